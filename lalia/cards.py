@@ -1,0 +1,101 @@
+"""Cards: what a folder is, what it is made of, and its parents by content hash.
+
+Every corpus, encoder, recogniser and student carries a ``card.json``. A card holds its parents' cards, so from a student one
+can walk back to the hours of raw audio although the folders in between are long gone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lalia.exits import UserError
+
+NAME = "card.json"
+KINDS = ("corpus", "encoder", "recogniser", "student")
+
+
+def content_hash(folder: Path) -> str:
+    """``sha256:…`` over the names and bytes of every file in ``folder`` but its card, in the order of their names."""
+    total = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != NAME):
+        total.update(path.relative_to(folder).as_posix().encode() + b"\0")
+        with path.open("rb") as file:
+            digest = hashlib.sha256()
+            while block := file.read(1 << 20):
+                digest.update(block)
+        total.update(digest.digest())
+    return "sha256:" + total.hexdigest()
+
+
+def write_card(folder: Path, kind: str, parents: list[dict[str, Any]], **facts: Any) -> dict[str, Any]:
+    """Write ``folder/card.json`` (last, when all other files are there) and return it."""
+    if kind not in KINDS:
+        raise ValueError(f"card kind {kind!r}: expected one of {', '.join(KINDS)}")
+    from lalia import __version__
+
+    card = {"kind": kind, "id": content_hash(folder), "made_by": f"lalia {__version__}", **facts, "parents": parents}
+    write_json(folder / NAME, card)
+    return card
+
+
+def read_card(folder: Path | str, kind: str | None = None) -> dict[str, Any]:
+    """The card of ``folder``; a ``UserError`` where there is none, it is broken, or it is not of ``kind``."""
+    folder = Path(folder)
+    path = folder / NAME
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; expected {_article(kind)} made by lalia")
+    if not path.is_file():
+        raise UserError(f"{folder}: has no {NAME}; expected {_article(kind)} made by lalia (was its making interrupted?)")
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+        found = card["kind"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: cannot be read as a card ({error}); make the folder again") from error
+    if kind is not None and found != kind:
+        raise UserError(f"{folder}: is {_article(found)}, expected {_article(kind)}")
+    return dict(card)
+
+
+def ancestors(card: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Every card behind ``card``, nearest first, each content once."""
+    seen: set[str] = set()
+    queue = list(card.get("parents", []))
+    while queue:
+        parent = queue.pop(0)
+        if parent["id"] not in seen:
+            seen.add(parent["id"])
+            yield parent
+            queue.extend(parent.get("parents", []))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` to ``path`` atomically: a reader sees the old file or the new one, never half of it."""
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` (UTF-8) to ``path`` atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes private files; a corpus is to be shared
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _article(kind: str | None) -> str:
+    if kind is None:
+        return "a folder"
+    return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"

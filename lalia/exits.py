@@ -1,0 +1,48 @@
+"""How a command ends: what each exit status means, and the one place that turns an exception into it.
+
+0 done · 1 a gate said no · 2 the user can mend it (one line says how) · 3 stopped by the guard · 130 interrupted, resumable
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+
+class UserError(Exception):
+    """Something the user can mend. The message is one line: where, what was found, what was expected, what to do."""
+
+    status = 2
+
+
+class GateRefused(Exception):
+    """A gate looked at the result and said no; the message says what missed its budget."""
+
+    status = 1
+
+
+class GuardStopped(Exception):
+    """The training guard ended a run that nothing could mend; the message says why and what to change."""
+
+    status = 3
+
+
+def run(main: Callable[[], int | None], program: str) -> int:
+    """Call ``main`` and return the exit status; expected endings print one line instead of a traceback.
+
+    Set ``LALIA_TRACEBACK=1`` to see the traceback as well.
+    """
+    try:
+        return main() or 0
+    except (UserError, GateRefused, GuardStopped) as error:
+        if os.environ.get("LALIA_TRACEBACK"):
+            raise
+        print(f"{program}: {error}", file=sys.stderr)
+        return error.status
+    except KeyboardInterrupt:
+        print(f"\n{program}: interrupted; the same command continues from the last checkpoint", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `lalia ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
