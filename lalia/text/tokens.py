@@ -1,0 +1,116 @@
+"""Tokens: the symbols a CTC head speaks, and text to ids and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from lalia.cards import write_text
+from lalia.exits import UserError
+
+FILE_NAME = "tokens.txt"
+BLANK = "<blank>"
+BOUNDARY = "|"
+"""The symbol between words; a space in text."""
+
+
+class Tokens:
+    """The symbols of an output layer in its order; 0 is the blank.
+
+    A symbol may be longer than one character; ``encode`` takes the longest that fits.
+    """
+
+    def __init__(self, symbols: Sequence[str]) -> None:
+        self.symbols = tuple(symbols)
+        if not self.symbols or self.symbols[0] != BLANK:
+            found = repr(self.symbols[0]) if self.symbols else "nothing"
+            raise UserError(f"tokens: the first symbol is {found}; expected {BLANK}")
+        self._ids: dict[str, int] = {}
+        for i, symbol in enumerate(self.symbols):
+            if not symbol or any(c.isspace() for c in symbol):
+                raise UserError(f"tokens: symbol {i} is {symbol!r}; white space is written {BOUNDARY}")
+            if symbol in self._ids:
+                raise UserError(
+                    f"tokens: {symbol!r} stands at {self._ids[symbol]} and at {i}; expected each symbol once"
+                )
+            self._ids[symbol] = i
+        self._longest = max((len(s) for s in self.symbols[1:]), default=1)
+
+    @classmethod
+    def from_texts(cls, texts: Iterable[str]) -> Tokens:
+        """Blank, word boundary, then every character of the (normalised) ``texts`` by code point."""
+        characters = {c for text in texts for c in text}
+        characters -= {c for c in characters if c.isspace()} | {BOUNDARY}
+        if not characters:
+            raise UserError("tokens: the texts hold no characters; expected labels to take the alphabet from")
+        return cls([BLANK, BOUNDARY, *sorted(characters)])
+
+    def __len__(self) -> int:
+        return len(self.symbols)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Tokens) and self.symbols == other.symbols
+
+    def __hash__(self) -> int:
+        return hash(self.symbols)
+
+    @property
+    def boundary(self) -> int | None:
+        """The id of the word boundary; None where the language is written without spaces."""
+        return self._ids.get(BOUNDARY)
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of ``text``; a ``UserError`` names the characters there is no symbol for."""
+        ids: list[int] = []
+        unknown: dict[str, None] = {}
+        at = 0
+        written = text.replace(BOUNDARY, "\0").replace(" ", BOUNDARY)
+        while at < len(written):
+            for width in range(min(self._longest, len(written) - at), 0, -1):
+                found = self._ids.get(written[at : at + width], 0)
+                if found:
+                    ids.append(found)
+                    at += width
+                    break
+            else:
+                unknown[text[at]] = None
+                at += 1
+        if unknown:
+            names = ", ".join(f"{c!r} (U+{ord(c):04X})" for c in unknown)
+            raise UserError(f"no token for {names} in {_short(text)!r}; normalise the text or add the characters")
+        return ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ``ids``; blanks are left out, boundaries become spaces."""
+        return "".join(" " if self.symbols[i] == BOUNDARY else self.symbols[i] for i in ids if i != 0)
+
+    def save(self, path: Path | str) -> None:
+        """Write one ``symbol id`` per line."""
+        write_text(Path(path), "".join(f"{symbol} {i}\n" for i, symbol in enumerate(self.symbols)))
+
+    @classmethod
+    def load(cls, path: Path | str) -> Tokens:
+        """The tokens stored at ``path``; a ``UserError`` names the line that is wrong."""
+        path = Path(path)
+        try:
+            lines = path.read_text(encoding="utf-8").split("\n")
+        except FileNotFoundError as error:
+            raise UserError(f"{path}: no such file; expected the model's tokens, one 'symbol id' per line") from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{path}: cannot be read as UTF-8 text ({error}); copy or make the folder again") from error
+        symbols: list[str] = []
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            symbol, _, written = line.rstrip("\r").rpartition(" ")
+            if written != str(len(symbols)) or not symbol:
+                raise UserError(f"{path}: line {number} is {_short(line)!r}; expected 'SYMBOL {len(symbols)}'")
+            symbols.append(symbol)
+        try:
+            return cls(symbols)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else text[:57] + "…"
