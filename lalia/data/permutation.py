@@ -32,7 +32,7 @@ def permute(index: NDArray[np.int64], size: NDArray[np.int64], key: NDArray[np.u
     """Where a pseudo-random permutation of ``range(size)``, chosen by ``key``, sends ``index``; all three elementwise.
 
     A Feistel network over a rectangle barely larger than ``size`` (Black and Rogaway, "Ciphers with arbitrary finite
-    domains", 2002); the few values that fall outside are sent on until they are inside. O(1) memory and time for each value.
+    domains", 2002); the few values that fall outside are sent on until they are inside. O(1) memory and time a value.
     """
     wide = np.ceil(np.sqrt(size)).astype(np.int64)
     tall = -(-size // wide)
