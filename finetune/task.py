@@ -1,0 +1,103 @@
+"""The fine-tuning task: a recogniser and one training step of CTC.
+
+B clips, S samples, T frames, F features, D width, V tokens.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from finetune.config import FinetuneSettings
+from finetune.loss import ctc
+from lalia.data.loader import Batch
+from lalia.decoding.greedy import best_path, transcript
+from lalia.models.masks import span_mask
+from lalia.models.recogniser import Recogniser
+from lalia.scoring.rates import ErrorCounts, character_errors, word_errors
+from lalia.training import LightningModule
+from lalia.training.runs import adamw, parameter_groups
+from lalia.training.seeds import generator, reseed
+
+
+class FinetuneTask(LightningModule):
+    """CTC fine-tuning of ``recogniser``; runs under anybody's Trainer. ``references`` maps a row to its normalised text."""
+
+    def __init__(self, settings: FinetuneSettings, recogniser: Recogniser, references: dict[int, str]) -> None:
+        super().__init__()
+        self.settings = settings
+        self.recogniser = recogniser
+        self.references = references
+        self._errors = (ErrorCounts(), ErrorCounts())
+
+    @property
+    def frozen(self) -> bool:
+        """Whether only the head learns at this step."""
+        return self.global_step < self.settings.freeze.encoder_share * self.settings.schedule.steps
+
+    def logits(self, batch: Batch, random: torch.Generator) -> tuple[Tensor, Tensor]:
+        """(logits_BTV, frames_B) under this step's masks."""
+        regular, encoder = self.settings.regular, self.recogniser.encoder
+        with torch.set_grad_enabled(not self.frozen):
+            features_BTF, _, frames_B = encoder.features(batch.wave_BS, batch.lengths_B)
+            B, T, _ = features_BTF.shape
+            mask_BT = span_mask(frames_B, T, regular.time_coverage, regular.time_span, 0, random)
+            D = encoder.shape.width
+            widths_B = torch.full((B,), D)
+            channels_BD = span_mask(widths_B, D, regular.channel_coverage, regular.channel_span, 0, random)
+            hidden_BTD = encoder.contextualise(
+                features_BTF, frames_B, mask_BT.to(features_BTF.device), channels_BD.to(features_BTF.device)
+            )
+        return self.recogniser.head(self.recogniser.head_dropout(hidden_BTD)), frames_B
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        seed = self.settings.seed
+        reseed(seed, "dropout", batch.number)
+        assert batch.labels_BU is not None and batch.label_lengths_B is not None
+        logits_BTV, frames_B = self.logits(batch, generator(seed, "masks", batch.number))
+        total = ctc(logits_BTV, frames_B, batch.labels_BU, batch.label_lengths_B)
+        loss = total.loss / total.count.clamp(min=1)
+        blank = (logits_BTV.detach().argmax(-1) == 0).float().mean()
+        self.log_dict(
+            {
+                "train/loss": loss.detach(),
+                "train/blank": blank,
+                "train/lr": self.optimizers().param_groups[0]["lr"],  # type: ignore[union-attr]
+                "train/impossible": float(total.impossible_B.sum()),
+                "train/bad_clips": float(len(batch.bad)),
+            }
+        )
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        assert batch.labels_BU is not None and batch.label_lengths_B is not None
+        logits_BTV, frames_B = self.recogniser(batch.wave_BS, batch.lengths_B)
+        total = ctc(logits_BTV, frames_B, batch.labels_BU, batch.label_lengths_B)
+        self.log("valid/loss", total.loss / total.count.clamp(min=1), batch_size=int(total.count))
+        log_probs_BTV = logits_BTV.float().log_softmax(-1).cpu().numpy()
+        for row, log_probs_TV, frames in zip(batch.rows_B.tolist(), log_probs_BTV, frames_B.tolist(), strict=True):
+            found = transcript(best_path(log_probs_TV[:frames]), self.recogniser.tokens)
+            reference = self.references[row]
+            characters, words = self._errors
+            self._errors = (
+                characters + character_errors(reference, found), words + word_errors(reference, found)
+            )  # fmt: skip
+
+    def on_validation_epoch_end(self) -> None:
+        characters, words = self._errors
+        self._errors = (ErrorCounts(), ErrorCounts())
+        self.log_dict({"valid/cer": characters.rate, "valid/wer": words.rate})
+
+    def configure_optimizers(self) -> Any:
+        """The head at ``optim.lr``; the encoder at a share of it, falling from the top block to the frontend."""
+        optim, freeze, encoder = self.settings.optim, self.settings.freeze, self.recogniser.encoder
+        groups = parameter_groups(self.recogniser.head, optim.lr)
+        lr = optim.lr * freeze.encoder_lr
+        for block in reversed(encoder.blocks.layers):
+            groups += parameter_groups(block, lr)
+            lr *= freeze.layer_decay
+        grouped = {id(p) for group in groups for p in group["params"]}
+        rest = torch.nn.ParameterList([p for p in encoder.parameters() if id(p) not in grouped])
+        return adamw(groups + parameter_groups(rest, lr), optim, self.settings.schedule)

@@ -1,0 +1,90 @@
+"""Settings: typed dataclasses, filled from defaults, then YAML, then flags. The one door to jsonargparse.
+
+``load(Schema, argv, ...)`` is all a stage calls; ``dump`` writes settings so that ``load`` reads the same back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import typing
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
+
+from lalia.cards import write_text
+from lalia.exits import UserError
+
+# The text under a field is its help.
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+S = TypeVar("S")
+
+
+def load(schema: type[S], argv: Sequence[str], program: str, about: str) -> S:
+    """The settings that ``argv`` asks for: defaults, under ``--config FILE``, under flags.
+
+    A list setting is filled by repeating its flag. An unknown key, a wrong type or an unreadable file is a ``UserError`` of one
+    line; ``--help`` prints every setting with its documentation and ends the program.
+    """
+    parser = ArgumentParser(prog=program, description=about, exit_on_error=False)
+    parser.add_argument("--config", action="config", help="YAML file of settings; flags after it win")
+    parser.add_class_arguments(schema, None)
+    try:
+        # jsonargparse prints its own usage block to stderr before it raises; one line is enough for a typo.
+        with contextlib.redirect_stderr(io.StringIO()):
+            namespace = parser.parse_args(_appending(schema, argv))
+        values = parser.instantiate(namespace)
+    except (ArgumentError, TypeError, ValueError) as error:
+        raise UserError(f"{_one_line(error)} (`{program} --help` lists every setting)") from error
+    return schema(**{field.name: values[field.name] for field in fields(schema)})  # type: ignore[arg-type]
+
+
+def dump(settings: Any, path: Path) -> None:
+    """Write ``settings`` to ``path`` as YAML, every value resolved."""
+    write_text(path, yaml.safe_dump(to_dict(settings), sort_keys=False, allow_unicode=True))
+
+
+def to_dict(settings: Any) -> Any:
+    """``settings`` as plain dicts, lists, strings and numbers."""
+    if is_dataclass(settings):
+        return {f.name: to_dict(getattr(settings, f.name)) for f in fields(settings)}
+    if isinstance(settings, (list, tuple)):
+        return [to_dict(item) for item in settings]
+    return str(settings) if isinstance(settings, Path) else settings
+
+
+def _appending(schema: type, argv: Sequence[str]) -> list[str]:
+    """``--data.corpus A --data.corpus B`` in jsonargparse's own spelling, where ``--flag+`` appends."""
+    lists = set(_list_flags(schema, "--"))
+    seen: set[str] = set()
+    result = []
+    for word in argv:
+        flag, equals, value = word.partition("=")
+        if flag in lists:
+            if flag not in seen:
+                result.append(f"{flag}=[]")  # what a YAML file said is replaced, not added to
+            seen.add(flag)
+            word = f"{flag}+{equals}{value}"
+        result.append(word)
+    return result
+
+
+def _list_flags(schema: type, prefix: str) -> list[str]:
+    hints = typing.get_type_hints(schema)
+    flags: list[str] = []
+    for field in fields(schema):  # type: ignore[arg-type]
+        hint = hints[field.name]
+        if is_dataclass(hint):
+            flags += _list_flags(typing.cast(type, hint), f"{prefix}{field.name}.")
+        elif hint == list[str]:
+            flags.append(prefix + field.name)
+    return flags
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(line.strip() for line in str(error).splitlines() if line.strip())

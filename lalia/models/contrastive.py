@@ -1,0 +1,70 @@
+"""What contrastive pretraining adds to an encoder: the product quantizer and the two projections.
+
+Parameter shapes follow wav2vec 2.0 (Baevski et al. 2020, section 2); the mathematics that uses them is in ``pretrain/loss.py``.
+G codebooks, V entries of each, d dimensions of an entry, P dimensions in which context and target are compared.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lalia.exits import UserError
+
+
+@dataclass
+class ContrastiveShape:
+    """The quantizer and the space in which context and target meet. The defaults are wav2vec 2.0 BASE."""
+
+    codebooks: int = 2
+    """codebooks of the quantizer"""
+    entries: int = 320
+    """entries of each codebook"""
+    code_width: int = 256
+    """dimensions of a quantized target, all codebooks together"""
+    final_width: int = 256
+    """dimensions in which context and target are compared"""
+
+    def __post_init__(self) -> None:
+        if self.code_width % self.codebooks:
+            raise UserError(
+                f"quantizer.code_width {self.code_width} must be a multiple of quantizer.codebooks {self.codebooks}"
+            )
+
+
+class ContrastiveHead(nn.Module):
+    """The learned parts of the objective: code logits of features, codebook, and both projections."""
+
+    def __init__(self, features: int, width: int, shape: ContrastiveShape) -> None:
+        super().__init__()
+        self.shape = shape
+        G, V, d = shape.codebooks, shape.entries, shape.code_width // shape.codebooks
+        self.code_logits = nn.Linear(features, G * V)
+        nn.init.normal_(self.code_logits.weight, std=1.0)
+        nn.init.zeros_(self.code_logits.bias)
+        self.codebook_GVd = nn.Parameter(torch.empty(G, V, d).uniform_())
+        self.context_projection = nn.Linear(width, shape.final_width)
+        self.target_projection = nn.Linear(shape.code_width, shape.final_width)
+
+    def logits(self, features_BMF: Tensor) -> Tensor:
+        """Logits of every code, (B, M, G, V), in float32 whatever the autocast."""
+        with torch.autocast(features_BMF.device.type, enabled=False):
+            logits = self.code_logits(features_BMF.float())
+        return logits.unflatten(-1, (self.shape.codebooks, self.shape.entries))
+
+    @torch.no_grad()
+    def revive(self, group: int, dead_K: Tensor, features_KF: Tensor) -> None:
+        """Aim dead entries ``dead_K`` of codebook ``group`` at live features: their logit weights become the features'
+        directions at the norm of the codebook's living entries, so that each wins where its feature lives."""
+        V = self.shape.entries
+        rows = group * V + dead_K
+        weight = self.code_logits.weight
+        living = torch.ones(V, dtype=torch.bool, device=weight.device)
+        living[dead_K] = False
+        norms = weight[group * V : (group + 1) * V].norm(dim=1)
+        norm = norms[living].mean() if bool(living.any()) else norms.mean()
+        directions = features_KF - features_KF.mean(0, keepdim=True)
+        weight[rows] = (directions / directions.norm(dim=1, keepdim=True).clamp(min=1e-6) * norm).to(weight.dtype)
+        self.code_logits.bias[rows] = self.code_logits.bias[group * V : (group + 1) * V].mean()

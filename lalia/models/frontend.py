@@ -1,0 +1,146 @@
+"""From the wave to frames: stacked log-mel or MFCC features, or the convolutional stem of wav2vec 2.0.
+
+B batch, S samples, N 10 ms frames, T frames, F features of a frame, C channels. In a padded batch the frames of a clip are the
+same numbers as those of the clip alone: what lies behind a clip's end is never averaged in.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torchaudio
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lalia.models.shape import FRAME_HOP, FRAME_WINDOW, EncoderShape
+from lalia.units import SAMPLE_RATE
+
+FFT = 512
+
+
+def make_frontend(shape: EncoderShape) -> nn.Module:
+    """The module (wave_BS, lengths_B) -> (features_BTF, frame lengths_B) that ``shape.input`` names."""
+    return ConvolutionStem(shape) if shape.input == "wave" else StackedFrames(shape)
+
+
+def valid_frames(lengths_B: Tensor, frames: int) -> Tensor:
+    """True where a frame belongs to its clip: (B, frames)."""
+    return torch.arange(frames, device=lengths_B.device) < lengths_B[:, None]
+
+
+class StackedFrames(nn.Module):
+    """Log-mel or MFCC frames of 25 ms every 10 ms, normalised per clip and bin, ``stack`` of them side by side.
+
+    Runs in float32 whatever the autocast. While exporting, the Fourier transform is two matrix products, since ONNX runtimes
+    have fast matrix products and slow transforms; the numbers are the same.
+    """
+
+    mel_FM: Tensor
+    dct_MF: Tensor
+    window: Tensor
+
+    def __init__(self, shape: EncoderShape) -> None:
+        super().__init__()
+        self.stack = shape.stack
+        self.mfcc = shape.input == "mfcc"
+        mels = 80 if self.mfcc else shape.bins
+        mel = torchaudio.functional.melscale_fbanks(FFT // 2 + 1, 20.0, SAMPLE_RATE / 2, mels, SAMPLE_RATE, None, "htk")
+        # Not persistent: they follow from the shape, so checkpoints stay free of constants.
+        self.register_buffer("mel_FM", mel, persistent=False)
+        self.register_buffer("window", torch.hann_window(FRAME_WINDOW), persistent=False)
+        self.register_buffer("dct_MF", torchaudio.functional.create_dct(shape.bins, mels, "ortho"), persistent=False)
+
+    def forward(self, wave_BS: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.autocast(wave_BS.device.type, enabled=False):
+            power_BNF = self._power(wave_BS.float())
+            features_BNM = torch.log(power_BNF @ self.mel_FM + 1e-6)
+            if self.mfcc:
+                features_BNM = features_BNM @ self.dct_MF
+            frames_B = torch.clamp((lengths_B - FRAME_WINDOW) // FRAME_HOP + 1, min=0)
+            features_BNM = normalise_over_time(features_BNM, frames_B)
+            B, N, M = features_BNM.shape
+            T = N // self.stack
+            stacked_BTF = features_BNM[:, : T * self.stack].reshape(B, T, self.stack * M)
+            return stacked_BTF, frames_B // self.stack
+
+    def _power(self, wave_BS: Tensor) -> Tensor:
+        if torch.onnx.is_in_onnx_export():
+            angle_KF = torch.arange(FRAME_WINDOW)[:, None] * torch.arange(FFT // 2 + 1)[None, :] * (2 * math.pi / FFT)
+            basis_FK = torch.cat([torch.cos(angle_KF), -torch.sin(angle_KF)], 1).T * self.window
+            spectrum_BFN = F.conv1d(wave_BS[:, None], basis_FK[:, None], stride=FRAME_HOP)
+            real_BFN, imaginary_BFN = spectrum_BFN.chunk(2, 1)
+            return (real_BFN.square() + imaginary_BFN.square()).transpose(1, 2)
+        frames_BNK = wave_BS.unfold(1, FRAME_WINDOW, FRAME_HOP) * self.window
+        spectrum_BNF = torch.view_as_real(torch.fft.rfft(frames_BNK, n=FFT))
+        return spectrum_BNF.square().sum(-1)
+
+
+def normalise_over_time(features_BTF: Tensor, lengths_B: Tensor, epsilon: float = 1e-3) -> Tensor:
+    """Zero mean and unit variance of each feature over the valid frames of its clip; zero behind them."""
+    valid_BT1 = valid_frames(lengths_B, features_BTF.shape[1])[:, :, None]
+    count_B11 = valid_BT1.sum(1, keepdim=True).clamp(min=1)
+    mean_B1F = (features_BTF * valid_BT1).sum(1, keepdim=True) / count_B11
+    centred_BTF = (features_BTF - mean_B1F) * valid_BT1
+    variance_B1F = centred_BTF.square().sum(1, keepdim=True) / count_B11
+    return centred_BTF * torch.rsqrt(variance_B1F + epsilon)
+
+
+class ConvolutionStem(nn.Module):
+    """The stem of wav2vec 2.0 (Baevski et al. 2020, section 2): convolutions from the wave to 20 ms frames.
+
+    Parameter names are fairseq2's. Group norm counts the valid frames of each clip alone, where the peers count padding in.
+    """
+
+    def __init__(self, shape: EncoderShape) -> None:
+        super().__init__()
+        self.gradient_scale = shape.stem_gradient_scale
+        channels = 1
+        self.layers = nn.ModuleList()
+        for i, (width, kernel, stride) in enumerate(shape.stem):
+            norm = shape.stem_norm if shape.stem_norm == "layer" or i == 0 else None
+            self.layers.append(StemLayer(channels, width, kernel, stride, shape.stem_bias, norm))
+            channels = width
+
+    def forward(self, wave_BS: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+        x_BCT = wave_BS[:, None]
+        for layer in self.layers:
+            x_BCT, lengths_B = layer(x_BCT, lengths_B)
+        if self.training and self.gradient_scale != 1.0:
+            x_BCT = _ScaleGradient.apply(x_BCT, self.gradient_scale)
+        return x_BCT.transpose(1, 2), lengths_B
+
+
+class StemLayer(nn.Module):
+    """One convolution of the stem with its norm and GELU."""
+
+    def __init__(self, channels: int, width: int, kernel: int, stride: int, bias: bool, norm: str | None) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(channels, width, kernel, stride, bias=bias)
+        nn.init.kaiming_normal_(self.conv.weight)
+        self.group_norm = nn.GroupNorm(width, width) if norm == "group" else None
+        self.layer_norm = nn.LayerNorm(width) if norm == "layer" else None
+
+    def forward(self, x_BCT: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+        x_BCT = self.conv(x_BCT)
+        kernel, stride = self.conv.kernel_size[0], self.conv.stride[0]
+        lengths_B = torch.clamp((lengths_B - kernel) // stride + 1, min=0)
+        if self.group_norm is not None:
+            norm = self.group_norm
+            with torch.autocast(x_BCT.device.type, enabled=False):
+                normed_BTC = normalise_over_time(x_BCT.float().transpose(1, 2), lengths_B, norm.eps)
+                x_BCT = (normed_BTC * norm.weight + norm.bias).transpose(1, 2).to(x_BCT.dtype)
+        if self.layer_norm is not None:
+            x_BCT = self.layer_norm(x_BCT.transpose(1, 2)).transpose(1, 2)
+        return F.gelu(x_BCT), lengths_B
+
+
+class _ScaleGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, scale: float) -> Tensor:  # type: ignore[no-untyped-def, override]
+        ctx.scale = scale
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):  # type: ignore[no-untyped-def, override]
+        return gradient * ctx.scale, None

@@ -1,0 +1,123 @@
+"""The shape of an encoder: every number that decides its tensors, as stored in ``config.json``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+from lalia.exits import UserError
+from lalia.units import SAMPLE_RATE, Frames, Samples
+
+# The stem of wav2vec 2.0 (Baevski et al. 2020, section 4.2): (channels, kernel, stride) per convolution, 20 ms in all.
+WAV2VEC2_STEM = [[512, 10, 5], [512, 3, 2], [512, 3, 2], [512, 3, 2], [512, 3, 2], [512, 2, 2], [512, 2, 2]]
+
+
+@dataclass
+class EncoderShape:
+    """An encoder from raw 16 kHz wave to contextual frames. The defaults are wav2vec 2.0 BASE."""
+
+    input: Literal["wave", "logmel", "mfcc"] = "wave"
+    """what the first layer sees: the raw wave through convolutions, or stacked log-mel or MFCC frames"""
+    stem: list[list[int]] = field(default_factory=lambda: [list(row) for row in WAV2VEC2_STEM])
+    """wave only: [channels, kernel, stride] of each convolution"""
+    stem_norm: Literal["group", "layer"] = "group"
+    """wave only: group = group norm after the first convolution (BASE), layer = layer norm after each (LARGE, XLS-R)"""
+    stem_bias: bool = False
+    """wave only: whether the convolutions have a bias (LARGE, XLS-R)"""
+    stem_gradient_scale: float = 0.1
+    """wave only: how much of the gradient reaches the stem"""
+    bins: int = 80
+    """logmel and mfcc only: mel bins or cepstral coefficients per 10 ms frame"""
+    stack: int = 4
+    """logmel and mfcc only: how many 10 ms frames are put side by side, 4 = one vector each 40 ms"""
+    width: int = 768
+    """dimensions of a contextual frame"""
+    layers: int = 12
+    """blocks of the encoder"""
+    heads: int = 12
+    """attention heads"""
+    feedforward: int = 3072
+    """inner dimensions of the feed-forward layers"""
+    block: Literal["transformer", "conformer"] = "transformer"
+    """transformer as in wav2vec 2.0, or conformer, which adds a depthwise convolution to each block"""
+    block_kernel: int = 31
+    """conformer only: kernel of the depthwise convolution, in frames"""
+    norm: Literal["post", "pre"] = "post"
+    """transformer only: layer norm after each residual (BASE) or before each block (LARGE, XLS-R)"""
+    position_kernel: int = 128
+    """kernel of the convolution that tells positions, in frames"""
+    position_groups: int = 16
+    """groups of that convolution"""
+    dropout: float = 0.1
+    """after the frontend, attention and feed-forward"""
+    attention_dropout: float = 0.1
+    """on attention weights"""
+    feedforward_dropout: float = 0.0
+    """inside the feed-forward layers"""
+    layerdrop: float = 0.05
+    """chance that a whole block is skipped in a training step"""
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads or self.width % self.position_groups:
+            raise UserError(
+                f"model.width {self.width} must be a multiple of model.heads {self.heads} "
+                f"and of model.position_groups {self.position_groups}"
+            )
+        if self.block == "conformer" and self.block_kernel % 2 == 0:
+            raise UserError(f"model.block_kernel {self.block_kernel} must be odd, so that each frame is its own centre")
+
+    @property
+    def features(self) -> int:
+        """Dimensions of a frame before the projection to ``width``."""
+        return self.stem[-1][0] if self.input == "wave" else self.bins * self.stack
+
+    @property
+    def hop(self) -> Samples:
+        """Samples from one frame to the next."""
+        if self.input != "wave":
+            return self.stack * FRAME_HOP
+        hop = 1
+        for _, _, stride in self.stem:
+            hop *= stride
+        return hop
+
+    @property
+    def receptive_field(self) -> Samples:
+        """Samples that the first frame sees: the shortest wave that makes one frame."""
+        if self.input != "wave":
+            return FRAME_WINDOW + (self.stack - 1) * FRAME_HOP
+        seen, hop = 1, 1
+        for _, kernel, stride in self.stem:
+            seen += (kernel - 1) * hop
+            hop *= stride
+        return seen
+
+    @property
+    def frame_s(self) -> float:
+        """Seconds from one frame to the next."""
+        return self.hop / SAMPLE_RATE
+
+    def frames(self, samples: Samples) -> Frames:
+        """How many frames ``samples`` samples make (0 where too short for one)."""
+        if self.input != "wave":
+            return max(0, (samples - FRAME_WINDOW) // FRAME_HOP + 1) // self.stack
+        for _, kernel, stride in self.stem:
+            samples = max(0, (samples - kernel) // stride + 1)
+        return samples
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> EncoderShape:
+        """The shape in ``values``; a ``UserError`` names keys this version does not know."""
+        unknown = set(values) - {f.name for f in fields(cls)}
+        if unknown:
+            raise UserError(f"encoder config has unknown keys {sorted(unknown)}; was it made by a newer lalia?")
+        return cls(**values)
+
+
+FRAME_WINDOW: Samples = 400
+"""Samples of one log-mel frame, 25 ms."""
+FRAME_HOP: Samples = 160
+"""Samples from one log-mel frame to the next, 10 ms."""

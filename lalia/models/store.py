@@ -1,0 +1,134 @@
+"""Encoders and recognisers on disk: ``config.json``, ``model.safetensors``, ``card.json`` (and tokens and normaliser).
+
+A folder is written beside its place and moved there whole, so that a reader never meets half of one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from lalia.cards import read_card, write_card, write_json
+from lalia.exits import UserError
+from lalia.models.shape import EncoderShape
+
+if TYPE_CHECKING:
+    from lalia.models.encoder import Encoder
+    from lalia.models.recogniser import Recogniser
+
+CONFIG, WEIGHTS, TOKENS, NORMALISER = "config.json", "model.safetensors", "tokens.txt", "normaliser.json"
+
+
+def save_encoder(encoder: Encoder, folder: Path, parents: list[dict[str, Any]], **facts: Any) -> None:
+    """Write ``encoder`` to ``folder``, which it replaces."""
+    with replacing(folder) as new:
+        _write_weights(encoder, new)
+        write_json(new / CONFIG, {"encoder": encoder.shape.to_dict()})
+        write_card(
+            new, "encoder", parents, parameters=count_parameters(encoder), frame_s=encoder.shape.frame_s, **facts
+        )
+
+
+def save_recogniser(recogniser: Recogniser, folder: Path, parents: list[dict[str, Any]], **facts: Any) -> None:
+    """Write ``recogniser`` to ``folder``, which it replaces."""
+    with replacing(folder) as new:
+        _write_weights(recogniser, new)
+        write_json(new / CONFIG, {"encoder": recogniser.encoder.shape.to_dict()})
+        recogniser.tokens.save(new / TOKENS)
+        recogniser.normaliser.to_json(new / NORMALISER)
+        write_card(
+            new, "recogniser", parents, parameters=count_parameters(recogniser), frame_s=recogniser.frame_s,
+            tokens=len(recogniser.tokens), **facts,
+        )  # fmt: skip
+
+
+def load_encoder(folder: Path) -> Encoder:
+    """The encoder in ``folder``: an encoder's, or the one inside a recogniser."""
+    from lalia.models.encoder import Encoder
+
+    kind = read_card(folder)["kind"]
+    if kind not in ("encoder", "recogniser"):
+        raise UserError(f"{folder}: is a {kind}, expected an encoder or a recogniser")
+    encoder = Encoder(_read_shape(folder))
+    weights = _read_weights(folder)
+    if kind == "recogniser":
+        weights = {key.removeprefix("encoder."): w for key, w in weights.items() if key.startswith("encoder.")}
+    _fill(encoder, weights, folder)
+    return encoder.eval()
+
+
+def load_recogniser(folder: Path) -> Recogniser:
+    """The recogniser in ``folder``."""
+    from lalia.models.encoder import Encoder
+    from lalia.models.recogniser import Recogniser
+    from lalia.text.normaliser import Normaliser
+    from lalia.text.tokens import Tokens
+
+    read_card(folder, "recogniser")
+    tokens, normaliser = Tokens.load(folder / TOKENS), Normaliser.from_json(folder / NORMALISER)
+    recogniser = Recogniser(Encoder(_read_shape(folder)), tokens, normaliser)
+    _fill(recogniser, _read_weights(folder), folder)
+    return recogniser.eval()
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Numbers that training can change or has changed: all parameters, buffers left out."""
+    return sum(p.numel() for p in module.parameters())
+
+
+@contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """A new empty folder that takes the place of ``folder`` when the block ends well, and vanishes when it does not."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    new = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    new.chmod(0o755)
+    try:
+        yield new
+        old = new.with_name(new.name + ".old")
+        if folder.exists():
+            os.replace(folder, old)
+        os.replace(new, folder)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def _write_weights(module: nn.Module, folder: Path) -> None:
+    save_file({key: w.detach().cpu().contiguous() for key, w in module.state_dict().items()}, folder / WEIGHTS)
+
+
+def _read_shape(folder: Path) -> EncoderShape:
+    path = folder / CONFIG
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))["encoder"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: cannot be read as a model config ({error}); is the folder complete?") from error
+    return EncoderShape.from_dict(values)
+
+
+def _read_weights(folder: Path) -> dict[str, Any]:
+    path = folder / WEIGHTS
+    try:
+        return load_file(path)
+    except Exception as error:  # safetensors raises its own error type, OSError or FileNotFoundError
+        raise UserError(f"{path}: cannot be read ({error}); copy or make the folder again") from error
+
+
+def _fill(module: nn.Module, weights: dict[str, Any], folder: Path) -> None:
+    expected = module.state_dict()
+    missing, unknown = sorted(set(expected) - set(weights)), sorted(set(weights) - set(expected))
+    wrong = sorted(k for k in set(expected) & set(weights) if expected[k].shape != weights[k].shape)
+    if missing or unknown or wrong:
+        what = [f"lacks {missing[:3]}"] * bool(missing) + [f"has unknown {unknown[:3]}"] * bool(unknown)
+        what += [f"has other shapes for {wrong[:3]}"] * bool(wrong)
+        raise UserError(f"{folder / WEIGHTS}: {', '.join(what)}; its weights do not belong to its {CONFIG}")
+    module.load_state_dict(weights)

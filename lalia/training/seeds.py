@@ -1,0 +1,23 @@
+"""Seeds: everything random in a run is a function of (seed, number of the micro-batch)."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+
+
+def mix(*parts: int | str) -> int:
+    """One 63-bit seed out of several numbers or words; any change in one of them changes all of it."""
+    digest = hashlib.sha256("/".join(str(part) for part in parts).encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+def generator(*parts: int | str) -> torch.Generator:
+    """A CPU generator seeded by ``mix(*parts)``; draws go to the device afterwards, so every device draws alike."""
+    return torch.Generator().manual_seed(mix(*parts))
+
+
+def reseed(*parts: int | str) -> None:
+    """Seed torch's global generators (dropout, LayerDrop) by ``mix(*parts)``."""
+    torch.manual_seed(mix(*parts))

@@ -1,0 +1,125 @@
+"""The settings sections that every stage shares: data, batch, optim, schedule, hardware, log."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from lalia.exits import UserError
+
+
+@dataclass
+class DataSettings:
+    """What a run learns from."""
+
+    corpus: list[str] = field(default_factory=list)
+    """corpus folder made by `lalia prepare`; repeat the flag for several"""
+    language: list[str] = field(default_factory=list)
+    """only clips in these languages (ISO 639-3); none given = all"""
+    min_s: float = 0.5
+    """clips shorter than this are left out, seconds"""
+    max_s: float = 15.0
+    """longest piece of audio in a batch, seconds"""
+    alpha: float = 0.5
+    """languages and corpora are drawn with p ~ hours^alpha: 1 as they come, 0 all alike (XLS-R: 0.5)"""
+    workers: int = 1
+    """processes that decode audio"""
+
+
+@dataclass
+class BatchSettings:
+    """How much audio one optimizer step sees."""
+
+    hours: float = 1.6
+    """hours of audio per optimizer step, over all devices (wav2vec 2.0 BASE: 1.6)"""
+    micro_s: float = 80.0
+    """seconds of audio that one device holds at a time; the rest of the batch is accumulated"""
+
+    def accumulation(self, ranks: int) -> int:
+        """Micro-batches that each of ``ranks`` devices adds up per step, so that ``hours`` is met as nearly as it can be."""
+        if self.hours <= 0 or self.micro_s <= 0:
+            raise UserError(f"batch.hours {self.hours} and batch.micro_s {self.micro_s} must be more than 0")
+        return max(1, round(self.hours * 3600 / (self.micro_s * ranks)))
+
+
+@dataclass
+class OptimSettings:
+    """AdamW and its learning rate."""
+
+    lr: float = 5e-4
+    """peak learning rate"""
+    beta1: float = 0.9
+    """decay of the gradient's mean"""
+    beta2: float = 0.98
+    """decay of the gradient's square"""
+    eps: float = 1e-6
+    """added to the root of the gradient's square"""
+    weight_decay: float = 0.01
+    """pull of matrices towards zero; vectors (norms, biases) are left alone"""
+    clip: float = 5.0
+    """gradients are scaled down to this norm"""
+
+
+@dataclass
+class ScheduleSettings:
+    """How long, and how the learning rate goes: up over `warmup`, flat over `hold`, then down to `final`."""
+
+    steps: int = 0
+    """optimizer steps; 0 = as many as `minutes` hold"""
+    minutes: float = 0.0
+    """solved into steps by timing the first micro-batches, then kept in the run's config; used where steps is 0"""
+    warmup: float = 0.1
+    """share of the steps over which the rate rises"""
+    hold: float = 0.0
+    """share of the steps at the peak"""
+    decay: Literal["linear", "exponential", "cosine"] = "linear"
+    """how it falls after that"""
+    final: float = 0.0
+    """rate at the end as a share of the peak"""
+
+
+@dataclass
+class HardwareSettings:
+    """What the run uses of the machine."""
+
+    strategy: Literal["auto", "ddp"] = "auto"
+    """auto = one device alone, several with ddp"""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """arithmetic of the matrix products; losses, softmax and quantizer stay in float32"""
+    devices: int = 1
+    """devices of one node; on a machine without a GPU, processes"""
+    nodes: int = 1
+    """nodes, each started with the same command by torchrun or SLURM"""
+    threads: int = 0
+    """CPU threads of one process; 0 = as torch chooses"""
+
+    @property
+    def ranks(self) -> int:
+        """Processes of the whole run."""
+        return self.devices * self.nodes
+
+
+@dataclass
+class LogSettings:
+    """What the run says and keeps."""
+
+    every: int = 10
+    """steps between two lines of metrics.jsonl"""
+    valid_every: int = 200
+    """steps between two looks at held-out audio"""
+    checkpoint_every: int = 200
+    """steps between two checkpoints"""
+
+
+def require(value: object, flag: str, what: str) -> None:
+    """A ``UserError`` that names ``flag`` where ``value`` is empty."""
+    if not value:
+        raise UserError(f"{flag} is missing: {what}")
+
+
+def require_folders(paths: list[str], flag: str) -> None:
+    """A ``UserError`` for the first of ``paths`` that is not a folder."""
+    for path in paths:
+        if not Path(path).is_dir():
+            raise UserError(f"{flag} {path}: no such folder")

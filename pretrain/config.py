@@ -1,0 +1,59 @@
+"""The settings of a pretraining run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from lalia.models.contrastive import ContrastiveShape
+from lalia.models.shape import EncoderShape
+from lalia.training.settings import (
+    BatchSettings,
+    DataSettings,
+    HardwareSettings,
+    LogSettings,
+    OptimSettings,
+    ScheduleSettings,
+)
+from pretrain.masking import MaskSettings
+
+
+@dataclass
+class ObjectiveSettings:
+    """The contrastive objective. The defaults are wav2vec 2.0 BASE."""
+
+    distractors: int = 100
+    """other masked frames of the same clip that each target must win against"""
+    temperature: float = 0.1
+    """cosine similarities are divided by this"""
+    diversity_weight: float = 0.1
+    """weight of the penalty on unevenly used codes"""
+    feature_weight: float = 10.0
+    """weight of the penalty on the size of the stem's output"""
+    gumbel_start: float = 2.0
+    """temperature of the Gumbel softmax at the first step"""
+    gumbel_end: float = 0.5
+    """and at its end"""
+    gumbel_share: float = 0.7
+    """share of the steps after which gumbel_end is reached"""
+    target_gradient: bool = True
+    """whether the quantizer's gradient reaches the stem"""
+
+
+@dataclass
+class PretrainSettings:
+    """Everything a pretraining run is made of."""
+
+    data: DataSettings = field(default_factory=DataSettings)
+    model: EncoderShape = field(default_factory=EncoderShape)
+    quantizer: ContrastiveShape = field(default_factory=ContrastiveShape)
+    mask: MaskSettings = field(default_factory=MaskSettings)
+    objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
+    batch: BatchSettings = field(default_factory=BatchSettings)
+    optim: OptimSettings = field(default_factory=OptimSettings)
+    schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
+    hardware: HardwareSettings = field(default_factory=HardwareSettings)
+    log: LogSettings = field(default_factory=LogSettings)
+    out: str = ""
+    """run folder; the same command continues what is there"""
+    seed: int = 1
+    """everything random is a function of this and the number of the step"""
