@@ -1,0 +1,223 @@
+"""Read any audio file as float32 mono 16 kHz, or say in one line why not."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import soundfile
+
+from lalia.audio import containers, signatures
+from lalia.audio.resampling import Resampler
+from lalia.exits import UserError
+from lalia.units import SAMPLE_RATE, Seconds, to_seconds
+
+Source = str | Path | bytes
+
+SUFFIXES = frozenset(
+    f".{suffix}"
+    for names in (
+        "wav flac ogg oga opus mp3 aif aiff au caf w64 sph voc",
+        "g722 m4a mp4 mov webm mka mkv aac wma amr 3gp",
+    )
+    for suffix in names.split()
+)
+"""Names that audio files usually have: what is picked up in a folder."""
+
+_BLOCK_SAMPLES = 1 << 18
+_RATES = (4_000, 768_000)
+_LOUDEST = 100.0
+
+
+class AudioError(UserError):
+    """A clip that cannot be used. The message is one line: which clip, what is wrong with it, what was expected."""
+
+
+@dataclass(frozen=True)
+class AudioInfo:
+    """What a clip's headers say: seconds, samples per second, channels, and the kind of file."""
+
+    duration_s: Seconds
+    rate: int
+    channels: int
+    format: str
+
+
+def read_audio(source: Source, name: str | None = None) -> np.ndarray:
+    """The whole clip as a wave: float32, shape (samples,), mono, 16 kHz, -1 to 1.
+
+    ``source`` is a path or a file's bytes; ``name`` tells bytes' file name (errors name it; raw G.722 is known by it).
+    Raises ``AudioError`` when it is missing, empty, cut short, no audio, or holds NaN.
+    """
+    blocks = list(read_blocks(source, name))
+    wave = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
+    if not wave.size:
+        raise AudioError(f"{_label(source, name)}: holds no sound (0 samples); remove it or record it again")
+    return wave
+
+
+def read_blocks(source: Source, name: str | None = None) -> Iterator[np.ndarray]:
+    """The clip as consecutive blocks of the wave that ``read_audio`` returns, in memory that does not grow with it."""
+    label = _label(source, name)
+    with _opened(source, name) as (file, kind):
+        resampler: Resampler | None = None
+        read = 0
+        for rate, block_SC in _raw_blocks(source, file, kind, label):
+            if resampler is None:
+                if not _RATES[0] <= rate <= _RATES[1]:
+                    raise AudioError(f"{label}: has {rate} samples per second; expected {_RATES[0]} to {_RATES[1]}")
+                resampler = Resampler(rate)
+            _check_samples(block_SC, read / rate, label)
+            read += len(block_SC)
+            wave = resampler(block_SC)
+            if wave.size:
+                yield wave
+        if resampler is not None:
+            wave = resampler(np.zeros((0, 1), np.float32), last=True)
+            if wave.size:
+                yield wave
+
+
+def probe_audio(source: Source, name: str | None = None) -> AudioInfo:
+    """What the clip's headers say, without decoding it where they say how long it is."""
+    label = _label(source, name)
+    with _opened(source, name) as (file, kind):
+        if kind.name == signatures.RAW_G722:
+            return AudioInfo(file.seek(0, os.SEEK_END) / signatures.G722_BYTES_PER_SECOND, SAMPLE_RATE, 1, kind.name)
+        if kind.libsndfile:
+            try:
+                with _soundfile(source, file) as opened:
+                    return AudioInfo(opened.frames / opened.samplerate, opened.samplerate, opened.channels, kind.name)
+            except soundfile.LibsndfileError:
+                pass
+        try:
+            rate, channels, duration_s = containers.stream_facts(file, kind.container)
+        except containers.DecoderMissing as error:
+            raise _decoder_missing(label, kind) from error
+        except containers.DecodingFailed as error:
+            raise AudioError(f"{label}: cannot be read as {kind.name}: {error}") from error
+        if duration_s is None:
+            duration_s = to_seconds(sum(len(block) for block in read_blocks(source, name)))
+        return AudioInfo(duration_s, rate, channels, kind.name)
+
+
+def _raw_blocks(source: Source, file: BinaryIO, kind: signatures.Kind, label: str) -> Iterator[tuple[int, np.ndarray]]:
+    failed = "no decoder"
+    if kind.libsndfile:
+        try:
+            opened = _soundfile(source, file)
+        except soundfile.LibsndfileError as error:
+            failed = _libsndfile_reason(error)
+        else:
+            with opened:
+                yield from _soundfile_blocks(opened, kind, label)
+            return
+    try:
+        yield from containers.stream_blocks(file, kind.container)
+    except containers.DecoderMissing as error:
+        if kind.libsndfile:  # Most likely broken: these kinds need no PyAV.
+            raise AudioError(f"{label}: cannot be read as {kind.name}: {failed}; is it damaged?") from error
+        raise _decoder_missing(label, kind) from error
+    except containers.DecodingFailed as error:
+        raise AudioError(f"{label}: cannot be read as {kind.name}: {error}; is it damaged or cut short?") from error
+
+
+def _soundfile(source: Source, file: BinaryIO) -> soundfile.SoundFile:
+    file.seek(0)
+    if isinstance(source, bytes):
+        return soundfile.SoundFile(file)
+    if str(source).lower().endswith(".raw"):
+        # libsndfile believes the suffix .raw more than the header, so it gets no name.
+        return soundfile.SoundFile(io.BytesIO(file.read()))
+    return soundfile.SoundFile(os.fspath(source))
+
+
+def _soundfile_blocks(
+    opened: soundfile.SoundFile, kind: signatures.Kind, label: str
+) -> Iterator[tuple[int, np.ndarray]]:
+    read = 0
+    while True:
+        try:
+            block_SC = opened.read(_BLOCK_SAMPLES, dtype="float32", always_2d=True)
+        except soundfile.LibsndfileError as error:
+            reason = _libsndfile_reason(error)
+            at = read / opened.samplerate
+            raise AudioError(f"{label}: {kind.name} is damaged or cut short at {at:.1f} s ({reason})") from error
+        if not len(block_SC):
+            break
+        read += len(block_SC)
+        yield opened.samplerate, block_SC
+    # MP3 encoders count their padding in or out: a few frames are no loss.
+    if read < opened.frames - 4 * 1152:
+        was, found = opened.frames / opened.samplerate, read / opened.samplerate
+        raise AudioError(f"{label}: is cut short: {kind.name} of {was:.1f} s ends after {found:.1f} s; copy it again")
+
+
+@contextmanager
+def _opened(source: Source, name: str | None) -> Iterator[tuple[BinaryIO, signatures.Kind]]:
+    label = _label(source, name)
+    try:
+        # Closed by the `with` below, once it is known that it could be opened.
+        file: BinaryIO = io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb")  # noqa: SIM115
+    except FileNotFoundError as error:
+        raise AudioError(f"{label}: no such file") from error
+    except IsADirectoryError as error:
+        raise AudioError(f"{label}: is a folder; expected an audio file") from error
+    except OSError as error:
+        raise AudioError(f"{label}: cannot be opened ({error.strerror})") from error
+    with file:
+        try:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(0)
+            head = file.read(signatures.HEAD_BYTES)
+        except OSError as error:
+            raise AudioError(
+                f"{label}: cannot be read ({error.strerror}); expected a file that can be read twice"
+            ) from error
+        if not size:
+            raise AudioError(f"{label}: is empty (0 bytes); copy it again")
+        suffix = Path(name or (source if not isinstance(source, bytes) else "")).suffix.lower()
+        kind = signatures.recognise(head, suffix, size)
+        if kind is None:
+            raise AudioError(
+                f"{label}: is no audio file we know (starts with {head[:8].hex(' ')}); "
+                "expected WAV, FLAC, Ogg, Opus, MP3, M4A, WebM or G.722 (raw samples: give them a header first)"
+            )
+        if missing := signatures.missing_bytes(file, kind, size):
+            how = f"at least {missing} bytes are missing" if missing > 1 else "its last page is missing"
+            raise AudioError(f"{label}: is cut short: {kind.name}, and {how}; copy it again")
+        yield file, kind
+
+
+def _check_samples(block_SC: np.ndarray, at_s: Seconds, label: str) -> None:
+    if not block_SC.size:
+        return
+    peak = max(float(block_SC.max()), -float(block_SC.min()))
+    if not np.isfinite(peak):
+        raise AudioError(
+            f"{label}: holds samples that are no numbers (NaN or infinite) after {at_s:.1f} s; export it again"
+        )
+    if peak > _LOUDEST:
+        raise AudioError(
+            f"{label}: samples reach {peak:.0f}; expected floats from -1 to 1 (divide by 32768 and save again)"
+        )
+
+
+def _label(source: Source, name: str | None) -> str:
+    if name is not None:
+        return name
+    return f"{len(source)} bytes of audio" if isinstance(source, bytes) else os.fspath(source)
+
+
+def _decoder_missing(label: str, kind: signatures.Kind) -> AudioError:
+    return AudioError(f"{label}: {kind.name} is decoded by PyAV, which is not installed; run: pip install av")
+
+
+def _libsndfile_reason(error: soundfile.LibsndfileError) -> str:
+    return str(error.error_string).strip().rstrip(".") or f"libsndfile error {error.code}"
