@@ -51,7 +51,9 @@ def read_card(folder: Path | str, kind: str | None = None) -> dict[str, Any]:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; expected {_article(kind)} made by lalia")
     if not path.is_file():
-        raise UserError(f"{folder}: has no {NAME}; expected {_article(kind)} made by lalia (was its making interrupted?)")
+        raise UserError(
+            f"{folder}: has no {NAME}; expected {_article(kind)} made by lalia (was its making interrupted?)"
+        )
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
         found = card["kind"]
@@ -88,8 +90,8 @@ def write_text(path: Path, text: str) -> None:
             file.write(text)
         umask = os.umask(0)
         os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes private files; a corpus is to be shared
-        os.replace(temporary, path)
+        Path(temporary).chmod(0o666 & ~umask)  # mkstemp makes private files; a corpus is to be shared
+        Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise

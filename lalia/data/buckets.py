@@ -80,7 +80,7 @@ class Index:
         return self._order.nbytes + sum(b.offsets.nbytes + b.counts.nbytes for b in self.buckets)
 
     def _chunks(self) -> Iterator[tuple[NDArray[np.integer], NDArray[np.int32], NDArray[np.integer] | int]]:
-        """Rows, their lengths in samples (0: too short, -1: too long) and groups, piece by piece to keep memory small."""
+        """Rows, their lengths in samples (0: too short, -1: too long) and groups, piece by piece to save memory."""
         for begin in range(0, self.clips, _CHUNK):
             end = min(begin + _CHUNK, self.clips)
             rows: NDArray[np.integer] | slice = slice(begin, end) if self._rows is None else self._rows[begin:end]
@@ -116,7 +116,7 @@ class Index:
     def _sort(
         self, edges: list[tuple[int, int]], present: NDArray[np.int64], groups: int, count_CG: NDArray[np.int64]
     ) -> NDArray[np.integer]:
-        """The row numbers sorted by cell (bucket, group), by counting: durations are read twice, nothing is copied whole."""
+        """The row numbers sorted by cell (bucket, group), by counting: nothing is copied whole."""
         bucket_of_bin = np.zeros(edges[0][1], np.int64)
         for bucket, (low, high) in enumerate(edges):
             bucket_of_bin[low:high] = bucket
@@ -182,14 +182,14 @@ def _edges(
 
 
 def _rates(samples_G: NDArray[np.int64], alpha: float) -> NDArray[np.float64]:
-    """How often each group's clips are drawn in a pass: groups come with p ∝ hours ** alpha, the pass keeps its hours."""
+    """How often each group's clips are drawn in a pass: groups come with p ∝ hours ** alpha, a pass keeps its hours."""
     share_G = samples_G / samples_G.sum()
     wanted_G = share_G**alpha
     return wanted_G / wanted_G.sum() / share_G
 
 
 def _argsort(cell: NDArray[np.int64], cells: int) -> NDArray[np.int64]:
-    """A stable argsort of numbers from 0 to ``cells``, by radix: what NumPy does with 16-bit numbers, and much faster."""
+    """A stable argsort of numbers from 0 to ``cells``, by radix: NumPy does so with 16-bit numbers, much faster."""
     sorted_ = np.argsort(cell.astype(np.uint16), kind="stable")
     if cells >= 1 << 16:
         sorted_ = sorted_[np.argsort((cell >> 16).astype(np.uint16)[sorted_], kind="stable")]

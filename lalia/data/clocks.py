@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 class Clocks:
     """Clocks that tick at fixed rates; draw number s is the s-th tick of them all together.
 
-    Clock c ticks for the n-th time (n from 0) at time (n + 1 - phase_c) / rate_c. So after any number of draws each source
-    has been drawn in its right share to within about one draw, however small the share: nothing is luck, nothing rounded.
+    Clock c ticks for the n-th time (n from 0) at time (n + 1 - phase_c) / rate_c. So after any number of draws each
+    source has had its right share to within about one draw, however small the share: nothing is luck, nothing rounded.
     """
 
     def __init__(self, rates: NDArray[np.float64], phases: NDArray[np.float64]) -> None:
@@ -20,7 +20,7 @@ class Clocks:
         self._phase_sum = float(self._phases.sum())
 
     def draws(self, first: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Draws ``first`` … ``first + count - 1``: whose tick each is, and which of that clock's ticks, both (count,)."""
+        """Draws ``first`` … ``first + count - 1``: whose tick each is and which of its ticks, both (count,)."""
         clocks = len(self._rates)
         if clocks == 1:
             return np.zeros(count, np.int64), first + np.arange(count)

@@ -70,8 +70,11 @@ class Batch:
         return self._with(lambda tensor: tensor.pin_memory())
 
     def _with(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Batch(**{name: change(v) if isinstance(v, Tensor) else v for name, v in values.items()})
+        values: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            values[field.name] = change(value) if isinstance(value, Tensor) else value
+        return Batch(**values)
 
 
 class PlannedClips(Dataset[Batch]):
@@ -225,7 +228,15 @@ def _loader(
     if workers:
         many = {"prefetch_factor": prefetch, "persistent_workers": True, "multiprocessing_context": context}
     return DataLoader(
-        clips, sampler=sampler, batch_size=None, num_workers=workers, pin_memory=pin_memory, collate_fn=_as_is, **many
+        clips,
+        sampler=sampler,
+        batch_size=None,
+        num_workers=workers,
+        pin_memory=pin_memory,
+        collate_fn=_as_is,
+        # Its own generator: a DataLoader draws a seed at its start, which would move the training's random numbers on.
+        generator=torch.Generator().manual_seed(0),
+        **many,
     )
 
 

@@ -1,11 +1,11 @@
 """The batch plan: which clips make up micro-batch number k, as a pure function of (seed, k).
 
-Nothing has to be remembered for a resume: step k on R ranks with A accumulations takes the micro-batches k·R·A to
-(k+1)·R·A − 1, and rank r those whose number leaves r when divided by R. On another number of ranks the same plan goes on.
+Nothing has to be remembered for a resume: step k on R ranks with A accumulations takes the micro-batches k·R·A to (k+1)·R·A - 1,
+and rank r those whose number leaves r when divided by R. Any other number of ranks continues the same plan.
 
-How a number becomes clips: clips are sorted once into buckets of nearly one length, and in each bucket by group (language
-× corpus). Clocks with exact rates choose the bucket, then the group of each place; a keyed permutation for each group and
-round chooses the clip.
+How a number becomes clips: clips are sorted once into buckets of nearly one length, and in each bucket by group
+(language × corpus). Clocks with exact rates choose the bucket, then the group of each place; a keyed permutation for
+each group and round chooses the clip.
 
 Legend: N clips of the corpus, B clips of a micro-batch, G groups.
 """
@@ -82,7 +82,7 @@ class BatchPlan:
         durations_s: (N,) of every clip of the corpus; kept, not copied: it may be memory-mapped.
         groups: (N,) codes from 0 to 65535, language × corpus; None takes all clips for one group.
         micro_batch_s: the most audio in a micro-batch, padding included.
-        min_s, max_s: shorter clips are left out; longer ones are cropped at a random place, or left out if not ``crop``.
+        min_s, max_s: shorter clips are left out; longer ones are cropped at a random place, or left out without crop.
         alpha: groups are drawn with p ∝ (hours of the group / all hours) ** alpha (XLS-R, arXiv:2111.09296, section
             2.2); 1 draws every clip equally often, 0 every group.
         shuffle: False keeps the corpus's order in every bucket.
@@ -117,8 +117,8 @@ class BatchPlan:
                 f"and {self.too_long} longer than {max_s:g} s; prepare other audio or change the limits"
             )
         self._shuffle = shuffle
-        # Micro-batches of one bucket come at regular distances; shuffling inside small windows hides that. A quarter of a
-        # pass at most, so that no clip comes a third time before each has come once.
+        # Micro-batches of one bucket come at regular distances; shuffling inside small windows hides that. A quarter of
+        # a pass at most, so that no clip comes a third time before each has come once.
         self._window = max(1, min(256, self.epoch_micro_batches // 4)) if shuffle else 1
 
     def micro_batch(self, number: int) -> MicroBatch:
@@ -197,7 +197,7 @@ def padding(micro_batches: list[MicroBatch]) -> Padding:
 
 
 def sequential(rows: ArrayLike, durations_s: NDArray[np.floating], micro_batch_s: Seconds) -> list[MicroBatch]:
-    """Every one of ``rows`` once and whole, for evaluation; longest first, so that what does not fit in memory fails at once.
+    """Every one of ``rows`` once and whole, for evaluation; longest first, so that too little memory fails at once.
 
     ``durations_s`` is the whole corpus's, (N,). A clip longer than ``micro_batch_s`` is a micro-batch of its own.
     """

@@ -6,7 +6,6 @@ A folder is written beside its place and moved there whole, so that a reader nev
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -95,8 +94,8 @@ def replacing(folder: Path) -> Iterator[Path]:
         yield new
         old = new.with_name(new.name + ".old")
         if folder.exists():
-            os.replace(folder, old)
-        os.replace(new, folder)
+            folder.replace(old)
+        new.replace(folder)
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(new, ignore_errors=True)
