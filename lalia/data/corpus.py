@@ -1,0 +1,246 @@
+"""Corpora: folders of speech that every stage reads, and the columns they promise.
+
+A corpus is what ``datasets.load_from_disk`` opens as one ``Dataset`` (Arrow shards of FLAC bytes, 16 kHz mono) with a
+``card.json`` beside it. Here it is read straight from the memory-mapped shards, so a training process keeps 8 bytes per
+clip in memory (duration, language, split, labelled or not) and never imports ``datasets``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lalia.audio.reading import read_audio
+from lalia.cards import read_card, write_json
+from lalia.exits import UserError
+from lalia.units import SAMPLE_RATE
+
+SPLITS = ("train", "dev", "test")
+
+COLUMNS: dict[str, pa.DataType] = {
+    "id": pa.string(),
+    "audio": pa.struct({"bytes": pa.binary(), "path": pa.string()}),
+    "language": pa.string(),  # ISO 639-3, "und" where nobody said
+    "text": pa.string(),  # "" where nobody wrote it down
+    "speaker": pa.string(),  # "" where nobody said
+    "split": pa.string(),
+    "duration_s": pa.float32(),
+    "source": pa.string(),
+    "snr_db": pa.float32(),
+    "clipping": pa.float32(),  # share of the samples
+    "speech_ratio": pa.float32(),
+    "loudness_dbfs": pa.float32(),
+    "original_rate": pa.int32(),
+    "bandwidth_hz": pa.float32(),
+}
+
+
+def _features() -> dict[str, dict[str, Any]]:
+    """The columns in the words of ``datasets``."""
+    words = {"string": "string", "float": "float32", "int32": "int32"}
+    audio = {"sampling_rate": SAMPLE_RATE, "decode": False, "_type": "Audio"}
+    return {
+        name: audio if name == "audio" else {"dtype": words[str(kind)], "_type": "Value"}
+        for name, kind in COLUMNS.items()
+    }
+
+
+SCHEMA = pa.schema(
+    list(COLUMNS.items()), metadata={"huggingface": json.dumps({"info": {"features": _features()}}, sort_keys=True)}
+)
+"""The schema of every shard; its metadata lets ``datasets`` read a single shard as audio too."""
+
+
+def write_index(folder: Path, shards: Sequence[str], rows: int, size_bytes: int, fingerprint: str, about: str) -> None:
+    """Write what ``datasets.load_from_disk`` looks for: ``dataset_info.json``, then ``state.json``."""
+    info = {
+        "description": about,
+        "citation": "",
+        "homepage": "",
+        "license": "",
+        "features": _features(),
+        "splits": {"train": {"name": "train", "num_bytes": size_bytes, "num_examples": rows, "dataset_name": "lalia"}},
+    }
+    state: dict[str, Any] = {
+        "_data_files": [{"filename": name} for name in shards],
+        "_fingerprint": fingerprint,
+        "_format_columns": None,
+        "_format_kwargs": {},
+        "_format_type": None,
+        "_output_all_columns": False,
+        "_split": None,
+    }
+    write_json(folder / "dataset_info.json", info)
+    write_json(folder / "state.json", state)
+
+
+class Corpus:
+    """A corpus on disk, read row by row through the memory map.
+
+    ``durations_s`` (N,) float32, ``languages`` (N,) int16 codes into ``language_names``, ``splits`` (N,) int8 codes
+    into ``SPLITS`` and ``labelled`` (N,) bool lie in memory; everything else is read when it is asked for.
+    """
+
+    def __init__(self, folder: Path, card: dict[str, Any], batches: list[pa.RecordBatch]) -> None:
+        self.folder = folder
+        self.card = card
+        self._batches = batches
+        self._ends = np.cumsum([batch.num_rows for batch in batches], dtype=np.int64)
+        rows = len(self)
+        self.durations_s = np.empty(rows, np.float32)
+        self.languages = np.empty(rows, np.int16)
+        self.splits = np.empty(rows, np.int8)
+        self.labelled = np.empty(rows, bool)
+        languages: dict[str, int] = {}
+        split_codes = {name: code for code, name in enumerate(SPLITS)}
+        start = 0
+        for batch in batches:
+            here = slice(start, start + batch.num_rows)
+            start += batch.num_rows
+            self.durations_s[here] = batch.column("duration_s").to_numpy()
+            self.labelled[here] = pc.greater(pc.binary_length(batch.column("text")), 0).to_numpy(zero_copy_only=False)
+            self.languages[here] = _codes(batch.column("language"), languages, grow=True)
+            try:
+                self.splits[here] = _codes(batch.column("split"), split_codes, grow=False)
+            except KeyError as error:
+                raise UserError(f"{folder}: split {error} is unknown, expected one of {', '.join(SPLITS)}") from None
+        order = sorted(languages)
+        rank = np.zeros(max(1, len(order)), np.int16)
+        for new, name in enumerate(order):
+            rank[languages[name]] = new
+        self.languages = rank[self.languages]
+        self.language_names: list[str] = order
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Corpus:
+        """Open the corpus in ``folder``; ``UserError`` where it is missing, unfinished, damaged or empty."""
+        return cls.open(Path(folder), read_card(folder, "corpus"))
+
+    @classmethod
+    def open(cls, folder: Path, card: dict[str, Any]) -> Corpus:
+        """Open shards that may not have a card yet (see ``load``)."""
+        state = folder / "state.json"
+        try:
+            names = [file["filename"] for file in json.loads(state.read_text(encoding="utf-8"))["_data_files"]]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{state}: cannot be read ({error}); prepare the corpus again") from error
+        batches: list[pa.RecordBatch] = []
+        for name in names:
+            path = folder / name
+            try:
+                # A memory map stays valid when the reader is gone: the buffers of the batches keep it open.
+                batches += list(pa.ipc.open_stream(pa.memory_map(os.fspath(path))))
+            except (OSError, pa.ArrowInvalid) as error:
+                raise UserError(f"{path}: shard cannot be read ({error}); prepare the corpus again") from error
+        batches = [batch for batch in batches if batch.num_rows]
+        if not batches:
+            raise UserError(f"{folder}: corpus has no clips; prepare it again from a source that has some")
+        if missing := [name for name in COLUMNS if name not in batches[0].schema.names]:
+            raise UserError(f"{folder}: corpus lacks the columns {', '.join(missing)}; prepare it again")
+        return cls(folder, card, batches)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def __repr__(self) -> str:
+        return f"Corpus({os.fspath(self.folder)!r}, {len(self)} clips, {self.durations_s.sum() / 3600:.1f} h)"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Corpus.load, (self.folder,))  # Another process maps the shards itself.
+
+    def select(
+        self, split: str | None = None, language: str | None = None, with_text: bool | None = None
+    ) -> np.ndarray:
+        """Row numbers (K,) int64, ascending, that meet every condition given; ``UserError`` for an unknown name."""
+        keep = np.ones(len(self), bool)
+        if split is not None:
+            if split not in SPLITS:
+                raise UserError(f"split {split!r} is unknown, expected one of {', '.join(SPLITS)}")
+            keep &= self.splits == SPLITS.index(split)
+        if language is not None:
+            if language not in self.language_names:
+                raise UserError(
+                    f"{self.folder}: has no language {language!r}; it has {', '.join(self.language_names)}"
+                    " (ISO 639-3 codes)"
+                )
+            keep &= self.languages == self.language_names.index(language)
+        if with_text is not None:
+            keep &= self.labelled == with_text
+        return np.flatnonzero(keep)
+
+    def column(self, name: str, rows: np.ndarray | None = None) -> list[Any]:
+        """The values of one column, for ``rows`` or for all; not for ``audio``, which is read clip by clip."""
+        if rows is not None:
+            return [self._value(int(row), name) for row in rows]
+        return [value for batch in self._batches for value in batch.column(name).to_pylist()]
+
+    def id(self, row: int) -> str:
+        """The clip's name, unique in the corpus."""
+        return str(self._value(row, "id"))
+
+    def text(self, row: int) -> str:
+        """What is said, or ``""``."""
+        return str(self._value(row, "text"))
+
+    def speaker(self, row: int) -> str:
+        """Who says it, or ``""``."""
+        return str(self._value(row, "speaker"))
+
+    def language(self, row: int) -> str:
+        """The ISO 639-3 code of the clip's language."""
+        return self.language_names[self.languages[row]]
+
+    def audio_bytes(self, row: int) -> bytes:
+        """The FLAC file of the clip."""
+        batch, offset = self._locate(row)
+        value = batch.column("audio").field("bytes")[offset]
+        return bytes(value.as_buffer()) if value.is_valid else b""
+
+    def wave(self, row: int) -> np.ndarray:
+        """The clip's wave: float32 (samples,), 16 kHz mono, -1 to 1. ``AudioError`` names the clip that is damaged."""
+        return read_audio(self.audio_bytes(row), name=f"{self.folder}: clip {self.id(row)}")
+
+    def hours(self, labelled: bool | None = None) -> dict[str, dict[str, float]]:
+        """Hours per language and split, of all clips or the labelled ones: ``{"ita": {"train": 0.31, ...}, ...}``."""
+        kept = np.ones(len(self), bool) if labelled is None else self.labelled == labelled
+        cells = self.languages[kept].astype(np.int64) * len(SPLITS) + self.splits[kept]
+        seconds = np.bincount(cells, self.durations_s[kept], minlength=len(self.language_names) * len(SPLITS))
+        return {
+            name: dict(zip(SPLITS, (row / 3600).tolist(), strict=True))
+            for name, row in zip(self.language_names, seconds.reshape(-1, len(SPLITS)), strict=True)
+        }
+
+    def count(self, column: str) -> int:
+        """How many different values a string column has, ``""`` aside."""
+        values: set[str] = set()
+        for batch in self._batches:
+            values.update(batch.column(column).unique().to_pylist())
+        return len(values - {""})
+
+    def _locate(self, row: int) -> tuple[pa.RecordBatch, int]:
+        if not 0 <= row < len(self):
+            raise IndexError(f"{self.folder}: row {row} of {len(self)}")
+        batch = int(np.searchsorted(self._ends, row, side="right"))
+        return self._batches[batch], int(row - (self._ends[batch - 1] if batch else 0))
+
+    def _value(self, row: int, column: str) -> Any:
+        batch, offset = self._locate(row)
+        return batch.column(column)[offset].as_py()
+
+
+def _codes(column: pa.Array, known: dict[str, int], grow: bool) -> np.ndarray:
+    """Each value of a string column as its number in ``known``, which grows where it may."""
+    encoded = column.dictionary_encode()
+    table = []
+    for name in encoded.dictionary.to_pylist():
+        if grow:
+            known.setdefault(name, len(known))
+        table.append(known[name])
+    return np.asarray(table, np.int16)[encoded.indices.to_numpy(zero_copy_only=False)]
