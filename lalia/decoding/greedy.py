@@ -1,0 +1,100 @@
+"""CTC best path: the likeliest token of every frame, repeats merged, with times and confidence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lalia.text.scripts import is_ideograph
+from lalia.text.tokens import BOUNDARY, Tokens
+from lalia.units import Frames, Seconds
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A token of the best path: frames ``start_frame`` up to, not including, ``end_frame``; probability 0 to 1."""
+
+    token: int
+    start_frame: Frames
+    end_frame: Frames
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word with its time in the clip and the mean probability of its letters."""
+
+    text: str
+    start_s: Seconds
+    end_s: Seconds
+    confidence: float
+
+
+def best_path(log_probs_TV: np.ndarray) -> list[Hit]:
+    """Greedy CTC decoding (Graves et al. 2006, 3.2): argmax, merge repeats, drop blanks (token 0)."""
+    return collapse(*peaks(log_probs_TV))
+
+
+def peaks(log_probs_TV: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The likeliest token of every frame (T,) int32, and its probability (T,) float32: all that greedy decoding needs.
+
+    Two numbers a frame instead of V, so that hours of audio fit.
+    """
+    tokens_T = log_probs_TV.argmax(axis=1).astype(np.int32)
+    return tokens_T, np.exp(np.take_along_axis(log_probs_TV, tokens_T[:, None], axis=1)[:, 0]).astype(np.float32)
+
+
+def collapse(tokens_T: np.ndarray, probs_T: np.ndarray) -> list[Hit]:
+    """Runs of the same token become hits; a hit's confidence is the highest probability of its frames."""
+    if not len(tokens_T):
+        return []
+    starts = np.flatnonzero(np.diff(tokens_T, prepend=-1))
+    ends = np.append(starts[1:], len(tokens_T))
+    tops = np.maximum.reduceat(probs_T, starts)
+    return [
+        Hit(int(tokens_T[start]), int(start), int(end), min(float(top), 1.0))
+        for start, end, top in zip(starts, ends, tops, strict=True)
+        if tokens_T[start] != 0
+    ]
+
+
+def transcript(hits: Iterable[Hit], tokens: Tokens) -> str:
+    """The text of ``hits``, words separated by one space."""
+    return " ".join(tokens.decode(hit.token for hit in hits).split())
+
+
+def words(hits: Iterable[Hit], tokens: Tokens, frame_s: Seconds) -> list[Word]:
+    """The words of ``hits`` with times, ``frame_s`` seconds per frame.
+
+    A word reaches from its first letter's first frame to its last letter's last. Han and kana characters are words each.
+    """
+    found: list[Word] = []
+    letters: list[Hit] = []
+    for hit in hits:
+        symbol = tokens.symbols[hit.token]
+        if symbol == BOUNDARY:
+            _close(letters, tokens, frame_s, found)
+        elif all(map(is_ideograph, symbol)):
+            _close(letters, tokens, frame_s, found)
+            _close([hit], tokens, frame_s, found)
+        else:
+            letters.append(hit)
+    _close(letters, tokens, frame_s, found)
+    return found
+
+
+def _close(letters: list[Hit], tokens: Tokens, frame_s: Seconds, found: list[Word]) -> None:
+    if letters:
+        found.append(_word(letters, tokens, frame_s))
+        letters.clear()
+
+
+def _word(letters: Sequence[Hit], tokens: Tokens, frame_s: Seconds) -> Word:
+    return Word(
+        tokens.decode(hit.token for hit in letters),
+        round(letters[0].start_frame * frame_s, 3),
+        round(letters[-1].end_frame * frame_s, 3),
+        sum(hit.confidence for hit in letters) / len(letters),
+    )
