@@ -11,20 +11,13 @@ from typing import Any
 
 import soundfile  # noqa: F401  # before fairseq2, which would ask the system for libsndfile; the wheel brings its own
 import torch
-from fairseq2.models.conformer import ConformerBlock, ConformerConvolution
-from fairseq2.models.transformer import (
-    IdentityBias,
-    StandardFeedForwardNetwork,
-    StandardMultiheadAttention,
-    StandardTransformerEncoder,
-    StandardTransformerEncoderLayer,
-    TransformerNormOrder,
-    create_default_sdpa,
-)
+from fairseq2.models.transformer import StandardTransformerEncoder
 from fairseq2.models.wav2vec2.position_encoder import Wav2Vec2PositionEncoder
-from fairseq2.nn import BatchLayout, StandardLayerNorm, init_bert_projection
+from fairseq2.nn import BatchLayout
 from torch import Tensor, nn
 
+from lalia.models.blocks import make_block, norm
+from lalia.models.dropout import replace_dropouts
 from lalia.models.frontend import make_frontend, valid_frames
 from lalia.models.shape import EncoderShape
 
@@ -43,13 +36,21 @@ class Encoder(nn.Module):
         self.feature_norm = nn.LayerNorm(shape.features)
         self.projection = nn.Linear(shape.features, D)
         self.mask_embedding = nn.Parameter(torch.empty(D).uniform_())
-        self.position = Wav2Vec2PositionEncoder(D, shape.position_kernel, shape.position_groups)
+        self.position = (
+            Wav2Vec2PositionEncoder(D, shape.position_kernel, shape.position_groups)
+            if shape.position == "convolution"
+            else None
+        )
         self.input_norm = nn.LayerNorm(D) if shape.norm == "post" else None
         self.dropout = nn.Dropout(shape.dropout)
-        make = _conformer_block if shape.block == "conformer" else _transformer_block
-        final_norm = _norm(D) if shape.norm == "pre" and shape.block == "transformer" else None
-        blocks = [make(shape) for _ in range(shape.layers)]
-        self.blocks = StandardTransformerEncoder(blocks, final_norm, layer_drop_p=shape.layerdrop)
+        # Blocks that end without a norm of their own need one behind the last.
+        open_ended = shape.block == "convolutional" or (shape.block == "transformer" and shape.norm == "pre")
+        self.blocks = StandardTransformerEncoder(
+            [make_block(shape) for _ in range(shape.layers)],
+            norm(shape) if open_ended else None,
+            layer_drop_p=shape.layerdrop,
+        )
+        replace_dropouts(self)
 
     def features(self, wave_BS: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(normalised features_BTF, raw features_BTF, frame lengths_B). Clips too short for a frame raise ValueError."""
@@ -77,7 +78,8 @@ class Encoder(nn.Module):
         if channel_mask_BD is not None:
             x_BTD = x_BTD.masked_fill(channel_mask_BD[:, None, :], 0.0)
         layout = _layout(x_BTD, frames_B)
-        x_BTD = self.position(x_BTD, layout)
+        if self.position is not None:
+            x_BTD = self.position(x_BTD, layout)
         if self.input_norm is not None:
             x_BTD = self.input_norm(x_BTD)
         x_BTD = self.dropout(x_BTD)
@@ -119,51 +121,6 @@ def _layout(x_BTD: Tensor, frames_B: Tensor) -> BatchLayout:
         return BatchLayout.of(x_BTD)
     lengths = [int(n) for n in frames_B]
     return BatchLayout.of(x_BTD, None if min(lengths) == x_BTD.shape[1] else lengths)
-
-
-def _norm(width: int) -> StandardLayerNorm:
-    return StandardLayerNorm(width, bias=True)
-
-
-def _attention(shape: EncoderShape) -> StandardMultiheadAttention:
-    return StandardMultiheadAttention(
-        shape.width,
-        shape.heads,
-        create_default_sdpa(IdentityBias(), dropout_p=shape.attention_dropout),
-        qkv_proj_init_fn=init_bert_projection,
-        output_proj_init_fn=init_bert_projection,
-    )
-
-
-def _feedforward(shape: EncoderShape, activation: nn.Module) -> StandardFeedForwardNetwork:
-    return StandardFeedForwardNetwork(
-        shape.width,
-        shape.feedforward,
-        bias=True,
-        inner_activation=activation,
-        inner_dropout_p=shape.feedforward_dropout,
-        proj_init_fn=init_bert_projection,
-    )
-
-
-def _transformer_block(shape: EncoderShape) -> nn.Module:
-    order = TransformerNormOrder.PRE if shape.norm == "pre" else TransformerNormOrder.POST
-    return StandardTransformerEncoderLayer(
-        _attention(shape), _norm(shape.width), _feedforward(shape, nn.GELU()), _norm(shape.width),
-        norm_order=order, dropout_p=shape.dropout,
-    )  # fmt: skip
-
-
-def _conformer_block(shape: EncoderShape) -> nn.Module:
-    # Layer norm inside the convolution: batch norm's statistics would mix clips, and padding with them.
-    convolution = ConformerConvolution(shape.width, shape.block_kernel, norm_type="layer_norm")
-    return ConformerBlock(
-        _norm(shape.width), _feedforward(shape, nn.SiLU()),
-        _norm(shape.width), _attention(shape),
-        _norm(shape.width), convolution,
-        _norm(shape.width), _feedforward(shape, nn.SiLU()),
-        _norm(shape.width), dropout_p=shape.dropout,
-    )  # fmt: skip
 
 
 __all__ = ["Encoder", "EncoderShape", "valid_frames"]

@@ -38,14 +38,16 @@ class EncoderShape:
     """attention heads"""
     feedforward: int = 3072
     """inner dimensions of the feed-forward layers"""
-    block: Literal["transformer", "conformer"] = "transformer"
-    """transformer as in wav2vec 2.0, or conformer, which adds a depthwise convolution to each block"""
+    block: Literal["transformer", "convolutional", "conformer"] = "transformer"
+    """transformer as in wav2vec 2.0; convolutional adds a depthwise convolution to it; conformer adds a feed-forward half too"""
     block_kernel: int = 31
-    """conformer only: kernel of the depthwise convolution, in frames"""
+    """convolutional and conformer only: kernel of the depthwise convolution, in frames"""
     norm: Literal["post", "pre"] = "post"
     """transformer only: layer norm after each residual (BASE) or before each block (LARGE, XLS-R)"""
+    position: Literal["convolution", "rotary"] = "convolution"
+    """how blocks know where they are: a wide convolution before them (wav2vec 2.0), or rotated queries and keys"""
     position_kernel: int = 128
-    """kernel of the convolution that tells positions, in frames"""
+    """kernel of that convolution, in frames"""
     position_groups: int = 16
     """groups of that convolution"""
     dropout: float = 0.1
@@ -63,7 +65,7 @@ class EncoderShape:
                 f"model.width {self.width} must be a multiple of model.heads {self.heads} "
                 f"and of model.position_groups {self.position_groups}"
             )
-        if self.block == "conformer" and self.block_kernel % 2 == 0:
+        if self.block != "transformer" and self.block_kernel % 2 == 0:
             raise UserError(f"model.block_kernel {self.block_kernel} must be odd, so that each frame is its own centre")
 
     @property
