@@ -104,6 +104,8 @@ def test_settings_survive_the_file(tmp_path: Path) -> None:
     text = settings.to_json(tmp_path / "normaliser.json")
     assert json.loads(text)["keep"] == "·"
     assert NormaliserSettings.from_json(tmp_path / "normaliser.json") == settings
+    Normaliser(settings).to_json(tmp_path / "again.json")
+    assert Normaliser.from_json(tmp_path / "again.json").settings == settings
 
 
 @pytest.mark.parametrize(

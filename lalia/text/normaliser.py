@@ -138,6 +138,15 @@ class Normaliser:
         # Last: what was dropped may have stood between two parts of one letter.
         return unicodedata.normalize(settings.form, text)
 
+    def to_json(self, path: Path | str) -> None:
+        """Store the settings at ``path``."""
+        self.settings.to_json(path)
+
+    @classmethod
+    def from_json(cls, path: Path | str) -> Normaliser:
+        """The normaliser whose settings are stored at ``path``; errors as of ``NormaliserSettings.from_json``."""
+        return cls(NormaliserSettings.from_json(path))
+
     def _cased(self, text: str) -> str:
         dotted = self.settings.language in _DOTTED_I
         if self.settings.case == "lower":
