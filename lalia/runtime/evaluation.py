@@ -1,0 +1,117 @@
+"""How well and how fast a student does on labelled clips: the exported file itself, run as its users run it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from lalia.audio.reading import AudioError
+from lalia.runtime.student import Student
+from lalia.scoring.rates import Score, score
+from lalia.units import Seconds, to_seconds
+
+
+class Clips(Protocol):
+    """Labelled clips by row number; a corpus is one."""
+
+    def id(self, row: int) -> str: ...
+
+    def language(self, row: int) -> str: ...
+
+    def text(self, row: int) -> str: ...
+
+    def wave(self, row: int) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class Heard:
+    """One clip: what was said and what was heard, both normalised."""
+
+    id: str
+    language: str
+    reference: str
+    hypothesis: str
+    duration_s: Seconds
+
+
+@dataclass
+class Evaluation:
+    """Every clip heard, the clips left out with the reason, and how long transcribing took (reading files not counted)."""
+
+    heard: list[Heard] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    elapsed_s: Seconds = 0.0
+
+    @property
+    def audio_s(self) -> Seconds:
+        return sum(clip.duration_s for clip in self.heard)
+
+    @property
+    def rtf(self) -> float:
+        """Real-time factor: seconds of work per second of audio."""
+        return self.elapsed_s / max(self.audio_s, 1e-9)
+
+    def languages(self) -> list[str]:
+        return sorted({clip.language for clip in self.heard})
+
+    def score(self, language: str | None = None) -> Score:
+        """CER and WER of all clips, or of one language's."""
+        clips = [clip for clip in self.heard if language in (None, clip.language)]
+        return score([clip.reference for clip in clips], [clip.hypothesis for clip in clips])
+
+    def as_dict(self) -> dict[str, Any]:
+        """Figures and clips for a JSON file."""
+        groups = {"all": self.score(), **{language: self.score(language) for language in self.languages()}}
+        return {
+            "scores": {name: _as_dict(found) for name, found in groups.items()},
+            "audio_s": round(self.audio_s, 3),
+            "elapsed_s": round(self.elapsed_s, 3),
+            "rtf": self.rtf,
+            "skipped": self.skipped,
+            "clips": [vars(clip) for clip in self.heard],
+        }
+
+
+def evaluate(
+    student: Student, clips: Clips, rows: Iterable[int], progress: Callable[[Evaluation], None] | None = None
+) -> Evaluation:
+    """Transcribe ``rows`` of ``clips`` one by one and keep both sides normalised.
+
+    A clip that cannot be read, or whose label holds no letter after normalisation, is skipped and named.
+    """
+    found = Evaluation()
+    for row in rows:
+        reference = student.normaliser(clips.text(row))
+        if not reference:
+            found.skipped.append(f"{clips.id(row)}: its label holds no letters")
+            continue
+        try:
+            wave = clips.wave(row)
+        except AudioError as error:
+            found.skipped.append(str(error))
+            continue
+        start = time.perf_counter()
+        text = student.transcribe(wave, clips.id(row)).text
+        found.elapsed_s += time.perf_counter() - start
+        found.heard.append(
+            Heard(clips.id(row), clips.language(row), reference, student.normaliser(text), to_seconds(len(wave)))
+        )
+        if progress:
+            progress(found)
+    return found
+
+
+def _as_dict(found: Score) -> dict[str, Any]:
+    return {
+        "cer": found.cer.rate,
+        "cer_interval": list(found.cer_interval),
+        "wer": found.wer.rate,
+        "wer_interval": list(found.wer_interval),
+        "clips": found.clips,
+        "words": found.wer.reference,
+        "characters": found.cer.reference,
+    }

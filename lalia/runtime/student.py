@@ -1,0 +1,178 @@
+"""A student: a folder with an ONNX recogniser, run by ONNX Runtime (its one door)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lalia.audio.reading import AudioError, Source, read_blocks
+from lalia.cards import read_card
+from lalia.decoding.greedy import collapse, peaks, transcript, words
+from lalia.exits import UserError
+from lalia.runtime.integrity import MODEL, NORMALISER, TOKENS, check_files
+from lalia.runtime.transcript import Transcript
+from lalia.runtime.windows import cut_windows
+from lalia.text.normaliser import Normaliser
+from lalia.text.tokens import Tokens
+from lalia.units import SAMPLE_RATE, Samples, Seconds, to_samples, to_seconds
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+WINDOW_S: Seconds = 30.0
+OVERLAP_S: Seconds = 4.0
+SHORTEST: Samples = to_samples(0.1)
+"""Shorter waves are filled up with silence, since a model's first filters need something to stand on."""
+SILENCE_PEAK = 5e-4
+"""Below this (-66 dB) a window is silent. Models level their input, and would read letters into the noise."""
+SILENT_LOG_PROB = -100.0
+
+
+class Student:
+    """A recogniser that needs no torch. ``Student.load(folder).transcribe("talk.mp3")``
+
+    The folder holds ``model.onnx`` (input ``wave`` (B, S) float32, the raw 16 kHz wave; output ``log_probs`` (B, T, V)
+    float32), ``tokens.txt``, ``normaliser.json`` and ``card.json`` (``files``: their SHA-256, ``frame_s``: seconds per
+    frame, ``window_s``: the longest stretch it should see at once, 30 s unless given).
+    """
+
+    def __init__(
+        self, session: onnxruntime.InferenceSession, tokens: Tokens, normaliser: Normaliser, card: dict[str, Any]
+    ) -> None:
+        self.session = session
+        self.tokens = tokens
+        self.normaliser = normaliser
+        self.card = card
+        self.frame_s: Seconds = float(card["frame_s"])
+        frame = to_samples(self.frame_s)
+        # Whole frames, and an even number of them shared: then windows stand on one grid and seams fall between frames.
+        self._frame: Samples = frame
+        self._window: Samples = to_samples(float(card.get("window_s", WINDOW_S))) // frame * frame
+        self._overlap: Samples = min(to_samples(OVERLAP_S), self._window // 2) // (2 * frame) * (2 * frame)
+
+    @classmethod
+    def load(cls, folder: Path | str, threads: int | None = None) -> Student:
+        """The student in ``folder``, to run on ``threads`` threads (all cores unless given).
+
+        A ``UserError`` says which file is missing, damaged or of another student.
+        """
+        folder = Path(folder)
+        card = read_card(folder, "student")
+        check_files(folder, card)
+        frame_s = card.get("frame_s")
+        if not isinstance(frame_s, (int, float)) or not 0.001 <= frame_s <= 1:
+            raise UserError(f"{folder}: its card says frame_s {frame_s!r}; expected seconds per frame; export it again")
+        if card.get("sample_rate", SAMPLE_RATE) != SAMPLE_RATE:
+            raise UserError(
+                f"{folder}: expects {card['sample_rate']} samples per second; this runtime has {SAMPLE_RATE}"
+            )
+        tokens = Tokens.load(folder / TOKENS)
+        normaliser = Normaliser.from_json(folder / NORMALISER)
+        session = _session(folder / MODEL, threads or _cores())
+        _check_graph(session, tokens, folder)
+        return cls(session, tokens, normaliser, card)
+
+    def transcribe(self, source: Source | np.ndarray, name: str | None = None) -> Transcript:
+        """What is said in an audio file (its path or its bytes), or in a wave (float32, mono, 16 kHz).
+
+        Of any length, in memory that does not grow with a file. Silence gives the empty text. ``AudioError`` where the
+        file cannot be read; ``name`` is what errors call bytes.
+        """
+        heard: list[tuple[np.ndarray, np.ndarray]] = []
+        counter = _Counter(_blocks(source, name))
+        for log_probs_TV in self._stretches(counter):
+            heard.append(peaks(log_probs_TV))
+        if not heard:
+            return Transcript("")
+        hits = collapse(np.concatenate([h[0] for h in heard]), np.concatenate([h[1] for h in heard]))
+        return Transcript(
+            transcript(hits, self.tokens), words(hits, self.tokens, self.frame_s), round(to_seconds(counter.samples), 3)
+        )
+
+    def log_probs(self, wave: np.ndarray) -> np.ndarray:
+        """Log-probabilities (T, V) float32 of a wave of any length (float32, (samples,), 16 kHz), windows stitched."""
+        stretches = list(self._stretches(_blocks(wave, None)))
+        return np.concatenate(stretches) if stretches else np.zeros((0, len(self.tokens)), np.float32)
+
+    def _stretches(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """The log-probabilities of consecutive stretches, (T', V) each, that follow one another without gap."""
+        for window in cut_windows(blocks, self._window, self._overlap):
+            log_probs_TV = self._run(window.wave)
+            start = window.keep_from // self._frame
+            yield log_probs_TV[start : None if window.keep_to is None else window.keep_to // self._frame]
+
+    def _run(self, wave: np.ndarray) -> np.ndarray:
+        if float(np.abs(wave).max()) < SILENCE_PEAK:
+            log_probs_TV = np.full((-(-len(wave) // self._frame), len(self.tokens)), SILENT_LOG_PROB, np.float32)
+            log_probs_TV[:, 0] = 0.0
+            return log_probs_TV
+        if len(wave) < SHORTEST:
+            wave = np.pad(wave, (0, SHORTEST - len(wave)))
+        log_probs_TV = self.session.run(["log_probs"], {"wave": wave[None].astype(np.float32, copy=False)})[0][0]
+        if log_probs_TV.shape[1] != len(self.tokens):
+            raise UserError(
+                f"student: the model speaks {log_probs_TV.shape[1]} tokens, {TOKENS} lists {len(self.tokens)};"
+                " the two are of different students, export it again"
+            )
+        return log_probs_TV
+
+
+class _Counter:
+    """Passes blocks on and counts their samples."""
+
+    def __init__(self, blocks: Iterable[np.ndarray]) -> None:
+        self._blocks = blocks
+        self.samples: Samples = 0
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for block in self._blocks:
+            self.samples += len(block)
+            yield block
+
+
+def _blocks(source: Source | np.ndarray, name: str | None) -> Iterable[np.ndarray]:
+    if not isinstance(source, np.ndarray):
+        return read_blocks(source, name)
+    label = name or "wave"
+    if source.ndim != 1 or not np.issubdtype(source.dtype, np.floating):
+        found = f"{source.dtype} of shape {source.shape}"
+        raise AudioError(f"{label}: is {found}; expected floats from -1 to 1 of shape (samples,), mono at 16 kHz")
+    if not np.isfinite(source).all():
+        raise AudioError(f"{label}: holds samples that are no numbers (NaN or infinite)")
+    return [source] if source.size else []
+
+
+def _session(path: Path, threads: int) -> onnxruntime.InferenceSession:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's errors share no class of their own
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: ONNX Runtime cannot load it ({reason}); copy or export the student again") from error
+
+
+def _check_graph(session: onnxruntime.InferenceSession, tokens: Tokens, folder: Path) -> None:
+    inputs = {i.name: i for i in session.get_inputs()}
+    outputs = {o.name: o for o in session.get_outputs()}
+    if list(inputs) != ["wave"] or "log_probs" not in outputs or len(inputs["wave"].shape) != 2:
+        found = f"{', '.join(inputs)} -> {', '.join(outputs)}"
+        raise UserError(f"{folder / MODEL}: maps {found}; expected wave (B, S) -> log_probs (B, T, V); export it again")
+    width = outputs["log_probs"].shape[-1]
+    if isinstance(width, int) and width != len(tokens):
+        raise UserError(
+            f"{folder}: the model speaks {width} tokens, {TOKENS} lists {len(tokens)};"
+            " the two are of different students, export it again"
+        )
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,63 @@
+"""Evaluation: the figures are those of the clips, and a bad clip among many is named and left out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_student import make_student, sing
+
+from lalia import Student
+from lalia.audio.reading import AudioError
+from lalia.runtime.evaluation import evaluate
+
+
+class Songs:
+    """Labelled clips in memory: id, language, label, wave (None: broken)."""
+
+    rows = (
+        ("0", "ita", "Bad, cab!", "bad cab"),
+        ("1", "ita", "dad ebb", "dad abb"),
+        ("2", "rus", "ace", "ace"),
+        ("3", "rus", "bed", None),
+        ("4", "rus", "…", "a"),
+    )
+
+    def id(self, row: int) -> str:
+        return self.rows[row][0]
+
+    def language(self, row: int) -> str:
+        return self.rows[row][1]
+
+    def text(self, row: int) -> str:
+        return self.rows[row][2]
+
+    def wave(self, row: int) -> np.ndarray:
+        tune = self.rows[row][3]
+        if tune is None:
+            raise AudioError("songs: clip 3: is cut short")
+        return sing(tune)
+
+
+def test_evaluate(tmp_path: Path) -> None:
+    student = Student.load(make_student(tmp_path / "s"), threads=1)
+    seen = []
+    found = evaluate(student, Songs(), range(5), progress=lambda so_far: seen.append(len(so_far.heard)))
+    assert seen == [1, 2, 3]
+    assert [(c.reference, c.hypothesis) for c in found.heard] == [
+        ("bad cab", "bad cab"),
+        ("dad ebb", "dad abb"),
+        ("ace", "ace"),
+    ]
+    assert found.skipped == ["songs: clip 3: is cut short", "4: its label holds no letters"]
+    assert found.score().cer.rate == pytest.approx(1 / 17)
+    assert found.score("ita").wer.rate == pytest.approx(1 / 4)
+    assert found.score("rus").wer.rate == 0
+    assert found.languages() == ["ita", "rus"]
+    assert 0 < found.rtf < 1
+    stored = json.loads(json.dumps(found.as_dict()))
+    assert set(stored["scores"]) == {"all", "ita", "rus"}
+    assert stored["scores"]["all"]["cer_interval"][1] >= stored["scores"]["all"]["cer"]
+    assert len(stored["clips"]) == 3
