@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -16,8 +17,9 @@ _BIN: Samples = SAMPLE_RATE // 100
 """Lengths are told apart to 10 ms."""
 _RATIO = 1.05
 """Longest to shortest clip of a bucket: about 2 % padding."""
-_FILLS = 2
-"""Micro-batches a bucket must fill at least, however wide that makes it."""
+_FULL = 0.9
+"""How full a bucket's micro-batches must be, however wide that makes it."""
+_DRAW = 1 << 20
 _CHUNK = 1 << 21
 _MOST_GROUPS = 1 << 16
 
@@ -26,12 +28,18 @@ _MOST_GROUPS = 1 << 16
 class Bucket:
     """Clips of nearly one length; they stand together in the index, group by group."""
 
-    size: int  # clips of a micro-batch
     first: int  # place in the index
     clips: int
     offsets: NDArray[np.int64]  # (cells,) place in the index of each group's first clip
     counts: NDArray[np.int64]  # (cells,) clips of each group
     clocks: Clocks  # whose turn it is
+    draws: int  # clips drawn in a pass, in units of 1 / _DRAW
+    micro_batches: int  # of a pass
+
+    def draws_of(self, nth: int) -> range:
+        """The bucket's draws that its micro-batch ``nth`` takes: the draws of a pass, dealt evenly to its micro-batches."""
+        whole = self.micro_batches * _DRAW
+        return range((nth * self.draws + whole // 2) // whole, ((nth + 1) * self.draws + whole // 2) // whole)
 
 
 class Index:
@@ -58,17 +66,17 @@ class Index:
         self.kept = int(count_GL.sum())
         if not self.kept:
             return
-        edges, sizes = _edges(count_GL.sum(0), max_samples, budget_samples)
         present = np.flatnonzero(count_GL.sum(1))
-        # count_CG: clips of each bucket and present group
-        count_CG = np.stack([count_GL[present, low:high].sum(1) for low, high in edges])
         middle_L = np.minimum(np.arange(bins) * _BIN + _BIN // 2, max_samples)
         rate_G = _rates(count_GL[present] @ middle_L, alpha)
+        edges, sizes = _edges(rate_G @ count_GL[present], max_samples, budget_samples)
+        # count_CG: clips of each bucket and present group
+        count_CG = np.stack([count_GL[present, low:high].sum(1) for low, high in edges])
         self._order = self._sort(edges, present, count_GL.shape[0], count_CG)
         self.buckets = self._buckets(count_CG, rate_G, sizes, phase_of)
-        draws_C = count_CG @ rate_G / sizes
-        self.pass_micro_batches = float(draws_C.sum())
-        self.clocks = Clocks(draws_C, phase_of(0, np.arange(len(sizes))))
+        micro_batches = np.array([bucket.micro_batches for bucket in self.buckets])
+        self.pass_micro_batches = int(micro_batches.sum())
+        self.clocks = Clocks(micro_batches, phase_of(0, np.arange(len(sizes))))
         del self._groups, self._rows
 
     def rows_at(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -141,7 +149,7 @@ class Index:
         self,
         count_CG: NDArray[np.int64],
         rate_G: NDArray[np.float64],
-        sizes: NDArray[np.int64],
+        sizes: list[int],
         phase_of: Callable[..., NDArray[np.float64]],
     ) -> list[Bucket]:
         offsets_CG = np.cumsum(count_CG.ravel()).reshape(count_CG.shape) - count_CG
@@ -149,36 +157,51 @@ class Index:
         for number, (count_G, offset_G) in enumerate(zip(count_CG, offsets_CG, strict=True)):
             cells = np.flatnonzero(count_G)
             clocks = Clocks(count_G[cells] * rate_G[cells], phase_of(1 + number, cells))
-            first, clips = int(offset_G[0]), int(count_G.sum())
-            buckets.append(Bucket(int(sizes[number]), first, clips, offset_G[cells], count_G[cells], clocks))
+            draws = max(1.0, float(count_G @ rate_G))
+            buckets.append(
+                Bucket(
+                    first=int(offset_G[0]),
+                    clips=int(count_G.sum()),
+                    offsets=offset_G[cells],
+                    counts=count_G[cells],
+                    clocks=clocks,
+                    draws=round(draws * _DRAW),
+                    micro_batches=_fills(draws, sizes[number]),
+                )
+            )
         return buckets
 
 
 def _edges(
-    count_L: NDArray[np.int64], max_samples: Samples, budget_samples: Samples
-) -> tuple[list[tuple[int, int]], NDArray[np.int64]]:
-    """Bins [low, high) of each bucket, longest clips first, and how many clips of it fill a micro-batch."""
+    draws_L: NDArray[np.float64], max_samples: Samples, budget_samples: Samples
+) -> tuple[list[tuple[int, int]], list[int]]:
+    """Bins [low, high) of each bucket, longest clips first, and how many of its clips a micro-batch may hold.
+
+    draws_L: (L,) clips of each bin drawn in a pass.
+    """
     edges: list[tuple[int, int]] = []
     sizes: list[int] = []
-    high = clips = size = upper = 0
-    for length in range(len(count_L) - 1, -1, -1):
-        if not clips:
-            high, upper = length + 1, min((length + 1) * _BIN - 1, max_samples)
+    high = size = upper = 0
+    draws = 0.0
+    for low in range(len(draws_L) - 1, -1, -1):
+        if not draws:
+            high, upper = low + 1, min((low + 1) * _BIN - 1, max_samples)
             size = max(1, budget_samples // upper)
-        clips += int(count_L[length])
-        if clips >= _FILLS * size and upper >= _RATIO * length * _BIN:
-            edges.append((length, high))
+        draws += draws_L[low]
+        if upper >= _RATIO * low * _BIN and draws >= _FULL * size * _fills(draws, size):
+            edges.append((low, high))
             sizes.append(size)
-            clips = 0
-    if clips or not edges:  # too few of the shortest: they join the next longer ones
-        if edges:
-            edges[-1] = (0, edges[-1][1])
-        else:
-            edges.append((0, high))
-            sizes.append(min(size, clips))
-    else:
-        edges[-1] = (0, edges[-1][1])
-    return edges, np.array(sizes, np.int64)
+            draws = 0.0
+    if draws and not edges:
+        edges.append((0, high))
+        sizes.append(size)
+    edges[-1] = (0, edges[-1][1])  # too few of the shortest to fill a micro-batch: they join the next longer ones
+    return edges, sizes
+
+
+def _fills(draws: float, size: int) -> int:
+    """How many micro-batches of at most ``size`` clips ``draws`` make."""
+    return max(1, math.ceil(round(draws, 6) / size))
 
 
 def _rates(samples_G: NDArray[np.int64], alpha: float) -> NDArray[np.float64]:

@@ -1,7 +1,7 @@
 """The batch plan: which clips make up micro-batch number k, as a pure function of (seed, k).
 
-Nothing has to be remembered for a resume: step k on R ranks with A accumulations takes the micro-batches k·R·A to (k+1)·R·A - 1,
-and rank r those whose number leaves r when divided by R. Any other number of ranks continues the same plan.
+Nothing has to be remembered for a resume: step k on R ranks with A accumulations takes the micro-batches k·R·A to
+(k+1)·R·A - 1, and rank r those whose number leaves r when divided by R. Any number of ranks continues the same plan.
 
 How a number becomes clips: clips are sorted once into buckets of nearly one length, and in each bucket by group
 (language × corpus). Clocks with exact rates choose the bucket, then the group of each place; a keyed permutation for
@@ -12,7 +12,6 @@ Legend: N clips of the corpus, B clips of a micro-batch, G groups.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -25,7 +24,8 @@ from lalia.exits import UserError
 from lalia.units import SAMPLE_RATE, Seconds, to_samples
 
 SPARES = 8
-_WINDOW, _PHASE, _ROWS, _CROP, _SPARE = range(5)  # what a hash is for: no two purposes share one
+_WINDOW = 256
+_ORDER, _PHASE, _ROWS, _CROP, _SPARE = range(5)  # what a hash is for: no two purposes share one
 
 
 class MicroBatch(NamedTuple):
@@ -117,17 +117,10 @@ class BatchPlan:
                 f"and {self.too_long} longer than {max_s:g} s; prepare other audio or change the limits"
             )
         self._shuffle = shuffle
-        # Micro-batches of one bucket come at regular distances; shuffling inside small windows hides that. A quarter of
-        # a pass at most, so that no clip comes a third time before each has come once.
-        self._window = max(1, min(256, self.epoch_micro_batches // 4)) if shuffle else 1
 
     def micro_batch(self, number: int) -> MicroBatch:
         """The clips of micro-batch ``number`` (from 0), in O(B + G): no other micro-batch is looked at."""
-        window, place = divmod(number, self._window)
-        if self._window > 1:
-            size = np.full(1, self._window, np.int64)
-            place = int(permute(np.full(1, place), size, keyed(self.seed, _WINDOW, window))[0])
-        which, nth = self._index.clocks.draws(window * self._window + place, 1)
+        which, nth = self._index.clocks.draws(self._shuffled(number) if self._shuffle else number, 1)
         bucket = self._index.buckets[int(which[0])]
         rows = self._rows(bucket, int(nth[0]))
         lengths = np.maximum(np.rint(np.asarray(self._durations_s[rows], np.float64) * SAMPLE_RATE).astype(np.int64), 1)
@@ -137,9 +130,18 @@ class BatchPlan:
         spares = keyed(self.seed, _SPARE, number, np.arange(SPARES)) % np.uint64(bucket.clips)
         return MicroBatch(number, rows, starts, kept, self._index.rows_at(bucket.first + spares.astype(np.int64)))
 
+    def _shuffled(self, number: int) -> int:
+        """Another number near by in the same pass: the clocks' regular order of long and short micro-batches is hidden."""
+        pass_, place = divmod(number, self.epoch_micro_batches)
+        begin = place - place % _WINDOW
+        size = min(_WINDOW, self.epoch_micro_batches - begin)
+        key = keyed(self.seed, _ORDER, pass_, begin)
+        return number - place + begin + int(permute(np.array([place - begin]), np.array([size]), key)[0])
+
     def _rows(self, bucket: Bucket, nth: int) -> NDArray[np.int64]:
         """The rows of the bucket's micro-batch ``nth``."""
-        cell, tick = bucket.clocks.draws(nth * bucket.size, bucket.size)
+        draws = bucket.draws_of(nth)
+        cell, tick = bucket.clocks.draws(draws.start, len(draws))
         counts = bucket.counts[cell]
         round_, place = np.divmod(tick, counts)
         if self._shuffle:
@@ -148,8 +150,8 @@ class BatchPlan:
 
     @property
     def epoch_micro_batches(self) -> int:
-        """How many micro-batches draw as many hours as the corpus has; with alpha 1 that is every clip once."""
-        return max(1, math.ceil(self._index.pass_micro_batches))
+        """Micro-batches of one pass, which draws as many hours as the corpus has; with alpha 1, every clip exactly once."""
+        return self._index.pass_micro_batches
 
     @property
     def clips(self) -> int:
