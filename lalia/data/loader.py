@@ -24,6 +24,14 @@ Augment = Callable[[NDArray[np.float32], np.random.Generator], NDArray[np.float3
 """A wave (S,) to another, every choice drawn from the generator."""
 
 
+class NothingReadable(UserError):
+    """Not one clip of a micro-batch, nor any of its spares, could be read."""
+
+    def __init__(self, message: str) -> None:
+        # A DataLoader raises a worker's error again with the traceback for a message, whose last line is this one.
+        super().__init__(message.strip().splitlines()[-1].removeprefix(f"{__name__}.{type(self).__name__}: "))
+
+
 class Clips(Protocol):
     """What the loader needs of a corpus (``lalia.data.corpus.Corpus`` has it)."""
 
@@ -89,7 +97,7 @@ class PlannedClips(Dataset[Batch]):
     def __getitem__(self, micro_batch: MicroBatch) -> Batch:
         """Read the clips. What cannot be read is left out; if nothing is left, the spares are tried in turn.
 
-        Raises UserError where not one clip or spare can be read.
+        Raises NothingReadable where not one clip or spare can be read.
         """
         rows: list[int] = []
         waves: list[NDArray[np.float32]] = []
@@ -109,7 +117,7 @@ class PlannedClips(Dataset[Batch]):
             waves.append(wave)
             labels.append(label)
         if not waves:
-            raise UserError(
+            raise NothingReadable(
                 f"micro-batch {micro_batch.number}: none of {len(bad)} clips can be read; the first: {bad[0]}"
             )
         return _padded(micro_batch.number, rows, waves, self._corpus.languages, labels if self._labels else None, bad)
