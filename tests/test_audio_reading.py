@@ -14,7 +14,7 @@ import soundfile
 
 from lalia.audio.reading import AudioError, probe_audio, read_audio, read_blocks
 from lalia.audio.resampling import Resampler, resample
-from lalia.audio.writing import flac_bytes
+from lalia.audio.writing import flac_bytes, mp3_bytes
 
 SECONDS = 1.5
 
@@ -152,6 +152,12 @@ def test_flac_gives_the_wave_back() -> None:
     exact = np.round(wave * 32768).clip(-32768, 32767) / np.float32(32768)
     assert np.array_equal(read_audio(flac_bytes(exact)), exact)
     assert np.array_equal(read_audio(flac_bytes(np.array([2.0, -2.0], np.float32))), [np.float32(32767 / 32768), -1])
+
+
+def test_mp3_for_pages_is_small_and_sounds_the_same() -> None:
+    content = mp3_bytes(tone(16_000))
+    assert closeness(read_audio(content)) > 0.99
+    assert len(content) < 10_000 * SECONDS
 
 
 def refused(source: Path | bytes, name: str | None = None) -> str:
