@@ -1,0 +1,253 @@
+"""The light program ``lalia``: its verbs, and what they print."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from lalia import __version__
+from lalia.exits import UserError, run
+from lalia.units import clock
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from lalia.data.corpus import Corpus
+    from lalia.runtime.evaluation import Evaluation
+
+# Written out, so that --help need not load the runtime; a test compares them.
+FORMATS = ("txt", "json", "srt", "vtt")
+
+_ABOUT = """\
+lalia: from raw audio in any language to a small speech recogniser that runs on a laptop.
+
+  lalia transcribe my-student talk.mp3              what is said, as text
+  lalia transcribe my-student talks/ --format srt --out subtitles/
+  lalia evaluate my-student corpora/demo            error rates on clips it never heard
+  lalia prepare demo --out corpora/demo             raw audio becomes a corpus
+  lalia inspect my-student                          what a folder is and where it comes from
+"""
+_EXITS = "exit status: 0 done, 1 a gate said no, 2 you can mend it (one line says how), 130 interrupted"
+
+_TRANSCRIBE = """\
+Write down what is said in audio files of any format, rate and length.
+
+  lalia transcribe my-student talk.mp3                          one clip: its text
+  lalia transcribe my-student a.wav b.flac                      several: name, tab, text
+  lalia transcribe my-student talk.m4a --format srt > talk.srt  subtitles
+  lalia transcribe my-student talks/ --format json              a folder: one JSON object per line, words with times
+  lalia transcribe my-student talks/ --format vtt --out subs/   one file per clip
+
+A clip that cannot be read is named on stderr, skipped and counted; the exit status is 2 only when none could be read.
+Silence gives the empty text. M4A, WebM and G.722 need PyAV (pip install av).
+"""
+_EVALUATE = """\
+Error rates of a student on the labelled clips of a corpus, with 95 % intervals (bootstrap over clips), and its speed.
+Labels and transcripts pass the student's own normaliser first.
+
+  lalia evaluate my-student corpora/demo                          the test split
+  lalia evaluate my-student corpora/demo --split dev --language ita
+  lalia evaluate my-student corpora/demo --limit 200 --json scores.json
+
+Corpora are read by a package of the training extra: pip install 'lalia[train]'.
+"""
+_PREPARE = "Make a corpus (16 kHz mono FLAC, languages, labels, splits) from raw audio."
+_INSPECT = "Say what a folder is (corpus, encoder, recogniser, student, run), what it holds and where it comes from."
+
+
+class _Parser(argparse.ArgumentParser):
+    """Wrong arguments are one line that says where help is, not a page of usage."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        settings = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False, **kwargs}
+        super().__init__(*args, **settings)
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see: {self.prog} --help")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``lalia`` with ``argv`` (the process's own unless given) and return the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    return run(lambda: _main(arguments), "lalia")
+
+
+def _main(argv: list[str]) -> int:
+    parser = _Parser(prog="lalia", description=_ABOUT, epilog=_EXITS)
+    parser.add_argument("--version", action="version", version=f"lalia {__version__}")
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    verb = next((argument for argument in argv if not argument.startswith("-")), "")
+
+    transcribe = verbs.add_parser("transcribe", help="audio to text", description=_TRANSCRIBE)
+    transcribe.add_argument("model", metavar="MODEL", type=Path, help="a student folder")
+    transcribe.add_argument("audio", metavar="AUDIO", nargs="+", help="audio files, and folders of them")
+    transcribe.add_argument("--format", choices=FORMATS, default="txt", help="what to write (default: txt)")
+    transcribe.add_argument("--out", type=Path, metavar="FOLDER", help="write one file per clip here, not to stdout")
+    transcribe.set_defaults(call=_transcribe)
+
+    evaluate = verbs.add_parser("evaluate", help="error rates on a corpus", description=_EVALUATE)
+    evaluate.add_argument("model", metavar="MODEL", type=Path, help="a student folder")
+    evaluate.add_argument("corpus", metavar="CORPUS", type=Path, help="a corpus folder")
+    evaluate.add_argument("--split", default="test", help="train, dev or test (default: test)")
+    evaluate.add_argument("--language", metavar="CODE", help="only this one (ISO 639-3, such as ita)")
+    evaluate.add_argument("--limit", type=_positive, metavar="N", help="only N clips, spread evenly over the corpus")
+    evaluate.add_argument("--json", type=Path, metavar="FILE", help="write figures and every clip's texts here as well")
+    evaluate.set_defaults(call=_evaluate)
+
+    for parsed in (transcribe, evaluate):
+        parsed.add_argument("--threads", type=_positive, metavar="N", help="processor threads (default: all cores)")
+
+    # These two are declared where they are made, and only loaded when they are asked for.
+    prepare = verbs.add_parser("prepare", help="raw audio to a corpus", description=_PREPARE)
+    if verb == "prepare":
+        from lalia.data.prepare import arguments as prepare_arguments
+
+        prepare_arguments.add_arguments(prepare)
+        prepare.set_defaults(call=prepare_arguments.main)
+    inspect = verbs.add_parser("inspect", help="what a folder is, and its lineage", description=_INSPECT)
+    if verb == "inspect":
+        from lalia.data import inspection
+
+        inspection.add_arguments(inspect)
+        inspect.set_defaults(call=inspection.main)
+
+    if not argv:
+        parser.print_help(sys.stderr)
+        return 2
+    parsed_arguments = parser.parse_args(argv)
+    return int(parsed_arguments.call(parsed_arguments) or 0)
+
+
+def _transcribe(args: argparse.Namespace) -> int:
+    from lalia.audio.reading import AudioError
+    from lalia.runtime.clips import find_clips, output_paths
+    from lalia.runtime.student import Student
+    from lalia.runtime.subtitles import render
+
+    clips = find_clips(args.audio)
+    several = len(clips) > 1 or Path(args.audio[0]).is_dir()
+    if several and args.format in ("srt", "vtt") and args.out is None:
+        raise UserError(f"{len(clips)} clips cannot share one {args.format} file; say --out FOLDER")
+    paths = output_paths(clips, args.out, args.format) if args.out else [None] * len(clips)
+    student = Student.load(args.model, args.threads)
+    shown = sys.stderr.isatty() and (args.out is not None or not sys.stdout.isatty())
+    start, audio_s, done = time.perf_counter(), 0.0, 0
+    for number, (clip, path) in enumerate(zip(clips, paths, strict=True), start=1):
+        try:
+            heard = student.transcribe(clip.path)
+        except AudioError as error:
+            print(f"lalia: {error}", file=sys.stderr)
+            continue
+        done += 1
+        audio_s += heard.duration_s
+        text = render(heard, args.format, str(clip.path))
+        _write(path, f"{clip.path}\t{text}" if several and args.format == "txt" and not path else text)
+        if shown:
+            speed = audio_s / (time.perf_counter() - start)
+            print(f"\r{number} of {len(clips)} clips, {speed:.0f} × real time ", end="", file=sys.stderr, flush=True)
+    elapsed_s = time.perf_counter() - start
+    if shown:
+        print(file=sys.stderr)
+    if several:
+        speed = audio_s / max(elapsed_s, 1e-9)
+        bad = f"; {len(clips) - done} of {len(clips)} clips could not be read" if done < len(clips) else ""
+        print(f"lalia: {clock(audio_s)} of audio in {elapsed_s:.1f} s ({speed:.0f} × real time){bad}", file=sys.stderr)
+    return 0 if done else 2
+
+
+def _write(path: Path | None, text: str) -> None:
+    from lalia.cards import write_text
+
+    try:
+        if path is None:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+        else:
+            write_text(path, text)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise UserError(
+            f"{path or 'stdout'}: cannot be written ({error.strerror}); what was written before is kept"
+        ) from error
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    try:
+        from lalia.data.corpus import Corpus
+    except ImportError as error:
+        raise UserError(
+            f"corpora are read by {error.name}, which is missing; run: pip install 'lalia[train]'"
+        ) from error
+    from lalia.cards import write_json
+    from lalia.runtime.evaluation import evaluate
+    from lalia.runtime.student import Student
+
+    student = Student.load(args.model, args.threads)
+    corpus = Corpus.load(args.corpus)
+    rows = _rows(corpus, args)
+    shown = sys.stderr.isatty()
+
+    def progress(found: Evaluation) -> None:
+        print(f"\r{len(found.heard)} of {len(rows)} clips ", end="", file=sys.stderr, flush=True)
+
+    found = evaluate(student, corpus, [int(row) for row in rows], progress if shown else None)
+    if shown:
+        print("\r\033[K", end="", file=sys.stderr)
+    for reason in found.skipped:
+        print(f"lalia: skipped: {reason}", file=sys.stderr)
+    if not found.heard:
+        raise UserError(f"{args.corpus}: none of {len(rows)} clips could be scored; the lines above say why")
+    print(_table(found))
+    if args.json:
+        asked = {"split": args.split, "language": args.language, "limit": args.limit, "threads": args.threads}
+        lineage = {"student": student.card["id"], "corpus": corpus.card["id"]}
+        try:
+            write_json(args.json, {**lineage, **asked, **found.as_dict()})
+        except OSError as error:
+            raise UserError(f"{args.json}: cannot be written ({error.strerror})") from error
+    return 0
+
+
+def _rows(corpus: Corpus, args: argparse.Namespace) -> np.ndarray:
+    rows = corpus.select(split=args.split, language=args.language, with_text=True)
+    if not len(rows):
+        where = f"split {args.split}" + (f", language {args.language}" if args.language else "")
+        raise UserError(f"{args.corpus}: has no labelled clips in {where}; see: lalia inspect {args.corpus}")
+    if args.limit and args.limit < len(rows):
+        return rows[[i * len(rows) // args.limit for i in range(args.limit)]]
+    return rows
+
+
+def _table(found: Evaluation) -> str:
+    """Error rates by language and of all clips, with their intervals, and the speed."""
+    languages = found.languages()
+    groups = [(name, found.score(name)) for name in languages]
+    if len(languages) != 1:
+        groups.append(("all", found.score()))
+    lines = [f"{'':8}{'clips':>7}{'words':>8}   {'CER %':>6} {'(95 %)':15}{'WER %':>6} {'(95 %)':15}".rstrip()]
+    for name, group in groups:
+        rates = "".join(
+            f"{100 * counts.rate:6.1f} {f'({100 * low:.1f} to {100 * high:.1f})':15}"
+            for counts, (low, high) in ((group.cer, group.cer_interval), (group.wer, group.wer_interval))
+        )
+        lines.append(f"{name:8}{group.clips:7}{group.wer.reference:8}   {rates}".rstrip())
+    speed = f"{found.elapsed_s:.1f} s for {clock(found.audio_s)} of audio"
+    lines.append(f"RTF {found.rtf:.4f} ({1 / max(found.rtf, 1e-9):.0f} × real time, {speed})")
+    if found.skipped:
+        lines.append(f"{len(found.skipped)} clips skipped")
+    return "\n".join(lines)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

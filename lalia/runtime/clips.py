@@ -1,0 +1,55 @@
+"""Which clips a command line means, and where their transcripts go."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lalia.audio.reading import SUFFIXES
+from lalia.exits import UserError
+
+
+@dataclass(frozen=True)
+class Clip:
+    """An audio file, and its name below the argument that it came from."""
+
+    path: Path
+    name: Path
+
+
+def find_clips(arguments: Sequence[str]) -> list[Clip]:
+    """The files among ``arguments`` as given, and the audio files in the folders among them, by name, hidden ones left out.
+
+    A ``UserError`` where a folder holds none. Files are not opened, so missing ones are found later, one by one.
+    """
+    clips: list[Clip] = []
+    for argument in arguments:
+        path = Path(argument)
+        if not path.is_dir():
+            clips.append(Clip(path, Path(path.name)))
+            continue
+        found = [
+            Clip(file, name)
+            for file in sorted(path.rglob("*"))
+            if file.suffix.lower() in SUFFIXES and file.is_file()
+            for name in [file.relative_to(path)]
+            if not any(part.startswith(".") for part in name.parts)
+        ]
+        if not found:
+            raise UserError(f"{path}: holds no audio files; expected names like .wav, .flac, .mp3 or .m4a")
+        clips += found
+    return clips
+
+
+def output_paths(clips: Sequence[Clip], out: Path, format: str) -> list[Path]:
+    """``out/NAME.FORMAT`` for every clip; a ``UserError`` where two clips would write the same file."""
+    taken: dict[Path, Path] = {}
+    for clip in clips:
+        path = out / clip.name.with_suffix(f".{format}")
+        if path in taken:
+            raise UserError(
+                f"{clip.path} and {taken[path]} would both be written to {path}; rename one, or run them apart"
+            )
+        taken[path] = clip.path
+    return list(taken)
