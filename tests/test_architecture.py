@@ -1,0 +1,214 @@
+"""The house's rules: who may import whom, and the one door of every big dependency. Checked on the source, not by running."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+STAGES = ("pretrain", "finetune", "distill")
+LIGHT = ("cli", "units", "exits", "cards", "audio", "text", "decoding", "scoring", "runtime")
+HEAVY = ("config", "data", "models", "report", "training")
+
+DOORS = {
+    # package: where it may be named. A path ending in / is everything below it.
+    "torch": (
+        "lalia/data/",
+        "lalia/models/",
+        "lalia/training/",
+        "pretrain/",
+        "finetune/",
+        "distill/",
+        "benchmarks/",
+        "tests/",
+    ),
+    "torchaudio": ("lalia/models/", "lalia/training/", "finetune/", "benchmarks/", "tests/"),
+    "fairseq2": ("lalia/models/", "benchmarks/", "tests/"),
+    "fairseq2n": ("lalia/models/",),
+    "lightning": ("lalia/training/", "tests/"),
+    "deepspeed": ("lalia/training/", "tests/"),
+    "tensorboard": ("lalia/training/", "tests/"),
+    "datasets": ("lalia/data/corpus.py", "lalia/data/prepare/", "benchmarks/", "tests/"),
+    "pyarrow": ("lalia/data/corpus.py", "lalia/data/prepare/", "benchmarks/", "tests/"),
+    "jsonargparse": ("lalia/config.py", "tests/"),
+    "safetensors": ("lalia/models/", "benchmarks/", "tests/"),
+    "onnxruntime": ("lalia/runtime/", "distill/", "benchmarks/", "tests/"),
+    "onnx": ("distill/", "benchmarks/", "tests/"),
+    "av": ("lalia/audio/", "tests/"),
+    # fairseq2 asks the system for libsndfile unless soundfile, which brings its own, is there first.
+    "soundfile": ("lalia/audio/", "lalia/models/encoder.py", "tests/"),
+    "soxr": ("lalia/audio/", "tests/"),
+    "rapidfuzz": ("lalia/scoring/",),
+    "jiwer": ("tests/",),
+    "transformers": ("lalia/models/convert", "benchmarks/", "tests/"),
+}
+
+LIGHT_PACKAGES = {"numpy", "onnxruntime", "soundfile", "soxr", "rapidfuzz", "lalia"}
+# Inside a function of a light module a package may be named that only some users need.
+LATE_PACKAGES = {"lalia/audio/containers.py": {"av"}}
+VAGUE = {"utils", "util", "common", "base", "helpers", "helper", "misc"}
+
+
+@dataclass(frozen=True)
+class Import:
+    """One imported module: ``late`` inside a function, ``typing`` under TYPE_CHECKING (costs nothing at run time)."""
+
+    module: str
+    line: int
+    late: bool
+    typing: bool
+    level: int
+
+    @property
+    def package(self) -> str:
+        return self.module.partition(".")[0]
+
+
+def imports(tree: ast.AST, late: bool = False, typing: bool = False) -> Iterator[Import]:
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield Import(alias.name, node.lineno, late, typing, 0)
+        elif isinstance(node, ast.ImportFrom):
+            module = node.module or ""
+            yield Import(module, node.lineno, late, typing, node.level)
+            for alias in node.names:  # `from lalia import models` names a module as well
+                yield Import(f"{module}.{alias.name}", node.lineno, late, typing, node.level)
+        else:
+            inside = late or isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+            only_types = typing or (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))
+            yield from imports(node, inside, only_types)
+
+
+def sources(*tops: str) -> list[Path]:
+    return sorted(p for top in tops if (ROOT / top).is_dir() for p in (ROOT / top).rglob("*.py"))
+
+
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def room(path: Path) -> str:
+    """The room of ``lalia`` a file is in: ``audio`` for lalia/audio/reading.py, ``cli`` for lalia/cli.py."""
+    return path.relative_to(ROOT / "lalia").parts[0].removesuffix(".py")
+
+
+SOURCES = sources("lalia", *STAGES)
+EVERYTHING = [*SOURCES, *sources("tests", "benchmarks")]
+IDS = {path: relative(path) for path in EVERYTHING}
+
+
+def complain(found: list[str]) -> None:
+    assert not found, "\n" + "\n".join(found)
+
+
+def test_every_room_is_known() -> None:
+    complain(
+        [
+            f"{relative(p)}: room {room(p)!r} is neither light nor heavy"
+            for p in sources("lalia")
+            if room(p) not in (*LIGHT, *HEAVY, "__init__")
+        ]
+    )
+
+
+def test_stages_do_not_import_each_other() -> None:
+    complain(
+        [
+            f"{relative(path)}:{found.line}: imports {found.module}"
+            for stage in STAGES
+            for path in sources(stage)
+            for found in imports(parsed(path))
+            if found.package in STAGES and found.package != stage
+        ]
+    )
+
+
+def test_lalia_does_not_import_stages() -> None:
+    complain(
+        [
+            f"{relative(path)}:{found.line}: imports {found.module}"
+            for path in sources("lalia")
+            for found in imports(parsed(path))
+            if found.package in STAGES
+        ]
+    )
+
+
+def test_light_rooms_do_not_import_heavy_ones() -> None:
+    heavy = tuple(f"lalia.{name}" for name in HEAVY)
+    found_any = []
+    for path in sources("lalia"):
+        if room(path) not in LIGHT:
+            continue
+        for found in imports(parsed(path)):
+            to_heavy = found.module in heavy or found.module.startswith(tuple(f"{name}." for name in heavy))
+            # The program is where the rooms meet: it loads a heavy one when its verb asks for it.
+            if to_heavy and not (relative(path) == "lalia/cli.py" and (found.late or found.typing)):
+                found_any.append(f"{relative(path)}:{found.line}: imports {found.module}")
+    complain(found_any)
+
+
+def test_light_rooms_need_only_light_packages() -> None:
+    import sys
+
+    found_any = []
+    for path in sources("lalia"):
+        if room(path) not in (*LIGHT, "__init__"):
+            continue
+        allowed = LIGHT_PACKAGES | set(sys.stdlib_module_names)
+        for found in imports(parsed(path)):
+            fine = allowed | (LATE_PACKAGES.get(relative(path), set()) if found.late else set())
+            if found.package not in fine:
+                found_any.append(f"{relative(path)}:{found.line}: imports {found.module}")
+    complain(found_any)
+
+
+@pytest.mark.parametrize("package", DOORS)
+def test_doors(package: str) -> None:
+    doors = DOORS[package]
+    complain(
+        [
+            f"{relative(path)}:{found.line}: imports {found.module}; its door is {', '.join(doors)}"
+            for path in EVERYTHING
+            for found in imports(parsed(path))
+            if found.package == package and not relative(path).startswith(doors)
+        ]
+    )
+
+
+@pytest.mark.parametrize("path", EVERYTHING, ids=IDS.get)
+def test_files(path: Path) -> None:
+    tree = parsed(path)
+    name = path.stem
+    problems = []
+    if any(found.level for found in imports(tree)):
+        problems.append("imports relatively")
+    if tree.body and not ast.get_docstring(tree):
+        problems.append("does not open with its purpose")
+    if name in VAGUE:
+        problems.append("has a name that says nothing")
+    if name in DOORS:
+        problems.append("is named after a dependency")
+    if path in SOURCES and len(path.read_text(encoding="utf-8").splitlines()) > 300:
+        problems.append("passes 300 lines: is it two nouns?")
+    complain([f"{relative(path)}: {problem}" for problem in problems])
+
+
+def test_packages_are_packages() -> None:
+    folders = {path.parent for path in SOURCES}
+    complain(
+        [
+            f"{relative(folder)}: has no __init__.py"
+            for folder in sorted(folders)
+            if not (folder / "__init__.py").is_file()
+        ]
+    )
