@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from lalia.audio.reading import AudioError
 from lalia.cards import write_card
+from lalia.data.augment import Augment, AugmentSettings
 from lalia.data.corpus import COLUMNS, SCHEMA, Corpus, write_index
 from lalia.data.loader import Batch, make_eval_loader, make_loader
 from lalia.data.plan import BatchPlan
@@ -48,8 +49,7 @@ def _encode(text: str) -> list[int]:
     return [ord(letter) - 96 for letter in text]
 
 
-def _shout(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    return (wave * rng.uniform(0.1, 1)).astype(np.float32)
+_HARD = Augment(AugmentSettings(speed=0.5, reverb=0.5, noise=0.5, telephone=0.5))
 
 
 def _plan(corpus: FakeCorpus | Corpus, **settings: object) -> BatchPlan:
@@ -86,17 +86,17 @@ def test_a_batch_holds_the_planned_crops_padded_with_zeros() -> None:
 
 def test_workers_bring_the_same_batches_in_the_same_order() -> None:
     corpus = FakeCorpus(60, broken={3, 30})
-    here = make_loader(corpus, _plan(corpus), start=5, workers=0, labels=_encode, augment=_shout)
-    there = make_loader(corpus, _plan(corpus), start=5, workers=2, labels=_encode, augment=_shout)
+    here = make_loader(corpus, _plan(corpus), start=5, workers=0, labels=_encode, augment=_HARD)
+    there = make_loader(corpus, _plan(corpus), start=5, workers=2, labels=_encode, augment=_HARD)
     assert all(_same(a, b) for a, b in zip(_take(here, 12), _take(there, 12), strict=True))
 
 
 def test_a_resume_goes_on_exactly_also_on_other_ranks() -> None:
     corpus = FakeCorpus(60)
     plan = _plan(corpus)
-    unbroken = _take(make_loader(corpus, plan, start=0, workers=0, labels=_encode, augment=_shout), 24)
+    unbroken = _take(make_loader(corpus, plan, start=0, workers=0, labels=_encode, augment=_HARD), 24)
     on_two = [
-        _take(make_loader(corpus, plan, start=8, ranks=2, rank=r, workers=0, labels=_encode, augment=_shout), 8)
+        _take(make_loader(corpus, plan, start=8, ranks=2, rank=r, workers=0, labels=_encode, augment=_HARD), 8)
         for r in range(2)
     ]
     resumed = [batch for pair in zip(*on_two, strict=True) for batch in pair]
