@@ -1,0 +1,1 @@
+"""Reports: one self-contained HTML page for every run, with curves, players and coloured errors."""

@@ -1,0 +1,249 @@
+"""Charts as inline SVG in one style, in the page's own colours: what is drawn light turns dark with the page."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import count
+
+import matplotlib
+import numpy as np
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from lalia.report import formats
+
+# Matplotlib knows no CSS variables: it draws with these stand-ins, and the finished SVG gets the variables.
+_STAND_INS = {
+    "ink": "#010101", "muted": "#010102", "faint": "#010103", "line": "#010104", "grid": "#010105", "card": "#010106",
+    "s1": "#010201", "s2": "#010202", "s3": "#010203", "s4": "#010204", "s5": "#010205",
+    "good": "#010301", "bad": "#010302",
+}  # fmt: skip
+SERIES = ("s1", "s2", "s3", "s4", "s5")
+
+_STYLE = {
+    "svg.fonttype": "none", "font.size": 9.0, "axes.edgecolor": _STAND_INS["line"], "axes.labelcolor": _STAND_INS["muted"],
+    "axes.labelsize": 8.5, "text.color": _STAND_INS["muted"], "xtick.color": _STAND_INS["line"],
+    "ytick.color": _STAND_INS["line"], "xtick.labelcolor": _STAND_INS["muted"], "ytick.labelcolor": _STAND_INS["muted"],
+    "xtick.labelsize": 8.5, "ytick.labelsize": 8.5, "xtick.major.size": 0.0, "ytick.major.size": 0.0,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.spines.left": False, "axes.grid": True,
+    "axes.grid.axis": "y", "grid.color": _STAND_INS["grid"], "grid.linewidth": 0.8, "axes.axisbelow": True,
+    "lines.solid_capstyle": "round", "lines.solid_joinstyle": "round",
+}  # fmt: skip
+_WIDTH_IN = 5.4
+_numbers = count(1)
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A drawn chart; the legend lists (label, colour) and is left out where there is one series."""
+
+    title: str
+    svg: Markup
+    caption: str | Markup = ""
+    legend: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Line:
+    """One series. ``rough`` = noisy values: drawn faint, with their moving average on top; ``dots`` = few and exact."""
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+    colour: str = "s1"
+    rough: bool = False
+    dots: bool = False
+    dashed: bool = False
+
+
+@dataclass(frozen=True)
+class Level:
+    """A horizontal line that a curve is read against: chance, a target, the number of codes."""
+
+    value: float
+    label: str
+    colour: str = "muted"
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A value with the ends of its interval (None = no interval)."""
+
+    label: str
+    value: float
+    interval: tuple[float, float] | None = None
+    colour: str = "s1"
+    text: str = ""
+    """what is written at its end; empty = the value"""
+
+
+def share(value: float) -> str:
+    """An axis label for a share."""
+    return f"{100 * value:g}{formats.THIN}%"
+
+
+def plain(value: float) -> str:
+    """An axis label for a number: ``2k`` for thousands."""
+    if abs(value) >= 10_000 or (abs(value) >= 1_000 and value % 100 == 0):
+        return f"{value / 1000:g}k"
+    return f"{value:g}"
+
+
+def small(value: float) -> str:
+    """An axis label for learning rates."""
+    return "0" if value == 0 else f"{value:.0e}".replace("e-0", "e-") if value < 1e-3 else f"{value:g}"
+
+
+def line_chart(
+    title: str,
+    lines: Sequence[Line],
+    levels: Sequence[Level] = (),
+    caption: str | Markup = "",
+    y_label: Callable[[float], str] = plain,
+    x_name: str = "step",
+    from_zero: bool = False,
+    log: bool = False,
+    height_in: float = 2.7,
+) -> Chart:
+    """Curves over steps, with the levels they are read against."""
+    with matplotlib.rc_context(_STYLE):  # type: ignore[arg-type]
+        figure, axes = _axes(height_in)
+        for line in lines:
+            _draw(axes, line)
+        if log:
+            axes.set_yscale("log")
+        axes.margins(x=0.02)
+        low, high = axes.get_ylim()
+        reach = [level.value for level in levels]
+        if not log:
+            low, high = min([low, *reach]), max([high, *reach])
+            axes.set_ylim(0.0 if from_zero else low, high + 0.06 * (high - low))
+            axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+        for level in levels:
+            axes.axhline(level.value, color=_STAND_INS[level.colour], lw=1.1, ls=(0, (4, 3)))
+            axes.annotate(
+                level.label, (1.0, level.value), xycoords=("axes fraction", "data"), xytext=(0, 3),
+                textcoords="offset points", ha="right", color=_STAND_INS[level.colour], size=8.5,
+            )  # fmt: skip
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: y_label(value)))
+        axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
+        axes.set_xlabel(x_name, loc="right")
+        svg = _svg(figure, title)
+    return Chart(title, svg, caption, tuple((line.label, line.colour) for line in lines))
+
+
+def bar_chart(
+    title: str, bars: Sequence[Bar], caption: str | Markup = "", y_label: Callable[[float], str] = share,
+    level: Level | None = None,
+) -> Chart:  # fmt: skip
+    """Horizontal bars from zero, each with its value and, where there is one, its interval as a thin line."""
+    with matplotlib.rc_context(_STYLE | {"axes.grid.axis": "x"}):  # type: ignore[arg-type]
+        figure, axes = _axes(0.75 + 0.42 * len(bars))
+        places = np.arange(len(bars))[::-1]
+        for place, bar in zip(places, bars, strict=True):
+            axes.barh(place, bar.value, height=0.56, color=_STAND_INS[bar.colour], lw=0)
+            if bar.interval is not None:
+                axes.plot(bar.interval, [place, place], color=_STAND_INS["ink"], lw=1.3)
+            end = max(bar.value, *(bar.interval or (0.0,)))
+            axes.annotate(
+                bar.text or y_label(bar.value), (end, place), xytext=(6, 0), textcoords="offset points", va="center",
+                color=_STAND_INS["ink"], size=9,
+            )  # fmt: skip
+        reach = max(max(bar.value, *(bar.interval or (0.0,))) for bar in bars)
+        axes.set_xlim(0, max(reach * 1.22, 1e-9))
+        axes.set_ylim(-0.6, len(bars) - 0.4)
+        axes.set_yticks(places, [bar.label for bar in bars])
+        axes.tick_params(axis="y", labelcolor=_STAND_INS["ink"])
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: y_label(value)))
+        axes.spines.bottom.set_visible(False)
+        if level is not None:
+            axes.axvline(level.value, color=_STAND_INS[level.colour], lw=1.1, ls=(0, (4, 3)))
+            axes.annotate(
+                level.label, (level.value, 1.0), xycoords=("data", "axes fraction"), xytext=(4, -2),
+                textcoords="offset points", va="top", color=_STAND_INS[level.colour], size=8.5,
+            )  # fmt: skip
+        svg = _svg(figure, title)
+    return Chart(title, svg, caption)
+
+
+def profile_chart(
+    title: str, profiles: Sequence[Line], level: Level | None = None, caption: str | Markup = "", x_name: str = "code"
+) -> Chart:
+    """Shares in falling order as filled steps: how evenly a codebook is used."""
+    with matplotlib.rc_context(_STYLE):  # type: ignore[arg-type]
+        figure, axes = _axes(2.7)
+        for profile in profiles:
+            axes.stairs(profile.y, color=_STAND_INS[profile.colour], lw=1.4, label=profile.label)
+            axes.stairs(profile.y, color=_STAND_INS[profile.colour], alpha=0.16, fill=True, lw=0)
+        if level is not None:
+            axes.axhline(level.value, color=_STAND_INS[level.colour], lw=1.1, ls=(0, (4, 3)))
+            axes.annotate(
+                level.label, (1.0, level.value), xycoords=("axes fraction", "data"), xytext=(0, 3),
+                textcoords="offset points", ha="right", color=_STAND_INS[level.colour], size=8.5,
+            )  # fmt: skip
+        axes.set_ylim(0)
+        axes.margins(x=0.02)
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: share(value)))
+        axes.set_xlabel(x_name, loc="right")
+        svg = _svg(figure, title)
+    return Chart(title, svg, caption, tuple((profile.label, profile.colour) for profile in profiles))
+
+
+def moving_average(values: Sequence[float], span: int) -> np.ndarray:
+    """Each value averaged with up to ``span`` before it, the first ones with what there is."""
+    array = np.asarray(values, np.float64)
+    sums = np.concatenate([[0.0], np.cumsum(array)])
+    ends = np.arange(1, len(array) + 1)
+    starts = np.maximum(0, ends - span)
+    return (sums[ends] - sums[starts]) / (ends - starts)
+
+
+def _draw(axes: Axes, line: Line) -> None:
+    colour = _STAND_INS[line.colour]
+    if line.rough and len(line.y) > 20:
+        axes.plot(line.x, line.y, color=colour, lw=0.7, alpha=0.28)
+        axes.plot(line.x, moving_average(line.y, max(3, len(line.y) // 30)), color=colour, lw=1.8)
+        return
+    few = line.dots and len(line.y) <= 16
+    axes.plot(
+        line.x, line.y, color=colour, lw=1.8, ls=(0, (4, 2)) if line.dashed else "-", marker="o" if few else "",
+        ms=4.2, mec=_STAND_INS["card"], mew=1.0,
+    )  # fmt: skip
+
+
+def _axes(height_in: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(_WIDTH_IN, height_in), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.03)  # type: ignore[union-attr, call-arg]
+    return figure, figure.add_subplot()
+
+
+def _svg(figure: Figure, title: str) -> Markup:
+    """The figure as an ``<svg>`` element that can stand beside others in one page."""
+    out = io.StringIO()
+    number = next(_numbers)
+    with matplotlib.rc_context({"svg.hashsalt": f"{title}"}):
+        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = out.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.DOTALL)
+    text = re.sub(r'<(g|path) id="[a-z0-9]*[a-z]_\d+"', r"<\1", text)  # names of ours never refer to these
+    text = re.sub(r'(id="|url\(#|href="#)', rf"\g<1>c{number}-", text)
+    for name, stand_in in _STAND_INS.items():
+        text = text.replace(stand_in, f"var(--{name})")
+    text = re.sub(r"(font(?:-family)?: ?[^;\"]*?)'DejaVu Sans'[^;\"]*", r"\1var(--sans)", text)
+    head = re.match(r'<svg [^>]*viewBox="([^"]+)"[^>]*>', text)
+    assert head is not None
+    label = Markup.escape(title)
+    return Markup(
+        f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="{head[1]}" role="img" aria-label="{label}">'
+        + text[head.end() :].strip()
+    )

@@ -1,0 +1,125 @@
+"""The curves of a run: which metric is drawn where, and what it is read against."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import Any
+
+from lalia.report.charts import SERIES, Chart, Level, Line, line_chart, plain, share, small
+from lalia.training.settings import BatchSettings
+
+Metrics = Sequence[dict[str, Any]]
+
+# Counts of things that should not happen: said in words where they did, never drawn.
+TALLIES = {"train/bad_clips": "clips could not be read", "train/impossible": "labels did not fit their audio"}
+
+_DRAWN = {
+    "loss", "info_nce", "accuracy", "code_perplexity", "cer", "wer", "lr", "blank", "diversity", "gumbel",
+}  # fmt: skip
+
+
+def series(metrics: Metrics, name: str) -> tuple[list[float], list[float]]:
+    """(steps, values) of one metric; lines that lack it or hold no number are passed over."""
+    found = [(line["step"], line[name]) for line in metrics if isinstance(line.get(name), (int, float))]
+    return [step for step, _ in found], [value for _, value in found]
+
+
+def curves(metrics: Metrics, config: dict[str, Any]) -> list[Chart]:
+    """Every chart that ``metrics`` have numbers for, the ones that matter first."""
+    chance = [Level(chance_of(config), f"chance {chance_of(config):.4f}")] if "objective" in config else []
+    codes = codes_of(config) if "quantizer" in config else 0
+    charts = [
+        _chart(metrics, "Loss", {"train/loss": "training", "valid/loss": "held out", "valid/info_nce": "held out (contrast)"}),
+        _chart(
+            metrics, "Contrastive accuracy", {"train/accuracy": "training", "valid/accuracy": "held out"}, chance,
+            "How often the hidden frame is told from its distractors.", share, from_zero=True,
+        ),
+        _chart(
+            metrics, "Codebook use", {"train/code_perplexity": "training batch", "valid/code_perplexity": "all held-out audio"},
+            [Level(codes, f"all {codes} codes"), Level(codes / 3, "a third", "good")] if codes else [],
+            "Perplexity of the codes: how many are in use as if all were used alike. Near 1 is a collapse.",
+            from_zero=True,
+        ),
+        _chart(
+            metrics, "Errors on held-out clips", {"valid/cer": "characters (CER)", "valid/wer": "words (WER)"},
+            caption="Of the dev split, which chooses the weights that are kept.", y_label=share, from_zero=True,
+        ),
+        _chart(
+            metrics, "Blanks", {"train/blank": "share of frames"}, y_label=share,
+            caption="CTC first learns to say nothing, then letters: the share falls when it begins to read.",
+        ),
+        _chart(metrics, "Diversity penalty", {"train/diversity": "penalty"}, caption="0: every code is used alike."),
+        *_others(metrics),
+        speed(metrics, config),
+        _chart(metrics, "Learning rate", {"train/lr": "rate"}, y_label=small, from_zero=True, rough=False),
+        _chart(metrics, "Gumbel temperature", {"train/gumbel": "temperature"}, from_zero=True, rough=False),
+    ]  # fmt: skip
+    return [chart for chart in charts if chart is not None]
+
+
+def chance_of(config: dict[str, Any]) -> float:
+    """Accuracy of guessing: one of the target and its distractors."""
+    return 1.0 / (config["objective"]["distractors"] + 1)
+
+
+def codes_of(config: dict[str, Any]) -> int:
+    """Codes of all codebooks together."""
+    return int(config["quantizer"]["codebooks"] * config["quantizer"]["entries"])
+
+
+def speed(metrics: Metrics, config: dict[str, Any]) -> Chart | None:
+    """Seconds of audio trained on per second, looks at held-out audio included."""
+    per_step = audio_per_step_s(config)
+    lines = [line for line in metrics if any(key.startswith("train/") for key in line)]
+    steps, rates = [], []
+    for before, after in pairwise(lines):
+        seconds = after["time_s"] - before["time_s"]
+        if seconds > 0 and after["step"] > before["step"]:
+            steps.append(after["step"])
+            rates.append(per_step * (after["step"] - before["step"]) / seconds)
+    if len(rates) < 2:
+        return None
+    return line_chart(
+        "Speed", [Line("speed", steps, rates, "s3", rough=True)], caption="Seconds of audio per second of training.",
+        y_label=lambda value: f"{plain(value)} ×", from_zero=True,
+    )  # fmt: skip
+
+
+def audio_per_step_s(config: dict[str, Any]) -> float:
+    """Seconds of audio that one optimizer step sees, over all devices."""
+    batch, hardware = BatchSettings(**config["batch"]), config["hardware"]
+    ranks = hardware["devices"] * hardware["nodes"]
+    return batch.accumulation(ranks) * ranks * batch.micro_s
+
+
+def tallies(metrics: Metrics) -> Iterator[str]:
+    """What went wrong on the way, counted over the logged steps: empty where nothing did."""
+    for name, what in TALLIES.items():
+        total = sum(series(metrics, name)[1])
+        if total:
+            yield f"{total:,.0f} {what} in the logged steps"
+
+
+def _chart(
+    metrics: Metrics, title: str, names: dict[str, str], levels: Sequence[Level] = (), caption: str = "",
+    y_label: Any = plain, from_zero: bool = False, rough: bool = True,
+) -> Chart | None:  # fmt: skip
+    lines: list[Line] = []
+    for name, label in names.items():
+        steps, values = series(metrics, name)
+        if values:
+            colour = SERIES[len(lines)]
+            training = name.startswith("train/")
+            lines.append(Line(label, steps, values, colour, rough=rough and training, dots=not training))
+    if not lines:
+        return None
+    return line_chart(title, lines, levels, caption, y_label, from_zero=from_zero)
+
+
+def _others(metrics: Metrics) -> Iterator[Chart | None]:
+    """A chart for each metric that this file has no words for, training and held out together."""
+    names = {key.partition("/")[2] for line in metrics for key in line if "/" in key and key not in TALLIES}
+    for name in sorted(names - _DRAWN):
+        title = name.replace("_", " ").capitalize()
+        yield _chart(metrics, title, {f"train/{name}": "training", f"valid/{name}": "held out"})

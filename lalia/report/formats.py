@@ -1,0 +1,42 @@
+"""Numbers as people read them: percentages, counts, sizes."""
+
+from __future__ import annotations
+
+THIN = "\u202f"
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    """``0.338`` -> ``33.8 %``; a dash where there is no number."""
+    return "–" if share is None else f"{100 * share:.{digits}f}{THIN}%"
+
+
+def count(number: float) -> str:
+    """``2345678`` -> ``2.35 M``, ``9800`` -> ``9,800``."""
+    if number >= 999_500:
+        scaled, unit = (number / 1e9, "B") if number >= 1e9 else (number / 1e6, "M")
+        return f"{scaled:.{2 if scaled < 10 else 1 if scaled < 100 else 0}f}{THIN}{unit}"
+    return f"{number:,.0f}"
+
+
+def megabytes(size: float) -> str:
+    """Megabytes (10^6 bytes) with as many digits as matter."""
+    return f"{size:.{2 if size < 10 else 1 if size < 100 else 0}f}{THIN}MB"
+
+
+def hours(length: float) -> str:
+    """Hours of audio; minutes below one and a half."""
+    return f"{60 * length:.0f}{THIN}min" if length < 1.5 else f"{length:,.{1 if length < 100 else 0}f}{THIN}h"
+
+
+def times(ratio: float) -> str:
+    """``130.4`` -> ``130 ×``, ``2.13`` -> ``2.1 ×``."""
+    return f"{ratio:.{1 if ratio < 10 else 0}f}{THIN}×"
+
+
+def number(value: float) -> str:
+    """A plain number in three significant digits, never in powers of ten where people would not write so."""
+    if value != value:
+        return "–"
+    if value == int(value) and abs(value) < 1e15:
+        return f"{int(value):,}"
+    return f"{value:.4g}" if 1e-4 <= abs(value) < 1e5 else f"{value:.2e}"
