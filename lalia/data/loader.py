@@ -132,9 +132,8 @@ class PlannedClips(Dataset[Batch]):
             raise UserError(f"{self._corpus.id(row)}: has no samples; prepare the corpus again without it")
         label = self._labels(self._corpus.text(row)) if self._labels else []
         if self._augment:
-            # Philox is keyed, so the same place of the same micro-batch draws the same, in whatever worker.
-            key = np.array([self._seed & (2**64 - 1), (number << 16) + place], np.uint64)
-            wave = self._augment(wave, np.random.Generator(np.random.Philox(key=key)))
+            # The same place of the same micro-batch draws the same, in whatever worker.
+            wave = self._augment(wave, np.random.default_rng((self._seed & (2**64 - 1), number, place)))
         if self._normalise:
             wave = (wave - wave.mean()) / np.sqrt(wave.var() + np.float32(1e-5))
         return wave, label
