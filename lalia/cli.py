@@ -239,7 +239,7 @@ def _table(found: Evaluation) -> str:
     speed = f"{found.elapsed_s:.1f} s for {clock(found.audio_s)} of audio"
     lines.append(f"RTF {found.rtf:.4f} ({1 / max(found.rtf, 1e-9):.0f} × real time, {speed})")
     if found.skipped:
-        lines.append(f"{len(found.skipped)} clips skipped")
+        lines.append(f"clips skipped: {len(found.skipped)}")
     return "\n".join(lines)
 
 

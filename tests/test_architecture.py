@@ -26,7 +26,7 @@ DOORS = {
         "benchmarks/",
         "tests/",
     ),
-    "torchaudio": ("lalia/models/", "lalia/training/", "finetune/", "benchmarks/", "tests/"),
+    "torchaudio": ("lalia/data/", "lalia/models/", "lalia/training/", "finetune/", "benchmarks/", "tests/"),
     "fairseq2": ("lalia/models/", "benchmarks/", "tests/"),
     "fairseq2n": ("lalia/models/",),
     "lightning": ("lalia/training/", "tests/"),
