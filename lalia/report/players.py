@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import base64
-import io
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-import soundfile
 from markupsafe import Markup
 
-from lalia.units import SAMPLE_RATE, clock, to_seconds
+from lalia.audio.writing import mp3_bytes
+from lalia.units import clock, to_seconds
 
 COLUMNS = 110
 
@@ -44,15 +43,6 @@ def make_player(id: str, wave: np.ndarray) -> Player:
     seconds = to_seconds(len(wave))
     length = f"{seconds:.1f} s" if seconds < 60 else clock(seconds)
     return Player(id, length, f"data:audio/mpeg;base64,{data}", _outline(wave))
-
-
-def mp3_bytes(wave: np.ndarray) -> bytes:
-    """``wave`` as an MP3 file of about 5 kB per second. Opus would be a fifth smaller, but older Safaris do not play it."""
-    out = io.BytesIO()
-    soundfile.write(
-        out, wave, SAMPLE_RATE, format="MP3", subtype="MPEG_LAYER_III", compression_level=0.7, bitrate_mode="VARIABLE"
-    )
-    return out.getvalue()
 
 
 def _outline(wave: np.ndarray) -> str:
