@@ -10,11 +10,12 @@ import numpy as np
 import torch
 
 from finetune.config import FinetuneSettings
-from finetune.labels import choose, encoder_of, make_normaliser, make_tokens
+from finetune.labels import make_normaliser, make_tokens
 from finetune.loss import ctc
 from finetune.task import FinetuneTask
 from lalia.cards import read_card, write_json
-from lalia.data.augment import Speed
+from lalia.data.augment import Augment, AugmentSettings
+from lalia.data.labels import choose, digest, encoder_of
 from lalia.data.loader import make_eval_loader, make_loader
 from lalia.data.mixture import Mixture
 from lalia.data.plan import BatchPlan
@@ -67,7 +68,8 @@ def finetune(settings: FinetuneSettings, folder: Path) -> None:
         folder, settings.hardware, settings.log, settings.schedule, accumulation, audio_s,
         f"finetune ({settings.start})", SHOW, monitor=("valid/cer", "min"), clip=settings.optim.clip,
     )  # fmt: skip
-    augment = Speed(settings.regular.speed) if settings.regular.speed else None
+    speed = settings.regular.speed
+    augment = Augment(AugmentSettings(speed=1.0, speed_factors=(1 - speed, 1 + speed))) if speed else None
     train = make_loader(
         mixture,
         plan,
@@ -78,7 +80,7 @@ def finetune(settings: FinetuneSettings, folder: Path) -> None:
         augment=augment,
     )
     fit(task, run, train, make_eval_loader(mixture, held_out, settings.batch.micro_s, encode), [])
-    _finish(settings, folder, task, mixture, test, minutes)
+    _finish(settings, folder, task, mixture, test, rows)
 
 
 def make_encoder(settings: FinetuneSettings) -> Encoder:
@@ -100,7 +102,7 @@ def make_encoder(settings: FinetuneSettings) -> Encoder:
 
 
 def _finish(
-    settings: FinetuneSettings, folder: Path, task: FinetuneTask, mixture: Mixture, test: np.ndarray, minutes: float
+    settings: FinetuneSettings, folder: Path, task: FinetuneTask, mixture: Mixture, test: np.ndarray, rows: np.ndarray
 ) -> None:
     """Keep the recogniser of the best checkpoint, and what it scores on the test clips."""
     recogniser = task.recogniser
@@ -109,7 +111,9 @@ def _finish(
     recogniser.eval()
     scores = transcribe_rows(recogniser, mixture, test).as_dict()
     facts = {
-        "minutes_of_labels": round(minutes, 2), "start": settings.start, "steps": settings.schedule.steps,
+        "minutes_of_labels": round(float(mixture.durations_s[rows].sum()) / 60, 2),
+        "labels": {"minutes": settings.labels.minutes, "clips": digest(mixture, rows)},
+        "start": settings.start, "steps": settings.schedule.steps,
         "best_step": step, "test_cer": scores["cer"], "test_wer": scores["wer"],
     }  # fmt: skip
     parents = mixture.cards + ([read_card(Path(settings.encoder))] if settings.start == "pretrained" else [])

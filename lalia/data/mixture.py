@@ -84,6 +84,9 @@ class Mixture:
         corpus, local = self._at(row)
         return corpus.id(local)
 
+    def language(self, row: int) -> str:
+        return self.language_names[self.languages[row]]
+
     def speaker(self, row: int) -> str:
         corpus, local = self._at(row)
         return corpus.speaker(local)
