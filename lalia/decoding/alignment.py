@@ -19,7 +19,7 @@ def align(log_probs_TV: np.ndarray, ids: list[int]) -> np.ndarray:
     """
     T, U = len(log_probs_TV), len(ids)
     needed = U + sum(a == b for a, b in pairwise(ids))
-    if T < needed:
+    if needed > T:
         raise ValueError(f"a text that takes {needed} frames cannot be said in {T}")
     states_N = np.zeros(2 * U + 1, np.int64)
     states_N[1::2] = ids

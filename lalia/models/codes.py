@@ -41,7 +41,7 @@ class CodeReader:
         found = newest_checkpoint(run)
         if found is None:
             raise UserError(f"{run}: has no checkpoint that can be read; the quantizer is kept only there")
-        reader = cls(Encoder(shape), ContrastiveHead(shape.features, shape.width, quantizer))
+        reader = cls(Encoder(shape), ContrastiveHead(shape, quantizer))
         weights = found[1]["state_dict"]
         for name, module in (("encoder.", reader.encoder), ("head.", reader.head)):
             module.load_state_dict({k.removeprefix(name): w for k, w in weights.items() if k.startswith(name)})
@@ -52,7 +52,9 @@ class CodeReader:
         """The entry of each codebook that each frame of ``wave`` (S,) chooses: (T, G) int64; no frames where it is too short."""
         if self.encoder.shape.frames(len(wave)) < 1:
             return np.zeros((0, self.head.shape.codebooks), np.int64)
-        features_1TF, _, _ = self.encoder.features(torch.from_numpy(wave)[None], torch.tensor([len(wave)]))
+        features_1TF, raw_1TF, frames_1 = self.encoder.features(torch.from_numpy(wave)[None], torch.tensor([len(wave)]))
+        if self.head.shape.kind == "kmeans":
+            return self.head.clusters(raw_1TF, frames_1)[0].numpy()
         return self.head.logits(features_1TF)[0].argmax(-1).numpy()
 
     def usage(self, waves: Iterable[np.ndarray]) -> np.ndarray:
