@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from lalia.data.augment import AugmentSettings
 from lalia.training.settings import (
     BatchSettings,
     DataSettings,
@@ -43,7 +44,7 @@ class FreezeSettings:
 
 @dataclass
 class RegularSettings:
-    """Regularisation: masks as in SpecAugment (Park et al. 2019) on features, dropout, audio that varies."""
+    """Masks as in SpecAugment (Park et al. 2019) on features, and dropout."""
 
     time_coverage: float = 0.5
     """sum of the hidden spans of frames as a share of the clip"""
@@ -57,8 +58,6 @@ class RegularSettings:
     """in the encoder's blocks and before the head"""
     layerdrop: float = 0.05
     """chance that a whole block is skipped in a training step"""
-    speed: float = 0.1
-    """clips are played up to this share faster or slower"""
 
 
 @dataclass
@@ -73,6 +72,7 @@ class FinetuneSettings:
     labels: LabelSettings = field(default_factory=LabelSettings)
     freeze: FreezeSettings = field(default_factory=FreezeSettings)
     regular: RegularSettings = field(default_factory=RegularSettings)
+    augment: AugmentSettings = field(default_factory=AugmentSettings)
     batch: BatchSettings = field(default_factory=BatchSettings)
     optim: OptimSettings = field(default_factory=OptimSettings)
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)

@@ -26,7 +26,10 @@ class ObjectiveSettings:
     temperature: float = 0.1
     """cosine similarities are divided by this"""
     diversity_weight: float = 0.1
-    """weight of the penalty on unevenly used codes"""
+    """weight of the penalty on unevenly used codes; kmeans has none"""
+    visible_weight: float = 0.0
+    """weight of the same contrast at frames that are not hidden: a small model's visible frames, the only ones that
+    fine-tuning will see, learn little from the hidden ones alone"""
     feature_weight: float = 10.0
     """weight of the penalty on the size of the stem's output"""
     gumbel_start: float = 2.0
@@ -43,6 +46,8 @@ class ObjectiveSettings:
 class PretrainSettings:
     """Everything a pretraining run is made of."""
 
+    join_s: float = 0.0
+    """clips are joined, language by language, to waves of at most this many seconds; 0 = each clip for itself"""
     data: DataSettings = field(default_factory=DataSettings)
     model: EncoderShape = field(default_factory=EncoderShape)
     quantizer: ContrastiveShape = field(default_factory=ContrastiveShape)

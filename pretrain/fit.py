@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from lalia.cards import write_json
 from lalia.data.loader import make_eval_loader, make_loader
 from lalia.data.mixture import Mixture
 from lalia.data.plan import BatchPlan
+from lalia.exits import UserError
+from lalia.models.cepstra import cepstra, kmeans
 from lalia.training.recording import read_metrics
-from lalia.training.runs import FINISHED, Run, finished, first_step, fit, settle
+from lalia.training.runs import FINISHED, Run, finished, first_step, fit, newest_checkpoint, settle
+from lalia.training.seeds import generator
+from lalia.units import to_samples
 from pretrain.config import PretrainSettings
 from pretrain.task import PretrainTask
 
@@ -27,7 +34,7 @@ def pretrain(settings: PretrainSettings, folder: Path) -> None:
     data = settings.data
     mixture = Mixture.load(data.corpus)
     rows = mixture.select("train", data.language, min_s=data.min_s)
-    held_out = mixture.select("dev", data.language, min_s=data.min_s, max_s=data.max_s)
+    held_out = _held_out(settings, mixture)
     plan = BatchPlan(
         durations_s=mixture.durations_s, groups=mixture.groups, rows=rows, seed=settings.seed,
         micro_batch_s=settings.batch.micro_s, min_s=data.min_s, max_s=data.max_s, alpha=data.alpha,
@@ -37,6 +44,8 @@ def pretrain(settings: PretrainSettings, folder: Path) -> None:
 
     torch.manual_seed(settings.seed)
     task = PretrainTask(settings)
+    if not newest_checkpoint(folder):
+        _measure(task, mixture, rows)
     settle(settings, folder, lambda: _micro_step(task, mixture, plan), accumulation)
     task.zero_grad(set_to_none=True)
 
@@ -71,10 +80,42 @@ def pretrain(settings: PretrainSettings, folder: Path) -> None:
     )
 
 
+def _held_out(settings: PretrainSettings, mixture: Mixture) -> np.ndarray:
+    """Held-out clips in which enough frames are hidden for all distractors to be different ones, so that the chance level is
+    exactly 1 / (distractors + 1); where there are none, all held-out clips."""
+    shape, mask = settings.model, settings.mask
+    hidden_share = 0.9 * (1 - math.exp(-mask.coverage))  # spans overlap; 0.9 for the luck of the draw
+    shortest_s = (settings.objective.distractors + 1) / hidden_share * shape.frame_s
+    try:
+        return mixture.select("dev", settings.data.language, min_s=shortest_s)
+    except UserError:
+        return mixture.select("dev", settings.data.language, min_s=settings.data.min_s)
+
+
+def _measure(task: PretrainTask, mixture: Mixture, rows: np.ndarray, most: int = 1500) -> None:
+    """What the encoder and the quantizer take from the audio before training: feature statistics, k-means centres."""
+    random = generator(task.settings.seed, "measure")
+    chosen = rows[torch.randperm(len(rows), generator=random)[:most].numpy()]
+    waves = []
+    for row in chosen:
+        with contextlib.suppress(UserError):  # a clip that cannot be read is counted when its batch comes
+            waves.append(mixture.wave(int(row))[: to_samples(task.settings.data.max_s)])
+    task.encoder.measure(waves)
+    if task.settings.quantizer.kind == "kmeans":
+        points = []
+        for wave in waves:
+            if task.settings.model.frames(len(wave)):
+                _, raw_1TF, frames_1 = task.encoder.features(torch.from_numpy(wave)[None], torch.tensor([len(wave)]))
+                points.append(cepstra(raw_1TF.detach(), frames_1, task.settings.model.stack)[0])
+        points_NC = torch.cat(points)
+        few_NC = points_NC[torch.randperm(len(points_NC), generator=random)[:40_000]]
+        task.head.centres_VC.copy_(kmeans(few_NC, task.settings.quantizer.entries, random))
+
+
 def _micro_step(task: PretrainTask, mixture: Mixture, plan: BatchPlan) -> None:
     """One forward and backward as training does it; parameters stay as they are."""
     batch = next(iter(make_loader(mixture, plan, start=0, workers=0)))
     precision = task.settings.hardware.precision
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-        contrast, _, _ = task.contrast(batch, torch.Generator().manual_seed(0), 1.0)
-    (contrast.loss / contrast.count.clamp(min=1)).backward()
+        seen = task(task.joined(batch), torch.Generator().manual_seed(0), 1.0)
+    (seen.hidden.loss + (seen.visible.loss if seen.visible is not None else 0)).backward()

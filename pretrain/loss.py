@@ -7,11 +7,27 @@ Source: Baevski et al. 2020, "wav2vec 2.0", sections 2 and 3.2.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+C = TypeVar("C", bound=Callable[..., Any])
+
+
+def in_float32(function: C) -> C:
+    """``function`` with autocast off: cosines, softmaxes and their sums stay in float32 under bf16 and fp16."""
+
+    @wraps(function)
+    def inner(*args: Any, **kwargs: Any) -> Any:
+        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+            return function(*args, **kwargs)
+
+    return inner  # type: ignore[return-value]
 
 
 @dataclass
@@ -40,6 +56,7 @@ class Codes:
     """share of the valid frames that choose each entry, without noise"""
 
 
+@in_float32
 def quantize(
     logits_BMGV: Tensor,
     codebook_GVd: Tensor,
@@ -68,11 +85,21 @@ def quantize(
     return Codes(quantized, indices_BMG if generator is None else noisy.argmax(-1), probabilities_GV, usage_GV)
 
 
+def look_up(indices_BMG: Tensor, codebook_GVd: Tensor, valid_BM: Tensor) -> Codes:
+    """The entries of codes that are known already (k-means)."""
+    G, V, _ = codebook_GVd.shape
+    quantized = torch.cat([codebook_GVd[g].float()[indices_BMG[:, :, g]] for g in range(G)], -1)
+    one_hot = F.one_hot(indices_BMG, V).float() * valid_BM[:, :, None, None]
+    usage_GV = one_hot.sum((0, 1)) / valid_BM.sum().clamp(min=1)
+    return Codes(quantized, indices_BMG, usage_GV, usage_GV)
+
+
 def perplexity(probabilities_GV: Tensor) -> Tensor:
     """exp(entropy) of each codebook, (G,): V when all entries are used alike, 1 when one is used alone."""
     return torch.exp(-(probabilities_GV * torch.log(probabilities_GV + 1e-7)).sum(-1))
 
 
+@in_float32
 def info_nce(
     context_BMP: Tensor,
     targets_BMP: Tensor,

@@ -33,15 +33,21 @@ def masked_positions(mask_BT: Tensor) -> tuple[Tensor, Tensor]:
     return order_BT[:, :M], valid_BM
 
 
-def sample_distractors(valid_BM: Tensor, K: int, generator: torch.Generator) -> Tensor:
+def sample_distractors(valid_BM: Tensor, K: int, generator: torch.Generator, distinct: bool = False) -> Tensor:
     """For each masked frame the numbers, within the masked frames of its own clip, of K others: (B, M, K).
 
-    Drawn evenly with replacement from all but the frame itself. A clip with one masked frame has no others; its rows point at
-    the frame itself, which the loss leaves out as equal to the target.
+    Drawn evenly from all but the frame itself, with replacement as in wav2vec 2.0, or ``distinct``, which makes the chance level
+    exactly 1 / (K + 1) (clips with fewer than K others repeat some). A clip with one masked frame has no others; its rows point
+    at the frame itself, which the loss leaves out as equal to the target.
     """
     B, M = valid_BM.shape
-    counts_B11 = valid_BM.sum(1).cpu()[:, None, None]
-    draws_BMK = (torch.rand(B, M, K, generator=generator) * (counts_B11 - 1)).long()
-    own_1M1 = torch.arange(M)[None, :, None]
-    draws_BMK = draws_BMK + (draws_BMK >= own_1M1).long()
-    return torch.minimum(draws_BMK, counts_B11 - 1).clamp(min=0).to(valid_BM.device)
+    others_B11 = (valid_BM.sum(1).cpu() - 1).clamp(min=0)[:, None, None]
+    if distinct:
+        keys_BMM = torch.rand(B, M, M, generator=generator)
+        keys_BMM.masked_fill_(torch.arange(M) >= others_B11, 2.0)
+        order_BMM = keys_BMM.argsort(-1)
+        draws_BMK = order_BMM.gather(-1, (torch.arange(K) % others_B11.clamp(min=1)).expand(B, M, K))
+    else:
+        draws_BMK = (torch.rand(B, M, K, generator=generator) * others_B11).long()
+    draws_BMK = draws_BMK + (draws_BMK >= torch.arange(M)[None, :, None]).long()
+    return torch.minimum(draws_BMK, others_B11).to(valid_BM.device)

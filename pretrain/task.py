@@ -5,11 +5,12 @@ B clips, S samples, T frames, M masked frames, F features, D width, K distractor
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from lalia.data.joining import join_clips
 from lalia.data.loader import Batch
 from lalia.models.contrastive import ContrastiveHead
 from lalia.models.encoder import Encoder, valid_frames
@@ -25,10 +26,23 @@ from pretrain.loss import (
     feature_penalty,
     gumbel_temperature,
     info_nce,
+    look_up,
     perplexity,
     quantize,
 )
 from pretrain.masking import masked_positions, sample_distractors
+
+
+class Pass(NamedTuple):
+    """What one forward pass found."""
+
+    hidden: Contrast
+    """at the frames that the encoder could not see"""
+    visible: Contrast | None
+    """at the others; None in evaluation and where they weigh nothing"""
+    codes: Codes
+    """of the hidden frames"""
+    feature_penalty: Tensor
 
 
 class PretrainTask(LightningModule):
@@ -38,55 +52,72 @@ class PretrainTask(LightningModule):
         super().__init__()
         self.settings = settings
         self.encoder = Encoder(settings.model)
-        self.head = ContrastiveHead(settings.model.features, settings.model.width, settings.quantizer)
+        self.head = ContrastiveHead(settings.model, settings.quantizer)
         self._usage: list[tuple[Tensor, int]] = []
 
-    def contrast(self, batch: Batch, random: torch.Generator, gumbel: float | None) -> tuple[Contrast, Codes, Tensor]:
-        """One forward pass: (InfoNCE sums, codes, feature penalty). ``gumbel`` None = no noise in the codes."""
+    def forward(self, batch: Batch, random: torch.Generator, gumbel: float | None) -> Pass:
+        """One forward pass. ``gumbel`` is the temperature of the codes' noise; None = no noise, and distinct distractors."""
         features_BTF, raw_BTF, frames_B = self.encoder.features(batch.wave_BS, batch.lengths_B)
-        mask = self.settings.mask
-        mask_BT = span_mask(frames_B, features_BTF.shape[1], mask.coverage, mask.span, mask.min_spans, random)
-        mask_BT = mask_BT.to(features_BTF.device)
-        positions_BM, valid_BM = masked_positions(mask_BT)
+        mask, T = self.settings.mask, features_BTF.shape[1]
+        mask_BT = span_mask(frames_B, T, mask.coverage, mask.span, mask.min_spans, random).to(features_BTF.device)
+        inside_BT = valid_frames(frames_B, T)
         hidden_BTD = self.encoder.contextualise(features_BTF, frames_B, mask_BT)
+        clusters_BT1 = self.head.clusters(raw_BTF, frames_B) if self.settings.quantizer.kind == "kmeans" else None
 
-        rows_B1 = torch.arange(len(positions_BM), device=positions_BM.device)[:, None]
-        targets_BMF = features_BTF[rows_B1, positions_BM]
-        if not self.settings.objective.target_gradient:
-            targets_BMF = targets_BMF.detach()
-        codes = quantize(
-            self.head.logits(targets_BMF), self.head.codebook_GVd, valid_BM,
-            gumbel or 1.0, random if gumbel is not None else None,
-        )  # fmt: skip
-        distractors_BMK = sample_distractors(valid_BM, self.settings.objective.distractors, random)
-        contrast = info_nce(
-            self.head.context_projection(hidden_BTD[rows_B1, positions_BM]),
-            self.head.target_projection(codes.quantized_BMC),
-            codes.indices_BMG, distractors_BMK, valid_BM, self.settings.objective.temperature,
-        )  # fmt: skip
-        penalty = feature_penalty(raw_BTF, valid_frames(frames_B, raw_BTF.shape[1]))
-        return contrast, codes, penalty
+        def contrast(places_BT: Tensor) -> tuple[Contrast, Codes]:
+            positions_BM, valid_BM = masked_positions(places_BT)
+            rows_B1 = torch.arange(len(positions_BM), device=positions_BM.device)[:, None]
+            if clusters_BT1 is not None:
+                codes = look_up(clusters_BT1[rows_B1, positions_BM], self.head.codebook_GVd, valid_BM)
+            else:
+                targets_BMF = features_BTF[rows_B1, positions_BM]
+                if not self.settings.objective.target_gradient:
+                    targets_BMF = targets_BMF.detach()
+                codes = quantize(
+                    self.head.logits(targets_BMF), self.head.codebook_GVd, valid_BM,
+                    gumbel or 1.0, random if gumbel is not None else None,
+                )  # fmt: skip
+            distractors_BMK = sample_distractors(valid_BM, self.settings.objective.distractors, random, gumbel is None)
+            return info_nce(
+                self.head.context_projection(hidden_BTD[rows_B1, positions_BM]),
+                self.head.target_projection(codes.quantized_BMC),
+                codes.indices_BMG, distractors_BMK, valid_BM, self.settings.objective.temperature,
+            ), codes  # fmt: skip
+
+        hidden, codes = contrast(mask_BT)
+        weighs = self.settings.objective.visible_weight > 0 and gumbel is not None
+        visible = contrast(inside_BT & ~mask_BT)[0] if weighs else None
+        return Pass(hidden, visible, codes, feature_penalty(raw_BTF, inside_BT))
+
+    def joined(self, batch: Batch) -> Batch:
+        """``batch`` with its short clips joined, where the settings want that."""
+        return join_clips(batch, self.settings.join_s) if self.settings.join_s > 0 else batch
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         objective, seed = self.settings.objective, self.settings.seed
+        batch = self.joined(batch)
         reseed(seed, "dropout", batch.number)
         gumbel = gumbel_temperature(
             self.global_step, objective.gumbel_start, objective.gumbel_end,
             int(objective.gumbel_share * self.settings.schedule.steps),
         )  # fmt: skip
-        contrast, codes, features = self.contrast(batch, generator(seed, "objective", batch.number), gumbel)
-        info_nce = contrast.loss / contrast.count.clamp(min=1)
-        diversity = diversity_penalty(codes.probabilities_GV)
-        loss = info_nce + objective.diversity_weight * diversity
+        seen = self(batch, generator(seed, "objective", batch.number), gumbel)
+        info_nce = seen.hidden.loss / seen.hidden.count.clamp(min=1)
+        loss = info_nce
+        if seen.visible is not None:
+            loss = loss + objective.visible_weight * seen.visible.loss / seen.visible.count.clamp(min=1)
+        diversity = diversity_penalty(seen.codes.probabilities_GV)
+        if self.settings.quantizer.kind == "gumbel":
+            loss = loss + objective.diversity_weight * diversity
         if self.settings.model.input == "wave":  # log-mel features have no parameters to drift
-            loss = loss + objective.feature_weight * features
+            loss = loss + objective.feature_weight * seen.feature_penalty
         self.log_dict(
             {
                 "train/loss": loss.detach(),
                 "train/info_nce": info_nce.detach(),
                 "train/diversity": diversity.detach(),
-                "train/accuracy": (contrast.correct / contrast.count.clamp(min=1)).detach(),
-                "train/code_perplexity": perplexity(codes.usage_GV).sum().detach(),
+                "train/accuracy": (seen.hidden.correct / seen.hidden.count.clamp(min=1)).detach(),
+                "train/code_perplexity": perplexity(seen.codes.usage_GV).sum().detach(),
                 "train/gumbel": gumbel,
                 "train/lr": self.optimizers().param_groups[0]["lr"],  # type: ignore[union-attr]
                 "train/bad_clips": float(len(batch.bad)),
@@ -95,11 +126,11 @@ class PretrainTask(LightningModule):
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        contrast, codes, _ = self.contrast(batch, generator(self.settings.seed, "valid", batch.number), None)
-        count = int(contrast.count)
-        self.log("valid/info_nce", contrast.loss / count, batch_size=count)
-        self.log("valid/accuracy", contrast.correct / count, batch_size=count)
-        self._usage.append((codes.usage_GV.detach().float().cpu(), count))
+        seen = self(batch, generator(self.settings.seed, "valid", batch.number), None)
+        count = int(seen.hidden.count)
+        self.log("valid/info_nce", seen.hidden.loss / count, batch_size=count)
+        self.log("valid/accuracy", seen.hidden.correct / count, batch_size=count)
+        self._usage.append((seen.codes.usage_GV.detach().float().cpu(), count))
 
     def on_validation_epoch_end(self) -> None:
         # Over all held-out audio: the perplexity of one batch is bounded by how little one batch holds.

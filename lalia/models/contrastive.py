@@ -1,4 +1,4 @@
-"""What contrastive pretraining adds to an encoder: the product quantizer and the two projections.
+"""What contrastive pretraining adds to an encoder: the quantizer and the two projections.
 
 Parameter shapes follow wav2vec 2.0 (Baevski et al. 2020, section 2); the mathematics that uses them is in ``pretrain/loss.py``.
 G codebooks, V entries of each, d dimensions of an entry, P dimensions in which context and target are compared.
@@ -7,19 +7,25 @@ G codebooks, V entries of each, d dimensions of an entry, P dimensions in which 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from lalia.exits import UserError
+from lalia.models.cepstra import cepstra, cepstra_width, nearest
+from lalia.models.shape import EncoderShape
 
 
 @dataclass
 class ContrastiveShape:
     """The quantizer and the space in which context and target meet. The defaults are wav2vec 2.0 BASE."""
 
+    kind: Literal["gumbel", "kmeans"] = "gumbel"
+    """gumbel learns the codes from the features as it goes (wav2vec 2.0); kmeans, for log-mel input, clusters cepstra once before
+    training, and only the codes' vectors are learned: it cannot collapse and gives a small model targets at once"""
     codebooks: int = 2
-    """codebooks of the quantizer"""
+    """codebooks of the quantizer; kmeans has 1"""
     entries: int = 320
     """entries of each codebook"""
     code_width: int = 256
@@ -32,31 +38,46 @@ class ContrastiveShape:
             raise UserError(
                 f"quantizer.code_width {self.code_width} must be a multiple of quantizer.codebooks {self.codebooks}"
             )
+        if self.kind == "kmeans" and self.codebooks != 1:
+            raise UserError(f"quantizer.codebooks {self.codebooks}: kmeans has 1")
 
 
 class ContrastiveHead(nn.Module):
-    """The learned parts of the objective: code logits of features, codebook, and both projections."""
+    """The learned parts of the objective: what makes codes of features, the codebook, and both projections."""
 
-    def __init__(self, features: int, width: int, shape: ContrastiveShape) -> None:
+    centres_VC: Tensor
+
+    def __init__(self, encoder: EncoderShape, shape: ContrastiveShape) -> None:
         super().__init__()
         self.shape = shape
         G, V, d = shape.codebooks, shape.entries, shape.code_width // shape.codebooks
-        self.code_logits = nn.Linear(features, G * V)
-        nn.init.normal_(self.code_logits.weight, std=1.0)
-        nn.init.zeros_(self.code_logits.bias)
+        if shape.kind == "gumbel":
+            self.code_logits = nn.Linear(encoder.features, G * V)
+            nn.init.normal_(self.code_logits.weight, std=1.0)
+            nn.init.zeros_(self.code_logits.bias)
+        else:
+            if encoder.input != "logmel":
+                raise UserError(f"quantizer.kind kmeans needs model.input logmel, found {encoder.input}; take gumbel")
+            self.stack = encoder.stack
+            self.register_buffer("centres_VC", torch.zeros(V, cepstra_width()))
         self.codebook_GVd = nn.Parameter(torch.empty(G, V, d).uniform_())
-        self.context_projection = nn.Linear(width, shape.final_width)
+        self.context_projection = nn.Linear(encoder.width, shape.final_width)
         self.target_projection = nn.Linear(shape.code_width, shape.final_width)
 
     def logits(self, features_BMF: Tensor) -> Tensor:
-        """Logits of every code, (B, M, G, V), in float32 whatever the autocast."""
+        """gumbel: logits of every code, (B, M, G, V), in float32 whatever the autocast."""
         with torch.autocast(features_BMF.device.type, enabled=False):
             logits = self.code_logits(features_BMF.float())
         return logits.unflatten(-1, (self.shape.codebooks, self.shape.entries))
 
     @torch.no_grad()
+    def clusters(self, raw_BTF: Tensor, frames_B: Tensor) -> Tensor:
+        """kmeans: the nearest cluster of every frame, (B, T, 1)."""
+        return nearest(cepstra(raw_BTF, frames_B, self.stack), self.centres_VC)[:, :, None]
+
+    @torch.no_grad()
     def revive(self, group: int, dead_K: Tensor, features_KF: Tensor) -> None:
-        """Aim dead entries ``dead_K`` of codebook ``group`` at live features: their logit weights become the features'
+        """gumbel: aim dead entries ``dead_K`` of codebook ``group`` at live features: their logit weights become the features'
         directions at the norm of the codebook's living entries, so that each wins where its feature lives."""
         V = self.shape.entries
         rows = group * V + dead_K

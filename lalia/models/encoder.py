@@ -6,9 +6,11 @@ a mask on them and runs the blocks. Parameter names below ``encoder_frontend`` a
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import soundfile  # noqa: F401  # before fairseq2, which would ask the system for libsndfile; the wheel brings its own
 import torch
 from fairseq2.models.transformer import StandardTransformerEncoder
@@ -18,7 +20,7 @@ from torch import Tensor, nn
 
 from lalia.models.blocks import make_block, norm
 from lalia.models.dropout import replace_dropouts
-from lalia.models.frontend import make_frontend, valid_frames
+from lalia.models.frontend import StackedFrames, make_frontend, valid_frames
 from lalia.models.shape import EncoderShape
 
 
@@ -101,6 +103,11 @@ class Encoder(nn.Module):
         collected: list[Tensor] = []
         self.contextualise(features_BTF, frames_B, collect=collected)
         return collected, frames_B
+
+    def measure(self, waves: Iterable[np.ndarray]) -> None:
+        """Let log-mel and MFCC frontends take their normalisation from ``waves``, each (samples,); others need none."""
+        if isinstance(self.frontend, StackedFrames):
+            self.frontend.measure(torch.from_numpy(wave) for wave in waves)
 
     @classmethod
     def load(cls, folder: Path | str) -> Encoder:

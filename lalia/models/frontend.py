@@ -7,6 +7,7 @@ same numbers as those of the clip alone: what lies behind a clip's end is never 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 import torchaudio
@@ -17,6 +18,8 @@ from lalia.models.shape import FRAME_HOP, FRAME_WINDOW, EncoderShape
 from lalia.units import SAMPLE_RATE
 
 FFT = 512
+PRIOR_FRAMES = 100
+"""How many 10 ms frames the statistics of the training audio weigh in the normalisation of a clip."""
 
 
 def make_frontend(shape: EncoderShape) -> nn.Module:
@@ -32,12 +35,16 @@ def valid_frames(lengths_B: Tensor, frames: int) -> Tensor:
 class StackedFrames(nn.Module):
     """Log-mel or MFCC frames of 25 ms every 10 ms, normalised per clip and bin, ``stack`` of them side by side.
 
+    A clip's mean and variance are mixed with those of the training audio as if that had lent it a second of frames: a word of
+    half a second alone says too little about its own loudness.
+
     Runs in float32 whatever the autocast. While exporting, the Fourier transform is two matrix products, since ONNX runtimes
     have fast matrix products and slow transforms; the numbers are the same.
     """
 
     mel_FM: Tensor
     dct_MF: Tensor
+    prior_2M: Tensor
     window: Tensor
 
     def __init__(self, shape: EncoderShape) -> None:
@@ -50,19 +57,34 @@ class StackedFrames(nn.Module):
         self.register_buffer("mel_FM", mel, persistent=False)
         self.register_buffer("window", torch.hann_window(FRAME_WINDOW), persistent=False)
         self.register_buffer("dct_MF", torchaudio.functional.create_dct(shape.bins, mels, "ortho"), persistent=False)
+        # Mean, and mean of squares, of each bin over the training audio; `measure` fills them, checkpoints keep them.
+        self.register_buffer("prior_2M", torch.stack([torch.zeros(shape.bins), torch.ones(shape.bins)]))
 
     def forward(self, wave_BS: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
         with torch.autocast(wave_BS.device.type, enabled=False):
-            power_BNF = self._power(wave_BS.float())
-            features_BNM = torch.log(power_BNF @ self.mel_FM + 1e-6)
-            if self.mfcc:
-                features_BNM = features_BNM @ self.dct_MF
+            features_BNM = self._bins(wave_BS.float())
             frames_B = torch.clamp((lengths_B - FRAME_WINDOW) // FRAME_HOP + 1, min=0)
-            features_BNM = normalise_over_time(features_BNM, frames_B)
+            features_BNM = normalise_over_time(features_BNM, frames_B, prior_2F=self.prior_2M)
             B, N, M = features_BNM.shape
             T = N // self.stack
             stacked_BTF = features_BNM[:, : T * self.stack].reshape(B, T, self.stack * M)
             return stacked_BTF, frames_B // self.stack
+
+    @torch.no_grad()
+    def measure(self, waves: Iterable[Tensor]) -> None:
+        """Take the mean and mean square of each bin over ``waves``, each (S,), as what clips are mixed with."""
+        total_2M, frames = torch.zeros_like(self.prior_2M), 0
+        for wave_S in waves:
+            if len(wave_S) >= FRAME_WINDOW:
+                bins_NM = self._bins(wave_S[None].float())[0]
+                total_2M += torch.stack([bins_NM.sum(0), bins_NM.square().sum(0)])
+                frames += len(bins_NM)
+        if frames:
+            self.prior_2M.copy_(total_2M / frames)
+
+    def _bins(self, wave_BS: Tensor) -> Tensor:
+        bins_BNM = torch.log(self._power(wave_BS) @ self.mel_FM + 1e-6)
+        return bins_BNM @ self.dct_MF if self.mfcc else bins_BNM
 
     def _power(self, wave_BS: Tensor) -> Tensor:
         if torch.onnx.is_in_onnx_export():
@@ -76,14 +98,26 @@ class StackedFrames(nn.Module):
         return spectrum_BNF.square().sum(-1)
 
 
-def normalise_over_time(features_BTF: Tensor, lengths_B: Tensor, epsilon: float = 1e-3) -> Tensor:
-    """Zero mean and unit variance of each feature over the valid frames of its clip; zero behind them."""
+def normalise_over_time(
+    features_BTF: Tensor, lengths_B: Tensor, epsilon: float = 1e-3, prior_2F: Tensor | None = None
+) -> Tensor:
+    """Zero mean and unit variance of each feature over the valid frames of its clip; zero behind them.
+
+    ``prior_2F`` (mean, mean of squares) counts as ``PRIOR_FRAMES`` frames more.
+    """
     valid_BT1 = valid_frames(lengths_B, features_BTF.shape[1])[:, :, None]
-    count_B11 = valid_BT1.sum(1, keepdim=True).clamp(min=1)
-    mean_B1F = (features_BTF * valid_BT1).sum(1, keepdim=True) / count_B11
-    centred_BTF = (features_BTF - mean_B1F) * valid_BT1
-    variance_B1F = centred_BTF.square().sum(1, keepdim=True) / count_B11
-    return centred_BTF * torch.rsqrt(variance_B1F + epsilon)
+    count_B11 = valid_BT1.sum(1, keepdim=True)
+    sum_B1F = (features_BTF * valid_BT1).sum(1, keepdim=True)
+    if prior_2F is None:
+        mean_B1F = sum_B1F / count_B11.clamp(min=1)
+        centred_BTF = (features_BTF - mean_B1F) * valid_BT1
+        variance_B1F = centred_BTF.square().sum(1, keepdim=True) / count_B11.clamp(min=1)
+    else:
+        mean_B1F = (sum_B1F + PRIOR_FRAMES * prior_2F[0]) / (count_B11 + PRIOR_FRAMES)
+        squares_B1F = (features_BTF.square() * valid_BT1).sum(1, keepdim=True)
+        variance_B1F = (squares_B1F + PRIOR_FRAMES * prior_2F[1]) / (count_B11 + PRIOR_FRAMES) - mean_B1F.square()
+        centred_BTF = (features_BTF - mean_B1F) * valid_BT1
+    return centred_BTF * torch.rsqrt(variance_B1F.clamp(min=0) + epsilon)
 
 
 class ConvolutionStem(nn.Module):
