@@ -14,7 +14,7 @@ from finetune.labels import make_normaliser, make_tokens
 from finetune.loss import ctc
 from finetune.task import FinetuneTask
 from lalia.cards import read_card, write_json
-from lalia.data.augment import Augment, AugmentSettings
+from lalia.data.augment import Augment
 from lalia.data.labels import choose, digest, encoder_of
 from lalia.data.loader import make_eval_loader, make_loader
 from lalia.data.mixture import Mixture
@@ -68,8 +68,7 @@ def finetune(settings: FinetuneSettings, folder: Path) -> None:
         folder, settings.hardware, settings.log, settings.schedule, accumulation, audio_s,
         f"finetune ({settings.start})", SHOW, monitor=("valid/cer", "min"), clip=settings.optim.clip,
     )  # fmt: skip
-    speed = settings.regular.speed
-    augment = Augment(AugmentSettings(speed=1.0, speed_factors=(1 - speed, 1 + speed))) if speed else None
+    augment = Augment(settings.augment) if settings.augment.any else None
     train = make_loader(
         mixture,
         plan,
