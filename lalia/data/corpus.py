@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lalia.audio.reading import read_audio
+from lalia.audio.flac import read_flac
 from lalia.cards import read_card, write_json
 from lalia.exits import UserError
 from lalia.units import SAMPLE_RATE
@@ -205,7 +205,7 @@ class Corpus:
 
     def wave(self, row: int) -> np.ndarray:
         """The clip's wave: float32 (samples,), 16 kHz mono, -1 to 1. ``AudioError`` names the clip that is damaged."""
-        return read_audio(self.audio_bytes(row), name=f"{self.folder}: clip {self.id(row)}")
+        return read_flac(self.audio_bytes(row), name=lambda: f"{self.folder}: clip {self.id(row)}")
 
     def hours(self, labelled: bool | None = None) -> dict[str, dict[str, float]]:
         """Hours per language and split, of all clips or the labelled ones: ``{"ita": {"train": 0.31, ...}, ...}``."""
