@@ -1,0 +1,11 @@
+"""Distillation in ten lines.
+
+``python -m distill fit`` (``__main__.py``) reads settings (``config.py``), opens the corpora, cuts a student out of the
+teacher's own layers (``student.py``), and trains a ``DistillTask`` (``task.py``): the teacher hears the clean clip, the student
+the same clip with spans hidden, and the student must say what the teacher says and think what it thinks (``loss.py``), and say
+what the labels say where there are some (``fit.py``). The student with the best held-out character error rate ends in
+``RUN/recogniser``.
+
+``python -m distill export`` turns it into one ONNX file (``graph.py``), quantizes that (``quantize.py``), runs the file itself on
+held-out audio (``measure.py``) and writes the student folder only if it keeps its budget (``gates.py``, ``export.py``).
+"""

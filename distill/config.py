@@ -1,0 +1,164 @@
+"""The settings of a distillation run, and of an export."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from lalia.training.settings import (
+    BatchSettings,
+    DataSettings,
+    HardwareSettings,
+    LogSettings,
+    OptimSettings,
+    ScheduleSettings,
+)
+
+
+@dataclass
+class StudentSettings:
+    """The student's shape; what is 0 or empty is as the teacher has it."""
+
+    layers: int = 0
+    """blocks; 0 = half as many as the teacher has, rounded up"""
+    blocks: list[int] = field(default_factory=list)
+    """which of the teacher's blocks, from 0, the student's start from; none given = evenly spaced from first to last"""
+    width: int = 0
+    """dimensions of a frame; narrower keeps the teacher's most read channels, and its heads' width with fewer heads"""
+    feedforward: int = 0
+    """inner dimensions of the feed-forward layers; fewer keeps the units with the largest weights"""
+    position_kernel: int = 0
+    """frames of the convolution that tells positions; shorter keeps its middle"""
+
+
+@dataclass
+class LabelSettings:
+    """Which labels the student may see."""
+
+    minutes: float | None = None
+    """minutes of labelled audio; none given = as many as the teacher learned from, the same clips; 0 = all there are"""
+
+
+@dataclass
+class LossSettings:
+    """What counts how much. Each loss is a mean over what it looks at."""
+
+    posteriors: float = 1.0
+    """divergence of the student's letters from the teacher's, per frame"""
+    temperature: float = 2.0
+    """both sides' logits are divided by this before they are compared"""
+    blank_weight: float = 0.1
+    """what a frame counts where the teacher is sure of the blank, against 1 where it is sure of a letter"""
+    hidden: float = 0.5
+    """distance of the student's hidden frames from the teacher's, L1 and cosine"""
+    cosine: float = 1.0
+    """weight of the cosine against the L1 distance"""
+    hidden_layers: list[int] = field(default_factory=list)
+    """the student's blocks, from 0, whose output is compared with that of the teacher's block they come from; none given = all"""
+    labels: float = 0.3
+    """CTC on labels, per token"""
+    pseudo: float = 0.3
+    """CTC on what the teacher heard in clips without a label, per token"""
+    confidence: float = 0.9
+    """how sure the teacher must be of a clip, on (geometric) average over its letters, for that"""
+
+
+@dataclass
+class RegularSettings:
+    """What the student hears is masked as in SpecAugment (Park et al. 2019); the teacher hears it clean."""
+
+    time_coverage: float = 0.3
+    """sum of the hidden spans of frames as a share of the clip"""
+    time_span: int = 5
+    """frames of one span"""
+    channel_coverage: float = 0.1
+    """sum of the hidden spans of channels as a share of the width"""
+    channel_span: int = 16
+    """channels of one span"""
+    dropout: float = 0.0
+    """in the student's blocks"""
+    speed: float = 0.1
+    """clips are played up to this share faster or slower, for teacher and student alike"""
+
+
+@dataclass
+class DistillSettings:
+    """Everything a distillation run is made of."""
+
+    teacher: str = ""
+    """folder of the recogniser to learn from, made by `python -m finetune fit` or `lalia convert`"""
+    data: DataSettings = field(default_factory=DataSettings)
+    labels: LabelSettings = field(default_factory=LabelSettings)
+    student: StudentSettings = field(default_factory=StudentSettings)
+    loss: LossSettings = field(default_factory=LossSettings)
+    regular: RegularSettings = field(default_factory=RegularSettings)
+    batch: BatchSettings = field(default_factory=BatchSettings)
+    optim: OptimSettings = field(default_factory=OptimSettings)
+    schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
+    hardware: HardwareSettings = field(default_factory=HardwareSettings)
+    log: LogSettings = field(default_factory=LogSettings)
+    out: str = ""
+    """run folder; the same command continues what is there"""
+    seed: int = 1
+    """everything random is a function of this and the number of the step"""
+
+
+@dataclass
+class QuantizeSettings:
+    """What becomes int8. Features, normalisation and attention scores are computed in float always."""
+
+    keep_float: list[str] = field(default_factory=list)
+    """groups that stay float, as the sensitivity table names them: `blocks.0.feed-forward`, `head`, or a kind: `attention`"""
+    rescue: int = 2
+    """groups that may return to float, the most harmful first, if the error grows too much with all of them in int8"""
+    reduce_range: bool = False
+    """weights of 7 bits, for processors that add int8 products in 16 bits (x86 without VNNI)"""
+
+
+@dataclass
+class GateSettings:
+    """The budget that the exported file must keep on held-out audio."""
+
+    float_ratio: float = 1.05
+    """character error rate at most this many times that of the same student in float"""
+    teacher_ratio: float = 1.15
+    """and at most this many times the teacher's"""
+    slack: float = 0.001
+    """errors per character that are forgiven besides: on a short test set one letter would otherwise decide"""
+    speed: float = 20.0
+    """seconds of audio per second on one thread, at least"""
+    speedup: float = 0.0
+    """times the teacher's speed on one thread, at least; 0 = not asked"""
+    size_ratio: float = 0.0
+    """bytes of the file at most this share of the teacher's weights; 0 = not asked"""
+
+
+@dataclass
+class MeasureSettings:
+    """What is measured on how much audio."""
+
+    split: str = "test"
+    """clips that errors are counted on: test, or dev"""
+    clips: int = 0
+    """at most so many of them; 0 = all"""
+    timing_s: float = 60.0
+    """seconds of them that speeds are measured on"""
+    repeats: int = 5
+    """the speed is the median of so many runs"""
+    sensitivity_s: float = 120.0
+    """seconds of them on which each group is quantized alone"""
+
+
+@dataclass
+class ExportSettings:
+    """Everything an export is made of."""
+
+    recogniser: str = ""
+    """folder of the recogniser to export: RUN/recogniser of `python -m distill fit`, or of `python -m finetune fit`"""
+    teacher: str = ""
+    """folder of the recogniser it learned from, to be measured beside it; none given = no comparison"""
+    data: DataSettings = field(default_factory=DataSettings)
+    quantize: QuantizeSettings = field(default_factory=QuantizeSettings)
+    gate: GateSettings = field(default_factory=GateSettings)
+    measure: MeasureSettings = field(default_factory=MeasureSettings)
+    out: str = ""
+    """the student folder; written only if the gate lets it pass"""

@@ -1,0 +1,117 @@
+"""From a recogniser to one ONNX graph: raw wave in, log-probabilities out, batch and length free.
+
+``wave`` (B, S) float32, 16 kHz, unpadded -> ``log_probs`` (B, T, V) float32. Features are inside; weights keep their names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import math
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxscript.optimizer
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from lalia.models.deployed import Deployed
+from lalia.models.frontend import FFT
+from lalia.models.recogniser import Recogniser
+from lalia.units import SAMPLE_RATE
+
+INPUT, OUTPUT = "wave", "log_probs"
+OPSET = 20
+"""The first with GELU as one operator; ONNX Runtime knows it since 1.17."""
+
+
+def export_graph(recogniser: Recogniser, path: Path) -> None:
+    """Write ``recogniser`` to ``path`` as ONNX in float32."""
+    with torch.no_grad(), _quiet():
+        buffer = io.BytesIO()
+        # By tracing: torch.export makes the same graph in ten times as long, and specialises lengths without a word.
+        torch.onnx.export(
+            Deployed(recogniser).eval(),
+            (torch.zeros(2, SAMPLE_RATE * 3 // 2),),
+            buffer,  # type: ignore[arg-type]  # the tracing exporter takes files; its annotation knows paths only
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamic_axes={INPUT: {0: "B", 1: "S"}, OUTPUT: {0: "B", 1: "T"}},
+            opset_version=OPSET,
+            dynamo=False,
+        )
+        # Folds what follows from constants; the large weights are stored the way they are used already.
+        model = onnxscript.optimizer.optimize(onnx.load_from_string(buffer.getvalue()))
+    for name, function in (("frontend.cos_KF", "Cos"), ("frontend.sin_KF", "Sin")):
+        _compute_table(model, name, function)
+    _clean(model, len(recogniser.tokens))
+    onnx.checker.check_model(model, full_check=True)
+    path.write_bytes(model.SerializeToString())
+
+
+def _compute_table(model: onnx.ModelProto, name: str, function: str) -> None:
+    """Put the few operators that make a table of the Fourier transform in the place of its 200 kB; runtimes compute it once,
+    when they load the model."""
+    graph = model.graph
+    table = next((tensor for tensor in graph.initializer if tensor.name == name), None)
+    if table is None:
+        return
+    taps, frequencies = table.dims
+    constants = {
+        "taps": np.arange(taps, dtype=np.int64)[:, None],
+        "frequencies": np.arange(frequencies, dtype=np.int64)[None],
+        "turn": np.array(FFT, np.int64),
+        "step": np.array(2 * math.pi / FFT, np.float32),
+    }
+    graph.initializer.remove(table)
+    graph.initializer.extend(numpy_helper.from_array(value, f"{name}.{key}") for key, value in constants.items())
+    nodes = [
+        helper.make_node("Mul", [f"{name}.taps", f"{name}.frequencies"], [f"{name}.product"]),
+        # Whole turns are left out while the numbers are whole: a cosine of a large angle in float32 is not exact.
+        helper.make_node("Mod", [f"{name}.product", f"{name}.turn"], [f"{name}.part"]),
+        helper.make_node("Cast", [f"{name}.part"], [f"{name}.number"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", [f"{name}.number", f"{name}.step"], [f"{name}.angle"]),
+        helper.make_node(function, [f"{name}.angle"], [name]),
+    ]
+    for node in nodes:
+        node.name = node.output[0]
+    for place, node in enumerate(nodes):
+        graph.node.insert(place, node)
+
+
+def _clean(model: onnx.ModelProto, tokens: int) -> None:
+    """Take out what exporters leave behind (stack traces, source paths, shapes of intermediate tensors); name the free axes."""
+    graph = model.graph
+    for node in graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for tensor in graph.initializer:
+        del tensor.metadata_props[:]
+        tensor.doc_string = ""
+    del graph.value_info[:]
+    del graph.metadata_props[:]
+    del model.metadata_props[:]
+    del model.functions[:]
+    graph.name, graph.doc_string, model.doc_string = "recogniser", "", ""
+    graph.input[0].CopyFrom(helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["B", "S"]))
+    graph.output[0].CopyFrom(helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["B", "T", tokens]))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's notes to its developers, which no user can act on."""
+    names = ("torch.onnx", "onnxscript", "onnx_ir")
+    levels = {name: logging.getLogger(name).level for name in names}
+    for name in names:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)

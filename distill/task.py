@@ -1,0 +1,162 @@
+"""The distillation task: a teacher that hears the clean clip, a student that hears it masked, and one training step.
+
+B clips, S samples, T frames, D width, V tokens, L compared layers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from distill.config import DistillSettings
+from distill.loss import ctc, hidden_distance, posterior_divergence, pseudo_labels
+from distill.student import choose_blocks, kept_channels, make_projections
+from lalia.data.loader import Batch
+from lalia.decoding.greedy import best_path, transcript
+from lalia.models.encoder import valid_frames
+from lalia.models.masks import span_mask
+from lalia.models.recogniser import Recogniser
+from lalia.scoring.rates import ErrorCounts, character_errors, word_errors
+from lalia.training import LightningModule
+from lalia.training.runs import adamw, parameter_groups
+from lalia.training.seeds import generator, reseed
+
+
+@dataclass
+class Said:
+    """What a recogniser makes of a batch."""
+
+    logits_BTV: Tensor
+    hidden_LBTD: list[Tensor]
+    """the output of each block"""
+    frames_B: Tensor
+
+
+class DistillTask(LightningModule):
+    """Distillation of ``teacher`` into ``student``; runs under anybody's Trainer.
+
+    ``references`` maps a held-out row to its normalised text. Clips with an empty label count as unlabelled.
+    """
+
+    def __init__(
+        self, settings: DistillSettings, teacher: Recogniser, student: Recogniser, references: dict[int, str]
+    ) -> None:
+        super().__init__()
+        self.settings = settings
+        self.student = student
+        # Not a submodule: the teacher is in no checkpoint and no optimizer, and never in training mode.
+        self._teacher = (teacher.eval().requires_grad_(False),)
+        self.references = references
+        blocks = choose_blocks(settings.student, teacher.encoder.shape.layers)
+        compared = settings.loss.hidden_layers or list(range(len(blocks)))
+        self.compared = [(layer, blocks[layer]) for layer in compared]
+        channels = kept_channels(teacher.encoder, student.encoder.shape)
+        self.projections = make_projections(teacher.encoder.shape, channels, len(self.compared))
+        self._errors = (ErrorCounts(), ErrorCounts())
+
+    @property
+    def teacher(self) -> Recogniser:
+        return self._teacher[0]
+
+    def on_fit_start(self) -> None:
+        self.teacher.to(self.device)
+
+    @torch.no_grad()
+    def taught(self, batch: Batch) -> Said:
+        """What the teacher makes of the clean clips."""
+        return _said(self.teacher, batch, None, None)
+
+    def heard(self, batch: Batch, random: torch.Generator) -> Said:
+        """What the student makes of the clips with spans of frames and channels hidden."""
+        regular, shape = self.settings.regular, self.student.encoder.shape
+        B, device = len(batch.lengths_B), batch.wave_BS.device
+        frames_B = torch.tensor([shape.frames(length) for length in batch.lengths_B.tolist()])
+        T = shape.frames(batch.wave_BS.shape[1])
+        mask_BT = span_mask(frames_B, T, regular.time_coverage, regular.time_span, 0, random)
+        widths_B = torch.full((B,), shape.width)
+        channels_BD = span_mask(widths_B, shape.width, regular.channel_coverage, regular.channel_span, 0, random)
+        return _said(self.student, batch, mask_BT.to(device), channels_BD.to(device))
+
+    def losses(self, batch: Batch, random: torch.Generator) -> dict[str, Tensor]:
+        """Each loss of the batch as a mean over what it looks at, and two figures that say how much that was."""
+        settings = self.settings.loss
+        taught, heard = self.taught(batch), self.heard(batch, random)
+        T = heard.logits_BTV.shape[1]
+        valid_BT = valid_frames(heard.frames_B, T)
+        said = posterior_divergence(
+            heard.logits_BTV, taught.logits_BTV, valid_BT, settings.temperature, settings.blank_weight
+        )
+        found = {"posteriors": said.loss / said.count.clamp(min=1)}
+        hidden = said.loss.new_zeros(())
+        for projection, (mine, theirs) in zip(self.projections, self.compared, strict=True):
+            apart = hidden_distance(projection(heard.hidden_LBTD[mine]), taught.hidden_LBTD[theirs], valid_BT)
+            hidden = hidden + (apart.l1 + settings.cosine * apart.cosine) / apart.count.clamp(min=1)
+        found["hidden"] = hidden / max(1, len(self.compared))
+
+        assert batch.labels_BU is not None and batch.label_lengths_B is not None
+        labelled_B = batch.label_lengths_B > 0
+        known = ctc(heard.logits_BTV, heard.frames_B, batch.labels_BU, batch.label_lengths_B)
+        found["labels"] = known.loss / known.count.clamp(min=1)
+        guess = pseudo_labels(taught.logits_BTV, heard.frames_B, settings.confidence)
+        lengths_B = guess.lengths_B.masked_fill(labelled_B, 0)
+        guessed = ctc(heard.logits_BTV, heard.frames_B, guess.labels_BU, lengths_B)
+        found["pseudo"] = guessed.loss / guessed.count.clamp(min=1)
+        found["labelled"] = labelled_B.float().mean()
+        found["pseudo_labelled"] = (lengths_B > 0).float().mean()
+        return found
+
+    def total(self, found: dict[str, Tensor]) -> Tensor:
+        """The weighted sum of the losses."""
+        weights = self.settings.loss
+        return (
+            weights.posteriors * found["posteriors"] + weights.hidden * found["hidden"]
+            + weights.labels * found["labels"] + weights.pseudo * found["pseudo"]
+        )  # fmt: skip
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        seed = self.settings.seed
+        reseed(seed, "dropout", batch.number)
+        found = self.losses(batch, generator(seed, "masks", batch.number))
+        loss = self.total(found)
+        self.log_dict(
+            {
+                "train/loss": loss.detach(),
+                **{f"train/{name}": value.detach() for name, value in found.items()},
+                "train/lr": self.optimizers().param_groups[0]["lr"],  # type: ignore[union-attr]
+                "train/bad_clips": float(len(batch.bad)),
+            }
+        )
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        said = _said(self.student, batch, None, None)
+        valid_BT = valid_frames(said.frames_B, said.logits_BTV.shape[1])
+        apart = posterior_divergence(said.logits_BTV, self.taught(batch).logits_BTV, valid_BT, 1.0, 1.0)
+        self.log("valid/divergence", apart.loss / apart.count.clamp(min=1), batch_size=int(apart.count))
+        log_probs_BTV = said.logits_BTV.float().log_softmax(-1).cpu().numpy()
+        for row, log_probs_TV, frames in zip(batch.rows_B.tolist(), log_probs_BTV, said.frames_B.tolist(), strict=True):
+            found = transcript(best_path(log_probs_TV[:frames]), self.student.tokens)
+            reference = self.references[row]
+            characters, words = self._errors
+            self._errors = (characters + character_errors(reference, found), words + word_errors(reference, found))
+
+    def on_validation_epoch_end(self) -> None:
+        characters, words = self._errors
+        self._errors = (ErrorCounts(), ErrorCounts())
+        self.log_dict({"valid/cer": characters.rate, "valid/wer": words.rate})
+
+    def configure_optimizers(self) -> Any:
+        learners = nn.ModuleList([self.student, self.projections])
+        optim = self.settings.optim
+        return adamw(parameter_groups(learners, optim.lr), optim, self.settings.schedule)
+
+
+def _said(recogniser: Recogniser, batch: Batch, mask_BT: Tensor | None, channels_BD: Tensor | None) -> Said:
+    encoder = recogniser.encoder
+    features_BTF, _, frames_B = encoder.features(batch.wave_BS, batch.lengths_B)
+    hidden: list[Tensor] = []
+    last_BTD = encoder.contextualise(features_BTF, frames_B, mask_BT, channels_BD, collect=hidden)
+    return Said(recogniser.head(recogniser.head_dropout(last_BTD)), hidden, frames_B)

@@ -1,0 +1,249 @@
+"""A recogniser as it runs after training: the same numbers, in the operators that ONNX runtimes are fast at.
+
+One batch of clips of equal length, nothing padded. Every product with a weight is a matrix product of (B, T, I) by (I, O), so
+that each can be quantized: queries, keys and values in one, 1 x 1 convolutions among them. The Fourier transform is two products
+too, with the frame folded at its middle, which halves them.
+
+B clips, S samples, N 10 ms frames, T frames, D width, H heads, d dimensions of a head, K taps, F frequencies.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, cast
+
+import torch
+from fairseq2.models.conformer import ConformerConvolution
+from fairseq2.models.transformer import StandardMultiheadAttention
+from fairseq2.models.transformer.attention_bias import AttentionBiasCache
+from fairseq2.models.wav2vec2.position_encoder import Wav2Vec2PositionEncoder
+from fairseq2.nn import RotaryEncoder
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import remove_weight_norm
+
+from lalia.exits import UserError
+from lalia.models.encoder import Encoder
+from lalia.models.frontend import FFT, PRIOR_FRAMES, ConvolutionStem, StackedFrames, StemLayer
+from lalia.models.recogniser import Recogniser
+from lalia.models.shape import FRAME_HOP, FRAME_WINDOW
+
+_HALF = FRAME_WINDOW // 2
+
+
+class Deployed(nn.Module):
+    """wave_BS -> log-probabilities_BTV; equals ``Recogniser.log_probs`` of unpadded clips up to rounding."""
+
+    def __init__(self, recogniser: Recogniser) -> None:
+        super().__init__()
+        encoder = recogniser.encoder
+        # A copy by way of the weights: what is changed below must not reach the recogniser itself.
+        copy = Recogniser(Encoder(encoder.shape), recogniser.tokens, recogniser.normaliser)
+        copy.load_state_dict(recogniser.state_dict())
+        encoder = copy.eval().requires_grad_(False).encoder
+        frontend = cast(ConvolutionStem | StackedFrames, encoder.frontend)
+        self.frontend = Stem(frontend) if isinstance(frontend, ConvolutionStem) else FoldedFrames(frontend)
+        self.feature_norm = encoder.feature_norm
+        self.projection = Product.of(encoder.projection)
+        self.position = encoder.position
+        if isinstance(self.position, Wav2Vec2PositionEncoder):
+            remove_weight_norm(self.position.conv)
+        self.input_norm = encoder.input_norm
+        self.blocks = encoder.blocks
+        self.blocks.layer_drop_p = 0.0
+        self.head = Product.of(copy.head)
+        _replace(self.blocks)
+
+    def forward(self, wave_BS: Tensor) -> Tensor:
+        layout: Any = _Unpadded()
+        x_BTD = self.projection(self.feature_norm(self.frontend(wave_BS)))
+        if self.position is not None:
+            x_BTD = self.position(x_BTD, layout)
+        if self.input_norm is not None:
+            x_BTD = self.input_norm(x_BTD)
+        bias_cache = AttentionBiasCache()
+        for block in self.blocks.layers:
+            x_BTD = block(x_BTD, layout, bias_cache)
+        if self.blocks.layer_norm is not None:
+            x_BTD = self.blocks.layer_norm(x_BTD)
+        return self.head(x_BTD).log_softmax(-1)
+
+
+class _Unpadded:
+    """What fairseq2's parts ask of a batch layout, where no clip is padded and the length is free; and rotary positions, which
+    are the same for every block."""
+
+    packed = False
+    padded = False
+
+    def __init__(self) -> None:
+        self._angles: dict[tuple[int, float], tuple[Tensor, Tensor]] = {}
+
+    def angles(self, frames: int, half: int, theta: float) -> tuple[Tensor, Tensor]:
+        """Cosines and sines (T, half) of rotary positions (Su et al. 2021, section 3.4)."""
+        if (half, theta) not in self._angles:
+            speed = torch.tensor([theta ** (-i / half) for i in range(half)])
+            angle = torch.arange(frames, dtype=torch.float32)[:, None] * speed
+            self._angles[half, theta] = angle.cos(), angle.sin()
+        return self._angles[half, theta]
+
+
+class Product(nn.Module):
+    """(…, I) -> (…, O): a linear layer with its weight stored the way it is multiplied."""
+
+    def __init__(self, weight_OI: Tensor, bias_O: Tensor | None) -> None:
+        super().__init__()
+        self.weight_IO = nn.Parameter(weight_OI.T.contiguous(), requires_grad=False)
+        self.bias_O = None if bias_O is None else nn.Parameter(bias_O.clone(), requires_grad=False)
+
+    @classmethod
+    def of(cls, linear: Any) -> Product:
+        """The product that ``linear`` (or a convolution with one tap) computes."""
+        return cls(linear.weight.flatten(1), linear.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.matmul(x, self.weight_IO)
+        return x if self.bias_O is None else x + self.bias_O
+
+
+class SelfAttention(nn.Module):
+    """fairseq2's attention over one sequence, with queries, keys and values from one product."""
+
+    def __init__(self, attention: StandardMultiheadAttention) -> None:
+        super().__init__()
+        q, k, v = (cast(nn.Linear, p) for p in (attention.q_proj, attention.k_proj, attention.v_proj))
+        H, d = attention.num_heads, len(q.weight) // attention.num_heads
+        if attention.num_key_value_heads != H:
+            raise UserError("attention with shared keys and values cannot be exported; use as many as queries")
+        self.heads: int = H
+        self.head_width: int = d
+        order = torch.arange(H * d)
+        self.rotary: float | None = None
+        if isinstance(attention.pos_encoder, RotaryEncoder):
+            # fairseq2 turns neighbours (0, 1), (2, 3), …; with the even ones first and the odd ones behind, each pair is a
+            # pair of halves. Scores do not change when queries and keys are reordered alike.
+            order = order.view(H, d // 2, 2).transpose(1, 2).flatten()
+            self.rotary = attention.pos_encoder.theta
+        elif attention.pos_encoder is not None:
+            raise UserError(f"positions by {type(attention.pos_encoder).__name__} cannot be exported")
+        weight = torch.cat([q.weight[order] * d**-0.5, k.weight[order], v.weight])
+        bias = torch.cat([q.bias[order] * d**-0.5, k.bias[order], v.bias]) if q.bias is not None else None
+        self.qkv = Product(weight, bias)
+        self.output = Product.of(attention.output_proj)
+
+    def forward(self, seqs: Tensor, seqs_layout: _Unpadded, **_: Any) -> Tensor:
+        H, d = self.heads, self.head_width
+        B, T, _D = seqs.shape
+        qkv_BHTd = self.qkv(seqs).reshape(B, T, 3 * H, d).transpose(1, 2)
+        qk_BHTd, v_BHTd = qkv_BHTd.split([2 * H, H], 1)
+        if self.rotary is not None:
+            cos, sin = seqs_layout.angles(T, d // 2, self.rotary)
+            first, second = qk_BHTd.split([d // 2, d // 2], 3)
+            qk_BHTd = torch.cat([first * cos - second * sin, second * cos + first * sin], 3)
+        q_BHTd, k_BHTd = qk_BHTd.split([H, H], 1)
+        weights_BHTT = torch.matmul(q_BHTd, k_BHTd.transpose(2, 3)).softmax(-1)
+        return self.output(torch.matmul(weights_BHTT, v_BHTd).transpose(1, 2).reshape(B, T, H * d))
+
+
+class BlockConvolution(nn.Module):
+    """The convolution inside a Conformer-like block, on (B, T, D) throughout: two products around a depthwise filter."""
+
+    def __init__(self, convolution: ConformerConvolution) -> None:
+        super().__init__()
+        if convolution.layer_norm is None or convolution.causal_depthwise_conv:
+            raise UserError("only block convolutions with layer norm and both-sided filters can be exported")
+        self.spread = Product.of(convolution.pointwise_conv1)
+        self.depthwise = convolution.depthwise_conv
+        self.layer_norm = convolution.layer_norm
+        self.activation = convolution.depthwise_activation
+        self.gather = Product.of(convolution.pointwise_conv2)
+
+    def forward(self, seqs: Tensor, seqs_layout: _Unpadded) -> Tensor:
+        value_BTD, gate_BTD = self.spread(seqs).chunk(2, -1)
+        x_BDT = (value_BTD * gate_BTD.sigmoid()).transpose(1, 2)
+        x_BTD = F.conv1d(
+            x_BDT, self.depthwise.weight, padding=self.depthwise.kernel_size[0] // 2, groups=x_BDT.shape[1]
+        ).transpose(1, 2)  # fmt: skip
+        return self.gather(self.activation(self.layer_norm(x_BTD)))
+
+
+class FoldedFrames(nn.Module):
+    """``StackedFrames`` without padding.
+
+    The power of a frequency does not change when time is counted from the frame's middle. There the cosines are even and the
+    sines odd, and so is the window even: half of the taps do, on sums and differences of samples left and right of the middle.
+    """
+
+    def __init__(self, frames: StackedFrames) -> None:
+        super().__init__()
+        self.stack = frames.stack
+        self.mel_FM = nn.Parameter(frames.mel_FM, requires_grad=False)
+        self.dct_MF = nn.Parameter(frames.dct_MF, requires_grad=False) if frames.mfcc else None
+        self.prior_2M = nn.Parameter(frames.prior_2M, requires_grad=False)
+        # Sample 0 has weight 0 in the periodic Hann window, so the middle is sample 200 and taps 1 to 199 have partners.
+        self.window_K = nn.Parameter(frames.window[_HALF:], requires_grad=False)
+        turn_KF = torch.arange(_HALF)[:, None] * torch.arange(FFT // 2 + 1) % FFT  # whole numbers: exact at any length
+        angle_KF = turn_KF * (2 * math.pi / FFT)
+        self.cos_KF = nn.Parameter(angle_KF.cos(), requires_grad=False)
+        self.sin_KF = nn.Parameter(angle_KF.sin(), requires_grad=False)
+
+    def forward(self, wave_BS: Tensor) -> Tensor:
+        frames_BNK = _cut(wave_BS)
+        right_BNK = frames_BNK[:, :, _HALF:] * self.window_K
+        left_BNK = frames_BNK[:, :, 1:_HALF].flip(2) * self.window_K[1:]
+        even_BNF = torch.cat([right_BNK[:, :, :1], right_BNK[:, :, 1:] + left_BNK], 2) @ self.cos_KF
+        odd_BNF = torch.cat([right_BNK[:, :, :1], right_BNK[:, :, 1:] - left_BNK], 2) @ self.sin_KF  # sin 0 drops tap 0
+        features_BNM = torch.log((even_BNF * even_BNF + odd_BNF * odd_BNF) @ self.mel_FM + 1e-6)
+        if self.dct_MF is not None:
+            features_BNM = features_BNM @ self.dct_MF
+        N = features_BNM.shape[1]
+        mean_B1M = (features_BNM.sum(1, keepdim=True) + PRIOR_FRAMES * self.prior_2M[0]) / (N + PRIOR_FRAMES)
+        squares_B1M = (features_BNM * features_BNM).sum(1, keepdim=True)
+        squares_B1M = (squares_B1M + PRIOR_FRAMES * self.prior_2M[1]) / (N + PRIOR_FRAMES)
+        variance_B1M = (squares_B1M - mean_B1M * mean_B1M).clamp(min=0)
+        features_BNM = (features_BNM - mean_B1M) * torch.rsqrt(variance_B1M + 1e-3)
+        T = N // self.stack
+        return features_BNM[:, : T * self.stack].reshape(wave_BS.shape[0], T, -1)
+
+
+def _cut(wave_BS: Tensor) -> Tensor:
+    """Frames of 400 samples every 160: (B, N, 400), from rows of one hop side by side (2.5 of them are a frame)."""
+    N = (wave_BS.shape[1] - FRAME_WINDOW) // FRAME_HOP + 1
+    whole, rest = divmod(FRAME_WINDOW, FRAME_HOP)
+    rows_BJH = F.pad(wave_BS, (0, FRAME_HOP))[:, : (N + whole) * FRAME_HOP].unflatten(1, (-1, FRAME_HOP))
+    return torch.cat([*(rows_BJH[:, i : i + N] for i in range(whole)), rows_BJH[:, whole : whole + N, :rest]], 2)
+
+
+class Stem(nn.Module):
+    """``ConvolutionStem`` without padding."""
+
+    def __init__(self, stem: ConvolutionStem) -> None:
+        super().__init__()
+        self.layers = stem.layers
+
+    def forward(self, wave_BS: Tensor) -> Tensor:
+        x_BCT = wave_BS[:, None]
+        for layer in self.layers:
+            assert isinstance(layer, StemLayer)
+            x_BCT = layer.conv(x_BCT)
+            if layer.group_norm is not None:
+                norm = layer.group_norm
+                x_BCT = x_BCT - x_BCT.mean(2, keepdim=True)
+                x_BCT = x_BCT * torch.rsqrt((x_BCT * x_BCT).mean(2, keepdim=True) + norm.eps)
+                x_BCT = x_BCT * norm.weight[:, None] + norm.bias[:, None]
+            if layer.layer_norm is not None:
+                x_BCT = layer.layer_norm(x_BCT.transpose(1, 2)).transpose(1, 2)
+            x_BCT = F.gelu(x_BCT)
+        return x_BCT.transpose(1, 2)
+
+
+def _replace(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, StandardMultiheadAttention):
+            setattr(module, name, SelfAttention(child))
+        elif isinstance(child, ConformerConvolution):
+            setattr(module, name, BlockConvolution(child))
+        elif hasattr(child, "weight") and isinstance(child.weight, Tensor) and hasattr(child, "input_dim"):
+            setattr(module, name, Product.of(child))
+        else:
+            _replace(child)
