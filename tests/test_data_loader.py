@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import itertools
 import re
+import threading
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,6 @@ import pyarrow as pa
 import pytest
 import soundfile
 import torch
-from torch.utils.data import DataLoader
 
 from lalia.audio.reading import AudioError
 from lalia.cards import write_card
@@ -57,7 +58,7 @@ def _plan(corpus: FakeCorpus | Corpus, **settings: object) -> BatchPlan:
     return BatchPlan(durations_s=corpus.durations_s, **{**values, **settings})
 
 
-def _take(loader: DataLoader[Batch], count: int) -> list[Batch]:
+def _take(loader: Iterable[Batch], count: int) -> list[Batch]:
     return list(itertools.islice(loader, count))
 
 
@@ -84,10 +85,11 @@ def test_a_batch_holds_the_planned_crops_padded_with_zeros() -> None:
             assert batch.labels[place].tolist() == _encode(corpus.text(row))
 
 
-def test_workers_bring_the_same_batches_in_the_same_order() -> None:
+@pytest.mark.parametrize("context", ["threads", "fork"])
+def test_workers_bring_the_same_batches_in_the_same_order(context: str) -> None:
     corpus = FakeCorpus(60, broken={3, 30})
     here = make_loader(corpus, _plan(corpus), start=5, workers=0, labels=_encode, augment=_HARD)
-    there = make_loader(corpus, _plan(corpus), start=5, workers=2, labels=_encode, augment=_HARD)
+    there = make_loader(corpus, _plan(corpus), start=5, workers=2, labels=_encode, augment=_HARD, context=context)
     assert all(_same(a, b) for a, b in zip(_take(here, 12), _take(there, 12), strict=True))
 
 
@@ -115,14 +117,27 @@ def test_a_start_inside_a_step_keeps_ranks_apart() -> None:
 
 def test_the_loader_is_endless_and_leaves_the_trainings_random_numbers_alone() -> None:
     corpus = FakeCorpus(10)
-    loader = make_loader(corpus, _plan(corpus), start=0, workers=0)
-    with pytest.raises(TypeError):
-        len(loader)
-    torch.manual_seed(0)
-    expected = torch.rand(3)
-    torch.manual_seed(0)
-    assert len(_take(loader, 100)) == 100
-    assert torch.equal(torch.rand(3), expected)
+    for context in ("threads", "fork"):
+        loader = make_loader(corpus, _plan(corpus), start=0, workers=1, context=context)
+        with pytest.raises(TypeError):
+            len(loader)
+        torch.manual_seed(0)
+        expected = torch.rand(3)
+        torch.manual_seed(0)
+        assert len(_take(loader, 100)) == 100
+        assert torch.equal(torch.rand(3), expected)
+
+
+def test_threads_end_with_their_loader() -> None:
+    corpus = FakeCorpus(10)
+    batches = iter(make_loader(corpus, _plan(corpus), start=0, workers=2, context="threads"))
+    next(batches)
+    assert any(thread.name.startswith("lalia-loader") for thread in threading.enumerate())
+    del batches
+    for thread in threading.enumerate():
+        if thread.name.startswith("lalia-loader"):
+            thread.join(timeout=10)
+            assert not thread.is_alive()
 
 
 def test_damaged_clips_are_left_out_and_named() -> None:
@@ -150,11 +165,11 @@ def test_where_all_clips_are_damaged_a_spare_comes_and_always_the_same() -> None
     assert _same(first, again)
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_nothing_readable_ends_in_one_line(workers: int) -> None:
+@pytest.mark.parametrize(("workers", "context"), [(0, None), (1, "threads"), (1, "fork")])
+def test_nothing_readable_ends_in_one_line(workers: int, context: str | None) -> None:
     corpus = FakeCorpus(10, broken=set(range(10)))
     with pytest.raises(UserError) as caught:
-        next(iter(make_loader(corpus, _plan(corpus), start=0, workers=workers)))
+        next(iter(make_loader(corpus, _plan(corpus), start=0, workers=workers, context=context)))
     assert re.fullmatch(r"micro-batch 0: none of \d+ clips can be read; the first: clip\d: is cut.*", str(caught.value))
 
 
@@ -236,7 +251,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("context", [None, "fork", "spawn"])
+@pytest.mark.parametrize("context", [None, "threads", "spawn"])
 def test_a_corpus_on_disk(folder: Path, context: str | None) -> None:
     corpus = Corpus.load(folder)
     loader = make_loader(

@@ -1,142 +1,24 @@
-"""The loader: micro-batches of the plan as padded tensors, decoded in worker processes ahead of their use.
-
-Legend: B clips, S samples, U tokens of a text.
-"""
+"""The loader: micro-batches of the plan as padded tensors, decoded ahead of their use by threads or processes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
-from typing import Any, Protocol
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Literal
 
-import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from numpy.typing import ArrayLike
+from torch.utils.data import DataLoader, Sampler
 
+from lalia.data.batch import Batch
+from lalia.data.clips import Augmenter, Clips, Labels, NothingReadable, PlannedClips
 from lalia.data.plan import BatchPlan, MicroBatch, sequential
-from lalia.exits import UserError
 from lalia.units import Seconds
 
-Labels = Callable[[str], list[int]]
-Augment = Callable[[NDArray[np.float32], np.random.Generator], NDArray[np.float32]]
-"""A wave (S,) to another, every choice drawn from the generator."""
+__all__ = ["Batch", "NothingReadable", "ThreadedLoader", "make_eval_loader", "make_loader"]
 
-
-class NothingReadable(UserError):
-    """Not one clip of a micro-batch, nor any of its spares, could be read."""
-
-    def __init__(self, message: str) -> None:
-        # A DataLoader raises a worker's error again with the traceback for a message, whose last line is this one.
-        super().__init__(message.strip().splitlines()[-1].removeprefix(f"{__name__}.{type(self).__name__}: "))
-
-
-class Clips(Protocol):
-    """What the loader needs of a corpus (``lalia.data.corpus.Corpus`` has it)."""
-
-    @property
-    def durations_s(self) -> NDArray[np.float32]: ...
-    @property
-    def languages(self) -> NDArray[np.integer]: ...
-    def id(self, row: int) -> str: ...
-    def text(self, row: int) -> str: ...
-    def wave(self, row: int) -> NDArray[np.float32]: ...
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One micro-batch, padded with zeros at the end of each clip."""
-
-    number: int  # of the plan's micro-batch
-    wave_BS: Tensor  # float32, 16 kHz
-    lengths_B: Tensor  # int64, samples
-    rows_B: Tensor  # int64, row numbers of the corpus
-    languages_B: Tensor  # int64, the corpus's language codes
-    labels_BU: Tensor | None  # int64, 0 after the end of each text; None without labels
-    label_lengths_B: Tensor | None  # int64
-    bad: tuple[str, ...]  # one line for each clip that could not be read and was left out
-
-    @property
-    def labels(self) -> list[Tensor]:
-        """Each clip's labels without padding: B tensors (U,)."""
-        if self.labels_BU is None or self.label_lengths_B is None:
-            raise ValueError("this batch has no labels; make the loader with labels=")
-        return [label_U[:length] for label_U, length in zip(self.labels_BU, self.label_lengths_B.tolist(), strict=True)]
-
-    @property
-    def samples(self) -> int:
-        """Samples of audio, padding not counted."""
-        return int(self.lengths_B.sum())
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        """The same batch with its tensors on ``device``."""
-        return self._with(lambda tensor: tensor.to(device, non_blocking=non_blocking))
-
-    def pin_memory(self) -> Batch:
-        """The same batch in page-locked memory (DataLoader calls this)."""
-        return self._with(lambda tensor: tensor.pin_memory())
-
-    def _with(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        values: dict[str, Any] = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            values[field.name] = change(value) if isinstance(value, Tensor) else value
-        return Batch(**values)
-
-
-class PlannedClips(Dataset[Batch]):
-    """A map from a MicroBatch, which the sampler makes, to its Batch; workers need the corpus, not the plan."""
-
-    def __init__(
-        self, corpus: Clips, *, seed: int, labels: Labels | None, augment: Augment | None, normalise: bool
-    ) -> None:
-        self._corpus, self._seed, self._labels, self._augment = corpus, seed, labels, augment
-        self._normalise = normalise
-
-    def __getitem__(self, micro_batch: MicroBatch) -> Batch:
-        """Read the clips. What cannot be read is left out; if nothing is left, the spares are tried in turn.
-
-        Raises NothingReadable where not one clip or spare can be read.
-        """
-        rows: list[int] = []
-        waves: list[NDArray[np.float32]] = []
-        labels: list[list[int]] = []
-        bad: list[str] = []
-        wanted = [*zip(micro_batch.rows, micro_batch.starts, micro_batch.lengths, strict=True)]
-        longest = int(micro_batch.lengths.max())
-        for place, (row, start, length) in enumerate(wanted + [(spare, 0, longest) for spare in micro_batch.spares]):
-            if place >= len(wanted) and waves:
-                break
-            try:
-                wave, label = self._read(int(row), int(start), int(length), micro_batch.number, place)
-            except UserError as error:
-                bad.append(str(error))
-                continue
-            rows.append(int(row))
-            waves.append(wave)
-            labels.append(label)
-        if not waves:
-            raise NothingReadable(
-                f"micro-batch {micro_batch.number}: none of {len(bad)} clips can be read; the first: {bad[0]}"
-            )
-        return _padded(micro_batch.number, rows, waves, self._corpus.languages, labels if self._labels else None, bad)
-
-    def _read(
-        self, row: int, start: int, length: int, number: int, place: int
-    ) -> tuple[NDArray[np.float32], list[int]]:
-        whole = self._corpus.wave(row)
-        start = max(0, min(start, len(whole) - length))  # shorter than its index says: what is there
-        wave = whole[start : start + length]
-        if not len(wave):
-            raise UserError(f"{self._corpus.id(row)}: has no samples; prepare the corpus again without it")
-        label = self._labels(self._corpus.text(row)) if self._labels else []
-        if self._augment:
-            # The same place of the same micro-batch draws the same, in whatever worker.
-            wave = self._augment(wave, np.random.default_rng((self._seed & (2**64 - 1), number, place)))
-        if self._normalise:
-            wave = (wave - wave.mean()) / np.sqrt(wave.var() + np.float32(1e-5))
-        return wave, label
+Context = Literal["threads", "fork", "spawn", "forkserver"]
 
 
 class PlanSampler(Sampler[MicroBatch]):
@@ -170,6 +52,45 @@ class ListSampler(Sampler[MicroBatch]):
         return len(self._micro_batches)
 
 
+class ThreadedLoader(Iterable[Batch]):
+    """Batches in the sampler's order, read ahead by threads of this process.
+
+    Decoding is C code that lets other threads run, and what a thread has read is already where the training wants it: a process
+    would hand each batch over through shared memory, whose fresh pages cost as much as half the decoding.
+    """
+
+    def __init__(
+        self, clips: PlannedClips, sampler: Sampler[MicroBatch], *, workers: int, prefetch: int, pin_memory: bool
+    ) -> None:
+        self._clips, self._sampler = clips, sampler
+        self._workers, self._ahead = workers, workers * prefetch
+        self._pin_memory = pin_memory and torch.cuda.is_available()
+
+    def __len__(self) -> int:
+        """Batches of one pass; a TypeError where the sampler is endless."""
+        return len(self._sampler)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[Batch]:
+        if not self._workers:
+            yield from map(self._read, self._sampler)
+            return
+        ahead: deque[Future[Batch]] = deque()
+        with ThreadPoolExecutor(self._workers, thread_name_prefix="lalia-loader") as threads:
+            try:
+                for micro_batch in self._sampler:
+                    ahead.append(threads.submit(self._read, micro_batch))
+                    if len(ahead) > self._ahead:
+                        yield ahead.popleft().result()
+                while ahead:
+                    yield ahead.popleft().result()
+            finally:
+                threads.shutdown(wait=False, cancel_futures=True)
+
+    def _read(self, micro_batch: MicroBatch) -> Batch:
+        batch = self._clips[micro_batch]
+        return batch.pin_memory() if self._pin_memory else batch
+
+
 def make_loader(
     corpus: Clips,
     plan: BatchPlan,
@@ -179,26 +100,41 @@ def make_loader(
     rank: int = 0,
     workers: int = 2,
     labels: Labels | None = None,
-    augment: Augment | None = None,
+    augment: Augmenter | None = None,
     normalise: bool = False,
     prefetch: int = 4,
     pin_memory: bool = False,
-    context: str | None = None,
-) -> DataLoader[Batch]:
+    context: Context | None = None,
+) -> Iterable[Batch]:
     """The micro-batches ``start`` … of ``rank``, endless and without a length.
 
     start: the global micro-batch to begin with: step × ranks × accumulation.
-    workers: processes that decode; 0 decodes in the training process.
+    workers: threads or processes that decode; 0 decodes where the batch is asked for.
     labels: text to token numbers; None makes batches without labels.
     normalise: zero mean and unit variance for each clip, after ``augment``.
     prefetch: micro-batches ready ahead, for each worker.
-    context: how workers start: fork, spawn, forkserver; None is the system's way.
+    context: what the workers are: threads, or processes started in one of three ways. None takes threads, but processes
+        (the system's way) where there is ``augment``, whose Python and torch code would keep the training waiting.
 
-    Lightning's Trainer must leave the sampler alone: ``use_distributed_sampler=False``.
+    Lightning's Trainer must leave the sampler of processes alone: ``use_distributed_sampler=False``.
     """
     clips = PlannedClips(corpus, seed=plan.seed, labels=labels, augment=augment, normalise=normalise)
     sampler = PlanSampler(plan, start=start, ranks=ranks, rank=rank)
-    return _loader(clips, sampler, workers, prefetch, pin_memory, context)
+    if not workers or context == "threads" or (context is None and augment is None):
+        return ThreadedLoader(clips, sampler, workers=workers, prefetch=prefetch, pin_memory=pin_memory)
+    return DataLoader(
+        clips,
+        sampler=sampler,
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=prefetch,
+        persistent_workers=True,
+        pin_memory=pin_memory,
+        collate_fn=_as_is,
+        multiprocessing_context=context,
+        # Its own generator: a DataLoader draws a seed at its start, which would move the training's random numbers on.
+        generator=torch.Generator().manual_seed(0),
+    )
 
 
 def make_eval_loader(
@@ -211,65 +147,18 @@ def make_eval_loader(
     rank: int = 0,
     workers: int = 0,
     normalise: bool = False,
+    prefetch: int = 2,
     pin_memory: bool = False,
-    context: str | None = None,
-) -> DataLoader[Batch]:
+) -> ThreadedLoader:
     """Each of ``rows`` once and whole, longest first; of several ranks each has every ranks-th micro-batch.
 
-    One rank may have one micro-batch more than another.
+    One rank may have one micro-batch more than another. ``workers`` are threads.
     """
     micro_batches = sequential(rows, corpus.durations_s, micro_batch_s)[rank::ranks]
     clips = PlannedClips(corpus, seed=0, labels=labels, augment=None, normalise=normalise)
-    return _loader(clips, ListSampler(micro_batches), workers, 2, pin_memory, context)
-
-
-def _loader(
-    clips: PlannedClips,
-    sampler: Sampler[MicroBatch],
-    workers: int,
-    prefetch: int,
-    pin_memory: bool,
-    context: str | None,
-) -> DataLoader[Batch]:
-    many: dict[str, Any] = {}
-    if workers:
-        many = {"prefetch_factor": prefetch, "persistent_workers": True, "multiprocessing_context": context}
-    return DataLoader(
-        clips,
-        sampler=sampler,
-        batch_size=None,
-        num_workers=workers,
-        pin_memory=pin_memory,
-        collate_fn=_as_is,
-        # Its own generator: a DataLoader draws a seed at its start, which would move the training's random numbers on.
-        generator=torch.Generator().manual_seed(0),
-        **many,
-    )
+    sampler = ListSampler(micro_batches)
+    return ThreadedLoader(clips, sampler, workers=workers, prefetch=prefetch, pin_memory=pin_memory)
 
 
 def _as_is(batch: Any) -> Any:
     return batch
-
-
-def _padded(
-    number: int,
-    rows: list[int],
-    waves: list[NDArray[np.float32]],
-    languages: NDArray[np.integer],
-    labels: list[list[int]] | None,
-    bad: list[str],
-) -> Batch:
-    lengths_B = torch.tensor([len(wave) for wave in waves])
-    wave_BS = torch.zeros(len(waves), int(lengths_B.max()))
-    filled = wave_BS.numpy()
-    for place, wave in enumerate(waves):
-        filled[place, : len(wave)] = wave
-    rows_B = torch.tensor(rows)
-    languages_B = torch.from_numpy(np.asarray(languages[np.asarray(rows)], np.int64))
-    labels_BU = label_lengths_B = None
-    if labels is not None:
-        label_lengths_B = torch.tensor([len(label) for label in labels])
-        labels_BU = torch.zeros(len(labels), int(label_lengths_B.max()), dtype=torch.int64)
-        for place, label in enumerate(labels):
-            labels_BU[place, : len(label)] = torch.tensor(label, dtype=torch.int64)
-    return Batch(number, wave_BS, lengths_B, rows_B, languages_B, labels_BU, label_lengths_B, tuple(bad))
