@@ -29,16 +29,16 @@ def cepstra(raw_BTF: Tensor, frames_B: Tensor, stack: int) -> Tensor:
     """
     B, T, F = raw_BTF.shape
     mels = F // stack
-    last_B1 = (frames_B - 1).clamp(min=0)[:, None]
-    place_BT = torch.minimum(torch.arange(T, device=raw_BTF.device)[None], last_B1)
-    raw_BTF = raw_BTF.float().gather(1, place_BT[:, :, None].expand(-1, -1, F))
-    bins_BNM = raw_BTF.reshape(B, T * stack, mels)
+    N = T * stack
+    bins_BNM = raw_BTF.float().reshape(B, N, mels)
+    last_B1 = (frames_B * stack - 1).clamp(min=0)[:, None]
+    place_BN = torch.minimum(torch.arange(N, device=raw_BTF.device)[None], last_B1)
+    bins_BNM = bins_BNM.gather(1, place_BN[:, :, None].expand(-1, -1, mels))
     dct_MC = torchaudio.functional.create_dct(COEFFICIENTS + 1, mels, "ortho").to(raw_BTF.device)[:, 1:]
     energy_BN1 = _ENERGY_SCALE * bins_BNM.mean(2, keepdim=True)
     levels_BNC = torch.cat([bins_BNM @ dct_MC, energy_BN1], 2)
     C = levels_BNC.shape[2]
     padded = torch.cat([levels_BNC[:, :1].expand(-1, 4, -1), levels_BNC, levels_BNC[:, -1:].expand(-1, 4, -1)], 1)
-    N = T * stack
     slopes_BNC = padded[:, 8 : 8 + N] + padded[:, 7 : 7 + N] - padded[:, :N] - padded[:, 1 : 1 + N]
     halves_BT = levels_BNC.reshape(B, T, HALVES, stack // HALVES, C).mean(3).flatten(2)
     slopes_BT = slopes_BNC.reshape(B, T, stack, C).mean(2)

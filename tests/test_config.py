@@ -1,0 +1,70 @@
+"""Settings: defaults, YAML and flags; typos end in one line."""
+
+from __future__ import annotations
+
+import pytest
+
+from finetune.config import FinetuneSettings
+from lalia import config
+from lalia.exits import UserError
+from pretrain.config import PretrainSettings
+
+
+def load(*argv: str) -> PretrainSettings:
+    return config.load(PretrainSettings, list(argv), "python -m pretrain fit", "about")
+
+
+def test_flags_win_over_yaml_which_wins_over_defaults(tmp_path):
+    file = tmp_path / "a.yaml"
+    file.write_text("# a comment\noptim:\n  lr: 0.1\n  clip: 1.0\n")
+    settings = load("--config", str(file), "--optim.lr", "0.2")
+    assert (settings.optim.lr, settings.optim.clip, settings.optim.beta1) == (0.2, 1.0, 0.9)
+
+
+def test_a_list_is_filled_by_repeating_its_flag(tmp_path):
+    assert load("--data.corpus", "a", "--data.corpus=b c").data.corpus == ["a", "b c"]
+    file = tmp_path / "a.yaml"
+    file.write_text("data:\n  corpus: [x, y]\n")
+    assert load("--config", str(file)).data.corpus == ["x", "y"]
+    assert load("--config", str(file), "--data.corpus", "z").data.corpus == ["z"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "named"),
+    [
+        (["--optim.lrr", "1"], "optim.lrr"),
+        (["--optim.lr", "fast"], "optim.lr"),
+        (["--model.input", "mp3"], "model.input"),
+        (["--config", "nowhere.yaml"], "nowhere.yaml"),
+        (["--model.width", "100", "--model.heads", "3"], "model.width 100"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_it(argv, named, capsys):
+    with pytest.raises(UserError) as caught:
+        load(*argv)
+    assert named in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_typo_in_a_file_is_named(tmp_path):
+    file = tmp_path / "a.yaml"
+    file.write_text("optim:\n  rate: 1\n")
+    with pytest.raises(UserError, match="rate"):
+        load("--config", str(file))
+
+
+@pytest.mark.parametrize("schema", [PretrainSettings, FinetuneSettings])
+def test_what_is_dumped_loads_back_the_same(schema, tmp_path):
+    settings = config.load(schema, ["--data.corpus", "a", "--data.corpus", "b", "--optim.lr", "3e-5"], "x", "")
+    config.dump(settings, tmp_path / "kept.yaml")
+    assert config.load(schema, ["--config", str(tmp_path / "kept.yaml")], "x", "") == settings
+
+
+def test_help_teaches_every_setting(capsys):
+    with pytest.raises(SystemExit) as ended:
+        load("--help")
+    assert ended.value.code == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "--batch.hours" in shown
+    assert "hours of audio per optimizer step" in shown
