@@ -24,7 +24,7 @@ from torch.nn.utils import remove_weight_norm
 
 from lalia.exits import UserError
 from lalia.models.encoder import Encoder
-from lalia.models.frontend import FFT, PRIOR_FRAMES, ConvolutionStem, StackedFrames, StemLayer
+from lalia.models.frontend import FFT, PRIOR_FRAMES, WAVE_EPSILON, ConvolutionStem, StackedFrames, StemLayer
 from lalia.models.recogniser import Recogniser
 from lalia.models.shape import FRAME_HOP, FRAME_WINDOW
 
@@ -219,9 +219,13 @@ class Stem(nn.Module):
 
     def __init__(self, stem: ConvolutionStem) -> None:
         super().__init__()
+        self.normalise_wave = stem.normalise_wave
         self.layers = stem.layers
 
     def forward(self, wave_BS: Tensor) -> Tensor:
+        if self.normalise_wave:
+            wave_BS = wave_BS - wave_BS.mean(1, keepdim=True)
+            wave_BS = wave_BS * torch.rsqrt((wave_BS * wave_BS).mean(1, keepdim=True) + WAVE_EPSILON)
         x_BCT = wave_BS[:, None]
         for layer in self.layers:
             assert isinstance(layer, StemLayer)

@@ -87,7 +87,12 @@ class Encoder(nn.Module):
         x_BTD = self.dropout(x_BTD)
         if collect is None:
             return self.blocks(x_BTD, layout)
-        hook = self.blocks.register_layer_hook(lambda _i, output, _layout, _n: collect.append(output) or True)
+
+        def keep(_number: int, output: Tensor, _layout: BatchLayout, _layers: int) -> bool:
+            collect.append(output)
+            return True
+
+        hook = self.blocks.register_layer_hook(keep)
         try:
             return self.blocks(x_BTD, layout)
         finally:
@@ -117,7 +122,7 @@ class Encoder(nn.Module):
         return load_encoder(Path(folder))
 
     def save(self, folder: Path | str, parents: list[dict[str, Any]], **facts: Any) -> None:
-        """Write ``config.json``, ``model.safetensors`` and ``card.json`` to ``folder``."""
+        """Write ``config.json``, ``model.safetensors`` and ``card.json`` to ``folder``; with ``quantizer``, that too."""
         from lalia.models.store import save_encoder
 
         save_encoder(self, Path(folder), parents, **facts)

@@ -18,6 +18,8 @@ from lalia.models.shape import FRAME_HOP, FRAME_WINDOW, EncoderShape
 from lalia.units import SAMPLE_RATE
 
 FFT = 512
+WAVE_EPSILON = 1e-7
+"""Added to the variance of a wave that is normalised, as transformers' feature extractor does."""
 PRIOR_FRAMES = 100
 """How many 10 ms frames the statistics of the training audio weigh in the normalisation of a clip."""
 
@@ -124,10 +126,12 @@ class ConvolutionStem(nn.Module):
     """The stem of wav2vec 2.0 (Baevski et al. 2020, section 2): convolutions from the wave to 20 ms frames.
 
     Parameter names are fairseq2's. Group norm counts the valid frames of each clip alone, where the peers count padding in.
+    Normalisation of the wave, where the shape has it, is a part of the model: no caller can forget it.
     """
 
     def __init__(self, shape: EncoderShape) -> None:
         super().__init__()
+        self.normalise_wave = shape.normalise_wave
         self.gradient_scale = shape.stem_gradient_scale
         channels = 1
         self.layers = nn.ModuleList()
@@ -137,6 +141,9 @@ class ConvolutionStem(nn.Module):
             channels = width
 
     def forward(self, wave_BS: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+        if self.normalise_wave:
+            with torch.autocast(wave_BS.device.type, enabled=False):
+                wave_BS = normalise_over_time(wave_BS.float()[:, :, None], lengths_B, WAVE_EPSILON)[:, :, 0]
         x_BCT = wave_BS[:, None]
         for layer in self.layers:
             x_BCT, lengths_B = layer(x_BCT, lengths_B)
@@ -171,10 +178,10 @@ class StemLayer(nn.Module):
 
 class _ScaleGradient(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, scale: float) -> Tensor:  # type: ignore[no-untyped-def, override]
+    def forward(ctx, x: Tensor, scale: float) -> Tensor:
         ctx.scale = scale
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor):  # type: ignore[no-untyped-def, override]
+    def backward(ctx, gradient: Tensor):
         return gradient * ctx.scale, None

@@ -24,6 +24,8 @@ class EncoderShape:
     """wave only: group = group norm after the first convolution (BASE), layer = layer norm after each (LARGE, XLS-R)"""
     stem_bias: bool = False
     """wave only: whether the convolutions have a bias (LARGE, XLS-R)"""
+    normalise_wave: bool = False
+    """wave only: bring each clip to zero mean and unit variance first (LARGE, XLS-R)"""
     stem_gradient_scale: float = 0.1
     """wave only: how much of the gradient reaches the stem"""
     bins: int = 80
@@ -64,6 +66,10 @@ class EncoderShape:
             raise UserError(
                 f"model.width {self.width} must be a multiple of model.heads {self.heads} "
                 f"and of model.position_groups {self.position_groups}"
+            )
+        if self.normalise_wave and self.input != "wave":
+            raise UserError(
+                f"model.normalise_wave needs model.input wave, found {self.input}, which normalises its frames"
             )
         if self.block != "transformer" and self.block_kernel % 2 == 0:
             raise UserError(f"model.block_kernel {self.block_kernel} must be odd, so that each frame is its own centre")
