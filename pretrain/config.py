@@ -46,6 +46,9 @@ class ObjectiveSettings:
 class PretrainSettings:
     """Everything a pretraining run is made of."""
 
+    encoder: str = ""
+    """encoder folder to continue from; its shape takes the place of `model` but for the dropouts and stem_gradient_scale, and
+    its quantizer, where it keeps one, that of `quantizer`"""
     join_s: float = 0.0
     """clips are joined, language by language, to waves of at most this many seconds; 0 = each clip for itself"""
     data: DataSettings = field(default_factory=DataSettings)

@@ -5,17 +5,22 @@ from __future__ import annotations
 import contextlib
 import math
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from lalia.cards import write_json
+from lalia.cards import read_card, write_json
 from lalia.data.loader import make_eval_loader, make_loader
 from lalia.data.mixture import Mixture
 from lalia.data.plan import BatchPlan
 from lalia.exits import UserError
 from lalia.models.cepstra import cepstra, kmeans
+from lalia.models.contrastive import ContrastiveHead
+from lalia.models.encoder import Encoder
+from lalia.models.shape import EncoderShape
+from lalia.models.store import load_quantizer
 from lalia.training.recording import read_metrics
 from lalia.training.runs import FINISHED, Run, finished, first_step, fit, newest_checkpoint, settle
 from lalia.training.seeds import generator
@@ -31,6 +36,7 @@ def pretrain(settings: PretrainSettings, folder: Path) -> None:
     if finished(folder):
         print(f"{folder}: this run is finished; its encoder is {folder / 'encoder'}")
         return
+    start = _start(settings) if settings.encoder else None
     data = settings.data
     mixture = Mixture.load(data.corpus)
     rows = mixture.select("train", data.language, min_s=data.min_s)
@@ -44,8 +50,10 @@ def pretrain(settings: PretrainSettings, folder: Path) -> None:
 
     torch.manual_seed(settings.seed)
     task = PretrainTask(settings)
+    if start is not None:
+        start.give(task)
     if not newest_checkpoint(folder):
-        _measure(task, mixture, rows)
+        _measure(task, mixture, rows, start)
     settle(settings, folder, lambda: _micro_step(task, mixture, plan), accumulation)
     task.zero_grad(set_to_none=True)
 
@@ -72,12 +80,40 @@ def pretrain(settings: PretrainSettings, folder: Path) -> None:
         "code_perplexity": last["valid/code_perplexity"], "codes": codes,
         "steps": settings.schedule.steps, "hours": round(float(hours), 3),
     }  # fmt: skip
-    task.encoder.save(folder / "encoder", mixture.cards, pretraining=facts)
+    parents = mixture.cards + ([read_card(settings.encoder)] if settings.encoder else [])
+    task.encoder.save(folder / "encoder", parents, quantizer=task.head, pretraining=facts)
     write_json(folder / FINISHED, facts)
     print(
         f"held-out contrastive accuracy {facts['accuracy']:.3f} (chance {chance:.4f}), code perplexity "
         f"{facts['code_perplexity']:.0f} of {codes}; the encoder is {folder / 'encoder'}"
     )
+
+
+@dataclass
+class Start:
+    """What continued pretraining begins with."""
+
+    encoder: Encoder
+    quantizer: ContrastiveHead | None
+    """None where the folder keeps none: it is learned anew"""
+
+    def give(self, task: PretrainTask) -> None:
+        """Put the weights into ``task``."""
+        task.encoder.load_state_dict(self.encoder.state_dict())
+        if self.quantizer is not None:
+            task.head.load_state_dict(self.quantizer.state_dict())
+
+
+def _start(settings: PretrainSettings) -> Start:
+    """The encoder and quantizer in ``settings.encoder``; ``settings.model`` and ``settings.quantizer`` become their shapes,
+    with the model's dropouts and stem_gradient_scale as the settings have them: these are training's, not the weights'."""
+    start = Start(Encoder.load(settings.encoder), load_quantizer(Path(settings.encoder)))
+    values, asked = start.encoder.shape.to_dict(), settings.model.to_dict()
+    free = ("dropout", "attention_dropout", "feedforward_dropout", "layerdrop", "stem_gradient_scale")
+    settings.model = EncoderShape.from_dict(values | {name: asked[name] for name in free})
+    if start.quantizer is not None:
+        settings.quantizer = start.quantizer.shape
+    return start
 
 
 def _held_out(settings: PretrainSettings, mixture: Mixture) -> np.ndarray:
@@ -92,16 +128,23 @@ def _held_out(settings: PretrainSettings, mixture: Mixture) -> np.ndarray:
         return mixture.select("dev", settings.data.language, min_s=settings.data.min_s)
 
 
-def _measure(task: PretrainTask, mixture: Mixture, rows: np.ndarray, most: int = 1500) -> None:
-    """What the encoder and the quantizer take from the audio before training: feature statistics, k-means centres."""
+def _measure(task: PretrainTask, mixture: Mixture, rows: np.ndarray, start: Start | None, most: int = 1500) -> None:
+    """What the encoder and the quantizer take from the audio before training: feature statistics, k-means centres.
+
+    What ``start`` brought stays as it is: the weights have learned to live with it.
+    """
+    centres = task.settings.quantizer.kind == "kmeans" and (start is None or start.quantizer is None)
+    if start is not None and not centres:
+        return
     random = generator(task.settings.seed, "measure")
     chosen = rows[torch.randperm(len(rows), generator=random)[:most].numpy()]
     waves = []
     for row in chosen:
         with contextlib.suppress(UserError):  # a clip that cannot be read is counted when its batch comes
             waves.append(mixture.wave(int(row))[: to_samples(task.settings.data.max_s)])
-    task.encoder.measure(waves)
-    if task.settings.quantizer.kind == "kmeans":
+    if start is None:
+        task.encoder.measure(waves)
+    if centres:
         points = []
         for wave in waves:
             if task.settings.model.frames(len(wave)):

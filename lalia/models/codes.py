@@ -20,10 +20,7 @@ from lalia.training.runs import CONFIG, newest_checkpoint
 
 
 class CodeReader:
-    """The encoder and quantizer of a pretraining run, as its newest checkpoint holds them.
-
-    The run's ``encoder`` folder has no quantizer, which is of use to nobody who only wants features.
-    """
+    """The encoder and quantizer of a pretraining run, as its newest checkpoint holds them."""
 
     def __init__(self, encoder: Encoder, head: ContrastiveHead) -> None:
         self.encoder = encoder.eval()

@@ -1,4 +1,5 @@
-"""Encoders and recognisers on disk: ``config.json``, ``model.safetensors``, ``card.json`` (and tokens and normaliser).
+"""Encoders and recognisers on disk: ``config.json``, ``model.safetensors``, ``card.json`` (and tokens and normaliser, or the
+quantizer of pretraining).
 
 A folder is written beside its place and moved there whole, so that a reader never meets half of one.
 """
@@ -10,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,17 +23,30 @@ from lalia.exits import UserError
 from lalia.models.shape import EncoderShape
 
 if TYPE_CHECKING:
+    from lalia.models.contrastive import ContrastiveHead
     from lalia.models.encoder import Encoder
     from lalia.models.recogniser import Recogniser
 
 CONFIG, WEIGHTS, TOKENS, NORMALISER = "config.json", "model.safetensors", "tokens.txt", "normaliser.json"
+QUANTIZER = "quantizer.safetensors"
+"""The quantizer and projections of contrastive pretraining, where it can be continued from."""
 
 
-def save_encoder(encoder: Encoder, folder: Path, parents: list[dict[str, Any]], **facts: Any) -> None:
-    """Write ``encoder`` to ``folder``, which it replaces."""
+def save_encoder(
+    encoder: Encoder,
+    folder: Path,
+    parents: list[dict[str, Any]],
+    quantizer: ContrastiveHead | None = None,
+    **facts: Any,
+) -> None:
+    """Write ``encoder``, and the quantizer it was pretrained with where there is one, to ``folder``, which it replaces."""
     with replacing(folder) as new:
-        _write_weights(encoder, new)
-        write_json(new / CONFIG, {"encoder": encoder.shape.to_dict()})
+        _write_weights(encoder, new / WEIGHTS)
+        config = {"encoder": encoder.shape.to_dict()}
+        if quantizer is not None:
+            _write_weights(quantizer, new / QUANTIZER)
+            config["quantizer"] = asdict(quantizer.shape)
+        write_json(new / CONFIG, config)
         write_card(
             new, "encoder", parents, parameters=count_parameters(encoder), frame_s=encoder.shape.frame_s, **facts
         )
@@ -40,7 +55,7 @@ def save_encoder(encoder: Encoder, folder: Path, parents: list[dict[str, Any]], 
 def save_recogniser(recogniser: Recogniser, folder: Path, parents: list[dict[str, Any]], **facts: Any) -> None:
     """Write ``recogniser`` to ``folder``, which it replaces."""
     with replacing(folder) as new:
-        _write_weights(recogniser, new)
+        _write_weights(recogniser, new / WEIGHTS)
         write_json(new / CONFIG, {"encoder": recogniser.encoder.shape.to_dict()})
         recogniser.tokens.save(new / TOKENS)
         recogniser.normaliser.to_json(new / NORMALISER)
@@ -58,11 +73,27 @@ def load_encoder(folder: Path) -> Encoder:
     if kind not in ("encoder", "recogniser"):
         raise UserError(f"{folder}: is a {kind}, expected an encoder or a recogniser")
     encoder = Encoder(_read_shape(folder))
-    weights = _read_weights(folder)
+    weights = _read_weights(folder / WEIGHTS)
     if kind == "recogniser":
         weights = {key.removeprefix("encoder."): w for key, w in weights.items() if key.startswith("encoder.")}
-    _fill(encoder, weights, folder)
+    _fill(encoder, weights, folder / WEIGHTS)
     return encoder.eval()
+
+
+def load_quantizer(folder: Path) -> ContrastiveHead | None:
+    """The quantizer that the encoder in ``folder`` was pretrained with; None where the folder keeps none."""
+    from lalia.models.contrastive import ContrastiveHead, ContrastiveShape
+
+    read_card(folder)
+    if not (folder / QUANTIZER).is_file():
+        return None
+    try:
+        shape = ContrastiveShape(**_read_config(folder)["quantizer"])
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{folder / CONFIG}: says nothing of the quantizer in {QUANTIZER} ({error})") from error
+    quantizer = ContrastiveHead(_read_shape(folder), shape)
+    _fill(quantizer, _read_weights(folder / QUANTIZER), folder / QUANTIZER)
+    return quantizer
 
 
 def load_recogniser(folder: Path) -> Recogniser:
@@ -75,7 +106,7 @@ def load_recogniser(folder: Path) -> Recogniser:
     read_card(folder, "recogniser")
     tokens, normaliser = Tokens.load(folder / TOKENS), Normaliser.from_json(folder / NORMALISER)
     recogniser = Recogniser(Encoder(_read_shape(folder)), tokens, normaliser)
-    _fill(recogniser, _read_weights(folder), folder)
+    _fill(recogniser, _read_weights(folder / WEIGHTS), folder / WEIGHTS)
     return recogniser.eval()
 
 
@@ -101,33 +132,38 @@ def replacing(folder: Path) -> Iterator[Path]:
         shutil.rmtree(new, ignore_errors=True)
 
 
-def _write_weights(module: nn.Module, folder: Path) -> None:
-    save_file({key: w.detach().cpu().contiguous() for key, w in module.state_dict().items()}, folder / WEIGHTS)
+def _write_weights(module: nn.Module, path: Path) -> None:
+    save_file({key: w.detach().cpu().contiguous() for key, w in module.state_dict().items()}, path)
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(values["encoder"], dict):
+            raise TypeError("its encoder is no object")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: cannot be read as a model config ({error}); is the folder complete?") from error
+    return dict(values)
 
 
 def _read_shape(folder: Path) -> EncoderShape:
-    path = folder / CONFIG
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))["encoder"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: cannot be read as a model config ({error}); is the folder complete?") from error
-    return EncoderShape.from_dict(values)
+    return EncoderShape.from_dict(_read_config(folder)["encoder"])
 
 
-def _read_weights(folder: Path) -> dict[str, Any]:
-    path = folder / WEIGHTS
+def _read_weights(path: Path) -> dict[str, Any]:
     try:
         return load_file(path)
     except Exception as error:  # safetensors raises its own error type, OSError or FileNotFoundError
         raise UserError(f"{path}: cannot be read ({error}); copy or make the folder again") from error
 
 
-def _fill(module: nn.Module, weights: dict[str, Any], folder: Path) -> None:
+def _fill(module: nn.Module, weights: dict[str, Any], path: Path) -> None:
     expected = module.state_dict()
     missing, unknown = sorted(set(expected) - set(weights)), sorted(set(weights) - set(expected))
     wrong = sorted(k for k in set(expected) & set(weights) if expected[k].shape != weights[k].shape)
     if missing or unknown or wrong:
         what = [f"lacks {missing[:3]}"] * bool(missing) + [f"has unknown {unknown[:3]}"] * bool(unknown)
         what += [f"has other shapes for {wrong[:3]}"] * bool(wrong)
-        raise UserError(f"{folder / WEIGHTS}: {', '.join(what)}; its weights do not belong to its {CONFIG}")
+        raise UserError(f"{path}: {', '.join(what)}; its weights do not belong to its {CONFIG}")
     module.load_state_dict(weights)
