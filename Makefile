@@ -30,7 +30,7 @@ lint: $(INSTALLED)
 	$(PY) -m mypy
 
 notebook: $(INSTALLED)
-	$(PY) -m notebooks.execute notebooks/read_a_run.ipynb
+	$(PY) notebooks/execute.py notebooks/read_a_run.ipynb
 
 $(INSTALLED): pyproject.toml
 	@.ci/install .venv

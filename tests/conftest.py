@@ -1,8 +1,27 @@
-"""What all tests share: one thread per worker, so that workers do not fight for the cores and numbers do not depend on them."""
+"""What all tests share: one thread per worker, and the whole chain in miniature, made once."""
 
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
-# Before torch is imported for the first time: it reads this once.
+import pytest
+
+if TYPE_CHECKING:
+    from benchmarks.demo import Demo
+
+# Before torch is imported for the first time: it reads this once. Workers must not fight for the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Known to pytest-xdist alone, which may be switched off.
+    config.addinivalue_line("markers", "xdist_group(name): tests that share an expensive fixture run in one worker")
+
+
+@pytest.fixture(scope="session")
+def tiny_demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
+    """Every stage of the demo after a few steps. Tests that use it are marked ``xdist_group("chain")``: one worker makes it."""
+    from tiny_chain import make_chain
+
+    return make_chain(tmp_path_factory.mktemp("chain"))

@@ -11,8 +11,8 @@ def percent(share: float | None, digits: int = 1) -> str:
 
 
 def count(number: float) -> str:
-    """``2345678`` -> ``2.35 M``, ``9800`` -> ``9,800``."""
-    if number >= 999_500:
+    """``2345678`` -> ``2.35 M``, ``612345`` -> ``0.61 M``, ``9800`` -> ``9,800``."""
+    if number >= 100_000:
         scaled, unit = (number / 1e9, "B") if number >= 1e9 else (number / 1e6, "M")
         return f"{scaled:.{2 if scaled < 10 else 1 if scaled < 100 else 0}f}{THIN}{unit}"
     return f"{number:,.0f}"
