@@ -83,7 +83,8 @@ def finetune(settings: FinetuneSettings, folder: Path) -> None:
 
 
 def make_encoder(settings: FinetuneSettings) -> Encoder:
-    """The encoder to start from, with fine-tuning's dropouts: the one in ``settings.encoder``, or its shape anew."""
+    """The encoder to start from, with fine-tuning's dropouts: the one in ``settings.encoder``, or its shape with random weights
+    (and the same feature statistics, which no training made)."""
     encoder = Encoder.load(settings.encoder)
     regular = settings.regular
     values = encoder.shape.to_dict() | {
@@ -91,8 +92,10 @@ def make_encoder(settings: FinetuneSettings) -> Encoder:
         "layerdrop": regular.layerdrop,
     }  # fmt: skip
     fresh = Encoder(EncoderShape.from_dict(values))
-    if settings.start == "pretrained":
-        known = encoder.state_dict()
+    known = encoder.state_dict()
+    if settings.start == "random":
+        fresh.load_state_dict({name: known[name] for name, _ in fresh.named_buffers() if name in known}, strict=False)
+    else:
         first_renewed = encoder.shape.layers - settings.freeze.renew
         renewed = tuple(f"blocks.layers.{i}." for i in range(first_renewed, encoder.shape.layers))
         kept = {key: w for key, w in known.items() if not (renewed and key.startswith(renewed))}

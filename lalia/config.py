@@ -31,7 +31,7 @@ def load(schema: type[S], argv: Sequence[str], program: str, about: str) -> S:
     A list setting is filled by repeating its flag. An unknown key, a wrong type or an unreadable file is a ``UserError`` of one
     line; ``--help`` prints every setting with its documentation and ends the program.
     """
-    parser = ArgumentParser(prog=program, description=about, exit_on_error=False)
+    parser = ArgumentParser(prog=program, description=about, exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="YAML file of settings; flags after it win")
     parser.add_class_arguments(schema, None)
     try:
