@@ -77,7 +77,7 @@ def _appending(schema: type, argv: Sequence[str]) -> list[str]:
 def _list_flags(schema: type, prefix: str) -> list[str]:
     hints = typing.get_type_hints(schema)
     flags: list[str] = []
-    for field in fields(schema):  # type: ignore[arg-type]
+    for field in fields(schema):
         hint = hints[field.name]
         if is_dataclass(hint):
             flags += _list_flags(typing.cast(type, hint), f"{prefix}{field.name}.")
