@@ -6,8 +6,9 @@ from pathlib import Path
 
 from tiny_corpus import make_corpus
 
-from benchmarks.demo import Budget, Demo
+from benchmarks.demo import Budget, Demo, write_clips
 from lalia import config
+from lalia.data.corpus import Corpus
 
 RATE = 2e-3
 STEPS = 12
@@ -21,6 +22,7 @@ _SHAPE = (
     "--model.width 32 --model.layers 3 --model.heads 2 --model.feedforward 64 --quantizer.entries 16 --quantizer.code_width 16 "
     "--quantizer.final_width 16 --objective.distractors 8"
 )
+_MEASURED = "--measure.timing_s 4 --measure.repeats 1 --measure.sensitivity_s 4 --quantize.rescue 0"
 
 
 def make_chain(folder: Path) -> Demo:
@@ -29,6 +31,10 @@ def make_chain(folder: Path) -> Demo:
     pretrain(demo)
     for start in ("pretrained", "random"):
         finetune(demo, start)
+    teacher = demo.best_arm("pretrained") / "recogniser"
+    distill(demo, teacher)
+    export(demo, teacher)
+    write_clips(Corpus.load(demo.corpus), demo.clips)
     return demo
 
 
@@ -47,3 +53,21 @@ def finetune(demo: Demo, start: str) -> None:
 
     settings = config.load(FinetuneSettings, [*demo.finetune_command(start, RATE)[4:], *_SMALL.split()], "finetune", "")
     finetune(settings, Path(settings.out))
+
+
+def distill(demo: Demo, teacher: Path) -> None:
+    from distill.config import DistillSettings
+    from distill.fit import distill
+
+    words = [*demo.distill_command(teacher)[4:], *_SMALL.split(), "--schedule.steps", str(STEPS)]
+    settings = config.load(DistillSettings, words, "distill", "")
+    distill(settings, Path(settings.out))
+
+
+def export(demo: Demo, teacher: Path) -> None:
+    from distill.config import ExportSettings
+    from distill.export import export
+
+    words = [*demo.open_export_command(teacher)[4:], *_MEASURED.split()]
+    settings = config.load(ExportSettings, words, "export", "")
+    export(settings, Path(settings.out))

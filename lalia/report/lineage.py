@@ -73,6 +73,10 @@ def _model_facts(card: dict[str, Any]) -> list[str]:
             f"fine-tuned from {made['start']} weights on {made['minutes_of_labels']:g}{formats.THIN}min of labels: "
             f"test CER {formats.percent(made['test_cer'])}"
         )
+    if made := card.get("distillation"):
+        facts.append(f"distilled in {made['steps']:,} steps: test CER {formats.percent(made['test_cer'])}")
+    if card["kind"] == "student":
+        facts.append(f"{formats.megabytes(card['bytes'] / 1e6)} of ONNX" if "bytes" in card else "ONNX")
     return facts
 
 

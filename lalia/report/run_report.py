@@ -62,7 +62,11 @@ class RunFolder:
             config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
             kept = {name: _read_json(folder / name) for name in (FINISHED, "scores.json")}
         except (OSError, ValueError, yaml.YAMLError) as error:
-            raise UserError(f"{folder}: cannot be read as a run ({error})") from error
+            raise UserError(f"{folder}: cannot be read as a run ({' '.join(str(error).split())})") from error
+        if not isinstance(config, dict) or "schedule" not in config:
+            raise UserError(
+                f"{folder / CONFIG}: holds no settings of a run; expected sections such as schedule and batch"
+            )
         metrics = read_metrics(folder) if (folder / METRICS).is_file() else []
         return cls(folder, config, metrics, kept[FINISHED], kept["scores.json"], product_card(folder))
 

@@ -1,0 +1,1 @@
+"""Measurements: the demo, and speed and quality side by side with peers. Each is runnable alone."""
