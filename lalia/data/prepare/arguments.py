@@ -5,16 +5,76 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lalia.exits import UserError
+
+if TYPE_CHECKING:
+    from lalia.data.prepare.options import Options
+    from lalia.data.prepare.run import Engine, Recipe
+    from lalia.data.prepare.utterances import Cutting
+
+_SOURCES = """\
+SOURCE is one of
+  FOLDER            of audio at any depth (a.txt beside a.wav is its transcript), or in the layout of LibriSpeech,
+                    Common Voice, FLEURS, or with a manifest.tsv or wav.scp in it
+  FILE.tsv|.csv|.jsonl   a table with a column for the audio, and text, language, speaker, split where known
+  kaldi:DIR         wav.scp, segments, text, utt2spk
+  fairseq:FILE.tsv  with FILE.wrd or FILE.ltr beside it, or a folder of them
+  hub:NAME[/CONFIG] a dataset of the hub, streamed, or a folder in such a layout
+  demo              Asterisk's sound prompts in five languages, fetched
+
+The same command again continues what was interrupted, and leaves what is finished alone.
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what ``lalia prepare`` takes."""
-    parser.add_argument("source", help="demo")
+    parser.description = f"{parser.description or ''}\n\n{_SOURCES}"
+    parser.add_argument("source", metavar="SOURCE", help="what to read (see above)")
     parser.add_argument("--out", type=Path, required=True, metavar="CORPUS", help="the folder to make")
-    parser.add_argument("--audio", type=Path, metavar="FOLDER", help="for demo: archives brought by hand")
-    parser.add_argument("--workers", type=int, default=0, help="processes (default: one per core)")
+    parser.add_argument(
+        "--language", default="", metavar="CODE", help="of all clips: ita, it, it-IT (default: as said there)"
+    )
+    parser.add_argument("--licence", default="", metavar="TEXT", help="of the source, for the card")
+    parser.add_argument("--root", type=Path, metavar="FOLDER", help="where a table's paths start (default: beside it)")
+    parser.add_argument(
+        "--columns", default="", metavar="OURS=THEIRS,…", help="a table's columns: text=sentence,audio=path"
+    )
+    parser.add_argument(
+        "--dev", type=_percent, default=5.0, metavar="PERCENT", help="held out where there are no splits (5)"
+    )
+    parser.add_argument("--test", type=_percent, default=5.0, metavar="PERCENT", help="the same for the test split (5)")
+    parser.add_argument(
+        "--limit", type=int, default=0, metavar="N", help="only the first N clips (of a hub split each)"
+    )
+    parser.add_argument(
+        "--cut",
+        choices=("long", "all", "never"),
+        default="long",
+        help="cut unlabelled recordings into utterances by voice activity: those over --longest, all, or none (long)",
+    )
+    parser.add_argument(
+        "--shortest", type=float, default=2.0, metavar="S", help="seconds of the shortest utterance (2)"
+    )
+    parser.add_argument(
+        "--longest", type=float, default=20.0, metavar="S", help="seconds of the longest utterance (20)"
+    )
+    parser.add_argument(
+        "--duplicates",
+        choices=("near", "exact", "keep"),
+        default="near",
+        help="leave out the same recording, also re-encoded; the same samples only; or nothing (near)",
+    )
+    parser.add_argument("--audio", type=Path, metavar="FOLDER", help="demo: the archives, brought by hand")
+    parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes (default: one per core)")
+    parser.add_argument("--engine", choices=("local", "ray"), default="local", help="where the processes are (local)")
+    parser.add_argument(
+        "--address", default="", metavar="HOST:PORT", help="ray: of the cluster (default: as RAY_ADDRESS says)"
+    )
+    parser.add_argument(
+        "--push", default="", metavar="USER/NAME", help="hand the finished corpus to the hub, privately"
+    )
 
 
 def main(args: argparse.Namespace) -> int:
@@ -24,11 +84,82 @@ def main(args: argparse.Namespace) -> int:
         from rich.console import Console
     except ImportError as error:
         raise UserError(f"lalia prepare needs {error.name}; pip install 'lalia[train]'") from error
-    from lalia.data.prepare.demo import list_demo
     from lalia.data.prepare.run import prepare
+    from lalia.data.prepare.sources import open_source
 
-    console = Console(stderr=True, soft_wrap=True, highlight=False)
-    recipe = {"source": args.source}
-    workers = args.workers or len(os.sched_getaffinity(0))
-    prepare(lambda work: list_demo(work, args.audio, console.print), recipe, args.out, workers, console)
+    console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+    options = _options(args)
+    recipe = _recipe(args, _cutting(args))
+    source = open_source(args.source, options, args.audio, console.print)
+    prepare(source, recipe, args.out, _engine(args), console)
+    if args.push:
+        from lalia.data.prepare.hub import push
+
+        console.print(f"{args.out}: pushed to {push(args.out, args.push)}")
     return 0
+
+
+def _options(args: argparse.Namespace) -> Options:
+    from lalia.data.prepare.languages import iso_639_3
+    from lalia.data.prepare.options import Options, parse_columns
+
+    if args.dev + args.test > 50:
+        raise UserError(f"--dev {args.dev:g} --test {args.test:g}: more than half would be held out; say less")
+    return Options(
+        language=iso_639_3(args.language) if args.language else "",
+        licence=args.licence,
+        root=args.root,
+        columns=parse_columns(args.columns),
+        dev_percent=args.dev,
+        test_percent=args.test,
+        limit=max(0, args.limit),
+    )
+
+
+def _cutting(args: argparse.Namespace) -> Cutting | None:
+    from lalia.data.prepare.utterances import Cutting
+
+    if args.cut == "never" or args.source == "demo":
+        return None
+    if not 0.1 <= args.shortest <= args.longest / 2 or args.longest > 120:
+        raise UserError(
+            f"--shortest {args.shortest:g} --longest {args.longest:g}: expected at least 0.1 s, at most 120 s, and the longest"
+            " to be twice the shortest"
+        )
+    return Cutting(args.shortest, args.longest, args.cut == "all")
+
+
+def _recipe(args: argparse.Namespace, cutting: Cutting | None) -> Recipe:
+    from lalia.data.prepare.run import Recipe
+
+    if args.source == "demo":
+        return Recipe("demo", {}, None, args.duplicates)
+    settings = {name: getattr(args, name) for name in ("language", "licence", "columns", "dev", "test", "limit")}
+    return Recipe(args.source, {**settings, "root": str(args.root or "")}, cutting, args.duplicates)
+
+
+def _engine(args: argparse.Namespace) -> Engine:
+    workers = args.workers or _cores()
+    if workers < 1:
+        raise UserError(f"--workers {args.workers}: expected 1 or more")
+    if args.engine == "ray":
+        from lalia.data.prepare.cluster import make_parts_on_cluster
+
+        return lambda units, work, cutting, report: make_parts_on_cluster(units, work, cutting, args.address, report)
+    from lalia.data.prepare.workers import make_parts
+
+    return lambda units, work, cutting, report: make_parts(units, work, cutting, workers, report)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _percent(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 50:
+        raise argparse.ArgumentTypeError(f"{text!r} is no percentage from 0 to 50")
+    return value

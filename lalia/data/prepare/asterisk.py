@@ -60,7 +60,7 @@ def fetch_archives(folder: Path, say: Say) -> list[Path]:
         if not archives:
             raise UserError(
                 f"demo: Asterisk's sound prompts cannot be fetched ({'; '.join(failures)}); go online, or bring"
-                f" the .deb or .tar.gz files asterisk-core-sounds-{{en,es,fr,it,ru}}-g722 (and, of .deb, the ones without -g722) by"
+                f" the .deb or .tar.gz files asterisk-core-sounds-{{en,es,fr,it,ru}}-g722 (of .deb, those without -g722 too) by"
                 " hand and say --audio FOLDER"
             )
     verify_archives(archives, say)

@@ -5,18 +5,19 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from lalia.units import Seconds
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Clip:
     """One thing to read: a file, or the part of it between ``start_s`` and ``end_s`` (``None``: to its end).
 
-    ``path`` is a file; ``duration_s`` is what the source says about its length (0: nothing), good for planning only.
-    ``text`` is ``""`` where nobody wrote it down, ``speaker`` where nobody said.
+    ``path`` is a file, or only its name where ``data`` holds the bytes. ``text`` is ``""`` where nobody wrote it down,
+    ``speaker`` where nobody said. ``duration_s`` is what the source says about the length (0: nothing); for planning.
     """
 
     id: str
@@ -29,9 +30,10 @@ class Clip:
     start_s: Seconds = 0.0
     end_s: Seconds | None = None
     duration_s: Seconds = 0.0
+    data: bytes | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Dropped:
     """A clip that is not in the corpus, and the reason, which is one of a few so that they can be counted."""
 
@@ -40,15 +42,24 @@ class Dropped:
     detail: str = ""
 
 
+class Stream(Protocol):
+    """Clips that are not known before they are read, such as a file of a hub dataset; sent to a worker as it is."""
+
+    def clips(self, start: int) -> Iterator[Clip | Dropped]:
+        """The clips from number ``start`` on, always the same ones."""
+        ...
+
+
 @dataclass
 class Listing:
-    """A source as a list of clips in an order that depends on nothing but the source.
+    """A source: clips in an order that depends on nothing but the source, or streams of them.
 
-    ``facts`` go into the corpus card (sources, licences, attribution), ``documents`` are files to write beside it.
+    ``facts`` go into the corpus card (sources, licences, splitting), ``documents`` are files to write beside it.
     """
 
     name: str
-    clips: list[Clip]
+    clips: list[Clip] = field(default_factory=list)
+    streams: list[Stream] = field(default_factory=list)
     dropped: list[Dropped] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
     documents: dict[str, str] = field(default_factory=dict)

@@ -1,62 +1,84 @@
 """Parts: the units that preparation works in, each a pure function from listed clips to shards and a record.
 
-A unit is done when its record is there; until then everything it wrote is written again. So a killed preparation loses
-the unit each worker was at, and the bytes are the same whoever makes which unit.
+A unit is done when its record is there. While it is made, a draft of the record is written after each shard, so that a
+killed preparation loses the shard each worker was at; and the bytes are the same whoever makes which unit.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from lalia.cards import write_json
 from lalia.data.corpus import SCHEMA
-from lalia.data.prepare.clips import Clip, Dropped
-from lalia.data.prepare.reading import Made, Reader
+from lalia.data.prepare.clips import Clip, Dropped, Listing, Stream, ordering, sentence_key
+from lalia.data.prepare.fingerprints import MARK, marks
+from lalia.data.prepare.reading import Heard, Made, Reader
+from lalia.data.prepare.utterances import Cutting
 from lalia.exits import UserError
 
 SHARD_ROWS = 500
 SHARD_BYTES = 64_000_000
 FLAC_BYTES_PER_S = 18_000  # Of speech, about; for planning only.
 
+Tell = Callable[[int], None]
+"""Hears the number of the clip that is about to be read."""
+
 
 @dataclass(frozen=True)
 class Unit:
-    """Consecutive clips of a listing, small enough to be lost."""
+    """Consecutive clips of a listing, or a stream of them."""
 
     number: int
-    clips: list[Clip]
+    clips: list[Clip] = field(default_factory=list)
+    stream: Stream | None = None
+
+    def entries(self, start: int) -> Iterator[Clip | Dropped]:
+        """What is listed, from number ``start`` on."""
+        return iter(self.clips[start:]) if self.stream is None else self.stream.clips(start)
 
 
 @dataclass
 class Record:
-    """What became of a unit: its shards (name, rows, bytes), what each row sounds like, and what was left out."""
+    """What became of a unit.
+
+    ``shards`` are (name, rows, bytes); ``rows`` are (id, content, seconds, hash of the sentence or ""), one per row;
+    ``clips`` of the unit are read, and of the clip after them ``rows_within`` rows are in the shards and
+    ``dropped_within`` are dropped.
+    """
 
     shards: list[tuple[str, int, int]] = field(default_factory=list)
-    contents: list[str] = field(default_factory=list)
+    rows: list[tuple[str, str, float, str]] = field(default_factory=list)
     dropped: list[Dropped] = field(default_factory=list)
-
-    def write(self, path: Path) -> None:
-        write_json(path, asdict(self))
+    heard: Heard = field(default_factory=Heard)
+    clips: int = 0
+    rows_within: int = 0
+    dropped_within: int = 0
 
     @classmethod
     def read(cls, path: Path) -> Record:
         value = json.loads(path.read_text(encoding="utf-8"))
-        return cls([tuple(s) for s in value["shards"]], value["contents"], [Dropped(**d) for d in value["dropped"]])
+        value["shards"] = [tuple(shard) for shard in value["shards"]]
+        value["rows"] = [tuple(row) for row in value["rows"]]
+        value["dropped"] = [Dropped(**dropped) for dropped in value["dropped"]]
+        value["heard"] = Heard(**value["heard"])
+        return cls(**value)
 
 
-def plan_units(clips: Iterable[Clip]) -> list[Unit]:
+def plan_units(listing: Listing) -> list[Unit]:
     """Cut a listing into units of about a shard each; depends on the listing alone."""
-    units: list[Unit] = []
+    units: list[Unit] = [Unit(number, stream=stream) for number, stream in enumerate(listing.streams)]
     current: list[Clip] = []
     weight = 0.0
-    for clip in clips:
+    for clip in listing.clips:
         cost = clip.duration_s * FLAC_BYTES_PER_S
         if current and (len(current) >= SHARD_ROWS or weight + cost > SHARD_BYTES):
             units.append(Unit(len(units), current))
@@ -73,56 +95,123 @@ def record_path(work: Path, number: int) -> Path:
     return work / "parts" / f"{number:06d}.json"
 
 
+def marks_path(work: Path, shard: str) -> Path:
+    """Where the fingerprints of a shard are."""
+    return work / "parts" / f"{shard}.marks.npy"
+
+
+class _Writer:
+    """Gathers rows into shards and keeps the draft up to date."""
+
+    def __init__(self, unit: Unit, work: Path) -> None:
+        self._draft = record_path(work, unit.number).with_suffix(".draft")
+        self._work, self._number = work, unit.number
+        self.record = Record.read(self._draft) if self._draft.exists() else Record()
+        self._rows: list[Made] = []
+        self._size = 0
+
+    def add(self, made: Made) -> bool:
+        """Take a row; whether the shard is full."""
+        self._rows.append(made)
+        self._size += len(made.row["audio"]["bytes"])
+        return len(self._rows) >= SHARD_ROWS or self._size >= SHARD_BYTES
+
+    def flush(self, clips: int, rows_within: int, dropped_within: int) -> None:
+        """Write the shard and the draft that counts it: ``clips`` are read, and so much of the next."""
+        if not self._rows:
+            return
+        name = f"{self._number:06d}-{len(self.record.shards):03d}.arrow"
+        found = np.concatenate([marks(made.wave_S, row) for row, made in enumerate(self._rows)] or [np.zeros(0, MARK)])
+        packed = io.BytesIO()
+        np.save(packed, found)
+        write_bytes(marks_path(self._work, name), packed.getvalue())
+        size = write_shard(
+            self._work / "parts" / name, pa.RecordBatch.from_pylist([m.row for m in self._rows], schema=SCHEMA)
+        )
+        self.record.shards.append((name, len(self._rows), size))
+        for made in self._rows:
+            key = sentence_key(made.row["text"])
+            hashed = ordering(key)[:16] if key else ""
+            self.record.rows.append((made.row["id"], made.content, made.row["duration_s"], hashed))
+        self._rows, self._size = [], 0
+        self._at(clips, rows_within, dropped_within)
+        write_json(self._draft, asdict(self.record))
+
+    def finish(self, clips: int) -> Record:
+        self.flush(clips, 0, 0)
+        self._at(clips, 0, 0)
+        write_json(record_path(self._work, self._number), asdict(self.record))
+        self._draft.unlink(missing_ok=True)
+        return self.record
+
+    def _at(self, clips: int, rows_within: int, dropped_within: int) -> None:
+        self.record.clips, self.record.rows_within, self.record.dropped_within = clips, rows_within, dropped_within
+
+
 def make_part(
-    unit: Unit, work: Path, poison: frozenset[str] = frozenset(), tell: Callable[[int], None] = lambda clip: None
+    unit: Unit,
+    work: Path,
+    cutting: Cutting | None,
+    poison: frozenset[int] = frozenset(),
+    tell: Tell = lambda clip: None,
 ) -> Record:
     """Read the clips of ``unit``, write its shards and then its record below ``work``.
 
-    ``poison`` names clips that brought a worker down before; ``tell`` hears the number of each clip before it is read.
+    ``poison`` are numbers of clips that brought a worker down before. Raises ``UserError`` where nothing can be written.
     """
-    reader = Reader()
-    record = Record()
-    rows: list[dict[str, Any]] = []
-    size = 0
-
-    def flush() -> None:
-        nonlocal rows, size
-        if rows:
-            name = f"{unit.number:06d}-{len(record.shards):03d}.arrow"
-            written = write_shard(work / "parts" / name, pa.RecordBatch.from_pylist(rows, schema=SCHEMA))
-            record.shards.append((name, len(rows), written))
-            rows, size = [], 0
-
-    for number, clip in enumerate(unit.clips):
+    writer = _Writer(unit, work)
+    record = writer.record
+    reader = Reader(cutting, record.heard)
+    begun = (record.clips, record.rows_within, record.dropped_within)
+    number = begun[0] - 1
+    for number, clip in enumerate(unit.entries(begun[0]), start=begun[0]):
         tell(number)
-        if clip.id in poison:
-            record.dropped.append(Dropped(clip.id, "unreadable", f"{clip.path}: the decoder crashed or hung"))
-            continue
-        made = reader.read(clip)
-        if isinstance(made, Made):
-            rows.append(made.row)
-            record.contents.append(made.content)
-            size += len(made.row["audio"]["bytes"])
-            if len(rows) >= SHARD_ROWS or size >= SHARD_BYTES:
-                flush()
-        else:
-            record.dropped.append(made)
-    flush()
-    record.write(record_path(work, unit.number))
-    return record
+        rows_seen, dropped_seen = begun[1:] if number == begun[0] else (0, 0)
+        rows = dropped = 0
+        for made in _read(reader, clip, number in poison):
+            if isinstance(made, Dropped):
+                dropped += 1
+                if dropped > dropped_seen:
+                    record.dropped.append(made)
+                continue
+            rows += 1
+            if rows > rows_seen and writer.add(made):
+                writer.flush(number, rows, dropped)
+    return writer.finish(number + 1)
+
+
+def _read(reader: Reader, clip: Clip | Dropped, poisonous: bool) -> Iterator[Made | Dropped]:
+    if isinstance(clip, Dropped):
+        yield clip
+    elif poisonous:
+        yield Dropped(clip.id, "unreadable", "the decoder crashed or hung on it")
+    else:
+        try:
+            yield from reader.read(clip)
+        except (UserError, OSError):
+            raise
+        except Exception as error:  # One clip that finds a hole in a decoder must not end a week's work.
+            yield Dropped(clip.id, "unreadable", f"{type(error).__name__}: {error}")
 
 
 def write_shard(path: Path, batch: pa.RecordBatch) -> int:
     """Write ``batch`` to ``path`` atomically as an Arrow stream; the number of bytes written."""
+    out = io.BytesIO()
+    with pa.ipc.new_stream(out, batch.schema) as stream:
+        stream.write_batch(batch)
+    write_bytes(path, out.getbuffer())
+    return path.stat().st_size
+
+
+def write_bytes(path: Path, data: Any) -> None:
+    """Write ``data`` to ``path`` atomically; a ``UserError`` where the disk is full or refuses."""
     partial = path.with_name(f".{path.name}.partial")
     try:
         with partial.open("wb") as file:
-            with pa.ipc.new_stream(file, batch.schema) as stream:
-                stream.write_batch(batch)
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise UserError(f"{path}: cannot be written ({error.strerror or error}); make room and run again") from error
-    return path.stat().st_size

@@ -8,7 +8,6 @@ import io
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,106 +17,89 @@ import pyarrow as pa
 from lalia.cards import write_card, write_text
 from lalia.data.corpus import SPLITS, Corpus, write_index
 from lalia.data.prepare.clips import Dropped, Listing
+from lalia.data.prepare.duplicates import find_duplicates
 from lalia.data.prepare.parts import Record, record_path, write_shard
+from lalia.data.prepare.reading import Heard
 from lalia.exits import UserError
 
 SKIPPED = "skipped.tsv"
 
 
-def seal(listing: Listing, work: Path, out: Path, units: int, recipe: dict[str, Any]) -> dict[str, Any]:
+def seal(
+    listing: Listing, work: Path, out: Path, units: int, duplicates: str, recipe: dict[str, Any]
+) -> dict[str, Any]:
     """Make ``out`` a corpus of the parts below ``work``; its card is written last and returned.
 
     May be interrupted at any point and done again: parts stay until the card is there.
     """
     records = [Record.read(record_path(work, number)) for number in range(units)]
+    gone = find_duplicates(records, work, duplicates)
     dropped = [*listing.dropped, *(d for record in records for d in record.dropped)]
-    out.mkdir(parents=True, exist_ok=True)
-    digest = hashlib.sha256()
-    shards: list[tuple[Path, np.ndarray]] = []
-    for (path, rows), keep in zip(_shards(records, work), _first_of_each(records), strict=True):
-        duplicates = np.flatnonzero(~keep)
-        if len(duplicates):
-            ids = _ids(path)
-            dropped += [Dropped(ids[row], "duplicate", "the same samples as an earlier clip") for row in duplicates]
+    dropped += [gone[row] for row in sorted(gone)]
+    placed: list[tuple[Path, np.ndarray]] = []
+    start = 0
+    for path, rows in [(work / "parts" / name, rows) for record in records for name, rows, _ in record.shards]:
+        keep = np.array([row not in gone for row in range(start, start + rows)], bool)
+        start += rows
         if keep.any():
-            shards.append((path, keep))
-        digest.update(f"{path.name} {rows} {len(duplicates)}\n".encode())
-    if not shards:
-        reasons = ", ".join(f"{n} {reason}" for reason, n in Counter(d.reason for d in dropped).most_common())
-        write_skipped(out, dropped)
-        raise UserError(f"{listing.name}: not one clip is fit ({reasons or 'there are none'}); see {out / SKIPPED}")
-    names, rows, size = [], 0, 0
-    for number, (path, keep) in enumerate(shards):
-        names.append(f"data-{number:05d}-of-{len(shards):05d}.arrow")
-        size += _place(path, keep, out / names[-1])
-        rows += int(keep.sum())
+            placed.append((path, keep))
+    out.mkdir(parents=True, exist_ok=True)
     write_skipped(out, dropped)
+    if not placed:
+        reasons = ", ".join(f"{n} {reason}" for reason, n in Counter(d.reason for d in dropped).most_common())
+        raise UserError(f"{listing.name}: not one clip is fit ({reasons or 'there are none'}); see {out / SKIPPED}")
+    _write_shards(placed, out, listing.name)
     for name, text in listing.documents.items():
         write_text(out / name, text)
-    write_index(out, names, rows, size, digest.hexdigest()[:16], f"Speech prepared by lalia from {listing.name}")
-    return write_card(out, "corpus", [], **_facts(listing, out, dropped, recipe))
+    return write_card(out, "corpus", [], **_facts(listing, out, dropped, records, recipe))
 
 
 def write_skipped(out: Path, dropped: list[Dropped]) -> None:
     """``skipped.tsv``: every clip that is not in the corpus, with the reason."""
     text = io.StringIO()
-    table = csv.writer(text, delimiter="\t", lineterminator="\n")
+    table = csv.writer(text, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE, escapechar="\\")
     table.writerow(["clip", "reason", "detail"])
-    table.writerows([d.id, d.reason, d.detail] for d in dropped)
+    table.writerows([" ".join(value.split()) for value in (d.id, d.reason, d.detail)] for d in dropped)
     write_text(out / SKIPPED, text.getvalue())
 
 
-def _facts(listing: Listing, out: Path, dropped: list[Dropped], recipe: dict[str, Any]) -> dict[str, Any]:
-    rows = _Rows(out)
-    return {
+def _write_shards(placed: list[tuple[Path, np.ndarray]], out: Path, source: str) -> None:
+    digest = hashlib.sha256()
+    names, rows, size = [], 0, 0
+    for number, (path, keep) in enumerate(placed):
+        names.append(f"data-{number:05d}-of-{len(placed):05d}.arrow")
+        size += _place(path, keep, out / names[-1])
+        rows += int(keep.sum())
+        digest.update(f"{path.name} {size} {keep.tobytes().hex()}\n".encode())
+    write_index(out, names, rows, size, digest.hexdigest()[:16], f"Speech prepared by lalia from {source}")
+
+
+def _facts(
+    listing: Listing, out: Path, dropped: list[Dropped], records: list[Record], recipe: dict[str, Any]
+) -> dict[str, Any]:
+    corpus = Corpus.open(out, {})
+    facts = {
         "source": listing.name,
-        "clips": rows.clips,
-        "hours": rows.hours,
-        "labelled_hours": rows.labelled_hours,
-        "speakers": rows.speakers,
+        "clips": {split: int(np.sum(corpus.splits == code)) for code, split in enumerate(SPLITS)},
+        "hours": _rounded(corpus.hours()),
+        "labelled_hours": _rounded(corpus.hours(labelled=True)),
+        "speakers": corpus.count("speaker"),
         "dropped": dict(Counter(d.reason for d in dropped).most_common()),
         "dropped_list": SKIPPED,
         "recipe": recipe,
         **listing.facts,
     }
-
-
-class _Rows:
-    """What the finished shards hold, counted before there is a card to open them with."""
-
-    def __init__(self, out: Path) -> None:
-        corpus = Corpus.open(out, {})
-        self.clips = {split: int(np.sum(corpus.splits == code)) for code, split in enumerate(SPLITS)}
-        self.hours = _rounded(corpus.hours())
-        self.labelled_hours = _rounded(corpus.hours(labelled=True))
-        self.speakers = corpus.count("speaker")
+    heard = Heard()
+    for record in records:
+        heard.add(record.heard)
+    if heard.recordings:
+        hours = {f"{name[:-2]}_h": round(value / 3600, 4) for name, value in vars(heard).items() if name.endswith("_s")}
+        facts["cut"] = {**hours, "recordings": heard.recordings}
+    return facts
 
 
 def _rounded(hours: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
     return {language: {split: round(value, 4) for split, value in splits.items()} for language, splits in hours.items()}
-
-
-def _shards(records: list[Record], work: Path) -> Iterator[tuple[Path, int]]:
-    for record in records:
-        for name, rows, _ in record.shards:
-            yield work / "parts" / name, rows
-
-
-def _first_of_each(records: list[Record]) -> Iterator[np.ndarray]:
-    """For every shard, which rows are the first in the corpus to sound as they do."""
-    contents = np.array([int(c[:16], 16) for record in records for c in record.contents], np.uint64)
-    first = np.zeros(len(contents), bool)
-    first[np.unique(contents, return_index=True)[1]] = True
-    start = 0
-    for record in records:
-        for _, rows, _ in record.shards:
-            yield first[start : start + rows]
-            start += rows
-
-
-def _ids(shard: Path) -> list[str]:
-    with pa.memory_map(os.fspath(shard)) as file:
-        return list(pa.ipc.open_stream(file).read_all().column("id").to_pylist())
 
 
 def _place(part: Path, keep: np.ndarray, shard: Path) -> int:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import multiprocessing
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 from lalia.data.prepare.parts import Record, Unit, make_part
+from lalia.data.prepare.utterances import Cutting
 from lalia.exits import UserError
 from lalia.units import Seconds
 
 PATIENCE_S: Seconds = 1800.0  # One file may be hours long; a decoder that loops is given up after this.
+_LOOK_S: Seconds = 1.0
 
 Progress = Callable[[int, int], None]
-"""Hears the numbers of clips read and of those left out since it was last called."""
+"""Hears a unit's number and how many of its clips are read."""
 
 
 @dataclass
@@ -29,76 +31,111 @@ class _Worker:
     heard: float = field(default_factory=time.monotonic)
 
 
-def make_parts(units: Iterable[Unit], work: Path, workers: int, progress: Progress) -> None:
-    """Make every unit's part with ``workers`` processes; a clip that brings one down is left out."""
-    context = multiprocessing.get_context("spawn")
-    waiting = list(units)[::-1]
-    poison: dict[int, set[str]] = {}
-    pool: list[_Worker] = []
+class _Pool:
+    """Workers and the units that wait for one."""
 
-    def start() -> None:
-        ours, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(theirs, work), daemon=True)
+    def __init__(self, units: list[Unit], work: Path, cutting: Cutting | None) -> None:
+        self._context = multiprocessing.get_context("spawn")
+        self._waiting = list(reversed(units))
+        self._poison: dict[int, set[int]] = {}
+        self._work, self._cutting = work, cutting
+        self.workers: list[_Worker] = []
+
+    def start(self) -> None:
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(target=_serve, args=(theirs, self._work, self._cutting), daemon=True)
         process.start()
         theirs.close()
-        pool.append(_Worker(process, ours))
+        self.workers.append(_Worker(process, ours))
+        self.hand_out(self.workers[-1])
 
-    def hand_out(worker: _Worker) -> None:
-        worker.unit = waiting.pop() if waiting else None
-        worker.at = 0
-        worker.heard = time.monotonic()
+    def hand_out(self, worker: _Worker) -> None:
+        worker.unit = self._waiting.pop() if self._waiting else None
+        worker.at, worker.heard = 0, time.monotonic()
         if worker.unit is not None:
-            worker.connection.send((worker.unit, frozenset(poison.get(worker.unit.number, ()))))
+            worker.connection.send((worker.unit, frozenset(self._poison.get(worker.unit.number, ()))))
 
-    try:
-        for _ in range(max(1, min(workers, len(waiting)))):
-            start()
-            hand_out(pool[-1])
-        while busy := [worker for worker in pool if worker.unit is not None]:
-            ready = wait([worker.connection for worker in busy], timeout=5.0)
-            for worker in busy:
-                assert worker.unit is not None
-                try:
-                    if worker.connection not in ready:
-                        if time.monotonic() - worker.heard > PATIENCE_S:
-                            worker.process.kill()
-                        continue
-                    message = worker.connection.recv()
-                except (EOFError, OSError):
-                    # Its decoder took it down. Make the unit again without the clip it was at.
-                    worker.process.join()
-                    poison.setdefault(worker.unit.number, set()).add(worker.unit.clips[worker.at].id)
-                    progress(-worker.at, 0)
-                    waiting.append(worker.unit)
-                    pool.remove(worker)
-                    start()
-                    hand_out(pool[-1])
-                    continue
-                worker.heard = time.monotonic()
-                if isinstance(message, int):
-                    progress(message - worker.at, 0)
-                    worker.at = message
-                elif isinstance(message, Record):
-                    progress(len(worker.unit.clips) - worker.at, len(message.dropped))
-                    hand_out(worker)
-                else:
-                    raise UserError(message)
-    finally:
-        for worker in pool:
+    def replace(self, worker: _Worker) -> None:
+        """Its decoder took it down: another goes on, without the clip it was at."""
+        assert worker.unit is not None
+        worker.process.join()
+        worker.connection.close()
+        self._poison.setdefault(worker.unit.number, set()).add(worker.at)
+        self._waiting.append(worker.unit)
+        self.workers.remove(worker)
+        self.start()
+
+    def end(self) -> None:
+        for worker in self.workers:
             worker.connection.close()
-            worker.process.kill() if worker.unit is not None else None
-        for worker in pool:
-            worker.process.join(5)
+            if worker.unit is not None:
+                worker.process.kill()
+        for worker in self.workers:
+            worker.process.join(10)
 
 
-def _serve(connection: Connection, work: Path) -> None:
+def make_parts(units: list[Unit], work: Path, cutting: Cutting | None, workers: int, progress: Progress) -> None:
+    """Make every unit's part with ``workers`` processes; a clip that brings one down is left out.
+
+    Raises ``UserError`` where a worker could not write, or could not start at all.
+    """
+    pool = _Pool(units, work, cutting)
+    try:
+        for _ in range(max(1, min(workers, len(units))) if units else 0):
+            pool.start()
+        while busy := [worker for worker in pool.workers if worker.unit is not None]:
+            ready = wait([worker.connection for worker in busy], timeout=_LOOK_S)
+            for worker in busy:
+                if worker.connection in ready:
+                    _listen(pool, worker, progress)
+                elif time.monotonic() - worker.heard > PATIENCE_S:
+                    worker.process.kill()
+    finally:
+        pool.end()
+
+
+def _listen(pool: _Pool, worker: _Worker, progress: Progress) -> None:
+    """Take one message of a worker, or its death."""
+    assert worker.unit is not None
+    try:
+        message = worker.connection.recv()
+    except (EOFError, OSError):
+        if worker.heard and worker.at == 0 and worker.process.exitcode == 1:
+            raise UserError("a worker process could not start; the lines above say why") from None
+        pool.replace(worker)
+        return
+    worker.heard = time.monotonic()
+    if isinstance(message, int):
+        worker.at = message
+        progress(worker.unit.number, message)
+    elif isinstance(message, Record):
+        progress(worker.unit.number, message.clips)
+        pool.hand_out(worker)
+    else:
+        raise UserError(message)
+
+
+class _ParentGone(Exception):
+    pass
+
+
+def _serve(connection: Connection, work: Path, cutting: Cutting | None) -> None:
     """Make parts until the parent has no more, or is gone."""
+
+    def tell(clip: int) -> None:
+        try:
+            connection.send(clip)
+        except OSError as error:
+            raise _ParentGone from error
+
     try:
         while True:
             unit, poison = connection.recv()
             try:
-                connection.send(make_part(unit, work, poison, connection.send))
+                connection.send(make_part(unit, work, cutting, poison, tell))
             except UserError as error:
                 connection.send(str(error))
-    except (EOFError, OSError, KeyboardInterrupt):
+            except OSError as error:
+                connection.send(f"{work}: {error.strerror or error}; mend that and run the same command again")
+    except (EOFError, OSError, KeyboardInterrupt, _ParentGone):
         return

@@ -1,0 +1,54 @@
+"""Duplicates: which rows of the parts say again what another row holds, in the same samples or another encoding."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from lalia.data.prepare.clips import Dropped
+from lalia.data.prepare.fingerprints import MARK, copies
+from lalia.data.prepare.parts import Record, marks_path
+
+MODES = ("near", "exact", "keep")
+
+
+def find_duplicates(records: list[Record], work: Path, mode: str) -> dict[int, Dropped]:
+    """Row numbers over all parts, in order, that are to go, and what they repeat.
+
+    Of two the labelled one stays, else the earlier. Recordings that are alike but are said to say different things both
+    stay, unless they hold the same samples. ``mode`` "exact" compares samples only, "keep" finds none.
+    """
+    rows = [row for record in records for row in record.rows]
+    gone: dict[int, Dropped] = {}
+    if mode == "keep" or not rows:
+        return gone
+    keys = [key for _, _, _, key in rows]
+    first: dict[str, int] = {}
+    for row, (_, content, _, key) in enumerate(rows):
+        other = first.setdefault(content, row)
+        if other == row:
+            continue
+        keep, go = (row, other) if key and not keys[other] else (other, row)
+        first[content] = keep
+        gone[go] = Dropped(rows[go][0], "duplicate", f"the same samples as {rows[keep][0]}")
+    if mode == "near":
+        durations = np.array([seconds for _, _, seconds, _ in rows], np.float32)
+        for earlier, later in sorted(copies(_all_marks(records, work), durations)):
+            if earlier in gone or later in gone or (keys[earlier] and keys[later] and keys[earlier] != keys[later]):
+                continue
+            keep, go = (later, earlier) if keys[later] and not keys[earlier] else (earlier, later)
+            gone[go] = Dropped(rows[go][0], "near duplicate", f"the same recording as {rows[keep][0]}")
+    return gone
+
+
+def _all_marks(records: list[Record], work: Path) -> np.ndarray:
+    """The fingerprints of every row, numbered over all parts."""
+    found, start = [np.zeros(0, MARK)], 0
+    for record in records:
+        for name, rows, _ in record.shards:
+            marks_K = np.load(marks_path(work, name), allow_pickle=False)
+            marks_K["row"] += start
+            start += rows
+            found.append(marks_K)
+    return np.concatenate(found)

@@ -1,0 +1,221 @@
+"""Datasets of the hub, and folders in their layouts, streamed: a file at a time, nothing downloaded first."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from lalia.data.prepare.clips import Clip, Dropped, Listing, Stream, ordering, sentence_key
+from lalia.data.prepare.languages import UNKNOWN, find_language
+from lalia.data.prepare.options import Options
+from lalia.data.prepare.tables import NAMES, SPLIT_NAMES
+from lalia.exits import UserError
+
+_SAVED_PER_STREAM = 2000
+
+
+@dataclass(frozen=True)
+class HubStream:
+    """One of the files that a split of a dataset consists of; every worker opens it for itself."""
+
+    name: str
+    config: str
+    split: str
+    file: int
+    files: int
+    columns: tuple[tuple[str, str], ...]
+    language: str
+    source: str
+    hold_out: tuple[float, float] | None
+    limit: int
+
+    def clips(self, start: int) -> Iterator[Clip | Dropped]:
+        from datasets import Audio
+
+        columns = dict(self.columns)
+        rows = _load(self.name, self.config, self.split)
+        rows = rows.cast_column(columns["audio"], Audio(decode=False)).select_columns(list(columns.values()))
+        if self.files > 1:
+            rows = rows.shard(num_shards=self.files, index=self.file)
+        read_language = _names_of(rows.features, columns.get("language", ""))
+        entries = enumerate(islice(rows.skip(start), self.limit - start if self.limit else None), start)
+        for number, row in entries:
+            id = f"{self.split}/{self.file:05d}/{number:07d}"
+            audio = row[columns["audio"]] or {}
+            data, path = audio.get("bytes"), str(audio.get("path") or id)
+            if data is None and not audio.get("path"):
+                yield Dropped(id, "no audio named", "the row holds no audio")
+                continue
+            text, speaker = (" ".join(str(row.get(columns.get(n, "")) or "").split()) for n in ("text", "speaker"))
+            language = self.language or find_language(read_language(row)) or UNKNOWN
+            split = SPLIT_NAMES.get(self.split.split(".")[0].lower(), "train")
+            if self.hold_out is not None and text:
+                split = _drawn(speaker or sentence_key(text), *self.hold_out)
+            yield Clip(id, path, language, text, speaker, split, self.source, data=data)
+
+
+def list_hub(spec: str, options: Options) -> Listing:
+    """``NAME``, ``ORGANISATION/NAME`` or a folder, each with ``/CONFIG`` where there are several."""
+    _be_quiet()
+    name, config = _named(spec)
+    splits = _splits(name, config)
+    title = Path(name).name
+    hold_out = None if len(splits) > 1 else (options.dev_percent / 100, options.test_percent / 100)
+    streams: list[Stream] = []
+    columns: dict[str, str] = {}
+    for split in splits:
+        rows = _load(name, config, split)
+        features = rows.features or _guessed(rows)
+        columns = _columns(features, options, spec)
+        files = 1 if options.limit else rows.num_shards
+        streams += [
+            HubStream(
+                name,
+                config,
+                split,
+                file,
+                files,
+                tuple(columns.items()),
+                options.language,
+                title,
+                hold_out,
+                options.limit,
+            )
+            for file in range(files)
+        ]
+    way = "as the source says"
+    if hold_out is not None and "text" in columns:
+        way = f"by the hash of the {'speaker' if 'speaker' in columns else 'sentence'}; {options.test_percent:g} % test"
+        way += f", {options.dev_percent:g} % dev"
+    licence = options.licence or "not stated"
+    facts = {
+        "sources": [{"name": title, "form": "dataset", "config": config, "licence": licence}],
+        "licences": [options.licence] if options.licence else [],
+        "splitting": way,
+    }
+    return Listing(title, streams=streams, facts=facts)
+
+
+def push(corpus: Path, repository: str) -> str:
+    """Hand a finished corpus to the hub as a private dataset; its address."""
+    from datasets import load_from_disk
+
+    try:
+        load_from_disk(str(corpus)).push_to_hub(repository, private=True)
+    except Exception as error:  # Whatever the network or the hub says.
+        raise UserError(
+            f"{corpus}: cannot be pushed to {repository} ({_line(error)}); log in with `hf auth login` and say the same again"
+        ) from error
+    return f"https://huggingface.co/datasets/{repository}"
+
+
+def _named(spec: str) -> tuple[str, str]:
+    """The dataset and its configuration ("" for the only one)."""
+    path = Path(spec).expanduser()
+    if path.is_dir():
+        return str(path.resolve()), ""
+    if path.parent.is_dir() and path.parent != Path() and (spec.startswith(("/", ".", "~"))):
+        return str(path.parent.resolve()), path.name
+    parts = spec.strip("/").split("/")
+    return "/".join(parts[:2]), "/".join(parts[2:])
+
+
+def _saved(name: str) -> Any:
+    """The splits of a folder made by ``save_to_disk``, ``None`` for any other."""
+    from datasets import Dataset, load_from_disk
+
+    if not any((Path(name) / file).is_file() for file in ("state.json", "dataset_dict.json")):
+        return None
+    found = load_from_disk(name)
+    return {"train": found} if isinstance(found, Dataset) else dict(found)
+
+
+def _splits(name: str, config: str) -> list[str]:
+    from datasets import get_dataset_split_names
+
+    with _explained(name, config):
+        saved = _saved(name)
+        return list(saved) if saved is not None else list(get_dataset_split_names(name, config or None))
+
+
+def _load(name: str, config: str, split: str) -> Any:
+    """The rows of a split as an iterable dataset that knows its files."""
+    from datasets import load_dataset
+
+    _be_quiet()
+    with _explained(name, config):
+        saved = _saved(name)
+        if saved is None:
+            return load_dataset(name, config or None, split=split, streaming=True)
+        return saved[split].to_iterable_dataset(num_shards=max(1, -(-len(saved[split]) // _SAVED_PER_STREAM)))
+
+
+@contextlib.contextmanager
+def _explained(name: str, config: str) -> Iterator[None]:
+    """Whatever goes wrong with a dataset, in one line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        spec = f"{name}/{config}" if config else name
+        raise UserError(
+            f"hub:{spec}: cannot be opened as a dataset ({_line(error)}); check its name and configuration"
+        ) from error
+
+
+def _guessed(rows: Any) -> dict[str, Any]:
+    """Columns of a dataset that does not declare them, from its first row."""
+    return dict.fromkeys(next(iter(rows), {}))
+
+
+def _columns(features: dict[str, Any], options: Options, spec: str) -> dict[str, str]:
+    """Our field names to the dataset's; the audio column is known by its kind."""
+    from datasets import Audio
+
+    found: dict[str, str] = {}
+    lower = {name.lower(): name for name in features}
+    for ours in ("audio", "text", "language", "speaker"):
+        told = options.columns.get(ours)
+        if told is not None and told not in features:
+            raise UserError(f"hub:{spec}: has no column {told!r}; it has {', '.join(features)}")
+        name = told or next((lower[usual] for usual in NAMES[ours] if usual in lower), None)
+        if ours == "audio" and told is None:
+            name = next((name for name, kind in features.items() if isinstance(kind, Audio)), name)
+        if name is not None:
+            found[ours] = name
+    if "audio" not in found:
+        raise UserError(
+            f"hub:{spec}: has no audio column (it has {', '.join(features)}); name it: --columns audio=NAME"
+        )
+    return found
+
+
+def _names_of(features: Any, column: str) -> Any:
+    """How to read the language of a row: datasets number their classes."""
+    kind = features.get(column) if features else None
+    if kind is not None and hasattr(kind, "int2str"):
+        return lambda row: kind.int2str(row[column]) if row[column] is not None else ""
+    return lambda row: str(row.get(column) or "")
+
+
+def _drawn(key: str, dev: float, test: float) -> str:
+    place = int(ordering(key)[:12], 16) / 16**12
+    return "test" if place < test else "dev" if place < test + dev else "train"
+
+
+def _line(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return (text[0] if text else type(error).__name__)[:200]
+
+
+def _be_quiet() -> None:
+    import datasets
+
+    datasets.disable_progress_bars()
+    logging.getLogger("datasets").setLevel(logging.ERROR)

@@ -1,0 +1,139 @@
+"""Data folders of the older toolkits: Kaldi's ``wav.scp`` and its companions, fairseq's ``.tsv`` with ``.wrd`` or ``.ltr``."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+from lalia.data.prepare.clips import Clip, Dropped, Listing
+from lalia.data.prepare.languages import UNKNOWN, iso_639_3
+from lalia.data.prepare.listing import finish_listing
+from lalia.data.prepare.options import Options
+from lalia.data.prepare.tables import SPLIT_NAMES, read_lines
+from lalia.exits import UserError
+from lalia.units import SAMPLE_RATE
+
+
+def list_kaldi(folder: Path, options: Options) -> Listing:
+    """``wav.scp``, and where they are there ``segments``, ``text``, ``utt2spk``, ``utt2lang``.
+
+    A pipe (``flac -dc a.flac |``) is not run: the one existing file that it names is read. Paths start from ``--root``, the
+    folder, or one of those above it.
+    """
+    if not (folder / "wav.scp").is_file():
+        raise UserError(f"{folder}: has no wav.scp; expected a Kaldi data folder")
+    wavs = _pairs(folder / "wav.scp")
+    texts, speakers, languages = (_pairs(folder / name) for name in ("text", "utt2spk", "utt2lang"))
+    segments = _pairs(folder / "segments")
+    roots = [options.root] if options.root else [folder, Path(), *folder.resolve().parents[:3]]
+    files = {recording: _file(words, roots) for recording, words in wavs.items()}
+
+    def entries() -> Iterator[Clip | Dropped]:
+        for id, words in (segments or {recording: recording for recording in wavs}).items():
+            recording, *times = words.split()
+            path = files.get(recording)
+            if path is None:
+                yield Dropped(id, "missing", f"{wavs.get(recording, 'wav.scp has no such recording')} ({recording})")
+                continue
+            try:
+                start, end = (float(times[0]), float(times[1])) if times else (0.0, None)
+            except (ValueError, IndexError):
+                yield Dropped(id, "bad row", f"segments: {words!r}")
+                continue
+            end = None if end is not None and end < 0 else end
+            yield Clip(
+                id=id,
+                path=str(path),
+                language=options.language or iso_639_3(languages.get(id, UNKNOWN)),
+                text=" ".join(texts.get(id, "").split()),
+                speaker=speakers.get(id, ""),
+                split=_split_of(folder.name),
+                source=folder.resolve().name,
+                start_s=start,
+                end_s=end,
+                duration_s=end - start if end is not None else 0.0,
+            )
+
+    name = folder.resolve().name
+    known = _split_of(name, "") != ""
+    return finish_listing(name, entries(), options, form="Kaldi data folder", has_splits=known, where=folder)
+
+
+def list_fairseq(path: Path, options: Options) -> Listing:
+    """``train.tsv`` (its first line is the root, the others file and samples), with ``train.wrd`` or ``train.ltr``.
+
+    Of a folder, all its ``.tsv``. The names of the tables are the splits; ``.ltr`` is read as letters with ``|`` for spaces.
+    """
+    tables = sorted(path.glob("*.tsv")) if path.is_dir() else [path]
+    if not tables:
+        raise UserError(f"{path}: has no .tsv; expected fairseq's train.tsv, valid.tsv, ...")
+
+    def entries() -> Iterator[Clip | Dropped]:
+        for table in tables:
+            lines = [line.decode("utf-8", "replace") for line in read_lines(table)]
+            if not lines or "\t" in lines[0]:
+                raise UserError(
+                    f"{table}: its first line is no folder; expected fairseq's form (for a manifest, say its path)"
+                )
+            root = options.root or (Path(lines[0]) if Path(lines[0]).is_absolute() else table.parent / lines[0])
+            texts = _transcripts(table, len(lines) - 1)
+            for number, (line, text) in enumerate(zip(lines[1:], texts, strict=True), 2):
+                name, _, samples = line.partition("\t")
+                if not samples.strip().isdecimal():
+                    yield Dropped(f"{table.name} line {number}", "bad row", "expected a file, a tab and its samples")
+                    continue
+                seconds = int(samples) / SAMPLE_RATE
+                split = _split_of(table.stem)
+                language = options.language or UNKNOWN
+                yield Clip(name, str(root / name), language, text, "", split, table.parent.name, duration_s=seconds)
+
+    known = any(_split_of(table.stem, "") in ("dev", "test") for table in tables)
+    name = (path if path.is_dir() else path.parent).resolve().name
+    return finish_listing(name, entries(), options, form="fairseq manifest", has_splits=known, where=path)
+
+
+def _transcripts(table: Path, rows: int) -> list[str]:
+    for suffix in (".wrd", ".ltr"):
+        beside = table.with_suffix(suffix)
+        if beside.is_file():
+            texts = [line.decode("utf-8", "replace") for line in read_lines(beside)]
+            if len(texts) != rows:
+                raise UserError(
+                    f"{beside}: has {len(texts)} lines where {table.name} has {rows} clips; make them anew together"
+                )
+            if suffix == ".ltr":
+                texts = [text.replace(" ", "").replace("|", " ") for text in texts]
+            return [" ".join(text.split()) for text in texts]
+    return [""] * rows
+
+
+def _pairs(path: Path) -> dict[str, str]:
+    """A Kaldi table: the first word of each line, and the rest; ``{}`` where the file is not there."""
+    if not path.is_file():
+        return {}
+    lines = [line.decode("utf-8", "replace").strip() for line in read_lines(path)]
+    return {key: rest.strip() for key, _, rest in (line.partition(" ") for line in lines if line)}
+
+
+def _file(words: str, roots: list[Path]) -> Path | None:
+    """The file that an entry of ``wav.scp`` names: the entry itself, or the one file that its pipe names."""
+    names = [words]
+    if words.endswith("|"):
+        try:
+            names = shlex.split(words.rstrip("| "))
+        except ValueError:
+            return None
+    found = [next((root / name for root in roots if (root / name).is_file()), None) for name in names]
+    files = [path for path in found[-len(names) :] if path is not None and not _is_program(path, names)]
+    return files[0] if len(files) == 1 else None
+
+
+def _is_program(path: Path, names: list[str]) -> bool:
+    return len(names) > 1 and str(path).endswith(names[0])
+
+
+def _split_of(name: str, otherwise: str = "train") -> str:
+    """The split that a folder or table is named after: ``dev``, ``test_clean``, ``valid``."""
+    word = name.lower().replace("-", "_").split("_")[0]
+    return SPLIT_NAMES.get(word, otherwise) if word else otherwise

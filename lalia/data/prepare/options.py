@@ -1,0 +1,35 @@
+"""What a user may say about a source: language, columns, root, how much to hold out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lalia.exits import UserError
+
+FIELDS = ("audio", "text", "language", "speaker", "split", "duration", "start", "end", "id", "licence")
+
+
+@dataclass(frozen=True)
+class Options:
+    """``language`` "" = as the source says; ``columns`` maps our field names to the source's."""
+
+    language: str = ""
+    licence: str = ""
+    root: Path | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    dev_percent: float = 5.0
+    test_percent: float = 5.0
+    limit: int = 0
+
+
+def parse_columns(words: str) -> dict[str, str]:
+    """``text=sentence,audio=path`` as a mapping; ``UserError`` names what is wrong."""
+    columns: dict[str, str] = {}
+    for word in words.split(",") if words else []:
+        ours, equals, theirs = word.partition("=")
+        if not equals or ours.strip() not in FIELDS or not theirs.strip():
+            raise UserError(f"--columns {word!r}: expected OURS=THEIRS with OURS one of {', '.join(FIELDS)}")
+        columns[ours.strip()] = theirs.strip()
+    return columns
