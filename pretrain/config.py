@@ -14,6 +14,7 @@ from lalia.training.settings import (
     OptimSettings,
     ScheduleSettings,
 )
+from pretrain.bands import GuardSettings
 from pretrain.masking import MaskSettings
 
 
@@ -61,6 +62,7 @@ class PretrainSettings:
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
     hardware: HardwareSettings = field(default_factory=HardwareSettings)
     log: LogSettings = field(default_factory=LogSettings)
+    guard: GuardSettings = field(default_factory=GuardSettings)
     out: str = ""
     """run folder; the same command continues what is there"""
     seed: int = 1

@@ -26,6 +26,7 @@ from lalia.training.runs import FINISHED, Run, finished, first_step, fit, newest
 from lalia.training.seeds import generator
 from lalia.units import to_samples
 from pretrain.config import PretrainSettings
+from pretrain.guard import Guard
 from pretrain.task import PretrainTask
 
 SHOW = ("train/loss", "train/accuracy", "train/code_perplexity", "valid/accuracy", "valid/code_perplexity")
@@ -72,7 +73,8 @@ def pretrain(settings: PretrainSettings, folder: Path) -> None:
         accumulation * ranks * settings.batch.micro_s, "pretrain", SHOW, clip=settings.optim.clip,
     )  # fmt: skip
     train = make_loader(mixture, plan, start=step * accumulation * ranks, ranks=ranks, rank=0, workers=data.workers)
-    fit(task, run, train, make_eval_loader(mixture, held_out, settings.batch.micro_s, workers=0), [])
+    fit(task, run, train, make_eval_loader(mixture, held_out, settings.batch.micro_s, workers=0),
+        [Guard(settings.guard, folder)] if settings.guard.enabled else [])  # fmt: skip
 
     last = {k: v for line in read_metrics(folder) for k, v in line.items() if k.startswith("valid/")}
     facts = {

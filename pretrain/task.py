@@ -43,6 +43,27 @@ class Pass(NamedTuple):
     codes: Codes
     """of the hidden frames"""
     feature_penalty: Tensor
+    pulse: Pulse
+
+
+class Pulse(NamedTuple):
+    """What the guard needs to know of one micro-batch; all without gradient."""
+
+    correct: Tensor
+    hidden: Tensor
+    """masked frames"""
+    frames: Tensor
+    """all frames, padding left out"""
+    feature_std: Tensor
+    """over time, within a clip, mean over features and clips"""
+    used_GV: Tensor
+    """how many masked frames chose each entry"""
+    live_KF: Tensor
+    """gumbel: some of the features that codes are chosen for"""
+
+
+LIVE = 256
+"""Features that a pulse carries at most."""
 
 
 class PretrainTask(LightningModule):
@@ -53,6 +74,10 @@ class PretrainTask(LightningModule):
         self.settings = settings
         self.encoder = Encoder(settings.model)
         self.head = ContrastiveHead(settings.model, settings.quantizer)
+        self.diversity_factor = 1.0
+        """the guard raises it where codes die"""
+        self.pulse: Pulse | None = None
+        """of the last training micro-batch"""
         self._usage: list[tuple[Tensor, int]] = []
 
     def forward(self, batch: Batch, random: torch.Generator, gumbel: float | None) -> Pass:
@@ -87,7 +112,8 @@ class PretrainTask(LightningModule):
         hidden, codes = contrast(mask_BT)
         weighs = self.settings.objective.visible_weight > 0 and gumbel is not None
         visible = contrast(inside_BT & ~mask_BT)[0] if weighs else None
-        return Pass(hidden, visible, codes, feature_penalty(raw_BTF, inside_BT))
+        pulse = _pulse(hidden, codes, features_BTF, mask_BT, raw_BTF, inside_BT)
+        return Pass(hidden, visible, codes, feature_penalty(raw_BTF, inside_BT), pulse)
 
     def joined(self, batch: Batch) -> Batch:
         """``batch`` with its short clips joined, where the settings want that."""
@@ -102,13 +128,14 @@ class PretrainTask(LightningModule):
             int(objective.gumbel_share * self.settings.schedule.steps),
         )  # fmt: skip
         seen = self(batch, generator(seed, "objective", batch.number), gumbel)
+        self.pulse = seen.pulse
         info_nce = seen.hidden.loss / seen.hidden.count.clamp(min=1)
         loss = info_nce
         if seen.visible is not None:
             loss = loss + objective.visible_weight * seen.visible.loss / seen.visible.count.clamp(min=1)
         diversity = diversity_penalty(seen.codes.probabilities_GV)
         if self.settings.quantizer.kind == "gumbel":
-            loss = loss + objective.diversity_weight * diversity
+            loss = loss + self.diversity_factor * objective.diversity_weight * diversity
         if self.settings.model.input == "wave":  # log-mel features have no parameters to drift
             loss = loss + objective.feature_weight * seen.feature_penalty
         self.log_dict(
@@ -140,3 +167,18 @@ class PretrainTask(LightningModule):
 
     def configure_optimizers(self) -> Any:
         return adamw(parameter_groups(self, self.settings.optim.lr), self.settings.optim, self.settings.schedule)
+
+
+@torch.no_grad()
+def _pulse(
+    hidden: Contrast, codes: Codes, features_BTF: Tensor, mask_BT: Tensor, raw_BTF: Tensor, inside_BT: Tensor
+) -> Pulse:
+    inside_BT1 = inside_BT[:, :, None]
+    count_B1F = inside_BT1.sum(1, keepdim=True).clamp(min=1)
+    raw = raw_BTF.float() * inside_BT1
+    centred = (raw - raw.sum(1, keepdim=True) / count_B1F) * inside_BT1
+    std = (centred.square().sum(1, keepdim=True) / count_B1F).sqrt().mean()
+    masked_NF = features_BTF[mask_BT]
+    live_KF = masked_NF[:: max(1, len(masked_NF) // LIVE)][:LIVE].float()
+    used_GV = codes.usage_GV * hidden.count
+    return Pulse(hidden.correct.detach(), hidden.count, inside_BT.sum(), std, used_GV, live_KF)

@@ -1,5 +1,6 @@
 """Training: Trainer assembly (the one door to lightning and deepspeed), schedules, checkpoints, recording."""
 
-from lightning import LightningModule
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
 
-__all__ = ["LightningModule"]
+__all__ = ["Callback", "LightningModule", "Trainer"]

@@ -1,0 +1,237 @@
+"""What a healthy pretraining run looks like, as data: each vital sign's band, and what is tried when it is left.
+
+V entries of a codebook, G codebooks. The figures behind the bands: healthy runs use most of their codes and reach accuracies of
+.3 to .68; runs that died sat at one code per codebook with accuracy 1.0 and loss 0, or at chance with a constant loss.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any, Literal
+
+Action = Literal["tell", "skip", "revive", "raise diversity", "cut the rate", "roll back", "stop"]
+CALM = 100
+"""healthy steps after which a band's measures begin again with the mildest"""
+SETTLE = 25
+"""steps that a measure is given to work"""
+HISTORY = 64
+"""steps that running medians look back"""
+
+
+@dataclass
+class GuardSettings:
+    """When the guard acts. Each measure is written to RUN/guard.jsonl with its figures."""
+
+    enabled: bool = True
+    """watch the run and act; False only records nothing and lets a run die"""
+    keep_every: int = 100
+    """steps between two copies of healthy weights that the run can be rolled back to"""
+    code_share: float = 0.06
+    """gumbel only: least perplexity of a codebook, as a share of its entries"""
+    too_good: float = 0.95
+    """contrastive accuracy above this is a collapse, not a success: the best published runs end at .68"""
+    spike: float = 20.0
+    """a batch whose gradient norm is this many times the running median is left out"""
+    rollbacks: int = 3
+    """times that a run may be rolled back before it is stopped"""
+
+
+@dataclass(frozen=True)
+class Vitals:
+    """One optimizer step in numbers, over all its micro-batches and ranks. None = not known on this hardware."""
+
+    loss: float
+    accuracy: float
+    code_share: float | None
+    """perplexity of the worst codebook over the last steps, as a share of what its entries and frames allow"""
+    gradient_norm: float | None
+    loss_scale: float | None
+    feature_std: float
+    """standard deviation over time of the stem's features within a clip, on average"""
+    hidden_share: float
+    """masked frames as a share of all"""
+
+
+@dataclass(frozen=True)
+class Band:
+    """A vital sign, its healthy range, and the measures for when it is left, mildest first."""
+
+    vital: str
+    says: str
+    """the breach in plain words; {value} and {limit} are put in"""
+    ladder: tuple[Action, ...]
+    advice: str
+    """what a person should change when nothing has helped"""
+    low: float = -math.inf
+    high: float = math.inf
+    relative: bool = False
+    """limits are multiples of the running median of healthy steps"""
+    patience: int = 1
+    """steps in a row outside the band before anything is done"""
+    grace: int = 0
+    """first steps, in which a run may still be outside"""
+    skips: int = 0
+    """batches in a row that are left out before a stronger measure; > 0: judged before the optimizer's step"""
+
+
+@dataclass(frozen=True)
+class Breach:
+    """A band that was left, and what to do about it."""
+
+    band: Band
+    value: float
+    limit: float
+    action: Action
+
+    @property
+    def says(self) -> str:
+        return self.band.says.format(value=_plain(self.value), limit=_plain(self.limit))
+
+
+def healthy_bands(settings: GuardSettings, kind: str, chance: float, steps: int) -> tuple[Band, ...]:
+    """The bands of a run of ``steps`` steps with a quantizer of ``kind`` and the chance level of its accuracy."""
+    learned = kind == "gumbel"
+    mend_codes: tuple[Action, ...] = ("revive", "raise diversity", "cut the rate", "roll back", "stop")
+    spread: tuple[Action, ...] = ("raise diversity",) if learned else ()
+    rate_advice = "lower --optim.lr, raise --batch.hours, and look at the clips named in metrics.jsonl's last steps"
+    bands = [
+        Band("loss", "the loss is not a number", ("skip", "roll back", "stop"),
+             f"weights or audio are broken: {rate_advice}; under fp16 take --hardware.precision bf16", skips=8),
+        Band("gradient_norm", "the gradient norm is {value}, {limit} is the most", ("skip", "cut the rate", "roll back", "stop"),
+             rate_advice, high=settings.spike, relative=True, grace=20, skips=8),
+        Band("feature_std", "features hardly vary within a clip ({value}, at least {limit} expected): silence or clipped audio",
+             ("skip", "stop"), "the audio is silent or clipped over a long stretch: prepare the corpus again and look at its "
+             "speech_ratio and clipping columns", low=0.1, relative=True, grace=20, skips=200),
+        Band("accuracy", "accuracy {value} is too good to be true (at most {limit}): targets have become all alike",
+             (*spread, "cut the rate", "roll back", "stop"),
+             "the codes collapsed again and again: lower --optim.lr, raise --objective.diversity_weight, or take "
+             "--quantizer.kind kmeans", high=settings.too_good, patience=10, grace=20),
+        Band("accuracy", "accuracy {value} is at chance (more than {limit} expected by now): nothing is learned",
+             ("cut the rate", "stop"), "raise --batch.hours towards 1.6, lower --optim.lr, give longer clips (--join_s, "
+             "--data.max_s)", low=1.3 * chance, patience=50, grace=max(400, int(0.3 * steps))),
+        Band("loss_scale", "the loss scale fell to {value} ({limit} at least): gradients overflow in float16",
+             ("cut the rate", "roll back", "stop"), "float16 cannot hold this run's gradients: take --hardware.precision bf16 "
+             "or fp32, or lower --optim.lr", low=1.0, patience=5),
+        Band("hidden_share", "{value} of the frames are hidden ({limit} is the limit)", ("tell",),
+             "", low=0.05, patience=20),
+        Band("hidden_share", "{value} of the frames are hidden ({limit} is the limit)", ("tell",),
+             "", high=0.85, patience=20),
+    ]  # fmt: skip
+    if learned:
+        bands.insert(
+            0, Band("code_share", "a codebook uses {value} of its entries' perplexity ({limit} at least): its codes are dying",
+                 mend_codes, "the codes died again and again: lower --optim.lr, raise --objective.diversity_weight, raise "
+                 "--batch.hours, or take --quantizer.kind kmeans", low=settings.code_share, patience=10, grace=40)
+        )  # fmt: skip
+    return tuple(bands)
+
+
+@dataclass
+class _Course:
+    """Where one band stands: steps outside and inside in a row, the next measure, and the step it may be taken from."""
+
+    outside: int = 0
+    inside: int = 0
+    rung: int = 0
+    not_before: int = 0
+    skipped: int = 0
+
+
+@dataclass
+class Watch:
+    """Vitals in, at most one breach out; knows nothing of models. Its whole memory is in ``state``."""
+
+    bands: Sequence[Band]
+    courses: list[_Course] = field(default_factory=list)
+    history: dict[str, list[float]] = field(default_factory=dict)
+    """values of the healthy steps behind relative bands"""
+
+    def __post_init__(self) -> None:
+        self.courses = [_Course() for _ in self.bands]
+
+    def batch(self, vitals: Vitals, step: int) -> Breach | None:
+        """Whether this step's batch is to be left out, or worse; asked before the optimizer's step."""
+        found = [b for b in (self._judge(i, vitals, step) for i, band in enumerate(self.bands) if band.skips) if b]
+        if not found:
+            for name in {band.vital for band in self.bands if band.relative}:
+                value = getattr(vitals, name)
+                if value is not None:
+                    self.history[name] = [*self.history.get(name, []), value][-HISTORY:]
+        return found[0] if found else None
+
+    def run(self, vitals: Vitals, step: int) -> Breach | None:
+        """The breach to act on behind the optimizer's step."""
+        judged = [(i, self._judge(i, vitals, step)) for i, band in enumerate(self.bands) if not band.skips]
+        found = [(i, breach) for i, breach in judged if breach is not None]
+        if not found:
+            return None
+        first, breach = found[0]
+        self.courses[first].rung += 1
+        # One measure at a time, and every band is given the time to see whether it works.
+        for course in self.courses:
+            course.not_before = max(course.not_before, step + SETTLE)
+        return breach
+
+    @property
+    def well(self) -> bool:
+        """Whether every band was kept at the last step."""
+        return all(course.outside == 0 and course.skipped == 0 for course in self.courses)
+
+    def rolled_back(self, step: int) -> None:
+        """Old weights are back: what was counted against the new ones is forgotten, how far the measures went is not."""
+        for course in self.courses:
+            course.outside = course.inside = course.skipped = 0
+            course.not_before = max(course.not_before, step + SETTLE)
+
+    def state(self) -> dict[str, Any]:
+        return {"courses": [vars(course).copy() for course in self.courses], "history": self.history}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        if len(state["courses"]) == len(self.bands):
+            self.courses = [_Course(**values) for values in state["courses"]]
+            self.history = {name: list(values) for name, values in state["history"].items()}
+
+    def _judge(self, i: int, vitals: Vitals, step: int) -> Breach | None:
+        band, course = self.bands[i], self.courses[i]
+        value = getattr(vitals, band.vital)
+        if value is None:
+            return None
+        low, high = band.low, band.high
+        known = self.history.get(band.vital, [])
+        if band.relative:
+            centre = median(known) if len(known) >= min(band.grace, HISTORY) else None
+            low, high = (low * centre, high * centre) if centre else (-math.inf, math.inf)
+        early = step <= band.grace
+        if (low <= value <= high and math.isfinite(value)) or (early and math.isfinite(value)):
+            course.outside, course.skipped = 0, 0
+            course.inside += 1
+            if course.inside >= CALM:
+                course.rung = 0
+            return None
+        course.outside += 1
+        course.inside = 0
+        limit = low if value < low else high
+        if band.skips:
+            return self._skip_or_more(band, course, value, limit)
+        if course.outside < band.patience or step < course.not_before:
+            return None
+        action = band.ladder[min(course.rung, len(band.ladder) - 1)]
+        if action == "tell" and course.rung:
+            return None  # said once
+        return Breach(band, value, limit, action)
+
+    def _skip_or_more(self, band: Band, course: _Course, value: float, limit: float) -> Breach:
+        course.skipped += 1
+        if course.skipped <= band.skips:
+            return Breach(band, value, limit, "skip")
+        course.skipped = 0
+        course.rung = min(course.rung + 1, len(band.ladder) - 1)
+        self.history.pop(band.vital, None)  # where this is how things are from now on, it becomes the measure
+        return Breach(band, value, limit, band.ladder[course.rung])
+
+
+def _plain(value: float) -> str:
+    return f"{value:.3g}"

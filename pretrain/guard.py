@@ -1,0 +1,289 @@
+"""The guard: watches every step of a pretraining run and mends what goes wrong, with the mildest measure that works.
+
+What is healthy and which measures there are is data (``bands.py``); this file takes a step's vitals and carries the measures
+out. A run that stays inside its bands is not touched: its weights are bit-equal to those of a run without a guard.
+
+G codebooks, V entries, K dead entries, F features.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lalia.cards import write_text
+from lalia.exits import GuardStopped
+from lalia.training import Callback, Trainer
+from pretrain.bands import Breach, GuardSettings, Vitals, Watch, healthy_bands
+from pretrain.healthy import HealthyWeights
+from pretrain.loss import perplexity
+from pretrain.task import PretrainTask, Pulse
+
+RECORD = "guard.jsonl"
+MEMORY = 0.9
+"""How much of the codes' usage of one step is left at the next: about ten steps count."""
+RAISE, CUT, MOST_RAISE = 4.0, 0.5, 64.0
+DEAD = 0.05
+"""A code with less than this share of its even share (1/V) is dead."""
+
+
+class Guard(Callback):
+    """Reads ``task.pulse`` of each micro-batch, judges each optimizer step, acts, and writes ``RUN/guard.jsonl``."""
+
+    def __init__(self, settings: GuardSettings, folder: Path) -> None:
+        self.settings, self.folder = settings, folder
+        self.diversity_factor, self.rate_factor = 1.0, 1.0
+        self.measures = self.skipped = self.rollbacks = 0
+        self.usage_GV: Tensor | None = None
+        self.watch: Watch | None = None
+        self.healthy = HealthyWeights(folder / "guard")
+        self._restored: dict[str, Any] | None = None
+        self._pulses: list[tuple[Tensor, Pulse]] = []
+        self._vitals: Vitals | None = None
+        self._live_KF: Tensor | None = None
+
+    # -- Lightning's hooks -------------------------------------------------------------------------------------------------
+
+    def on_train_start(self, trainer: Trainer, pl_module: PretrainTask) -> None:  # type: ignore[override]
+        task, run = pl_module, pl_module.settings
+        chance = 1 / (run.objective.distractors + 1)
+        self.watch = Watch(healthy_bands(self.settings, run.quantizer.kind, chance, run.schedule.steps))
+        if self._restored is not None:
+            self.watch.restore(self._restored)
+        task.diversity_factor = self.diversity_factor
+        if trainer.is_global_zero:
+            self._forget_after(trainer.global_step)
+        if not self.healthy.steps and self._whole(trainer):
+            self._keep(trainer, task)
+
+    def on_before_backward(self, trainer: Trainer, pl_module: PretrainTask, loss: Tensor) -> None:  # type: ignore[override]
+        assert pl_module.pulse is not None
+        self._pulses.append((loss.detach(), pl_module.pulse))
+
+    def on_before_optimizer_step(  # type: ignore[override]
+        self, trainer: Trainer, pl_module: PretrainTask, optimizer: torch.optim.Optimizer
+    ) -> None:
+        if len(self._pulses) < trainer.accumulate_grad_batches:
+            return  # DeepSpeed asks at every micro-batch
+        assert self.watch is not None
+        self._vitals = self._measure(trainer, pl_module)
+        self._pulses.clear()
+        breach = self.watch.batch(self._vitals, trainer.global_step)
+        if breach is None:
+            return
+        if self._whole(trainer):
+            _leave_out(pl_module)
+            self.skipped += 1
+        action = breach.action
+        if action == "skip" and breach.band.vital == "loss" and not _finite(pl_module):
+            action = "roll back"  # no batch can be blamed for weights that are not numbers
+        self._act(trainer, pl_module, breach, action)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: PretrainTask, *args: Any) -> None:  # type: ignore[override]
+        vitals, self._vitals = self._vitals, None
+        if vitals is None:
+            return  # in the middle of a batch
+        assert self.watch is not None
+        step = trainer.global_step
+        breach = self.watch.run(vitals, step)
+        if breach is not None:
+            self._act(trainer, pl_module, breach, breach.action)
+        elif self.watch.well and step % self.settings.keep_every == 0 and self._whole(trainer):
+            self._keep(trainer, pl_module)
+        pl_module.log_dict(
+            {f"guard/{k}": float(v) for k, v in asdict(vitals).items() if v is not None and k not in ("loss", "accuracy")}
+            | {
+                "guard/measures": float(self.measures), "guard/skipped": float(self.skipped),
+                "guard/rate_factor": self.rate_factor, "guard/diversity_factor": self.diversity_factor,
+            }
+        )  # fmt: skip
+
+    def on_train_end(self, trainer: Trainer, pl_module: PretrainTask) -> None:  # type: ignore[override]
+        if trainer.is_global_zero and trainer.global_step >= pl_module.settings.schedule.steps:
+            self.healthy.forget()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "diversity_factor": self.diversity_factor, "rate_factor": self.rate_factor, "measures": self.measures,
+            "skipped": self.skipped, "rollbacks": self.rollbacks, "usage_GV": self.usage_GV,
+            "watch": self.watch.state() if self.watch else None, "healthy": self.healthy.state(),
+        }  # fmt: skip
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for name in ("diversity_factor", "rate_factor", "measures", "skipped", "rollbacks", "usage_GV"):
+            setattr(self, name, state_dict[name])
+        self._restored = state_dict["watch"]
+        self.healthy.resume(state_dict["healthy"])
+
+    # -- What a step looks like --------------------------------------------------------------------------------------------
+
+    def _measure(self, trainer: Trainer, task: PretrainTask) -> Vitals:
+        """The vitals of the step whose gradients are ready, the same on every rank."""
+        losses, pulses = zip(*self._pulses, strict=True)
+        sums = torch.stack([
+            torch.stack(losses).float().sum() * trainer.accumulate_grad_batches,  # Lightning has divided by it
+            torch.stack([p.correct for p in pulses]).sum().float(), torch.stack([p.hidden for p in pulses]).sum().float(),
+            torch.stack([p.frames for p in pulses]).sum().float(), torch.stack([p.feature_std for p in pulses]).sum(),
+            torch.tensor(float(len(pulses)), device=losses[0].device),
+        ])  # fmt: skip
+        used_GV = torch.stack([p.used_GV for p in pulses]).sum(0).float()
+        everything = torch.cat([sums, used_GV.flatten()])
+        if trainer.world_size > 1:
+            everything = trainer.strategy.reduce(everything, reduce_op="sum")  # type: ignore[assignment]
+        loss, correct, hidden, frames, std, count = everything[:6].tolist()
+        used_GV = everything[6:].view_as(used_GV).cpu()
+        self.usage_GV = used_GV if self.usage_GV is None else MEMORY * self.usage_GV + used_GV
+        self._live_KF = torch.cat([p.live_KF for p in pulses])
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        norm = self._gradient_norm(trainer, task)
+        if scaler is not None and norm is not None and not math.isfinite(norm):
+            norm = None  # float16's overflow: the scaler leaves the batch out and lowers its scale
+        return Vitals(
+            loss / count, correct / max(1.0, hidden), self._code_share() if task.head.shape.kind == "gumbel" else None,
+            norm, float(scaler.get_scale()) if scaler is not None else None, std / count, hidden / max(1.0, frames),
+        )  # fmt: skip
+
+    def _gradient_norm(self, trainer: Trainer, task: PretrainTask) -> float | None:
+        if not self._whole(trainer):
+            return None
+        return float(torch.nn.utils.get_total_norm([p.grad for p in task.parameters() if p.grad is not None]))
+
+    def _code_share(self) -> float:
+        """Perplexity of the worst codebook as a share of the most that its entries and frames allow."""
+        assert self.usage_GV is not None
+        counts_G1 = self.usage_GV.sum(1, keepdim=True).clamp(min=1.0)
+        reachable = min(self.usage_GV.shape[1], float(counts_G1.min()))
+        return float(perplexity(self.usage_GV / counts_G1).min()) / reachable
+
+    @staticmethod
+    def _whole(trainer: Trainer) -> bool:
+        """Whether this process holds all weights and gradients; DeepSpeed's ranks hold parts, which only it can mend."""
+        return not any("DeepSpeed" in kind.__name__ for kind in type(trainer.strategy).__mro__)
+
+    # -- Measures ----------------------------------------------------------------------------------------------------------
+
+    def _act(self, trainer: Trainer, task: PretrainTask, breach: Breach, action: str) -> None:
+        if action == "roll back" and (self.rollbacks >= self.settings.rollbacks or not self.healthy.steps):
+            action = "stop"
+        step = trainer.global_step
+        self.measures += 1
+        did = {
+            "tell": lambda: "nothing was changed; see --mask.coverage and the lengths of the clips",
+            "skip": lambda: (
+                "this batch is left out"
+                if self._whole(trainer)
+                else "DeepSpeed holds its gradients, it cannot be left out"
+            ),
+            "revive": lambda: self._revive(trainer, task),
+            "raise diversity": lambda: self._raise(task),
+            "cut the rate": lambda: self._cut(trainer),
+            "roll back": lambda: self._roll_back(trainer, task),
+            "stop": lambda: "the run is stopped",
+        }[action]()
+        self._write(trainer, step, breach, action, did)
+        if action == "stop":
+            raise GuardStopped(f"step {step}: {breach.says}, and nothing has helped; {breach.band.advice}")
+
+    def _revive(self, trainer: Trainer, task: PretrainTask) -> str:
+        assert self.usage_GV is not None and self._live_KF is not None
+        live_KF = trainer.strategy.broadcast(self._live_KF) if trainer.world_size > 1 else self._live_KF
+        V = task.head.shape.entries
+        revived = 0
+        for group, usage_V in enumerate(self.usage_GV):
+            dead_K = torch.nonzero(usage_V < DEAD / V * usage_V.sum())[:, 0]
+            if not len(dead_K):
+                continue
+            chosen_K = (
+                torch.arange(len(dead_K)) * 7919 % len(live_KF)
+            )  # spread over the features, the same on every rank
+            task.head.revive(group, dead_K.to(live_KF.device), live_KF[chosen_K])
+            rows = (group * V + dead_K).to(live_KF.device)
+            for parameter in (task.head.code_logits.weight, task.head.code_logits.bias):
+                for moment in trainer.optimizers[0].state.get(parameter, {}).values():
+                    if moment.ndim:  # what the dead ones were heading for is of no use to the new ones
+                        moment[rows] = 0.0
+            revived += len(dead_K)
+        self.usage_GV = None
+        return f"{revived} dead codes start again at live features"
+
+    def _raise(self, task: PretrainTask) -> str:
+        self.diversity_factor = min(MOST_RAISE, RAISE * self.diversity_factor)
+        task.diversity_factor = self.diversity_factor
+        weight = task.settings.objective.diversity_weight * self.diversity_factor
+        return f"the diversity weight is now {weight:g}"
+
+    def _cut(self, trainer: Trainer) -> str:
+        self.rate_factor *= CUT
+        for config in trainer.lr_scheduler_configs:
+            config.scheduler.base_lrs = [rate * CUT for rate in config.scheduler.base_lrs]  # type: ignore[union-attr]
+        for optimizer in trainer.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] *= CUT
+                group["initial_lr"] *= CUT
+        return f"the learning rate is cut to {self.rate_factor:g} of what was asked for"
+
+    def _roll_back(self, trainer: Trainer, task: PretrainTask) -> str:
+        assert self.watch is not None
+        self.rollbacks += 1
+        # A second time in a row, further back: the newest copy may have been ill already.
+        step = self.healthy.restore(task, trainer.optimizers[0], older=self.rollbacks > 1)
+        _leave_out(task)
+        self.usage_GV = None
+        self.watch.rolled_back(trainer.global_step)
+        return f"weights and optimizer are those of step {step} again, and {self._cut(trainer)}"
+
+    def _keep(self, trainer: Trainer, task: PretrainTask) -> None:
+        self.healthy.keep(task, trainer.optimizers[0], trainer.global_step, write=trainer.is_global_zero)
+
+    # -- Records -----------------------------------------------------------------------------------------------------------
+
+    def _write(self, trainer: Trainer, step: int, breach: Breach, action: str, did: str) -> None:
+        if not trainer.is_global_zero:
+            return
+        figures = {"value": breach.value, "limit": breach.limit}
+        line = {
+            "step": step, "vital": breach.band.vital, "action": action, "says": f"{breach.says}; {did}",
+            **{k: v if math.isfinite(v) else None for k, v in figures.items()},
+            "rate_factor": self.rate_factor, "diversity_factor": self.diversity_factor,
+        }  # fmt: skip
+        with (self.folder / RECORD).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        for logger in trainer.loggers:
+            logger.log_metrics({f"guard/{action.replace(' ', '_')}": 1.0}, step)
+        print(f"guard: step {step}: {line['says']}", file=sys.stderr, flush=True)
+
+    def _forget_after(self, step: int) -> None:
+        """Steps that are done again write their lines again."""
+        path = self.folder / RECORD
+        if path.exists():
+            kept = [line for line in read_record(self.folder) if line["step"] < step]
+            write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept))
+
+
+def read_record(run: Path) -> list[dict[str, Any]]:
+    """What the guard did in ``run``, in order; a last line cut short by a kill is left out."""
+    path = run / RECORD
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            break
+    return lines
+
+
+def _leave_out(task: PretrainTask) -> None:
+    """Without gradients an optimizer changes nothing, its moments included."""
+    for parameter in task.parameters():
+        parameter.grad = None
+
+
+def _finite(task: PretrainTask) -> bool:
+    return all(bool(torch.isfinite(parameter).all()) for parameter in task.parameters())
