@@ -22,6 +22,7 @@ from lalia.data.plan import BatchPlan
 from lalia.models.encoder import Encoder, EncoderShape
 from lalia.models.recogniser import Recogniser
 from lalia.models.transcription import transcribe_rows
+from lalia.training.ranks import leads, rank, shared
 from lalia.training.runs import FINISHED, Run, best_weights, finished, first_step, fit, settle
 
 SHOW = ("train/loss", "train/blank", "valid/cer", "valid/wer")
@@ -56,14 +57,16 @@ def finetune(settings: FinetuneSettings, folder: Path) -> None:
     settle(settings, folder, lambda: _micro_step(task, mixture, plan, encode), accumulation)
     task.zero_grad(set_to_none=True)
 
+    leader = leads(settings.hardware)
     step = first_step(folder)
     minutes = float(mixture.durations_s[rows].sum()) / 60
     audio_s = accumulation * ranks * settings.batch.micro_s
-    print(
+    said = (
         f"fine-tuning from {settings.start} weights on {minutes:.1f} minutes in {len(rows)} clips, {len(tokens)} tokens, "
-        f"{settings.schedule.steps} steps of {audio_s:.0f} s" + (f"; going on from step {step}" if step else ""),
-        file=sys.stderr,
+        f"{settings.schedule.steps} steps of {audio_s:.0f} s" + (f"; going on from step {step}" if step else "")
     )
+    if leader:
+        print(said, file=sys.stderr)
     run = Run(
         folder, settings.hardware, settings.log, settings.schedule, accumulation, audio_s,
         f"finetune ({settings.start})", SHOW, monitor=("valid/cer", "min"), clip=settings.optim.clip,
@@ -74,12 +77,18 @@ def finetune(settings: FinetuneSettings, folder: Path) -> None:
         plan,
         start=step * accumulation * ranks,
         ranks=ranks,
+        rank=rank(settings.hardware),
         workers=data.workers,
         labels=encode,
         augment=augment,
     )
-    fit(task, run, train, make_eval_loader(mixture, held_out, settings.batch.micro_s, encode), [])
-    _finish(settings, folder, task, mixture, test, rows)
+    valid = shared(
+        lambda ranks, rank: make_eval_loader(mixture, held_out, settings.batch.micro_s, encode, ranks=ranks, rank=rank),
+        settings.hardware,
+    )
+    fit(task, run, train, valid, [])
+    if leader:
+        _finish(settings, folder, task, mixture, test, rows)
 
 
 def make_encoder(settings: FinetuneSettings) -> Encoder:

@@ -18,6 +18,7 @@ from lalia.models.masks import span_mask
 from lalia.models.recogniser import Recogniser
 from lalia.scoring.rates import ErrorCounts, character_errors, word_errors
 from lalia.training import LightningModule
+from lalia.training.ranks import over_ranks, total
 from lalia.training.runs import adamw, parameter_groups
 from lalia.training.seeds import generator, reseed
 
@@ -31,6 +32,7 @@ class FinetuneTask(LightningModule):
         self.recogniser = recogniser
         self.references = references
         self._errors = (ErrorCounts(), ErrorCounts())
+        self._losses: list[Tensor] = []
 
     @property
     def frozen(self) -> bool:
@@ -57,15 +59,15 @@ class FinetuneTask(LightningModule):
         reseed(seed, "dropout", batch.number)
         assert batch.labels_BU is not None and batch.label_lengths_B is not None
         logits_BTV, frames_B = self.logits(batch, generator(seed, "masks", batch.number))
-        total = ctc(logits_BTV, frames_B, batch.labels_BU, batch.label_lengths_B)
-        loss = total.loss / total.count.clamp(min=1)
+        found = ctc(logits_BTV, frames_B, batch.labels_BU, batch.label_lengths_B)
+        loss = found.loss / found.count.clamp(min=1)
         blank = (logits_BTV.detach().argmax(-1) == 0).float().mean()
         self.log_dict(
             {
                 "train/loss": loss.detach(),
                 "train/blank": blank,
                 "train/lr": self.optimizers().param_groups[0]["lr"],  # type: ignore[union-attr]
-                "train/impossible": float(total.impossible_B.sum()),
+                "train/impossible": float(found.impossible_B.sum()),
                 "train/bad_clips": float(len(batch.bad)),
             }
         )
@@ -74,21 +76,29 @@ class FinetuneTask(LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         assert batch.labels_BU is not None and batch.label_lengths_B is not None
         logits_BTV, frames_B = self.recogniser(batch.wave_BS, batch.lengths_B)
-        total = ctc(logits_BTV, frames_B, batch.labels_BU, batch.label_lengths_B)
-        self.log("valid/loss", total.loss / total.count.clamp(min=1), batch_size=int(total.count))
+        found = ctc(logits_BTV, frames_B, batch.labels_BU, batch.label_lengths_B)
+        self._losses.append(torch.stack([found.loss.double(), found.count.double()]))
         log_probs_BTV = logits_BTV.float().log_softmax(-1).cpu().numpy()
         for row, log_probs_TV, frames in zip(batch.rows_B.tolist(), log_probs_BTV, frames_B.tolist(), strict=True):
-            found = transcript(best_path(log_probs_TV[:frames]), self.recogniser.tokens)
+            text = transcript(best_path(log_probs_TV[:frames]), self.recogniser.tokens)
             reference = self.references[row]
             characters, words = self._errors
             self._errors = (
-                characters + character_errors(reference, found), words + word_errors(reference, found)
+                characters + character_errors(reference, text), words + word_errors(reference, text)
             )  # fmt: skip
 
     def on_validation_epoch_end(self) -> None:
-        characters, words = self._errors
+        characters, words = (over_ranks(errors, self.device) for errors in self._errors)
+        loss, count = total(torch.stack(self._losses).sum(0))
         self._errors = (ErrorCounts(), ErrorCounts())
-        self.log_dict({"valid/cer": characters.rate, "valid/wer": words.rate})
+        self._losses.clear()
+        self.log_dict(
+            {
+                "valid/cer": characters.rate,
+                "valid/wer": words.rate,
+                "valid/loss": (loss / count.clamp(min=1)).float(),
+            }
+        )
 
     def configure_optimizers(self) -> Any:
         """The head at ``optim.lr``; the encoder at a share of it, falling from the top block to the frontend."""

@@ -3,26 +3,45 @@
 from __future__ import annotations
 
 import logging
+import signal
+import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
+from torch import distributed as dist
 from torch import nn
 
 from lalia import config
 from lalia.exits import UserError
+from lalia.training.checkpoints import (
+    CHECKPOINTS,
+    AtomicFiles,
+    Checkpoints,
+    Interrupted,
+    best_weights,
+    check_fits,
+    first_step,
+    newest_checkpoint,
+)
+from lalia.training.precision import LossScale
+from lalia.training.ranks import environment, leads, set_threads
 from lalia.training.recording import MetricsFile, ProgressBar
 from lalia.training.schedules import rate
 from lalia.training.settings import HardwareSettings, LogSettings, OptimSettings, ScheduleSettings
+from lalia.training.strategies import check_hardware, make_strategy
 
-CHECKPOINTS, CONFIG, FINISHED = "checkpoints", "config.yaml", "finished.json"
+__all__ = ["CHECKPOINTS", "CONFIG", "FINISHED", "Run", "adamw", "best_weights", "finished", "first_step", "fit",
+           "newest_checkpoint", "parameter_groups", "settle"]  # fmt: skip
+
+CONFIG, FINISHED = "config.yaml", "finished.json"
 
 
 @dataclass
@@ -43,43 +62,42 @@ class Run:
     clip: float = 5.0
 
 
-def first_step(folder: Path) -> int:
-    """The step that the next one of this run is: 0 for a new run, else that of the newest readable checkpoint."""
-    found = newest_checkpoint(folder)
-    return 0 if found is None else int(found[1]["global_step"])
-
-
-def newest_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]] | None:
-    """(path, content) of the newest checkpoint that can be read; a broken one is named and passed over."""
-    paths = sorted((folder / CHECKPOINTS).glob("step*.ckpt"), key=lambda p: int(p.stem[4:]), reverse=True)
-    for path in paths:
-        try:
-            return path, torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except Exception as error:  # whatever torch says of a file cut short
-            reason = str(error).splitlines()[0][:100]
-            warnings.warn(f"{path}: cannot be read ({reason}); going on from the one before", stacklevel=2)
-    return None
-
-
-def settle(settings: Any, folder: Path, micro_step: Callable[[], None], accumulation: int) -> None:
+def settle(
+    settings: Any, folder: Path, micro_step: Callable[[], None], accumulation: int, patience_s: float = 1800
+) -> None:
     """Fix ``settings.schedule.steps`` and keep the resolved settings in the run's folder.
 
     A new run's ``minutes`` become steps by timing ``micro_step`` (one forward and backward; the caller restores what it
-    changes). A run that is there already must have been begun with the same settings; its steps hold.
+    changes). A run that is there already must have been begun with the same settings; its steps hold. Of several ranks the
+    leading one does this and the others wait for its settings, at most ``patience_s``.
     """
     schedule: ScheduleSettings = settings.schedule
     path = folder / CONFIG
+    check_hardware(settings.hardware)
+    set_threads(settings.hardware)
+    if not path.exists() and not leads(settings.hardware):
+        _wait(path, patience_s)
     if path.exists():
         known = config.load(type(settings), ["--config", str(path)], "run", "")
         if schedule.steps == 0:
             schedule.steps = known.schedule.steps
-        _same_settings(config.to_dict(known), config.to_dict(settings), path)
+        same_settings(config.to_dict(known), config.to_dict(settings), path)
         return
     if schedule.steps == 0:
         if schedule.minutes <= 0:
             raise UserError("schedule.steps and schedule.minutes are both 0: say how long to train")
         schedule.steps = max(20, int(schedule.minutes * 60 / (_timed(micro_step) * accumulation)))
     config.dump(settings, path)
+
+
+def _wait(path: Path, patience_s: float) -> None:
+    begun = time.monotonic()
+    while not path.exists():
+        if time.monotonic() - begun > patience_s:
+            raise UserError(
+                f"{path}: not written by the leading process in {patience_s:.0f} s; do all nodes share --out?"
+            )
+        time.sleep(0.2)
 
 
 def _timed(micro_step: Callable[[], None], warm: int = 2, timed: int = 6) -> float:
@@ -91,68 +109,102 @@ def _timed(micro_step: Callable[[], None], warm: int = 2, timed: int = 6) -> flo
     return (time.monotonic() - begun) / timed
 
 
-def _same_settings(known: dict[str, Any], asked: dict[str, Any], path: Path, prefix: str = "") -> None:
-    free = {"log", "hardware.devices", "hardware.nodes", "hardware.threads", "data.workers", "out"}
-    for key, value in known.items():
-        name = prefix + key
-        if name in free:
-            continue
-        if isinstance(value, dict):
-            _same_settings(value, asked[key], path, name + ".")
-        elif asked[key] != value:
-            raise UserError(
-                f"{path}: this run was begun with {name} {value}, now asked for {asked[key]}; "
-                "give the same settings to continue it, or another --out for a new run"
-            )
+def same_settings(known: dict[str, Any], asked: dict[str, Any], path: Path) -> None:
+    """A ``UserError`` that names every setting in which ``asked`` differs from the run begun with ``known`` (at ``path``).
+
+    Where it runs and what it logs may differ; the number of ranks may, since accumulation is solved for them.
+    """
+    free = {"log", "hardware.strategy", "hardware.devices", "hardware.nodes", "hardware.threads", "data.workers", "out"}
+
+    def differences(known: dict[str, Any], asked: dict[str, Any], prefix: str) -> Iterator[str]:
+        for key, value in known.items():
+            name = prefix + key
+            if name in free:
+                continue
+            if isinstance(value, dict):
+                yield from differences(value, asked[key], name + ".")
+            elif asked[key] != value:
+                yield f"{name} {value}, now {asked[key]}"
+
+    if found := list(differences(known, asked, "")):
+        raise UserError(
+            f"{path}: this run was begun with {'; '.join(found)}; give the same settings to continue it, or another --out "
+            "for a new run"
+        )
 
 
 def fit(task: LightningModule, run: Run, train: Iterable[Any], valid: Iterable[Any], extra: list[Callback]) -> None:
     """Train ``task`` to ``run.schedule.steps``, from its newest checkpoint where there is one.
 
-    Returns when the run is finished; raises KeyboardInterrupt when it was interrupted (a checkpoint is kept).
+    Returns when the run is finished, on every rank, with the final weights in ``task``. Saves and raises KeyboardInterrupt on
+    Ctrl-C, saves and ends the program with status 0 on SIGTERM.
     """
     _quiet()
+    hardware, steps = run.hardware, run.schedule.steps
+    set_threads(hardware)
+    leader = leads(hardware)
     start = newest_checkpoint(run.folder)
-    if run.hardware.threads:
-        torch.set_num_threads(run.hardware.threads)
-    keep = [
-        ModelCheckpoint(
-            run.folder / CHECKPOINTS, filename="step{step:08d}", auto_insert_metric_name=False,
-            every_n_train_steps=run.log.checkpoint_every, save_top_k=2, monitor="step", mode="max",
-        )
-    ]  # fmt: skip
-    if run.monitor is not None:
-        metric, mode = run.monitor
-        keep.append(
-            ModelCheckpoint(run.folder / CHECKPOINTS, filename="best", monitor=metric, mode=mode, save_top_k=1,
-                            enable_version_counter=False, save_weights_only=True)
+    if start is not None:
+        check_fits(start[0], start[1]["state_dict"], task)
+    if start is None or start[1]["global_step"] < steps:
+        strategy, precision = make_strategy(hardware, sum(p.numel() for p in task.parameters()))
+        valid_every = min(run.log.valid_every, steps)
+        checkpoints = Checkpoints(
+            run.folder, steps, run.log.checkpoint_every, valid_every, run.accumulation, run.monitor
         )  # fmt: skip
-    trainer = Trainer(
-        accelerator="auto",
-        devices=run.hardware.devices,
-        num_nodes=run.hardware.nodes,
-        strategy="auto" if run.hardware.ranks == 1 else "ddp",
-        precision={"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}[run.hardware.precision],  # type: ignore[arg-type]
-        max_steps=run.schedule.steps,
-        accumulate_grad_batches=run.accumulation,
-        gradient_clip_val=run.clip,
-        val_check_interval=run.log.valid_every * run.accumulation,
-        check_val_every_n_epoch=None,
-        num_sanity_val_steps=0,
-        log_every_n_steps=run.log.every,
-        logger=[MetricsFile(run.folder, start[1]["global_step"] if start else 0),
-                TensorBoardLogger(run.folder, name="tensorboard", version="")],
-        callbacks=[*keep, ProgressBar(run.schedule.steps, run.audio_s_per_step, run.show, run.title), *extra],
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        benchmark=False,
-    )  # fmt: skip
-    trainer.fit(task, train, valid, ckpt_path=str(start[0]) if start else None)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
-    if trainer.global_step < run.schedule.steps:
-        raise RuntimeError(f"training ended at step {trainer.global_step} of {run.schedule.steps}")
+        callbacks = [ProgressBar(steps, run.audio_s_per_step, run.show, run.title), *extra, checkpoints]
+        if hardware.precision == "fp16":
+            callbacks.insert(0, LossScale(precision))
+        loggers = [MetricsFile(run.folder, start[1]["global_step"] if start else 0),
+                   TensorBoardLogger(run.folder, name="tensorboard", version="")] if leader else False  # fmt: skip
+        trainer = Trainer(
+            accelerator="auto",
+            devices=hardware.devices,
+            num_nodes=hardware.nodes,
+            strategy=strategy,
+            plugins=[precision, AtomicFiles(), *([environment()] if hardware.ranks > 1 else [])],
+            max_steps=steps,
+            accumulate_grad_batches=run.accumulation,
+            gradient_clip_val=run.clip,
+            val_check_interval=valid_every * run.accumulation,
+            check_val_every_n_epoch=None,
+            num_sanity_val_steps=0,
+            log_every_n_steps=run.log.every,
+            logger=loggers,
+            callbacks=callbacks,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            benchmark=False,
+        )  # fmt: skip
+        checkpoints.listen()  # before the workers start, which must live through a Ctrl-C as the run does
+        try:
+            trainer.fit(task, train, valid, ckpt_path=str(start[0]) if start else None)
+        except Interrupted as stop:
+            _stopped(stop, run, leader)
+        finally:
+            checkpoints.restore()
+        if trainer.global_step < steps:
+            raise RuntimeError(f"training ended at step {trainer.global_step} of {steps}")
+        if dist.is_initialized():
+            dist.barrier()
+            dist.destroy_process_group()
+    final = newest_checkpoint(run.folder)
+    if final is None:
+        raise UserError(f"{run.folder}: the last checkpoint cannot be read any more; run the same command again")
+    task.to("cpu").load_state_dict(final[1]["state_dict"])
+
+
+def _stopped(stop: Interrupted, run: Run, leader: bool) -> None:
+    """End the program as ``stop`` asks for; only the leading process says so by its status."""
+    if not leader:
+        raise SystemExit(0) from stop
+    print(f"{run.folder}: saved at step {stop.step} of {run.schedule.steps}", file=sys.stderr, flush=True)
+    if stop.signum == signal.SIGINT:
+        raise KeyboardInterrupt from stop
+    print(f"stopped by {signal.Signals(stop.signum).name}; the same command continues", file=sys.stderr, flush=True)
+    raise SystemExit(0) from stop
 
 
 def adamw(groups: list[dict[str, Any]], optim: OptimSettings, schedule: ScheduleSettings) -> dict[str, Any]:
@@ -186,15 +238,3 @@ def _quiet() -> None:
 def finished(folder: Path) -> bool:
     """Whether the run in ``folder`` has reached its end and written its result."""
     return (folder / FINISHED).is_file()
-
-
-def best_weights(folder: Path) -> tuple[dict[str, torch.Tensor], int]:
-    """(state dict, step) of the checkpoint that held-out audio liked best; the newest where none was measured."""
-    path = folder / CHECKPOINTS / "best.ckpt"
-    found = torch.load(path, map_location="cpu", weights_only=True) if path.exists() else None
-    if found is None:
-        newest = newest_checkpoint(folder)
-        if newest is None:
-            raise UserError(f"{folder / CHECKPOINTS}: no checkpoint that can be read")
-        found = newest[1]
-    return found["state_dict"], int(found["global_step"])

@@ -83,12 +83,13 @@ class ScheduleSettings:
 class HardwareSettings:
     """What the run uses of the machine."""
 
-    strategy: Literal["auto", "ddp"] = "auto"
-    """auto = one device alone, several with ddp"""
+    strategy: Literal["auto", "ddp", "zero1", "zero2", "zero3", "zero2-offload", "zero3-offload"] = "auto"
+    """auto = one device alone, several with ddp. DeepSpeed shares among devices: zero1 the optimizer's state, zero2 gradients
+    too, zero3 weights too; offload keeps the optimizer's state (zero3: and weights) in the machine's memory"""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """arithmetic of the matrix products; losses, softmax and quantizer stay in float32"""
+    """arithmetic of the matrix products; weights, losses, softmax and quantizer stay in float32"""
     devices: int = 1
-    """devices of one node; on a machine without a GPU, processes"""
+    """devices of one node; on a machine without a GPU, processes, as many as you like"""
     nodes: int = 1
     """nodes, each started with the same command by torchrun or SLURM"""
     threads: int = 0

@@ -1,0 +1,206 @@
+"""Checkpoints: when a run saves, how a kill never costs the last good one, and how the newest readable one is found."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import warnings
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch.callbacks import Callback
+from torch import nn
+
+from lalia.exits import UserError
+
+CHECKPOINTS, BEST = "checkpoints", "best.ckpt"
+KEPT = 2
+WORKER_GRACE_S = 60
+
+
+class AtomicFiles(TorchCheckpointIO):
+    """Checkpoint files that are there whole or not at all, and that are read without unpickling anything."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.part")
+        with temporary.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        return dict(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
+
+
+class Interrupted(Exception):
+    """The run was asked to stop by ``signum`` and has saved at ``step``."""
+
+    def __init__(self, signum: int, step: int) -> None:
+        super().__init__(f"{signal.Signals(signum).name} at step {step}")
+        self.signum, self.step = signum, step
+
+
+class Checkpoints(Callback):
+    """Saves ``checkpoints/stepNNNNNNNN.ckpt`` every ``every`` steps, at the end and when asked to stop; keeps the newest two,
+    and ``best.ckpt`` (weights alone) by ``monitor``.
+
+    At a step that also looks at held-out audio it saves after that look, so that a resumed run has neither to repeat nor to
+    miss it. SIGTERM, SIGINT (Ctrl-C) and SIGUSR1 end the run behind the step that is going on; a second SIGINT at once.
+    """
+
+    def __init__(
+        self, folder: Path, steps: int, every: int, valid_every: int, accumulation: int, monitor: tuple[str, str] | None
+    ) -> None:
+        self.folder = folder / CHECKPOINTS
+        self.steps, self.every, self.valid_every, self.accumulation = steps, every, valid_every, accumulation
+        self.monitor = monitor
+        self.best: float | None = None
+        self.asked: int | None = None
+        self.done = -1
+        self._pid = os.getpid()
+        self._previous: dict[int, Any] = {}
+
+    # -- stopping --
+
+    def listen(self) -> None:
+        """Take SIGTERM, SIGINT and SIGUSR1 over until ``restore``; does nothing outside the main thread."""
+        if threading.current_thread() is threading.main_thread():
+            for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+                before = signal.signal(signum, self._heard)
+                self._previous.setdefault(signum, before)
+
+    def restore(self) -> None:
+        """Give the signals back."""
+        for signum, before in self._previous.items():
+            signal.signal(signum, before)
+        self._previous.clear()
+
+    def _heard(self, signum: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._pid:
+            # A worker that decodes for the run, which is finishing its step and still needs it.
+            signal.alarm(WORKER_GRACE_S)
+            return
+        if signum == signal.SIGINT and self.asked == signal.SIGINT:
+            signal.default_int_handler(signum, frame)
+        self.asked = signum
+        if signum == signal.SIGINT and os.environ.get("LOCAL_RANK", "0") == "0":
+            print("\nfinishing this step, then saving; Ctrl-C again stops at once", file=sys.stderr, flush=True)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.listen()  # Lightning has put handlers of its own there since
+        self.done = trainer.global_step
+
+    # -- saving --
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        step = trainer.global_step
+        if step != self.done and step % self.valid_every:
+            self._behind(trainer, step)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        step = trainer.global_step
+        if trainer.sanity_checking or step == self.done:
+            return
+        if self.monitor is not None:
+            metric, mode = self.monitor
+            value = float(trainer.callback_metrics[metric])
+            if self.best is None or (value < self.best if mode == "min" else value > self.best):
+                self.best = value
+                trainer.save_checkpoint(self.folder / BEST, weights_only=True)
+        self._behind(trainer, step)
+
+    def _behind(self, trainer: Trainer, step: int) -> None:
+        """What is due behind ``step``: a checkpoint, and the end of the run where any rank was asked for it."""
+        self.done = step
+        stop = trainer.strategy.reduce_boolean_decision(self.asked is not None, all=False)
+        if stop or step % self.every == 0 or step >= self.steps:
+            trainer.save_checkpoint(self.folder / f"step{step:08d}.ckpt")
+            if trainer.is_global_zero:
+                prune(self.folder)
+        if stop and step < self.steps:
+            raise Interrupted(self.asked or signal.SIGTERM, step)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best = state_dict["best"]
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Place Lightning's counters behind the checkpoint's step: on other ranks a step has another number of micro-batches."""
+        step = int(checkpoint["global_step"])
+        looked = step % self.valid_every == 0
+        loops = checkpoint["loops"]["fit_loop"]
+        # It counts once more where it passes over the look that was had before saving.
+        loops["epoch_loop.state_dict"]["_batches_that_stepped"] = step - looked
+        for counts in ("total", "current"):
+            for name in loops["epoch_loop.batch_progress"][counts]:
+                loops["epoch_loop.batch_progress"][counts][name] = step * self.accumulation
+
+
+def prune(folder: Path) -> None:
+    """Remove all but the newest checkpoints, and what a kill left half written."""
+    for path in steps_in(folder)[KEPT:]:
+        path.unlink(missing_ok=True)
+    for path in folder.glob(".*.part"):
+        path.unlink(missing_ok=True)
+
+
+def steps_in(folder: Path) -> list[Path]:
+    """The step checkpoints in ``folder``, newest first."""
+    return sorted(folder.glob("step*.ckpt"), key=lambda path: int(path.stem[4:]), reverse=True)
+
+
+def newest_checkpoint(run: Path) -> tuple[Path, dict[str, Any]] | None:
+    """(path, content) of the newest checkpoint of ``run`` that can be read; a broken one is named and passed over."""
+    for path in steps_in(run / CHECKPOINTS):
+        try:
+            return path, torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except Exception as error:  # whatever torch says of a file cut short
+            reason = str(error).splitlines()[0][:100]
+            warnings.warn(f"{path}: cannot be read ({reason}); going on from the one before", stacklevel=2)
+    return None
+
+
+def first_step(run: Path) -> int:
+    """The step that the next one of ``run`` is: 0 for a new run, else that of the newest readable checkpoint."""
+    found = newest_checkpoint(run)
+    return 0 if found is None else int(found[1]["global_step"])
+
+
+def best_weights(run: Path) -> tuple[dict[str, torch.Tensor], int]:
+    """(state dict, step) of the checkpoint that held-out audio liked best; the newest where none was measured."""
+    path = run / CHECKPOINTS / BEST
+    if path.exists():
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    else:
+        newest = newest_checkpoint(run)
+        if newest is None:
+            raise UserError(f"{run / CHECKPOINTS}: no checkpoint that can be read")
+        found = newest[1]
+    return found["state_dict"], int(found["global_step"])
+
+
+def check_fits(path: Path, weights: dict[str, torch.Tensor], module: nn.Module) -> None:
+    """A ``UserError`` that names the tensors in which the checkpoint ``path`` and ``module`` differ."""
+    expected = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in weights.items()}
+    shared = [name for name in expected if name in found]
+    differ = [f"{name} {found[name]} for {expected[name]}" for name in shared if found[name] != expected[name]]
+    differ += [f"no {name}" for name in expected if name not in found]
+    differ += [f"unknown {name}" for name in found if name not in expected]
+    if differ:
+        more = f" and {len(differ) - 4} more" if len(differ) > 4 else ""
+        raise UserError(
+            f"{path}: holds another architecture ({'; '.join(differ[:4])}{more}); give the settings that the run was begun "
+            "with, or another --out for a new run"
+        )
