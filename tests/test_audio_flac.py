@@ -56,20 +56,18 @@ def test_what_is_cut_short_or_no_audio_is_named(data: bytes) -> None:
         read_flac(data, name=lambda: "corpus: clip 7")
 
 
-def test_damaged_bytes_never_give_other_samples_than_the_slow_way() -> None:
+def test_damaged_bytes_give_the_right_samples_or_an_error() -> None:
+    """Every frame has a checksum; what stands before them (from byte 26 on, where the facts end) tells no samples."""
     rng = np.random.default_rng(0)
-    whole = _flac(30_000)
-    for _ in range(300):
+    whole = _flac(12_000)
+    wave = read_audio(whole)
+    sound = 0
+    for place in [*range(26, 100), *rng.integers(100, len(whole), 300)]:
         data = bytearray(whole)
-        for place in rng.integers(0, len(data), rng.integers(1, 4)):
-            data[place] = rng.integers(256)
+        data[place] ^= int(rng.integers(1, 256))
         try:
-            expected = read_audio(bytes(data))
+            assert np.array_equal(read_flac(bytes(data), name=lambda: "x"), wave)
+            sound += 1
         except AudioError:
-            expected = None
-        try:
-            wave = read_flac(bytes(data), name=lambda: "x")
-        except AudioError:
-            wave = None
-        assert (wave is None) == (expected is None)
-        assert wave is None or np.array_equal(wave, expected)
+            pass
+    assert 16 <= sound < 80  # the sixteen bytes of the MD5 sum and the comment do not matter

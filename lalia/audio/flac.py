@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from lalia.audio.reading import read_audio
+from lalia.audio.reading import AudioError, read_audio
 from lalia.units import SAMPLE_RATE, Samples
 
 _STREAMINFO_END = 42
@@ -24,7 +24,8 @@ except ImportError:  # the light installation reads few files, and any kind: lib
 def read_flac(data: bytes, name: Callable[[], str]) -> np.ndarray:
     """The wave (samples,) float32 of a FLAC file's bytes; ``name`` is called for the name that an error shows.
 
-    Whatever is not a whole, sound FLAC file of 16 kHz mono goes the way of `lalia.audio.reading.read_audio`, with its errors.
+    Whatever is not a whole, sound FLAC file of 16 kHz mono goes the way of `lalia.audio.reading.read_audio`, with its
+    errors; a FLAC file that gives fewer samples than its header says is an AudioError too.
     """
     samples = _samples(data)
     if samples and miniaudio is not None:
@@ -35,7 +36,10 @@ def read_flac(data: bytes, name: Callable[[], str]) -> np.ndarray:
         # A damaged frame fails its checksum and is left out: then there are fewer samples than the header says.
         if decoded is not None and len(decoded) == samples:
             return np.frombuffer(decoded, np.float32)
-    return read_audio(data, name=name())
+    wave = read_audio(data, name=name())
+    if samples and len(wave) != samples:
+        raise AudioError(f"{name()}: is damaged: of {samples} samples {len(wave)} can be read; prepare the clip again")
+    return wave
 
 
 def _samples(data: bytes) -> Samples:

@@ -18,7 +18,7 @@ from torchaudio import functional
 
 from lalia.audio.reading import SUFFIXES, AudioError, read_audio
 from lalia.exits import UserError
-from lalia.units import SAMPLE_RATE, Seconds, to_samples
+from lalia.units import SAMPLE_RATE, Samples, Seconds, to_samples
 
 TELEPHONE_RATE = 8_000
 _TELEPHONE_HZ = (300.0, 3_400.0)  # what the analogue network passed, and codecs since
@@ -120,7 +120,9 @@ def change_speed(wave_S: Tensor, factor: float) -> Tensor:
 def reverberate(wave_S: Tensor, response_S: Tensor) -> Tensor:
     """``wave_S`` heard in the room of ``response_S``, as long and as loud as before and not delayed."""
     response_S = response_S[int(response_S.abs().argmax()) :]
-    wet_S = functional.fftconvolve(wave_S, response_S)[: len(wave_S)]
+    together = len(wave_S) + len(response_S) - 1
+    longer_S = torch.nn.functional.pad(wave_S, (0, _fast_length(together) - together))
+    wet_S = functional.fftconvolve(longer_S, response_S)[: len(wave_S)]
     power, dry_power = wet_S.square().mean(), wave_S.square().mean()
     return wet_S * torch.sqrt(dry_power / power) if power > 0 else wave_S
 
@@ -159,6 +161,12 @@ def coloured_noise(samples: int, exponent: float, rng: np.random.Generator) -> N
     spectrum = np.fft.rfft(rng.standard_normal(samples))
     spectrum *= np.maximum(np.fft.rfftfreq(samples), 50 / SAMPLE_RATE) ** (-exponent / 2)
     return np.fft.irfft(spectrum, samples).astype(np.float32)
+
+
+def _fast_length(samples: Samples) -> Samples:
+    """The next length whose Fourier transform is quick, a small product of 2, 3 and 5; others take several times as long."""
+    halvings = max(0, samples.bit_length() - 4)
+    return min(m << halvings for m in (8, 9, 10, 12, 15, 16) if m << halvings >= samples)
 
 
 def _piece(noise: NDArray[np.float32], samples: int, rng: np.random.Generator) -> NDArray[np.float32]:
