@@ -56,6 +56,16 @@ Labels and transcripts pass the student's own normaliser first.
 Corpora are read by a package of the training extra: pip install 'lalia[train]'.
 """
 _PREPARE = "Make a corpus (16 kHz mono FLAC, languages, labels, splits) from raw audio."
+_CONVERT = """\
+Make an encoder or a recogniser of a peer's wav2vec 2.0 weights, and the other way round.
+
+  lalia convert hf:wav2vec2-xls-r-300m encoders/xls-r           transformers: pretrained, with a CTC head, or bare
+  lalia convert fairseq:xlsr2_300m.pt encoders/xls-r            fairseq: the file alone
+  lalia convert fairseq2:omniASR_CTC_300M.pt asr --tokens omniASR_tokenizer.model
+  lalia convert my-recogniser hf:shared                         for Wav2Vec2ForCTC.from_pretrained("shared")
+
+Logits stay the same. A pretrained model's quantizer comes along: python -m pretrain fit --encoder goes on from it.
+"""
 _INSPECT = "Say what a folder is (corpus, encoder, recogniser, student, run), what it holds and where it comes from."
 
 
@@ -101,7 +111,7 @@ def _main(argv: list[str]) -> int:
     for parsed in (transcribe, evaluate):
         parsed.add_argument("--threads", type=_positive, metavar="N", help="processor threads (default: all cores)")
 
-    # These two are declared where they are made, and only loaded when they are asked for.
+    # These are declared where they are made, and only loaded when they are asked for.
     prepare = verbs.add_parser("prepare", help="raw audio to a corpus", description=_PREPARE)
     if verb == "prepare":
         from lalia.data.prepare import arguments as prepare_arguments
@@ -114,6 +124,13 @@ def _main(argv: list[str]) -> int:
 
         inspection.add_arguments(inspect)
         inspect.set_defaults(call=inspection.main)
+
+    convert = verbs.add_parser("convert", help="weights from and to the peers", description=_CONVERT)
+    if verb == "convert":
+        from lalia.models.convert import arguments as convert_arguments
+
+        convert_arguments.add_arguments(convert)
+        convert.set_defaults(call=convert_arguments.main)
 
     if not argv:
         parser.print_help(sys.stderr)

@@ -88,8 +88,8 @@ class Encoder(nn.Module):
         if collect is None:
             return self.blocks(x_BTD, layout)
 
-        def keep(_number: int, output: Tensor, _layout: BatchLayout, _layers: int) -> bool:
-            collect.append(output)
+        def keep(layer_idx: int, layer_output: Tensor, layer_output_layout: BatchLayout, num_layers: int) -> bool:
+            collect.append(layer_output)
             return True
 
         hook = self.blocks.register_layer_hook(keep)

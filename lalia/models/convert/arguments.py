@@ -1,0 +1,107 @@
+"""``lalia convert``: its arguments, and the call that they become."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lalia.exits import UserError
+
+if TYPE_CHECKING:
+    from lalia.models.convert.parts import Parts
+
+KINDS = ("hf", "fairseq", "fairseq2")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what ``lalia convert`` takes."""
+    parser.add_argument("source", metavar="SRC", help="lalia folder, hf:FOLDER, fairseq:FILE or fairseq2:FILE")
+    parser.add_argument("target", metavar="DST", help="lalia folder, hf:FOLDER or fairseq2:FILE; made anew")
+    parser.add_argument("--language", default="", metavar="CODE", help="ISO 639-3, for a recogniser's normaliser")
+    checkpoints = parser.add_argument_group("where a checkpoint does not say it itself")
+    checkpoints.add_argument("--heads", type=int, default=0, metavar="N", help="attention heads")
+    checkpoints.add_argument("--strides", default="", metavar="N,N,…", help="stride of each convolution of the stem")
+    checkpoints.add_argument("--norm", choices=("pre", "post"), default="", help="where the blocks' layer norms stand")
+    checkpoints.add_argument("--tokens", type=Path, metavar="FILE", help="symbols of the CTC head")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Convert; 0 when the result is there."""
+    source, source_path = _place(args.source)
+    target, target_path = _place(args.target)
+    if target == "fairseq":
+        raise UserError(f"{args.target}: fairseq's files can be read but not written; take hf:FOLDER or fairseq2:FILE")
+    if source == target == "lalia":
+        raise UserError(
+            f"{args.source} and {args.target} are both lalia's; expected hf:, fairseq: or fairseq2: before one"
+        )
+    if target_path.exists():
+        raise UserError(f"{target_path}: is there already; remove it or give another name")
+    try:
+        import fairseq2  # noqa: F401
+        import safetensors  # noqa: F401
+    except ImportError as error:
+        raise UserError(f"lalia convert needs {error.name}; pip install 'lalia[train]'") from error
+    parts = _read(source, source_path, args)
+    if target == "hf":
+        from lalia.models.convert.hf_writing import write_hf
+
+        made = f"transformers' {write_hf(parts, target_path)}"
+    elif target == "fairseq2":
+        from lalia.models.convert.checkpoints import write_fairseq2
+
+        made = f"fairseq2's {write_fairseq2(parts, target_path)}"
+    else:
+        from lalia.models.convert.parts import to_lalia
+
+        facts = {"converted": {"from": args.source, "weights": _digest(source_path)}}
+        made = f"a lalia {to_lalia(parts, target_path, args.source, **facts)}"
+    shape = parts.shape
+    has = [f"{shape.layers} blocks of {shape.width}, {shape.heads} heads, frames of {1000 * shape.frame_s:g} ms"]
+    has += [f"{len(parts.head.tokens)} tokens"] * (parts.head is not None) if parts.head else []
+    has += ["quantizer"] if parts.quantizer is not None else []
+    print(f"{target_path}: {made} ({', '.join(has)})")
+    return 0
+
+
+def _place(text: str) -> tuple[str, Path]:
+    kind, colon, rest = text.partition(":")
+    if colon and kind in KINDS:
+        if not rest:
+            raise UserError(f"{text}: expected a {'folder' if kind == 'hf' else 'file'} behind the colon")
+        return kind, Path(rest)
+    return "lalia", Path(text)
+
+
+def _read(kind: str, path: Path, args: argparse.Namespace) -> Parts:
+    if kind == "lalia":
+        from lalia.models.convert.parts import from_lalia
+
+        return from_lalia(path)
+    if kind == "hf":
+        from lalia.models.convert.hf_reading import read_hf
+
+        return read_hf(path, args.language)
+    from lalia.models.convert.checkpoints import Hints, read_checkpoint
+
+    try:
+        strides = tuple(int(stride) for stride in args.strides.split(",") if stride)
+    except ValueError as error:
+        raise UserError(f"--strides {args.strides}: expected whole numbers with commas between them") from error
+    hints = Hints(args.heads, strides, args.norm, args.tokens, args.language)
+    return read_checkpoint(path, "fairseq2" if kind == "fairseq2" else "fairseq", hints)
+
+
+def _digest(path: Path) -> str:
+    """A content hash of a file, or of all files of a folder."""
+    if path.is_dir():
+        from lalia.cards import content_hash
+
+        return content_hash(path)
+    total = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            total.update(block)
+    return "sha256:" + total.hexdigest()
