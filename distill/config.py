@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from lalia.data.augment import AugmentSettings
 from lalia.training.settings import (
     BatchSettings,
     DataSettings,
@@ -76,8 +77,6 @@ class RegularSettings:
     """channels of one span"""
     dropout: float = 0.0
     """in the student's blocks"""
-    speed: float = 0.1
-    """clips are played up to this share faster or slower, for teacher and student alike"""
 
 
 @dataclass
@@ -91,6 +90,8 @@ class DistillSettings:
     student: StudentSettings = field(default_factory=StudentSettings)
     loss: LossSettings = field(default_factory=LossSettings)
     regular: RegularSettings = field(default_factory=RegularSettings)
+    augment: AugmentSettings = field(default_factory=AugmentSettings)
+    """other speeds are for teacher and student alike; rooms, noise and telephones are for the student alone"""
     batch: BatchSettings = field(default_factory=BatchSettings)
     optim: OptimSettings = field(default_factory=OptimSettings)
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)

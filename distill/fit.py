@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from distill.config import DistillSettings
 from distill.student import make_student
 from distill.task import DistillTask
 from lalia.cards import read_card, write_json
-from lalia.data.augment import Augment, AugmentSettings
+from lalia.data.augment import Augment
 from lalia.data.labels import Revealed, choose, digest, encoder_of
 from lalia.data.loader import make_eval_loader, make_loader
 from lalia.data.mixture import Mixture
@@ -73,8 +74,9 @@ def distill(settings: DistillSettings, folder: Path) -> None:
         folder, settings.hardware, settings.log, settings.schedule, accumulation, audio_s,
         "distill", SHOW, monitor=("valid/cer", "min"), clip=settings.optim.clip,
     )  # fmt: skip
-    speed = settings.regular.speed
-    augment = Augment(AugmentSettings(speed=1.0, speed_factors=(1 - speed, 1 + speed))) if speed else None
+    # Teacher and student must hear the same length; what else is done to the clip, the task does to the student's copy.
+    speed = replace(settings.augment, reverb=0.0, noise=0.0, telephone=0.0)
+    augment = Augment(speed) if speed.any else None
     train = make_loader(
         clips,
         plan,

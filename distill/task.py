@@ -5,16 +5,18 @@ B clips, S samples, T frames, D width, V tokens, L compared layers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from distill.config import DistillSettings
 from distill.loss import ctc, hidden_distance, posterior_divergence, pseudo_labels
 from distill.student import choose_blocks, kept_channels, make_projections
-from lalia.data.loader import Batch
+from lalia.data.augment import Augment
+from lalia.data.batch import Batch
 from lalia.decoding.greedy import best_path, transcript
 from lalia.models.encoder import valid_frames
 from lalia.models.masks import span_mask
@@ -22,7 +24,7 @@ from lalia.models.recogniser import Recogniser
 from lalia.scoring.rates import ErrorCounts, character_errors, word_errors
 from lalia.training import LightningModule
 from lalia.training.runs import adamw, parameter_groups
-from lalia.training.seeds import generator, reseed
+from lalia.training.seeds import generator, mix, reseed
 
 
 @dataclass
@@ -55,6 +57,8 @@ class DistillTask(LightningModule):
         self.compared = [(layer, blocks[layer]) for layer in compared]
         channels = kept_channels(teacher.encoder, student.encoder.shape)
         self.projections = make_projections(teacher.encoder.shape, channels, len(self.compared))
+        disturbance = replace(settings.augment, speed=0.0)
+        self.augment = Augment(disturbance) if disturbance.any else None
         self._errors = (ErrorCounts(), ErrorCounts())
 
     @property
@@ -70,7 +74,9 @@ class DistillTask(LightningModule):
         return _said(self.teacher, batch, None, None)
 
     def heard(self, batch: Batch, random: torch.Generator) -> Said:
-        """What the student makes of the clips with spans of frames and channels hidden."""
+        """What the student makes of the clips with spans of frames and channels hidden, in noise where the settings say so."""
+        if self.augment is not None:
+            batch = replace(batch, wave_BS=self._disturbed(batch))
         regular, shape = self.settings.regular, self.student.encoder.shape
         B, device = len(batch.lengths_B), batch.wave_BS.device
         frames_B = torch.tensor([shape.frames(length) for length in batch.lengths_B.tolist()])
@@ -79,6 +85,16 @@ class DistillTask(LightningModule):
         widths_B = torch.full((B,), shape.width)
         channels_BD = span_mask(widths_B, shape.width, regular.channel_coverage, regular.channel_span, 0, random)
         return _said(self.student, batch, mask_BT.to(device), channels_BD.to(device))
+
+    def _disturbed(self, batch: Batch) -> Tensor:
+        """The waves in other rooms, noise or on the telephone, drawn for each clip of each micro-batch."""
+        assert self.augment is not None
+        wave_BS = torch.zeros_like(batch.wave_BS, device="cpu")
+        for place, length in enumerate(batch.lengths_B.tolist()):
+            random = np.random.default_rng((mix(self.settings.seed, "disturbance", batch.number), place))
+            wave = self.augment(batch.wave_BS[place, :length].cpu().numpy(), random)
+            wave_BS[place, :length] = torch.from_numpy(wave)
+        return wave_BS.to(batch.wave_BS.device)
 
     def losses(self, batch: Batch, random: torch.Generator) -> dict[str, Tensor]:
         """Each loss of the batch as a mean over what it looks at, and two figures that say how much that was."""

@@ -1,0 +1,83 @@
+"""``python -m distill VERB``: fit trains a small recogniser on a large one, export ships it as int8 if it is good enough."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from distill.config import DistillSettings, ExportSettings
+from lalia import config
+from lalia.exits import run
+from lalia.training.settings import require, require_folders
+
+ABOUT = {
+    "fit": "Distil a recogniser into a smaller one, on unlabelled audio and on labels where there are some. "
+    "Example: python -m distill fit --config configs/distill/nano.yaml --data.corpus data/demo --data.language ita "
+    "--teacher runs/italian/recogniser --out runs/student. "
+    "The same command again continues the run in --out; the student ends in RUN/recogniser.",
+    "export": "Turn a recogniser into a student folder: one int8 ONNX file, run on held-out clips and measured beside its float "
+    "self and its teacher. Written only if it keeps its budget. "
+    "Example: python -m distill export --recogniser runs/student/recogniser --teacher runs/italian/recogniser "
+    "--data.corpus data/demo --data.language ita --out students/italian.",
+}
+
+
+def main() -> int:
+    argv = sys.argv[1:]
+    verbs = {"fit": fit, "export": export}
+    if not argv or argv[0] not in verbs:
+        for verb, about in ABOUT.items():
+            print(f"python -m distill {verb}: {about}")
+        return 0 if argv and argv[0] in ("-h", "--help") else 2
+    return run(lambda: verbs[argv[0]](argv[1:]), "distill")
+
+
+def fit(argv: list[str]) -> int:
+    settings = config.load(DistillSettings, argv, "python -m distill fit", ABOUT["fit"])
+    require(settings.out, "--out", "the folder this run is kept in")
+    require(settings.teacher, "--teacher", "the folder of the recogniser to learn from")
+    require(settings.data.corpus, "--data.corpus", "the folder of a corpus made by `lalia prepare`")
+    require_folders([settings.teacher], "--teacher")
+    require_folders(settings.data.corpus, "--data.corpus")
+    from distill.fit import distill  # late: torch and fairseq2 take seconds to import, a typo should not
+
+    distill(settings, Path(settings.out))
+    return 0
+
+
+def export(argv: list[str]) -> int:
+    settings = config.load(ExportSettings, argv, "python -m distill export", ABOUT["export"])
+    require(settings.out, "--out", "the student folder to write")
+    require(settings.recogniser, "--recogniser", "the folder of the recogniser to export")
+    require(settings.data.corpus, "--data.corpus", "the folder of a corpus with held-out labelled clips")
+    require_folders([settings.recogniser], "--recogniser")
+    require_folders([settings.teacher] if settings.teacher else [], "--teacher")
+    require_folders(settings.data.corpus, "--data.corpus")
+    from distill.export import export as export_student
+
+    print(_table(export_student(settings, Path(settings.out)), settings.out))
+    return 0
+
+
+def _table(card: dict[str, Any], out: str) -> str:
+    """What was exported, beside its teacher, for the terminal."""
+    sizes = {"teacher": card["bytes_teacher"], "float": card["bytes_float"], "int8": card["bytes"]}
+    lines = [f"{'':8} {'MB':>7} {'CER':>7} {'WER':>7} {'x real time, 1 thread':>22} {'2 threads':>10}"]
+    for name, rtf in card["rtf"].items():
+        if isinstance(rtf, dict):
+            scores = card["scores"][name]
+            lines.append(
+                f"{name:8} {sizes[name] / 1e6:7.2f} {scores['cer']:7.4f} {scores['wer']:7.4f} {1 / rtf['1']:22.0f} "
+                f"{1 / rtf['2']:10.0f}"
+            )
+    kept = card["quantization"]["float"]
+    lines.append(
+        f"{card['parameters'] / 1e6:.2f} M parameters, {card['cold_start_s']:.2f} s to the text of 30 s from a cold start, "
+        f"{card['peak_memory_mb']:.0f} MB of memory" + (f"; in float: {', '.join(kept)}" if kept else "")
+    )
+    return "\n".join([*lines, f"the student is {out}"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,205 @@
+"""An export: a recogniser and held-out clips in, a proved student folder out, or a report of why not."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from distill.config import ExportSettings
+from distill.gates import Figures, Harm, allowed, blame, misses
+from distill.graph import export_graph
+from distill.measure import (
+    TorchStudent,
+    figures,
+    footprint,
+    machine,
+    operator_shares,
+    real_time_factors,
+    sample,
+    waves,
+    with_threads,
+)  # fmt: skip
+from distill.quantize import groups, kind_of, quantize
+from distill.sensitivity import by_kind, harms
+from lalia.cards import read_card, write_card, write_json
+from lalia.data.mixture import Mixture
+from lalia.exits import GateRefused, UserError
+from lalia.models.recogniser import Recogniser
+from lalia.models.store import WEIGHTS, count_parameters, replacing
+from lalia.runtime.evaluation import Evaluation, evaluate
+from lalia.runtime.integrity import MODEL, NORMALISER, TOKENS, file_hashes
+from lalia.runtime.student import Student
+from lalia.units import SAMPLE_RATE
+
+
+def export(settings: ExportSettings, out: Path) -> dict[str, Any]:
+    """Write the student ``out`` and return its card; ``GateRefused`` where the file misses its budget.
+
+    Then nothing is written but ``OUT.refused.json``, and a student that is there already stays.
+    """
+    report = out.with_name(out.name + ".refused.json")
+    job = Job(settings)
+    with replacing(out) as folder, tempfile.TemporaryDirectory() as work:
+        found = job.run(folder, Path(work))
+        if found["missed"]:
+            write_json(report, found)
+            raise GateRefused(f"{out}: not exported. {found['summary']} See {report}")
+        card = job.seal(folder, **found["facts"])
+    report.unlink(missing_ok=True)
+    return card
+
+
+class Job:
+    """One export: what is measured, and what it says."""
+
+    def __init__(self, settings: ExportSettings) -> None:
+        self.settings = settings
+        self.recogniser = Recogniser.load(settings.recogniser)
+        self.card = read_card(Path(settings.recogniser), "recogniser")
+        self.teacher = Recogniser.load(settings.teacher) if settings.teacher else None
+        measure, data = settings.measure, settings.data
+        self.mixture = Mixture.load(data.corpus)
+        rows = self.mixture.select(measure.split, data.language, labelled=True, min_s=data.min_s)
+        self.rows = rows if not measure.clips else rows[: measure.clips]
+        self.few = sample(self.mixture, self.rows, measure.sensitivity_s)
+        self.clips = waves(self.mixture, sample(self.mixture, self.rows, measure.timing_s))
+        if not self.clips:
+            raise UserError(
+                f"{data.corpus[0]}: none of its {measure.split} clips can be read; prepare the corpus again"
+            )
+
+    def run(self, folder: Path, work: Path) -> dict[str, Any]:
+        """Make ``folder`` a student, measure it and judge it: ``facts`` for its card, ``missed`` budgets, a ``summary``."""
+        settings, graph = self.settings, work / "float.onnx"
+        export_graph(self.recogniser, graph)
+        self.assemble(graph, work / "float")
+        heard_float = self._heard(Student.load(work / "float"), "float")
+        heard_teacher = self._heard(TorchStudent(self.teacher), "teacher") if self.teacher else None
+
+        every = groups(graph)
+        kept, harm, heard = self._quantize(graph, folder, work, every, heard_float.score().cer.rate)
+        kinds = harms(
+            graph, by_kind([g for g in every if g not in kept]), self.assemble, self.mixture, self.few,
+            settings.quantize.reduce_range,
+        )  # fmt: skip
+        rtf = self._speeds(work / "float", folder)
+        size = (folder / MODEL).stat().st_size
+        teacher_weights = Path(settings.teacher) / WEIGHTS if self.teacher else None
+        numbers = Figures(
+            heard.score().cer.rate, heard_float.score().cer.rate, 1 / rtf["int8"]["1"], size,
+            heard_teacher.score().cer.rate if heard_teacher else None,
+            1 / rtf["teacher"]["1"] if self.teacher else None,
+            teacher_weights.stat().st_size if teacher_weights else None,
+        )  # fmt: skip
+        missed = misses(numbers, settings.gate)
+        facts = {
+            "parameters": count_parameters(self.recogniser),
+            "quantization": {
+                "method": "dynamic int8 of matrix products, per channel; the rest float32",
+                "int8": [g for g in every if g not in kept], "float": kept,
+                "sensitivity": [h.as_dict() for h in kinds],
+            },
+            "scores": {"split": settings.measure.split, "int8": figures(heard), "float": figures(heard_float)}
+            | ({"teacher": figures(heard_teacher)} if heard_teacher else {}),
+            "rtf": rtf | {"audio_s": round(sum(map(len, self.clips)) / SAMPLE_RATE, 1), "repeats": settings.measure.repeats},
+            "bytes_float": (work / "float" / MODEL).stat().st_size,
+            "bytes_teacher": numbers.bytes_teacher,
+            "gate": asdict(settings.gate),
+            "machine": machine(),
+        }  # fmt: skip
+        found: dict[str, Any] = {"facts": facts, "missed": [asdict(miss) for miss in missed], "summary": ""}
+        if not missed:
+            facts |= footprint(folder, self.clips[0])
+            return found
+        operators = operator_shares(folder / MODEL, max(self.clips, key=len))
+        if not harm:
+            harm = self._alone(graph, every)
+        reasons = blame(missed, numbers, harm, operators, settings.gate)
+        found["summary"] = f"{_sentence('; '.join(miss.text for miss in missed))} {' '.join(map(_sentence, reasons))}"
+        found["sensitivity"] = [h.as_dict() for h in sorted(harm, key=lambda h: h.order, reverse=True)]
+        found["time_by_operator"] = operators
+        found["recogniser"] = {"folder": settings.recogniser, "id": self.card["id"]}
+        return found
+
+    def assemble(self, model: Path, folder: Path) -> None:
+        """Make ``folder`` a student that runs ``model``."""
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(model, folder / MODEL)
+        self.recogniser.tokens.save(folder / TOKENS)
+        self.recogniser.normaliser.to_json(folder / NORMALISER)
+        self.seal(folder)
+
+    def seal(self, folder: Path, **facts: Any) -> dict[str, Any]:
+        """Write the card of the student in ``folder``."""
+        names = (MODEL, TOKENS, NORMALISER)
+        data = self.settings.data
+        return write_card(
+            folder, "student", [self.card], frame_s=self.recogniser.frame_s, sample_rate=SAMPLE_RATE,
+            language=data.language or self.mixture.language_names, tokens=len(self.recogniser.tokens),
+            bytes=sum((folder / name).stat().st_size for name in names), files=file_hashes(folder), **facts,
+        )  # fmt: skip
+
+    def _heard(self, student: Student | TorchStudent, name: str) -> Evaluation:
+        found = evaluate(cast(Student, student), self.mixture, self.rows)
+        if not found.heard:
+            raise UserError(f"{self.settings.data.corpus[0]}: no {self.settings.measure.split} clip can be scored; "
+                            f"the first: {found.skipped[0]}")  # fmt: skip
+        scored = found.score()
+        print(
+            f"{name}: CER {scored.cer.rate:.4f}, WER {scored.wer.rate:.4f} on {len(found.heard)} clips", file=sys.stderr
+        )
+        return found
+
+    def _quantize(
+        self, graph: Path, folder: Path, work: Path, every: list[str], cer_float: float
+    ) -> tuple[list[str], list[Harm], Evaluation]:
+        """Make ``folder`` the int8 student: (groups left in float, what each group does alone if that was asked, errors).
+
+        Where all groups together cost too much, the most harmful ones return to float, one by one, while the budget says so.
+        """
+        settings, gate = self.settings.quantize, self.settings.gate
+        unknown = [name for name in settings.keep_float if name not in {*every, *map(kind_of, every)}]
+        if unknown:
+            raise UserError(f"--quantize.keep_float {unknown[0]}: no such group; there are {', '.join(every)}")
+        kept = [group for group in every if group in settings.keep_float or kind_of(group) in settings.keep_float]
+        harm: list[Harm] = []
+        limit = allowed(cer_float, gate.float_ratio, gate.slack)
+        for attempt in range(settings.rescue + 1):
+            quantize(graph, work / "int8.onnx", [g for g in every if g not in kept], settings.reduce_range)
+            self.assemble(work / "int8.onnx", folder)
+            heard = self._heard(Student.load(folder), "int8" + (f" without {', '.join(kept)}" if kept else ""))
+            if heard.score().cer.rate <= limit or attempt == settings.rescue or len(kept) == len(every):
+                break
+            harm = harm or self._alone(graph, every)
+            candidates = [h for h in harm if h.group not in kept]
+            kept = [*kept, max(candidates, key=lambda h: h.order).group]
+        return kept, harm, heard
+
+    def _alone(self, graph: Path, every: list[str]) -> list[Harm]:
+        sets = [(group, [group]) for group in every]
+        return harms(graph, sets, self.assemble, self.mixture, self.few, self.settings.quantize.reduce_range)
+
+    def _speeds(self, float_folder: Path, int8_folder: Path) -> dict[str, dict[str, float]]:
+        """Real-time factors by contender and number of threads."""
+        contenders: dict[str, Any] = {}
+        for threads in (1, 2):
+            if self.teacher:
+                contenders[f"teacher {threads}"] = with_threads(TorchStudent(self.teacher).transcribe, threads)
+            contenders[f"float {threads}"] = Student.load(float_folder, threads).transcribe
+            contenders[f"int8 {threads}"] = Student.load(int8_folder, threads).transcribe
+        found = real_time_factors(contenders, self.clips, self.settings.measure.repeats)
+        rtf: dict[str, dict[str, float]] = {}
+        for name, value in found.items():
+            who, threads_text = name.split()
+            rtf.setdefault(who, {})[threads_text] = float(np.format_float_positional(value, 4, fractional=False))
+        return rtf
+
+
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:].rstrip(".") + "."

@@ -1,0 +1,183 @@
+"""What a recogniser costs and how often it errs, each contender on the same clips in the same run.
+
+The student is the exported folder, run by the runtime as its users run it; the teacher is torch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+
+from lalia.audio.reading import AudioError
+from lalia.audio.writing import flac_bytes
+from lalia.data.mixture import Mixture
+from lalia.decoding.greedy import best_path, transcript
+from lalia.models.recogniser import Recogniser
+from lalia.runtime.evaluation import Evaluation
+from lalia.runtime.student import SHORTEST
+from lalia.runtime.transcript import Transcript
+from lalia.scoring.rates import Score
+from lalia.units import Seconds, to_samples, to_seconds
+
+FOOTPRINT_S: Seconds = 30.0
+"""Length of the clip that memory and cold start are measured on: one whole window of the runtime."""
+
+_COLD_START = """
+import json, pathlib, sys, time
+from lalia import Student
+text = Student.load(sys.argv[1], threads=1).transcribe(sys.argv[2]).text
+done = time.time()
+status = pathlib.Path("/proc/self/status")
+if status.exists():
+    # Not getrusage: its maximum counts what the parent held before this program took its place.
+    peak = next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+else:
+    import resource
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+print(json.dumps({"done": done, "peak_kb": peak}))
+"""
+
+
+class TorchStudent:
+    """A recogniser in torch with what ``evaluate`` needs of a student."""
+
+    def __init__(self, recogniser: Recogniser) -> None:
+        self.recogniser = recogniser.eval()
+        self.normaliser = recogniser.normaliser
+
+    def transcribe(self, source: np.ndarray, name: str | None = None) -> Transcript:
+        wave = np.pad(source, (0, max(0, SHORTEST - len(source))))
+        log_probs_BTV, _ = self.recogniser.log_probs(torch.from_numpy(wave)[None], torch.tensor([len(wave)]))
+        text = transcript(best_path(log_probs_BTV[0].numpy()), self.recogniser.tokens)
+        return Transcript(text, duration_s=to_seconds(len(source)))
+
+
+def figures(found: Evaluation) -> dict[str, Any]:
+    """Rates and intervals for a card."""
+    return rates(found.score()) | {"clips": len(found.heard)}
+
+
+def rates(scored: Score) -> dict[str, Any]:
+    return {
+        "cer": scored.cer.rate, "cer_interval": list(scored.cer_interval),
+        "wer": scored.wer.rate, "wer_interval": list(scored.wer_interval),
+    }  # fmt: skip
+
+
+def sample(mixture: Mixture, rows: Sequence[int] | np.ndarray, seconds: Seconds) -> list[int]:
+    """Rows that last ``seconds`` together, spread evenly over ``rows``; one at least."""
+    total = float(mixture.durations_s[rows].sum())
+    step = max(1.0, total / max(seconds, 1e-9))
+    places = np.unique((np.arange(int(len(rows) / step) or 1) * step).astype(int))
+    return [int(rows[place]) for place in places]
+
+
+def waves(mixture: Mixture, rows: Iterable[int]) -> list[np.ndarray]:
+    """The waves of ``rows`` that can be read."""
+    found = []
+    for row in rows:
+        try:
+            found.append(mixture.wave(row))
+        except AudioError:
+            continue
+    return found
+
+
+def real_time_factors(
+    contenders: Mapping[str, Callable[[np.ndarray], Any]], clips: Sequence[np.ndarray], repeats: int
+) -> dict[str, float]:
+    """Seconds of work per second of audio, the median of ``repeats`` runs over ``clips``.
+
+    The contenders take turns, so that whatever else the machine does meets them all alike.
+    """
+    audio_s = sum(to_seconds(len(clip)) for clip in clips)
+    taken: dict[str, list[float]] = {name: [] for name in contenders}
+    for run in contenders.values():  # the first run allocates and compiles
+        run(clips[0])
+    for _ in range(max(1, repeats)):
+        for name, run in contenders.items():
+            begun = time.perf_counter()
+            for clip in clips:
+                run(clip)
+            taken[name].append(time.perf_counter() - begun)
+    return {name: statistics.median(times) / audio_s for name, times in taken.items()}
+
+
+def with_threads(run: Callable[[np.ndarray], Any], threads: int) -> Callable[[np.ndarray], Any]:
+    """``run`` with torch on so many threads, and as before behind it."""
+
+    def threaded(clip: np.ndarray) -> Any:
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            return run(clip)
+        finally:
+            torch.set_num_threads(before)
+
+    return threaded
+
+
+def footprint(folder: Path, clip: np.ndarray, repeats: int = 3) -> dict[str, float]:
+    """Of a new process that transcribes 30 s with the student in ``folder``: seconds from its start to the text, peak memory."""
+    long = np.resize(clip, to_samples(FOOTPRINT_S))
+    starts, peaks = [], []
+    with tempfile.TemporaryDirectory() as work:
+        audio = Path(work) / "clip.flac"
+        audio.write_bytes(flac_bytes(long))
+        for _ in range(repeats):
+            begun = time.time()
+            ended = subprocess.run(
+                [sys.executable, "-c", _COLD_START, str(folder), str(audio)], capture_output=True, text=True, check=True
+            )
+            found = json.loads(ended.stdout)
+            starts.append(found["done"] - begun)
+            peaks.append(found["peak_kb"] / 1024)
+    return {"cold_start_s": round(statistics.median(starts), 3), "peak_memory_mb": round(statistics.median(peaks), 1)}
+
+
+def operator_shares(model: Path, clip: np.ndarray) -> dict[str, float]:
+    """Which share of a run each kind of operator takes, largest first."""
+    with tempfile.TemporaryDirectory() as work:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.enable_profiling = True
+        options.profile_file_prefix = os.fspath(Path(work) / "profile")
+        options.log_severity_level = 3
+        session = onnxruntime.InferenceSession(os.fspath(model), options, providers=["CPUExecutionProvider"])
+        for _ in range(5):
+            session.run(None, {"wave": clip[None]})
+        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    taken: dict[str, float] = {}
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith("kernel_time"):
+            kind = event["args"]["op_name"]
+            taken[kind] = taken.get(kind, 0.0) + event["dur"]
+    total = sum(taken.values()) or 1.0
+    return {kind: round(t / total, 4) for kind, t in sorted(taken.items(), key=lambda item: -item[1])}
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        models = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
+        name = models[0] if models else name
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "processor": name, "cores": cores, "system": platform.system(), "python": platform.python_version(),
+        "onnxruntime": onnxruntime.__version__, "torch": torch.__version__,
+    }  # fmt: skip
