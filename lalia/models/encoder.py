@@ -56,12 +56,12 @@ class Encoder(nn.Module):
 
     def features(self, wave_BS: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(normalised features_BTF, raw features_BTF, frame lengths_B). Clips too short for a frame raise ValueError."""
-        raw_BTF, frames_B = self.frontend(wave_BS, lengths_B)
-        if not torch.onnx.is_in_onnx_export() and int(frames_B.min()) < 1:
+        if not torch.onnx.is_in_onnx_export() and int(lengths_B.min()) < self.shape.receptive_field:
             raise ValueError(
                 f"a clip of {int(lengths_B.min())} samples is shorter than one frame "
                 f"({self.shape.receptive_field} samples)"
             )
+        raw_BTF, frames_B = self.frontend(wave_BS, lengths_B)
         return self.feature_norm(raw_BTF), raw_BTF, frames_B
 
     def contextualise(
