@@ -87,10 +87,10 @@ class Index:
     def bytes(self) -> int:
         return self._order.nbytes + sum(b.offsets.nbytes + b.counts.nbytes for b in self.buckets)
 
-    def _chunks(self) -> Iterator[tuple[NDArray[np.integer], NDArray[np.int32], NDArray[np.integer] | int]]:
-        """Rows, their lengths in samples (0: too short, -1: too long) and groups, piece by piece to save memory."""
-        for begin in range(0, self.clips, _CHUNK):
-            end = min(begin + _CHUNK, self.clips)
+    def _chunks(self, size: int) -> Iterator[tuple[NDArray[np.integer], NDArray[np.int32], NDArray[np.integer] | int]]:
+        """Rows, their lengths in samples (0: too short, -1: too long) and groups, ``size`` at a time to save memory."""
+        for begin in range(0, self.clips, size):
+            end = min(begin + size, self.clips)
             rows: NDArray[np.integer] | slice = slice(begin, end) if self._rows is None else self._rows[begin:end]
             seconds = np.asarray(self._durations_s[rows], np.float32)
             # NaN becomes 0, which is too short; the longest length is told apart from longer ones by one bin.
@@ -112,7 +112,7 @@ class Index:
             groups = high + 1
         count = np.zeros(groups * bins, np.int64)
         samples = too_short = too_long = 0
-        for _, lengths, group in self._chunks():
+        for _, lengths, group in self._chunks(max(_CHUNK, len(count))):
             fits = lengths > 0
             too_long += int(np.count_nonzero(lengths < 0))
             too_short += int(np.count_nonzero(lengths == 0))
@@ -135,7 +135,7 @@ class Index:
         np.cumsum(count_CG.ravel(), out=free[1:])
         widest = len(self._durations_s)
         order = np.empty(self.clips, np.uint32 if widest <= 1 << 32 else np.int64)
-        for rows, lengths, group in self._chunks():
+        for rows, lengths, group in self._chunks(_CHUNK):
             cell = bucket_of_bin[lengths // _BIN] * len(present) + group_of_code[group]
             cell[lengths <= 0] = cells
             sorted_ = _argsort(cell, cells)
