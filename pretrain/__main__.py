@@ -1,4 +1,4 @@
-"""``python -m pretrain VERB``: fit trains an encoder on raw audio."""
+"""``python -m pretrain VERB``: plan says what a run will take, fit trains an encoder on raw audio, probe says what it learned."""
 
 from __future__ import annotations
 
@@ -7,34 +7,61 @@ from pathlib import Path
 
 from lalia import config
 from lalia.exits import run
-from lalia.training.settings import require, require_folders
+from lalia.training.settings import DataSettings, require, require_folders
 from pretrain.config import PretrainSettings
 
 ABOUT = {
+    "plan": "Say what a run will take: memory by part, how its batch is cut, steps, passes and time. "
+    "Example: python -m pretrain plan --config configs/pretrain/nano.yaml --data.corpus data/demo --plan.memory_gb 8.",
     "fit": "Pretrain an encoder on unlabelled audio by wav2vec 2.0's contrastive objective. "
     "Example: python -m pretrain fit --config configs/pretrain/nano.yaml --data.corpus data/demo --out runs/encoder. "
-    "The same command again continues the run in --out; the encoder ends in RUN/encoder."
+    "The same command again continues the run in --out; the encoder ends in RUN/encoder.",
+    "probe": "Say in minutes what encoders have learned: language, speaker and letters from every frozen layer, beside log-mel. "
+    "Example: python -m pretrain probe runs/encoder/encoder data/demo --out probe.html",
 }
 
 
 def main() -> int:
     argv = sys.argv[1:]
-    if not argv or argv[0] not in ABOUT:
+    verbs = {"plan": plan, "fit": fit, "probe": probe}
+    if not argv or argv[0] not in verbs:
         for verb, about in ABOUT.items():
             print(f"python -m pretrain {verb}: {about}")
         return 0 if argv and argv[0] in ("-h", "--help") else 2
-    return run(lambda: fit(argv[1:]), "pretrain")
+    return run(lambda: verbs[argv[0]](argv[1:]), "pretrain")
+
+
+def plan(argv: list[str]) -> int:
+    from pretrain.plan import PlanRequest  # late, as in every verb: torch takes seconds to import, a typo should not
+    from pretrain.plan import plan as make_plan
+
+    settings = config.load(PlanRequest, argv, "python -m pretrain plan", ABOUT["plan"])
+    _require_corpus(settings.data)
+    make_plan(settings)
+    return 0
 
 
 def fit(argv: list[str]) -> int:
     settings = config.load(PretrainSettings, argv, "python -m pretrain fit", ABOUT["fit"])
     require(settings.out, "--out", "the folder this run is kept in")
-    require(settings.data.corpus, "--data.corpus", "the folder of a corpus made by `lalia prepare`")
-    require_folders(settings.data.corpus, "--data.corpus")
-    from pretrain.fit import pretrain  # late: torch and fairseq2 take seconds to import, a typo should not
+    _require_corpus(settings.data)
+    from pretrain.fit import pretrain
 
     pretrain(settings, Path(settings.out))
     return 0
+
+
+def probe(argv: list[str]) -> int:
+    from pretrain.probe import arguments
+    from pretrain.probe import probe as make_probe
+
+    make_probe(arguments("python -m pretrain probe", ABOUT["probe"], argv))
+    return 0
+
+
+def _require_corpus(data: DataSettings) -> None:
+    require(data.corpus, "--data.corpus", "the folder of a corpus made by `lalia prepare`")
+    require_folders(data.corpus, "--data.corpus")
 
 
 if __name__ == "__main__":

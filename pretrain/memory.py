@@ -1,0 +1,169 @@
+"""Memory of a pretraining run, predicted before there is a run.
+
+Weights, gradients and optimizer are counted. Activations are what autograd keeps between the forward and the backward pass: the
+model itself is run with one block and with two, on one clip of the longest length, and what it keeps is added up; a block more
+keeps as much as the second did, a clip more as much as the first. So the prediction needs a few hundred megabytes for a model
+of billions of weights, and stays true when the model's code changes.
+
+B clips, T frames.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from lalia.data.loader import Batch
+from lalia.training.seeds import generator
+from lalia.units import Seconds, to_samples
+from pretrain.config import PretrainSettings
+from pretrain.task import PretrainTask
+
+GB = 1e9
+FLOAT = 4
+MOMENTS = 2
+"""of AdamW, for each weight"""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that one device holds at the peak of a step."""
+
+    weights: float
+    gradients: float
+    optimizer: float
+    activations: float
+
+    @property
+    def total(self) -> float:
+        return self.weights + self.gradients + self.optimizer + self.activations
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """A model's weights, and the bytes that autograd keeps for one clip of the longest length."""
+
+    parameters: int
+    outside: float
+    """stem, projections and objective"""
+    block: float
+    """one block of the encoder"""
+    handed_on: float
+    """the output of one block: all that is kept of it where activations are computed again in the backward pass"""
+    layers: int
+    clip_s: Seconds
+
+    def held(self, micro_s: Seconds, again: bool = False) -> float:
+        """Bytes for a micro-batch of ``micro_s`` seconds; ``again`` = with blocks computed again, one at a time."""
+        blocks = self.layers * self.handed_on + self.block if again else self.layers * self.block
+        return micro_s / self.clip_s * (self.outside + blocks)
+
+    def fitting_s(self, free: float, again: bool = False) -> Seconds:
+        """Seconds of audio whose activations fit into ``free`` bytes."""
+        return max(0.0, free) / self.held(1.0, again)
+
+
+def trace(settings: PretrainSettings, cuda: bool = False) -> Footprint:
+    """What the model of ``settings`` takes, by running a model of one and of two blocks. ``cuda``: attention by the fused kernel,
+    which keeps no (T, T) weights."""
+    clip_s = longest_clip_s(settings)
+    with torch.random.fork_rng(devices=[]):
+        (kept_1, weights_1), (kept_2, weights_2) = (_shallow(settings, layers, clip_s, cuda) for layers in (1, 2))
+    shape = settings.model
+    return Footprint(
+        parameters=weights_1 + (shape.layers - 1) * (weights_2 - weights_1),
+        outside=2 * kept_1 - kept_2,
+        block=kept_2 - kept_1,
+        handed_on=shape.frames(to_samples(clip_s)) * shape.width * FLOAT,
+        layers=shape.layers,
+        clip_s=clip_s,
+    )
+
+
+def longest_clip_s(settings: PretrainSettings) -> Seconds:
+    """Seconds of the longest wave that the model meets."""
+    return max(settings.data.max_s, settings.join_s)
+
+
+def predict(
+    footprint: Footprint, micro_s: Seconds, stage: int, ranks: int, offload: bool = False, again: bool = False
+) -> Memory:
+    """One device's peak under ZeRO ``stage`` (0 = every device holds all) over ``ranks`` devices."""
+    state = FLOAT * footprint.parameters
+    return Memory(
+        weights=state / (ranks if stage >= 3 else 1),
+        gradients=state / (ranks if stage >= 2 else 1),
+        optimizer=0.0 if offload else MOMENTS * state / (ranks if stage >= 1 else 1),
+        activations=footprint.held(micro_s, again),
+    )
+
+
+def machine_bytes() -> float:
+    """Memory of one device here that is free for training: of the first GPU, or of this machine."""
+    if torch.cuda.is_available():
+        return float(torch.cuda.mem_get_info()[0])
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+        return next(1024.0 * float(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
+
+class Kept:
+    """Bytes that autograd keeps, each storage once; weights and constants are not counted."""
+
+    def __init__(self, module: nn.Module, cuda: bool = False) -> None:
+        self.cuda = cuda
+        self.bytes = 0
+        self._seen = {t.untyped_storage().data_ptr() for t in (*module.parameters(), *module.buffers())}
+        # Counted storages are held on to: a freed one's address would be given to the next and not be counted.
+        self._held: list[Tensor] = []
+
+    def __call__(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        square = tensor.ndim == 4 and tensor.shape[-1] == tensor.shape[-2] > 1
+        if storage.data_ptr() not in self._seen and not (self.cuda and square):
+            self._seen.add(storage.data_ptr())
+            self._held.append(tensor)
+            self.bytes += storage.nbytes()
+        return tensor
+
+
+@contextmanager
+def counting(module: nn.Module, cuda: bool = False) -> Iterator[Kept]:
+    """A count of what autograd keeps of the forward passes inside the block."""
+    kept = Kept(module, cuda)
+    with torch.autograd.graph.saved_tensors_hooks(kept, lambda tensor: tensor):
+        yield kept
+
+
+def forward(task: PretrainTask, batch: Batch) -> Tensor:
+    """The loss of one training micro-batch, as a step makes it, without a Trainer."""
+    precision = task.settings.hardware.precision
+    kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.bfloat16)
+    with torch.autocast(batch.wave_BS.device.type, kind, enabled=precision != "fp32"):
+        seen = task(batch, generator(task.settings.seed, "memory"), 1.0)
+    loss = seen.hidden.loss + seen.feature_penalty + seen.codes.probabilities_GV.sum()
+    return loss + seen.visible.loss if seen.visible is not None else loss
+
+
+def noise(clips: int, clip_s: Seconds) -> Batch:
+    """A batch of noise, for measuring: (clips, samples of clip_s)."""
+    samples = to_samples(clip_s)
+    wave_BS = 0.1 * torch.randn(clips, samples, generator=torch.Generator().manual_seed(0))
+    nothing_B = torch.zeros(clips, dtype=torch.int64)
+    return Batch(0, wave_BS, torch.full((clips,), samples), nothing_B, nothing_B, None, None, ())
+
+
+def _shallow(settings: PretrainSettings, layers: int, clip_s: Seconds, cuda: bool) -> tuple[int, int]:
+    """(bytes kept for one clip, weights) of the model with only ``layers`` blocks."""
+    task = PretrainTask(replace(settings, model=replace(settings.model, layers=layers, layerdrop=0.0))).train()
+    with counting(task, cuda) as kept:
+        forward(task, noise(1, clip_s))
+    return kept.bytes, sum(p.numel() for p in task.parameters())

@@ -1,0 +1,230 @@
+"""``python -m pretrain plan``: what a run will take on given hardware, and how its batch is best cut, before it is started."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from lalia.data.loader import make_loader
+from lalia.data.mixture import Mixture
+from lalia.data.plan import BatchPlan
+from lalia.exits import UserError
+from lalia.units import Seconds
+from pretrain.config import PretrainSettings
+from pretrain.memory import GB, Footprint, Memory, forward, machine_bytes, predict, trace
+from pretrain.task import PretrainTask
+
+HEADROOM = 0.9
+"""Share of a device's memory that is planned with; the rest is for what backward passes and libraries take for a moment."""
+STAGES = ("none", "zero1", "zero2", "zero3", "zero3-offload")
+
+
+@dataclass
+class PlanSettings:
+    """The hardware that is planned for."""
+
+    memory_gb: float = 0.0
+    """memory of one device, GB; 0 = what is free on this machine now"""
+    devices: int = 0
+    """devices in all; 0 = hardware.devices x hardware.nodes"""
+    cuda: bool = False
+    """plan for GPUs (attention without stored weights), whatever this machine has"""
+    measure: bool = True
+    """time a micro-batch of this corpus on this machine; False plans without times"""
+
+
+@dataclass
+class PlanRequest(PretrainSettings):
+    """A run's settings and the hardware to plan it for."""
+
+    plan: PlanSettings = field(default_factory=PlanSettings)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A batch cut for the hardware."""
+
+    micro_s: Seconds
+    accumulation: int
+    stage: int
+    offload: bool
+    recompute: bool
+    """nothing fits unless activations are computed again in the backward pass"""
+    largest_s: Seconds
+    """of audio that one device can hold at a time"""
+    memory: Memory
+
+    @property
+    def strategy(self) -> str:
+        """As ``--hardware.strategy`` names it; "none" = every device holds everything."""
+        return STAGES[self.stage + self.offload]
+
+
+def solve(footprint: Footprint, batch_s: Seconds, wanted_s: Seconds, ranks: int, device_bytes: float) -> Cut:
+    """The mildest cut that fits: lower ZeRO stages first, then offload; the micro-batch that is wanted where it fits, else the
+    largest that does.
+
+    Raises UserError where not one clip fits: it says what would.
+    """
+    usable = HEADROOM * device_bytes
+    choices = [(0, False)] + ([(1, False), (2, False), (3, False), (3, True)] if ranks > 1 else [])
+    for recompute in (False, True):
+        for stage, offload in choices:
+            state = predict(footprint, 0.0, stage, ranks, offload).total
+            largest_s = footprint.fitting_s(usable - state, recompute)
+            if largest_s < footprint.clip_s:
+                continue
+            share_s = batch_s / ranks
+            most_s = max(footprint.clip_s, min(largest_s, wanted_s, share_s))
+            accumulation = max(1, round(share_s / most_s))
+            if share_s / accumulation > largest_s:  # rounded down, and too much for it
+                accumulation += 1
+            micro_s = max(footprint.clip_s, share_s / accumulation)
+            memory = predict(footprint, micro_s, stage, ranks, offload, recompute)
+            return Cut(micro_s, accumulation, stage, offload, recompute, largest_s, memory)
+    last = choices[-1]
+    needed = predict(footprint, footprint.clip_s, last[0], ranks, last[1], True).total / HEADROOM
+    free_s = footprint.fitting_s(usable - predict(footprint, 0.0, last[0], ranks, last[1]).total)
+    shorter = (
+        f"; about {free_s:.1f} s at a time would fit: --data.max_s {free_s:.1f} (and --join_s at most that)"
+        if free_s >= 1.0
+        else "; take a smaller model or more devices"
+    )
+    raise UserError(
+        f"one clip of {footprint.clip_s:g} s needs {needed / GB:.1f} GB on each of {ranks} devices, which have "
+        f"{device_bytes / GB:.1f} GB{shorter}"
+    )
+
+
+def check_room(settings: PretrainSettings) -> None:
+    """A ``UserError`` that says what fits where a run's micro-batch is larger than the memory that is free here."""
+    footprint = trace(settings)
+    free, ranks = machine_bytes(), settings.hardware.ranks
+    stage = int(next((letter for letter in settings.hardware.strategy if letter.isdigit()), "0"))
+    offload = settings.hardware.strategy.endswith("offload")
+    state = predict(footprint, 0.0, stage, ranks, offload).total
+    needed = state + footprint.held(settings.batch.micro_s)
+    if needed <= free:
+        return
+    fits_s = footprint.fitting_s(HEADROOM * free - state)
+    mend = (
+        f"--batch.micro_s {int(fits_s)} fits, and the batch stays as large"
+        if fits_s >= footprint.clip_s
+        else "ask `python -m pretrain plan` what would fit"
+    )
+    raise UserError(
+        f"batch.micro_s {settings.batch.micro_s:g} needs about {needed / GB:.1f} GB on a device, {free / GB:.1f} GB are "
+        f"free; {mend}"
+    )
+
+
+def plan(settings: PlanRequest, console: Console | None = None) -> Cut:
+    """Solve and print the plan; returns the cut of the batch."""
+    console = console or Console()
+    ask = settings.plan
+    ranks = ask.devices or settings.hardware.ranks
+    device_bytes = ask.memory_gb * GB or machine_bytes()
+    mixture = Mixture.load(settings.data.corpus)
+    rows = mixture.select("train", settings.data.language, min_s=settings.data.min_s)
+    footprint = trace(settings, ask.cuda)
+    cut = solve(footprint, settings.batch.hours * 3600, settings.batch.micro_s, ranks, device_bytes)
+    batches = BatchPlan(
+        durations_s=mixture.durations_s, groups=mixture.groups, rows=rows, seed=settings.seed,
+        micro_batch_s=cut.micro_s, min_s=settings.data.min_s, max_s=settings.data.max_s, alpha=settings.data.alpha,
+    )  # fmt: skip
+    micro_step_s = _timed(settings, mixture, batches, cut) if ask.measure and not ask.cuda else None
+    console.print(_batch_table(settings, cut, ranks, device_bytes, ask.memory_gb > 0, footprint))
+    console.print(_memory_table(cut, footprint, device_bytes))
+    console.print(_course_table(settings, cut, ranks, batches, micro_step_s))
+    flags = [f"--batch.micro_s {cut.micro_s:.4g}", f"--hardware.devices {ranks}"]
+    if cut.stage:
+        flags.append(f"--hardware.strategy {cut.strategy}")
+    console.print("as flags: " + " ".join(flags), highlight=False)
+    return cut
+
+
+def _batch_table(
+    settings: PlanRequest, cut: Cut, ranks: int, device_bytes: float, given: bool, footprint: Footprint
+) -> Table:
+    wanted = settings.batch.micro_s
+    table = _table("The batch", "", "")
+    audio_s = cut.micro_s * cut.accumulation * ranks
+    table.add_row("batch", f"{audio_s:.4g} s ({audio_s / 3600:.4g} h), asked for {settings.batch.hours:g} h")
+    table.add_row("devices", f"{ranks}, {device_bytes / GB:.1f} GB each ({'as given' if given else 'free here now'})")
+    why = "as configured" if cut.micro_s >= 0.99 * wanted else f"{wanted:g} s asked for"
+    table.add_row("micro-batch", f"{cut.micro_s:.4g} s on a device at a time ({why}; up to {cut.largest_s:.0f} s fit)")
+    table.add_row("accumulation", f"{cut.accumulation} micro-batches per step")
+    table.add_row(
+        "learning rate",
+        f"{settings.optim.lr:g} at its peak, as configured: it belongs to the batch in hours, which is the same on any "
+        "hardware (wav2vec 2.0 BASE: 5e-4 at 1.6 h)",
+    )
+    table.add_row("ZeRO", "not needed" if cut.stage == 0 else f"--hardware.strategy {cut.strategy}")
+    again = predict(footprint, cut.micro_s, cut.stage, ranks, cut.offload, True).activations
+    advice = "needed: without it not one clip fits" if cut.recompute else "not needed"
+    table.add_row("activation checkpointing", f"{advice} (activations {again / GB:.2f} GB with it)")
+    return table
+
+
+def _memory_table(cut: Cut, footprint: Footprint, device_bytes: float) -> Table:
+    table = _table(f"Memory of a device ({footprint.parameters / 1e6:.1f} M weights)", "part", "GB")
+    for part in ("weights", "gradients", "optimizer", "activations"):
+        table.add_row(part, f"{getattr(cut.memory, part) / GB:.3f}")
+    table.add_row(
+        "together", f"{cut.memory.total / GB:.3f}  ({100 * cut.memory.total / device_bytes:.0f} % of what is there)"
+    )
+    return table
+
+
+def _course_table(
+    settings: PlanRequest, cut: Cut, ranks: int, batches: BatchPlan, micro_step_s: Seconds | None
+) -> Table:
+    schedule, step_s = settings.schedule, None
+    if micro_step_s is not None:
+        step_s = micro_step_s * cut.accumulation
+    steps = schedule.steps
+    if not steps and step_s is not None:
+        steps = int(schedule.minutes * 60 / step_s)
+    table = _table("The course", "", "")
+    table.add_row("corpus", f"{batches.hours:.2f} h in {batches.clips} clips")
+    audio_h = steps * cut.accumulation * ranks * batches.mean_s / 3600
+    if steps:
+        table.add_row("steps", f"{steps:,}" + ("" if schedule.steps else f" (in {schedule.minutes:g} minutes)"))
+        table.add_row("audio seen", f"{audio_h:.2f} h, {audio_h / batches.hours:.1f} passes over the corpus")
+    else:
+        table.add_row("steps", "not known: give --schedule.steps, or --schedule.minutes and time it here")
+    if micro_step_s is None or step_s is None:
+        table.add_row("time", "not measured")
+    else:
+        speed = batches.mean_s / micro_step_s
+        table.add_row("micro-step", f"{micro_step_s:.3f} s measured here: {speed:.0f} s of audio per second")
+        table.add_row("time", f"{steps * step_s / 3600:.2f} h, when every device is as fast as this one")
+    return table
+
+
+def _timed(settings: PlanRequest, mixture: Mixture, batches: BatchPlan, cut: Cut) -> Seconds | None:
+    """Seconds of one forward and backward pass on this machine's processor; None where the model does not fit here."""
+    if predict(trace(settings), cut.micro_s, 0, 1).total > HEADROOM * machine_bytes():
+        return None
+    task = PretrainTask(settings).train()
+    if task.settings.quantizer.kind == "kmeans":
+        task.head.centres_VC.normal_()
+    loader = iter(make_loader(mixture, batches, start=0, workers=0))
+    seconds = []
+    for _ in range(5):
+        batch = task.joined(next(loader))
+        begun = time.perf_counter()
+        forward(task, batch).backward()
+        seconds.append(time.perf_counter() - begun)
+    return sorted(seconds[1:])[1]  # the first one warms up; a slow one had to share the machine
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_header=any(columns))
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
