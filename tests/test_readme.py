@@ -1,0 +1,112 @@
+"""What README and the documents tell people to type exists: verbs, flags, files, make targets, Python names and links."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import shlex
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from lalia import cli
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+STAGES = ("pretrain", "finetune", "distill")
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """The fenced blocks of one language ("" = none said)."""
+    return [
+        body for said, body in re.findall(r"^```(\w*)\n(.*?)^```", text, re.DOTALL | re.MULTILINE) if said == language
+    ]
+
+
+def commands(path: Path) -> list[str]:
+    """Lines of fenced blocks that begin as one of our commands, without their comments."""
+    text = path.read_text(encoding="utf-8")
+    lines = [line for language in ("", "sh", "bash") for body in blocks(text, language) for line in body.splitlines()]
+    found = [re.sub(r"\s+#.*", "", line).removeprefix("$ ").strip() for line in lines]
+    return [line for line in found if re.match(r"(lalia \w|make |python -m \w|pip install)", line) and "…" not in line]
+
+
+COMMANDS = sorted({command for path in DOCUMENTS for command in commands(path)})
+
+
+def flags(words: list[str]) -> set[str]:
+    return {word.partition("=")[0] for word in words if word.startswith("--")}
+
+
+def stage_help(stage: str, verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+    monkeypatch.setattr("sys.argv", [stage, verb, "--help"])
+    with pytest.raises(SystemExit) as ended:
+        importlib.import_module(f"{stage}.__main__").main()
+    assert ended.value.code == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command(command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    words = shlex.split(command)
+    if words[0] == "make":
+        targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+        assert {word for word in words[1:] if "=" not in word} <= targets
+    elif words[0] == "lalia":
+        with pytest.raises(SystemExit) as ended:
+            cli.main([words[1], "--help"])
+        assert ended.value.code == 0
+        assert flags(words) <= set(re.findall(r"--[\w.-]+", capsys.readouterr().out)), "an unknown flag"
+    elif words[0] == "python" and words[2] in STAGES:
+        known = stage_help(words[2], words[3], monkeypatch, capsys)
+        assert flags(words) <= set(re.findall(r"--[\w.-]+", known)), "an unknown flag"
+        for flag, value in pairwise(words):
+            assert flag != "--config" or (ROOT / value).is_file(), f"{value} is not there"
+    elif words[0] == "python":
+        assert importlib.util.find_spec(words[2]) is not None
+    else:
+        assert words[:2] == ["pip", "install"]
+
+
+def test_the_two_commands_stand_on_top() -> None:
+    top = README[:900]
+    assert "make demo" in top and "make test" in top
+
+
+def test_readme_is_two_screens() -> None:
+    assert len(README.splitlines()) <= 120
+
+
+@pytest.mark.parametrize(
+    "body", [body for path in DOCUMENTS for body in blocks(path.read_text(encoding="utf-8"), "python")]
+)
+def test_python_names_exist(body: str) -> None:
+    for node in ast.walk(ast.parse(body)):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            module = importlib.import_module(node.module)
+            assert all(hasattr(module, alias.name) for alias in node.names)
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                importlib.import_module(alias.name)
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text(encoding="utf-8")):
+        assert target.startswith(("https://", "http://")) or (path.parent / target).exists(), f"{target} is not there"
+
+
+def test_the_map_shows_every_folder() -> None:
+    rows = [row.partition(" | ")[0] for row in README.splitlines() if row.startswith("| `")]
+    shown = {name.rstrip("/") for row in rows for name in re.findall(r"[\w./-]+/", row)}
+    rooms = {name if "/" in name or (ROOT / name).is_dir() else f"lalia/{name}" for name in shown}
+    assert all((ROOT / name).is_dir() for name in rooms), sorted(rooms)
+    passing = {"build", "data", "runs"}  # what commands make
+    top = {p.name for p in ROOT.iterdir() if p.is_dir() and not p.name.endswith(".egg-info")} - passing
+    assert {name for name in top if not name.startswith((".", "__"))} <= shown
+    assert {p.name for p in (ROOT / "lalia").iterdir() if (p / "__init__.py").is_file()} <= {
+        Path(name).name for name in shown
+    }
