@@ -7,7 +7,7 @@ the islands too.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
@@ -16,15 +16,6 @@ from lightning.pytorch.plugins.precision import DeepSpeedPrecision, MixedPrecisi
 
 FIRST_SCALE, PATIENCE = 2.0**16, 2000
 """The loss scale that a float16 run begins with, and the good steps after which it doubles."""
-
-
-class Scaled(Protocol):
-    """A precision plugin that scales the loss."""
-
-    skipped: int
-
-    @property
-    def scale(self) -> float: ...
 
 
 class Float16(MixedPrecision):
@@ -67,10 +58,13 @@ class ShardedPrecision(DeepSpeedPrecision):
         super().__init__("32-true")
         self.float16 = float16
         self._engine: Any = None
-        self._state: dict[str, Any] = {}
 
     def convert_input(self, data: Any) -> Any:
         return data
+
+    def backward(self, tensor: Any, model: LightningModule, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
+        # Lightning has divided the loss by the accumulation already; DeepSpeed would do it again.
+        self._engine.backward(tensor, scale_wrt_gas=False)
 
     def attach(self, engine: Any) -> None:
         """Give ``engine``'s optimizer its loss scaler."""
@@ -81,14 +75,11 @@ class ShardedPrecision(DeepSpeedPrecision):
             optimizer = engine.optimizer
             optimizer.torch_autocast_gradscaler = None
             optimizer.check_grad_overflow = True
-            optimizer.custom_loss_scaler = False
             optimizer.dynamic_loss_scale = True
             optimizer.loss_scaler = DynamicLossScaler(
                 init_scale=FIRST_SCALE, scale_factor=2.0, scale_window=PATIENCE, min_scale=1.0, delayed_shift=1,
                 consecutive_hysteresis=False, raise_error_at_min_scale=False, dtype=torch.float16,
             )  # fmt: skip
-            for key, value in self._state.items():
-                setattr(optimizer.loss_scaler, key, value)
 
     @property
     def skipped(self) -> int:
