@@ -85,7 +85,7 @@ def test_the_rank_comes_from_who_started_the_process(monkeypatch: pytest.MonkeyP
 def test_held_out_batches_are_shared_where_that_works(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_RANK", "1")
 
-    def make(batches: int):  # type: ignore[no-untyped-def]
+    def make(batches: int):
         return lambda ranks, rank: list(range(batches))[rank::ranks]
 
     assert ranks.shared(make(5), HardwareSettings(devices=2)) == [1, 3]

@@ -6,6 +6,7 @@ run goes on under any strategy, on any number of ranks.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -46,6 +47,8 @@ def check_hardware(hardware: HardwareSettings) -> None:
     if hardware.strategy.startswith("zero"):
         if device_type() == "mps":
             raise UserError(f"hardware.strategy {hardware.strategy}: DeepSpeed does not run on mps; take auto")
+        if device_type() == "cpu":
+            os.environ.setdefault("DS_ACCELERATOR", "cpu")  # it warns where it has to find that out
         try:
             import deepspeed  # noqa: F401
         except ImportError as error:
@@ -127,6 +130,11 @@ class DeepSpeedZero(DeepSpeedStrategy):
         if not isinstance(self.accelerator, CPUAccelerator):
             super().setup_distributed()
             return
+        import deepspeed
+        from deepspeed.ops.op_builder import cpu
+
+        # DeepSpeed would compile its own shared-memory collectives first: minutes, and a compiler, for what gloo does.
+        deepspeed.ops.__compatible_ops__[cpu.ShareMemCommBuilder.NAME] = False
         reset_seed()
         self.set_world_ranks()
         self._init_deepspeed_distributed()
@@ -201,13 +209,16 @@ class DeepSpeedZero(DeepSpeedStrategy):
 
     def teardown(self) -> None:
         """Leave a plain module behind, its weights to be filled from the last checkpoint."""
-        engine, module = self.model, self.lightning_module
-        if module is not None and engine is not None and hasattr(engine, "destroy"):
+        engine: Any = self.model
+        module = self.lightning_module
+        if module is not None and hasattr(engine, "destroy"):
             shapes = {id(p): getattr(p, "ds_shape", p.shape) for p in module.parameters()}
             engine.destroy()
             for part in module.modules():
                 part._parameters = {
-                    name: p if p is None else nn.Parameter(torch.zeros(shapes[id(p)], dtype=p.dtype), p.requires_grad)
+                    name: None
+                    if p is None
+                    else nn.Parameter(torch.zeros(shapes[id(p)], dtype=p.dtype), p.requires_grad)
                     for name, p in dict.items(part._parameters)
                 }
         super().teardown()
