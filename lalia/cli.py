@@ -30,6 +30,7 @@ lalia: from raw audio in any language to a small speech recogniser that runs on 
   lalia evaluate my-student corpora/demo            error rates on clips it never heard
   lalia prepare demo --out corpora/demo             raw audio becomes a corpus
   lalia inspect my-student                          what a folder is and where it comes from
+  lalia convert hf:wav2vec2-xls-r-300m encoders/xls-r    weights from and to transformers, fairseq and fairseq2
 """
 _EXITS = "exit status: 0 done, 1 a gate said no, 2 you can mend it (one line says how), 130 interrupted"
 
