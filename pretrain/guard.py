@@ -47,6 +47,7 @@ class Guard(Callback):
         self._restored: dict[str, Any] | None = None
         self._pulses: list[tuple[Tensor, Pulse]] = []
         self._vitals: Vitals | None = None
+        self._left_out = False
         self._live_KF: Tensor | None = None
 
     # -- Lightning's hooks -------------------------------------------------------------------------------------------------
@@ -73,11 +74,14 @@ class Guard(Callback):
         if len(self._pulses) < trainer.accumulate_grad_batches:
             return  # DeepSpeed asks at every micro-batch
         assert self.watch is not None
+        usage_GV = self.usage_GV
         self._vitals = self._measure(trainer, pl_module)
         self._pulses.clear()
         breach = self.watch.batch(self._vitals, trainer.global_step)
+        self._left_out = breach is not None
         if breach is None:
             return
+        self.usage_GV = usage_GV  # a batch that is left out says nothing of the codes
         if self._whole(trainer):
             _leave_out(pl_module)
             self.skipped += 1
@@ -92,7 +96,7 @@ class Guard(Callback):
             return  # in the middle of a batch
         assert self.watch is not None
         step = trainer.global_step
-        breach = self.watch.run(vitals, step)
+        breach = None if self._left_out else self.watch.run(vitals, step)
         if breach is not None:
             self._act(trainer, pl_module, breach, breach.action)
         elif self.watch.well and step % self.settings.keep_every == 0 and self._whole(trainer):
@@ -136,7 +140,7 @@ class Guard(Callback):
         used_GV = torch.stack([p.used_GV for p in pulses]).sum(0).float()
         everything = torch.cat([sums, used_GV.flatten()])
         if trainer.world_size > 1:
-            everything = trainer.strategy.reduce(everything, reduce_op="sum")  # type: ignore[assignment]
+            everything = trainer.strategy.reduce(everything, reduce_op="sum")
         loss, correct, hidden, frames, std, count = everything[:6].tolist()
         used_GV = everything[6:].view_as(used_GV).cpu()
         self.usage_GV = used_GV if self.usage_GV is None else MEMORY * self.usage_GV + used_GV
@@ -222,7 +226,7 @@ class Guard(Callback):
     def _cut(self, trainer: Trainer) -> str:
         self.rate_factor *= CUT
         for config in trainer.lr_scheduler_configs:
-            config.scheduler.base_lrs = [rate * CUT for rate in config.scheduler.base_lrs]  # type: ignore[union-attr]
+            config.scheduler.base_lrs = [rate * CUT for rate in config.scheduler.base_lrs]
         for optimizer in trainer.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] *= CUT

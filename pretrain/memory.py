@@ -1,9 +1,9 @@
 """Memory of a pretraining run, predicted before there is a run.
 
 Weights, gradients and optimizer are counted. Activations are what autograd keeps between the forward and the backward pass: the
-model itself is run with one block and with two, on one clip of the longest length, and what it keeps is added up; a block more
-keeps as much as the second did, a clip more as much as the first. So the prediction needs a few hundred megabytes for a model
-of billions of weights, and stays true when the model's code changes.
+model itself is run with one block and with two, on one clip of the longest length and on two, and what it keeps is added up: so
+much for each clip and each block, and so much (the weights in half precision) for each block alone. The prediction needs a few
+hundred megabytes for a model of billions of weights, and stays true when the model's code changes.
 
 B clips, T frames.
 """
@@ -41,8 +41,13 @@ class Memory:
     activations: float
 
     @property
+    def state(self) -> float:
+        """What is held however small the batch."""
+        return self.weights + self.gradients + self.optimizer
+
+    @property
     def total(self) -> float:
-        return self.weights + self.gradients + self.optimizer + self.activations
+        return self.state + self.activations
 
 
 @dataclass(frozen=True)
@@ -58,31 +63,36 @@ class Footprint:
     """the output of one block: all that is kept of it where activations are computed again in the backward pass"""
     layers: int
     clip_s: Seconds
+    copies: float = 0.0
+    """however many clips: weights in half precision"""
 
     def held(self, micro_s: Seconds, again: bool = False) -> float:
         """Bytes for a micro-batch of ``micro_s`` seconds; ``again`` = with blocks computed again, one at a time."""
         blocks = self.layers * self.handed_on + self.block if again else self.layers * self.block
-        return micro_s / self.clip_s * (self.outside + blocks)
+        return self.copies + micro_s / self.clip_s * (self.outside + blocks)
 
     def fitting_s(self, free: float, again: bool = False) -> Seconds:
         """Seconds of audio whose activations fit into ``free`` bytes."""
-        return max(0.0, free) / self.held(1.0, again)
+        return max(0.0, free - self.copies) / (self.held(1.0, again) - self.copies)
 
 
 def trace(settings: PretrainSettings, cuda: bool = False) -> Footprint:
     """What the model of ``settings`` takes, by running a model of one and of two blocks. ``cuda``: attention by the fused kernel,
     which keeps no (T, T) weights."""
     clip_s = longest_clip_s(settings)
-    with torch.random.fork_rng(devices=[]):
-        (kept_1, weights_1), (kept_2, weights_2) = (_shallow(settings, layers, clip_s, cuda) for layers in (1, 2))
     shape = settings.model
+    with torch.random.fork_rng(devices=[]):
+        (one, one_twice, weights_1), (two, two_twice, weights_2) = (_shallow(settings, n, clip_s, cuda) for n in (1, 2))
+    clip_1, clip_2 = one_twice - one, two_twice - two
+    copies_1, copies_2 = one - clip_1, two - clip_2
     return Footprint(
         parameters=weights_1 + (shape.layers - 1) * (weights_2 - weights_1),
-        outside=2 * kept_1 - kept_2,
-        block=kept_2 - kept_1,
+        outside=2 * clip_1 - clip_2,
+        block=clip_2 - clip_1,
         handed_on=shape.frames(to_samples(clip_s)) * shape.width * FLOAT,
         layers=shape.layers,
         clip_s=clip_s,
+        copies=max(0, copies_1 + (shape.layers - 1) * (copies_2 - copies_1)),
     )
 
 
@@ -104,15 +114,15 @@ def predict(
     )
 
 
-def machine_bytes() -> float:
-    """Memory of one device here that is free for training: of the first GPU, or of this machine."""
+def machine_bytes(devices: int = 1) -> float:
+    """Memory of one device here that is free for training: of the first GPU, or this machine's over ``devices`` processes."""
     if torch.cuda.is_available():
         return float(torch.cuda.mem_get_info()[0])
     try:
         lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-        return next(1024.0 * float(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+        return next(1024.0 * float(line.split()[1]) for line in lines if line.startswith("MemAvailable")) / devices
     except (OSError, StopIteration):
-        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) / devices
 
 
 class Kept:
@@ -161,9 +171,12 @@ def noise(clips: int, clip_s: Seconds) -> Batch:
     return Batch(0, wave_BS, torch.full((clips,), samples), nothing_B, nothing_B, None, None, ())
 
 
-def _shallow(settings: PretrainSettings, layers: int, clip_s: Seconds, cuda: bool) -> tuple[int, int]:
-    """(bytes kept for one clip, weights) of the model with only ``layers`` blocks."""
+def _shallow(settings: PretrainSettings, layers: int, clip_s: Seconds, cuda: bool) -> tuple[int, int, int]:
+    """(bytes kept for one clip, for two, weights) of the model with only ``layers`` blocks."""
     task = PretrainTask(replace(settings, model=replace(settings.model, layers=layers, layerdrop=0.0))).train()
-    with counting(task, cuda) as kept:
-        forward(task, noise(1, clip_s))
-    return kept.bytes, sum(p.numel() for p in task.parameters())
+    counts = []
+    for clips in (1, 2):
+        with counting(task, cuda) as kept:
+            forward(task, noise(clips, clip_s))
+        counts.append(kept.bytes)
+    return counts[0], counts[1], sum(p.numel() for p in task.parameters())

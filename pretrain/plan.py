@@ -74,7 +74,7 @@ def solve(footprint: Footprint, batch_s: Seconds, wanted_s: Seconds, ranks: int,
     choices = [(0, False)] + ([(1, False), (2, False), (3, False), (3, True)] if ranks > 1 else [])
     for recompute in (False, True):
         for stage, offload in choices:
-            state = predict(footprint, 0.0, stage, ranks, offload).total
+            state = predict(footprint, 0.0, stage, ranks, offload).state
             largest_s = footprint.fitting_s(usable - state, recompute)
             if largest_s < footprint.clip_s:
                 continue
@@ -88,7 +88,7 @@ def solve(footprint: Footprint, batch_s: Seconds, wanted_s: Seconds, ranks: int,
             return Cut(micro_s, accumulation, stage, offload, recompute, largest_s, memory)
     last = choices[-1]
     needed = predict(footprint, footprint.clip_s, last[0], ranks, last[1], True).total / HEADROOM
-    free_s = footprint.fitting_s(usable - predict(footprint, 0.0, last[0], ranks, last[1]).total)
+    free_s = footprint.fitting_s(usable - predict(footprint, 0.0, last[0], ranks, last[1]).state)
     shorter = (
         f"; about {free_s:.1f} s at a time would fit: --data.max_s {free_s:.1f} (and --join_s at most that)"
         if free_s >= 1.0
@@ -103,10 +103,10 @@ def solve(footprint: Footprint, batch_s: Seconds, wanted_s: Seconds, ranks: int,
 def check_room(settings: PretrainSettings) -> None:
     """A ``UserError`` that says what fits where a run's micro-batch is larger than the memory that is free here."""
     footprint = trace(settings)
-    free, ranks = machine_bytes(), settings.hardware.ranks
+    free, ranks = machine_bytes(settings.hardware.devices), settings.hardware.ranks
     stage = int(next((letter for letter in settings.hardware.strategy if letter.isdigit()), "0"))
     offload = settings.hardware.strategy.endswith("offload")
-    state = predict(footprint, 0.0, stage, ranks, offload).total
+    state = predict(footprint, 0.0, stage, ranks, offload).state
     needed = state + footprint.held(settings.batch.micro_s)
     if needed <= free:
         return
@@ -127,7 +127,7 @@ def plan(settings: PlanRequest, console: Console | None = None) -> Cut:
     console = console or Console()
     ask = settings.plan
     ranks = ask.devices or settings.hardware.ranks
-    device_bytes = ask.memory_gb * GB or machine_bytes()
+    device_bytes = ask.memory_gb * GB or machine_bytes(settings.hardware.devices)
     mixture = Mixture.load(settings.data.corpus)
     rows = mixture.select("train", settings.data.language, min_s=settings.data.min_s)
     footprint = trace(settings, ask.cuda)

@@ -103,7 +103,7 @@ def test_what_cannot_fit_says_what_would() -> None:
 def test_a_run_larger_than_memory_is_refused_with_what_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = request(LOGMEL, batch=BatchSettings(hours=1.0, micro_s=3600.0))
     footprint = trace(settings)
-    monkeypatch.setattr(plan_module, "machine_bytes", lambda: footprint.held(400.0))
+    monkeypatch.setattr(plan_module, "machine_bytes", lambda devices: footprint.held(400.0))
     with pytest.raises(UserError, match=r"batch.micro_s 3600 needs about .*--batch.micro_s 3\d\d fits"):
         check_room(settings)
     check_room(request(LOGMEL))
