@@ -24,6 +24,16 @@ from lalia.units import SAMPLE_RATE
 
 SPLITS = ("train", "dev", "test")
 
+QUALITY = {
+    "snr_db": "SNR, dB",
+    "clipping": "clipping, share",
+    "speech_ratio": "speech, share",
+    "loudness_dbfs": "loudness, dBFS",
+    "bandwidth_hz": "bandwidth, Hz",
+    "original_rate": "original rate, Hz",
+}
+"""The columns that say how good a clip is, and their units in words."""
+
 COLUMNS: dict[str, pa.DataType] = {
     "id": pa.string(),
     "audio": pa.struct({"bytes": pa.binary(), "path": pa.string()}),
@@ -180,6 +190,10 @@ class Corpus:
         if rows is not None:
             return [self._value(int(row), name) for row in rows]
         return [value for batch in self._batches for value in batch.column(name).to_pylist()]
+
+    def numbers(self, name: str) -> np.ndarray:
+        """A column of numbers, (N,)."""
+        return np.concatenate([batch.column(name).to_numpy() for batch in self._batches])
 
     def id(self, row: int) -> str:
         """The clip's name, unique in the corpus."""

@@ -121,16 +121,12 @@ def _file(words: str, roots: list[Path]) -> Path | None:
     names = [words]
     if words.endswith("|"):
         try:
-            names = shlex.split(words.rstrip("| "))
+            names = shlex.split(words.rstrip("| "))[1:]  # The first word is the program.
         except ValueError:
             return None
     found = [next((root / name for root in roots if (root / name).is_file()), None) for name in names]
-    files = [path for path in found[-len(names) :] if path is not None and not _is_program(path, names)]
+    files = [path for path in found if path is not None]
     return files[0] if len(files) == 1 else None
-
-
-def _is_program(path: Path, names: list[str]) -> bool:
-    return len(names) > 1 and str(path).endswith(names[0])
 
 
 def _split_of(name: str, otherwise: str = "train") -> str:

@@ -161,7 +161,7 @@ def make_part(
     """
     writer = _Writer(unit, work)
     record = writer.record
-    reader = Reader(cutting, record.heard)
+    reader = Reader(cutting, work, record.heard)
     begun = (record.clips, record.rows_within, record.dropped_within)
     number = begun[0] - 1
     for number, clip in enumerate(unit.entries(begun[0]), start=begun[0]):

@@ -50,7 +50,7 @@ def snr_db(wave_S: np.ndarray, voice_T: np.ndarray) -> float:
     halves_T = np.repeat(voice_T, 2)[: len(powers_T)]
     speech_T, other_T = halves_T >= SPEECH, halves_T < NO_SPEECH
     noise = float(np.sort(powers_T)[: max(1, len(powers_T) // 10)].mean())
-    if other_T.sum() >= 20:
+    if other_T.sum() >= 20 and speech_T.any():
         noise = max(noise, float(powers_T[other_T].mean()))
     noise = max(noise, 1e-12)
     loud = float(powers_T[speech_T].mean()) if speech_T.any() else float(powers_T.mean())

@@ -53,6 +53,7 @@ class Reader:
     """Reads clips; keeps the file decoded last, since many clips may be parts of it."""
 
     cutting: Cutting | None
+    scratch: Path  # a folder with room for the samples of a recording
     heard: Heard = field(default_factory=Heard)
 
     def __post_init__(self) -> None:
@@ -91,11 +92,11 @@ class Reader:
         rate = probe_audio(_source(clip), clip.path).rate
         self._voice.start()
         voices, length = [], 0
-        with tempfile.TemporaryFile() as file:
+        with tempfile.TemporaryFile(dir=self.scratch) as file:
             for block_S in read_blocks(_source(clip), clip.path):
                 voices.append(self._voice.feed(block_S))
                 length += len(block_S)
-                block_S.astype("<f4").tofile(file)
+                file.write(block_S.astype("<f4").tobytes())
             voices.append(self._voice.feed(np.zeros(0, np.float32), last=True))
             file.flush()
             wave_S = np.memmap(file, "<f4", "r", shape=(length,)) if length else np.zeros(0, np.float32)

@@ -48,7 +48,9 @@ def seal(
     if not placed:
         reasons = ", ".join(f"{n} {reason}" for reason, n in Counter(d.reason for d in dropped).most_common())
         raise UserError(f"{listing.name}: not one clip is fit ({reasons or 'there are none'}); see {out / SKIPPED}")
-    _write_shards(placed, out, listing.name)
+    kept = [row for number, row in enumerate(row for record in records for row in record.rows) if number not in gone]
+    fingerprint = hashlib.sha256("\n".join(f"{id} {content}" for id, content, _, _ in kept).encode()).hexdigest()[:16]
+    _write_shards(placed, out, fingerprint, f"Speech prepared by lalia from {listing.name}")
     for name, text in listing.documents.items():
         write_text(out / name, text)
     return write_card(out, "corpus", [], **_facts(listing, out, dropped, records, recipe))
@@ -63,15 +65,13 @@ def write_skipped(out: Path, dropped: list[Dropped]) -> None:
     write_text(out / SKIPPED, text.getvalue())
 
 
-def _write_shards(placed: list[tuple[Path, np.ndarray]], out: Path, source: str) -> None:
-    digest = hashlib.sha256()
+def _write_shards(placed: list[tuple[Path, np.ndarray]], out: Path, fingerprint: str, about: str) -> None:
     names, rows, size = [], 0, 0
     for number, (path, keep) in enumerate(placed):
         names.append(f"data-{number:05d}-of-{len(placed):05d}.arrow")
         size += _place(path, keep, out / names[-1])
         rows += int(keep.sum())
-        digest.update(f"{path.name} {size} {keep.tobytes().hex()}\n".encode())
-    write_index(out, names, rows, size, digest.hexdigest()[:16], f"Speech prepared by lalia from {source}")
+    write_index(out, names, rows, size, fingerprint, about)
 
 
 def _facts(

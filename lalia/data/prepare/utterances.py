@@ -43,6 +43,8 @@ def cut(voice_T: np.ndarray, levels_T: np.ndarray, cutting: Cutting) -> list[Spa
     shortest = min(round(cutting.shortest_s / FRAME_S), longest // 2)
     spans = _join(_regions(voice_T), round(JOIN_S / FRAME_S), longest - 2 * pad)
     spans = _lengthen(spans, shortest - 2 * pad, round(REACH_S / FRAME_S), longest - 2 * pad)
+    if not spans:
+        return []
     smooth_T = np.convolve(levels_T, np.ones(5) / 5, mode="same")
     pieces = [piece for span in _pad(spans, pad, len(voice_T)) for piece in _split(span, smooth_T, shortest, longest)]
     return [(start, end) for start, end in pieces if end - start >= shortest]

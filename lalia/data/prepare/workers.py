@@ -136,6 +136,6 @@ def _serve(connection: Connection, work: Path, cutting: Cutting | None) -> None:
             except UserError as error:
                 connection.send(str(error))
             except OSError as error:
-                connection.send(f"{work}: {error.strerror or error}; mend that and run the same command again")
+                connection.send(f"{work}: cannot be written ({error.strerror or error}); make room and run again")
     except (EOFError, OSError, KeyboardInterrupt, _ParentGone):
         return

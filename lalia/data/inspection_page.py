@@ -1,0 +1,142 @@
+"""A corpus as a page: hours per language, histograms of what was measured, the best and the worst clips to hear."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from markupsafe import Markup
+
+from lalia.audio.reading import AudioError
+from lalia.data.corpus import QUALITY, SPLITS, Corpus
+from lalia.report import formats, page
+from lalia.report.charts import Chart
+from lalia.report.lineage import lineage_of
+from lalia.report.players import ShownClip, make_player
+from lalia.units import SAMPLE_RATE, Seconds
+
+_BINS = 40
+_CLIPS = 4  # of each kind to hear
+_HEARD_S: Seconds = 20.0
+_WIDTH, _HEIGHT, _FOOT = 420.0, 130.0, 16.0
+_COLOURS = ("s1", "s2", "s3")
+
+
+def write_page(corpus: Corpus, path: Path) -> Path:
+    """Write the page of ``corpus`` to ``path``: one file, nothing fetched."""
+    seconds = float(corpus.durations_s.sum(dtype=np.float64))
+    card = corpus.card
+    sections = [
+        page.Section(
+            "Hours", [_hours_table(corpus)], "Per language and split; the last column is what has a transcript."
+        ),
+        page.Section("What was measured", [page.figures(_histograms(corpus))], "Clips per value."),
+        page.Section(
+            "To hear", _heard(corpus), "The best and the worst by signal-to-noise ratio, and clips drawn by chance."
+        ),
+    ]
+    if dropped := card.get("dropped"):
+        rows = [[reason, formats.count(count)] for reason, count in dropped.items()]
+        sections.append(
+            page.Section("Left out", [page.table(["reason", "clips"], rows)], "Each with its detail in skipped.tsv.")
+        )
+    sections.append(page.Section("Where it comes from", [page.lineage(lineage_of(card))]))
+    tiles = [
+        page.Tile(formats.hours(seconds / 3600), "of audio"),
+        page.Tile(formats.count(len(corpus)), "clips"),
+        page.Tile(formats.percent(float(corpus.durations_s[corpus.labelled].sum()) / max(seconds, 1e-9)), "labelled"),
+        page.Tile(formats.count(len(corpus.language_names)), "languages"),
+        page.Tile(formats.count(corpus.count("speaker")), "known speakers"),
+    ]
+    made = page.Page(
+        "corpus", str(card.get("source") or corpus.folder.name), summary=page.tiles(tiles), sections=sections
+    )
+    return made.write(path)
+
+
+def _hours_table(corpus: Corpus) -> Markup:
+    hours, labelled = corpus.hours(), corpus.hours(labelled=True)
+    rows = []
+    for code, language in enumerate(corpus.language_names):
+        cells = [formats.hours(hours[language][split]) for split in SPLITS]
+        clips = int((corpus.languages == code).sum())
+        rows.append(
+            [
+                language,
+                formats.count(clips),
+                *cells,
+                formats.hours(sum(hours[language].values())),
+                formats.hours(sum(labelled[language].values())),
+            ]
+        )
+    return page.table(["language", "clips", *SPLITS, "all", "labelled"], rows)
+
+
+def _histograms(corpus: Corpus) -> list[Chart]:
+    charts = [_histogram("length, s", corpus.durations_s)]
+    charts += [_histogram(unit, corpus.numbers(column)) for column, unit in QUALITY.items()]
+    return charts
+
+
+def _histogram(title: str, values: np.ndarray) -> Chart:
+    """Clips per value; the outermost hundredth on either side is put into the outer bars."""
+    low, high = (float(edge) for edge in np.quantile(values, (0.01, 0.99)))
+    if high <= low:
+        low, high = low - 0.5, high + 0.5
+    counts, edges = np.histogram(np.clip(values, low, high), bins=_BINS, range=(low, high))
+    step, top = _WIDTH / _BINS, max(1, int(counts.max()))
+    bars = [
+        f'<rect x="{number * step + 0.5:.1f}" y="{_HEIGHT * (1 - count / top):.1f}" width="{step - 1:.1f}"'
+        f' height="{_HEIGHT * count / top:.1f}" fill="var(--s1)"><title>{edges[number]:.4g} to {edges[number + 1]:.4g}:'
+        f" {count:,} clips</title></rect>"
+        for number, count in enumerate(counts.tolist())
+        if count
+    ]
+    labels = [
+        f'<text x="{place:.0f}" y="{_HEIGHT + _FOOT - 3:.0f}" text-anchor="{anchor}" fill="var(--muted)" font-size="10">'
+        f"{value:.4g}</text>"
+        for place, anchor, value in ((0, "start", low), (_WIDTH / 2, "middle", (low + high) / 2), (_WIDTH, "end", high))
+    ]
+    line = f'<path d="M0 {_HEIGHT:.1f}H{_WIDTH:.0f}" stroke="var(--line)" fill="none"/>'
+    svg = (
+        f'<svg viewBox="0 -4 {_WIDTH:.0f} {_HEIGHT + _FOOT + 4:.0f}" role="img" aria-label="{Markup.escape(title)}">'
+        f"{line}{''.join(bars)}{''.join(labels)}</svg>"
+    )
+    return Chart(title, Markup(svg), f"median {formats.number(round(float(np.median(values)), 4))}")
+
+
+def _heard(corpus: Corpus) -> list[Markup]:
+    snr = corpus.numbers("snr_db")
+    order = np.argsort(snr, kind="stable")
+    drawn = np.random.Generator(np.random.Philox(key=len(corpus))).permutation(len(corpus))
+    kinds: list[tuple[str, np.ndarray, Callable[[int], str]]] = [
+        ("lowest SNR", order, lambda row: f"SNR {snr[row]:.0f} dB"),
+        ("highest SNR", order[::-1], lambda row: f"SNR {snr[row]:.0f} dB"),
+        ("by chance", drawn, lambda row: f"SNR {snr[row]:.0f} dB, {corpus.durations_s[row]:.1f} s"),
+    ]
+    seen: set[int] = set()
+    blocks = []
+    for name, rows, note in kinds:
+        shown: list[ShownClip] = []
+        for row in map(int, rows):
+            if row in seen:
+                continue
+            seen.add(row)
+            shown.append(_shown(corpus, row, note(row)))
+            if len(shown) == _CLIPS:
+                break
+        if shown:
+            blocks.append(page.clips(shown, Markup(f"<b>{name}</b>")))
+    return blocks
+
+
+def _shown(corpus: Corpus, row: int, note: str) -> ShownClip:
+    """A clip with its player; a long one from its beginning, a damaged one without."""
+    said = Markup.escape(corpus.text(row) or "(no transcript)")
+    texts = [(corpus.language(row), said), ("measured", Markup.escape(note))]
+    try:
+        wave_S = corpus.wave(row)[: int(_HEARD_S * SAMPLE_RATE)]
+    except AudioError as error:
+        return ShownClip(corpus.id(row), [*texts, ("damaged", Markup.escape(str(error)))])
+    return ShownClip(corpus.id(row), texts, make_player(corpus.id(row), wave_S))
