@@ -16,6 +16,7 @@ from lalia.models.contrastive import ContrastiveHead
 from lalia.models.encoder import Encoder, valid_frames
 from lalia.models.masks import span_mask
 from lalia.training import LightningModule
+from lalia.training.ranks import total
 from lalia.training.runs import adamw, parameter_groups
 from lalia.training.seeds import generator, reseed
 from pretrain.config import PretrainSettings
@@ -78,7 +79,7 @@ class PretrainTask(LightningModule):
         """the guard raises it where codes die"""
         self.pulse: Pulse | None = None
         """of the last training micro-batch"""
-        self._usage: list[tuple[Tensor, int]] = []
+        self._seen: list[tuple[Tensor, Tensor]] = []
 
     def forward(self, batch: Batch, random: torch.Generator, gumbel: float | None) -> Pass:
         """One forward pass. ``gumbel`` is the temperature of the codes' noise; None = no noise, and distinct distractors."""
@@ -154,16 +155,23 @@ class PretrainTask(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         seen = self(batch, generator(self.settings.seed, "valid", batch.number), None)
-        count = int(seen.hidden.count)
-        self.log("valid/info_nce", seen.hidden.loss / count, batch_size=count)
-        self.log("valid/accuracy", seen.hidden.correct / count, batch_size=count)
-        self._usage.append((seen.codes.usage_GV.detach().float().cpu(), count))
+        hidden = seen.hidden
+        sums = torch.stack([hidden.loss.double(), hidden.correct.double(), hidden.count.double()])
+        self._seen.append((sums, seen.codes.usage_GV.double() * hidden.count))
 
     def on_validation_epoch_end(self) -> None:
-        # Over all held-out audio: the perplexity of one batch is bounded by how little one batch holds.
-        usage_GV = sum(usage * count for usage, count in self._usage) / sum(count for _, count in self._usage)
-        self._usage.clear()
-        self.log("valid/code_perplexity", perplexity(usage_GV).sum())  # type: ignore[arg-type]
+        # Over all held-out audio of all ranks: the perplexity of one batch is bounded by how little one batch holds.
+        sums, usages = zip(*self._seen, strict=True)
+        self._seen.clear()
+        loss, correct, count = total(torch.stack(sums).sum(0))
+        usage_GV = total(torch.stack(usages).sum(0)) / count
+        self.log_dict(
+            {
+                "valid/info_nce": (loss / count).float(),
+                "valid/accuracy": (correct / count).float(),
+                "valid/code_perplexity": perplexity(usage_GV.float()).sum(),
+            }
+        )
 
     def configure_optimizers(self) -> Any:
         return adamw(parameter_groups(self, self.settings.optim.lr), self.settings.optim, self.settings.schedule)
