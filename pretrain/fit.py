@@ -21,13 +21,13 @@ from lalia.models.contrastive import ContrastiveHead
 from lalia.models.encoder import Encoder
 from lalia.models.shape import EncoderShape
 from lalia.models.store import load_quantizer
+from lalia.training.ranks import leads, rank, shared
 from lalia.training.recording import read_metrics
 from lalia.training.runs import FINISHED, Run, finished, first_step, fit, newest_checkpoint, settle
 from lalia.training.seeds import generator
 from lalia.units import to_samples
 from pretrain.config import PretrainSettings
 from pretrain.guard import Guard
-from pretrain.plan import check_room
 from pretrain.task import PretrainTask
 
 SHOW = ("train/loss", "train/accuracy", "train/code_perplexity", "valid/accuracy", "valid/code_perplexity")
@@ -50,8 +50,6 @@ def pretrain(settings: PretrainSettings, folder: Path) -> None:
     ranks = settings.hardware.ranks
     accumulation = settings.batch.accumulation(ranks)
 
-    if not newest_checkpoint(folder):
-        check_room(settings)
     torch.manual_seed(settings.seed)
     task = PretrainTask(settings)
     if start is not None:
@@ -61,24 +59,39 @@ def pretrain(settings: PretrainSettings, folder: Path) -> None:
     settle(settings, folder, lambda: _micro_step(task, mixture, plan), accumulation)
     task.zero_grad(set_to_none=True)
 
+    leader = leads(settings.hardware)
     step = first_step(folder)
     hours = mixture.durations_s[rows].sum() / 3600
     chance = 1 / (settings.objective.distractors + 1)
     codes = settings.quantizer.codebooks * settings.quantizer.entries
-    print(
+    said = (
         f"pretraining on {hours:.2f} hours in {len(rows)} clips, {settings.schedule.steps} steps of "
         f"{accumulation * ranks * settings.batch.micro_s:.0f} s; chance is {chance:.4f}, codes {codes}"
-        + (f"; going on from step {step}" if step else ""),
-        file=sys.stderr,
+        + (f"; going on from step {step}" if step else "")
     )
+    if leader:
+        print(said, file=sys.stderr)
     run = Run(
         folder, settings.hardware, settings.log, settings.schedule, accumulation,
         accumulation * ranks * settings.batch.micro_s, "pretrain", SHOW, clip=settings.optim.clip,
     )  # fmt: skip
-    train = make_loader(mixture, plan, start=step * accumulation * ranks, ranks=ranks, rank=0, workers=data.workers)
-    fit(task, run, train, make_eval_loader(mixture, held_out, settings.batch.micro_s, workers=0),
+    train = make_loader(
+        mixture,
+        plan,
+        start=step * accumulation * ranks,
+        ranks=ranks,
+        rank=rank(settings.hardware),
+        workers=data.workers,
+    )
+    valid = shared(
+        lambda ranks, rank: make_eval_loader(mixture, held_out, settings.batch.micro_s, ranks=ranks, rank=rank),
+        settings.hardware,
+    )
+    fit(task, run, train, valid,
         [Guard(settings.guard, folder)] if settings.guard.enabled else [])  # fmt: skip
 
+    if not leader:
+        return
     last = {k: v for line in read_metrics(folder) for k, v in line.items() if k.startswith("valid/")}
     facts = {
         "accuracy": last["valid/accuracy"], "chance": chance,
