@@ -24,7 +24,7 @@ COLOURS = {"pretrained": "s1", "random": "s2"}
 
 
 def pretraining(demo: Demo, figures: Figures, corpus: Corpus) -> page.Section:
-    wanted = ("Loss", "Contrastive accuracy", "Codebook use")
+    wanted = ("Contrastive loss", "Contrastive accuracy", "Codebook use")
     charts = [chart for chart in curves(figures.pretrain.metrics, figures.pretrain.config) if chart.title in wanted]
     if (profile := _profile(demo, figures, corpus)) is not None:
         charts.append(profile)

@@ -104,8 +104,8 @@ def test_a_chart_reaches_to_its_levels() -> None:
     assert "all codes" in with_level.svg and ">200<" in with_level.svg
 
 
-def test_moving_average_is_the_mean_of_what_was_before() -> None:
-    assert moving_average([2.0, 4.0, 6.0, 8.0], 2).tolist() == [2.0, 3.0, 5.0, 7.0]
+def test_moving_average_is_the_mean_of_what_stands_around() -> None:
+    assert moving_average([2.0, 4.0, 6.0, 8.0], 3).tolist() == [3.0, 4.0, 6.0, 7.0]
 
 
 def test_players_play_the_clip() -> None:

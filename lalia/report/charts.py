@@ -199,11 +199,11 @@ def profile_chart(
 
 
 def moving_average(values: Sequence[float], span: int) -> np.ndarray:
-    """Each value averaged with up to ``span`` before it, the first ones with what there is."""
+    """Each value averaged with those up to ``span // 2`` before and behind it; at the ends with as many as there are."""
     array = np.asarray(values, np.float64)
     sums = np.concatenate([[0.0], np.cumsum(array)])
-    ends = np.arange(1, len(array) + 1)
-    starts = np.maximum(0, ends - span)
+    places, reach = np.arange(len(array)), span // 2
+    starts, ends = np.maximum(0, places - reach), np.minimum(len(array), places + reach + 1)
     return (sums[ends] - sums[starts]) / (ends - starts)
 
 

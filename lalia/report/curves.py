@@ -29,8 +29,12 @@ def curves(metrics: Metrics, config: dict[str, Any]) -> list[Chart]:
     """Every chart that ``metrics`` have numbers for, the ones that matter first."""
     chance = [Level(chance_of(config), f"chance {chance_of(config):.4f}")] if "objective" in config else []
     codes = codes_of(config) if "quantizer" in config else 0
+    learned = "quantizer" in config and config["quantizer"].get("kind") != "kmeans"
     charts = [
-        _chart(metrics, "Loss", {"train/loss": "training", "valid/loss": "held out", "valid/info_nce": "held out (contrast)"}),
+        _chart(
+            metrics, "Contrastive loss", {"train/info_nce": "training", "valid/info_nce": "held out"},
+            caption="Of telling each hidden frame from its distractors (InfoNCE), in nats.",
+        ),
         _chart(
             metrics, "Contrastive accuracy", {"train/accuracy": "training", "valid/accuracy": "held out"}, chance,
             "How often the hidden frame is told from its distractors.", share, from_zero=True,
@@ -49,11 +53,14 @@ def curves(metrics: Metrics, config: dict[str, Any]) -> list[Chart]:
             metrics, "Blanks", {"train/blank": "share of frames"}, y_label=share,
             caption="CTC first learns to say nothing, then letters: the share falls when it begins to read.",
         ),
-        _chart(metrics, "Diversity penalty", {"train/diversity": "penalty"}, caption="0: every code is used alike."),
+        _chart(
+            metrics, "Loss", {"train/loss": "training", "valid/loss": "held out"},
+            caption="All that training minimises, weighted and added up." if "objective" in config else "",
+        ),
+        *(_learned_codes(metrics) if learned else []),
         *_others(metrics),
         speed(metrics, config),
         _chart(metrics, "Learning rate", {"train/lr": "rate"}, y_label=small, from_zero=True, rough=False),
-        _chart(metrics, "Gumbel temperature", {"train/gumbel": "temperature"}, from_zero=True, rough=False),
     ]  # fmt: skip
     return [chart for chart in charts if chart is not None]
 
@@ -115,6 +122,17 @@ def _chart(
     if not lines:
         return None
     return line_chart(title, lines, levels, caption, y_label, from_zero=from_zero)
+
+
+def _learned_codes(metrics: Metrics) -> list[Chart | None]:
+    """What matters where the quantizer learns its codes; k-means codes are what they are."""
+    penalty = _chart(
+        metrics, "Diversity penalty", {"train/diversity": "penalty"}, caption="0: every code is used alike."
+    )
+    return [
+        penalty,
+        _chart(metrics, "Gumbel temperature", {"train/gumbel": "temperature"}, from_zero=True, rough=False),
+    ]
 
 
 def _others(metrics: Metrics) -> Iterator[Chart | None]:
