@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -113,7 +114,11 @@ class Checkpoints(Callback):
         if self.monitor is not None:
             metric, mode = self.monitor
             value = float(trainer.callback_metrics[metric])
-            if self.best is None or (value < self.best if mode == "min" else value > self.best):
+            if (
+                self.best is None
+                or math.isnan(self.best)
+                or (value < self.best if mode == "min" else value > self.best)
+            ):
                 self.best = value
                 trainer.save_checkpoint(self.folder / BEST, weights_only=True)
         self._behind(trainer, step)
@@ -157,7 +162,8 @@ def prune(folder: Path) -> None:
 
 def steps_in(folder: Path) -> list[Path]:
     """The step checkpoints in ``folder``, newest first."""
-    return sorted(folder.glob("step*.ckpt"), key=lambda path: int(path.stem[4:]), reverse=True)
+    found = [path for path in folder.glob("step*.ckpt") if path.stem[4:].isdigit()]
+    return sorted(found, key=lambda path: int(path.stem[4:]), reverse=True)
 
 
 def newest_checkpoint(run: Path) -> tuple[Path, dict[str, Any]] | None:

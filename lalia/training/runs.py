@@ -230,7 +230,7 @@ def _quiet() -> None:
     """Lightning's and fairseq2's chatter, none of which a user can act on."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    for text in (".*does not have many workers.*", ".*treespec.*", ".*weight_norm.*", ".*Checkpoint directory.*",
+    for text in (".*does not have many workers.*", ".*treespec.*", ".*weight_norm.*", ".*callbacks used to create.*",
                  ".*not resumable.*", ".*lr_scheduler.step.*", ".*self.trainer.*log.*"):  # fmt: skip
         warnings.filterwarnings("ignore", message=text)
 

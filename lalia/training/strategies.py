@@ -165,6 +165,8 @@ class DeepSpeedZero(DeepSpeedStrategy):
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         whole = checkpoint["optimizer_states"][0]
         steps = [float(state["step"]) for state in whole["state"].values()]
+        for group, kept in zip(self._zero.optimizer.param_groups, whole["param_groups"], strict=True):
+            group.update({key: value for key, value in kept.items() if key != "params"})
         self._make_states(max(steps, default=0.0))
         for number, parameter in enumerate(p for group in self._groups for p in group):
             state = whole["state"].get(number)
@@ -200,7 +202,7 @@ class DeepSpeedZero(DeepSpeedStrategy):
                 if isinstance(value, (int, float, bool, str, tuple, type(None)))
             }
             | {"params": [next(numbers) for _ in parameters]}
-            for group, parameters in zip(inner.param_groups, self._groups, strict=False)
+            for group, parameters in zip(inner.param_groups, self._groups, strict=True)
         ]
         return {"state": states, "param_groups": groups}
 
