@@ -31,11 +31,15 @@ class Inert:
         pass
 
     def __setstate__(self, state: Any) -> None:
-        if isinstance(state, tuple):  # (fields, slots)
-            for part in state:
+        parts = state if isinstance(state, tuple) and len(state) == 2 else (state,)  # (fields, slots) or fields
+        if all(part is None or isinstance(part, dict) for part in parts):
+            for part in parts:
                 self.__dict__.update(part or {})
         else:
-            self.__dict__.update(state if isinstance(state, dict) else {"state": state})
+            self.__dict__["state"] = state
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.__dict__.setdefault("items", {})[key] = value
 
 
 def read_torch(path: Path) -> Any:
@@ -55,10 +59,13 @@ def read_torch(path: Path) -> Any:
                 return torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             named = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
-            if named is None or named[1] in stand_ins or len(stand_ins) >= _STAND_INS_AT_MOST:
-                reason = str(error).split("\n")[1 if "\n" in str(error) else 0].strip()[:160]
+            # torch leaves the module of built-in names out when it complains of them.
+            name = "" if named is None else named[1] if "." in named[1] else f"builtins.{named[1]}"
+            if not name or name in stand_ins or len(stand_ins) >= _STAND_INS_AT_MOST:
+                found = re.search(r"WeightsUnpickler error:\s*(.+)", str(error))
+                reason = (found[1] if found else str(error).splitlines()[0])[:160]
                 raise UserError(f"{path}: cannot be read as weights ({reason}); is it a checkpoint?") from error
-            stand_ins[named[1]] = type("Inert", (Inert,), {})
+            stand_ins[name] = type("Inert", (Inert,), {})
         except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, TypeError) as error:
             reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
             raise UserError(f"{path}: cannot be read as a torch file ({reason}); copy it again") from error
