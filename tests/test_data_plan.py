@@ -90,6 +90,16 @@ def test_groups_come_by_the_power_of_their_hours(alpha: float) -> None:
     np.testing.assert_allclose(drawn / drawn.sum(), wanted / wanted.sum(), rtol=0.05)
 
 
+@pytest.mark.parametrize("micro_batch_s", [20, 25, 45, 200])
+def test_no_micro_batch_is_empty(micro_batch_s: float) -> None:
+    for seed in range(5):
+        groups = _groups(60, (0.8, 0.15, 0.05), seed)
+        plan = _plan(durations_s=_durations(60, seed), groups=groups, alpha=0.3, seed=seed, micro_batch_s=micro_batch_s)
+        for number in range(200):
+            micro_batch = plan.micro_batch(number)
+            assert len(micro_batch.rows) and micro_batch.padded_s <= micro_batch_s
+
+
 def test_ranks_never_overlap_and_another_world_size_goes_on_with_the_same_plan() -> None:
     """12 micro-batches a step: 4 ranks × 3 accumulations, then resumed on 2 ranks × 6."""
     plan = _plan()

@@ -158,6 +158,8 @@ class Index:
             cells = np.flatnonzero(count_G)
             clocks = Clocks(count_G[cells] * rate_G[cells], phase_of(1 + number, cells))
             draws = max(1.0, float(count_G @ rate_G))
+            if sizes[number] == 1:
+                draws = round(draws)  # so that each of its micro-batches, which hold one clip at most, holds one
             buckets.append(
                 Bucket(
                     first=int(offset_G[0]),
