@@ -24,7 +24,7 @@ from distill.measure import (
     sample,
     waves,
     with_threads,
-)  # fmt: skip
+)
 from distill.quantize import groups, kind_of, quantize
 from distill.sensitivity import by_kind, harms
 from lalia.cards import read_card, write_card, write_json

@@ -23,6 +23,7 @@ from lalia.data.plan import BatchPlan
 from lalia.models.recogniser import Recogniser
 from lalia.models.store import count_parameters
 from lalia.models.transcription import transcribe_rows
+from lalia.training.ranks import leads, rank, shared
 from lalia.training.runs import FINISHED, Run, best_weights, finished, first_step, fit, settle
 from lalia.training.seeds import generator
 
@@ -61,15 +62,17 @@ def distill(settings: DistillSettings, folder: Path) -> None:
     settle(settings, folder, lambda: _micro_step(task, clips, plan, encode), accumulation)
     task.zero_grad(set_to_none=True)
 
+    leader = leads(settings.hardware)
     step = first_step(folder)
     audio_s = accumulation * ranks * settings.batch.micro_s
-    print(
+    said = (
         f"distilling {count_parameters(teacher) / 1e6:.2f} M parameters into {count_parameters(student) / 1e6:.2f} M on "
         f"{mixture.durations_s[rows].sum() / 60:.1f} minutes in {len(rows)} clips, {len(labelled)} of them with labels "
         f"({mixture.durations_s[labelled].sum() / 60:.1f} minutes), {settings.schedule.steps} steps of {audio_s:.0f} s"
-        + (f"; going on from step {step}" if step else ""),
-        file=sys.stderr,
+        + (f"; going on from step {step}" if step else "")
     )
+    if leader:
+        print(said, file=sys.stderr)
     run = Run(
         folder, settings.hardware, settings.log, settings.schedule, accumulation, audio_s,
         "distill", SHOW, monitor=("valid/cer", "min"), clip=settings.optim.clip,
@@ -78,16 +81,16 @@ def distill(settings: DistillSettings, folder: Path) -> None:
     speed = replace(settings.augment, reverb=0.0, noise=0.0, telephone=0.0)
     augment = Augment(speed) if speed.any else None
     train = make_loader(
-        clips,
-        plan,
-        start=step * accumulation * ranks,
-        ranks=ranks,
-        workers=data.workers,
-        labels=encode,
-        augment=augment,
+        clips, plan, start=step * accumulation * ranks, ranks=ranks, rank=rank(settings.hardware), workers=data.workers,
+        labels=encode, augment=augment,
+    )  # fmt: skip
+    valid = shared(
+        lambda ranks, rank: make_eval_loader(mixture, held_out, settings.batch.micro_s, encode, ranks=ranks, rank=rank),
+        settings.hardware,
     )
-    fit(task, run, train, make_eval_loader(mixture, held_out, settings.batch.micro_s, encode), [])
-    _finish(settings, folder, task, mixture, test, labelled, rows)
+    fit(task, run, train, valid, [])
+    if leader:
+        _finish(settings, folder, task, mixture, test, labelled, rows)
 
 
 def choose_labels(
@@ -150,5 +153,5 @@ def _micro_step(task: DistillTask, clips: Any, plan: BatchPlan, encode: Callable
     """One forward and backward as training does it; parameters stay as they are."""
     batch = next(iter(make_loader(clips, plan, start=0, workers=0, labels=encode)))
     with torch.autocast("cpu", torch.bfloat16, enabled=task.settings.hardware.precision == "bf16"):
-        loss = task.total(task.losses(batch, generator(task.settings.seed, "timing")))
+        loss = task.weighted(task.losses(batch, generator(task.settings.seed, "timing")))
     loss.backward()

@@ -12,27 +12,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lalia.models.ctc import CtcSum, ctc
-
-__all__ = [
-    "CtcSum",
-    "HiddenSum",
-    "PseudoLabels",
-    "Sum",
-    "ctc",
-    "hidden_distance",
-    "posterior_divergence",
-    "pseudo_labels",
-]
+from lalia.models.ctc import ctc
 
 
 @dataclass
 class Sum:
-    """A loss summed over frames."""
+    """A loss summed over frames or tokens."""
 
     loss: Tensor
     count: Tensor
-    """frames, each with its weight"""
+    """frames, each with its weight, or tokens"""
 
 
 @dataclass
@@ -57,6 +46,15 @@ class PseudoLabels:
     """tokens of each clip; 0 where the teacher was not sure enough or heard nothing"""
     confidence_B: Tensor
     """geometric mean of the letters' probabilities; 0 where nothing was heard"""
+
+
+def labelled_ctc(logits_BTV: Tensor, frames_B: Tensor, labels_BU: Tensor, label_lengths_B: Tensor) -> Sum:
+    """CTC of the clips that have a label, with the number of its tokens; to CTC itself an empty label means silence."""
+    kept = label_lengths_B > 0
+    if not bool(kept.any()):
+        return Sum(logits_BTV.new_zeros((), dtype=torch.float32), label_lengths_B.sum())
+    found = ctc(logits_BTV[kept], frames_B[kept], labels_BU[kept], label_lengths_B[kept])
+    return Sum(found.loss, found.count)
 
 
 def posterior_divergence(

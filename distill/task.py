@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.config import DistillSettings
-from distill.loss import ctc, hidden_distance, posterior_divergence, pseudo_labels
+from distill.loss import hidden_distance, labelled_ctc, posterior_divergence, pseudo_labels
 from distill.student import choose_blocks, kept_channels, make_projections
 from lalia.data.augment import Augment
 from lalia.data.batch import Batch
@@ -23,6 +23,7 @@ from lalia.models.masks import span_mask
 from lalia.models.recogniser import Recogniser
 from lalia.scoring.rates import ErrorCounts, character_errors, word_errors
 from lalia.training import LightningModule
+from lalia.training.ranks import over_ranks, total
 from lalia.training.runs import adamw, parameter_groups
 from lalia.training.seeds import generator, mix, reseed
 
@@ -60,6 +61,7 @@ class DistillTask(LightningModule):
         disturbance = replace(settings.augment, speed=0.0)
         self.augment = Augment(disturbance) if disturbance.any else None
         self._errors = (ErrorCounts(), ErrorCounts())
+        self._divergences: list[Tensor] = []
 
     @property
     def teacher(self) -> Recogniser:
@@ -114,17 +116,17 @@ class DistillTask(LightningModule):
 
         assert batch.labels_BU is not None and batch.label_lengths_B is not None
         labelled_B = batch.label_lengths_B > 0
-        known = ctc(heard.logits_BTV, heard.frames_B, batch.labels_BU, batch.label_lengths_B)
+        known = labelled_ctc(heard.logits_BTV, heard.frames_B, batch.labels_BU, batch.label_lengths_B)
         found["labels"] = known.loss / known.count.clamp(min=1)
         guess = pseudo_labels(taught.logits_BTV, heard.frames_B, settings.confidence)
         lengths_B = guess.lengths_B.masked_fill(labelled_B, 0)
-        guessed = ctc(heard.logits_BTV, heard.frames_B, guess.labels_BU, lengths_B)
+        guessed = labelled_ctc(heard.logits_BTV, heard.frames_B, guess.labels_BU, lengths_B)
         found["pseudo"] = guessed.loss / guessed.count.clamp(min=1)
         found["labelled"] = labelled_B.float().mean()
         found["pseudo_labelled"] = (lengths_B > 0).float().mean()
         return found
 
-    def total(self, found: dict[str, Tensor]) -> Tensor:
+    def weighted(self, found: dict[str, Tensor]) -> Tensor:
         """The weighted sum of the losses."""
         weights = self.settings.loss
         return (
@@ -136,7 +138,7 @@ class DistillTask(LightningModule):
         seed = self.settings.seed
         reseed(seed, "dropout", batch.number)
         found = self.losses(batch, generator(seed, "masks", batch.number))
-        loss = self.total(found)
+        loss = self.weighted(found)
         self.log_dict(
             {
                 "train/loss": loss.detach(),
@@ -151,7 +153,7 @@ class DistillTask(LightningModule):
         said = _said(self.student, batch, None, None)
         valid_BT = valid_frames(said.frames_B, said.logits_BTV.shape[1])
         apart = posterior_divergence(said.logits_BTV, self.taught(batch).logits_BTV, valid_BT, 1.0, 1.0)
-        self.log("valid/divergence", apart.loss / apart.count.clamp(min=1), batch_size=int(apart.count))
+        self._divergences.append(torch.stack([apart.loss.double(), apart.count.double()]))
         log_probs_BTV = said.logits_BTV.float().log_softmax(-1).cpu().numpy()
         for row, log_probs_TV, frames in zip(batch.rows_B.tolist(), log_probs_BTV, said.frames_B.tolist(), strict=True):
             found = transcript(best_path(log_probs_TV[:frames]), self.student.tokens)
@@ -160,9 +162,17 @@ class DistillTask(LightningModule):
             self._errors = (characters + character_errors(reference, found), words + word_errors(reference, found))
 
     def on_validation_epoch_end(self) -> None:
-        characters, words = self._errors
+        characters, words = (over_ranks(errors, self.device) for errors in self._errors)
+        apart, frames = total(torch.stack(self._divergences).sum(0))
         self._errors = (ErrorCounts(), ErrorCounts())
-        self.log_dict({"valid/cer": characters.rate, "valid/wer": words.rate})
+        self._divergences.clear()
+        self.log_dict(
+            {
+                "valid/cer": characters.rate,
+                "valid/wer": words.rate,
+                "valid/divergence": (apart / frames.clamp(min=1)).float(),
+            }
+        )
 
     def configure_optimizers(self) -> Any:
         learners = nn.ModuleList([self.student, self.projections])
