@@ -28,6 +28,7 @@ from lalia.training.seeds import generator
 from lalia.units import to_samples
 from pretrain.config import PretrainSettings
 from pretrain.guard import Guard
+from pretrain.plan import check_room
 from pretrain.task import PretrainTask
 
 SHOW = ("train/loss", "train/accuracy", "train/code_perplexity", "valid/accuracy", "valid/code_perplexity")
@@ -50,6 +51,8 @@ def pretrain(settings: PretrainSettings, folder: Path) -> None:
     ranks = settings.hardware.ranks
     accumulation = settings.batch.accumulation(ranks)
 
+    if not newest_checkpoint(folder):
+        check_room(settings)
     torch.manual_seed(settings.seed)
     task = PretrainTask(settings)
     if start is not None:
