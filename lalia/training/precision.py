@@ -77,7 +77,7 @@ class ShardedPrecision(DeepSpeedPrecision):
             optimizer.check_grad_overflow = True
             optimizer.dynamic_loss_scale = True
             optimizer.loss_scaler = DynamicLossScaler(
-                init_scale=FIRST_SCALE, scale_factor=2.0, scale_window=PATIENCE, min_scale=1.0, delayed_shift=1,
+                init_scale=FIRST_SCALE, scale_window=PATIENCE, min_scale=1.0, delayed_shift=1,
                 consecutive_hysteresis=False, raise_error_at_min_scale=False, dtype=torch.float16,
             )  # fmt: skip
 
