@@ -25,7 +25,15 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loud_is_voice: None)
     monkeypatch.setattr(parts, "SHARD_ROWS", 3)
     clips = []
     for number, (language, split) in enumerate(
-        [("spa", "train"), ("ita", "train"), ("ita", "test"), ("ita", "train"), ("spa", "dev"), ("ita", "dev"), ("spa", "train")]
+        [
+            ("spa", "train"),
+            ("ita", "train"),
+            ("ita", "test"),
+            ("ita", "train"),
+            ("spa", "dev"),
+            ("ita", "dev"),
+            ("spa", "train"),
+        ]
     ):
         path = save(tmp_path / f"{number}.wav", voiced(number, 0.4 + number / 10))
         clips.append(Clip(f"c{number}", str(path), language, f"testo {number}" if number % 2 else "", "s", split))

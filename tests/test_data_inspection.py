@@ -20,7 +20,8 @@ __all__ = ["loud_is_voice"]
 @pytest.fixture
 def corpus(tmp_path: Path, loud_is_voice: None) -> Path:
     clips = [
-        Clip(f"c{n}", str(save(tmp_path / f"{n}.wav", voiced(n, 0.5))), "ita", "<b>ciao</b>", split="train") for n in range(6)
+        Clip(f"c{n}", str(save(tmp_path / f"{n}.wav", voiced(n, 0.5))), "ita", "<b>ciao</b>", split="train")
+        for n in range(6)
     ]
     recipe = run.Recipe("prompts", {}, None, "near")
     listing = Listing("prompts", clips, dropped=[Dropped("x", "silent")])
@@ -65,7 +66,11 @@ def test_a_lineage(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_a_run(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "run" / "encoder").mkdir(parents=True)
     write_card(tmp_path / "run" / "encoder", "encoder", [read_card(corpus)], parameters=2_000_000)
-    lines = [json.dumps({"step": 1, "loss": 5.0}), json.dumps({"step": 2, "loss": 4.5, "accuracy": 0.1}), '{"step": 3, "lo']
+    lines = [
+        json.dumps({"step": 1, "loss": 5.0}),
+        json.dumps({"step": 2, "loss": 4.5, "accuracy": 0.1}),
+        '{"step": 3, "lo',
+    ]
     (tmp_path / "run" / "metrics.jsonl").write_text("\n".join(lines))
     assert main(["inspect", str(tmp_path / "run")]) == 0
     shown = capsys.readouterr().out

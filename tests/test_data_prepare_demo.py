@@ -44,7 +44,9 @@ def tar_bytes(files: dict[str, bytes], mode: str) -> bytes:
 
 
 def recordings(code: str) -> dict[str, bytes]:
-    names = [line.partition(":")[0] for line in PROMPTS.get(code, PROMPTS["en"]).splitlines() if not line.startswith(";")]
+    names = [
+        line.partition(":")[0] for line in PROMPTS.get(code, PROMPTS["en"]).splitlines() if not line.startswith(";")
+    ]
     draw = np.random.default_rng(sum(code.encode()))
     return {f"{name}.g722": draw.integers(0, 256, 6000, np.uint8).tobytes() for name in names}
 
@@ -54,14 +56,19 @@ def make_debs(folder: Path) -> None:
         entries = {"debian-binary": b"2.0\n", "control.tar.xz": b"x", "data.tar.xz": tar_bytes(files, "w:xz")}
         packed = b"!<arch>\n"
         for entry, data in entries.items():
-            packed += f"{entry:16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(data):<10}`\n".encode() + data + b"\n" * (len(data) % 2)
+            packed += (
+                f"{entry:16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(data):<10}`\n".encode() + data + b"\n" * (len(data) % 2)
+            )
         (folder / name).write_bytes(packed)
 
     folder.mkdir(parents=True, exist_ok=True)
     for code in asterisk.LANGUAGES:
         text = gzip.compress(PROMPTS.get(code, PROMPTS["en"]).encode())
         doc = f"./usr/share/doc/asterisk-core-sounds-{code}"
-        deb(f"asterisk-core-sounds-{code}_9-1_all.deb", {f"{doc}/core-sounds-{code}.txt.gz": text, f"{doc}/copyright": b"CC"})
+        deb(
+            f"asterisk-core-sounds-{code}_9-1_all.deb",
+            {f"{doc}/core-sounds-{code}.txt.gz": text, f"{doc}/copyright": b"CC"},
+        )
         sounds = {f"./usr/share/asterisk/sounds/{code}_XX/{n}": data for n, data in recordings(code).items()}
         deb(f"asterisk-core-sounds-{code}-g722_9-1_all.deb", sounds)
 
@@ -69,7 +76,10 @@ def make_debs(folder: Path) -> None:
 def make_tars(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for code in asterisk.LANGUAGES:
-        files = {f"core-sounds-{code}.txt": PROMPTS.get(code, PROMPTS["en"]).encode(), f"LICENSE-asterisk-core-{code}": b"CC"}
+        files = {
+            f"core-sounds-{code}.txt": PROMPTS.get(code, PROMPTS["en"]).encode(),
+            f"LICENSE-asterisk-core-{code}": b"CC",
+        }
         path = folder / f"asterisk-core-sounds-{code}-g722-1.6.1.tar.gz"
         path.write_bytes(tar_bytes({**files, **recordings(code)}, "w:gz"))
         path.with_name(path.name + ".sha1").write_text(f"{hashlib.sha1(path.read_bytes()).hexdigest()}  {path.name}\n")
@@ -148,9 +158,7 @@ def test_an_archive_cannot_write_outside(tmp_path: Path) -> None:
         list_demo(tmp_path / "work", tmp_path / "tars", lambda words: None)
 
 
-def test_nothing_reachable_says_how_to_go_on(
-    tmp_path: Path, served: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_nothing_reachable_says_how_to_go_on(tmp_path: Path, served: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["prepare", "demo", "--out", str(tmp_path / "c"), "--workers", "1"]) == 2
     message = capsys.readouterr().err.splitlines()[-1]
     assert "cannot be fetched" in message
@@ -201,7 +209,9 @@ def test_no_sentence_is_in_two_splits_and_the_splits_stay_as_they_are() -> None:
     ]
     clips = [*clips, *(Clip(f"ita/raw{n}", "", "ita", duration_s=2.0) for n in range(20))]
     held = hold_out([clip for clip in clips if clip.language == "ita"], 60.0, 30.0)
-    seconds = {split: sum(clip.duration_s for clip in held if clip.split == split) for split in ("test", "dev", "train")}
+    seconds = {
+        split: sum(clip.duration_s for clip in held if clip.split == split) for split in ("test", "dev", "train")
+    }
     assert seconds == {"test": 60.0, "dev": 28.0, "train": 752.0} or seconds["test"] == 60.0
     keys = {split: {sentence_key(c.text) for c in held if c.split == split} for split in seconds}
     assert not (keys["test"] & keys["train"] or keys["dev"] & keys["train"] or keys["test"] & keys["dev"])

@@ -51,7 +51,13 @@ def test_manifests(form: str, tmp_path: Path) -> None:
     for name in ("a.wav", "b.wav"):
         (tmp_path / name).touch()
     rows = [
-        {"path": "a.wav", "sentence": 'he said "no", twice', "locale": "it-IT", "client_id": "x", "split": "validation"},
+        {
+            "path": "a.wav",
+            "sentence": 'he said "no", twice',
+            "locale": "it-IT",
+            "client_id": "x",
+            "split": "validation",
+        },
         {"path": "b.wav", "sentence": "", "locale": "it", "client_id": "", "split": "test"},
         {"path": "b.wav", "sentence": "again", "locale": "it", "client_id": "", "split": "unheard of"},
     ]
@@ -71,14 +77,18 @@ def test_manifests(form: str, tmp_path: Path) -> None:
 
 def test_manifest_with_offsets_names_parts_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "talk.wav").touch()
-    (tmp_path / "m.jsonl").write_text('{"audio_filepath": "talk.wav", "offset": 1.5, "duration": 2.0, "text": "ciao"}\n')
+    (tmp_path / "m.jsonl").write_text(
+        '{"audio_filepath": "talk.wav", "offset": 1.5, "duration": 2.0, "text": "ciao"}\n'
+    )
     (clip,) = listing(tmp_path / "m.jsonl", tmp_path, language="ita").clips
     assert (clip.start_s, clip.end_s, clip.id) == (1.5, 3.5, "talk.wav#1.50-3.50")
 
 
 def test_manifest_errors_say_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "a.tsv").write_text("name\twords\nx.wav\tciao\n")
-    with pytest.raises(UserError, match=r"no column for audio \(it has name, words\); name it, as in --columns audio=name"):
+    with pytest.raises(
+        UserError, match=r"no column for audio \(it has name, words\); name it, as in --columns audio=name"
+    ):
         listing(tmp_path / "a.tsv", tmp_path)
     with pytest.raises(UserError, match=r"none of the first 1 files it names exists .* say --root FOLDER"):
         listing(tmp_path / "a.tsv", tmp_path, columns={"audio": "name"})
@@ -227,7 +237,9 @@ def test_hub_streams_local_folders_in_the_same_layouts(tmp_path: Path) -> None:
 
 def test_splits_keep_speakers_and_sentences_apart_where_that_is_possible() -> None:
     def clips(speakers: int, sentences: int) -> list[Clip]:
-        return [Clip(str(n), "", "ita", f"text {n % sentences}", f"s{n % speakers}" if speakers else "") for n in range(600)]
+        return [
+            Clip(str(n), "", "ita", f"text {n % sentences}", f"s{n % speakers}" if speakers else "") for n in range(600)
+        ]
 
     for made, way, kept in (
         (clips(60, 60), "by speaker and sentence", (True, True)),

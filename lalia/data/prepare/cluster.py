@@ -72,6 +72,9 @@ def _connected(address: str) -> Any:
         raise UserError("--engine ray needs ray; pip install 'lalia[train,cluster]'") from error
     try:
         ray.init(address=address or None, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise UserError(f"--address {address}: no Ray cluster answers there ({str(error).splitlines()[0]})") from error
+    except Exception as error:  # Ray raises whatever its parts do, plain Exception among it.
+        where = (
+            f"--address {address}: no Ray cluster answers there" if address else "--engine ray: Ray does not start here"
+        )
+        raise UserError(f"{where} ({str(error).splitlines()[0]})") from error
     return ray

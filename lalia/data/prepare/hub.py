@@ -122,7 +122,7 @@ def _stored_audio() -> Any:
     """The audio column as it is stored: bytes, a path, or both; the library's own wants a decoder only to pass it on."""
     from datasets import Audio
 
-    class Stored(Audio):  # type: ignore[misc]
+    class Stored(Audio):
         def encode_example(self, value: Any) -> dict[str, Any]:
             if isinstance(value, dict):
                 return {"bytes": value.get("bytes"), "path": value.get("path")}

@@ -6,13 +6,12 @@ killed preparation loses the shard each worker was at; and the bytes are the sam
 
 from __future__ import annotations
 
-import io
 import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +19,7 @@ import pyarrow as pa
 from lalia.cards import write_json
 from lalia.data.corpus import SCHEMA
 from lalia.data.prepare.clips import Clip, Dropped, Listing, Stream, ordering, sentence_key
-from lalia.data.prepare.fingerprints import MARK, marks
+from lalia.data.prepare.fingerprints import marks
 from lalia.data.prepare.reading import Heard, Made, Reader
 from lalia.data.prepare.utterances import Cutting
 from lalia.exits import UserError
@@ -108,11 +107,13 @@ class _Writer:
         self._work, self._number = work, unit.number
         self.record = Record.read(self._draft) if self._draft.exists() else Record()
         self._rows: list[Made] = []
+        self._marks: list[np.ndarray] = []
         self._size = 0
 
     def add(self, made: Made) -> bool:
         """Take a row; whether the shard is full."""
-        self._rows.append(made)
+        self._marks.append(marks(made.wave_S, len(self._rows)))
+        self._rows.append(Made(made.row, made.wave_S[:0], made.content))  # A shard's waves are a quarter of a gigabyte.
         self._size += len(made.row["audio"]["bytes"])
         return len(self._rows) >= SHARD_ROWS or self._size >= SHARD_BYTES
 
@@ -121,10 +122,8 @@ class _Writer:
         if not self._rows:
             return
         name = f"{self._number:06d}-{len(self.record.shards):03d}.arrow"
-        found = np.concatenate([marks(made.wave_S, row) for row, made in enumerate(self._rows)] or [np.zeros(0, MARK)])
-        packed = io.BytesIO()
-        np.save(packed, found)
-        write_bytes(marks_path(self._work, name), packed.getvalue())
+        found = np.concatenate(self._marks)
+        write_file(marks_path(self._work, name), lambda file: np.save(file, found))
         size = write_shard(
             self._work / "parts" / name, pa.RecordBatch.from_pylist([m.row for m in self._rows], schema=SCHEMA)
         )
@@ -133,7 +132,7 @@ class _Writer:
             key = sentence_key(made.row["text"])
             hashed = ordering(key)[:16] if key else ""
             self.record.rows.append((made.row["id"], made.content, made.row["duration_s"], hashed))
-        self._rows, self._size = [], 0
+        self._rows, self._marks, self._size = [], [], 0
         self._at(clips, rows_within, dropped_within)
         write_json(self._draft, asdict(self.record))
 
@@ -196,19 +195,21 @@ def _read(reader: Reader, clip: Clip | Dropped, poisonous: bool) -> Iterator[Mad
 
 def write_shard(path: Path, batch: pa.RecordBatch) -> int:
     """Write ``batch`` to ``path`` atomically as an Arrow stream; the number of bytes written."""
-    out = io.BytesIO()
-    with pa.ipc.new_stream(out, batch.schema) as stream:
-        stream.write_batch(batch)
-    write_bytes(path, out.getbuffer())
+
+    def write(file: BinaryIO) -> None:
+        with pa.ipc.new_stream(file, batch.schema) as stream:
+            stream.write_batch(batch)
+
+    write_file(path, write)
     return path.stat().st_size
 
 
-def write_bytes(path: Path, data: Any) -> None:
-    """Write ``data`` to ``path`` atomically; a ``UserError`` where the disk is full or refuses."""
+def write_file(path: Path, write: Callable[[BinaryIO], None]) -> None:
+    """Have ``path`` written atomically; a ``UserError`` where the disk is full or refuses."""
     partial = path.with_name(f".{path.name}.partial")
     try:
         with partial.open("wb") as file:
-            file.write(data)
+            write(file)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)

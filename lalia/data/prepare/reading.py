@@ -91,32 +91,29 @@ class Reader:
         """A recording as its utterances; memory does not grow with its length: its samples wait in a file."""
         rate = probe_audio(_source(clip), clip.path).rate
         self._voice.start()
-        voices, length = [], 0
-        with tempfile.TemporaryFile(dir=self.scratch) as file:
+        voices = []
+        with _Samples(self.scratch) as samples:
             for block_S in read_blocks(_source(clip), clip.path):
                 voices.append(self._voice.feed(block_S))
-                length += len(block_S)
-                file.write(block_S.astype("<f4").tobytes())
+                samples.add(block_S)
             voices.append(self._voice.feed(np.zeros(0, np.float32), last=True))
-            file.flush()
-            wave_S = np.memmap(file, "<f4", "r", shape=(length,)) if length else np.zeros(0, np.float32)
             voice_T = np.concatenate(voices)
-            if to_seconds(length) <= cutting.longest_s and not cutting.always:
-                whole_S = np.array(wave_S, np.float32)
-                if reason := unfit(whole_S):
-                    yield Dropped(clip.id, reason, f"{length} samples")
-                else:
-                    yield self._make(clip, clip.id, whole_S, rate, voice_T)
+            if to_seconds(samples.count) > cutting.longest_s or cutting.always:
+                yield from self._cut(clip, samples, voice_T, cutting, rate)
                 return
-            yield from self._cut(clip, wave_S, voice_T, cutting, rate)
+            whole_S = samples.part(0, samples.count)
+        if reason := unfit(whole_S):
+            yield Dropped(clip.id, reason, f"{len(whole_S)} samples")
+        else:
+            yield self._make(clip, clip.id, whole_S, rate, voice_T)
 
     def _cut(
-        self, clip: Clip, wave_S: np.ndarray, voice_T: np.ndarray, cutting: Cutting, rate: int
+        self, clip: Clip, samples: _Samples, voice_T: np.ndarray, cutting: Cutting, rate: int
     ) -> Iterator[Made | Dropped]:
-        levels_T = _levels(wave_S, len(voice_T))
+        levels_T = samples.levels()
         kept_T = np.zeros(len(voice_T), bool)
         for start, end in cut(voice_T, levels_T, cutting):
-            part_S = np.array(wave_S[start * FRAME_SAMPLES : end * FRAME_SAMPLES], np.float32)
+            part_S = samples.part(start * FRAME_SAMPLES, end * FRAME_SAMPLES)
             name = f"{clip.id}#{start * FRAME_S:.2f}-{start * FRAME_S + to_seconds(len(part_S)):.2f}"
             if reason := unfit(part_S):
                 yield Dropped(name, reason, f"{len(part_S)} samples")
@@ -124,7 +121,7 @@ class Reader:
             kept_T[start:end] = True
             yield self._make(clip, name, part_S, rate, voice_T[start:end])
         if not kept_T.any():
-            yield Dropped(clip.id, "no speech", f"in {to_seconds(len(wave_S)):.1f} s")
+            yield Dropped(clip.id, "no speech", f"in {to_seconds(samples.count):.1f} s")
         speech_T = (voice_T >= NO_SPEECH) & ~kept_T
         silent_T = (levels_T < SILENT_POWER) & ~kept_T & ~speech_T
         other_T = ~(kept_T | speech_T | silent_T)
@@ -162,16 +159,37 @@ def unfit(wave_S: np.ndarray) -> str:
     return ""
 
 
-def _levels(wave_S: np.ndarray, frames: int) -> np.ndarray:
-    """Mean square of every 32 ms frame: (T,); a minute at a time, since the wave may lie on disk."""
-    levels_T = np.zeros(frames)
-    step = 60 * SAMPLE_RATE // FRAME_SAMPLES
-    for at in range(0, frames, step):
-        part_S: np.ndarray = np.square(wave_S[at * FRAME_SAMPLES : (at + step) * FRAME_SAMPLES], dtype=np.float64)
-        odd: Samples = -len(part_S) % FRAME_SAMPLES
-        powers_T = np.pad(part_S, (0, odd)).reshape(-1, FRAME_SAMPLES).mean(axis=1)
-        levels_T[at : at + len(powers_T)] = powers_T
-    return levels_T
+class _Samples:
+    """The wave of a recording, kept in a nameless file: memory does not grow with its length."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed by __exit__
+        self.count: Samples = 0
+
+    def __enter__(self) -> _Samples:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._file.close()
+
+    def add(self, block_S: np.ndarray) -> None:
+        self._file.write(block_S.astype("<f4").tobytes())
+        self.count += len(block_S)
+
+    def part(self, start: Samples, end: Samples) -> np.ndarray:
+        """The samples from ``start`` to ``end`` or the recording's, float32."""
+        self._file.seek(4 * start)
+        return np.frombuffer(self._file.read(4 * max(0, min(end, self.count) - start)), "<f4").astype(np.float32)
+
+    def levels(self) -> np.ndarray:
+        """Mean square of every 32 ms frame: (T,)."""
+        minutes = []
+        step = 60 * SAMPLE_RATE // FRAME_SAMPLES * FRAME_SAMPLES
+        for start in range(0, self.count, step):
+            part_S = np.square(self.part(start, start + step), dtype=np.float64)
+            odd: Samples = -len(part_S) % FRAME_SAMPLES
+            minutes.append(np.pad(part_S, (0, odd)).reshape(-1, FRAME_SAMPLES).mean(axis=1))
+        return np.concatenate(minutes) if minutes else np.zeros(0)
 
 
 def _source(clip: Clip) -> Path | bytes:

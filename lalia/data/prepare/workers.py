@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -115,12 +117,22 @@ def _listen(pool: _Pool, worker: _Worker, progress: Progress) -> None:
         raise UserError(message)
 
 
+def _quiet_libraries() -> None:
+    """Decoders write of every odd frame to the terminal, past Python; what Python itself has to say still gets there."""
+    ours = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
+    sys.stderr = os.fdopen(ours, "w", buffering=1)
+
+
 class _ParentGone(Exception):
     pass
 
 
 def _serve(connection: Connection, work: Path, cutting: Cutting | None) -> None:
     """Make parts until the parent has no more, or is gone."""
+    _quiet_libraries()
 
     def tell(clip: int) -> None:
         try:
