@@ -102,7 +102,7 @@ def blame(
         alone = worst.cer - worst.cer_float
         if alone > 0:
             said.append(
-                f"{worst.group} is to blame most: quantized alone it takes the error from {_percent(worst.cer_float)} to "
+                f"quantizing {worst.group} is to blame most: alone it takes the error from {_percent(worst.cer_float)} to "
                 f"{_percent(worst.cer)}; keep it in float with --quantize.keep_float {worst.group}"
             )
         else:
