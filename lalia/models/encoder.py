@@ -56,7 +56,7 @@ class Encoder(nn.Module):
 
     def features(self, wave_BS: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(normalised features_BTF, raw features_BTF, frame lengths_B). Clips too short for a frame raise ValueError."""
-        if not torch.onnx.is_in_onnx_export() and int(lengths_B.min()) < self.shape.receptive_field:
+        if int(lengths_B.min()) < self.shape.receptive_field:
             raise ValueError(
                 f"a clip of {int(lengths_B.min())} samples is shorter than one frame "
                 f"({self.shape.receptive_field} samples)"
@@ -129,8 +129,6 @@ class Encoder(nn.Module):
 
 
 def _layout(x_BTD: Tensor, frames_B: Tensor) -> BatchLayout:
-    if torch.onnx.is_in_onnx_export():  # one clip, never padded: its length stays free in the graph
-        return BatchLayout.of(x_BTD)
     lengths = [int(n) for n in frames_B]
     return BatchLayout.of(x_BTD, None if min(lengths) == x_BTD.shape[1] else lengths)
 

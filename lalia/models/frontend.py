@@ -6,7 +6,6 @@ same numbers as those of the clip alone: what lies behind a clip's end is never 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 
 import torch
@@ -40,8 +39,7 @@ class StackedFrames(nn.Module):
     A clip's mean and variance are mixed with those of the training audio as if that had lent it a second of frames: a word of
     half a second alone says too little about its own loudness.
 
-    Runs in float32 whatever the autocast. While exporting, the Fourier transform is two matrix products, since ONNX runtimes
-    have fast matrix products and slow transforms; the numbers are the same.
+    Runs in float32 whatever the autocast.
     """
 
     mel_FM: Tensor
@@ -89,12 +87,6 @@ class StackedFrames(nn.Module):
         return bins_BNM @ self.dct_MF if self.mfcc else bins_BNM
 
     def _power(self, wave_BS: Tensor) -> Tensor:
-        if torch.onnx.is_in_onnx_export():
-            angle_KF = torch.arange(FRAME_WINDOW)[:, None] * torch.arange(FFT // 2 + 1)[None, :] * (2 * math.pi / FFT)
-            basis_FK = torch.cat([torch.cos(angle_KF), -torch.sin(angle_KF)], 1).T * self.window
-            spectrum_BFN = F.conv1d(wave_BS[:, None], basis_FK[:, None], stride=FRAME_HOP)
-            real_BFN, imaginary_BFN = spectrum_BFN.chunk(2, 1)
-            return (real_BFN.square() + imaginary_BFN.square()).transpose(1, 2)
         frames_BNK = wave_BS.unfold(1, FRAME_WINDOW, FRAME_HOP) * self.window
         spectrum_BNF = torch.view_as_real(torch.fft.rfft(frames_BNK, n=FFT))
         return spectrum_BNF.square().sum(-1)
