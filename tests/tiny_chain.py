@@ -22,7 +22,6 @@ _SHAPE = (
     "--model.width 32 --model.layers 3 --model.heads 2 --model.feedforward 64 --quantizer.entries 16 --quantizer.code_width 16 "
     "--quantizer.final_width 16 --objective.distractors 8"
 )
-_TAUGHT = "--labels.minutes 0 --loss.confidence 0"
 _MEASURED = "--measure.timing_s 4 --measure.repeats 1 --measure.sensitivity_s 4 --quantize.rescue 0"
 
 
@@ -60,7 +59,7 @@ def distill(demo: Demo, teacher: Path) -> None:
     from distill.config import DistillSettings
     from distill.fit import distill
 
-    words = [*demo.distill_command(teacher)[4:], *_SMALL.split(), "--schedule.steps", str(STEPS), *_TAUGHT.split()]
+    words = [*demo.distill_command(teacher)[4:], *_SMALL.split(), "--schedule.steps", str(STEPS)]
     settings = config.load(DistillSettings, words, "distill", "")
     distill(settings, Path(settings.out))
 
