@@ -7,5 +7,5 @@ what the labels say where there are some (``fit.py``). The student with the best
 ``RUN/recogniser``.
 
 ``python -m distill export`` turns it into one ONNX file (``graph.py``), quantizes that (``quantize.py``), runs the file itself on
-held-out audio (``measure.py``) and writes the student folder only if it keeps its budget (``gates.py``, ``export.py``).
+held-out audio (``measure.py``) and writes the student folder only if it keeps its budget (``budget.py``, ``export.py``).
 """

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from distill.config import ExportSettings
-from distill.gates import Figures, Harm, allowed, blame, misses
+from distill.budget import Figures, Harm, allowed, blame, misses
 from distill.graph import export_graph
 from distill.measure import (
     TorchStudent,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from distill.gates import Harm
+from distill.budget import Harm
 from distill.quantize import kind_of, quantize
 from lalia.audio.reading import AudioError
 from lalia.data.mixture import Mixture

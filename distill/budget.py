@@ -1,4 +1,4 @@
-"""The gate: whether an exported file keeps its budget, and in plain words why not."""
+"""The budget that an exported file must keep, and in plain words which part of it was missed and why."""
 
 from __future__ import annotations
 
