@@ -21,19 +21,19 @@ LONGEST = 16_384
 """Frames that rotary positions are made for: 11 minutes at 40 ms."""
 
 
-def make_block(shape: EncoderShape) -> TransformerEncoderLayer:
-    """The block that ``shape.block`` names: (hidden_BTD, layout) -> hidden_BTD."""
+def make_block(shape: EncoderShape, block: int) -> TransformerEncoderLayer:
+    """Block number ``block`` of the kind that ``shape.block`` names: (hidden_BTD, layout) -> hidden_BTD."""
     if shape.block == "conformer":
         # Layer norm inside the convolution: batch norm's statistics would mix clips, and padding with them.
         return ConformerBlock(
-            norm(shape), _feedforward(shape, nn.SiLU()), norm(shape), _attention(shape),
-            norm(shape), _convolution(shape), norm(shape), _feedforward(shape, nn.SiLU()),
+            norm(shape), _feedforward(shape, block, nn.SiLU()), norm(shape), _attention(shape, block),
+            norm(shape), _convolution(shape, block), norm(shape), _feedforward(shape, block, nn.SiLU()),
             norm(shape), dropout_p=shape.dropout,
         )  # fmt: skip
     if shape.block == "convolutional":
-        return ConvolutionalBlock(shape)
+        return ConvolutionalBlock(shape, block)
     return StandardTransformerEncoderLayer(
-        _attention(shape), norm(shape), _feedforward(shape, nn.GELU()), norm(shape), dropout_p=shape.dropout,
+        _attention(shape, block), norm(shape), _feedforward(shape, block, nn.GELU()), norm(shape), dropout_p=shape.dropout,
         norm_order=TransformerNormOrder.PRE if shape.norm == "pre" else TransformerNormOrder.POST,
     )  # fmt: skip
 
@@ -50,14 +50,14 @@ class ConvolutionalBlock(TransformerEncoderLayer):
     of the time and the convolution brings most of the gain.
     """
 
-    def __init__(self, shape: EncoderShape) -> None:
+    def __init__(self, shape: EncoderShape, block: int) -> None:
         super().__init__()
         self.self_attn_layer_norm = norm(shape)
-        self.self_attn = _attention(shape)
+        self.self_attn = _attention(shape, block)
         self.conv_layer_norm = norm(shape)
-        self.conv = _convolution(shape)
+        self.conv = _convolution(shape, block)
         self.ffn_layer_norm = norm(shape)
-        self.ffn = _feedforward(shape, nn.GELU())
+        self.ffn = _feedforward(shape, block, nn.GELU())
         self.dropout = nn.Dropout(shape.dropout)
 
     def forward(self, seqs: Tensor, seqs_layout: BatchLayout, attn_bias_cache: AttentionBiasCache) -> Tensor:
@@ -68,21 +68,22 @@ class ConvolutionalBlock(TransformerEncoderLayer):
         return seqs + self.dropout(self.ffn(self.ffn_layer_norm(seqs)))
 
 
-def _attention(shape: EncoderShape) -> StandardMultiheadAttention:
+def _attention(shape: EncoderShape, block: int) -> StandardMultiheadAttention:
     return StandardMultiheadAttention(
         shape.width,
-        shape.heads,
+        shape.heads_of(block),
         Attention(shape.attention_dropout),
+        head_dim=shape.width // shape.heads,
         pos_encoder=RotaryEncoder(shape.width // shape.heads, LONGEST) if shape.position == "rotary" else None,
         qkv_proj_init_fn=init_bert_projection,
         output_proj_init_fn=init_bert_projection,
     )
 
 
-def _feedforward(shape: EncoderShape, activation: nn.Module) -> StandardFeedForwardNetwork:
+def _feedforward(shape: EncoderShape, block: int, activation: nn.Module) -> StandardFeedForwardNetwork:
     return StandardFeedForwardNetwork(
         shape.width,
-        shape.feedforward,
+        shape.feedforward_of(block),
         bias=True,
         inner_activation=activation,
         inner_dropout_p=shape.feedforward_dropout,
@@ -90,5 +91,12 @@ def _feedforward(shape: EncoderShape, activation: nn.Module) -> StandardFeedForw
     )
 
 
-def _convolution(shape: EncoderShape) -> ConformerConvolution:
-    return ConformerConvolution(shape.width, shape.block_kernel, norm_type="layer_norm")
+def _convolution(shape: EncoderShape, block: int) -> ConformerConvolution:
+    D, C = shape.width, shape.channels_of(block)
+    convolution = ConformerConvolution(D, shape.block_kernel, norm_type="layer_norm")
+    if C != D:  # fairseq2's has as many channels as the model is wide
+        convolution.pointwise_conv1 = nn.Conv1d(D, 2 * C, 1, bias=False)
+        convolution.depthwise_conv = nn.Conv1d(C, C, shape.block_kernel, padding="same", groups=C, bias=False)
+        convolution.layer_norm = StandardLayerNorm(C, bias=True)
+        convolution.pointwise_conv2 = nn.Conv1d(C, D, 1, bias=False)
+    return convolution

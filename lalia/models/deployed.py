@@ -112,7 +112,7 @@ class SelfAttention(nn.Module):
     def __init__(self, attention: StandardMultiheadAttention) -> None:
         super().__init__()
         q, k, v = (cast(nn.Linear, p) for p in (attention.q_proj, attention.k_proj, attention.v_proj))
-        H, d = attention.num_heads, len(q.weight) // attention.num_heads
+        H, d = attention.num_heads, attention.head_dim
         if attention.num_key_value_heads != H:
             raise UserError("attention with shared keys and values cannot be exported; use as many as queries")
         self.heads: int = H

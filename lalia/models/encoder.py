@@ -48,7 +48,7 @@ class Encoder(nn.Module):
         # Blocks that end without a norm of their own need one behind the last.
         open_ended = shape.block == "convolutional" or (shape.block == "transformer" and shape.norm == "pre")
         self.blocks = StandardTransformerEncoder(
-            [make_block(shape) for _ in range(shape.layers)],
+            [make_block(shape, block) for block in range(shape.layers)],
             norm(shape) if open_ended else None,
             layer_drop_p=shape.layerdrop,
         )

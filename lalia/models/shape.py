@@ -44,6 +44,12 @@ class EncoderShape:
     """transformer as in wav2vec 2.0; convolutional adds a depthwise convolution to it; conformer adds a feed-forward half too"""
     block_kernel: int = 31
     """convolutional and conformer only: kernel of the depthwise convolution, in frames"""
+    heads_by_block: list[int] = field(default_factory=list)
+    """after pruning: heads of each block, as wide as width / heads; none given = `heads` in every block"""
+    feedforward_by_block: list[int] = field(default_factory=list)
+    """after pruning: inner dimensions of each block's feed-forward layers; none given = `feedforward`"""
+    channels_by_block: list[int] = field(default_factory=list)
+    """after pruning: channels of each block's convolution (convolutional and conformer only); none given = `width`"""
     norm: Literal["post", "pre"] = "post"
     """transformer only: layer norm after each residual (BASE) or before each block (LARGE, XLS-R)"""
     position: Literal["convolution", "rotary"] = "convolution"
@@ -73,6 +79,28 @@ class EncoderShape:
             )
         if self.block != "transformer" and self.block_kernel % 2 == 0:
             raise UserError(f"model.block_kernel {self.block_kernel} must be odd, so that each frame is its own centre")
+
+        for name in ("heads_by_block", "feedforward_by_block", "channels_by_block"):
+            sizes = getattr(self, name)
+            if sizes and (len(sizes) != self.layers or min(sizes) < 1):
+                raise UserError(f"model.{name} {sizes}: expected {self.layers} numbers from 1 on, one per block")
+
+    @property
+    def pruned(self) -> bool:
+        """Whether blocks differ in size."""
+        return bool(self.heads_by_block or self.feedforward_by_block or self.channels_by_block)
+
+    def heads_of(self, block: int) -> int:
+        """Attention heads of a block."""
+        return self.heads_by_block[block] if self.heads_by_block else self.heads
+
+    def feedforward_of(self, block: int) -> int:
+        """Inner dimensions of a block's feed-forward layers."""
+        return self.feedforward_by_block[block] if self.feedforward_by_block else self.feedforward
+
+    def channels_of(self, block: int) -> int:
+        """Channels of a block's convolution."""
+        return self.channels_by_block[block] if self.channels_by_block else self.width
 
     @property
     def features(self) -> int:

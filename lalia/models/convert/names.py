@@ -149,6 +149,8 @@ def check_expressible(shape: EncoderShape, layout: Layout) -> None:
         wrong.append(f"block {shape.block} (expected transformer)")
     if shape.position != "convolution":
         wrong.append(f"position {shape.position} (expected convolution)")
+    if shape.pruned:
+        wrong.append("blocks of different sizes (expected all alike)")
     if wrong:
         raise UserError(
             f"{layout} cannot express an encoder with {', '.join(wrong)}; ship it with `python -m distill export`"
