@@ -28,6 +28,9 @@ from lalia.units import clock
 if TYPE_CHECKING:
     from benchmarks.demo import Demo
 
+# Counted on import: once torch has run, this thread may be bound to one of them.
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
 _REACHED = "Measured by this very run, on clips that no stage has heard."
 _LISTEN = (
     "Ten Italian clips of the test split, chosen by a hash of their names; what the int8 student heard is beside what was "
@@ -98,8 +101,8 @@ def machine() -> str:
             line.partition(":")[2].strip() for line in cpus.read_text().splitlines() if line.startswith("model name")
         ]
         name = named[0] if named else name
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{cores} cores of {name}, {platform.system()}, Python {platform.python_version()}"
+    cores = "1 core" if CORES == 1 else f"{CORES} cores"
+    return f"{cores} of {name}, {platform.system()}, Python {platform.python_version()}"
 
 
 def _picture(facts: ChainFacts) -> Markup:

@@ -93,6 +93,27 @@ def test_speed_is_audio_per_second_of_training(pretraining: Path) -> None:
     assert ">80 ×<" in chart.svg
 
 
+def test_what_the_guard_did_is_told(pretraining: Path) -> None:
+    assert "What the guard did" not in write_run_report(pretraining).read_text(encoding="utf-8")
+    measures = [
+        {"step": step, "vital": "loss", "action": "skip", "says": f"the loss is 9e9 at {step}; left out"}
+        for step in range(60)
+    ]
+    text = "".join(json.dumps(measure) + "\n" for measure in measures)
+    (pretraining / "guard.jsonl").write_text(text + '{"step": 60, "vit')
+    html = write_run_report(pretraining).read_text(encoding="utf-8")
+    check_page(html)
+    assert "9e9 at 59" in html and "9e9 at 9;" not in html
+    assert "10 measures before these stand in guard.jsonl" in html
+
+
+def test_what_never_changes_is_not_drawn(pretraining: Path) -> None:
+    lines = [{"step": i, "time_s": i, "guard/skipped": 0.0, "guard/gradient_norm": 1.0 + i} for i in range(5)]
+    write_metrics(pretraining, lines)
+    html = write_run_report(pretraining).read_text(encoding="utf-8")
+    assert "Size of the gradient" in html and "Skipped" not in html
+
+
 def test_a_recogniser_shows_its_worst_and_middle_clips(tmp_path: Path) -> None:
     run = finetuning(tmp_path / "finetune")
     html = write_run_report(run).read_text(encoding="utf-8")

@@ -18,6 +18,24 @@ _DRAWN = {
     "loss", "info_nce", "accuracy", "code_perplexity", "cer", "wer", "lr", "blank", "diversity", "gumbel",
 }  # fmt: skip
 
+# Titles and captions of metrics that need no chart of their own shape.
+_WORDS = {
+    "posteriors": ("Divergence from the teacher's letters", "Of training batches, at the temperature of the loss."),
+    "divergence": ("Divergence from the teacher, held out", "Nats per frame."),
+    "hidden": ("Distance from the teacher's hidden frames", "L1 and cosine."),
+    "labels": ("CTC on labels", "Nats per letter, over clips that have one."),
+    "pseudo": ("CTC on what the teacher heard", "Nats per letter, over unlabelled clips that it was sure of."),
+    "labelled": ("Clips with a label", "Share of the batch."),
+    "pseudo_labelled": ("Clips that the teacher was sure of", "Share of the batch."),
+    "gradient_norm": ("Size of the gradient", "Watched by the guard: a batch far above the median is left out."),
+    "feature_std": ("Spread of the features", "Watched by the guard: near 0 the stem says the same of everything."),
+    "hidden_share": ("Hidden frames", "Share of all frames."),
+    "code_share": ("Use of the worst codebook", "Watched by the guard: perplexity as a share of what is possible."),
+    "rate_factor": ("The guard's factor on the learning rate", ""),
+    "diversity_factor": ("The guard's factor on the diversity penalty", ""),
+    "loss_scale": ("Loss scale", "Of float16: halved when a gradient overflows."),
+}
+
 
 def series(metrics: Metrics, name: str) -> tuple[list[float], list[float]]:
     """(steps, values) of one metric; lines that lack it or hold no number are passed over."""
@@ -117,8 +135,8 @@ def _chart(
         steps, values = series(metrics, name)
         if values:
             colour = SERIES[len(lines)]
-            training = name.startswith("train/")
-            lines.append(Line(label, steps, values, colour, rough=rough and training, dots=not training))
+            held_out = name.startswith("valid/")
+            lines.append(Line(label, steps, values, colour, rough=rough and not held_out, dots=held_out))
     if not lines:
         return None
     return line_chart(title, lines, levels, caption, y_label, from_zero=from_zero)
@@ -136,8 +154,11 @@ def _learned_codes(metrics: Metrics) -> list[Chart | None]:
 
 
 def _others(metrics: Metrics) -> Iterator[Chart | None]:
-    """A chart for each metric that this file has no words for, training and held out together."""
+    """A chart for each metric that is drawn nowhere else, training and held out together; none where it never changes."""
     names = {key.partition("/")[2] for line in metrics for key in line if "/" in key and key not in TALLIES}
-    for name in sorted(names - _DRAWN):
-        title = name.replace("_", " ").capitalize()
-        yield _chart(metrics, title, {f"train/{name}": "training", f"valid/{name}": "held out"})
+    known = list(_WORDS)
+    for name in sorted(names - _DRAWN, key=lambda name: (known.index(name) if name in known else len(known), name)):
+        title, caption = _WORDS.get(name, (name.replace("_", " ").capitalize(), ""))
+        lines = {f"train/{name}": "training", f"valid/{name}": "held out", f"guard/{name}": "training"}
+        if len({value for full in lines for value in series(metrics, full)[1]}) > 1:
+            yield _chart(metrics, title, lines, caption=caption)

@@ -33,7 +33,9 @@ from lalia.training.settings import (
 from lalia.units import clock
 
 NAME = "report.html"
+GUARD = "guard.jsonl"
 SHOWN_CLIPS = 5
+SHOWN_MEASURES = 50
 
 _SHARED: dict[str, Any] = {
     "data": DataSettings, "model": EncoderShape, "quantizer": ContrastiveShape, "batch": BatchSettings,
@@ -50,6 +52,8 @@ class RunFolder:
     metrics: list[dict[str, Any]]
     finished: dict[str, Any] | None
     scores: dict[str, Any] | None
+    guard: list[dict[str, Any]]
+    """what the training guard did, one measure each"""
     card: dict[str, Any] | None
 
     @classmethod
@@ -68,7 +72,8 @@ class RunFolder:
                 f"{folder / CONFIG}: holds no settings of a run; expected sections such as schedule and batch"
             )
         metrics = read_metrics(folder) if (folder / METRICS).is_file() else []
-        return cls(folder, config, metrics, kept[FINISHED], kept["scores.json"], product_card(folder))
+        guard = read_lines(folder / GUARD)
+        return cls(folder, config, metrics, kept[FINISHED], kept["scores.json"], guard, product_card(folder))
 
     @property
     def stage(self) -> str:
@@ -109,6 +114,8 @@ def write_run_report(run: Path, mixture: Any = None, defaults: Any = None) -> Pa
     sections = (
         [page.Section("Curves", [page.figures(charts)])] if (charts := curves(found.metrics, found.config)) else []
     )
+    if found.guard:
+        sections.append(_guard(found.guard))
     if found.scores and found.scores.get("clips"):
         sections.append(_clips(found.scores, mixture))
     if found.card:
@@ -163,6 +170,16 @@ def _tiles(run: RunFolder) -> list[page.Tile]:
             page.Tile(formats.times(done * per_step / run.seconds), "real time", "audio heard per second of training")
         )
     return tiles
+
+
+def _guard(measures: list[dict[str, Any]]) -> page.Section:
+    rows = [[f"{measure['step']:,}", measure["action"], measure["says"]] for measure in measures[-SHOWN_MEASURES:]]
+    left = len(measures) - len(rows)
+    aside = f"{left} measures before these stand in {GUARD}." if left else ""
+    intro = "Where the run left what is healthy, and what was done about it."
+    return page.Section(
+        "What the guard did", [page.table(["step", "measure", "why"], rows, words=True, aside=aside)], intro
+    )
 
 
 def _clips(scores: dict[str, Any], mixture: Any) -> page.Section:
@@ -231,6 +248,17 @@ def _spell(value: Any) -> str:
     if isinstance(value, list):
         return " ".join(_spell(item) for item in value) if value else "none"
     return formats.number(value) if isinstance(value, (int, float)) else str(value) or "–"
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The JSON lines of ``path``, none where it is not there; a last line cut short by a kill is left out."""
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            break
+    return lines
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
