@@ -40,7 +40,8 @@ DOORS = {
     "onnx": ("distill/", "benchmarks/", "tests/"),
     "av": ("lalia/audio/", "tests/"),
     # fairseq2 asks the system for libsndfile unless soundfile, which brings its own, is there first.
-    "soundfile": ("lalia/audio/", "lalia/models/encoder.py", "tests/"),
+    "soundfile": ("lalia/audio/", "lalia/models/encoder.py", "benchmarks/", "tests/"),
+    "miniaudio": ("lalia/audio/flac.py",),
     "soxr": ("lalia/audio/", "tests/"),
     "rapidfuzz": ("lalia/scoring/",),
     "jiwer": ("tests/",),
@@ -49,7 +50,7 @@ DOORS = {
 
 LIGHT_PACKAGES = {"numpy", "onnxruntime", "soundfile", "soxr", "rapidfuzz", "lalia"}
 # Inside a function of a light module a package may be named that only some users need.
-LATE_PACKAGES = {"lalia/audio/containers.py": {"av"}}
+LATE_PACKAGES = {"lalia/audio/containers.py": {"av"}, "lalia/audio/flac.py": {"miniaudio"}}
 VAGUE = {"utils", "util", "common", "base", "helpers", "helper", "misc"}
 
 

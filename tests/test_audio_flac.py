@@ -39,7 +39,7 @@ def test_other_rates_and_channels_go_the_slow_way(rate: int, channels: int) -> N
 def test_without_the_fast_decoder_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     data = _flac(20_000)
     fast = read_flac(data, name=lambda: "x")
-    monkeypatch.setattr(flac, "miniaudio", None)
+    monkeypatch.setattr(flac, "_dr_flac", lambda: None)
     assert np.array_equal(read_flac(data, name=lambda: "x"), fast)
 
 

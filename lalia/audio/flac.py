@@ -6,6 +6,8 @@ Trainings read millions of short clips that `lalia prepare` wrote, so what each 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
+from typing import Any
 
 import numpy as np
 
@@ -15,10 +17,15 @@ from lalia.units import SAMPLE_RATE, Samples
 _STREAMINFO_END = 42
 _BEFORE_STREAMINFO = (b"fLaC\x00\x00\x00\x22", b"fLaC\x80\x00\x00\x22")  # the second where no other block follows
 
-try:
-    import miniaudio
-except ImportError:  # the light installation reads few files, and any kind: libsndfile does
-    miniaudio = None
+
+@cache
+def _dr_flac() -> Any:
+    """The package that has dr_flac; None in the light installation, which reads few files, and any kind: libsndfile does."""
+    try:
+        import miniaudio
+    except ImportError:
+        return None
+    return miniaudio
 
 
 def read_flac(data: bytes, name: Callable[[], str]) -> np.ndarray:
@@ -28,6 +35,7 @@ def read_flac(data: bytes, name: Callable[[], str]) -> np.ndarray:
     errors; a FLAC file that gives fewer samples than its header says is an AudioError too.
     """
     samples = _samples(data)
+    miniaudio = _dr_flac()
     if samples and miniaudio is not None:
         try:
             decoded = miniaudio.flac_read_f32(data).samples
