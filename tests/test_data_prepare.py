@@ -118,7 +118,7 @@ def test_again_it_says_that_it_is_finished(tmp_path: Path, capsys: pytest.Captur
     assert "is finished (1 clips" in capsys.readouterr().err
     assert content(tmp_path / "c") == before
     assert main([*command, "--language", "ita"]) == 2
-    assert "holds another corpus (language , now ita)" in capsys.readouterr().err
+    assert "holds another corpus (language: as usual, now ita)" in capsys.readouterr().err
     assert not list(tmp_path.glob(".*work"))
 
 

@@ -82,28 +82,35 @@ def _histograms(corpus: Corpus) -> list[Chart]:
 def _histogram(title: str, values: np.ndarray) -> Chart:
     """Clips per value; the outermost hundredth on either side is put into the outer bars."""
     low, high = (float(edge) for edge in np.quantile(values, (0.01, 0.99)))
+    marked = [low, (low + high) / 2, high] if high > low else [low]
     if high <= low:
         low, high = low - 0.5, high + 0.5
     counts, edges = np.histogram(np.clip(values, low, high), bins=_BINS, range=(low, high))
     step, top = _WIDTH / _BINS, max(1, int(counts.max()))
     bars = [
         f'<rect x="{number * step + 0.5:.1f}" y="{_HEIGHT * (1 - count / top):.1f}" width="{step - 1:.1f}"'
-        f' height="{_HEIGHT * count / top:.1f}" fill="var(--s1)"><title>{edges[number]:.4g} to {edges[number + 1]:.4g}:'
+        f' height="{_HEIGHT * count / top:.1f}" fill="var(--s1)"><title>{_short(edges[number])} to {_short(edges[number + 1])}:'
         f" {count:,} clips</title></rect>"
         for number, count in enumerate(counts.tolist())
         if count
     ]
+    anchors = {low: "start", high: "end"}
     labels = [
-        f'<text x="{place:.0f}" y="{_HEIGHT + _FOOT - 3:.0f}" text-anchor="{anchor}" fill="var(--muted)" font-size="10">'
-        f"{value:.4g}</text>"
-        for place, anchor, value in ((0, "start", low), (_WIDTH / 2, "middle", (low + high) / 2), (_WIDTH, "end", high))
+        f'<text x="{_WIDTH * (value - low) / (high - low):.0f}" y="{_HEIGHT + _FOOT - 3:.0f}" fill="var(--muted)"'
+        f' text-anchor="{anchors.get(value, "middle")}" font-size="10">{_short(value)}</text>'
+        for value in marked
     ]
     line = f'<path d="M0 {_HEIGHT:.1f}H{_WIDTH:.0f}" stroke="var(--line)" fill="none"/>'
     svg = (
         f'<svg viewBox="0 -4 {_WIDTH:.0f} {_HEIGHT + _FOOT + 4:.0f}" role="img" aria-label="{Markup.escape(title)}">'
         f"{line}{''.join(bars)}{''.join(labels)}</svg>"
     )
-    return Chart(title, Markup(svg), f"median {formats.number(round(float(np.median(values)), 4))}")
+    return Chart(title, Markup(svg), f"median {_short(float(np.median(values)))}")
+
+
+def _short(value: float) -> str:
+    """Three digits are enough to read a scale by."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def _heard(corpus: Corpus) -> list[Markup]:

@@ -57,7 +57,8 @@ class HubStream:
                     continue
             text, speaker = (" ".join(str(row.get(columns.get(n, "")) or "").split()) for n in ("text", "speaker"))
             language = self.language or find_language(read_language(row)) or UNKNOWN
-            split = SPLIT_NAMES.get(self.split.split(".")[0].lower(), "train")
+            said = str(row.get(columns.get("split", "")) or self.split.split(".")[0])
+            split = SPLIT_NAMES.get(said.lower(), "train")
             if self.hold_out is not None and text:
                 split = _drawn(speaker or sentence_key(text), *self.hold_out)
             yield Clip(id, path, language, text, speaker, split, self.source, data=data)
@@ -76,6 +77,7 @@ def list_hub(spec: str, options: Options) -> Listing:
         rows = _load(name, config, split)
         features = rows.features or _guessed(rows)
         columns = _columns(features, options, spec)
+        hold_out = None if "split" in columns else hold_out
         files = 1 if options.limit else rows.num_shards
         streams += [
             HubStream(
@@ -206,7 +208,7 @@ def _columns(features: dict[str, Any], options: Options, spec: str) -> dict[str,
 
     found: dict[str, str] = {}
     lower = {name.lower(): name for name in features}
-    for ours in ("audio", "text", "language", "speaker"):
+    for ours in ("audio", "text", "language", "speaker", "split"):
         told = options.columns.get(ours)
         if told is not None and told not in features:
             raise UserError(f"hub:{spec}: has no column {told!r}; it has {', '.join(features)}")

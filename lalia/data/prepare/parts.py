@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -26,6 +26,7 @@ from lalia.exits import UserError
 
 SHARD_ROWS = 500
 SHARD_BYTES = 64_000_000
+_NO_WAVE = np.zeros(0, np.float32)
 FLAC_BYTES_PER_S = 18_000  # Of speech, about; for planning only.
 
 Tell = Callable[[int], None]
@@ -113,7 +114,7 @@ class _Writer:
     def add(self, made: Made) -> bool:
         """Take a row; whether the shard is full."""
         self._marks.append(marks(made.wave_S, len(self._rows)))
-        self._rows.append(Made(made.row, made.wave_S[:0], made.content))  # A shard's waves are a quarter of a gigabyte.
+        self._rows.append(replace(made, wave_S=_NO_WAVE))  # A shard's waves are a quarter of a gigabyte.
         self._size += len(made.row["audio"]["bytes"])
         return len(self._rows) >= SHARD_ROWS or self._size >= SHARD_BYTES
 

@@ -37,8 +37,13 @@ class Recipe:
     duplicates: str
 
     def card(self) -> dict[str, Any]:
-        cut = None if self.cutting is None else vars(self.cutting)
-        return {"source": self.source, **self.settings, "cut": cut, "duplicates": self.duplicates}
+        """The recipe as the card keeps it: what is not as usual."""
+        found = {"source": self.source, **{name: value for name, value in self.settings.items() if value}}
+        if self.cutting is not None:
+            found["cut"] = vars(self.cutting)
+        if self.duplicates != "near":
+            found["duplicates"] = self.duplicates
+        return found
 
 
 def prepare(list_source: ListSource, recipe: Recipe, out: Path, engine: Engine, console: Console) -> dict[str, Any]:
@@ -142,4 +147,4 @@ def _differences(found: Any, wanted: dict[str, Any]) -> str:
     if not isinstance(found, dict):
         return "made by another program"
     keys = [key for key in {**found, **wanted} if found.get(key) != wanted.get(key)]
-    return "; ".join(f"{key} {found.get(key)}, now {wanted.get(key)}" for key in keys)
+    return "; ".join(f"{key}: {found.get(key, 'as usual')}, now {wanted.get(key, 'as usual')}" for key in keys)
