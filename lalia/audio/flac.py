@@ -15,6 +15,7 @@ from lalia.audio.reading import AudioError, read_audio
 from lalia.units import SAMPLE_RATE, Samples
 
 _STREAMINFO_END = 42
+_SMALLEST_FRAME_BYTES, _LARGEST_FRAME = 8, 65_535  # a forged header must not reserve memory without end
 _BEFORE_STREAMINFO = (b"fLaC\x00\x00\x00\x22", b"fLaC\x80\x00\x00\x22")  # the second where no other block follows
 
 
@@ -37,17 +38,26 @@ def read_flac(data: bytes, name: Callable[[], str]) -> np.ndarray:
     samples = _samples(data)
     miniaudio = _dr_flac()
     if samples and miniaudio is not None:
-        try:
-            decoded = miniaudio.flac_read_f32(data).samples
-        except miniaudio.MiniaudioError:
-            decoded = None
+        wave = np.empty(samples, np.float32)
         # A damaged frame fails its checksum and is left out: then there are fewer samples than the header says.
-        if decoded is not None and len(decoded) == samples:
-            return np.frombuffer(decoded, np.float32)
+        if _decode(miniaudio, data, wave) == samples:
+            return wave
     wave = read_audio(data, name=name())
     if samples and len(wave) != samples:
         raise AudioError(f"{name()}: is damaged: of {samples} samples {len(wave)} can be read; prepare the clip again")
     return wave
+
+
+def _decode(miniaudio: Any, data: bytes, wave: np.ndarray) -> Samples:
+    """Decode ``data`` into ``wave`` (samples,) float32; how many samples there were. The decoder is dr_flac."""
+    decoder = miniaudio.lib.ma_dr_flac_open_memory(data, len(data), miniaudio.ffi.NULL)
+    if not decoder:
+        return 0
+    try:
+        into = miniaudio.ffi.from_buffer("float[]", wave)
+        return int(miniaudio.lib.ma_dr_flac_read_pcm_frames_f32(decoder, len(wave), into))
+    finally:
+        miniaudio.lib.ma_dr_flac_close(decoder)
 
 
 def _samples(data: bytes) -> Samples:
@@ -57,4 +67,5 @@ def _samples(data: bytes) -> Samples:
     # 20 bits of rate, 3 of channels - 1, 5 of bits per sample - 1, 36 of samples (RFC 9639, section 8.2)
     facts = int.from_bytes(data[18:26], "big")
     rate, channels, samples = facts >> 44, (facts >> 41 & 7) + 1, facts & (1 << 36) - 1
-    return samples if (rate, channels) == (SAMPLE_RATE, 1) else 0
+    possible = samples <= len(data) // _SMALLEST_FRAME_BYTES * _LARGEST_FRAME
+    return samples if (rate, channels) == (SAMPLE_RATE, 1) and possible else 0
