@@ -19,6 +19,8 @@ from lalia.training.settings import (
 class StudentSettings:
     """The student's shape; what is 0 or empty is as the teacher has it."""
 
+    start: str = ""
+    """folder of a recogniser to start from, shape and all; none given = cut out of the teacher as the others here say"""
     layers: int = 0
     """blocks; 0 = half as many as the teacher has, rounded up"""
     blocks: list[int] = field(default_factory=list)

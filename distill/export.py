@@ -10,8 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
-from distill.config import ExportSettings
 from distill.budget import Figures, Harm, allowed, blame, misses
+from distill.config import ExportSettings
 from distill.graph import export_graph
 from distill.measure import (
     TorchStudent,

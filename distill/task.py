@@ -18,6 +18,7 @@ from distill.student import choose_blocks, kept_channels, make_projections
 from lalia.data.augment import Augment
 from lalia.data.batch import Batch
 from lalia.decoding.greedy import best_path, transcript
+from lalia.exits import UserError
 from lalia.models.encoder import valid_frames
 from lalia.models.masks import span_mask
 from lalia.models.recogniser import Recogniser
@@ -53,10 +54,20 @@ class DistillTask(LightningModule):
         # Not a submodule: the teacher is in no checkpoint and no optimizer, and never in training mode.
         self._teacher = (teacher.eval().requires_grad_(False),)
         self.references = references
-        blocks = choose_blocks(settings.student, teacher.encoder.shape.layers)
+        pairs = (
+            settings.student
+            if settings.student.blocks
+            else replace(settings.student, layers=student.encoder.shape.layers)
+        )
+        blocks = choose_blocks(pairs, teacher.encoder.shape.layers)
+        wrong = [layer for layer in settings.loss.hidden_layers if not 0 <= layer < len(blocks)]
+        if wrong:
+            raise UserError(
+                f"loss.hidden_layers {wrong[0]}: the student has {len(blocks)} blocks; expected 0 to {len(blocks) - 1}"
+            )
         compared = settings.loss.hidden_layers or list(range(len(blocks)))
         self.compared = [(layer, blocks[layer]) for layer in compared]
-        channels = kept_channels(teacher.encoder, student.encoder.shape)
+        channels = kept_channels(teacher.encoder, student.encoder.shape.width)
         self.projections = make_projections(teacher.encoder.shape, channels, len(self.compared))
         disturbance = replace(settings.augment, speed=0.0)
         self.augment = Augment(disturbance) if disturbance.any else None

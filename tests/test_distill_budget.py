@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from distill.config import GateSettings
 from distill.budget import Figures, Harm, Miss, blame, misses
+from distill.config import GateSettings
 
 GATE = GateSettings(slack=0.0)
 GOOD = Figures(0.102, 0.100, 300.0, 1_000_000, 0.095, 100.0, 5_000_000)

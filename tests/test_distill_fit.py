@@ -15,7 +15,7 @@ from torch.testing import assert_close
 
 from distill.__main__ import main
 from distill.config import DistillSettings, LossSettings, StudentSettings
-from distill.fit import choose_labels
+from distill.material import choose_labels
 from distill.student import make_student
 from distill.task import DistillTask
 from lalia.cards import ancestors, read_card
