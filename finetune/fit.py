@@ -22,6 +22,7 @@ from lalia.data.plan import BatchPlan
 from lalia.models.encoder import Encoder, EncoderShape
 from lalia.models.recogniser import Recogniser
 from lalia.models.transcription import transcribe_rows
+from lalia.report.run_report import write_run_report
 from lalia.training.ranks import leads, rank, shared
 from lalia.training.runs import FINISHED, Run, best_weights, finished, first_step, fit, settle
 
@@ -131,6 +132,7 @@ def _finish(
     recogniser.save(folder / "recogniser", parents, finetuning=facts)
     write_json(folder / "scores.json", facts | scores)
     write_json(folder / FINISHED, facts)
+    write_run_report(folder, mixture, type(settings)())
     low, high = scores["cer_interval"]
     print(
         f"test CER {scores['cer']:.3f} (95 % {low:.3f} to {high:.3f}), WER {scores['wer']:.3f} on {len(test)} clips; "

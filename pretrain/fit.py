@@ -21,6 +21,7 @@ from lalia.models.contrastive import ContrastiveHead
 from lalia.models.encoder import Encoder
 from lalia.models.shape import EncoderShape
 from lalia.models.store import load_quantizer
+from lalia.report.run_report import write_run_report
 from lalia.training.ranks import leads, rank, shared
 from lalia.training.recording import read_metrics
 from lalia.training.runs import FINISHED, Run, finished, first_step, fit, newest_checkpoint, settle
@@ -104,6 +105,7 @@ def pretrain(settings: PretrainSettings, folder: Path) -> None:
     parents = mixture.cards + ([read_card(settings.encoder)] if settings.encoder else [])
     task.encoder.save(folder / "encoder", parents, quantizer=task.head, pretraining=facts)
     write_json(folder / FINISHED, facts)
+    write_run_report(folder, mixture, type(settings)())
     print(
         f"held-out contrastive accuracy {facts['accuracy']:.3f} (chance {chance:.4f}), code perplexity "
         f"{facts['code_perplexity']:.0f} of {codes}; the encoder is {folder / 'encoder'}"

@@ -39,8 +39,8 @@ def fit(
 ) -> Path:
     model, quantizer = KINDS[kind]
     (tmp_path / "config.yaml").write_text(
-        f"data:\n  max_s: 4.0\nmodel:\n  {model}{MODEL}quantizer:\n  {quantizer}\n  final_width: 8\nobjective:\n  distractors: 5\n"
-        "batch:\n  hours: 0.002\n  micro_s: 8\nhardware:\n  threads: 1\n"
+        f"data:\n  max_s: 4.0\nmodel:\n  {model}{MODEL}quantizer:\n  {quantizer}\n  final_width: 8\n"
+        "objective:\n  distractors: 5\nbatch:\n  hours: 0.002\n  micro_s: 8\nhardware:\n  threads: 1\n"
     )
     given = ["--config", tmp_path / "config.yaml", "--data.corpus", tmp_path / "corpus", "--data.workers", 0,
              "--schedule.steps", steps, "--guard.enabled", "false", "--out", tmp_path / out, *argv]  # fmt: skip

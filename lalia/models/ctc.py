@@ -39,6 +39,6 @@ def ctc(logits_BTV: Tensor, frames_B: Tensor, labels_BU: Tensor, label_lengths_B
 
 def frames_needed(labels_BU: Tensor, label_lengths_B: Tensor) -> Tensor:
     """The fewest frames in which each label can be said: its tokens, and a blank between equal neighbours. (B,)"""
-    inside = torch.arange(1, labels_BU.shape[1], device=labels_BU.device) < label_lengths_B[:, None]
+    inside = torch.arange(1, max(1, labels_BU.shape[1]), device=labels_BU.device) < label_lengths_B[:, None]
     equal_B = ((labels_BU[:, 1:] == labels_BU[:, :-1]) & inside).sum(1)
     return label_lengths_B + equal_B
