@@ -103,7 +103,7 @@ def run(settings: PretrainSettings, kind: str, folder: Path) -> dict[str, Any]:
     shutil.rmtree(folder, ignore_errors=True)
     real: Callable[..., None] = fit_module.fit
     planted = Planted(kind, settings.seed, settings.schedule.steps)
-    fit_module.fit = lambda *args: real(*args[:-1], [planted, *args[-1]])  # type: ignore[assignment]
+    fit_module.fit = lambda *args: real(*args[:-1], [planted, *args[-1]])
     try:
         pretrain(settings, folder)
         ended = "finished"
