@@ -1,12 +1,13 @@
 """Loaders side by side: ours, fairseq2's and what users of transformers write, on the same clips in one run.
 
-    OMP_NUM_THREADS=1 python benchmarks/loader.py CORPUS
+    OMP_NUM_THREADS=1 python benchmarks/loader.py CORPUS [--join-s 14]
 
 Every contender reads the same FLAC files of 0.5 to 20 s with two decoding processes (or threads), makes float32 batches of
 about ``--batch-s`` seconds and is asked for one after another as fast as it can. Each runs in its own process, in turns, so
-that what else the machine does hits all alike; the best turn of each counts.
+that what else the machine does hits all alike; the best turn of each counts, by the clock and by processor time.
 
-ours            BatchPlan + make_loader.
+ours            BatchPlan + make_loader, which reads ahead with threads.
+ours-fork       the same with forked processes.
 transformers    ``datasets`` (Audio column, decoded as it comes) + Wav2Vec2FeatureExtractor + LengthGroupedSampler + DataLoader,
                 as run_speech_recognition_ctc.py of transformers does, decoding on the fly. Needs torchcodec and FFmpeg.
 transformers-sf the same, decoded with soundfile instead of torchcodec.
@@ -29,6 +30,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -44,6 +46,7 @@ def main() -> None:
     arguments.add_argument("--batch-s", type=float, default=60.0)
     arguments.add_argument("--seconds", type=float, default=6.0, help="how long each turn lasts")
     arguments.add_argument("--turns", type=int, default=3)
+    arguments.add_argument("--join-s", type=float, default=0.0, help="join clips to about so many seconds first")
     arguments.add_argument("--only", nargs="*", choices=list(CONTENDERS), default=list(CONTENDERS))
     arguments.add_argument("--run", choices=list(CONTENDERS), help=argparse.SUPPRESS)
     arguments.add_argument("--files", type=Path, help=argparse.SUPPRESS)
@@ -55,11 +58,12 @@ def main() -> None:
         print("no torchcodec here: the contender `transformers` is left out", file=sys.stderr)
         given.only.remove("transformers")
     with tempfile.TemporaryDirectory() as folder:
-        write_files(given.corpus, Path(folder))
+        source = join_clips(given.corpus, Path(folder) / "joined", given.join_s) if given.join_s else given.corpus
+        write_files(source, Path(folder))
         turns: dict[str, list[dict[str, float]]] = {name: [] for name in given.only}
         for turn in range(given.turns):
             for name in given.only if turn % 2 == 0 else reversed(given.only):
-                command = [sys.executable, __file__, str(given.corpus), "--run", name, "--files", folder]
+                command = [sys.executable, __file__, str(source), "--run", name, "--files", folder]
                 command += ["--batch-s", str(given.batch_s), "--seconds", str(given.seconds)]
                 done = subprocess.run(command, check=True, capture_output=True, text=True)
                 turns[name].append(json.loads(done.stdout.splitlines()[-1]))
@@ -87,7 +91,49 @@ def write_files(corpus_folder: Path, folder: Path) -> None:
     (folder / "train.tsv").write_text("\n".join([str(folder), *lines * 20]) + "\n")
 
 
+def join_clips(corpus_folder: Path, folder: Path, seconds: float) -> Path:
+    """A corpus in ``folder`` whose clips are those of ``corpus_folder`` one after another, to half as long again or less."""
+    import io
+
+    import pyarrow as pa
+    import soundfile
+
+    from lalia.cards import write_card
+    from lalia.data.corpus import COLUMNS, SCHEMA, Corpus, write_index
+
+    corpus, rng = Corpus.load(corpus_folder), np.random.default_rng(0)
+    rows: list[dict] = []
+    waves: list[np.ndarray] = []
+    wanted_s = seconds
+    for row in rng.permutation(chosen_rows(corpus_folder)):
+        waves.append(corpus.wave(int(row)))
+        if sum(map(len, waves)) < wanted_s * 16_000:
+            continue
+        wave = np.concatenate(waves)[: round(LONGEST_S * 16_000)]
+        file = io.BytesIO()
+        soundfile.write(file, wave, 16_000, format="FLAC", subtype="PCM_16")
+        clip: dict = {"id": str(len(rows)), "audio": {"bytes": file.getvalue(), "path": f"{len(rows)}.flac"}}
+        clip |= {"language": "mul", "text": "", "speaker": "", "split": "train", "duration_s": len(wave) / 16_000}
+        rows.append(dict.fromkeys(COLUMNS) | clip)
+        waves, wanted_s = [], rng.uniform(0.5, 1.5) * seconds
+    folder.mkdir()
+    shard = folder / "data-00000-of-00001.arrow"
+    with pa.OSFile(str(shard), "wb") as sink, pa.ipc.new_stream(sink, SCHEMA) as writer:
+        writer.write_table(pa.Table.from_pylist(rows, SCHEMA), max_chunksize=100)
+    write_index(folder, [shard.name], len(rows), shard.stat().st_size, "joined", "clips joined for a benchmark")
+    write_card(folder, "corpus", [corpus.card])
+    return folder
+
+
 def ours(given: argparse.Namespace) -> Batches:
+    return _ours(given, "threads")
+
+
+def ours_forked(given: argparse.Namespace) -> Batches:
+    return _ours(given, "fork")
+
+
+def _ours(given: argparse.Namespace, context: Literal["threads", "fork"]) -> Batches:
     from lalia.data.corpus import Corpus
     from lalia.data.loader import make_loader
     from lalia.data.plan import BatchPlan
@@ -103,7 +149,7 @@ def ours(given: argparse.Namespace) -> Batches:
         crop=False,
         alpha=1.0,
     )
-    for batch in make_loader(corpus, plan, start=0, workers=WORKERS):
+    for batch in make_loader(corpus, plan, start=0, workers=WORKERS, context=context):
         yield len(batch.wave_BS), batch.samples, batch.wave_BS.numel()
 
 
@@ -137,7 +183,7 @@ def _transformers(given: argparse.Namespace, by_torchcodec: bool) -> Batches:
         return {"input_values": [extractor(wave, sampling_rate=16_000).input_values[0] for wave in waves]}
 
     def collate(features: list[dict]) -> dict:
-        return extractor.pad([{"input_values": f["input_values"]} for f in features], padding=True, return_tensors="pt")
+        return dict(extractor.pad(features, padding=True, return_tensors="pt"))
 
     size = round(given.batch_s * 16_000 / np.mean(lengths))
     loader: torch.utils.data.DataLoader = torch.utils.data.DataLoader(
@@ -202,6 +248,7 @@ def fairseq2(given: argparse.Namespace) -> Batches:
 
 CONTENDERS: dict[str, Callable[[argparse.Namespace], Batches]] = {
     "ours": ours,
+    "ours-fork": ours_forked,
     "transformers": transformers_torchcodec,
     "transformers-sf": transformers_soundfile,
     "fairseq2": fairseq2,
@@ -269,7 +316,10 @@ def print_table(turns: dict[str, list[dict[str, float]]], given: argparse.Namesp
     cpus = [
         line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
     ]
-    print(f"`python benchmarks/loader.py {given.corpus.name}`, {date.today()}, {cpus[0]}, {os.cpu_count()} cores,")
+    joined = f" --join-s {given.join_s:g}" if given.join_s else ""
+    print(
+        f"`python benchmarks/loader.py {given.corpus.name}{joined}`, {date.today()}, {cpus[0]}, {os.cpu_count()} cores,"
+    )
     print(f"Python {platform.python_version()}; {WORKERS} workers, batches of about {given.batch_s:g} s:\n")
     print("| | clips/s | hours/s | CPU s per hour | times ours (CPU) | seconds of a batch | padding | RAM, MiB |")
     print("|---|---|---|---|---|---|---|---|")
