@@ -1,11 +1,14 @@
 """Distillation in ten lines.
 
-``python -m distill fit`` (``__main__.py``) reads settings (``config.py``), opens the corpora, cuts a student out of the
-teacher's own layers (``student.py``), and trains a ``DistillTask`` (``task.py``): the teacher hears the clean clip, the student
-the same clip with spans hidden, and the student must say what the teacher says and think what it thinks (``loss.py``), and say
-what the labels say where there are some (``fit.py``). The student with the best held-out character error rate ends in
-``RUN/recogniser``.
+``python -m distill fit`` (``__main__.py``) reads settings (``config.py``), opens teacher and corpora (``material.py``), cuts a
+student out of the teacher's own layers (``student.py``, ``cutting.py``), and trains a ``DistillTask`` (``task.py``): the teacher
+hears the clean clip, the student the same clip with spans hidden, and the student must say what the teacher says and think what
+it thinks (``loss.py``), and say what the labels say where there are some. The student with the best held-out character error
+rate ends in ``RUN/recogniser`` (``fit.py``).
+
+``python -m distill prune`` learns which heads, units and channels the teacher can spare (``gates.py``), cuts them out and heals
+the rest by distillation (``prune.py``).
 
 ``python -m distill export`` turns it into one ONNX file (``graph.py``), quantizes that (``quantize.py``), runs the file itself on
-held-out audio (``measure.py``) and writes the student folder only if it keeps its budget (``budget.py``, ``export.py``).
+held-out audio (``measure.py``) and writes the student folder only if it keeps its budget (``budget.py``, ``sensitivity.py``, ``export.py``).
 """

@@ -1,4 +1,4 @@
-"""``python -m distill VERB``: fit trains a small recogniser on a large one, export ships it as int8 if it is good enough."""
+"""``python -m distill VERB``: fit and prune make a small recogniser of a large one, export ships it if it is good enough."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from distill.config import DistillSettings, ExportSettings
+from distill.config import DistillSettings, ExportSettings, PruneSettings
 from lalia import config
 from lalia.exits import run
 from lalia.training.settings import require, require_folders
@@ -16,6 +16,11 @@ ABOUT = {
     "Example: python -m distill fit --config configs/distill/nano.yaml --data.corpus data/demo --data.language ita "
     "--teacher runs/italian/recogniser --out runs/student. "
     "The same command again continues the run in --out; the student ends in RUN/recogniser.",
+    "prune": "Take out of a recogniser what it needs least: learned gates on heads, feed-forward units and convolution channels "
+    "under a target size, really cut, then healed by distillation. "
+    "Example: python -m distill prune --config configs/distill/nano.yaml --prune.target 0.5 --data.corpus data/demo "
+    "--data.language ita --teacher runs/italian/recogniser --out runs/pruned. "
+    "The same command again continues the run in --out; the recogniser ends in RUN/recogniser.",
     "export": "Turn a recogniser into a student folder: one int8 ONNX file, run on held-out clips and measured beside its float "
     "self and its teacher. Written only if it keeps its budget. "
     "Example: python -m distill export --recogniser runs/student/recogniser --teacher runs/italian/recogniser "
@@ -25,7 +30,7 @@ ABOUT = {
 
 def main() -> int:
     argv = sys.argv[1:]
-    verbs = {"fit": fit, "export": export}
+    verbs = {"fit": fit, "prune": prune, "export": export}
     if not argv or argv[0] not in verbs:
         for verb, about in ABOUT.items():
             print(f"python -m distill {verb}: {about}")
@@ -35,15 +40,30 @@ def main() -> int:
 
 def fit(argv: list[str]) -> int:
     settings = config.load(DistillSettings, argv, "python -m distill fit", ABOUT["fit"])
-    require(settings.out, "--out", "the folder this run is kept in")
-    require(settings.teacher, "--teacher", "the folder of the recogniser to learn from")
-    require(settings.data.corpus, "--data.corpus", "the folder of a corpus made by `lalia prepare`")
-    require_folders([settings.teacher], "--teacher")
-    require_folders(settings.data.corpus, "--data.corpus")
+    _check(settings)
     from distill.fit import distill  # late: torch and fairseq2 take seconds to import, a typo should not
 
     distill(settings, Path(settings.out))
     return 0
+
+
+def prune(argv: list[str]) -> int:
+    settings = config.load(PruneSettings, argv, "python -m distill prune", ABOUT["prune"])
+    _check(settings)
+    from distill.prune import prune as prune_teacher
+
+    prune_teacher(settings, Path(settings.out))
+    return 0
+
+
+def _check(settings: DistillSettings) -> None:
+    """A ``UserError`` for what a run cannot do without."""
+    require(settings.out, "--out", "the folder this run is kept in")
+    require(settings.teacher, "--teacher", "the folder of the recogniser to learn from")
+    require(settings.data.corpus, "--data.corpus", "the folder of a corpus made by `lalia prepare`")
+    require_folders([settings.teacher], "--teacher")
+    require_folders([settings.student.start] if settings.student.start else [], "--student.start")
+    require_folders(settings.data.corpus, "--data.corpus")
 
 
 def export(argv: list[str]) -> int:

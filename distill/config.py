@@ -1,8 +1,9 @@
-"""The settings of a distillation run, and of an export."""
+"""The settings of a distillation run, a pruning run, and an export."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from lalia.data.augment import AugmentSettings
 from lalia.training.settings import (
@@ -103,6 +104,33 @@ class DistillSettings:
     """run folder; the same command continues what is there"""
     seed: int = 1
     """everything random is a function of this and the number of the step"""
+
+
+@dataclass
+class PruneSection:
+    """Which units get gates, and how much of the model shall be left."""
+
+    target: float = 0.5
+    """what shall be left of the whole model, as a share"""
+    cost: Literal["parameters", "multiply_adds"] = "parameters"
+    """share of what: numbers in the file, or products per second of audio (they differ where a stem works on the wave)"""
+    units: list[str] = field(default_factory=lambda: ["heads", "feedforward", "channels"])
+    """what may be taken out: attention heads, feed-forward units, channels of convolutions"""
+    share: float = 0.6
+    """share of the schedule in which gates are learned; in the rest what is left is healed"""
+    warmup: float = 0.3
+    """share of that in which the target goes from 1 to `target`"""
+    lr: float = 0.02
+    """learning rate of gates and multipliers (DPHuBERT: 0.02)"""
+    open_chance: float = 0.95
+    """chance of a gate to be open at the start"""
+
+
+@dataclass
+class PruneSettings(DistillSettings):
+    """Everything a pruning run is made of: that of a distillation run, and the gates."""
+
+    prune: PruneSection = field(default_factory=PruneSection)
 
 
 @dataclass
