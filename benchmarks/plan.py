@@ -1,6 +1,6 @@
 """The batch plan on an index as large as XLS-R's: start-up, memory and the time of one micro-batch.
 
-    OMP_NUM_THREADS=1 python benchmarks/plan.py                    # 160 million clips, 436,000 hours; 1 GB of disk for a while
+    OMP_NUM_THREADS=1 python -m benchmarks.plan                    # 160 million clips, 436,000 hours; 1 GB of disk for a while
 
 The index is made up: lengths from a gamma distribution (9.8 s on average), 128 languages whose hours fall like 1 / rank, in
 runs of 1,000 clips as shards have them. It is memory-mapped, as a corpus of that size would be.
@@ -114,7 +114,7 @@ def print_table(rows: dict[str, str], given: argparse.Namespace) -> None:
     cpus = [
         line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
     ]
-    print(f"`python benchmarks/plan.py --clips {given.clips}`, {date.today()}, {cpus[0]}, {os.cpu_count()} cores,")
+    print(f"`python -m benchmarks.plan --clips {given.clips}`, {date.today()}, {cpus[0]}, {os.cpu_count()} cores,")
     print(f"one thread, Python {platform.python_version()}, NumPy {np.__version__}:\n")
     print("| | |\n|---|---|")
     for name, value in rows.items():
