@@ -153,8 +153,8 @@ def _soundfile_blocks(
             break
         read += len(block_SC)
         yield opened.samplerate, block_SC
-    # MP3 encoders count their padding in or out: a few frames are no loss.
-    if read < opened.frames - 4 * 1152:
+    # MP3 encoders count their padding in or out: a few frames are no loss. Lossless kinds have no such excuse.
+    if read < opened.frames - (0 if kind.name in ("WAV", "FLAC") else 4 * 1152):
         was, found = opened.frames / opened.samplerate, read / opened.samplerate
         raise AudioError(f"{label}: is cut short: {kind.name} of {was:.1f} s ends after {found:.1f} s; copy it again")
 
