@@ -10,5 +10,6 @@ rate ends in ``RUN/recogniser`` (``fit.py``).
 the rest by distillation (``prune.py``).
 
 ``python -m distill export`` turns it into one ONNX file (``graph.py``), quantizes that (``quantize.py``), runs the file itself on
-held-out audio (``measure.py``) and writes the student folder only if it keeps its budget (``budget.py``, ``sensitivity.py``, ``export.py``).
+held-out audio (``measure.py``) and writes the student folder only if it keeps its budget (``budget.py``, ``sensitivity.py``,
+``export.py``).
 """
