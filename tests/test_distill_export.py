@@ -93,7 +93,7 @@ def test_a_spoiled_recogniser_is_refused_and_nothing_is_written(made, export, tm
     status, _, complained = export(spoiled, tmp_path / "student", "--quantize.rescue", "0")
     assert status == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["spoiled", "student.refused.json"]
-    assert "quantizing projection is to blame most" in complained
+    assert "Quantizing projection is to blame most" in complained
     report = json.loads((tmp_path / "student.refused.json").read_text())
     assert report["missed"][0]["budget"] == "float_ratio"
     assert report["sensitivity"][0]["group"] == "projection"

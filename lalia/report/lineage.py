@@ -69,8 +69,9 @@ def _model_facts(card: dict[str, Any]) -> list[str]:
             f"{made['chance']:.4f}, code perplexity {made['code_perplexity']:.0f} of {made['codes']}"
         )
     if made := card.get("finetuning"):
+        start = f"from {made['start']} weights " if "start" in made else ""
         facts.append(
-            f"fine-tuned from {made['start']} weights on {made['minutes_of_labels']:g}{formats.THIN}min of labels: "
+            f"fine-tuned {start}on {made['minutes_of_labels']:g}{formats.THIN}min of labels: "
             f"test CER {formats.percent(made['test_cer'])}"
         )
     if made := card.get("distillation"):

@@ -132,6 +132,7 @@ class Checkpoints(Callback):
             if trainer.is_global_zero:
                 prune(self.folder)
         if stop and step < self.steps:
+            trainer._logger_connector.update_train_step_metrics()  # Lightning would do it after this callback
             raise Interrupted(self.asked or signal.SIGTERM, step)
 
     def state_dict(self) -> dict[str, Any]:
