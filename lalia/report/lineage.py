@@ -68,10 +68,10 @@ def _model_facts(card: dict[str, Any]) -> list[str]:
             f"pretrained on {formats.hours(made['hours'])}: accuracy {made['accuracy']:.3f} where chance is "
             f"{made['chance']:.4f}, code perplexity {made['code_perplexity']:.0f} of {made['codes']}"
         )
-    if made := card.get("finetuning"):
-        start = f"from {made['start']} weights " if "start" in made else ""
+    # A recogniser from elsewhere says less of how it came to be.
+    if (made := card.get("finetuning")) and {"start", "minutes_of_labels", "test_cer"} <= set(made):
         facts.append(
-            f"fine-tuned {start}on {made['minutes_of_labels']:g}{formats.THIN}min of labels: "
+            f"fine-tuned from {made['start']} weights on {made['minutes_of_labels']:g}{formats.THIN}min of labels: "
             f"test CER {formats.percent(made['test_cer'])}"
         )
     if made := card.get("distillation"):
