@@ -18,7 +18,7 @@ ABOUT = {
     "The same command again continues the run in --out; the student ends in RUN/recogniser.",
     "prune": "Take out of a recogniser what it needs least: learned gates on heads, feed-forward units and convolution channels "
     "under a target size, really cut, then healed by distillation. "
-    "Example: python -m distill prune --config configs/distill/nano.yaml --prune.target 0.5 --data.corpus data/demo "
+    "Example: python -m distill prune --config configs/distill/prune-nano.yaml --data.corpus data/demo "
     "--data.language ita --teacher runs/italian/recogniser --out runs/pruned. "
     "The same command again continues the run in --out; the recogniser ends in RUN/recogniser.",
     "export": "Turn a recogniser into a student folder: one int8 ONNX file, run on held-out clips and measured beside its float "

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from distill.config import DistillSettings, ExportSettings
+from distill.config import DistillSettings, ExportSettings, PruneSettings
 from finetune.config import FinetuneSettings
 from lalia import config
 from pretrain.config import PretrainSettings
@@ -21,6 +21,8 @@ def schema_of(path: Path) -> type[Any]:
     stage = path.relative_to(CONFIGS).parts[0]
     if stage == "distill" and path.stem.startswith("export"):
         return ExportSettings
+    if stage == "distill" and path.stem.startswith("prune"):
+        return PruneSettings
     return {"pretrain": PretrainSettings, "finetune": FinetuneSettings, "distill": DistillSettings}[stage]
 
 
