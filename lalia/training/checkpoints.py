@@ -67,6 +67,7 @@ class Checkpoints(Callback):
         self.best: float | None = None
         self.asked: int | None = None
         self.done = -1
+        self.stopping = False
         self._pid = os.getpid()
         self._previous: dict[int, Any] = {}
 
@@ -131,9 +132,11 @@ class Checkpoints(Callback):
             trainer.save_checkpoint(self.folder / f"step{step:08d}.ckpt")
             if trainer.is_global_zero:
                 prune(self.folder)
-        if stop and step < self.steps:
-            trainer._logger_connector.update_train_step_metrics()  # Lightning would do it after this callback
-            raise Interrupted(self.asked or signal.SIGTERM, step)
+        self.stopping = stop and step < self.steps
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        if self.stopping:  # only here, behind what Lightning records of the step and of the look at held-out audio
+            raise Interrupted(self.asked or signal.SIGTERM, self.done)
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best}
