@@ -1,7 +1,7 @@
 # Each of these alone does all set-up: a machine with Python 3.10 to 3.12 (venv, pip) is enough, no root, no GPU.
 #
 #   make demo        the whole chain in at most 20 minutes on two cores: report in runs/demo/report.html
-#   make demo-full   the same in about an hour and a half, with the figures that README quotes
+#   make demo-full   the same in about two hours, with the figures that README quotes
 #   make test        lint, types and tests
 #   make lint        the first two
 #   make notebook    execute notebooks/read_a_run.ipynb on runs/demo, plots and all

@@ -3,7 +3,7 @@
 Runs the public commands one after another, exactly as they would be typed, and writes a report of what came out:
 
   python -m benchmarks.demo --quick      at most 20 minutes on two cores
-  python -m benchmarks.demo --full       an hour and a half, the figures that README quotes
+  python -m benchmarks.demo --full       about two hours, the figures that README quotes
 
 Running it again continues where it stopped: every command finds what it has done already.
 """
@@ -54,7 +54,7 @@ class Budget:
 
 BUDGETS = {
     "quick": Budget(pretrain_min=8, finetune_steps=400, rates=(2e-3,), distill_min=3),
-    "full": Budget(pretrain_min=40, finetune_steps=400, rates=(1e-3, 2e-3, 4e-3), distill_min=8),
+    "full": Budget(pretrain_min=50, finetune_steps=400, rates=(1e-3, 2e-3, 4e-3), distill_min=10),
 }
 
 
