@@ -270,7 +270,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     size.add_argument(
         "--quick", dest="mode", action="store_const", const="quick", help="at most 20 minutes on two cores"
     )
-    size.add_argument("--full", dest="mode", action="store_const", const="full", help="about an hour and a half")
+    size.add_argument("--full", dest="mode", action="store_const", const="full", help="about two hours")
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder of its runs and report")
     parser.add_argument("--corpus", type=Path, default=Path("data/demo"), help="folder of the corpus")
     args = parser.parse_args(argv)
