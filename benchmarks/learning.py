@@ -1,0 +1,124 @@
+"""The learning proof: whether contrastive pretraining helps languages with few labels, on two cores.
+
+  python -m benchmarks.learning --speech FOLDER --prompts data/demo --out runs/learning
+
+One encoder is pretrained on everything but the test clips ("heard": the unlabelled training audio of the target languages is
+in it), one on everything but the target languages ("unheard"). Each, and the same shape from random weights ("random"), is
+fine-tuned on 2, 10 and 30 minutes of six languages at the same steps; each start keeps, per language and minutes, the learning
+rate of the grid that errs least on dev (mean over the seeds). The same command again continues; --until stops before the next
+run begins, and whatever is finished is in the table and the plot: docs/results.md, docs/report/learning.svg.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import shlex
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.learning_corpora import TARGETS, Target, call, prepare_all
+from benchmarks.learning_report import Trial, write_results
+from lalia.data.mixture import Mixture
+from lalia.exits import UserError, run
+
+STARTS = ("random", "heard", "unheard")
+CONFIGS = Path("configs")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What is run."""
+
+    minutes: tuple[float, ...]
+    rates: tuple[float, ...]
+    seeds: tuple[int, ...]
+    starts: tuple[str, ...]
+    targets: tuple[Target, ...]
+    steps: int
+
+    def trials(self) -> Iterator[Trial]:
+        """Ten minutes first, one seed and rate of everything before the next: a grid cut short is a whole smaller one."""
+        for minutes in sorted(self.minutes, key=lambda m: abs(m - 10)):
+            for seed in self.seeds:
+                for rate in self.rates:
+                    for target in self.targets:
+                        for start in self.starts:
+                            yield Trial(target, start, minutes, rate, seed)
+
+
+def main() -> int:
+    arguments = parse()
+    out, until = Path(arguments.out), arguments.until
+    languages = {target.language for target in TARGETS}
+    if unknown := set(arguments.language) - languages:
+        raise UserError(f"--language {', '.join(sorted(unknown))}: expected some of {', '.join(sorted(languages))}")
+    grid = Grid(
+        tuple(arguments.minutes), tuple(arguments.rates), tuple(arguments.seeds), tuple(arguments.starts),
+        tuple(t for t in TARGETS if not arguments.language or t.language in arguments.language), arguments.steps,
+    )  # fmt: skip
+    corpora = prepare_all(Path(arguments.speech), out)
+    corpora["prompts"] = Path(arguments.prompts)
+    for start in grid.starts:
+        if start != "random" and not late(until):
+            pretrain(start, corpora, out, arguments.pretrain_minutes)
+    for trial in grid.trials():
+        if late(until):
+            break
+        finetune(trial, corpora[trial.target.speech or "prompts"], out, grid.steps)
+    command = "python -m benchmarks.learning " + " ".join(shlex.quote(word) for word in sys.argv[1:] if word != until)
+    page = write_results(list(grid.trials()), out, command, grid.steps)
+    print(f"the table and the plot: {page}")
+    return 0
+
+
+def pretrain(start: str, corpora: dict[str, Path], out: Path, minutes: float) -> None:
+    """The encoder ``OUT/START/encoder``."""
+    folders = [str(corpus) for corpus in corpora.values()]
+    names = Mixture.load(folders).language_names
+    targets = {target.language for target in TARGETS}
+    languages = [name for name in names if name not in targets] if start == "unheard" else []
+    call([
+        "python", "-m", "pretrain", "fit", "--config", str(CONFIGS / "pretrain/nano.yaml"), "--schedule.minutes", f"{minutes:g}",
+        "--out", str(out / start), *(word for folder in folders for word in ("--data.corpus", folder)),
+        *(word for name in languages for word in ("--data.language", name)),
+    ])  # fmt: skip
+
+
+def finetune(trial: Trial, corpus: Path, out: Path, steps: int) -> None:
+    """One recogniser; random weights have the shape, and the feature statistics, of the "heard" encoder."""
+    encoder = out / ("heard" if trial.start == "random" else trial.start) / "encoder"
+    call([
+        "python", "-m", "finetune", "fit", "--config", str(CONFIGS / "finetune/nano.yaml"), "--data.corpus", str(corpus),
+        "--data.language", trial.target.language, "--labels.minutes", f"{trial.minutes:g}", "--encoder", str(encoder),
+        "--start", "random" if trial.start == "random" else "pretrained", "--optim.lr", f"{trial.rate:g}",
+        "--schedule.steps", str(steps), "--seed", str(trial.seed), "--out", str(trial.folder(out)),
+    ])  # fmt: skip
+
+
+def late(until: str) -> bool:
+    return bool(until) and datetime.datetime.now().isoformat(timespec="minutes") >= until
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.learning", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--speech", required=True, help="folder of sets, each with a manifest.tsv")
+    parser.add_argument("--prompts", default="data/demo", help="the demo's corpus (data/demo)")
+    parser.add_argument("--out", default="runs/learning", help="where everything is kept (runs/learning)")
+    parser.add_argument("--pretrain-minutes", type=float, default=120, help="of each encoder (120)")
+    parser.add_argument("--minutes", type=float, nargs="+", default=[2, 10, 30], help="of labels (2 10 30)")
+    parser.add_argument("--rates", type=float, nargs="+", default=[2e-3, 1e-3, 4e-3], help="of fine-tuning")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2], help="of fine-tuning (1 2)")
+    parser.add_argument("--starts", nargs="+", choices=STARTS, default=list(STARTS), help="what is compared (all)")
+    parser.add_argument("--language", nargs="+", default=[], help="targets (all six)")
+    parser.add_argument("--steps", type=int, default=400, help="of each fine-tuning (400)")
+    parser.add_argument("--until", default="", metavar="YYYY-MM-DDTHH:MM", help="begin nothing new from then on")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(run(main, "benchmarks.learning"))
