@@ -44,13 +44,20 @@ DOORS = {
     "miniaudio": ("lalia/audio/flac.py",),
     "soxr": ("lalia/audio/", "tests/"),
     "rapidfuzz": ("lalia/scoring/",),
+    "num2words": ("lalia/text/numbers.py",),
+    "sentencepiece": ("lalia/text/vocabulary.py", "lalia/models/convert", "tests/"),
     "jiwer": ("tests/",),
     "transformers": ("lalia/models/convert", "benchmarks/", "tests/"),
 }
 
 LIGHT_PACKAGES = {"numpy", "onnxruntime", "soundfile", "soxr", "rapidfuzz", "lalia"}
 # Inside a function of a light module a package may be named that only some users need.
-LATE_PACKAGES = {"lalia/audio/containers.py": {"av"}, "lalia/audio/flac.py": {"miniaudio"}}
+LATE_PACKAGES = {
+    "lalia/audio/containers.py": {"av"},
+    "lalia/audio/flac.py": {"miniaudio"},
+    "lalia/text/numbers.py": {"num2words"},
+    "lalia/text/vocabulary.py": {"sentencepiece"},
+}
 VAGUE = {"utils", "util", "common", "base", "helpers", "helper", "misc"}
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from lalia.data.mixture import Mixture
 from lalia.exits import UserError
 from lalia.text.normaliser import Normaliser
-from lalia.text.tokens import BLANK, BOUNDARY, Tokens
+from lalia.text.tokens import Tokens
 
 
 def choose(mixture: Mixture, rows: np.ndarray, minutes: float) -> np.ndarray:
@@ -37,10 +37,9 @@ def digest(mixture: Mixture, rows: np.ndarray) -> str:
 
 def encoder_of(tokens: Tokens, normaliser: Normaliser) -> Callable[[str], list[int]]:
     """text -> token ids; characters the training labels never had are left out (they can never be right)."""
-    known = set(tokens.symbols) - {BLANK, BOUNDARY} | ({" "} if tokens.boundary is not None else set())
 
     def encode(text: str) -> list[int]:
-        return tokens.encode("".join(letter for letter in normaliser(text) if letter in known))
+        return tokens.encode(normaliser(text), skip_unknown=True)
 
     return encode
 

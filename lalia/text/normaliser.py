@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 
 from lalia.cards import write_text
 from lalia.exits import UserError
+from lalia.text.numbers import spell_numbers
 
 FILE_NAME = "normaliser.json"
 
@@ -20,6 +21,7 @@ Punctuation = Literal["drop", "keep"]
 Apostrophes = Literal["inside", "edges", "drop"]
 Hyphens = Literal["inside", "drop"]
 Spaces = Literal["keep", "drop"]
+Digits = Literal["keep", "spell"]
 
 _CHOICES = {
     "form": Form,
@@ -28,6 +30,7 @@ _CHOICES = {
     "apostrophes": Apostrophes,
     "hyphens": Hyphens,
     "spaces": Spaces,
+    "digits": Digits,
 }
 _APOSTROPHES = "'’‘`´′＇"
 _HYPHENS = "-‐‑"
@@ -57,6 +60,8 @@ class NormaliserSettings:
     """inside: kept between letters (well-known) | drop: a space (well known)"""
     spaces: Spaces = "keep"
     """keep: one between words | drop: none, for languages written without"""
+    digits: Digits = "keep"
+    """keep: digits are letters like others | spell: written out as words, where num2words knows the language"""
     keep: str = ""
     """Characters that count as letters whatever their category (Catalan ·, Hebrew ״)."""
     drop: str = ""
@@ -75,6 +80,16 @@ class NormaliserSettings:
                     raise UserError(f"normaliser replace: {key!r} returns inside {written!r}; that would never end")
         if "" in self.replace:
             raise UserError("normaliser replace: the empty text cannot be replaced; remove that key")
+
+    def describe(self) -> str:
+        """The settings that matter, in words, in one line."""
+        quotes = {"inside": "' within words", "edges": "' within words and at their ends", "drop": "no '"}
+        words = [{"lower": "lower case", "upper": "upper case", "keep": "case as written"}[self.case]]
+        words += ["no punctuation" if self.punctuation == "drop" else "punctuation kept", quotes[self.apostrophes]]
+        words += ["- within words"] * (self.hyphens == "inside") + ["no spaces"] * (self.spaces == "drop")
+        words += ["digits spelled out"] * (self.digits == "spell") + [self.form]
+        words += [f"without {len(self.drop)} marks"] * bool(self.drop) + [f"{self.keep} kept"] * bool(self.keep)
+        return ", ".join([*words, *(f"{key} becomes {value}" for key, value in self.replace.items())])
 
     def to_json(self, path: Path | str | None = None) -> str:
         """The settings as JSON text; written to ``path`` as well when one is given."""
@@ -128,7 +143,10 @@ class Normaliser:
 
     def __call__(self, text: str) -> str:
         settings = self.settings
-        text = unicodedata.normalize(settings.form, text).translate(self._unseen)
+        text = unicodedata.normalize(settings.form, text)
+        if settings.digits == "spell":
+            text = spell_numbers(text, settings.language)
+        text = text.translate(self._unseen)
         text = unicodedata.normalize(settings.form, self._cased(text))
         for key, value in self._replace:
             text = text.replace(key, value)

@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from lalia.cards import write_text
 from lalia.exits import UserError
+from lalia.text.graphemes import is_jamo, to_jamo
 
 FILE_NAME = "tokens.txt"
 BLANK = "<blank>"
 BOUNDARY = "|"
 """The symbol between words; a space in text."""
+_BYTE = re.compile(r"<0x([0-9A-F]{2})>")
+
+
+def byte_symbol(value: int) -> str:
+    """The symbol of one byte of UTF-8, as SentencePiece writes it: ``<0xE4>``."""
+    return f"<0x{value:02X}>"
 
 
 class Tokens:
     """The symbols of an output layer in its order; 0 is the blank.
 
-    A symbol may be longer than one character; ``encode`` takes the longest that fits.
+    A symbol may be longer than one character (a grapheme, a piece of a word); ``encode`` takes the longest that fits. Where
+    there are symbols of bytes, characters without a symbol are spelled in UTF-8; where there are parts of Hangul syllables,
+    syllables are spelled by those. ``decode`` puts both together again, so a list of symbols is all that it takes.
     """
 
     def __init__(self, symbols: Sequence[str]) -> None:
@@ -34,7 +45,11 @@ class Tokens:
                     f"tokens: {symbol!r} stands at {self._ids[symbol]} and at {i}; expected each symbol once"
                 )
             self._ids[symbol] = i
-        self._longest = max((len(s) for s in self.symbols[1:]), default=1)
+        bytes_ = {i: int(found[1], 16) for i, s in enumerate(self.symbols) if (found := _BYTE.fullmatch(s))}
+        self._bytes = bytes_
+        self._ids_of_bytes = {value: i for i, value in bytes_.items()}
+        self._jamo = any(len(s) == 1 and is_jamo(s) for s in self.symbols)
+        self._longest = max((len(s) for i, s in enumerate(self.symbols) if i and i not in bytes_), default=1)
 
     @classmethod
     def from_texts(cls, texts: Iterable[str]) -> Tokens:
@@ -59,12 +74,37 @@ class Tokens:
         """The id of the word boundary; None where the language is written without spaces."""
         return self._ids.get(BOUNDARY)
 
-    def encode(self, text: str) -> list[int]:
-        """The ids of ``text``; a ``UserError`` names the characters there is no symbol for."""
+    def encode(self, text: str, skip_unknown: bool = False) -> list[int]:
+        """The ids of ``text``; a ``UserError`` names the characters there is no symbol for, unless they are to be skipped."""
+        ids, unknown = self._encode(text)
+        if unknown and not skip_unknown:
+            names = ", ".join(f"{c!r} (U+{ord(c):04X})" for c in unknown)
+            raise UserError(f"no token for {names} in {_short(text)!r}; normalise the text or add the characters")
+        return ids
+
+    def unknown(self, text: str) -> list[str]:
+        """The characters of ``text`` that there is no symbol for, each once."""
+        return self._encode(text)[1]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ``ids``, in NFC; blanks are left out, boundaries become spaces, bytes that make no letter vanish."""
+        out: list[str] = []
+        pending = bytearray()
+        for i in ids:
+            if i in self._bytes:
+                pending.append(self._bytes[i])
+            elif i:
+                out += [pending.decode("utf-8", "ignore"), " " if self.symbols[i] == BOUNDARY else self.symbols[i]]
+                pending.clear()
+        out.append(pending.decode("utf-8", "ignore"))
+        return unicodedata.normalize("NFC", "".join(out))
+
+    def _encode(self, text: str) -> tuple[list[int], list[str]]:
         ids: list[int] = []
         unknown: dict[str, None] = {}
         at = 0
-        written = text.replace(BOUNDARY, "\0").replace(" ", BOUNDARY)
+        spelled = to_jamo(text) if self._jamo else text
+        written = spelled.replace(BOUNDARY, "\0").replace(" ", BOUNDARY)
         while at < len(written):
             for width in range(min(self._longest, len(written) - at), 0, -1):
                 found = self._ids.get(written[at : at + width], 0)
@@ -73,16 +113,18 @@ class Tokens:
                     at += width
                     break
             else:
-                unknown[text[at]] = None
+                in_bytes = [self._ids_of_bytes.get(value) for value in spelled[at].encode("utf-8", "replace")]
+                if self._bytes and None not in in_bytes and spelled[at] not in " |":
+                    ids += [i for i in in_bytes if i is not None]
+                else:
+                    unknown[spelled[at]] = None
                 at += 1
-        if unknown:
-            names = ", ".join(f"{c!r} (U+{ord(c):04X})" for c in unknown)
-            raise UserError(f"no token for {names} in {_short(text)!r}; normalise the text or add the characters")
-        return ids
+        return ids, list(unknown)
 
-    def decode(self, ids: Iterable[int]) -> str:
-        """The text of ``ids``; blanks are left out, boundaries become spaces."""
-        return "".join(" " if self.symbols[i] == BOUNDARY else self.symbols[i] for i in ids if i != 0)
+    def describe(self, shown: int = 100) -> str:
+        """How many there are, and the first of them, in one line."""
+        listed = " ".join(f"◌{s}" if unicodedata.category(s[0])[0] == "M" else s for s in self.symbols[1 : 1 + shown])
+        return f"{len(self)}: {listed}" + (f" and {len(self) - 1 - shown:,} more" if len(self) > 1 + shown else "")
 
     def save(self, path: Path | str) -> None:
         """Write one ``symbol id`` per line."""
