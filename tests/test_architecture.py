@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 STAGES = ("pretrain", "finetune", "distill")
-LIGHT = ("cli", "units", "exits", "cards", "audio", "text", "decoding", "scoring", "runtime")
+LIGHT = ("cli", "units", "exits", "cards", "audio", "text", "decoding", "scoring", "runtime", "serve")
 HEAVY = ("config", "data", "models", "report", "training")
 
 DOORS = {
@@ -37,7 +37,7 @@ DOORS = {
     "jsonargparse": ("lalia/config.py", "tests/"),
     "safetensors": ("lalia/models/", "benchmarks/", "tests/"),
     "onnxruntime": ("lalia/runtime/", "distill/", "benchmarks/", "tests/"),
-    "onnx": ("distill/", "benchmarks/", "tests/"),
+    "onnx": ("distill/", "lalia/models/convert/", "benchmarks/", "tests/"),
     "av": ("lalia/audio/", "tests/"),
     # fairseq2 asks the system for libsndfile unless soundfile, which brings its own, is there first.
     "soundfile": ("lalia/audio/", "lalia/models/encoder.py", "benchmarks/", "tests/"),
@@ -47,6 +47,10 @@ DOORS = {
     "num2words": ("lalia/text/numbers.py",),
     "sentencepiece": ("lalia/text/vocabulary.py", "lalia/models/convert", "tests/"),
     "jiwer": ("tests/",),
+    "sherpa_onnx": ("benchmarks/", "tests/"),
+    "pocketsphinx": ("benchmarks/",),
+    "starlette": ("lalia/serve/", "tests/"),
+    "uvicorn": ("lalia/serve/connections.py", "tests/"),
     "transformers": ("lalia/models/convert", "benchmarks/", "tests/"),
 }
 
@@ -58,6 +62,8 @@ LATE_PACKAGES = {
     "lalia/text/numbers.py": {"num2words"},
     "lalia/text/vocabulary.py": {"sentencepiece"},
 }
+# A room for those alone who ask for its extra; the program loads it late, as it does heavy ones.
+EXTRA_ROOMS = {"serve": {"starlette", "uvicorn", "h11"}}
 VAGUE = {"utils", "util", "common", "base", "helpers", "helper", "misc"}
 
 
@@ -172,12 +178,26 @@ def test_light_rooms_need_only_light_packages() -> None:
     for path in sources("lalia"):
         if room(path) not in (*LIGHT, "__init__"):
             continue
-        allowed = LIGHT_PACKAGES | set(sys.stdlib_module_names)
+        allowed = LIGHT_PACKAGES | EXTRA_ROOMS.get(room(path), set()) | set(sys.stdlib_module_names)
         for found in imports(parsed(path)):
             fine = allowed | (LATE_PACKAGES.get(relative(path), set()) if found.late else set())
             if found.package not in fine:
                 found_any.append(f"{relative(path)}:{found.line}: imports {found.module}")
     complain(found_any)
+
+
+def test_extra_rooms_are_entered_by_the_program_alone() -> None:
+    complain(
+        [
+            f"{relative(path)}:{found.line}: imports {found.module}"
+            for path in sources("lalia")
+            for found in imports(parsed(path))
+            for extra in EXTRA_ROOMS
+            if found.module.startswith(f"lalia.{extra}")
+            and room(path) != extra
+            and not (relative(path) == "lalia/cli.py" and found.late)
+        ]
+    )
 
 
 @pytest.mark.parametrize("package", DOORS)

@@ -12,13 +12,17 @@ from lalia.exits import UserError
 if TYPE_CHECKING:
     from lalia.models.convert.parts import Parts
 
-KINDS = ("hf", "fairseq", "fairseq2")
+KINDS = ("hf", "fairseq", "fairseq2", "sherpa")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what ``lalia convert`` takes."""
     parser.add_argument("source", metavar="SRC", help="lalia folder, hf:FOLDER, fairseq:FILE or fairseq2:FILE")
-    parser.add_argument("target", metavar="DST", help="lalia folder, hf:FOLDER or fairseq2:FILE; made anew")
+    parser.add_argument(
+        "target",
+        metavar="DST",
+        help="lalia folder, hf:FOLDER, fairseq2:FILE or (of a student) sherpa:FOLDER; made anew",
+    )
     parser.add_argument("--language", default="", metavar="CODE", help="ISO 639-3, for a recogniser's normaliser")
     checkpoints = parser.add_argument_group("where a checkpoint does not say it itself")
     checkpoints.add_argument("--heads", type=int, default=0, metavar="N", help="attention heads")
@@ -33,6 +37,10 @@ def main(args: argparse.Namespace) -> int:
     target, target_path = _place(args.target)
     if target == "fairseq":
         raise UserError(f"{args.target}: fairseq's files can be read but not written; take hf:FOLDER or fairseq2:FILE")
+    if source == "sherpa" or (target == "sherpa" and source != "lalia"):
+        raise UserError(
+            f"{args.source} to {args.target}: only a lalia student becomes sherpa:FOLDER, and none comes back"
+        )
     if source == target == "lalia":
         raise UserError(
             f"{args.source} and {args.target} are both lalia's; expected hf:, fairseq: or fairseq2: before one"
@@ -44,6 +52,8 @@ def main(args: argparse.Namespace) -> int:
         import safetensors  # noqa: F401
     except ImportError as error:
         raise UserError(f"lalia convert needs {error.name}; pip install 'lalia[train]'") from error
+    if target == "sherpa":
+        return _share(source_path, target_path)
     parts = _read(source, source_path, args)
     if target == "hf":
         from lalia.models.convert.hf_writing import write_hf
@@ -66,11 +76,19 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
+def _share(student: Path, folder: Path) -> int:
+    from lalia.models.convert.sherpa_writing import write_sherpa
+
+    remarks = write_sherpa(student, folder)
+    print(f"{folder}: for sherpa-onnx's OfflineRecognizer.from_omnilingual_asr_ctc{''.join(f'; {r}' for r in remarks)}")
+    return 0
+
+
 def _place(text: str) -> tuple[str, Path]:
     kind, colon, rest = text.partition(":")
     if colon and kind in KINDS:
         if not rest:
-            raise UserError(f"{text}: expected a {'folder' if kind == 'hf' else 'file'} behind the colon")
+            raise UserError(f"{text}: expected a {'file' if kind.startswith('fairseq') else 'folder'} behind the colon")
         return kind, Path(rest)
     return "lalia", Path(text)
 
