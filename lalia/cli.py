@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     import numpy as np
 
     from lalia.data.corpus import Corpus
+    from lalia.runtime.clips import Clip
     from lalia.runtime.evaluation import Evaluation
+    from lalia.runtime.transcript import Transcript
 
 # Written out, so that --help need not load the runtime; a test compares them.
 FORMATS = ("txt", "json", "srt", "vtt")
@@ -42,6 +44,7 @@ Write down what is said in audio files of any format, rate and length.
   lalia transcribe my-student talk.m4a --format srt > talk.srt  subtitles
   lalia transcribe my-student talks/ --format json              a folder: one JSON object per line, words with times
   lalia transcribe my-student talks/ --format vtt --out subs/   one file per clip
+  lalia transcribe my-student meeting.flac --jobs 2             two windows at a time (of many clips: two clips)
 
 A clip that cannot be read is named on stderr, skipped and counted; the exit status is 2 only when none could be read.
 Silence gives the empty text. M4A, WebM and G.722 need PyAV (pip install av).
@@ -98,6 +101,8 @@ def _main(argv: list[str]) -> int:
     transcribe.add_argument("audio", metavar="AUDIO", nargs="+", help="audio files, and folders of them")
     transcribe.add_argument("--format", choices=FORMATS, default="txt", help="what to write (default: txt)")
     transcribe.add_argument("--out", type=Path, metavar="FOLDER", help="write one file per clip here, not to stdout")
+    transcribe.add_argument("--jobs", type=_positive, default=1, metavar="N", help="how much at a time (default: 1)")
+    transcribe.add_argument("--voice", action="store_true", help="hear only where there is speech (needs silero-vad)")
     transcribe.set_defaults(call=_transcribe)
 
     evaluate = verbs.add_parser("evaluate", help="error rates on a corpus", description=_EVALUATE)
@@ -145,20 +150,28 @@ def _transcribe(args: argparse.Namespace) -> int:
     from lalia.runtime.clips import find_clips, output_paths
     from lalia.runtime.student import Student
     from lalia.runtime.subtitles import render
+    from lalia.runtime.workers import in_order
 
     clips = find_clips(args.audio)
     several = len(clips) > 1 or Path(args.audio[0]).is_dir()
     if several and args.format in ("srt", "vtt") and args.out is None:
         raise UserError(f"{len(clips)} clips cannot share one {args.format} file; say --out FOLDER")
     paths = output_paths(clips, args.out, args.format) if args.out else [None] * len(clips)
-    student = Student.load(args.model, args.threads)
+    # Jobs of one thread each do more than one job of several.
+    student = Student.load(args.model, args.threads or (1 if args.jobs > 1 else None))
     shown = sys.stderr.isatty() and (args.out is not None or not sys.stdout.isatty())
     start, audio_s, done = time.perf_counter(), 0.0, 0
-    for number, (clip, path) in enumerate(zip(clips, paths, strict=True), start=1):
+
+    def hear(clip: Clip) -> Transcript | AudioError:
         try:
-            heard = student.transcribe(clip.path)
+            return student.transcribe(clip.path, voice=args.voice, jobs=args.jobs if len(clips) == 1 else 1)
         except AudioError as error:
-            print(f"lalia: {error}", file=sys.stderr)
+            return error
+
+    all_heard = in_order(hear, clips, args.jobs if len(clips) > 1 else 1)
+    for number, (clip, path, heard) in enumerate(zip(clips, paths, all_heard, strict=True), start=1):
+        if isinstance(heard, AudioError):
+            print(f"lalia: {heard}", file=sys.stderr)
             continue
         done += 1
         audio_s += heard.duration_s

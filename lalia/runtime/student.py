@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +17,8 @@ from lalia.decoding.greedy import collapse, peaks, transcript, words
 from lalia.exits import UserError
 from lalia.runtime.integrity import MODEL, NORMALISER, TOKENS, check_files
 from lalia.runtime.transcript import Transcript
-from lalia.runtime.windows import cut_windows
+from lalia.runtime.windows import Heard, Window, cut_windows, silence, stitch
+from lalia.runtime.workers import in_order
 from lalia.text.normaliser import Normaliser
 from lalia.text.tokens import Tokens
 from lalia.units import SAMPLE_RATE, Samples, Seconds, to_samples, to_seconds
@@ -29,7 +32,6 @@ SHORTEST: Samples = to_samples(0.1)
 """Shorter waves are filled up with silence, since a model's first filters need something to stand on."""
 SILENCE_PEAK = 5e-4
 """Below this (-66 dB) a window is silent. Models level their input, and would read letters into the noise."""
-SILENT_LOG_PROB = -100.0
 
 
 class Student:
@@ -48,11 +50,11 @@ class Student:
         self.normaliser = normaliser
         self.card = card
         self.frame_s: Seconds = float(card["frame_s"])
+        # Whole frames, so that windows stand on one grid.
         frame = to_samples(self.frame_s)
-        # Whole frames, and an even number of them shared: then windows stand on one grid and seams fall between frames.
         self._frame: Samples = frame
         self._window: Samples = to_samples(float(card.get("window_s", WINDOW_S))) // frame * frame
-        self._overlap: Samples = min(to_samples(OVERLAP_S), self._window // 2) // (2 * frame) * (2 * frame)
+        self._overlap: Samples = min(to_samples(OVERLAP_S), self._window // 2) // frame * frame
 
     @classmethod
     def load(cls, folder: Path | str, threads: int | None = None) -> Student:
@@ -76,16 +78,34 @@ class Student:
         _check_graph(session, tokens, folder)
         return cls(session, tokens, normaliser, card)
 
-    def transcribe(self, source: Source | np.ndarray, name: str | None = None) -> Transcript:
+    def transcribe(
+        self, source: Source | np.ndarray, name: str | None = None, *, voice: bool = False, jobs: int = 1
+    ) -> Transcript:
         """What is said in an audio file (its path or its bytes), or in a wave (float32, mono, 16 kHz).
 
-        Of any length, in memory that does not grow with a file. Silence gives the empty text. ``AudioError`` where the
-        file cannot be read; ``name`` is what errors call bytes.
+        Of any length, in memory that does not grow with a file. Silence gives the empty text; with ``voice`` everything does
+        that is not speech. ``jobs`` windows of a long file are heard at a time. ``AudioError`` where the file cannot be read;
+        ``name`` is what errors call bytes.
+        """
+        steps = self.steps(source, name, voice=voice, jobs=jobs)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                return end.value
+
+    def steps(
+        self, source: Source | np.ndarray, name: str | None = None, *, voice: bool = False, jobs: int = 1
+    ) -> Generator[Seconds, None, Transcript]:
+        """``transcribe`` window by window: after each the seconds read so far, in the end the transcript as its value.
+
+        Who shares one processor among several files goes on with each in turn.
         """
         heard: list[tuple[np.ndarray, np.ndarray]] = []
         counter = _Counter(_blocks(source, name))
-        for log_probs_TV in self._stretches(counter):
+        for log_probs_TV in self._stretches(counter, voice, jobs):
             heard.append(peaks(log_probs_TV))
+            yield to_seconds(counter.samples)
         if not heard:
             return Transcript("")
         hits = collapse(np.concatenate([h[0] for h in heard]), np.concatenate([h[1] for h in heard]))
@@ -98,18 +118,26 @@ class Student:
         stretches = list(self._stretches(_blocks(wave, None)))
         return np.concatenate(stretches) if stretches else np.zeros((0, len(self.tokens)), np.float32)
 
-    def _stretches(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    def _stretches(self, blocks: Iterable[np.ndarray], voice: bool = False, jobs: int = 1) -> Iterator[np.ndarray]:
         """The log-probabilities of consecutive stretches, (T', V) each, that follow one another without gap."""
-        for window in cut_windows(blocks, self._window, self._overlap):
-            log_probs_TV = self._run(window.wave)
-            start = window.keep_from // self._frame
-            yield log_probs_TV[start : None if window.keep_to is None else window.keep_to // self._frame]
+        return stitch(in_order(self._hear, self._windows(blocks, voice), jobs))
+
+    def _windows(self, blocks: Iterable[np.ndarray], voice: bool) -> Iterator[Window]:
+        if not voice:
+            yield from cut_windows(blocks, self._window, self._overlap)
+            return
+        from lalia.runtime.voice import mark_speech
+
+        for _, stretch in groupby(mark_speech(blocks, self._frame), itemgetter(0)):
+            yield from cut_windows(map(itemgetter(1), stretch), self._window, self._overlap)
+
+    def _hear(self, window: Window) -> Heard:
+        frames = -(-len(window.wave) // self._frame)
+        return Heard(self._run(window.wave), frames, window.shared // self._frame)
 
     def _run(self, wave: np.ndarray) -> np.ndarray:
         if float(np.abs(wave).max()) < SILENCE_PEAK:
-            log_probs_TV = np.full((-(-len(wave) // self._frame), len(self.tokens)), SILENT_LOG_PROB, np.float32)
-            log_probs_TV[:, 0] = 0.0
-            return log_probs_TV
+            return silence(-(-len(wave) // self._frame), len(self.tokens))
         if len(wave) < SHORTEST:
             wave = np.pad(wave, (0, SHORTEST - len(wave)))
         log_probs_TV = self.session.run(["log_probs"], {"wave": wave[None].astype(np.float32, copy=False)})[0][0]

@@ -6,19 +6,24 @@ Read with onnxruntime alone: importing silero-vad would load torch. ``benchmarks
 from __future__ import annotations
 
 import importlib.util
+import math
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 
 from lalia.exits import UserError
-from lalia.units import SAMPLE_RATE, Seconds
+from lalia.units import SAMPLE_RATE, Samples, Seconds, to_samples
 
 FRAME_SAMPLES = 512
 FRAME_S: Seconds = FRAME_SAMPLES / SAMPLE_RATE
 _CONTEXT_SAMPLES = 64
 _MODEL = Path("data") / "silero_vad_16k_sequence.onnx"
 _FRAMES_PER_CALL = 512
+_SPEECH = 0.5
+_MARGIN_S: Seconds = 0.5
+"""What is kept before and behind speech: detectors are late, and words begin and end softly."""
 
 
 class VoiceActivity:
@@ -62,6 +67,58 @@ class VoiceActivity:
         """Probabilities (ceil(S / 512),) float32 of a whole wave, float32 (S,) at 16 kHz."""
         self.start()
         return self.feed(wave_S, last=True)
+
+
+def mark_speech(blocks: Iterable[np.ndarray], grid: Samples) -> Iterator[tuple[bool, np.ndarray]]:
+    """The wave whose consecutive pieces are ``blocks``, as pieces with speech near (True) and pieces of silence instead.
+
+    Where no speech is within half a second the samples are zeros. All pieces but the last begin and end on multiples of
+    ``grid`` samples. Memory holds two blocks.
+    """
+    unit = math.lcm(FRAME_SAMPLES, grid)
+    margin = -(-to_samples(_MARGIN_S) // unit)
+    detector = VoiceActivity()
+    waiting_S = np.zeros(0, np.float32)
+    raw_U = np.zeros(0, bool)  # of units that are known but not yet given away, behind `margin` of those that are
+    speech_T = np.zeros(0, np.float32)
+    given = 0
+    for block_S, last in _with_last(blocks):
+        waiting_S = np.concatenate([waiting_S, block_S])
+        speech_T = np.concatenate([speech_T, detector.feed(block_S.astype(np.float32, copy=False), last)])
+        per_unit = unit // FRAME_SAMPLES
+        if last and len(speech_T) % per_unit:
+            speech_T = np.pad(speech_T, (0, per_unit - len(speech_T) % per_unit))
+        units = len(speech_T) // per_unit
+        raw_U = np.concatenate(
+            [raw_U, speech_T[: units * per_unit].reshape(units, per_unit).max(1, initial=0) > _SPEECH]
+        )
+        speech_T = speech_T[units * per_unit :]
+        ready = len(raw_U) - given - (0 if last else margin)
+        if ready <= 0:
+            continue
+        padded_U = np.pad(raw_U, margin)
+        near_U = np.lib.stride_tricks.sliding_window_view(padded_U, 2 * margin + 1).max(1)[given : given + ready]
+        ends = np.append(np.flatnonzero(np.diff(near_U)) + 1, ready)
+        start = 0
+        for end in ends:
+            piece_S = waiting_S[start * unit : end * unit]
+            if len(piece_S):
+                speech = bool(near_U[start])
+                yield speech, piece_S if speech else np.zeros_like(piece_S)
+            start = int(end)
+        waiting_S = waiting_S[ready * unit :]
+        kept = min(margin, given + ready)
+        raw_U, given = raw_U[given + ready - kept :], kept
+
+
+def _with_last(blocks: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, bool]]:
+    held: np.ndarray | None = None
+    for block in blocks:
+        if held is not None:
+            yield held, False
+        held = block
+    if held is not None:
+        yield held, True
 
 
 def model_path() -> Path:

@@ -1,42 +1,108 @@
-"""Long audio as overlapping windows: what each sees, and which part of its frames is kept."""
+"""Long audio as overlapping windows, and their frames as one row again.
+
+T frames, V tokens, N frames that two windows share.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from lalia.units import Samples
+from lalia.units import Frames, Samples
+
+SILENT_LOG_PROB = -100.0
+_SMOOTHED: Frames = 3
+_OFF_CENTRE = 1e-3
+"""What a frame away from the middle costs a seam: it decides between places that are as good as each other."""
 
 
 @dataclass(frozen=True)
 class Window:
-    """A stretch of a wave; of its frames those from ``keep_from`` to ``keep_to`` (samples; None: its end) are used."""
+    """A stretch of a wave; its first ``shared`` samples are the last ones of the window before."""
 
     wave: np.ndarray
-    keep_from: Samples
-    keep_to: Samples | None
+    shared: Samples
+
+
+class Heard(NamedTuple):
+    """What a model said to a window: frames due by its length, the first ``shared`` of them in the window before too."""
+
+    log_probs_TV: np.ndarray
+    frames: Frames
+    shared: Frames
 
 
 def cut_windows(blocks: Iterable[np.ndarray], length: Samples, overlap: Samples) -> Iterator[Window]:
-    """Windows of ``length`` samples over the wave whose consecutive pieces are ``blocks``.
+    """Windows of ``length`` samples, ``overlap`` of them shared, over the wave whose consecutive pieces are ``blocks``.
 
-    Neighbours share ``overlap`` samples and each keeps its half of them, so the kept parts cover the wave exactly once
-    and every kept frame has seen at least half an overlap on both sides. A wave up to ``length`` is one window. Memory
-    holds one window and one block.
+    A wave up to ``length`` is one window. Memory holds one window and one block.
     """
     pending: list[np.ndarray] = []
     held = 0
-    keep_from = 0
+    shared = 0
     for block in blocks:
         pending.append(block)
         held += len(block)
-        while held > length:
-            wave = np.concatenate(pending)
-            yield Window(wave[:length], keep_from, length - overlap // 2)
-            pending = [wave[length - overlap :]]
-            held = len(pending[0])
-            keep_from = overlap // 2
+        if held <= length:
+            continue
+        wave = np.concatenate(pending)
+        start = 0
+        while held - start > length:
+            yield Window(wave[start : start + length], shared)
+            start += length - overlap
+            shared = overlap
+        pending = [wave[start:]]
+        held -= start
     if held:
-        yield Window(np.concatenate(pending), keep_from, None)
+        yield Window(np.concatenate(pending), shared)
+
+
+def stitch(heard: Iterable[Heard]) -> Iterator[np.ndarray]:
+    """Consecutive stretches of log-probabilities (T', V) without gap or overlap, from those of consecutive windows.
+
+    A model may give a frame less than is due at the end of a window: in front of another one silence stands in for it.
+    """
+    held: np.ndarray | None = None
+    due = 0
+    for found in heard:
+        if held is not None:
+            if len(held) < due:
+                held = np.concatenate([held, silence(due - len(held), held.shape[1])])
+            start = due - found.shared
+            at = seam(held[start:due], found.log_probs_TV[: found.shared])
+            yield held[: start + at]
+            held, due = found.log_probs_TV[at:], found.frames - at
+        else:
+            held, due = found.log_probs_TV, found.frames
+    if held is not None:
+        yield held
+
+
+def seam(left_NV: np.ndarray, right_NV: np.ndarray) -> Frames:
+    """How many of N shared frames to take from the left window; the others are the right one's.
+
+    A letter is lost or doubled where the windows date it to different sides of the seam. So it lies in the middle half, where
+    both have seen what is around, between those frames for which it is likeliest that both mean the same token: log of the
+    sum over tokens of p_left · p_right, averaged over three frames on either side.
+    """
+    N = min(len(left_NV), len(right_NV))
+    if not N:
+        return 0
+    joint_NV = left_NV[:N] + right_NV[:N]
+    top_N1 = joint_NV.max(1, keepdims=True)
+    agreement_N = (top_N1 + np.log(np.exp(joint_NV - top_N1).sum(1, keepdims=True)))[:, 0].astype(np.float64)
+    total = np.concatenate([[0.0], agreement_N.cumsum()])
+    places = np.arange(N // 4, N - N // 4 + 1)
+    first, last = np.maximum(places - _SMOOTHED, 0), np.minimum(places + _SMOOTHED, N)
+    score = (total[last] - total[first]) / np.maximum(last - first, 1) - _OFF_CENTRE * np.abs(places - N / 2)
+    return int(places[score.argmax()])
+
+
+def silence(frames: Frames, tokens: int) -> np.ndarray:
+    """Log-probabilities (T, V) float32 of ``frames`` frames of blank."""
+    log_probs_TV = np.full((frames, tokens), SILENT_LOG_PROB, np.float32)
+    log_probs_TV[:, 0] = 0.0
+    return log_probs_TV
