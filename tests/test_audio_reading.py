@@ -131,6 +131,17 @@ def test_channels_are_averaged_and_blocks_make_no_seams() -> None:
     assert np.array_equal(np.concatenate(blocks), wave)
 
 
+@pytest.mark.parametrize(("format", "subtype"), [("MP3", "MPEG_LAYER_III"), ("OGG", "OPUS"), ("OGG", "VORBIS")])
+def test_blocks_of_lossy_files_make_no_seams(format: str, subtype: str) -> None:
+    """Where one block ends and the next begins the decoder must not start anew; of MP3 a frame would be lost."""
+    draw, t = np.random.default_rng(0), np.arange(40 * 16_000) / 16_000
+    wave = sum(draw.uniform(0.02, 0.1) * np.sin(2 * np.pi * hz * t * (1 + t / 90)) for hz in range(150, 3000, 150))
+    content = sndfile_bytes(wave.astype(np.float32), 16_000, format, subtype)
+    expected, _ = soundfile.read(io.BytesIO(content), dtype="float32")
+    assert len(list(read_blocks(content))) > 2
+    np.testing.assert_allclose(read_audio(content), np.clip(expected, -1, 1), atol=1e-4)
+
+
 def test_resampler_takes_blocks_of_any_size() -> None:
     wave = tone(44_100)
     resampler, parts, at = Resampler(44_100), [], 0

@@ -42,7 +42,7 @@ def stream_blocks(file: BinaryIO, container: str) -> Iterator[tuple[int, np.ndar
             for part in convert.resample(None):
                 decoded += part.samples
                 yield rate, part.to_ndarray().T
-    except (av.error.FFmpegError, ValueError) as error:
+    except (av.error.FFmpegError, ValueError, OSError) as error:
         raise DecodingFailed(_reason(error)) from error
     if declared_s is not None and decoded / rate < 0.95 * declared_s - 0.5:
         raise DecodingFailed(f"it ends after {decoded / rate:.1f} of {declared_s:.1f} seconds")
@@ -63,14 +63,19 @@ def _open(file: BinaryIO, container: str) -> Any:
     try:
         # The container is named, never guessed: FFmpeg finds an audio format in almost any bytes.
         return av.open(file, format=container, metadata_errors="ignore")
-    except (av.error.FFmpegError, ValueError) as error:
+    except (av.error.FFmpegError, ValueError, OSError) as error:
         raise DecodingFailed(_reason(error)) from error
 
 
 def _stream(opened: Any) -> Any:
     if not opened.streams.audio:
         raise DecodingFailed("it holds no audio stream")
-    return opened.streams.audio[0]
+    stream = opened.streams.audio[0]
+    if stream.codec_context is None:
+        raise DecodingFailed("no decoder knows its codec")
+    if not stream.rate:
+        raise DecodingFailed("it does not say how many samples a second has")
+    return stream
 
 
 def _facts(opened: Any, stream: Any) -> tuple[int, int, float | None]:

@@ -32,6 +32,7 @@ SUFFIXES = frozenset(
 
 _BLOCK_SAMPLES = 1 << 18
 _RATES = (4_000, 768_000)
+_MOST_CHANNELS = 64
 _LOUDEST = 100.0
 
 
@@ -62,18 +63,26 @@ def read_audio(source: Source, name: str | None = None) -> np.ndarray:
     return wave
 
 
-def read_blocks(source: Source, name: str | None = None) -> Iterator[np.ndarray]:
-    """The clip as consecutive blocks of the wave that ``read_audio`` returns, in memory that does not grow with it."""
+def read_blocks(
+    source: Source, name: str | None = None, start_s: int = 0, end_s: int | None = None
+) -> Iterator[np.ndarray]:
+    """The clip as consecutive blocks of the wave that ``read_audio`` returns, in memory that does not grow with it.
+
+    ``start_s`` and ``end_s`` (None: to its end) are whole seconds, which are whole samples at every rate.
+    """
     label = _label(source, name)
     with _opened(source, name) as (file, kind):
         resampler: Resampler | None = None
         read = 0
-        for rate, block_SC in _raw_blocks(source, file, kind, label):
+        for rate, block_SC in _raw_blocks(source, file, kind, label, start_s):
             if resampler is None:
-                if not _RATES[0] <= rate <= _RATES[1]:
-                    raise AudioError(f"{label}: has {rate} samples per second; expected {_RATES[0]} to {_RATES[1]}")
+                _check_form(rate, block_SC.shape[1], label)
                 resampler = Resampler(rate)
-            _check_samples(block_SC, read / rate, label)
+            if end_s is not None:
+                block_SC = block_SC[: (end_s - start_s) * rate - read]
+                if not len(block_SC):
+                    break
+            _check_samples(block_SC, start_s + read / rate, label)
             read += len(block_SC)
             wave = resampler(block_SC)
             if wave.size:
@@ -93,21 +102,33 @@ def probe_audio(source: Source, name: str | None = None) -> AudioInfo:
         if kind.libsndfile:
             try:
                 with _soundfile(source, file) as opened:
-                    return AudioInfo(opened.frames / opened.samplerate, opened.samplerate, opened.channels, kind.name)
+                    frames, rate, channels = opened.frames, opened.samplerate, opened.channels
             except soundfile.LibsndfileError:
                 pass
+            else:
+                _check_form(rate, channels, label)
+                return AudioInfo(_believed(frames / rate, source, name), rate, channels, kind.name)
         try:
             rate, channels, duration_s = containers.stream_facts(file, kind.container)
         except containers.DecoderMissing as error:
             raise _decoder_missing(label, kind) from error
         except containers.DecodingFailed as error:
             raise AudioError(f"{label}: cannot be read as {kind.name}: {error}") from error
-        if duration_s is None:
-            duration_s = to_seconds(sum(len(block) for block in read_blocks(source, name)))
-        return AudioInfo(duration_s, rate, channels, kind.name)
+        _check_form(rate, channels, label)
+        return AudioInfo(_believed(duration_s, source, name), rate, channels, kind.name)
 
 
-def _raw_blocks(source: Source, file: BinaryIO, kind: signatures.Kind, label: str) -> Iterator[tuple[int, np.ndarray]]:
+def _believed(duration_s: Seconds | None, source: Source, name: str | None) -> Seconds:
+    """A duration that headers declare; counted where they declare none, or more seconds than the file has bytes."""
+    size = len(source) if isinstance(source, bytes) else Path(source).stat().st_size
+    if duration_s is not None and 0 <= duration_s <= size:
+        return duration_s
+    return to_seconds(sum(len(block) for block in read_blocks(source, name)))
+
+
+def _raw_blocks(
+    source: Source, file: BinaryIO, kind: signatures.Kind, label: str, start_s: int
+) -> Iterator[tuple[int, np.ndarray]]:
     failed = "no decoder"
     if kind.libsndfile:
         try:
@@ -116,10 +137,13 @@ def _raw_blocks(source: Source, file: BinaryIO, kind: signatures.Kind, label: st
             failed = _libsndfile_reason(error)
         else:
             with opened:
-                yield from _soundfile_blocks(opened, kind, label)
+                yield from _soundfile_blocks(opened, kind, label, start_s)
             return
     try:
-        yield from containers.stream_blocks(file, kind.container)
+        passed = 0  # FFmpeg's containers are not all indexed: what is before the start is decoded and let go.
+        for rate, block_SC in containers.stream_blocks(file, kind.container):
+            yield rate, block_SC[max(0, start_s * rate - passed) :]
+            passed += len(block_SC)
     except containers.DecoderMissing as error:
         if kind.libsndfile:  # Most likely broken: these kinds need no PyAV.
             raise AudioError(f"{label}: cannot be read as {kind.name}: {failed}; is it damaged?") from error
@@ -128,23 +152,36 @@ def _raw_blocks(source: Source, file: BinaryIO, kind: signatures.Kind, label: st
         raise AudioError(f"{label}: cannot be read as {kind.name}: {error}; is it damaged or cut short?") from error
 
 
+class _Sequential(soundfile.SoundFile):
+    """Read from front to back. soundfile seeks behind each block that it reads from what can be sought in, and an MP3
+    decoder that seeks has lost the bits of earlier frames: one frame in each block would be broken."""
+
+    def seekable(self) -> bool:
+        return False
+
+
 def _soundfile(source: Source, file: BinaryIO) -> soundfile.SoundFile:
     file.seek(0)
     if isinstance(source, bytes):
-        return soundfile.SoundFile(file)
+        return _Sequential(file)
     if str(source).lower().endswith(".raw"):
         # libsndfile believes the suffix .raw more than the header, so it gets no name.
-        return soundfile.SoundFile(io.BytesIO(file.read()))
-    return soundfile.SoundFile(os.fspath(source))
+        return _Sequential(io.BytesIO(file.read()))
+    return _Sequential(os.fspath(source))
 
 
 def _soundfile_blocks(
-    opened: soundfile.SoundFile, kind: signatures.Kind, label: str
+    opened: soundfile.SoundFile, kind: signatures.Kind, label: str, start_s: int
 ) -> Iterator[tuple[int, np.ndarray]]:
-    read = 0
+    _check_form(opened.samplerate, opened.channels, label)
+    read, block_frames = min(start_s * opened.samplerate, opened.frames), _BLOCK_SAMPLES // opened.channels
+    skip = read > 0
     while True:
         try:
-            block_SC = opened.read(_BLOCK_SAMPLES, dtype="float32", always_2d=True)
+            if skip:
+                opened.seek(read)
+                skip = False
+            block_SC = opened.read(block_frames, dtype="float32", always_2d=True)
         except soundfile.LibsndfileError as error:
             reason = _libsndfile_reason(error)
             at = read / opened.samplerate
@@ -193,6 +230,13 @@ def _opened(source: Source, name: str | None) -> Iterator[tuple[BinaryIO, signat
             how = f"at least {missing} bytes are missing" if missing > 1 else "its last page is missing"
             raise AudioError(f"{label}: is cut short: {kind.name}, and {how}; copy it again")
         yield file, kind
+
+
+def _check_form(rate: int, channels: int, label: str) -> None:
+    if not _RATES[0] <= rate <= _RATES[1]:
+        raise AudioError(f"{label}: has {rate} samples per second; expected {_RATES[0]} to {_RATES[1]}")
+    if not 1 <= channels <= _MOST_CHANNELS:
+        raise AudioError(f"{label}: has {channels} channels; expected 1 to {_MOST_CHANNELS}")
 
 
 def _check_samples(block_SC: np.ndarray, at_s: Seconds, label: str) -> None:
