@@ -132,6 +132,26 @@ def test_eight_bits_leave_about_38_db() -> None:
     assert 33 < 10 * np.log10(np.square(tone).sum() / np.square(heard - tone).sum()) < 43
 
 
+def test_gsm_keeps_a_tone_in_its_place_and_less_of_it_than_mu_law() -> None:
+    """A codec that models a voice tells less of two tones than eight bits do, and is not late."""
+    wave = torch.from_numpy(_tone(700, 2) / 2 + _tone(1130, 2) / 2)
+    apart = {codec: telephone(wave, codec).numpy()[4000:28_000] for codec in ("mu-law", "gsm")}
+    error = {codec: _level(heard - apart["mu-law"]) / _level(apart["mu-law"]) for codec, heard in apart.items()}
+    assert 0.02 < error["gsm"] < 0.5
+    lags = [float(np.dot(apart["gsm"][100:20_000], apart["mu-law"][100 + d : 20_000 + d])) for d in range(-90, 91)]
+    assert abs(int(np.argmax(lags)) - 90) <= 2
+    assert len(telephone(torch.zeros(12_345), "gsm")) == 12_345
+
+
+def test_a_share_of_the_calls_is_mobile() -> None:
+    wave = _tone(440, 0.2)
+    heard = {Augment(AugmentSettings(telephone=1, telephone_gsm=0.4))(wave, _rng(seed)).tobytes() for seed in range(30)}
+    assert len(heard) == 2
+    for share, codec in ((0.0, "mu-law"), (1.0, "gsm")):
+        only = Augment(AugmentSettings(telephone=1, telephone_gsm=share))(wave, _rng())
+        assert np.array_equal(only, telephone(torch.from_numpy(wave), codec).numpy())  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("wave", [np.zeros(1, np.float32), np.ones(1, np.float32), np.zeros(8000, np.float32)])
 def test_silence_and_single_samples_survive(wave: np.ndarray) -> None:
     for seed in range(10):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,10 +18,10 @@ from torch import Tensor
 from torchaudio import functional
 
 from lalia.audio.reading import SUFFIXES, AudioError, read_audio
+from lalia.audio.telephony import TELEPHONE_RATE, gsm
 from lalia.exits import UserError
 from lalia.units import SAMPLE_RATE, Samples, Seconds, to_samples
 
-TELEPHONE_RATE = 8_000
 _TELEPHONE_HZ = (300.0, 3_400.0)  # what the analogue network passed, and codecs since
 _MU_LAW_LEVELS = 256
 _FILES_IN_MEMORY = 32
@@ -47,10 +48,12 @@ class AugmentSettings:
     noise_folder: str = ""
     """Recordings of noise to use instead of noise between white (1/f^0) and brown (1/f^2)."""
     telephone: float = 0.0
-    """Share of clips sent through a telephone line: 300 to 3,400 Hz, 8 kHz, 8-bit mu-law."""
+    """Share of clips sent through a telephone line: 300 to 3,400 Hz, 8 kHz, 8-bit mu-law or GSM."""
+    telephone_gsm: float = 0.5
+    """Share of these that are mobile calls (GSM 06.10 full rate), the others being landlines (mu-law)."""
 
     def __post_init__(self) -> None:
-        for name in ("speed", "reverb", "noise", "telephone"):
+        for name in ("speed", "reverb", "noise", "telephone", "telephone_gsm"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"augment.{name} is {getattr(self, name):g}; expected a share of clips, 0 to 1")
         for name, least in (("speed_factors", 0.5), ("reverb_s", 0.02), ("noise_snr_db", -30.0)):
@@ -79,7 +82,7 @@ class Augment:
             (settings.speed, self._speed),
             (settings.reverb, self._reverb),
             (settings.noise, self._noise),
-            (settings.telephone, lambda wave_S, _: telephone(wave_S)),
+            (settings.telephone, self._telephone),
         )
         # A generator for each step: whether one is switched on does not change what another draws.
         chosen = [
@@ -111,6 +114,9 @@ class Augment:
             noise = coloured_noise(len(wave_S), rng.uniform(0, 2), rng)
         return add_noise(wave_S, torch.from_numpy(noise), rng.uniform(*self.settings.noise_snr_db))
 
+    def _telephone(self, wave_S: Tensor, rng: np.random.Generator) -> Tensor:
+        return telephone(wave_S, "gsm" if rng.random() < self.settings.telephone_gsm else "mu-law")
+
 
 def change_speed(wave_S: Tensor, factor: float) -> Tensor:
     """``wave_S`` played ``factor`` times as fast: 1 / factor as many samples, and other pitch."""
@@ -134,15 +140,18 @@ def add_noise(wave_S: Tensor, noise_S: Tensor, snr_db: float) -> Tensor:
     return functional.add_noise(wave_S, noise_S, torch.tensor(snr_db))
 
 
-def telephone(wave_S: Tensor) -> Tensor:
-    """``wave_S`` after a telephone line: 300 to 3,400 Hz, 8,000 samples per second in 8-bit mu-law (G.711)."""
+def telephone(wave_S: Tensor, codec: Literal["mu-law", "gsm"] = "mu-law") -> Tensor:
+    """``wave_S`` after a telephone line: 300 to 3,400 Hz, 8,000 samples per second in 8-bit mu-law (G.711) or GSM 06.10."""
     narrow_S = functional.resample(wave_S, SAMPLE_RATE, TELEPHONE_RATE)
     low_hz, high_hz = _TELEPHONE_HZ
     for _ in range(2):  # twice second order: 24 dB per octave
         narrow_S = functional.highpass_biquad(narrow_S, TELEPHONE_RATE, low_hz)
         narrow_S = functional.lowpass_biquad(narrow_S, TELEPHONE_RATE, high_hz)
-    codes_S = functional.mu_law_encoding(narrow_S.clamp(-1, 1), _MU_LAW_LEVELS)
-    narrow_S = functional.mu_law_decoding(codes_S, _MU_LAW_LEVELS)
+    if codec == "gsm":
+        narrow_S = torch.from_numpy(gsm(narrow_S.clamp(-1, 1).numpy()))
+    else:
+        codes_S = functional.mu_law_encoding(narrow_S.clamp(-1, 1), _MU_LAW_LEVELS)
+        narrow_S = functional.mu_law_decoding(codes_S, _MU_LAW_LEVELS)
     return functional.resample(narrow_S, TELEPHONE_RATE, SAMPLE_RATE)[: len(wave_S)]
 
 
