@@ -10,6 +10,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from lalia.cards import NAME as CARD
+from lalia.data.corpus import SPLITS, Corpus
 from lalia.data.prepare.clips import Clip, Dropped, Listing, Stream, ordering, sentence_key
 from lalia.data.prepare.languages import UNKNOWN, find_language
 from lalia.data.prepare.options import Options
@@ -17,6 +21,7 @@ from lalia.data.prepare.tables import NAMES, SPLIT_NAMES
 from lalia.exits import UserError
 
 _SAVED_PER_STREAM = 2000
+_HUB_SPLITS = {"dev": "validation"}
 
 
 @dataclass(frozen=True)
@@ -107,16 +112,33 @@ def list_hub(spec: str, options: Options) -> Listing:
     return Listing(title, streams=streams, facts=facts)
 
 
-def push(corpus: Path, repository: str) -> str:
-    """Hand a finished corpus to the hub as a private dataset; its address."""
-    from datasets import load_from_disk
+def push(folder: Path, repository: str) -> str:
+    """Hand a finished corpus to the hub as a private dataset, split by split, with its card and credits; its address.
 
+    Raises ``UserError`` where the hub refuses, or where the repository exists and anybody can read it.
+    """
+    from datasets import load_from_disk
+    from huggingface_hub import HfApi
+
+    corpus = Corpus.load(folder)
     try:
-        load_from_disk(str(corpus)).push_to_hub(repository, private=True)
+        hub = HfApi()
+        hub.create_repo(repository, repo_type="dataset", private=True, exist_ok=True)
+        private = hub.repo_info(repository, repo_type="dataset").private
+        if private:
+            rows = load_from_disk(str(folder))
+            for code, split in enumerate(SPLITS):
+                chosen = np.flatnonzero(corpus.splits == code)
+                if len(chosen):
+                    rows.select(chosen).push_to_hub(repository, split=_HUB_SPLITS.get(split, split), private=True)
+            documents = [CARD, "*.md", "*.txt"]
+            hub.upload_folder(repo_id=repository, repo_type="dataset", folder_path=folder, allow_patterns=documents)
     except Exception as error:  # Whatever the network or the hub says.
         raise UserError(
-            f"{corpus}: cannot be pushed to {repository} ({_line(error)}); log in with `hf auth login` and say the same again"
+            f"{folder}: cannot be pushed to {repository} ({_line(error)}); log in with `hf auth login` and say the same again"
         ) from error
+    if not private:
+        raise UserError(f"{repository}: is there and public; make it private, or choose another --push USER/NAME")
     return f"https://huggingface.co/datasets/{repository}"
 
 
