@@ -17,7 +17,7 @@ from typing import Any
 from lalia.exits import UserError
 
 NAME = "card.json"
-KINDS = ("corpus", "encoder", "recogniser", "student")
+KINDS = ("corpus", "encoder", "recogniser", "student", "language model")
 
 
 def content_hash(folder: Path) -> str:

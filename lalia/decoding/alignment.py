@@ -47,21 +47,22 @@ def align(log_probs_TV: np.ndarray, ids: list[int]) -> np.ndarray:
 
 
 def letters_of_frames(log_probs_TV: np.ndarray, tokens: Tokens, text: str, reach: int = 3) -> list[str]:
-    """The letter said in each frame when ``text`` (normalised) is said: T letters.
+    """The letter (or other symbol of ``tokens``) said in each frame when ``text`` (normalised) is said: T of them.
 
     CTC marks a letter in a frame or two and leaves the rest blank: a frame gets the letter whose mark is nearest, and ``""``
     where none is within ``reach`` frames or the nearest is the space between words. No letters at all (``[]``) where ``text``
     is empty, has a letter without a token, or does not fit the frames.
     """
-    known = {*tokens.symbols[2:], " "}
-    if not text or any(letter not in known for letter in text):
+    if not text or tokens.unknown(text):
         return []
+    ids = tokens.encode(text)
     try:
-        path_T = align(log_probs_TV, tokens.encode(text))
+        path_T = align(log_probs_TV, ids)
     except ValueError:
         return []
     marks = np.flatnonzero(path_T >= 0)
     distances_TM = np.abs(np.arange(len(path_T))[:, None] - marks[None, :])
     nearest_T = distances_TM.argmin(1)
     close_T = distances_TM.min(1) <= reach
-    return [text[path_T[marks[m]]].strip() if close else "" for m, close in zip(nearest_T, close_T, strict=True)]
+    symbols = [tokens.decode([i]).strip() for i in ids]
+    return [symbols[path_T[marks[m]]] if close else "" for m, close in zip(nearest_T, close_T, strict=True)]

@@ -1,0 +1,219 @@
+"""From log-probabilities to words under a language model, hot words or a closed vocabulary.
+
+T frames, V tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from lalia.decoding.alignment import align
+from lalia.decoding.automata import Closed, Hot, Machine, Spelled, Walk, spell
+from lalia.decoding.beam import Beam, BeamSettings, Path
+from lalia.decoding.confidence import Evidence, confidence
+from lalia.decoding.greedy import Hit, Word, transcript, words
+from lalia.scoring.rates import alignment
+from lalia.text.tokens import Tokens
+from lalia.units import Frames, Seconds
+
+PAUSE_S: Seconds = 1.0
+"""A pause as long as this ends an utterance: what comes behind it is searched on its own."""
+UTTERANCE_S: Seconds = 30.0
+"""An utterance longer than this ends at the next blank that is certain; at twice this it ends anyway."""
+CLOSED = BeamSettings(beam=64, width=40.0, token_floor=-14.0)
+"""A phrase of a closed list may be said in a way that no letter of it is likely: search widely, the list is narrow."""
+REJECT = 2.5
+"""A phrase whose letters are less likely than what was said by more than this each (natural logarithm) was not said."""
+_ALTERNATIVES = 8
+
+
+@dataclass
+class Decoded:
+    """What was said: tokens with frames, words with times and confidence, and what each word's confidence rests on."""
+
+    hits: list[Hit] = field(default_factory=list)
+    words: list[Word] = field(default_factory=list)
+    evidence: list[Evidence] = field(default_factory=list)
+
+
+class Decoder:
+    """Feed it log-probabilities as they come, then ask: ``feed`` any number of times, then ``finish``.
+
+    Memory holds one utterance. Word times are those of the likeliest path through the text that was found.
+    """
+
+    def __init__(
+        self,
+        tokens: Tokens,
+        frame_s: Seconds,
+        machines: Sequence[Machine] = (),
+        *,
+        hot_words: dict[str, float] | None = None,
+        only: Sequence[str] | None = None,
+        reject: float = REJECT,
+        weights: Sequence[float] | None = None,
+        settings: BeamSettings | None = None,
+    ) -> None:
+        self.tokens = tokens
+        self.frame_s = frame_s
+        self.weights = weights
+        """Of ``confidence``: found by tuning, None where it was not."""
+        self._reject = reject if only is not None else math.inf
+        machines = list(machines)
+        if hot_words:
+            spelled = {spell(text, tokens): boost for text, boost in hot_words.items()}
+            machines.append(Hot(spelled, spaced=tokens.boundary is not None))
+        if only is not None:
+            machines.append(Closed([spell(text, tokens) for text in only]))
+        self.settings = settings or (CLOSED if only is not None else BeamSettings())
+        self._beam = Beam(Walk(Spelled(tokens, machines), len(tokens)), len(tokens), self.settings)
+        self._pause: Frames = max(1, round(PAUSE_S / frame_s))
+        self._long: Frames = max(1, round(UTTERANCE_S / frame_s))
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget all that was fed."""
+        self._decoded = Decoded()
+        self._now: Frames = 0
+        self._next()
+
+    def _next(self) -> None:
+        self._beam.begin()
+        self._heard: list[np.ndarray] = []  # log-probabilities of the utterance's frames, a run of blanks as one
+        self._places: list[np.ndarray] = []  # the numbers of those frames
+        self._held = 0
+        self._blanks: Frames = 0
+
+    def decode(self, log_probs_TV: np.ndarray) -> Decoded:
+        """What is said in one stretch, (T, V) natural logarithms."""
+        self.begin()
+        self.feed(log_probs_TV)
+        return self.finish()
+
+    def feed(self, log_probs_TV: np.ndarray) -> None:
+        """Search on through frames that follow those fed before."""
+        if not len(log_probs_TV):
+            return
+        blank_T = log_probs_TV[:, 0] >= math.log(self.settings.blank_skip)
+        edges = np.flatnonzero(np.diff(blank_T, prepend=~blank_T[:1])).tolist()
+        for start, end in zip(edges, [*edges[1:], len(blank_T)], strict=True):
+            if blank_T[start]:
+                self._rest(log_probs_TV, start, end)
+            else:
+                self._search(log_probs_TV, start, end)
+        self._now += len(log_probs_TV)
+
+    def _rest(self, log_probs_TV: np.ndarray, start: int, end: int) -> None:
+        """Frames that are certainly blank: one of them parts two equal letters, many end the utterance."""
+        if self._held and not self._blanks:
+            self._beam.pause()
+            self._keep(log_probs_TV, start, start + 1)
+        self._blanks += end - start
+        if self._held and (self._blanks >= self._pause or self._held > self._long):
+            self._close()
+
+    def _search(self, log_probs_TV: np.ndarray, start: int, end: int) -> None:
+        self._blanks = 0
+        while start < end:
+            stop = min(end, start + max(1, 2 * self._long - self._held))
+            self._beam.frames(log_probs_TV[start:stop])
+            self._keep(log_probs_TV, start, stop)
+            start = stop
+            if self._held >= 2 * self._long:
+                self._close()
+
+    def _keep(self, log_probs_TV: np.ndarray, start: int, end: int) -> None:
+        self._heard.append(log_probs_TV[start:end])
+        self._places.append(np.arange(self._now + start, self._now + end))
+        self._held += end - start
+
+    def finish(self) -> Decoded:
+        """What was said in all that was fed; the next feed begins anew."""
+        if self._held:
+            self._close()
+        decoded = self._decoded
+        self.begin()
+        return decoded
+
+    def _close(self) -> None:
+        """End the utterance and add what was said in it."""
+        paths = self._beam.best()
+        log_probs_TV = np.concatenate(self._heard)
+        places_T = np.concatenate(self._places)
+        self._next()
+        if not paths or not paths[0].tokens or self._rejected(paths[0], log_probs_TV):
+            return
+        hits = _hits(log_probs_TV, places_T, paths[0].tokens)
+        found = words(hits, self.tokens, self.frame_s)
+        evidence = self._evidence(paths, hits, found)
+        boundary = self.tokens.boundary
+        if boundary is not None and self._decoded.hits and found:
+            first = hits[0].start_frame
+            self._decoded.hits.append(Hit(boundary, first, first, 1.0))
+        self._decoded.hits += hits
+        self._decoded.evidence += evidence
+        self._decoded.words += [
+            replace(word, confidence=confidence(e, self.weights)) for word, e in zip(found, evidence, strict=True)
+        ]
+
+    def _rejected(self, path: Path, log_probs_TV: np.ndarray) -> bool:
+        free = float(log_probs_TV.max(axis=1).sum())
+        return free - path.acoustic > self._reject * len(path.tokens)
+
+    def _evidence(self, paths: Sequence[Path], hits: Sequence[Hit], found: Sequence[Word]) -> list[Evidence]:
+        scores = np.array([path.score for path in paths[:_ALTERNATIVES]])
+        share_K = np.exp(scores - scores.max())
+        share_K /= share_K.sum()
+        text = " ".join(word.text for word in found)
+        shares = np.full(len(found), float(share_K[0]))
+        for path, share in zip(paths[1:_ALTERNATIVES], share_K[1:].tolist(), strict=False):
+            if share < 1e-4:
+                break
+            other = words([Hit(token, 0, 0, 0.0) for token in path.tokens], self.tokens, self.frame_s)
+            steps = alignment(text, " ".join(word.text for word in other))
+            same = [step.kind == "equal" for step in steps if step.kind != "insertion"]
+            shares[same] += share
+        return [
+            Evidence(word.confidence, min(lowest), float(share))
+            for word, lowest, share in zip(found, _by_word(hits, found, self.frame_s), shares, strict=True)
+        ]
+
+
+def _hits(log_probs_TV: np.ndarray, places_T: np.ndarray, tokens: Sequence[int]) -> list[Hit]:
+    """Where each of ``tokens`` is said: its frames on the likeliest path, the highest probability among them."""
+    path_T = align(log_probs_TV, list(tokens))
+    frames = np.flatnonzero(path_T >= 0)
+    _, first, count = np.unique(path_T[frames], return_index=True, return_counts=True)
+    return [
+        Hit(
+            token,
+            int(places_T[frames[start]]),
+            int(places_T[frames[start + many - 1]]) + 1,
+            min(1.0, math.exp(float(log_probs_TV[frames[start : start + many], token].max()))),
+        )
+        for token, start, many in zip(tokens, first.tolist(), count.tolist(), strict=True)
+    ]
+
+
+def _by_word(hits: Sequence[Hit], found: Sequence[Word], frame_s: Seconds) -> list[list[float]]:
+    """The probabilities of the letters of each word: those of the hits within its times."""
+    places = iter(hits)
+    gathered = []
+    hit = next(places, None)
+    for word in found:
+        letters: list[float] = []
+        while hit is not None and round(hit.end_frame * frame_s, 3) <= word.end_s:
+            if round(hit.start_frame * frame_s, 3) >= word.start_s:
+                letters.append(hit.confidence)
+            hit = next(places, None)
+        gathered.append(letters or [word.confidence])
+    return gathered
+
+
+def text_of(decoded: Decoded, tokens: Tokens) -> str:
+    """The text of what was decoded, words separated by one space."""
+    return transcript(decoded.hits, tokens)

@@ -1,0 +1,161 @@
+"""N-grams with back-off as one trie of arrays: how likely a symbol is after those before it.
+
+Level k holds the n-grams of k + 1 symbols, sorted; the children of entry i of level k are entries ``children[i]`` up to
+``children[i + 1]`` of level k + 1. Files are plain ``.npy`` and are mapped, not read: loading costs the same for any size.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from lalia.cards import write_text
+from lalia.exits import UserError
+
+UNKNOWN, BEGIN, END = 0, 1, 2
+SPECIALS = ("<unk>", "<s>", "</s>")
+SYMBOLS_FILE = "symbols.txt"
+
+State = tuple[int, ...]
+"""What came before, nearest first: the trie's entries of the last symbol, the last two, and so on."""
+
+_FIELDS = {"symbols": np.int32, "log_probs": np.float32, "backoffs": np.float32, "children": np.int64}
+
+
+@dataclass(frozen=True)
+class Level:
+    """The n-grams of one length, N of them: last symbol, natural log probability, log back-off weight, first child.
+
+    The longest n-grams have no back-off weights and no children: those arrays are empty.
+    """
+
+    symbols: np.ndarray
+    log_probs: np.ndarray
+    backoffs: np.ndarray
+    children: np.ndarray
+
+
+class Ngrams:
+    """A back-off model over ``symbols``, which begin with ``<unk>``, ``<s>``, ``</s>`` and go on in order of code points.
+
+    Every n-gram's first and last n - 1 symbols are n-grams as well.
+    """
+
+    def __init__(self, symbols: Sequence[str], levels: Sequence[Level]) -> None:
+        self.symbols = list(symbols)
+        self.levels = list(levels)
+        self.order = len(self.levels)
+        self._ids: dict[str, int] | None = None
+        # Lists of plain arrays: an attribute or a memmap object looked up a million times is what takes the time.
+        self._symbols = [np.asarray(level.symbols) for level in self.levels]
+        self._log_probs = [np.asarray(level.log_probs) for level in self.levels]
+        self._backoffs = [np.asarray(level.backoffs) for level in self.levels]
+        self._children = [np.asarray(level.children) for level in self.levels]
+
+    @property
+    def start(self) -> State:
+        """The state at the begin of a sentence."""
+        return (BEGIN,) if self.order > 1 else ()
+
+    def id(self, symbol: str) -> int:
+        """The number of ``symbol``; that of ``<unk>`` where it is none."""
+        if self._ids is None:
+            self._ids = {symbol: i for i, symbol in enumerate(self.symbols)}
+        return self._ids.get(symbol, UNKNOWN)
+
+    def advance(self, state: State, symbol: int) -> tuple[float, State]:
+        """The natural log probability of ``symbol`` after ``state``, and the state behind it."""
+        found = symbol
+        log_prob = float(self._log_probs[0][symbol])
+        after = [symbol]
+        known = 0
+        for k, entry in enumerate(state):
+            children = self._children[k]
+            low, high = int(children[entry]), int(children[entry + 1])
+            found = bisect_left(self._symbols[k + 1], symbol, low, high)
+            if found == high or self._symbols[k + 1][found] != symbol:
+                break
+            log_prob = float(self._log_probs[k + 1][found])
+            after.append(found)
+            known = k + 1
+        for k in range(known, len(state)):
+            log_prob += float(self._backoffs[k][state[k]])
+        # An entry that nothing follows and that costs nothing to leave says no more than the shorter one.
+        del after[self.order - 1 :]
+        while after and self._says_nothing(len(after) - 1, after[-1]):
+            after.pop()
+        return log_prob, tuple(after)
+
+    def unigrams(self) -> np.ndarray:
+        """Natural log probabilities (symbols,) of every symbol whatever came before."""
+        return self._log_probs[0]
+
+    def log_probs(self, sentence: Sequence[int]) -> list[float]:
+        """Natural log probabilities of the symbols of a sentence and of its end, in order."""
+        state, found = self.start, []
+        for symbol in (*sentence, END):
+            log_prob, state = self.advance(state, symbol)
+            found.append(log_prob)
+        return found
+
+    def perplexity(self, sentences: Sequence[Sequence[int]]) -> float:
+        """2 to the cross-entropy per symbol, ends of sentences counted, unknown symbols counted as ``<unk>``."""
+        found = [log_prob for sentence in sentences for log_prob in self.log_probs(sentence)]
+        return math.exp(-sum(found) / len(found)) if found else math.nan
+
+    def _says_nothing(self, level: int, entry: int) -> bool:
+        children = self._children[level]
+        return bool(children[entry] == children[entry + 1] and self._backoffs[level][entry] == 0)
+
+    def save(self, folder: Path) -> None:
+        """Write ``symbols.txt`` and ``ngrams-N.FIELD.npy`` into ``folder``."""
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / SYMBOLS_FILE, "".join(f"{symbol}\n" for symbol in self.symbols))
+        for n, level in enumerate(self.levels, start=1):
+            for name, kind in _FIELDS.items():
+                values = getattr(level, name)
+                if len(values):
+                    np.save(folder / _file(n, name), np.ascontiguousarray(values, dtype=kind))
+
+    @classmethod
+    def load(cls, folder: Path, order: int) -> Ngrams:
+        """The model of ``order`` in ``folder``, mapped into memory; a ``UserError`` names the file that is broken."""
+        path = folder / SYMBOLS_FILE
+        try:
+            symbols = path.read_text(encoding="utf-8").split("\n")[:-1]
+            levels = [
+                Level(**{name: _mapped(folder / _file(n, name), kind, n, order) for name, kind in _FIELDS.items()})
+                for n in range(1, order + 1)
+            ]
+        except FileNotFoundError as error:
+            raise UserError(f"{error.filename}: is missing; copy the whole language model's folder again") from error
+        except (OSError, ValueError) as error:
+            raise UserError(f"{folder}: cannot be read ({error}); copy or make the language model again") from error
+        whole = tuple(symbols[:3]) == SPECIALS and len(levels[0].symbols) == len(symbols)
+        for level, longer in pairwise(levels):
+            count = len(level.symbols)
+            whole = whole and len(level.children) == count + 1 and len(level.backoffs) == count
+            whole = whole and level.children[-1] == len(longer.symbols) == len(longer.log_probs)
+        if not whole:
+            raise UserError(f"{folder}: its files are of different language models; make it again")
+        return cls(symbols, levels)
+
+
+def _file(n: int, name: str) -> str:
+    return f"ngrams-{n}.{name}.npy"
+
+
+def _mapped(path: Path, kind: type, n: int, order: int) -> np.ndarray:
+    if n == order and path.name.endswith((".backoffs.npy", ".children.npy")):
+        return np.zeros(0, kind)
+    # By the file's name and not by what it says: an array of objects would be unpickled.
+    found: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+    if found.dtype != kind or found.ndim != 1:
+        raise ValueError(f"{path.name} holds {found.dtype} of {found.ndim} dimensions")
+    return found
