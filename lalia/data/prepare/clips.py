@@ -18,6 +18,7 @@ class Clip:
 
     ``path`` is a file, or only its name where ``data`` holds the bytes. ``text`` is ``""`` where nobody wrote it down,
     ``speaker`` where nobody said. ``duration_s`` is what the source says about the length (0: nothing); for planning.
+    A ``stretch`` is a part of a long recording, whose times say about where it begins and ends.
     """
 
     id: str
@@ -31,6 +32,7 @@ class Clip:
     end_s: Seconds | None = None
     duration_s: Seconds = 0.0
     data: bytes | None = None
+    stretch: bool = False
 
 
 @dataclass(frozen=True, slots=True)

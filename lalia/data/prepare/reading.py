@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,10 +13,13 @@ import numpy as np
 from lalia.audio.reading import AudioError, probe_audio, read_audio, read_blocks
 from lalia.audio.writing import flac_bytes
 from lalia.data.prepare.clips import Clip, Dropped
+from lalia.data.prepare.music import is_music, likeness
 from lalia.data.prepare.quality import NO_SPEECH, measure
+from lalia.data.prepare.stretches import heard_from, own_part
 from lalia.data.prepare.utterances import Cutting, cut
+from lalia.data.prepare.waves import StoredWave
 from lalia.runtime.voice import FRAME_S, FRAME_SAMPLES, VoiceActivity
-from lalia.units import SAMPLE_RATE, Samples, Seconds, to_samples, to_seconds
+from lalia.units import Frames, Seconds, to_samples, to_seconds
 
 SHORTEST_S: Seconds = 0.05  # Below that there is not one phone.
 SILENCE = 1e-3  # A peak of -60 dBFS
@@ -40,7 +42,8 @@ class Heard:
     recordings: int = 0
     kept_s: Seconds = 0.0
     silence_s: Seconds = 0.0
-    other_sound_s: Seconds = 0.0
+    music_s: Seconds = 0.0
+    noise_s: Seconds = 0.0
     left_out_speech_s: Seconds = 0.0
 
     def add(self, other: Heard) -> None:
@@ -65,7 +68,7 @@ class Reader:
     def read(self, clip: Clip) -> Iterator[Made | Dropped]:
         """The rows of ``clip`` and what is left out of it, and why. The same ones in the same order, every time."""
         try:
-            if self.cutting is not None and not clip.text and clip.end_s is None:
+            if self.cutting is not None and not clip.text and (clip.end_s is None or clip.stretch):
                 yield from self._utterances(clip, self.cutting)
                 return
             wave_S = self._part(clip)
@@ -88,45 +91,53 @@ class Reader:
         return self._wave_S[to_samples(clip.start_s) : end]
 
     def _utterances(self, clip: Clip, cutting: Cutting) -> Iterator[Made | Dropped]:
-        """A recording as its utterances; memory does not grow with its length: its samples wait in a file."""
+        """A recording, or a stretch of one, as its utterances; its samples wait in a file."""
         rate = probe_audio(_source(clip), clip.path).rate
+        start_s, end_s = heard_from(clip)
         self._voice.start()
         voices = []
-        with _Samples(self.scratch) as samples:
-            for block_S in read_blocks(_source(clip), clip.path):
+        with StoredWave(self.scratch) as wave:
+            for block_S in read_blocks(_source(clip), clip.path, start_s, end_s):
                 voices.append(self._voice.feed(block_S))
-                samples.add(block_S)
+                wave.add(block_S)
             voices.append(self._voice.feed(np.zeros(0, np.float32), last=True))
             voice_T = np.concatenate(voices)
-            if to_seconds(samples.count) > cutting.longest_s or cutting.always:
-                yield from self._cut(clip, samples, voice_T, cutting, rate)
+            if clip.stretch or to_seconds(wave.count) > cutting.longest_s or cutting.always:
+                yield from self._cut(clip, wave, voice_T, cutting, rate)
                 return
-            whole_S = samples.part(0, samples.count)
+            whole_S = wave.part(0, wave.count)
         if reason := unfit(whole_S):
             yield Dropped(clip.id, reason, f"{len(whole_S)} samples")
         else:
             yield self._make(clip, clip.id, whole_S, rate, voice_T)
 
     def _cut(
-        self, clip: Clip, samples: _Samples, voice_T: np.ndarray, cutting: Cutting, rate: int
+        self, clip: Clip, wave: StoredWave, voice_T: np.ndarray, cutting: Cutting, rate: int
     ) -> Iterator[Made | Dropped]:
-        levels_T = samples.levels()
+        before: Frames = round(heard_from(clip)[0] / FRAME_S)  # frames of the recording in front of `wave`
+        first, last = own_part(clip, _source(clip), self._voice) if clip.stretch else (0, None)
+        first, last = first - before, len(voice_T) if last is None else min(last - before, len(voice_T))
+        voice_T = voice_T[first:last]
+        levels_T = wave.levels()[first:last]
         kept_T = np.zeros(len(voice_T), bool)
         for start, end in cut(voice_T, levels_T, cutting):
-            part_S = samples.part(start * FRAME_SAMPLES, end * FRAME_SAMPLES)
-            name = f"{clip.id}#{start * FRAME_S:.2f}-{start * FRAME_S + to_seconds(len(part_S)):.2f}"
+            part_S = wave.part((first + start) * FRAME_SAMPLES, (first + end) * FRAME_SAMPLES)
+            begin_s = (before + first + start) * FRAME_S
+            name = f"{clip.id}#{begin_s:.2f}-{begin_s + to_seconds(len(part_S)):.2f}"
             if reason := unfit(part_S):
                 yield Dropped(name, reason, f"{len(part_S)} samples")
                 continue
             kept_T[start:end] = True
             yield self._make(clip, name, part_S, rate, voice_T[start:end])
         if not kept_T.any():
-            yield Dropped(clip.id, "no speech", f"in {to_seconds(samples.count):.1f} s")
+            yield Dropped(_named(clip), "no speech", f"in {len(voice_T) * FRAME_S:.1f} s")
         speech_T = (voice_T >= NO_SPEECH) & ~kept_T
         silent_T = (levels_T < SILENT_POWER) & ~kept_T & ~speech_T
         other_T = ~(kept_T | speech_T | silent_T)
-        seconds = [float(frames_T.sum()) * FRAME_S for frames_T in (kept_T, silent_T, other_T, speech_T)]
-        self.heard.add(Heard(1, *seconds))
+        music_T = is_music(_likeness(wave, first, other_T), other_T)
+        kinds = (kept_T, silent_T, music_T, other_T & ~music_T, speech_T)
+        recordings = 0 if clip.stretch and clip.start_s else 1
+        self.heard.add(Heard(recordings, *(float(frames_T.sum()) * FRAME_S for frames_T in kinds)))
 
     def _make(self, clip: Clip, name: str, wave_S: np.ndarray, rate: int, voice_T: np.ndarray | None = None) -> Made:
         quality = measure(wave_S, self._voice(wave_S) if voice_T is None else voice_T)
@@ -159,37 +170,16 @@ def unfit(wave_S: np.ndarray) -> str:
     return ""
 
 
-class _Samples:
-    """The wave of a recording, kept in a nameless file: memory does not grow with its length."""
-
-    def __init__(self, folder: Path) -> None:
-        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed by __exit__
-        self.count: Samples = 0
-
-    def __enter__(self) -> _Samples:
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        self._file.close()
-
-    def add(self, block_S: np.ndarray) -> None:
-        self._file.write(block_S.astype("<f4").tobytes())
-        self.count += len(block_S)
-
-    def part(self, start: Samples, end: Samples) -> np.ndarray:
-        """The samples from ``start`` to ``end`` or the recording's, float32."""
-        self._file.seek(4 * start)
-        return np.frombuffer(self._file.read(4 * max(0, min(end, self.count) - start)), "<f4").astype(np.float32)
-
-    def levels(self) -> np.ndarray:
-        """Mean square of every 32 ms frame: (T,)."""
-        minutes = []
-        step = 60 * SAMPLE_RATE // FRAME_SAMPLES * FRAME_SAMPLES
-        for start in range(0, self.count, step):
-            part_S = np.square(self.part(start, start + step), dtype=np.float64)
-            odd: Samples = -len(part_S) % FRAME_SAMPLES
-            minutes.append(np.pad(part_S, (0, odd)).reshape(-1, FRAME_SAMPLES).mean(axis=1))
-        return np.concatenate(minutes) if minutes else np.zeros(0)
+def _likeness(wave: StoredWave, first: Frames, wanted_T: np.ndarray) -> np.ndarray:
+    """The likeness of the frames from ``first`` on, measured in the minutes that hold any of ``wanted_T``: (T,)."""
+    found = [np.zeros(0, np.float32)]
+    at: Frames = 0
+    for part_S in wave.minutes(first, first + len(wanted_T)):
+        frames: Frames = -(-len(part_S) // FRAME_SAMPLES)
+        wanted = wanted_T[at : at + frames].any()
+        found.append(likeness(part_S) if wanted else np.zeros(frames, np.float32))
+        at += frames
+    return np.concatenate(found)
 
 
 def _source(clip: Clip) -> Path | bytes:
@@ -199,7 +189,12 @@ def _source(clip: Clip) -> Path | bytes:
 def _dropped(clip: Clip, error: AudioError) -> Dropped:
     message = str(error).removeprefix(f"{clip.path}: ")
     reason = next((word for word, sign in _REASONS.items() if sign in message), "unreadable")
-    return Dropped(clip.id, reason, message)
+    return Dropped(_named(clip), reason, message)
+
+
+def _named(clip: Clip) -> str:
+    """A clip's name, with the time of a stretch."""
+    return f"{clip.id}#{clip.start_s:.0f}-" if clip.stretch else clip.id
 
 
 _REASONS = {"missing": "no such file", "empty": "is empty", "cut short": "cut short", "not finite": "are no numbers"}

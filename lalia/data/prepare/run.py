@@ -16,9 +16,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from lalia.cards import NAME, read_card, write_json
 from lalia.data.prepare.clips import Listing
-from lalia.data.prepare.parts import Unit, plan_units, record_path
+from lalia.data.prepare.parts import Unit, plan_units, record_path, write_file
 from lalia.data.prepare.seal import SKIPPED, seal
 from lalia.data.prepare.sources import ListSource
+from lalia.data.prepare.stretches import split_recordings
 from lalia.data.prepare.utterances import Cutting
 from lalia.data.prepare.workers import Progress as Report
 from lalia.exits import UserError
@@ -60,7 +61,7 @@ def prepare(list_source: ListSource, recipe: Recipe, out: Path, engine: Engine, 
     work = out.parent / f".{out.name}.work"
     _claim(work, out, wanted)
     try:
-        listing = _listing(list_source, work)
+        listing = _listing(list_source, work, recipe.cutting)
     except UserError:
         shutil.rmtree(work, ignore_errors=True)
         raise
@@ -108,15 +109,15 @@ def _claim(work: Path, out: Path, recipe: dict[str, Any]) -> None:
         raise UserError(f"{out}: cannot be written ({error.strerror or error}); choose another --out") from error
 
 
-def _listing(list_source: ListSource, work: Path) -> Listing:
+def _listing(list_source: ListSource, work: Path, cutting: Cutting | None) -> Listing:
     """The listing this preparation began with: a source that grows meanwhile must not shift the units."""
     kept = work / "listing.pickle"  # Our own file, read by us alone.
     if kept.exists():
         return pickle.loads(kept.read_bytes())
     listing = list_source(work)
-    partial = kept.with_suffix(".partial")
-    partial.write_bytes(pickle.dumps(listing))
-    partial.replace(kept)
+    if cutting is not None:
+        listing.clips = list(split_recordings(listing.clips))
+    write_file(kept, lambda file: pickle.dump(listing, file))
     return listing
 
 
