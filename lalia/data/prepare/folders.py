@@ -52,6 +52,8 @@ def _suffix(name: str) -> str:
 
 def _clip(path: Path, root: Path, named: bool) -> Clip | Dropped:
     relative = path.relative_to(root)
+    if not path.is_file():  # A link that leads nowhere, or a pipe, which would be waited for without end.
+        return Dropped(relative.as_posix(), "missing", "no such file" if not path.exists() else "is no file")
     language = find_language(relative.parts[0]) if named and len(relative.parts) > 1 else None
     text = ""
     for suffix in _TRANSCRIPTS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,15 +38,22 @@ def list_kaldi(folder: Path, options: Options) -> Listing:
                 yield Dropped(id, "missing", f"{wavs.get(recording, 'wav.scp has no such recording')} ({recording})")
                 continue
             try:
-                start, end = (float(times[0]), float(times[1])) if times else (0.0, None)
+                start, end = (float(times[0]), float(times[1])) if segments else (0.0, None)
+                language = options.language or iso_639_3(languages.get(id, UNKNOWN))
             except (ValueError, IndexError):
                 yield Dropped(id, "bad row", f"segments: {words!r}")
                 continue
+            except UserError as error:
+                yield Dropped(id, "bad row", f"utt2lang: {error}")
+                continue
             end = None if end is not None and end < 0 else end
+            if not 0 <= start < math.inf or (end is not None and not start < end < math.inf):
+                yield Dropped(id, "bad row", f"segments: {words!r}")
+                continue
             yield Clip(
                 id=id,
                 path=str(path),
-                language=options.language or iso_639_3(languages.get(id, UNKNOWN)),
+                language=language,
                 text=" ".join(texts.get(id, "").split()),
                 speaker=speakers.get(id, ""),
                 split=_split_of(folder.name),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -103,9 +104,10 @@ def clip_of(
         start = float(value("start") or 0.0)
         duration = float(value("duration") or 0.0)
         end = float(value("end")) if value("end") else start + duration if value("start") and duration else None
-    except ValueError as error:
+        language = options.language or iso_639_3(value("language"))
+    except (ValueError, UserError) as error:
         return Dropped(id, "bad row", f"{where}: {error}")
-    if start < 0 or (end is not None and end <= start):
+    if not 0 <= start < math.inf or (end is not None and not start < end < math.inf):
         return Dropped(id, "bad row", f"{where}: from {start} to {end} s")
     split = SPLIT_NAMES.get(value("split").lower())
     if split is None:
@@ -116,7 +118,7 @@ def clip_of(
     return Clip(
         id=id,
         path=str(path),
-        language=options.language or iso_639_3(value("language")),
+        language=language,
         text=" ".join(value("text").split()),
         speaker=value("speaker"),
         split=split,

@@ -1,0 +1,132 @@
+"""What is wrong with a source costs itself and no more: a row of skipped.tsv, or one line where it ends the job."""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+from tiny_clips import encoded, in_this_process, loud_is_voice, save, voiced
+
+from lalia.cli import main
+from lalia.data.corpus import Corpus
+from lalia.data.prepare import run
+from lalia.data.prepare.options import Options
+from lalia.data.prepare.sources import open_source
+from lalia.data.prepare.utterances import Cutting
+from lalia.exits import UserError
+
+__all__ = ["loud_is_voice"]
+pytestmark = pytest.mark.usefixtures("loud_is_voice")
+
+
+def prepared(spec: Path | str, out: Path, cutting: Cutting | None = None, **options: object) -> Corpus:
+    source = open_source(str(spec), Options(**options), None, lambda words: None)  # type: ignore[arg-type]
+    run.prepare(source, run.Recipe("test", {}, cutting, "near"), out, in_this_process, Console(quiet=True))
+    return Corpus.load(out)
+
+
+def skipped(corpus: Corpus) -> dict[str, str]:
+    with (corpus.folder / "skipped.tsv").open(encoding="utf-8") as file:
+        return {row["clip"]: row["reason"] for row in csv.DictReader(file, delimiter="\t")}
+
+
+def test_wrong_extensions_are_read_by_what_the_files_hold(tmp_path: Path) -> None:
+    for number, (name, form) in enumerate({"a.mp3": "WAV", "b.wav": "MP3", "c.ogg": "FLAC", "d.flac": "OGG"}.items()):
+        path = tmp_path / "a" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(encoded(voiced(number, 2.0), form=form))
+    corpus = prepared(tmp_path / "a", tmp_path / "c")
+    assert corpus.column("id") == ["a.mp3", "b.wav", "c.ogg", "d.flac"]
+    assert np.allclose(corpus.durations_s, 2.0, atol=0.15)
+
+
+@pytest.mark.parametrize("form", ["WAV", "FLAC", "OGG", "MP3"])
+def test_what_is_cut_short_is_left_out_and_said(form: str, tmp_path: Path) -> None:
+    save(tmp_path / "a" / "good.wav", voiced(1))
+    whole = encoded(voiced(2, 30.0), 44_100, form)
+    (tmp_path / "a" / f"half.{form.lower()}").write_bytes(whole[: len(whole) // 2])
+    for cutting in (None, Cutting()):
+        corpus = prepared(tmp_path / "a", tmp_path / f"c{cutting is None}", cutting)
+        assert corpus.column("id") == ["good.wav"]
+        assert skipped(corpus) == {f"half.{form.lower()}": "cut short"}
+
+
+def test_links_that_lead_nowhere_and_pipes_are_left_out(tmp_path: Path) -> None:
+    save(tmp_path / "a" / "good.wav", voiced(1))
+    (tmp_path / "a" / "gone.wav").symlink_to(tmp_path / "nowhere.wav")
+    os.mkfifo(tmp_path / "a" / "pipe.wav")
+    (tmp_path / "a" / "folder.wav").mkdir()
+    assert skipped(prepared(tmp_path / "a", tmp_path / "c")) == {"gone.wav": "missing", "pipe.wav": "missing"}
+
+
+def test_bad_rows_of_a_manifest_cost_themselves(tmp_path: Path) -> None:
+    save(tmp_path / "x.wav", voiced(1, 3.0))
+    save(tmp_path / "y.wav", voiced(2, 3.0))
+    rows = [
+        b"id\taudio\ttext\tlanguage\tstart\tend",
+        b"good\tx.wav\tuno\tit\t0\t1.5",
+        b"gone\tz.wav\tdue\tit\t\t",
+        b"latin\tx.wav\tperch\xe9\tit\t0\t1",
+        b"tongue\tx.wav\ttre\tklingon!\t0\t1",
+        b"nan\tx.wav\tquattro\tit\tnan\t1",
+        b"back\tx.wav\tcinque\tit\t2\t1",
+        b"after\tx.wav\tsei\tit\t99\t100",
+        b"word\tx.wav\tsette\tit\tone\ttwo",
+        b"\t\totto\tit\t\t",
+        b"whole\ty.wav\tnove\tit\t\t",
+    ]
+    (tmp_path / "clips.tsv").write_bytes(b"\n".join(rows) + b"\n")
+    corpus = prepared(tmp_path / "clips.tsv", tmp_path / "c")
+    assert sorted(corpus.column("id")) == ["good", "whole"]
+    found = skipped(corpus)
+    assert found.pop("clips.tsv line 10") == "no audio named"
+    assert found.pop("clips.tsv line 4") == "bad row"
+    assert found == {
+        "gone": "missing", "tongue": "bad row", "nan": "bad row", "back": "bad row", "after": "empty", "word": "bad row",
+    }  # fmt: skip
+
+
+def test_bad_lines_of_a_kaldi_folder_cost_themselves(tmp_path: Path) -> None:
+    save(tmp_path / "r.wav", voiced(1, 3.0))
+    (tmp_path / "wav.scp").write_text("r r.wav\ns s.wav\n")
+    (tmp_path / "segments").write_text(
+        "a r 0 1\nb r 2 1\nc r nan 1\nd r\ne r 1 x\nf s 0 1\ng t 0 1\nh r 1 2\ni r 50 60\n"
+    )
+    (tmp_path / "utt2lang").write_text("a it\nh ??\n")
+    corpus = prepared(f"kaldi:{tmp_path}", tmp_path / "c")
+    assert corpus.column("id") == ["a"]
+    reasons = {"b": "bad row", "c": "bad row", "d": "bad row", "e": "bad row", "f": "missing", "g": "missing"}
+    assert skipped(corpus) == reasons | {"h": "bad row", "i": "empty"}
+
+
+def test_transcripts_in_another_encoding_cost_their_clips(tmp_path: Path) -> None:
+    save(tmp_path / "a" / "x.wav", voiced(1))
+    save(tmp_path / "a" / "y.wav", voiced(2))
+    (tmp_path / "a" / "x.txt").write_bytes("perché".encode("latin-1"))
+    (tmp_path / "a" / "y.txt").write_text("perché", encoding="utf-8")
+    corpus = prepared(tmp_path / "a", tmp_path / "c")
+    assert [corpus.text(row) for row in range(len(corpus))] == ["perché"]
+    assert skipped(corpus) == {"x.wav": "unreadable transcript"}
+
+
+def test_where_nothing_can_be_written_one_line_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(tmp_path / "a" / "x.wav", voiced(1))
+    (tmp_path / "file").touch()
+    assert main(["prepare", str(tmp_path / "a"), "--out", str(tmp_path / "file" / "c"), "--workers", "1"]) == 2
+    message = capsys.readouterr().err
+    assert "cannot be written (Not a directory); choose another --out" in message
+    assert "Traceback" not in message
+
+    def full(path: Path, write: object) -> None:
+        raise UserError(f"{path}: cannot be written (No space left on device); make room and run again")
+
+    monkeypatch.setattr(run, "write_file", full)
+    assert main(["prepare", str(tmp_path / "a"), "--out", str(tmp_path / "c"), "--workers", "1"]) == 2
+    assert "No space left on device); make room" in capsys.readouterr().err
+    assert not (tmp_path / ".c.work").exists()
