@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from torch.nn.utils import remove_weight_norm
 
 from lalia.exits import UserError
+from lalia.models.baselines import Baseline
 from lalia.models.encoder import Encoder
 from lalia.models.frontend import FFT, PRIOR_FRAMES, WAVE_EPSILON, ConvolutionStem, StackedFrames, StemLayer
 from lalia.models.recogniser import Recogniser
@@ -37,6 +38,11 @@ class Deployed(nn.Module):
     def __init__(self, recogniser: Recogniser) -> None:
         super().__init__()
         encoder = recogniser.encoder
+        if isinstance(encoder, Baseline):
+            raise UserError(
+                f"{encoder.shape.kind} is a baseline to compare with and is not exported; its scores are in its run's "
+                "scores.json (--model.kind conformer can be exported)"
+            )
         # A copy by way of the weights: what is changed below must not reach the recogniser itself.
         copy = Recogniser(Encoder(encoder.shape), recogniser.tokens, recogniser.normaliser)
         copy.load_state_dict(recogniser.state_dict())

@@ -50,11 +50,11 @@ class Recogniser(nn.Module):
         return self.encoder.shape.frame_s
 
     @classmethod
-    def load(cls, folder: Path | str) -> Recogniser:
-        """The recogniser in ``folder``, on the CPU, in eval mode."""
+    def load(cls, folder: Path | str, language: str = "") -> Recogniser:
+        """The recogniser in ``folder``, on the CPU, in eval mode; of one with adapters, that of ``language`` (ISO 639-3)."""
         from lalia.models.store import load_recogniser
 
-        return load_recogniser(Path(folder))
+        return load_recogniser(Path(folder), language)
 
     def save(self, folder: Path | str, parents: list[dict[str, Any]], **facts: Any) -> None:
         """Write config, weights, tokens, normaliser and card to ``folder``."""

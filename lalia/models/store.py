@@ -1,5 +1,6 @@
 """Encoders and recognisers on disk: ``config.json``, ``model.safetensors``, ``card.json`` (and tokens and normaliser, or the
-quantizer of pretraining).
+quantizer of pretraining). A recogniser of many languages holds their encoder once, and ``adapters/LANGUAGE/`` for each: its
+adapter and head, tokens and normaliser.
 
 A folder is written beside its place and moved there whole, so that a reader never meets half of one.
 """
@@ -11,12 +12,12 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from lalia.cards import read_card, write_card, write_json
 from lalia.exits import UserError
@@ -26,10 +27,25 @@ if TYPE_CHECKING:
     from lalia.models.contrastive import ContrastiveHead
     from lalia.models.encoder import Encoder
     from lalia.models.recogniser import Recogniser
+    from lalia.text.normaliser import Normaliser
+    from lalia.text.tokens import Tokens
 
 CONFIG, WEIGHTS, TOKENS, NORMALISER = "config.json", "model.safetensors", "tokens.txt", "normaliser.json"
+ADAPTERS, ADAPTER, FACTS = "adapters", "adapter.safetensors", "facts.json"
 QUANTIZER = "quantizer.safetensors"
 """The quantizer and projections of contrastive pretraining, where it can be continued from."""
+UNKNOWN_LANGUAGE = "und"
+"""ISO 639's word for a recogniser that does not say what it speaks."""
+
+
+@dataclass
+class LanguagePart:
+    """What one language adds to a shared encoder."""
+
+    weights: dict[str, Tensor]
+    """its adapter, and its head as ``head.weight`` and ``head.bias``"""
+    tokens: Tokens
+    normaliser: Normaliser
 
 
 def save_encoder(
@@ -67,12 +83,12 @@ def save_recogniser(recogniser: Recogniser, folder: Path, parents: list[dict[str
 
 def load_encoder(folder: Path) -> Encoder:
     """The encoder in ``folder``: an encoder's, or the one inside a recogniser."""
-    from lalia.models.encoder import Encoder
+    from lalia.models.baselines import make_encoder
 
     kind = read_card(folder)["kind"]
     if kind not in ("encoder", "recogniser"):
         raise UserError(f"{folder}: is a {kind}, expected an encoder or a recogniser")
-    encoder = Encoder(_read_shape(folder))
+    encoder = make_encoder(_read_shape(folder))
     weights = _read_weights(folder / WEIGHTS)
     if kind == "recogniser":
         weights = {key.removeprefix("encoder."): w for key, w in weights.items() if key.startswith("encoder.")}
@@ -96,18 +112,88 @@ def load_quantizer(folder: Path) -> ContrastiveHead | None:
     return quantizer
 
 
-def load_recogniser(folder: Path) -> Recogniser:
-    """The recogniser in ``folder``."""
-    from lalia.models.encoder import Encoder
+def load_recogniser(folder: Path, language: str = "") -> Recogniser:
+    """The recogniser in ``folder``; of one of many languages, that of ``language``, its adapter folded into the encoder."""
+    from lalia.models.adapters import fold
+    from lalia.models.baselines import make_encoder
     from lalia.models.recogniser import Recogniser
     from lalia.text.normaliser import Normaliser
     from lalia.text.tokens import Tokens
 
     read_card(folder, "recogniser")
-    tokens, normaliser = Tokens.load(folder / TOKENS), Normaliser.from_json(folder / NORMALISER)
-    recogniser = Recogniser(Encoder(_read_shape(folder)), tokens, normaliser)
-    _fill(recogniser, _read_weights(folder / WEIGHTS), folder / WEIGHTS)
+    place, known = folder, languages_of(folder)
+    if known:
+        if language not in known and (language or len(known) > 1):
+            asked = f"not {language}; take one of them" if language else "one of them has to be named"
+            raise UserError(
+                f"{folder}: speaks {', '.join(known)}, {asked} (`python -m finetune fold --language ...` makes a recogniser "
+                "of one language)"
+            )
+        place = folder / ADAPTERS / (language or known[0])
+    tokens, normaliser = Tokens.load(place / TOKENS), Normaliser.from_json(place / NORMALISER)
+    if not known and language and normaliser.settings.language not in ("", language):
+        raise UserError(f"{folder}: speaks {normaliser.settings.language}, not {language}")
+    recogniser = Recogniser(make_encoder(_read_shape(folder)), tokens, normaliser)
+    weights = _read_weights(folder / WEIGHTS)
+    if known:
+        adapter = _read_weights(place / ADAPTER)
+        weights |= {key: adapter.pop(key) for key in [key for key in adapter if key.startswith("head.")]}
+    _fill(recogniser, weights, folder / WEIGHTS)
+    if known:
+        fold(recogniser.encoder, adapter)
     return recogniser.eval()
+
+
+def languages_of(folder: Path) -> list[str]:
+    """The languages that the recogniser in ``folder`` has adapters for; none for a plain recogniser."""
+    return sorted(path.parent.name for path in (folder / ADAPTERS).glob(f"*/{ADAPTER}"))
+
+
+def read_adapter(folder: Path, language: str) -> dict[str, Tensor]:
+    """The adapter and head of ``language`` in ``folder``, by the names of ``lalia.models.adapters``."""
+    return _read_weights(folder / ADAPTERS / language / ADAPTER)
+
+
+def save_adapted(
+    parts: LanguagePart, encoder: Encoder, start: Path, folder: Path, parents: list[dict[str, Any]], **facts: Any
+) -> None:
+    """Write the recogniser ``folder`` of the shared ``encoder`` and of every language in ``start``, ``parts`` added or renewed.
+
+    ``start`` is the folder that ``encoder`` came from. What it holds of other languages is copied byte by byte; a plain
+    recogniser's language gets an adapter that changes nothing.
+    """
+    language = parts.normaliser.settings.language
+    with replacing(folder) as new:
+        if languages_of(start):
+            shutil.copyfile(start / WEIGHTS, new / WEIGHTS)
+            shutil.copytree(start / ADAPTERS, new / ADAPTERS)
+        else:
+            save_file(_portable({f"encoder.{key}": w for key, w in encoder.state_dict().items()}), new / WEIGHTS)
+            if (start / TOKENS).is_file():
+                plain = load_recogniser(start)
+                head = {key: w for key, w in plain.state_dict().items() if key.startswith("head.")}
+                known = {key: value for key, value in read_card(start).items() if key == "finetuning"}
+                _write_language(LanguagePart(head, plain.tokens, plain.normaliser), new, known)
+        _write_language(parts, new, facts)
+        write_json(new / CONFIG, {"encoder": encoder.shape.to_dict()})
+        write_card(
+            new, "recogniser", parents, parameters=count_parameters(encoder), frame_s=encoder.shape.frame_s,
+            tokens=len(parts.tokens), language=language, languages=languages_of(new), **facts,
+        )  # fmt: skip
+
+
+def language_facts(folder: Path, language: str) -> dict[str, Any]:
+    """What the card of ``folder`` would say if it spoke ``language`` alone."""
+    return dict(json.loads((folder / ADAPTERS / language / FACTS).read_text(encoding="utf-8")))
+
+
+def _write_language(parts: LanguagePart, folder: Path, facts: dict[str, Any]) -> None:
+    place = folder / ADAPTERS / (parts.normaliser.settings.language or UNKNOWN_LANGUAGE)
+    place.mkdir(parents=True, exist_ok=True)
+    save_file(_portable(parts.weights), place / ADAPTER)
+    parts.tokens.save(place / TOKENS)
+    parts.normaliser.to_json(place / NORMALISER)
+    write_json(place / FACTS, facts)
 
 
 def count_parameters(module: nn.Module) -> int:
@@ -133,7 +219,11 @@ def replacing(folder: Path) -> Iterator[Path]:
 
 
 def _write_weights(module: nn.Module, path: Path) -> None:
-    save_file({key: w.detach().cpu().contiguous() for key, w in module.state_dict().items()}, path)
+    save_file(_portable(module.state_dict()), path)
+
+
+def _portable(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key: w.detach().cpu().contiguous() for key, w in weights.items()}
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -148,7 +238,9 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 
 def _read_shape(folder: Path) -> EncoderShape:
-    return EncoderShape.from_dict(_read_config(folder)["encoder"])
+    from lalia.models.baselines import shape_from
+
+    return shape_from(_read_config(folder)["encoder"])
 
 
 def _read_weights(path: Path) -> dict[str, Any]:
