@@ -31,9 +31,7 @@ def load(schema: type[S], argv: Sequence[str], program: str, about: str) -> S:
     A list setting is filled by repeating its flag. An unknown key, a wrong type or an unreadable file is a ``UserError`` of one
     line; ``--help`` prints every setting with its documentation and ends the program.
     """
-    parser = ArgumentParser(prog=program, description=about, exit_on_error=False, allow_abbrev=False)
-    parser.add_argument("--config", action="config", help="YAML file of settings; flags after it win")
-    parser.add_class_arguments(schema, None)
+    parser = _parser(schema, program, about)
     try:
         # jsonargparse prints its own usage block to stderr before it raises; one line is enough for a typo.
         with contextlib.redirect_stderr(io.StringIO()):
@@ -42,6 +40,22 @@ def load(schema: type[S], argv: Sequence[str], program: str, about: str) -> S:
     except (ArgumentError, TypeError, ValueError) as error:
         raise UserError(f"{_one_line(error)} (`{program} --help` lists every setting)") from error
     return schema(**{field.name: values[field.name] for field in fields(schema)})  # type: ignore[arg-type]
+
+
+def stated(schema: type, argv: Sequence[str]) -> set[str]:
+    """The settings that ``argv`` itself and the YAML it names say, as dotted names: what is not a default.
+
+    ``argv`` is one that ``load`` has taken already.
+    """
+    namespace = _parser(schema, "", "").parse_args(_appending(schema, argv), defaults=False)
+    return {key for key, value in namespace.items() if key != "config" and value is not None}
+
+
+def _parser(schema: type, program: str, about: str) -> ArgumentParser:
+    parser = ArgumentParser(prog=program, description=about, exit_on_error=False, allow_abbrev=False)
+    parser.add_argument("--config", action="config", help="YAML file of settings; flags after it win")
+    parser.add_class_arguments(schema, None)
+    return parser
 
 
 def dump(settings: Any, path: Path) -> None:
