@@ -11,6 +11,8 @@ from lalia.exits import run
 from lalia.training.settings import require, require_folders
 
 ABOUT = {
+    "check": "Say in seconds whether a corpus is fit to train on, and what to mend. "
+    "Example: python -m finetune check data/demo --language ita --html check.html.",
     "fit": "Fine-tune an encoder on labelled audio with CTC. "
     "Example: python -m finetune fit --config configs/finetune/nano.yaml --data.corpus data/demo --data.language ita "
     "--labels.minutes 10 --encoder runs/pretrain/encoder --out runs/italian. "
@@ -24,7 +26,14 @@ def main() -> int:
         for verb, about in ABOUT.items():
             print(f"python -m finetune {verb}: {about}")
         return 0 if argv and argv[0] in ("-h", "--help") else 2
-    return run(lambda: fit(argv[1:]), "finetune")
+    verbs = {"check": check, "fit": fit}
+    return run(lambda: verbs[argv[0]](argv[1:]), "finetune")
+
+
+def check(argv: list[str]) -> int:
+    from finetune import check as stage
+
+    return stage.main(argv)
 
 
 def fit(argv: list[str]) -> int:

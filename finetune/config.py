@@ -22,10 +22,18 @@ class LabelSettings:
 
     minutes: float = 0.0
     """learn from this many minutes of labelled audio, the same clips every time, and more minutes hold the fewer; 0 = all"""
-    case: Literal["lower", "upper", "keep"] = "lower"
-    """letters become lower or upper case, or stay"""
-    punctuation: Literal["drop", "keep"] = "drop"
-    """whether punctuation is learned"""
+    case: Literal["auto", "lower", "upper", "keep"] = "auto"
+    """letters become lower or upper case, or stay; auto = as suits the language, mostly lower"""
+    punctuation: Literal["auto", "drop", "keep"] = "auto"
+    """whether punctuation is learned; auto = no"""
+    digits: Literal["auto", "spell", "keep"] = "auto"
+    """numbers are spelled out as words, or kept as digits; auto = spelled where num2words knows the language"""
+    normaliser: str = ""
+    """a normaliser.json to use as it is, instead of the language's own settings and the three above"""
+    unit: Literal["auto", "letters", "graphemes", "jamo", "pieces"] = "auto"
+    """what the head spells in; auto = chosen from the labels, as `python -m finetune check` shows"""
+    pieces: int = 512
+    """tokens of a vocabulary of pieces"""
 
 
 @dataclass

@@ -1,0 +1,135 @@
+"""What the check finds: labels as it reads them, and findings with their weight, reason and remedy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+
+from lalia.data.corpus import Corpus
+from lalia.text.languages import Profile
+from lalia.text.normaliser import Normaliser
+from lalia.text.vocabulary import Vocabulary
+
+TRAIN, DEV, TEST = range(3)
+EXAMPLES = 5
+
+
+@dataclass(frozen=True)
+class Example:
+    """A clip that shows what is meant."""
+
+    row: int
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing about the data. ``stop``: mend it first; ``look``: know it; ``fine``: as it should be."""
+
+    topic: str
+    weight: Literal["stop", "look", "fine"]
+    what: str
+    fix: str = ""
+    examples: list[Example] = field(default_factory=list)
+    mended: bool = False
+    """whether ``--fix`` takes care of it"""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The labelled clips of one language: rows of the corpus, their texts as written and as normalised, all in one order."""
+
+    corpus: Corpus
+    profile: Profile
+    normaliser: Normaliser
+    rows: np.ndarray
+    texts: list[str]
+    normal: list[str]
+    speakers: list[str]
+    frame_s: float
+
+    @property
+    def language(self) -> str:
+        return self.profile.code
+
+    @cached_property
+    def splits(self) -> np.ndarray:
+        """Codes into ``SPLITS``, (N,)."""
+        return self.corpus.splits[self.rows]
+
+    @cached_property
+    def durations_s(self) -> np.ndarray:
+        return self.corpus.durations_s[self.rows].astype(np.float64)
+
+    @cached_property
+    def speech_ratio(self) -> np.ndarray:
+        return self.corpus.numbers("speech_ratio")[self.rows]
+
+    def where(self, split: int) -> np.ndarray:
+        """Places (not rows) of the clips of ``split``."""
+        return np.flatnonzero(self.splits == split)
+
+    def examples(self, places: np.ndarray | list[int], notes: list[str] | None = None) -> list[Example]:
+        """The first few of ``places`` to show."""
+        few = [int(place) for place in places[:EXAMPLES]]
+        return [Example(int(self.rows[p]), notes[i] if notes else "") for i, p in enumerate(few)]
+
+
+@dataclass(frozen=True)
+class Split:
+    """What one split holds of labelled clips."""
+
+    name: str
+    clips: int
+    hours: float
+    speakers: int
+    sentences: int
+    words: int
+
+
+@dataclass
+class Checked:
+    """All that was found about one language."""
+
+    labels: Labels
+    splits: list[Split]
+    letters: list[tuple[str, int, int, str]]
+    """character, how often, in how many clips, an example of a word"""
+    vocabulary: Vocabulary | None
+    findings: list[Finding]
+    suspects: list[Example] = field(default_factory=list)
+    """clips whose label is likely not what is said, the worst first"""
+
+    @property
+    def stops(self) -> list[Finding]:
+        return [finding for finding in self.findings if finding.weight == "stop"]
+
+
+def read_labels(corpus: Corpus, profile: Profile, normaliser: Normaliser, frame_s: float) -> Labels:
+    """The labelled clips of ``profile``'s language."""
+    rows = corpus.select(language=profile.code, with_text=True)
+    texts = corpus.column("text", rows)
+    return Labels(
+        corpus,
+        profile,
+        normaliser,
+        rows,
+        texts,
+        [normaliser(text) for text in texts],
+        corpus.column("speaker", rows),
+        frame_s,
+    )
+
+
+def plural(count: int, noun: str, one: str = "", many: str = "") -> str:
+    """``1 clip``, ``1,234 clips``; with a verb ``1 clip is``, ``2 clips are``."""
+    verb = one if count == 1 else many
+    return f"{count:,} {noun}{'' if count == 1 else 's'}{f' {verb}' if verb else ''}"
+
+
+def some(items: list[str], most: int = 6) -> str:
+    """The first of ``items`` in a row."""
+    return ", ".join(items[:most]) + (f" and {len(items) - most:,} more" if len(items) > most else "")

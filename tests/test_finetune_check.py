@@ -1,0 +1,197 @@
+"""The check: what is wrong with a corpus is named with its remedy, what can be mended is, and sound data passes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_corpus import make_corpus
+
+from finetune import check
+from finetune.__main__ import main as program
+from lalia.cards import ancestors, read_card
+from lalia.data.corpus import Corpus
+from lalia.data.prepare.rewriting import rewrite
+from lalia.exits import UserError
+
+SENTENCES = (
+    "la casa è grande e di legno", "il treno parte per la città", "non è una buona idea che resti",
+    "un gatto nero dorme in cucina",
+    "la pioggia cade su tutta la valle", "che ora è adesso per favore", "il libro di storia è molto bello",
+    "una barca a vela lascia il porto", "non so dove sia la chiave", "per cena c'è la zuppa di pesce",
+    "il vento soffia forte sul monte", "la neve copre il tetto di casa",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    """Sixty clips in Italian with no fault that matters: no sentence in two splits."""
+    folder = tmp_path_factory.mktemp("check")
+    plain = Corpus.load(make_corpus(folder / "plain", 60, ("ita",)))
+    numbers = ["uno", "due", "tre", "quattro", "cinque", "sei", "sette", "otto", "nove", "dieci"]
+    places: dict[int, int] = {}
+    changes: dict[int, dict[str, Any]] = {}
+    for row in range(len(plain)):
+        split = int(plain.splits[row])
+        places[split] = places.get(split, -1) + 1
+        sentence = SENTENCES[3 * (places[split] % 4) + split]
+        counted = f"{numbers[places[split] % 10]} {numbers[places[split] // 10]}"
+        text = f"{sentence} {counted}"
+        # As fast as people speak, whatever the clip's sound: nothing listens here.
+        changes[row] = {"text": text, "speech_ratio": 1.0, "duration_s": len(text) / 15 + 0.01 * (row % 5)}
+    rewrite(plain, folder / "sound", np.arange(len(plain)), changes, [], {})
+    return Corpus.load(folder / "sound")
+
+
+def changed(corpus: Corpus, tmp_path: Path, changes: Mapping[int, Mapping[str, Any]]) -> Path:
+    rewrite(corpus, tmp_path / "changed", np.arange(len(corpus)), changes, [], {})  # type: ignore[arg-type]
+    return tmp_path / "changed"
+
+
+def topics(corpus: Path, language: str = "ita") -> dict[str, str]:
+    found = check.check(Corpus.load(corpus), language)
+    return {finding.topic: f"{finding.weight}: {finding.what}" for finding in found.findings}
+
+
+def train_rows(corpus: Corpus) -> list[int]:
+    return [int(row) for row in corpus.select("train")]
+
+
+def test_sound_data_passes(sound: Corpus, capsys: pytest.CaptureFixture[str]) -> None:
+    assert check.main([str(sound.folder)]) == 0
+    said = capsys.readouterr().out
+    assert "ready to train" in said
+    assert "Italian (ita)" in said
+    assert "letters, " in said
+
+
+def each(rows: list[int], corpus: Corpus, change: Any) -> dict[int, dict[str, Any]]:
+    return {row: {"text": change(corpus.text(row))} for row in rows}
+
+
+@pytest.mark.parametrize(
+    ("topic", "weight", "said", "change"),
+    [
+        ("encoding", "stop", "in the wrong encoding", lambda t: t.replace("a", "à").encode().decode("latin-1")),
+        ("encoding", "stop", "letters are lost", lambda t: t + "\ufffd"),
+        ("look-alikes", "look", "words of mixed scripts: ", lambda t: t.replace("o ", "о ", 1) + " lаtte"),
+        ("unicode", "look", "invisible characters: zero width space", lambda t: t + "\u200b"),
+        ("unicode", "look", "not in NFC", lambda t: t + " perche\u0301"),
+        ("digits", "look", "spelled out by num2words: '21' as 'ventuno'", lambda t: t + " 21"),
+        ("empty labels", "look", "say nothing", lambda t: "…"),
+        ("label > frames", "stop", "more letters than frames", lambda t: " ".join([t] * 20)),
+        ("script", "look", "Cyrillic", lambda t: t + " привет"),
+        ("language", "look", "look like English", lambda t: "this is what the man said to you"),
+        ("rare letters", "look", "ñ", lambda t: t + " añ"),
+    ],
+)  # fmt: skip
+def test_a_fault_is_named(sound: Corpus, tmp_path: Path, topic: str, weight: str, said: str, change: Any) -> None:
+    rows = train_rows(sound)[: 1 if topic == "rare letters" else 2]
+    found = topics(changed(sound, tmp_path, each(rows, sound, change)))
+    assert topic in found, found
+    assert found[topic].startswith(weight) and said in found[topic]
+
+
+def test_another_script_and_another_language_stop(sound: Corpus, tmp_path: Path) -> None:
+    every = list(range(len(sound)))
+    russian = changed(sound, tmp_path / "a", each(every, sound, lambda t: f"привет мир {len(t)} и так далее"))
+    assert "Italian (ita) is written in Latin" in topics(russian)["script"]
+    german = changed(sound, tmp_path / "b", each(every, sound, lambda t: f"der die und das ist nicht so {t[:3]}"))
+    assert topics(german)["language"].startswith("stop: the labels look like German (deu), not Italian (ita)")
+
+
+def test_leaks_stop(sound: Corpus, tmp_path: Path) -> None:
+    test = [int(row) for row in sound.select("test")]
+    train = train_rows(sound)
+    leaky = changed(sound, tmp_path, {train[i]: {"text": sound.text(row)} for i, row in enumerate(test[:4])})
+    found = topics(leaky)
+    assert found["sentence leak"].startswith("stop: 4 test clips")
+    mended = tmp_path / "mended"
+    assert check.main([str(leaky), "--fix", "--out", str(mended)]) == 1
+    assert "sentence leak" not in topics(mended)
+
+
+def test_missing_splits_are_made(sound: Corpus, tmp_path: Path) -> None:
+    whole = changed(sound, tmp_path, {row: {"split": "train"} for row in range(len(sound))})
+    assert topics(whole)["splits"].startswith("stop: no labelled clips in dev and test")
+    check.main([str(whole), "--fix", "--out", str(tmp_path / "mended")])
+    found = topics(tmp_path / "mended")
+    assert "splits" not in found and "sentence leak" not in found
+
+
+def test_silence_and_speed_are_noticed(sound: Corpus, tmp_path: Path) -> None:
+    rows = train_rows(sound)
+    changes: dict[int, dict[str, Any]] = {rows[0]: {"speech_ratio": 0.01}, rows[1]: {"text": "no"}}
+    found = topics(changed(sound, tmp_path, changes))
+    assert "1 labelled clip " in found["no speech"]
+    assert "1 label is said far faster or slower" in found["rate"]
+
+
+def test_fix_says_what_it_did_and_keeps_the_lineage(
+    sound: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a, b, c, *_ = train_rows(sound)
+    wrong = sound.text(a).replace("è", "é").encode().decode("latin-1") + "Ã©"
+    damaged = changed(sound, tmp_path, {a: {"text": wrong}, b: {"text": "cаsа"}, c: {"text": "?!"}})
+    assert check.main([str(damaged), "--fix", "--out", str(tmp_path / "mended")]) in (0, 1)
+    said = capsys.readouterr().out
+    assert "encoding" in said and "changed.tsv" in said
+    mended = Corpus.load(tmp_path / "mended")
+    assert mended.text(a).endswith("é") and "Ã" not in mended.text(a)
+    assert mended.text(b) in ("casa", "")  # mended, or too slow for its clip
+    assert mended.text(c) == ""
+    assert np.array_equal(mended.wave(a), sound.wave(a))
+    table = (tmp_path / "mended" / "changed.tsv").read_text(encoding="utf-8").splitlines()
+    assert table[0] == "clip\twhy\tbefore\tafter" and len(table) >= 4
+    card = read_card(tmp_path / "mended", "corpus")
+    assert card["fixed"]["encoding"] == 1
+    assert [parent["kind"] for parent in ancestors(card)].count("corpus") >= 2
+
+
+def test_page_and_json(sound: Corpus, tmp_path: Path) -> None:
+    damaged = changed(sound, tmp_path, {0: {"text": "<b>lаtte</b> 21"}})
+    page, figures = tmp_path / "check.html", tmp_path / "check.json"
+    check.main([str(damaged), "--language", "ita", "--html", str(page), "--json", str(figures)])
+    html = page.read_text(encoding="utf-8")
+    assert "&lt;b&gt;" in html and "<b>lаtte" not in html
+    assert "data:audio/mpeg" in html
+    found = json.loads(figures.read_text(encoding="utf-8"))["languages"]["ita"]
+    assert found["ready"] in (True, False) and found["letters"]["e"] > 10
+    assert any(finding["topic"] == "look-alikes" for finding in found["findings"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nowhere"], "no such folder"),
+        (["CORPUS", "--language", "deu"], "has no language 'deu'"),
+        (["CORPUS", "--fix"], "--fix and --out belong together"),
+        (["CORPUS", "--encodr", "x"], "--encodr"),
+        (["CORPUS", "--frame_s", "20"], "expected seconds per frame"),
+        ([], "required: CORPUS"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(
+    sound: Corpus, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    words = [str(sound.folder) if word == "CORPUS" else word for word in arguments]
+    monkeypatch.setattr(sys, "argv", ["finetune", "check", *words])
+    assert program() == 2
+    told = capsys.readouterr().err
+    assert said in told and len(told.strip().splitlines()) == 1
+
+
+def test_a_corpus_without_labels(sound: Corpus, tmp_path: Path) -> None:
+    bare = changed(sound, tmp_path, {row: {"text": ""} for row in range(len(sound))})
+    with pytest.raises(UserError, match="not one of 60 clips has a label"):
+        check.main([str(bare)])
+
+
+def test_labels_that_all_say_nothing_stop(sound: Corpus, tmp_path: Path) -> None:
+    nothing = changed(sound, tmp_path, {row: {"text": "…?!"} for row in range(len(sound))})
+    assert topics(nothing)["empty labels"].startswith("stop: all 60 labels")
