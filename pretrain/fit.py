@@ -23,10 +23,11 @@ from lalia.models.shape import EncoderShape
 from lalia.models.store import load_quantizer
 from lalia.report.run_report import write_run_report
 from lalia.training.ranks import leads, rank, shared
-from lalia.training.recording import read_metrics
+from lalia.training.recording import Flow, Waited, read_metrics
 from lalia.training.runs import FINISHED, Run, finished, first_step, fit, newest_checkpoint, settle
 from lalia.training.seeds import generator
 from lalia.units import to_samples
+from pretrain.codes import CodeRecord
 from pretrain.config import PretrainSettings
 from pretrain.guard import Guard
 from pretrain.plan import check_room
@@ -79,7 +80,7 @@ def pretrain(settings: PretrainSettings, folder: Path) -> None:
         folder, settings.hardware, settings.log, settings.schedule, accumulation,
         accumulation * ranks * settings.batch.micro_s, "pretrain", SHOW, clip=settings.optim.clip,
     )  # fmt: skip
-    train = make_loader(
+    loader = make_loader(
         mixture,
         plan,
         start=step * accumulation * ranks,
@@ -91,8 +92,9 @@ def pretrain(settings: PretrainSettings, folder: Path) -> None:
         lambda ranks, rank: make_eval_loader(mixture, held_out, settings.batch.micro_s, ranks=ranks, rank=rank),
         settings.hardware,
     )
-    fit(task, run, train, valid,
-        [Guard(settings.guard, folder)] if settings.guard.enabled else [])  # fmt: skip
+    train = Waited(loader)
+    recorders = [Flow(train, mixture.language_names), CodeRecord(folder)]
+    fit(task, run, train, valid, [*([Guard(settings.guard, folder)] if settings.guard.enabled else []), *recorders])
 
     if not leader:
         return

@@ -34,6 +34,10 @@ _STYLE = {
     "axes.grid.axis": "y", "grid.color": _STAND_INS["grid"], "grid.linewidth": 0.8, "axes.axisbelow": True,
     "lines.solid_capstyle": "round", "lines.solid_joinstyle": "round",
 }  # fmt: skip
+_HEAT = (0.30, 0.50, 0.82)
+"""A blue that is seen on dark and on light pages: pictures inside an SVG know no CSS variables."""
+_FULLEST = 8.0
+"""A cell is full from this many times its even share on."""
 _WIDTH_IN = 5.4
 _numbers = count(1)
 
@@ -68,6 +72,17 @@ class Level:
     value: float
     label: str
     colour: str = "muted"
+
+
+@dataclass(frozen=True)
+class Band:
+    """A range that a curve is read against, filled behind it."""
+
+    label: str
+    x: Sequence[float]
+    low: Sequence[float]
+    high: Sequence[float]
+    colour: str = "good"
 
 
 @dataclass(frozen=True)
@@ -109,10 +124,13 @@ def line_chart(
     from_zero: bool = False,
     log: bool = False,
     height_in: float = 2.7,
+    band: Band | None = None,
 ) -> Chart:
-    """Curves over steps, with the levels they are read against."""
+    """Curves over steps, with the levels and the band they are read against."""
     with matplotlib.rc_context(_STYLE):  # type: ignore[arg-type]
         figure, axes = _axes(height_in)
+        if band is not None:
+            axes.fill_between(band.x, band.low, band.high, color=_STAND_INS[band.colour], alpha=0.28, lw=0)
         for line in lines:
             _draw(axes, line)
         if log:
@@ -136,7 +154,8 @@ def line_chart(
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
         axes.set_xlabel(x_name, loc="right")
         svg = _svg(figure, title)
-    return Chart(title, svg, caption, tuple((line.label, line.colour) for line in lines))
+    named = [(line.label, line.colour) for line in lines] + ([(band.label, band.colour)] if band is not None else [])
+    return Chart(title, svg, caption, tuple(named))
 
 
 def bar_chart(
@@ -196,6 +215,25 @@ def profile_chart(
         axes.set_xlabel(x_name, loc="right")
         svg = _svg(figure, title)
     return Chart(title, svg, caption, tuple((profile.label, profile.colour) for profile in profiles))
+
+
+def heat_chart(title: str, shares_VL: np.ndarray, steps: Sequence[float], caption: str | Markup = "") -> Chart:
+    """Shares of V rows at L steps, each column adding up to 1: the fuller a cell, the larger its row's share."""
+    V = len(shares_VL)
+    with matplotlib.rc_context(_STYLE | {"axes.grid": False}):  # type: ignore[arg-type]
+        figure, axes = _axes(2.7)
+        cells = np.zeros((*shares_VL.shape, 4))
+        cells[:, :, :3] = _HEAT
+        cells[:, :, 3] = np.clip(np.log1p(shares_VL * V) / np.log1p(_FULLEST), 0.02, 1)
+        edges = (0.0, float(steps[-1]), float(V), 0.0)
+        axes.imshow(cells, aspect="auto", interpolation="nearest", extent=edges)
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
+        axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+        axes.set_xlabel("step", loc="right")
+        axes.set_ylabel("code")
+        svg = _svg(figure, title)
+    return Chart(title, svg, caption)
 
 
 def moving_average(values: Sequence[float], span: int) -> np.ndarray:

@@ -6,13 +6,22 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
-from lalia.report.charts import SERIES, Chart, Level, Line, line_chart, plain, share, small
+from lalia.report.charts import SERIES, Band, Bar, Chart, Level, Line, bar_chart, line_chart, plain, share, small
+from lalia.report.published import healthy_accuracy
 from lalia.training.settings import BatchSettings
 
 Metrics = Sequence[dict[str, Any]]
 
 # Counts of things that should not happen: said in words where they did, never drawn.
 TALLIES = {"train/bad_clips": "clips could not be read", "train/impossible": "labels did not fit their audio"}
+
+MIX = "languages/"
+MOST_LANGUAGES = 12
+
+_ACCURACY_WORDS = (
+    "How often the hidden frame is told from its distractors. The band is BASE on 960 hours (two standard deviations of 8 "
+    "seeds), set to this schedule and these distractors: smaller models and less audio stay below it, a run above it is suspect."
+)
 
 _DRAWN = {
     "loss", "info_nce", "accuracy", "code_perplexity", "cer", "wer", "lr", "blank", "diversity", "gumbel",
@@ -55,13 +64,15 @@ def curves(metrics: Metrics, config: dict[str, Any]) -> list[Chart]:
         ),
         _chart(
             metrics, "Contrastive accuracy", {"train/accuracy": "training", "valid/accuracy": "held out"}, chance,
-            "How often the hidden frame is told from its distractors.", share, from_zero=True,
+            _ACCURACY_WORDS if chance else "", share, from_zero=True,
+            band=healthy_accuracy(config["schedule"]["steps"], config["objective"]["distractors"]) if chance else None,
         ),
         _chart(
             metrics, "Codebook use", {"train/code_perplexity": "training batch", "valid/code_perplexity": "all held-out audio"},
-            [Level(codes, f"all {codes} codes"), Level(codes / 3, "a third", "good")] if codes else [],
-            "Perplexity of the codes: how many are in use as if all were used alike. Near 1 is a collapse.",
-            from_zero=True,
+            [Level(codes, f"all {codes} codes")] if codes else [],
+            "Perplexity of the codes: how many are in use as if all were used alike. Near 1 is a collapse; healthy is more than "
+            "a third of them.",
+            from_zero=True, band=_over_all(metrics, codes / 3, codes) if codes else None,
         ),
         _chart(
             metrics, "Errors on held-out clips", {"valid/cer": "characters (CER)", "valid/wer": "words (WER)"},
@@ -77,7 +88,12 @@ def curves(metrics: Metrics, config: dict[str, Any]) -> list[Chart]:
         ),
         *(_learned_codes(metrics) if learned else []),
         *_others(metrics),
+        language_mix(metrics),
         speed(metrics, config),
+        _chart(
+            metrics, "Waiting for audio", {"speed/data_wait": "share of the time"}, y_label=share, from_zero=True,
+            caption="Time in which the training had nothing to do since its audio was not decoded yet: raise data.workers.",
+        ),
         _chart(metrics, "Learning rate", {"train/lr": "rate"}, y_label=small, from_zero=True, rough=False),
     ]  # fmt: skip
     return [chart for chart in charts if chart is not None]
@@ -91,6 +107,20 @@ def chance_of(config: dict[str, Any]) -> float:
 def codes_of(config: dict[str, Any]) -> int:
     """Codes of all codebooks together."""
     return int(config["quantizer"]["codebooks"] * config["quantizer"]["entries"])
+
+
+def language_mix(metrics: Metrics) -> Chart | None:
+    """How much of what was heard so far is in which language; None where there is one."""
+    heard = [line for line in metrics if any(key.startswith(MIX) for key in line)]
+    shares = {key.removeprefix(MIX): value for key, value in heard[-1].items() if key.startswith(MIX)} if heard else {}
+    if len(shares) < 2:
+        return None
+    ranked = sorted(shares.items(), key=lambda pair: -pair[1])
+    bars = [Bar(name, value, text=f"{100 * value:.1f}\u2009%") for name, value in ranked[:MOST_LANGUAGES]]
+    if rest := ranked[MOST_LANGUAGES:]:
+        value = sum(value for _, value in rest)
+        bars.append(Bar(f"{len(rest)} others", value, text=f"{100 * value:.1f}\u2009%"))
+    return bar_chart("Languages heard", bars, "Share of the audio that the run has trained on so far.")
 
 
 def speed(metrics: Metrics, config: dict[str, Any]) -> Chart | None:
@@ -128,7 +158,7 @@ def tallies(metrics: Metrics) -> Iterator[str]:
 
 def _chart(
     metrics: Metrics, title: str, names: dict[str, str], levels: Sequence[Level] = (), caption: str = "",
-    y_label: Any = plain, from_zero: bool = False, rough: bool = True,
+    y_label: Any = plain, from_zero: bool = False, rough: bool = True, band: Band | None = None,
 ) -> Chart | None:  # fmt: skip
     lines: list[Line] = []
     for name, label in names.items():
@@ -139,7 +169,13 @@ def _chart(
             lines.append(Line(label, steps, values, colour, rough=rough and not held_out, dots=held_out))
     if not lines:
         return None
-    return line_chart(title, lines, levels, caption, y_label, from_zero=from_zero)
+    return line_chart(title, lines, levels, caption, y_label, from_zero=from_zero, band=band)
+
+
+def _over_all(metrics: Metrics, low: float, high: float) -> Band:
+    """A band from ``low`` to ``high`` over every step so far."""
+    last = max(line["step"] for line in metrics) if metrics else 0
+    return Band("healthy", (0, last), (low, low), (high, high))
 
 
 def _learned_codes(metrics: Metrics) -> list[Chart | None]:
@@ -155,7 +191,8 @@ def _learned_codes(metrics: Metrics) -> list[Chart | None]:
 
 def _others(metrics: Metrics) -> Iterator[Chart | None]:
     """A chart for each metric that is drawn nowhere else, training and held out together; none where it never changes."""
-    names = {key.partition("/")[2] for line in metrics for key in line if "/" in key and key not in TALLIES}
+    drawn = ("train/", "valid/", "guard/")
+    names = {key.partition("/")[2] for line in metrics for key in line if key.startswith(drawn) and key not in TALLIES}
     known = list(_WORDS)
     for name in sorted(names - _DRAWN, key=lambda name: (known.index(name) if name in known else len(known), name)):
         title, caption = _WORDS.get(name, (name.replace("_", " ").capitalize(), ""))

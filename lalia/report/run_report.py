@@ -7,6 +7,7 @@ from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 from markupsafe import Markup
 
@@ -15,6 +16,7 @@ from lalia.exits import UserError
 from lalia.models.contrastive import ContrastiveShape
 from lalia.models.shape import EncoderShape
 from lalia.report import formats, page
+from lalia.report.charts import Chart, heat_chart
 from lalia.report.curves import audio_per_step_s, chance_of, codes_of, curves, series, tallies
 from lalia.report.errors import KEY, marked
 from lalia.report.lineage import lineage_of, product_card
@@ -33,7 +35,7 @@ from lalia.training.settings import (
 from lalia.units import clock
 
 NAME = "report.html"
-GUARD = "guard.jsonl"
+GUARD, CODES = "guard.jsonl", "codes.json"
 SHOWN_CLIPS = 5
 SHOWN_MEASURES = 50
 
@@ -54,6 +56,8 @@ class RunFolder:
     scores: dict[str, Any] | None
     guard: list[dict[str, Any]]
     """what the training guard did, one measure each"""
+    codes: dict[str, Any] | None
+    """pretraining: how often each code was used as it went on"""
     card: dict[str, Any] | None
 
     @classmethod
@@ -64,7 +68,7 @@ class RunFolder:
             raise UserError(f"{folder}: has no {CONFIG}; expected the folder of a run (the --out of a `fit`)")
         try:
             config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
-            kept = {name: _read_json(folder / name) for name in (FINISHED, "scores.json")}
+            kept = {name: _read_json(folder / name) for name in (FINISHED, "scores.json", CODES)}
         except (OSError, ValueError, yaml.YAMLError) as error:
             raise UserError(f"{folder}: cannot be read as a run ({' '.join(str(error).split())})") from error
         if not isinstance(config, dict) or "schedule" not in config:
@@ -73,7 +77,9 @@ class RunFolder:
             )
         metrics = read_metrics(folder) if (folder / METRICS).is_file() else []
         guard = read_lines(folder / GUARD)
-        return cls(folder, config, metrics, kept[FINISHED], kept["scores.json"], guard, product_card(folder))
+        return cls(
+            folder, config, metrics, kept[FINISHED], kept["scores.json"], guard, kept[CODES], product_card(folder)
+        )
 
     @property
     def stage(self) -> str:
@@ -111,9 +117,8 @@ def write_run_report(run: Path, mixture: Any = None, defaults: Any = None) -> Pa
     as they are by default) lets the page show only what this run changed; without them, of the stage's own sections all is shown.
     """
     found = RunFolder.load(run)
-    sections = (
-        [page.Section("Curves", [page.figures(charts)])] if (charts := curves(found.metrics, found.config)) else []
-    )
+    charts = [*curves(found.metrics, found.config), *_codebooks(found.codes)]
+    sections = [page.Section("Curves", [page.figures(charts)])] if charts else []
     if found.guard:
         sections.append(_guard(found.guard))
     if found.scores and found.scores.get("clips"):
@@ -170,6 +175,20 @@ def _tiles(run: RunFolder) -> list[page.Tile]:
             page.Tile(formats.times(done * per_step / run.seconds), "real time", "audio heard per second of training")
         )
     return tiles
+
+
+def _codebooks(codes: dict[str, Any] | None) -> list[Chart]:
+    """A picture of each codebook: a column for each look at held-out audio, the most used codes on top."""
+    if codes is None or len(codes["steps"]) < 2:
+        return []
+    charts = []
+    usage_GVL = np.asarray(codes["usage"], np.float64).transpose(1, 2, 0)
+    for book, shares_VL in enumerate(usage_GVL):
+        title = "Codes in use" if len(usage_GVL) == 1 else f"Codes in use, codebook {book + 1}"
+        ranked_VL = shares_VL[np.argsort(-shares_VL.mean(1), kind="stable")]
+        charts.append(heat_chart(title, ranked_VL, codes["steps"], "By training batches; the most used code is on top. "
+                                 "White rows are dead codes."))  # fmt: skip
+    return charts
 
 
 def _guard(measures: list[dict[str, Any]]) -> page.Section:

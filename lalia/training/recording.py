@@ -1,4 +1,5 @@
-"""What a run says while it goes: a line of ``metrics.jsonl`` per logged step, and a progress bar with speed and time left."""
+"""What a run says while it goes: a line of ``metrics.jsonl`` per logged step, a progress bar with speed and time left, how
+audio flows, and the way to TensorBoard."""
 
 from __future__ import annotations
 
@@ -6,15 +7,22 @@ import json
 import math
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from lalia.data.batch import Batch
+from lalia.training.ranks import total
+from lalia.units import SAMPLE_RATE
 
 METRICS = "metrics.jsonl"
 
@@ -108,6 +116,81 @@ class ProgressBar(Callback):
         seconds = time.monotonic() - self.begun
         speed = (trainer.global_step - self.first) * self.audio_s_per_step / seconds if seconds > 1 else 0.0
         return " · ".join([*parts, f"{speed:.0f} × real time"])
+
+
+class Waited(Iterable[Batch]):
+    """The batches of ``loader``, and in ``seconds`` how long their user had to wait for them."""
+
+    def __init__(self, loader: Iterable[Batch]) -> None:
+        self.loader = loader
+        self.seconds = 0.0
+
+    def __iter__(self) -> Iterator[Batch]:
+        batches = iter(self.loader)
+        while True:
+            begun = time.monotonic()
+            batch = next(batches, None)
+            self.seconds += time.monotonic() - begun
+            if batch is None:
+                return
+            yield batch
+
+
+class Flow(Callback):
+    """Logs ``speed/audio_s_per_s`` (of all ranks; looks at held-out audio not counted) and ``speed/data_wait`` (share of the time
+    that this rank waited for audio) since the last logged step, and behind each look at held-out audio ``languages/NAME``: the
+    share of each language in all that was heard so far."""
+
+    def __init__(self, train: Waited, languages: list[str]) -> None:
+        self.train, self.languages = train, languages
+        self.heard_s = torch.zeros(len(languages), dtype=torch.float64)
+        """seconds of each language that this rank has trained on"""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._begin(trainer)
+
+    def on_train_batch_end(  # type: ignore[override]
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        seconds_B = batch.lengths_B.double().cpu() / SAMPLE_RATE
+        self.heard_s.index_add_(0, batch.languages_B.cpu(), seconds_B)
+        self._audio_s += float(seconds_B.sum()) * trainer.world_size
+        if trainer.global_step == self._step:
+            return  # in the middle of a batch
+        self._step = trainer.global_step
+        passed_s = max(1e-6, time.monotonic() - self._begun)
+        wait = (self.train.seconds - self._waited) / passed_s
+        pl_module.log_dict({"speed/audio_s_per_s": self._audio_s / passed_s, "speed/data_wait": min(1.0, wait)})
+        if self._step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self._begin(trainer)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._looked = time.monotonic()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._begun += time.monotonic() - self._looked
+        heard_s = total(self.heard_s.to(pl_module.device))
+        shares = (heard_s / heard_s.sum().clamp(min=1e-9)).tolist()
+        mix = {f"languages/{name}": value for name, value in zip(self.languages, shares, strict=True) if value}
+        for logger in trainer.loggers:
+            logger.log_metrics(mix, trainer.global_step - 1)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"heard_s": dict(zip(self.languages, self.heard_s.tolist(), strict=True))}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.heard_s = torch.tensor(
+            [state_dict["heard_s"].get(name, 0.0) for name in self.languages], dtype=torch.float64
+        )
+
+    def _begin(self, trainer: Trainer) -> None:
+        self._begun, self._waited, self._audio_s = time.monotonic(), self.train.seconds, 0.0
+        self._step = trainer.global_step
+
+
+def tensorboard(trainer: Trainer) -> Any:
+    """TensorBoard's writer of the run, for pictures and sounds; None on the ranks that write nothing."""
+    return next((logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)), None)
 
 
 def _short(value: float) -> float | None:
