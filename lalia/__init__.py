@@ -5,10 +5,15 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lalia.runtime.student import Student
+
+# ONNX Runtime's wheels report their use to its maker from 1.31 on, unless this is set before they are loaded. What somebody
+# transcribes is nobody else's business; who wants to report sets it to 0.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"
 __all__ = ["Student", "__version__"]
