@@ -29,6 +29,7 @@ lalia: from raw audio in any language to a small speech recogniser that runs on 
 
   lalia transcribe my-student talk.mp3              what is said, as text
   lalia transcribe my-student talks/ --format srt --out subtitles/
+  lalia serve my-student                            the same over HTTP, with a page to drop a file on
   lalia evaluate my-student corpora/demo            error rates on clips it never heard
   lalia prepare demo --out corpora/demo             raw audio becomes a corpus
   lalia inspect my-student                          what a folder is and where it comes from
@@ -118,6 +119,13 @@ def _main(argv: list[str]) -> int:
         parsed.add_argument("--threads", type=_positive, metavar="N", help="processor threads (default: all cores)")
 
     # These are declared where they are made, and only loaded when they are asked for.
+    serve = verbs.add_parser("serve", help="a student over HTTP, with a page")
+    if verb == "serve":
+        from lalia.serve import arguments as serve_arguments
+
+        serve.description = serve_arguments.ABOUT
+        serve_arguments.add_arguments(serve)
+        serve.set_defaults(call=serve_arguments.main)
     prepare = verbs.add_parser("prepare", help="raw audio to a corpus", description=_PREPARE)
     if verb == "prepare":
         from lalia.data.prepare import arguments as prepare_arguments

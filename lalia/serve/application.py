@@ -1,0 +1,207 @@
+"""The routes: a file in, a transcript out; the page, health and metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import re
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, cast
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from lalia.audio.reading import AudioError
+from lalia.runtime.student import Student
+from lalia.runtime.subtitles import FORMATS
+from lalia.runtime.transcript import Transcript
+from lalia.serve.answers import OPENAI, answer, openai_answer
+from lalia.serve.limits import Limits
+from lalia.serve.metrics import CONTENT_TYPE, Metrics
+from lalia.serve.refusals import Refusal, busy
+from lalia.serve.turns import Job, Steps, Turns
+from lalia.serve.uploads import Upload, received
+
+Handler = Callable[[Request], Awaitable[Response]]
+Write = Callable[[Transcript, Upload], Response]
+
+
+class Service:
+    """One student, and who is being served by it. ``folder`` is where uploads lie while they are needed."""
+
+    def __init__(self, student: Student, name: str, limits: Limits, folder: Path, token: str = "") -> None:
+        self.student = student
+        self.name = name
+        self.limits = limits
+        self.folder = folder
+        self.metrics = Metrics()
+        self.turns = Turns(limits.jobs)
+        self.inside = 0
+        self._token = token.encode()
+        languages = student.card.get("language") or []
+        self.language = ",".join([languages] if isinstance(languages, str) else languages)
+        self._page = (files("lalia.serve") / "page.html").read_text(encoding="utf-8")
+        script = re.search(r"<script>(.*?)</script>", self._page, re.S)
+        style = re.search(r"<style>(.*?)</style>", self._page, re.S)
+        assert script and style
+        self._policy = (
+            "default-src 'none'; connect-src 'self'; media-src blob:; base-uri 'none'; form-action 'none';"
+            f" frame-ancestors 'none'; script-src {_digest(script[1])}; style-src {_digest(style[1])}"
+        )
+
+    def application(self) -> Starlette:
+        """The ASGI application, for any server that speaks it."""
+        routes = [
+            Route("/", self._guarded("/", self.page, closed=False)),
+            Route("/health", self._guarded("/health", self.health, closed=False)),
+            Route("/metrics", self._guarded("/metrics", self.show_metrics)),
+            Route("/v1/models", self._guarded("/v1/models", self.models)),
+            Route("/transcribe", self._guarded("/transcribe", self.transcribe), methods=["POST"]),
+            Route(
+                "/v1/audio/transcriptions",
+                self._guarded("/v1/audio/transcriptions", self.transcribe_openai),
+                methods=["POST"],
+            ),
+        ]
+
+        @asynccontextmanager
+        async def lifespan(_: Starlette) -> AsyncIterator[None]:
+            yield
+            await asyncio.get_running_loop().run_in_executor(None, self.turns.close)
+
+        return Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: self._unknown})
+
+    async def page(self, _: Request) -> Response:
+        return HTMLResponse(self._page, headers={"content-security-policy": self._policy})
+
+    async def health(self, _: Request) -> Response:
+        return JSONResponse({"status": "ok", "model": self.name, "id": self.student.card["id"], "inside": self.inside})
+
+    async def show_metrics(self, _: Request) -> Response:
+        gauges = {
+            "lalia_requests_inside": ("Requests uploading, waiting or being heard.", self.inside),
+            "lalia_requests_limit": (
+                "Requests inside from which on others are told to come again.",
+                self.limits.requests,
+            ),
+            "lalia_jobs_waiting": ("Files that wait for their turn.", self.turns.waiting()),
+        }
+        return Response(self.metrics.render(gauges), media_type=CONTENT_TYPE)
+
+    async def models(self, _: Request) -> Response:
+        return JSONResponse({"object": "list", "data": [{"id": self.name, "object": "model", "owned_by": "lalia"}]})
+
+    async def transcribe(self, request: Request) -> Response:
+        """``POST /transcribe?format=srt``: the file as the body, or in a form."""
+        format = _one_of("format", request.query_params.get("format", "json"), FORMATS)
+        return await self._hear(request, lambda heard, upload: answer(heard, format, upload.name))
+
+    async def transcribe_openai(self, request: Request) -> Response:
+        """``POST /v1/audio/transcriptions``: a form as OpenAI's clients send it."""
+
+        def write(heard: Transcript, upload: Upload) -> Response:
+            return openai_answer(heard, upload.fields.get("response_format", "json"), upload.name, self.language)
+
+        def check(upload: Upload) -> None:
+            _one_of("response_format", upload.fields.get("response_format", "json"), OPENAI)
+            if upload.fields.get("stream", "false").lower() not in ("", "false", "0"):
+                raise Refusal(400, "no_stream", "stream is not known here; leave it out")
+
+        return await self._hear(request, write, check)
+
+    async def _hear(self, request: Request, write: Write, check: Callable[[Upload], None] | None = None) -> Response:
+        if self.inside >= self.limits.requests:
+            raise busy(self.limits.requests)
+        self.inside += 1
+        try:
+            async with received(request, self.limits, self.folder) as upload:
+                if check is not None:
+                    check(upload)
+                start = time.monotonic()
+                job = Job(self._steps(upload), self.limits.audio_s, self.limits.work_s)
+                heard = await self._wait(request, job)
+                self.metrics.transcribed(time.monotonic() - start, heard.duration_s, job.worked_s)
+                return write(heard, upload)
+        finally:
+            self.inside -= 1
+
+    def _steps(self, upload: Upload) -> Callable[[], Steps]:
+        return lambda: self.student.steps(upload.path, upload.name)
+
+    async def _wait(self, request: Request, job: Job) -> Transcript:
+        """The job's transcript; where the client leaves, the job ends too, before its file is removed."""
+        done: asyncio.Future[Any] = asyncio.wrap_future(job.future)
+        gone: asyncio.Future[Any] = asyncio.ensure_future(
+            request.receive()
+        )  # after the body this only ever says that the client left
+        self.turns.add(job)
+        try:
+            await asyncio.wait({done, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not done.done():
+                job.leave()
+            return cast(Transcript, await done)
+        finally:
+            gone.cancel()
+            job.leave()
+
+    def _guarded(self, route: str, handler: Handler, closed: bool = True) -> Handler:
+        """``handler`` behind the token, its errors as answers, its answers counted."""
+
+        async def call(request: Request) -> Response:
+            try:
+                if closed:
+                    self._check_token(request)
+                response = await handler(request)
+            except Refusal as refusal:
+                response = _refused(refusal)
+            except AudioError as error:
+                response = _refused(Refusal(415, "bad_audio", str(error)))
+            except Exception as error:  # a fault of ours: it costs this request and no other
+                response = _refused(Refusal(500, "fault", f"{type(error).__name__} in the server; please report it"))
+            self.metrics.answered(route, response.status_code)
+            response.headers["x-content-type-options"] = "nosniff"
+            return response
+
+        return call
+
+    def _check_token(self, request: Request) -> None:
+        if not self._token:
+            return
+        kind, _, given = request.headers.get("authorization", "").partition(" ")
+        if kind.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self._token):
+            raise Refusal(401, "no_token", "expected the header 'Authorization: Bearer TOKEN' with this server's token")
+
+    async def _unknown(self, request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        self.metrics.answered("other", error.status_code)
+        what = f"{error.detail}; there are GET / /health /metrics /v1/models, POST /transcribe /v1/audio/transcriptions"
+        return _refused(Refusal(error.status_code, "no_route", what))
+
+
+def _refused(refusal: Refusal) -> Response:
+    # Closed, since the body may not have been read to its end.
+    headers = {"connection": "close"}
+    if refusal.retry_s is not None:
+        headers["retry-after"] = f"{refusal.retry_s:.0f}"
+    if refusal.status == 401:
+        headers["www-authenticate"] = "Bearer"
+    return JSONResponse(refusal.as_dict(), refusal.status, headers)
+
+
+def _one_of(field: str, value: str, known: tuple[str, ...]) -> str:
+    if value not in known:
+        raise Refusal(400, "bad_format", f"{field} {value[:40]!r} is unknown; expected one of {', '.join(known)}")
+    return value
+
+
+def _digest(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

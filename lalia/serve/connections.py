@@ -1,0 +1,87 @@
+"""Connections: uvicorn's HTTP/1.1 with less patience, and the server around it. The one door to uvicorn."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+from types import FrameType
+from typing import Any
+
+import h11
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from lalia.exits import UserError
+from lalia.serve.limits import Limits
+
+
+def make_protocol(limits: Limits) -> type[H11Protocol]:
+    """uvicorn's protocol, which waits for headers and for readers without end, with an end to that."""
+
+    class Impatient(H11Protocol):
+        _cycle_before: Any = None
+        _unsent_before = 0
+        _timer: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            if len(self.connections) > limits.connections:
+                transport.abort()
+                return
+            self._timer = self.loop.call_later(limits.patience_s, self._look)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            if self._timer is not None:
+                self._timer.cancel()
+            super().connection_lost(exc)
+
+        def _look(self) -> None:
+            """Close a connection whose headers, or whose reading, made no progress since the last look."""
+            unsent = self.transport.get_write_buffer_size()
+            answered = self.cycle is not None and self.cycle.response_complete
+            idle = self.cycle is self._cycle_before and (answered or self.conn.their_state is h11.IDLE)
+            if idle or (unsent and unsent == self._unsent_before):
+                self.transport.abort()
+                return
+            self._cycle_before, self._unsent_before = self.cycle, unsent
+            self._timer = self.loop.call_later(limits.patience_s, self._look)
+
+    return Impatient
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, for which a signal to stop is an order and not an accident: the process then ends with status 0."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.should_exit and sig == signal.SIGINT:
+            self.force_exit = True
+        self.should_exit = True
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket bound to ``host`` and ``port`` (0: any free one); a ``UserError`` where that cannot be had."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=family, backlog=512)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{host}:{port}: cannot be listened on ({reason}); give another --host or --port") from error
+
+
+def serve(application: Any, bound: socket.socket, limits: Limits) -> None:
+    """Serve ``application`` on ``bound`` until SIGTERM or SIGINT; requests under way are finished first."""
+    config = uvicorn.Config(
+        application,
+        http=make_protocol(limits),
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        h11_max_incomplete_event_size=limits.header_bytes,
+        timeout_keep_alive=int(limits.patience_s),
+        timeout_graceful_shutdown=int(limits.drain_s),
+    )
+    Server(config).run(sockets=[bound])

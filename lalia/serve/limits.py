@@ -1,0 +1,36 @@
+"""What a server takes at most: size, time, how much at once."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from lalia.units import Seconds
+
+MEGABYTE = 1_000_000
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Defaults are for a small machine that serves a few people."""
+
+    jobs: int = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """windows heard at a time, one thread each"""
+    requests: int = 32
+    """requests inside at a time, uploads among them; the next one is told to come again (429)"""
+    connections: int = 512
+    """open connections; the next one is closed"""
+    upload_bytes: int = 200 * MEGABYTE
+    """a file, as it is sent (413)"""
+    audio_s: Seconds = 4 * 3600.0
+    """audio in a file, once it is decoded (413): a few kilobytes can hold days of silence"""
+    work_s: Seconds = 1800.0
+    """from the end of the upload to the answer (504)"""
+    patience_s: Seconds = 10.0
+    """for the headers, and for an upload beyond what its rate allows (408)"""
+    upload_rate: int = 4_000
+    """bytes per second that an upload must reach after ``patience_s``"""
+    header_bytes: int = 16_384
+    """all headers of a request (400)"""
+    drain_s: Seconds = 30.0
+    """for requests under way when the server is told to stop"""

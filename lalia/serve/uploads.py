@@ -1,0 +1,120 @@
+"""A file from a request to the disk: bounded in size and in patience, in a folder of our own, under a name of our own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import tempfile
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect, Request
+
+from lalia.serve.limits import MEGABYTE, Limits
+from lalia.serve.refusals import Refusal
+
+_FIELDS, _FIELD_BYTES, _NAME_CHARACTERS = 32, 65_536, 120
+_LINGER_S = 2.0
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A file that was sent: where it lies, what the client calls it, and the form's other fields."""
+
+    path: Path
+    name: str
+    fields: dict[str, str]
+
+
+@asynccontextmanager
+async def received(request: Request, limits: Limits, folder: Path) -> AsyncIterator[Upload]:
+    """The request's file (a form's ``file``, or the whole body) in ``folder`` while the block lasts.
+
+    ``Refusal`` where it is too large, too slow, or not there.
+    """
+    stream = _bounded(request, limits)
+    with tempfile.NamedTemporaryFile(dir=folder, prefix="upload-") as file:
+        try:
+            if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+                name, fields = await _form(request, stream, file)
+            else:
+                name, fields = request.query_params.get("name", ""), {}
+                async for chunk in stream:
+                    await run_in_threadpool(file.write, chunk)
+            file.flush()
+        except ClientDisconnect as error:
+            raise Refusal(499, "gone", "the client left before all was sent") from error
+        except OSError as error:
+            raise Refusal(507, "no_space", f"the upload cannot be stored ({error.strerror})", retry_s=30.0) from error
+        except Refusal as refusal:
+            if refusal.status == 413 and "expect" not in request.headers:
+                await _linger(request)
+            raise
+        yield Upload(Path(file.name), _shown(name), fields)
+
+
+async def _bounded(request: Request, limits: Limits) -> AsyncGenerator[bytes, None]:
+    """The body's chunks; ``Refusal`` as soon as they are too many or come too slowly."""
+    too_large = Refusal(
+        413, "too_large", f"is larger than {limits.upload_bytes / MEGABYTE:g} MB; send it in pieces, or as FLAC or MP3"
+    )
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > limits.upload_bytes:
+        raise too_large
+    chunks = request.stream()
+    start, total = time.monotonic(), 0
+    while True:
+        left_s = limits.patience_s + total / limits.upload_rate - (time.monotonic() - start)
+        try:
+            chunk = await asyncio.wait_for(chunks.__anext__(), max(left_s, 0.001))
+        except StopAsyncIteration:
+            return
+        except asyncio.TimeoutError as error:
+            raise Refusal(408, "too_slow", f"came slower than {limits.upload_rate} bytes per second") from error
+        total += len(chunk)
+        if total > limits.upload_bytes:
+            raise too_large
+        yield chunk
+
+
+async def _form(request: Request, stream: AsyncGenerator[bytes, None], file: IO[bytes]) -> tuple[str, dict[str, str]]:
+    try:
+        parser = MultiPartParser(request.headers, stream, max_files=1, max_fields=_FIELDS, max_part_size=_FIELD_BYTES)
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise Refusal(400, "bad_form", f"the form cannot be read ({error.message})") from error
+    async with contextlib.AsyncExitStack() as opened:
+        fields = {key: value for key, value in form.multi_items() if isinstance(value, str)}
+        sent = form.get("file")
+        for value in form.values():
+            if isinstance(value, UploadFile):
+                opened.push_async_callback(value.close)
+        if not isinstance(sent, UploadFile):
+            raise Refusal(400, "no_file", "the form has no file; expected one in the field 'file'")
+        await run_in_threadpool(shutil.copyfileobj, sent.file, file)
+        return sent.filename or "", fields
+
+
+async def _linger(request: Request) -> None:
+    """Read on for a moment: a client that still sends would get a reset instead of our answer."""
+
+    async def discard() -> None:
+        while (await request.receive()).get("more_body", False):
+            pass
+
+    with contextlib.suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(discard(), _LINGER_S)
+
+
+def _shown(name: str) -> str:
+    """A client's file name as errors may show it: the last part, without control characters. It is never opened."""
+    last = name.replace("\\", "/").rsplit("/", 1)[-1]
+    return "".join(c for c in last if c.isprintable())[:_NAME_CHARACTERS] or "upload"
