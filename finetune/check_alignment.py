@@ -22,7 +22,9 @@ from lalia.text.vocabulary import require_head
 FAR = 4.0
 """A suspect: so many usual deviations worse than the median pair ..."""
 MISHEARD = 0.6
-"""... of which the recogniser hears so few letters: errors per letter, at least."""
+"""... of which the recogniser hears so few letters: errors per letter, at least; ..."""
+UNLIKELY = 10.0
+"""... and so many nats in all: a word of two letters that is misheard is no proof."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +62,12 @@ def load_judge(folder: Path) -> Judge:
 
 @dataclass(frozen=True)
 class Judged:
-    """A pair: its place, by how much the label is less likely than what is heard (nats a letter), errors, what is heard."""
+    """A pair: its place, by how much the label is less likely than what is heard (nats a letter, and in all), errors a letter,
+    and what is heard."""
 
     place: int
     gap: float
+    nats: float
     errors: float
     heard: str
 
@@ -88,11 +92,12 @@ def judge(labels: Labels, judge: Judge) -> Iterator[Judged]:
         try:
             path_T = align(log_probs_TV, ids)
         except ValueError:
-            yield Judged(place, float("inf"), errors, heard)
+            yield Judged(place, float("inf"), float("inf"), errors, heard)
             continue
         spoken_T = np.where(path_T >= 0, np.asarray(ids)[path_T], 0)
         spelled = float(log_probs_TV[np.arange(len(path_T)), spoken_T].sum())
-        yield Judged(place, (float(log_probs_TV.max(1).sum()) - spelled) / len(ids), errors, heard)
+        nats = float(log_probs_TV.max(1).sum()) - spelled
+        yield Judged(place, nats / len(ids), nats, errors, heard)
 
 
 def suspects(judged: list[Judged]) -> list[Judged]:
@@ -105,7 +110,8 @@ def suspects(judged: list[Judged]) -> list[Judged]:
         return []
     middle = float(np.median(finite))
     deviation = 1.4826 * float(np.median(np.abs(finite - middle)))
-    found = [j for j in judged if j.gap > middle + FAR * max(deviation, 1e-3) and j.errors >= MISHEARD]
+    beyond = middle + FAR * max(deviation, 1e-3)
+    found = [j for j in judged if j.gap > beyond and j.errors >= MISHEARD and j.nats >= UNLIKELY]
     return sorted(found, key=lambda j: -j.gap)
 
 

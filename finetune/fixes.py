@@ -29,6 +29,8 @@ CHANGED = "changed.tsv"
 WORTH_LOSING = 0.2
 """Share of the training clips that may lose their labels to a leak; beyond it the splits are made anew."""
 PERCENT = 5.0
+"""Of the clips, held out for a split that is missing."""
+MOST_PERCENT = 20.0
 
 
 @dataclass
@@ -143,10 +145,19 @@ def _splits(fixes: Fixes, labels: Labels) -> None:
     ]  # fmt: skip
     codes = Counter(int(labels.splits[p]) for p in kept)
     leaks = [] if is_closed(labels) else leaking(labels)
-    if len(codes) == 3 and len(leaks) <= WORTH_LOSING * codes[TRAIN]:
+    missing = [code for code in (DEV, TEST) if not codes[code]]
+    few = len(leaks) <= WORTH_LOSING * codes[TRAIN]
+    if few:
         for place in leaks:
             fixes.text(labels, place, "", "said in dev or test")
+    if few and codes[TRAIN] and not missing:
         return
+    if few and len(missing) == 1 and codes[TRAIN]:  # The held-out split that is there stays as its makers had it.
+        leaking_too = set(leaks)
+        kept = [p for p in kept if labels.splits[p] == TRAIN and p not in leaking_too]
+        shares = {code: PERCENT * (code in missing) for code in (DEV, TEST)}
+    else:
+        shares = {code: min(100 * codes[code] / max(len(kept), 1) or PERCENT, MOST_PERCENT) for code in (DEV, TEST)}
     if not kept:
         return
     clips = [
@@ -156,7 +167,6 @@ def _splits(fixes: Fixes, labels: Labels) -> None:
         )
         for p in kept
     ]  # fmt: skip
-    percent = {code: 100 * codes[code] / len(kept) or PERCENT for code in (DEV, TEST)}
-    assigned, _ = assign_splits(clips, min(percent[DEV], 20.0), min(percent[TEST], 20.0))
+    assigned, _ = assign_splits(clips, shares[DEV], shares[TEST])
     for place, clip in zip(kept, assigned, strict=True):
         fixes.split(labels.corpus, int(labels.rows[place]), clip.split, "new splits")

@@ -195,3 +195,38 @@ def test_a_corpus_without_labels(sound: Corpus, tmp_path: Path) -> None:
 def test_labels_that_all_say_nothing_stop(sound: Corpus, tmp_path: Path) -> None:
     nothing = changed(sound, tmp_path, {row: {"text": "…?!"} for row in range(len(sound))})
     assert topics(nothing)["empty labels"].startswith("stop: all 60 labels")
+
+
+def test_a_split_that_is_there_stays_where_another_is_missing(sound: Corpus, tmp_path: Path) -> None:
+    no_dev = changed(sound, tmp_path, {int(row): {"split": "train"} for row in sound.select("dev")})
+    check.main([str(no_dev), "--fix", "--out", str(tmp_path / "mended")])
+    mended = Corpus.load(tmp_path / "mended")
+    assert len(mended.select("dev"))
+    assert {mended.id(r) for r in mended.select("test")} == {sound.id(r) for r in sound.select("test")}
+
+
+WRITTEN = {
+    "rus": "все люди рождаются свободными и равными в своём достоинстве и правах они наделены разумом",
+    "ara": "يولد جميع الناس أحرارا متساوين في الكرامة والحقوق وقد وهبوا عقلا على أن إلى هذا",
+    "hin": "सभी मनुष्यों को गौरव और अधिकारों के मामले में जन्मजात स्वतंत्रता और समानता प्राप्त है",
+    "cmn": "人人生而自由 在尊严和权利上一律平等 他们赋有理性和良心 并应以兄弟关系的精神相对待",
+    "kor": "모든 인간은 태어날 때부터 자유로우며 그 존엄과 권리에 있어 동등하다 인간은 천부적으로",
+    "amh": "የሰው ልጅ ሁሉ ሲወለድ ነጻና በክብርና በመብትም እኩልነት ያለው ነው የተፈጥሮ ማስተዋልና ሕሊና",
+    "yor": "gbogbo ènìyàn ni a bí ní òmìnira iyì àti ẹ̀tọ́ kọ̀ọ̀kan sì dọ́gba wọ́n ní ẹ̀bùn",
+    "jpn": "すべての人間は 生まれながらにして自由であり かつ 尊厳と権利とについて 平等である",
+    "ell": "όλοι οι άνθρωποι γεννιούνται ελεύθεροι και ίσοι στην αξιοπρέπεια και τα δικαιώματα",
+}
+
+
+@pytest.mark.parametrize("language", WRITTEN)
+def test_no_writing_is_a_fault(sound: Corpus, tmp_path: Path, language: str) -> None:
+    random = np.random.default_rng(1)
+    words = WRITTEN[language].split()
+    changes: dict[int, dict[str, Any]] = {}
+    for row in range(len(sound)):
+        text = " ".join(random.permutation(words)[:6])
+        changes[row] = {"text": text, "language": language, "duration_s": len(text) / 8}
+    found = topics(changed(sound, tmp_path, changes), language)
+    assert not {"script", "encoding", "look-alikes", "language", "unicode", "marks", "rate", "label > frames"} & set(
+        found
+    ), found
