@@ -18,6 +18,7 @@ from lalia.data.prepare.clips import Clip, Listing
 from lalia.data.prepare.music import is_music, likeness
 from lalia.data.prepare.stretches import meeting, split_recordings
 from lalia.data.prepare.utterances import Cutting
+from lalia.runtime.voice import FRAME_S, VoiceActivity
 
 __all__ = ["loud_is_voice"]
 
@@ -136,3 +137,15 @@ def test_the_card_counts_music_and_noise_apart(tmp_path: Path, monkeypatch: pyte
     found = make(Listing("talk", [Clip("talk", str(path), "ita")]), tmp_path / "c").card["cut"]
     minutes = {name: 3600 * found[f"{name}_h"] for name in ("music", "noise", "silence", "kept")}
     assert minutes == pytest.approx({"music": 10, "noise": 8, "silence": 9, "kept": 8}, abs=1.0)
+
+
+def test_the_detector_forgets_where_it_began_to_listen() -> None:
+    """What a worker hears of its stretch is what one that began at the recording's beginning hears."""
+    pytest.importorskip("silero_vad")
+    draw = np.random.default_rng(0)
+    wave = (talk(20) + 0.003 * draw.standard_normal(len(talk(20)))).astype(np.float32)
+    at_s = 20  # 4 s are a whole number of frames
+    whole_T = VoiceActivity()(wave)[round((at_s + stretches.BEFORE_S) / FRAME_S) :]
+    later_T = VoiceActivity()(wave[at_s * 16_000 :])[round(stretches.BEFORE_S / FRAME_S) :]
+    assert len(whole_T) == len(later_T) > 1000
+    assert np.abs(whole_T - later_T).max() < 0.005
