@@ -35,6 +35,14 @@ def test_gradients_pass_where_numbers_passed():
     assert torch.equal(x.grad != 0, found.detach() != 0)
 
 
+def test_a_byte_of_each_number_is_kept():
+    x = torch.ones(100, 100, requires_grad=True)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(kept.append, lambda nothing: nothing):
+        dropout(x, 0.4)
+    assert [tensor.dtype for tensor in kept] == [torch.uint8]
+
+
 def test_every_torch_dropout_is_replaced():
     net = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.2), nn.Sequential(nn.Dropout(0.3)))
     replace_dropouts(net)

@@ -159,13 +159,24 @@ class StemLayer(nn.Module):
         kernel, stride = self.conv.kernel_size[0], self.conv.stride[0]
         lengths_B = torch.clamp((lengths_B - kernel) // stride + 1, min=0)
         if self.group_norm is not None:
-            norm = self.group_norm
-            with torch.autocast(x_BCT.device.type, enabled=False):
-                normed_BTC = normalise_over_time(x_BCT.float().transpose(1, 2), lengths_B, norm.eps)
-                x_BCT = (normed_BTC * norm.weight + norm.bias).transpose(1, 2).to(x_BCT.dtype)
+            with torch.autocast(x_BCT.device.type, enabled=False):  # its sums are in float32 for any type
+                x_BCT = _normed_clips(self.group_norm, x_BCT, lengths_B.tolist())
         if self.layer_norm is not None:
             x_BCT = self.layer_norm(x_BCT.transpose(1, 2)).transpose(1, 2)
         return F.gelu(x_BCT), lengths_B
+
+
+def _normed_clips(norm: nn.GroupNorm, x_BCT: Tensor, lengths: list[int]) -> Tensor:
+    """``norm`` of each clip's valid frames; zero behind them."""
+    T = x_BCT.shape[2]
+
+    def normed(part_BCT: Tensor) -> Tensor:
+        return torch.group_norm(part_BCT, norm.num_groups, norm.weight, norm.bias, norm.eps)
+
+    if min(lengths) == T:
+        return normed(x_BCT)
+    clips = [normed(x_BCT[b : b + 1, :, :length]) for b, length in enumerate(lengths)]
+    return torch.cat([F.pad(clip, (0, T - length)) for clip, length in zip(clips, lengths, strict=True)])
 
 
 class _ScaleGradient(torch.autograd.Function):
