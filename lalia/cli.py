@@ -14,8 +14,6 @@ from lalia.exits import UserError, run
 from lalia.units import clock
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from lalia.data.corpus import Corpus
     from lalia.runtime.clips import Clip
     from lalia.runtime.evaluation import Evaluation
@@ -31,6 +29,7 @@ lalia: from raw audio in any language to a small speech recogniser that runs on 
   lalia transcribe my-student talks/ --format srt --out subtitles/
   lalia serve my-student                            the same over HTTP, with a page to drop a file on
   lalia evaluate my-student corpora/demo            error rates on clips it never heard
+  lalia lm talks.txt --like my-student --out my-lm  a language model for it; then lalia tune
   lalia prepare demo --out corpora/demo             raw audio becomes a corpus
   lalia inspect my-student                          what a folder is and where it comes from
   lalia convert hf:wav2vec2-xls-r-300m encoders/xls-r    weights from and to transformers, fairseq and fairseq2
@@ -46,6 +45,8 @@ Write down what is said in audio files of any format, rate and length.
   lalia transcribe my-student talks/ --format json              a folder: one JSON object per line, words with times
   lalia transcribe my-student talks/ --format vtt --out subs/   one file per clip
   lalia transcribe my-student meeting.flac --jobs 2             two windows at a time (of many clips: two clips)
+  lalia transcribe my-student talk.mp3 --lm my-lm --hot names.txt    a language model, and names to listen for
+  lalia transcribe my-student clips/ --only commands.txt        only these phrases, or nothing
 
 A clip that cannot be read is named on stderr, skipped and counted; the exit status is 2 only when none could be read.
 Silence gives the empty text. M4A, WebM and G.722 need PyAV (pip install av).
@@ -57,6 +58,7 @@ Labels and transcripts pass the student's own normaliser first.
   lalia evaluate my-student corpora/demo                          the test split
   lalia evaluate my-student corpora/demo --split dev --language ita
   lalia evaluate my-student corpora/demo --limit 200 --json scores.json
+  lalia evaluate my-student corpora/demo --lm my-lm
 
 Corpora are read by a package of the training extra: pip install 'lalia[train]'.
 """
@@ -92,6 +94,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: list[str]) -> int:
+    from lalia.runtime import arguments as decoding
+
     parser = _Parser(prog="lalia", description=_ABOUT, epilog=_EXITS)
     parser.add_argument("--version", action="version", version=f"lalia {__version__}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
@@ -117,6 +121,13 @@ def _main(argv: list[str]) -> int:
 
     for parsed in (transcribe, evaluate):
         parsed.add_argument("--threads", type=_positive, metavar="N", help="processor threads (default: all cores)")
+        decoding.add_decoding(parsed)
+    lm = verbs.add_parser("lm", help="a language model from text", description=decoding.LM)
+    decoding.add_lm(lm)
+    lm.set_defaults(call=lambda args: decoding.lm(args, _open_corpus))
+    tune = verbs.add_parser("tune", help="how much a language model counts", description=decoding.TUNE)
+    decoding.add_tune(tune)
+    tune.set_defaults(call=lambda args: decoding.tune(args, _open_corpus))
 
     # These are declared where they are made, and only loaded when they are asked for.
     serve = verbs.add_parser("serve", help="a student over HTTP, with a page")
@@ -155,6 +166,7 @@ def _main(argv: list[str]) -> int:
 
 def _transcribe(args: argparse.Namespace) -> int:
     from lalia.audio.reading import AudioError
+    from lalia.runtime.arguments import decoders
     from lalia.runtime.clips import find_clips, output_paths
     from lalia.runtime.student import Student
     from lalia.runtime.subtitles import render
@@ -170,9 +182,12 @@ def _transcribe(args: argparse.Namespace) -> int:
     shown = sys.stderr.isatty() and (args.out is not None or not sys.stdout.isatty())
     start, audio_s, done = time.perf_counter(), 0.0, 0
 
+    decoder = decoders(args, student)
+
     def hear(clip: Clip) -> Transcript | AudioError:
+        jobs = args.jobs if len(clips) == 1 else 1
         try:
-            return student.transcribe(clip.path, voice=args.voice, jobs=args.jobs if len(clips) == 1 else 1)
+            return student.transcribe(clip.path, voice=args.voice, jobs=jobs, decoder=decoder())
         except AudioError as error:
             return error
 
@@ -216,34 +231,31 @@ def _write(path: Path | None, text: str) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    try:
-        from lalia.data.corpus import Corpus
-    except ImportError as error:
-        raise UserError(
-            f"corpora are read by {error.name}, which is missing; run: pip install 'lalia[train]'"
-        ) from error
     from lalia.cards import write_json
-    from lalia.runtime.evaluation import evaluate
+    from lalia.runtime.arguments import decoders, labelled_rows
+    from lalia.runtime.evaluation import evaluate, table
     from lalia.runtime.student import Student
 
     student = Student.load(args.model, args.threads)
-    corpus = Corpus.load(args.corpus)
-    rows = _rows(corpus, args)
+    decoder = decoders(args, student)
+    corpus = _open_corpus(args.corpus)
+    rows = labelled_rows(corpus, args.corpus, args.split, args.language, args.limit)
     shown = sys.stderr.isatty()
 
     def progress(found: Evaluation) -> None:
         print(f"\r{len(found.heard)} of {len(rows)} clips ", end="", file=sys.stderr, flush=True)
 
-    found = evaluate(student, corpus, [int(row) for row in rows], progress if shown else None)
+    found = evaluate(student, corpus, rows, progress if shown else None, decoder())
     if shown:
         print("\r\033[K", end="", file=sys.stderr)
     for reason in found.skipped:
         print(f"lalia: skipped: {reason}", file=sys.stderr)
     if not found.heard:
         raise UserError(f"{args.corpus}: none of {len(rows)} clips could be scored; the lines above say why")
-    print(_table(found))
+    print(table(found))
     if args.json:
         asked = {"split": args.split, "language": args.language, "limit": args.limit, "threads": args.threads}
+        asked |= {name: str(path) for name in ("lm", "hot", "only") if (path := getattr(args, name))}
         lineage = {"student": student.card["id"], "corpus": corpus.card["id"]}
         try:
             write_json(args.json, {**lineage, **asked, **found.as_dict()})
@@ -252,34 +264,14 @@ def _evaluate(args: argparse.Namespace) -> int:
     return 0
 
 
-def _rows(corpus: Corpus, args: argparse.Namespace) -> np.ndarray:
-    rows = corpus.select(split=args.split, language=args.language, with_text=True)
-    if not len(rows):
-        where = f"split {args.split}" + (f", language {args.language}" if args.language else "")
-        raise UserError(f"{args.corpus}: has no labelled clips in {where}; see: lalia inspect {args.corpus}")
-    if args.limit and args.limit < len(rows):
-        return rows[[i * len(rows) // args.limit for i in range(args.limit)]]
-    return rows
-
-
-def _table(found: Evaluation) -> str:
-    """Error rates by language and of all clips, with their intervals, and the speed."""
-    languages = found.languages()
-    groups = [(name, found.score(name)) for name in languages]
-    if len(languages) != 1:
-        groups.append(("all", found.score()))
-    lines = [f"{'':8}{'clips':>7}{'words':>8}   {'CER %':>6} {'(95 %)':15}{'WER %':>6} {'(95 %)':15}".rstrip()]
-    for name, group in groups:
-        rates = "".join(
-            f"{100 * counts.rate:6.1f} {f'({100 * low:.1f} to {100 * high:.1f})':15}"
-            for counts, (low, high) in ((group.cer, group.cer_interval), (group.wer, group.wer_interval))
-        )
-        lines.append(f"{name:8}{group.clips:7}{group.wer.reference:8}   {rates}".rstrip())
-    speed = f"{found.elapsed_s:.1f} s for {clock(found.audio_s)} of audio"
-    lines.append(f"RTF {found.rtf:.4f} ({1 / max(found.rtf, 1e-9):.0f} × real time, {speed})")
-    if found.skipped:
-        lines.append(f"clips skipped: {len(found.skipped)}")
-    return "\n".join(lines)
+def _open_corpus(path: Path) -> Corpus:
+    try:
+        from lalia.data.corpus import Corpus
+    except ImportError as error:
+        raise UserError(
+            f"corpora are read by {error.name}, which is missing; run: pip install 'lalia[train]'"
+        ) from error
+    return Corpus.load(path)
 
 
 def _positive(text: str) -> int:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Hashable, Sequence
 from typing import Any, Protocol
 
-import numpy as np
-
 from lalia.text.tokens import BOUNDARY, Tokens
 
-FORBIDDEN = -np.inf
+FORBIDDEN = -math.inf
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 _BYTES = 0xE000
 
@@ -105,22 +104,18 @@ class Walk:
             self._forget()
         return self._number(self._automaton.start)
 
-    def follow(self, states_P: np.ndarray, tokens_P: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The scores (P,) of adding ``tokens_P`` behind ``states_P``, and the states reached (P,)."""
-        arcs, found = self._arcs, []
-        for key in (states_P * self._tokens + tokens_P).tolist():
-            arc = arcs.get(key)
-            if arc is None:
-                state, token = divmod(key, self._tokens)
-                score, after = self._automaton.arc(self._states[state], token)
-                arc = arcs[key] = (score, 0 if score == FORBIDDEN else self._number(after))
-            found.append(arc)
-        scores, states = zip(*found, strict=True) if found else ((), ())
-        return np.array(scores, np.float64), np.array(states, np.int64)
+    def arc(self, state: int, token: int) -> tuple[float, int]:
+        """What adding ``token`` behind ``state`` scores, and the state reached."""
+        key = state * self._tokens + token
+        arc = self._arcs.get(key)
+        if arc is None:
+            score, after = self._automaton.arc(self._states[state], token)
+            arc = self._arcs[key] = (score, 0 if score == FORBIDDEN else self._number(after))
+        return arc
 
-    def final(self, states: np.ndarray) -> np.ndarray:
-        """The scores of ending behind each of ``states``."""
-        return np.array([self._automaton.final(self._states[state]) for state in states.tolist()], np.float64)
+    def final(self, state: int) -> float:
+        """What ending behind ``state`` scores."""
+        return self._automaton.final(self._states[state])
 
     def _number(self, state: Hashable) -> int:
         number = self._numbers.setdefault(state, len(self._states))

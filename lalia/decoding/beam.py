@@ -1,15 +1,19 @@
 """CTC prefix beam search: the likeliest texts, all their paths counted, under an automaton that scores texts.
 
-T frames, V tokens, K prefixes in the beam, C tokens likely enough in a frame, P pairs of prefix and token.
+T frames, V tokens. A frame has two or three likely tokens and the beam some ten prefixes worth the name, so plain numbers in
+a loop take a fifth of the time of arrays that small (docs/decoding.md).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from lalia.decoding.automata import Walk
+
+NEVER = -math.inf
 
 
 @dataclass(frozen=True)
@@ -18,9 +22,9 @@ class BeamSettings:
 
     beam: int = 16
     """How many prefixes are kept."""
-    width: float = 14.0
+    width: float = 12.0
     """Prefixes worse than the best by more than this are dropped."""
-    token_floor: float = -6.0
+    token_floor: float = -5.0
     """Tokens less likely than this in a frame are not tried in it."""
     blank_skip: float = 0.999
     """Frames where the blank is at least as likely as this count as one blank that is certain."""
@@ -33,6 +37,11 @@ class Path:
     tokens: tuple[int, ...]
     score: float
     acoustic: float
+
+
+# A prefix in the beam: its score and number, that of the prefix it grew from, its last token, the automaton's state and
+# score, and the log probabilities of its paths that end in a blank, that end in a letter, and of both.
+_Entry = tuple[float, int, int, int, int, float, float, float, float]
 
 
 class Beam:
@@ -52,94 +61,84 @@ class Beam:
         """Forget the utterance before."""
         self._parents = [-1]
         self._lasts = [-1]
-        self._known: dict[int, int] = {}
-        self._node_K = np.zeros(1, np.int64)
-        self._parent_K = np.full(1, -1, np.int64)
-        self._last_K = np.full(1, -1, np.int64)
-        self._state_K = np.array([self._walk.begin()], np.int64)
-        self._text_K = np.zeros(1)
-        self._blank_K = np.zeros(1)
-        self._letter_K = np.full(1, -np.inf)
+        self._numbers: dict[int, int] = {}
+        self._beam: list[_Entry] = [(0.0, 0, -1, -1, self._walk.begin(), 0.0, 0.0, NEVER, 0.0)]
 
     def pause(self) -> None:
         """A blank that is certain: every path ends in it."""
-        self._blank_K = np.logaddexp(self._blank_K, self._letter_K)
-        self._letter_K = np.full(len(self._blank_K), -np.inf)
+        self._beam = [(*entry[:6], entry[8], NEVER, entry[8]) for entry in self._beam]
 
     def frames(self, log_probs_TV: np.ndarray) -> None:
         """Search on through frames none of which is passed over as a blank."""
-        log_probs_TV = log_probs_TV.astype(np.float64)
         likely_TV = log_probs_TV >= self.settings.token_floor
         likely_TV[:, 0] = False
-        # A column behind the last for the empty prefix, whose last token is -1.
-        padded_TV = np.full((len(log_probs_TV), self._V + 1), -np.inf)
-        padded_TV[:, :-1][likely_TV] = log_probs_TV[likely_TV]
-        column_V = np.full(self._V + 1, -1, np.int64)
         frames, tokens = np.nonzero(likely_TV)
         cuts = np.searchsorted(frames, np.arange(len(log_probs_TV) + 1)).tolist()
-        for t in range(len(log_probs_TV)):
-            self._frame(log_probs_TV[t, 0], padded_TV[t], tokens[cuts[t] : cuts[t + 1]], column_V)
+        scores = log_probs_TV[frames, tokens].tolist()
+        tokens = tokens.tolist()
+        for t, blank in enumerate(log_probs_TV[:, 0].tolist()):
+            here = slice(cuts[t], cuts[t + 1])
+            self._frame(blank, dict(zip(tokens[here], scores[here], strict=True)))
 
-    def _frame(self, blank: float, padded_V: np.ndarray, tokens_C: np.ndarray, column_V: np.ndarray) -> None:
-        width = self.settings.width
-        total_K = np.logaddexp(self._blank_K, self._letter_K)
-        blank_K = total_K + blank
-        letter_K = self._letter_K + padded_V[self._last_K]
-        pair_K, pair_C = np.zeros((2, 0), np.int64)
-        grown_P = np.zeros(0)
-        if len(tokens_C):
-            # A prefix that ends in the same token grows only from paths with a blank between the two.
-            grown_KC = np.where(self._last_K[:, None] == tokens_C, self._blank_K[:, None], total_K[:, None])
-            grown_KC += padded_V[tokens_C]
-            column_V[tokens_C] = np.arange(len(tokens_C))
-            child, parent = np.nonzero(self._parent_K[:, None] == self._node_K)
-            column = column_V[self._last_K[child]]
-            column_V[tokens_C] = -1
-            if (column >= 0).any():
-                child, parent, column = child[column >= 0], parent[column >= 0], column[column >= 0]
-                letter_K[child] = np.logaddexp(letter_K[child], grown_KC[parent, column])
-                grown_KC[parent, column] = -np.inf
-            stayed_K = np.logaddexp(blank_K, letter_K) + self._text_K
-            hoped_KC = grown_KC + self._text_K[:, None]
-            pair_K, pair_C = np.nonzero(hoped_KC >= max(stayed_K.max(), hoped_KC.max()) - width)
-            grown_P = grown_KC[pair_K, pair_C]
-        else:
-            stayed_K = np.logaddexp(blank_K, letter_K) + self._text_K
-        if not len(pair_K):
-            self._keep(blank_K, letter_K, _best(stayed_K, self.settings.beam, width))
-            return
-        added_P, state_P = self._walk.follow(self._state_K[pair_K], tokens_C[pair_C])
-        text_P = self._text_K[pair_K] + added_P
-        kept = _best(np.concatenate([stayed_K, grown_P + text_P]), self.settings.beam, width)
-        K = len(stayed_K)
-        new = kept[kept >= K] - K
-        if not len(new):
-            self._keep(blank_K, letter_K, kept)
-            return
-        parents = self._node_K[pair_K[new]]
-        lasts = tokens_C[pair_C[new]]
-        nodes = [self._node(p, token) for p, token in zip(parents.tolist(), lasts.tolist(), strict=True)]
-        self._keep(blank_K, letter_K, kept[kept < K])
-        self._node_K = np.append(self._node_K, nodes)
-        self._parent_K = np.append(self._parent_K, parents)
-        self._last_K = np.append(self._last_K, lasts)
-        self._state_K = np.append(self._state_K, state_P[new])
-        self._text_K = np.append(self._text_K, text_P[new])
-        self._blank_K = np.append(self._blank_K, np.full(len(new), -np.inf))
-        self._letter_K = np.append(self._letter_K, grown_P[new])
+    def _frame(self, blank: float, likely: dict[int, float]) -> None:
+        """One frame: every prefix stays, by a blank or its last token again, and grows by the likely tokens."""
+        V, width, arc = self._V, self.settings.width, self._walk.arc
+        before = self._beam
+        stayed: list[_Entry] = []
+        merged: set[int] = set()  # prefixes that stay, as what they would grow from
+        places = {entry[1]: entry for entry in before}
+        top = NEVER
+        for _, number, parent, last, state, text, _, letter, both in before:
+            repeat = NEVER
+            if last in likely:
+                score = likely[last]
+                repeat = letter + score
+                if parent in places:
+                    merged.add(parent * V + last)
+                    from_ = places[parent]
+                    # A prefix that ends in the same token grows only by paths with a blank between the two.
+                    repeat = _add(repeat, (from_[6] if from_[3] == last else from_[8]) + score)
+            rest = both + blank
+            total = _add(rest, repeat)
+            if total + text > top:
+                top = total + text
+            stayed.append((total + text, number, parent, last, state, text, rest, repeat, total))
+        grown: list[tuple[float, float, _Entry, int]] = []
+        by_score = sorted(likely.items(), key=lambda pair: -pair[1])
+        for entry in before:
+            base, number, last = entry[0], entry[1], entry[3]
+            for token, score in by_score:
+                if base + score < top - width:
+                    break
+                more = (entry[6] if token == last else entry[8]) + score
+                hope = more + entry[5]
+                if hope >= top - width and number * V + token not in merged:
+                    if hope > top:
+                        top = hope
+                    grown.append((hope, more, entry, token))
+        best = max(entry[0] for entry in stayed)
+        found: list[tuple[float, float, _Entry, int, int]] = []
+        for hope, more, entry, token in grown:
+            if hope >= top - width:
+                score, state = arc(entry[4], token)
+                if hope + score > best:
+                    best = hope + score
+                found.append((hope + score, more, entry, token, state))
+        after = [entry for entry in stayed if entry[0] >= best - width]
+        room = self.settings.beam
+        kept = [new for new in found if new[0] >= best - width and new[0] > NEVER]
+        if len(after) + len(kept) > room:
+            cut = sorted([*(entry[0] for entry in after), *(new[0] for new in kept)], reverse=True)[room - 1]
+            after = [entry for entry in after if entry[0] >= cut]
+            kept = [new for new in kept if new[0] >= cut]
+        for total, more, entry, token, state in kept:
+            number = self._number(entry[1], token)
+            after.append((total, number, entry[1], token, state, total - more, NEVER, more, more))
+        self._beam = after
 
-    def _keep(self, blank_K: np.ndarray, letter_K: np.ndarray, kept: np.ndarray) -> None:
-        """Go on with the prefixes ``kept`` and their new probabilities."""
-        if len(kept) == len(blank_K):
-            self._blank_K, self._letter_K = blank_K, letter_K
-            return
-        self._node_K, self._parent_K, self._last_K = self._node_K[kept], self._parent_K[kept], self._last_K[kept]
-        self._state_K, self._text_K = self._state_K[kept], self._text_K[kept]
-        self._blank_K, self._letter_K = blank_K[kept], letter_K[kept]
-
-    def _node(self, parent: int, token: int) -> int:
+    def _number(self, parent: int, token: int) -> int:
         """The number of the prefix ``parent`` and ``token``, the same one whenever it comes back."""
-        number = self._known.setdefault(parent * self._V + token, len(self._parents))
+        number = self._numbers.setdefault(parent * self._V + token, len(self._parents))
         if number == len(self._parents):
             self._parents.append(parent)
             self._lasts.append(token)
@@ -147,26 +146,22 @@ class Beam:
 
     def best(self) -> list[Path]:
         """The texts in the beam that may end here, the best first. Empty where none may."""
-        acoustic_K = np.logaddexp(self._blank_K, self._letter_K)
-        score_K = acoustic_K + self._text_K + self._walk.final(self._state_K)
-        order = np.argsort(-score_K, kind="stable")
-        return [
-            Path(self._tokens(int(self._node_K[k])), float(score_K[k]), float(acoustic_K[k]))
-            for k in order
-            if score_K[k] > -np.inf
+        found = [
+            Path(self._tokens(number), total + self._walk.final(state), both)
+            for total, number, _, _, state, _, _, _, both in self._beam
         ]
+        return sorted((path for path in found if path.score > NEVER), key=lambda path: -path.score)
 
-    def _tokens(self, node: int) -> tuple[int, ...]:
+    def _tokens(self, number: int) -> tuple[int, ...]:
         found = []
-        while node:
-            found.append(self._lasts[node])
-            node = self._parents[node]
+        while number:
+            found.append(self._lasts[number])
+            number = self._parents[number]
         return tuple(reversed(found))
 
 
-def _best(scores: np.ndarray, beam: int, width: float) -> np.ndarray:
-    """The places of at most ``beam`` scores, those within ``width`` of the highest, in order of place."""
-    kept = np.flatnonzero(scores >= scores.max() - width)
-    if len(kept) > beam:
-        kept = np.sort(kept[np.argpartition(-scores[kept], beam - 1)[:beam]])
-    return kept
+def _add(a: float, b: float) -> float:
+    """log(exp(a) + exp(b))"""
+    if a < b:
+        a, b = b, a
+    return a if b == NEVER else a + math.log1p(math.exp(b - a))

@@ -114,20 +114,20 @@ def symbols_of(text: str, unit: Unit, tokens: Tokens) -> tuple[list[str], int]:
 
 def make(
     out: Path,
-    sentences: Sequence[Sequence[str]] | Ngrams,
+    text: Sequence[Sequence[str]] | Ngrams,
     unit: Unit,
     order: int,
     normaliser: Normaliser,
     parents: list[dict[str, Any]],
     **facts: Any,
 ) -> LanguageModel:
-    """Write the model of ``sentences`` (sequences of symbols), or n-grams that are there already, as the folder ``out``.
+    """Write the model of ``text`` (sentences of symbols), or n-grams that are there already, as the folder ``out``.
 
     It appears at once when it is whole. A ``UserError`` where ``out`` holds something else than a language model.
     """
     if out.exists():
         read_card(out, KIND)
-    ngrams = sentences if isinstance(sentences, Ngrams) else estimate(sentences, order)
+    ngrams = text if isinstance(text, Ngrams) else estimate(text, order)
     out.parent.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:

@@ -10,9 +10,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from lalia.audio.reading import AudioError
+from lalia.decoding.decoder import Decoder
 from lalia.runtime.student import Student
 from lalia.scoring.rates import Score, score
-from lalia.units import Seconds, to_seconds
+from lalia.units import Seconds, clock, to_seconds
 
 
 class Clips(Protocol):
@@ -77,9 +78,13 @@ class Evaluation:
 
 
 def evaluate(
-    student: Student, clips: Clips, rows: Iterable[int], progress: Callable[[Evaluation], None] | None = None
+    student: Student,
+    clips: Clips,
+    rows: Iterable[int],
+    progress: Callable[[Evaluation], None] | None = None,
+    decoder: Decoder | None = None,
 ) -> Evaluation:
-    """Transcribe ``rows`` of ``clips`` one by one and keep both sides normalised.
+    """Transcribe ``rows`` of ``clips`` one by one, by ``decoder`` where one is given, and keep both sides normalised.
 
     A clip that cannot be read, or whose label holds no letter after normalisation, is skipped and named.
     """
@@ -95,7 +100,7 @@ def evaluate(
             found.skipped.append(str(error))
             continue
         start = time.perf_counter()
-        text = student.transcribe(wave, clips.id(row)).text
+        text = student.transcribe(wave, clips.id(row), decoder=decoder).text
         found.elapsed_s += time.perf_counter() - start
         found.heard.append(
             Heard(clips.id(row), clips.language(row), reference, student.normaliser(text), to_seconds(len(wave)))
@@ -103,6 +108,26 @@ def evaluate(
         if progress:
             progress(found)
     return found
+
+
+def table(found: Evaluation) -> str:
+    """Error rates by language and of all clips, with their intervals, and the speed."""
+    languages = found.languages()
+    groups = [(name, found.score(name)) for name in languages]
+    if len(languages) != 1:
+        groups.append(("all", found.score()))
+    lines = [f"{'':8}{'clips':>7}{'words':>8}   {'CER %':>6} {'(95 %)':15}{'WER %':>6} {'(95 %)':15}".rstrip()]
+    for name, group in groups:
+        rates = "".join(
+            f"{100 * counts.rate:6.1f} {f'({100 * low:.1f} to {100 * high:.1f})':15}"
+            for counts, (low, high) in ((group.cer, group.cer_interval), (group.wer, group.wer_interval))
+        )
+        lines.append(f"{name:8}{group.clips:7}{group.wer.reference:8}   {rates}".rstrip())
+    speed = f"{found.elapsed_s:.1f} s for {clock(found.audio_s)} of audio"
+    lines.append(f"RTF {found.rtf:.4f} ({1 / max(found.rtf, 1e-9):.0f} × real time, {speed})")
+    if found.skipped:
+        lines.append(f"clips skipped: {len(found.skipped)}")
+    return "\n".join(lines)
 
 
 def _as_dict(found: Score) -> dict[str, Any]:

@@ -26,6 +26,8 @@ from lalia.units import SAMPLE_RATE, Samples, Seconds, to_samples, to_seconds
 if TYPE_CHECKING:
     import onnxruntime
 
+    from lalia.decoding.decoder import Decoder
+
 WINDOW_S: Seconds = 30.0
 OVERLAP_S: Seconds = 4.0
 SHORTEST: Samples = to_samples(0.1)
@@ -79,15 +81,22 @@ class Student:
         return cls(session, tokens, normaliser, card)
 
     def transcribe(
-        self, source: Source | np.ndarray, name: str | None = None, *, voice: bool = False, jobs: int = 1
+        self,
+        source: Source | np.ndarray,
+        name: str | None = None,
+        *,
+        voice: bool = False,
+        jobs: int = 1,
+        decoder: Decoder | None = None,
     ) -> Transcript:
         """What is said in an audio file (its path or its bytes), or in a wave (float32, mono, 16 kHz).
 
         Of any length, in memory that does not grow with a file. Silence gives the empty text; with ``voice`` everything does
         that is not speech. ``jobs`` windows of a long file are heard at a time. ``AudioError`` where the file cannot be read;
-        ``name`` is what errors call bytes.
+        ``name`` is what errors call bytes. Best path, unless a ``decoder`` made for this student (``lalia.runtime.decoders``)
+        searches with what it knows of the language; a decoder serves one call at a time.
         """
-        steps = self.steps(source, name, voice=voice, jobs=jobs)
+        steps = self.steps(source, name, voice=voice, jobs=jobs, decoder=decoder)
         while True:
             try:
                 next(steps)
@@ -95,7 +104,13 @@ class Student:
                 return end.value
 
     def steps(
-        self, source: Source | np.ndarray, name: str | None = None, *, voice: bool = False, jobs: int = 1
+        self,
+        source: Source | np.ndarray,
+        name: str | None = None,
+        *,
+        voice: bool = False,
+        jobs: int = 1,
+        decoder: Decoder | None = None,
     ) -> Generator[Seconds, None, Transcript]:
         """``transcribe`` window by window: after each the seconds read so far, in the end the transcript as its value.
 
@@ -103,9 +118,17 @@ class Student:
         """
         heard: list[tuple[np.ndarray, np.ndarray]] = []
         counter = _Counter(_blocks(source, name))
+        if decoder is not None:
+            decoder.begin()
         for log_probs_TV in self._stretches(counter, voice, jobs):
-            heard.append(peaks(log_probs_TV))
+            if decoder is None:
+                heard.append(peaks(log_probs_TV))
+            else:
+                decoder.feed(log_probs_TV)
             yield to_seconds(counter.samples)
+        if decoder is not None:
+            found = decoder.finish()
+            return Transcript(transcript(found.hits, self.tokens), found.words, round(to_seconds(counter.samples), 3))
         if not heard:
             return Transcript("")
         hits = collapse(np.concatenate([h[0] for h in heard]), np.concatenate([h[1] for h in heard]))
