@@ -12,7 +12,7 @@ import numpy as np
 from lalia.runtime.voice import FRAME_S, FRAME_SAMPLES
 from lalia.units import SAMPLE_RATE, Frames, Seconds
 
-MUSIC = 0.2
+MUSIC = 0.25
 """The mean likeness from which a sound counts as music."""
 AROUND_S: Seconds = 3.0
 """Over how much sound the likeness is averaged."""
