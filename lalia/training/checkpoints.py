@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -42,6 +43,16 @@ class AtomicFiles(TorchCheckpointIO):
         return dict(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
 
 
+@dataclass(frozen=True)
+class Patience:
+    """When a run ends before its last step."""
+
+    looks: int = 0
+    """looks at held-out audio in a row without a better one; 0 = never"""
+    first_step: int = 0
+    """looks up to this step do not count"""
+
+
 class Interrupted(Exception):
     """The run was asked to stop by ``signum`` and has saved at ``step``."""
 
@@ -55,16 +66,29 @@ class Checkpoints(Callback):
     and ``best.ckpt`` (weights alone) by ``monitor``.
 
     At a step that also looks at held-out audio it saves after that look, so that a resumed run has neither to repeat nor to
-    miss it. SIGTERM, SIGINT (Ctrl-C) and SIGUSR1 end the run behind the step that is going on; a second SIGINT at once.
+    miss it. Where ``patience`` runs out it saves and ends the run. SIGTERM, SIGINT (Ctrl-C) and SIGUSR1 end the run behind the
+    step that is going on; a second SIGINT at once.
     """
 
     def __init__(
-        self, folder: Path, steps: int, every: int, valid_every: int, accumulation: int, monitor: tuple[str, str] | None
+        self,
+        folder: Path,
+        steps: int,
+        every: int,
+        valid_every: int,
+        accumulation: int,
+        monitor: tuple[str, str] | None,
+        patience: Patience | None = None,
     ) -> None:
         self.folder = folder / CHECKPOINTS
         self.steps, self.every, self.valid_every, self.accumulation = steps, every, valid_every, accumulation
         self.monitor = monitor
+        self.patience = patience or Patience()
         self.best: float | None = None
+        self.waited = 0
+        """looks in a row without a better one"""
+        self.ended = False
+        """whether patience has run out"""
         self.asked: int | None = None
         self.done = -1
         self.stopping = False
@@ -121,14 +145,19 @@ class Checkpoints(Callback):
                 or (value < self.best if mode == "min" else value > self.best)
             ):
                 self.best = value
+                self.waited = 0
                 trainer.save_checkpoint(self.folder / BEST, weights_only=True)
+            elif step > self.patience.first_step:
+                self.waited += 1
+                self.ended = 0 < self.patience.looks <= self.waited
         self._behind(trainer, step)
+        trainer.should_stop = trainer.should_stop or self.ended
 
     def _behind(self, trainer: Trainer, step: int) -> None:
         """What is due behind ``step``: a checkpoint, and the end of the run where any rank was asked for it."""
         self.done = step
         stop = trainer.strategy.reduce_boolean_decision(self.asked is not None, all=False)
-        if stop or step % self.every == 0 or step >= self.steps:
+        if stop or self.ended or step % self.every == 0 or step >= self.steps:
             trainer.save_checkpoint(self.folder / f"step{step:08d}.ckpt")
             if trainer.is_global_zero:
                 prune(self.folder)
@@ -139,10 +168,11 @@ class Checkpoints(Callback):
             raise Interrupted(self.asked or signal.SIGTERM, self.done)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best}
+        return {"best": self.best, "waited": self.waited, "ended": self.ended}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best = state_dict["best"]
+        self.waited = state_dict.get("waited", 0)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Place Lightning's counters behind the checkpoint's step: on other ranks a step has another number of micro-batches."""
@@ -172,12 +202,14 @@ def steps_in(folder: Path) -> list[Path]:
 
 def newest_checkpoint(run: Path) -> tuple[Path, dict[str, Any]] | None:
     """(path, content) of the newest checkpoint of ``run`` that can be read; a broken one is named and passed over."""
-    for path in steps_in(run / CHECKPOINTS):
+    paths = steps_in(run / CHECKPOINTS)
+    for path in paths:
         try:
             return path, torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         except Exception as error:  # whatever torch says of a file cut short
             reason = str(error).splitlines()[0][:100]
-            warnings.warn(f"{path}: cannot be read ({reason}); going on from the one before", stacklevel=2)
+            then = "going on from the one before" if path != paths[-1] else "no other is left, the run begins anew"
+            warnings.warn(f"{path}: cannot be read ({reason}); {then}", stacklevel=1)  # said once, whoever asks
     return None
 
 
@@ -185,6 +217,11 @@ def first_step(run: Path) -> int:
     """The step that the next one of ``run`` is: 0 for a new run, else that of the newest readable checkpoint."""
     found = newest_checkpoint(run)
     return 0 if found is None else int(found[1]["global_step"])
+
+
+def ended_early(checkpoint: dict[str, Any]) -> bool:
+    """Whether the run that saved ``checkpoint`` had run out of patience there."""
+    return bool(checkpoint.get("callbacks", {}).get(Checkpoints.__qualname__, {}).get("ended"))
 
 
 def best_weights(run: Path) -> tuple[dict[str, torch.Tensor], int]:

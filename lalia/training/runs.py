@@ -8,7 +8,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,10 @@ from lalia.training.checkpoints import (
     AtomicFiles,
     Checkpoints,
     Interrupted,
+    Patience,
     best_weights,
     check_fits,
+    ended_early,
     first_step,
     newest_checkpoint,
 )
@@ -38,7 +40,7 @@ from lalia.training.schedules import rate
 from lalia.training.settings import HardwareSettings, LogSettings, OptimSettings, ScheduleSettings
 from lalia.training.strategies import check_hardware, make_strategy
 
-__all__ = ["CHECKPOINTS", "CONFIG", "FINISHED", "Run", "adamw", "best_weights", "finished", "first_step", "fit",
+__all__ = ["CHECKPOINTS", "CONFIG", "FINISHED", "Patience", "Run", "adamw", "best_weights", "finished", "first_step", "fit",
            "newest_checkpoint", "parameter_groups", "settle"]  # fmt: skip
 
 CONFIG, FINISHED = "config.yaml", "finished.json"
@@ -60,6 +62,8 @@ class Run:
     monitor: tuple[str, str] | None = None
     """(metric, "min" or "max") by which the best checkpoint is kept; None = the last is the best"""
     clip: float = 5.0
+    patience: Patience = field(default_factory=Patience)
+    """when the run ends before its last step, by ``monitor``"""
 
 
 def settle(
@@ -114,7 +118,8 @@ def same_settings(known: dict[str, Any], asked: dict[str, Any], path: Path) -> N
 
     Where it runs and what it logs may differ; the number of ranks may, since accumulation is solved for them.
     """
-    free = {"log", "hardware.strategy", "hardware.devices", "hardware.nodes", "hardware.threads", "data.workers", "out"}
+    where = ("strategy", "checkpointing", "devices", "nodes", "threads")
+    free = {"log", "data.workers", "out", *(f"hardware.{name}" for name in where)}
 
     def differences(known: dict[str, Any], asked: dict[str, Any], prefix: str) -> Iterator[str]:
         for key, value in known.items():
@@ -134,7 +139,7 @@ def same_settings(known: dict[str, Any], asked: dict[str, Any], path: Path) -> N
 
 
 def fit(task: LightningModule, run: Run, train: Iterable[Any], valid: Iterable[Any], extra: list[Callback]) -> None:
-    """Train ``task`` to ``run.schedule.steps``, from its newest checkpoint where there is one.
+    """Train ``task`` to ``run.schedule.steps`` or the end of ``run.patience``, from its newest checkpoint where there is one.
 
     Returns when the run is finished, on every rank, with the final weights in ``task``. Saves and raises KeyboardInterrupt on
     Ctrl-C, saves and ends the program with status 0 on SIGTERM.
@@ -146,11 +151,11 @@ def fit(task: LightningModule, run: Run, train: Iterable[Any], valid: Iterable[A
     start = newest_checkpoint(run.folder)
     if start is not None:
         check_fits(start[0], start[1]["state_dict"], task)
-    if start is None or start[1]["global_step"] < steps:
+    if start is None or (start[1]["global_step"] < steps and not ended_early(start[1])):
         strategy, precision = make_strategy(hardware, sum(p.numel() for p in task.parameters()))
         valid_every = min(run.log.valid_every, steps)
         checkpoints = Checkpoints(
-            run.folder, steps, run.log.checkpoint_every, valid_every, run.accumulation, run.monitor
+            run.folder, steps, run.log.checkpoint_every, valid_every, run.accumulation, run.monitor, run.patience
         )  # fmt: skip
         callbacks = [ProgressBar(steps, run.audio_s_per_step, run.show, run.title), *extra, checkpoints]
         if hardware.precision == "fp16":
@@ -185,7 +190,10 @@ def fit(task: LightningModule, run: Run, train: Iterable[Any], valid: Iterable[A
             _stopped(stop, run, leader)
         finally:
             checkpoints.restore()
-        if trainer.global_step < steps:
+        if checkpoints.ended and leader:
+            looks = f"{checkpoints.waited} looks at held-out audio brought nothing better"
+            print(f"{run.title} ends at step {trainer.global_step} of {steps}: {looks}", file=sys.stderr)
+        elif trainer.global_step < steps and not checkpoints.ended:
             raise RuntimeError(f"training ended at step {trainer.global_step} of {steps}")
         if dist.is_initialized():
             dist.barrier()
