@@ -1,11 +1,12 @@
-"""``python -m finetune VERB``: fit trains a recogniser for a language from labelled audio."""
+"""``python -m finetune VERB``: fit trains a recogniser for a language from labelled audio, fold takes one out of many."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-from finetune.config import FinetuneSettings
+from finetune.config import FinetuneSettings, FoldSettings
+from finetune.presets import check_mode
 from lalia import config
 from lalia.exits import run
 from lalia.training.settings import require, require_folders
@@ -16,7 +17,10 @@ ABOUT = {
     "fit": "Fine-tune an encoder on labelled audio with CTC. "
     "Example: python -m finetune fit --config configs/finetune/nano.yaml --data.corpus data/demo --data.language ita "
     "--labels.minutes 10 --encoder runs/pretrain/encoder --out runs/italian. "
-    "The same command again continues the run in --out; the recogniser ends in RUN/recogniser."
+    "The same command again continues the run in --out; the recogniser ends in RUN/recogniser. What neither config nor flags say "
+    "is chosen by the hours of labels and printed.",
+    "fold": "Make a plain recogniser of one language of a recogniser with adapters, to be distilled and exported. "
+    "Example: python -m finetune fold --recogniser runs/swahili/recogniser --language swh --out runs/swahili-alone.",
 }
 
 
@@ -26,7 +30,7 @@ def main() -> int:
         for verb, about in ABOUT.items():
             print(f"python -m finetune {verb}: {about}")
         return 0 if argv and argv[0] in ("-h", "--help") else 2
-    verbs = {"check": check, "fit": fit}
+    verbs = {"check": check, "fit": fit, "fold": fold}
     return run(lambda: verbs[argv[0]](argv[1:]), "finetune")
 
 
@@ -39,13 +43,26 @@ def check(argv: list[str]) -> int:
 def fit(argv: list[str]) -> int:
     settings = config.load(FinetuneSettings, argv, "python -m finetune fit", ABOUT["fit"])
     require(settings.out, "--out", "the folder this run is kept in")
-    require(settings.encoder, "--encoder", "the folder of an encoder; with --start random only its shape is used")
     require(settings.data.corpus, "--data.corpus", "the folder of a corpus made by `lalia prepare`")
-    require_folders([settings.encoder], "--encoder")
+    check_mode(settings)
+    require_folders([settings.encoder] if settings.encoder else [], "--encoder")
+    require_folders([settings.recogniser] if settings.recogniser else [], "--recogniser")
     require_folders(settings.data.corpus, "--data.corpus")
     from finetune.fit import finetune  # late: torch and fairseq2 take seconds to import, a typo should not
 
-    finetune(settings, Path(settings.out))
+    finetune(settings, Path(settings.out), config.stated(FinetuneSettings, argv))
+    return 0
+
+
+def fold(argv: list[str]) -> int:
+    settings = config.load(FoldSettings, argv, "python -m finetune fold", ABOUT["fold"])
+    require(settings.recogniser, "--recogniser", "the folder of a recogniser with adapters")
+    require(settings.out, "--out", "the folder to write the recogniser of one language to")
+    require_folders([settings.recogniser], "--recogniser")
+    from finetune.starts import fold as fold_language
+
+    fold_language(Path(settings.recogniser), settings.language, Path(settings.out))
+    print(f"the recogniser is {settings.out}")
     return 0
 
 

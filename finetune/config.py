@@ -37,6 +37,29 @@ class LabelSettings:
 
 
 @dataclass
+class ModelSettings:
+    """What learns."""
+
+    kind: Literal["encoder", "wav2letter", "deepspeech", "conformer"] = "encoder"
+    """encoder = the one in `--encoder` or `--recogniser`. The others start from nothing, for comparison: torchaudio's Wav2Letter
+    and DeepSpeech, and a Conformer, which can also be adapted, distilled and exported"""
+    features: Literal["spectrogram", "mfcc"] = "spectrogram"
+    """what the baselines hear: 80 log-mel bins or 40 cepstra"""
+    width: int = 0
+    """units of DeepSpeech (0 = 2048 as published), dimensions of the Conformer (0 = 192)"""
+    layers: int = 5
+    """blocks of the Conformer"""
+
+
+@dataclass
+class AdapterSettings:
+    """What `--mode adapter` adds to the shared encoder for a language."""
+
+    share: float = 0.02
+    """its weights as a share of the encoder's; the rank of its matrices follows"""
+
+
+@dataclass
 class FreezeSettings:
     """What stands still, and what starts anew."""
 
@@ -48,6 +71,8 @@ class FreezeSettings:
     """each block below the top learns at this share of the one above it"""
     renew: int = 0
     """blocks at the top that start from random weights: they are the ones pretraining made for its own task"""
+    stem: bool = False
+    """the convolutions on the raw wave never learn (wav2vec 2.0's recipe)"""
 
 
 @dataclass
@@ -69,24 +94,72 @@ class RegularSettings:
 
 
 @dataclass
+class FinetuneScheduleSettings(ScheduleSettings):
+    """How long, how the rate goes, and when to stop early."""
+
+    patience: int = 0
+    """looks at held-out audio in a row without a better CER that end the run, counted while the encoder learns; 0 = never"""
+
+
+@dataclass
+class AlarmSettings:
+    """What to do where the recogniser says nothing but blank."""
+
+    enabled: bool = True
+    """watch for it; a run that speaks is not touched"""
+    silent: float = 0.02
+    """letters said as a share of those it should say, below which it is silent"""
+    grace: float = 0.3
+    """share of the steps behind the frozen ones in which a new head may be silent"""
+    warm: float = 0.1
+    """share of the steps in which the encoder is frozen then, while the head learns alone"""
+    cut: float = 0.3
+    """what is left of the learning rate each time"""
+    tries: int = 2
+    """times it acts before it stops the run"""
+
+
+@dataclass
 class FinetuneSettings:
     """Everything a fine-tuning run is made of."""
 
     encoder: str = ""
     """folder of the encoder to start from, made by `python -m pretrain fit` or `lalia convert`"""
+    recogniser: str = ""
+    """folder of a recogniser to start from instead: its letters keep their places in the head, new ones are added behind them"""
     start: Literal["pretrained", "random"] = "pretrained"
     """random = the encoder's shape with random weights, to see what pretraining bought"""
+    mode: Literal["full", "head", "adapter"] = "full"
+    """full = everything learns; head = the head alone; adapter = a small part for this language besides, so that many languages
+    share one encoder and none changes another"""
+    preset: Literal["auto", "none", "10min", "1h", "10h", "100h"] = "auto"
+    """what is chosen where neither config nor flags say anything: by the hours of labels (auto), as for so many, or not at all"""
+    model: ModelSettings = field(default_factory=ModelSettings)
     data: DataSettings = field(default_factory=DataSettings)
     labels: LabelSettings = field(default_factory=LabelSettings)
+    adapter: AdapterSettings = field(default_factory=AdapterSettings)
     freeze: FreezeSettings = field(default_factory=FreezeSettings)
     regular: RegularSettings = field(default_factory=RegularSettings)
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     batch: BatchSettings = field(default_factory=BatchSettings)
     optim: OptimSettings = field(default_factory=OptimSettings)
-    schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
+    schedule: FinetuneScheduleSettings = field(default_factory=FinetuneScheduleSettings)
+    alarm: AlarmSettings = field(default_factory=AlarmSettings)
     hardware: HardwareSettings = field(default_factory=HardwareSettings)
     log: LogSettings = field(default_factory=LogSettings)
     out: str = ""
     """run folder; the same command continues what is there"""
     seed: int = 1
     """everything random is a function of this and the number of the step"""
+
+
+@dataclass
+class FoldSettings:
+    """One language of a recogniser with adapters as a recogniser of its own."""
+
+    recogniser: str = ""
+    """folder of the recogniser with adapters"""
+    language: str = ""
+    """which of its languages (ISO 639-3); may be left out where it has one"""
+    out: str = ""
+    """folder to write"""

@@ -2,75 +2,107 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from finetune.alarm import BlankAlarm
 from finetune.config import FinetuneSettings
-from finetune.labels import make_normaliser, make_tokens
+from finetune.labels import describe
 from finetune.loss import ctc
+from finetune.presets import check_mode, data_choices, lay, row_for, solve, told
+from finetune.starts import learner_of, make_recogniser, parents_of, save
 from finetune.task import FinetuneTask
-from lalia.cards import read_card, write_json
+from lalia.cards import write_json
 from lalia.data.augment import Augment
 from lalia.data.labels import choose, digest, encoder_of
 from lalia.data.loader import make_eval_loader, make_loader
 from lalia.data.mixture import Mixture
 from lalia.data.plan import BatchPlan
-from lalia.models.encoder import Encoder, EncoderShape
+from lalia.exits import UserError
+from lalia.models.adapters import adapter_of, count
 from lalia.models.recogniser import Recogniser
+from lalia.models.store import count_parameters
 from lalia.models.transcription import transcribe_rows
 from lalia.report.run_report import write_run_report
 from lalia.training.ranks import leads, rank, shared
-from lalia.training.runs import FINISHED, Run, best_weights, finished, first_step, fit, settle
+from lalia.training.runs import FINISHED, Patience, Run, best_weights, finished, first_step, fit, settle
+from lalia.units import to_samples
 
 SHOW = ("train/loss", "train/blank", "valid/cer", "valid/wer")
+MEASURED = 200
+"""Clips that a baseline's feature statistics are taken from."""
 
 
-def finetune(settings: FinetuneSettings, folder: Path) -> None:
-    """Train to the end of the schedule, or go on from where the run in ``folder`` stopped."""
+def finetune(settings: FinetuneSettings, folder: Path, stated: Collection[str] | None = None) -> None:
+    """Train to the end of the schedule, or go on from where the run in ``folder`` stopped.
+
+    ``stated`` are the settings that the user gave (``config.stated``); the others are chosen by the preset. None = all are.
+    """
     if finished(folder):
         print(f"{folder}: this run is finished; its recogniser is {folder / 'recogniser'}")
         return
+    check_mode(settings)
+    chosen = settings.preset != "none" and stated is not None
+    laid = lay(settings, data_choices(settings, stated or ()), stated or ()) if chosen else []
     data = settings.data
     mixture = Mixture.load(data.corpus)
     labelled = mixture.select("train", data.language, labelled=True, min_s=data.min_s, max_s=data.max_s)
     rows = choose(mixture, labelled, settings.labels.minutes)
     held_out = mixture.select("dev", data.language, labelled=True, min_s=data.min_s, max_s=data.max_s)
     test = mixture.select("test", data.language, labelled=True, min_s=data.min_s)
-    language = mixture.language_names[mixture.languages[rows[0]]]
-    normaliser = make_normaliser(settings.labels, language)
-    tokens = make_tokens(mixture, rows, normaliser)
-    encode = encoder_of(tokens, normaliser)
+    language = _language(settings, mixture, rows)
+    hours = float(mixture.durations_s[rows].sum()) / 3600
+    leader = leads(settings.hardware)
+    step = first_step(folder)
+    if chosen:
+        learner = learner_of(settings)
+        asked = settings.preset != "auto"
+        name = settings.preset if asked else row_for(hours)
+        choices = solve(name, learner, settings.mode, settings.schedule.steps, data.max_s)
+        laid += lay(settings, choices, stated or ())
+        if leader and not step:
+            print(told(name, hours, learner, laid, asked), file=sys.stderr)
 
-    torch.manual_seed(settings.seed)
-    recogniser = Recogniser(make_encoder(settings), tokens, normaliser, settings.regular.dropout)
+    def begin() -> Recogniser:
+        recogniser = make_recogniser(settings, mixture, rows, language)
+        if settings.model.kind != "encoder":
+            recogniser.encoder.measure(_readable(mixture, rows[:MEASURED]))
+        return recogniser
+
+    recogniser = begin()
+    if leader and not step:
+        print(describe(recogniser.tokens, recogniser.normaliser), file=sys.stderr)
+    encode = encoder_of(recogniser.tokens, recogniser.normaliser)
+    _check_lengths(mixture, rows, encode, recogniser, leader)
     plan = BatchPlan(
         durations_s=mixture.durations_s, groups=mixture.groups, rows=rows, seed=settings.seed,
         micro_batch_s=settings.batch.micro_s, min_s=data.min_s, max_s=data.max_s, alpha=data.alpha, crop=False,
     )  # fmt: skip
     ranks = settings.hardware.ranks
     accumulation = settings.batch.accumulation(ranks)
-    references = {int(row): normaliser(mixture.text(int(row))) for row in held_out}
-    task = FinetuneTask(settings, recogniser, references)
+    references = {int(row): recogniser.normaliser(mixture.text(int(row))) for row in held_out}
+    task = FinetuneTask(settings, recogniser, references, mixture.id)
     settle(settings, folder, lambda: _micro_step(task, mixture, plan, encode), accumulation)
     task.zero_grad(set_to_none=True)
 
-    leader = leads(settings.hardware)
-    step = first_step(folder)
-    minutes = float(mixture.durations_s[rows].sum()) / 60
     audio_s = accumulation * ranks * settings.batch.micro_s
-    said = (
-        f"fine-tuning from {settings.start} weights on {minutes:.1f} minutes in {len(rows)} clips, {len(tokens)} tokens, "
-        f"{settings.schedule.steps} steps of {audio_s:.0f} s" + (f"; going on from step {step}" if step else "")
-    )
     if leader:
-        print(said, file=sys.stderr)
+        print(
+            f"fine-tuning {_what(settings, recogniser)} on {60 * hours:.1f} minutes in {len(rows)} clips, "
+            f"{len(recogniser.tokens)} tokens, {settings.schedule.steps} steps of {audio_s:.0f} s"
+            + (f"; going on from step {step}" if step else ""),
+            file=sys.stderr,
+        )
     run = Run(
         folder, settings.hardware, settings.log, settings.schedule, accumulation, audio_s,
         f"finetune ({settings.start})", SHOW, monitor=("valid/cer", "min"), clip=settings.optim.clip,
+        patience=Patience(settings.schedule.patience, round(task.frozen_steps)),
     )  # fmt: skip
     augment = Augment(settings.augment) if settings.augment.any else None
     train = make_loader(
@@ -87,30 +119,62 @@ def finetune(settings: FinetuneSettings, folder: Path) -> None:
         lambda ranks, rank: make_eval_loader(mixture, held_out, settings.batch.micro_s, encode, ranks=ranks, rank=rank),
         settings.hardware,
     )
-    fit(task, run, train, valid, [])
+
+    alarm = BlankAlarm(settings.alarm, folder, begin)
+    fit(task, run, train, valid, [alarm] if settings.alarm.enabled else [])
     if leader:
         _finish(settings, folder, task, mixture, test, rows)
 
 
-def make_encoder(settings: FinetuneSettings) -> Encoder:
-    """The encoder to start from, with fine-tuning's dropouts: the one in ``settings.encoder``, or its shape with random weights
-    (and the same feature statistics, which no training made)."""
-    encoder = Encoder.load(settings.encoder)
-    regular = settings.regular
-    values = encoder.shape.to_dict() | {
-        "dropout": regular.dropout, "attention_dropout": regular.dropout, "feedforward_dropout": regular.dropout,
-        "layerdrop": regular.layerdrop,
-    }  # fmt: skip
-    fresh = Encoder(EncoderShape.from_dict(values))
-    known = encoder.state_dict()
-    if settings.start == "random":
-        fresh.load_state_dict({name: known[name] for name, _ in fresh.named_buffers() if name in known}, strict=False)
-    else:
-        first_renewed = encoder.shape.layers - settings.freeze.renew
-        renewed = tuple(f"blocks.layers.{i}." for i in range(first_renewed, encoder.shape.layers))
-        kept = {key: w for key, w in known.items() if not (renewed and key.startswith(renewed))}
-        fresh.load_state_dict(kept, strict=False)
-    return fresh
+def _language(settings: FinetuneSettings, mixture: Mixture, rows: np.ndarray) -> str:
+    """The language of ``rows``, the first one where there are several."""
+    codes = np.unique(mixture.languages[rows])
+    if settings.mode == "adapter" and len(codes) > 1:
+        names = ", ".join(mixture.language_names[code] for code in codes)
+        raise UserError(f"--mode adapter: the clips are in {names}; take one of them with --data.language")
+    return mixture.language_names[mixture.languages[rows[0]]]
+
+
+def _readable(mixture: Mixture, rows: np.ndarray) -> Iterator[np.ndarray]:
+    """The waves of ``rows``; a clip that cannot be read is counted when its batch comes."""
+    for row in rows.tolist():
+        with contextlib.suppress(UserError):
+            yield mixture.wave(row)
+
+
+def _check_lengths(
+    mixture: Mixture, rows: np.ndarray, encode: Callable[[str], list[int]], recogniser: Recogniser, leader: bool
+) -> None:
+    """Say which clips have more letters than frames, from which CTC cannot learn; a ``UserError`` where all have."""
+    long = []
+    for row in rows.tolist():
+        label = encode(mixture.text(row))
+        needed = len(label) + sum(a == b for a, b in pairwise(label))
+        if needed > recogniser.encoder.shape.frames(to_samples(float(mixture.durations_s[row]))):
+            long.append(row)
+    named = ", ".join(mixture.id(row) for row in long[:3])
+    if len(long) == len(rows):
+        raise UserError(
+            f"every one of {len(rows)} clips has more letters than frames of {1000 * recogniser.frame_s:g} ms ({named}, …): "
+            "do texts and audio belong together?"
+        )
+    if long and leader:
+        print(
+            f"note: {len(long)} of {len(rows)} clips have more letters than frames of {1000 * recogniser.frame_s:g} ms and "
+            f"count for nothing: {named}{', …' if len(long) > 3 else ''}",
+            file=sys.stderr,
+        )
+
+
+def _what(settings: FinetuneSettings, recogniser: Recogniser) -> str:
+    """What learns, in words."""
+    if settings.model.kind != "encoder":
+        return f"a {settings.model.kind} of {count_parameters(recogniser) / 1e6:.1f} M weights from random ones"
+    if settings.mode == "adapter":
+        adapter, whole = count(adapter_of(recogniser.encoder)), count_parameters(recogniser.encoder)
+        return f"an adapter of {adapter} weights ({adapter / (whole - adapter):.1%} of the encoder's)"
+    what = "the head" if settings.mode == "head" else f"from {settings.start} weights"
+    return f"{what}, starting at {settings.recogniser}" if settings.recogniser else what
 
 
 def _finish(
@@ -125,11 +189,10 @@ def _finish(
     facts = {
         "minutes_of_labels": round(float(mixture.durations_s[rows].sum()) / 60, 2),
         "labels": {"minutes": settings.labels.minutes, "clips": digest(mixture, rows)},
-        "start": settings.start, "steps": settings.schedule.steps,
+        "start": settings.start, "mode": settings.mode, "kind": settings.model.kind, "steps": settings.schedule.steps,
         "best_step": step, "test_cer": scores["cer"], "test_wer": scores["wer"],
     }  # fmt: skip
-    parents = mixture.cards + ([read_card(Path(settings.encoder))] if settings.start == "pretrained" else [])
-    recogniser.save(folder / "recogniser", parents, finetuning=facts)
+    save(settings, recogniser, folder / "recogniser", mixture.cards + parents_of(settings), finetuning=facts)
     write_json(folder / "scores.json", facts | scores)
     write_json(folder / FINISHED, facts)
     write_run_report(folder, mixture, type(settings)())

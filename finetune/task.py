@@ -5,15 +5,18 @@ B clips, S samples, T frames, F features, D width, V tokens.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from finetune.blame import check_finite
 from finetune.config import FinetuneSettings
 from finetune.loss import ctc
 from lalia.data.loader import Batch
 from lalia.decoding.greedy import best_path, transcript
+from lalia.models.baselines import Baseline
 from lalia.models.masks import span_mask
 from lalia.models.recogniser import Recogniser
 from lalia.scoring.rates import ErrorCounts, character_errors, word_errors
@@ -24,20 +27,42 @@ from lalia.training.seeds import generator, reseed
 
 
 class FinetuneTask(LightningModule):
-    """CTC fine-tuning of ``recogniser``; runs under anybody's Trainer. ``references`` maps a row to its normalised text."""
+    """CTC fine-tuning of ``recogniser``; runs under anybody's Trainer.
 
-    def __init__(self, settings: FinetuneSettings, recogniser: Recogniser, references: dict[int, str]) -> None:
+    ``references`` maps a row to its normalised text, ``name`` to what a person calls the clip.
+    """
+
+    def __init__(
+        self,
+        settings: FinetuneSettings,
+        recogniser: Recogniser,
+        references: dict[int, str],
+        name: Callable[[int], str] = str,
+    ) -> None:
         super().__init__()
         self.settings = settings
         self.recogniser = recogniser
         self.references = references
+        self.name = name
+        self.pulse: Tensor | None = None
+        """letters said, letters to say and loss of the last micro-batch, for the alarm"""
+        self.frozen_until = 0
+        """the alarm lets the head learn alone until this step"""
+        self._clips: tuple[int, list[int], list[int]] = (-1, [], [])
+        """a step, its clips so far and those of the step before"""
         self._errors = (ErrorCounts(), ErrorCounts())
         self._losses: list[Tensor] = []
 
     @property
     def frozen(self) -> bool:
         """Whether only the head learns at this step."""
-        return self.global_step < self.settings.freeze.encoder_share * self.settings.schedule.steps
+        step = self.global_step
+        return self.settings.mode == "head" or step < self.frozen_steps or step < self.frozen_until
+
+    @property
+    def frozen_steps(self) -> float:
+        """The first step in which the encoder learns, as the settings say."""
+        return self.settings.freeze.encoder_share * self.settings.schedule.steps
 
     def logits(self, batch: Batch, random: torch.Generator) -> tuple[Tensor, Tensor]:
         """(logits_BTV, frames_B) under this step's masks."""
@@ -61,7 +86,19 @@ class FinetuneTask(LightningModule):
         logits_BTV, frames_B = self.logits(batch, generator(seed, "masks", batch.number))
         found = ctc(logits_BTV, frames_B, batch.labels_BU, batch.label_lengths_B)
         loss = found.loss / found.count.clamp(min=1)
-        blank = (logits_BTV.detach().argmax(-1) == 0).float().mean()
+        step, rows, before = self._clips
+        if step != self.global_step:
+            rows, before = [], rows
+        check_finite(
+            logits_BTV, found.loss, batch.rows_B.tolist(), before, self.recogniser, self.name, self.global_step,
+            self.settings.hardware.precision,
+        )  # fmt: skip
+        self._clips = (self.global_step, rows + batch.rows_B.tolist(), before)
+        heard_BT = logits_BTV.detach().argmax(-1)
+        blank = (heard_BT == 0).float().mean()
+        self.pulse = torch.stack(
+            [letters(heard_BT, frames_B).double(), found.count.double(), found.loss.detach().double()]
+        )
         self.log_dict(
             {
                 "train/loss": loss.detach(),
@@ -105,9 +142,16 @@ class FinetuneTask(LightningModule):
         optim, freeze, encoder = self.settings.optim, self.settings.freeze, self.recogniser.encoder
         groups = parameter_groups(self.recogniser.head, optim.lr)
         lr = optim.lr * freeze.encoder_lr
-        for block in reversed(encoder.blocks.layers):
+        for block in [] if isinstance(encoder, Baseline) else reversed(encoder.blocks.layers):
             groups += parameter_groups(block, lr)
             lr *= freeze.layer_decay
         grouped = {id(p) for group in groups for p in group["params"]}
         rest = torch.nn.ParameterList([p for p in encoder.parameters() if id(p) not in grouped])
         return adamw(groups + parameter_groups(rest, lr), optim, self.settings.schedule)
+
+
+def letters(heard_BT: Tensor, frames_B: Tensor) -> Tensor:
+    """How many tokens the best path ``heard_BT`` says within each clip's frames, all clips together."""
+    inside_BT = torch.arange(heard_BT.shape[1], device=heard_BT.device) < frames_B.to(heard_BT.device)[:, None]
+    before_BT = torch.nn.functional.pad(heard_BT, (1, 0))[:, :-1]
+    return ((heard_BT != 0) & (heard_BT != before_BT) & inside_BT).sum()
