@@ -117,6 +117,7 @@ def _main(argv: list[str]) -> int:
     evaluate.add_argument("--language", metavar="CODE", help="only this one (ISO 639-3, such as ita)")
     evaluate.add_argument("--limit", type=_positive, metavar="N", help="only N clips, spread evenly over the corpus")
     evaluate.add_argument("--json", type=Path, metavar="FILE", help="write figures and every clip's texts here as well")
+    evaluate.add_argument("--details", action="store_true", help="say where the errors are: lengths, speakers, words")
     evaluate.set_defaults(call=_evaluate)
 
     for parsed in (transcribe, evaluate):
@@ -233,7 +234,7 @@ def _write(path: Path | None, text: str) -> None:
 def _evaluate(args: argparse.Namespace) -> int:
     from lalia.cards import write_json
     from lalia.runtime.arguments import decoders, labelled_rows
-    from lalia.runtime.evaluation import evaluate, table
+    from lalia.runtime.evaluation import details, evaluate, table
     from lalia.runtime.student import Student
 
     student = Student.load(args.model, args.threads)
@@ -253,6 +254,8 @@ def _evaluate(args: argparse.Namespace) -> int:
     if not found.heard:
         raise UserError(f"{args.corpus}: none of {len(rows)} clips could be scored; the lines above say why")
     print(table(found))
+    if args.details:
+        print("\n" + details(found, {corpus.id(row): corpus.speaker(row) for row in rows}))
     if args.json:
         asked = {"split": args.split, "language": args.language, "limit": args.limit, "threads": args.threads}
         asked |= {name: str(path) for name in ("lm", "hot", "only") if (path := getattr(args, name))}

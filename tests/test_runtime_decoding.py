@@ -159,6 +159,29 @@ def test_tuning(lm: Path, student: Path) -> None:
         tune(loaded, model, Songs(), [])
 
 
+def test_commands_of_evaluation(run, lm: Path, student: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    from test_cli import make_corpus
+
+    clips = [("ita", split, text, flac_bytes(sing(text))) for split in ("dev", "test") for text in Songs.texts]
+    corpus = make_corpus(tmp_path / "corpus", clips)
+    status, out, _ = run("tune", student, corpus, "--lm", lm, "--language", "ita")
+    assert status == 0 and f"{lm}: weight " in out and "after calibration" in out
+    card = LanguageModel.load(lm).card["tuned"]
+    assert [(found["split"], found["clips"], found["wer"]) for found in card.values()] == [("dev", 3, 0)]
+    (tmp_path / "only.txt").write_text("a bad bed\n")
+    status, out, _ = run(
+        "evaluate", student, corpus, "--only", tmp_path / "only.txt", "--json", tmp_path / "s.json", "--details"
+    )
+    assert status == 0 and "words taken for others: " in out
+    stored = json.loads((tmp_path / "s.json").read_text())
+    assert [clip["hypothesis"] for clip in stored["clips"]] == ["", "a bad bed", ""]
+    assert stored["only"].endswith("only.txt") and "lm" not in stored
+    assert run("tune", student, corpus, "--lm", lm, "--split", "test")[0] == 2
+    assert run("tune", student, corpus, "--lm", lm, "--language", "rus")[0] == 2
+    status, out, _ = run("lm", corpus, "--like", student, "--out", tmp_path / "other")
+    assert status == 2  # a corpus without training labels
+
+
 def test_of_another_alphabet(lm: Path, student: Path) -> None:
     model = LanguageModel.load(lm)
     with pytest.raises(

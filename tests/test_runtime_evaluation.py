@@ -11,7 +11,7 @@ from tiny_student import make_student, sing
 
 from lalia import Student
 from lalia.audio.reading import AudioError
-from lalia.runtime.evaluation import evaluate
+from lalia.runtime.evaluation import details, evaluate
 
 
 class Songs:
@@ -61,3 +61,17 @@ def test_evaluate(tmp_path: Path) -> None:
     assert set(stored["scores"]) == {"all", "ita", "rus"}
     assert stored["scores"]["all"]["cer_interval"][1] >= stored["scores"]["all"]["cer"]
     assert len(stored["clips"]) == 3
+
+
+def test_details(tmp_path: Path) -> None:
+    student = Student.load(make_student(tmp_path / "s"), threads=1)
+    found = details(evaluate(student, Songs(), range(3)), {"0": "anna", "1": "anna", "2": ""})
+    lines = found.splitlines()
+    assert lines[1].split() == ["under", "2", "s", "3", "5.9", "20.0"]
+    assert [line.split()[0] for line in lines if line.startswith(("speaker", "anna", "unknown"))] == [
+        "speaker",
+        "anna",
+        "unknown",
+    ]
+    assert "letters taken for others: e → a 1" in lines and "words taken for others: ebb → abb 1" in lines
+    assert lines[lines.index("1") + 1 : lines.index("1") + 3] == ["  said   dad ebb", "  heard  dad abb"]

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from lalia.audio.reading import AudioError
 from lalia.decoding.decoder import Decoder
 from lalia.runtime.student import Student
-from lalia.scoring.rates import Score, score
+from lalia.scoring.breakdown import Part, by_group, confusions, length_band
+from lalia.scoring.rates import Score, character_errors, score
 from lalia.units import Seconds, clock, to_seconds
 
 
@@ -128,6 +129,42 @@ def table(found: Evaluation) -> str:
     if found.skipped:
         lines.append(f"clips skipped: {len(found.skipped)}")
     return "\n".join(lines)
+
+
+def details(found: Evaluation, speakers: Mapping[str, str]) -> str:
+    """Where the errors are, as a page of text; ``speakers`` by the clips' ids, "" where nobody knows."""
+    references = [clip.reference for clip in found.heard]
+    hypotheses = [clip.hypothesis for clip in found.heard]
+    lines = [f"{'length':20}{'clips':>7}{'CER %':>8}{'WER %':>8}"]
+    bands = sorted(found.heard, key=lambda clip: clip.duration_s)
+    groups = by_group(
+        [clip.reference for clip in bands],
+        [clip.hypothesis for clip in bands],
+        [length_band(clip.duration_s) for clip in bands],
+    )
+    lines += [_part(name, part) for name, part in groups.items()]
+    voices = by_group(references, hypotheses, [speakers.get(clip.id, "") or "unknown" for clip in found.heard])
+    if len(voices) > 1:
+        worst = sorted(voices.items(), key=lambda item: -item[1].cer.rate)
+        lines += ["", f"{'speaker':20}{'clips':>7}{'CER %':>8}{'WER %':>8}   (worst of {len(voices)})"]
+        lines += [_part(name, part) for name, part in worst[:8]]
+    units: tuple[tuple[Literal["character", "word"], str], ...] = (("character", "letters"), ("word", "words"))
+    for unit, name in units:
+        taken = confusions(references, hypotheses, unit)
+        shown = ", ".join(f"{_shown(c.said)} → {_shown(c.heard)} {c.count}" for c in taken)
+        lines += ["", f"{name} taken for others: {shown or 'none'}"]
+    ranked = sorted(found.heard, key=lambda c: -character_errors(c.reference, c.hypothesis).rate)
+    for clip in ranked[:3]:
+        lines += ["", f"{clip.id}", f"  said   {clip.reference}", f"  heard  {clip.hypothesis}"]
+    return "\n".join(lines)
+
+
+def _part(name: str, part: Part) -> str:
+    return f"{name[:20]:20}{part.clips:7}{100 * part.cer.rate:8.1f}{100 * part.wer.rate:8.1f}"
+
+
+def _shown(text: str) -> str:
+    return "nothing" if not text else "space" if text == " " else text
 
 
 def _as_dict(found: Score) -> dict[str, Any]:

@@ -1,0 +1,68 @@
+"""Where the errors are: which letters and words are taken for which, and how groups of clips compare."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal, TypeVar
+
+from lalia.scoring.rates import ErrorCounts, alignment, character_errors, word_errors
+from lalia.units import Seconds
+
+Group = TypeVar("Group", bound=Hashable)
+
+LENGTHS: tuple[Seconds, ...] = (2.0, 5.0, 10.0, 20.0)
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """What was said, what was heard for it (``""``: nothing), and how often."""
+
+    said: str
+    heard: str
+    count: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """Clips that have something in common, and their errors."""
+
+    clips: int
+    cer: ErrorCounts
+    wer: ErrorCounts
+
+
+def confusions(
+    references: Sequence[str], hypotheses: Sequence[str], unit: Literal["word", "character"], most: int = 10
+) -> list[Confusion]:
+    """The ``most`` frequent substitutions, deletions and insertions, both sides normalised before."""
+    found: Counter[tuple[str, str]] = Counter()
+    for reference, hypothesis in zip(references, hypotheses, strict=True):
+        found.update((e.reference, e.hypothesis) for e in alignment(reference, hypothesis, unit) if e.kind != "equal")
+    ranked = sorted(found.items(), key=lambda item: (-item[1], item[0]))
+    return [Confusion(said, heard, count) for (said, heard), count in ranked[:most]]
+
+
+def by_group(references: Sequence[str], hypotheses: Sequence[str], groups: Sequence[Group]) -> dict[Group, Part]:
+    """The errors of the clips of every group, groups in the order in which they first appear."""
+    found: dict[Group, Part] = {}
+    for reference, hypothesis, group in zip(references, hypotheses, groups, strict=True):
+        before = found.get(group, Part(0, ErrorCounts(), ErrorCounts()))
+        found[group] = Part(
+            before.clips + 1,
+            before.cer + character_errors(reference, hypothesis),
+            before.wer + word_errors(reference, hypothesis),
+        )
+    return found
+
+
+def length_band(duration_s: Seconds, edges: Sequence[Seconds] = LENGTHS) -> str:
+    """The band of lengths that a clip falls in: ``under 2 s``, ``2 to 5 s``, …, ``over 20 s``."""
+    if duration_s < edges[0]:
+        return f"under {edges[0]:g} s"
+    for low, high in pairwise(edges):
+        if duration_s < high:
+            return f"{low:g} to {high:g} s"
+    return f"over {edges[-1]:g} s"
