@@ -46,6 +46,9 @@ def write_page(corpus: Corpus, checked: list[Checked], path: Path) -> Path:
 def _sections(corpus: Corpus, found: Checked, several: bool) -> list[page.Section]:
     name = f"{found.labels.profile.title}: " if several else ""
     sections = [page.Section(f"{name}What stands in the way" if found.stops else f"{name}Findings", [_goals(found)])]
+    heard = _heard(corpus, found)
+    if heard:
+        sections.append(page.Section(f"{name}To hear", heard, "Clips of the findings; the first seconds of long ones."))
     sections.append(page.Section(f"{name}Splits", [_splits(found)], "Labelled clips alone."))
     settings = found.labels.normaliser.settings.describe()
     vocabulary = found.vocabulary.describe(40) if found.vocabulary else "none: the labels hold no letters"
@@ -62,9 +65,6 @@ def _sections(corpus: Corpus, found: Checked, several: bool) -> list[page.Sectio
     )
     if len(found.labels.rows) > 1:
         sections.append(page.Section(f"{name}Rate", [page.figures([_rates(found)])], "How fast the labels are said."))
-    heard = _heard(corpus, found)
-    if heard:
-        sections.append(page.Section(f"{name}To hear", heard, "Clips of the findings; the first seconds of long ones."))
     return sections
 
 
