@@ -54,6 +54,8 @@ class DistillTask(LightningModule):
         # Not a submodule: the teacher is in no checkpoint and no optimizer, and never in training mode.
         self._teacher = (teacher.eval().requires_grad_(False),)
         self.references = references
+        if settings.hardware.checkpointing:
+            student.encoder.checkpoint_blocks()
         pairs = (
             settings.student
             if settings.student.blocks

@@ -2,8 +2,9 @@
 
 Weights, gradients and optimizer are counted. Activations are what autograd keeps between the forward and the backward pass: the
 model itself is run with one block and with two, on one clip of the longest length and on two, and what it keeps is added up: so
-much for each clip and each block, and so much (the weights in half precision) for each block alone. The prediction needs a few
-hundred megabytes for a model of billions of weights, and stays true when the model's code changes.
+much for each clip and each block, and so much (the weights in half precision) for each block alone. With activation
+checkpointing each block keeps its input, and one block at a time has the rest as well. The prediction needs a few hundred
+megabytes for a model of billions of weights, and stays true when the model's code changes.
 
 B clips, T frames.
 """
@@ -15,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -60,20 +62,30 @@ class Footprint:
     block: float
     """one block of the encoder"""
     handed_on: float
-    """the output of one block: all that is kept of it where activations are computed again in the backward pass"""
+    """what one block hands on to the next: all that is kept of it under activation checkpointing"""
     layers: int
     clip_s: Seconds
     copies: float = 0.0
     """however many clips: weights in half precision"""
+    block_copies: float = 0.0
+    """those of one block"""
 
     def held(self, micro_s: Seconds, again: bool = False) -> float:
-        """Bytes for a micro-batch of ``micro_s`` seconds; ``again`` = with blocks computed again, one at a time."""
-        blocks = self.layers * self.handed_on + self.block if again else self.layers * self.block
-        return self.copies + micro_s / self.clip_s * (self.outside + blocks)
+        """Bytes for a micro-batch of ``micro_s`` seconds; ``again`` = with activation checkpointing, at its worst moment."""
+        return max(fixed + micro_s * a_second for fixed, a_second in self._moments(again))
 
     def fitting_s(self, free: float, again: bool = False) -> Seconds:
         """Seconds of audio whose activations fit into ``free`` bytes."""
-        return max(0.0, free - self.copies) / (self.held(1.0, again) - self.copies)
+        return min(max(0.0, free - fixed) / a_second for fixed, a_second in self._moments(again))
+
+    def _moments(self, again: bool) -> list[tuple[float, float]]:
+        """(bytes however many clips, bytes for each second) when most is held: the end of the forward pass, and with activation
+        checkpointing, where autocast lets go of its copies there, also the backward pass of a block."""
+        if not again:
+            return [(self.copies, (self.outside + self.layers * self.block) / self.clip_s)]
+        forward = (self.outside + self.layers * self.handed_on) / self.clip_s
+        others = (self.layers - 1) * self.block_copies
+        return [(self.copies, forward), (self.copies - others, forward + self.block / self.clip_s)]
 
 
 def trace(settings: PretrainSettings, cuda: bool = False) -> Footprint:
@@ -82,17 +94,18 @@ def trace(settings: PretrainSettings, cuda: bool = False) -> Footprint:
     clip_s = longest_clip_s(settings)
     shape = settings.model
     with torch.random.fork_rng(devices=[]):
-        (one, one_twice, weights_1), (two, two_twice, weights_2) = (_shallow(settings, n, clip_s, cuda) for n in (1, 2))
-    clip_1, clip_2 = one_twice - one, two_twice - two
-    copies_1, copies_2 = one - clip_1, two - clip_2
+        one, two = (_shallow(settings, n, clip_s, cuda) for n in (1, 2))
+    clip_1, clip_2 = one.twice - one.once, two.twice - two.once
+    copies_1, copies_2 = one.once - clip_1, two.once - clip_2
     return Footprint(
-        parameters=weights_1 + (shape.layers - 1) * (weights_2 - weights_1),
+        parameters=one.weights + (shape.layers - 1) * (two.weights - one.weights),
         outside=2 * clip_1 - clip_2,
         block=clip_2 - clip_1,
-        handed_on=shape.frames(to_samples(clip_s)) * shape.width * FLOAT,
+        handed_on=two.handed_on,
         layers=shape.layers,
         clip_s=clip_s,
         copies=max(0, copies_1 + (shape.layers - 1) * (copies_2 - copies_1)),
+        block_copies=max(0, copies_2 - copies_1),
     )
 
 
@@ -171,12 +184,26 @@ def noise(clips: int, clip_s: Seconds) -> Batch:
     return Batch(0, wave_BS, torch.full((clips,), samples), nothing_B, nothing_B, None, None, ())
 
 
-def _shallow(settings: PretrainSettings, layers: int, clip_s: Seconds, cuda: bool) -> tuple[int, int, int]:
-    """(bytes kept for one clip, for two, weights) of the model with only ``layers`` blocks."""
-    task = PretrainTask(replace(settings, model=replace(settings.model, layers=layers, layerdrop=0.0))).train()
+class _Counts(NamedTuple):
+    once: int
+    """bytes kept for one clip"""
+    twice: int
+    """for two"""
+    handed_on: int
+    """bytes that the last block is handed, for one clip"""
+    weights: int
+
+
+def _shallow(settings: PretrainSettings, layers: int, clip_s: Seconds, cuda: bool) -> _Counts:
+    """What is counted of the model with only ``layers`` blocks."""
+    model = replace(settings.model, layers=layers, layerdrop=0.0)
+    hardware = replace(settings.hardware, checkpointing=False)
+    task = PretrainTask(replace(settings, model=model, hardware=hardware)).train()
+    handed: list[int] = []
+    task.encoder.blocks.layers[-1].register_forward_pre_hook(lambda _, inputs: handed.append(inputs[0].nbytes))
     counts = []
     for clips in (1, 2):
         with counting(task, cuda) as kept:
             forward(task, noise(clips, clip_s))
         counts.append(kept.bytes)
-    return counts[0], counts[1], sum(p.numel() for p in task.parameters())
+    return _Counts(counts[0], counts[1], handed[0], sum(p.numel() for p in task.parameters()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from rich import box
 from rich.console import Console
@@ -52,8 +52,8 @@ class Cut:
     accumulation: int
     stage: int
     offload: bool
-    recompute: bool
-    """nothing fits unless activations are computed again in the backward pass"""
+    checkpointing: bool
+    """activations are computed again in the backward pass"""
     largest_s: Seconds
     """of audio that one device can hold at a time"""
     memory: Memory
@@ -64,18 +64,25 @@ class Cut:
         return STAGES[self.stage + self.offload]
 
 
-def solve(footprint: Footprint, batch_s: Seconds, wanted_s: Seconds, ranks: int, device_bytes: float) -> Cut:
-    """The mildest cut that fits: lower ZeRO stages first, then offload; the micro-batch that is wanted where it fits, else the
-    largest that does.
+def solve(
+    footprint: Footprint,
+    batch_s: Seconds,
+    wanted_s: Seconds,
+    ranks: int,
+    device_bytes: float,
+    checkpointing: bool = False,
+) -> Cut:
+    """The mildest cut that fits: lower ZeRO stages first, then offload, then activation checkpointing (from the start where
+    ``checkpointing`` asks for it); the micro-batch that is wanted where it fits, else the largest that does.
 
     Raises UserError where not one clip fits: it says what would.
     """
     usable = HEADROOM * device_bytes
     choices = [(0, False)] + ([(1, False), (2, False), (3, False), (3, True)] if ranks > 1 else [])
-    for recompute in (False, True):
+    for again in (True,) if checkpointing else (False, True):
         for stage, offload in choices:
             state = predict(footprint, 0.0, stage, ranks, offload).state
-            largest_s = footprint.fitting_s(usable - state, recompute)
+            largest_s = footprint.fitting_s(usable - state, again)
             if largest_s < footprint.clip_s:
                 continue
             share_s = batch_s / ranks
@@ -84,11 +91,11 @@ def solve(footprint: Footprint, batch_s: Seconds, wanted_s: Seconds, ranks: int,
             if share_s / accumulation > largest_s:  # rounded down, and too much for it
                 accumulation += 1
             micro_s = max(footprint.clip_s, share_s / accumulation)
-            memory = predict(footprint, micro_s, stage, ranks, offload, recompute)
-            return Cut(micro_s, accumulation, stage, offload, recompute, largest_s, memory)
+            memory = predict(footprint, micro_s, stage, ranks, offload, again)
+            return Cut(micro_s, accumulation, stage, offload, again, largest_s, memory)
     last = choices[-1]
     needed = predict(footprint, footprint.clip_s, last[0], ranks, last[1], True).total / HEADROOM
-    free_s = footprint.fitting_s(usable - predict(footprint, 0.0, last[0], ranks, last[1]).state)
+    free_s = footprint.fitting_s(usable - predict(footprint, 0.0, last[0], ranks, last[1]).state, True)
     shorter = (
         f"; about {free_s:.1f} s at a time would fit: --data.max_s {free_s:.1f} (and --join_s at most that)"
         if free_s >= 1.0
@@ -106,16 +113,18 @@ def check_room(settings: PretrainSettings) -> None:
     free, ranks = machine_bytes(settings.hardware.devices), settings.hardware.ranks
     stage = int(next((letter for letter in settings.hardware.strategy if letter.isdigit()), "0"))
     offload = settings.hardware.strategy.endswith("offload")
+    again = settings.hardware.checkpointing
     state = predict(footprint, 0.0, stage, ranks, offload).state
-    needed = state + footprint.held(settings.batch.micro_s)
+    needed = state + footprint.held(settings.batch.micro_s, again)
     if needed <= free:
         return
-    fits_s = footprint.fitting_s(HEADROOM * free - state)
-    mend = (
-        f"--batch.micro_s {int(fits_s)} fits, and the batch stays as large"
-        if fits_s >= footprint.clip_s
-        else "ask `python -m pretrain plan` what would fit"
-    )
+    fits_s = footprint.fitting_s(HEADROOM * free - state, again)
+    if fits_s >= footprint.clip_s:
+        mend = f"--batch.micro_s {int(fits_s)} fits, and the batch stays as large"
+    elif not again and footprint.fitting_s(HEADROOM * free - state, True) >= footprint.clip_s:
+        mend = "with --hardware.checkpointing true a smaller --batch.micro_s would fit; ask `python -m pretrain plan`"
+    else:
+        mend = "ask `python -m pretrain plan` what would fit"
     raise UserError(
         f"batch.micro_s {settings.batch.micro_s:g} needs about {needed / GB:.1f} GB on a device, {free / GB:.1f} GB are "
         f"free; {mend}"
@@ -131,7 +140,8 @@ def plan(settings: PlanRequest, console: Console | None = None) -> Cut:
     mixture = Mixture.load(settings.data.corpus)
     rows = mixture.select("train", settings.data.language, min_s=settings.data.min_s)
     footprint = trace(settings, ask.cuda)
-    cut = solve(footprint, settings.batch.hours * 3600, settings.batch.micro_s, ranks, device_bytes)
+    again = settings.hardware.checkpointing
+    cut = solve(footprint, settings.batch.hours * 3600, settings.batch.micro_s, ranks, device_bytes, again)
     batches = BatchPlan(
         durations_s=mixture.durations_s, groups=mixture.groups, rows=rows, seed=settings.seed,
         micro_batch_s=cut.micro_s, min_s=settings.data.min_s, max_s=settings.data.max_s, alpha=settings.data.alpha,
@@ -143,6 +153,8 @@ def plan(settings: PlanRequest, console: Console | None = None) -> Cut:
     flags = [f"--batch.micro_s {cut.micro_s:.4g}", f"--hardware.devices {ranks}"]
     if cut.stage:
         flags.append(f"--hardware.strategy {cut.strategy}")
+    if cut.checkpointing:
+        flags.append("--hardware.checkpointing true")
     console.print("as flags: " + " ".join(flags), highlight=False)
     return cut
 
@@ -164,9 +176,14 @@ def _batch_table(
         "hardware (wav2vec 2.0 BASE: 5e-4 at 1.6 h)",
     )
     table.add_row("ZeRO", "not needed" if cut.stage == 0 else f"--hardware.strategy {cut.strategy}")
-    again = predict(footprint, cut.micro_s, cut.stage, ranks, cut.offload, True).activations
-    advice = "needed: without it not one clip fits" if cut.recompute else "not needed"
-    table.add_row("activation checkpointing", f"{advice} (activations {again / GB:.2f} GB with it)")
+    with_it = footprint.held(cut.micro_s, True) / GB
+    if settings.hardware.checkpointing:
+        advice = f"as configured (activations {footprint.held(cut.micro_s) / GB:.2f} GB without it)"
+    elif cut.checkpointing:
+        advice = "--hardware.checkpointing true: without it not one clip fits"
+    else:
+        advice = f"not needed (activations {with_it:.2f} GB with it)"
+    table.add_row("activation checkpointing", advice)
     return table
 
 
@@ -208,9 +225,9 @@ def _course_table(
 
 def _timed(settings: PlanRequest, mixture: Mixture, batches: BatchPlan, cut: Cut) -> Seconds | None:
     """Seconds of one forward and backward pass on this machine's processor; None where the model does not fit here."""
-    if predict(trace(settings), cut.micro_s, 0, 1).total > HEADROOM * machine_bytes():
+    if predict(trace(settings), cut.micro_s, 0, 1, again=cut.checkpointing).total > HEADROOM * machine_bytes():
         return None
-    task = PretrainTask(settings).train()
+    task = PretrainTask(replace(settings, hardware=replace(settings.hardware, checkpointing=cut.checkpointing))).train()
     if task.settings.quantizer.kind == "kmeans":
         task.head.centres_VC.normal_()
     loader = iter(make_loader(mixture, batches, start=0, workers=0))

@@ -75,6 +75,8 @@ class PretrainTask(LightningModule):
         self.settings = settings
         self.encoder = Encoder(settings.model)
         self.head = ContrastiveHead(settings.model, settings.quantizer)
+        if settings.hardware.checkpointing:
+            self.encoder.checkpoint_blocks()
         self.diversity_factor = 1.0
         """the guard raises it where codes die"""
         self.pulse: Pulse | None = None

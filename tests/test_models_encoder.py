@@ -106,6 +106,28 @@ def test_evaluation_repeats_and_training_drops_blocks() -> None:
     assert len(outcomes) == 4  # each of two blocks there or not
 
 
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("block", BLOCKS)
+def test_blocks_that_are_computed_again_give_the_same_numbers(block: str, precision: torch.dtype) -> None:
+    wave_BS, lengths_B = batch(6_000, 2_500)
+
+    def step(checkpointing: bool) -> dict[str, torch.Tensor]:
+        chances = dict.fromkeys(("dropout", "attention_dropout", "feedforward_dropout", "layerdrop"), 0.3)
+        encoder = make(**INPUTS["logmel"], **BLOCKS[block] | chances | {"layers": 4}).train()
+        if checkpointing:
+            encoder.checkpoint_blocks()
+        torch.manual_seed(5)
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
+            hidden_BTD, _ = encoder(wave_BS, lengths_B)
+        hidden_BTD.float().square().sum().backward()
+        gradients = {name: p.grad for name, p in encoder.named_parameters() if p.grad is not None}
+        return gradients | {"": hidden_BTD.detach(), "draws": torch.get_rng_state()}
+
+    kept, again = step(False), step(True)
+    assert kept.keys() == again.keys()
+    assert all(torch.equal(value, again[name]) for name, value in kept.items())
+
+
 @pytest.mark.parametrize("source", INPUTS)
 def test_a_clip_too_short_for_a_frame_is_an_error_that_says_so(source: str) -> None:
     encoder = make(**INPUTS[source])

@@ -50,6 +50,20 @@ def test_predicted_activations_are_what_the_whole_model_keeps(shape: EncoderShap
     assert footprint.parameters == sum(p.numel() for p in task.parameters())
 
 
+@pytest.mark.parametrize("shape", [LOGMEL, WAVE], ids=["logmel", "wave"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_with_checkpointing_a_block_keeps_what_it_was_handed(shape: EncoderShape, precision: str) -> None:
+    hardware = HardwareSettings(precision=precision, checkpointing=True)  # type: ignore[arg-type]
+    settings = request(replace(shape, layerdrop=0.0, layers=12), hardware=hardware)
+    footprint = trace(settings)
+    task = PretrainTask(settings).train()
+    with counting(task) as kept:
+        forward(task, noise(3, 4.0))
+    # In the backward pass one block is there as a whole.
+    assert footprint.held(12.0, True) == pytest.approx(kept.bytes + 3 * footprint.block, rel=0.15)
+    assert footprint.held(12.0, True) < 0.7 * footprint.held(12.0)
+
+
 def test_on_a_gpu_attention_keeps_no_weights() -> None:
     assert trace(request(LOGMEL), cuda=True).block < trace(request(LOGMEL)).block
 
@@ -86,8 +100,10 @@ def test_the_lowest_stage_that_fits_is_taken() -> None:
 
 def test_activations_are_computed_again_only_where_nothing_else_fits() -> None:
     deep = replace(MILLION, layers=100)
-    assert not solve(deep, 100.0, 10.0, 1, 0.2 * GB).recompute
-    assert solve(deep, 100.0, 10.0, 1, 0.05 * GB).recompute
+    assert not solve(deep, 100.0, 10.0, 1, 0.2 * GB).checkpointing
+    assert solve(deep, 100.0, 10.0, 1, 0.05 * GB).checkpointing
+    assert solve(deep, 100.0, 10.0, 1, 0.2 * GB, checkpointing=True).largest_s > 80.0
+    assert solve(deep, 100.0, 10.0, 1, 0.2 * GB).largest_s < 20.0
 
 
 def test_what_cannot_fit_says_what_would() -> None:
@@ -107,6 +123,10 @@ def test_a_run_larger_than_memory_is_refused_with_what_fits(monkeypatch: pytest.
     with pytest.raises(UserError, match=r"batch.micro_s 3600 needs about .*--batch.micro_s 3\d\d fits"):
         check_room(settings)
     check_room(request(LOGMEL))
+    one_clip = predict(footprint, 4.0, 0, 1, again=True).total
+    monkeypatch.setattr(plan_module, "machine_bytes", lambda devices: 1.02 * one_clip / HEADROOM)
+    with pytest.raises(UserError, match=r"with --hardware\.checkpointing true a smaller --batch\.micro_s would fit"):
+        check_room(settings)
 
 
 def test_the_whole_plan_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

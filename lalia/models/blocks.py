@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
+import torch
 from fairseq2.models.conformer import ConformerBlock, ConformerConvolution
 from fairseq2.models.transformer import (
     StandardFeedForwardNetwork,
     StandardMultiheadAttention,
+    StandardTransformerEncoder,
     StandardTransformerEncoderLayer,
     TransformerEncoderLayer,
     TransformerNormOrder,
@@ -13,6 +18,7 @@ from fairseq2.models.transformer import (
 from fairseq2.models.transformer.attention_bias import AttentionBiasCache
 from fairseq2.nn import BatchLayout, RotaryEncoder, StandardLayerNorm, init_bert_projection
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from lalia.models.attention import Attention
 from lalia.models.shape import EncoderShape
@@ -43,6 +49,16 @@ def norm(shape: EncoderShape) -> StandardLayerNorm:
     return StandardLayerNorm(shape.width, bias=True)
 
 
+def checkpoint_blocks(blocks: StandardTransformerEncoder) -> None:
+    """Keep only the input of each block of ``blocks`` between the passes, and compute the rest again in the backward pass.
+
+    The draws of dropout are repeated, so that outputs and gradients are the same numbers. fairseq2's ``apply_layerwise_ac`` does
+    this too, by wrapping each block in another module: parameters would change their names.
+    """
+    for block in blocks.layers:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
+
+
 class ConvolutionalBlock(TransformerEncoderLayer):
     """A pre-norm transformer block with a depthwise convolution between attention and feed-forward.
 
@@ -69,7 +85,7 @@ class ConvolutionalBlock(TransformerEncoderLayer):
 
 
 def _attention(shape: EncoderShape, block: int) -> StandardMultiheadAttention:
-    return StandardMultiheadAttention(
+    attention = StandardMultiheadAttention(
         shape.width,
         shape.heads_of(block),
         Attention(shape.attention_dropout),
@@ -78,6 +94,20 @@ def _attention(shape: EncoderShape, block: int) -> StandardMultiheadAttention:
         qkv_proj_init_fn=init_bert_projection,
         output_proj_init_fn=init_bert_projection,
     )
+    attention.register_forward_pre_hook(_cast_once, with_kwargs=True)
+    return attention
+
+
+def _cast_once(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Frames in autocast's type before queries, keys and values are made of them, each of which would cast and keep its own."""
+    frames, device = args[0], args[0].device.type
+    if torch.is_autocast_enabled(device):
+        cast = frames.to(torch.get_autocast_dtype(device))
+        same = {name: cast for name in ("keys", "values") if kwargs.get(name) is frames}
+        return (cast, *args[1:]), kwargs | same
+    return args, kwargs
 
 
 def _feedforward(shape: EncoderShape, block: int, activation: nn.Module) -> StandardFeedForwardNetwork:

@@ -18,7 +18,7 @@ from fairseq2.models.wav2vec2.position_encoder import Wav2Vec2PositionEncoder
 from fairseq2.nn import BatchLayout
 from torch import Tensor, nn
 
-from lalia.models.blocks import make_block, norm
+from lalia.models.blocks import checkpoint_blocks, make_block, norm
 from lalia.models.dropout import replace_dropouts
 from lalia.models.frontend import StackedFrames, make_frontend, valid_frames
 from lalia.models.shape import EncoderShape
@@ -108,6 +108,12 @@ class Encoder(nn.Module):
         collected: list[Tensor] = []
         self.contextualise(features_BTF, frames_B, collect=collected)
         return collected, frames_B
+
+    def checkpoint_blocks(self) -> None:
+        """From now on compute each block again in the backward pass, where that wants more than the block's input. Baselines
+        have no blocks."""
+        if hasattr(self, "blocks"):
+            checkpoint_blocks(self.blocks)
 
     def measure(self, waves: Iterable[np.ndarray]) -> None:
         """Let log-mel and MFCC frontends take their normalisation from ``waves``, each (samples,); others need none."""

@@ -159,7 +159,7 @@ class StemLayer(nn.Module):
         kernel, stride = self.conv.kernel_size[0], self.conv.stride[0]
         lengths_B = torch.clamp((lengths_B - kernel) // stride + 1, min=0)
         if self.group_norm is not None:
-            with torch.autocast(x_BCT.device.type, enabled=False):  # its sums are in float32 for any type
+            with torch.autocast(x_BCT.device.type, enabled=False):
                 x_BCT = _normed_clips(self.group_norm, x_BCT, lengths_B.tolist())
         if self.layer_norm is not None:
             x_BCT = self.layer_norm(x_BCT.transpose(1, 2)).transpose(1, 2)
@@ -167,11 +167,14 @@ class StemLayer(nn.Module):
 
 
 def _normed_clips(norm: nn.GroupNorm, x_BCT: Tensor, lengths: list[int]) -> Tensor:
-    """``norm`` of each clip's valid frames; zero behind them."""
-    T = x_BCT.shape[2]
+    """``norm`` of each clip's valid frames, summed in float32; zero behind them."""
+    T, kind = x_BCT.shape[2], x_BCT.dtype
+    # Only a CPU takes bfloat16 with float32 weights, and sums it in float32.
+    exact = kind == torch.float32 or (kind == torch.bfloat16 and x_BCT.device.type == "cpu")
 
     def normed(part_BCT: Tensor) -> Tensor:
-        return torch.group_norm(part_BCT, norm.num_groups, norm.weight, norm.bias, norm.eps)
+        part_BCT = part_BCT if exact else part_BCT.float()
+        return torch.group_norm(part_BCT, norm.num_groups, norm.weight, norm.bias, norm.eps).to(kind)
 
     if min(lengths) == T:
         return normed(x_BCT)

@@ -88,6 +88,9 @@ class HardwareSettings:
     too, zero3 weights too; offload keeps the optimizer's state (zero3: and weights) in the machine's memory"""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """arithmetic of the matrix products; weights, losses, softmax and quantizer stay in float32"""
+    checkpointing: bool = False
+    """activation checkpointing: of each block only its input is kept, and it is computed again in the backward pass. The same
+    numbers for less memory and about a third more time; `python -m pretrain plan` says whether it is needed"""
     devices: int = 1
     """devices of one node; on a machine without a GPU, processes, as many as you like"""
     nodes: int = 1
