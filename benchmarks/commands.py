@@ -15,7 +15,7 @@ from pathlib import Path
 
 from lalia.exits import UserError
 
-_LOOK_S = 0.05
+_LOOK_S, _MEASURE_EVERY = 0.1, 5  # Looking through all processes has its price.
 
 
 @dataclass
@@ -38,9 +38,12 @@ def call(command: Sequence[str], kill: Callable[[], bool] = lambda: False) -> En
         process = subprocess.Popen(
             [programs[command[0]], *command[1:]], stdout=said, stderr=subprocess.STDOUT, start_new_session=True
         )
+        looks = 0
         while process.poll() is None:
-            used = _private_bytes(process.pid)
-            largest, together = max([largest, *used]), max(together, sum(used))
+            if looks % _MEASURE_EVERY == 0:
+                used = _private_bytes(process.pid)
+                largest, together = max([largest, *used]), max(together, sum(used))
+            looks += 1
             if kill():
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
