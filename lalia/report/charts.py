@@ -130,7 +130,7 @@ def line_chart(
     with matplotlib.rc_context(_STYLE):  # type: ignore[arg-type]
         figure, axes = _axes(height_in)
         if band is not None:
-            axes.fill_between(band.x, band.low, band.high, color=_STAND_INS[band.colour], alpha=0.28, lw=0)
+            axes.fill_between(band.x, band.low, band.high, color=_STAND_INS[band.colour], alpha=0.18, lw=0)
         for line in lines:
             _draw(axes, line)
         if log:

@@ -187,7 +187,7 @@ def _codebooks(codes: dict[str, Any] | None) -> list[Chart]:
         title = "Codes in use" if len(usage_GVL) == 1 else f"Codes in use, codebook {book + 1}"
         ranked_VL = shares_VL[np.argsort(-shares_VL.mean(1), kind="stable")]
         charts.append(heat_chart(title, ranked_VL, codes["steps"], "By training batches; the most used code is on top. "
-                                 "White rows are dead codes."))  # fmt: skip
+                                 "Empty rows are dead codes."))  # fmt: skip
     return charts
 
 

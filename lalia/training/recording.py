@@ -145,11 +145,13 @@ class Flow(Callback):
         self.train, self.languages = train, languages
         self.heard_s = torch.zeros(len(languages), dtype=torch.float64)
         """seconds of each language that this rank has trained on"""
+        self._begun = self._looked = self._waited = self._audio_s = 0.0
+        self._step = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._begin(trainer)
 
-    def on_train_batch_end(  # type: ignore[override]
+    def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         seconds_B = batch.lengths_B.double().cpu() / SAMPLE_RATE
@@ -161,7 +163,7 @@ class Flow(Callback):
         passed_s = max(1e-6, time.monotonic() - self._begun)
         wait = (self.train.seconds - self._waited) / passed_s
         pl_module.log_dict({"speed/audio_s_per_s": self._audio_s / passed_s, "speed/data_wait": min(1.0, wait)})
-        if self._step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self._begin(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
