@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Callable
 
 
@@ -33,6 +34,7 @@ def run(main: Callable[[], int | None], program: str) -> int:
 
     Set ``LALIA_TRACEBACK=1`` to see the traceback as well.
     """
+    warnings.formatwarning = lambda message, *where, **line: f"{program}: {message}\n"  # whose line of code is no news
     try:
         return main() or 0
     except (UserError, GateRefused, GuardStopped) as error:
