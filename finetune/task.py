@@ -50,6 +50,8 @@ class FinetuneTask(LightningModule):
         """the alarm lets the head learn alone until this step"""
         self._clips: tuple[int, list[int], list[int]] = (-1, [], [])
         """a step, its clips so far and those of the step before"""
+        if settings.hardware.checkpointing:
+            recogniser.encoder.checkpoint_blocks()
         self._errors = (ErrorCounts(), ErrorCounts())
         self._losses: list[Tensor] = []
 
