@@ -1,4 +1,6 @@
-"""Predicted against measured memory of one pretraining step, at five sizes: ``python -m benchmarks.memory``.
+"""Predicted against measured memory of one pretraining step, at five sizes.
+
+    OMP_NUM_THREADS=1 python -m benchmarks.memory [--size nano base] [--precision fp32 bf16] [--checkpointing]
 
 Each size is a process of its own. ``kept`` are the bytes that autograd really keeps of the whole model's forward pass (hooks on
 saved tensors); ``peak`` is how far the process's resident memory rises above what it was before the model was made, over a
@@ -45,7 +47,7 @@ SIZES: dict[str, tuple[EncoderShape, float, float]] = {
 }
 
 
-def settings_of(name: str, precision: str) -> PretrainSettings:
+def settings_of(name: str, precision: str, checkpointing: bool) -> PretrainSettings:
     shape, clip_s, clips = SIZES[name]
     return PretrainSettings(
         data=DataSettings(max_s=clip_s),
@@ -55,28 +57,29 @@ def settings_of(name: str, precision: str) -> PretrainSettings:
         else ContrastiveShape(entries=160, code_width=128, final_width=128),
         objective=ObjectiveSettings(distractors=50),
         batch=BatchSettings(micro_s=clip_s * clips),
-        hardware=HardwareSettings(precision=precision),  # type: ignore[arg-type]
+        hardware=HardwareSettings(precision=precision, checkpointing=checkpointing),  # type: ignore[arg-type]
     )
 
 
-def measure(name: str, precision: str) -> dict[str, float]:
+def measure(name: str, precision: str, checkpointing: bool) -> dict[str, float]:
     """Predict, then make the whole model and take a step; bytes."""
     import torch
 
     from pretrain.memory import counting, forward, noise, predict, trace
     from pretrain.task import PretrainTask
 
-    settings = settings_of(name, precision)
+    settings = settings_of(name, precision, checkpointing)
     micro_s, clips = settings.batch.micro_s, int(SIZES[name][2])
     footprint = trace(settings)
-    predicted = predict(footprint, micro_s, 0, 1)
-    before = _resident("VmRSS")
+    predicted = predict(footprint, micro_s, 0, 1, again=checkpointing)
+    before = resident("VmRSS")
     task = PretrainTask(settings).train()
     optimizer = torch.optim.AdamW(task.parameters())
     batch = noise(clips, micro_s / clips)
     with counting(task) as kept:
         loss = forward(task, batch)
-    kept_bytes = kept.bytes
+    # With checkpointing one block as a whole follows in the backward pass.
+    kept_bytes = kept.bytes + (clips * footprint.block if checkpointing else 0)
     del kept
     loss.backward()
     optimizer.step()  # moments are there from now on
@@ -84,14 +87,15 @@ def measure(name: str, precision: str) -> dict[str, float]:
     Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
     forward(task, batch).backward()
     optimizer.step()
-    peak = _resident("VmHWM") - before
+    peak = resident("VmHWM") - before
     return {
         "weights": footprint.parameters, "predicted_kept": predicted.activations, "kept": kept_bytes,
         "predicted": predicted.total, "peak": peak,
     }  # fmt: skip
 
 
-def _resident(name: str) -> float:
+def resident(name: str) -> float:
+    """Bytes that /proc/self/status gives for ``name``: VmRSS now, VmHWM at most."""
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(1024.0 * float(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
@@ -100,19 +104,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--precision", nargs="+", default=["fp32", "bf16"])
     parser.add_argument("--size", nargs="+", default=list(SIZES), choices=list(SIZES))
+    parser.add_argument("--checkpointing", action="store_true", help="with activation checkpointing")
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     ask = parser.parse_args()
     if ask.child:
-        print(json.dumps(measure(*ask.child)))
+        print(json.dumps(measure(*ask.child, ask.checkpointing)))
         return
     print(
         "| size | weights | precision | kept, predicted | kept, measured | off by | all, predicted | peak, measured | off by |"
     )
     print("|---|---:|---|---:|---:|---:|---:|---:|---:|")
+    command = [sys.executable, "-m", "benchmarks.memory", *(["--checkpointing"] if ask.checkpointing else [])]
     for name in ask.size:
         for precision in ask.precision:
             done = subprocess.run(
-                [sys.executable, "-m", "benchmarks.memory", "--child", name, precision],
+                [*command, "--child", name, precision],
                 env={**os.environ, **GIVE_BACK}, check=True, stdout=subprocess.PIPE, text=True,
             )  # fmt: skip
             found = json.loads(done.stdout.splitlines()[-1])

@@ -90,7 +90,7 @@ class HardwareSettings:
     """arithmetic of the matrix products; weights, losses, softmax and quantizer stay in float32"""
     checkpointing: bool = False
     """activation checkpointing: of each block only its input is kept, and it is computed again in the backward pass. The same
-    numbers for less memory and about a third more time; `python -m pretrain plan` says whether it is needed"""
+    numbers for less memory and a second forward pass of the blocks; `python -m pretrain plan` says whether it is needed"""
     devices: int = 1
     """devices of one node; on a machine without a GPU, processes, as many as you like"""
     nodes: int = 1
