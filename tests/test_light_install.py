@@ -100,6 +100,13 @@ def test_what_needs_more_says_so(tmp_path: Path) -> None:
         assert ended.stderr.count("\n") == 1
 
 
+def test_serving_needs_its_own_extra(tmp_path: Path) -> None:
+    ended = run_light(tmp_path, "serve", make_student(tmp_path / "student"))
+    assert ended.returncode == 2 and "pip install 'lalia[serve]'" in ended.stderr and ended.stderr.count("\n") == 1
+    assert "starlette" in extra_modules()
+    assert "curl" in run_light(tmp_path, "serve", "--help").stdout
+
+
 def test_few_packages() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert len(project["dependencies"]) <= 6
