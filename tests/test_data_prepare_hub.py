@@ -59,7 +59,7 @@ def test_a_stream_outlives_its_worker(tmp_path: Path) -> None:
     out = ["--out", str(tmp_path / "c"), "--language", "ita", "--dev", "0", "--test", "0", "--workers", "1"]
     done = subprocess.run(
         [sys.executable, str(script), str(tmp_path / "died"), "prepare", f"hub:{source}", *out],
-        capture_output=True, text=True, timeout=300, check=False, env=os.environ | {"HF_HUB_OFFLINE": "1"},
+        capture_output=True, text=True, timeout=900, check=False, env=os.environ | {"HF_HUB_OFFLINE": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert int((tmp_path / "died").read_text()) != os.getpid()
