@@ -17,8 +17,9 @@ from lalia.models.dropout import draw_kept, masked
 class Attention(SDPA):
     """softmax(q k / sqrt(d)) v over the valid frames of each clip.
 
-    On a GPU this is torch's fused kernel. On a CPU the products are written out, which is faster in training
-    (`python -m benchmarks.pretrain_profile --attention` has the comparison).
+    On a GPU this is torch's fused kernel, on a CPU in float32 without dropout too. Elsewhere on a CPU the products are written
+    out, in which the fused kernel took 1.5 times as long with dropout, 2 times in bfloat16 and 3 times with both
+    (`python -m benchmarks.pretrain_profile --attention`; docs/pretraining.md).
     """
 
     def __init__(self, dropout_p: float) -> None:
@@ -41,7 +42,8 @@ class Attention(SDPA):
         bias = maybe_get_attention_bias_tensor(self.bias, q, q_layout, k_layout, bias_cache)
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
         dropout = self.dropout_p if self.training else 0.0
-        if q.device.type != "cpu" and not needs_weights:
+        plain = q.dtype == torch.float32 and not dropout and not torch.is_autocast_enabled("cpu")
+        if (plain or q.device.type != "cpu") and not needs_weights:
             attended = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
             return attended.transpose(1, 2), None
         if needs_weights:
