@@ -1,16 +1,17 @@
-"""Planted failures with and without the guard: ``python -m benchmarks.guard --seeds 3 --work DIR``.
+"""Planted failures with and without the guard: ``python -m benchmarks.guard --work DIR``.
 
-A small log-mel encoder with a learned (Gumbel) quantizer on synthetic speech-like audio of two languages, and five kinds of run:
+A log-mel encoder of some ten thousand numbers with a learned (Gumbel) quantizer, on synthetic speech-like audio of two
+languages, and five kinds of run:
 
 healthy   nothing is planted: the guard must not touch it
-collapse  a learning rate at which the codes die, with diversity weight 0.1 (wav2vec 2.0's)
-silence   a sixth of the run is silence with a click: what a broken recorder leaves
-overflow  gradients of three single steps are infinite, and those of ten steps in a row a thousand times too large
+collapse  learning rate 1e-3 with diversity weight 0.1 (wav2vec 2.0's) at a batch of seconds: the codes die
+silence   a stretch of the run is silence with a click (odd seeds), or clipped until only its signs are left (even seeds)
+overflow  float16, and at one step a feed-forward layer's weights grow until its activations overflow
 poison    a twentieth of the micro-batches hold NaN samples or noise a thousand times too loud
 
 A run ends ``healthy`` where all its weights are finite, held-out accuracy is at least half of what the same seed reached in its
 healthy run without a guard, below 0.95, and a codebook uses 6 % of its entries or more. Else it is ``dead``; one that the guard
-ended is ``stopped``.
+ended is ``stopped``. What is in DIR/results.jsonl already is not run again; the table is made of it (DIR/table.md).
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ import json
 import math
 import os
 import shutil
+import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -43,49 +46,49 @@ from pretrain.fit import pretrain
 from pretrain.guard import read_record
 from tests.tiny_corpus import make_corpus
 
+KINDS = ("healthy", "collapse", "silence", "overflow", "poison")
 ENTRIES = 64
 
 
 class Planted(Callback):
-    """Breaks audio or gradients of chosen steps, the same for the same seed."""
+    """Breaks audio or weights of chosen steps, the same for the same seed."""
 
     def __init__(self, kind: str, seed: int, steps: int) -> None:
         self.kind, self.seed, self.steps = kind, seed, steps
-        draws = torch.randperm(steps, generator=generator(seed, "planted")).tolist()
-        self.single = set(draws[:3])
-        self.begin = steps // 3 + draws[0] % max(1, steps // 3)
+        draw = int(torch.randint(1000, (1,), generator=generator(seed, "planted")))
+        self.begin = steps // 3 + draw % max(1, steps // 3)
+        self.done = False
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Batch, batch_idx: int) -> None:
         step, random = trainer.global_step, generator(self.seed, "planted", batch.number)
-        if self.kind == "silence" and self.begin <= step < self.begin + self.steps // 6:
-            batch.wave_BS.zero_()
-            batch.wave_BS[:, 4000] = 0.9
+        if self.kind == "silence" and self.begin <= step < self.begin + self.steps // 3:
+            if self.seed % 2:
+                batch.wave_BS.zero_()
+                batch.wave_BS[:, 4000] = 0.9
+            else:
+                batch.wave_BS.sign_()
         if self.kind == "poison" and torch.rand((), generator=random) < 0.05:
             if torch.rand((), generator=random) < 0.5:
                 batch.wave_BS[:, ::7] = math.nan
             else:
                 batch.wave_BS.copy_(1000.0 * torch.randn(batch.wave_BS.shape, generator=random))
-
-    def on_after_backward(self, trainer: Any, pl_module: Any) -> None:
-        if self.kind != "overflow":
-            return
-        step = trainer.global_step
-        factor = math.inf if step in self.single else 1000.0 if self.begin <= step < self.begin + 10 else 1.0
-        if factor != 1.0:
-            for parameter in pl_module.parameters():
-                if parameter.grad is not None:
-                    parameter.grad.mul_(factor)
+        if self.kind == "overflow" and step == self.begin and not self.done:
+            self.done = True
+            with torch.no_grad():
+                for name, parameter in pl_module.encoder.blocks.named_parameters():
+                    if parameter.ndim > 1 and "ffn" in name:
+                        parameter.mul_(1e4)
 
 
-def settings_of(kind: str, seed: int, steps: int, corpus: Path, guarded: bool, bad_rate: float) -> PretrainSettings:
+def settings_of(kind: str, seed: int, steps: int, corpus: Path, guarded: bool) -> PretrainSettings:
     settings = PretrainSettings(
         join_s=4.0,
         data=DataSettings(corpus=[str(corpus)], max_s=4.0, workers=0),
-        model=EncoderShape(input="logmel", width=64, layers=2, heads=4, feedforward=128, block="convolutional",
+        model=EncoderShape(input="logmel", width=48, layers=2, heads=2, feedforward=96, block="convolutional",
                            block_kernel=5, position="rotary", dropout=0.0, attention_dropout=0.0, layerdrop=0.0),
         quantizer=ContrastiveShape(codebooks=2, entries=ENTRIES, code_width=32, final_width=32),
         objective=ObjectiveSettings(distractors=20, diversity_weight=1.0),
-        batch=BatchSettings(hours=16 / 3600, micro_s=16.0),
+        batch=BatchSettings(hours=8 / 3600, micro_s=8.0),
         optim=OptimSettings(lr=5e-4),
         schedule=ScheduleSettings(steps=steps),
         log=LogSettings(every=10, valid_every=steps, checkpoint_every=steps),
@@ -93,31 +96,43 @@ def settings_of(kind: str, seed: int, steps: int, corpus: Path, guarded: bool, b
         seed=seed,
     )  # fmt: skip
     if kind == "collapse":
-        settings.optim.lr = bad_rate
+        settings.optim.lr = 1e-3
         settings.objective = replace(settings.objective, diversity_weight=0.1)
+    if kind == "overflow":
+        settings.hardware.precision = "fp16"
     return settings
+
+
+@contextmanager
+def planted(failure: Callback) -> Iterator[None]:
+    """Pretraining runs inside have ``failure`` among their callbacks, and no report at their end."""
+    fit, report = fit_module.fit, fit_module.write_run_report
+    fit_module.fit = lambda task, run, train, valid, extra: fit(task, run, train, valid, [failure, *extra])
+    fit_module.write_run_report = lambda run, *args: run
+    try:
+        yield
+    finally:
+        fit_module.fit, fit_module.write_run_report = fit, report
 
 
 def run(settings: PretrainSettings, kind: str, folder: Path) -> dict[str, Any]:
     """One run, with its failure planted; what became of it."""
     shutil.rmtree(folder, ignore_errors=True)
-    real: Callable[..., None] = fit_module.fit
-    planted = Planted(kind, settings.seed, settings.schedule.steps)
-    fit_module.fit = lambda *args: real(*args[:-1], [planted, *args[-1]])
-    try:
-        pretrain(settings, folder)
-        ended = "finished"
-    except GuardStopped as stop:
-        ended = f"stopped: {stop}"
-    except (ValueError, RuntimeError, KeyError) as error:
-        ended = f"crashed: {error}"
-    finally:
-        fit_module.fit = real
+    begun = time.process_time()
+    with planted(Planted(kind, settings.seed, settings.schedule.steps)):
+        try:
+            pretrain(settings, folder)
+            ended = "finished"
+        except GuardStopped as stop:
+            ended = f"stopped: {stop}"
+        except (ValueError, RuntimeError, KeyError) as error:
+            ended = f"crashed: {error}"
     lines = read_metrics(folder)
     last = {key: value for line in lines for key, value in line.items() if key.startswith(("valid/", "guard/"))}
     return {
         "ended": ended, "accuracy": last.get("valid/accuracy"), "perplexity": last.get("valid/code_perplexity"),
-        "actions": dict(Counter(line["action"] for line in read_record(folder))),
+        "actions": dict(Counter(f"{line['action']} ({line['vital']})" for line in read_record(folder))),
+        "cpu_s": round(time.process_time() - begun, 1),
     }  # fmt: skip
 
 
@@ -130,42 +145,54 @@ def verdict(found: dict[str, Any], reference: float) -> str:
     return "healthy" if reference / 2 <= accuracy < 0.95 and perplexity >= 2 * 0.06 * ENTRIES else "dead"
 
 
+def table(results: list[dict[str, Any]]) -> str:
+    """What became of the runs in ``results``, a line for each kind."""
+    reference = {r["seed"]: r["accuracy"] for r in results if r["kind"] == "healthy" and not r["guarded"]}
+    judged = [r | {"outcome": verdict(r, reference[r["seed"]])} for r in results if r["seed"] in reference]
+    lines = ["| planted | without guard | with guard | what the guard did |", "|---|---|---|---|"]
+    for kind in KINDS:
+        cells = []
+        for guarded in (False, True):
+            counts = Counter(r["outcome"] for r in judged if (r["kind"], r["guarded"]) == (kind, guarded))
+            cells.append(", ".join(f"{n} {what}" for what, n in counts.most_common()) or "-")
+        did: Counter[str] = Counter()
+        for found in judged:
+            if found["kind"] == kind and found["guarded"]:
+                did.update(found["actions"])
+        measures = ", ".join(f"{n} × {what}" for what, n in did.most_common())
+        lines.append(f"| {kind} | {cells[0]} | {cells[1]} | {measures or 'nothing'} |")
+    return "\n".join(lines)
+
+
+def read_results(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--rate", type=float, default=1e-2, help="learning rate of the runs that are to collapse")
-    parser.add_argument("--kind", nargs="+", default=["healthy", "collapse", "silence", "overflow", "poison"])
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--kind", nargs="+", default=KINDS, choices=KINDS)
     parser.add_argument("--work", type=Path, required=True, help="folder for the corpus, the runs and results.jsonl")
     ask = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     corpus = ask.work / "corpus"
     if not corpus.is_dir():
         make_corpus(corpus, sentences=120)
-    table: dict[tuple[str, bool], list[tuple[str, dict[str, Any]]]] = {}
+    path = ask.work / "results.jsonl"
+    known = {(r["kind"], r["seed"], r["guarded"]) for r in read_results(path)}
     for seed in range(1, ask.seeds + 1):
-        reference = 0.0
         for kind in ask.kind:
             for guarded in (False, True):
-                settings = settings_of(kind, seed, ask.steps, corpus, guarded, ask.rate)
+                if (kind, seed, guarded) in known:
+                    continue
+                settings = settings_of(kind, seed, ask.steps, corpus, guarded)
                 found = run(settings, kind, ask.work / "runs" / f"{kind}-{seed}-{'with' if guarded else 'without'}")
-                if kind == "healthy" and not guarded:
-                    reference = float(found["accuracy"])
-                outcome = verdict(found, reference)
-                table.setdefault((kind, guarded), []).append((outcome, found))
-                with (ask.work / "results.jsonl").open("a", encoding="utf-8") as file:
-                    line = {"kind": kind, "seed": seed, "guarded": guarded, "outcome": outcome, **found}
-                    file.write(json.dumps(line) + "\n")
-    print("| planted | without guard | with guard | what the guard did |\n|---|---|---|---|")
-    for kind in ask.kind:
-        cells = []
-        for guarded in (False, True):
-            counts = Counter(outcome for outcome, _ in table[kind, guarded])
-            cells.append(", ".join(f"{n} {what}" for what, n in counts.most_common()))
-        did: Counter[str] = sum((Counter(found["actions"]) for _, found in table[kind, True]), Counter())
-        print(
-            f"| {kind} | {cells[0]} | {cells[1]} | {', '.join(f'{n} × {what}' for what, n in did.items()) or 'nothing'} |"
-        )
+                with path.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps({"kind": kind, "seed": seed, "guarded": guarded, **found}) + "\n")
+    text = table(read_results(path))
+    (ask.work / "table.md").write_text(text + "\n", encoding="utf-8")
+    print(text)
 
 
 if __name__ == "__main__":
