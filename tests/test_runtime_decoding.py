@@ -119,6 +119,19 @@ def test_transcribe(run, lm: Path, student: Path, tmp_path: Path) -> None:  # ty
     assert status == 2 and "absent.txt: no such file" in err
 
 
+def test_without_the_training_extra(student: Path, tmp_path: Path) -> None:
+    from test_light_install import run_light
+
+    (tmp_path / "text.txt").write_text(TEXT)
+    (tmp_path / "a.flac").write_bytes(flac_bytes(sing("bad cab")))
+    made = run_light(tmp_path, "lm", "text.txt", "--like", student, "--out", "lm")
+    assert made.returncode == 0, made.stderr
+    ended = run_light(tmp_path, "transcribe", student, "a.flac", "--lm", "lm")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "bad cab\n", "")
+    refused = run_light(tmp_path, "tune", student, tmp_path, "--lm", "lm")
+    assert refused.returncode == 2 and "pip install 'lalia[train]'" in refused.stderr
+
+
 def test_several_clips_at_a_time(run, lm: Path, student: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     talks = tmp_path / "talks"
     talks.mkdir()

@@ -17,6 +17,7 @@ from lalia.decoding.beam import Beam, BeamSettings, Path
 from lalia.decoding.confidence import Evidence, confidence
 from lalia.decoding.greedy import Hit, Word, transcript, words
 from lalia.scoring.rates import alignment
+from lalia.text.scripts import is_ideograph
 from lalia.text.tokens import Tokens
 from lalia.units import Frames, Seconds
 
@@ -62,6 +63,7 @@ class Decoder:
         self.frame_s = frame_s
         self.weights = weights
         """Of ``confidence``: found by tuning, None where it was not."""
+        self._ideographs = any(is_ideograph(letter) for symbol in tokens.symbols for letter in symbol)
         self._reject = reject if only is not None else math.inf
         machines = list(machines)
         if hot_words:
@@ -173,14 +175,20 @@ class Decoder:
         for path, share in zip(paths[1:_ALTERNATIVES], share_K[1:].tolist(), strict=False):
             if share < 1e-4:
                 break
-            other = words([Hit(token, 0, 0, 0.0) for token in path.tokens], self.tokens, self.frame_s)
-            steps = alignment(text, " ".join(word.text for word in other))
+            steps = alignment(text, self._words(path))
             same = [step.kind == "equal" for step in steps if step.kind != "insertion"]
             shares[same] += share
         return [
             Evidence(word.confidence, min(lowest), float(share))
             for word, lowest, share in zip(found, _by_word(hits, found, self.frame_s), shares, strict=True)
         ]
+
+    def _words(self, path: Path) -> str:
+        """The words of a path, spaces between them: as ``words`` finds them, in less time where spaces part them anyway."""
+        if not self._ideographs:
+            return self.tokens.decode(path.tokens)
+        hits = [Hit(token, 0, 0, 0.0) for token in path.tokens]
+        return " ".join(word.text for word in words(hits, self.tokens, self.frame_s))
 
 
 def _hits(log_probs_TV: np.ndarray, places_T: np.ndarray, tokens: Sequence[int]) -> list[Hit]:

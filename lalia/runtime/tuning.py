@@ -18,8 +18,10 @@ from lalia.runtime.evaluation import Clips
 from lalia.runtime.student import Student
 from lalia.scoring.rates import ErrorCounts, alignment, character_errors, word_errors
 
-WEIGHTS = (0.15, 0.3, 0.5, 0.75, 1.0)
-BONUSES = {"letter": (0.0, 0.5, 1.0, 1.5, 2.0), "word": (-1.0, 0.0, 1.0, 2.0, 3.0)}
+WEIGHTS = (0.2, 0.4, 0.7, 1.0)
+BONUSES = {"letter": (0.0, 1.0, 2.0, 3.0), "word": (-1.0, 0.5, 2.0, 4.0)}
+PER_WEIGHT = 2.0
+"""The bonus that goes with a weight of 1 while weights are tried: near enough for both units."""
 
 
 @dataclass(frozen=True)
@@ -69,9 +71,9 @@ def tune(
 ) -> Tuning:
     """The weight and bonus with the fewest errors on ``rows`` of ``clips``, and confidence calibrated at that setting.
 
-    The acoustic model runs once. Weights are tried at a middling bonus, then bonuses at the best weight, then weights
-    again: the two depend on each other, but not by much. Calibration is fitted and judged on the same clips; its error on
-    others is larger. ``UserError`` where no clip can be used.
+    The acoustic model runs once. Weights are tried with a bonus in proportion, then bonuses at the best weight, then what lies
+    around the best of both: the two depend on each other, but not by much. Calibration is fitted and judged on the same
+    clips; its error on others is larger. ``UserError`` where no clip can be used.
     """
     held: list[tuple[str, np.ndarray]] = []
     for row in rows:
@@ -103,11 +105,14 @@ def tune(
                 progress(tried[key])
         return tried[key]
 
-    bonuses = BONUSES[lm.unit]
-    best = min((attempt(weight, bonuses[2] * weight) for weight in WEIGHTS), key=lambda trial: trial.cost)
-    best = min((best, *(attempt(best.weight, bonus) for bonus in bonuses)), key=lambda trial: trial.cost)
-    near = (round(0.75 * best.weight, 3), round(1.3 * best.weight, 3))
-    best = min((best, *(attempt(weight, best.bonus) for weight in near)), key=lambda trial: trial.cost)
+    def better(settings: Iterable[tuple[float, float]], best: Trial | None = None) -> Trial:
+        trials = [attempt(weight, bonus) for weight, bonus in settings]
+        return min([best, *trials] if best else trials, key=lambda trial: trial.cost)
+
+    best = better((weight, PER_WEIGHT * weight) for weight in WEIGHTS)
+    best = better(((best.weight, bonus) for bonus in BONUSES[lm.unit]), best)
+    best = better(((round(factor * best.weight, 3), best.bonus) for factor in (0.75, 1.3)), best)
+    best = better(((best.weight, best.bonus + step) for step in (-0.5, 0.5)), best)
 
     evidence, right = judged(make_decoder(student, lm, weight=best.weight, bonus=best.bonus), held)
     weights = calibrate(evidence, right) if evidence else [0.0, 0.0, 0.0, 0.0]
