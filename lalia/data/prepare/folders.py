@@ -13,7 +13,7 @@ from lalia.data.prepare.listing import finish_listing
 from lalia.data.prepare.options import Options
 from lalia.exits import UserError
 
-_BYTES_PER_S = 16_000  # Of unknown files, about; for planning only.
+BYTES_PER_S = 16_000  # Of unknown files, about; for planning only.
 _TRANSCRIPTS = (".txt", ".lab")
 
 
@@ -70,5 +70,5 @@ def _clip(path: Path, root: Path, named: bool) -> Clip | Dropped:
         language=language or UNKNOWN,
         text=text,
         source=root.resolve().name,
-        duration_s=path.stat().st_size / _BYTES_PER_S,
+        duration_s=path.stat().st_size / BYTES_PER_S,
     )

@@ -15,6 +15,7 @@ import numpy as np
 
 from lalia.audio.reading import AudioError, probe_audio, read_blocks
 from lalia.data.prepare.clips import Clip
+from lalia.data.prepare.folders import BYTES_PER_S
 from lalia.data.prepare.utterances import GO_ON, REACH_S
 from lalia.runtime.voice import FRAME_S, FRAME_SAMPLES, VoiceActivity
 from lalia.units import Frames, Seconds
@@ -23,7 +24,7 @@ from lalia.units import Frames, Seconds
 STRETCH_S: Seconds = 1800.0
 BEFORE_S: Seconds = 32.0  # The detector remembers; after this long it no longer matters where it began to listen.
 AFTER_S: Seconds = 32.0
-_PROBED_S: Seconds = 300.0  # by the size of the file
+_PROBED_S: Seconds = 300.0  # by what the source says, or the size of the file
 _SEEKABLE = ("WAV", "FLAC", "RF64", "W64", "AIFF", "AU", "CAF", "MP3", "Ogg")
 
 
@@ -47,11 +48,14 @@ def split_recordings(clips: Iterable[Clip]) -> Iterator[Clip]:
 
 def _duration_s(clip: Clip) -> Seconds:
     """How long a clip is that may be split; 0 for all others, and for what cannot be read, which its worker will find out."""
-    if clip.text or clip.data is not None or clip.start_s or clip.end_s is not None or clip.duration_s < _PROBED_S:
+    if clip.text or clip.data is not None or clip.start_s or clip.end_s is not None:
         return 0.0
+    path = Path(clip.path)
     try:
-        found = probe_audio(Path(clip.path))
-    except AudioError:
+        if (clip.duration_s or path.stat().st_size / BYTES_PER_S) < _PROBED_S:
+            return 0.0
+        found = probe_audio(path)
+    except (AudioError, OSError):
         return 0.0
     return found.duration_s if found.format in _SEEKABLE else 0.0
 
