@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from lalia.cards import write_text
 from lalia.exits import GuardStopped
 from lalia.models.recogniser import Recogniser
 from lalia.training import Callback, Trainer
-from lalia.training.checkpoints import BEST, CHECKPOINTS
+from lalia.training.checkpoints import BEST, CHECKPOINTS, Checkpoints
 
 RECORD = "alarm.jsonl"
 EVERY = 10
@@ -56,6 +57,8 @@ class BlankAlarm(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: FinetuneTask) -> None:  # type: ignore[override]
         pl_module.frozen_until = self.frozen_until
+        if self.acted:
+            self._be_patient(trainer, pl_module)
         self._step = trainer.global_step
         if trainer.is_global_zero:
             self._forget_after(trainer.global_step)
@@ -89,9 +92,8 @@ class BlankAlarm(Callback):
             self.lowest, self.lowest_at = loss, step
         if share >= self.settings.silent or step < self.frozen_until:
             return ""
-        schedule = task.settings.schedule
         begun = max(self.since, task.frozen_steps)
-        grace = self.settings.grace * (schedule.steps - begun)
+        grace = task.speaks_by(begun) - begun
         silence = f"it says {share:.1%} of the letters it should, everything else is blank"
         if self.spoke:
             return f"{silence}, after it had spoken well"
@@ -117,6 +119,7 @@ class BlankAlarm(Callback):
         self.frozen_until = task.frozen_until = step + max(1, round(self.settings.warm * task.settings.schedule.steps))
         self.since, self.spoke = self.frozen_until, False
         self.figures, self.lowest, self.lowest_at = None, float("inf"), self.frozen_until
+        self._be_patient(trainer, task)
         did = (
             f"{back}, the encoder stands still until step {self.frozen_until} while the head learns, and the rate is cut to "
             f"{self.rate_factor:g} of what was asked for"
@@ -146,6 +149,14 @@ class BlankAlarm(Callback):
             for group in optimizer.param_groups:
                 group["lr"] *= self.settings.cut
                 group["initial_lr"] *= self.settings.cut
+
+    def _be_patient(self, trainer: Trainer, task: FinetuneTask) -> None:
+        """Looks do not count against a run that has to learn to speak again."""
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, Checkpoints):
+                callback.patience = replace(callback.patience, first_step=task.speaks_by(self.since))
+                if trainer.global_step <= self.since:
+                    callback.waited = 0
 
     def _write(self, trainer: Trainer, step: int, action: str, says: str) -> None:
         if not trainer.is_global_zero:

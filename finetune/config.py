@@ -98,7 +98,8 @@ class FinetuneScheduleSettings(ScheduleSettings):
     """How long, how the rate goes, and when to stop early."""
 
     patience: int = 0
-    """looks at held-out audio in a row without a better CER that end the run, counted while the encoder learns; 0 = never"""
+    """looks at held-out audio in a row without a better CER that end the run, counted behind the frozen steps and alarm.grace;
+    0 = never"""
 
 
 @dataclass

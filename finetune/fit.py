@@ -102,7 +102,7 @@ def finetune(settings: FinetuneSettings, folder: Path, stated: Collection[str] |
     run = Run(
         folder, settings.hardware, settings.log, settings.schedule, accumulation, audio_s,
         f"finetune ({settings.start})", SHOW, monitor=("valid/cer", "min"), clip=settings.optim.clip,
-        patience=Patience(settings.schedule.patience, round(task.frozen_steps)),
+        patience=Patience(settings.schedule.patience, task.speaks_by(task.frozen_steps)),
     )  # fmt: skip
     augment = Augment(settings.augment) if settings.augment.any else None
     train = make_loader(

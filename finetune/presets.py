@@ -20,7 +20,7 @@ from lalia.units import Seconds
 SMALL_M, LARGE_M = 2.9, 95.0
 """Millions of weights of the encoders that the two ends were measured on."""
 SMALL_RATE, ADAPTER_RATE, HEAD_RATE = 2e-3, 1e-3, 2e-3
-LOOKS, PATIENCE = 40, 12
+LOOKS, PATIENCE = 20, 6
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,7 @@ def solve(name: str, learner: Learner, mode: str, steps: int = 0, longest_s: Sec
     batch_s = _between(row.batch_s[1], row.batch_s[0], large)
     steps = steps or _round(_between(row.steps[1], row.steps[0], large))
     look = max(1, math.ceil(steps / LOOKS))
+    why_stem = "pretrained convolutions stay as they are" if learner.wave else "it has no convolutions on the wave"
     why_frozen = f"the head alone for {round(frozen * steps)} steps" if frozen else _why_free(learner, mode, row)
     return [
         Choice("schedule.steps", steps, f"{end} for {name}"),
@@ -108,7 +109,7 @@ def solve(name: str, learner: Learner, mode: str, steps: int = 0, longest_s: Sec
         Choice("schedule.decay", "exponential", "tri-stage"), Choice("schedule.final", 0.05, "tri-stage"),
         Choice("schedule.patience", PATIENCE, f"{PATIENCE} looks of {look} steps without a better CER end the run"),
         Choice("freeze.encoder_share", frozen, why_frozen),
-        Choice("freeze.stem", learner.wave and not learner.fresh, "pretrained convolutions stay as they are"),
+        Choice("freeze.stem", learner.wave and not learner.fresh, why_stem),
         Choice("regular.time_coverage", round(0.05 + 0.6 * hidden, 2), f"of the frames, {end}"),
         Choice("regular.time_span", max(2, round(_between(0.16, 0.2, large) / learner.frame_s)), "frames: 160 to 200 ms"),
         Choice("regular.channel_coverage", round(0.1 + (row.channel_coverage - 0.1) * hidden, 2), f"of the width, {end}"),

@@ -66,6 +66,11 @@ class FinetuneTask(LightningModule):
         """The first step in which the encoder learns, as the settings say."""
         return self.settings.freeze.encoder_share * self.settings.schedule.steps
 
+    def speaks_by(self, begun: float) -> int:
+        """The step until which a head may be silent that learns since ``begun``; a look before it says nothing of the end."""
+        steps = self.settings.schedule.steps
+        return round(begun + self.settings.alarm.grace * (steps - begun))
+
     def logits(self, batch: Batch, random: torch.Generator) -> tuple[Tensor, Tensor]:
         """(logits_BTV, frames_B) under this step's masks."""
         regular, encoder = self.settings.regular, self.recogniser.encoder

@@ -119,16 +119,19 @@ def test_baselines_are_trained_by_the_same_command(folder, kind, features, width
 
 
 def test_patience_ends_a_run_that_gets_no_better(folder, capsys):
-    flags = ("--optim.lr", "1e-12", "--schedule.steps", "40", "--log.valid_every", "2", "--schedule.patience", "3")
+    flags = (
+        "--optim.lr", "1e-12", "--schedule.steps", "40", "--log.valid_every", "2", "--schedule.patience", "3",
+        "--freeze.encoder_share", "0.05", "--alarm.grace", "0.053",
+    )  # fmt: skip
     run = fit(folder, "patient", *flags)
-    assert len(metrics(run, "valid/cer")) == 4
-    assert "ends at step 8 of 40: 3 looks" in capsys.readouterr().err
+    assert len(metrics(run, "valid/cer")) == 5  # the two up to step 4 do not count: 2 of 40 frozen, 2 to learn to speak
+    assert "ends at step 10 of 40: 3 looks" in capsys.readouterr().err
     # A kill between the last step and the result: the same command writes the result and trains no more.
     (run / "finished.json").unlink()
     shutil.rmtree(run / "recogniser")
     fit(folder, "patient", *flags)
     assert Recogniser.load(run / "recogniser")
-    assert len(metrics(run, "valid/cer")) == 4
+    assert len(metrics(run, "valid/cer")) == 5
 
 
 def test_a_resumed_run_equals_an_unbroken_one(folder):

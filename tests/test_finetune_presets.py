@@ -103,7 +103,7 @@ def test_minutes_that_were_asked_for_are_not_overruled_by_steps():
 def test_looks_and_frozen_steps_follow_the_steps_that_were_asked_for():
     found = values("10min", BASE, steps=100)
     assert found["schedule.steps"] == 100
-    assert found["log.valid_every"] == 3
+    assert found["log.valid_every"] == 5
 
 
 def test_rows_go_up():
