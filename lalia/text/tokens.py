@@ -45,7 +45,7 @@ class Tokens:
                     f"tokens: {symbol!r} stands at {self._ids[symbol]} and at {i}; expected each symbol once"
                 )
             self._ids[symbol] = i
-        bytes_ = {i: int(found[1], 16) for i, s in enumerate(self.symbols) if (found := _BYTE.fullmatch(s))}
+        bytes_ = {i: int(byte[1], 16) for i, s in enumerate(self.symbols) if (byte := _BYTE.fullmatch(s))}
         self._bytes = bytes_
         self._ids_of_bytes = {value: i for i, value in bytes_.items()}
         self._jamo = any(len(s) == 1 and is_jamo(s) for s in self.symbols)

@@ -69,8 +69,8 @@ def choose_vocabulary(texts: Iterable[str], unit: Unit = "auto", pieces: int = P
         tokens = Tokens([BLANK, BOUNDARY, *symbols])
         counts = _count(words, lambda word: [tokens.symbols[i] for i in tokens.encode(word, skip_unknown=True)])
     else:
-        cut: Callable[[str], Iterable[str]] = {"letters": list, "graphemes": graphemes, "jamo": to_jamo}[unit]
-        counts = _count(words, cut)
+        cuts: dict[str, Callable[[str], Iterable[str]]] = {"letters": list, "graphemes": graphemes, "jamo": to_jamo}
+        counts = _count(words, cuts[unit])
         tokens = Tokens([BLANK, BOUNDARY, *sorted(counts)])
     return Vocabulary(unit, reason, tokens, {**counts, BOUNDARY: spaced})
 
