@@ -38,21 +38,21 @@ class LowRank(nn.Module):
             return weight + (self.up_OR @ self.down_RI).view_as(weight)
 
 
-def adaptable(encoder: Encoder) -> Iterator[tuple[str, nn.Module]]:
-    """(name, module) of every matrix of the blocks: attention, feed-forward and the 1 x 1 convolutions."""
+def adaptable(encoder: Encoder) -> Iterator[tuple[str, nn.Module, Tensor]]:
+    """(name, module, its weight) of every matrix of the blocks: attention, feed-forward and the 1 x 1 convolutions."""
     for name, module in encoder.named_modules():
         weight = getattr(module, "weight", None)
         if not name.startswith("blocks.layers.") or not isinstance(weight, Tensor) or weight.ndim < 2:
             continue
         if getattr(module, "groups", 1) == 1:  # a depthwise filter is no matrix
-            yield name, module
+            yield name, module, weight
 
 
 def rank_of(encoder: Encoder, share: float) -> int:
     """The rank at which an adapter has ``share`` of the encoder's weights, as nearly as can be; 1 at least."""
     whole = sum(p.numel() for p in encoder.parameters())
     vectors = sum(p.numel() for _, p in _vectors(encoder))
-    each = sum(sum(module.weight.flatten(1).shape) for _, module in adaptable(encoder))  # type: ignore[union-attr]
+    each = sum(sum(weight.flatten(1).shape) for _, _, weight in adaptable(encoder))
     if not each:
         raise UserError("an adapter needs an encoder with blocks; this one has none, take --mode full or head")
     return max(1, round((share * whole - vectors) / each))
@@ -63,8 +63,8 @@ def adapt(encoder: Encoder, rank: int) -> None:
     encoder.requires_grad_(False)
     for _, vector in _vectors(encoder):
         vector.requires_grad_(True)
-    for _, module in list(adaptable(encoder)):
-        parametrize.register_parametrization(module, "weight", LowRank(module.weight, rank))  # type: ignore[arg-type]
+    for _, module, weight in list(adaptable(encoder)):
+        parametrize.register_parametrization(module, "weight", LowRank(weight, rank))
 
 
 def adapter_of(encoder: Encoder) -> dict[str, Tensor]:

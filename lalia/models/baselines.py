@@ -96,7 +96,7 @@ class Wav2LetterEncoder(Baseline):
     def __init__(self, shape: BaselineShape) -> None:
         super().__init__(shape)
         model = Wav2Letter(num_classes=1, input_type="mfcc", num_features=shape.bins)
-        self.layers = nn.ModuleList(cast(nn.Sequential, model.acoustic_model)[:-2])
+        self.layers = nn.ModuleList(list(cast(nn.Sequential, model.acoustic_model))[:-2])
         self.dropout = nn.Dropout(shape.dropout)
 
     def hidden(self, features_BTF: Tensor, frames_B: Tensor) -> Tensor:
@@ -117,7 +117,7 @@ class DeepSpeechEncoder(Baseline):
     def __init__(self, shape: BaselineShape) -> None:
         super().__init__(shape)
         self.model = DeepSpeech(shape.features, shape.width, n_class=1, dropout=shape.dropout)
-        self.model.out = nn.Identity()  # type: ignore[assignment]
+        self.model.out = nn.Identity()
 
     def hidden(self, features_BTF: Tensor, frames_B: Tensor) -> Tensor:
         model, T = self.model, features_BTF.shape[1]
