@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lalia.cards import write_text
 from lalia.exits import GuardStopped
-from lalia.training import Callback, Trainer
+from lalia.training import Callback, Trainer, mending
 from pretrain.bands import Breach, GuardSettings, Vitals, Watch, healthy_bands
 from pretrain.healthy import HealthyWeights
 from pretrain.loss import perplexity
@@ -61,7 +61,7 @@ class Guard(Callback):
         task.diversity_factor = self.diversity_factor
         if trainer.is_global_zero:
             self._forget_after(trainer.global_step)
-        if not self.healthy.steps and self._whole(trainer):
+        if not self.healthy.steps:
             self._keep(trainer, task)
 
     def on_before_backward(self, trainer: Trainer, pl_module: PretrainTask, loss: Tensor) -> None:  # type: ignore[override]
@@ -82,11 +82,10 @@ class Guard(Callback):
         if breach is None:
             return
         self.usage_GV = usage_GV  # a batch that is left out says nothing of the codes
-        if self._whole(trainer):
-            _leave_out(pl_module)
-            self.skipped += 1
+        mending.leave_out(trainer, pl_module)
+        self.skipped += 1
         action = breach.action
-        if action == "skip" and breach.band.vital == "loss" and not _finite(pl_module):
+        if action == "skip" and breach.band.vital == "loss" and not mending.finite(trainer, pl_module):
             action = "roll back"  # no batch can be blamed for weights that are not numbers
         self._act(trainer, pl_module, breach, action)
 
@@ -99,7 +98,7 @@ class Guard(Callback):
         breach = None if self._left_out else self.watch.run(vitals, step)
         if breach is not None:
             self._act(trainer, pl_module, breach, breach.action)
-        elif self.watch.well and step % self.settings.keep_every == 0 and self._whole(trainer):
+        elif self.watch.well and step % self.settings.keep_every == 0:
             self._keep(trainer, pl_module)
         pl_module.log_dict(
             {f"guard/{k}": float(v) for k, v in asdict(vitals).items() if v is not None and k not in ("loss", "accuracy")}
@@ -145,19 +144,14 @@ class Guard(Callback):
         used_GV = everything[6:].view_as(used_GV).cpu()
         self.usage_GV = used_GV if self.usage_GV is None else MEMORY * self.usage_GV + used_GV
         self._live_KF = torch.cat([p.live_KF for p in pulses])
-        scaler = getattr(trainer.precision_plugin, "scaler", None)
-        norm = self._gradient_norm(trainer, task)
-        if scaler is not None and norm is not None and not math.isfinite(norm):
+        scale = float(trainer.precision_plugin.scale) if task.settings.hardware.precision == "fp16" else None  # type: ignore[attr-defined]
+        norm: float | None = mending.gradient_norm(trainer, task)
+        if scale is not None and norm is not None and not math.isfinite(norm):
             norm = None  # float16's overflow: the scaler leaves the batch out and lowers its scale
         return Vitals(
             loss / count, correct / max(1.0, hidden), self._code_share() if task.head.shape.kind == "gumbel" else None,
-            norm, float(scaler.get_scale()) if scaler is not None else None, std / count, hidden / max(1.0, frames),
+            norm, scale, std / count, hidden / max(1.0, frames),
         )  # fmt: skip
-
-    def _gradient_norm(self, trainer: Trainer, task: PretrainTask) -> float | None:
-        if not self._whole(trainer):
-            return None
-        return float(torch.nn.utils.get_total_norm([p.grad for p in task.parameters() if p.grad is not None]))
 
     def _code_share(self) -> float:
         """Perplexity of the worst codebook as a share of the most that its entries and frames allow."""
@@ -165,11 +159,6 @@ class Guard(Callback):
         counts_G1 = self.usage_GV.sum(1, keepdim=True).clamp(min=1.0)
         reachable = min(self.usage_GV.shape[1], float(counts_G1.min()))
         return float(perplexity(self.usage_GV / counts_G1).min()) / reachable
-
-    @staticmethod
-    def _whole(trainer: Trainer) -> bool:
-        """Whether this process holds all weights and gradients; DeepSpeed's ranks hold parts, which only it can mend."""
-        return not any("DeepSpeed" in kind.__name__ for kind in type(trainer.strategy).__mro__)
 
     # -- Measures ----------------------------------------------------------------------------------------------------------
 
@@ -180,11 +169,7 @@ class Guard(Callback):
         self.measures += 1
         did = {
             "tell": lambda: "nothing was changed; see --mask.coverage and the lengths of the clips",
-            "skip": lambda: (
-                "this batch is left out"
-                if self._whole(trainer)
-                else "DeepSpeed holds its gradients, it cannot be left out"
-            ),
+            "skip": lambda: "this batch is left out",
             "revive": lambda: self._revive(trainer, task),
             "raise diversity": lambda: self._raise(task),
             "cut the rate": lambda: self._cut(trainer),
@@ -192,6 +177,8 @@ class Guard(Callback):
             "stop": lambda: "the run is stopped",
         }[action]()
         self._write(trainer, step, breach, action, did)
+        if action == "stop" and not trainer.is_global_zero:
+            raise SystemExit(GuardStopped.status)  # one process says why
         if action == "stop":
             raise GuardStopped(f"step {step}: {breach.says}, and nothing has helped; {breach.band.advice}")
 
@@ -200,20 +187,21 @@ class Guard(Callback):
         live_KF = trainer.strategy.broadcast(self._live_KF) if trainer.world_size > 1 else self._live_KF
         V = task.head.shape.entries
         revived = 0
-        for group, usage_V in enumerate(self.usage_GV):
-            dead_K = torch.nonzero(usage_V < DEAD / V * usage_V.sum())[:, 0]
-            if not len(dead_K):
-                continue
-            chosen_K = (
-                torch.arange(len(dead_K)) * 7919 % len(live_KF)
-            )  # spread over the features, the same on every rank
-            task.head.revive(group, dead_K.to(live_KF.device), live_KF[chosen_K])
-            rows = (group * V + dead_K).to(live_KF.device)
-            for parameter in (task.head.code_logits.weight, task.head.code_logits.bias):
-                for moment in trainer.optimizers[0].state.get(parameter, {}).values():
-                    if moment.ndim:  # what the dead ones were heading for is of no use to the new ones
-                        moment[rows] = 0.0
-            revived += len(dead_K)
+        aim = list(task.head.code_logits.parameters())  # weight and bias
+        with mending.edited(trainer, aim):
+            places = [torch.zeros_like(parameter, dtype=torch.bool) for parameter in aim]
+            for group, usage_V in enumerate(self.usage_GV):
+                dead_K = torch.nonzero(usage_V < DEAD / V * usage_V.sum())[:, 0].to(live_KF.device)
+                if not len(dead_K):
+                    continue
+                # Spread over the features, the same on every rank.
+                chosen_K = torch.arange(len(dead_K)) * 7919 % len(live_KF)
+                task.head.revive(group, dead_K, live_KF[chosen_K])
+                for place in places:
+                    place[group * V + dead_K] = True
+                revived += len(dead_K)
+        for parameter, place in zip(aim, places, strict=True):
+            mending.forget(trainer, parameter, place)  # where the dead ones were heading is of no use to the new ones
         self.usage_GV = None
         return f"{revived} dead codes start again at live features"
 
@@ -237,14 +225,14 @@ class Guard(Callback):
         assert self.watch is not None
         self.rollbacks += 1
         # A second time in a row, further back: the newest copy may have been ill already.
-        step = self.healthy.restore(task, trainer.optimizers[0], older=self.rollbacks > 1)
-        _leave_out(task)
+        step, kept = self.healthy.copy(older=self.rollbacks > 1)
+        mending.put_back(trainer, task, kept)
         self.usage_GV = None
         self.watch.rolled_back(trainer.global_step)
         return f"weights and optimizer are those of step {step} again, and {self._cut(trainer)}"
 
     def _keep(self, trainer: Trainer, task: PretrainTask) -> None:
-        self.healthy.keep(task, trainer.optimizers[0], trainer.global_step, write=trainer.is_global_zero)
+        self.healthy.keep(mending.copied(trainer, task), trainer.global_step, write=trainer.is_global_zero)
 
     # -- Records -----------------------------------------------------------------------------------------------------------
 
@@ -281,13 +269,3 @@ def read_record(run: Path) -> list[dict[str, Any]]:
         except ValueError:
             break
     return lines
-
-
-def _leave_out(task: PretrainTask) -> None:
-    """Without gradients an optimizer changes nothing, its moments included."""
-    for parameter in task.parameters():
-        parameter.grad = None
-
-
-def _finite(task: PretrainTask) -> bool:
-    return all(bool(torch.isfinite(parameter).all()) for parameter in task.parameters())

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from lalia.exits import UserError
 
@@ -31,13 +30,10 @@ class HealthyWeights:
         self._named.append(self.steps)
         return self.steps
 
-    def keep(self, module: nn.Module, optimizer: torch.optim.Optimizer, step: int, write: bool) -> None:
-        """Copy ``module`` and the state of ``optimizer`` as they are after ``step`` steps; one rank writes."""
-        self._newest = {
-            "step": step,
-            "weights": {name: w.detach().cpu().clone() for name, w in module.state_dict().items()},
-            "moments": _cloned(optimizer.state_dict()["state"]),
-        }
+    def keep(self, copy: dict[str, Any], step: int, write: bool) -> None:
+        """Keep ``copy`` (weights and moments) as what ``step`` steps led to; one rank writes. Where ranks hold shards the
+        others have an empty copy, and will read."""
+        self._newest = copy | {"step": step} if copy["weights"] else None
         self.steps = [*(s for s in self.steps if s < step), step][-2:]
         if not write:
             return
@@ -50,16 +46,11 @@ class HealthyWeights:
         for old in set(self.folder.glob("healthy*.pt")) - needed:
             old.unlink()
 
-    def restore(self, module: nn.Module, optimizer: torch.optim.Optimizer, older: bool) -> int:
-        """Put a copy back and return its step: the newest, or with ``older`` the one before. Learning rates stay."""
+    def copy(self, older: bool) -> tuple[int, dict[str, Any]]:
+        """The newest copy and its step, or with ``older`` the one before."""
         step = self.steps[0] if older else self.steps[-1]
         newest = self._newest
-        kept = newest if newest is not None and newest["step"] == step else self._read(step)
-        module.load_state_dict(kept["weights"])
-        state = optimizer.state_dict()
-        # A copy: the optimizer goes on to change what it is given.
-        optimizer.load_state_dict({"state": _cloned(kept["moments"]), "param_groups": state["param_groups"]})
-        return step
+        return step, newest if newest is not None and newest["step"] == step else self._read(step)
 
     def resume(self, steps: list[int]) -> None:
         """Go on with the copies of ``steps`` that are on disk, as a checkpoint of this run names them."""
@@ -80,11 +71,3 @@ class HealthyWeights:
 
     def _path(self, step: int) -> Path:
         return self.folder / f"healthy{step:08d}.pt"
-
-
-def _cloned(state: Any) -> Any:
-    if isinstance(state, torch.Tensor):
-        return state.detach().cpu().clone()
-    if isinstance(state, dict):
-        return {key: _cloned(value) for key, value in state.items()}
-    return state

@@ -3,14 +3,18 @@
     python -m tests.tiny_run fit --out RUN --data.corpus CORPUS --schedule.steps 6 ...
 
 The stage's own settings and code; with ``LALIA_TEST_KILL_AT=k`` the process kills itself as step k ends, and with
-``LALIA_TEST_SIGNAL=TERM:k`` or ``INT:k`` sends itself that signal there.
+``LALIA_TEST_SIGNAL=TERM:k`` or ``INT:k`` sends itself that signal there. ``LALIA_TEST_POISON=n`` fills micro-batch n, which is
+one rank's alone, with NaN; ``LALIA_TEST_SPOIL=k`` makes weights infinite before step k; ``LALIA_TEST_RANKS=FOLDER`` has every
+rank write what its guard did and what its weights add up to.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import Any
 
 from lalia.exits import run
@@ -27,14 +31,35 @@ NANO = [
 
 
 def main() -> int:
-    from lalia.training import Callback
+    import torch
+
+    from lalia.training import Callback, mending
     from pretrain import fit as stage
     from pretrain.__main__ import fit
+    from pretrain.guard import Guard
 
     kill_at = int(os.environ.get("LALIA_TEST_KILL_AT", "0"))
     name, _, at = os.environ.get("LALIA_TEST_SIGNAL", ":0").partition(":")
+    poison, spoil = int(os.environ.get("LALIA_TEST_POISON", "-1")), int(os.environ.get("LALIA_TEST_SPOIL", "-1"))
 
     class Trouble(Callback):
+        spoiled = False
+
+        def on_train_batch_start(self, trainer: Any, task: Any, batch: Any, batch_idx: int) -> None:
+            if batch.number == poison:
+                batch.wave_BS.fill_(float("nan"))
+            if trainer.global_step == spoil and not self.spoiled:
+                self.spoiled = True
+                with mending.edited(trainer, [task.encoder.projection.weight]), torch.no_grad():
+                    task.encoder.projection.weight.fill_(float("inf"))
+
+        def on_train_end(self, trainer: Any, task: Any) -> None:
+            if folder := os.environ.get("LALIA_TEST_RANKS"):
+                guard = next(callback for callback in trainer.callbacks if isinstance(callback, Guard))
+                facts = {"skipped": guard.skipped, "rate": guard.rate_factor, "rollbacks": guard.rollbacks}
+                facts["sums"] = [float(p.detach().double().sum()) for p in task.parameters()]
+                (Path(folder) / f"rank{trainer.global_rank}.json").write_text(json.dumps(facts))
+
         def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
             if kill_at and trainer.global_step == kill_at:
                 os.kill(os.getpid(), signal.SIGKILL)

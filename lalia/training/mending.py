@@ -1,0 +1,90 @@
+"""Mending a run between its backward pass and its optimizer's step, whole or sharded: every rank calls alike.
+
+Weights and moments are whole tensors here under every strategy, by the names of the unsharded model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from torch import Tensor, nn
+
+from lalia.training.zero import DeepSpeedZero
+
+
+def gradient_norm(trainer: Trainer, module: LightningModule) -> float:
+    """Norm of the gradients that wait for the step, over all ranks."""
+    if isinstance(trainer.strategy, DeepSpeedZero):
+        return trainer.strategy.gradient_norm()
+    return float(torch.nn.utils.get_total_norm([p.grad for p in module.parameters() if p.grad is not None]))
+
+
+def leave_out(trainer: Trainer, module: LightningModule) -> None:
+    """The step that waits will change nothing, the optimizer's moments included."""
+    if isinstance(trainer.strategy, DeepSpeedZero):
+        trainer.strategy.leave_out()
+        return
+    for parameter in module.parameters():
+        parameter.grad = None
+
+
+def finite(trainer: Trainer, module: LightningModule) -> bool:
+    """Whether all weights are numbers."""
+    if isinstance(trainer.strategy, DeepSpeedZero):
+        return trainer.strategy.finite()
+    return all(bool(torch.isfinite(parameter).all()) for parameter in module.parameters())
+
+
+def copied(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
+    """``weights`` and ``moments`` as they are, on the CPU; both empty where ranks hold shards and this one does not lead."""
+    if isinstance(trainer.strategy, DeepSpeedZero):
+        weights = trainer.strategy.lightning_module_state_dict()
+        moments = trainer.strategy.optimizer_state(trainer.optimizers[0])["state"]
+    else:
+        weights, moments = module.state_dict(), trainer.optimizers[0].state_dict()["state"]
+    return {"weights": _cloned(weights), "moments": _cloned(moments)}
+
+
+def put_back(trainer: Trainer, module: LightningModule, kept: dict[str, Any]) -> None:
+    """Take the weights and moments of a copy, which every rank must have; learning rates stay."""
+    if isinstance(trainer.strategy, DeepSpeedZero):
+        trainer.strategy.put_back(kept["weights"], kept["moments"])
+        return
+    module.load_state_dict(kept["weights"])
+    optimizer = trainer.optimizers[0]
+    # A copy: the optimizer goes on to change what it is given.
+    optimizer.load_state_dict(
+        {"state": _cloned(kept["moments"]), "param_groups": optimizer.state_dict()["param_groups"]}
+    )
+
+
+@contextmanager
+def edited(trainer: Trainer, parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """``parameters`` whole inside, to be changed alike on every rank."""
+    if isinstance(trainer.strategy, DeepSpeedZero):
+        with trainer.strategy.edited(parameters):
+            yield
+    else:
+        yield
+
+
+def forget(trainer: Trainer, parameter: nn.Parameter, places: Tensor) -> None:
+    """Zero the optimizer's moments of ``parameter`` where ``places``, of its shape, is true."""
+    if isinstance(trainer.strategy, DeepSpeedZero):
+        trainer.strategy.forget(parameter, places)
+        return
+    for moment in trainer.optimizers[0].state.get(parameter, {}).values():
+        if moment.ndim:
+            moment.masked_fill_(places.to(moment.device), 0.0)
+
+
+def _cloned(state: Any) -> Any:
+    if isinstance(state, torch.Tensor):
+        return state.detach().cpu().clone()
+    if isinstance(state, dict):
+        return {key: _cloned(value) for key, value in state.items()}
+    return state
