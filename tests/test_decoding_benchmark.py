@@ -1,0 +1,36 @@
+"""The benchmark of decoding runs on any student and corpus, and writes its table."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from test_cli import make_corpus
+from tiny_student import make_student, sing
+
+from benchmarks import decoding
+from lalia.audio.writing import flac_bytes
+
+
+def test_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = {"train": ("a bad bed", "add a cab"), "dev": ("bad cab", "a cab"), "test": ("ace bed", "a bad cab")}
+    clips = [("ita", split, text, flac_bytes(sing(text))) for split, some in texts.items() for text in some]
+    corpus = make_corpus(tmp_path / "corpus", clips)
+    (tmp_path / "free.txt").write_text("a dead bed\nace bed\n")
+    table = tmp_path / "table.md"
+    argv = [
+        make_student(tmp_path / "student"),
+        corpus,
+        "--language",
+        "ita",
+        "--text",
+        tmp_path / "free.txt",
+        "--out",
+        table,
+    ]
+    monkeypatch.setattr(sys, "argv", ["decoding", *map(str, argv)])
+    decoding.main()
+    rows = table.read_text().splitlines()
+    assert len(rows) == 2 + 2 + 2 * 4
+    assert rows[2].startswith("| best path | 0.0 | 0.0 (0.0 to 0.0) | ")
