@@ -108,7 +108,8 @@ def main() -> None:
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     ask = parser.parse_args()
     if ask.child:
-        print(json.dumps(measure(*ask.child, ask.checkpointing)))
+        name, precision = ask.child
+        print(json.dumps(measure(name, precision, ask.checkpointing)))
         return
     print(
         "| size | weights | precision | kept, predicted | kept, measured | off by | all, predicted | peak, measured | off by |"

@@ -56,7 +56,7 @@ def checkpoint_blocks(blocks: StandardTransformerEncoder) -> None:
     this too, by wrapping each block in another module: parameters would change their names.
     """
     for block in blocks.layers:
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
 
 class ConvolutionalBlock(TransformerEncoderLayer):
