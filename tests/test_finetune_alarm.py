@@ -55,7 +55,7 @@ def test_a_run_that_speaks_is_not_touched(folder):
 def test_a_run_that_nothing_helps_is_stopped_with_advice(folder):
     with pytest.raises(GuardStopped, match=r"everything else is blank.*Do labels and audio belong together"):
         fit(
-            folder, "hopeless", *RUINOUS, "--schedule.steps", "150", "--log.valid_every", "150", "--alarm.grace", "0.2",
+            folder, "hopeless", *RUINOUS, "--schedule.steps", "320", "--log.valid_every", "40", "--alarm.grace", "0.15",
             "--alarm.tries", "0",
         )  # fmt: skip
 
