@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from finetune.check_alignment import judge, load_judge, suspects
-from finetune.check_findings import Labels, read_labels
-from finetune.check_lengths import rate_outliers
+from finetune.check.alignment import judge, load_judge, suspects
+from finetune.check.findings import Labels, read_labels
+from finetune.check.lengths import rate_outliers
 from lalia.data.corpus import Corpus
 from lalia.text.languages import profile, settings_for
 from lalia.text.normaliser import Normaliser

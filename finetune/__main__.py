@@ -35,9 +35,9 @@ def main() -> int:
 
 
 def check(argv: list[str]) -> int:
-    from finetune import check as stage
+    from finetune.check.verdict import main as say_verdict
 
-    return stage.main(argv)
+    return say_verdict(argv)
 
 
 def fit(argv: list[str]) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from finetune.check_findings import Finding, Labels, plural
+from finetune.check.findings import Finding, Labels, plural
 
 NO_SPEECH = 0.05
 """Share of a clip's frames with speech below which it has none."""

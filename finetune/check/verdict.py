@@ -11,12 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from finetune.check_findings import Checked, Finding, read_labels
-from finetune.check_language import check_language
-from finetune.check_lengths import check_lengths
-from finetune.check_letters import check_letters, choose, count_letters
-from finetune.check_sound import check_sound
-from finetune.check_splits import check_splits, count_splits
+from finetune.check.findings import Checked, Finding, read_labels
+from finetune.check.language import check_language
+from finetune.check.lengths import check_lengths
+from finetune.check.letters import check_letters, choose, count_letters
+from finetune.check.sound import check_sound
+from finetune.check.splits import check_splits, count_splits
 from lalia.cards import read_card, write_json
 from lalia.data.corpus import Corpus
 from lalia.exits import UserError
@@ -80,24 +80,24 @@ def main(argv: list[str]) -> int:
     for language in languages:
         found = check(corpus, language, frame_s, args.normaliser)
         if args.recogniser:
-            from finetune.check_alignment import check_pairs
+            from finetune.check.alignment import check_pairs
 
             findings, found.suspects, places = check_pairs(found.labels, args.recogniser)
             found.findings += findings
             suspects[language] = places
         checked.append(found)
-    from finetune.check_terminal import show
+    from finetune.check.terminal import show
 
     show(corpus, checked, time.perf_counter() - begun)
     if args.html:
-        from finetune.check_page import write_page
+        from finetune.check.page import write_page
 
         _written(args.html, lambda: write_page(corpus, checked, args.html))
     if args.json:
         _written(args.json, lambda: write_json(args.json, as_dict(corpus, checked)))
     if args.fix:
-        from finetune.check_terminal import show_fixes
-        from finetune.fixes import apply_fixes, plan_fixes
+        from finetune.check.fixes import apply_fixes, plan_fixes
+        from finetune.check.terminal import show_fixes
 
         fixes = plan_fixes(checked, suspects)
         card = apply_fixes(corpus, fixes, args.out)

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from finetune.check_findings import Checked, Finding, plural
-from finetune.fixes import CHANGED, Fixes
+from finetune.check.findings import Checked, Finding, plural
+from finetune.check.fixes import CHANGED, Fixes
 from lalia.data.corpus import Corpus
 
 MARKS = {"stop": ("✗", "bold red"), "look": ("!", "yellow"), "fine": ("·", "dim")}

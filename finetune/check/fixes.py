@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from finetune.check_findings import DEV, TEST, TRAIN, Checked, Labels
-from finetune.check_lengths import beyond_frames, rate_outliers, silent_labels
-from finetune.check_letters import main_script
-from finetune.check_sound import without_speech
-from finetune.check_splits import is_closed, leaking, same_recordings
+from finetune.check.findings import DEV, TEST, TRAIN, Checked, Labels
+from finetune.check.lengths import beyond_frames, rate_outliers, silent_labels
+from finetune.check.letters import main_script
+from finetune.check.sound import without_speech
+from finetune.check.splits import is_closed, leaking, same_recordings
 from lalia.data.corpus import SPLITS, Corpus
 from lalia.data.prepare.clips import Clip, Dropped
 from lalia.data.prepare.rewriting import rewrite

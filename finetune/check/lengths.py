@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from finetune.check_findings import TRAIN, Finding, Labels, plural
+from finetune.check.findings import TRAIN, Finding, Labels, plural
 from lalia.data.corpus import SPLITS
 from lalia.text.vocabulary import Vocabulary
 

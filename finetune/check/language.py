@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from finetune.check_findings import TRAIN, Finding, Labels, plural, some
+from finetune.check.findings import TRAIN, Finding, Labels, plural, some
 from lalia.text.languages import profiles
 from lalia.text.normaliser import Normaliser
 

@@ -7,7 +7,7 @@ from collections import defaultdict
 
 import numpy as np
 
-from finetune.check_findings import DEV, TEST, TRAIN, Finding, Labels, Split, plural, some
+from finetune.check.findings import DEV, TEST, TRAIN, Finding, Labels, Split, plural, some
 from lalia.data.corpus import SPLITS, Corpus
 
 LEAST_TRAIN_S = 120.0

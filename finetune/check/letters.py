@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 
 import numpy as np
 
-from finetune.check_findings import DEV, TEST, TRAIN, Finding, Labels, plural, some
+from finetune.check.findings import DEV, TEST, TRAIN, Finding, Labels, plural, some
 from lalia.exits import UserError
 from lalia.text.encodings import is_unreadable, mend_encoding
 from lalia.text.lookalikes import alike_in, mend, mixed_words, scripts_of

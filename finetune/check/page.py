@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from markupsafe import Markup, escape
 
-from finetune.check_findings import Checked, Example, Finding
-from finetune.check_lengths import letters_per_s
+from finetune.check.findings import Checked, Example, Finding
+from finetune.check.lengths import letters_per_s
 from lalia.audio.reading import AudioError
 from lalia.data.corpus import Corpus
 from lalia.report import formats, page

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from finetune.check_findings import Example, Finding, Labels, plural
+from finetune.check.findings import Example, Finding, Labels, plural
 from lalia.audio.reading import AudioError
 from lalia.cards import read_card
 from lalia.decoding.alignment import align
