@@ -124,7 +124,7 @@ def fairseq2(size: Size) -> Contender:
             num_codebook_entries=codes.entries, num_distractors=size.distractors,
         )
     )  # fmt: skip
-    model.masker.mask_factory = lambda **_: mask_BT  # type: ignore[attr-defined]
+    model.masker.mask_factory = lambda **_: mask_BT  # type: ignore[assignment]
 
     def loss() -> Tensor:
         found, seen = model(

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from tiny_corpus import make_corpus
 
-from finetune import check
 from finetune.__main__ import main as program
+from finetune.check import verdict
 from lalia.cards import ancestors, read_card
 from lalia.data.corpus import Corpus
 from lalia.data.prepare.rewriting import rewrite
@@ -54,7 +54,7 @@ def changed(corpus: Corpus, tmp_path: Path, changes: Mapping[int, Mapping[str, A
 
 
 def topics(corpus: Path, language: str = "ita") -> dict[str, str]:
-    found = check.check(Corpus.load(corpus), language)
+    found = verdict.check(Corpus.load(corpus), language)
     return {finding.topic: f"{finding.weight}: {finding.what}" for finding in found.findings}
 
 
@@ -63,7 +63,7 @@ def train_rows(corpus: Corpus) -> list[int]:
 
 
 def test_sound_data_passes(sound: Corpus, capsys: pytest.CaptureFixture[str]) -> None:
-    assert check.main([str(sound.folder)]) == 0
+    assert verdict.main([str(sound.folder)]) == 0
     said = capsys.readouterr().out
     assert "ready to train" in said
     assert "Italian (ita)" in said
@@ -112,14 +112,14 @@ def test_leaks_stop(sound: Corpus, tmp_path: Path) -> None:
     found = topics(leaky)
     assert found["sentence leak"].startswith("stop: 4 test clips")
     mended = tmp_path / "mended"
-    assert check.main([str(leaky), "--fix", "--out", str(mended)]) == 1
+    assert verdict.main([str(leaky), "--fix", "--out", str(mended)]) == 1
     assert "sentence leak" not in topics(mended)
 
 
 def test_missing_splits_are_made(sound: Corpus, tmp_path: Path) -> None:
     whole = changed(sound, tmp_path, {row: {"split": "train"} for row in range(len(sound))})
     assert topics(whole)["splits"].startswith("stop: no labelled clips in dev and test")
-    check.main([str(whole), "--fix", "--out", str(tmp_path / "mended")])
+    verdict.main([str(whole), "--fix", "--out", str(tmp_path / "mended")])
     found = topics(tmp_path / "mended")
     assert "splits" not in found and "sentence leak" not in found
 
@@ -138,7 +138,7 @@ def test_fix_says_what_it_did_and_keeps_the_lineage(
     a, b, c, *_ = train_rows(sound)
     wrong = sound.text(a).replace("è", "é").encode().decode("latin-1") + "Ã©"
     damaged = changed(sound, tmp_path, {a: {"text": wrong}, b: {"text": "cаsа"}, c: {"text": "?!"}})
-    assert check.main([str(damaged), "--fix", "--out", str(tmp_path / "mended")]) in (0, 1)
+    assert verdict.main([str(damaged), "--fix", "--out", str(tmp_path / "mended")]) in (0, 1)
     said = capsys.readouterr().out
     assert "encoding" in said and "changed.tsv" in said
     mended = Corpus.load(tmp_path / "mended")
@@ -156,7 +156,7 @@ def test_fix_says_what_it_did_and_keeps_the_lineage(
 def test_page_and_json(sound: Corpus, tmp_path: Path) -> None:
     damaged = changed(sound, tmp_path, {0: {"text": "<b>lаtte</b> 21"}})
     page, figures = tmp_path / "check.html", tmp_path / "check.json"
-    check.main([str(damaged), "--language", "ita", "--html", str(page), "--json", str(figures)])
+    verdict.main([str(damaged), "--language", "ita", "--html", str(page), "--json", str(figures)])
     html = page.read_text(encoding="utf-8")
     assert "&lt;b&gt;" in html and "<b>lаtte" not in html
     assert "data:audio/mpeg" in html
@@ -189,7 +189,7 @@ def test_a_mistake_is_one_line_and_status_2(
 def test_a_corpus_without_labels(sound: Corpus, tmp_path: Path) -> None:
     bare = changed(sound, tmp_path, {row: {"text": ""} for row in range(len(sound))})
     with pytest.raises(UserError, match="not one of 60 clips has a label"):
-        check.main([str(bare)])
+        verdict.main([str(bare)])
 
 
 def test_labels_that_all_say_nothing_stop(sound: Corpus, tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ def test_labels_that_all_say_nothing_stop(sound: Corpus, tmp_path: Path) -> None
 
 def test_a_split_that_is_there_stays_where_another_is_missing(sound: Corpus, tmp_path: Path) -> None:
     no_dev = changed(sound, tmp_path, {int(row): {"split": "train"} for row in sound.select("dev")})
-    check.main([str(no_dev), "--fix", "--out", str(tmp_path / "mended")])
+    verdict.main([str(no_dev), "--fix", "--out", str(tmp_path / "mended")])
     mended = Corpus.load(tmp_path / "mended")
     assert len(mended.select("dev"))
     assert {mended.id(r) for r in mended.select("test")} == {sound.id(r) for r in sound.select("test")}

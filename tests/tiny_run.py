@@ -56,7 +56,11 @@ def main() -> int:
         def on_train_end(self, trainer: Any, task: Any) -> None:
             if folder := os.environ.get("LALIA_TEST_RANKS"):
                 guard = next(callback for callback in trainer.callbacks if isinstance(callback, Guard))
-                facts = {"skipped": guard.skipped, "rate": guard.rate_factor, "rollbacks": guard.rollbacks}
+                facts: dict[str, Any] = {
+                    "skipped": guard.skipped,
+                    "rate": guard.rate_factor,
+                    "rollbacks": guard.rollbacks,
+                }
                 facts["sums"] = [float(p.detach().double().sum()) for p in task.parameters()]
                 (Path(folder) / f"rank{trainer.global_rank}.json").write_text(json.dumps(facts))
 
