@@ -53,7 +53,7 @@ class Budget:
 
 
 BUDGETS = {
-    "quick": Budget(pretrain_min=8, finetune_steps=400, rates=(2e-3,), distill_min=3),
+    "quick": Budget(pretrain_min=6, finetune_steps=300, rates=(2e-3,), distill_min=2),
     "full": Budget(pretrain_min=50, finetune_steps=400, rates=(1e-3, 2e-3, 4e-3), distill_min=10),
 }
 
