@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -267,18 +266,14 @@ def test_evaluate_only_rotten_clips(lalia, student: Path, tmp_path: Path) -> Non
     assert ended.status == 2 and "none of 1 clips could be scored" in ended.err
 
 
-def test_import_is_quick() -> None:
-    """``import lalia`` costs at most 0.15 s more than Python itself (the best of some tries: the machine may be busy)."""
-
-    def best_s(code: str) -> float:
-        times = []
-        for _ in range(5):
-            start = time.perf_counter()
-            subprocess.run([sys.executable, "-c", code], check=True)
-            times.append(time.perf_counter() - start)
-        return min(times)
-
-    assert best_s("import lalia") - best_s("pass") < 0.15
+def test_import_loads_nothing_that_takes_time() -> None:
+    """What ``import lalia`` costs in seconds is measured by benchmarks/runtime.py."""
+    code = (
+        "import sys, lalia\n"
+        "print(sorted({'numpy', 'onnxruntime', 'soundfile', 'soxr', 'rapidfuzz', 'torch', 'argparse'} & set(sys.modules)))"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout.strip() == "[]"
 
 
 def test_help_loads_nothing_heavy() -> None:
