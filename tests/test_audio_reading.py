@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from lalia.audio import containers
 from lalia.audio.reading import AudioError, probe_audio, read_audio, read_blocks
 from lalia.audio.resampling import Resampler, resample
 from lalia.audio.writing import flac_bytes, mp3_bytes
@@ -115,6 +116,15 @@ def test_ffmpeg_formats(tmp_path: Path, container: str, codec: str, rate: int, s
     info = probe_audio(path)
     assert info.format == kind and info.rate == rate
     assert abs(info.duration_s - SECONDS) < 0.2
+
+
+@pytest.mark.parametrize("channels", [1, 2, 8, 24])
+def test_ffmpeg_gives_each_channel_as_it_is(channels: int) -> None:
+    """PyAV, asked for the channels one by one, reads memory that is not the frame's where they are eight or more."""
+    pytest.importorskip("av")
+    samples = np.random.default_rng(channels).uniform(-0.5, 0.5, (5000, channels)).astype(np.float32)
+    blocks = containers.stream_blocks(io.BytesIO(sndfile_bytes(samples, 16_000, "WAV", "FLOAT")), "wav")
+    np.testing.assert_array_equal(np.concatenate([block_SC for _, block_SC in blocks]), samples)
 
 
 def test_channels_are_averaged_and_blocks_make_no_seams() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -33,15 +34,14 @@ def stream_blocks(file: BinaryIO, container: str) -> Iterator[tuple[int, np.ndar
         with _open(file, container) as opened:
             stream = _stream(opened)
             rate, _, declared_s = _facts(opened, stream)
-            convert = av.AudioResampler(format="fltp", rate=rate)
+            # Channels side by side, not each by itself: PyAV counts a frame's planes up to the first that is empty, and of eight
+            # or more none is, so it reads on behind the last.
+            convert = av.AudioResampler(format="flt", rate=rate)
             decoded = 0
-            for frame in opened.decode(stream):
+            for frame in chain(opened.decode(stream), [None]):
                 for part in convert.resample(frame):
                     decoded += part.samples
-                    yield rate, part.to_ndarray().T
-            for part in convert.resample(None):
-                decoded += part.samples
-                yield rate, part.to_ndarray().T
+                    yield rate, part.to_ndarray().reshape(part.samples, -1)
     except (av.error.FFmpegError, ValueError, OSError) as error:
         raise DecodingFailed(_reason(error)) from error
     if declared_s is not None and decoded / rate < 0.95 * declared_s - 0.5:
