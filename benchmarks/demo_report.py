@@ -17,6 +17,7 @@ from benchmarks.demo_figures import Figures, goals, parts_of
 from benchmarks.demo_sections import NAMES
 from lalia.cards import write_json, write_text
 from lalia.data.corpus import Corpus
+from lalia.machine import processor
 from lalia.report import formats, page
 from lalia.report.errors import KEY, marked
 from lalia.report.lineage import lineage_of
@@ -94,15 +95,8 @@ def print_table(demo: Demo) -> None:
 
 def machine() -> str:
     """The processor, how many cores of it this process may use, and the system."""
-    name = platform.processor() or platform.machine()
-    cpus = Path("/proc/cpuinfo")
-    if cpus.is_file():
-        named = [
-            line.partition(":")[2].strip() for line in cpus.read_text().splitlines() if line.startswith("model name")
-        ]
-        name = named[0] if named else name
     cores = "1 core" if CORES == 1 else f"{CORES} cores"
-    return f"{cores} of {name}, {platform.system()}, Python {platform.python_version()}"
+    return f"{cores} of {processor()}, {platform.system()}, Python {platform.python_version()}"
 
 
 def _picture(facts: ChainFacts) -> Markup:

@@ -27,6 +27,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.loader_contenders import CONTENDERS, LONGEST_S, WORKERS, Batches, chosen_rows
+from lalia.machine import processor
 
 WARM_UP = 20
 
@@ -166,12 +167,9 @@ def memory(processes: list[int]) -> int:
 
 def print_table(turns: dict[str, list[dict[str, float]]], given: argparse.Namespace) -> None:
     best = {name: max(results, key=lambda r: r["hours_per_s"]) for name, results in turns.items()}
-    cpus = [
-        line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
-    ]
     joined = f" --join-s {given.join_s:g}" if given.join_s else ""
     print(
-        f"`python -m benchmarks.loader {given.corpus.name}{joined}`, {date.today()}, {cpus[0]}, {os.cpu_count()} cores,"
+        f"`python -m benchmarks.loader {given.corpus.name}{joined}`, {date.today()}, {processor()}, {os.cpu_count()} cores,"
     )
     print(f"Python {platform.python_version()}; {WORKERS} workers, batches of about {given.batch_s:g} s:\n")
     print("| | clips/s | hours/s | CPU s per hour | times ours (CPU) | seconds of a batch | padding | RAM, MiB |")

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from lalia.data.plan import BatchPlan, padding
+from lalia.machine import processor
 
 HOURS_EACH = 436_000 / 160e6
 LANGUAGES = 128
@@ -111,10 +112,7 @@ class Memory:
 
 
 def print_table(rows: dict[str, str], given: argparse.Namespace) -> None:
-    cpus = [
-        line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
-    ]
-    print(f"`python -m benchmarks.plan --clips {given.clips}`, {date.today()}, {cpus[0]}, {os.cpu_count()} cores,")
+    print(f"`python -m benchmarks.plan --clips {given.clips}`, {date.today()}, {processor()}, {os.cpu_count()} cores,")
     print(f"one thread, Python {platform.python_version()}, NumPy {np.__version__}:\n")
     print("| | |\n|---|---|")
     for name, value in rows.items():

@@ -25,6 +25,7 @@ from lalia.audio.reading import AudioError
 from lalia.audio.writing import flac_bytes
 from lalia.data.mixture import Mixture
 from lalia.decoding.greedy import best_path, transcript
+from lalia.machine import processor
 from lalia.models.recogniser import Recogniser
 from lalia.runtime.evaluation import Evaluation
 from lalia.runtime.student import SHORTEST
@@ -175,13 +176,8 @@ def operator_shares(model: Path, clip: np.ndarray) -> dict[str, float]:
 
 def machine() -> dict[str, Any]:
     """What the figures were measured on."""
-    name = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        models = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
-        name = models[0] if models else name
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
-        "processor": name, "cores": cores, "system": platform.system(), "python": platform.python_version(),
+        "processor": processor(), "cores": cores, "system": platform.system(), "python": platform.python_version(),
         "onnxruntime": onnxruntime.__version__, "torch": torch.__version__,
     }  # fmt: skip
