@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Collection, Iterator
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +23,7 @@ from lalia.data.labels import choose, digest, encoder_of
 from lalia.data.loader import make_eval_loader, make_loader
 from lalia.data.mixture import Mixture
 from lalia.data.plan import BatchPlan
+from lalia.decoding.alignment import frames_needed
 from lalia.exits import UserError
 from lalia.models.adapters import adapter_of, count
 from lalia.models.recogniser import Recogniser
@@ -148,9 +148,8 @@ def _check_lengths(
     """Say which clips have more letters than frames, from which CTC cannot learn; a ``UserError`` where all have."""
     long = []
     for row in rows.tolist():
-        label = encode(mixture.text(row))
-        needed = len(label) + sum(a == b for a, b in pairwise(label))
-        if needed > recogniser.encoder.shape.frames(to_samples(float(mixture.durations_s[row]))):
+        frames = recogniser.encoder.shape.frames(to_samples(float(mixture.durations_s[row])))
+        if frames_needed(encode(mixture.text(row))) > frames:
             long.append(row)
     named = ", ".join(mixture.id(row) for row in long[:3])
     if len(long) == len(rows):

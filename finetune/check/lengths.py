@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from itertools import pairwise
 
 import numpy as np
 
 from finetune.check.findings import TRAIN, Finding, Labels, plural
 from lalia.data.corpus import SPLITS
+from lalia.decoding.alignment import frames_needed
 from lalia.text.vocabulary import Vocabulary
 
 TOO_LONG = 0.02
@@ -42,11 +42,6 @@ def _empty(labels: Labels) -> list[Finding]:
         return [Finding("empty labels", "stop", f"all {what}", "give labels with letters", labels.examples(places))]
     fix = "--fix takes them off; the audio stays, unlabelled"
     return [Finding("empty labels", "look", what, fix, labels.examples(places), True)]
-
-
-def frames_needed(ids: list[int]) -> int:
-    """Frames that CTC needs for ``ids``: one each, and a blank between two that are equal."""
-    return len(ids) + sum(a == b for a, b in pairwise(ids))
 
 
 def beyond_frames(labels: Labels, vocabulary: Vocabulary) -> list[int]:

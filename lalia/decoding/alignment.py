@@ -12,14 +12,18 @@ import numpy as np
 from lalia.text.tokens import Tokens
 
 
+def frames_needed(ids: list[int]) -> int:
+    """The fewest frames in which CTC can say ``ids``: one each, and a blank between two that are equal."""
+    return len(ids) + sum(a == b for a, b in pairwise(ids))
+
+
 def align(log_probs_TV: np.ndarray, ids: list[int]) -> np.ndarray:
     """The token said in each frame on the likeliest path through ``ids``: (T,) int64, its place in ``ids`` or -1 for a blank.
 
     Viterbi over the states of Graves et al. 2006, section 4. ValueError where there are fewer frames than the text takes.
     """
     T, U = len(log_probs_TV), len(ids)
-    needed = U + sum(a == b for a, b in pairwise(ids))
-    if needed > T:
+    if (needed := frames_needed(ids)) > T:
         raise ValueError(f"a text that takes {needed} frames cannot be said in {T}")
     states_N = np.zeros(2 * U + 1, np.int64)
     states_N[1::2] = ids
