@@ -14,7 +14,6 @@ Ranks are forked from this process, which has imported everything once, and find
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import os
 import shutil
@@ -25,6 +24,7 @@ import time
 from pathlib import Path
 
 from lalia.training.checkpoints import newest_checkpoint
+from lalia.training.recording import read_metrics
 from tests import tiny_run
 from tests.tiny_corpus import make_corpus
 
@@ -135,15 +135,13 @@ def apart(one: Path, other: Path) -> tuple[float, float]:
         found = newest_checkpoint(run)
         assert found is not None and found[1]["global_step"] == STEPS
         weights.append(found[1]["state_dict"])
-    losses = [[line["valid/info_nce"] for line in lines(run) if "valid/info_nce" in line] for run in (one, other)]
+    losses = [
+        [line["valid/info_nce"] for line in read_metrics(run) if "valid/info_nce" in line] for run in (one, other)
+    ]
     return (
         max(abs(a - b) for a, b in zip(*losses, strict=True)),
         max(float((value - weights[1][name]).abs().max()) for name, value in weights[0].items()),
     )
-
-
-def lines(run: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 if __name__ == "__main__":

@@ -8,8 +8,6 @@ still while the head learns to speak, at a lower rate. A run that speaks is not 
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,13 +18,13 @@ from torch import Tensor
 
 from finetune.config import AlarmSettings
 from finetune.task import FinetuneTask
-from lalia.cards import write_text
 from lalia.exits import GuardStopped
 from lalia.models.recogniser import Recogniser
-from lalia.training import Callback, Trainer
+from lalia.training import Callback, Trainer, mending
 from lalia.training.checkpoints import BEST, CHECKPOINTS, Checkpoints
+from lalia.training.recording import Measures
+from lalia.training.zero import DeepSpeedZero
 
-RECORD = "alarm.jsonl"
 EVERY = 10
 """Steps between two judgements."""
 MEMORY = 0.4
@@ -45,6 +43,7 @@ class BlankAlarm(Callback):
 
     def __init__(self, settings: AlarmSettings, folder: Path, begin: Callable[[], Recogniser]) -> None:
         self.settings, self.folder, self.begin = settings, folder, begin
+        self.record = Measures(folder, "alarm")
         self.acted, self.frozen_until, self.rate_factor = 0, 0, 1.0
         self.spoke = False
         self.figures: list[float] | None = None
@@ -61,7 +60,7 @@ class BlankAlarm(Callback):
             self._be_patient(trainer, pl_module)
         self._step = trainer.global_step
         if trainer.is_global_zero:
-            self._forget_after(trainer.global_step)
+            self.record.forget_from(trainer.global_step + 1)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: FinetuneTask, *args: Any) -> None:  # type: ignore[override]
         assert pl_module.pulse is not None
@@ -115,7 +114,8 @@ class BlankAlarm(Callback):
                 f"again with a third of --optim.lr ({task.settings.optim.lr:g}) or a longer --freeze.encoder_share"
             )
         back = self._roll_back(trainer, task)
-        self._cut(trainer)
+        self.rate_factor *= self.settings.cut
+        mending.cut_rate(trainer, self.settings.cut)
         self.frozen_until = task.frozen_until = step + max(1, round(self.settings.warm * task.settings.schedule.steps))
         self.since, self.spoke = self.frozen_until, False
         self.figures, self.lowest, self.lowest_at = None, float("inf"), self.frozen_until
@@ -127,7 +127,7 @@ class BlankAlarm(Callback):
         self._write(trainer, step, "restart", f"{silence}; {did}")
 
     def _roll_back(self, trainer: Trainer, task: FinetuneTask) -> str:
-        if any("DeepSpeed" in kind.__name__ for kind in type(trainer.strategy).__mro__):
+        if isinstance(trainer.strategy, DeepSpeedZero):
             return "the weights stay, DeepSpeed holds them in parts"
         best = self.folder / CHECKPOINTS / BEST
         if self.spoke and best.exists():
@@ -141,15 +141,6 @@ class BlankAlarm(Callback):
             optimizer.state.clear()  # what the ruined weights were heading for
         return said
 
-    def _cut(self, trainer: Trainer) -> None:
-        self.rate_factor *= self.settings.cut
-        for config in trainer.lr_scheduler_configs:
-            config.scheduler.base_lrs = [rate * self.settings.cut for rate in config.scheduler.base_lrs]
-        for optimizer in trainer.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] *= self.settings.cut
-                group["initial_lr"] *= self.settings.cut
-
     def _be_patient(self, trainer: Trainer, task: FinetuneTask) -> None:
         """Looks do not count against a run that has to learn to speak again."""
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
@@ -159,21 +150,7 @@ class BlankAlarm(Callback):
                     callback.waited = 0
 
     def _write(self, trainer: Trainer, step: int, action: str, says: str) -> None:
-        if not trainer.is_global_zero:
-            return
-        line = {"step": step, "action": action, "says": says, "rate_factor": self.rate_factor}
-        with (self.folder / RECORD).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        for logger in trainer.loggers:
-            logger.log_metrics({f"alarm/{action}": 1.0}, step)
-        print(f"alarm: step {step}: {says}", file=sys.stderr, flush=True)
-
-    def _forget_after(self, step: int) -> None:
-        """Steps that are done again write their lines again."""
-        path = self.folder / RECORD
-        if path.exists():
-            lines = path.read_text(encoding="utf-8").splitlines()
-            write_text(path, "".join(f"{line}\n" for line in lines if json.loads(line)["step"] <= step))
+        self.record.add(trainer, {"step": step, "action": action, "says": says, "rate_factor": self.rate_factor})
 
     def state_dict(self) -> dict[str, Any]:
         names = ("acted", "frozen_until", "rate_factor", "spoke", "figures", "lowest", "lowest_at", "since")

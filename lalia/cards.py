@@ -101,3 +101,14 @@ def _article(kind: str | None) -> str:
     if kind is None:
         return "a folder"
     return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a file that holds one a line, none where there is no file; a last line cut short by a kill is left out."""
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            break
+    return lines

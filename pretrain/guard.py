@@ -8,9 +8,7 @@ G codebooks, V entries, K dead entries, F features.
 
 from __future__ import annotations
 
-import json
 import math
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,15 +16,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lalia.cards import write_text
+from lalia.cards import read_json_lines
 from lalia.exits import GuardStopped
 from lalia.training import Callback, Trainer, mending
+from lalia.training.recording import Measures
 from pretrain.bands import Breach, GuardSettings, Vitals, Watch, healthy_bands
 from pretrain.healthy import HealthyWeights
 from pretrain.loss import perplexity
 from pretrain.task import PretrainTask, Pulse
 
-RECORD = "guard.jsonl"
+NAME = "guard"
 MEMORY = 0.9
 """How much of the codes' usage of one step is left at the next: about ten steps count."""
 RAISE, CUT, MOST_RAISE = 4.0, 0.5, 64.0
@@ -39,6 +38,7 @@ class Guard(Callback):
 
     def __init__(self, settings: GuardSettings, folder: Path) -> None:
         self.settings, self.folder = settings, folder
+        self.record = Measures(folder, NAME)
         self.diversity_factor, self.rate_factor = 1.0, 1.0
         self.measures = self.skipped = self.rollbacks = 0
         self.usage_GV: Tensor | None = None
@@ -60,7 +60,7 @@ class Guard(Callback):
             self.watch.restore(self._restored)
         task.diversity_factor = self.diversity_factor
         if trainer.is_global_zero:
-            self._forget_after(trainer.global_step)
+            self.record.forget_from(trainer.global_step)
         if not self.healthy.steps:
             self._keep(trainer, task)
 
@@ -213,12 +213,7 @@ class Guard(Callback):
 
     def _cut(self, trainer: Trainer) -> str:
         self.rate_factor *= CUT
-        for config in trainer.lr_scheduler_configs:
-            config.scheduler.base_lrs = [rate * CUT for rate in config.scheduler.base_lrs]
-        for optimizer in trainer.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] *= CUT
-                group["initial_lr"] *= CUT
+        mending.cut_rate(trainer, CUT)
         return f"the learning rate is cut to {self.rate_factor:g} of what was asked for"
 
     def _roll_back(self, trainer: Trainer, task: PretrainTask) -> str:
@@ -237,35 +232,14 @@ class Guard(Callback):
     # -- Records -----------------------------------------------------------------------------------------------------------
 
     def _write(self, trainer: Trainer, step: int, breach: Breach, action: str, did: str) -> None:
-        if not trainer.is_global_zero:
-            return
         figures = {"value": breach.value, "limit": breach.limit}
-        line = {
+        self.record.add(trainer, {
             "step": step, "vital": breach.band.vital, "action": action, "says": f"{breach.says}; {did}",
             **{k: v if math.isfinite(v) else None for k, v in figures.items()},
             "rate_factor": self.rate_factor, "diversity_factor": self.diversity_factor,
-        }  # fmt: skip
-        with (self.folder / RECORD).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        for logger in trainer.loggers:
-            logger.log_metrics({f"guard/{action.replace(' ', '_')}": 1.0}, step)
-        print(f"guard: step {step}: {line['says']}", file=sys.stderr, flush=True)
-
-    def _forget_after(self, step: int) -> None:
-        """Steps that are done again write their lines again."""
-        path = self.folder / RECORD
-        if path.exists():
-            kept = [line for line in read_record(self.folder) if line["step"] < step]
-            write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept))
+        })  # fmt: skip
 
 
 def read_record(run: Path) -> list[dict[str, Any]]:
-    """What the guard did in ``run``, in order; a last line cut short by a kill is left out."""
-    path = run / RECORD
-    lines = []
-    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            lines.append(json.loads(text))
-        except ValueError:
-            break
-    return lines
+    """What the guard did in ``run``, in order."""
+    return read_json_lines(Measures(run, NAME).path)

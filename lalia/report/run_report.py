@@ -12,6 +12,7 @@ import yaml
 from markupsafe import Markup
 
 from lalia import config as settings_door
+from lalia.cards import read_json_lines
 from lalia.exits import UserError
 from lalia.models.contrastive import ContrastiveShape
 from lalia.models.shape import EncoderShape
@@ -22,7 +23,7 @@ from lalia.report.errors import KEY, marked
 from lalia.report.lineage import lineage_of, product_card
 from lalia.report.players import ShownClip, make_player
 from lalia.scoring.rates import character_errors
-from lalia.training.recording import METRICS, read_metrics
+from lalia.training.recording import read_metrics
 from lalia.training.runs import CONFIG, FINISHED
 from lalia.training.settings import (
     BatchSettings,
@@ -75,8 +76,8 @@ class RunFolder:
             raise UserError(
                 f"{folder / CONFIG}: holds no settings of a run; expected sections such as schedule and batch"
             )
-        metrics = read_metrics(folder) if (folder / METRICS).is_file() else []
-        guard = read_lines(folder / GUARD)
+        metrics = read_metrics(folder)
+        guard = read_json_lines(folder / GUARD)
         return cls(
             folder, config, metrics, kept[FINISHED], kept["scores.json"], guard, kept[CODES], product_card(folder)
         )
@@ -267,17 +268,6 @@ def _spell(value: Any) -> str:
     if isinstance(value, list):
         return " ".join(_spell(item) for item in value) if value else "none"
     return formats.number(value) if isinstance(value, (int, float)) else str(value) or "–"
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The JSON lines of ``path``, none where it is not there; a last line cut short by a kill is left out."""
-    lines = []
-    for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-        try:
-            lines.append(json.loads(text))
-        except ValueError:
-            break
-    return lines
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

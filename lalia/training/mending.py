@@ -62,6 +62,16 @@ def put_back(trainer: Trainer, module: LightningModule, kept: dict[str, Any]) ->
     )
 
 
+def cut_rate(trainer: Trainer, factor: float) -> None:
+    """Every learning rate from here on is ``factor`` of what the schedule says."""
+    for config in trainer.lr_scheduler_configs:
+        config.scheduler.base_lrs = [rate * factor for rate in config.scheduler.base_lrs]
+    for optimizer in trainer.optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] *= factor
+            group["initial_lr"] *= factor
+
+
 @contextmanager
 def edited(trainer: Trainer, parameters: Sequence[nn.Parameter]) -> Iterator[None]:
     """``parameters`` whole inside, to be changed alike on every rank."""

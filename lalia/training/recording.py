@@ -20,6 +20,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from lalia.cards import read_json_lines, write_text
 from lalia.data.batch import Batch
 from lalia.training.ranks import total
 from lalia.units import SAMPLE_RATE
@@ -35,7 +36,7 @@ class MetricsFile(Logger):
         self.path = run / METRICS
         self.started = time.monotonic()
         # A run that was killed behind its last checkpoint does those steps again; their old lines leave.
-        kept = [line for line in read_metrics(run) if line["step"] < first_step] if self.path.exists() else []
+        kept = [line for line in read_metrics(run) if line["step"] < first_step]
         self.path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         self.offset_s = kept[-1].get("time_s", 0.0) if kept else 0.0
 
@@ -60,15 +61,36 @@ class MetricsFile(Logger):
         """Nothing: ``RUN/config.yaml`` holds the settings."""
 
 
-def read_metrics(run: Path) -> list[dict[str, float]]:
-    """The lines of ``run``'s metrics; a last line cut short by a kill is left out."""
-    lines = []
-    for text in (run / METRICS).read_text(encoding="utf-8").splitlines():
-        try:
-            lines.append(json.loads(text))
-        except ValueError:
-            break
-    return lines
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """The lines of ``run``'s metrics."""
+    return read_json_lines(run / METRICS)
+
+
+class Measures:
+    """``RUN/NAME.jsonl``: what a watcher of the run did and why, a line each; said on stderr and in TensorBoard as well."""
+
+    def __init__(self, run: Path, name: str) -> None:
+        self.path, self.name = run / f"{name}.jsonl", name
+
+    def add(self, trainer: Trainer, line: dict[str, Any]) -> None:
+        """Write ``line``, which holds ``step``, ``action`` and ``says``; the leading rank does."""
+        if not trainer.is_global_zero:
+            return
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(_as_line(line))
+        for logger in trainer.loggers:
+            logger.log_metrics({f"{self.name}/{line['action'].replace(' ', '_')}": 1.0}, line["step"])
+        print(f"{self.name}: step {line['step']}: {line['says']}", file=sys.stderr, flush=True)
+
+    def forget_from(self, step: int) -> None:
+        """Steps from ``step`` on are done again, and write their lines again."""
+        if self.path.exists():
+            kept = [line for line in read_json_lines(self.path) if line["step"] < step]
+            write_text(self.path, "".join(map(_as_line, kept)))
+
+
+def _as_line(line: dict[str, Any]) -> str:
+    return json.dumps(line, ensure_ascii=False) + "\n"
 
 
 class ProgressBar(Callback):
