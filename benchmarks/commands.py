@@ -18,6 +18,12 @@ from lalia.exits import UserError
 _LOOK_S, _MEASURE_EVERY = 0.1, 5  # Looking through all processes has its price.
 
 
+def typed(command: Sequence[str]) -> list[str]:
+    """A command as typed, its program found in the environment that runs this."""
+    programs = {"python": sys.executable, "lalia": str(Path(sys.executable).with_name("lalia"))}
+    return [programs[command[0]], *command[1:]]
+
+
 @dataclass
 class Ended:
     """How a command ended: status, seconds, and the most private memory (bytes) of its processes, alone and together."""
@@ -32,12 +38,9 @@ class Ended:
 def call(command: Sequence[str], kill: Callable[[], bool] = lambda: False) -> Ended:
     """Run a command as it would be typed; SIGKILL for all its processes as soon as ``kill`` says so."""
     print(f"$ {shlex.join(command)}", file=sys.stderr, flush=True)
-    programs = {"python": sys.executable, "lalia": str(Path(sys.executable).with_name("lalia"))}
     begun, largest, together = time.monotonic(), 0, 0
     with tempfile.TemporaryFile("w+") as said:
-        process = subprocess.Popen(
-            [programs[command[0]], *command[1:]], stdout=said, stderr=subprocess.STDOUT, start_new_session=True
-        )
+        process = subprocess.Popen(typed(command), stdout=said, stderr=subprocess.STDOUT, start_new_session=True)
         looks = 0
         while process.poll() is None:
             if looks % _MEASURE_EVERY == 0:

@@ -24,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.commands import typed
 from benchmarks.demo_figures import DEMO, Part, dev_cer, parts_of
 from lalia.audio.writing import flac_bytes
 from lalia.cards import NAME as CARD
@@ -219,10 +220,8 @@ def chosen_clips(corpus: Corpus, language: str = "ita") -> list[int]:
 
 def _call(name: str, command: Sequence[str], record: Record, note: str = "") -> None:
     print(f"\n$ {shlex.join(command)}", flush=True)
-    # The commands as typed, found in the environment that runs this.
-    programs = {"python": sys.executable, "lalia": str(Path(sys.executable).with_name("lalia"))}
     begun = time.monotonic()
-    with subprocess.Popen([programs[command[0]], *command[1:]], env={**os.environ, "PYTHONUNBUFFERED": "1"}) as process:
+    with subprocess.Popen(typed(command), env={**os.environ, "PYTHONUNBUFFERED": "1"}) as process:
         try:
             status = process.wait()
         except KeyboardInterrupt:

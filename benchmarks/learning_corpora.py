@@ -10,11 +10,11 @@ from __future__ import annotations
 import csv
 import shlex
 import subprocess
-import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.commands import typed
 from lalia.cards import write_text
 from lalia.data.prepare.clips import ordering, sentence_key
 from lalia.exits import UserError
@@ -121,6 +121,5 @@ def _groups(rows: Iterable[Row], group: Callable[[Row], str], seconds: float) ->
 def call(command: list[str]) -> None:
     """Run one of the public commands as typed, in the environment that runs this; ``UserError`` where it fails."""
     print(f"\n$ {shlex.join(command)}", flush=True)
-    program = Path(sys.executable) if command[0] == "python" else Path(sys.executable).with_name(command[0])
-    if status := subprocess.run([program, *command[1:]], check=False).returncode:
+    if status := subprocess.run(typed(command), check=False).returncode:
         raise UserError(f"this ended with status {status}; mend what it says and run the same command again")

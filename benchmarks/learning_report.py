@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import platform
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +11,11 @@ from statistics import mean
 
 from matplotlib.figure import Figure
 
+from benchmarks.demo_figures import dev_cer
 from benchmarks.learning_corpora import Target
 from lalia.cards import write_text
+from lalia.machine import processor
+from lalia.training.recording import read_metrics
 
 PAGE, PLOT = Path("docs/results.md"), Path("docs/report/learning.svg")
 COLOURS = {"random": "#9a9a9a", "unheard": "#d08a2e", "heard": "#2a6fbb"}
@@ -42,8 +44,6 @@ class Result:
     trial: Trial
     dev_cer: float
     test_cer: float
-    pretrain_hours: float
-    """of processor time that its encoder took"""
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,7 @@ def collect(trials: list[Trial], out: Path) -> list[Result]:
         folder = trial.folder(out)
         if (folder / "finished.json").is_file():
             test = json.loads((folder / "finished.json").read_text(encoding="utf-8"))["test_cer"]
-            lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-            dev = min(line["valid/cer"] for line in lines if "valid/cer" in line)
-            found.append(Result(trial, dev, test, 0.0 if trial.start == "random" else _hours(out / trial.start)))
+            found.append(Result(trial, dev_cer(folder), test))
     return found
 
 
@@ -110,7 +108,7 @@ def _page(
     lines = [
         "# What pretraining brings: six languages, few labels",
         "",
-        f"`{command}` · {datetime.date.today().isoformat()} · {_machine()} · {len(results)} of {planned} runs of the grid",
+        f"`{command}` · {datetime.date.today().isoformat()} · {processor()} · {len(results)} of {planned} runs of the grid",
         "",
         "Character error rate (greedy) on test clips that no training heard; in brackets the ratio to random weights at the "
         f"same steps, {steps} of 30 s each. Every start has its own best learning rate of the grid, chosen on dev. *heard*: the "
@@ -181,15 +179,6 @@ def draw(cells: Cells, targets: list[Target], minutes: list[float]) -> None:
 
 
 def _hours(run: Path) -> float:
-    """What the run's training took, as its record says."""
-    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return float(json.loads(lines[-1])["time_s"]) / 3600 if lines else 0.0
-
-
-def _machine() -> str:
-    for line in (
-        Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
-    ):
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    """What the run's training took by the clock, as its record says."""
+    lines = read_metrics(run)
+    return float(lines[-1]["time_s"]) / 3600 if lines else 0.0
