@@ -15,7 +15,6 @@ from torch import Tensor
 
 from lalia.cards import write_json
 from lalia.data.batch import Batch
-from lalia.models.cepstra import cepstra
 from lalia.models.encoder import valid_frames
 from lalia.training import Callback, Trainer
 from lalia.training.ranks import total
@@ -141,7 +140,8 @@ def _nearest(task: PretrainTask, batch: Batch, book: int) -> tuple[Tensor, Tenso
     a clip's end choose -1."""
     features_BTF, raw_BTF, frames_B = task.encoder.features(batch.wave_BS, batch.lengths_B)
     if task.head.shape.kind == "kmeans":
-        near_BTV = -torch.cdist(cepstra(raw_BTF, frames_B, task.head.stack), task.head.centres_VC)
+        points_BTC = task.head.points(batch.wave_BS, batch.lengths_B, raw_BTF, frames_B)
+        near_BTV = -torch.cdist(points_BTC, task.head.centres_VC)
     else:
         near_BTV = task.head.logits(features_BTF)[:, :, book].log_softmax(-1)
     score_BT, chosen_BT = near_BTV.max(-1)

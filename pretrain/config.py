@@ -49,7 +49,7 @@ class PretrainSettings:
 
     encoder: str = ""
     """encoder folder to continue from; its shape takes the place of `model` but for the dropouts and stem_gradient_scale, and
-    its quantizer, where it keeps one, that of `quantizer`"""
+    its quantizer, where it keeps one and `quantizer.teacher` is not given, that of `quantizer`"""
     join_s: float = 0.0
     """clips are joined, language by language, to waves of at most this many seconds; 0 = each clip for itself"""
     data: DataSettings = field(default_factory=DataSettings)

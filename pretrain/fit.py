@@ -16,7 +16,7 @@ from lalia.data.loader import make_eval_loader, make_loader
 from lalia.data.mixture import Mixture
 from lalia.data.plan import BatchPlan
 from lalia.exits import UserError
-from lalia.models.cepstra import cepstra, kmeans
+from lalia.models.cepstra import kmeans
 from lalia.models.contrastive import ContrastiveHead
 from lalia.models.encoder import Encoder
 from lalia.models.shape import EncoderShape
@@ -104,7 +104,9 @@ def pretrain(settings: PretrainSettings, folder: Path) -> None:
         "code_perplexity": last["valid/code_perplexity"], "codes": codes,
         "steps": settings.schedule.steps, "hours": round(float(hours), 3),
     }  # fmt: skip
-    parents = mixture.cards + ([read_card(settings.encoder)] if settings.encoder else [])
+    parents = mixture.cards + [
+        read_card(folder) for folder in dict.fromkeys((settings.encoder, settings.quantizer.teacher)) if folder
+    ]
     task.encoder.save(folder / "encoder", parents, quantizer=task.head, pretraining=facts)
     write_json(folder / FINISHED, facts)
     write_run_report(folder, mixture, type(settings)())
@@ -131,8 +133,10 @@ class Start:
 
 def _start(settings: PretrainSettings) -> Start:
     """The encoder and quantizer in ``settings.encoder``; ``settings.model`` and ``settings.quantizer`` become their shapes,
-    with the model's dropouts and stem_gradient_scale as the settings have them: these are training's, not the weights'."""
-    start = Start(Encoder.load(settings.encoder), load_quantizer(Path(settings.encoder)))
+    with the model's dropouts and stem_gradient_scale as the settings have them: these are training's, not the weights'. With a
+    ``quantizer.teacher`` the quantizer is made anew: the targets are others."""
+    quantizer = None if settings.quantizer.teacher else load_quantizer(Path(settings.encoder))
+    start = Start(Encoder.load(settings.encoder), quantizer)
     values, asked = start.encoder.shape.to_dict(), settings.model.to_dict()
     free = ("dropout", "attention_dropout", "feedforward_dropout", "layerdrop", "stem_gradient_scale")
     settings.model = EncoderShape.from_dict(values | {name: asked[name] for name in free})
@@ -173,8 +177,9 @@ def _measure(task: PretrainTask, mixture: Mixture, rows: np.ndarray, start: Star
         points = []
         for wave in waves:
             if task.settings.model.frames(len(wave)):
-                _, raw_1TF, frames_1 = task.encoder.features(torch.from_numpy(wave)[None], torch.tensor([len(wave)]))
-                points.append(cepstra(raw_1TF.detach(), frames_1, task.settings.model.stack)[0])
+                wave_1S, length_1 = torch.from_numpy(wave)[None], torch.tensor([len(wave)])
+                _, raw_1TF, frames_1 = task.encoder.features(wave_1S, length_1)
+                points.append(task.head.points(wave_1S, length_1, raw_1TF.detach(), frames_1)[0])
         points_NC = torch.cat(points)
         few_NC = points_NC[torch.randperm(len(points_NC), generator=random)[:40_000]]
         task.head.centres_VC.copy_(kmeans(few_NC, task.settings.quantizer.entries, random))

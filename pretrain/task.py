@@ -90,7 +90,9 @@ class PretrainTask(LightningModule):
         mask_BT = span_mask(frames_B, T, mask.coverage, mask.span, mask.min_spans, random).to(features_BTF.device)
         inside_BT = valid_frames(frames_B, T)
         hidden_BTD = self.encoder.contextualise(features_BTF, frames_B, mask_BT)
-        clusters_BT1 = self.head.clusters(raw_BTF, frames_B) if self.settings.quantizer.kind == "kmeans" else None
+        clusters_BT1 = None
+        if self.settings.quantizer.kind == "kmeans":
+            clusters_BT1 = self.head.clusters(batch.wave_BS, batch.lengths_B, raw_BTF, frames_B)
 
         def contrast(places_BT: Tensor) -> tuple[Contrast, Codes]:
             positions_BM, valid_BM = masked_positions(places_BT)

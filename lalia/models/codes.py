@@ -49,9 +49,10 @@ class CodeReader:
         """The entry of each codebook that each frame of ``wave`` (S,) chooses: (T, G) int64; no frames where it is too short."""
         if self.encoder.shape.frames(len(wave)) < 1:
             return np.zeros((0, self.head.shape.codebooks), np.int64)
-        features_1TF, raw_1TF, frames_1 = self.encoder.features(torch.from_numpy(wave)[None], torch.tensor([len(wave)]))
+        wave_1S, length_1 = torch.from_numpy(wave)[None], torch.tensor([len(wave)])
+        features_1TF, raw_1TF, frames_1 = self.encoder.features(wave_1S, length_1)
         if self.head.shape.kind == "kmeans":
-            return self.head.clusters(raw_1TF, frames_1)[0].numpy()
+            return self.head.clusters(wave_1S, length_1, raw_1TF, frames_1)[0].numpy()
         return self.head.logits(features_1TF)[0].argmax(-1).numpy()
 
     def usage(self, waves: Iterable[np.ndarray]) -> np.ndarray:

@@ -1,13 +1,15 @@
 """What contrastive pretraining adds to an encoder: the quantizer and the two projections.
 
 Parameter shapes follow wav2vec 2.0 (Baevski et al. 2020, section 2); the mathematics that uses them is in ``pretrain/loss.py``.
-G codebooks, V entries of each, d dimensions of an entry, P dimensions in which context and target are compared.
+G codebooks, V entries of each, d dimensions of an entry, P dimensions in which context and target are compared; B clips,
+S samples, T frames, C dimensions of what k-means clusters.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +24,9 @@ class ContrastiveShape:
     """The quantizer and the space in which context and target meet. The defaults are wav2vec 2.0 BASE."""
 
     kind: Literal["gumbel", "kmeans"] = "gumbel"
-    """gumbel learns the codes from the features as it goes (wav2vec 2.0); kmeans, for log-mel input, clusters cepstra once before
-    training, and only the codes' vectors are learned: it cannot collapse and gives a small model targets at once"""
+    """gumbel learns the codes from the features as it goes (wav2vec 2.0); kmeans clusters cepstra (of log-mel input), or frames of
+    a teacher, once before training, and only the codes' vectors are learned: it cannot collapse and gives a small model targets
+    at once"""
     codebooks: int = 2
     """codebooks of the quantizer; kmeans has 1"""
     entries: int = 320
@@ -32,6 +35,11 @@ class ContrastiveShape:
     """dimensions of a quantized target, all codebooks together"""
     final_width: int = 256
     """dimensions in which context and target are compared"""
+    teacher: str = ""
+    """kmeans only: folder of an encoder, pretrained before, whose frames are clustered in the place of cepstra (the second round
+    of HuBERT, Hsu et al. 2021, section II-D)"""
+    teacher_block: int = 0
+    """the teacher's block, from 1, whose output is taken; 0 = its last"""
 
     def __post_init__(self) -> None:
         if self.code_width % self.codebooks:
@@ -40,6 +48,8 @@ class ContrastiveShape:
             )
         if self.kind == "kmeans" and self.codebooks != 1:
             raise UserError(f"quantizer.codebooks {self.codebooks}: kmeans has 1")
+        if self.kind != "kmeans" and self.teacher:
+            raise UserError(f"quantizer.teacher {self.teacher}: only kmeans has one; take --quantizer.kind kmeans")
 
 
 class ContrastiveHead(nn.Module):
@@ -55,10 +65,15 @@ class ContrastiveHead(nn.Module):
             self.code_logits = nn.Linear(encoder.features, G * V)
             nn.init.normal_(self.code_logits.weight, std=1.0)
             nn.init.zeros_(self.code_logits.bias)
+        elif shape.teacher:
+            self._teacher = Teacher(encoder, shape)
+            self.register_buffer("centres_VC", torch.zeros(V, self._teacher.width))
         else:
             if encoder.input != "logmel":
-                raise UserError(f"quantizer.kind kmeans needs model.input logmel, found {encoder.input}; take gumbel")
-            self.stack = encoder.stack
+                raise UserError(
+                    f"quantizer.kind kmeans needs model.input logmel, or a quantizer.teacher; found {encoder.input}: take gumbel"
+                )
+            self._stack = encoder.stack
             self.register_buffer("centres_VC", torch.zeros(V, cepstra_width()))
         self.codebook_GVd = nn.Parameter(torch.empty(G, V, d).uniform_())
         self.context_projection = nn.Linear(encoder.width, shape.final_width)
@@ -71,9 +86,16 @@ class ContrastiveHead(nn.Module):
         return logits.unflatten(-1, (self.shape.codebooks, self.shape.entries))
 
     @torch.no_grad()
-    def clusters(self, raw_BTF: Tensor, frames_B: Tensor) -> Tensor:
+    def points(self, wave_BS: Tensor, lengths_B: Tensor, raw_BTF: Tensor, frames_B: Tensor) -> Tensor:
+        """kmeans: what is clustered, (B, T, C): the cepstra of ``raw_BTF``, or the teacher's frames of the wave."""
+        if self.shape.teacher:
+            return self._teacher(wave_BS, lengths_B)
+        return cepstra(raw_BTF, frames_B, self._stack)
+
+    @torch.no_grad()
+    def clusters(self, wave_BS: Tensor, lengths_B: Tensor, raw_BTF: Tensor, frames_B: Tensor) -> Tensor:
         """kmeans: the nearest cluster of every frame, (B, T, 1)."""
-        return nearest(cepstra(raw_BTF, frames_B, self.stack), self.centres_VC)[:, :, None]
+        return nearest(self.points(wave_BS, lengths_B, raw_BTF, frames_B), self.centres_VC)[:, :, None]
 
     @torch.no_grad()
     def revive(self, group: int, dead_K: Tensor, features_KF: Tensor) -> None:
@@ -89,3 +111,31 @@ class ContrastiveHead(nn.Module):
         directions = features_KF - features_KF.mean(0, keepdim=True)
         weight[rows] = (directions / directions.norm(dim=1, keepdim=True).clamp(min=1e-6) * norm).to(weight.dtype)
         self.code_logits.bias[rows] = self.code_logits.bias[group * V : (group + 1) * V].mean()
+
+
+class Teacher:
+    """A frozen encoder up to the block whose frames are clustered. No module: it is neither trained nor kept in checkpoints."""
+
+    def __init__(self, student: EncoderShape, shape: ContrastiveShape) -> None:
+        from lalia.models.encoder import Encoder
+
+        self.encoder: Encoder = Encoder.load(Path(shape.teacher)).requires_grad_(False).eval()
+        theirs = self.encoder.shape
+        if not 0 <= shape.teacher_block <= theirs.layers:
+            raise UserError(
+                f"quantizer.teacher_block {shape.teacher_block}: {shape.teacher} has blocks 1 to {theirs.layers}"
+            )
+        if (theirs.hop, theirs.receptive_field) != (student.hop, student.receptive_field):
+            raise UserError(
+                f"{shape.teacher}: its frames are {theirs.hop} samples apart and {theirs.receptive_field} long, those of model "
+                f"{student.hop} and {student.receptive_field}; a teacher needs the frames of the model"
+            )
+        blocks: Any = self.encoder.blocks
+        del blocks.layers[shape.teacher_block or theirs.layers :]
+        self.width = theirs.width
+
+    def __call__(self, wave_BS: Tensor, lengths_B: Tensor) -> Tensor:
+        """The block's output, each frame normalised to mean 0 and variance 1: (B, T, C) float32."""
+        self.encoder.to(wave_BS.device)
+        layers, _ = self.encoder.hidden_layers(wave_BS, lengths_B)
+        return torch.nn.functional.layer_norm(layers[-1].float(), (self.width,))
