@@ -32,6 +32,10 @@ class StudentSettings:
     """inner dimensions of the feed-forward layers; fewer keeps the units with the largest weights"""
     position_kernel: int = 0
     """frames of the convolution that tells positions; shorter keeps its middle"""
+    chunk: int = 0
+    """a streaming student: frames that it hears at once and behind which none of them sees"""
+    left_chunks: int = 0
+    """a streaming student: chunks before its own that a frame's attention sees, in every block"""
 
 
 @dataclass
@@ -64,6 +68,8 @@ class LossSettings:
     """CTC on what the teacher heard in clips without a label, per token"""
     confidence: float = 0.9
     """how sure the teacher must be of a clip, on (geometric) average over its letters, for that"""
+    pauses: float = 0.3
+    """CTC of a word boundary in each pause between clips that were joined"""
 
 
 @dataclass
@@ -88,6 +94,9 @@ class DistillSettings:
 
     teacher: str = ""
     """folder of the recogniser to learn from, made by `python -m finetune fit` or `lalia convert`"""
+    join_s: float = 30.0
+    """the student hears clips joined, with pauses between them, to waves of up to this many seconds (the runtime's window), drawn
+    anew for each micro-batch; the teacher hears each alone. 0 = each clip for itself"""
     data: DataSettings = field(default_factory=DataSettings)
     labels: LabelSettings = field(default_factory=LabelSettings)
     student: StudentSettings = field(default_factory=StudentSettings)

@@ -57,6 +57,23 @@ def labelled_ctc(logits_BTV: Tensor, frames_B: Tensor, labels_BU: Tensor, label_
     return Sum(found.loss, found.count)
 
 
+def pause_ctc(pauses: list[Tensor], boundary: int | None) -> Sum:
+    """CTC of one word boundary in each pause between joined clips, logits (T', V) each, with the number of pauses.
+
+    A clip alone ends without one, so nobody else says that what follows a pause is another word. Nothing but blanks is asked
+    for where there is no ``boundary``, in languages written without spaces.
+    """
+    if not pauses:
+        return Sum(torch.zeros(()), torch.zeros(()))
+    frames_B = torch.tensor([len(logits_TV) for logits_TV in pauses])
+    labels_BU = torch.full((len(pauses), 1), boundary or 0)
+    found = ctc(
+        torch.nn.utils.rnn.pad_sequence(pauses, batch_first=True), frames_B.to(pauses[0].device),
+        labels_BU.to(pauses[0].device), torch.full_like(frames_B, int(boundary is not None)).to(pauses[0].device),
+    )  # fmt: skip
+    return Sum(found.loss, frames_B.new_tensor(len(pauses)).to(pauses[0].device))
+
+
 def posterior_divergence(
     logits_BTV: Tensor, teacher_BTV: Tensor, valid_BT: Tensor, temperature: float, blank_weight: float
 ) -> Sum:

@@ -5,7 +5,7 @@ B clips, S samples, T frames, D width, V tokens, L compared layers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,16 +13,18 @@ import torch
 from torch import Tensor, nn
 
 from distill.config import DistillSettings
-from distill.loss import hidden_distance, labelled_ctc, posterior_divergence, pseudo_labels
+from distill.loss import hidden_distance, labelled_ctc, pause_ctc, posterior_divergence, pseudo_labels
 from distill.student import choose_blocks, kept_channels, make_projections
 from lalia.data.augment import Augment
 from lalia.data.batch import Batch
+from lalia.data.joining import join_with_pauses
 from lalia.decoding.greedy import best_path, transcript
 from lalia.exits import UserError
 from lalia.models.encoder import valid_frames
 from lalia.models.masks import span_mask
 from lalia.models.recogniser import Recogniser
 from lalia.scoring.rates import ErrorCounts, character_errors, word_errors
+from lalia.text.scripts import is_ideograph
 from lalia.training import LightningModule
 from lalia.training.ranks import over_ranks, total
 from lalia.training.runs import adamw, parameter_groups
@@ -37,6 +39,8 @@ class Said:
     hidden_LBTD: list[Tensor]
     """the output of each block"""
     frames_B: Tensor
+    pauses: list[Tensor] = field(default_factory=list)
+    """logits (T', V) of what lies between clips that were joined"""
 
 
 class DistillTask(LightningModule):
@@ -71,6 +75,8 @@ class DistillTask(LightningModule):
         self.compared = [(layer, blocks[layer]) for layer in compared]
         channels = kept_channels(teacher.encoder, student.encoder.shape.width)
         self.projections = make_projections(teacher.encoder.shape, channels, len(self.compared))
+        unspaced = any(is_ideograph(symbol[0]) for symbol in student.tokens.symbols)
+        self.boundary = None if unspaced else student.tokens.boundary
         disturbance = replace(settings.augment, speed=0.0)
         self.augment = Augment(disturbance) if disturbance.any else None
         self._errors = (ErrorCounts(), ErrorCounts())
@@ -89,7 +95,25 @@ class DistillTask(LightningModule):
         return _said(self.teacher, batch, None, None)
 
     def heard(self, batch: Batch, random: torch.Generator) -> Said:
-        """What the student makes of the clips with spans of frames and channels hidden, in noise where the settings say so."""
+        """What the student makes of the clips with spans of frames and channels hidden, in noise where the settings say so.
+
+        It hears them joined to longer waves with pauses between them, as it will in long files, and each clip's frames are cut
+        out of what it says to those: what is before and behind a clip must not matter.
+        """
+        if self.settings.join_s > 0:
+            shape = self.student.encoder.shape
+            hop = shape.hop
+            joined = join_with_pauses(batch, self.settings.join_s, hop, random)
+            said = self._masked(joined.batch, random)
+            frames_B = torch.tensor([shape.frames(length) for length in batch.lengths_B.tolist()])
+            return Said(
+                joined.apart(said.logits_BTV, frames_B, hop),
+                [joined.apart(hidden_JTD, frames_B, hop) for hidden_JTD in said.hidden_LBTD],
+                frames_B.to(said.logits_BTV.device), joined.pauses(said.logits_BTV, frames_B, hop),
+            )  # fmt: skip
+        return self._masked(batch, random)
+
+    def _masked(self, batch: Batch, random: torch.Generator) -> Said:
         if self.augment is not None:
             batch = replace(batch, wave_BS=self._disturbed(batch))
         regular, shape = self.settings.regular, self.student.encoder.shape
@@ -135,6 +159,8 @@ class DistillTask(LightningModule):
         lengths_B = guess.lengths_B.masked_fill(labelled_B, 0)
         guessed = labelled_ctc(heard.logits_BTV, heard.frames_B, guess.labels_BU, lengths_B)
         found["pseudo"] = guessed.loss / guessed.count.clamp(min=1)
+        between = pause_ctc(heard.pauses, self.boundary)
+        found["pauses"] = between.loss / between.count.clamp(min=1)
         found["labelled"] = labelled_B.float().mean()
         found["pseudo_labelled"] = (lengths_B > 0).float().mean()
         return found
@@ -144,7 +170,7 @@ class DistillTask(LightningModule):
         weights = self.settings.loss
         return (
             weights.posteriors * found["posteriors"] + weights.hidden * found["hidden"]
-            + weights.labels * found["labels"] + weights.pseudo * found["pseudo"]
+            + weights.labels * found["labels"] + weights.pseudo * found["pseudo"] + weights.pauses * found["pauses"]
         )  # fmt: skip
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

@@ -113,7 +113,7 @@ def test_a_mistake_is_one_line_and_status_2(run, flags, said):
 
 
 def settings(made, **changes) -> DistillSettings:
-    return DistillSettings(teacher=str(made / "teacher"), **changes)
+    return DistillSettings(**{"teacher": str(made / "teacher"), "join_s": 0.0, **changes})
 
 
 def task_and_batch(made, chosen: DistillSettings, labels: bool = True):
@@ -160,6 +160,23 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn(made):
     assert float(found["posteriors"].detach()) == pytest.approx(0.0, abs=1e-5)
     # -log sigmoid of a cosine of 1 is what remains
     assert float(found["hidden"].detach()) == pytest.approx(float(torch.tensor(1.0).sigmoid().log().neg()), abs=1e-4)
+
+
+def test_joined_clips_are_compared_frame_by_frame_with_what_the_teacher_hears_in_each_alone(made):
+    chosen = settings(made, student=StudentSettings(layers=3), join_s=1e-3)
+    chosen.regular = replace(chosen.regular, time_coverage=0.0, channel_coverage=0.0)
+    task, batch = task_and_batch(made, chosen)
+    task.train()
+    alone = task.losses(batch, torch.Generator().manual_seed(0))
+    assert float(alone["posteriors"].detach()) == pytest.approx(0.0, abs=1e-5)
+    assert float(alone["pauses"]) == 0.0
+    task.settings.join_s = 1000.0
+    joined = task.losses(batch, torch.Generator().manual_seed(0))
+    assert float(joined["posteriors"].detach()) > 1e-4  # neighbours are heard
+    assert float(joined["pauses"].detach()) > 0.0
+    heard = task.heard(batch, torch.Generator().manual_seed(0))
+    assert heard.logits_BTV.shape == task.taught(batch).logits_BTV.shape
+    assert len(heard.pauses) == len(batch.lengths_B) - 1
 
 
 def test_labels_win_over_what_the_teacher_heard(made):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
 import torch
 from torch.testing import assert_close
 
-from distill.loss import hidden_distance, labelled_ctc, posterior_divergence, pseudo_labels
+from distill.loss import hidden_distance, labelled_ctc, pause_ctc, posterior_divergence, pseudo_labels
 from lalia.models.ctc import ctc
 
 B, T, V, D = 3, 7, 5, 6
@@ -133,3 +134,22 @@ def test_an_unsure_teacher_and_a_silent_one_teach_nothing():
     assert found.lengths_B.tolist() == [0, 0]
     assert found.confidence_B.tolist() == pytest.approx([0.6, 0.0])
     assert pseudo_labels(unsure, torch.tensor([2]), 0.5).lengths_B.tolist() == [1]
+
+
+def test_a_pause_says_one_word_boundary_or_nothing():
+    torch.manual_seed(0)
+    pauses = [torch.randn(2, V), torch.randn(3, V)]
+    found, silent = pause_ctc(pauses, 1), pause_ctc(pauses, None)
+    assert int(found.count) == int(silent.count) == 2
+    for kind, boundary in ((found, 1), (silent, None)):
+        expected = 0.0
+        for logits_TV in pauses:
+            chances = logits_TV.softmax(-1).tolist()
+            total = 0.0
+            for path in itertools.product(range(2), repeat=len(chances)):
+                runs = [token for token, _ in itertools.groupby(path) if token]
+                if runs == ([1] if boundary else []):
+                    total += math.prod(chance[token] for chance, token in zip(chances, path, strict=True))
+            expected -= math.log(total)
+        assert float(kind.loss) == pytest.approx(expected, rel=1e-5)
+    assert float(pause_ctc([], 1).loss) == 0.0
