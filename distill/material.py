@@ -141,7 +141,7 @@ def learn(
             file=sys.stderr,
         )
     # Teacher and student must hear the same length; what else is done to the clip, the task does to the student's copy.
-    speed = replace(settings.augment, reverb=0.0, noise=0.0, telephone=0.0)
+    speed = replace(settings.augment, reverb=0.0, noise=0.0, gain=0.0, telephone=0.0)
     train = make_loader(
         material.clips, material.plan, start=step * accumulation * ranks, ranks=ranks, rank=rank(settings.hardware),
         workers=settings.data.workers, labels=material.encode, augment=Augment(speed) if speed.any else None,

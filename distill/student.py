@@ -42,10 +42,10 @@ def choose_blocks(settings: StudentSettings, teacher_layers: int) -> list[int]:
 def make_student(teacher: Recogniser, settings: StudentSettings, regular: RegularSettings) -> Recogniser:
     """A recogniser cut out of ``teacher`` as the settings say, or the one they say to start from."""
     if settings.start:
-        return _from_folder(teacher, settings.start, regular)
+        return _from_folder(teacher, settings, regular)
     encoder = teacher.encoder
     kept, kernel = choose(encoder, settings)
-    shape = _with_dropout(shape_of(encoder.shape, kept, kernel), regular)
+    shape = _as_asked(shape_of(encoder.shape, kept, kernel), settings, regular)
     student = Recogniser(Encoder(shape), teacher.tokens, teacher.normaliser)
     student.encoder.load_state_dict(cut(encoder, kept, shape))
     student.head.load_state_dict({"weight": teacher.head.weight[:, kept.channels], "bias": teacher.head.bias})
@@ -117,7 +117,8 @@ def make_projections(teacher: EncoderShape, channels: Tensor, layers: int) -> nn
     return projections
 
 
-def _from_folder(teacher: Recogniser, folder: str, regular: RegularSettings) -> Recogniser:
+def _from_folder(teacher: Recogniser, settings: StudentSettings, regular: RegularSettings) -> Recogniser:
+    folder = settings.start
     found = Recogniser.load(Path(folder))
     if found.tokens != teacher.tokens:
         raise UserError(f"student.start {folder}: speaks other tokens than the teacher; expected the same alphabet")
@@ -126,12 +127,15 @@ def _from_folder(teacher: Recogniser, folder: str, regular: RegularSettings) -> 
             f"student.start {folder}: has frames of {1000 * found.frame_s:g} ms, the teacher of {1000 * teacher.frame_s:g} ms; "
             "expected the same"
         )
-    student = Recogniser(Encoder(_with_dropout(found.encoder.shape, regular)), found.tokens, found.normaliser)
+    student = Recogniser(Encoder(_as_asked(found.encoder.shape, settings, regular)), found.tokens, found.normaliser)
     student.load_state_dict(found.state_dict())
     return student
 
 
-def _with_dropout(shape: EncoderShape, regular: RegularSettings) -> EncoderShape:
+def _as_asked(shape: EncoderShape, settings: StudentSettings, regular: RegularSettings) -> EncoderShape:
+    """``shape`` in chunks where the settings ask for them; its weights are the same. Dropout is the student's own."""
+    if settings.chunk or settings.left_chunks:
+        shape = replace(shape, chunk=settings.chunk, left_chunks=settings.left_chunks)
     return replace(
         shape,
         dropout=regular.dropout,

@@ -192,3 +192,9 @@ def test_recordings_of_noise_and_rooms_are_used(tmp_path: Path) -> None:
 def test_bad_settings_say_what_to_do(settings: dict, says: str) -> None:
     with pytest.raises(UserError, match=says):
         Augment(AugmentSettings(**settings))
+
+
+def test_gain_changes_loudness_alone() -> None:
+    wave, augment = _tone(440, 0.05), Augment(AugmentSettings(gain=1, gain_db=(-20, -20)))
+    np.testing.assert_allclose(augment(wave, _rng()), 0.1 * wave, rtol=1e-5)
+    assert np.abs(Augment(AugmentSettings(gain=1, gain_db=(60, 60)))(wave, _rng())).max() <= 1

@@ -47,16 +47,20 @@ class AugmentSettings:
     """Loudest and softest noise: speech over noise in dB."""
     noise_folder: str = ""
     """Recordings of noise to use instead of noise between white (1/f^0) and brown (1/f^2)."""
+    gain: float = 0.0
+    """Share of clips made louder or softer."""
+    gain_db: tuple[float, float] = (-20.0, 10.0)
+    """Softest and loudest."""
     telephone: float = 0.0
     """Share of clips sent through a telephone line: 300 to 3,400 Hz, 8 kHz, 8-bit mu-law or GSM."""
     telephone_gsm: float = 0.5
     """Share of these that are mobile calls (GSM 06.10 full rate), the others being landlines (mu-law)."""
 
     def __post_init__(self) -> None:
-        for name in ("speed", "reverb", "noise", "telephone", "telephone_gsm"):
+        for name in ("speed", "reverb", "noise", "gain", "telephone", "telephone_gsm"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"augment.{name} is {getattr(self, name):g}; expected a share of clips, 0 to 1")
-        for name, least in (("speed_factors", 0.5), ("reverb_s", 0.02), ("noise_snr_db", -30.0)):
+        for name, least in (("speed_factors", 0.5), ("reverb_s", 0.02), ("noise_snr_db", -30.0), ("gain_db", -60.0)):
             low, high = getattr(self, name)
             if not least <= low <= high:
                 raise UserError(f"augment.{name} is {low:g} to {high:g}; expected two rising numbers from {least:g} on")
@@ -64,7 +68,7 @@ class AugmentSettings:
     @property
     def any(self) -> bool:
         """Whether any clip is changed at all."""
-        return any((self.speed, self.reverb, self.noise, self.telephone))
+        return any((self.speed, self.reverb, self.noise, self.gain, self.telephone))
 
 
 class Augment:
@@ -83,10 +87,11 @@ class Augment:
             (settings.reverb, self._reverb),
             (settings.noise, self._noise),
             (settings.telephone, self._telephone),
+            (settings.gain, self._gain),
         )
         # A generator for each step: whether one is switched on does not change what another draws.
         chosen = [
-            (step, child) for (share, step), child in zip(steps, rng.spawn(4), strict=True) if child.random() < share
+            (step, child) for (share, step), child in zip(steps, rng.spawn(5), strict=True) if child.random() < share
         ]
         if not chosen:
             return wave
@@ -106,6 +111,9 @@ class Augment:
         else:
             response = simulated_room(rng.uniform(*self.settings.reverb_s), rng)
         return reverberate(wave_S, torch.from_numpy(response))
+
+    def _gain(self, wave_S: Tensor, rng: np.random.Generator) -> Tensor:
+        return wave_S * float(10 ** (rng.uniform(*self.settings.gain_db) / 20))
 
     def _noise(self, wave_S: Tensor, rng: np.random.Generator) -> Tensor:
         if self._noises:

@@ -6,7 +6,11 @@ from typing import Any
 
 import torch
 from fairseq2.models.transformer import SDPA, IdentityBias
-from fairseq2.models.transformer.attention_bias import AttentionBiasCache, maybe_get_attention_bias_tensor
+from fairseq2.models.transformer.attention_bias import (
+    AttentionBias,
+    AttentionBiasCache,
+    maybe_get_attention_bias_tensor,
+)
 from fairseq2.nn import BatchLayout
 from torch import Tensor
 from torch.nn import functional as F
@@ -22,9 +26,10 @@ class Attention(SDPA):
     (`python -m benchmarks.pretrain_profile --attention`; docs/pretraining.md).
     """
 
-    def __init__(self, dropout_p: float) -> None:
+    def __init__(self, dropout_p: float, bias: AttentionBias | None = None) -> None:
+        """``bias`` says who may see whom; all may unless given."""
         super().__init__()
-        self.bias = IdentityBias()
+        self.bias = bias or IdentityBias()
         self.dropout_p = dropout_p
 
     def forward(

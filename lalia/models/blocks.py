@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from lalia.models.attention import Attention
+from lalia.models.chunks import ChunkBias, ChunkedConvolution
 from lalia.models.shape import EncoderShape
 
 LONGEST = 16_384
@@ -88,7 +89,7 @@ def _attention(shape: EncoderShape, block: int) -> StandardMultiheadAttention:
     attention = StandardMultiheadAttention(
         shape.width,
         shape.heads_of(block),
-        Attention(shape.attention_dropout),
+        Attention(shape.attention_dropout, ChunkBias(shape.chunk, shape.left_chunks) if shape.streaming else None),
         head_dim=shape.width // shape.heads,
         pos_encoder=RotaryEncoder(shape.width // shape.heads, LONGEST) if shape.position == "rotary" else None,
         qkv_proj_init_fn=init_bert_projection,
@@ -129,4 +130,6 @@ def _convolution(shape: EncoderShape, block: int) -> ConformerConvolution:
         convolution.depthwise_conv = nn.Conv1d(C, C, shape.block_kernel, padding="same", groups=C, bias=False)
         convolution.layer_norm = StandardLayerNorm(C, bias=True)
         convolution.pointwise_conv2 = nn.Conv1d(C, D, 1, bias=False)
+    if shape.streaming:
+        convolution.depthwise_conv = ChunkedConvolution(C, shape.block_kernel, shape.chunk)
     return convolution

@@ -37,7 +37,8 @@ class StackedFrames(nn.Module):
     """Log-mel or MFCC frames of 25 ms every 10 ms, normalised per clip and bin, ``stack`` of them side by side.
 
     A clip's mean and variance are mixed with those of the training audio as if that had lent it a second of frames: a word of
-    half a second alone says too little about its own loudness.
+    half a second alone says too little about its own loudness. Where a clip is heard chunk by chunk they are those of the
+    training audio alone: a frame must not depend on what comes later, nor on how long the stream has been running.
 
     Runs in float32 whatever the autocast.
     """
@@ -51,6 +52,7 @@ class StackedFrames(nn.Module):
         super().__init__()
         self.stack = shape.stack
         self.mfcc = shape.input == "mfcc"
+        self.streaming = shape.streaming
         mels = 80 if self.mfcc else shape.bins
         mel = torchaudio.functional.melscale_fbanks(FFT // 2 + 1, 20.0, SAMPLE_RATE / 2, mels, SAMPLE_RATE, None, "htk")
         # Not persistent: they follow from the shape, so checkpoints stay free of constants.
@@ -64,7 +66,12 @@ class StackedFrames(nn.Module):
         with torch.autocast(wave_BS.device.type, enabled=False):
             features_BNM = self._bins(wave_BS.float())
             frames_B = torch.clamp((lengths_B - FRAME_WINDOW) // FRAME_HOP + 1, min=0)
-            features_BNM = normalise_over_time(features_BNM, frames_B, prior_2F=self.prior_2M)
+            if self.streaming:
+                mean_M, squares_M = self.prior_2M
+                features_BNM = (features_BNM - mean_M) * torch.rsqrt((squares_M - mean_M.square()).clamp(min=0) + 1e-3)
+                features_BNM = features_BNM * valid_frames(frames_B, features_BNM.shape[1])[:, :, None]
+            else:
+                features_BNM = normalise_over_time(features_BNM, frames_B, prior_2F=self.prior_2M)
             B, N, M = features_BNM.shape
             T = N // self.stack
             stacked_BTF = features_BNM[:, : T * self.stack].reshape(B, T, self.stack * M)

@@ -58,6 +58,10 @@ class EncoderShape:
     """kernel of that convolution, in frames"""
     position_groups: int = 16
     """groups of that convolution"""
+    chunk: Frames = 0
+    """streaming: frames that are heard at once and behind which none of them sees; 0 = a clip is heard whole"""
+    left_chunks: int = 0
+    """streaming: chunks before its own that a frame's attention sees, in every block"""
     dropout: float = 0.1
     """after the frontend, attention and feed-forward"""
     attention_dropout: float = 0.1
@@ -79,11 +83,38 @@ class EncoderShape:
             )
         if self.block != "transformer" and self.block_kernel % 2 == 0:
             raise UserError(f"model.block_kernel {self.block_kernel} must be odd, so that each frame is its own centre")
-
+        self._check_chunks()
         for name in ("heads_by_block", "feedforward_by_block", "channels_by_block"):
             sizes = getattr(self, name)
             if sizes and (len(sizes) != self.layers or min(sizes) < 1):
                 raise UserError(f"model.{name} {sizes}: expected {self.layers} numbers from 1 on, one per block")
+
+    def _check_chunks(self) -> None:
+        """A ``UserError`` where something looks at the whole clip, or numbers of chunks make no sense."""
+        if self.chunk < 0 or self.left_chunks < 0 or bool(self.chunk) != bool(self.left_chunks):
+            raise UserError(
+                f"chunk {self.chunk} and left_chunks {self.left_chunks}: expected both from 1 on for streaming, "
+                "or both 0"
+            )
+        whole = [
+            what
+            for what, found in (
+                ("model.position convolution", self.position == "convolution"),
+                ("model.stem_norm group", self.input == "wave" and self.stem_norm == "group"),
+                ("model.normalise_wave", self.normalise_wave),
+            )
+            if found
+        ]
+        if self.chunk and whole:
+            raise UserError(
+                f"streaming (chunk {self.chunk}) hears chunk by chunk, but {' and '.join(whole)} needs the whole clip; "
+                "start from a recogniser on log-mel frames, or on a stem with layer norm, with rotary positions"
+            )
+
+    @property
+    def streaming(self) -> bool:
+        """Whether a clip is heard chunk by chunk."""
+        return self.chunk > 0
 
     @property
     def pruned(self) -> bool:
