@@ -1,4 +1,7 @@
-"""What the learning proof found: a table and two plots, from the folders of its runs."""
+"""What the learning proof found: a table and two plots, from the folders of its runs.
+
+CERs are of test clips. A start's *hours* are what its pretraining took by the clock, with those of the rounds before it.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,19 @@ from lalia.cards import write_text
 from lalia.machine import processor
 from lalia.training.recording import read_metrics
 
-PAGE, PLOT = Path("docs/results.md"), Path("docs/report/learning.svg")
-COLOURS = {"random": "#9a9a9a", "unheard": "#d08a2e", "heard": "#2a6fbb"}
+PAGE = Path("docs/results.md")
+BY_LABELS, BY_HOURS = Path("docs/report/learning.svg"), Path("docs/report/hours.svg")
+COLOURS = {"random": "#9a9a9a", "unheard": "#d08a2e", "first": "#7fb2e5", "heard": "#2a6fbb"}
+ROUNDS = {"unheard": ("unheard",), "first": ("first",), "heard": ("first", "heard")}
+"""The runs that a start's pretraining is made of."""
+TEXT = {
+    "random": "random weights",
+    "unheard": "one round, no audio of the six languages",
+    "first": "one round, unlabelled training audio of the six languages in it",
+    "heard": "two rounds on the same",
+}
+MAIN_MINUTES = 10.0
+"""The amount of labels that the plot of hours shows."""
 
 
 @dataclass(frozen=True)
@@ -91,12 +105,13 @@ def best_cells(results: list[Result]) -> Cells:
 
 
 def write_results(trials: list[Trial], out: Path, command: str, steps: int) -> Path:
-    """Write the page and its plot from whatever of ``trials`` is finished."""
+    """Write the page and its plots from whatever of ``trials`` is finished."""
     results = collect(trials, out)
     cells = best_cells(results)
-    targets = list(dict.fromkeys(trial.target for trial in trials))
+    targets = [t for t in dict.fromkeys(trial.target for trial in trials) if any(key[0] == t.language for key in cells)]
     minutes = sorted({trial.minutes for trial in trials})
     draw(cells, targets, minutes)
+    draw_hours(cells, targets, out)
     write_text(PAGE, _page(cells, targets, minutes, results, len(trials), out, command, steps))
     return PAGE
 
@@ -105,37 +120,45 @@ def _page(
     cells: Cells, targets: list[Target], minutes: list[float], results: list[Result], planned: int, out: Path,
     command: str, steps: int,
 ) -> str:  # fmt: skip
+    starts = [start for start in TEXT if any(key[2] == start for key in cells)]
     lines = [
         "# What pretraining brings: six languages, few labels",
         "",
         f"`{command}` · {datetime.date.today().isoformat()} · {processor()} · {len(results)} of {planned} runs of the grid",
         "",
         "Character error rate (greedy) on test clips that no training heard; in brackets the ratio to random weights at the "
-        f"same steps, {steps} of 30 s each. Every start has its own best learning rate of the grid, chosen on dev. *heard*: the "
-        "unlabelled training audio of the language was in pretraining; *unheard*: no audio of the six languages was. Where "
+        f"same steps, {steps} of 30 s each. Every start has its own best learning rate of the grid, chosen on dev. Where "
         "there are several seeds: their mean, and lowest to highest.",
         "",
-        f"![CER against minutes of labels]({PLOT.relative_to(PAGE.parent).as_posix()})",
+        *(f"- *{start}*: {TEXT[start]}" for start in starts),
         "",
-        "| language | minutes | random | unheard | heard |",
-        "|---|---|---|---|---|",
+        f"![CER against minutes of labels]({BY_LABELS.relative_to(PAGE.parent).as_posix()})",
+        "",
+        f"| language | minutes | {' | '.join(starts)} |",
+        "|---" * (2 + len(starts)) + "|",
     ]
     for target in targets:
         for amount in minutes:
             base = cells.get((target.language, amount, "random"))
-            shown = [
-                _shown(cells.get((target.language, amount, start)), base) for start in ("random", "unheard", "heard")
-            ]
+            shown = [_shown(cells.get((target.language, amount, start)), base) for start in starts]
             if any(cell != "–" for cell in shown):
                 lines.append(f"| {target.name} | {amount:g} | {' | '.join(shown)} |")
-    for start in ("heard", "unheard"):
+    lines += [
+        "",
+        f"CER at {MAIN_MINUTES:g} minutes of labels against hours of pretraining:",
+        "",
+        f"![CER against hours of pretraining]({BY_HOURS.relative_to(PAGE.parent).as_posix()})",
+        "",
+        "| encoder | audio, hours | steps | hours of one core | held-out contrastive accuracy | chance |",
+        "|---|---|---|---|---|---|",
+    ]
+    for start in starts:
         if (out / start / "finished.json").is_file():
             facts = json.loads((out / start / "finished.json").read_text(encoding="utf-8"))
-            lines += [
-                "",
-                f"Encoder *{start}*: {facts['hours']:.1f} hours of audio, {facts['steps']} steps in {_hours(out / start):.2f} "
-                f"hours; held-out contrastive accuracy {facts['accuracy']:.3f} (chance {facts['chance']:.4f}).",
-            ]
+            lines.append(
+                f"| {start} | {facts['hours']:.1f} | {facts['steps']} | {_hours(start, out):.2f} | {facts['accuracy']:.3f} | "
+                f"{facts['chance']:.4f} |"
+            )
     return "\n".join(lines) + "\n"
 
 
@@ -149,36 +172,66 @@ def _shown(cell: Cell | None, base: Cell | None) -> str:
 
 def draw(cells: Cells, targets: list[Target], minutes: list[float]) -> None:
     """CER against minutes of labels, a panel for each language; the band is the spread of the seeds."""
-    shown = [t for t in targets if any(key[0] == t.language for key in cells)]
-    figure = Figure(figsize=(9.0, 2.6 * max(1, -(-len(shown) // 3))), layout="constrained")
-    for place, target in enumerate(shown):
-        axes = figure.add_subplot(-(-len(shown) // 3), 3, place + 1)
+    figure = _panels(targets, "minutes of labels")
+    for axes, target in zip(figure.axes, targets, strict=True):
         for start, colour in COLOURS.items():
-            points = [(m, cells[target.language, m, start]) for m in minutes if (target.language, m, start) in cells]
-            if points:
-                xs = [m for m, _ in points]
-                axes.plot(xs, [cell.cer for _, cell in points], marker="o", color=colour, label=start)
+            known = [m for m in minutes if (target.language, m, start) in cells]
+            if known:
+                found = [cells[target.language, m, start] for m in known]
+                axes.plot(known, [cell.cer for cell in found], marker="o", color=colour, label=start)
                 axes.fill_between(
-                    xs, [min(cell.cers) for _, cell in points], [max(cell.cers) for _, cell in points],
+                    known, [min(cell.cers) for cell in found], [max(cell.cers) for cell in found],
                     color=colour, alpha=0.2, lw=0,
                 )  # fmt: skip
-        axes.set_title(target.name, fontsize=10)
         axes.set_xscale("log")
         axes.set_xticks(minutes, [f"{m:g}" for m in minutes])
         axes.minorticks_off()
-        axes.set_ylim(0)
+    _save(figure, BY_LABELS)
+
+
+def draw_hours(cells: Cells, targets: list[Target], out: Path) -> None:
+    """CER at ten minutes of labels against hours of pretraining; the bars are the spread of the seeds."""
+    figure = _panels(targets, "hours of pretraining, one core")
+    for axes, target in zip(figure.axes, targets, strict=True):
+        known = {
+            s: cells[target.language, MAIN_MINUTES, s] for s in COLOURS if (target.language, MAIN_MINUTES, s) in cells
+        }
+        heard = [(_hours(start, out), known[start]) for start in ("random", "first", "heard") if start in known]
+        axes.plot([x for x, _ in heard], [cell.cer for _, cell in heard], color=COLOURS["heard"], lw=1)
+        for start, cell in known.items():
+            low, high = min(cell.cers), max(cell.cers)
+            axes.errorbar(
+                [_hours(start, out)], [cell.cer], [[cell.cer - low], [high - cell.cer]],
+                marker="o", color=COLOURS[start], label=start, ls="none",
+            )  # fmt: skip
+    _save(figure, BY_HOURS)
+
+
+def _panels(targets: list[Target], across: str) -> Figure:
+    """A panel for each language, CER upwards from 0."""
+    rows = max(1, -(-len(targets) // 3))
+    figure = Figure(figsize=(9.0, 2.6 * rows), layout="constrained")
+    for place, target in enumerate(targets):
+        axes = figure.add_subplot(rows, 3, place + 1)
+        axes.set_title(target.name, fontsize=10)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="#dddddd")
-        axes.set_xlabel("minutes of labels")
+        axes.set_xlabel(across)
         if place % 3 == 0:
             axes.set_ylabel("CER")
-    if shown:
-        figure.axes[0].legend(frameon=False)
-    PLOT.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(PLOT, format="svg", facecolor="white", metadata={"Date": None})
+    return figure
 
 
-def _hours(run: Path) -> float:
-    """What the run's training took by the clock, as its record says."""
-    lines = read_metrics(run)
-    return float(lines[-1]["time_s"]) / 3600 if lines else 0.0
+def _save(figure: Figure, path: Path) -> None:
+    for axes in figure.axes:
+        axes.set_ylim(0)
+    if figure.axes:
+        figure.axes[0].legend(frameon=False, fontsize=8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, format="svg", facecolor="white", metadata={"Date": None})
+
+
+def _hours(start: str, out: Path) -> float:
+    """What pretraining to ``start`` took by the clock, as the records of its rounds say."""
+    records = [read_metrics(out / run) for run in ROUNDS.get(start, ())]
+    return sum(float(lines[-1]["time_s"]) for lines in records if lines) / 3600

@@ -24,9 +24,9 @@ class ContrastiveShape:
     """The quantizer and the space in which context and target meet. The defaults are wav2vec 2.0 BASE."""
 
     kind: Literal["gumbel", "kmeans"] = "gumbel"
-    """gumbel learns the codes from the features as it goes (wav2vec 2.0); kmeans clusters cepstra (of log-mel input), or frames of
-    a teacher, once before training, and only the codes' vectors are learned: it cannot collapse and gives a small model targets
-    at once"""
+    """gumbel learns the codes from the features as it goes (wav2vec 2.0); kmeans clusters cepstra (of log-mel input), or a
+    teacher's frames, once before training, and only the codes' vectors are learned: it cannot collapse and gives a small model
+    targets at once"""
     codebooks: int = 2
     """codebooks of the quantizer; kmeans has 1"""
     entries: int = 320
@@ -50,6 +50,11 @@ class ContrastiveShape:
             raise UserError(f"quantizer.codebooks {self.codebooks}: kmeans has 1")
         if self.kind != "kmeans" and self.teacher:
             raise UserError(f"quantizer.teacher {self.teacher}: only kmeans has one; take --quantizer.kind kmeans")
+        if self.teacher_block and not self.teacher:
+            raise UserError(
+                f"quantizer.teacher_block {self.teacher_block}: of no teacher; give the encoder of the round before with "
+                "--quantizer.teacher"
+            )
 
 
 class ContrastiveHead(nn.Module):
