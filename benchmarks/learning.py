@@ -93,12 +93,14 @@ def pretrain(start: str, corpora: dict[str, Path], out: Path, minutes: float) ->
 
 
 def finetune(trial: Trial, corpus: Path, out: Path, steps: int) -> None:
-    """One recogniser; random weights have the shape, and the feature statistics, of the first round's encoder."""
-    encoder = out / ("first" if trial.start == "random" else trial.start) / "encoder"
+    """One recogniser. Random weights have the shape, and the feature statistics, of the first round's encoder; the start
+    "adapter" is an adapter on the second round's."""
+    encoder = out / {"random": "first", "adapter": "heard"}.get(trial.start, trial.start) / "encoder"
     call([
         "python", "-m", "finetune", "fit", "--config", str(CONFIGS / "finetune/nano.yaml"), "--data.corpus", str(corpus),
         "--data.language", trial.target.language, "--labels.minutes", f"{trial.minutes:g}", "--encoder", str(encoder),
         "--start", "random" if trial.start == "random" else "pretrained", "--optim.lr", f"{trial.rate:g}",
+        *(("--mode", "adapter") if trial.start == "adapter" else ()),
         "--schedule.steps", str(steps), "--seed", str(trial.seed), "--out", str(trial.folder(out)),
     ])  # fmt: skip
 
