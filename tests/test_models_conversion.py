@@ -479,3 +479,23 @@ def test_a_quantizer_is_kept_beside_its_encoder(tmp_path: Path) -> None:
         torch.testing.assert_close(found.state_dict()[name], tensor, msg=name)
     encoder.save(tmp_path / "bare", [])
     assert load_quantizer(tmp_path / "bare") is None
+
+
+def test_an_encoder_to_give_away_takes_half_the_bytes_and_says_nearly_the_same(tmp_path: Path, capsys) -> None:
+    encoder = our_recogniser().encoder
+    head = ContrastiveHead(encoder.shape, ContrastiveShape(codebooks=2, entries=5, code_width=8, final_width=6))
+    encoder.save(tmp_path / "encoder", [], quantizer=head, pretraining={"accuracy": 0.4})
+    assert convert(tmp_path / "encoder", f"half:{tmp_path / 'small'}") == 0
+    sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("encoder", "small")]
+    assert sizes[1] < 0.75 * sizes[0]  # norms and biases, which weigh much in a model this small, stay as they are
+    small = Encoder.load(tmp_path / "small")
+    assert all(weight.dtype == torch.float32 for weight in small.state_dict().values() if weight.is_floating_point())
+    for (name, kept), weight in zip(small.state_dict().items(), encoder.state_dict().values(), strict=True):
+        torch.testing.assert_close(kept, weight, rtol=1e-3, atol=1e-6, msg=name)
+    card = read_card(tmp_path / "small")
+    assert (
+        card["pretraining"] == {"accuracy": 0.4} and card["parents"][0]["id"] == read_card(tmp_path / "encoder")["id"]
+    )
+    assert load_quantizer(tmp_path / "small") is None
+    assert convert(f"half:{tmp_path / 'small'}", tmp_path / "again") == 2
+    assert "only a lalia encoder becomes half:FOLDER" in capsys.readouterr().err

@@ -53,11 +53,20 @@ def save_encoder(
     folder: Path,
     parents: list[dict[str, Any]],
     quantizer: ContrastiveHead | None = None,
+    half: bool = False,
     **facts: Any,
 ) -> None:
-    """Write ``encoder``, and the quantizer it was pretrained with where there is one, to ``folder``, which it replaces."""
+    """Write ``encoder``, and the quantizer it was pretrained with where there is one, to ``folder``, which it replaces.
+
+    ``half``: matrices and kernels take two bytes a number (float16); whoever loads them has float32 again.
+    """
     with replacing(folder) as new:
-        _write_weights(encoder, new / WEIGHTS)
+        weights = _portable(encoder.state_dict())
+        if half:
+            weights = {key: weight.half() if weight.ndim > 1 else weight for key, weight in weights.items()}
+            if lost := [key for key, weight in weights.items() if not bool(weight.isfinite().all())]:
+                raise UserError(f"{folder}: {', '.join(lost[:3])} would not be finite in float16; keep float32")
+        save_file(weights, new / WEIGHTS)
         config = {"encoder": encoder.shape.to_dict()}
         if quantizer is not None:
             _write_weights(quantizer, new / QUANTIZER)

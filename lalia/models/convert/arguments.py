@@ -12,7 +12,7 @@ from lalia.exits import UserError
 if TYPE_CHECKING:
     from lalia.models.convert.parts import Parts
 
-KINDS = ("hf", "fairseq", "fairseq2", "sherpa")
+KINDS = ("hf", "fairseq", "fairseq2", "sherpa", "half")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "target",
         metavar="DST",
-        help="lalia folder, hf:FOLDER, fairseq2:FILE or (of a student) sherpa:FOLDER; made anew",
+        help="lalia folder, hf:FOLDER, fairseq2:FILE, half:FOLDER or (of a student) sherpa:FOLDER; made anew",
     )
     parser.add_argument("--language", default="", metavar="CODE", help="ISO 639-3, for a recogniser's normaliser")
     checkpoints = parser.add_argument_group("where a checkpoint does not say it itself")
@@ -41,6 +41,10 @@ def main(args: argparse.Namespace) -> int:
         raise UserError(
             f"{args.source} to {args.target}: only a lalia student becomes sherpa:FOLDER, and none comes back"
         )
+    if source == "half" or (target == "half" and source != "lalia"):
+        raise UserError(
+            f"{args.source} to {args.target}: only a lalia encoder becomes half:FOLDER, which is one as well"
+        )
     if source == target == "lalia":
         raise UserError(
             f"{args.source} and {args.target} are both lalia's; expected hf:, fairseq: or fairseq2: before one"
@@ -54,6 +58,8 @@ def main(args: argparse.Namespace) -> int:
         raise UserError(f"lalia convert needs {error.name}; pip install 'lalia[train]'") from error
     if target == "sherpa":
         return _share(source_path, target_path)
+    if target == "half":
+        return _halve(source_path, target_path)
     parts = _read(source, source_path, args)
     if target == "hf":
         from lalia.models.convert.hf_writing import write_hf
@@ -81,6 +87,18 @@ def _share(student: Path, folder: Path) -> int:
 
     remarks = write_sherpa(student, folder)
     print(f"{folder}: for sherpa-onnx's OfflineRecognizer.from_omnilingual_asr_ctc{''.join(f'; {r}' for r in remarks)}")
+    return 0
+
+
+def _halve(source: Path, folder: Path) -> int:
+    """An encoder to give away: half the bytes, without the quantizer."""
+    from lalia.cards import read_card
+    from lalia.models.store import WEIGHTS, load_encoder, save_encoder
+
+    card = read_card(source, "encoder")
+    encoder = load_encoder(source)
+    save_encoder(encoder, folder, [card], half=True, pretraining=card.get("pretraining", {}))
+    print(f"{folder}: a lalia encoder, {(folder / WEIGHTS).stat().st_size / 1e6:.1f} MB, matrices in float16")
     return 0
 
 
