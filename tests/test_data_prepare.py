@@ -109,7 +109,9 @@ def test_wrong_arguments_are_one_line(
     assert "Traceback" not in message
 
 
-def test_again_it_says_that_it_is_finished(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_again_it_says_that_it_is_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     save(tmp_path / "a" / "x.wav", voiced(1))
     command = ["prepare", str(tmp_path / "a"), "--out", str(tmp_path / "c"), "--workers", "1"]
     assert main(command) == 0
@@ -117,6 +119,8 @@ def test_again_it_says_that_it_is_finished(tmp_path: Path, capsys: pytest.Captur
     assert main(command) == 0
     assert "is finished (1 clips" in capsys.readouterr().err
     assert content(tmp_path / "c") == before
+    monkeypatch.chdir(tmp_path)
+    assert main(["prepare", "./a", "--out", "c", "--workers", "1"]) == 0  # the same folder, typed otherwise
     assert main([*command, "--language", "ita"]) == 2
     assert "holds another corpus (language: as usual, now ita)" in capsys.readouterr().err
     assert not list(tmp_path.glob(".*work"))

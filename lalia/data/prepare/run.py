@@ -52,10 +52,8 @@ def prepare(list_source: ListSource, recipe: Recipe, out: Path, engine: Engine, 
     wanted = recipe.card()
     if (out / NAME).exists():
         card = read_card(out, "corpus")
-        if card.get("recipe") != wanted:
-            raise UserError(
-                f"{out}: holds another corpus ({_differences(card.get('recipe'), wanted)}); choose another --out"
-            )
+        if found := _differences(card.get("recipe"), wanted):
+            raise UserError(f"{out}: holds another corpus ({found}); choose another --out")
         console.print(f"{out}: is finished ({_summary(card)})")
         return card
     work = out.parent / f".{out.name}.work"
@@ -93,11 +91,8 @@ def _claim(work: Path, out: Path, recipe: dict[str, Any]) -> None:
     """Make the work folder ours, or find that it is."""
     begun = work / "recipe.json"
     if begun.exists():
-        found = json.loads(begun.read_text(encoding="utf-8"))
-        if found != recipe:
-            raise UserError(
-                f"{out}: was begun otherwise ({_differences(found, recipe)}); finish that, or delete {work}"
-            )
+        if found := _differences(json.loads(begun.read_text(encoding="utf-8")), recipe):
+            raise UserError(f"{out}: was begun otherwise ({found}); finish that, or delete {work}")
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: exists and is not a corpus; choose another --out, or empty it")
     try:
@@ -145,7 +140,14 @@ def _summary(card: dict[str, Any]) -> str:
 
 
 def _differences(found: Any, wanted: dict[str, Any]) -> str:
+    """In what two recipes differ, in words; empty where they are the same, in whichever way paths were typed."""
     if not isinstance(found, dict):
         return "made by another program"
-    keys = [key for key in {**found, **wanted} if found.get(key) != wanted.get(key)]
+    keys = [key for key in {**found, **wanted} if not _same(key, found.get(key), wanted.get(key))]
     return "; ".join(f"{key}: {found.get(key, 'as usual')}, now {wanted.get(key, 'as usual')}" for key in keys)
+
+
+def _same(key: str, one: Any, other: Any) -> bool:
+    if key in ("source", "root") and one and other and Path(other).exists():
+        return os.path.abspath(one) == os.path.abspath(other)
+    return bool(one == other)
