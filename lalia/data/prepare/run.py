@@ -149,5 +149,5 @@ def _differences(found: Any, wanted: dict[str, Any]) -> str:
 
 def _same(key: str, one: Any, other: Any) -> bool:
     if key in ("source", "root") and one and other and Path(other).exists():
-        return os.path.abspath(one) == os.path.abspath(other)
+        return Path(one).resolve() == Path(other).resolve()
     return bool(one == other)
