@@ -6,7 +6,8 @@ An encoder is pretrained on everything but the test clips, a third of the minute
 the rest in a second (clusters of the first round's block 4). "first" and "heard" are these two rounds on all sets, the unlabelled
 training audio of the target languages among them; "unheard" is a first round without any audio of the target languages. Each,
 and the same shape from random weights ("random"), is fine-tuned on 2, 10 and 30 minutes of six languages at the same steps;
-each start keeps, per language and minutes, the learning rate of the grid that errs least on dev (mean over the seeds).
+each start keeps, per language and minutes, the learning rate of the grid that errs least on dev with the first seed; only that
+rate gets more seeds.
 
 The same command again continues; --until stops before the next run begins; commands with different --language may run side by
 side. Whatever is finished is in the table and the plots: docs/results.md, docs/report/learning.svg, docs/report/hours.svg.
@@ -19,11 +20,11 @@ import datetime
 import shlex
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.learning_corpora import TARGETS, Target, call, prepare_all
-from benchmarks.learning_report import Trial, write_results
+from benchmarks.learning_report import Trial, best_cells, collect, write_results
 from lalia.data.mixture import Mixture
 from lalia.exits import UserError, run
 
@@ -70,11 +71,20 @@ def main() -> int:
     for trial in grid.trials():
         if late(until):
             break
+        if trial.seed != grid.seeds[0] and not chosen(trial, grid, out):
+            continue
         finetune(trial, corpora[trial.target.speech or "prompts"], out, grid.steps)
     command = "python -m benchmarks.learning " + " ".join(shlex.quote(word) for word in sys.argv[1:] if word != until)
     page = write_results(list(grid.trials()), out, command, grid.steps)
     print(f"the table and the plot: {page}")
     return 0
+
+
+def chosen(trial: Trial, grid: Grid, out: Path) -> bool:
+    """Whether no other rate of the grid was better on dev with the first seed."""
+    firsts = [replace(trial, rate=rate, seed=grid.seeds[0]) for rate in grid.rates]
+    cell = best_cells(collect(firsts, out)).get((trial.target.language, trial.minutes, trial.start))
+    return cell is not None and cell.rate == trial.rate
 
 
 def pretrain(start: str, corpora: dict[str, Path], out: Path, minutes: float) -> None:

@@ -112,23 +112,28 @@ def write_results(trials: list[Trial], out: Path, command: str, steps: int) -> P
     minutes = sorted({trial.minutes for trial in trials})
     draw(cells, targets, minutes)
     draw_hours(cells, targets, out)
-    write_text(PAGE, _page(cells, targets, minutes, results, len(trials), out, command, steps))
+    write_text(PAGE, _page(cells, targets, minutes, results, out, command, steps))
     return PAGE
 
 
 def _page(
-    cells: Cells, targets: list[Target], minutes: list[float], results: list[Result], planned: int, out: Path,
-    command: str, steps: int,
-) -> str:  # fmt: skip
+    cells: Cells,
+    targets: list[Target],
+    minutes: list[float],
+    results: list[Result],
+    out: Path,
+    command: str,
+    steps: int,
+) -> str:
     starts = [start for start in TEXT if any(key[2] == start for key in cells)]
     lines = [
         "# What pretraining brings: six languages, few labels",
         "",
-        f"`{command}` · {datetime.date.today().isoformat()} · {processor()} · {len(results)} of {planned} runs of the grid",
+        f"`{command}` · {datetime.date.today().isoformat()} · {processor()} · {len(results)} fine-tunings",
         "",
         "Character error rate (greedy) on test clips that no training heard; in brackets the ratio to random weights at the "
-        f"same steps, {steps} of 30 s each. Every start has its own best learning rate of the grid, chosen on dev. Where "
-        "there are several seeds: their mean, and lowest to highest.",
+        f"same steps, {steps} of 30 s each. Every start has its own best learning rate of the grid, chosen on dev with "
+        "the first seed. Where there are several seeds: their mean, and lowest to highest.",
         "",
         *(f"- *{start}*: {TEXT[start]}" for start in starts),
         "",
