@@ -8,6 +8,8 @@ from typing import Any
 
 from distill.config import GateSettings
 
+LEARN_INT8 = "let the student learn to live with int8: python -m distill fit --qat true --student.start RECOGNISER"
+
 
 @dataclass(frozen=True)
 class Figures:
@@ -103,12 +105,12 @@ def blame(
         if alone > 0:
             said.append(
                 f"quantizing {worst.group} is to blame most: alone it takes the error from {_percent(worst.cer_float)} to "
-                f"{_percent(worst.cer)}; keep it in float with --quantize.keep_float {worst.group}"
+                f"{_percent(worst.cer)}; keep it in float with --quantize.keep_float {worst.group}, or {LEARN_INT8}"
             )
         else:
             said.append(
                 f"no group alone costs errors; the largest change of the posteriors comes from {worst.group} "
-                f"({worst.divergence:.3f} nats per frame): raise --quantize.rescue, or train longer"
+                f"({worst.divergence:.3f} nats per frame): raise --quantize.rescue, or {LEARN_INT8}"
             )
     if "teacher_ratio" in budgets and figures.cer_teacher is not None:
         if figures.cer_float > allowed(figures.cer_teacher, gate.teacher_ratio, gate.slack):

@@ -97,6 +97,9 @@ class DistillSettings:
     join_s: float = 30.0
     """the student hears clips joined, with pauses between them, to waves of up to this many seconds (the runtime's window), drawn
     anew for each micro-batch; the teacher hears each alone. 0 = each clip for itself"""
+    qat: bool = False
+    """the student computes in fake int8 while it learns, rounded as the exported file will be, and comes to terms with it; for
+    one that lost too much: `--qat true --student.start RUN/recogniser` and a few hundred steps"""
     data: DataSettings = field(default_factory=DataSettings)
     labels: LabelSettings = field(default_factory=LabelSettings)
     student: StudentSettings = field(default_factory=StudentSettings)

@@ -39,7 +39,7 @@ def _finish(settings: DistillSettings, folder: Path, task: DistillTask, material
     scores = transcribe_rows(student, material.mixture, material.test).as_dict()
     taught = transcribe_rows(task.teacher, material.mixture, material.test).score()
     facts = material.facts | {
-        "steps": settings.schedule.steps, "best_step": step,
+        "steps": settings.schedule.steps, "best_step": step, "fake_int8": settings.qat,
         "test_cer": scores["cer"], "test_wer": scores["wer"],
         "teacher_cer": taught.cer.rate, "teacher_wer": taught.wer.rate,
     }  # fmt: skip

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.config import DistillSettings
+from distill.fake_int8 import fake_int8
 from distill.loss import hidden_distance, labelled_ctc, pause_ctc, posterior_divergence, pseudo_labels
 from distill.student import choose_blocks, kept_channels, make_projections
 from lalia.data.augment import Augment
@@ -58,6 +59,8 @@ class DistillTask(LightningModule):
         # Not a submodule: the teacher is in no checkpoint and no optimizer, and never in training mode.
         self._teacher = (teacher.eval().requires_grad_(False),)
         self.references = references
+        if settings.qat:
+            fake_int8(student)
         if settings.hardware.checkpointing:
             student.encoder.checkpoint_blocks()
         pairs = (
