@@ -68,6 +68,9 @@ class LossSettings:
     """CTC on what the teacher heard in clips without a label, per token"""
     confidence: float = 0.9
     """how sure the teacher must be of a clip, on (geometric) average over its letters, for that"""
+    pseudo_lm: str = ""
+    """folder of a language model (`lalia lm`): what the teacher heard is then searched for with it, once for each clip; none
+    given = the teacher's likeliest letters, found while training"""
     pauses: float = 0.3
     """CTC of a word boundary in each pause between clips that were joined"""
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from distill.config import DistillSettings
+from distill.pseudo import beam_labels
 from distill.task import DistillTask
 from lalia.cards import read_card
 from lalia.data.augment import Augment
@@ -129,6 +130,12 @@ def learn(
     accumulation = settings.batch.accumulation(ranks)
     settle(settings, folder, lambda: _micro_step(task, material), accumulation)
     task.zero_grad(set_to_none=True)
+    if settings.loss.pseudo and settings.loss.pseudo_lm:
+        unlabelled = np.setdiff1d(material.rows, material.labelled)
+        task.pseudo = beam_labels(
+            material.teacher, material.card, settings.loss.pseudo_lm, material.mixture, unlabelled, settings.loss.confidence,
+            folder, leads(settings.hardware),
+        )  # fmt: skip
     step = first_step(folder)
     audio_s = accumulation * ranks * settings.batch.micro_s
     if leads(settings.hardware):

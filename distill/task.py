@@ -59,6 +59,8 @@ class DistillTask(LightningModule):
         # Not a submodule: the teacher is in no checkpoint and no optimizer, and never in training mode.
         self._teacher = (teacher.eval().requires_grad_(False),)
         self.references = references
+        self.pseudo: dict[int, list[int]] | None = None
+        """tokens that the teacher found by beam search, by row; None = its best path is taken as training goes"""
         if settings.qat:
             fake_int8(student)
         if settings.hardware.checkpointing:
@@ -158,15 +160,25 @@ class DistillTask(LightningModule):
         labelled_B = batch.label_lengths_B > 0
         known = labelled_ctc(heard.logits_BTV, heard.frames_B, batch.labels_BU, batch.label_lengths_B)
         found["labels"] = known.loss / known.count.clamp(min=1)
-        guess = pseudo_labels(taught.logits_BTV, heard.frames_B, settings.confidence)
-        lengths_B = guess.lengths_B.masked_fill(labelled_B, 0)
-        guessed = labelled_ctc(heard.logits_BTV, heard.frames_B, guess.labels_BU, lengths_B)
+        guess_BU, lengths_B = self.guessed(batch, taught)
+        lengths_B = lengths_B.masked_fill(labelled_B, 0)
+        guessed = labelled_ctc(heard.logits_BTV, heard.frames_B, guess_BU, lengths_B)
         found["pseudo"] = guessed.loss / guessed.count.clamp(min=1)
         between = pause_ctc(heard.pauses, self.boundary)
         found["pauses"] = between.loss / between.count.clamp(min=1)
         found["labelled"] = labelled_B.float().mean()
         found["pseudo_labelled"] = (lengths_B > 0).float().mean()
         return found
+
+    def guessed(self, batch: Batch, taught: Said) -> tuple[Tensor, Tensor]:
+        """What the teacher heard where it is sure of it: labels_BU, and their lengths_B, 0 where it is not."""
+        if self.pseudo is None:
+            found = pseudo_labels(taught.logits_BTV, taught.frames_B, self.settings.loss.confidence)
+            return found.labels_BU, found.lengths_B
+        labels = [torch.tensor(self.pseudo.get(row, []), dtype=torch.int64) for row in batch.rows_B.tolist()]
+        lengths_B = torch.tensor([len(label) for label in labels])
+        device = batch.wave_BS.device
+        return torch.nn.utils.rnn.pad_sequence(labels, batch_first=True).to(device), lengths_B.to(device)
 
     def weighted(self, found: dict[str, Tensor]) -> Tensor:
         """The weighted sum of the losses."""

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
-from tiny_corpus import make_corpus
+from tiny_corpus import WORDS, make_corpus
 from tiny_teacher import make_recogniser
 from torch.testing import assert_close
 
 from distill.__main__ import main
 from distill.config import DistillSettings, LossSettings, StudentSettings
 from distill.material import choose_labels
+from distill.pseudo import beam_labels
 from distill.student import make_student
 from distill.task import DistillTask
 from lalia.cards import ancestors, read_card
@@ -23,7 +27,9 @@ from lalia.data.augment import AugmentSettings
 from lalia.data.labels import Revealed, choose, digest, encoder_of
 from lalia.data.loader import make_eval_loader
 from lalia.data.mixture import Mixture
+from lalia.decoding.language_model import make, symbols_of
 from lalia.models.recogniser import Recogniser
+from lalia.runtime.decoders import make_decoder
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +131,47 @@ def task_and_batch(made, chosen: DistillSettings, labels: bool = True):
     task = DistillTask(chosen, teacher, make_student(teacher, chosen.student, chosen.regular), {})
     batch = next(iter(make_eval_loader(clips, rows, 60.0, encoder_of(teacher.tokens, teacher.normaliser))))
     return task, batch
+
+
+def test_pseudo_labels_come_from_the_teachers_beam_under_a_language_model_where_one_is_given(made, run):
+    teacher = Recogniser.load(made / "teacher")
+    symbols = [symbols_of(word, "letter", teacher.tokens)[0] for word in WORDS["ita"]]
+    make(made / "lm", symbols, "letter", 3, teacher.normaliser, [])
+    flags = ("--loss.pseudo_lm", str(made / "lm"), "--loss.confidence")
+    status, _, complained = run("searched", *flags, "0.0")
+    assert status == 0, complained
+    unlabelled = re.search(r"(\d+) of (\d+) clips without a label have one", complained)
+    assert unlabelled is not None and 0 < int(unlabelled[1]) <= int(unlabelled[2])
+    kept = json.loads((made / "searched" / "pseudo.json").read_text())
+    assert kept["teacher"] == read_card(made / "teacher")["id"] and kept["lm"] == read_card(made / "lm")["id"]
+    lines = [json.loads(line) for line in (made / "searched" / "metrics.jsonl").read_text().splitlines()]
+    assert any(line.get("train/pseudo", 0.0) > 0 for line in lines)
+
+    mixture = Mixture.load([made / "corpus"])
+    rows = mixture.select("train", ["ita"])[:3]
+    card = read_card(made / "teacher")
+    given = (str(made / "lm"), mixture, rows)
+    every = beam_labels(teacher, card, *given, 0.0, made / "searched-all", True)
+    sure = kept_by(made / "searched-all", 0.9)
+    assert beam_labels(teacher, card, *given, 0.9, made / "searched-all", True).keys() == {
+        row for row in every if mixture.id(row) in sure
+    }
+    decoder = make_decoder(
+        cast(
+            Any,
+            SimpleNamespace(tokens=teacher.tokens, normaliser=teacher.normaliser, frame_s=teacher.frame_s, card=card),
+        ),
+        made / "lm",
+    )
+    for row in every:
+        wave = mixture.wave(row)
+        log_probs_BTV, _ = teacher.log_probs(torch.from_numpy(wave)[None], torch.tensor([len(wave)]))
+        assert every[row] == [hit.token for hit in decoder.decode(log_probs_BTV[0].numpy()).hits]
+
+
+def kept_by(folder, confidence: float) -> set[str]:
+    clips = json.loads((folder / "pseudo.json").read_text())["clips"]
+    return {name for name, (tokens, sure) in clips.items() if tokens and sure >= confidence}
 
 
 def test_labels_are_chosen_as_the_teacher_chose_them(made, capsys):
