@@ -31,6 +31,7 @@ from lalia.data.mixture import Mixture
 from lalia.exits import GateRefused, UserError
 from lalia.models.recogniser import Recogniser
 from lalia.models.store import WEIGHTS, count_parameters, replacing
+from lalia.models.streamed import streaming_facts
 from lalia.runtime.evaluation import Evaluation, evaluate
 from lalia.runtime.integrity import MODEL, NORMALISER, TOKENS, file_hashes
 from lalia.runtime.student import Student
@@ -138,6 +139,8 @@ class Job:
         """Write the card of the student in ``folder``."""
         names = (MODEL, TOKENS, NORMALISER)
         data = self.settings.data
+        if streaming := streaming_facts(self.recogniser.encoder.shape):
+            facts["streaming"] = streaming
         return write_card(
             folder, "student", [self.card], frame_s=self.recogniser.frame_s, sample_rate=SAMPLE_RATE,
             language=data.language or self.mixture.language_names, tokens=len(self.recogniser.tokens),

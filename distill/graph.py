@@ -1,6 +1,10 @@
 """From a recogniser to one ONNX graph: raw wave in, log-probabilities out, batch and length free.
 
 ``wave`` (B, S) float32, 16 kHz, unpadded -> ``log_probs`` (B, T, V) float32. Features are inside; weights keep their names.
+
+A streaming recogniser's graph has inputs ``state.NAME`` besides, which need not be given (zeros stand in for them: nothing was
+heard before), and outputs ``next.NAME`` that are the states of the piece behind. So one file, with its weights once, hears whole
+clips as any other does, and streams piece by piece (``lalia/models/streamed.py``).
 """
 
 from __future__ import annotations
@@ -19,12 +23,13 @@ import onnxscript.optimizer
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from lalia.models.deployed import Deployed
 from lalia.models.frontend import FFT
 from lalia.models.recogniser import Recogniser
+from lalia.models.streamed import FRAMES, Streamed, deploy
 from lalia.units import SAMPLE_RATE
 
 INPUT, OUTPUT = "wave", "log_probs"
+STATE, NEXT = "state.", "next."
 OPSET = 20
 """The first with GELU as one operator; ONNX Runtime knows it since 1.17."""
 
@@ -33,14 +38,19 @@ def export_graph(recogniser: Recogniser, path: Path) -> None:
     """Write ``recogniser`` to ``path`` as ONNX in float32."""
     with torch.no_grad(), _quiet():
         buffer = io.BytesIO()
+        deployed = deploy(recogniser).eval()
+        states = deployed.begin() if isinstance(deployed, Streamed) else []
+        names = [FRAMES, *(state.name for state in deployed.states)] if isinstance(deployed, Streamed) else []
+        kept = [STATE + name for name in names]
+        axes = {INPUT: {0: "B", 1: "S"}, OUTPUT: {0: "B", 1: "T"}} | {name: {0: "P"} for name in kept[1:]}
         # By tracing: torch.export makes the same graph in ten times as long, and specialises lengths without a word.
         torch.onnx.export(
-            Deployed(recogniser).eval(),
-            (torch.zeros(2, SAMPLE_RATE * 3 // 2),),
+            deployed,
+            (torch.zeros(2, SAMPLE_RATE * 3 // 2), *states),
             buffer,  # type: ignore[arg-type]  # the tracing exporter takes files; its annotation knows paths only
-            input_names=[INPUT],
-            output_names=[OUTPUT],
-            dynamic_axes={INPUT: {0: "B", 1: "S"}, OUTPUT: {0: "B", 1: "T"}},
+            input_names=[INPUT, *kept],
+            output_names=[OUTPUT, *(NEXT + name for name in names)],
+            dynamic_axes=axes,
             opset_version=OPSET,
             dynamo=False,
         )
@@ -49,6 +59,11 @@ def export_graph(recogniser: Recogniser, path: Path) -> None:
     for name, function in (("frontend.cos_KF", "Cos"), ("frontend.sin_KF", "Sin")):
         _compute_table(model, name, function)
     _clean(model, len(recogniser.tokens))
+    for name, output, state in zip(kept, model.graph.output[1:], states, strict=True):
+        model.graph.initializer.append(numpy_helper.from_array(state.numpy(), name))
+        if state.ndim > 1:
+            found = helper.make_tensor_value_info(output.name, TensorProto.FLOAT, ["B", *state.shape[1:]])
+            output.CopyFrom(found)
     onnx.checker.check_model(model, full_check=True)
     path.write_bytes(model.SerializeToString())
 

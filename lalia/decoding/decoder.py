@@ -16,6 +16,7 @@ from lalia.decoding.automata import Closed, Hot, Machine, Spelled, Walk, spell
 from lalia.decoding.beam import Beam, BeamSettings, Path
 from lalia.decoding.confidence import Evidence, confidence
 from lalia.decoding.greedy import Hit, Word, transcript, words
+from lalia.decoding.rescoring import Rescore
 from lalia.scoring.rates import alignment
 from lalia.text.scripts import is_ideograph
 from lalia.text.tokens import Tokens
@@ -44,7 +45,8 @@ class Decoded:
 class Decoder:
     """Feed it log-probabilities as they come, then ask: ``feed`` any number of times, then ``finish``.
 
-    Memory holds one utterance. Word times are those of the likeliest path through the text that was found.
+    Memory holds one utterance. ``rescorer`` has the last word on the texts that its beam ends with.
+    Word times are those of the likeliest path through the text that was found.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class Decoder:
         reject: float = REJECT,
         weights: Sequence[float] | None = None,
         settings: BeamSettings | None = None,
+        rescorer: Rescore | None = None,
     ) -> None:
         self.tokens = tokens
         self.frame_s = frame_s
@@ -72,6 +75,7 @@ class Decoder:
         if only is not None:
             machines.append(Closed([spell(text, tokens) for text in only]))
         self.settings = settings or (CLOSED if only is not None else BeamSettings())
+        self._rescorer = rescorer
         self._beam = Beam(Walk(Spelled(tokens, machines), len(tokens)), len(tokens), self.settings)
         self._pause: Frames = max(1, round(PAUSE_S / frame_s))
         self._long: Frames = max(1, round(UTTERANCE_S / frame_s))
@@ -141,9 +145,21 @@ class Decoder:
         self.begin()
         return decoded
 
+    @property
+    def settled(self) -> Decoded:
+        """What was said in the utterances that have ended; more is added to it as others do."""
+        return self._decoded
+
+    @property
+    def waits(self) -> bool:
+        """Whether an utterance has begun that has not ended."""
+        return bool(self._held)
+
     def _close(self) -> None:
         """End the utterance and add what was said in it."""
         paths = self._beam.best()
+        if self._rescorer is not None:
+            paths = self._rescorer(paths)
         log_probs_TV = np.concatenate(self._heard)
         places_T = np.concatenate(self._places)
         self._next()

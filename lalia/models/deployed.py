@@ -33,7 +33,13 @@ _HALF = FRAME_WINDOW // 2
 
 
 class Deployed(nn.Module):
-    """wave_BS -> log-probabilities_BTV; equals ``Recogniser.log_probs`` of unpadded clips up to rounding."""
+    """wave_BS -> log-probabilities_BTV; equals ``Recogniser.log_probs`` of unpadded clips up to rounding.
+
+    Streaming recognisers are deployed by ``lalia/models/streamed.py``.
+    """
+
+    attention: type[SelfAttention]
+    convolution: type[BlockConvolution]
 
     def __init__(self, recogniser: Recogniser) -> None:
         super().__init__()
@@ -43,6 +49,8 @@ class Deployed(nn.Module):
                 f"{encoder.shape.kind} is a baseline to compare with and is not exported; its scores are in its run's "
                 "scores.json (--model.kind conformer can be exported)"
             )
+        if encoder.shape.streaming and type(self) is Deployed:
+            raise TypeError("a streaming recogniser is deployed by lalia.models.streamed")
         # A copy by way of the weights: what is changed below must not reach the recogniser itself.
         copy = Recogniser(Encoder(encoder.shape), recogniser.tokens, recogniser.normaliser)
         copy.load_state_dict(recogniser.state_dict())
@@ -58,10 +66,13 @@ class Deployed(nn.Module):
         self.blocks = encoder.blocks
         self.blocks.layer_drop_p = 0.0
         self.head = Product.of(copy.head)
-        _replace(self.blocks)
+        self._replace(self.blocks)
 
     def forward(self, wave_BS: Tensor) -> Tensor:
-        layout: Any = _Unpadded()
+        return self.said(wave_BS, Unpadded())
+
+    def said(self, wave_BS: Tensor, layout: Any) -> Tensor:
+        """log-probabilities_BTV; ``layout`` is handed to every part of every block."""
         x_BTD = self.projection(self.feature_norm(self.frontend(wave_BS)))
         if self.position is not None:
             x_BTD = self.position(x_BTD, layout)
@@ -74,8 +85,19 @@ class Deployed(nn.Module):
             x_BTD = self.blocks.layer_norm(x_BTD)
         return self.head(x_BTD).log_softmax(-1)
 
+    def _replace(self, module: nn.Module) -> None:
+        for name, child in module.named_children():
+            if isinstance(child, StandardMultiheadAttention):
+                setattr(module, name, self.attention(child))
+            elif isinstance(child, ConformerConvolution):
+                setattr(module, name, self.convolution(child))
+            elif hasattr(child, "weight") and isinstance(child.weight, Tensor) and hasattr(child, "input_dim"):
+                setattr(module, name, Product.of(child))
+            else:
+                self._replace(child)
 
-class _Unpadded:
+
+class Unpadded:
     """What fairseq2's parts ask of a batch layout, where no clip is padded and the length is free; and rotary positions, which
     are the same for every block."""
 
@@ -137,18 +159,22 @@ class SelfAttention(nn.Module):
         self.qkv = Product(weight, bias)
         self.output = Product.of(attention.output_proj)
 
-    def forward(self, seqs: Tensor, seqs_layout: _Unpadded, **_: Any) -> Tensor:
+    def forward(self, seqs: Tensor, seqs_layout: Unpadded, **_: Any) -> Tensor:
         H, d = self.heads, self.head_width
         B, T, _D = seqs.shape
         qkv_BHTd = self.qkv(seqs).reshape(B, T, 3 * H, d).transpose(1, 2)
         qk_BHTd, v_BHTd = qkv_BHTd.split([2 * H, H], 1)
         if self.rotary is not None:
-            cos, sin = seqs_layout.angles(T, d // 2, self.rotary)
-            first, second = qk_BHTd.split([d // 2, d // 2], 3)
-            qk_BHTd = torch.cat([first * cos - second * sin, second * cos + first * sin], 3)
+            qk_BHTd = turn(qk_BHTd, *seqs_layout.angles(T, d // 2, self.rotary))
         q_BHTd, k_BHTd = qk_BHTd.split([H, H], 1)
         weights_BHTT = torch.matmul(q_BHTd, k_BHTd.transpose(2, 3)).softmax(-1)
         return self.output(torch.matmul(weights_BHTT, v_BHTd).transpose(1, 2).reshape(B, T, H * d))
+
+
+def turn(x_BHTd: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Queries or keys turned by rotary positions, cosines and sines (T, d / 2)."""
+    first, second = x_BHTd.split([cos.shape[1], cos.shape[1]], 3)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], 3)
 
 
 class BlockConvolution(nn.Module):
@@ -164,13 +190,15 @@ class BlockConvolution(nn.Module):
         self.activation = convolution.depthwise_activation
         self.gather = Product.of(convolution.pointwise_conv2)
 
-    def forward(self, seqs: Tensor, seqs_layout: _Unpadded) -> Tensor:
+    def forward(self, seqs: Tensor, seqs_layout: Unpadded) -> Tensor:
         value_BTD, gate_BTD = self.spread(seqs).chunk(2, -1)
-        x_BDT = (value_BTD * gate_BTD.sigmoid()).transpose(1, 2)
-        x_BTD = F.conv1d(
-            x_BDT, self.depthwise.weight, padding=self.depthwise.kernel_size[0] // 2, groups=x_BDT.shape[1]
-        ).transpose(1, 2)  # fmt: skip
+        x_BTD = self.filtered(value_BTD * gate_BTD.sigmoid(), seqs_layout)
         return self.gather(self.activation(self.layer_norm(x_BTD)))
+
+    def filtered(self, x_BTD: Tensor, seqs_layout: Unpadded) -> Tensor:
+        """``x_BTD`` through the depthwise filter."""
+        weight, side = self.depthwise.weight, self.depthwise.kernel_size[0] // 2
+        return F.conv1d(x_BTD.transpose(1, 2), weight, padding=side, groups=self.depthwise.groups).transpose(1, 2)
 
 
 class FoldedFrames(nn.Module):
@@ -183,6 +211,7 @@ class FoldedFrames(nn.Module):
     def __init__(self, frames: StackedFrames) -> None:
         super().__init__()
         self.stack = frames.stack
+        self.streaming = frames.streaming
         self.mel_FM = nn.Parameter(frames.mel_FM, requires_grad=False)
         self.dct_MF = nn.Parameter(frames.dct_MF, requires_grad=False) if frames.mfcc else None
         self.prior_2M = nn.Parameter(frames.prior_2M, requires_grad=False)
@@ -203,13 +232,22 @@ class FoldedFrames(nn.Module):
         if self.dct_MF is not None:
             features_BNM = features_BNM @ self.dct_MF
         N = features_BNM.shape[1]
+        if self.streaming:
+            mean_M, squares_M = self.prior_2M
+            features_BNM = (features_BNM - mean_M) * torch.rsqrt((squares_M - mean_M * mean_M).clamp(min=0) + 1e-3)
+        else:
+            features_BNM = self._normalised(features_BNM)
+        T = N // self.stack
+        return features_BNM[:, : T * self.stack].reshape(wave_BS.shape[0], T, -1)
+
+    def _normalised(self, features_BNM: Tensor) -> Tensor:
+        """Per clip and bin, mixed with the statistics of the training audio."""
+        N = features_BNM.shape[1]
         mean_B1M = (features_BNM.sum(1, keepdim=True) + PRIOR_FRAMES * self.prior_2M[0]) / (N + PRIOR_FRAMES)
         squares_B1M = (features_BNM * features_BNM).sum(1, keepdim=True)
         squares_B1M = (squares_B1M + PRIOR_FRAMES * self.prior_2M[1]) / (N + PRIOR_FRAMES)
         variance_B1M = (squares_B1M - mean_B1M * mean_B1M).clamp(min=0)
-        features_BNM = (features_BNM - mean_B1M) * torch.rsqrt(variance_B1M + 1e-3)
-        T = N // self.stack
-        return features_BNM[:, : T * self.stack].reshape(wave_BS.shape[0], T, -1)
+        return (features_BNM - mean_B1M) * torch.rsqrt(variance_B1M + 1e-3)
 
 
 def _cut(wave_BS: Tensor) -> Tensor:
@@ -247,13 +285,4 @@ class Stem(nn.Module):
         return x_BCT.transpose(1, 2)
 
 
-def _replace(module: nn.Module) -> None:
-    for name, child in module.named_children():
-        if isinstance(child, StandardMultiheadAttention):
-            setattr(module, name, SelfAttention(child))
-        elif isinstance(child, ConformerConvolution):
-            setattr(module, name, BlockConvolution(child))
-        elif hasattr(child, "weight") and isinstance(child.weight, Tensor) and hasattr(child, "input_dim"):
-            setattr(module, name, Product.of(child))
-        else:
-            _replace(child)
+Deployed.attention, Deployed.convolution = SelfAttention, BlockConvolution

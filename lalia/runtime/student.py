@@ -13,13 +13,17 @@ import numpy as np
 
 from lalia.audio.reading import AudioError, Source, read_blocks
 from lalia.cards import read_card
-from lalia.decoding.greedy import collapse, peaks, transcript, words
+from lalia.decoding.greedy import Word, collapse, peaks, transcript, words
+from lalia.decoding.growing import PAUSE_S, Growing
 from lalia.exits import UserError
+from lalia.runtime.hearing import SILENCE_PEAK, STATE, Chunks, Hearing
 from lalia.runtime.integrity import MODEL, NORMALISER, TOKENS, check_files
+from lalia.runtime.stream import Stream
 from lalia.runtime.transcript import Transcript
 from lalia.runtime.windows import Heard, Window, cut_windows, silence, stitch
 from lalia.runtime.workers import in_order
 from lalia.text.normaliser import Normaliser
+from lalia.text.scripts import join_words
 from lalia.text.tokens import Tokens
 from lalia.units import SAMPLE_RATE, Samples, Seconds, to_samples, to_seconds
 
@@ -32,8 +36,6 @@ WINDOW_S: Seconds = 30.0
 OVERLAP_S: Seconds = 4.0
 SHORTEST: Samples = to_samples(0.1)
 """Shorter waves are filled up with silence, since a model's first filters need something to stand on."""
-SILENCE_PEAK = 5e-4
-"""Below this (-66 dB) a window is silent. Models level their input, and would read letters into the noise."""
 
 
 class Student:
@@ -41,7 +43,8 @@ class Student:
 
     The folder holds ``model.onnx`` (input ``wave`` (B, S) float32, the raw 16 kHz wave; output ``log_probs`` (B, T, V)
     float32), ``tokens.txt``, ``normaliser.json`` and ``card.json`` (``files``: their SHA-256, ``frame_s``: seconds per
-    frame, ``window_s``: the longest stretch it should see at once, 30 s unless given).
+    frame, ``window_s``: the longest stretch it should see at once, 30 s unless given, ``streaming`` where it hears chunk by
+    chunk). A streaming student hears files as it hears a microphone: chunk by chunk, with the same words to the last bit.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class Student:
         self.normaliser = normaliser
         self.card = card
         self.frame_s: Seconds = float(card["frame_s"])
+        self.chunks = Chunks.of(card)
         # Whole frames, so that windows stand on one grid.
         frame = to_samples(self.frame_s)
         self._frame: Samples = frame
@@ -78,6 +82,7 @@ class Student:
         normaliser = Normaliser.from_json(folder / NORMALISER)
         session = _session(folder / MODEL, threads or _cores())
         _check_graph(session, tokens, folder)
+        _check_states(session, card, folder)
         return cls(session, tokens, normaliser, card)
 
     def transcribe(
@@ -117,24 +122,47 @@ class Student:
         Who shares one processor among several files goes on with each in turn.
         """
         heard: list[tuple[np.ndarray, np.ndarray]] = []
+        growing = None if self.chunks is None else self._growing()
+        said: list[Word] = []
         counter = _Counter(_blocks(source, name))
         if decoder is not None:
             decoder.begin()
         for log_probs_TV in self._stretches(counter, voice, jobs):
-            if decoder is None:
-                heard.append(peaks(log_probs_TV))
-            else:
+            if decoder is not None:
                 decoder.feed(log_probs_TV)
+            elif growing is not None:
+                said += growing.feed(log_probs_TV)
+            else:
+                heard.append(peaks(log_probs_TV))
             yield to_seconds(counter.samples)
         if decoder is not None:
             found = decoder.finish()
             return Transcript(transcript(found.hits, self.tokens), found.words, round(to_seconds(counter.samples), 3))
+        if growing is not None:
+            said += growing.finish()
+            return Transcript(join_words(word.text for word in said), said, round(to_seconds(counter.samples), 3))
         if not heard:
             return Transcript("")
         hits = collapse(np.concatenate([h[0] for h in heard]), np.concatenate([h[1] for h in heard]))
         return Transcript(
             transcript(hits, self.tokens), words(hits, self.tokens, self.frame_s), round(to_seconds(counter.samples), 3)
         )
+
+    def stream(self, *, rate: int = SAMPLE_RATE, pause_s: Seconds = PAUSE_S, decoder: Decoder | None = None) -> Stream:
+        """A stream to feed with samples at ``rate``, as they come from a microphone; words are stable ``pause_s`` behind their
+        last letter at the latest. ``UserError`` where this student hears clips whole; a decoder serves one stream at a time."""
+        return Stream(self._hearing(), self._growing(pause_s), decoder, rate)
+
+    def _hearing(self) -> Hearing:
+        if self.chunks is None:
+            raise UserError(
+                "this student hears clips whole and cannot stream; make one that can: python -m distill fit --config "
+                "configs/distill/streaming-nano.yaml, then python -m distill export"
+            )
+        return Hearing(self.session, self.chunks, len(self.tokens))
+
+    def _growing(self, pause_s: Seconds = PAUSE_S) -> Growing:
+        return Growing(self.tokens, self.frame_s, pause_s)
 
     def log_probs(self, wave: np.ndarray) -> np.ndarray:
         """Log-probabilities (T, V) float32 of a wave of any length (float32, (samples,), 16 kHz), windows stitched."""
@@ -143,7 +171,20 @@ class Student:
 
     def _stretches(self, blocks: Iterable[np.ndarray], voice: bool = False, jobs: int = 1) -> Iterator[np.ndarray]:
         """The log-probabilities of consecutive stretches, (T', V) each, that follow one another without gap."""
+        if self.chunks is not None:
+            return self._streamed(blocks, voice)
         return stitch(in_order(self._hear, self._windows(blocks, voice), jobs))
+
+    def _streamed(self, blocks: Iterable[np.ndarray], voice: bool) -> Iterator[np.ndarray]:
+        hearing = self._hearing()
+        if voice:
+            from lalia.runtime.voice import mark_speech
+
+            blocks = map(itemgetter(1), mark_speech(blocks, self._frame))
+        for block in blocks:
+            for start in range(0, len(block), self._window):
+                yield hearing.feed(block[start : start + self._window])
+        yield hearing.finish()
 
     def _windows(self, blocks: Iterable[np.ndarray], voice: bool) -> Iterator[Window]:
         if not voice:
@@ -223,6 +264,13 @@ def _check_graph(session: onnxruntime.InferenceSession, tokens: Tokens, folder: 
             f"{folder}: the model speaks {width} tokens, {TOKENS} lists {len(tokens)};"
             " the two are of different students, export it again"
         )
+
+
+def _check_states(session: onnxruntime.InferenceSession, card: dict[str, Any], folder: Path) -> None:
+    keeps = any(i.name.startswith(STATE) for i in session.get_overridable_initializers())
+    if keeps != (card.get("streaming") is not None):
+        found = "keeps states" if keeps else "keeps no states"
+        raise UserError(f"{folder / MODEL}: {found} from chunk to chunk, its card says otherwise; export it again")
 
 
 def _cores() -> int:
