@@ -42,13 +42,13 @@ class Point:
     """seconds of audio per second on one thread"""
 
 
-def recipes(steps: int) -> dict[str, list[str]]:
+def recipes(steps: int, layers: Sequence[int], targets: Sequence[float]) -> dict[str, list[str]]:
     """Name of each student -> verb and flags that make it."""
     schedule = ["--schedule.minutes", "0", "--schedule.steps", str(steps)]
     fit = ["fit", "--config", str(CONFIGS / "nano.yaml"), *schedule]
-    made = {f"{layers} blocks, distilled": [*fit, "--student.layers", str(layers)] for layers in (4, 3, 2)}
-    made["pruned to 0.4"] = ["prune", "--config", str(CONFIGS / "prune-nano.yaml"), *schedule]
-    return made
+    prune = ["prune", "--config", str(CONFIGS / "prune-nano.yaml"), *schedule]
+    made = {f"{many} blocks, {steps} steps": [*fit, "--student.layers", str(many)] for many in layers}
+    return made | {f"pruned to {share:g}, {steps} steps": [*prune, "--prune.target", str(share)] for share in targets}
 
 
 def slug(name: str) -> str:
@@ -72,8 +72,8 @@ def make_all(args: argparse.Namespace) -> dict[str, Path]:
     made = {}
     dropped = args.out / "3-blocks-dropped" / "recogniser"
     drop_blocks(args.teacher, 3, dropped)
-    made["3 blocks, the others dropped"] = dropped
-    for name, recipe in recipes(args.steps).items():
+    made["3 blocks, nothing learned"] = dropped
+    for name, recipe in recipes(args.steps, args.layers, args.prune).items():
         folder = args.out / slug(name)
         threads = ["--hardware.threads", str(args.threads)]
         must(["python", "-m", "distill", *recipe, *data, *threads, "--out", str(folder)])
@@ -214,6 +214,10 @@ def bench(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--language", required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=1000, help="of each training")
+    parser.add_argument("--layers", type=int, nargs="*", default=[4, 3, 2], help="blocks of distilled students")
+    parser.add_argument(
+        "--prune", type=float, nargs="*", default=[0.4], help="what pruned students have left, as shares"
+    )
     parser.add_argument("--threads", type=int, default=0, help="of each training; 0 = as torch chooses")
     parser.add_argument(
         "--also", action="append", default=[], metavar="NAME=RECOGNISER", help="one more that was made before"
