@@ -14,13 +14,13 @@ import numpy as np
 import soundfile  # noqa: F401  # before fairseq2, which would ask the system for libsndfile; the wheel brings its own
 import torch
 from fairseq2.models.transformer import StandardTransformerEncoder
-from fairseq2.models.wav2vec2.position_encoder import Wav2Vec2PositionEncoder
 from fairseq2.nn import BatchLayout
 from torch import Tensor, nn
 
 from lalia.models.blocks import checkpoint_blocks, make_block, norm
 from lalia.models.dropout import replace_dropouts
 from lalia.models.frontend import StackedFrames, make_frontend, valid_frames
+from lalia.models.position import position_encoder
 from lalia.models.shape import EncoderShape
 
 
@@ -39,7 +39,7 @@ class Encoder(nn.Module):
         self.projection = nn.Linear(shape.features, D)
         self.mask_embedding = nn.Parameter(torch.empty(D).uniform_())
         self.position = (
-            Wav2Vec2PositionEncoder(D, shape.position_kernel, shape.position_groups)
+            position_encoder(D, shape.position_kernel, shape.position_groups)
             if shape.position == "convolution"
             else None
         )
