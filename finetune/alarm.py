@@ -3,7 +3,8 @@
 CTC begins by answering blank everywhere, since that is the cheapest thing to say without listening; a healthy run leaves this
 behind in a few dozen steps. One that does not, or that falls back into it, has had its encoder shaken by too high a rate or
 has labels that do not belong to its audio. The first can be mended: the encoder goes back to weights that were good and stands
-still while the head learns to speak, at a lower rate. A run that speaks is not touched.
+still while the head learns to speak, at a lower rate. Random weights have nothing to keep still: they begin again at a lower rate
+alone. A run that speaks is not touched.
 """
 
 from __future__ import annotations
@@ -116,14 +117,13 @@ class BlankAlarm(Callback):
         back = self._roll_back(trainer, task)
         self.rate_factor *= self.settings.cut
         mending.cut_rate(trainer, self.settings.cut)
-        self.frozen_until = task.frozen_until = step + max(1, round(self.settings.warm * task.settings.schedule.steps))
+        kept = 0 if task.settings.fresh else max(1, round(self.settings.warm * task.settings.schedule.steps))
+        self.frozen_until = task.frozen_until = step + kept
         self.since, self.spoke = self.frozen_until, False
         self.figures, self.lowest, self.lowest_at = None, float("inf"), self.frozen_until
         self._be_patient(trainer, task)
-        did = (
-            f"{back}, the encoder stands still until step {self.frozen_until} while the head learns, and the rate is cut to "
-            f"{self.rate_factor:g} of what was asked for"
-        )
+        still = f"the encoder stands still until step {self.frozen_until} while the head learns, " if kept else ""
+        did = f"{back}, {still}and the rate is cut to {self.rate_factor:g} of what was asked for"
         self._write(trainer, step, "restart", f"{silence}; {did}")
 
     def _roll_back(self, trainer: Trainer, task: FinetuneTask) -> str:

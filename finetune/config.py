@@ -125,7 +125,8 @@ class FinetuneSettings:
     """Everything a fine-tuning run is made of."""
 
     encoder: str = ""
-    """folder of the encoder to start from, made by `python -m pretrain fit` or `lalia convert`"""
+    """folder of the encoder to start from, made by `python -m pretrain fit` or `lalia convert`, or the name of one that comes
+    with the project: nano-multilingual"""
     recogniser: str = ""
     """folder of a recogniser to start from instead: its letters keep their places in the head, new ones are added behind them"""
     start: Literal["pretrained", "random"] = "pretrained"
@@ -152,6 +153,11 @@ class FinetuneSettings:
     """run folder; the same command continues what is there"""
     seed: int = 1
     """everything random is a function of this and the number of the step"""
+
+    @property
+    def fresh(self) -> bool:
+        """Whether everything starts from random weights."""
+        return self.model.kind != "encoder" or self.start == "random"
 
 
 @dataclass

@@ -37,9 +37,8 @@ CONFORMER_WIDTH = 192
 def learner_of(settings: FinetuneSettings) -> Learner:
     """What will be fine-tuned, as far as presets need to know."""
     encoder = _fresh(settings) if settings.model.kind != "encoder" else load_encoder(Path(start_folder(settings)))
-    fresh = settings.model.kind != "encoder" or settings.start == "random"
     shape = encoder.shape
-    return Learner(count_parameters(encoder), shape.width, shape.frame_s, shape.input == "wave", fresh)
+    return Learner(count_parameters(encoder), shape.width, shape.frame_s, shape.input == "wave", settings.fresh)
 
 
 def start_folder(settings: FinetuneSettings) -> str:

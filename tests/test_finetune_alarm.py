@@ -43,6 +43,15 @@ def test_a_run_that_collapses_is_mended_and_the_reason_is_told(folder, capsys):
     assert errors[-1] < 0.7, "what was mended has learned to speak"
 
 
+def test_random_weights_are_not_held_still(folder):
+    run = fit(
+        folder, "random", *RUINOUS, "--start", "random", "--schedule.steps", "160", "--log.valid_every", "40",
+        "--alarm.grace", "0.15", "--alarm.cut", "0.013",
+    )  # fmt: skip
+    restart = json.loads((run / "alarm.jsonl").read_text().splitlines()[0])
+    assert "its weights are those it began with, and the rate is cut to 0.013" in restart["says"]
+
+
 def test_a_run_that_speaks_is_not_touched(folder):
     flags = ("--optim.lr", "4e-3", "--schedule.steps", "40", "--log.valid_every", "40", "--alarm.grace", "0.9")
     watched = fit(folder, "watched", *flags)
