@@ -95,6 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: list[str]) -> int:
     from lalia.runtime import arguments as decoding
+    from lalia.runtime import language
 
     parser = _Parser(prog="lalia", description=_ABOUT, epilog=_EXITS)
     parser.add_argument("--version", action="version", version=f"lalia {__version__}")
@@ -123,12 +124,12 @@ def _main(argv: list[str]) -> int:
     for parsed in (transcribe, evaluate):
         parsed.add_argument("--threads", type=_positive, metavar="N", help="processor threads (default: all cores)")
         decoding.add_decoding(parsed)
-    lm = verbs.add_parser("lm", help="a language model from text", description=decoding.LM)
-    decoding.add_lm(lm)
-    lm.set_defaults(call=lambda args: decoding.lm(args, _open_corpus))
-    tune = verbs.add_parser("tune", help="how much a language model counts", description=decoding.TUNE)
-    decoding.add_tune(tune)
-    tune.set_defaults(call=lambda args: decoding.tune(args, _open_corpus))
+    lm = verbs.add_parser("lm", help="a language model from text", description=language.LM)
+    language.add_lm(lm)
+    lm.set_defaults(call=lambda args: language.lm(args, _open_corpus, _train_lstm))
+    tune = verbs.add_parser("tune", help="how much a language model counts", description=language.TUNE)
+    language.add_tune(tune)
+    tune.set_defaults(call=lambda args: language.tune(args, _open_corpus))
 
     # These are declared where they are made, and only loaded when they are asked for.
     serve = verbs.add_parser("serve", help="a student over HTTP, with a page")
@@ -258,7 +259,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         print("\n" + details(found, {corpus.id(row): corpus.speaker(row) for row in rows}))
     if args.json:
         asked = {"split": args.split, "language": args.language, "limit": args.limit, "threads": args.threads}
-        asked |= {name: str(path) for name in ("lm", "hot", "only") if (path := getattr(args, name))}
+        asked |= {name: str(path) for name in ("lm", "rescore", "hot", "only") if (path := getattr(args, name))}
         lineage = {"student": student.card["id"], "corpus": corpus.card["id"]}
         try:
             write_json(args.json, {**lineage, **asked, **found.as_dict()})
@@ -275,6 +276,16 @@ def _open_corpus(path: Path) -> Corpus:
             f"corpora are read by {error.name}, which is missing; run: pip install 'lalia[train]'"
         ) from error
     return Corpus.load(path)
+
+
+def _train_lstm(*material: Any) -> bool:
+    try:
+        from lalia.training.letter_lstm import train_model
+    except ImportError as error:
+        raise UserError(
+            f"an LSTM is trained by {error.name}, which is missing; run: pip install 'lalia[train]'"
+        ) from error
+    return train_model(*material)
 
 
 def _positive(text: str) -> int:

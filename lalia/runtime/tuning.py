@@ -1,17 +1,20 @@
-"""How much a language model counts for a student: weight, bonus and the calibration of confidence, found on held-out clips."""
+"""How much n-grams, and an LSTM beside them, count for a student, and its confidence calibrated: found on held-out clips."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from lalia.audio.reading import AudioError
+from lalia.decoding.beam import Path
 from lalia.decoding.confidence import Bin, Evidence, calibrate, confidence, expected_error, reliability
 from lalia.decoding.decoder import Decoder, text_of
 from lalia.decoding.language_model import LanguageModel
+from lalia.decoding.lstm import LstmModel
+from lalia.decoding.rescoring import Rescorer
 from lalia.exits import UserError
 from lalia.runtime.decoders import make_decoder
 from lalia.runtime.evaluation import Clips
@@ -20,6 +23,8 @@ from lalia.scoring.rates import ErrorCounts, alignment, character_errors, word_e
 
 WEIGHTS = (0.2, 0.4, 0.7, 1.0)
 BONUSES = {"letter": (0.0, 1.0, 2.0, 3.0), "word": (-1.0, 0.5, 2.0, 4.0)}
+LSTM_WEIGHTS, LSTM_BONUSES = (0.1, 0.2, 0.3, 0.5, 0.8), (0.0, 1.0, 1.5, 2.0, 3.0)
+"""Tried with each other, the bonus as so many times the weight."""
 PER_WEIGHT = 2.0
 """The bonus that goes with a weight of 1 while weights are tried: near enough for both units."""
 
@@ -75,16 +80,7 @@ def tune(
     around the best of both: the two depend on each other, but not by much. Calibration is fitted and judged on the same
     clips; its error on others is larger. ``UserError`` where no clip can be used.
     """
-    held: list[tuple[str, np.ndarray]] = []
-    for row in rows:
-        reference = student.normaliser(clips.text(row))
-        try:
-            if reference:
-                held.append((reference, student.log_probs(clips.wave(row))))
-        except AudioError:
-            continue
-    if not held:
-        raise UserError("tuning: no clip with a label could be read; expected labelled clips that were held out")
+    held = hear(student, clips, rows)
     tried: dict[tuple[float, float], Trial] = {}
 
     def attempt(weight: float, bonus: float) -> Trial:
@@ -95,12 +91,7 @@ def tune(
                 student.normaliser(text_of(decoder.decode(log_probs_TV), student.tokens)) for _, log_probs_TV in held
             ]
             pairs = [(reference, text) for (reference, _), text in zip(held, texts, strict=True)]
-            tried[key] = Trial(
-                weight,
-                bonus,
-                sum((character_errors(*pair) for pair in pairs), ErrorCounts()),
-                sum((word_errors(*pair) for pair in pairs), ErrorCounts()),
-            )
+            tried[key] = _trial(weight, bonus, pairs)
             if progress:
                 progress(tried[key])
         return tried[key]
@@ -114,10 +105,101 @@ def tune(
     best = better(((round(factor * best.weight, 3), best.bonus) for factor in (0.75, 1.3)), best)
     best = better(((best.weight, best.bonus + step) for step in (-0.5, 0.5)), best)
 
-    evidence, right = judged(make_decoder(student, lm, weight=best.weight, bonus=best.bonus), held)
+    return _calibrated(
+        make_decoder(student, lm, weight=best.weight, bonus=best.bonus), held, list(tried.values()), best
+    )
+
+
+def tune_lstm(
+    student: Student,
+    lm: LanguageModel,
+    lstm: LstmModel,
+    clips: Clips,
+    rows: Iterable[int],
+    progress: Callable[[Trial], None] | None = None,
+) -> Tuning:
+    """How much an LSTM counts beside n-grams that were tuned: as ``tune``, on the texts that a search under them ends with.
+
+    The search runs once and the LSTM weighs each text once; every setting only adds up their scores. A weight of 0 is tried
+    as well, and found where the LSTM brings nothing.
+    """
+    held = hear(student, clips, rows)
+    unweighed = Rescorer(lstm.lstm, student.tokens, 0.0, 0.0)
+    beams: list[list[Path]] = []
+
+    def keep(paths: list[Path]) -> list[Path]:
+        beams.append(paths)
+        return paths
+
+    decoder = make_decoder(student, lm, rescore=keep)
+    found: list[tuple[str, list[_Weighed]]] = []
+    for reference, log_probs_TV in held:
+        beams.clear()
+        decoder.decode(log_probs_TV)
+        found.append((reference, [_Weighed.of(paths, unweighed, student) for paths in beams if paths]))
+    trials = []
+    for weight in (0.0, *LSTM_WEIGHTS):
+        for per_weight in LSTM_BONUSES if weight else (0.0,):
+            bonus = round(per_weight * weight, 3)
+            pairs = [
+                (ref, student.normaliser(" ".join(u.best(weight, bonus) for u in uttered))) for ref, uttered in found
+            ]
+            trials.append(_trial(weight, bonus, pairs))
+            if progress:
+                progress(trials[-1])
+    best = min(trials, key=lambda trial: (trial.cost, trial.weight))
+    rescorer = Rescorer(lstm.lstm, student.tokens, best.weight, best.bonus)
+    return _calibrated(make_decoder(student, lm, rescore=rescorer), held, trials, best)
+
+
+@dataclass(frozen=True)
+class _Weighed:
+    """What the beam of one utterance ended with: N texts, the search's scores, the LSTM's, and how many letters."""
+
+    texts: list[str]
+    scores_N: np.ndarray
+    log_probs_N: np.ndarray
+    letters_N: np.ndarray
+
+    @classmethod
+    def of(cls, paths: Sequence[Path], rescorer: Rescorer, student: Student) -> _Weighed:
+        texts = [student.tokens.decode(path.tokens) for path in paths]
+        return cls(texts, np.array([path.score for path in paths]), *rescorer.weigh(paths))
+
+    def best(self, weight: float, bonus: float) -> str:
+        return self.texts[int(np.argmax(self.scores_N + weight * self.log_probs_N + bonus * self.letters_N))]
+
+
+def hear(student: Student, clips: Clips, rows: Iterable[int]) -> list[tuple[str, np.ndarray]]:
+    """(reference, log-probabilities (T, V)) of every labelled clip that can be read; a ``UserError`` where none can."""
+    held: list[tuple[str, np.ndarray]] = []
+    for row in rows:
+        reference = student.normaliser(clips.text(row))
+        try:
+            if reference:
+                held.append((reference, student.log_probs(clips.wave(row))))
+        except AudioError:
+            continue
+    if not held:
+        raise UserError("tuning: no clip with a label could be read; expected labelled clips that were held out")
+    return held
+
+
+def _trial(weight: float, bonus: float, pairs: Sequence[tuple[str, str]]) -> Trial:
+    """The errors of (reference, hypothesis) at a setting."""
+    return Trial(
+        weight,
+        bonus,
+        sum((character_errors(*pair) for pair in pairs), ErrorCounts()),
+        sum((word_errors(*pair) for pair in pairs), ErrorCounts()),
+    )
+
+
+def _calibrated(decoder: Decoder, held: Iterable[tuple[str, np.ndarray]], trials: list[Trial], best: Trial) -> Tuning:
+    evidence, right = judged(decoder, held)
     weights = calibrate(evidence, right) if evidence else [0.0, 0.0, 0.0, 0.0]
     return Tuning(
-        list(tried.values()),
+        trials,
         best,
         weights,
         reliability([confidence(e) for e in evidence], right),

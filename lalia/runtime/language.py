@@ -1,0 +1,267 @@
+"""The verbs ``lm`` and ``tune`` of the program ``lalia``: a language model from text, and how much it counts."""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lalia.cards import read_card
+from lalia.exits import UserError
+from lalia.runtime.arguments import OpenCorpus, labelled_rows
+from lalia.text.normaliser import FILE_NAME as NORMALISER
+from lalia.text.normaliser import Normaliser
+from lalia.text.tokens import BOUNDARY, Tokens
+from lalia.text.tokens import FILE_NAME as TOKENS
+from lalia.units import clock
+
+TrainLstm = Callable[[list[list[str]], Path, Normaliser, list[dict[str, Any]], dict[str, Any], "int | None"], bool]
+"""Makes the LSTM's folder of sentences, unless it is there already: (sentences, folder, normaliser, parents, facts, steps)."""
+
+LM = """\
+Make a language model of text: it tells a student which words its language has, and which follow which.
+
+  lalia lm talks.txt news.txt --like my-student --out my-lm       plain text, a sentence a line
+  lalia lm corpora/demo --language ita --like my-student --out my-lm    the training labels of a corpus
+  lalia lm words.arpa --unit word --like my-student --out my-lm   n-grams that another toolkit counted
+  lalia lm talks.txt --like my-student --out my-lm --arpa my.arpa --heldout other.txt
+  lalia lm talks.txt --like my-student --out my-lstm --lstm       an LSTM, to weigh what a search under n-grams found
+
+N-grams of letters (--unit letter, up to 6 of them unless --order says otherwise) know words they have never seen and are best
+for little text; n-grams of words (--unit word, up to 3) are best for millions of words. Smoothing is modified Kneser-Ney. The
+text passes the student's own normaliser; words it has no letters for count as unknown. Then: lalia tune.
+
+--lstm trains a small LSTM of letters instead (minutes to an hour on one core; pip install 'lalia[train]'): it is too slow to lead
+a search and is given as --rescore beside n-grams as --lm. The same command again continues an interrupted training.
+"""
+TUNE = """\
+Find how much a language model counts for a student, on clips that neither learned from, and calibrate its confidence.
+
+  lalia tune my-student corpora/demo --lm my-lm --language ita
+  lalia tune my-student corpora/demo --lm my-lm --rescore my-lstm    then: how much an LSTM counts beside them
+
+The setting with the fewest errors is stored in the language model's card and used from then on with this student.
+"""
+
+
+def add_lm(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "text", metavar="TEXT", nargs="+", type=Path, help="text files (.gz too), an ARPA file, or corpora"
+    )
+    parser.add_argument(
+        "--like", metavar="STUDENT", type=Path, required=True, help="whose normaliser and letters to use"
+    )
+    parser.add_argument("--out", metavar="LM", type=Path, required=True, help="the folder to write")
+    parser.add_argument(
+        "--unit", choices=("letter", "word"), default="letter", help="n-grams of what (default: letter)"
+    )
+    parser.add_argument("--order", type=int, metavar="N", help="the longest n-gram (default: 6 letters, 3 words)")
+    parser.add_argument("--lstm", action="store_true", help="an LSTM of letters, for --rescore, and no n-grams")
+    parser.add_argument("--steps", type=int, metavar="N", help="of the LSTM's training, at most (default: 6000)")
+    parser.add_argument("--language", metavar="CODE", help="of a corpus only this one (ISO 639-3, such as ita)")
+    parser.add_argument("--arpa", metavar="FILE", type=Path, help="write the n-grams as an ARPA file as well")
+    parser.add_argument("--heldout", metavar="TEXT", type=Path, help="say the perplexity of this text")
+
+
+def add_tune(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", type=Path, help="a student folder")
+    parser.add_argument("corpus", metavar="CORPUS", type=Path, help="a corpus with labelled clips")
+    parser.add_argument("--lm", metavar="LM", type=Path, required=True, help="the language model to tune")
+    parser.add_argument("--rescore", metavar="LM", type=Path, help="tune this LSTM beside --lm, which is tuned already")
+    parser.add_argument(
+        "--split", choices=("dev", "train"), default="dev", help="which clips (default: dev; never test)"
+    )
+    parser.add_argument("--language", metavar="CODE", help="only this one (ISO 639-3, such as ita)")
+    parser.add_argument("--limit", type=int, default=300, metavar="N", help="at most N clips (default: 300)")
+
+
+def lm(args: argparse.Namespace, open_corpus: OpenCorpus, train: TrainLstm) -> int:
+    """``lalia lm``."""
+    from lalia.decoding.language_model import ORDERS
+    from lalia.decoding.model_folder import require_free
+
+    if args.lstm and (args.order or args.arpa or args.unit == "word"):
+        raise UserError(
+            "--lstm is of letters, of no order, and no ARPA file; leave out --unit word, --order and --arpa"
+        )
+    if args.steps is not None and (not args.lstm or args.steps < 1):
+        raise UserError(f"--steps {args.steps}: expected 1 or more, beside --lstm")
+    order = args.order or ORDERS[args.unit]
+    if not 1 <= order <= 12:
+        raise UserError(f"--order {order}: expected 1 to 12")
+    ready = [path for path in args.text if path.name.endswith((".arpa", ".arpa.gz"))]
+    if ready and args.lstm:
+        raise UserError(f"{ready[0]}: an ARPA file holds counts; an LSTM learns from text")
+    if ready and len(args.text) > 1:
+        raise UserError(f"{ready[0]}: an ARPA file is a whole model; give it alone, or texts to count together")
+    require_free(args.out)
+    material = _Material.read(args, open_corpus, () if ready else args.text)
+    if material.sentences:
+        count = sum(len(sentence) for sentence in material.sentences)
+        odd = material.facts["unknown_words"]
+        told = f", {odd:,} words that the student has no letters for" if odd else ""
+        print(f"text      {len(material.sentences):,} sentences, {count:,} {args.unit}s{told}", flush=True)
+    if args.lstm:
+        _lstm(args, material, train)
+    else:
+        _ngrams(args, material, order, ready)
+    return 0
+
+
+@dataclass(frozen=True)
+class _Material:
+    """What a model is made of: sentences of symbols, the student's normaliser and tokens, and what the card shall say."""
+
+    sentences: list[list[str]]
+    normaliser: Normaliser
+    tokens: Tokens
+    parents: list[dict[str, Any]]
+    facts: dict[str, Any]
+
+    @classmethod
+    def read(cls, args: argparse.Namespace, open_corpus: OpenCorpus, paths: Iterable[Path]) -> _Material:
+        from lalia.decoding.language_model import symbols_of
+
+        like = read_card(args.like)
+        normaliser, tokens = Normaliser.from_json(args.like / NORMALISER), Tokens.load(args.like / TOKENS)
+        parents: list[dict[str, Any]] = []
+        sentences: list[list[str]] = []
+        strange = 0
+        for path in paths:
+            for text in _texts(path, args.language, open_corpus, parents):
+                if written := normaliser(text):
+                    symbols, unknown = symbols_of(written, args.unit, tokens)
+                    strange += unknown
+                    sentences.append(symbols)
+        facts = {"language": like.get("language"), "sentences": len(sentences), "unknown_words": strange}
+        return cls(sentences, normaliser, tokens, parents, facts)
+
+    def heldout(self, args: argparse.Namespace) -> list[list[str]]:
+        """The sentences of ``--heldout``."""
+        from lalia.decoding.language_model import symbols_of
+
+        texts = (self.normaliser(line) for line in _lines(args.heldout))
+        return [symbols_of(text, args.unit, self.tokens)[0] for text in texts if text]
+
+
+def _ngrams(args: argparse.Namespace, material: _Material, order: int, ready: Sequence[Path]) -> None:
+    from lalia.decoding.arpa import read_arpa, write_arpa
+    from lalia.decoding.language_model import make
+
+    start = time.perf_counter()
+    source = read_arpa(ready[0]) if ready else material.sentences
+    model = make(args.out, source, args.unit, order, material.normaliser, material.parents, **material.facts)
+    model.check(material.tokens, material.normaliser)
+    counts = ", ".join(f"{count:,}" for count in model.card["ngrams"])
+    print(f"n-grams   {counts} of 1 to {model.ngrams.order} {args.unit}s")
+    print(f"size      {_megabytes(args.out):.1f} MB, made in {time.perf_counter() - start:.1f} s")
+    if args.heldout:
+        print(f"held out  perplexity {model.perplexity(material.heldout(args)):.2f} per {args.unit}")
+    if args.arpa:
+        write_arpa(model.ngrams, args.arpa)
+    print(f"{args.out}: next, lalia tune {args.like} CORPUS --lm {args.out}")
+
+
+def _lstm(args: argparse.Namespace, material: _Material, train: TrainLstm) -> None:
+    from lalia.decoding.lstm import LstmModel
+
+    facts = {**material.facts, "letters": _letters(material.sentences)}
+    trained = train(material.sentences, args.out, material.normaliser, material.parents, facts, args.steps)
+    model = LstmModel.load(args.out)
+    model.check(material.tokens, material.normaliser)
+    found = model.card
+    took = f"trained for {clock(found['seconds'])}" if trained else "was trained on this text before"
+    print(f"lstm      {found['parameters']:,} weights, {_megabytes(args.out):.1f} MB, {took}")
+    print(f"held out  perplexity {found['perplexity']:.2f} per letter, of sentences kept from its training")
+    if args.heldout:
+        print(f"held out  perplexity {model.perplexity(material.heldout(args)):.2f} per letter of {args.heldout}")
+    print(f"{args.out}: next, lalia tune {args.like} CORPUS --lm NGRAMS --rescore {args.out}")
+
+
+def tune(args: argparse.Namespace, open_corpus: OpenCorpus) -> int:
+    """``lalia tune``."""
+    from lalia.decoding.language_model import LanguageModel
+    from lalia.decoding.lstm import LstmModel
+    from lalia.runtime.decoders import pair_name
+    from lalia.runtime.student import Student
+    from lalia.runtime.tuning import Trial, tune_lstm
+    from lalia.runtime.tuning import tune as tune_ngrams
+
+    student = Student.load(args.model)
+    model = LanguageModel.load(args.lm)
+    model.check(student.tokens, student.normaliser)
+    student_id = str(student.card["id"])
+    lstm = LstmModel.load(args.rescore) if args.rescore else None
+    if lstm is not None:
+        lstm.check(student.tokens, student.normaliser)
+        if student_id not in model.card.get("tuned", {}):
+            raise UserError(
+                f"{args.lm}: is not tuned for {args.model}; first: lalia tune {args.model} CORPUS --lm {args.lm}"
+            )
+    corpus = open_corpus(args.corpus)
+    rows = labelled_rows(corpus, args.corpus, args.split, args.language, args.limit)
+    print(f"{'weight':>7}{'bonus':>7}{'CER %':>7}{'WER %':>7}", flush=True)
+
+    def show(trial: Trial) -> None:
+        rates = f"{100 * trial.cer.rate:7.1f}{100 * trial.wer.rate:7.1f}"
+        print(f"{trial.weight:7.2f}{trial.bonus:7.2f}{rates}", flush=True)
+
+    facts = {"corpus": corpus.card["id"], "split": args.split, "language": args.language, "clips": len(rows)}
+    if lstm is None:
+        found = tune_ngrams(student, model, corpus, rows, show)
+        model.store_tuned(student_id, found.as_dict(**facts))
+    else:
+        found = tune_lstm(student, model, lstm, corpus, rows, show)
+        under = model.tuned(student_id)
+        facts |= {"lm_weight": under["weight"], "lm_bonus": under["bonus"]}
+        lstm.store_tuned(pair_name(student, model), found.as_dict(**facts))
+    print(
+        f"{args.rescore or args.lm}: weight {found.best.weight:g}, bonus {found.best.bonus:g} for {args.model} from now on"
+    )
+    if not found.best.weight:
+        print("the LSTM lowers no errors here beside these n-grams; without --rescore the answers are the same, sooner")
+    print(f"{'confidence':>10}{'words':>7}{'right':>7}   after calibration, on the same clips")
+    for bin in found.after:
+        print(f"{bin.confidence:10.2f}{bin.words:7}{bin.right:7.2f}")
+    return 0
+
+
+def _letters(sentences: Sequence[Sequence[str]]) -> dict[str, float]:
+    """How much of the text each letter is: what an alphabet is compared by."""
+    from lalia.decoding.language_model import shares
+    from lalia.decoding.ngrams import SPECIALS
+
+    counts = Counter(symbol for sentence in sentences for symbol in sentence if symbol not in SPECIALS)
+    return shares({letter.replace(BOUNDARY, " "): count for letter, count in counts.items()})
+
+
+def _megabytes(folder: Path) -> float:
+    return sum(file.stat().st_size for file in folder.iterdir()) / 1e6
+
+
+def _texts(path: Path, language: str | None, open_corpus: OpenCorpus, parents: list[dict[str, Any]]) -> Iterator[str]:
+    """The sentences of a text file, or the training labels of a corpus, whose card becomes a parent."""
+    if not path.is_dir():
+        yield from _lines(path)
+        return
+    corpus = open_corpus(path)
+    parents.append(corpus.card)
+    for row in labelled_rows(corpus, path, "train", language, None):
+        yield corpus.text(row)
+
+
+def _lines(path: Path) -> Iterator[str]:
+    try:
+        with (
+            gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8-sig") as file
+        ):
+            yield from file
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file; expected text, a sentence a line") from error
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as UTF-8 text ({error}); convert it, or leave it out") from error

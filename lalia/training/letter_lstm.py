@@ -1,0 +1,268 @@
+"""Training of the LSTM that weighs texts letter by letter: on one machine, to be continued where it was interrupted.
+
+B texts, T letters.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+from lalia.cards import read_card
+from lalia.decoding.lstm import Lstm, make
+from lalia.decoding.model_folder import KIND
+from lalia.decoding.ngrams import BEGIN, END, SPECIALS
+from lalia.exits import GuardStopped, UserError
+from lalia.models.letter_lstm import IGNORED, LetterLstm
+from lalia.text.normaliser import Normaliser
+from lalia.training.seeds import mix, reseed
+
+HELD_OUT, HELD_OUT_MOST = 20, 2_000
+"""Every so many-th sentence is held out, by its hash, but not more than so many."""
+LONGEST = 300
+"""Sentences of more letters are learned from in pieces."""
+LOOK = 500
+"""Steps between two looks at the held-out sentences, where a pass over the text takes more."""
+STATE = "state.pt"
+_SORTED = 16
+
+
+@dataclass(frozen=True)
+class LstmSettings:
+    """What is trained, and how long. 0.34 million weights for 30 letters."""
+
+    width: int = 256
+    layers: int = 1
+    embedding: int = 64
+    dropout: float = 0.3
+    rate: float = 3e-3
+    batch: int = 32
+    passes: int = 20
+    """over the text, at most"""
+    steps: int = 6_000
+    """at most"""
+    patience: int = 4
+    """looks in a row without a better perplexity, after which training ends"""
+    seed: int = 1
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The network with the best held-out perplexity, and how it came about."""
+
+    lstm: Lstm
+    perplexity: float
+    """per letter of the held-out sentences, ends counted"""
+    steps: int
+    """behind which it was best"""
+    seconds: float
+
+
+class _Texts:
+    """Sentences as one array of numbers each, begin and end with them; those held out apart."""
+
+    def __init__(self, sentences: Sequence[Sequence[str]], seed: int) -> None:
+        self.symbols = [*SPECIALS, *sorted({symbol for sentence in sentences for symbol in sentence} - set(SPECIALS))]
+        ids = {symbol: i for i, symbol in enumerate(self.symbols)}
+        self.train: list[np.ndarray] = []
+        self.held: list[np.ndarray] = []
+        # By a hash of the sentence: one that occurs twice is on one side with both.
+        hashes = [mix(seed, "held out", *sentence) for sentence in sentences]
+        least = min(hashes, default=0)
+        for hashed, sentence in zip(hashes, sentences, strict=True):
+            numbers = np.array([BEGIN, *(ids[symbol] for symbol in sentence), END], np.int32)
+            side = self.train
+            if hashed == least or (hashed % HELD_OUT == 0 and len(self.held) < HELD_OUT_MOST):
+                side = self.held
+            side += [numbers[start : start + LONGEST + 1] for start in range(0, len(numbers) - 1, LONGEST)]
+
+    def batches(self, number: int, settings: LstmSettings) -> list[list[np.ndarray]]:
+        """The batches of a pass: a function of the seed and the pass's number. Texts of a batch are about as long."""
+        generator = np.random.default_rng(mix(settings.seed, "pass", number))
+        order = generator.permutation(len(self.train)).tolist()
+        batches = []
+        for start in range(0, len(order), _SORTED * settings.batch):
+            near = sorted(order[start : start + _SORTED * settings.batch], key=lambda i: len(self.train[i]))
+            batches += [near[i : i + settings.batch] for i in range(0, len(near), settings.batch)]
+        return [[self.train[i] for i in batches[b]] for b in generator.permutation(len(batches))]
+
+
+def fingerprint(sentences: Sequence[Sequence[str]], settings: LstmSettings) -> str:
+    """What decides the outcome, as one hash: the same one again is the same training."""
+    digest = hashlib.sha256(json.dumps(asdict(settings)).encode())
+    for sentence in sentences:
+        digest.update("\x1f".join(sentence).encode() + b"\n")
+    return f"sha256:{digest.hexdigest()}"
+
+
+def train(sentences: Sequence[Sequence[str]], out: Path, settings: LstmSettings | None = None) -> Trained:
+    """Train on ``sentences`` (letters and boundaries), showing progress on stderr.
+
+    What is half done is kept beside ``out``, in ``.NAME.training``, and the same call continues it, to the same weights.
+    A ``UserError`` where there is too little text.
+    """
+    settings = settings or LstmSettings()
+    texts = _Texts(sentences, settings.seed)
+    if len(texts.train) < 2:
+        raise UserError(
+            f"{len(sentences)} sentences are too few for an LSTM, of which some are held out; give it more text"
+        )
+    reseed(settings.seed, "weights")
+    model = LetterLstm(len(texts.symbols), settings.width, settings.layers, settings.embedding, settings.dropout)
+    training = _Training(model, texts, settings, _work(out) / STATE, fingerprint(sentences, settings))
+    training.run()
+    model.load_state_dict(training.best)
+    return Trained(
+        Lstm(texts.symbols, model.arrays()), math.exp(training.best_loss), training.best_step, training.seconds
+    )
+
+
+def train_model(
+    sentences: Sequence[Sequence[str]],
+    out: Path,
+    normaliser: Normaliser,
+    parents: list[dict[str, Any]],
+    facts: dict[str, Any],
+    steps: int | None = None,
+) -> bool:
+    """Make ``out`` the folder of an LSTM trained on ``sentences``; whether it had to be trained, or was there already."""
+    settings = LstmSettings() if steps is None else LstmSettings(steps=steps)
+    made_of = fingerprint(sentences, settings)
+    if out.exists() and read_card(out, KIND).get("made_of") == made_of:
+        return False
+    found = train(sentences, out, settings)
+    told = {"perplexity": round(found.perplexity, 4), "steps": found.steps, "seconds": round(found.seconds, 1)}
+    make(out, found.lstm, normaliser, parents, made_of=made_of, **told, **facts)
+    shutil.rmtree(_work(out), ignore_errors=True)
+    return True
+
+
+class _Training:
+    """The loop and all that it has to remember."""
+
+    def __init__(self, model: LetterLstm, texts: _Texts, settings: LstmSettings, path: Path, made_of: str) -> None:
+        self.model, self.texts, self.settings, self.path, self.made_of = model, texts, settings, path, made_of
+        self.optimiser = torch.optim.AdamW(model.parameters(), lr=settings.rate, weight_decay=0.01)
+        self.per_pass = len(texts.batches(0, settings))
+        self.steps = min(settings.steps, settings.passes * self.per_pass)
+        self.step, self.in_vain, self.seconds = 0, 0, 0.0
+        self.best: dict[str, Any] = {}
+        self.best_loss, self.best_step = math.inf, 0
+
+    def run(self) -> None:
+        console = Console(file=sys.stderr)
+        bar = Progress(
+            TextColumn("lstm"), BarColumn(24), MofNCompleteColumn(), TextColumn("{task.fields[numbers]}"),
+            TextColumn("left"), TimeRemainingColumn(compact=True), console=console, disable=not console.is_terminal,
+        )  # fmt: skip
+        self._continue(console)
+        begun = time.monotonic() - self.seconds
+        with bar:
+            shown = bar.add_task("lstm", total=self.steps, completed=self.step, numbers=self._numbers())
+            for batch in self._batches():
+                self._learn(batch)
+                bar.update(shown, completed=self.step)
+                if self.step % min(self.per_pass, LOOK) and self.step < self.steps:
+                    continue
+                self._look()
+                self.seconds = time.monotonic() - begun
+                self._keep()
+                bar.update(shown, numbers=self._numbers())
+                if not console.is_terminal:
+                    print(f"lstm {self.step}/{self.steps} {self._numbers()}", file=sys.stderr, flush=True)
+                if self.in_vain >= self.settings.patience:
+                    break
+
+    def _batches(self) -> Iterator[list[np.ndarray]]:
+        """The batches from this step on to the last."""
+        while self.step < self.steps and self.in_vain < self.settings.patience:
+            number, place = divmod(self.step, self.per_pass)
+            yield from self.texts.batches(number, self.settings)[place : place + self.steps - self.step]
+
+    def _learn(self, batch: Sequence[np.ndarray]) -> None:
+        self.model.train()
+        reseed(self.settings.seed, "step", self.step)
+        warm = min(1.0, (self.step + 1) / 50)
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.settings.rate * warm * 0.5 * (1 + math.cos(math.pi * self.step / self.steps))
+        summed, count = self.model.loss(*_padded(batch))
+        self.optimiser.zero_grad()
+        (summed / count).backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimiser.step()
+        self.step += 1
+
+    @torch.no_grad()
+    def _look(self) -> None:
+        """Judge the weights by the held-out sentences and keep them where they are the best so far."""
+        self.model.eval()
+        held = sorted(self.texts.held, key=len)
+        size = 4 * self.settings.batch
+        sums = [self.model.loss(*_padded(held[i : i + size])) for i in range(0, len(held), size)]
+        loss = sum(float(summed) for summed, _ in sums) / sum(int(count) for _, count in sums)
+        if not math.isfinite(loss):
+            raise GuardStopped(f"the LSTM's loss on held-out text is {loss} at step {self.step}; give it other text")
+        self.in_vain += 1
+        if loss < self.best_loss:
+            self.best_loss, self.best_step, self.in_vain = loss, self.step, 0
+            self.best = {name: value.clone() for name, value in self.model.state_dict().items()}
+
+    def _keep(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_suffix(".part")
+        names = ("made_of", "step", "in_vain", "seconds", "best", "best_loss", "best_step")
+        state = {name: getattr(self, name) for name in names}
+        with temporary.open("wb") as file:
+            torch.save({**state, "model": self.model.state_dict(), "optimiser": self.optimiser.state_dict()}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(self.path)
+
+    def _continue(self, console: Console) -> None:
+        """Go on from what was kept, where it is of this training."""
+        try:
+            state = torch.load(self.path, map_location="cpu", weights_only=True)
+        except FileNotFoundError:
+            return
+        if state.pop("made_of") != self.made_of:
+            console.print("lstm: begins anew, since what was half done is of another text", highlight=False)
+            return
+        self.model.load_state_dict(state.pop("model"))
+        self.optimiser.load_state_dict(state.pop("optimiser"))
+        for name, value in state.items():
+            setattr(self, name, value)
+        console.print(f"lstm: continues at step {self.step}", highlight=False)
+
+    def _numbers(self) -> str:
+        return f"held-out perplexity {math.exp(self.best_loss):.2f}" if self.best else ""
+
+
+def _padded(batch: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+    """(letters, targets), (B, T) each: what is heard so far, and what comes next."""
+    longest = max(map(len, batch)) - 1
+    letters_BT = torch.full((len(batch), longest), END)
+    targets_BT = torch.full((len(batch), longest), IGNORED)
+    for b, text in enumerate(batch):
+        numbers = torch.from_numpy(text).long()
+        letters_BT[b, : len(text) - 1] = numbers[:-1]
+        targets_BT[b, : len(text) - 1] = numbers[1:]
+    return letters_BT, targets_BT
+
+
+def _work(out: Path) -> Path:
+    return out.parent / f".{out.name}.training"
