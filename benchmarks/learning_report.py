@@ -22,11 +22,12 @@ from lalia.training.recording import read_metrics
 
 PAGE = Path("docs/results.md")
 BY_LABELS, BY_HOURS = Path("docs/report/learning.svg"), Path("docs/report/hours.svg")
-COLOURS = {"random": "#9a9a9a", "unheard": "#d08a2e", "first": "#7fb2e5", "heard": "#2a6fbb"}
+COLOURS = {"random": "#9a9a9a", "patient": "#4d4d4d", "unheard": "#d08a2e", "first": "#7fb2e5", "heard": "#2a6fbb"}
 ROUNDS = {"unheard": ("unheard",), "first": ("first",), "heard": ("first", "heard")}
 """The runs that a start's pretraining is made of."""
 TEXT = {
     "random": "random weights",
+    "patient": "random weights, three times the steps",
     "unheard": "one round, no audio of the six languages",
     "first": "one round, unlabelled training audio of the six languages in it",
     "heard": "two rounds on the same",
