@@ -26,7 +26,7 @@ _ABOUT = """\
 lalia: from raw audio in any language to a small speech recogniser that runs on a laptop.
 
   lalia transcribe my-student talk.mp3              what is said, as text
-  lalia transcribe my-student talks/ --format srt --out subtitles/
+  lalia listen my-student                           what is being said, from the microphone
   lalia serve my-student                            the same over HTTP, with a page to drop a file on
   lalia evaluate my-student corpora/demo            error rates on clips it never heard
   lalia lm talks.txt --like my-student --out my-lm  a language model for it; then lalia tune
@@ -132,13 +132,16 @@ def _main(argv: list[str]) -> int:
     tune.set_defaults(call=lambda args: language.tune(args, _open_corpus))
 
     # These are declared where they are made, and only loaded when they are asked for.
+    listen = verbs.add_parser("listen", help="the microphone to text, while somebody speaks")
+    if verb == "listen":
+        from lalia.runtime import listening
+
+        listening.add_arguments(listen)
     serve = verbs.add_parser("serve", help="a student over HTTP, with a page")
     if verb == "serve":
         from lalia.serve import arguments as serve_arguments
 
-        serve.description = serve_arguments.ABOUT
         serve_arguments.add_arguments(serve)
-        serve.set_defaults(call=serve_arguments.main)
     prepare = verbs.add_parser("prepare", help="raw audio to a corpus", description=_PREPARE)
     if verb == "prepare":
         from lalia.data.prepare import arguments as prepare_arguments
@@ -151,7 +154,6 @@ def _main(argv: list[str]) -> int:
 
         inspection.add_arguments(inspect)
         inspect.set_defaults(call=inspection.main)
-
     convert = verbs.add_parser("convert", help="weights from and to the peers", description=_CONVERT)
     if verb == "convert":
         from lalia.models.convert import arguments as convert_arguments

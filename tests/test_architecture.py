@@ -51,6 +51,8 @@ DOORS = {
     "pocketsphinx": ("benchmarks/",),
     "starlette": ("lalia/serve/", "tests/"),
     "uvicorn": ("lalia/serve/connections.py", "tests/"),
+    "websockets": ("lalia/serve/connections.py", "benchmarks/", "tests/"),
+    "sounddevice": ("lalia/runtime/microphone.py", "tests/"),
     "transformers": ("lalia/models/convert", "benchmarks/", "tests/"),
 }
 
@@ -59,11 +61,12 @@ LIGHT_PACKAGES = {"numpy", "onnxruntime", "soundfile", "soxr", "rapidfuzz", "lal
 LATE_PACKAGES = {
     "lalia/audio/containers.py": {"av"},
     "lalia/audio/flac.py": {"miniaudio"},
+    "lalia/runtime/microphone.py": {"sounddevice"},
     "lalia/text/numbers.py": {"num2words"},
     "lalia/text/vocabulary.py": {"sentencepiece"},
 }
 # A room for those alone who ask for its extra; the program loads it late, as it does heavy ones.
-EXTRA_ROOMS = {"serve": {"starlette", "uvicorn", "h11"}}
+EXTRA_ROOMS = {"serve": {"starlette", "uvicorn", "h11", "websockets"}}
 VAGUE = {"utils", "util", "common", "base", "helpers", "helper", "misc"}
 
 

@@ -31,6 +31,8 @@ SIGTERM and Ctrl-C let requests under way finish. TLS and the open internet are 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what ``lalia serve`` takes."""
     default = Limits()
+    parser.description = ABOUT
+    parser.set_defaults(call=main)
     parser.add_argument("model", metavar="MODEL", type=Path, help="a student folder")
     parser.add_argument("--host", default="127.0.0.1", help="address (default: 127.0.0.1, this machine alone)")
     parser.add_argument("--port", type=_port, default=8000, help="port (default: 8000; 0: any free one)")
