@@ -15,117 +15,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import soundfile
 
+from benchmarks.runtime_contenders import CONTENDERS
 from lalia.audio.reading import read_audio
 from lalia.scoring.rates import character_errors
 from lalia.units import SAMPLE_RATE
 
 ROOT = Path(__file__).parents[1]
-
-Hear = Callable[[np.ndarray], str]
-
-
-def student(folder: str, threads: int) -> Hear:
-    from lalia import Student
-
-    loaded = Student.load(folder, threads=threads)
-    return lambda wave: loaded.transcribe(wave).text
-
-
-def torch_recogniser(folder: str, threads: int, int8: bool) -> Hear:
-    """The recogniser that the student was exported of, in torch; with ``int8`` its linear layers dynamically quantized."""
-    import soundfile as _  # noqa: F401  # before fairseq2
-    import torch
-
-    from lalia.decoding.greedy import best_path, transcript
-    from lalia.models.recogniser import Recogniser
-    from lalia.runtime.student import SHORTEST
-
-    torch.set_num_threads(threads)
-    recogniser = Recogniser.load(Path(folder)).eval()
-    model: torch.nn.Module = recogniser
-    if int8:
-        from lalia.models.deployed import Deployed, Product
-
-        def linear(product: Product) -> torch.nn.Linear:
-            inputs, outputs = product.weight_IO.shape
-            made = torch.nn.Linear(inputs, outputs, bias=product.bias_O is not None)
-            made.weight.data = product.weight_IO.T.contiguous()
-            if product.bias_O is not None:
-                made.bias.data = product.bias_O.data
-            return made
-
-        def replace(module: torch.nn.Module) -> None:
-            for name, child in module.named_children():
-                if isinstance(child, Product):
-                    setattr(module, name, linear(child))
-                else:
-                    replace(child)
-
-        model = Deployed(recogniser)
-        replace(model)
-        # torch's own quantization needs its linear layers; the deployed form is the student's graph in torch.
-        model = torch.ao.quantization.quantize_dynamic(model.eval(), {torch.nn.Linear}, dtype=torch.qint8)
-
-    @torch.inference_mode()
-    def hear(wave: np.ndarray) -> str:
-        wave_BS = torch.from_numpy(np.pad(wave, (0, max(0, SHORTEST - len(wave)))))[None]
-        if int8:
-            log_probs_BTV = model(wave_BS)
-        else:
-            log_probs_BTV, _ = recogniser.log_probs(wave_BS, torch.tensor([wave_BS.shape[1]]))
-        return transcript(best_path(log_probs_BTV[0].numpy()), recogniser.tokens)
-
-    return hear
-
-
-def sherpa(folder: str, threads: int) -> Hear:
-    """The folder that ``lalia convert STUDENT sherpa:FOLDER`` makes, in sherpa-onnx."""
-    import sherpa_onnx
-
-    recogniser = sherpa_onnx.OfflineRecognizer.from_omnilingual_asr_ctc(
-        f"{folder}/model.onnx", f"{folder}/tokens.txt", num_threads=threads
-    )
-
-    def hear(wave: np.ndarray) -> str:
-        stream = recogniser.create_stream()
-        stream.accept_waveform(SAMPLE_RATE, wave)
-        recogniser.decode_stream(stream)
-        return str(stream.result.text)
-
-    return hear
-
-
-def pocketsphinx(_: str, threads: int) -> Hear:
-    """PocketSphinx with the English model that its package carries: its speed and memory, not its words, where others speak."""
-    from pocketsphinx import Decoder
-
-    decoder = Decoder(loglevel="FATAL")
-
-    def hear(wave: np.ndarray) -> str:
-        decoder.start_utt()
-        decoder.process_raw((wave * 32767).astype(np.int16).tobytes(), no_search=False, full_utt=True)
-        decoder.end_utt()
-        found = decoder.hyp()
-        return found.hypstr if found else ""
-
-    return hear
-
-
-CONTENDERS: dict[str, tuple[str, Callable[[str, int], Hear]]] = {
-    # name: (which folder, how it is loaded)
-    "lalia, int8": ("student", student),
-    "sherpa-onnx, the same int8 file": ("sherpa", sherpa),
-    "torch, float": ("recogniser", lambda folder, threads: torch_recogniser(folder, threads, False)),
-    "torch, dynamic int8": ("recogniser", lambda folder, threads: torch_recogniser(folder, threads, True)),
-    "PocketSphinx, English": ("", pocketsphinx),
-}
 
 
 def contend(name: str, folder: str, threads: int, clips: Sequence[str]) -> dict[str, Any]:
@@ -189,13 +91,15 @@ def packages() -> list[str]:
     return sorted(item["metadata"]["name"] for item in json.loads(ended.stdout)["install"])
 
 
-def long_file(folder: str, path: Path, jobs: int) -> dict[str, Any]:
-    """In this process: one long file by ``jobs`` jobs."""
+def long_file(folder: str, path: Path, jobs: int, lm: str) -> dict[str, Any]:
+    """In this process: one long file by ``jobs`` jobs, searched under the language model ``lm`` where one is named."""
     from lalia import Student
+    from lalia.runtime.decoders import make_decoder
 
     loaded = Student.load(folder, threads=1)
+    decoder = make_decoder(loaded, lm) if lm else None
     cpu, wall = time.process_time(), time.perf_counter()
-    heard = loaded.transcribe(path, jobs=jobs)
+    heard = loaded.transcribe(path, jobs=jobs, decoder=decoder)
     return {
         "cpu": time.process_time() - cpu,
         "wall": time.perf_counter() - wall,
@@ -232,6 +136,11 @@ def main() -> int:
     parser.add_argument(
         "--sherpa", default="", help="what lalia convert made of the student: sherpa-onnx is measured too"
     )
+    parser.add_argument(
+        "--hf", default="", help="what lalia convert made of the recogniser: transformers is measured too"
+    )
+    parser.add_argument("--lm", default="", help="a language model: long files are searched under it too")
+    parser.add_argument("--formats", nargs="*", default=["flac", "mp3"], help="of long files")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--minutes", type=float, nargs="*", default=[10, 60, 180], help="of long files")
     parser.add_argument("--contend", nargs=2, metavar=("NAME", "THREADS"), help=argparse.SUPPRESS)
@@ -242,7 +151,7 @@ def main() -> int:
         print(json.dumps(contend(name, args.student, int(threads), args.clips)))
         return 0
     if args.long:
-        print(json.dumps(long_file(args.student, Path(args.clips[0]), args.long)))
+        print(json.dumps(long_file(args.student, Path(args.clips[0]), args.long, args.lm)))
         return 0
 
     found = packages()
@@ -254,7 +163,7 @@ def main() -> int:
     for name, row in (("python -c pass", python), ("import lalia", imported), ("lalia transcribe, one clip", cold)):
         print(f"| {name} | {row['cpu']:.3f} | {row['wall']:.3f} |")
 
-    folders = {"student": args.student, "recogniser": args.recogniser, "sherpa": args.sherpa, "": "-"}
+    folders = {"student": args.student, "recogniser": args.recogniser, "sherpa": args.sherpa, "hf": args.hf, "": "-"}
     measured: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for _ in range(args.rounds):
         for name, (kind, _load) in CONTENDERS.items():
@@ -272,19 +181,23 @@ def main() -> int:
         print(f"| {name} | {threads} | {cpu:.4f} | {wall:.4f} | {1 / wall:.0f} | {peak:.0f} | {other} |")
 
     print(
-        "\n| file | jobs | cpu s | wall s | × real time | other than its pieces | peak MB |\n|---|---|---|---|---|---|---|"
+        "\n| file | decoding | jobs | cpu s | wall s | × real time | other than its pieces | peak MB |\n"
+        + "|---" * 8
+        + "|"
     )
     with tempfile.TemporaryDirectory() as work:
         for minutes in args.minutes:
-            for suffix in ("flac", "mp3"):
+            for suffix in args.formats:
                 path = Path(work) / f"{minutes:g}.{suffix}"
                 pieces = [ours[number % len(ours)] for number in range(write_long(path, args.clips, minutes))]
-                for jobs in (1, 2):
-                    long = in_a_process(args.student, path, "--long", jobs)
+                for lm, jobs in [("", 1), ("", 2)] + ([(args.lm, 2)] if args.lm else []):
+                    long = in_a_process(args.student, path, "--long", jobs, *(["--lm", lm] if lm else []))
+                    expected = " ".join(filter(None, pieces))
+                    other = "" if lm else f"{100 * difference([long['text']], [expected]):.1f} %"
                     print(
-                        f"| {minutes:g} min {suffix.upper()} | {jobs} | {long['cpu']:.1f} | {long['wall']:.1f} | "
-                        f"{long['audio_s'] / long['wall']:.0f} | "
-                        f"{100 * difference([long['text']], [' '.join(filter(None, pieces))]):.1f} % | {long['peak_mb']:.0f} |",
+                        f"| {minutes:g} min {suffix.upper()} | {'n-gram beam' if lm else 'best path'} | {jobs} | "
+                        f"{long['cpu']:.1f} | {long['wall']:.1f} | {long['audio_s'] / long['wall']:.0f} | {other} | "
+                        f"{long['peak_mb']:.0f} |",
                         flush=True,
                     )
                 path.unlink()

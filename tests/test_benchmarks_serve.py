@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tiny_student import make_student, sing
 
-from benchmarks import runtime, serve
+from benchmarks import runtime, runtime_contenders, serve
 from lalia.audio.writing import flac_bytes
 
 pytest.importorskip("starlette", reason="the extra [serve] is not installed")
@@ -46,7 +46,7 @@ def test_contenders_and_long_files(tmp_path: Path, clips: list[str]) -> None:
     for suffix in ("flac", "mp3"):
         path = tmp_path / f"long.{suffix}"
         count = runtime.write_long(path, clips, 1)
-        found = runtime.long_file(str(student), path, 2)
+        found = runtime.long_file(str(student), path, 2, "")
         assert found["audio_s"] == pytest.approx(60, abs=8)
         # Half a second of silence is no boundary to the tiny student: its texts run on.
         pieces = [row["texts"][number % 3] for number in range(count)]
@@ -70,5 +70,5 @@ def test_a_process_that_contends_prints_what_it_measured(tmp_path: Path, clips: 
 
 def test_pocketsphinx_hears_no_words_in_silence() -> None:
     pytest.importorskip("pocketsphinx", reason="pocketsphinx is not installed")
-    hear = runtime.pocketsphinx("", 1)
+    hear = runtime_contenders.pocketsphinx("", 1)
     assert isinstance(hear(np.zeros(16_000, np.float32)), str)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from tiny_teacher import make_recogniser
 from torch.testing import assert_close
 
-from distill.config import RegularSettings, StudentSettings
+from distill.config import DistillSettings, RegularSettings, StudentSettings
 from distill.student import choose_blocks, kept_channels, make_projections, make_student
+from lalia import config
 from lalia.exits import UserError
+from lalia.models.store import count_parameters
 
 REGULAR = RegularSettings()
+CONFIGS = Path(__file__).parents[1] / "configs" / "distill"
 
 
 def clip(samples=12_000):
@@ -123,3 +128,17 @@ def test_projections_begin_as_what_was_cut_out():
     wide = projection(hidden)
     assert_close(wide[..., channels], hidden)
     assert float(wide.detach().abs().sum()) == pytest.approx(float(hidden.abs().sum()), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("size", "millions"), [("pocket", (1.5, 2.5)), ("laptop", (9.0, 12.0)), ("server", (22.0, 27.0))]
+)
+def test_sizes_cost_what_they_are_named_by_and_fit_a_larger_teacher(size, millions):
+    asked = config.load(DistillSettings, ["--config", str(CONFIGS / f"{size}.yaml")], "test", "")
+    shape = {"width": 576, "layers": 7, "heads": 9, "feedforward": 2304, "block_kernel": 9, "bins": 80}
+    student = make_student(make_recogniser(**shape), asked.student, REGULAR)
+    low, high = millions
+    assert low < count_parameters(student) / 1e6 < high
+    assert student.log_probs(*clip())[0].isfinite().all()
+    with pytest.raises(UserError, match=r"student\.\w+ \d+.*(teacher)"):
+        make_student(make_recogniser(), asked.student, REGULAR)
