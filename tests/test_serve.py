@@ -55,9 +55,9 @@ class Running:
 
 
 @contextmanager
-def served(folder: Path, *flags: object, **environment: str) -> Iterator[Running]:
-    """`lalia serve` of the tiny student with ``flags``, until the block ends."""
-    student = make_student(folder / "tones", language=["ita"])
+def served(folder: Path, *flags: object, student: Path | None = None, **environment: str) -> Iterator[Running]:
+    """`lalia serve` of ``student`` (the tiny one unless given) with ``flags``, until the block ends."""
+    student = student or make_student(folder / "tones", language=["ita"])
     (folder / "work" / "tmp").mkdir(parents=True)
     process = subprocess.Popen(
         [sys.executable, "-m", "lalia.cli", "serve", str(student), "--port", "0", *map(str, flags)],

@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import TextIO
@@ -20,7 +19,7 @@ from lalia.cards import write_text
 from lalia.decoding.greedy import Word
 from lalia.exits import UserError
 from lalia.runtime.microphone import Block, Microphone, devices, file_blocks
-from lalia.runtime.stream import Said, Stream
+from lalia.runtime.stream import Said, Stream, as_dict
 from lalia.runtime.student import Student
 from lalia.runtime.subtitles import FORMATS, render
 from lalia.text.scripts import join_words
@@ -193,20 +192,6 @@ class Objects:
             self._out.write(json.dumps(as_dict(said, last), ensure_ascii=False) + "\n")
             self._out.flush()
             self._tentative = said.tentative
-
-
-def as_dict(said: Said, last: bool) -> dict[str, object]:
-    """``said`` as JSON has it, here and from the server: words with text, start_s, end_s and confidence."""
-
-    def words(found: list[Word]) -> list[dict[str, object]]:
-        return [asdict(word) | {"confidence": round(word.confidence, 4)} for word in found]
-
-    return {
-        "stable": words(said.stable),
-        "tentative": words(said.tentative),
-        "heard_s": round(said.heard_s, 3),
-        "last": last,
-    }
 
 
 def _make_display(format: str) -> Callable[[Said, bool], None]:

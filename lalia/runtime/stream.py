@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -54,7 +54,7 @@ class Stream:
         self._growing = growing
         self._decoder = decoder
         self._resampler = Resampler(rate)
-        self._rate = rate
+        self.rate = rate
         self._fed = 0
         self._over = False
         self._shown: list[Word] = []  # with a decoder: words of the best path that it has not decided on
@@ -86,7 +86,7 @@ class Stream:
     @property
     def heard_s(self) -> Seconds:
         """How much was fed."""
-        return self._fed / self._rate
+        return self._fed / self.rate
 
     def transcript(self) -> Transcript:
         """All that is stable."""
@@ -108,3 +108,17 @@ class Stream:
             tentative = self._shown + tentative
         self.words += stable
         return Said(stable, tentative, self.heard_s)
+
+
+def as_dict(said: Said, last: bool) -> dict[str, object]:
+    """``said`` as JSON has it, here and from the server: words with text, start_s, end_s and confidence."""
+
+    def words(found: list[Word]) -> list[dict[str, object]]:
+        return [asdict(word) | {"confidence": round(word.confidence, 4)} for word in found]
+
+    return {
+        "stable": words(said.stable),
+        "tentative": words(said.tentative),
+        "heard_s": round(said.heard_s, 3),
+        "last": last,
+    }

@@ -18,7 +18,8 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket
 
 from lalia.audio.reading import AudioError
 from lalia.runtime.student import Student
@@ -28,6 +29,7 @@ from lalia.serve.answers import OPENAI, answer, openai_answer
 from lalia.serve.limits import Limits
 from lalia.serve.metrics import CONTENT_TYPE, Metrics
 from lalia.serve.refusals import Refusal, busy
+from lalia.serve.streams import ROUTE, serve_stream
 from lalia.serve.turns import Job, Steps, Turns
 from lalia.serve.uploads import Upload, received
 
@@ -46,6 +48,7 @@ class Service:
         self.metrics = Metrics()
         self.turns = Turns(limits.jobs)
         self.inside = 0
+        self.streams = 0
         self._token = token.encode()
         languages = student.card.get("language") or []
         self.language = ",".join([languages] if isinstance(languages, str) else languages)
@@ -71,6 +74,7 @@ class Service:
                 self._guarded("/v1/audio/transcriptions", self.transcribe_openai),
                 methods=["POST"],
             ),
+            WebSocketRoute(ROUTE, self.stream),
         ]
 
         @asynccontextmanager
@@ -84,7 +88,9 @@ class Service:
         return HTMLResponse(self._page, headers={"content-security-policy": self._policy})
 
     async def health(self, _: Request) -> Response:
-        return JSONResponse({"status": "ok", "model": self.name, "id": self.student.card["id"], "inside": self.inside})
+        card = self.student.card
+        facts = {"model": self.name, "id": card["id"], "inside": self.inside, "streaming": card.get("streaming")}
+        return JSONResponse({"status": "ok"} | facts)
 
     async def show_metrics(self, _: Request) -> Response:
         gauges = {
@@ -93,6 +99,7 @@ class Service:
                 "Requests inside from which on others are told to come again.",
                 self.limits.requests,
             ),
+            "lalia_streams": ("Streams among the requests inside.", self.streams),
             "lalia_jobs_waiting": ("Files that wait for their turn.", self.turns.waiting()),
         }
         return Response(self.metrics.render(gauges), media_type=CONTENT_TYPE)
@@ -117,6 +124,10 @@ class Service:
                 raise Refusal(400, "no_stream", "stream is not known here; leave it out")
 
         return await self._hear(request, write, check)
+
+    async def stream(self, socket: WebSocket) -> None:
+        """``/stream``: speech while it is spoken."""
+        await serve_stream(self, socket)
 
     async def _hear(self, request: Request, write: Write, check: Callable[[Upload], None] | None = None) -> Response:
         if self.inside >= self.limits.requests:
@@ -174,16 +185,20 @@ class Service:
         return call
 
     def _check_token(self, request: Request) -> None:
-        if not self._token:
-            return
-        kind, _, given = request.headers.get("authorization", "").partition(" ")
-        if kind.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self._token):
+        if not self.trusts(request.headers.get("authorization", "")):
             raise Refusal(401, "no_token", "expected the header 'Authorization: Bearer TOKEN' with this server's token")
+
+    def trusts(self, authorization: str) -> bool:
+        """Whether the header ``Authorization`` shows this server's token, where it has one."""
+        kind, _, given = authorization.partition(" ")
+        shown = kind.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), self._token)
+        return shown or not self._token
 
     async def _unknown(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         self.metrics.answered("other", error.status_code)
-        what = f"{error.detail}; there are GET / /health /metrics /v1/models, POST /transcribe /v1/audio/transcriptions"
+        there = "GET / /health /metrics /v1/models, POST /transcribe /v1/audio/transcriptions, WebSocket /stream"
+        what = f"{error.detail}; there are {there}"
         return _refused(Refusal(error.status_code, "no_route", what))
 
 

@@ -21,6 +21,7 @@ A student over HTTP, with a page to drop a file on.
   curl -F file=@talk.mp3 -F response_format=verbose_json http://127.0.0.1:8000/v1/audio/transcriptions
 
   GET / /health /metrics /v1/models    POST /transcribe /v1/audio/transcriptions (the form of OpenAI's API)
+  WebSocket /stream?rate=16000         16-bit samples in, words out while they are spoken (streaming students)
 
 Requests advance in turns, window by window. What is too much is refused: 413 too large or too long, 408 too slow, 429 too many.
 With a token (the variable LALIA_TOKEN, or --token-file) all but the page and /health want 'Authorization: Bearer TOKEN'.

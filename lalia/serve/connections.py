@@ -10,6 +10,7 @@ from typing import Any
 
 import h11
 import uvicorn
+import websockets  # noqa: F401  # uvicorn asks for it only when somebody comes; whoever lacks it shall hear of it at the start
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from lalia.exits import UserError
@@ -35,6 +36,11 @@ def make_protocol(limits: Limits) -> type[H11Protocol]:
             if self._timer is not None:
                 self._timer.cancel()
             super().connection_lost(exc)
+
+        def handle_websocket_upgrade(self, event: h11.Request) -> None:
+            if self._timer is not None:  # from here on another protocol has the connection, and streams' own patience
+                self._timer.cancel()
+            super().handle_websocket_upgrade(event)
 
         def _look(self) -> None:
             """Close a connection whose headers, or whose reading, made no progress since the last look."""
@@ -74,7 +80,9 @@ def serve(application: Any, bound: socket.socket, limits: Limits) -> None:
     config = uvicorn.Config(
         application,
         http=make_protocol(limits),
-        ws="none",
+        ws="websockets-sansio",
+        ws_max_size=limits.message_bytes,
+        ws_per_message_deflate=False,  # samples hardly shrink, and nobody can send a bomb
         lifespan="on",
         log_config=None,
         access_log=False,

@@ -30,6 +30,8 @@ class Limits:
     """for the headers, and for an upload beyond what its rate allows (408)"""
     upload_rate: int = 4_000
     """bytes per second that an upload must reach after ``patience_s``"""
+    message_bytes: int = 1 << 20
+    """a message of a stream (closed)"""
     header_bytes: int = 16_384
     """all headers of a request (400)"""
     drain_s: Seconds = 30.0

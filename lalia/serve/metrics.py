@@ -38,6 +38,12 @@ class Metrics:
             for bound in _BUCKETS_S:
                 self._buckets[bound] += took_s <= bound
 
+    def streamed(self, audio_s: Seconds, work_s: Seconds) -> None:
+        """A stream that has ended."""
+        with self._lock:
+            self._audio_s += audio_s
+            self._work_s += work_s
+
     def render(self, gauges: Mapping[str, tuple[str, float]]) -> str:
         """All of it, and ``gauges``: name to (meaning, value now)."""
         with self._lock:

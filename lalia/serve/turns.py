@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
 
+from lalia.runtime.stream import Said
 from lalia.runtime.transcript import Transcript
 from lalia.serve.refusals import Refusal
 from lalia.units import Seconds, clock
@@ -72,21 +73,49 @@ class Job:
         self._steps = None
 
 
+class Once:
+    """A piece of a stream: ``future`` gets what ``work`` returns or raises, or a ``Refusal``."""
+
+    def __init__(self, work: Callable[[], Said]) -> None:
+        self.future: Future[Said] = Future()
+        self.future.set_running_or_notify_cancel()
+        self.worked_s: Seconds = 0.0
+        self._work = work
+
+    def turn(self) -> bool:
+        """All of it: True."""
+        start = time.monotonic()
+        try:
+            said = self._work()
+        except BaseException as error:
+            self.worked_s = time.monotonic() - start
+            self.future.set_exception(error)
+        else:
+            self.worked_s = time.monotonic() - start
+            self.future.set_result(said)
+        return True
+
+    def refuse(self, refusal: Refusal) -> None:
+        """End it without its turn."""
+        self.future.set_exception(refusal)
+
+
 class Turns:
     """``workers`` threads that take jobs from the front of a row and put unfinished ones at its end."""
 
     def __init__(self, workers: int) -> None:
-        self._row: deque[Job] = deque()
+        self._row: deque[Job | Once] = deque()
         self._changed = threading.Condition()
         self._closing = False
         self._threads = [threading.Thread(target=self._work, name=f"turns-{i}", daemon=True) for i in range(workers)]
         for thread in self._threads:
             thread.start()
 
-    def add(self, job: Job) -> None:
+    def add(self, job: Job | Once, first: bool = False) -> None:
+        """Put ``job`` at the end of the row, or with ``first`` in front of it."""
         with self._changed:
             if not self._closing:
-                self._row.append(job)
+                (self._row.appendleft if first else self._row.append)(job)
                 self._changed.notify()
                 return
         job.refuse(Refusal(503, "closing", "the server is shutting down", retry_s=10.0))
