@@ -16,7 +16,6 @@ from lalia.units import clock
 if TYPE_CHECKING:
     from lalia.data.corpus import Corpus
     from lalia.runtime.clips import Clip
-    from lalia.runtime.evaluation import Evaluation
     from lalia.runtime.transcript import Transcript
 
 # Written out, so that --help need not load the runtime; a test compares them.
@@ -51,17 +50,6 @@ Write down what is said in audio files of any format, rate and length.
 A clip that cannot be read is named on stderr, skipped and counted; the exit status is 2 only when none could be read.
 Silence gives the empty text. M4A, WebM and G.722 need PyAV (pip install av).
 """
-_EVALUATE = """\
-Error rates of a student on the labelled clips of a corpus, with 95 % intervals (bootstrap over clips), and its speed.
-Labels and transcripts pass the student's own normaliser first.
-
-  lalia evaluate my-student corpora/demo                          the test split
-  lalia evaluate my-student corpora/demo --split dev --language ita
-  lalia evaluate my-student corpora/demo --limit 200 --json scores.json
-  lalia evaluate my-student corpora/demo --lm my-lm
-
-Corpora are read by a package of the training extra: pip install 'lalia[train]'.
-"""
 _PREPARE = "Make a corpus (16 kHz mono FLAC, languages, labels, splits) from raw audio."
 _CONVERT = """\
 Make an encoder or a recogniser of a peer's wav2vec 2.0 weights, and the other way round.
@@ -95,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: list[str]) -> int:
     from lalia.runtime import arguments as decoding
-    from lalia.runtime import language
+    from lalia.runtime import judging, language
 
     parser = _Parser(prog="lalia", description=_ABOUT, epilog=_EXITS)
     parser.add_argument("--version", action="version", version=f"lalia {__version__}")
@@ -111,15 +99,9 @@ def _main(argv: list[str]) -> int:
     transcribe.add_argument("--voice", action="store_true", help="hear only where there is speech (needs silero-vad)")
     transcribe.set_defaults(call=_transcribe)
 
-    evaluate = verbs.add_parser("evaluate", help="error rates on a corpus", description=_EVALUATE)
-    evaluate.add_argument("model", metavar="MODEL", type=Path, help="a student folder")
-    evaluate.add_argument("corpus", metavar="CORPUS", type=Path, help="a corpus folder")
-    evaluate.add_argument("--split", default="test", help="train, dev or test (default: test)")
-    evaluate.add_argument("--language", metavar="CODE", help="only this one (ISO 639-3, such as ita)")
-    evaluate.add_argument("--limit", type=_positive, metavar="N", help="only N clips, spread evenly over the corpus")
-    evaluate.add_argument("--json", type=Path, metavar="FILE", help="write figures and every clip's texts here as well")
-    evaluate.add_argument("--details", action="store_true", help="say where the errors are: lengths, speakers, words")
-    evaluate.set_defaults(call=_evaluate)
+    evaluate = verbs.add_parser("evaluate", help="error rates on a corpus", description=judging.ABOUT)
+    judging.add_evaluate(evaluate, _positive)
+    evaluate.set_defaults(call=lambda args: judging.evaluate(args, _open_corpus, _write_evaluation))
 
     for parsed in (transcribe, evaluate):
         parsed.add_argument("--threads", type=_positive, metavar="N", help="processor threads (default: all cores)")
@@ -234,42 +216,6 @@ def _write(path: Path | None, text: str) -> None:
         ) from error
 
 
-def _evaluate(args: argparse.Namespace) -> int:
-    from lalia.cards import write_json
-    from lalia.runtime.arguments import decoders, labelled_rows
-    from lalia.runtime.evaluation import details, evaluate, table
-    from lalia.runtime.student import Student
-
-    student = Student.load(args.model, args.threads)
-    decoder = decoders(args, student)
-    corpus = _open_corpus(args.corpus)
-    rows = labelled_rows(corpus, args.corpus, args.split, args.language, args.limit)
-    shown = sys.stderr.isatty()
-
-    def progress(found: Evaluation) -> None:
-        print(f"\r{len(found.heard)} of {len(rows)} clips ", end="", file=sys.stderr, flush=True)
-
-    found = evaluate(student, corpus, rows, progress if shown else None, decoder())
-    if shown:
-        print("\r\033[K", end="", file=sys.stderr)
-    for reason in found.skipped:
-        print(f"lalia: skipped: {reason}", file=sys.stderr)
-    if not found.heard:
-        raise UserError(f"{args.corpus}: none of {len(rows)} clips could be scored; the lines above say why")
-    print(table(found))
-    if args.details:
-        print("\n" + details(found, {corpus.id(row): corpus.speaker(row) for row in rows}))
-    if args.json:
-        asked = {"split": args.split, "language": args.language, "limit": args.limit, "threads": args.threads}
-        asked |= {name: str(path) for name in ("lm", "rescore", "hot", "only") if (path := getattr(args, name))}
-        lineage = {"student": student.card["id"], "corpus": corpus.card["id"]}
-        try:
-            write_json(args.json, {**lineage, **asked, **found.as_dict()})
-        except OSError as error:
-            raise UserError(f"{args.json}: cannot be written ({error.strerror})") from error
-    return 0
-
-
 def _open_corpus(path: Path) -> Corpus:
     try:
         from lalia.data.corpus import Corpus
@@ -280,14 +226,24 @@ def _open_corpus(path: Path) -> Corpus:
     return Corpus.load(path)
 
 
-def _train_lstm(*material: Any) -> bool:
+def _train_lstm(*material: Any, steps: int | None) -> bool:
     try:
-        from lalia.training.letter_lstm import train_model
+        from lalia.training.letter_lstm import LstmSettings, train_model
     except ImportError as error:
         raise UserError(
             f"an LSTM is trained by {error.name}, which is missing; run: pip install 'lalia[train]'"
         ) from error
-    return train_model(*material)
+    sentences, out, normaliser, parents, facts = material
+    settings = LstmSettings() if steps is None else LstmSettings(steps=steps)
+    return train_model(sentences, out, normaliser, parents, facts, settings)
+
+
+def _write_evaluation(*material: Any) -> None:
+    try:
+        from lalia.report.evaluation import write_evaluation
+    except ImportError as error:
+        raise UserError(f"pages are made by {error.name}, which is missing; run: pip install 'lalia[train]'") from error
+    write_evaluation(*material)
 
 
 def _positive(text: str) -> int:

@@ -28,9 +28,17 @@ def test_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         tmp_path / "free.txt",
         "--out",
         table,
+        "--width",
+        16,
     ]
     monkeypatch.setattr(sys, "argv", ["decoding", *map(str, argv)])
     decoding.main()
     rows = table.read_text().splitlines()
-    assert len(rows) == 2 + 2 + 2 * 4
+    assert len(rows) == 2 + 2 + 2 * 4 + 4
+    assert [row.split(" | ")[0] for row in rows[-4:]] == [
+        "| 6-grams of letters and the LSTM, labels and free text (weight 0, bonus 0)",
+        "| the same, beam 64",
+        "| 6-grams of letters, labels and free text, 1 hot words",
+        "| closed list of 4 sentences",
+    ]
     assert rows[2].startswith("| best path | 0.0 | 0.0 (0.0 to 0.0) | ")

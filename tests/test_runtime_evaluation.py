@@ -11,7 +11,7 @@ from tiny_student import make_student, sing
 
 from lalia import Student
 from lalia.audio.reading import AudioError
-from lalia.runtime.evaluation import details, evaluate
+from lalia.runtime.evaluation import About, details, evaluate
 
 
 class Songs:
@@ -61,13 +61,22 @@ def test_evaluate(tmp_path: Path) -> None:
     assert set(stored["scores"]) == {"all", "ita", "rus"}
     assert stored["scores"]["all"]["cer_interval"][1] >= stored["scores"]["all"]["cer"]
     assert len(stored["clips"]) == 3
+    assert [right for _, right in stored["clips"][1]["words"]] == [True, False]
+    assert all(0.5 < confidence <= 1 for clip in stored["clips"] for confidence, _ in clip["words"])
 
 
 def test_details(tmp_path: Path) -> None:
     student = Student.load(make_student(tmp_path / "s"), threads=1)
-    found = details(evaluate(student, Songs(), range(3)), {"0": "anna", "1": "anna", "2": ""})
+    about = {"0": About("anna", 12.0), "1": About("anna", 35.0), "2": About("", 8.0)}
+    found = details(evaluate(student, Songs(), range(3)), about)
     lines = found.splitlines()
     assert lines[1].split() == ["under", "2", "s", "3", "5.9", "20.0"]
+    assert lines[3:7] == [
+        "signal to noise       clips   CER %   WER %",
+        "under 10 dB               1     0.0     0.0",
+        "10 to 20 dB               1     0.0     0.0",
+        "30 to 40 dB               1    14.3    50.0",
+    ]
     assert [line.split()[0] for line in lines if line.startswith(("speaker", "anna", "unknown"))] == [
         "speaker",
         "anna",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lalia.scoring.breakdown import Confusion, by_group, confusions, length_band
+from lalia.scoring.breakdown import Confusion, by_group, confusions, length_band, noise_band
 from lalia.scoring.rates import score
 
 SAID = ["the red cat", "a red hat", "so"]
@@ -28,3 +28,13 @@ def test_groups_add_up() -> None:
 def test_length_bands() -> None:
     lengths = [length_band(seconds) for seconds in (0.5, 2.0, 4.9, 5.0, 19.0, 20.0, 3600.0)]
     assert lengths == ["under 2 s", "2 to 5 s", "2 to 5 s", "5 to 10 s", "10 to 20 s", "over 20 s", "over 20 s"]
+
+
+def test_noise_bands() -> None:
+    assert [noise_band(snr_db) for snr_db in (-10.0, 10.0, 39.9, 60.0, float("nan"))] == [
+        "under 10 dB",
+        "10 to 20 dB",
+        "30 to 40 dB",
+        "over 40 dB",
+        "unknown",
+    ]

@@ -19,10 +19,8 @@ from lalia.models.shape import EncoderShape
 from lalia.report import formats, page
 from lalia.report.charts import Chart, heat_chart
 from lalia.report.curves import audio_per_step_s, chance_of, codes_of, curves, series, tallies
-from lalia.report.errors import KEY, marked
+from lalia.report.heard import clips_section
 from lalia.report.lineage import lineage_of, product_card
-from lalia.report.players import ShownClip, make_player
-from lalia.scoring.rates import character_errors
 from lalia.training.recording import read_metrics
 from lalia.training.runs import CONFIG, FINISHED
 from lalia.training.settings import (
@@ -37,7 +35,6 @@ from lalia.units import clock
 
 NAME = "report.html"
 GUARD, CODES = "guard.jsonl", "codes.json"
-SHOWN_CLIPS = 5
 SHOWN_MEASURES = 50
 
 _SHARED: dict[str, Any] = {
@@ -204,27 +201,10 @@ def _guard(measures: list[dict[str, Any]]) -> page.Section:
 
 def _clips(scores: dict[str, Any], mixture: Any) -> page.Section:
     """The clips that went worst and those in the middle, with their sound where the corpus is at hand."""
-    ranked = sorted(scores["clips"], key=lambda clip: -character_errors(clip["reference"], clip["hypothesis"]).rate)
-    middle = max(0, len(ranked) // 2 - SHOWN_CLIPS // 2)
-    chosen = [("Worst", ranked[:SHOWN_CLIPS])]
-    if len(ranked) > 2 * SHOWN_CLIPS:
-        chosen.append(("In the middle", ranked[middle : middle + SHOWN_CLIPS]))
-    rows = _rows(mixture, {clip["id"] for _, clips in chosen for clip in clips})
-    blocks: list[Markup] = []
-    for name, clips in chosen:
-        shown = [_shown(clip, mixture, rows.get(clip["id"])) for clip in clips]
-        blocks += [Markup("<h3>{}</h3>").format(name), page.clips(shown, KEY if not blocks else Markup())]
-    return page.Section(
-        "Test clips", blocks, f"By characters wrong, out of {len(ranked)} clips that training never heard."
-    )
-
-
-def _shown(clip: dict[str, str], mixture: Any, row: int | None) -> ShownClip:
-    said, heard = marked(clip["reference"], clip["hypothesis"])
-    errors = character_errors(clip["reference"], clip["hypothesis"])
-    texts = [("said", said), (f"heard, CER {formats.percent(errors.rate, 0)}", heard)]
-    player = make_player(clip["id"], mixture.wave(row)) if row is not None else None
-    return ShownClip(clip["id"], texts, player)
+    clips = [(clip["id"], clip["reference"], clip["hypothesis"]) for clip in scores["clips"]]
+    rows = _rows(mixture, {id for id, _, _ in clips})
+    intro = f"By characters wrong, out of {len(clips)} clips that training never heard."
+    return clips_section(clips, lambda id: mixture.wave(rows[id]) if id in rows else None, intro)
 
 
 def _rows(mixture: Any, ids: set[str]) -> dict[str, int]:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from lalia.runtime.student import Student
 
 OpenCorpus = Callable[[Path], Any]
+DECODING = ("lm", "rescore", "hot", "only")
+"""What ``add_decoding`` declares."""
 
 
 def add_decoding(parser: argparse.ArgumentParser) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, Protocol
@@ -12,10 +13,14 @@ import numpy as np
 
 from lalia.audio.reading import AudioError
 from lalia.decoding.decoder import Decoder
+from lalia.decoding.greedy import Word
 from lalia.runtime.student import Student
-from lalia.scoring.breakdown import Part, by_group, confusions, length_band
-from lalia.scoring.rates import Score, character_errors, score
+from lalia.scoring.breakdown import UNKNOWN, Part, by_group, confusions, length_band, noise_band
+from lalia.scoring.rates import Score, alignment, character_errors, score
 from lalia.units import Seconds, clock, to_seconds
+
+LENGTH, NOISE, SPEAKER = "length", "signal to noise", "speaker"
+MOST_SPEAKERS = 8
 
 
 class Clips(Protocol):
@@ -39,6 +44,17 @@ class Heard:
     reference: str
     hypothesis: str
     duration_s: Seconds
+    words: tuple[tuple[float, bool], ...] = ()
+    """confidence of each word that was heard, and whether it is right"""
+
+
+@dataclass(frozen=True)
+class About:
+    """What is known of a clip beside its text."""
+
+    speaker: str = ""
+    """"" where nobody knows"""
+    snr_db: float = math.nan
 
 
 @dataclass
@@ -91,7 +107,7 @@ def evaluate(
     A clip that cannot be read, or whose label holds no letter after normalisation, is skipped and named.
     """
     found = Evaluation()
-    # A recogniser in torch stands in for a student here, and knows no decoder.
+    # A recogniser in torch stands in for a student here, and knows no decoder and no words.
     hear = student.transcribe if decoder is None else partial(student.transcribe, decoder=decoder)
     for row in rows:
         reference = student.normaliser(clips.text(row))
@@ -104,14 +120,28 @@ def evaluate(
             found.skipped.append(str(error))
             continue
         start = time.perf_counter()
-        text = hear(wave, clips.id(row)).text
+        transcript = hear(wave, clips.id(row))
         found.elapsed_s += time.perf_counter() - start
         found.heard.append(
-            Heard(clips.id(row), clips.language(row), reference, student.normaliser(text), to_seconds(len(wave)))
+            Heard(
+                clips.id(row),
+                clips.language(row),
+                reference,
+                student.normaliser(transcript.text),
+                to_seconds(len(wave)),
+                _judged(reference, getattr(transcript, "words", ())),
+            )
         )
         if progress:
             progress(found)
     return found
+
+
+def _judged(reference: str, words: Sequence[Word]) -> tuple[tuple[float, bool], ...]:
+    """The confidence of each of ``words`` and whether it is right, by the alignment with the reference."""
+    steps = alignment(reference, " ".join(word.text for word in words))
+    right = [step.kind == "equal" for step in steps if step.kind != "deletion"]
+    return tuple((word.confidence, ok) for word, ok in zip(words, right, strict=False))
 
 
 def table(found: Evaluation) -> str:
@@ -134,23 +164,19 @@ def table(found: Evaluation) -> str:
     return "\n".join(lines)
 
 
-def details(found: Evaluation, speakers: Mapping[str, str]) -> str:
-    """Where the errors are, as a page of text; ``speakers`` by the clips' ids, "" where nobody knows."""
+def details(found: Evaluation, about: Mapping[str, About]) -> str:
+    """Where the errors are, as a page of text; ``about`` has what is known of the clips, by their ids."""
     references = [clip.reference for clip in found.heard]
     hypotheses = [clip.hypothesis for clip in found.heard]
-    lines = [f"{'length':20}{'clips':>7}{'CER %':>8}{'WER %':>8}"]
-    bands = sorted(found.heard, key=lambda clip: clip.duration_s)
-    groups = by_group(
-        [clip.reference for clip in bands],
-        [clip.hypothesis for clip in bands],
-        [length_band(clip.duration_s) for clip in bands],
-    )
-    lines += [_part(name, part) for name, part in groups.items()]
-    voices = by_group(references, hypotheses, [speakers.get(clip.id, "") or "unknown" for clip in found.heard])
-    if len(voices) > 1:
-        worst = sorted(voices.items(), key=lambda item: -item[1].cer.rate)
-        lines += ["", f"{'speaker':20}{'clips':>7}{'CER %':>8}{'WER %':>8}   (worst of {len(voices)})"]
-        lines += [_part(name, part) for name, part in worst[:8]]
+    lines: list[str] = []
+    for name, groups in circumstances(found, about).items():
+        parts = {group: _errors(clips) for group, clips in groups.items()}
+        told = ""
+        if name == SPEAKER:
+            parts = dict(sorted(parts.items(), key=lambda item: -item[1].cer.rate)[:MOST_SPEAKERS])
+            told = f"   (worst of {len(groups)})"
+        lines += [*([""] if lines else []), f"{name:20}{'clips':>7}{'CER %':>8}{'WER %':>8}{told}"]
+        lines += [_part(group, part) for group, part in parts.items()]
     units: tuple[tuple[Literal["character", "word"], str], ...] = (("character", "letters"), ("word", "words"))
     for unit, name in units:
         taken = confusions(references, hypotheses, unit)
@@ -160,6 +186,31 @@ def details(found: Evaluation, speakers: Mapping[str, str]) -> str:
     for clip in ranked[:3]:
         lines += ["", f"{clip.id}", f"  said   {clip.reference}", f"  heard  {clip.hypothesis}"]
     return "\n".join(lines)
+
+
+def circumstances(found: Evaluation, about: Mapping[str, About]) -> dict[str, dict[str, list[Heard]]]:
+    """The clips by length, by signal-to-noise ratio and by speaker; what nothing is known of, or is one for all, is left out."""
+    by_length = sorted(found.heard, key=lambda clip: clip.duration_s)
+    known = {clip.id: about.get(clip.id, About()) for clip in found.heard}
+    by_noise = sorted(found.heard, key=lambda clip: (math.isnan(known[clip.id].snr_db), known[clip.id].snr_db))
+    groups = {
+        LENGTH: _grouped(by_length, lambda clip: length_band(clip.duration_s)),
+        NOISE: _grouped(by_noise, lambda clip: noise_band(known[clip.id].snr_db)),
+        SPEAKER: _grouped(found.heard, lambda clip: known[clip.id].speaker or UNKNOWN),
+    }
+    return {name: group for name, group in groups.items() if len(group) > 1 or name == LENGTH}
+
+
+def _grouped(clips: Iterable[Heard], name: Callable[[Heard], str]) -> dict[str, list[Heard]]:
+    groups: dict[str, list[Heard]] = {}
+    for clip in clips:
+        groups.setdefault(name(clip), []).append(clip)
+    return groups
+
+
+def _errors(clips: Sequence[Heard]) -> Part:
+    [part] = by_group([c.reference for c in clips], [c.hypothesis for c in clips], [""] * len(clips)).values()
+    return part
 
 
 def _part(name: str, part: Part) -> str:

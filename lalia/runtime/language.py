@@ -20,8 +20,8 @@ from lalia.text.tokens import BOUNDARY, Tokens
 from lalia.text.tokens import FILE_NAME as TOKENS
 from lalia.units import clock
 
-TrainLstm = Callable[[list[list[str]], Path, Normaliser, list[dict[str, Any]], dict[str, Any], "int | None"], bool]
-"""Makes the LSTM's folder of sentences, unless it is there already: (sentences, folder, normaliser, parents, facts, steps)."""
+TrainLstm = Callable[..., bool]
+"""(sentences, folder, normaliser, parents, facts, steps=…): makes the folder of an LSTM, and says whether it had to."""
 
 LM = """\
 Make a language model of text: it tells a student which words its language has, and which follow which.
@@ -171,7 +171,7 @@ def _lstm(args: argparse.Namespace, material: _Material, train: TrainLstm) -> No
     from lalia.decoding.lstm import LstmModel
 
     facts = {**material.facts, "letters": _letters(material.sentences)}
-    trained = train(material.sentences, args.out, material.normaliser, material.parents, facts, args.steps)
+    trained = train(material.sentences, args.out, material.normaliser, material.parents, facts, steps=args.steps)
     model = LstmModel.load(args.out)
     model.check(material.tokens, material.normaliser)
     found = model.card

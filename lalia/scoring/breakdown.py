@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ from lalia.units import Seconds
 Group = TypeVar("Group", bound=Hashable)
 
 LENGTHS: tuple[Seconds, ...] = (2.0, 5.0, 10.0, 20.0)
+NOISES: tuple[float, ...] = (10.0, 20.0, 30.0, 40.0)
+"""Signal-to-noise ratios in dB."""
+UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
@@ -60,9 +64,18 @@ def by_group(references: Sequence[str], hypotheses: Sequence[str], groups: Seque
 
 def length_band(duration_s: Seconds, edges: Sequence[Seconds] = LENGTHS) -> str:
     """The band of lengths that a clip falls in: ``under 2 s``, ``2 to 5 s``, …, ``over 20 s``."""
-    if duration_s < edges[0]:
-        return f"under {edges[0]:g} s"
+    return _band(duration_s, edges, "s")
+
+
+def noise_band(snr_db: float, edges: Sequence[float] = NOISES) -> str:
+    """The band of signal-to-noise ratios that a clip falls in, ``10 to 20 dB`` for one; ``unknown`` where it is NaN."""
+    return UNKNOWN if math.isnan(snr_db) else _band(snr_db, edges, "dB")
+
+
+def _band(value: float, edges: Sequence[float], unit: str) -> str:
+    if value < edges[0]:
+        return f"under {edges[0]:g} {unit}"
     for low, high in pairwise(edges):
-        if duration_s < high:
-            return f"{low:g} to {high:g} s"
-    return f"over {edges[-1]:g} s"
+        if value < high:
+            return f"{low:g} to {high:g} {unit}"
+    return f"over {edges[-1]:g} {unit}"

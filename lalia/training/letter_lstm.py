@@ -138,10 +138,10 @@ def train_model(
     normaliser: Normaliser,
     parents: list[dict[str, Any]],
     facts: dict[str, Any],
-    steps: int | None = None,
+    settings: LstmSettings | None = None,
 ) -> bool:
     """Make ``out`` the folder of an LSTM trained on ``sentences``; whether it had to be trained, or was there already."""
-    settings = LstmSettings() if steps is None else LstmSettings(steps=steps)
+    settings = settings or LstmSettings()
     made_of = fingerprint(sentences, settings)
     if out.exists() and read_card(out, KIND).get("made_of") == made_of:
         return False
