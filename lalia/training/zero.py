@@ -62,6 +62,8 @@ class DeepSpeedZero(DeepSpeedStrategy):
 
     def _setup_model_and_optimizer(self, model: nn.Module, optimizer: Any, lr_scheduler: Any = None) -> tuple[Any, Any]:
         self._groups = [list(group["params"]) for group in optimizer.param_groups]
+        if self.zero_stage_3:
+            round_once()
         engine, sharded = super()._setup_model_and_optimizer(model, optimizer, lr_scheduler)
         self.precision_plugin.attach(engine)  # type: ignore[attr-defined]
         return engine, sharded
@@ -259,6 +261,17 @@ class DeepSpeedZero(DeepSpeedStrategy):
             whole[shard] = part.to(device).detach()
         dist.all_reduce(whole)
         return whole.view(getattr(parameter, "ds_shape", parameter.shape)).cpu()
+
+
+def round_once() -> None:
+    """Let the linear function that DeepSpeed puts in the place of torch's under ZeRO 3 compute forwards what torch's does.
+
+    It keeps the parameter instead of what autocast made of it, so that gathered weights can go between the passes. But it adds
+    the bias to a product that is rounded to half precision already; torch, and so every other strategy, rounds once, behind it.
+    """
+    from deepspeed.runtime.zero.linear import LinearFunctionForZeroStage3
+
+    LinearFunctionForZeroStage3.forward = staticmethod(torch.ops.aten.linear.default)
 
 
 def _numbers(parameter: nn.Parameter) -> int:
