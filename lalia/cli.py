@@ -43,7 +43,7 @@ Write down what is said in audio files of any format, rate and length.
   lalia transcribe my-student talk.m4a --format srt > talk.srt  subtitles
   lalia transcribe my-student talks/ --format json              a folder: one JSON object per line, words with times
   lalia transcribe my-student talks/ --format vtt --out subs/   one file per clip
-  lalia transcribe my-student meeting.flac --jobs 2             two windows at a time (of many clips: two clips)
+  lalia transcribe my-student meeting.flac --jobs 1             one window at a time and not one per core
   lalia transcribe my-student talk.mp3 --lm my-lm --hot names.txt    a language model, and names to listen for
   lalia transcribe my-student clips/ --only commands.txt        only these phrases, or nothing
 
@@ -95,7 +95,9 @@ def _main(argv: list[str]) -> int:
     transcribe.add_argument("audio", metavar="AUDIO", nargs="+", help="audio files, and folders of them")
     transcribe.add_argument("--format", choices=FORMATS, default="txt", help="what to write (default: txt)")
     transcribe.add_argument("--out", type=Path, metavar="FOLDER", help="write one file per clip here, not to stdout")
-    transcribe.add_argument("--jobs", type=_positive, default=1, metavar="N", help="how much at a time (default: 1)")
+    transcribe.add_argument(
+        "--jobs", type=_positive, metavar="N", help="how much at a time, one thread each (default: all cores)"
+    )
     transcribe.add_argument("--voice", action="store_true", help="hear only where there is speech (needs silero-vad)")
     transcribe.set_defaults(call=_transcribe)
 
@@ -152,6 +154,7 @@ def _main(argv: list[str]) -> int:
 
 def _transcribe(args: argparse.Namespace) -> int:
     from lalia.audio.reading import AudioError
+    from lalia.machine import cores
     from lalia.runtime.arguments import decoders
     from lalia.runtime.clips import find_clips, output_paths
     from lalia.runtime.student import Student
@@ -164,20 +167,21 @@ def _transcribe(args: argparse.Namespace) -> int:
         raise UserError(f"{len(clips)} clips cannot share one {args.format} file; say --out FOLDER")
     paths = output_paths(clips, args.out, args.format) if args.out else [None] * len(clips)
     # Jobs of one thread each do more than one job of several.
-    student = Student.load(args.model, args.threads or (1 if args.jobs > 1 else None))
+    jobs = args.jobs or max(1, cores() // (args.threads or 1))
+    student = Student.load(args.model, args.threads or (1 if jobs > 1 else None))
     shown = sys.stderr.isatty() and (args.out is not None or not sys.stdout.isatty())
     start, audio_s, done = time.perf_counter(), 0.0, 0
 
     decoder = decoders(args, student)
 
     def hear(clip: Clip) -> Transcript | AudioError:
-        jobs = args.jobs if len(clips) == 1 else 1
+        windows = jobs if len(clips) == 1 else 1
         try:
-            return student.transcribe(clip.path, voice=args.voice, jobs=jobs, decoder=decoder())
+            return student.transcribe(clip.path, voice=args.voice, jobs=windows, decoder=decoder())
         except AudioError as error:
             return error
 
-    all_heard = in_order(hear, clips, args.jobs if len(clips) > 1 else 1)
+    all_heard = in_order(hear, clips, jobs if len(clips) > 1 else 1)
     for number, (clip, path, heard) in enumerate(zip(clips, paths, all_heard, strict=True), start=1):
         if isinstance(heard, AudioError):
             print(f"lalia: {heard}", file=sys.stderr)

@@ -16,6 +16,7 @@ from lalia.cards import read_card
 from lalia.decoding.greedy import Word, collapse, peaks, transcript, words
 from lalia.decoding.growing import PAUSE_S, Growing
 from lalia.exits import UserError
+from lalia.machine import cores
 from lalia.runtime.hearing import SILENCE_PEAK, STATE, Chunks, Hearing
 from lalia.runtime.integrity import MODEL, NORMALISER, TOKENS, check_files
 from lalia.runtime.stream import Stream
@@ -80,7 +81,7 @@ class Student:
             )
         tokens = Tokens.load(folder / TOKENS)
         normaliser = Normaliser.from_json(folder / NORMALISER)
-        session = _session(folder / MODEL, threads or _cores())
+        session = _session(folder / MODEL, threads or cores())
         _check_graph(session, tokens, folder)
         _check_states(session, card, folder)
         return cls(session, tokens, normaliser, card)
@@ -271,7 +272,3 @@ def _check_states(session: onnxruntime.InferenceSession, card: dict[str, Any], f
     if keeps != (card.get("streaming") is not None):
         found = "keeps states" if keeps else "keeps no states"
         raise UserError(f"{folder / MODEL}: {found} from chunk to chunk, its card says otherwise; export it again")
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lalia.exits import UserError
+from lalia.machine import cores
 
 if TYPE_CHECKING:
     from lalia.data.prepare.options import Options
@@ -139,7 +139,7 @@ def _recipe(args: argparse.Namespace, cutting: Cutting | None) -> Recipe:
 
 
 def _engine(args: argparse.Namespace) -> Engine:
-    workers = args.workers or _cores()
+    workers = args.workers or cores()
     if workers < 1:
         raise UserError(f"--workers {args.workers}: expected 1 or more")
     if args.engine == "ray":
@@ -149,10 +149,6 @@ def _engine(args: argparse.Namespace) -> Engine:
     from lalia.data.prepare.workers import make_parts
 
     return lambda units, work, cutting, report: make_parts(units, work, cutting, workers, report)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _percent(text: str) -> float:
