@@ -92,8 +92,9 @@ def measure(name: str, recogniser: Path, args: argparse.Namespace) -> dict[str, 
     if not (student / "card.json").exists():
         must([
             "python", "-m", "distill", "export", "--recogniser", str(recogniser), "--teacher", str(args.teacher),
-            "--data.corpus", str(args.corpus), "--data.language", args.language, "--measure.sensitivity_s", "10",
-            "--data.min_s", "0.3", *PASS_ALL, "--out", str(student),
+            "--data.corpus", str(args.corpus), "--data.language", args.language, "--measure.sensitivity_s", "5",
+            "--measure.timing_s", "30", "--measure.repeats", str(args.repeats), "--data.min_s", "0.3",
+            *PASS_ALL, "--out", str(student),
         ])  # fmt: skip
     return read_card(student, "student")
 
