@@ -220,6 +220,7 @@ def bench(argv: Sequence[str] | None = None) -> int:
         "--prune", type=float, nargs="*", default=[0.4], help="what pruned students have left, as shares"
     )
     parser.add_argument("--threads", type=int, default=0, help="of each training; 0 = as torch chooses")
+    parser.add_argument("--repeats", type=int, default=5, help="a speed is the median of so many runs")
     parser.add_argument(
         "--also", action="append", default=[], metavar="NAME=RECOGNISER", help="one more that was made before"
     )
