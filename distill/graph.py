@@ -2,9 +2,9 @@
 
 ``wave`` (B, S) float32, 16 kHz, unpadded -> ``log_probs`` (B, T, V) float32. Features are inside; weights keep their names.
 
-A streaming recogniser's graph has inputs ``state.NAME`` besides, which need not be given (zeros stand in for them: nothing was
-heard before), and outputs ``next.NAME`` that are the states of the piece behind. So one file, with its weights once, hears whole
-clips as any other does, and streams piece by piece (``lalia/models/streamed.py``).
+A streaming recogniser's graph has inputs ``state.NAME`` besides, which need not be given (then nothing was heard before), and
+outputs ``next.NAME`` that are the states of the piece behind. So one file, with its weights once, hears whole clips as any other
+does, and streams piece by piece (``lalia/models/streamed.py``).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lalia.models.frontend import FFT
 from lalia.models.recogniser import Recogniser
-from lalia.models.streamed import FRAMES, Streamed, deploy
+from lalia.models.streamed import Streamed, deploy
 from lalia.units import SAMPLE_RATE
 
 INPUT, OUTPUT = "wave", "log_probs"
@@ -40,9 +40,9 @@ def export_graph(recogniser: Recogniser, path: Path) -> None:
         buffer = io.BytesIO()
         deployed = deploy(recogniser).eval()
         states = deployed.begin() if isinstance(deployed, Streamed) else []
-        names = [FRAMES, *(state.name for state in deployed.states)] if isinstance(deployed, Streamed) else []
+        names = [state.name for state in deployed.states] if isinstance(deployed, Streamed) else []
         kept = [STATE + name for name in names]
-        axes = {INPUT: {0: "B", 1: "S"}, OUTPUT: {0: "B", 1: "T"}} | {name: {0: "P"} for name in kept[1:]}
+        axes = {INPUT: {0: "B", 1: "S"}, OUTPUT: {0: "B", 1: "T"}} | {name: {0: "C", 1: "P"} for name in kept}
         # By tracing: torch.export makes the same graph in ten times as long, and specialises lengths without a word.
         torch.onnx.export(
             deployed,
@@ -61,9 +61,7 @@ def export_graph(recogniser: Recogniser, path: Path) -> None:
     _clean(model, len(recogniser.tokens))
     for name, output, state in zip(kept, model.graph.output[1:], states, strict=True):
         model.graph.initializer.append(numpy_helper.from_array(state.numpy(), name))
-        if state.ndim > 1:
-            found = helper.make_tensor_value_info(output.name, TensorProto.FLOAT, ["B", *state.shape[1:]])
-            output.CopyFrom(found)
+        output.CopyFrom(helper.make_tensor_value_info(output.name, TensorProto.FLOAT, ["B", "P", *state.shape[2:]]))
     onnx.checker.check_model(model, full_check=True)
     path.write_bytes(model.SerializeToString())
 

@@ -41,6 +41,7 @@ def write_sherpa(source: Path, target: Path) -> list[str]:
     model = onnx.load(source / MODEL)
     repeats = round(card["frame_s"] / FRAME_S)
     exact = repeats >= 1 and abs(repeats * FRAME_S - card["frame_s"]) < 1e-6
+    _hear_whole(model.graph)
     _set_level(model.graph)
     if exact and repeats > 1:
         _repeat_frames(model.graph, repeats, len(tokens))
@@ -58,6 +59,12 @@ def write_sherpa(source: Path, target: Path) -> list[str]:
         write_text(folder / TOKENS, _token_lines(tokens.symbols))
         write_json(folder / CARD, card)
     return [] if exact else [f"times are wrong by {card['frame_s'] / FRAME_S:g}: its frames are not multiples of 20 ms"]
+
+
+def _hear_whole(graph: onnx.GraphProto) -> None:
+    """Take out what a streaming student hands from chunk to chunk: sherpa-onnx knows wave and log-probabilities alone."""
+    del graph.input[1:]
+    del graph.output[1:]
 
 
 def _set_level(graph: onnx.GraphProto) -> None:
