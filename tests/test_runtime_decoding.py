@@ -87,6 +87,7 @@ def test_made_of_text(run, lm: Path, student: Path, tmp_path: Path) -> None:  # 
         (["absent.txt"], "absent.txt: no such file"),
         (["latin.txt"], "latin.txt: cannot be read as UTF-8"),
         (["empty.txt"], "holds no words"),
+        (["russian.txt"], "russian.txt: the student has no letters for 2 of its 3 words, such as 'a привет мир'"),
         (["text.txt", "--order", "40"], "--order 40: expected 1 to 12"),
         (["text.txt", "lm.arpa"], "give it alone"),
         (["text.txt", "--out", "text.txt"], "text.txt: no such folder; expected a language model"),
@@ -96,6 +97,7 @@ def test_made_of_nothing_good(run, student: Path, tmp_path: Path, monkeypatch, c
     monkeypatch.chdir(tmp_path)
     Path("text.txt").write_text(TEXT)
     Path("latin.txt").write_bytes("però".encode("latin-1"))
+    Path("russian.txt").write_text("a привет мир\n")
     Path("empty.txt").write_text("...\n")
     status, _, err = run("lm", *change, "--like", student, *([] if "--out" in change else ["--out", "lm"]))
     assert status == 2 and says in err and err.count("\n") == 1
@@ -191,6 +193,14 @@ def test_commands_of_evaluation(run, lm: Path, student: Path, tmp_path: Path) ->
     assert stored["only"].endswith("only.txt") and "lm" not in stored
     assert run("tune", student, corpus, "--lm", lm, "--split", "test")[0] == 2
     assert run("tune", student, corpus, "--lm", lm, "--language", "rus")[0] == 2
+    foreign = make_corpus(
+        tmp_path / "foreign", [("rus", "dev", "привет", clips[0][3]), ("eng", "dev", "…", clips[0][3])]
+    )
+    for verb in (("evaluate", student, foreign, "--split", "dev"), ("tune", student, foreign, "--lm", lm)):
+        status, _, err = run(*verb)
+        assert status == 2 and "no letters for 1 of its 1 words, such as 'привет'" in err and err.count("\n") == 1
+        status, _, err = run(*verb, "--language", "eng")
+        assert status == 2 and "none of 1 labels holds a letter" in err and err.count("\n") == 1
     status, out, _ = run("lm", corpus, "--like", student, "--out", tmp_path / "other")
     assert status == 2  # a corpus without training labels
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +13,13 @@ from lalia.exits import UserError
 if TYPE_CHECKING:
     from lalia.decoding.decoder import Decoder
     from lalia.runtime.student import Student
+    from lalia.text.tokens import Tokens
 
 OpenCorpus = Callable[[Path], Any]
 DECODING = ("lm", "rescore", "hot", "only")
 """What ``add_decoding`` declares."""
+FOREIGN = 0.5
+"""The share of the words of a text that a student may have no letters for."""
 
 
 def add_decoding(parser: argparse.ArgumentParser) -> None:
@@ -65,3 +68,32 @@ def labelled_rows(corpus: Any, path: Path, split: str, language: str | None, lim
     if limit and limit < len(rows):
         return [rows[i * len(rows) // limit] for i in range(limit)]
     return rows
+
+
+def check_labels(corpus: Any, path: Path, rows: Sequence[int], student: Student) -> None:
+    """Raise a ``UserError`` where most labels hold nothing, or are of an alphabet that the student does not write."""
+    texts = [text for row in rows if (text := student.normaliser(corpus.text(row)))]
+    if not texts:
+        raise UserError(
+            f"{path}: none of {len(rows)} labels holds a letter once it is normalised; prepare it with its transcripts"
+        )
+    words = [word for text in texts for word in text.split()]
+    strange = [word for word in words if not _written(word, student.tokens)]
+    require_alphabet(str(path), len(strange), len(words), " ".join(strange[:5]))
+
+
+def require_alphabet(source: str, strange: int, words: int, example: str) -> None:
+    """Raise a ``UserError`` where the student has no letters for more than half of the ``words`` of ``source``."""
+    if strange > FOREIGN * words:
+        raise UserError(
+            f"{source}: the student has no letters for {strange:,} of its {words:,} words, such as {example[:60]!r};"
+            " is it of another language, or in a wrong encoding?"
+        )
+
+
+def _written(word: str, tokens: Tokens) -> bool:
+    try:
+        tokens.encode(word)
+    except UserError:
+        return False
+    return True

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lalia.exits import UserError
-from lalia.runtime.arguments import DECODING, OpenCorpus, labelled_rows
+from lalia.runtime.arguments import DECODING, OpenCorpus, check_labels, labelled_rows
 
 if TYPE_CHECKING:
     from lalia.runtime.evaluation import Evaluation
@@ -26,8 +26,9 @@ Labels and transcripts pass the student's own normaliser first.
 
 Corpora are read by a package of the training extra: pip install 'lalia[train]'.
 """
+MOST_SKIPPED = 20
 WritePage = Callable[..., None]
-"""(path, title, what was asked, evaluation, what is known of the clips, their waves by id, the student's card)"""
+"""``lalia.report.evaluation.write_evaluation``, which is heavy."""
 
 
 def add_evaluate(parser: argparse.ArgumentParser, number: Callable[[str], int]) -> None:
@@ -54,11 +55,14 @@ def evaluate(args: argparse.Namespace, open_corpus: OpenCorpus, write_page: Writ
     decoder = decoders(args, student)()
     corpus = open_corpus(args.corpus)
     rows = labelled_rows(corpus, args.corpus, args.split, args.language, args.limit)
+    check_labels(corpus, args.corpus, rows, student)
     found = hear(student, corpus, rows, _progress(rows), decoder)
     if sys.stderr.isatty():
         print("\r\033[K", end="", file=sys.stderr)
-    for reason in found.skipped:
+    for reason in found.skipped[:MOST_SKIPPED]:
         print(f"lalia: skipped: {reason}", file=sys.stderr)
+    if len(found.skipped) > MOST_SKIPPED:
+        print(f"lalia: skipped: {len(found.skipped) - MOST_SKIPPED} more", file=sys.stderr)
     if not found.heard:
         raise UserError(f"{args.corpus}: none of {len(rows)} clips could be scored; the lines above say why")
     print(table(found))

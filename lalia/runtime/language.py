@@ -13,7 +13,7 @@ from typing import Any
 
 from lalia.cards import read_card
 from lalia.exits import UserError
-from lalia.runtime.arguments import OpenCorpus, labelled_rows
+from lalia.runtime.arguments import OpenCorpus, check_labels, labelled_rows, require_alphabet
 from lalia.text.normaliser import FILE_NAME as NORMALISER
 from lalia.text.normaliser import Normaliser
 from lalia.text.tokens import BOUNDARY, Tokens
@@ -101,6 +101,8 @@ def lm(args: argparse.Namespace, open_corpus: OpenCorpus, train: TrainLstm) -> i
         raise UserError(f"{ready[0]}: an ARPA file is a whole model; give it alone, or texts to count together")
     require_free(args.out)
     material = _Material.read(args, open_corpus, () if ready else args.text)
+    if not ready:
+        material.check(args)
     if material.sentences:
         count = sum(len(sentence) for sentence in material.sentences)
         odd = material.facts["unknown_words"]
@@ -122,6 +124,8 @@ class _Material:
     tokens: Tokens
     parents: list[dict[str, Any]]
     facts: dict[str, Any]
+    strangers: str
+    """a text with a word that the student cannot write"""
 
     @classmethod
     def read(cls, args: argparse.Namespace, open_corpus: OpenCorpus, paths: Iterable[Path]) -> _Material:
@@ -131,15 +135,25 @@ class _Material:
         normaliser, tokens = Normaliser.from_json(args.like / NORMALISER), Tokens.load(args.like / TOKENS)
         parents: list[dict[str, Any]] = []
         sentences: list[list[str]] = []
-        strange = 0
+        strange, strangers = 0, ""
         for path in paths:
             for text in _texts(path, args.language, open_corpus, parents):
                 if written := normaliser(text):
                     symbols, unknown = symbols_of(written, args.unit, tokens)
                     strange += unknown
+                    strangers = strangers or (written if unknown else "")
                     sentences.append(symbols)
         facts = {"language": like.get("language"), "sentences": len(sentences), "unknown_words": strange}
-        return cls(sentences, normaliser, tokens, parents, facts)
+        return cls(sentences, normaliser, tokens, parents, facts, strangers)
+
+    def check(self, args: argparse.Namespace) -> None:
+        """Raise a ``UserError`` where there is no text, or it is none that the student could write."""
+        told = ", ".join(map(str, args.text))
+        if not self.sentences:
+            raise UserError(f"{told}: holds no words; expected text, a sentence a line, or a corpus with labels")
+        spaces = sum(sentence.count(BOUNDARY) + 1 for sentence in self.sentences)
+        words = spaces if args.unit == "letter" else sum(map(len, self.sentences))
+        require_alphabet(told, self.facts["unknown_words"], words, self.strangers)
 
     def heldout(self, args: argparse.Namespace) -> list[list[str]]:
         """The sentences of ``--heldout``."""
@@ -205,6 +219,7 @@ def tune(args: argparse.Namespace, open_corpus: OpenCorpus) -> int:
             )
     corpus = open_corpus(args.corpus)
     rows = labelled_rows(corpus, args.corpus, args.split, args.language, args.limit)
+    check_labels(corpus, args.corpus, rows, student)
     print(f"{'weight':>7}{'bonus':>7}{'CER %':>7}{'WER %':>7}", flush=True)
 
     def show(trial: Trial) -> None:
