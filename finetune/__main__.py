@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from finetune import shipped
 from finetune.config import FinetuneSettings, FoldSettings
 from finetune.presets import check_mode
 from lalia import config
@@ -16,7 +17,7 @@ ABOUT = {
     "Example: python -m finetune check data/demo --language ita --html check.html.",
     "fit": "Fine-tune an encoder on labelled audio with CTC. "
     "Example: python -m finetune fit --config configs/finetune/nano.yaml --data.corpus data/demo --data.language ita "
-    "--labels.minutes 10 --encoder runs/pretrain/encoder --out runs/italian. "
+    "--labels.minutes 10 --encoder nano-multilingual --out runs/italian. "
     "The same command again continues the run in --out; the recogniser ends in RUN/recogniser. What neither config nor flags say "
     "is chosen by the hours of labels and printed.",
     "fold": "Make a plain recogniser of one language of a recogniser with adapters, to be distilled and exported. "
@@ -45,6 +46,7 @@ def fit(argv: list[str]) -> int:
     require(settings.out, "--out", "the folder this run is kept in")
     require(settings.data.corpus, "--data.corpus", "the folder of a corpus made by `lalia prepare`")
     check_mode(settings)
+    settings.encoder = shipped.place(settings.encoder)
     require_folders([settings.encoder] if settings.encoder else [], "--encoder")
     require_folders([settings.recogniser] if settings.recogniser else [], "--recogniser")
     require_folders(settings.data.corpus, "--data.corpus")

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+from finetune import shipped
 from finetune.check.findings import Checked, Finding, read_labels
 from finetune.check.language import check_language
 from finetune.check.lengths import check_lengths
@@ -48,7 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what ``python -m finetune check`` takes."""
     parser.add_argument("corpus", type=Path, metavar="CORPUS", help="a corpus made by lalia prepare")
     parser.add_argument("--language", metavar="CODE", help="only this one (ISO 639-3, such as isl)")
-    parser.add_argument("--encoder", type=Path, metavar="FOLDER", help="the encoder to be used: its frames are counted")
+    parser.add_argument(
+        "--encoder", type=shipped.place, metavar="FOLDER", help="the encoder to be used: its frames are counted"
+    )
     parser.add_argument("--frame_s", type=float, metavar="S", help="seconds per frame of the encoder (default: 0.02)")
     parser.add_argument(
         "--normaliser", type=Path, metavar="FILE", help="a normaliser.json instead of the language's own"
