@@ -233,6 +233,7 @@ def test_evaluate(lalia, student: Path, corpus: Path, tmp_path: Path) -> None:
         "reference": "dad ebb",
         "hypothesis": "dad abb",
         "duration_s": pytest.approx(len(sing("dad ebb")) / 16_000),
+        "words": [[pytest.approx(1, abs=0.01), True], [pytest.approx(1, abs=0.01), False]],
     }
 
 
