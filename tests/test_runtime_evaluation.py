@@ -23,6 +23,7 @@ class Songs:
         ("2", "rus", "ace", "ace"),
         ("3", "rus", "bed", None),
         ("4", "rus", "…", "a"),
+        ("5", "rus", "bed", "ten days of it"),
     )
 
     def id(self, row: int) -> str:
@@ -38,20 +39,23 @@ class Songs:
         tune = self.rows[row][3]
         if tune is None:
             raise AudioError("songs: clip 3: is cut short")
+        if tune == "ten days of it":
+            raise MemoryError
         return sing(tune)
 
 
 def test_evaluate(tmp_path: Path) -> None:
     student = Student.load(make_student(tmp_path / "s"), threads=1)
     seen = []
-    found = evaluate(student, Songs(), range(5), progress=lambda so_far: seen.append(len(so_far.heard)))
+    found = evaluate(student, Songs(), range(6), progress=lambda so_far: seen.append(len(so_far.heard)))
     assert seen == [1, 2, 3]
     assert [(c.reference, c.hypothesis) for c in found.heard] == [
         ("bad cab", "bad cab"),
         ("dad ebb", "dad abb"),
         ("ace", "ace"),
     ]
-    assert found.skipped == ["songs: clip 3: is cut short", "4: its label holds no letters"]
+    assert found.skipped[:2] == ["songs: clip 3: is cut short", "4: its label holds no letters"]
+    assert found.skipped[2].startswith("5: is longer than the memory that is free") and len(found.skipped) == 3
     assert found.score().cer.rate == pytest.approx(1 / 17)
     assert found.score("ita").wer.rate == pytest.approx(1 / 4)
     assert found.score("rus").wer.rate == 0

@@ -54,7 +54,7 @@ def write_evaluation(
     def sound(id: str) -> np.ndarray | None:
         try:
             return wave(id)
-        except AudioError:
+        except (AudioError, MemoryError):
             return None
 
     said = [(clip.id, clip.reference, clip.hypothesis) for clip in found.heard]

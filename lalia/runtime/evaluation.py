@@ -119,6 +119,11 @@ def evaluate(
         except AudioError as error:
             found.skipped.append(str(error))
             continue
+        except MemoryError:
+            found.skipped.append(
+                f"{clips.id(row)}: is longer than the memory that is free; give it in parts, each with its label"
+            )
+            continue
         start = time.perf_counter()
         transcript = hear(wave, clips.id(row))
         found.elapsed_s += time.perf_counter() - start

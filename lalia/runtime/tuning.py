@@ -178,7 +178,7 @@ def hear(student: Student, clips: Clips, rows: Iterable[int]) -> list[tuple[str,
         try:
             if reference:
                 held.append((reference, student.log_probs(clips.wave(row))))
-        except AudioError:
+        except (AudioError, MemoryError):
             continue
     if not held:
         raise UserError("tuning: no clip with a label could be read; expected labelled clips that were held out")
