@@ -137,3 +137,13 @@ def test_which_language_has_to_be_said_where_there_are_several(tmp_path):
         Recogniser.load(tmp_path / "two")
     with pytest.raises(UserError, match="speaks ita, not deu"):
         Recogniser.load(tmp_path / "one", "deu")
+
+
+def test_tokens_of_another_head(tmp_path):
+    make_encoder().save(tmp_path / "encoder", [])
+    add("ita", "abc", tmp_path / "encoder", tmp_path / "one", seed=1)
+    Recogniser.load(tmp_path / "one").save(tmp_path / "plain", [])
+    for folder, place in (("one", "one/adapters/ita"), ("plain", "plain")):
+        Tokens.from_texts(["ab"]).save(tmp_path / place / "tokens.txt")
+        with pytest.raises(UserError, match=r"its head speaks 5 tokens, tokens.txt lists 4"):
+            Recogniser.load(tmp_path / folder)

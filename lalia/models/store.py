@@ -147,6 +147,12 @@ def load_recogniser(folder: Path, language: str = "") -> Recogniser:
     if known:
         adapter = _read_weights(place / ADAPTER)
         weights |= {key: adapter.pop(key) for key in [key for key in adapter if key.startswith("head.")]}
+    head_VD = weights.get("head.weight")
+    if head_VD is not None and len(head_VD) != len(tokens):
+        raise UserError(
+            f"{place}: its head speaks {len(head_VD)} tokens, {TOKENS} lists {len(tokens)}; the two are of different"
+            " recognisers, copy the folder again"
+        )
     _fill(recogniser, weights, folder / WEIGHTS)
     if known:
         fold(recogniser.encoder, adapter)
