@@ -23,6 +23,7 @@ from lalia.units import clock
 
 CONFUSIONS = 12
 LONGEST_WORD = 16
+FEW_WORDS = 5
 _WAYS = {
     "lm": "a language model ({})",
     "rescore": "an LSTM ({})",
@@ -178,13 +179,14 @@ def _spelled(text: str) -> str:
 def _confidence(pairs: Sequence[tuple[float, bool]], calibrated: bool) -> page.Section:
     """How often words of each confidence are right, and how many words have it."""
     bins = _bins(pairs)
+    many = [b for b in bins if b.words >= FEW_WORDS]
     lines = [
         Line("as it should be", [0.0, 100.0], [0.0, 1.0], "s4", dashed=True),
-        Line("words", [100 * b.confidence for b in bins], [b.right for b in bins], "s1", dots=True),
+        Line("words", [100 * b.confidence for b in many], [b.right for b in many], "s1", dots=True),
     ]
     plot = line_chart(
-        "Confidence and truth", lines, caption="Share of the words that are right, by what the student gives them.",
-        y_label=share, x_name="confidence, %", from_zero=True,
+        "Confidence and truth", lines, y_label=share, x_name="confidence, %", from_zero=True,
+        caption=f"Share of the words that are right, by what the student gives them. Less than {FEW_WORDS} words make no dot.",
         height_in=max(2.7, 0.75 + 0.42 * len(bins)),
     )  # fmt: skip
     bars = [
