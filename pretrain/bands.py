@@ -91,20 +91,24 @@ class Breach:
         return self.band.says.format(value=_plain(self.value), limit=_plain(self.limit))
 
 
-def healthy_bands(settings: GuardSettings, kind: str, chance: float, steps: int) -> tuple[Band, ...]:
-    """The bands of a run of ``steps`` steps with a quantizer of ``kind`` and the chance level of its accuracy."""
+def healthy_bands(
+    settings: GuardSettings, kind: str, chance: float, steps: int, diversity: bool = True
+) -> tuple[Band, ...]:
+    """The bands of a run of ``steps`` steps with a quantizer of ``kind`` and the chance level of its accuracy; ``diversity``:
+    whether its loss has a diversity penalty, whose weight can be raised."""
     learned = kind == "gumbel"
-    mend_codes: tuple[Action, ...] = ("revive", "raise diversity", "cut the rate", "roll back", "stop")
-    spread: tuple[Action, ...] = ("raise diversity",) if learned else ()
+    spread: tuple[Action, ...] = ("raise diversity",) if learned and diversity else ()
+    mend_codes: tuple[Action, ...] = ("revive", *spread, "cut the rate", "roll back", "stop")
     rate_advice = "lower --optim.lr, raise --batch.hours, and look at the clips named in metrics.jsonl's last steps"
     bands = [
         Band("loss", "the loss is not a number", ("skip", "roll back", "stop"),
              f"weights or audio are broken: {rate_advice}; under fp16 take --hardware.precision bf16", skips=8),
         Band("gradient_norm", "the gradient norm is {value}, {limit} is the most", ("skip", "cut the rate", "roll back", "stop"),
              rate_advice, high=settings.spike, relative=True, grace=20, skips=8),
-        Band("feature_std", "features hardly vary within a clip ({value}, at least {limit} expected): silence or clipped audio",
-             ("skip", "stop"), "the audio is silent or clipped over a long stretch: prepare the corpus again and look at its "
-             "speech_ratio and clipping columns", low=0.1, relative=True, grace=20, skips=200),
+        Band("feature_std", "features hardly vary within a clip ({value}, at least {limit} expected): silence, clipped audio or "
+             "a stem that has died", ("skip", "stop"), "either the audio is silent or clipped over a long stretch (prepare the "
+             "corpus again and look at its speech_ratio and clipping columns), or the stem's output is the same whatever it "
+             "hears (lower --optim.lr)", low=0.1, relative=True, grace=20, skips=200),
         Band("accuracy", "accuracy {value} is too good to be true (at most {limit}): targets have become all alike",
              (*spread, "cut the rate", "roll back", "stop"),
              "the codes collapsed again and again: lower --optim.lr, raise --objective.diversity_weight, or take "
@@ -169,7 +173,10 @@ class Watch:
         if not found:
             return None
         first, breach = found[0]
-        self.courses[first].rung += 1
+        if (
+            breach.action != "roll back"
+        ):  # again and again: each goes further back at half the rate, until the guard has had enough
+            self.courses[first].rung += 1
         # One measure at a time, and every band is given the time to see whether it works.
         for course in self.courses:
             course.not_before = max(course.not_before, step + SETTLE)
@@ -181,7 +188,9 @@ class Watch:
         return all(course.outside == 0 and course.skipped == 0 for course in self.courses)
 
     def rolled_back(self, step: int) -> None:
-        """Old weights are back: what was counted against the new ones is forgotten, how far the measures went is not."""
+        """Old weights are back: what was counted against the new ones, and what was usual for them, is forgotten; how far the
+        measures went is not."""
+        self.history.clear()
         for course in self.courses:
             course.outside = course.inside = course.skipped = 0
             course.not_before = max(course.not_before, step + SETTLE)

@@ -42,6 +42,7 @@ class Guard(Callback):
         self.diversity_factor, self.rate_factor = 1.0, 1.0
         self.measures = self.skipped = self.rollbacks = 0
         self.usage_GV: Tensor | None = None
+        self.share_within: float | None = None
         self.watch: Watch | None = None
         self.healthy = HealthyWeights(folder / "guard")
         self._restored: dict[str, Any] | None = None
@@ -55,7 +56,8 @@ class Guard(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: PretrainTask) -> None:  # type: ignore[override]
         task, run = pl_module, pl_module.settings
         chance = 1 / (run.objective.distractors + 1)
-        self.watch = Watch(healthy_bands(self.settings, run.quantizer.kind, chance, run.schedule.steps))
+        diversity = run.objective.diversity_weight > 0
+        self.watch = Watch(healthy_bands(self.settings, run.quantizer.kind, chance, run.schedule.steps, diversity))
         if self._restored is not None:
             self.watch.restore(self._restored)
         task.diversity_factor = self.diversity_factor
@@ -74,14 +76,15 @@ class Guard(Callback):
         if len(self._pulses) < trainer.accumulate_grad_batches:
             return  # DeepSpeed asks at every micro-batch
         assert self.watch is not None
-        usage_GV = self.usage_GV
+        usage_GV, share_within = self.usage_GV, self.share_within
         self._vitals = self._measure(trainer, pl_module)
         self._pulses.clear()
         breach = self.watch.batch(self._vitals, trainer.global_step)
         self._left_out = breach is not None
         if breach is None:
             return
-        self.usage_GV = usage_GV  # a batch that is left out says nothing of the codes
+        # A batch that is left out says nothing of the codes.
+        self.usage_GV, self.share_within = usage_GV, share_within
         mending.leave_out(trainer, pl_module)
         self.skipped += 1
         action = breach.action
@@ -115,13 +118,14 @@ class Guard(Callback):
     def state_dict(self) -> dict[str, Any]:
         return {
             "diversity_factor": self.diversity_factor, "rate_factor": self.rate_factor, "measures": self.measures,
-            "skipped": self.skipped, "rollbacks": self.rollbacks, "usage_GV": self.usage_GV,
+            "skipped": self.skipped, "rollbacks": self.rollbacks, "usage_GV": self.usage_GV, "share_within": self.share_within,
             "watch": self.watch.state() if self.watch else None, "healthy": self.healthy.state(),
         }  # fmt: skip
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         for name in ("diversity_factor", "rate_factor", "measures", "skipped", "rollbacks", "usage_GV"):
             setattr(self, name, state_dict[name])
+        self.share_within = state_dict.get("share_within")  # checkpoints of 21 November 2026 know of none
         self._restored = state_dict["watch"]
         self.healthy.resume(state_dict["healthy"])
 
@@ -143,22 +147,20 @@ class Guard(Callback):
         loss, correct, hidden, frames, std, count = everything[:6].tolist()
         used_GV = everything[6:].view_as(used_GV).cpu()
         self.usage_GV = used_GV if self.usage_GV is None else MEMORY * self.usage_GV + used_GV
+        within = _code_share(used_GV)
+        self.share_within = within if self.share_within is None else MEMORY * self.share_within + (1 - MEMORY) * within
         self._live_KF = torch.cat([p.live_KF for p in pulses])
         scale = float(trainer.precision_plugin.scale) if task.settings.hardware.precision == "fp16" else None  # type: ignore[attr-defined]
         norm: float | None = mending.gradient_norm(trainer, task)
         if scale is not None and norm is not None and not math.isfinite(norm):
             norm = None  # float16's overflow: the scaler leaves the batch out and lowers its scale
+        # Over ten steps, since one batch may be small; and within each, since weights that swing from one code to the next use
+        # many codes in ten steps and one in each.
+        code_share = min(_code_share(self.usage_GV), self.share_within)
         return Vitals(
-            loss / count, correct / max(1.0, hidden), self._code_share() if task.head.shape.kind == "gumbel" else None,
-            norm, scale, std / count, hidden / max(1.0, frames),
+            loss / count, correct / max(1.0, hidden), code_share if task.head.shape.kind == "gumbel" else None, norm,
+            scale, std / count, hidden / max(1.0, frames),
         )  # fmt: skip
-
-    def _code_share(self) -> float:
-        """Perplexity of the worst codebook as a share of the most that its entries and frames allow."""
-        assert self.usage_GV is not None
-        counts_G1 = self.usage_GV.sum(1, keepdim=True).clamp(min=1.0)
-        reachable = min(self.usage_GV.shape[1], float(counts_G1.min()))
-        return float(perplexity(self.usage_GV / counts_G1).min()) / reachable
 
     # -- Measures ----------------------------------------------------------------------------------------------------------
 
@@ -202,7 +204,7 @@ class Guard(Callback):
                 revived += len(dead_K)
         for parameter, place in zip(aim, places, strict=True):
             mending.forget(trainer, parameter, place)  # where the dead ones were heading is of no use to the new ones
-        self.usage_GV = None
+        self.usage_GV = self.share_within = None
         return f"{revived} dead codes start again at live features"
 
     def _raise(self, task: PretrainTask) -> str:
@@ -222,7 +224,7 @@ class Guard(Callback):
         # A second time in a row, further back: the newest copy may have been ill already.
         step, kept = self.healthy.copy(older=self.rollbacks > 1)
         mending.put_back(trainer, task, kept)
-        self.usage_GV = None
+        self.usage_GV = self.share_within = None
         self.watch.rolled_back(trainer.global_step)
         return f"weights and optimizer are those of step {step} again, and {self._cut(trainer)}"
 
@@ -238,6 +240,13 @@ class Guard(Callback):
             **{k: v if math.isfinite(v) else None for k, v in figures.items()},
             "rate_factor": self.rate_factor, "diversity_factor": self.diversity_factor,
         })  # fmt: skip
+
+
+def _code_share(usage_GV: Tensor) -> float:
+    """Perplexity of the worst codebook as a share of the most that its entries and frames allow."""
+    counts_G1 = usage_GV.sum(1, keepdim=True).clamp(min=1.0)
+    reachable = min(usage_GV.shape[1], float(counts_G1.min()))
+    return float(perplexity(usage_GV / counts_G1).min()) / reachable
 
 
 def read_record(run: Path) -> list[dict[str, Any]]:

@@ -98,7 +98,14 @@ def test_measures_go_from_mild_to_strong_with_time_between() -> None:
         breach = watch.run(dying, step)
         if breach is not None:
             taken.append((step, breach.action))
-    assert [action for _, action in taken[:5]] == ["revive", "raise diversity", "cut the rate", "roll back", "stop"]
+    # Each roll back goes further back at half the rate; how many a run may take is for the guard to count.
+    assert [action for _, action in taken[:5]] == [
+        "revive",
+        "raise diversity",
+        "cut the rate",
+        "roll back",
+        "roll back",
+    ]
     assert all(later - earlier >= SETTLE for (earlier, _), (later, _) in pairwise(taken))
 
 
@@ -118,6 +125,22 @@ def test_a_mended_band_begins_again_with_the_mildest_measure() -> None:
 def test_kmeans_has_no_codes_to_mend() -> None:
     assert not any(band.vital == "code_share" for band in bands("kmeans"))
     assert not any("raise diversity" in band.ladder for band in bands("kmeans"))
+
+
+def test_what_was_usual_before_a_roll_back_is_no_measure_behind_it() -> None:
+    watch = Watch(bands())
+    for step in range(1, 60):
+        assert watch.batch(replace(HEALTHY, gradient_norm=0.1), step) is None
+    watch.rolled_back(60)
+    for step in range(60, 120):  # the weights of an early step, whose gradients are larger
+        assert watch.batch(replace(HEALTHY, gradient_norm=9.0), step) is None
+
+
+def test_a_diversity_weight_of_nothing_is_not_raised() -> None:
+    """Four times nothing would pass for a measure and change none of the weights."""
+    ladders = [band.ladder for band in healthy_bands(GuardSettings(), "gumbel", 1 / 51, 1000, diversity=False)]
+    assert not any("raise diversity" in ladder for ladder in ladders)
+    assert ("revive", "cut the rate", "roll back", "stop") in ladders
 
 
 def test_a_spike_is_measured_against_the_run_itself() -> None:
