@@ -11,6 +11,7 @@ import pytest
 
 from lalia.decoding.automata import Closed, Hot, Machine, Spelled, spell, spellings
 from lalia.decoding.beam import BeamSettings
+from lalia.decoding.closed import ClosedSearch, PhraseTree
 from lalia.decoding.confidence import Evidence, calibrate, confidence, expected_error, reliability
 from lalia.decoding.decoder import Decoder, text_of
 from lalia.decoding.greedy import best_path, transcript
@@ -110,11 +111,48 @@ def test_closed_vocabulary_is_the_likeliest_of_the_list() -> None:
         # A boundary in front or behind is another row of tokens, but the same text.
         texts = [f"{first}{text}{last}" for text in ["", *words] for first in ("", " ") for last in ("", " ")]
         slow = {written: total_log_prob(log_probs_TV, TOKENS.encode(written)) for written in texts}
-        settings = BeamSettings(200, 100.0, -50.0)
-        found = text_of(
-            Decoder(TOKENS, FRAME_S, only=words, reject=math.inf, settings=settings).decode(log_probs_TV), TOKENS
+        for settings in (None, BeamSettings(200, 100.0, -50.0)):  # a search of each phrase, and a wide beam
+            found = text_of(
+                Decoder(TOKENS, FRAME_S, only=words, reject=math.inf, settings=settings).decode(log_probs_TV), TOKENS
+            )
+            assert found == max(slow, key=slow.__getitem__).strip()
+
+
+def test_every_phrase_has_the_probability_of_all_its_paths() -> None:
+    tokens = Tokens(["<blank>", "a", "b", "c"])
+    phrases = ["a", "ab", "aa", "aab", "cab", "abba", "bb"]
+    logits = np.random.default_rng(4).normal(size=(9, len(tokens))) * 2
+    log_probs_TV = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    search = ClosedSearch(PhraseTree(phrases, tokens, []))
+    search.frames(log_probs_TV[:4])
+    search.frames(log_probs_TV[4:])
+    found = {path.tokens: path.acoustic for path in search.best()}
+    slow = {tuple(tokens.encode(text)): total_log_prob(log_probs_TV, tokens.encode(text)) for text in ["", *phrases]}
+    assert found == pytest.approx(slow)
+    search.begin()
+    search.pause()
+    assert [(path.tokens, path.acoustic) for path in search.best()] == [((), 0.0)]
+
+
+def test_a_closed_list_and_hot_words() -> None:
+    """A search of each phrase and a wide beam agree, whatever else is known of the language."""
+    words, hot = ["on", "no", "oh", "ahat", "noon"], {"on": 2.0, "ahat": -3.0}
+    draw = np.random.default_rng(5)
+    for _ in range(6):
+        logits = draw.normal(size=(14, len(TOKENS))) * 2
+        logits[:, 1] -= 16.0  # a beam keeps rows of tokens apart that differ in their boundaries only
+        log_probs_TV = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+        each, beam = (
+            Decoder(TOKENS, FRAME_S, only=words, hot_words=hot, reject=math.inf, settings=settings)
+            for settings in (None, BeamSettings(300, 100.0, -50.0, blank_skip=1.0))
         )
-        assert found == max(slow, key=slow.__getitem__).strip()
+        found = []
+        for decoder in (each, beam):
+            decoder.feed(log_probs_TV)
+            found.append({TOKENS.decode(path.tokens): path.score for path in decoder._beam.best()[::-1]})
+        best = max(found[0], key=found[0].__getitem__)
+        assert found[1][best] == pytest.approx(found[0][best], abs=0.01)
+        assert best == max(found[1], key=found[1].__getitem__)
 
 
 def total_log_prob(log_probs_TV: np.ndarray, ids: list[int]) -> float:

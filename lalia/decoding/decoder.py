@@ -14,6 +14,7 @@ import numpy as np
 from lalia.decoding.alignment import align
 from lalia.decoding.automata import Closed, Hot, Machine, Spelled, Walk, spell
 from lalia.decoding.beam import Beam, BeamSettings, Path
+from lalia.decoding.closed import MOST_NODES, ClosedSearch, PhraseTree
 from lalia.decoding.confidence import Evidence, confidence
 from lalia.decoding.greedy import Hit, Word, transcript, words
 from lalia.decoding.rescoring import Rescore
@@ -27,7 +28,7 @@ PAUSE_S: Seconds = 1.0
 UTTERANCE_S: Seconds = 30.0
 """An utterance longer than this ends at the next blank that is certain; at twice this it ends anyway."""
 CLOSED = BeamSettings(beam=64, width=40.0, token_floor=-14.0)
-"""A phrase of a closed list may be said in a way that no letter of it is likely: search widely, the list is narrow."""
+"""For lists too long for a search of each phrase. One may be said so that no letter of it is likely: search widely."""
 REJECT = 2.5
 """A phrase whose letters are less likely than what was said by more than this each (natural logarithm) was not said."""
 _ALTERNATIVES = 8
@@ -72,11 +73,16 @@ class Decoder:
         if hot_words:
             spelled = {spell(text, tokens): boost for text, boost in hot_words.items()}
             machines.append(Hot(spelled, spaced=tokens.boundary is not None))
-        if only is not None:
-            machines.append(Closed([spell(text, tokens) for text in only]))
         self.settings = settings or (CLOSED if only is not None else BeamSettings())
         self._rescorer = rescorer
-        self._beam = Beam(Walk(Spelled(tokens, machines), len(tokens)), len(tokens), self.settings)
+        self._beam: Beam | ClosedSearch
+        tree = PhraseTree(only, tokens, machines) if only is not None and settings is None else None
+        if tree is not None and len(tree) <= MOST_NODES:
+            self._beam = ClosedSearch(tree)
+        else:
+            if only is not None:
+                machines.append(Closed([spell(text, tokens) for text in only]))
+            self._beam = Beam(Walk(Spelled(tokens, machines), len(tokens)), len(tokens), self.settings)
         self._pause: Frames = max(1, round(PAUSE_S / frame_s))
         self._long: Frames = max(1, round(UTTERANCE_S / frame_s))
         self.begin()
