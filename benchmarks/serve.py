@@ -22,6 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 
@@ -80,6 +81,8 @@ def watched(student: Path, *flags: str) -> Iterator[Watched]:
             found = re.search(r"http://127\.0\.0\.1:(\d+)", line)
             if not found:
                 raise SystemExit(line + process.stderr.read())
+            # Thousands of bad requests fill a pipe that nobody reads, and a server that cannot write its log stands still.
+            Thread(target=process.stderr.read, daemon=True).start()
             yield Watched(process, int(found[1]), folder)
         finally:
             process.kill()
