@@ -158,6 +158,7 @@ def test_what_can_be_mended_is_one_line(made: Path, tmp_path: Path, capsys, monk
         ([student, "--from", "absent.wav"], "absent.wav"),
         ([student, "--from", clip, "--save", "talk.doc"], "ends in .txt"),
         ([student, "--from", clip, "--threads", "0"], "from 1"),
+        ([student, "--from", clip, "--pause", "0"], "expected seconds"),
         ([tones, "--from", clip], "streaming-nano.yaml"),
     ):
         assert cli.main(["listen", *argv]) == 2

@@ -15,7 +15,7 @@ from lalia.text.scripts import is_ideograph
 from lalia.text.tokens import BOUNDARY, Tokens
 from lalia.units import Frames, Seconds
 
-PAUSE_S: Seconds = 0.5
+PAUSE_S: Seconds = 0.3
 """Blank frames for so long end a word: behind the last word of a sentence no boundary comes until somebody goes on."""
 
 

@@ -17,6 +17,7 @@ from typing import TextIO
 
 from lalia.cards import write_text
 from lalia.decoding.greedy import Word
+from lalia.decoding.growing import PAUSE_S
 from lalia.exits import UserError
 from lalia.runtime.microphone import Block, Microphone, devices, file_blocks
 from lalia.runtime.stream import Said, Stream, as_dict
@@ -55,6 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fast", action="store_true", help="do not wait while the file is being spoken")
     parser.add_argument("--device", metavar="NAME", help="which microphone: its number, or a part of its name")
     parser.add_argument("--devices", action="store_true", help="list the microphones and stop")
+    pause = f"seconds without a letter that end a word (default: {PAUSE_S:g}; more for slow speakers)"
+    parser.add_argument("--pause", type=float, default=PAUSE_S, metavar="S", help=pause)
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="processor threads (default: 1)")
     add_decoding(parser)
 
@@ -70,6 +73,8 @@ def main(args: argparse.Namespace) -> int:
         raise UserError("--fast: nobody speaks faster than he does; it goes with --from FILE")
     if args.threads < 1:
         raise UserError(f"--threads {args.threads}: expected a whole number from 1")
+    if not 0 < args.pause < 60:
+        raise UserError(f"--pause {args.pause:g}: expected seconds, such as {PAUSE_S:g}")
     kept = _format_of(args.save) if args.save else ""
     from lalia.runtime.arguments import decoders
 
@@ -79,13 +84,13 @@ def main(args: argparse.Namespace) -> int:
         stopped = opened.enter_context(_until_interrupted())
         if args.source is None:
             microphone = Microphone(args.device)
-            stream = student.stream(rate=microphone.rate, decoder=decoder)
+            stream = student.stream(rate=microphone.rate, pause_s=args.pause, decoder=decoder)
             opened.enter_context(microphone)
             print(f"lalia: listening to {microphone.name}; Ctrl-C ends it", file=sys.stderr, flush=True)
             blocks = microphone.blocks(stopped)
         else:
             microphone = None
-            stream = student.stream(rate=SAMPLE_RATE, decoder=decoder)
+            stream = student.stream(rate=SAMPLE_RATE, pause_s=args.pause, decoder=decoder)
             blocks = file_blocks(args.source, args.fast, stopped)
         show = _make_display(args.format)
         late_s, work_s = hear(stream, blocks, show)
