@@ -76,7 +76,8 @@ def main() -> int:
         if trial.seed != grid.seeds[0] and not chosen(trial, grid, out):
             continue
         finetune(trial, corpora[trial.target.speech or "prompts"], out, grid.steps)
-    command = "python -m benchmarks.learning " + " ".join(shlex.quote(word) for word in sys.argv[1:] if word != until)
+    words = [word for word, before in zip(sys.argv[1:], sys.argv, strict=False) if "--until" not in (word, before)]
+    command = shlex.join(["python", "-m", "benchmarks.learning", *words])
     page = write_results(list(grid.trials()), out, command, grid.steps)
     print(f"the table and the plot: {page}")
     return 0

@@ -66,7 +66,7 @@ def main() -> int:
                 break
             row = afternoon(target, minutes, corpora[target.speech], out, arguments)
             rows += [row] if row else []
-    command = "python -m benchmarks.new_language " + " ".join(shlex.quote(word) for word in sys.argv[1:])
+    command = shlex.join(["python", "-m", "benchmarks.new_language", *sys.argv[1:]])
     draw(rows)
     write_text(PAGE, page(rows, command, arguments.steps))
     print(f"the table and the plot: {PAGE}")
