@@ -10,10 +10,10 @@ overflow  float16, and at one step a feed-forward layer's weights grow until its
 poison    a twentieth of the micro-batches hold NaN samples or noise a thousand times too loud
 
 The quantizer's logits begin at a tenth of wav2vec 2.0's, so that what a learning rate does to them shows in two hundred steps
-instead of some thousands; in so few, accuracy stays near chance, and codes and weights decide. A run ends ``healthy`` where all
-its weights are finite, held-out accuracy is at least half of what the same seed reached in its healthy run without a guard and
-below 0.95, and code perplexity on held-out audio is 6 % of the entries or more. Else it is ``dead``; one that the
-guard ended is ``stopped``. What is in DIR/results.jsonl already is not run again; the table is made of it (DIR/table.md).
+instead of some thousands; in so few, accuracy stays near chance, and codes decide. A run ends ``healthy`` where its held-out loss
+is a number, held-out accuracy is below 0.95, and code perplexity on held-out audio is 6 % of the entries or more. Else it is
+``dead``; one that the guard ended is ``stopped``. What is in DIR/results.jsonl already is not run again; the table is made of it
+(DIR/table.md).
 """
 
 from __future__ import annotations
@@ -146,25 +146,25 @@ def run(settings: PretrainSettings, kind: str, folder: Path) -> dict[str, Any]:
     lines = read_metrics(folder)
     last = {key: value for line in lines for key, value in line.items() if key.startswith(("valid/", "guard/"))}
     return {
-        "ended": ended, "accuracy": last.get("valid/accuracy"), "perplexity": last.get("valid/code_perplexity"),
+        "ended": ended, "loss": last.get("valid/info_nce"), "accuracy": last.get("valid/accuracy"),
+        "perplexity": last.get("valid/code_perplexity"),
         "actions": dict(Counter(f"{line['action']} ({line['vital']})" for line in read_record(folder))),
         "cpu_s": round(time.process_time() - begun, 1),
     }  # fmt: skip
 
 
-def verdict(found: dict[str, Any], reference: float) -> str:
+def verdict(found: dict[str, Any]) -> str:
     if found["ended"].startswith("stopped"):
         return "stopped"
-    accuracy, perplexity = found["accuracy"], found["perplexity"]
-    if found["ended"] != "finished" or accuracy is None or perplexity is None:
+    loss, accuracy, perplexity = (found[name] for name in ("loss", "accuracy", "perplexity"))
+    if loss is None or not math.isfinite(loss):
         return "dead"
-    return "healthy" if reference / 2 <= accuracy < 0.95 and perplexity >= 2 * 0.06 * ENTRIES else "dead"
+    return "healthy" if accuracy < 0.95 and perplexity >= 2 * 0.06 * ENTRIES else "dead"
 
 
 def table(results: list[dict[str, Any]]) -> str:
     """What became of the runs in ``results``, a line for each kind."""
-    reference = {r["seed"]: r["accuracy"] for r in results if r["kind"] == "healthy" and not r["guarded"]}
-    judged = [r | {"outcome": verdict(r, reference[r["seed"]])} for r in results if r["seed"] in reference]
+    judged = [r | {"outcome": verdict(r)} for r in results]
     lines = ["| planted | without guard | with guard | what the guard did |", "|---|---|---|---|"]
     for kind in KINDS:
         cells = []
