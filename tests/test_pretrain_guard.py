@@ -6,6 +6,8 @@ import math
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -21,8 +23,8 @@ from pretrain import fit as fit_module
 from pretrain.bands import SETTLE, GuardSettings, Vitals, Watch, healthy_bands
 from pretrain.config import ObjectiveSettings, PretrainSettings
 from pretrain.fit import pretrain
-from pretrain.guard import read_record
-from pretrain.task import PretrainTask
+from pretrain.guard import Guard, read_record
+from pretrain.task import PretrainTask, Pulse
 from tests.tiny_corpus import make_corpus
 
 HEALTHY = Vitals(loss=3.0, accuracy=0.3, code_share=0.8, gradient_norm=1.0, loss_scale=None, feature_std=1.0,
@@ -125,6 +127,22 @@ def test_a_mended_band_begins_again_with_the_mildest_measure() -> None:
 def test_kmeans_has_no_codes_to_mend() -> None:
     assert not any(band.vital == "code_share" for band in bands("kmeans"))
     assert not any("raise diversity" in band.ladder for band in bands("kmeans"))
+
+
+def test_codes_that_die_in_every_batch_are_seen_while_weights_swing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At a high rate each step's frames choose one code, and the next step's another: over ten steps that looks like variety."""
+    monkeypatch.setattr("pretrain.guard.mending.gradient_norm", lambda *_: 1.0)
+    guard, one = Guard(GuardSettings(), tmp_path), torch.tensor(1.0)
+    trainer: Any = SimpleNamespace(accumulate_grad_batches=1, world_size=1)
+    task: Any = SimpleNamespace(settings=PretrainSettings(), head=SimpleNamespace(shape=ContrastiveShape(entries=16)))
+    for step in range(40):
+        used_GV = torch.zeros(2, 16)
+        used_GV[:, step % 16] = 100
+        guard._pulses = [(one, Pulse(one, 100 * one, 200 * one, one, used_GV, torch.zeros(1, 4)))]
+        share = guard._measure(trainer, task).code_share
+    assert share == pytest.approx(1 / 16, rel=0.01)
 
 
 def test_what_was_usual_before_a_roll_back_is_no_measure_behind_it() -> None:
