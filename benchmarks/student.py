@@ -70,9 +70,9 @@ def make_all(args: argparse.Namespace) -> dict[str, Path]:
     """Every recogniser of the front; what is there already stays."""
     data = ["--data.corpus", str(args.corpus), "--data.language", args.language, "--teacher", str(args.teacher)]
     made = {}
-    dropped = args.out / "3-blocks-dropped" / "recogniser"
-    drop_blocks(args.teacher, 3, dropped)
-    made["3 blocks, nothing learned"] = dropped
+    for layers in args.dropped:
+        made[f"{layers} blocks, nothing learned"] = args.out / f"{layers}-blocks-dropped" / "recogniser"
+        drop_blocks(args.teacher, layers, args.out / f"{layers}-blocks-dropped" / "recogniser")
     for name, recipe in recipes(args.steps, args.layers, args.prune).items():
         folder = args.out / slug(name)
         threads = ["--hardware.threads", str(args.threads)]
@@ -156,7 +156,7 @@ def _marked(ratio: float, met: bool) -> str:
 
 
 def draw(points: Sequence[Point], path: Path) -> None:
-    """Speed against errors; the area of a dot is the size of the file, an arrow goes from float to int8."""
+    """Speed against errors; the area of a dot is the size of the file, a line goes from float to int8."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
@@ -173,37 +173,40 @@ def draw(points: Sequence[Point], path: Path) -> None:
         fastest = max(point.speed for point in points)
         good = [100 * point.cer for point in points if point.cer <= 2 * teacher.cer]
         top = max(good) * 1.14
-        left, right = teacher.speed / 1.5, fastest * 2.2
-        axes.set(xlim=(left, right), ylim=(min(good) * 0.9, top))
+        left, right = teacher.speed / 1.5, fastest * 3.2
+        bottom = min(good) * 0.86
+        axes.set(xlim=(left, right), ylim=(bottom, top))
         axes.fill_between(
             [GOAL_SPEED * teacher.speed, right], 0, 100 * GOAL_ERRORS * teacher.cer, color="#16826b", alpha=0.10, lw=0
         )
-        axes.text(
-            right, 100 * GOAL_ERRORS * teacher.cer, "at least 4 × the teacher's speed, \nat most 1.10 × its errors ",
-            ha="right", va="bottom", color="#16826b",
-        )  # fmt: skip
+        goal = "at least 4 × the teacher's speed, \nat most 1.10 × its errors "
+        axes.text(right, bottom, goal, ha="right", va="bottom", color="#16826b")
         floats = {point.name: point for point in points if point.kind == "float"}
-        for point in points:
-            x, y = point.speed, 100 * point.cer
-            outside = y > top
-            y = min(y, top * 0.985)
-            label = f"{point.name}, {point.bytes / 1e6:.1f} MB" + (f" ({100 * point.cer:.0f} %) ↑" if outside else "")
+        free, line = top, (top - bottom) * 0.038  # labels go downwards, each below the one before
+        for point in sorted(points, key=lambda point: -point.cer):
+            x, y = point.speed, min(100 * point.cer, top * 0.985)
             axes.scatter(x, y, s=14 * point.bytes / 1e6 + 6, color=colours[point.kind], alpha=0.75, lw=0, zorder=3)
-            if point.kind == "int8":
-                whole = floats[point.name]
-                axes.annotate(
-                    "", (x, y), (whole.speed, min(100 * whole.cer, top * 0.985)),
-                    arrowprops={"arrowstyle": "-", "color": "#a39e94", "lw": 0.8}, zorder=2,
-                )  # fmt: skip
-            if point.kind != "float":
-                axes.annotate(label, (x, y), (7, 0), textcoords="offset points", va="center", fontsize=8)
+            if point.kind == "float":
+                continue
+            label = f"{point.name}, {point.bytes / 1e6:.1f} MB"
+            if 100 * point.cer > top:
+                label += f" ({100 * point.cer:.0f} %) ↑"
+            if point.kind == "teacher":
+                axes.text(x * 1.07, y, label, va="center", fontsize=8)
+                continue
+            free = min(y, free)
+            beside = max(other.speed for other in points if abs(100 * other.cer - y) < line or other is point)
+            axes.text(max(x, beside) * 1.05, free, label, va="center", fontsize=8)
+            free -= line
+            whole = floats[point.name]
+            axes.plot([whole.speed, x], [min(100 * whole.cer, top * 0.985), y], color="#a39e94", lw=0.8, zorder=2)
         for kind, colour in colours.items():
             axes.scatter([], [], color=colour, label=kind, lw=0)
         ticks = [n * 10**e for e in range(1, 5) for n in (1, 2, 3, 5, 7) if left < n * 10**e < right]
         axes.xaxis.set_major_locator(FixedLocator(ticks))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.legend(loc="lower left", frameon=False, title="area: bytes of the file")
+        axes.legend(loc="upper left", frameon=False, title="area: bytes of the file")
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, metadata={"Date": None, "Creator": None} if path.suffix == ".svg" else None)
 
@@ -215,6 +218,9 @@ def bench(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--language", required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=1000, help="of each training")
+    parser.add_argument(
+        "--dropped", type=int, nargs="*", default=[4, 3, 2], help="blocks of students that learn nothing"
+    )
     parser.add_argument("--layers", type=int, nargs="*", default=[4, 3, 2], help="blocks of distilled students")
     parser.add_argument(
         "--prune", type=float, nargs="*", default=[0.4], help="what pruned students have left, as shares"
@@ -229,7 +235,7 @@ def bench(argv: Sequence[str] | None = None) -> int:
     points: list[Point] = []
     for name, recogniser in make_all(args).items():
         for point in points_of(name, measure(name, recogniser, args)):
-            if point.kind != "teacher" or not points:
+            if point.kind != "teacher" or all(other.kind != "teacher" for other in points):
                 points.append(point)
     points.sort(key=lambda point: point.kind != "teacher")
     found = table(points)
