@@ -68,4 +68,4 @@ def test_a_teacher_must_have_the_models_frames_and_the_block(tmp_path: Path, mon
     with pytest.raises(UserError, match="only kmeans has one"):
         ContrastiveShape(teacher=first)
     with pytest.raises(UserError, match="give the encoder of the round before"):
-        ContrastiveShape(kind="kmeans", codebooks=1, teacher_block=4)
+        ContrastiveHead(shape, ContrastiveShape(kind="kmeans", codebooks=1, teacher_block=4))

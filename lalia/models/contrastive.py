@@ -50,11 +50,6 @@ class ContrastiveShape:
             raise UserError(f"quantizer.codebooks {self.codebooks}: kmeans has 1")
         if self.kind != "kmeans" and self.teacher:
             raise UserError(f"quantizer.teacher {self.teacher}: only kmeans has one; take --quantizer.kind kmeans")
-        if self.teacher_block and not self.teacher:
-            raise UserError(
-                f"quantizer.teacher_block {self.teacher_block}: of no teacher; give the encoder of the round before with "
-                "--quantizer.teacher"
-            )
 
 
 class ContrastiveHead(nn.Module):
@@ -74,6 +69,11 @@ class ContrastiveHead(nn.Module):
             self._teacher = Teacher(encoder, shape)
             self.register_buffer("centres_VC", torch.zeros(V, self._teacher.width))
         else:
+            if shape.teacher_block:
+                raise UserError(
+                    f"quantizer.teacher_block {shape.teacher_block}: of no teacher; give the encoder of the round before with "
+                    "--quantizer.teacher"
+                )
             if encoder.input != "logmel":
                 raise UserError(
                     f"quantizer.kind kmeans needs model.input logmel, or a quantizer.teacher; found {encoder.input}: take gumbel"
