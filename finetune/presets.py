@@ -20,6 +20,8 @@ from lalia.units import Seconds
 SMALL_M, LARGE_M = 2.9, 95.0
 """Millions of weights of the encoders that the two ends were measured on."""
 SMALL_RATE, ADAPTER_RATE, HEAD_RATE = 2e-3, 1e-3, 2e-3
+SMALL_FROZEN = 0.15
+"""Share of the steps in which the small end's head learns alone (docs/diary.md)."""
 LOOKS, PATIENCE = 20, 6
 
 
@@ -92,14 +94,15 @@ def solve(name: str, learner: Learner, mode: str, steps: int = 0, longest_s: Sec
     size = math.log(max(learner.parameters, 1) / 1e6 / SMALL_M) / math.log(LARGE_M / SMALL_M)
     large = min(1.0, max(0.0, size))
     end = "wav2vec 2.0 BASE's" if large == 1 else "nano's" if large == 0 else "between nano's and wav2vec 2.0 BASE's"
-    frozen = 0.0 if learner.fresh or mode != "full" else round(row.frozen * large, 2)
+    free = learner.fresh or mode != "full" or not row.frozen
+    frozen = 0.0 if free else round(SMALL_FROZEN * (1 - large) + row.frozen * large, 2)
     # A fresh model has no knowledge to protect, and small ones learn less the more is hidden from them.
     hidden = large * (0.5 if learner.fresh else 1.0)
     batch_s = _between(row.batch_s[1], row.batch_s[0], large)
     steps = steps or _round(_between(row.steps[1], row.steps[0], large))
     look = max(1, math.ceil(steps / LOOKS))
     why_stem = "pretrained convolutions stay as they are" if learner.wave else "it has no convolutions on the wave"
-    why_frozen = f"the head alone for {round(frozen * steps)} steps" if frozen else _why_free(learner, mode, row)
+    why_frozen = f"the head alone for {round(frozen * steps)} steps" if frozen else _why_free(learner, mode)
     return [
         Choice("schedule.steps", steps, f"{end} for {name}"),
         Choice("batch.hours", float(f"{batch_s / 3600:.3g}"), f"{batch_s:.0f} s a step, {end}"),
@@ -194,12 +197,10 @@ def _why_rate(learner: Learner, mode: str, end: str) -> str:
     return "from random weights, by the root of their number" if learner.fresh else f"the peak, {end}"
 
 
-def _why_free(learner: Learner, mode: str, row: Row) -> str:
+def _why_free(learner: Learner, mode: str) -> str:
     if mode != "full":
         return "the shared encoder never learns"
-    if learner.fresh:
-        return "random weights need no protection"
-    return "with so many labels" if not row.frozen else "small encoders learn at once"
+    return "random weights need no protection" if learner.fresh else "with so many labels"
 
 
 def _between(small: float, large: float, share: float) -> float:

@@ -63,8 +63,8 @@ class FinetuneTask(LightningModule):
 
     @property
     def frozen_steps(self) -> float:
-        """The first step in which the encoder learns, as the settings say."""
-        return self.settings.freeze.encoder_share * self.settings.schedule.steps
+        """The first step in which the encoder learns, as the settings say; random weights are never kept from it."""
+        return 0.0 if self.settings.fresh else self.settings.freeze.encoder_share * self.settings.schedule.steps
 
     def speaks_by(self, begun: float) -> int:
         """The step until which a head may be silent that learns since ``begun``; a look before it says nothing of the end."""

@@ -89,6 +89,14 @@ def test_falling_silent_after_speaking_is_noticed_at_once(tmp_path):
     assert "has not moved" in alarm._judge(800, task)
 
 
+def test_random_weights_are_never_kept_from_learning():
+    settings = FinetuneSettings(encoder="e")
+    settings.schedule.steps, settings.freeze.encoder_share = 100, 0.3
+    assert FinetuneTask(settings, torch.nn.Module(), {}).frozen_steps == 30  # type: ignore[arg-type]
+    settings.start = "random"
+    assert FinetuneTask(settings, torch.nn.Module(), {}).frozen_steps == 0  # type: ignore[arg-type]
+
+
 def test_letters_are_counted_as_the_best_path_says_them():
     heard_BT = torch.tensor([[0, 3, 3, 0, 3, 2], [1, 1, 0, 0, 5, 5]])
     assert int(letters(heard_BT, torch.tensor([6, 3]))) == 3 + 1

@@ -47,7 +47,8 @@ def test_a_nano_encoder_gets_what_was_measured_here():
     found = values("10min", NANO)
     assert found["optim.lr"] == 2e-3
     assert (found["regular.time_coverage"], found["regular.time_span"], found["regular.layerdrop"]) == (0.05, 4, 0.0)
-    assert found["freeze.encoder_share"] == 0.0
+    assert found["freeze.encoder_share"] == 0.15
+    assert values("100h", NANO)["freeze.encoder_share"] == 0.0
     assert found["freeze.stem"] is False
 
 
