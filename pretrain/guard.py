@@ -57,7 +57,9 @@ class Guard(Callback):
         task, run = pl_module, pl_module.settings
         chance = 1 / (run.objective.distractors + 1)
         diversity = run.objective.diversity_weight > 0
-        self.watch = Watch(healthy_bands(self.settings, run.quantizer.kind, chance, run.schedule.steps, diversity))
+        stem = run.model.input == "wave"
+        bands = healthy_bands(self.settings, run.quantizer.kind, chance, run.schedule.steps, diversity, stem)
+        self.watch = Watch(bands)
         if self._restored is not None:
             self.watch.restore(self._restored)
         task.diversity_factor = self.diversity_factor
@@ -110,6 +112,9 @@ class Guard(Callback):
                 "guard/rate_factor": self.rate_factor, "guard/diversity_factor": self.diversity_factor,
             }
         )  # fmt: skip
+        if step >= pl_module.settings.schedule.steps:
+            # Before the last checkpoint is written, so that the same command does not take an ill run for a finished one.
+            self._end(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: PretrainTask) -> None:  # type: ignore[override]
         if trainer.is_global_zero and trainer.global_step >= pl_module.settings.schedule.steps:
@@ -138,14 +143,14 @@ class Guard(Callback):
             torch.stack(losses).float().sum() * trainer.accumulate_grad_batches,  # Lightning has divided by it
             torch.stack([p.correct for p in pulses]).sum().float(), torch.stack([p.hidden for p in pulses]).sum().float(),
             torch.stack([p.frames for p in pulses]).sum().float(), torch.stack([p.feature_std for p in pulses]).sum(),
-            torch.tensor(float(len(pulses)), device=losses[0].device),
+            torch.stack([p.wave_variation for p in pulses]).sum(), torch.tensor(float(len(pulses)), device=losses[0].device),
         ])  # fmt: skip
         used_GV = torch.stack([p.used_GV for p in pulses]).sum(0).float()
         everything = torch.cat([sums, used_GV.flatten()])
         if trainer.world_size > 1:
             everything = trainer.strategy.reduce(everything, reduce_op="sum")
-        loss, correct, hidden, frames, std, count = everything[:6].tolist()
-        used_GV = everything[6:].view_as(used_GV).cpu()
+        loss, correct, hidden, frames, std, variation, count = everything[: len(sums)].tolist()
+        used_GV = everything[len(sums) :].view_as(used_GV).cpu()
         self.usage_GV = used_GV if self.usage_GV is None else MEMORY * self.usage_GV + used_GV
         within = _code_share(used_GV)
         self.share_within = within if self.share_within is None else MEMORY * self.share_within + (1 - MEMORY) * within
@@ -159,7 +164,7 @@ class Guard(Callback):
         code_share = min(_code_share(self.usage_GV), self.share_within)
         return Vitals(
             loss / count, correct / max(1.0, hidden), code_share if task.head.shape.kind == "gumbel" else None, norm,
-            scale, std / count, hidden / max(1.0, frames),
+            scale, std / count, hidden / max(1.0, frames), variation / count,
         )  # fmt: skip
 
     # -- Measures ----------------------------------------------------------------------------------------------------------
@@ -179,10 +184,26 @@ class Guard(Callback):
             "stop": lambda: "the run is stopped",
         }[action]()
         self._write(trainer, step, breach, action, did)
-        if action == "stop" and not trainer.is_global_zero:
-            raise SystemExit(GuardStopped.status)  # one process says why
         if action == "stop":
-            raise GuardStopped(f"step {step}: {breach.says}, and nothing has helped; {breach.band.advice}")
+            self._stop(trainer, f"step {step}: {breach.says}, and nothing has helped; {breach.band.advice}")
+
+    def _end(self, trainer: Trainer) -> None:
+        """Behind the last step: weights that are ill are no result; batches left out to the end are told."""
+        assert self.watch is not None
+        step = trainer.global_step
+        if breach := self.watch.illness():
+            self.measures += 1
+            self._write(trainer, step, breach, "stop", "so the run ends, and its weights are no result")
+            self._stop(trainer, f"step {step}: {breach.says}, and there the run ends; {breach.band.advice}")
+        if left_out := self.watch.left_out():
+            count, breach = left_out
+            last = "the last batch was" if count == 1 else f"the last {count} batches were"
+            self._write(trainer, step, breach, "tell", f"{last} left out, and nothing was learned from them")
+
+    def _stop(self, trainer: Trainer, why: str) -> None:
+        if not trainer.is_global_zero:
+            raise SystemExit(GuardStopped.status)  # one process says why
+        raise GuardStopped(why)
 
     def _revive(self, trainer: Trainer, task: PretrainTask) -> str:
         assert self.usage_GV is not None and self._live_KF is not None

@@ -57,6 +57,9 @@ class Pulse(NamedTuple):
     """all frames, padding left out"""
     feature_std: Tensor
     """over time, within a clip, mean over features and clips"""
+    wave_variation: Tensor
+    """how far the wave's samples are from their mean, absolute, within a clip, mean over clips: by which a click in silence
+    counts for little"""
     used_GV: Tensor
     """how many masked frames chose each entry"""
     live_KF: Tensor
@@ -117,7 +120,7 @@ class PretrainTask(LightningModule):
         hidden, codes = contrast(mask_BT)
         weighs = self.settings.objective.visible_weight > 0 and gumbel is not None
         visible = contrast(inside_BT & ~mask_BT)[0] if weighs else None
-        pulse = _pulse(hidden, codes, features_BTF, mask_BT, raw_BTF, inside_BT)
+        pulse = _pulse(hidden, codes, features_BTF, mask_BT, raw_BTF, inside_BT, wave_variation(batch))
         return Pass(hidden, visible, codes, feature_penalty(raw_BTF, inside_BT), pulse)
 
     def joined(self, batch: Batch) -> Batch:
@@ -182,9 +185,20 @@ class PretrainTask(LightningModule):
 
 
 @torch.no_grad()
+def wave_variation(batch: Batch) -> Tensor:
+    """Mean absolute deviation of a clip's samples from their mean, padding left out; mean over clips."""
+    inside_BS = valid_frames(batch.lengths_B, batch.wave_BS.shape[1])
+    count_B1 = batch.lengths_B[:, None].clamp(min=1)
+    wave_BS = batch.wave_BS.float() * inside_BS
+    apart_BS = (wave_BS - wave_BS.sum(1, keepdim=True) / count_B1).abs() * inside_BS
+    return (apart_BS.sum(1, keepdim=True) / count_B1).mean()
+
+
+@torch.no_grad()
 def _pulse(
-    hidden: Contrast, codes: Codes, features_BTF: Tensor, mask_BT: Tensor, raw_BTF: Tensor, inside_BT: Tensor
-) -> Pulse:
+    hidden: Contrast, codes: Codes, features_BTF: Tensor, mask_BT: Tensor, raw_BTF: Tensor, inside_BT: Tensor,
+    variation: Tensor,
+) -> Pulse:  # fmt: skip
     inside_BT1 = inside_BT[:, :, None]
     count_B1F = inside_BT1.sum(1, keepdim=True).clamp(min=1)
     raw = raw_BTF.float() * inside_BT1
@@ -193,4 +207,4 @@ def _pulse(
     masked_NF = features_BTF[mask_BT]
     live_KF = masked_NF[:: max(1, len(masked_NF) // LIVE)][:LIVE].float()
     used_GV = codes.usage_GV * hidden.count
-    return Pulse(hidden.correct.detach(), hidden.count, inside_BT.sum(), std, used_GV, live_KF)
+    return Pulse(hidden.correct.detach(), hidden.count, inside_BT.sum(), std, variation, used_GV, live_KF)
