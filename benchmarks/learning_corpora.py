@@ -36,15 +36,17 @@ class Target:
     name: str
     speech: str
     """the set with its labels; empty = in the demo's prompts"""
+    source: str
+    """where the recordings are from, in words"""
 
 
 TARGETS = (
-    Target("isl", "Icelandic", "samromur-icelandic"),
-    Target("ces", "Czech", "fillets-czech"),
-    Target("swa", "Swahili", "news-swahili"),
-    Target("deu", "German", "kerstin-german"),
-    Target("nld", "Dutch", "flemishguy-dutch"),
-    Target("ita", "Italian", ""),
+    Target("isl", "Icelandic", "samromur-icelandic", "samromur-asr's demo data (83 voices)"),
+    Target("ces", "Czech", "fillets-czech", "Fish Fillets NG (acted dialogue)"),
+    Target("swa", "Swahili", "news-swahili", "CateGitau/Swahili-Speech (one voice, telephone)"),
+    Target("deu", "German", "kerstin-german", "rhasspy's kerstin (one voice)"),
+    Target("nld", "Dutch", "flemishguy-dutch", "rhasspy's flemishguy (one voice)"),
+    Target("ita", "Italian", "", "Asterisk's prompts (one voice)"),
 )
 
 

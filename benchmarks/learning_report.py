@@ -30,7 +30,7 @@ TEXT = {
     "patient": "random weights, three times the steps",
     "unheard": "one round, no audio of the six languages",
     "first": "one round, unlabelled training audio of the six languages in it",
-    "heard": "two rounds on the same",
+    "heard": "two rounds, unlabelled training audio of the six languages in them",
 }
 MAIN_MINUTES = 10.0
 """The amount of labels that the plot of hours shows."""
@@ -136,7 +136,9 @@ def _page(
         f"same steps, {steps} of 30 s each. Every start has its own best learning rate of the grid, chosen on dev with "
         "the first seed. Where there are several seeds: their mean, and lowest to highest.",
         "",
-        *(f"- *{start}*: {TEXT[start]}" for start in starts),
+        *(f"- *{start}*: {TEXT[start]}; {_tried(start, results)}" for start in starts),
+        "",
+        "Voices: " + ", ".join(f"{target.name} {target.source}" for target in targets) + ".",
         "",
         f"![CER against minutes of labels]({BY_LABELS.relative_to(PAGE.parent).as_posix()})",
         "",
@@ -159,13 +161,21 @@ def _page(
         "|---|---|---|---|---|---|",
     ]
     for start in starts:
-        if (out / start / "finished.json").is_file():
-            facts = json.loads((out / start / "finished.json").read_text(encoding="utf-8"))
+        files = [out / run / "finished.json" for run in ROUNDS.get(start, ())]
+        if files and all(file.is_file() for file in files):
+            rounds = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+            last, steps = rounds[-1], sum(facts["steps"] for facts in rounds)
             lines.append(
-                f"| {start} | {facts['hours']:.1f} | {facts['steps']} | {_hours(start, out):.2f} | {facts['accuracy']:.3f} | "
-                f"{facts['chance']:.4f} |"
+                f"| {start} | {last['hours']:.1f} | {steps} | {_hours(start, out):.2f} | {last['accuracy']:.3f} | "
+                f"{last['chance']:.4f} |"
             )
     return "\n".join(lines) + "\n"
+
+
+def _tried(start: str, results: list[Result]) -> str:
+    trials = [result.trial for result in results if result.trial.start == start]
+    rates = ", ".join(f"{rate:g}" for rate in sorted({trial.rate for trial in trials}))
+    return f"learning rates tried {rates}, seeds {', '.join(str(seed) for seed in sorted({trial.seed for trial in trials}))}"
 
 
 def _shown(cell: Cell | None, base: Cell | None) -> str:
