@@ -76,8 +76,7 @@ def main() -> int:
         if trial.seed != grid.seeds[0] and not chosen(trial, grid, out):
             continue
         finetune(trial, corpora[trial.target.speech or "prompts"], out, grid.steps)
-    words = [word for word, before in zip(sys.argv[1:], sys.argv, strict=False) if "--until" not in (word, before)]
-    command = shlex.join(["python", "-m", "benchmarks.learning", *words])
+    command = shlex.join(["python", "-m", "benchmarks.learning", *without_until(sys.argv)])
     page = write_results(list(grid.trials()), out, command, grid.steps)
     print(f"the table and the plot: {page}")
     return 0
@@ -123,6 +122,11 @@ def finetune(trial: Trial, corpus: Path, out: Path, steps: int) -> None:
 
 def late(until: str) -> bool:
     return bool(until) and datetime.datetime.now().isoformat(timespec="minutes") >= until
+
+
+def without_until(argv: list[str]) -> list[str]:
+    """The arguments behind ``argv``'s program, but for the hour to stop at: a page names the command that makes it."""
+    return [word for word, before in zip(argv[1:], argv, strict=False) if "--until" not in (word, before)]
 
 
 def parse() -> argparse.Namespace:

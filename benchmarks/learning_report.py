@@ -240,7 +240,7 @@ def _panels(targets: list[Target], across: str) -> Figure:
 
 def _save(figure: Figure, path: Path) -> None:
     for axes in figure.axes:
-        axes.set_ylim(0)
+        axes.set_ylim(0, 1.05 * axes.get_ylim()[1])
     if figure.axes:
         figure.axes[0].legend(frameon=False, fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from benchmarks.learning import finetune, late
+from benchmarks.learning import finetune, late, without_until
 from benchmarks.learning_corpora import TARGETS, Target, call, prepare_all
 from benchmarks.learning_report import Cell, Cells, Trial, best_cells, collect
 from lalia.cards import write_text
@@ -66,7 +66,7 @@ def main() -> int:
                 break
             row = afternoon(target, minutes, corpora[target.speech], out, arguments)
             rows += [row] if row else []
-    command = shlex.join(["python", "-m", "benchmarks.new_language", *sys.argv[1:]])
+    command = shlex.join(["python", "-m", "benchmarks.new_language", *without_until(sys.argv)])
     draw(rows)
     write_text(PAGE, page(rows, command, arguments.steps))
     print(f"the table and the plot: {PAGE}")
