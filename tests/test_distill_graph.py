@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 import torch
 from onnx import numpy_helper
-from tiny_teacher import make_recogniser
+from tiny_teacher import make_recogniser, sharpen
 
 from distill.graph import export_graph
 from distill.quantize import group_of, groups, kind_of, quantize
@@ -36,12 +36,7 @@ SHAPES = {
 def recogniser(name: str = "convolutional", **shape):
     """A recogniser whose every number matters: biases and gains are not what they begin as, and posteriors are sharp."""
     made = make_recogniser(**{**SHAPES[name], **shape})
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in made.parameters():
-            if parameter.ndim == 1:
-                parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
-        made.head.weight *= 8
+    sharpen(made)
     made.encoder.measure([np.random.default_rng(i).standard_normal(8000).astype(np.float32) * 0.1 for i in range(3)])
     return made
 

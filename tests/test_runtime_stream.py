@@ -11,6 +11,7 @@ import torch
 from test_models_chunks import CHUNK, SHAPES, noise, streaming
 from tiny_student import make_student as make_tones
 from tiny_student import sing
+from tiny_teacher import sharpen
 
 from distill.graph import export_graph
 from distill.quantize import groups, quantize
@@ -30,12 +31,7 @@ SIZES = (1, 160, 4_097, 16_000, 10**6)
 def loud(name: str):
     """A streaming recogniser with sharp posteriors, so that it says something."""
     made = streaming(name)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in made.parameters():
-            if parameter.ndim == 1:
-                parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
-        made.head.weight *= 8
+    sharpen(made)
     made.encoder.measure([noise(16_000)[0].numpy()])
     return made
 
