@@ -191,9 +191,8 @@ class Watch:
         if not found:
             return None
         first, breach = found[0]
-        if (
-            breach.action != "roll back"
-        ):  # again and again: each goes further back at half the rate, until the guard has had enough
+        # Roll backs come again and again: each goes further back at half the rate, until the guard has had enough.
+        if breach.action != "roll back":
             self.courses[first].rung += 1
         # One measure at a time, and every band is given the time to see whether it works.
         for course in self.courses:
