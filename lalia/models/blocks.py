@@ -28,19 +28,25 @@ LONGEST = 16_384
 """Frames that rotary positions are made for: 11 minutes at 40 ms."""
 
 
-def make_block(shape: EncoderShape, block: int) -> TransformerEncoderLayer:
-    """Block number ``block`` of the kind that ``shape.block`` names: (hidden_BTD, layout) -> hidden_BTD."""
+def make_blocks(shape: EncoderShape) -> list[TransformerEncoderLayer]:
+    """The blocks of the kind that ``shape.block`` names, each (hidden_BTD, layout) -> hidden_BTD. They share the tables of their
+    rotary positions, which take more memory than a small block's weights."""
+    rotary = RotaryEncoder(shape.width // shape.heads, LONGEST) if shape.position == "rotary" else None
+    return [_block(shape, block, rotary) for block in range(shape.layers)]
+
+
+def _block(shape: EncoderShape, block: int, rotary: RotaryEncoder | None) -> TransformerEncoderLayer:
     if shape.block == "conformer":
         # Layer norm inside the convolution: batch norm's statistics would mix clips, and padding with them.
         return ConformerBlock(
-            norm(shape), _feedforward(shape, block, nn.SiLU()), norm(shape), _attention(shape, block),
+            norm(shape), _feedforward(shape, block, nn.SiLU()), norm(shape), _attention(shape, block, rotary),
             norm(shape), _convolution(shape, block), norm(shape), _feedforward(shape, block, nn.SiLU()),
             norm(shape), dropout_p=shape.dropout,
         )  # fmt: skip
     if shape.block == "convolutional":
-        return ConvolutionalBlock(shape, block)
+        return ConvolutionalBlock(shape, block, rotary)
     return StandardTransformerEncoderLayer(
-        _attention(shape, block), norm(shape), _feedforward(shape, block, nn.GELU()), norm(shape), dropout_p=shape.dropout,
+        _attention(shape, block, rotary), norm(shape), _feedforward(shape, block, nn.GELU()), norm(shape), dropout_p=shape.dropout,
         norm_order=TransformerNormOrder.PRE if shape.norm == "pre" else TransformerNormOrder.POST,
     )  # fmt: skip
 
@@ -67,10 +73,10 @@ class ConvolutionalBlock(TransformerEncoderLayer):
     of the time and the convolution brings most of the gain.
     """
 
-    def __init__(self, shape: EncoderShape, block: int) -> None:
+    def __init__(self, shape: EncoderShape, block: int, rotary: RotaryEncoder | None) -> None:
         super().__init__()
         self.self_attn_layer_norm = norm(shape)
-        self.self_attn = _attention(shape, block)
+        self.self_attn = _attention(shape, block, rotary)
         self.conv_layer_norm = norm(shape)
         self.conv = _convolution(shape, block)
         self.ffn_layer_norm = norm(shape)
@@ -85,13 +91,13 @@ class ConvolutionalBlock(TransformerEncoderLayer):
         return seqs + self.dropout(self.ffn(self.ffn_layer_norm(seqs)))
 
 
-def _attention(shape: EncoderShape, block: int) -> StandardMultiheadAttention:
+def _attention(shape: EncoderShape, block: int, rotary: RotaryEncoder | None) -> StandardMultiheadAttention:
     attention = StandardMultiheadAttention(
         shape.width,
         shape.heads_of(block),
         Attention(shape.attention_dropout, ChunkBias(shape.chunk, shape.left_chunks) if shape.streaming else None),
         head_dim=shape.width // shape.heads,
-        pos_encoder=RotaryEncoder(shape.width // shape.heads, LONGEST) if shape.position == "rotary" else None,
+        pos_encoder=rotary,
         qkv_proj_init_fn=init_bert_projection,
         output_proj_init_fn=init_bert_projection,
     )

@@ -17,7 +17,7 @@ from fairseq2.models.transformer import StandardTransformerEncoder
 from fairseq2.nn import BatchLayout
 from torch import Tensor, nn
 
-from lalia.models.blocks import checkpoint_blocks, make_block, norm
+from lalia.models.blocks import checkpoint_blocks, make_blocks, norm
 from lalia.models.dropout import replace_dropouts
 from lalia.models.frontend import StackedFrames, make_frontend, valid_frames
 from lalia.models.position import position_encoder
@@ -48,7 +48,7 @@ class Encoder(nn.Module):
         # Blocks that end without a norm of their own need one behind the last.
         open_ended = shape.block == "convolutional" or (shape.block == "transformer" and shape.norm == "pre")
         self.blocks = StandardTransformerEncoder(
-            [make_block(shape, block) for block in range(shape.layers)],
+            make_blocks(shape),
             norm(shape) if open_ended else None,
             layer_drop_p=shape.layerdrop,
         )
