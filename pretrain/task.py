@@ -88,6 +88,7 @@ class PretrainTask(LightningModule):
 
     def forward(self, batch: Batch, random: torch.Generator, gumbel: float | None) -> Pass:
         """One forward pass. ``gumbel`` is the temperature of the codes' noise; None = no noise, and distinct distractors."""
+        variation = wave_variation(batch)  # first: it passes through as much as the waves are, and nothing else is held yet
         features_BTF, raw_BTF, frames_B = self.encoder.features(batch.wave_BS, batch.lengths_B)
         mask, T = self.settings.mask, features_BTF.shape[1]
         mask_BT = span_mask(frames_B, T, mask.coverage, mask.span, mask.min_spans, random).to(features_BTF.device)
@@ -120,7 +121,7 @@ class PretrainTask(LightningModule):
         hidden, codes = contrast(mask_BT)
         weighs = self.settings.objective.visible_weight > 0 and gumbel is not None
         visible = contrast(inside_BT & ~mask_BT)[0] if weighs else None
-        pulse = _pulse(hidden, codes, features_BTF, mask_BT, raw_BTF, inside_BT, wave_variation(batch))
+        pulse = _pulse(hidden, codes, features_BTF, mask_BT, raw_BTF, inside_BT, variation)
         return Pass(hidden, visible, codes, feature_penalty(raw_BTF, inside_BT), pulse)
 
     def joined(self, batch: Batch) -> Batch:
