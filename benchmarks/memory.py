@@ -2,10 +2,9 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.memory [--size nano base] [--precision fp32 bf16] [--checkpointing]
 
-Each size is a process of its own. ``kept`` are the bytes that autograd really keeps of the whole model's forward pass (hooks on
-saved tensors); ``peak`` is how far the process's resident memory rises above what it was before the model was made, over two
-accumulated forward and backward passes and an AdamW step. What libraries take once for their code and kernels is there before: a
-step of a model of a few thousand weights has been made, and ``libraries`` is what that took.
+Each size is a process of its own. ``peak`` is how far the process's resident memory rises above what it was before the model
+was made, over two accumulated forward and backward passes and an AdamW step. What libraries take once for their code and
+kernels is there before: a step of a model of a few thousand weights has been made, and ``libraries`` is what that took.
 """
 
 from __future__ import annotations
@@ -66,7 +65,7 @@ def measure(name: str, precision: str, checkpointing: bool) -> dict[str, float]:
     """Predict, then make the whole model and take a step; bytes."""
     import torch
 
-    from pretrain.memory import counting, forward, noise, predict, trace
+    from pretrain.memory import forward, noise, predict, trace
     from pretrain.task import PretrainTask
 
     settings = settings_of(name, precision, checkpointing)
@@ -85,12 +84,7 @@ def measure(name: str, precision: str, checkpointing: bool) -> dict[str, float]:
     task = PretrainTask(settings).train()
     optimizer = torch.optim.AdamW(task.parameters())
     batch = noise(clips, micro_s / clips)
-    with counting(task) as kept:
-        loss = forward(task, batch)
-    # With checkpointing one block as a whole follows in the backward pass.
-    kept_bytes = kept.bytes + (clips * footprint.block if checkpointing else 0)
-    del kept
-    loss.backward()
+    forward(task, batch).backward()
     optimizer.step()  # moments are there from now on
     optimizer.zero_grad(set_to_none=True)
     Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
@@ -99,8 +93,8 @@ def measure(name: str, precision: str, checkpointing: bool) -> dict[str, float]:
     optimizer.step()
     peak = resident("VmHWM") - before
     return {
-        "weights": footprint.parameters, "predicted_kept": predicted.activations, "kept": kept_bytes,
-        "predicted": predicted.total, "peak": peak, "libraries": libraries,
+        "weights": footprint.parameters, "passes": predicted.activations, "predicted": predicted.total, "peak": peak,
+        "libraries": libraries,
     }  # fmt: skip
 
 
@@ -121,10 +115,18 @@ def main() -> None:
         name, precision = ask.child
         print(json.dumps(measure(name, precision, ask.checkpointing)))
         return
-    heads = ("size", "weights", "precision", "kept, predicted", "kept, measured", "off by", "all, predicted", "peak, measured",
-             "off by", "libraries")  # fmt: skip
+    heads = (
+        "size",
+        "weights",
+        "precision",
+        "passes, predicted",
+        "all, predicted",
+        "peak, measured",
+        "off by",
+        "libraries",
+    )
     print("| " + " | ".join(heads) + " |")
-    print("|---|---:|---|---:|---:|---:|---:|---:|---:|---:|")
+    print("|---|---:|---|---:|---:|---:|---:|---:|")
     command = [sys.executable, "-m", "benchmarks.memory", *(["--checkpointing"] if ask.checkpointing else [])]
     for name in ask.size:
         for precision in ask.precision:
@@ -134,8 +136,7 @@ def main() -> None:
             )  # fmt: skip
             found = json.loads(done.stdout.splitlines()[-1])
             print(
-                f"| {name} | {found['weights'] / 1e6:.1f} M | {precision} | {found['predicted_kept'] / 1e6:.0f} MB | "
-                f"{found['kept'] / 1e6:.0f} MB | {found['predicted_kept'] / found['kept'] - 1:+.1%} | "
+                f"| {name} | {found['weights'] / 1e6:.1f} M | {precision} | {found['passes'] / 1e6:.0f} MB | "
                 f"{found['predicted'] / 1e6:.0f} MB | {found['peak'] / 1e6:.0f} MB | "
                 f"{found['predicted'] / found['peak'] - 1:+.1%} | {found['libraries'] / 1e6:.0f} MB |",
                 flush=True,

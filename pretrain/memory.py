@@ -1,10 +1,12 @@
 """Memory of a pretraining run, predicted before there is a run.
 
-Weights, gradients and optimizer are counted. Activations are what autograd keeps between the forward and the backward pass: the
-model itself is run with one block and with two, on one clip of the longest length and on two, and what it keeps is added up: so
-much for each clip and each block, and so much (the weights in half precision) for each block alone. With activation
-checkpointing each block keeps its input, and one block at a time has the rest as well. The prediction needs a few hundred
-megabytes for a model of billions of weights, and stays true when the model's code changes.
+Weights, gradients and optimizer are counted. The rest is what the two passes of a micro-batch hold at their worst moment: the
+model itself is run forwards and backwards with one block and with two, on one clip of the longest length and on two, while the
+bytes that are alive are counted (``pretrain/live.py``), and what a clip, a block and a block's clip add is carried on to the
+whole model. The worst moment is looked for in three places, since other things decide there: in the stem, in the blocks (until
+the gradient has left them; only there every block adds to it), and in the stem again. With activation checkpointing the same is
+done with checkpointing. The prediction needs a few hundred megabytes for a model of billions of weights, and stays true when
+the model's code changes.
 
 B clips, T frames.
 """
@@ -12,8 +14,6 @@ B clips, T frames.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -25,6 +25,7 @@ from lalia.data.loader import Batch
 from lalia.training.seeds import generator
 from lalia.units import Seconds, to_samples
 from pretrain.config import PretrainSettings
+from pretrain.live import LiveBytes
 from pretrain.task import PretrainTask
 
 GB = 1e9
@@ -38,9 +39,11 @@ class Memory:
     """Bytes that one device holds at the peak of a step."""
 
     weights: float
+    """and tables that are not trained"""
     gradients: float
     optimizer: float
     activations: float
+    """and what passes by in the worst moment"""
 
     @property
     def state(self) -> float:
@@ -52,60 +55,61 @@ class Memory:
         return self.state + self.activations
 
 
+class Moment(NamedTuple):
+    """Bytes that the passes of a micro-batch hold at some moment."""
+
+    once: float
+    """however many clips: weights in half precision"""
+    a_clip: float
+    """for each clip of the longest length"""
+
+
 @dataclass(frozen=True)
 class Footprint:
-    """A model's weights, and the bytes that autograd keeps for one clip of the longest length."""
+    """A model's weights, and what its passes hold when they hold most."""
 
     parameters: int
-    outside: float
-    """stem, projections and objective"""
-    block: float
-    """one block of the encoder"""
-    handed_on: float
-    """what one block hands on to the next: all that is kept of it under activation checkpointing"""
-    layers: int
     clip_s: Seconds
-    copies: float = 0.0
-    """however many clips: weights in half precision"""
-    block_copies: float = 0.0
-    """those of one block"""
+    """of the longest clip"""
+    plain: tuple[Moment, ...]
+    again: tuple[Moment, ...]
+    """with activation checkpointing"""
+    buffers: float = 0.0
+    """bytes of tables that are not trained"""
 
     def held(self, micro_s: Seconds, again: bool = False) -> float:
-        """Bytes for a micro-batch of ``micro_s`` seconds; ``again`` = with activation checkpointing, at its worst moment."""
-        return max(fixed + micro_s * a_second for fixed, a_second in self._moments(again))
+        """Bytes for a micro-batch of ``micro_s`` seconds; ``again`` = with activation checkpointing."""
+        return max(once + micro_s / self.clip_s * a_clip for once, a_clip in self._moments(again))
 
     def fitting_s(self, free: float, again: bool = False) -> Seconds:
-        """Seconds of audio whose activations fit into ``free`` bytes."""
-        return min(max(0.0, free - fixed) / a_second for fixed, a_second in self._moments(again))
+        """Seconds of audio whose passes fit into ``free`` bytes."""
+        return min(max(0.0, free - once) / a_clip * self.clip_s for once, a_clip in self._moments(again))
 
-    def _moments(self, again: bool) -> list[tuple[float, float]]:
-        """(bytes however many clips, bytes for each second) when most is held: the end of the forward pass, and with activation
-        checkpointing, where autocast lets go of its copies there, also the backward pass of a block."""
-        if not again:
-            return [(self.copies, (self.outside + self.layers * self.block) / self.clip_s)]
-        forward = (self.outside + self.layers * self.handed_on) / self.clip_s
-        others = (self.layers - 1) * self.block_copies
-        return [(self.copies, forward), (self.copies - others, forward + self.block / self.clip_s)]
+    def _moments(self, again: bool) -> tuple[Moment, ...]:
+        return self.again if again else self.plain
 
 
 def trace(settings: PretrainSettings, cuda: bool = False) -> Footprint:
     """What the model of ``settings`` takes, by running a model of one and of two blocks. ``cuda``: attention by the fused kernel,
     which keeps no (T, T) weights."""
-    clip_s = longest_clip_s(settings)
-    shape = settings.model
+    clip_s, more = longest_clip_s(settings), settings.model.layers - 1
     with torch.random.fork_rng(devices=[]):
-        one, two = (_shallow(settings, n, clip_s, cuda) for n in (1, 2))
-    clip_1, clip_2 = one.twice - one.once, two.twice - two.once
-    copies_1, copies_2 = one.once - clip_1, two.once - clip_2
+        one, two = (_shallow(settings, blocks, clip_s, cuda) for blocks in (1, 2))
+
+    def whole(first: _Passes, second: _Passes) -> tuple[Moment, ...]:
+        found = []
+        for (once_1, twice_1), (once_2, twice_2) in zip(first, second, strict=True):
+            clip_1, clip_2 = twice_1 - once_1, twice_2 - once_2
+            rest_1, rest_2 = once_1 - clip_1, once_2 - clip_2
+            found.append(Moment(max(0, rest_1 + more * (rest_2 - rest_1)), max(1, clip_1 + more * (clip_2 - clip_1))))
+        return tuple(found)
+
     return Footprint(
-        parameters=one.weights + (shape.layers - 1) * (two.weights - one.weights),
-        outside=2 * clip_1 - clip_2,
-        block=clip_2 - clip_1,
-        handed_on=two.handed_on,
-        layers=shape.layers,
+        parameters=one.weights + more * (two.weights - one.weights),
         clip_s=clip_s,
-        copies=max(0, copies_1 + (shape.layers - 1) * (copies_2 - copies_1)),
-        block_copies=max(0, copies_2 - copies_1),
+        plain=whole(one.plain, two.plain),
+        again=whole(one.again, two.again),
+        buffers=one.buffers + more * (two.buffers - one.buffers),
     )
 
 
@@ -120,7 +124,7 @@ def predict(
     """One device's peak under ZeRO ``stage`` (0 = every device holds all) over ``ranks`` devices."""
     state = FLOAT * footprint.parameters
     return Memory(
-        weights=state / (ranks if stage >= 3 else 1),
+        weights=state / (ranks if stage >= 3 else 1) + footprint.buffers,
         gradients=state / (ranks if stage >= 2 else 1),
         optimizer=0.0 if offload else MOMENTS * state / (ranks if stage >= 1 else 1),
         activations=footprint.held(micro_s, again),
@@ -138,32 +142,23 @@ def machine_bytes(devices: int = 1) -> float:
         return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) / devices
 
 
-class Kept:
-    """Bytes that autograd keeps, each storage once; weights and constants are not counted."""
+def worst_moments(task: PretrainTask, batch: Batch, cuda: bool = False) -> tuple[float, ...]:
+    """Bytes that forward and backward pass of ``batch`` hold at most beside weights and their gradients: before the blocks, until
+    the gradient has left them, and from then on."""
+    for weight in task.parameters():
+        weight.grad = torch.zeros_like(weight)
+    known = [*task.parameters(), *(weight.grad for weight in task.parameters()), *task.buffers()]
+    live = LiveBytes((tensor for tensor in known if tensor is not None), fused_attention=cuda)
 
-    def __init__(self, module: nn.Module, cuda: bool = False) -> None:
-        self.cuda = cuda
-        self.bytes = 0
-        self._seen = {t.untyped_storage().data_ptr() for t in (*module.parameters(), *module.buffers())}
-        # Counted storages are held on to: a freed one's address would be given to the next and not be counted.
-        self._held: list[Tensor] = []
+    def enter(block: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        live.mark()
+        inputs[0].register_hook(lambda gradient: live.mark())
 
-    def __call__(self, tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        square = tensor.ndim == 4 and tensor.shape[-1] == tensor.shape[-2] > 1
-        if storage.data_ptr() not in self._seen and not (self.cuda and square):
-            self._seen.add(storage.data_ptr())
-            self._held.append(tensor)
-            self.bytes += storage.nbytes()
-        return tensor
-
-
-@contextmanager
-def counting(module: nn.Module, cuda: bool = False) -> Iterator[Kept]:
-    """A count of what autograd keeps of the forward passes inside the block."""
-    kept = Kept(module, cuda)
-    with torch.autograd.graph.saved_tensors_hooks(kept, lambda tensor: tensor):
-        yield kept
+    watch = task.encoder.blocks.layers[0].register_forward_pre_hook(enter)
+    with live:
+        forward(task, batch).backward()
+    watch.remove()
+    return tuple(live.peaks)
 
 
 def forward(task: PretrainTask, batch: Batch) -> Tensor:
@@ -184,26 +179,27 @@ def noise(clips: int, clip_s: Seconds) -> Batch:
     return Batch(0, wave_BS, torch.full((clips,), samples), nothing_B, nothing_B, None, None, ())
 
 
-class _Counts(NamedTuple):
-    once: int
-    """bytes kept for one clip"""
-    twice: int
-    """for two"""
-    handed_on: int
-    """bytes that the last block is handed, for one clip"""
+_Passes = list[tuple[float, float]]
+"""For each moment the bytes held with one clip, and with two."""
+
+
+class _Shallow(NamedTuple):
+    plain: _Passes
+    again: _Passes
     weights: int
+    buffers: float
 
 
-def _shallow(settings: PretrainSettings, layers: int, clip_s: Seconds, cuda: bool) -> _Counts:
-    """What is counted of the model with only ``layers`` blocks."""
+def _shallow(settings: PretrainSettings, layers: int, clip_s: Seconds, cuda: bool) -> _Shallow:
+    """What the model with only ``layers`` blocks takes."""
     model = replace(settings.model, layers=layers, layerdrop=0.0)
-    hardware = replace(settings.hardware, checkpointing=False)
-    task = PretrainTask(replace(settings, model=model, hardware=hardware)).train()
-    handed: list[int] = []
-    task.encoder.blocks.layers[-1].register_forward_pre_hook(lambda _, inputs: handed.append(inputs[0].nbytes))
-    counts = []
-    for clips in (1, 2):
-        with counting(task, cuda) as kept:
-            forward(task, noise(clips, clip_s))
-        counts.append(kept.bytes)
-    return _Counts(counts[0], counts[1], handed[0], sum(p.numel() for p in task.parameters()))
+    passes: list[_Passes] = []
+    for checkpointing in (False, True):
+        hardware = replace(settings.hardware, checkpointing=checkpointing)
+        task = PretrainTask(replace(settings, model=model, hardware=hardware)).train()
+        once, twice = (worst_moments(task, noise(clips, clip_s), cuda) for clips in (1, 2))
+        passes.append(list(zip(once, twice, strict=True)))
+    return _Shallow(
+        passes[0], passes[1],
+        sum(weight.numel() for weight in task.parameters()), sum(table.nbytes for table in task.buffers()),
+    )  # fmt: skip
