@@ -32,6 +32,22 @@ def test_finds_the_best_of_all_paths(ids: list[int], seed: int) -> None:
     assert sorted(set(found) - {-1}) == list(range(len(ids)))
 
 
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.filterwarnings("ignore")
+def test_equals_torchaudios_forced_align(seed: int) -> None:
+    import torch
+    from torchaudio.functional import forced_align
+
+    random = np.random.default_rng(seed)
+    frames, tokens = int(random.integers(30, 200)), int(random.integers(3, 40))
+    letters = int(random.integers(1, frames // 3))
+    ids = random.integers(1, tokens, letters).tolist()  # of few tokens many come twice in a row
+    log_probs_TV = log_probs(frames, tokens, seed).astype(np.float32)
+    theirs_1T, _ = forced_align(torch.from_numpy(log_probs_TV)[None], torch.tensor([ids], dtype=torch.int32), blank=0)
+    ours_T = align(log_probs_TV, ids)
+    assert [ids[u] if u >= 0 else 0 for u in ours_T] == theirs_1T[0].tolist()
+
+
 def test_a_text_that_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="takes 3 frames cannot be said in 2"):
         align(log_probs(2, 3, 0), [1, 1])
