@@ -46,8 +46,8 @@ def _block(shape: EncoderShape, block: int, rotary: RotaryEncoder | None) -> Tra
     if shape.block == "convolutional":
         return ConvolutionalBlock(shape, block, rotary)
     return StandardTransformerEncoderLayer(
-        _attention(shape, block, rotary), norm(shape), _feedforward(shape, block, nn.GELU()), norm(shape), dropout_p=shape.dropout,
-        norm_order=TransformerNormOrder.PRE if shape.norm == "pre" else TransformerNormOrder.POST,
+        _attention(shape, block, rotary), norm(shape), _feedforward(shape, block, nn.GELU()), norm(shape),
+        dropout_p=shape.dropout, norm_order=TransformerNormOrder.PRE if shape.norm == "pre" else TransformerNormOrder.POST,
     )  # fmt: skip
 
 
