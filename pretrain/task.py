@@ -88,7 +88,7 @@ class PretrainTask(LightningModule):
 
     def forward(self, batch: Batch, random: torch.Generator, gumbel: float | None) -> Pass:
         """One forward pass. ``gumbel`` is the temperature of the codes' noise; None = no noise, and distinct distractors."""
-        variation = wave_variation(batch)  # first: it passes through as much as the waves are, and nothing else is held yet
+        variation = wave_variation(batch)  # first, while nothing else is held: it takes as much as the waves
         features_BTF, raw_BTF, frames_B = self.encoder.features(batch.wave_BS, batch.lengths_B)
         mask, T = self.settings.mask, features_BTF.shape[1]
         mask_BT = span_mask(frames_B, T, mask.coverage, mask.span, mask.min_spans, random).to(features_BTF.device)
