@@ -39,7 +39,7 @@ class Memory:
     """Bytes that one device holds at the peak of a step."""
 
     weights: float
-    """and tables that are not trained"""
+    """and tables and a teacher, which are not trained"""
     gradients: float
     optimizer: float
     activations: float
@@ -75,7 +75,7 @@ class Footprint:
     again: tuple[Moment, ...]
     """with activation checkpointing"""
     buffers: float = 0.0
-    """bytes of tables that are not trained"""
+    """bytes of tables, and of a teacher, which are not trained"""
 
     def held(self, micro_s: Seconds, again: bool = False) -> float:
         """Bytes for a micro-batch of ``micro_s`` seconds; ``again`` = with activation checkpointing."""
@@ -201,5 +201,6 @@ def _shallow(settings: PretrainSettings, layers: int, clip_s: Seconds, cuda: boo
         passes.append(list(zip(once, twice, strict=True)))
     return _Shallow(
         passes[0], passes[1],
-        sum(weight.numel() for weight in task.parameters()), sum(table.nbytes for table in task.buffers()),
+        sum(weight.numel() for weight in task.parameters()),
+        sum(table.nbytes for table in task.buffers()) + task.head.teacher_bytes,
     )  # fmt: skip

@@ -90,6 +90,13 @@ class ContrastiveHead(nn.Module):
             logits = self.code_logits(features_BMF.float())
         return logits.unflatten(-1, (self.shape.codebooks, self.shape.entries))
 
+    @property
+    def teacher_bytes(self) -> int:
+        """What a teacher's weights and tables take beside the model's."""
+        if not self.shape.teacher:
+            return 0
+        return sum(tensor.nbytes for tensor in (*self._teacher.encoder.parameters(), *self._teacher.encoder.buffers()))
+
     @torch.no_grad()
     def points(self, wave_BS: Tensor, lengths_B: Tensor, raw_BTF: Tensor, frames_B: Tensor) -> Tensor:
         """kmeans: what is clustered, (B, T, C): the cepstra of ``raw_BTF``, or the teacher's frames of the wave."""
