@@ -2,13 +2,12 @@
 
   python -m benchmarks.learning --speech FOLDER --prompts data/demo --out runs/learning
 
-An encoder is pretrained on everything but the test clips, a third of the minutes in a first round (targets: clusters of cepstra),
-the rest in a second (clusters of the first round's block 4). "first" and "heard" are these two rounds on all sets, the unlabelled
-training audio of the target languages among them; "unheard" is a first round without any audio of the target languages. Each,
-and the same shape from random weights ("random"), is fine-tuned on 2, 10 and 30 minutes of six languages at the same steps
-("patient": random weights for three times the steps);
-each start keeps, per language and minutes, the learning rate of the grid that errs least on dev with the first seed; only that
-rate gets more seeds. The blank alarm is off: it would help some starts and not others.
+Encoders are pretrained on everything but the test clips, the unlabelled training audio of the target languages among it: "first"
+in one round (targets: clusters of cepstra), "second" from there in another (clusters of the first round's block 4), "third" in
+one more (of the second's); "unheard" is a first round without any audio of the target languages. Each, and the same shape from
+random weights ("random"), is fine-tuned on 2, 10 and 30 minutes of six languages at the same steps ("patient": random weights for
+three times the steps); each start keeps, per language and minutes, the learning rate of the grid that errs least on dev with the
+first seed; only that rate gets more seeds. The blank alarm is off: it would help some starts and not others.
 
 The same command again continues; --until stops before the next run begins; commands with different --language may run side by
 side. Whatever is finished is in the table and the plots: docs/results.md, docs/report/learning.svg, docs/report/hours.svg.
@@ -25,12 +24,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.learning_corpora import TARGETS, Target, call, prepare_all
-from benchmarks.learning_report import Trial, best_cells, collect, write_results
+from benchmarks.learning_report import LAST, ROUNDS, Trial, best_cells, collect, write_results
 from lalia.data.mixture import Mixture
 from lalia.exits import UserError, run
 
-STARTS = ("random", "patient", "unheard", "first", "heard")
-ENCODERS = ("unheard", "first", "heard")
+STARTS = ("random", "patient", *ROUNDS)
+SHARES = {"unheard": 1 / 3, "first": 1 / 3, "second": 2 / 3, "third": 1.0}
+"""Of --pretrain-minutes that a round takes."""
 CONFIGS = Path("configs")
 LANGUAGES = {target.language for target in TARGETS}
 
@@ -67,9 +67,9 @@ def main() -> int:
     )  # fmt: skip
     corpora = prepare_all(Path(arguments.speech), out)
     corpora["prompts"] = Path(arguments.prompts)
-    for start in ENCODERS:
-        if start in grid.starts and not late(until):
-            pretrain(start, corpora, out, arguments.pretrain_minutes)
+    for name in dict.fromkeys(name for start in grid.starts for name in ROUNDS.get(start, ())):
+        if not late(until):
+            pretrain(name, corpora, out, arguments.pretrain_minutes)
     for trial in grid.trials():
         if late(until):
             break
@@ -90,25 +90,27 @@ def chosen(trial: Trial, grid: Grid, out: Path) -> bool:
 
 
 def pretrain(start: str, corpora: dict[str, Path], out: Path, minutes: float) -> None:
-    """The encoder ``OUT/START/encoder``; the second round begins with the first one's weights and clusters."""
+    """The encoder ``OUT/START/encoder``; a later round begins with the weights and clusters of the one before."""
     folders = [str(corpus) for corpus in corpora.values()]
     names = Mixture.load(folders).language_names
     languages = [name for name in names if name not in LANGUAGES] if start == "unheard" else []
-    first, second = str(out / "first" / "encoder"), start == "heard"
+    before = [str(out / name / "encoder") for name in ROUNDS[start][-2:-1]]
     call([
-        "python", "-m", "pretrain", "fit", "--config", str(CONFIGS / f"pretrain/{'nano-second' if second else 'nano'}.yaml"),
-        "--schedule.minutes", f"{minutes * (2 if second else 1) / 3:g}", "--out", str(out / start),
-        *(("--encoder", first, "--quantizer.teacher", first) if second else ()),
+        "python", "-m", "pretrain", "fit", "--config", str(CONFIGS / f"pretrain/{'nano-second' if before else 'nano'}.yaml"),
+        "--schedule.minutes", f"{minutes * SHARES[start]:g}", "--out", str(out / start),
+        *(word for encoder in before for word in ("--encoder", encoder, "--quantizer.teacher", encoder)),
         *(word for folder in folders for word in ("--data.corpus", folder)),
         *(word for name in languages for word in ("--data.language", name)),
     ])  # fmt: skip
 
 
 def finetune(trial: Trial, corpus: Path, out: Path, steps: int) -> None:
-    """One recogniser. Random weights have the shape, and the feature statistics, of the first round's encoder; the start
-    "adapter" is an adapter on the second round's."""
+    """One recogniser, unless it is there. Random weights have the shape, and the feature statistics, of the first round's
+    encoder; the start "adapter" is an adapter on the last round's."""
+    if trial.finished(out):
+        return
     fresh = trial.start in ("random", "patient")
-    encoder = out / ("first" if fresh else "heard" if trial.start == "adapter" else trial.start) / "encoder"
+    encoder = out / ("first" if fresh else LAST if trial.start == "adapter" else trial.start) / "encoder"
     if trial.start == "patient":
         steps *= 3
     call([
@@ -136,7 +138,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--speech", required=True, help="folder of sets, each with a manifest.tsv")
     parser.add_argument("--prompts", default="data/demo", help="the demo's corpus (data/demo)")
     parser.add_argument("--out", default="runs/learning", help="where everything is kept (runs/learning)")
-    parser.add_argument("--pretrain-minutes", type=float, default=120, help="of both rounds together (120)")
+    parser.add_argument(
+        "--pretrain-minutes",
+        type=float,
+        default=120,
+        help="of the first two rounds together; the third takes as long again (120)",
+    )
     parser.add_argument("--minutes", type=float, nargs="+", default=[2, 10, 30], help="of labels (2 10 30)")
     parser.add_argument("--rates", type=float, nargs="+", default=[2e-3, 4e-3], help="of fine-tuning")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2], help="of fine-tuning (1 2)")

@@ -22,15 +22,25 @@ from lalia.training.recording import read_metrics
 
 PAGE = Path("docs/results.md")
 BY_LABELS, BY_HOURS = Path("docs/report/learning.svg"), Path("docs/report/hours.svg")
-COLOURS = {"random": "#9a9a9a", "patient": "#4d4d4d", "unheard": "#d08a2e", "first": "#7fb2e5", "heard": "#2a6fbb"}
-ROUNDS = {"unheard": ("unheard",), "first": ("first",), "heard": ("first", "heard")}
+COLOURS = {
+    "random": "#9a9a9a", "patient": "#4d4d4d", "unheard": "#d08a2e", "first": "#a9cdf0", "second": "#5b9bd8", "third": "#1d4e89",
+}  # fmt: skip
+ROUNDS = {
+    "unheard": ("unheard",),
+    "first": ("first",),
+    "second": ("first", "second"),
+    "third": ("first", "second", "third"),
+}
 """The runs that a start's pretraining is made of."""
+LAST = "third"
+"""The encoder that comes with the project."""
 TEXT = {
     "random": "random weights",
     "patient": "random weights, three times the steps",
     "unheard": "one round, no audio of the six languages",
     "first": "one round, unlabelled training audio of the six languages in it",
-    "heard": "two rounds, unlabelled training audio of the six languages in them",
+    "second": "two rounds, the same audio",
+    "third": "three rounds, the same audio",
 }
 MAIN_MINUTES = 10.0
 """The amount of labels that the plot of hours shows."""
@@ -50,6 +60,9 @@ class Trial:
         return (
             out / "finetune" / f"{self.target.language}-{self.minutes:g}min-{self.start}-{self.rate:g}-seed{self.seed}"
         )
+
+    def finished(self, out: Path) -> bool:
+        return (self.folder(out) / "finished.json").is_file()
 
 
 @dataclass(frozen=True)
@@ -82,7 +95,7 @@ def collect(trials: list[Trial], out: Path) -> list[Result]:
     found = []
     for trial in trials:
         folder = trial.folder(out)
-        if (folder / "finished.json").is_file():
+        if trial.finished(out):
             test = json.loads((folder / "finished.json").read_text(encoding="utf-8"))["test_cer"]
             found.append(Result(trial, dev_cer(folder), test))
     return found
@@ -212,8 +225,8 @@ def draw_hours(cells: Cells, targets: list[Target], out: Path) -> None:
         known = {
             s: cells[target.language, MAIN_MINUTES, s] for s in COLOURS if (target.language, MAIN_MINUTES, s) in cells
         }
-        heard = [(_hours(start, out), known[start]) for start in ("random", "first", "heard") if start in known]
-        axes.plot([x for x, _ in heard], [cell.cer for _, cell in heard], color=COLOURS["heard"], lw=1)
+        rounds = [(_hours(start, out), known[start]) for start in ("random", *ROUNDS[LAST]) if start in known]
+        axes.plot([x for x, _ in rounds], [cell.cer for _, cell in rounds], color=COLOURS[LAST], lw=1)
         for start, cell in known.items():
             low, high = min(cell.cers), max(cell.cers)
             axes.errorbar(

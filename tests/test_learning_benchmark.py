@@ -55,7 +55,7 @@ def test_a_test_split_that_the_source_gives_is_kept_and_what_is_too_much_of_it_s
 
 
 def test_the_table_takes_each_starts_best_rate_by_dev_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trials = [Trial(TARGETS[0], start, 10.0, rate, 1) for start in ("random", "heard") for rate in (0.002, 0.004)]
+    trials = [Trial(TARGETS[0], start, 10.0, rate, 1) for start in ("random", "third") for rate in (0.002, 0.004)]
     for trial, (dev, test) in zip(trials, ((0.5, 0.40), (0.4, 0.50), (0.3, 0.25), (0.2, 0.30)), strict=True):
         folder = trial.folder(tmp_path)
         folder.mkdir(parents=True)
@@ -63,7 +63,7 @@ def test_the_table_takes_each_starts_best_rate_by_dev_alone(tmp_path: Path, monk
         (folder / "config.yaml").write_text("schedule: {}\n")
         (folder / "metrics.jsonl").write_text(json.dumps({"step": 1, "valid/cer": dev}) + "\n")
     cells = best_cells(collect(trials, tmp_path))
-    assert cells["isl", 10.0, "random"].cers == (0.50,) and cells["isl", 10.0, "heard"].rate == 0.004
+    assert cells["isl", 10.0, "random"].cers == (0.50,) and cells["isl", 10.0, "third"].rate == 0.004
     for name in ("PAGE", "BY_LABELS", "BY_HOURS"):
         monkeypatch.setattr(learning_report, name, tmp_path / "docs" / getattr(learning_report, name).name)
     page = write_results(trials, tmp_path, "command", 400)
