@@ -18,6 +18,7 @@ from lalia.cards import ancestors, read_card
 from lalia.data.corpus import Corpus
 from lalia.data.prepare.rewriting import rewrite
 from lalia.exits import UserError
+from lalia.text.normaliser import NormaliserSettings
 
 SENTENCES = (
     "la casa è grande e di legno", "il treno parte per la città", "non è una buona idea che resti",
@@ -230,3 +231,50 @@ def test_no_writing_is_a_fault(sound: Corpus, tmp_path: Path, language: str) -> 
     assert not {"script", "encoding", "look-alikes", "language", "unicode", "marks", "rate", "label > frames"} & set(
         found
     ), found
+
+
+def test_a_label_that_can_be_read_again_is_not_called_lost(sound: Corpus, tmp_path: Path) -> None:
+    wrong = sound.text(0).replace("è", "ç") + " Það"
+    changes = {0: {"text": wrong.encode().decode("latin-1")}}  # its bytes are control characters in Latin-1
+    found = verdict.check(Corpus.load(changed(sound, tmp_path, changes)), "ita").findings
+    [encoding] = [finding for finding in found if finding.topic == "encoding"]
+    assert "wrong encoding" in encoding.what
+
+
+def test_few_held_out_clips_and_how_to_hold_out_more(sound: Corpus, tmp_path: Path) -> None:
+    dev = sound.select(split="dev").tolist()
+    assert len(dev) < 20
+    [amount] = [f for f in verdict.check(sound, "ita").findings if f.what.startswith("dev has")]
+    assert "lalia prepare … --dev 20 (percent)" in amount.fix
+
+
+def test_what_comes_next_is_said(sound: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert verdict.main([str(sound.folder), "--language", "ita"]) == 0
+    out = capsys.readouterr().out
+    assert (
+        f"train: python -m finetune fit --encoder nano-multilingual --data.corpus {sound.folder} --data.language ita"
+        in out
+    )
+    odd = changed(sound, tmp_path, {0: {"text": "…"}})
+    verdict.main([str(odd)])
+    assert f"mend 1 of these: python -m finetune check {odd} --fix --out {odd}-mended" in capsys.readouterr().out
+    verdict.main([str(odd), "--fix", "--out", str(tmp_path / "mended")])
+    out = capsys.readouterr().out
+    assert f"--data.corpus {tmp_path / 'mended'} " in out and "mend 1" not in out
+
+
+def test_casing_and_punctuation_are_shown_with_what_becomes_of_them(
+    sound: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = {0: "LA CASA È GRANDE!", 1: "«Non è l'ora», disse.", 2: "Il treno."}
+    odd = changed(sound, tmp_path, {row: {"text": text} for row, text in texts.items()})
+    assert "casing" not in topics(odd)  # the normaliser lowers them all
+    verdict.main([str(odd)])
+    out = " ".join(capsys.readouterr().out.split())
+    assert "capitals in 3 labels (1 in nothing else), lowered" in out
+    assert "! 1" in out and "« 1" in out and ", dropped" in out and "' " in out
+    settings = tmp_path / "normaliser.json"
+    NormaliserSettings(language="ita", case="keep").to_json(settings)
+    findings = verdict.check(Corpus.load(odd), "ita", normaliser=settings).findings
+    [casing] = [finding for finding in findings if finding.topic == "casing"]
+    assert "1 label is in capitals throughout" in casing.what

@@ -73,7 +73,7 @@ def _encodings(labels: Labels) -> list[Finding]:
         fix = "--fix reads them again as UTF-8; better still, open the source as UTF-8"
         weight = "stop" if share > WRONG_ENCODING else "look"
         found.append(Finding("encoding", weight, what, fix, labels.examples(wrong), True))  # type: ignore[arg-type]
-    lost = [p for p, text in enumerate(labels.texts) if is_unreadable(text)]
+    lost = [p for p, text in enumerate(labels.texts) if is_unreadable(mend_encoding(text))]
     if lost:
         what = f"{plural(len(lost), 'label', 'holds', 'hold')} bytes that are no text (U+FFFD or the like): letters are lost"
         fix = "make them again from the source; --fix takes these labels off"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import defaultdict
 
 import numpy as np
@@ -12,6 +13,8 @@ from lalia.data.corpus import SPLITS, Corpus
 
 LEAST_TRAIN_S = 120.0
 LEAST_HELD_OUT = 20
+MOST_HELD_OUT = 20
+"""Percent of the clips: what is held out is not trained on."""
 LEAKING = 0.05
 """Share of the test's clips whose sentence is trained on that makes its figures worthless."""
 CLOSED = 0.2
@@ -51,7 +54,9 @@ def _amounts(labels: Labels) -> list[Finding]:
     for code in (DEV, TEST):
         if counts[code] < LEAST_HELD_OUT:
             what = f"{SPLITS[code]} has {plural(counts[code], 'clip')}; its error rate will jump from run to run"
-            found.append(Finding("amount", "look", what, f"hold out {LEAST_HELD_OUT} clips or more"))
+            percent = min(MOST_HELD_OUT, math.ceil(100 * LEAST_HELD_OUT / sum(counts)) + 1)
+            fix = f"hold out {LEAST_HELD_OUT} clips or more: lalia prepare … --{SPLITS[code]} {percent} (percent)"
+            found.append(Finding("amount", "look", what, fix))
     return found
 
 

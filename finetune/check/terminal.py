@@ -13,6 +13,7 @@ from rich.text import Text
 
 from finetune.check.findings import Checked, Finding, plural
 from finetune.check.fixes import CHANGED, Fixes
+from finetune.check.writing import describe_writing
 from lalia.data.corpus import Corpus
 
 MARKS = {"stop": ("✗", "bold red"), "look": ("!", "yellow"), "fine": ("·", "dim")}
@@ -48,6 +49,22 @@ def show_fixes(out: Path, fixes: Fixes, card: dict[str, Any], console: Console |
     )
 
 
+def show_next(corpus: Path, checked: list[Checked], mended: Path | None, encoder: Path | str | None) -> None:
+    """Print the command that comes next: mending what can be mended, or training on what is ready (or is mended now)."""
+    amiss = [finding for found in checked for finding in found.findings if finding.mended]
+    if amiss and mended is None:
+        print(f"mend {len(amiss)} of these: python -m finetune check {corpus} --fix --out {corpus}-mended")
+    ready = [
+        found.labels.language for found in checked
+        if not found.stops or (mended and all(finding.mended for finding in found.stops))
+    ]  # fmt: skip
+    for language in ready[:1]:
+        print(
+            f"train: python -m finetune fit --encoder {encoder or 'nano-multilingual'} --data.corpus {mended or corpus} "
+            f"--data.language {language} --out runs/{language}"
+        )
+
+
 def _splits(found: Checked) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("split", "labelled", "clips", "speakers", "different labels", "words"):
@@ -80,6 +97,8 @@ def _facts(found: Checked) -> Table:
     if len(found.letters) > LETTERS:
         letters.append(f" and {len(found.letters) - LETTERS:,} more", style="dim")
     table.add_row("characters", letters)
+    if written := describe_writing(found.labels):
+        table.add_row("written", written)
     if found.labels.texts:
         before = found.labels.texts[0]
         table.add_row("a label", Text.assemble(before, (" → ", "dim"), found.labels.normal[0] or "(nothing)"))

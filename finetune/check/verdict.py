@@ -18,6 +18,7 @@ from finetune.check.lengths import check_lengths
 from finetune.check.letters import check_letters, choose, count_letters
 from finetune.check.sound import check_sound
 from finetune.check.splits import check_splits, count_splits
+from finetune.check.writing import check_writing
 from lalia.cards import read_card, write_json
 from lalia.data.corpus import Corpus
 from lalia.exits import UserError
@@ -89,7 +90,7 @@ def main(argv: list[str]) -> int:
             found.findings += findings
             suspects[language] = places
         checked.append(found)
-    from finetune.check.terminal import show
+    from finetune.check.terminal import show, show_next
 
     show(corpus, checked, time.perf_counter() - begun)
     if args.html:
@@ -105,6 +106,7 @@ def main(argv: list[str]) -> int:
         fixes = plan_fixes(checked, suspects)
         card = apply_fixes(corpus, fixes, args.out)
         show_fixes(args.out, fixes, card)
+    show_next(args.corpus, checked, args.out, args.encoder)
     return 1 if any(found.stops for found in checked) else 0
 
 
@@ -115,7 +117,7 @@ def check(corpus: Corpus, language: str, frame_s: float = FRAME_S, normaliser: P
     vocabulary = choose(labels)
     findings: list[Finding] = [
         *check_splits(labels), *check_language(labels), *check_letters(labels), *check_lengths(labels, vocabulary),
-        *check_sound(labels),
+        *check_sound(labels), *check_writing(labels),
     ]  # fmt: skip
     findings.sort(key=lambda finding: WEIGHTS.index(finding.weight))
     return Checked(labels, count_splits(labels), count_letters(labels), vocabulary, findings)
