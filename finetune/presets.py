@@ -19,7 +19,8 @@ from lalia.units import Seconds
 
 SMALL_M, LARGE_M = 2.9, 95.0
 """Millions of weights of the encoders that the two ends were measured on."""
-SMALL_RATE, ADAPTER_RATE, HEAD_RATE = 2e-3, 1e-3, 2e-3
+SMALL_RATE, FRESH_RATE, ADAPTER_RATE, HEAD_RATE = 4e-3, 2e-3, 1e-3, 2e-3
+"""Of a small pretrained encoder and of random weights each the best of 1e-3, 2e-3 and 4e-3 (docs/diary.md)."""
 SMALL_FROZEN = 0.15
 """Share of the steps in which the small end's head learns alone (docs/diary.md)."""
 LOOKS, PATIENCE = 20, 6
@@ -183,7 +184,7 @@ def _rate(row: Row, learner: Learner, mode: str, large: float) -> float:
         return HEAD_RATE
     rate = _between(SMALL_RATE, row.rate, large)
     if learner.fresh:
-        rate = SMALL_RATE * min(1.0, math.sqrt(SMALL_M * 1e6 / max(learner.parameters, 1)))
+        rate = FRESH_RATE * min(1.0, math.sqrt(SMALL_M * 1e6 / max(learner.parameters, 1)))
     if mode == "adapter":
         rate = max(rate, ADAPTER_RATE)
     return float(f"{rate:.2g}")

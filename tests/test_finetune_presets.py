@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from finetune.config import FinetuneSettings
@@ -45,7 +47,8 @@ def test_a_base_encoder_gets_fairseqs_published_settings(name, steps, lr, frozen
 
 def test_a_nano_encoder_gets_what_was_measured_here():
     found = values("10min", NANO)
-    assert found["optim.lr"] == 2e-3
+    assert found["optim.lr"] == 4e-3
+    assert values("10min", replace(NANO, fresh=True))["optim.lr"] == 2e-3
     assert (found["regular.time_coverage"], found["regular.time_span"], found["regular.layerdrop"]) == (0.05, 4, 0.0)
     assert found["freeze.encoder_share"] == 0.15
     assert values("100h", NANO)["freeze.encoder_share"] == 0.0
