@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import gzip
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-from lalia.cards import read_card
 from lalia.exits import UserError
-from lalia.runtime.arguments import OpenCorpus, check_labels, labelled_rows, require_alphabet
-from lalia.text.normaliser import FILE_NAME as NORMALISER
-from lalia.text.normaliser import Normaliser
-from lalia.text.tokens import BOUNDARY, Tokens
-from lalia.text.tokens import FILE_NAME as TOKENS
+from lalia.runtime.arguments import OpenCorpus, check_labels, labelled_rows
+from lalia.runtime.sentences import Material
+from lalia.text.tokens import BOUNDARY
 from lalia.units import clock
 
 TrainLstm = Callable[..., bool]
@@ -34,7 +28,8 @@ Make a language model of text: it tells a student which words its language has, 
 
 N-grams of letters (--unit letter, up to 6 of them unless --order says otherwise) know words they have never seen and are best
 for little text; n-grams of words (--unit word, up to 3) are best for millions of words. Smoothing is modified Kneser-Ney. The
-text passes the student's own normaliser; words it has no letters for count as unknown. Then: lalia tune.
+text passes the student's own normaliser; words it has no letters for count as unknown. Lines of text that dev or test clips of a
+corpus beside it say are left out. Then: lalia tune.
 
 --lstm trains a small LSTM of letters instead (minutes to an hour on one core; pip install 'lalia[train]'): it is too slow to lead
 a search and is given as --rescore beside n-grams as --lm. The same command again continues an interrupted training.
@@ -57,15 +52,20 @@ def add_lm(parser: argparse.ArgumentParser) -> None:
         "--like", metavar="STUDENT", type=Path, required=True, help="whose normaliser and letters to use"
     )
     parser.add_argument("--out", metavar="LM", type=Path, required=True, help="the folder to write")
+    add_ngrams(parser)
+    parser.add_argument("--lstm", action="store_true", help="an LSTM of letters, for --rescore, and no n-grams")
+    parser.add_argument("--steps", type=int, metavar="N", help="of the LSTM's training, at most (default: 6000)")
+    parser.add_argument("--language", metavar="CODE", help="of a corpus only this one (ISO 639-3, such as ita)")
+    parser.add_argument("--heldout", metavar="TEXT", type=Path, help="say the perplexity of this text")
+
+
+def add_ngrams(parser: argparse.ArgumentParser) -> None:
+    """The options that say what is counted."""
     parser.add_argument(
         "--unit", choices=("letter", "word"), default="letter", help="n-grams of what (default: letter)"
     )
     parser.add_argument("--order", type=int, metavar="N", help="the longest n-gram (default: 6 letters, 3 words)")
-    parser.add_argument("--lstm", action="store_true", help="an LSTM of letters, for --rescore, and no n-grams")
-    parser.add_argument("--steps", type=int, metavar="N", help="of the LSTM's training, at most (default: 6000)")
-    parser.add_argument("--language", metavar="CODE", help="of a corpus only this one (ISO 639-3, such as ita)")
     parser.add_argument("--arpa", metavar="FILE", type=Path, help="write the n-grams as an ARPA file as well")
-    parser.add_argument("--heldout", metavar="TEXT", type=Path, help="say the perplexity of this text")
 
 
 def add_tune(parser: argparse.ArgumentParser) -> None:
@@ -82,6 +82,14 @@ def add_tune(parser: argparse.ArgumentParser) -> None:
 
 def lm(args: argparse.Namespace, open_corpus: OpenCorpus, train: TrainLstm) -> int:
     """``lalia lm``."""
+    make_lm(args, open_corpus, train)
+    given = f"--lm NGRAMS --rescore {args.out}" if args.lstm else f"--lm {args.out}"
+    print(f"{args.out}: next, lalia tune {args.like} CORPUS {given}")
+    return 0
+
+
+def make_lm(args: argparse.Namespace, open_corpus: OpenCorpus, train: TrainLstm) -> None:
+    """Make the language model that ``add_lm`` was told of, and say what it is."""
     from lalia.decoding.language_model import ORDERS
     from lalia.decoding.model_folder import require_free
 
@@ -100,70 +108,23 @@ def lm(args: argparse.Namespace, open_corpus: OpenCorpus, train: TrainLstm) -> i
     if ready and len(args.text) > 1:
         raise UserError(f"{ready[0]}: an ARPA file is a whole model; give it alone, or texts to count together")
     require_free(args.out)
-    material = _Material.read(args, open_corpus, () if ready else args.text)
+    material = Material.read(args, open_corpus, () if ready else args.text)
     if not ready:
         material.check(args)
     if material.sentences:
         count = sum(len(sentence) for sentence in material.sentences)
         odd = material.facts["unknown_words"]
         told = f", {odd:,} words that the student has no letters for" if odd else ""
+        if material.held_back:
+            told += f"; {material.held_back:,} left out, which dev or test clips say"
         print(f"text      {len(material.sentences):,} sentences, {count:,} {args.unit}s{told}", flush=True)
     if args.lstm:
         _lstm(args, material, train)
     else:
         _ngrams(args, material, order, ready)
-    return 0
 
 
-@dataclass(frozen=True)
-class _Material:
-    """What a model is made of: sentences of symbols, the student's normaliser and tokens, and what the card shall say."""
-
-    sentences: list[list[str]]
-    normaliser: Normaliser
-    tokens: Tokens
-    parents: list[dict[str, Any]]
-    facts: dict[str, Any]
-    strangers: str
-    """a text with a word that the student cannot write"""
-
-    @classmethod
-    def read(cls, args: argparse.Namespace, open_corpus: OpenCorpus, paths: Iterable[Path]) -> _Material:
-        from lalia.decoding.language_model import symbols_of
-
-        like = read_card(args.like)
-        normaliser, tokens = Normaliser.from_json(args.like / NORMALISER), Tokens.load(args.like / TOKENS)
-        parents: list[dict[str, Any]] = []
-        sentences: list[list[str]] = []
-        strange, strangers = 0, ""
-        for path in paths:
-            for text in _texts(path, args.language, open_corpus, parents):
-                if written := normaliser(text):
-                    symbols, unknown = symbols_of(written, args.unit, tokens)
-                    strange += unknown
-                    strangers = strangers or (written if unknown else "")
-                    sentences.append(symbols)
-        facts = {"language": like.get("language"), "sentences": len(sentences), "unknown_words": strange}
-        return cls(sentences, normaliser, tokens, parents, facts, strangers)
-
-    def check(self, args: argparse.Namespace) -> None:
-        """Raise a ``UserError`` where there is no text, or it is none that the student could write."""
-        told = ", ".join(map(str, args.text))
-        if not self.sentences:
-            raise UserError(f"{told}: holds no words; expected text, a sentence a line, or a corpus with labels")
-        spaces = sum(sentence.count(BOUNDARY) + 1 for sentence in self.sentences)
-        words = spaces if args.unit == "letter" else sum(map(len, self.sentences))
-        require_alphabet(told, self.facts["unknown_words"], words, self.strangers)
-
-    def heldout(self, args: argparse.Namespace) -> list[list[str]]:
-        """The sentences of ``--heldout``."""
-        from lalia.decoding.language_model import symbols_of
-
-        texts = (self.normaliser(line) for line in _lines(args.heldout))
-        return [symbols_of(text, args.unit, self.tokens)[0] for text in texts if text]
-
-
-def _ngrams(args: argparse.Namespace, material: _Material, order: int, ready: Sequence[Path]) -> None:
+def _ngrams(args: argparse.Namespace, material: Material, order: int, ready: Sequence[Path]) -> None:
     from lalia.decoding.arpa import read_arpa, write_arpa
     from lalia.decoding.language_model import make
 
@@ -178,10 +139,9 @@ def _ngrams(args: argparse.Namespace, material: _Material, order: int, ready: Se
         print(f"held out  perplexity {model.perplexity(material.heldout(args)):.2f} per {args.unit}")
     if args.arpa:
         write_arpa(model.ngrams, args.arpa)
-    print(f"{args.out}: next, lalia tune {args.like} CORPUS --lm {args.out}")
 
 
-def _lstm(args: argparse.Namespace, material: _Material, train: TrainLstm) -> None:
+def _lstm(args: argparse.Namespace, material: Material, train: TrainLstm) -> None:
     from lalia.decoding.lstm import LstmModel
 
     facts = {**material.facts, "letters": _letters(material.sentences)}
@@ -194,7 +154,6 @@ def _lstm(args: argparse.Namespace, material: _Material, train: TrainLstm) -> No
     print(f"held out  perplexity {found['perplexity']:.2f} per letter, of sentences kept from its training")
     if args.heldout:
         print(f"held out  perplexity {model.perplexity(material.heldout(args)):.2f} per letter of {args.heldout}")
-    print(f"{args.out}: next, lalia tune {args.like} CORPUS --lm NGRAMS --rescore {args.out}")
 
 
 def tune(args: argparse.Namespace, open_corpus: OpenCorpus) -> int:
@@ -257,26 +216,3 @@ def _letters(sentences: Sequence[Sequence[str]]) -> dict[str, float]:
 
 def _megabytes(folder: Path) -> float:
     return sum(file.stat().st_size for file in folder.iterdir()) / 1e6
-
-
-def _texts(path: Path, language: str | None, open_corpus: OpenCorpus, parents: list[dict[str, Any]]) -> Iterator[str]:
-    """The sentences of a text file, or the training labels of a corpus, whose card becomes a parent."""
-    if not path.is_dir():
-        yield from _lines(path)
-        return
-    corpus = open_corpus(path)
-    parents.append(corpus.card)
-    for row in labelled_rows(corpus, path, "train", language, None):
-        yield corpus.text(row)
-
-
-def _lines(path: Path) -> Iterator[str]:
-    try:
-        with (
-            gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8-sig") as file
-        ):
-            yield from file
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file; expected text, a sentence a line") from error
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as UTF-8 text ({error}); convert it, or leave it out") from error
