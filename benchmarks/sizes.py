@@ -18,7 +18,6 @@ from typing import Any
 
 from benchmarks.runtime import elapsed, in_a_process, write_long
 from distill.config import DistillSettings, RegularSettings, StudentSettings
-from distill.graph import export_graph
 from distill.measure import real_time_factors
 from distill.quantize import groups, quantize
 from distill.student import make_student
@@ -26,6 +25,7 @@ from lalia import config
 from lalia.audio.reading import read_audio
 from lalia.cards import write_card
 from lalia.models.encoder import Encoder
+from lalia.models.graph import export_graph
 from lalia.models.recogniser import Recogniser
 from lalia.models.shape import EncoderShape
 from lalia.models.store import count_parameters

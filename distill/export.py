@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 import tempfile
 import time
@@ -12,7 +11,6 @@ from typing import Any, cast
 
 from distill.budget import Figures, Harm, allowed, blame, misses
 from distill.config import ExportSettings
-from distill.graph import export_graph
 from distill.measure import (
     TorchStudent,
     figures,
@@ -26,14 +24,15 @@ from distill.measure import (
 )
 from distill.quantize import groups, kind_of, quantize
 from distill.sensitivity import by_kind, harms
-from lalia.cards import read_card, write_card, write_json
+from lalia.cards import read_card, write_json
 from lalia.data.mixture import Mixture
 from lalia.exits import GateRefused, UserError
+from lalia.models.graph import export_graph
 from lalia.models.recogniser import Recogniser
 from lalia.models.store import WEIGHTS, count_parameters, replacing
-from lalia.models.streamed import streaming_facts
+from lalia.models.student_folder import assemble, seal
 from lalia.runtime.evaluation import Evaluation, evaluate
-from lalia.runtime.integrity import MODEL, NORMALISER, TOKENS, file_hashes
+from lalia.runtime.integrity import MODEL
 from lalia.runtime.student import Student
 from lalia.units import SAMPLE_RATE
 
@@ -129,23 +128,15 @@ class Job:
 
     def assemble(self, model: Path, folder: Path) -> None:
         """Make ``folder`` a student that runs ``model``."""
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(model, folder / MODEL)
-        self.recogniser.tokens.save(folder / TOKENS)
-        self.recogniser.normaliser.to_json(folder / NORMALISER)
-        self.seal(folder)
+        assemble(self.recogniser, model, folder, [self.card], self._language)
 
     def seal(self, folder: Path, **facts: Any) -> dict[str, Any]:
         """Write the card of the student in ``folder``."""
-        names = (MODEL, TOKENS, NORMALISER)
-        data = self.settings.data
-        if streaming := streaming_facts(self.recogniser.encoder.shape):
-            facts["streaming"] = streaming
-        return write_card(
-            folder, "student", [self.card], frame_s=self.recogniser.frame_s, sample_rate=SAMPLE_RATE,
-            language=data.language or self.mixture.language_names, tokens=len(self.recogniser.tokens),
-            bytes=sum((folder / name).stat().st_size for name in names), files=file_hashes(folder), **facts,
-        )  # fmt: skip
+        return seal(self.recogniser, folder, [self.card], self._language, **facts)
+
+    @property
+    def _language(self) -> list[str]:
+        return self.settings.data.language or self.mixture.language_names
 
     def _heard(self, student: Student | TorchStudent, name: str) -> Evaluation:
         found = evaluate(cast(Student, student), self.mixture, self.rows)

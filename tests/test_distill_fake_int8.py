@@ -15,12 +15,12 @@ from tiny_teacher import make_recogniser
 
 from distill.config import DistillSettings, LossSettings, RegularSettings, StudentSettings
 from distill.fake_int8 import fake_int8, round_activations, round_weight
-from distill.graph import export_graph
 from distill.quantize import groups, quantize
 from distill.student import make_student
 from distill.task import DistillTask
 from lalia.data.loader import make_eval_loader
 from lalia.data.mixture import Mixture
+from lalia.models.graph import export_graph
 from lalia.models.recogniser import Recogniser
 
 SHAPES = {

@@ -12,8 +12,8 @@ import torch
 from onnx import numpy_helper
 from tiny_teacher import make_recogniser, sharpen
 
-from distill.graph import export_graph
 from distill.quantize import group_of, groups, kind_of, quantize
+from lalia.models.graph import export_graph
 
 STEM = [[16, 10, 5], [16, 8, 4], [24, 4, 4], [24, 4, 4], [32, 2, 2]]
 SHAPES = {

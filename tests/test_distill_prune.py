@@ -16,11 +16,11 @@ from distill.__main__ import main
 from distill.config import PruneSection, PruneSettings, RegularSettings, StudentSettings
 from distill.cutting import cut, shape_of
 from distill.gates import Gate, Gates
-from distill.graph import export_graph
 from distill.prune import PruneTask
 from distill.student import make_student
 from lalia.cards import ancestors, read_card
 from lalia.models.encoder import Encoder
+from lalia.models.graph import export_graph
 from lalia.models.recogniser import Recogniser
 from lalia.models.store import count_parameters
 

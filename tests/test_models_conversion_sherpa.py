@@ -9,11 +9,11 @@ import pytest
 import torch
 from tiny_student import FRAME_S, make_student, sing
 
-from distill.graph import export_graph
 from lalia import Student, cli
 from lalia.cards import write_card
 from lalia.models.convert.sherpa_writing import SPEECH_RMS
 from lalia.models.encoder import Encoder
+from lalia.models.graph import export_graph
 from lalia.models.recogniser import Recogniser
 from lalia.models.shape import EncoderShape
 from lalia.runtime.integrity import MODEL, NORMALISER, TOKENS, file_hashes

@@ -1,8 +1,9 @@
 """Hearing chunk by chunk: a streaming student's graph, and what it keeps from one chunk to the next.
 
-The graph (``distill/graph.py``) has inputs ``state.NAME`` that need not be given and outputs ``next.NAME`` that are handed to it
-again with the next chunk. Every call hears one chunk, whatever blocks come in, in a file as from a microphone: int8 products take
-their scale from all that they see at once, so only calls of the same frames give the same numbers to the last bit.
+The graph (``lalia/models/graph.py``) has inputs ``state.NAME`` that need not be given and outputs ``next.NAME`` that are
+handed to it again with the next chunk. Every call hears one chunk, whatever blocks come in, in a file as from a microphone:
+int8 products take their scale from all that they see at once, so only calls of the same frames give the same numbers to the
+last bit.
 """
 
 from __future__ import annotations
