@@ -65,6 +65,8 @@ class DistillTask(LightningModule):
             fake_int8(student)
         if settings.hardware.checkpointing:
             student.encoder.checkpoint_blocks()
+        if settings.hardware.compile:
+            student.encoder.compile_blocks()
         pairs = (
             settings.student
             if settings.student.blocks

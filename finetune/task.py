@@ -52,6 +52,8 @@ class FinetuneTask(LightningModule):
         """a step, its clips so far and those of the step before"""
         if settings.hardware.checkpointing:
             recogniser.encoder.checkpoint_blocks()
+        if settings.hardware.compile:
+            recogniser.encoder.compile_blocks()
         self._errors = (ErrorCounts(), ErrorCounts())
         self._losses: list[Tensor] = []
 

@@ -195,7 +195,7 @@ def _shallow(settings: PretrainSettings, layers: int, clip_s: Seconds, cuda: boo
     model = replace(settings.model, layers=layers, layerdrop=0.0)
     passes: list[_Passes] = []
     for checkpointing in (False, True):
-        hardware = replace(settings.hardware, checkpointing=checkpointing)
+        hardware = replace(settings.hardware, checkpointing=checkpointing, compile=False)
         task = PretrainTask(replace(settings, model=model, hardware=hardware)).train()
         once, twice = (worst_moments(task, noise(clips, clip_s), cuda) for clips in (1, 2))
         passes.append(list(zip(once, twice, strict=True)))

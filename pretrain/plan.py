@@ -227,7 +227,8 @@ def _timed(settings: PlanRequest, mixture: Mixture, batches: BatchPlan, cut: Cut
     """Seconds of one forward and backward pass on this machine's processor; None where the model does not fit here."""
     if predict(trace(settings), cut.micro_s, 0, 1, again=cut.checkpointing).total > HEADROOM * machine_bytes():
         return None
-    task = PretrainTask(replace(settings, hardware=replace(settings.hardware, checkpointing=cut.checkpointing))).train()
+    hardware = replace(settings.hardware, checkpointing=cut.checkpointing, compile=False)  # compiling is not timed
+    task = PretrainTask(replace(settings, hardware=hardware)).train()
     if task.settings.quantizer.kind == "kmeans":
         task.head.centres_VC.normal_()
     loader = iter(make_loader(mixture, batches, start=0, workers=0))

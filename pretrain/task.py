@@ -80,6 +80,8 @@ class PretrainTask(LightningModule):
         self.head = ContrastiveHead(settings.model, settings.quantizer)
         if settings.hardware.checkpointing:
             self.encoder.checkpoint_blocks()
+        if settings.hardware.compile:
+            self.encoder.compile_blocks()
         self.diversity_factor = 1.0
         """the guard raises it where codes die"""
         self.pulse: Pulse | None = None

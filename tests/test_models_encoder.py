@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from pathlib import Path
 
 import pytest
@@ -126,6 +127,24 @@ def test_blocks_that_are_computed_again_give_the_same_numbers(block: str, precis
     kept, again = step(False), step(True)
     assert kept.keys() == again.keys()
     assert all(torch.equal(value, again[name]) for name, value in kept.items())
+
+
+@pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="torch.compile needs a C++ compiler")
+def test_compiled_blocks_give_the_same_frames_and_gradients() -> None:
+    still = dict.fromkeys(("dropout", "attention_dropout", "feedforward_dropout", "layerdrop"), 0.0)
+    plain, compiled = (
+        make(**INPUTS["logmel"], **BLOCKS["convolutional"] | still | {"layers": 1}).train() for _ in range(2)
+    )
+    compiled.compile_blocks()
+    assert plain.state_dict().keys() == compiled.state_dict().keys()
+    for lengths in ((6_000, 2_500), (8_000, 3_000, 7_000)):
+        gradients = []
+        for encoder in (plain, compiled):
+            encoder.zero_grad()
+            hidden_BTD, _ = encoder(*batch(*lengths))
+            hidden_BTD.square().sum().backward()
+            gradients.append({name: p.grad for name, p in encoder.named_parameters() if p.grad is not None})
+        torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("source", INPUTS)

@@ -57,6 +57,14 @@ def test_hardware_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
         check_hardware(HardwareSettings(precision="bf16"))
 
 
+def test_compiling_needs_a_compiler_and_whole_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"not with zero3.*take zero2"):
+        check_hardware(HardwareSettings(compile=True, strategy="zero3"))
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with pytest.raises(UserError, match="no C\\+\\+ compiler"):
+        check_hardware(HardwareSettings(compile=True))
+
+
 def test_float16_and_deepspeed_are_not_for_every_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(strategies, "device_type", lambda: "mps")
     with pytest.raises(UserError, match="fp16: not on mps"):

@@ -115,6 +115,12 @@ class Encoder(nn.Module):
         if hasattr(self, "blocks"):
             checkpoint_blocks(self.blocks)
 
+    def compile_blocks(self) -> None:
+        """From now on each block runs as torch.compile makes it, once for all lengths; weights keep their names."""
+        if hasattr(self, "blocks"):
+            for block in self.blocks.layers:
+                block.compile(dynamic=True)
+
     def measure(self, waves: Iterable[np.ndarray]) -> None:
         """Let log-mel and MFCC frontends take their normalisation from ``waves``, each (samples,); others need none."""
         if isinstance(self.frontend, StackedFrames):

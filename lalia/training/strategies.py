@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from typing import Any
 
 import torch
@@ -35,6 +36,13 @@ def check_hardware(hardware: HardwareSettings) -> None:
         raise UserError(f"hardware.precision fp16: {name} has no float16 arithmetic; take fp32")
     if hardware.precision == "fp16" and not gpus and device_type() != "cpu":
         raise UserError(f"hardware.precision fp16: not on {device_type()}; take bf16 or fp32")
+    if hardware.compile:
+        if hardware.strategy.startswith("zero3"):
+            raise UserError(
+                f"hardware.compile: not with {hardware.strategy}, which gathers a block's weights as it runs; take zero2"
+            )
+        if device_type() == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++"))):
+            raise UserError("hardware.compile: no C++ compiler found; install one (g++), or leave it off")
     if hardware.strategy.startswith("zero"):
         if device_type() == "mps":
             raise UserError(f"hardware.strategy {hardware.strategy}: DeepSpeed does not run on mps; take auto")
