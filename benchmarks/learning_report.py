@@ -9,8 +9,9 @@ import datetime
 import json
 from collections import defaultdict
 from dataclasses import dataclass
+from math import inf, log2
 from pathlib import Path
-from statistics import mean
+from statistics import linear_regression, mean
 
 from matplotlib.figure import Figure
 
@@ -42,6 +43,10 @@ TEXT = {
     "second": "two rounds, the same audio",
     "third": "three rounds, the same audio",
 }
+GOAL = 0.7
+"""CER over that of random weights."""
+MOST_DOUBLINGS = 20
+"""An extrapolation beyond a million hours says nothing."""
 MAIN_MINUTES = 10.0
 """The amount of labels that the plot of hours shows."""
 
@@ -182,7 +187,38 @@ def _page(
                 f"| {start} | {last['hours']:.1f} | {steps} | {_hours(start, out):.2f} | {last['accuracy']:.3f} | "
                 f"{last['chance']:.4f} |"
             )
+    lines += _extrapolated(cells, targets, out)
     return "\n".join(lines) + "\n"
+
+
+def _extrapolated(cells: Cells, targets: list[Target], out: Path) -> list[str]:
+    """Lines of the page: where a straight line through the rounds' CERs over the logarithm of their hours meets the goal."""
+    rows = []
+    for target in targets:
+        known = {
+            name: cells[key]
+            for name in ("random", *ROUNDS[LAST])
+            if (key := (target.language, MAIN_MINUTES, name)) in cells
+        }
+        if len(known) < 1 + len(ROUNDS[LAST]):
+            continue
+        hours = [log2(_hours(name, out)) for name in ROUNDS[LAST]]
+        slope, start = linear_regression(hours, [known[name].cer for name in ROUNDS[LAST]])
+        goal, reached = GOAL * known["random"].cer, known[LAST].cer
+        needed = (goal - start) / slope if slope < 0 else inf
+        far = "reached" if reached <= goal else f"{2**needed:.3g}" if needed < MOST_DOUBLINGS else "out of sight"
+        rows.append(f"| {target.name} | {slope:+.3f} | {goal:.3f} | {reached:.3f} | {far} |")
+    if not rows:
+        return []
+    return [
+        "",
+        f"How far it is to {GOAL:g} of random weights' CER, if a straight line through the rounds over the logarithm of their "
+        "hours went on; the rounds differ in their targets as well as in hours, and the audio stays the same, so it is a guess:",
+        "",
+        "| language | CER for each doubling of the hours | goal | last round | hours of one core to the goal |",
+        "|---|---|---|---|---|",
+        *rows,
+    ]
 
 
 def _tried(start: str, results: list[Result]) -> str:

@@ -57,11 +57,7 @@ def test_a_test_split_that_the_source_gives_is_kept_and_what_is_too_much_of_it_s
 def test_the_table_takes_each_starts_best_rate_by_dev_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trials = [Trial(TARGETS[0], start, 10.0, rate, 1) for start in ("random", "third") for rate in (0.002, 0.004)]
     for trial, (dev, test) in zip(trials, ((0.5, 0.40), (0.4, 0.50), (0.3, 0.25), (0.2, 0.30)), strict=True):
-        folder = trial.folder(tmp_path)
-        folder.mkdir(parents=True)
-        (folder / "finished.json").write_text(json.dumps({"test_cer": test}))
-        (folder / "config.yaml").write_text("schedule: {}\n")
-        (folder / "metrics.jsonl").write_text(json.dumps({"step": 1, "valid/cer": dev}) + "\n")
+        finish(trial.folder(tmp_path), dev, test)
     cells = best_cells(collect(trials, tmp_path))
     assert cells["isl", 10.0, "random"].cers == (0.50,) and cells["isl", 10.0, "third"].rate == 0.004
     for name in ("PAGE", "BY_LABELS", "BY_HOURS"):
@@ -70,3 +66,29 @@ def test_the_table_takes_each_starts_best_rate_by_dev_alone(tmp_path: Path, monk
     assert "| Icelandic | 10 | 0.500 | 0.300 (0.60) |" in page.read_text(encoding="utf-8")
     assert (tmp_path / "docs" / "learning.svg").stat().st_size > 1000
     assert (tmp_path / "docs" / "hours.svg").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(("random", "said"), [(1.0, "reached"), (0.9, "6.5"), (0.1, "315")])
+def test_the_line_through_the_rounds_says_how_far_the_goal_is(
+    random: float, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trials = [Trial(TARGETS[0], start, 10.0, 0.004, 1) for start in ("random", "first", "second", "third")]
+    for trial, cer, hours in zip(
+        trials, (random, 0.9, 0.8, 0.7), (0, 1, 1, 2), strict=True
+    ):  # 1, 2 and 4 hours together
+        finish(trial.folder(tmp_path), cer, cer)
+        run = tmp_path / trial.start
+        run.mkdir()
+        (run / "metrics.jsonl").write_text(json.dumps({"step": 1, "time_s": 3600 * hours}) + "\n")
+    for name in ("PAGE", "BY_LABELS", "BY_HOURS"):
+        monkeypatch.setattr(learning_report, name, tmp_path / "docs" / getattr(learning_report, name).name)
+    page = write_results(trials, tmp_path, "command", 400).read_text(encoding="utf-8")
+    assert f"| Icelandic | -0.100 | {0.7 * random:.3f} | 0.700 | {said} |" in page
+
+
+def finish(folder: Path, dev: float, test: float) -> None:
+    """A fine-tuning run that is over."""
+    folder.mkdir(parents=True)
+    (folder / "finished.json").write_text(json.dumps({"test_cer": test}))
+    (folder / "config.yaml").write_text("schedule: {}\n")
+    (folder / "metrics.jsonl").write_text(json.dumps({"step": 1, "valid/cer": dev}) + "\n")
