@@ -1,4 +1,4 @@
-"""``python -m finetune VERB``: fit trains a recogniser for a language from labelled audio, fold takes one out of many."""
+"""``python -m finetune VERB``: check labels, fit a recogniser to them, give it a language model, evaluate it, fold one out."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from finetune import shipped
 from finetune.config import FinetuneSettings, FoldSettings
 from finetune.presets import check_mode
 from lalia import config
+from lalia.cards import read_card
 from lalia.exits import run
 from lalia.training.settings import require, require_folders
 
@@ -20,6 +21,10 @@ ABOUT = {
     "--labels.minutes 10 --encoder nano-multilingual --out runs/italian. "
     "The same command again continues the run in --out; the recogniser ends in RUN/recogniser. What neither config nor flags say "
     "is chosen by the hours of labels and printed.",
+    "lm": "Make a language model of the run's labels and of any text, tune it, and say what it brings and costs. "
+    "Example: python -m finetune lm runs/italian talks.txt.",
+    "eval": "Say how well the recogniser of a run does and where it errs, on the terminal and as a page with clips to hear. "
+    "Example: python -m finetune eval runs/italian.",
     "fold": "Make a plain recogniser of one language of a recogniser with adapters, to be distilled and exported. "
     "Example: python -m finetune fold --recogniser runs/swahili/recogniser --language swh --out runs/swahili-alone.",
 }
@@ -31,7 +36,7 @@ def main() -> int:
         for verb, about in ABOUT.items():
             print(f"python -m finetune {verb}: {about}")
         return 0 if argv and argv[0] in ("-h", "--help") else 2
-    verbs = {"check": check, "fit": fit, "fold": fold}
+    verbs = {"check": check, "fit": fit, "lm": lm, "eval": evaluate, "fold": fold}
     return run(lambda: verbs[argv[0]](argv[1:]), "finetune")
 
 
@@ -52,8 +57,38 @@ def fit(argv: list[str]) -> int:
     require_folders(settings.data.corpus, "--data.corpus")
     from finetune.fit import finetune  # late: torch and fairseq2 take seconds to import, a typo should not
 
+    _warn(settings)
     finetune(settings, Path(settings.out), config.stated(FinetuneSettings, argv))
+    from finetune.trained import hand_over
+
+    hand_over(settings)
     return 0
+
+
+def _warn(settings: FinetuneSettings) -> None:
+    """Say what `check` would call in the way of a run that is about to begin; whoever knows better lets it run on."""
+    from finetune.check.verdict import FRAME_S, troubles
+    from lalia.training.ranks import leads
+
+    if (Path(settings.out) / "config.yaml").exists() or not leads(settings.hardware):
+        return
+    start = settings.encoder or settings.recogniser
+    frame_s = float(read_card(start).get("frame_s", FRAME_S)) if start else FRAME_S
+    normaliser = Path(settings.labels.normaliser) if settings.labels.normaliser else None
+    for trouble in troubles(settings.data.corpus, settings.data.language, frame_s, normaliser):
+        print(f"✗ {trouble}", file=sys.stderr)
+
+
+def lm(argv: list[str]) -> int:
+    from finetune.lm import main as make_lm
+
+    return make_lm(argv)
+
+
+def evaluate(argv: list[str]) -> int:
+    from finetune.evaluate import main as judge
+
+    return judge(argv)
 
 
 def fold(argv: list[str]) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,9 +32,11 @@ from lalia.models.transcription import transcribe_rows
 from lalia.report.run_report import write_run_report
 from lalia.training.ranks import leads, rank, shared
 from lalia.training.runs import FINISHED, Patience, Run, best_weights, finished, first_step, fit, settle
-from lalia.units import to_samples
+from lalia.units import Seconds, to_samples
 
 SHOW = ("train/loss", "train/blank", "valid/cer", "valid/wer")
+WHOLE_S: Seconds = 60.0
+"""Test clips up to this length are heard whole."""
 MEASURED = 200
 """Clips that a baseline's feature statistics are taken from."""
 
@@ -55,10 +57,10 @@ def finetune(settings: FinetuneSettings, folder: Path, stated: Collection[str] |
     labelled = mixture.select("train", data.language, labelled=True, min_s=data.min_s, max_s=data.max_s)
     rows = choose(mixture, labelled, settings.labels.minutes)
     held_out = mixture.select("dev", data.language, labelled=True, min_s=data.min_s, max_s=data.max_s)
-    test = mixture.select("test", data.language, labelled=True, min_s=data.min_s)
+    leader = leads(settings.hardware)
+    test = to_be_scored(mixture, data.language, data.min_s, data.max_s, leader)
     language = _language(settings, mixture, rows)
     hours = float(mixture.durations_s[rows].sum()) / 3600
-    leader = leads(settings.hardware)
     step = first_step(folder)
     if chosen:
         learner = learner_of(settings)
@@ -124,6 +126,23 @@ def finetune(settings: FinetuneSettings, folder: Path, stated: Collection[str] |
     fit(task, run, train, valid, [alarm] if settings.alarm.enabled else [])
     if leader:
         _finish(settings, folder, task, mixture, test, rows)
+
+
+def to_be_scored(
+    mixture: Mixture, languages: Sequence[str], min_s: Seconds, max_s: Seconds, leader: bool
+) -> np.ndarray:
+    """The rows of the test split that are heard whole when the run ends; longer ones are named, since a training of hours must
+    not end in a clip that no memory holds. ``python -m finetune eval`` hears those as well, window by window."""
+    limit = max(max_s, WHOLE_S)
+    rows = mixture.select("test", languages, labelled=True, min_s=min_s)
+    long = rows[mixture.durations_s[rows] > limit]
+    if len(long) and leader:
+        print(
+            f"note: {len(long)} of {len(rows)} test clips last more than {limit:g} s ({mixture.id(int(long[0]))}); "
+            "python -m finetune eval hears those too, in parts",
+            file=sys.stderr,
+        )
+    return mixture.select("test", languages, labelled=True, min_s=min_s, max_s=limit)
 
 
 def _language(settings: FinetuneSettings, mixture: Mixture, rows: np.ndarray) -> str:

@@ -91,7 +91,7 @@ def _main(argv: list[str]) -> int:
     verb = next((argument for argument in argv if not argument.startswith("-")), "")
 
     transcribe = verbs.add_parser("transcribe", help="audio to text", description=_TRANSCRIBE)
-    transcribe.add_argument("model", metavar="MODEL", type=Path, help="a student folder")
+    transcribe.add_argument("model", metavar="MODEL", type=Path, help="a student folder, or the run it is in")
     transcribe.add_argument("audio", metavar="AUDIO", nargs="+", help="audio files, and folders of them")
     transcribe.add_argument("--format", choices=FORMATS, default="txt", help="what to write (default: txt)")
     transcribe.add_argument("--out", type=Path, metavar="FOLDER", help="write one file per clip here, not to stdout")
@@ -103,7 +103,7 @@ def _main(argv: list[str]) -> int:
 
     evaluate = verbs.add_parser("evaluate", help="error rates on a corpus", description=judging.ABOUT)
     judging.add_evaluate(evaluate, _positive)
-    evaluate.set_defaults(call=lambda args: judging.evaluate(args, _open_corpus, _write_evaluation))
+    evaluate.set_defaults(title="", call=lambda args: judging.evaluate(args, _open_corpus, _write_evaluation))
 
     for parsed in (transcribe, evaluate):
         parsed.add_argument("--threads", type=_positive, metavar="N", help="processor threads (default: all cores)")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -121,6 +121,26 @@ def check(corpus: Corpus, language: str, frame_s: float = FRAME_S, normaliser: P
     ]  # fmt: skip
     findings.sort(key=lambda finding: WEIGHTS.index(finding.weight))
     return Checked(labels, count_splits(labels), count_letters(labels), vocabulary, findings)
+
+
+def troubles(corpora: Sequence[str], languages: Sequence[str], frame_s: float, normaliser: Path | None) -> list[str]:
+    """What is to be mended before a run on ``corpora`` in ``languages`` (none given = all), a line each, for who did not ask.
+
+    That a split is missing is for the run to say, which may find it in another corpus.
+    """
+    told = []
+    for path in corpora:
+        corpus = Corpus.load(path)
+        for language in corpus.language_names:
+            wanted = language in (languages or corpus.language_names)
+            if wanted and len(corpus.select(language=language, with_text=True)):
+                stops = [
+                    finding
+                    for finding in check(corpus, language, frame_s, normaliser).stops
+                    if finding.topic != "splits"
+                ]
+                told += [f"{path}, {language}: {finding.topic}: {finding.what} → {finding.fix}" for finding in stops]
+    return told
 
 
 def as_dict(corpus: Corpus, checked: list[Checked]) -> dict[str, Any]:

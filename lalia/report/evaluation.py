@@ -41,11 +41,13 @@ def write_evaluation(
     calibrated: bool,
     wave: Callable[[str], np.ndarray],
     card: dict[str, Any],
+    more: Sequence[page.Section] = (),
 ) -> Path:
     """Write the page of ``found`` to ``path``: one file, nothing fetched.
 
     ``asked`` holds the split, the language and the files that decoding was given, ``about`` what is known of the clips,
     ``wave`` gives a clip's sound (an ``AudioError`` leaves its player out), ``card`` is the student's.
+    ``more`` sections stand before the lineage.
     """
     sections = [_where(found, about), _taken(found.heard)]
     pairs = [pair for clip in found.heard for pair in clip.words]
@@ -60,6 +62,7 @@ def write_evaluation(
 
     said = [(clip.id, clip.reference, clip.hypothesis) for clip in found.heard]
     sections.append(clips_section(said, sound, f"By letters wrong, out of {len(said)} clips.", "Clips to hear"))
+    sections += more
     intro = "What the student is made of, each by the first letters of its content's hash."
     sections.append(page.Section("Lineage", [page.lineage(lineage_of(card))], intro))
     ways = [_WAYS[name].format(Path(asked[name]).name) for name in _WAYS if name in asked]

@@ -1,4 +1,4 @@
-"""Whether a student folder is whole: its card holds the SHA-256 of every file a student needs."""
+"""Where a student's folder is, and whether it is whole: its card holds the SHA-256 of every file a student needs."""
 
 from __future__ import annotations
 
@@ -7,10 +7,33 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lalia.cards import NAME, read_card
 from lalia.exits import UserError
 
 MODEL, TOKENS, NORMALISER = "model.onnx", "tokens.txt", "normaliser.json"
 NEEDED = (MODEL, TOKENS, NORMALISER)
+STUDENT, RUN = "student", "config.yaml"
+"""What a run's folder holds: the student made of its recogniser, and its settings."""
+
+
+def find_student(folder: Path) -> Path:
+    """The student's folder that ``folder`` is, or that is in it where it is a run's; a ``UserError`` says how to make one."""
+    inside = folder / STUDENT
+    if (folder / NAME).is_file():
+        if read_card(folder)["kind"] == "recogniser":
+            beside = folder.parent / STUDENT
+            made = (
+                f"its student is {beside}" if (beside / NAME).is_file() else "python -m finetune eval makes its student"
+            )
+            raise UserError(f"{folder}: is a recogniser, which needs torch; {made}, python -m distill a small one")
+        return folder
+    if (inside / NAME).is_file():
+        return inside
+    if (folder / RUN).is_file():
+        raise UserError(
+            f"{folder}: is a run without a student; python -m finetune eval {folder} makes one of its recogniser"
+        )
+    return folder
 
 
 def file_hashes(folder: Path) -> dict[str, str]:

@@ -27,25 +27,30 @@ Labels and transcripts pass the student's own normaliser first.
 Corpora are read by a package of the training extra: pip install 'lalia[train]'.
 """
 MOST_SKIPPED = 20
-WritePage = Callable[..., None]
+WritePage = Callable[..., object]
 """``lalia.report.evaluation.write_evaluation``, which is heavy."""
 
 
 def add_evaluate(parser: argparse.ArgumentParser, number: Callable[[str], int]) -> None:
-    parser.add_argument("model", metavar="MODEL", type=Path, help="a student folder")
+    parser.add_argument("model", metavar="MODEL", type=Path, help="a student folder, or the run it is in")
     parser.add_argument("corpus", metavar="CORPUS", type=Path, help="a corpus folder")
-    parser.add_argument("--split", default="test", help="train, dev or test (default: test)")
     parser.add_argument("--language", metavar="CODE", help="only this one (ISO 639-3, such as ita)")
-    parser.add_argument("--limit", type=number, metavar="N", help="only N clips, spread evenly over the corpus")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write figures and every clip's texts here as well")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with charts and clips to hear")
     parser.add_argument(
         "--details", action="store_true", help="say where the errors are: lengths, noise, speakers, words"
     )
+    add_questions(parser, number)
+
+
+def add_questions(parser: argparse.ArgumentParser, number: Callable[[str], int]) -> None:
+    """Which clips are judged, and where what is found is written."""
+    parser.add_argument("--split", default="test", help="train, dev or test (default: test)")
+    parser.add_argument("--limit", type=number, metavar="N", help="only N clips, spread evenly over the corpus")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write figures and every clip's texts here as well")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with charts and clips to hear")
 
 
 def evaluate(args: argparse.Namespace, open_corpus: OpenCorpus, write_page: WritePage) -> int:
-    """``lalia evaluate``."""
+    """``lalia evaluate``; ``args.title`` is what the page is called, "" = after the student and the corpus."""
     from lalia.runtime.arguments import decoders
     from lalia.runtime.evaluation import About, details, table
     from lalia.runtime.evaluation import evaluate as hear
@@ -79,7 +84,7 @@ def evaluate(args: argparse.Namespace, open_corpus: OpenCorpus, write_page: Writ
         places = {corpus.id(row): row for row in rows}
         told = {"split": args.split} | ({"language": args.language} if args.language else {}) | asked
         calibrated = decoder is not None and decoder.weights is not None
-        title = f"{args.model.resolve().name} on {args.corpus.resolve().name}"
+        title = args.title or f"{args.model.resolve().name} on {args.corpus.resolve().name}"
         try:
             write_page(
                 args.html, title, told, found, about, calibrated, lambda id: corpus.wave(places[id]), student.card

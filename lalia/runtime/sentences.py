@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lalia.cards import read_card
+from lalia.cards import NAME, read_card
 from lalia.exits import UserError
 from lalia.runtime.arguments import OpenCorpus, labelled_rows, require_alphabet
+from lalia.runtime.integrity import find_student
 from lalia.text.normaliser import FILE_NAME as NORMALISER
 from lalia.text.normaliser import Normaliser
 from lalia.text.tokens import BOUNDARY, Tokens
@@ -36,8 +37,9 @@ class Material:
     def read(cls, args: argparse.Namespace, open_corpus: OpenCorpus, paths: Iterable[Path]) -> Material:
         from lalia.decoding.language_model import symbols_of
 
-        like = read_card(args.like)
-        normaliser, tokens = Normaliser.from_json(args.like / NORMALISER), Tokens.load(args.like / TOKENS)
+        folder = args.like if (args.like / NAME).is_file() else find_student(args.like)
+        like = read_card(folder)
+        normaliser, tokens = Normaliser.from_json(folder / NORMALISER), Tokens.load(folder / TOKENS)
         parents: list[dict[str, Any]] = []
         sentences: list[list[str]] = []
         strange, strangers, held_back = 0, "", 0

@@ -18,7 +18,7 @@ from lalia.decoding.growing import PAUSE_S, Growing
 from lalia.exits import UserError
 from lalia.machine import cores
 from lalia.runtime.hearing import SILENCE_PEAK, STATE, Chunks, Hearing
-from lalia.runtime.integrity import MODEL, NORMALISER, TOKENS, check_files
+from lalia.runtime.integrity import MODEL, NORMALISER, TOKENS, check_files, find_student
 from lalia.runtime.stream import Stream
 from lalia.runtime.transcript import Transcript
 from lalia.runtime.windows import Heard, Window, cut_windows, silence, stitch
@@ -65,11 +65,11 @@ class Student:
 
     @classmethod
     def load(cls, folder: Path | str, threads: int | None = None) -> Student:
-        """The student in ``folder``, to run on ``threads`` threads (all cores unless given).
+        """The student in ``folder`` or in the run that ``folder`` is, to run on ``threads`` threads (all cores unless given).
 
         A ``UserError`` says which file is missing, damaged or of another student.
         """
-        folder = Path(folder)
+        folder = find_student(Path(folder))
         card = read_card(folder, "student")
         check_files(folder, card)
         frame_s = card.get("frame_s")

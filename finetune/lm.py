@@ -1,0 +1,105 @@
+"""``python -m finetune lm RUN``: a language model for what a run made, tuned, and set beside decoding without it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from finetune.trained import LM, LSTM, WAYS, Clips, Parser, Trained, add_arguments
+from lalia.cards import NAME, write_json
+from lalia.decoding.decoder import Decoder
+from lalia.decoding.language_model import LanguageModel
+from lalia.runtime import language
+from lalia.runtime.arguments import check_labels, labelled_rows
+from lalia.runtime.decoders import make_decoder
+from lalia.runtime.integrity import STUDENT
+from lalia.runtime.student import Student
+from lalia.runtime.ways import compare, table
+
+ABOUT = """\
+Make a language model of the labels that a run trained on and of any text, find how much it counts, and say what it is worth.
+
+  python -m finetune lm runs/swahili                          n-grams of letters, of the training labels
+  python -m finetune lm runs/swahili news.txt talks.txt.gz    and of more text, a sentence a line: the more the better
+  python -m finetune lm runs/swahili news.txt --unit word     n-grams of words: for millions of words of text
+  python -m finetune lm runs/swahili words.arpa --unit word   n-grams that another toolkit counted
+  python -m finetune lm runs/swahili news.txt --lstm          also a small LSTM that weighs what the n-grams found
+
+It counts n-grams with modified Kneser-Ney smoothing (RUN/lm), tries weights and bonuses on the dev split, and sets best path,
+n-grams and LSTM (RUN/lstm) side by side on the test split: errors, seconds per hour of speech, and whether the difference is
+more than chance. Lines of text that dev or test clips say are left out. The table is kept in RUN/decoding.json.
+
+Then: python -m finetune eval RUN, lalia transcribe RUN talk.mp3 --lm RUN/lm.
+"""
+
+
+def main(argv: list[str]) -> int:
+    """Make, tune and compare; the exit status."""
+    parser = Parser("lm", ABOUT)
+    add_arguments(parser)
+    parser.add_argument("text", metavar="TEXT", nargs="*", type=Path, help="text files (.gz too), or one ARPA file")
+    language.add_ngrams(parser)
+    parser.add_argument("--lstm", action="store_true", help="train an LSTM of letters too (minutes to an hour)")
+    parser.add_argument("--limit", type=int, default=300, metavar="N", help="at most N clips of dev to tune on (300)")
+    parser.add_argument("--split", choices=("dev", "test"), default="test", help="which clips the table is of (test)")
+    args = parser.parse_args(argv)
+    trained = Trained.find(args)
+    folder = trained.student()
+    clips = trained.clips()
+    labelled_rows(clips, trained.corpora[0], "dev", None, None)  # what is missing is told before the work
+    ngrams, lstm = trained.home / LM, trained.home / LSTM
+    ready = any(path.name.endswith((".arpa", ".arpa.gz")) for path in args.text)
+    asked = {**vars(args), "like": folder, "language": None, "steps": None, "heldout": None}
+    material = {"text": args.text if ready else [*trained.speaking(), *args.text]}
+
+    def make(**said: Any) -> None:
+        language.make_lm(argparse.Namespace(**{**asked, **material, **said}), trained.open, _train)
+
+    def tune(rescore: Path | None) -> None:
+        wanted = {"model": folder, "corpus": trained.corpora[0], "lm": ngrams, "rescore": rescore, "split": "dev"}
+        language.tune(argparse.Namespace(**{**asked, **wanted}), lambda _: clips)
+
+    make(out=ngrams, lstm=False)
+    tune(None)
+    if args.lstm:
+        make(out=lstm, lstm=True, unit="letter", order=None, arpa=None, text=_learned_from(trained, args.text))
+        tune(lstm)
+    _compare(args, trained, folder, clips)
+    return 0
+
+
+def _learned_from(trained: Trained, texts: list[Path]) -> list[Path]:
+    """What an LSTM learns from: an ARPA file holds counts, and no text."""
+    return [*trained.speaking(), *(path for path in texts if not path.name.endswith((".arpa", ".arpa.gz")))]
+
+
+def _compare(args: argparse.Namespace, trained: Trained, folder: Path, clips: Clips) -> None:
+    """The ways of decoding side by side, on the terminal and in ``RUN/decoding.json``."""
+    student = Student.load(folder, 1)
+    ngrams, lstm = trained.home / LM, trained.home / LSTM
+    model = LanguageModel.load(ngrams)
+    rows = labelled_rows(clips, trained.corpora[0], args.split, None, None)
+    check_labels(clips, trained.corpora[0], rows, student)
+    name = f"{model.ngrams.order}-grams of {model.unit}s"
+    ways: dict[str, Decoder | None] = {"best path": None, name: make_decoder(student, model)}
+    if args.lstm:
+        ways[f"{name} and LSTM"] = make_decoder(student, model, rescore=lstm)
+    shown = (lambda way: print(f"\r\033[K{way} …", end="", file=sys.stderr)) if sys.stderr.isatty() else None
+    found = compare(student, clips, rows, ways, shown)
+    if shown:
+        print("\r\033[K", end="", file=sys.stderr)
+    print(f"\n{args.split} split\n{table(found)}")
+    write_json(trained.home / WAYS, {"split": args.split, "lm": model.id, **found.as_dict()})
+    place = trained.home if (trained.home / STUDENT / NAME).is_file() else folder
+    given = f"--lm {ngrams}" + (f" --rescore {lstm}" if args.lstm else "")
+    here = f" --out {args.out}" if args.out else ""
+    print(f"next: python -m finetune eval {args.run}{here}\n      lalia transcribe {place} talk.mp3 {given}")
+
+
+def _train(*material: Any, steps: int | None) -> bool:
+    from lalia.training.letter_lstm import LstmSettings, train_model  # late: torch takes seconds to import
+
+    sentences, out, normaliser, parents, facts = material
+    return train_model(sentences, out, normaliser, parents, facts, LstmSettings())
