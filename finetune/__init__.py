@@ -5,6 +5,7 @@ their alphabet (``labels.py``), fills in what the user did not say by the hours 
 what the run starts from (``starts.py``), and trains a ``FinetuneTask`` (``fit.py``, ``task.py``): features with some frames and
 channels hidden go through the encoder, and CTC (``loss.py``) compares its letters with the label. A run that falls silent is
 mended (``alarm.py``), and a clip that makes the loss no number is named (``blame.py``). The recogniser with the best held-out
-character error rate ends in ``RUN/recogniser``; ``fold`` takes one language out of a recogniser with adapters. What a run left (``trained.py``: its recogniser, a student of it that
-needs no torch, its corpora) is given a language model (``lm.py``) and judged (``evaluate.py``).
+character error rate ends in ``RUN/recogniser``; ``fold`` takes one language out of a recogniser with adapters. What a run left
+(``trained.py``: its recogniser, a student of it that needs no torch, its corpora) gets a language model (``lm.py``) and is judged
+(``evaluate.py``).
 """
