@@ -13,6 +13,7 @@ from lalia.exits import UserError
 from lalia.models.encoder import Encoder
 from lalia.models.shape import EncoderShape
 from lalia.models.store import load_encoder
+from lalia.training.strategies import COMPILERS
 
 STEM = [[12, 10, 5], [12, 3, 4], [12, 3, 4], [12, 2, 2]]  # 10 ms frames, four convolutions
 INPUTS = {
@@ -129,7 +130,7 @@ def test_blocks_that_are_computed_again_give_the_same_numbers(block: str, precis
     assert all(torch.equal(value, again[name]) for name, value in kept.items())
 
 
-@pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="torch.compile needs a C++ compiler")
+@pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="torch.compile needs a C++ compiler")
 def test_compiled_blocks_give_the_same_frames_and_gradients() -> None:
     still = dict.fromkeys(("dropout", "attention_dropout", "feedforward_dropout", "layerdrop"), 0.0)
     plain, compiled = (

@@ -17,6 +17,8 @@ from lalia.training.zero import DeepSpeedZero
 
 BUCKET = 50_000_000
 """Numbers that ZeRO sends at a time."""
+COMPILERS = ("c++", "g++", "clang++")
+"""of which torch.compile needs one on a CPU"""
 
 
 def check_hardware(hardware: HardwareSettings) -> None:
@@ -41,7 +43,7 @@ def check_hardware(hardware: HardwareSettings) -> None:
             raise UserError(
                 f"hardware.compile: not with {hardware.strategy}, which gathers a block's weights as it runs; take zero2"
             )
-        if device_type() == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++"))):
+        if device_type() == "cpu" and not any(map(shutil.which, COMPILERS)):
             raise UserError("hardware.compile: no C++ compiler found; install one (g++), or leave it off")
     if hardware.strategy.startswith("zero"):
         if device_type() == "mps":
