@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from lalia.data.augment import AugmentSettings
 from lalia.models.contrastive import ContrastiveShape
 from lalia.models.shape import EncoderShape
 from lalia.training.settings import (
@@ -55,6 +56,7 @@ class PretrainSettings:
     data: DataSettings = field(default_factory=DataSettings)
     model: EncoderShape = field(default_factory=EncoderShape)
     quantizer: ContrastiveShape = field(default_factory=ContrastiveShape)
+    augment: AugmentSettings = field(default_factory=AugmentSettings)
     mask: MaskSettings = field(default_factory=MaskSettings)
     objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
     batch: BatchSettings = field(default_factory=BatchSettings)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from lalia.cards import read_card, write_json
+from lalia.data.augment import Augment
 from lalia.data.loader import make_eval_loader, make_loader
 from lalia.data.mixture import Mixture
 from lalia.data.plan import BatchPlan
@@ -87,6 +88,7 @@ def pretrain(settings: PretrainSettings, folder: Path) -> None:
         ranks=ranks,
         rank=rank(settings.hardware),
         workers=data.workers,
+        augment=Augment(settings.augment) if settings.augment.any else None,
     )
     valid = shared(
         lambda ranks, rank: make_eval_loader(mixture, held_out, settings.batch.micro_s, ranks=ranks, rank=rank),
@@ -174,6 +176,7 @@ def _measure(task: PretrainTask, mixture: Mixture, rows: np.ndarray, start: Star
     if start is None:
         task.encoder.measure(waves)
     if centres:
+        task.head.measure(waves)
         points = []
         for wave in waves:
             if task.settings.model.frames(len(wave)):

@@ -14,7 +14,9 @@ B clips, T frames.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -71,45 +73,41 @@ class Footprint:
     parameters: int
     clip_s: Seconds
     """of the longest clip"""
-    plain: tuple[Moment, ...]
-    again: tuple[Moment, ...]
-    """with activation checkpointing"""
+    moments: Callable[[bool], tuple[Moment, ...]]
+    """of the passes as they are, or (True) with activation checkpointing"""
     buffers: float = 0.0
     """bytes of tables, and of a teacher, which are not trained"""
 
     def held(self, micro_s: Seconds, again: bool = False) -> float:
         """Bytes for a micro-batch of ``micro_s`` seconds; ``again`` = with activation checkpointing."""
-        return max(once + micro_s / self.clip_s * a_clip for once, a_clip in self._moments(again))
+        return max(once + micro_s / self.clip_s * a_clip for once, a_clip in self.moments(again))
 
     def fitting_s(self, free: float, again: bool = False) -> Seconds:
         """Seconds of audio whose passes fit into ``free`` bytes."""
-        return min(max(0.0, free - once) / a_clip * self.clip_s for once, a_clip in self._moments(again))
-
-    def _moments(self, again: bool) -> tuple[Moment, ...]:
-        return self.again if again else self.plain
+        return min(max(0.0, free - once) / a_clip * self.clip_s for once, a_clip in self.moments(again))
 
 
 def trace(settings: PretrainSettings, cuda: bool = False) -> Footprint:
-    """What the model of ``settings`` takes, by running a model of one and of two blocks. ``cuda``: attention by the fused kernel,
-    which keeps no (T, T) weights."""
+    """What the model of ``settings`` takes, by running a model of one and of two blocks, without and with activation
+    checkpointing when each is first asked for. ``cuda``: attention by the fused kernel, which keeps no (T, T) weights."""
     clip_s, more = longest_clip_s(settings), settings.model.layers - 1
-    with torch.random.fork_rng(devices=[]):
-        one, two = (_shallow(settings, blocks, clip_s, cuda) for blocks in (1, 2))
+    (weights_1, buffers_1), (weights_2, buffers_2) = (_sizes(_shallow(settings, blocks, False)) for blocks in (1, 2))
 
-    def whole(first: _Passes, second: _Passes) -> tuple[Moment, ...]:
+    @cache
+    def moments(again: bool) -> tuple[Moment, ...]:
+        one, two = (_passes(_shallow(settings, blocks, again), clip_s, cuda) for blocks in (1, 2))
         found = []
-        for (once_1, twice_1), (once_2, twice_2) in zip(first, second, strict=True):
+        for (once_1, twice_1), (once_2, twice_2) in zip(one, two, strict=True):
             clip_1, clip_2 = twice_1 - once_1, twice_2 - once_2
             rest_1, rest_2 = once_1 - clip_1, once_2 - clip_2
             found.append(Moment(max(0, rest_1 + more * (rest_2 - rest_1)), max(1, clip_1 + more * (clip_2 - clip_1))))
         return tuple(found)
 
     return Footprint(
-        parameters=one.weights + more * (two.weights - one.weights),
+        parameters=weights_1 + more * (weights_2 - weights_1),
         clip_s=clip_s,
-        plain=whole(one.plain, two.plain),
-        again=whole(one.again, two.again),
-        buffers=one.buffers + more * (two.buffers - one.buffers),
+        moments=moments,
+        buffers=buffers_1 + more * (buffers_2 - buffers_1),
     )
 
 
@@ -179,28 +177,22 @@ def noise(clips: int, clip_s: Seconds) -> Batch:
     return Batch(0, wave_BS, torch.full((clips,), samples), nothing_B, nothing_B, None, None, ())
 
 
-_Passes = list[tuple[float, float]]
-"""For each moment the bytes held with one clip, and with two."""
-
-
-class _Shallow(NamedTuple):
-    plain: _Passes
-    again: _Passes
-    weights: int
-    buffers: float
-
-
-def _shallow(settings: PretrainSettings, layers: int, clip_s: Seconds, cuda: bool) -> _Shallow:
-    """What the model with only ``layers`` blocks takes."""
+def _shallow(settings: PretrainSettings, layers: int, again: bool) -> PretrainTask:
+    """The task with only ``layers`` blocks; ``again`` = with activation checkpointing."""
     model = replace(settings.model, layers=layers, layerdrop=0.0)
-    passes: list[_Passes] = []
-    for checkpointing in (False, True):
-        hardware = replace(settings.hardware, checkpointing=checkpointing, compile=False)
-        task = PretrainTask(replace(settings, model=model, hardware=hardware)).train()
+    hardware = replace(settings.hardware, checkpointing=again, compile=False)
+    with torch.random.fork_rng(devices=[]):
+        return PretrainTask(replace(settings, model=model, hardware=hardware)).train()
+
+
+def _sizes(task: PretrainTask) -> tuple[int, int]:
+    """How many weights are trained, and the bytes of what is not."""
+    tables = sum(table.nbytes for table in task.buffers())
+    return sum(weight.numel() for weight in task.parameters()), tables + task.head.teacher_bytes
+
+
+def _passes(task: PretrainTask, clip_s: Seconds, cuda: bool) -> list[tuple[float, float]]:
+    """For each moment the bytes held with one clip of the longest length, and with two."""
+    with torch.random.fork_rng(devices=[]):
         once, twice = (worst_moments(task, noise(clips, clip_s), cuda) for clips in (1, 2))
-        passes.append(list(zip(once, twice, strict=True)))
-    return _Shallow(
-        passes[0], passes[1],
-        sum(weight.numel() for weight in task.parameters()),
-        sum(table.nbytes for table in task.buffers()) + task.head.teacher_bytes,
-    )  # fmt: skip
+    return list(zip(once, twice, strict=True))

@@ -146,7 +146,7 @@ def plan(settings: PlanRequest, console: Console | None = None) -> Cut:
         durations_s=mixture.durations_s, groups=mixture.groups, rows=rows, seed=settings.seed,
         micro_batch_s=cut.micro_s, min_s=settings.data.min_s, max_s=settings.data.max_s, alpha=settings.data.alpha,
     )  # fmt: skip
-    micro_step_s = _timed(settings, mixture, batches, cut) if ask.measure and not ask.cuda else None
+    micro_step_s = _timed(settings, mixture, batches, cut, footprint) if ask.measure and not ask.cuda else None
     console.print(_batch_table(settings, cut, ranks, device_bytes, ask.memory_gb > 0, footprint))
     console.print(_memory_table(cut, footprint, device_bytes))
     console.print(_course_table(settings, cut, ranks, batches, micro_step_s))
@@ -223,9 +223,11 @@ def _course_table(
     return table
 
 
-def _timed(settings: PlanRequest, mixture: Mixture, batches: BatchPlan, cut: Cut) -> Seconds | None:
+def _timed(
+    settings: PlanRequest, mixture: Mixture, batches: BatchPlan, cut: Cut, footprint: Footprint
+) -> Seconds | None:
     """Seconds of one forward and backward pass on this machine's processor; None where the model does not fit here."""
-    if predict(trace(settings), cut.micro_s, 0, 1, again=cut.checkpointing).total > HEADROOM * machine_bytes():
+    if predict(footprint, cut.micro_s, 0, 1, again=cut.checkpointing).total > HEADROOM * machine_bytes():
         return None
     hardware = replace(settings.hardware, checkpointing=cut.checkpointing, compile=False)  # compiling is not timed
     task = PretrainTask(replace(settings, hardware=hardware)).train()

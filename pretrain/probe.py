@@ -14,12 +14,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import NoReturn
 
 import torch
 from rich.console import Console
 from torch import Tensor
 
+from lalia.arguments import Parser
 from lalia.cards import write_json
 from lalia.data.mixture import Mixture
 from lalia.exits import UserError
@@ -33,7 +33,7 @@ from pretrain.questions import BASELINE, Probe, Questions
 
 def arguments(program: str, about: str, argv: Sequence[str]) -> argparse.Namespace:
     """ENCODER… CORPUS and options; a ``UserError`` where they make no sense."""
-    parser = _Parser(prog=program, description=about, allow_abbrev=False)
+    parser = Parser(prog=program, description=about, formatter_class=argparse.HelpFormatter)
     parser.add_argument("paths", nargs="+", metavar="ENCODER… CORPUS", help="encoder folders to compare, then a corpus")
     parser.add_argument("--out", help="page with table and plots (.html) or the numbers alone (.json)")
     parser.add_argument("--language", default="", help="language of the letters; default: the one with most labels")
@@ -46,7 +46,7 @@ def arguments(program: str, about: str, argv: Sequence[str]) -> argparse.Namespa
     parser.add_argument("--seed", type=int, default=1)
     found = parser.parse_args(list(argv))
     if len(found.paths) < 2:
-        raise UserError(f"{found.paths[0]}: one path given, expected ENCODER… CORPUS (`{program} --help`)")
+        raise UserError(f"{found.paths[0]}: one path given, expected ENCODER… CORPUS; see: {program} --help")
     if found.out and Path(found.out).suffix not in (".html", ".json"):
         raise UserError(f"--out {found.out}: expected a name that ends in .html or .json")
     return found
@@ -109,11 +109,6 @@ class LogMel:
         T = N // self.stack
         stacked_BTF = mel_BNM[:, : T * self.stack].reshape(B, T, self.stack * M)
         return [_clips(stacked_BTF, ((lengths_B - FRAME_WINDOW) // FRAME_HOP + 1) // self.stack)]
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message} (`{self.prog} --help`)")
 
 
 def _clips(x_BTD: Tensor, frames_B: Tensor) -> list[Tensor]:

@@ -31,6 +31,10 @@ KINDS = {
         "stem: [[8, 10, 5], [8, 3, 4], [8, 3, 4], [8, 8, 8]]\n  normalise_wave: true",
         "entries: 6\n  code_width: 8",
     ),
+    "kmeans beside a stem": (
+        "stem: [[8, 25, 5], [8, 16, 4], [8, 8, 4], [8, 5, 4], [8, 2, 2]]",
+        "kind: kmeans\n  codebooks: 1\n  entries: 6\n  code_width: 8",
+    ),
 }
 
 

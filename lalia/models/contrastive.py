@@ -7,16 +7,20 @@ S samples, T frames, C dimensions of what k-means clusters.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lalia.exits import UserError
 from lalia.models.cepstra import cepstra, cepstra_width, nearest
-from lalia.models.shape import EncoderShape
+from lalia.models.frontend import StackedFrames
+from lalia.models.shape import FRAME_HOP, EncoderShape
 
 
 @dataclass
@@ -24,9 +28,8 @@ class ContrastiveShape:
     """The quantizer and the space in which context and target meet. The defaults are wav2vec 2.0 BASE."""
 
     kind: Literal["gumbel", "kmeans"] = "gumbel"
-    """gumbel learns the codes from the features as it goes (wav2vec 2.0); kmeans clusters cepstra (of log-mel input), or a
-    teacher's frames, once before training, and only the codes' vectors are learned: it cannot collapse and gives a small model
-    targets at once"""
+    """gumbel learns the codes from the features as it goes (wav2vec 2.0); kmeans clusters cepstra, or a teacher's frames, once
+    before training, and only the codes' vectors are learned: it cannot collapse and gives a small model targets at once"""
     codebooks: int = 2
     """codebooks of the quantizer; kmeans has 1"""
     entries: int = 320
@@ -74,11 +77,8 @@ class ContrastiveHead(nn.Module):
                     f"quantizer.teacher_block {shape.teacher_block}: of no teacher; give the encoder of the round before with "
                     "--quantizer.teacher"
                 )
-            if encoder.input != "logmel":
-                raise UserError(
-                    f"quantizer.kind kmeans needs model.input logmel, or a quantizer.teacher; found {encoder.input}: take gumbel"
-                )
-            self._stack = encoder.stack
+            self.frames = None if encoder.input == "logmel" else _log_mel_beside(encoder)
+            self._stack = encoder.hop // FRAME_HOP
             self.register_buffer("centres_VC", torch.zeros(V, cepstra_width()))
         self.codebook_GVd = nn.Parameter(torch.empty(G, V, d).uniform_())
         self.context_projection = nn.Linear(encoder.width, shape.final_width)
@@ -102,7 +102,14 @@ class ContrastiveHead(nn.Module):
         """kmeans: what is clustered, (B, T, C): the cepstra of ``raw_BTF``, or the teacher's frames of the wave."""
         if self.shape.teacher:
             return self._teacher(wave_BS, lengths_B)
+        if self.frames is not None:
+            raw_BTF, frames_B = self.frames(wave_BS, lengths_B)
         return cepstra(raw_BTF, frames_B, self._stack)
+
+    def measure(self, waves: Iterable[NDArray[np.float32]]) -> None:
+        """Let the log-mel frames beside a stem, where there are any, take their normalisation from ``waves``, each (samples,)."""
+        if self.shape.kind == "kmeans" and not self.shape.teacher and self.frames is not None:
+            self.frames.measure(torch.from_numpy(wave) for wave in waves)
 
     @torch.no_grad()
     def clusters(self, wave_BS: Tensor, lengths_B: Tensor, raw_BTF: Tensor, frames_B: Tensor) -> Tensor:
@@ -123,6 +130,21 @@ class ContrastiveHead(nn.Module):
         directions = features_KF - features_KF.mean(0, keepdim=True)
         weight[rows] = (directions / directions.norm(dim=1, keepdim=True).clamp(min=1e-6) * norm).to(weight.dtype)
         self.code_logits.bias[rows] = self.code_logits.bias[group * V : (group + 1) * V].mean()
+
+
+def _log_mel_beside(encoder: EncoderShape) -> StackedFrames:
+    """Log-mel frames as far apart and as long as the stem's, whose cepstra are clustered while the stem hears the wave."""
+    stack = encoder.hop // FRAME_HOP
+    frames = replace(EncoderShape(input="logmel"), stack=max(1, stack))
+    if encoder.input != "wave" or stack % 2 or (frames.hop, frames.receptive_field) != (
+        encoder.hop, encoder.receptive_field
+    ):  # fmt: skip
+        raise UserError(
+            "quantizer.kind kmeans without a quantizer.teacher clusters log-mel frames: it needs model.input logmel, or a stem "
+            f"with as many samples in a frame; found {encoder.input} with frames {encoder.hop} samples apart and "
+            f"{encoder.receptive_field} long (four log-mel frames are 640 and 880): take gumbel, or change model.stem"
+        )
+    return StackedFrames(frames)
 
 
 class Teacher:
