@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from functools import partial
 from pathlib import Path
 
-from finetune.trained import EVALUATION, LM, WAYS, Parser, Trained, add_arguments
+from finetune.trained import EVALUATION, LM, WAYS, Trained, add_arguments
+from lalia.arguments import Parser, positive
 from lalia.cards import NAME
 from lalia.exits import UserError
 from lalia.report import page
@@ -37,12 +37,12 @@ _LEARNING = ("Errors on held-out clips", "Loss", "Blanks")
 
 def main(argv: list[str]) -> int:
     """Judge, show and write; the exit status."""
-    parser = Parser("eval", ABOUT)
+    parser = Parser(prog="python -m finetune eval", description=ABOUT)
     add_arguments(parser)
-    judging.add_questions(parser, _positive)
+    judging.add_questions(parser)
     add_decoding(parser)
     parser.add_argument("--greedy", action="store_true", help="without the run's language model")
-    parser.add_argument("--threads", type=_positive, metavar="N", help="processor threads (default: all cores)")
+    parser.add_argument("--threads", type=positive, metavar="N", help="processor threads (default: all cores)")
     args = parser.parse_args(argv)
     trained = Trained.find(args)
     if args.greedy and (args.lm or args.rescore or args.hot or args.only):
@@ -86,9 +86,3 @@ def _language(path: Path) -> list[page.Section]:
 def _rates(way: dict[str, object], name: str) -> list[str]:
     low, high = way[f"{name}_interval"]  # type: ignore[misc]
     return [f"{100 * way[name]:.1f} %", f"{100 * low:.1f} to {100 * high:.1f}"]  # type: ignore[has-type, operator]
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1")
-    return int(text)

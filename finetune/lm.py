@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from finetune.trained import LM, LSTM, WAYS, Clips, Parser, Trained, add_arguments
+from finetune.trained import LM, LSTM, WAYS, Clips, Trained, add_arguments
+from lalia.arguments import Parser
 from lalia.cards import NAME, write_json
 from lalia.decoding.decoder import Decoder
 from lalia.decoding.language_model import LanguageModel
@@ -37,7 +38,7 @@ Then: python -m finetune eval RUN, lalia transcribe RUN talk.mp3 --lm RUN/lm.
 
 def main(argv: list[str]) -> int:
     """Make, tune and compare; the exit status."""
-    parser = Parser("lm", ABOUT)
+    parser = Parser(prog="python -m finetune lm", description=ABOUT)
     add_arguments(parser)
     parser.add_argument("text", metavar="TEXT", nargs="*", type=Path, help="text files (.gz too), or one ARPA file")
     language.add_ngrams(parser)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import yaml
@@ -20,19 +20,6 @@ from lalia.exits import UserError
 from lalia.runtime.integrity import RUN, STUDENT
 
 RECOGNISER, LM, LSTM, EVALUATION, WAYS = "recogniser", "lm", "lstm", "evaluation", "decoding.json"
-
-
-class Parser(argparse.ArgumentParser):
-    """Wrong arguments are one line that says where help is."""
-
-    def __init__(self, verb: str, about: str) -> None:
-        formatter = argparse.RawDescriptionHelpFormatter
-        super().__init__(
-            prog=f"python -m finetune {verb}", description=about, allow_abbrev=False, formatter_class=formatter
-        )
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see: {self.prog} --help")
 
 
 class Clips:

@@ -7,9 +7,10 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from lalia import __version__
+from lalia.arguments import Parser, positive
 from lalia.exits import UserError, run
 from lalia.units import clock
 
@@ -64,17 +65,6 @@ Logits stay the same. A pretrained model's quantizer comes along: python -m pret
 _INSPECT = "Say what a folder is (corpus, encoder, recogniser, student, run), what it holds and where it comes from."
 
 
-class _Parser(argparse.ArgumentParser):
-    """Wrong arguments are one line that says where help is, not a page of usage."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        settings = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False, **kwargs}
-        super().__init__(*args, **settings)
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see: {self.prog} --help")
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``lalia`` with ``argv`` (the process's own unless given) and return the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -85,7 +75,7 @@ def _main(argv: list[str]) -> int:
     from lalia.runtime import arguments as decoding
     from lalia.runtime import judging, language
 
-    parser = _Parser(prog="lalia", description=_ABOUT, epilog=_EXITS)
+    parser = Parser(prog="lalia", description=_ABOUT, epilog=_EXITS)
     parser.add_argument("--version", action="version", version=f"lalia {__version__}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     verb = next((argument for argument in argv if not argument.startswith("-")), "")
@@ -96,17 +86,17 @@ def _main(argv: list[str]) -> int:
     transcribe.add_argument("--format", choices=FORMATS, default="txt", help="what to write (default: txt)")
     transcribe.add_argument("--out", type=Path, metavar="FOLDER", help="write one file per clip here, not to stdout")
     transcribe.add_argument(
-        "--jobs", type=_positive, metavar="N", help="how much at a time, one thread each (default: all cores)"
+        "--jobs", type=positive, metavar="N", help="how much at a time, one thread each (default: all cores)"
     )
     transcribe.add_argument("--voice", action="store_true", help="hear only where there is speech (needs silero-vad)")
     transcribe.set_defaults(call=_transcribe)
 
     evaluate = verbs.add_parser("evaluate", help="error rates on a corpus", description=judging.ABOUT)
-    judging.add_evaluate(evaluate, _positive)
+    judging.add_evaluate(evaluate)
     evaluate.set_defaults(title="", call=lambda args: judging.evaluate(args, _open_corpus, _write_evaluation))
 
     for parsed in (transcribe, evaluate):
-        parsed.add_argument("--threads", type=_positive, metavar="N", help="processor threads (default: all cores)")
+        parsed.add_argument("--threads", type=positive, metavar="N", help="processor threads (default: all cores)")
         decoding.add_decoding(parsed)
     lm = verbs.add_parser("lm", help="a language model from text", description=language.LM)
     language.add_lm(lm)
@@ -248,12 +238,6 @@ def _write_evaluation(*material: Any) -> None:
     except ImportError as error:
         raise UserError(f"pages are made by {error.name}, which is missing; run: pip install 'lalia[train]'") from error
     write_evaluation(*material)
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1")
-    return int(text)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,20 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 STAGES = ("pretrain", "finetune", "distill")
-LIGHT = ("cli", "units", "exits", "cards", "machine", "audio", "text", "decoding", "scoring", "runtime", "serve")
+LIGHT = (
+    "cli",
+    "arguments",
+    "units",
+    "exits",
+    "cards",
+    "machine",
+    "audio",
+    "text",
+    "decoding",
+    "scoring",
+    "runtime",
+    "serve",
+)
 HEAVY = ("config", "data", "models", "report", "training")
 
 DOORS = {

@@ -9,7 +9,7 @@ import argparse
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from finetune import shipped
 from finetune.check.findings import Checked, Finding, read_labels
@@ -19,6 +19,7 @@ from finetune.check.letters import check_letters, choose, count_letters
 from finetune.check.sound import check_sound
 from finetune.check.splits import check_splits, count_splits
 from finetune.check.writing import check_writing
+from lalia.arguments import Parser
 from lalia.cards import read_card, write_json
 from lalia.data.corpus import Corpus
 from lalia.exits import UserError
@@ -37,13 +38,6 @@ exit status: 0 nothing stands in the way, 1 something is to be mended first, 2 t
 """
 FRAME_S = 0.02
 WEIGHTS = ("stop", "look", "fine")
-
-
-class _Parser(argparse.ArgumentParser):
-    """Wrong arguments are one line that says where help is."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see: python -m finetune check --help")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,12 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(argv: list[str]) -> int:
     """Check, show, and mend where that is asked for; the exit status."""
-    parser = _Parser(
-        prog="python -m finetune check",
-        description=ABOUT,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser(prog="python -m finetune check", description=ABOUT)
     add_arguments(parser)
     args = parser.parse_args(argv)
     if args.fix != bool(args.out):

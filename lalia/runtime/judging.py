@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lalia.arguments import positive
 from lalia.exits import UserError
 from lalia.runtime.arguments import DECODING, OpenCorpus, check_labels, labelled_rows
 
@@ -31,20 +32,20 @@ WritePage = Callable[..., object]
 """``lalia.report.evaluation.write_evaluation``, which is heavy."""
 
 
-def add_evaluate(parser: argparse.ArgumentParser, number: Callable[[str], int]) -> None:
+def add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", type=Path, help="a student folder, or the run it is in")
     parser.add_argument("corpus", metavar="CORPUS", type=Path, help="a corpus folder")
     parser.add_argument("--language", metavar="CODE", help="only this one (ISO 639-3, such as ita)")
     parser.add_argument(
         "--details", action="store_true", help="say where the errors are: lengths, noise, speakers, words"
     )
-    add_questions(parser, number)
+    add_questions(parser)
 
 
-def add_questions(parser: argparse.ArgumentParser, number: Callable[[str], int]) -> None:
+def add_questions(parser: argparse.ArgumentParser) -> None:
     """Which clips are judged, and where what is found is written."""
     parser.add_argument("--split", default="test", help="train, dev or test (default: test)")
-    parser.add_argument("--limit", type=number, metavar="N", help="only N clips, spread evenly over the corpus")
+    parser.add_argument("--limit", type=positive, metavar="N", help="only N clips, spread evenly over the corpus")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write figures and every clip's texts here as well")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with charts and clips to hear")
 

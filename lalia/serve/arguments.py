@@ -8,6 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from lalia.arguments import positive
 from lalia.exits import UserError
 from lalia.serve.limits import MEGABYTE, Limits
 
@@ -96,10 +97,4 @@ def _port(text: str) -> int:
 
 
 def _number(group: argparse._ArgumentGroup, flag: str, default: int, metavar: str, help: str) -> None:
-    group.add_argument(flag, type=_positive, default=default, metavar=metavar, help=help)
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1")
-    return int(text)
+    group.add_argument(flag, type=positive, default=default, metavar=metavar, help=help)

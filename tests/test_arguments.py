@@ -1,0 +1,79 @@
+"""Command lines: what is wrong in them is one line that says where help is, in every program."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+import pytest
+
+from lalia.arguments import Parser, positive
+from lalia.exits import UserError
+
+
+def test_a_wrong_argument_is_one_line_with_the_way_to_help() -> None:
+    parser = Parser(prog="lalia sing")
+    parser.add_argument("--often", type=positive)
+    for argv, told in (
+        (["--loud"], "unrecognized arguments: --loud; see: lalia sing --help"),
+        (["--oft", "2"], "unrecognized arguments: --oft 2; see: lalia sing --help"),
+        (["--often", "0"], "argument --often: '0' is no whole number from 1; see: lalia sing --help"),
+    ):
+        with pytest.raises(UserError) as caught:
+            parser.parse_args(argv)
+        assert str(caught.value) == told
+    assert parser.parse_args(["--often", "3"]).often == 3
+
+
+def test_verbs_below_a_parser_tell_their_own_help() -> None:
+    parser = Parser(prog="lalia")
+    parser.add_subparsers(required=True).add_parser("sing").add_argument("song")
+    with pytest.raises(UserError, match="required: song; see: lalia sing --help"):
+        parser.parse_args(["sing"])
+
+
+def test_descriptions_keep_their_lines() -> None:
+    about = "Sing.\n\n  lalia sing a song     loudly\n"
+    assert about in Parser(description=about).format_help()
+
+
+@pytest.mark.parametrize("text", ["", "x", "-1", "1.5", "²"])
+def test_what_is_no_whole_number_is_refused(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="is no whole number from 1"):
+        positive(text)
+
+
+def _check(argv: list[str]) -> object:
+    from finetune.check.verdict import main
+
+    return main(argv)
+
+
+def _probe(argv: list[str]) -> object:
+    from pretrain.probe import arguments
+
+    return arguments("python -m pretrain probe", "", argv)
+
+
+def _evaluate(argv: list[str]) -> object:
+    from finetune.evaluate import main
+
+    return main(argv)
+
+
+def _lm(argv: list[str]) -> object:
+    from finetune.lm import main
+
+    return main(argv)
+
+
+@pytest.mark.parametrize(
+    ("program", "run"),
+    [
+        ("python -m finetune check", _check), ("python -m finetune eval", _evaluate),
+        ("python -m finetune lm", _lm), ("python -m pretrain probe", _probe),
+    ],
+)  # fmt: skip
+def test_the_stages_tell_it_in_the_same_words(program: str, run: Callable[[list[str]], object]) -> None:
+    with pytest.raises(UserError, match=f"--sideways; see: {program} --help"):
+        run(["here", "there", "--sideways"])
