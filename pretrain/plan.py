@@ -81,7 +81,7 @@ def solve(
     choices = [(0, False)] + ([(1, False), (2, False), (3, False), (3, True)] if ranks > 1 else [])
     for again in (True,) if checkpointing else (False, True):
         for stage, offload in choices:
-            state = predict(footprint, 0.0, stage, ranks, offload).state
+            state = predict(footprint, 0.0, stage, ranks, offload, again).state
             largest_s = footprint.fitting_s(usable - state, again)
             if largest_s < footprint.clip_s:
                 continue
@@ -95,7 +95,7 @@ def solve(
             return Cut(micro_s, accumulation, stage, offload, again, largest_s, memory)
     last = choices[-1]
     needed = predict(footprint, footprint.clip_s, last[0], ranks, last[1], True).total / HEADROOM
-    free_s = footprint.fitting_s(usable - predict(footprint, 0.0, last[0], ranks, last[1]).state, True)
+    free_s = footprint.fitting_s(usable - predict(footprint, 0.0, last[0], ranks, last[1], True).state, True)
     shorter = (
         f"; about {free_s:.1f} s at a time would fit: --data.max_s {free_s:.1f} (and --join_s at most that)"
         if free_s >= 1.0
@@ -114,7 +114,7 @@ def check_room(settings: PretrainSettings) -> None:
     stage = int(next((letter for letter in settings.hardware.strategy if letter.isdigit()), "0"))
     offload = settings.hardware.strategy.endswith("offload")
     again = settings.hardware.checkpointing
-    state = predict(footprint, 0.0, stage, ranks, offload).state
+    state = predict(footprint, 0.0, stage, ranks, offload, again).state
     needed = state + footprint.held(settings.batch.micro_s, again)
     if needed <= free:
         return

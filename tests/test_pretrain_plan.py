@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from lalia.exits import UserError
 from lalia.models.contrastive import ContrastiveShape
 from lalia.models.shape import EncoderShape
 from lalia.training.settings import BatchSettings, DataSettings, HardwareSettings, ScheduleSettings
+from pretrain import memory as memory_module
 from pretrain import plan as plan_module
 from pretrain.config import ObjectiveSettings
 from pretrain.live import LiveBytes
@@ -25,8 +27,14 @@ LOGMEL = EncoderShape(input="logmel", width=32, layers=5, heads=2, feedforward=6
                       position="rotary")  # fmt: skip
 WAVE = EncoderShape(stem=[[16, 10, 5], [32, 8, 8], [32, 4, 4], [32, 4, 4]], width=32, layers=4, heads=2, feedforward=64,
                     position_groups=4, position_kernel=9)  # fmt: skip
+
+
+def moments(plain: Moment, *again: Moment) -> Callable[[bool], tuple[Moment, ...]]:
+    return lambda asked: again if asked else (plain,)
+
+
 MILLION = Footprint(
-    parameters=1_000_000, clip_s=10.0, plain=(Moment(0.0, 12e6),), again=(Moment(0.0, 4e6), Moment(0.0, 3e6))
+    parameters=1_000_000, clip_s=10.0, moments=moments(Moment(0.0, 12e6), Moment(0.0, 4e6), Moment(0.0, 3e6))
 )
 
 
@@ -54,7 +62,7 @@ def test_what_is_predicted_is_what_the_whole_model_holds(shape: EncoderShape, pr
     assert footprint.held(12.0, again) == pytest.approx(held, rel=0.05)
     assert footprint.parameters == sum(weight.numel() for weight in task.parameters())
     assert footprint.buffers == sum(table.nbytes for table in task.buffers())
-    assert footprint.again[1].a_clip < 0.7 * footprint.plain[1].a_clip  # in the blocks
+    assert footprint.moments(True)[1].a_clip < 0.7 * footprint.moments(False)[1].a_clip  # in the blocks
 
 
 def test_what_passes_by_is_counted_until_it_is_let_go() -> None:
@@ -69,7 +77,7 @@ def test_what_passes_by_is_counted_until_it_is_let_go() -> None:
 
 
 def test_on_a_gpu_attention_keeps_no_weights() -> None:
-    assert trace(request(LOGMEL), cuda=True).plain[1].a_clip < trace(request(LOGMEL)).plain[1].a_clip
+    assert trace(request(LOGMEL), cuda=True).moments(False)[1].a_clip < trace(request(LOGMEL)).moments(False)[1].a_clip
 
 
 def test_zero_stages_share_out_one_part_after_the_other() -> None:
@@ -103,7 +111,7 @@ def test_the_lowest_stage_that_fits_is_taken() -> None:
 
 
 def test_activations_are_computed_again_only_where_nothing_else_fits() -> None:
-    deep = replace(MILLION, plain=(Moment(0.0, 102e6),), again=(Moment(0.0, 13e6),))
+    deep = replace(MILLION, moments=moments(Moment(0.0, 102e6), Moment(0.0, 13e6)))
     assert not solve(deep, 100.0, 10.0, 1, 0.2 * GB).checkpointing
     assert solve(deep, 100.0, 10.0, 1, 0.05 * GB).checkpointing
     assert solve(deep, 100.0, 10.0, 1, 0.2 * GB, checkpointing=True).largest_s > 80.0
@@ -115,7 +123,7 @@ def test_what_cannot_fit_says_what_would() -> None:
         UserError, match=r"one clip of 10 s needs .* GB on each of 1 devices, which have 0.0 GB; take a"
     ):
         solve(MILLION, 100.0, 10.0, 1, 0.002 * GB)
-    long = replace(MILLION, again=(Moment(0.0, 1e9),), plain=(Moment(0.0, 1e9),), clip_s=100.0)
+    long = replace(MILLION, moments=moments(Moment(0.0, 1e9), Moment(0.0, 1e9)), clip_s=100.0)
     with pytest.raises(UserError, match=r"--data.max_s \d"):
         solve(long, 100.0, 100.0, 1, 0.5 * GB)
 
@@ -131,6 +139,26 @@ def test_a_run_larger_than_memory_is_refused_with_what_fits(monkeypatch: pytest.
     monkeypatch.setattr(plan_module, "machine_bytes", lambda devices: 1.02 * one_clip / HEADROOM)
     with pytest.raises(UserError, match=r"with --hardware\.checkpointing true a smaller --batch\.micro_s would fit"):
         check_room(settings)
+
+
+def test_a_run_that_fits_is_traced_only_as_it_will_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The passes with activation checkpointing cost as much again; what they hold is asked only where there is too little."""
+    traced: list[bool] = []
+
+    def passes(task: PretrainTask, *rest: object) -> list[tuple[float, float]]:
+        traced.append(task.settings.hardware.checkpointing)
+        return [(1e9, 2e9)]
+
+    monkeypatch.setattr(memory_module, "_passes", passes)
+    monkeypatch.setattr(plan_module, "machine_bytes", lambda devices: 100 * GB)
+    check_room(request(LOGMEL))
+    assert traced == [False, False]
+    check_room(request(LOGMEL, hardware=HardwareSettings(checkpointing=True)))
+    assert traced[2:] == [True, True]
+    monkeypatch.setattr(plan_module, "machine_bytes", lambda devices: 0.1 * GB)
+    with pytest.raises(UserError, match="needs about"):
+        check_room(request(LOGMEL))
+    assert traced[4:] == [False, False, True, True]
 
 
 def test_the_whole_plan_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
