@@ -52,8 +52,21 @@ class Clips:
         """A column of numbers, (N,)."""
         return np.concatenate([corpus.numbers(name) for corpus in self._mixture.corpora])
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._mixture, name)
+    def wave(self, row: int) -> np.ndarray:
+        """As ``Mixture.wave``."""
+        return self._mixture.wave(row)
+
+    def text(self, row: int) -> str:
+        return self._mixture.text(row)
+
+    def id(self, row: int) -> str:
+        return self._mixture.id(row)
+
+    def language(self, row: int) -> str:
+        return self._mixture.language(row)
+
+    def speaker(self, row: int) -> str:
+        return self._mixture.speaker(row)
 
 
 @dataclass(frozen=True)
