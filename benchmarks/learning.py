@@ -4,7 +4,8 @@
 
 Encoders are pretrained on everything but the test clips, the unlabelled training audio of the target languages among it: "first"
 in one round (targets: clusters of cepstra), "second" from there in another (clusters of the first round's block 4), "third" in
-one more (of the second's); "unheard" is a first round without any audio of the target languages. Each, and the same shape from
+one more (of the second's); "unheard" is a first round without any audio of the target languages, "wave" one of as much time on
+the raw wave. Each, and the same shape from
 random weights ("random"), is fine-tuned on 2, 10 and 30 minutes of six languages at the same steps ("patient": random weights for
 three times the steps); each start keeps, per language and minutes, the learning rate of the grid that errs least on dev with the
 first seed; only that rate gets more seeds. The blank alarm is off: it would help some starts and not others.
@@ -29,7 +30,7 @@ from lalia.data.mixture import Mixture
 from lalia.exits import UserError, run
 
 STARTS = ("random", "patient", *ROUNDS)
-SHARES = {"unheard": 1 / 3, "first": 1 / 3, "second": 2 / 3, "third": 1.0}
+SHARES = {"unheard": 1 / 3, "wave": 1 / 3, "first": 1 / 3, "second": 2 / 3, "third": 1.0}
 """Of --pretrain-minutes that a round takes."""
 CONFIGS = Path("configs")
 LANGUAGES = {target.language for target in TARGETS}
@@ -95,8 +96,9 @@ def pretrain(start: str, corpora: dict[str, Path], out: Path, minutes: float) ->
     names = Mixture.load(folders).language_names
     languages = [name for name in names if name not in LANGUAGES] if start == "unheard" else []
     before = [str(out / name / "encoder") for name in ROUNDS[start][-2:-1]]
+    config = "nano-second" if before else "nano-wave" if start == "wave" else "nano"
     call([
-        "python", "-m", "pretrain", "fit", "--config", str(CONFIGS / f"pretrain/{'nano-second' if before else 'nano'}.yaml"),
+        "python", "-m", "pretrain", "fit", "--config", str(CONFIGS / f"pretrain/{config}.yaml"),
         "--schedule.minutes", f"{minutes * SHARES[start]:g}", "--out", str(out / start),
         *(word for encoder in before for word in ("--encoder", encoder, "--quantizer.teacher", encoder)),
         *(word for folder in folders for word in ("--data.corpus", folder)),

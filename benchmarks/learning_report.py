@@ -24,10 +24,12 @@ from lalia.training.recording import read_metrics
 PAGE = Path("docs/results.md")
 BY_LABELS, BY_HOURS = Path("docs/report/learning.svg"), Path("docs/report/hours.svg")
 COLOURS = {
-    "random": "#9a9a9a", "patient": "#4d4d4d", "unheard": "#d08a2e", "first": "#a9cdf0", "second": "#5b9bd8", "third": "#1d4e89",
+    "random": "#9a9a9a", "patient": "#4d4d4d", "unheard": "#d08a2e", "wave": "#5f9e4a", "first": "#a9cdf0", "second": "#5b9bd8",
+    "third": "#1d4e89",
 }  # fmt: skip
 ROUNDS = {
     "unheard": ("unheard",),
+    "wave": ("wave",),
     "first": ("first",),
     "second": ("first", "second"),
     "third": ("first", "second", "third"),
@@ -39,6 +41,7 @@ TEXT = {
     "random": "random weights",
     "patient": "random weights, three times the steps",
     "unheard": "one round, no audio of the six languages",
+    "wave": "one round of as much time on the raw wave, the audio of *first*",
     "first": "one round, unlabelled training audio of the six languages in it",
     "second": "two rounds, the same audio",
     "third": "three rounds, the same audio",
