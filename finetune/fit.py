@@ -15,6 +15,7 @@ from finetune.config import FinetuneSettings
 from finetune.labels import describe
 from finetune.loss import ctc
 from finetune.presets import check_mode, data_choices, lay, row_for, solve, told
+from finetune.selection import METRICS, Listener, make_listener
 from finetune.starts import learner_of, make_recogniser, parents_of, save
 from finetune.task import FinetuneTask
 from lalia.cards import write_json
@@ -89,7 +90,8 @@ def finetune(settings: FinetuneSettings, folder: Path, stated: Collection[str] |
     ranks = settings.hardware.ranks
     accumulation = settings.batch.accumulation(ranks)
     references = {int(row): recogniser.normaliser(mixture.text(int(row))) for row in held_out}
-    task = FinetuneTask(settings, recogniser, references, mixture.id)
+    listener = make_listener(settings.select, recogniser, map(mixture.text, rows.tolist()), held_out.tolist())
+    task = FinetuneTask(settings, recogniser, references, mixture.id, listener)
     settle(settings, folder, lambda: _micro_step(task, mixture, plan, encode), accumulation)
     task.zero_grad(set_to_none=True)
 
@@ -101,9 +103,12 @@ def finetune(settings: FinetuneSettings, folder: Path, stated: Collection[str] |
             + (f"; going on from step {step}" if step else ""),
             file=sys.stderr,
         )
+        if listener is not None:
+            print(_heard(listener, mixture, len(held_out)), file=sys.stderr)
+    metric = METRICS[settings.select.by]
     run = Run(
         folder, settings.hardware, settings.log, settings.schedule, accumulation, audio_s,
-        f"finetune ({settings.start})", SHOW, monitor=("valid/cer", "min"), clip=settings.optim.clip,
+        f"finetune ({settings.start})", tuple(dict.fromkeys((*SHOW, metric))), monitor=(metric, "min"), clip=settings.optim.clip,
         patience=Patience(settings.schedule.patience, task.speaks_by(task.frozen_steps)),
     )  # fmt: skip
     augment = Augment(settings.augment) if settings.augment.any else None
@@ -195,6 +200,15 @@ def _what(settings: FinetuneSettings, recogniser: Recogniser) -> str:
     return f"{what}, starting at {settings.recogniser}" if settings.recogniser else what
 
 
+def _heard(listener: Listener, mixture: Mixture, held_out: int) -> str:
+    """What a look decodes with a language model, in words."""
+    minutes = float(mixture.durations_s[sorted(listener.rows)].sum()) / 60
+    return (
+        f"the best checkpoint is the one with the fewest words wrong under {listener.told}: {len(listener.rows)} of {held_out} "
+        f"held-out clips, {minutes:.1f} minutes, are decoded so at each look"
+    )
+
+
 def _finish(
     settings: FinetuneSettings, folder: Path, task: FinetuneTask, mixture: Mixture, test: np.ndarray, rows: np.ndarray
 ) -> None:
@@ -208,7 +222,7 @@ def _finish(
         "minutes_of_labels": round(float(mixture.durations_s[rows].sum()) / 60, 2),
         "labels": {"minutes": settings.labels.minutes, "clips": digest(mixture, rows)},
         "start": settings.start, "mode": settings.mode, "kind": settings.model.kind, "steps": settings.schedule.steps,
-        "best_step": step, "test_cer": scores["cer"], "test_wer": scores["wer"],
+        "best_step": step, "selected_by": settings.select.by, "test_cer": scores["cer"], "test_wer": scores["wer"],
     }  # fmt: skip
     save(settings, recogniser, folder / "recogniser", mixture.cards + parents_of(settings), finetuning=facts)
     write_json(folder / "scores.json", facts | scores)

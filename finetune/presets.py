@@ -167,6 +167,12 @@ def check_mode(settings: FinetuneSettings) -> None:
         )
     if settings.start == "random" and (settings.recogniser or settings.mode != "full"):
         raise UserError("--start random: only with --encoder, whose shape it takes, and --mode full")
+    if settings.select.lm and settings.select.by != "wer_lm":
+        raise UserError(
+            f"--select.lm {settings.select.lm}: is asked only with --select.by wer_lm, found {settings.select.by}"
+        )
+    if settings.select.clips < 0:
+        raise UserError(f"--select.clips {settings.select.clips}: expected a number of clips, or 0 for all")
     if settings.mode == "adapter":
         if not 0 < settings.adapter.share <= 0.5:
             raise UserError(f"adapter.share {settings.adapter.share:g}: expected a share of the weights, 0.01 to 0.03")

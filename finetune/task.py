@@ -14,6 +14,7 @@ from torch import Tensor
 from finetune.blame import check_finite
 from finetune.config import FinetuneSettings
 from finetune.loss import ctc
+from finetune.selection import WITH_LM, Listener
 from lalia.data.loader import Batch
 from lalia.decoding.greedy import best_path, transcript
 from lalia.models.baselines import Baseline
@@ -29,7 +30,8 @@ from lalia.training.seeds import generator, reseed
 class FinetuneTask(LightningModule):
     """CTC fine-tuning of ``recogniser``; runs under anybody's Trainer.
 
-    ``references`` maps a row to its normalised text, ``name`` to what a person calls the clip.
+    ``references`` maps a row to its normalised text, ``name`` to what a person calls the clip; ``listener`` hears held-out clips
+    with a language model as well.
     """
 
     def __init__(
@@ -38,12 +40,14 @@ class FinetuneTask(LightningModule):
         recogniser: Recogniser,
         references: dict[int, str],
         name: Callable[[int], str] = str,
+        listener: Listener | None = None,
     ) -> None:
         super().__init__()
         self.settings = settings
         self.recogniser = recogniser
         self.references = references
         self.name = name
+        self.listener = listener
         self.pulse: Tensor | None = None
         """letters said, letters to say and loss of the last micro-batch, for the alarm"""
         self.frozen_until = 0
@@ -54,7 +58,7 @@ class FinetuneTask(LightningModule):
             recogniser.encoder.checkpoint_blocks()
         if settings.hardware.compile:
             recogniser.encoder.compile_blocks()
-        self._errors = (ErrorCounts(), ErrorCounts())
+        self._errors = (ErrorCounts(), ErrorCounts(), ErrorCounts())
         self._losses: list[Tensor] = []
 
     @property
@@ -128,21 +132,24 @@ class FinetuneTask(LightningModule):
         for row, log_probs_TV, frames in zip(batch.rows_B.tolist(), log_probs_BTV, frames_B.tolist(), strict=True):
             text = transcript(best_path(log_probs_TV[:frames]), self.recogniser.tokens)
             reference = self.references[row]
-            characters, words = self._errors
+            characters, words, heard = self._errors
+            if self.listener is not None and row in self.listener.rows:
+                heard += word_errors(reference, self.listener.text(log_probs_TV[:frames]))
             self._errors = (
-                characters + character_errors(reference, text), words + word_errors(reference, text)
+                characters + character_errors(reference, text), words + word_errors(reference, text), heard
             )  # fmt: skip
 
     def on_validation_epoch_end(self) -> None:
-        characters, words = (over_ranks(errors, self.device) for errors in self._errors)
+        characters, words, heard = (over_ranks(errors, self.device) for errors in self._errors)
         loss, count = total(torch.stack(self._losses).sum(0))
-        self._errors = (ErrorCounts(), ErrorCounts())
+        self._errors = (ErrorCounts(), ErrorCounts(), ErrorCounts())
         self._losses.clear()
         self.log_dict(
             {
                 "valid/cer": characters.rate,
                 "valid/wer": words.rate,
                 "valid/loss": (loss / count.clamp(min=1)).float(),
+                **({WITH_LM: heard.rate} if self.listener is not None else {}),
             }
         )
 

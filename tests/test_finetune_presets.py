@@ -122,6 +122,8 @@ def test_rows_go_up():
         ({"recogniser": "b", "start": "random"}, "--start random: only with --encoder"),
         ({"encoder": "a", "model.kind": "conformer"}, "--model.kind conformer starts from nothing, found --encoder"),
         ({"mode": "adapter", "model.kind": "wav2letter"}, "found --mode adapter"),
+        ({"encoder": "a", "select.lm": "lm"}, "--select.lm lm: is asked only with --select.by wer_lm, found cer"),
+        ({"encoder": "a", "select.clips": "-1"}, "--select.clips -1: expected a number of clips, or 0 for all"),
         ({"encoder": "a", "mode": "adapter", "adapter.share": "0.9"}, "adapter.share 0.9"),
         ({"encoder": "a", "mode": "adapter", "freeze.renew": "1"}, "freeze.renew: not with --mode adapter"),
         ({"encoder": "a", "mode": "adapter", "hardware.strategy": "zero3"}, "take ddp or zero1"),

@@ -24,7 +24,7 @@ _ACCURACY_WORDS = (
 )
 
 _DRAWN = {
-    "loss", "info_nce", "accuracy", "code_perplexity", "cer", "wer", "lr", "blank", "diversity", "gumbel",
+    "loss", "info_nce", "accuracy", "code_perplexity", "cer", "wer", "wer_lm", "lr", "blank", "diversity", "gumbel",
 }  # fmt: skip
 
 # Titles and captions of metrics that need no chart of their own shape.
@@ -75,7 +75,8 @@ def curves(metrics: Metrics, config: dict[str, Any]) -> list[Chart]:
             from_zero=True, band=_over_all(metrics, codes / 3, codes) if codes else None,
         ),
         _chart(
-            metrics, "Errors on held-out clips", {"valid/cer": "characters (CER)", "valid/wer": "words (WER)"},
+            metrics, "Errors on held-out clips",
+            {"valid/cer": "characters (CER)", "valid/wer": "words (WER)", "valid/wer_lm": "words, with the language model"},
             caption="Of the dev split, which chooses the weights that are kept.", y_label=share, from_zero=True,
         ),
         _chart(
