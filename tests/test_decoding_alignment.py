@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import product
 
 import numpy as np
@@ -33,10 +34,12 @@ def test_finds_the_best_of_all_paths(ids: list[int], seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(6))
-@pytest.mark.filterwarnings("ignore")
+@pytest.mark.filterwarnings("ignore:.*forced_align has been deprecated")
 def test_equals_torchaudios_forced_align(seed: int) -> None:
     import torch
     from torchaudio.functional import forced_align
+
+    from lalia.models import alignment
 
     random = np.random.default_rng(seed)
     frames, tokens = int(random.integers(30, 200)), int(random.integers(3, 40))
@@ -46,15 +49,25 @@ def test_equals_torchaudios_forced_align(seed: int) -> None:
     theirs_1T, _ = forced_align(torch.from_numpy(log_probs_TV)[None], torch.tensor([ids], dtype=torch.int32), blank=0)
     ours_T = align(log_probs_TV, ids)
     assert [ids[u] if u >= 0 else 0 for u in ours_T] == theirs_1T[0].tolist()
+    assert alignment.align(log_probs_TV, ids).tolist() == ours_T.tolist()
+
+
+def both() -> list[Callable[[np.ndarray, list[int]], np.ndarray]]:
+    """The runtime's own alignment, and torchaudio's where torch is there."""
+    from lalia.models import alignment
+
+    return [align, alignment.align]
 
 
 def test_a_text_that_does_not_fit_is_refused() -> None:
-    with pytest.raises(ValueError, match="takes 3 frames cannot be said in 2"):
-        align(log_probs(2, 3, 0), [1, 1])
+    for found in both():
+        with pytest.raises(ValueError, match="takes 3 frames cannot be said in 2"):
+            found(log_probs(2, 3, 0), [1, 1])
 
 
 def test_an_empty_text_is_blank_throughout() -> None:
-    assert align(log_probs(4, 3, 0), []).tolist() == [-1] * 4
+    for found in both():
+        assert found(log_probs(4, 3, 0), []).tolist() == [-1] * 4
 
 
 def test_frames_get_the_nearest_letter_within_reach() -> None:

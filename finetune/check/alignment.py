@@ -35,6 +35,8 @@ class Judge:
     tokens: Tokens
     normaliser: Normaliser
     log_probs: Callable[[np.ndarray], np.ndarray]
+    align: Callable[[np.ndarray, list[int]], np.ndarray]
+    """(log-probabilities (T, V), token numbers) -> which of them each frame says: ``lalia.decoding.alignment.align``"""
 
 
 def load_judge(folder: Path) -> Judge:
@@ -44,11 +46,12 @@ def load_judge(folder: Path) -> Judge:
         from lalia.runtime.student import Student
 
         student = Student.load(folder)
-        return Judge(str(folder), student.tokens, student.normaliser, student.log_probs)
+        return Judge(str(folder), student.tokens, student.normaliser, student.log_probs, align)
     if kind != "recogniser":
         raise UserError(f"--recogniser {folder}: is of kind {kind}; expected a recogniser or a student")
     import torch
 
+    from lalia.models.alignment import align as align_sooner
     from lalia.models.recogniser import Recogniser
 
     recogniser = Recogniser.load(folder)
@@ -57,7 +60,7 @@ def load_judge(folder: Path) -> Judge:
         found_BTV, frames_B = recogniser.log_probs(torch.from_numpy(wave_S)[None], torch.tensor([len(wave_S)]))
         return found_BTV[0, : int(frames_B[0])].numpy()
 
-    return Judge(str(folder), recogniser.tokens, recogniser.normaliser, log_probs)
+    return Judge(str(folder), recogniser.tokens, recogniser.normaliser, log_probs, align_sooner)
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ def judge(labels: Labels, judge: Judge) -> Iterator[Judged]:
         heard = transcript(best_path(log_probs_TV), judge.tokens)
         errors = character_errors(text, heard).rate
         try:
-            path_T = align(log_probs_TV, ids)
+            path_T = judge.align(log_probs_TV, ids)
         except ValueError:
             yield Judged(place, float("inf"), float("inf"), errors, heard)
             continue

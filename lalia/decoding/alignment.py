@@ -17,14 +17,20 @@ def frames_needed(ids: list[int]) -> int:
     return len(ids) + sum(a == b for a, b in pairwise(ids))
 
 
+def require_frames(ids: list[int], frames: int) -> None:
+    """A ValueError where there are fewer ``frames`` than CTC takes to say ``ids``."""
+    if (needed := frames_needed(ids)) > frames:
+        raise ValueError(f"a text that takes {needed} frames cannot be said in {frames}")
+
+
 def align(log_probs_TV: np.ndarray, ids: list[int]) -> np.ndarray:
     """The token said in each frame on the likeliest path through ``ids``: (T,) int64, its place in ``ids`` or -1 for a blank.
 
     Viterbi over the states of Graves et al. 2006, section 4. ValueError where there are fewer frames than the text takes.
+    Where torch is there, ``lalia.models.alignment`` finds the same path sooner.
     """
     T, U = len(log_probs_TV), len(ids)
-    if (needed := frames_needed(ids)) > T:
-        raise ValueError(f"a text that takes {needed} frames cannot be said in {T}")
+    require_frames(ids, T)
     states_N = np.zeros(2 * U + 1, np.int64)
     states_N[1::2] = ids
     # A blank may be jumped over, unless it parts two equal tokens.
