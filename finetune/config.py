@@ -41,8 +41,8 @@ class ModelSettings:
     """What learns."""
 
     kind: Literal["encoder", "wav2letter", "deepspeech", "conformer"] = "encoder"
-    """encoder = the one in `--encoder` or `--recogniser`. The others start from nothing, for comparison: torchaudio's Wav2Letter
-    and DeepSpeech, and a Conformer, which can also be adapted, distilled and exported"""
+    """encoder = the one in `--encoder` or `--recogniser`. The others start from nothing, for comparison, and become students
+    as it does: torchaudio's Wav2Letter and DeepSpeech, and a Conformer, which can also be adapted, distilled and pruned"""
     features: Literal["spectrogram", "mfcc"] = "spectrogram"
     """what the baselines hear: 80 log-mel bins or 40 cepstra"""
     width: int = 0
@@ -113,7 +113,7 @@ class SelectSettings:
     labels that this run learns from"""
     clips: int = 100
     """with wer_lm: held-out clips that are decoded so at each look, spread evenly; 0 = all. An hour of them takes one core 12 s,
-    and 100 s while nothing is learned yet"""
+    and 90 s while nothing is learned yet"""
 
 
 @dataclass

@@ -148,7 +148,7 @@ def hand_over(settings: FinetuneSettings) -> None:
     from lalia.training.runs import finished
 
     run = Path(settings.out)
-    if not finished(run) or not leads(settings.hardware) or settings.model.kind in ("wav2letter", "deepspeech"):
+    if not finished(run) or not leads(settings.hardware):
         return
     data = settings.data
     Trained(run / RECOGNISER, run, [Path(path) for path in data.corpus], data.language, run).student()

@@ -8,8 +8,9 @@ from torchaudio.models import DeepSpeech, Wav2Letter
 
 from lalia.exits import UserError
 from lalia.models.baselines import Baseline, BaselineShape, DeepSpeechEncoder, Wav2LetterEncoder, make_encoder
-from lalia.models.deployed import Deployed
 from lalia.models.recogniser import Recogniser
+from lalia.models.student_folder import export_student
+from lalia.runtime.student import Student
 from lalia.text.normaliser import Normaliser
 from lalia.text.tokens import Tokens
 
@@ -86,8 +87,34 @@ def test_masks_hide_and_folders_keep(kind, width, tmp_path):
     recogniser.save(tmp_path / "recogniser", [])
     again = Recogniser.load(tmp_path / "recogniser")
     assert torch.equal(again.log_probs(wave_BS, lengths_B)[0], recogniser.log_probs(wave_BS, lengths_B)[0])
-    with pytest.raises(UserError, match=f"{kind} is a baseline"):
-        Deployed(again)
+
+
+@pytest.mark.parametrize("features", ["spectrogram", "mfcc"])
+@pytest.mark.parametrize(("kind", "width"), KINDS)
+def test_a_student_says_what_the_recogniser_says(kind, width, features, tmp_path):
+    """Clips of other lengths and numbers than the graph was traced with; features are made inside it."""
+    encoder = make(kind, features, width)
+    for part in encoder.modules():  # so that what is heard reaches the letters through all layers
+        if isinstance(part, (torch.nn.Conv1d, torch.nn.Linear)):
+            torch.nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
+    recogniser = Recogniser(encoder, Tokens.from_texts(["ab"]), Normaliser())
+    torch.nn.init.normal_(recogniser.head.weight, std=encoder.shape.width**-0.5)
+    recogniser.save(tmp_path / "recogniser", [])
+    export_student(tmp_path / "recogniser", tmp_path / "student")
+    student = Student.load(tmp_path / "student", 1)
+    wave_BS = 0.1 * torch.randn(3, 20_000)
+    lengths = [20_000, 9_000, 4_321]
+    padded_BTV, frames_B = recogniser.log_probs(wave_BS, torch.tensor(lengths))
+    assert padded_BTV[0].std(0).min() > 0.01
+    for wave_S, length, padded_TV, frames in zip(wave_BS, lengths, padded_BTV, frames_B.tolist(), strict=True):
+        said_TV = torch.from_numpy(student.log_probs(wave_S[:length].numpy()))
+        alone_BTV, _ = recogniser.log_probs(wave_S[None, :length], torch.tensor([length]))
+        torch.testing.assert_close(said_TV[:frames], alone_BTV[0], atol=1e-4, rtol=0)
+        torch.testing.assert_close(said_TV[:frames], padded_TV[:frames], atol=1e-4, rtol=0)
+    together_BTV = student.session.run(["log_probs"], {"wave": wave_BS.numpy()})[0]
+    for wave_S, said_TV in zip(wave_BS, together_BTV, strict=True):
+        alone_BTV, _ = recogniser.log_probs(wave_S[None], torch.tensor([20_000]))
+        torch.testing.assert_close(torch.from_numpy(said_TV), alone_BTV[0], atol=1e-4, rtol=0)
 
 
 def test_a_width_that_cannot_be_is_told():

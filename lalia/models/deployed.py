@@ -35,7 +35,7 @@ _HALF = FRAME_WINDOW // 2
 class Deployed(nn.Module):
     """wave_BS -> log-probabilities_BTV; equals ``Recogniser.log_probs`` of unpadded clips up to rounding.
 
-    Streaming recognisers are deployed by ``lalia/models/streamed.py``.
+    Streaming recognisers are deployed by ``lalia/models/streamed.py``, baselines by ``lalia/models/deployed_baselines.py``.
     """
 
     attention: type[SelfAttention]
@@ -45,10 +45,7 @@ class Deployed(nn.Module):
         super().__init__()
         encoder = recogniser.encoder
         if isinstance(encoder, Baseline):
-            raise UserError(
-                f"{encoder.shape.kind} is a baseline to compare with and is not exported; its scores are in its run's "
-                "scores.json (--model.kind conformer can be exported)"
-            )
+            raise TypeError("a baseline is deployed by lalia.models.deployed_baselines")
         if encoder.shape.streaming and type(self) is Deployed:
             raise TypeError("a streaming recogniser is deployed by lalia.models.streamed")
         # A copy by way of the weights: what is changed below must not reach the recogniser itself.

@@ -20,7 +20,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lalia.models.baselines import Baseline
 from lalia.models.deployed import BlockConvolution, Deployed, SelfAttention, Unpadded, turn
+from lalia.models.deployed_baselines import DeployedBaseline
 from lalia.models.recogniser import Recogniser
 from lalia.models.shape import EncoderShape
 
@@ -143,6 +145,8 @@ def streaming_facts(shape: EncoderShape) -> dict[str, float | int] | None:
     }
 
 
-def deploy(recogniser: Recogniser) -> Deployed:
+def deploy(recogniser: Recogniser) -> Deployed | DeployedBaseline:
     """``recogniser`` as it runs after training, chunk by chunk where it is a streaming one."""
+    if isinstance(recogniser.encoder, Baseline):
+        return DeployedBaseline(recogniser)
     return Streamed(recogniser) if recogniser.encoder.shape.streaming else Deployed(recogniser)
