@@ -56,7 +56,7 @@ class AdapterSettings:
     """What `--mode adapter` adds to the shared encoder for a language."""
 
     share: float = 0.02
-    """its weights as a share of the encoder's; the rank of its matrices follows"""
+    """its weights as a share of the encoder's; the rank of its matrices follows. The preset gives small encoders more"""
 
 
 @dataclass

@@ -21,6 +21,10 @@ SMALL_M, LARGE_M = 2.9, 95.0
 """Millions of weights of the encoders that the two ends were measured on."""
 SMALL_RATE, FRESH_RATE, ADAPTER_RATE, HEAD_RATE = 4e-3, 2e-3, 1e-3, 2e-3
 """Of a small pretrained encoder and of random weights each the best of 1e-3, 2e-3 and 4e-3 (docs/diary.md)."""
+SMALL_ADAPTER_RATE = 8e-3
+"""Twice what all weights of a small encoder learn at: a low-rank change moves them more slowly (docs/diary.md)."""
+ADAPTER_SHARES = 0.06, 0.02
+"""Of the small end's weights and of the large end's: few hundredths of three million are too few (docs/diary.md)."""
 SMALL_FROZEN = 0.15
 """Share of the steps in which the small end's head learns alone (docs/diary.md)."""
 LOOKS, PATIENCE = 20, 6
@@ -104,6 +108,7 @@ def solve(name: str, learner: Learner, mode: str, steps: int = 0, longest_s: Sec
     look = max(1, math.ceil(steps / LOOKS))
     why_stem = "pretrained convolutions stay as they are" if learner.wave else "it has no convolutions on the wave"
     why_frozen = f"the head alone for {round(frozen * steps)} steps" if frozen else _why_free(learner, mode)
+    share = Choice("adapter.share", round(_between(*ADAPTER_SHARES, large), 3), f"of the weights, {end}")
     return [
         Choice("schedule.steps", steps, f"{end} for {name}"),
         Choice("batch.hours", float(f"{batch_s / 3600:.3g}"), f"{batch_s:.0f} s a step, {end}"),
@@ -121,6 +126,7 @@ def solve(name: str, learner: Learner, mode: str, steps: int = 0, longest_s: Sec
         Choice("regular.layerdrop", 0.0 if learner.fresh else round(row.layerdrop * large, 3), "few blocks can spare none"),
         Choice("augment.speed", row.speed, "of the clips faster or slower: few labels are heard often"),
         Choice("log.valid_every", look, f"{LOOKS} looks"), Choice("log.checkpoint_every", look, "behind each look"),
+        *([share] if mode == "adapter" else []),
     ]  # fmt: skip
 
 
@@ -192,7 +198,7 @@ def _rate(row: Row, learner: Learner, mode: str, large: float) -> float:
     if learner.fresh:
         rate = FRESH_RATE * min(1.0, math.sqrt(SMALL_M * 1e6 / max(learner.parameters, 1)))
     if mode == "adapter":
-        rate = max(rate, ADAPTER_RATE)
+        rate = max(ADAPTER_RATE, _between(SMALL_ADAPTER_RATE, ADAPTER_RATE, large))
     return float(f"{rate:.2g}")
 
 
@@ -200,7 +206,7 @@ def _why_rate(learner: Learner, mode: str, end: str) -> str:
     if mode == "head":
         return "a head alone bears a high one"
     if mode == "adapter":
-        return "MMS's for adapters, or the whole encoder's where that is higher"
+        return "MMS's for adapters, more where the encoder is small"
     return "from random weights, by the root of their number" if learner.fresh else f"the peak, {end}"
 
 

@@ -66,6 +66,10 @@ def test_between_the_two_everything_lies_between():
 def test_modes_and_fresh_weights():
     assert values("1h", BASE, "adapter")["optim.lr"] == 1e-3  # MMS's
     assert values("1h", BASE, "adapter")["freeze.encoder_share"] == 0.0
+    assert values("1h", BASE, "adapter")["adapter.share"] == 0.02
+    small = values("10min", NANO, "adapter")
+    assert (small["optim.lr"], small["adapter.share"]) == (8e-3, 0.06)
+    assert "adapter.share" not in values("1h", BASE)
     assert values("1h", BASE, "head")["optim.lr"] == 2e-3
     fresh = values("1h", Learner(23_000_000, 2000, 0.02, wave=False, fresh=True))
     assert (fresh["freeze.encoder_share"], fresh["regular.layerdrop"]) == (0.0, 0.0)
