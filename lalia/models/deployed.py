@@ -23,8 +23,7 @@ from torch.nn import functional as F
 from torch.nn.utils import remove_weight_norm
 
 from lalia.exits import UserError
-from lalia.models.baselines import Baseline
-from lalia.models.encoder import Encoder
+from lalia.models.baselines import Baseline, make_encoder
 from lalia.models.frontend import FFT, PRIOR_FRAMES, WAVE_EPSILON, ConvolutionStem, StackedFrames, StemLayer
 from lalia.models.recogniser import Recogniser
 from lalia.models.shape import FRAME_HOP, FRAME_WINDOW
@@ -48,10 +47,8 @@ class Deployed(nn.Module):
             raise TypeError("a baseline is deployed by lalia.models.deployed_baselines")
         if encoder.shape.streaming and type(self) is Deployed:
             raise TypeError("a streaming recogniser is deployed by lalia.models.streamed")
-        # A copy by way of the weights: what is changed below must not reach the recogniser itself.
-        copy = Recogniser(Encoder(encoder.shape), recogniser.tokens, recogniser.normaliser)
-        copy.load_state_dict(recogniser.state_dict())
-        encoder = copy.eval().requires_grad_(False).encoder
+        copy = copied(recogniser)
+        encoder = copy.encoder
         frontend = cast(ConvolutionStem | StackedFrames, encoder.frontend)
         self.frontend = Stem(frontend) if isinstance(frontend, ConvolutionStem) else FoldedFrames(frontend)
         self.feature_norm = encoder.feature_norm
@@ -92,6 +89,13 @@ class Deployed(nn.Module):
                 setattr(module, name, Product.of(child))
             else:
                 self._replace(child)
+
+
+def copied(recogniser: Recogniser) -> Recogniser:
+    """A copy by way of the weights, in eval mode: what is changed in it does not reach the recogniser itself."""
+    copy = Recogniser(make_encoder(recogniser.encoder.shape), recogniser.tokens, recogniser.normaliser)
+    copy.load_state_dict(recogniser.state_dict())
+    return copy.eval().requires_grad_(False)
 
 
 class Unpadded:

@@ -12,8 +12,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from lalia.models.baselines import SUBSAMPLING, BaselineShape, DeepSpeechEncoder, Wav2LetterEncoder, make_encoder
-from lalia.models.deployed import FoldedFrames, Product
+from lalia.models.baselines import SUBSAMPLING, DeepSpeechEncoder, Wav2LetterEncoder
+from lalia.models.deployed import FoldedFrames, Product, copied
 from lalia.models.frontend import StackedFrames
 from lalia.models.recogniser import Recogniser
 
@@ -23,11 +23,8 @@ class DeployedBaseline(nn.Module):
 
     def __init__(self, recogniser: Recogniser) -> None:
         super().__init__()
-        shape = cast(BaselineShape, recogniser.encoder.shape)
-        # A copy by way of the weights: what is changed below must not reach the recogniser itself.
-        copy = Recogniser(make_encoder(shape), recogniser.tokens, recogniser.normaliser)
-        copy.load_state_dict(recogniser.state_dict())
-        encoder = cast(Wav2LetterEncoder | DeepSpeechEncoder, copy.eval().requires_grad_(False).encoder)
+        copy = copied(recogniser)
+        encoder = cast(Wav2LetterEncoder | DeepSpeechEncoder, copy.encoder)
         self.frontend = FoldedFrames(cast(StackedFrames, encoder.frontend))
         self.layers = Convolutions(encoder) if isinstance(encoder, Wav2LetterEncoder) else Recurrent(encoder)
         self.head = Product.of(copy.head)
