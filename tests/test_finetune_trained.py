@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from tiny_finetune import SMALL
 from tiny_teacher import make_teacher
 
 from finetune.__main__ import evaluate, fit, lm
+from finetune.check.alignment import judge, load_judge, suspects
+from finetune.check.findings import read_labels
 from finetune.fit import to_be_scored
 from lalia import cli
 from lalia.audio.writing import flac_bytes
@@ -23,6 +26,7 @@ from lalia.data.prepare.rewriting import rewrite
 from lalia.exits import UserError
 from lalia.models.recogniser import Recogniser
 from lalia.runtime.student import Student
+from lalia.text.languages import profile
 
 
 @pytest.fixture(scope="module")
@@ -177,3 +181,18 @@ def test_a_test_clip_that_no_memory_holds_does_not_end_a_run(
     found = to_be_scored(Mixture.load([tmp_path / "long"]), ["ita"], 0.3, 8.0, leader=True)
     assert found.tolist() == rows[1:]
     assert f"1 of {len(rows)} test clips last more than 60 s ({corpus.id(rows[0])})" in capfd.readouterr().err
+
+
+def test_a_label_that_is_not_said_is_heard_by_recogniser_and_student_alike(made: Path) -> None:
+    """The one is aligned by torchaudio, the other as where there is no torch."""
+    normaliser = Recogniser.load(made / "run" / "recogniser").normaliser
+    labels = read_labels(Corpus.load(made / "corpus"), profile("ita"), normaliser, 0.04)
+    wrong, texts = 5, list(labels.texts)
+    others = [text for text in texts if not set(text.split()) & set(texts[wrong].split())]
+    texts[wrong] = min(others, key=lambda text: abs(len(text) - len(texts[wrong])))
+    exchanged = replace(labels, texts=texts)
+    judged = [list(judge(exchanged, load_judge(made / "run" / kind))) for kind in ("recogniser", "student")]
+    for found in judged:
+        assert suspects(found)[0].place == wrong
+    for first, second in zip(*judged, strict=True):
+        assert first.gap == pytest.approx(second.gap, rel=0.05, abs=0.05)
