@@ -15,9 +15,9 @@ from tiny_finetune import fit, make_folder, metrics
 from finetune.starts import extended, fold
 from lalia.cards import ancestors, read_card
 from lalia.exits import UserError
-from lalia.models.deployed import Deployed
 from lalia.models.recogniser import Recogniser
 from lalia.models.store import languages_of, load_encoder
+from lalia.models.streamed import deploy
 from lalia.text.tokens import Tokens
 
 STEPS = ("--schedule.steps", "4", "--log.valid_every", "2", "--optim.lr", "1e-3")
@@ -81,7 +81,7 @@ def test_languages_share_an_encoder_and_none_changes_another(folder):
     assert folded == made  # distillation learns from it which labels may be seen
     assert torch.equal(said(plain), alone)
     with torch.no_grad():
-        torch.testing.assert_close(Deployed(plain)(WAVE_BS), alone, atol=1e-4, rtol=0)
+        torch.testing.assert_close(deploy(plain)(WAVE_BS), alone, atol=1e-4, rtol=0)
     with pytest.raises(UserError, match="plain recogniser already"):
         fold(folder / "ita-alone", "ita", folder / "again")
 
@@ -113,9 +113,8 @@ def test_baselines_are_trained_by_the_same_command(folder, kind, features, width
     recogniser = Recogniser.load(run / "recogniser")
     assert recogniser.encoder.frontend.prior_2M.abs().sum() > 0  # type: ignore[union-attr]
     assert {parent["kind"] for parent in ancestors(read_card(run / "recogniser"))} == {"corpus"}
-    if kind == "conformer":
-        with torch.no_grad():
-            torch.testing.assert_close(Deployed(recogniser)(WAVE_BS), said(recogniser), atol=1e-4, rtol=0)
+    with torch.no_grad():
+        torch.testing.assert_close(deploy(recogniser)(WAVE_BS), said(recogniser), atol=1e-4, rtol=0)
 
 
 def test_patience_ends_a_run_that_gets_no_better(folder, capsys):
