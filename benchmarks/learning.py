@@ -4,11 +4,11 @@
 
 Encoders are pretrained on everything but the test clips, the unlabelled training audio of the target languages among it: "first"
 in one round (targets: clusters of cepstra), "second" from there in another (clusters of the first round's block 4), "third" in
-one more (of the second's); "unheard" is a first round without any audio of the target languages, "wave" one of as much time on
-the raw wave. Each, and the same shape from
-random weights ("random"), is fine-tuned on 2, 10 and 30 minutes of six languages at the same steps ("patient": random weights for
-three times the steps); each start keeps, per language and minutes, the learning rate of the grid that errs least on dev with the
-first seed; only that rate gets more seeds. The blank alarm is off: it would help some starts and not others.
+one more (of the second's), "fourth" in a short one at other speeds, "fifth" in one that also hears the corpora of --more;
+"unheard" is a first round without any audio of the target languages, "wave" one of as much time on the raw wave. Each, and the
+same shape from random weights ("random"), is fine-tuned on 2, 10 and 30 minutes of six languages at the same steps ("patient":
+random weights for three times the steps); each start keeps, per language and minutes, the rate of the grid that errs least on dev
+with the first seed; only that rate gets more seeds. The blank alarm is off: it would help some starts and not others.
 
 The same command again continues; --until stops before the next run begins; commands with different --language may run side by
 side. Whatever is finished is in the table and the plots: docs/results.md, docs/report/learning.svg, docs/report/hours.svg.
@@ -25,13 +25,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.learning_corpora import TARGETS, Target, call, prepare_all
-from benchmarks.learning_report import LAST, ROUNDS, Trial, best_cells, collect, write_results
+from benchmarks.learning_report import ROUNDS, SHIPPED, Trial, best_cells, collect, write_results
 from lalia.data.mixture import Mixture
 from lalia.exits import UserError, run
 
 STARTS = ("random", "patient", *ROUNDS)
-SHARES = {"unheard": 1 / 3, "wave": 1 / 3, "first": 1 / 3, "second": 2 / 3, "third": 1.0}
+SHARES = {
+    "unheard": 1 / 3, "wave": 1 / 3, "first": 1 / 3, "second": 2 / 3, "third": 1.0, "fourth": 1 / 3, "fifth": 2 / 3,
+}  # fmt: skip
 """Of --pretrain-minutes that a round takes."""
+AT_OTHER_SPEEDS = ("--augment.speed", "1", "--augment.speed_factors", "[0.8,1.2]")
+FLAGS = {"fourth": AT_OTHER_SPEEDS, "fifth": AT_OTHER_SPEEDS}
+"""Of a round, beside its config."""
+HEARS_MORE = ("fifth",)
 CONFIGS = Path("configs")
 LANGUAGES = {target.language for target in TARGETS}
 
@@ -70,7 +76,8 @@ def main() -> int:
     corpora["prompts"] = Path(arguments.prompts)
     for name in dict.fromkeys(name for start in grid.starts for name in ROUNDS.get(start, ())):
         if not late(until):
-            pretrain(name, corpora, out, arguments.pretrain_minutes)
+            more = [Path(corpus) for corpus in arguments.more] if name in HEARS_MORE else []
+            pretrain(name, [*corpora.values(), *more], out, arguments.pretrain_minutes)
     for trial in grid.trials():
         if late(until):
             break
@@ -90,9 +97,9 @@ def chosen(trial: Trial, grid: Grid, out: Path) -> bool:
     return cell is not None and cell.rate == trial.rate
 
 
-def pretrain(start: str, corpora: dict[str, Path], out: Path, minutes: float) -> None:
+def pretrain(start: str, corpora: list[Path], out: Path, minutes: float) -> None:
     """The encoder ``OUT/START/encoder``; a later round begins with the weights and clusters of the one before."""
-    folders = [str(corpus) for corpus in corpora.values()]
+    folders = [str(corpus) for corpus in corpora]
     names = Mixture.load(folders).language_names
     languages = [name for name in names if name not in LANGUAGES] if start == "unheard" else []
     before = [str(out / name / "encoder") for name in ROUNDS[start][-2:-1]]
@@ -103,16 +110,17 @@ def pretrain(start: str, corpora: dict[str, Path], out: Path, minutes: float) ->
         *(word for encoder in before for word in ("--encoder", encoder, "--quantizer.teacher", encoder)),
         *(word for folder in folders for word in ("--data.corpus", folder)),
         *(word for name in languages for word in ("--data.language", name)),
+        *FLAGS.get(start, ()),
     ])  # fmt: skip
 
 
 def finetune(trial: Trial, corpus: Path, out: Path, steps: int) -> None:
     """One recogniser, unless it is there. Random weights have the shape, and the feature statistics, of the first round's
-    encoder; the start "adapter" is an adapter on the last round's."""
+    encoder; the start "adapter" is an adapter on the encoder that comes with the project."""
     if trial.finished(out):
         return
     fresh = trial.start in ("random", "patient")
-    encoder = out / ("first" if fresh else LAST if trial.start == "adapter" else trial.start) / "encoder"
+    encoder = out / ("first" if fresh else SHIPPED if trial.start == "adapter" else trial.start) / "encoder"
     if trial.start == "patient":
         steps *= 3
     call([
@@ -141,10 +149,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--prompts", default="data/demo", help="the demo's corpus (data/demo)")
     parser.add_argument("--out", default="runs/learning", help="where everything is kept (runs/learning)")
     parser.add_argument(
+        "--more", nargs="+", default=[], metavar="CORPUS", help="prepared corpora that the fifth round hears too"
+    )
+    parser.add_argument(
         "--pretrain-minutes",
         type=float,
         default=120,
-        help="of the first two rounds together; the third takes as long again (120)",
+        help="of the first two rounds together; the third takes as long again, the fourth and the fifth together too (120)",
     )
     parser.add_argument("--minutes", type=float, nargs="+", default=[2, 10, 30], help="of labels (2 10 30)")
     parser.add_argument("--rates", type=float, nargs="+", default=[2e-3, 4e-3], help="of fine-tuning")

@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.learning import finetune, late, without_until
 from benchmarks.learning_corpora import TARGETS, Target, call, prepare_all
-from benchmarks.learning_report import LAST, Cell, Cells, Trial, best_cells, collect
+from benchmarks.learning_report import SHIPPED, Cell, Cells, Trial, best_cells, collect
 from lalia.cards import write_text
 from lalia.exits import run
 from lalia.machine import processor
@@ -76,20 +76,20 @@ def main() -> int:
 def afternoon(target: Target, minutes: float, corpus: Path, out: Path, arguments: argparse.Namespace) -> Row | None:
     """One language from its pretrained recogniser to its language model; None where there is no such recogniser."""
     cells = known(target, minutes, out, arguments)
-    pretrained = cells.get((target.language, minutes, LAST))
+    pretrained = cells.get((target.language, minutes, SHIPPED))
     if pretrained is None:
         return None
     for rate in arguments.adapter_rates:
         finetune(Trial(target, "adapter", minutes, rate, SEED), corpus, out, arguments.steps)
     adapter = known(target, minutes, out, arguments).get((target.language, minutes, "adapter"))
-    best = Trial(target, LAST, minutes, pretrained.rate, SEED).folder(out)
+    best = Trial(target, SHIPPED, minutes, pretrained.rate, SEED).folder(out)
     greedy, model = decode(best, target, corpus)
     return Row(target, minutes, cells.get((target.language, minutes, "random")), pretrained, adapter, greedy, model)
 
 
 def known(target: Target, minutes: float, out: Path, arguments: argparse.Namespace) -> Cells:
     """The finished trials of a language and amount of labels, at each start's best rate."""
-    trials = [Trial(target, start, minutes, rate, seed) for start in ("random", LAST) for rate in arguments.rates
+    trials = [Trial(target, start, minutes, rate, seed) for start in ("random", SHIPPED) for rate in arguments.rates
               for seed in arguments.seeds]  # fmt: skip
     adapters = [Trial(target, "adapter", minutes, rate, SEED) for rate in arguments.adapter_rates]
     return best_cells(collect(trials + adapters, out))
