@@ -127,7 +127,7 @@ def finetune(trial: Trial, corpus: Path, out: Path, steps: int) -> None:
         "python", "-m", "finetune", "fit", "--config", str(CONFIGS / "finetune/nano.yaml"), "--data.corpus", str(corpus),
         "--data.language", trial.target.language, "--labels.minutes", f"{trial.minutes:g}", "--encoder", str(encoder),
         "--start", "random" if fresh else "pretrained", "--optim.lr", f"{trial.rate:g}",
-        *(("--mode", "adapter") if trial.start == "adapter" else ()), "--alarm.enabled", "false",
+        *(("--mode", "adapter", "--adapter.share", "0.06") if trial.start == "adapter" else ()), "--alarm.enabled", "false",
         "--schedule.steps", str(steps), "--seed", str(trial.seed), "--out", str(trial.folder(out)),
     ])  # fmt: skip
 
