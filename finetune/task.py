@@ -154,16 +154,25 @@ class FinetuneTask(LightningModule):
         )
 
     def configure_optimizers(self) -> Any:
-        """The head at ``optim.lr``; the encoder at a share of it, falling from the top block to the frontend."""
+        """The head at ``optim.lr``; the encoder at a share of it, falling from the top block to the frontend. Where it begins to
+        learn later than the head, its rate rises from there."""
         optim, freeze, encoder = self.settings.optim, self.settings.freeze, self.recogniser.encoder
         groups = parameter_groups(self.recogniser.head, optim.lr)
+        head = len(groups)
         lr = optim.lr * freeze.encoder_lr
         for block in [] if isinstance(encoder, Baseline) else reversed(encoder.blocks.layers):
             groups += parameter_groups(block, lr)
             lr *= freeze.layer_decay
         grouped = {id(p) for group in groups for p in group["params"]}
         rest = torch.nn.ParameterList([p for p in encoder.parameters() if id(p) not in grouped])
-        return adamw(groups + parameter_groups(rest, lr), optim, self.settings.schedule)
+        groups += parameter_groups(rest, lr)
+        for group in groups[head:]:
+            group["begins"] = self.begins
+        return adamw(groups, optim, self.settings.schedule)
+
+    def begins(self) -> float:
+        """The step at which the encoder begins to learn, for the last time so far."""
+        return max(self.frozen_steps, self.frozen_until)
 
 
 def letters(heard_BT: Tensor, frames_B: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ from lalia.training.checkpoints import (
 from lalia.training.precision import LossScale
 from lalia.training.ranks import environment, leads, set_threads
 from lalia.training.recording import MetricsFile, ProgressBar
-from lalia.training.schedules import rate
+from lalia.training.schedules import rate, rise
 from lalia.training.settings import HardwareSettings, LogSettings, OptimSettings, ScheduleSettings
 from lalia.training.strategies import check_hardware, make_strategy
 
@@ -216,11 +216,20 @@ def _stopped(stop: Interrupted, run: Run, leader: bool) -> None:
 
 
 def adamw(groups: list[dict[str, Any]], optim: OptimSettings, schedule: ScheduleSettings) -> dict[str, Any]:
-    """AdamW over ``groups`` (each with its own ``lr``) and the schedule's factor on all of them, as Lightning takes it."""
+    """AdamW over ``groups`` (each with its own ``lr``) and the schedule's factor on all of them, as Lightning takes it.
+
+    A group may say when it ``begins`` to learn (a function that tells the step): its rate then rises from there. AdamW's first
+    steps are as long as the rate, and at its peak they would undo what the weights know.
+    """
+    begins = [group.pop("begins", None) for group in groups]
+
+    def factor(begin: Callable[[], float] | None) -> Callable[[int], float]:
+        return lambda step: rate(step, schedule) * (1.0 if begin is None else rise(step, begin(), schedule))
+
     optimizer = torch.optim.AdamW(
         groups, lr=optim.lr, betas=(optim.beta1, optim.beta2), eps=optim.eps, weight_decay=optim.weight_decay
     )
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, schedule))
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, [factor(begin) for begin in begins])
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 

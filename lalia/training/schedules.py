@@ -25,3 +25,12 @@ def rate(step: int, schedule: ScheduleSettings) -> float:
     if schedule.decay == "cosine":
         return schedule.final + (1.0 - schedule.final) * 0.5 * (1.0 + math.cos(math.pi * done))
     return 1.0 - (1.0 - schedule.final) * done
+
+
+def rise(step: int, begun: float, schedule: ScheduleSettings) -> float:
+    """The factor, from 0 to 1, of what learns only since the step ``begun``: its rate rises over as large a share of the steps
+    that are left as the schedule's own warmup is of all. With ``begun`` 0 the schedule's is enough."""
+    if begun <= 0:
+        return 1.0
+    warmup = schedule.warmup * max(0.0, schedule.steps - begun)
+    return min(1.0, max(0.0, step + 1 - begun) / (warmup + 1))
