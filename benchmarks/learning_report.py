@@ -45,6 +45,8 @@ TEXT = {
 }
 GOAL = 0.7
 """CER over that of random weights."""
+FEWEST_ROUNDS = 3
+"""That a line is drawn through."""
 MOST_DOUBLINGS = 20
 """An extrapolation beyond a million hours says nothing."""
 MAIN_MINUTES = 10.0
@@ -196,15 +198,14 @@ def _extrapolated(cells: Cells, targets: list[Target], out: Path) -> list[str]:
     rows = []
     for target in targets:
         known = {
-            name: cells[key]
-            for name in ("random", *ROUNDS[SHIPPED])
-            if (key := (target.language, MAIN_MINUTES, name)) in cells
+            name: cells[key] for name in ("random", *LADDER) if (key := (target.language, MAIN_MINUTES, name)) in cells
         }
-        if len(known) < 1 + len(ROUNDS[SHIPPED]):
+        rounds = [name for name in LADDER if name in known]
+        if "random" not in known or len(rounds) < FEWEST_ROUNDS:
             continue
-        hours = [log2(_hours(name, out)) for name in ROUNDS[SHIPPED]]
-        slope, start = linear_regression(hours, [known[name].cer for name in ROUNDS[SHIPPED]])
-        goal, reached = GOAL * known["random"].cer, known[SHIPPED].cer
+        hours = [log2(_hours(name, out)) for name in rounds]
+        slope, start = linear_regression(hours, [known[name].cer for name in rounds])
+        goal, reached = GOAL * known["random"].cer, known[rounds[-1]].cer
         needed = (goal - start) / slope if slope < 0 else inf
         far = "reached" if reached <= goal else f"{2**needed:.3g}" if needed < MOST_DOUBLINGS else "out of sight"
         rows.append(f"| {target.name} | {slope:+.3f} | {goal:.3f} | {reached:.3f} | {far} |")
@@ -213,7 +214,7 @@ def _extrapolated(cells: Cells, targets: list[Target], out: Path) -> list[str]:
     return [
         "",
         f"How far it is to {GOAL:g} of random weights' CER, if a straight line through the rounds over the logarithm of their "
-        "hours went on; the rounds differ in their targets as well as in hours, and the audio stays the same, so it is a guess:",
+        "hours went on; the rounds differ in targets, and the last in audio, as well as in hours, so it is a guess:",
         "",
         "| language | CER for each doubling of the hours | goal | last round | hours of one core to the goal |",
         "|---|---|---|---|---|",
@@ -261,8 +262,8 @@ def draw_hours(cells: Cells, targets: list[Target], out: Path) -> None:
         known = {
             s: cells[target.language, MAIN_MINUTES, s] for s in COLOURS if (target.language, MAIN_MINUTES, s) in cells
         }
-        rounds = [(_hours(start, out), known[start]) for start in ("random", *ROUNDS[SHIPPED]) if start in known]
-        axes.plot([x for x, _ in rounds], [cell.cer for _, cell in rounds], color=COLOURS[SHIPPED], lw=1)
+        rounds = [(_hours(start, out), known[start]) for start in ("random", *LADDER) if start in known]
+        axes.plot([x for x, _ in rounds], [cell.cer for _, cell in rounds], color=COLOURS[LADDER[-1]], lw=1)
         for start, cell in known.items():
             low, high = min(cell.cers), max(cell.cers)
             axes.errorbar(
