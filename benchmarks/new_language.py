@@ -126,9 +126,10 @@ def page(rows: list[Row], command: str, steps: int) -> str:
         f"`{command}` · {datetime.date.today().isoformat()} · {processor()}",
         "",
         "Error rates on test clips that no training heard, in percent. *random*, *pretrained*, *adapter*: CER by best path of "
-        f"the recogniser after {steps} steps of 30 s, mean of the seeds, the last two from the learning proof's "
-        f"*{SHIPPED}* encoder; in brackets the ratio to random weights, of the adapter to all weights. *greedy*, *with LM*: WER of the int8 student by best path, and with 6-grams of letters of the training "
-        "clips' texts (all of them, however few were heard), with 95 % intervals over clips.",
+        f"the recogniser after {steps} steps of 30 s, mean of the seeds, the last two from the learning proof's *{SHIPPED}* "
+        "encoder; in brackets the ratio to random weights, of the adapter to all weights. *greedy*, *with LM*: WER of the int8 "
+        "student by best path, and with 6-grams of letters of the training clips' texts (all of them, however few were heard), "
+        "with 95 % intervals over clips.",
         "",
         f"![WER by best path and with a language model]({PLOT.relative_to(PAGE.parent).as_posix()})",
         "",
