@@ -291,8 +291,14 @@ def _panels(targets: list[Target], across: str) -> Figure:
 def _save(figure: Figure, path: Path) -> None:
     for axes in figure.axes:
         axes.set_ylim(0, 1.05 * axes.get_ylim()[1])
-    if figure.axes:
-        figure.axes[0].legend(frameon=False, fontsize=8)
+    labelled = [pair for axes in figure.axes for pair in zip(*axes.get_legend_handles_labels(), strict=True)]
+    shown = {
+        name: handle for name in COLOURS for handle, label in labelled if label == name
+    }  # no panel has all of them
+    if shown:
+        figure.legend(
+            shown.values(), shown, loc="outside lower center", ncols=len(shown), frameon=False, fontsize=8
+        )  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, format="svg", facecolor="white", metadata={"Date": None})
 
