@@ -26,6 +26,7 @@ from pathlib import Path
 
 from benchmarks.learning_corpora import TARGETS, Target, call, prepare_all
 from benchmarks.learning_report import ROUNDS, SHIPPED, Trial, best_cells, collect, write_results
+from finetune.presets import ADAPTER_SHARES
 from lalia.data.mixture import Mixture
 from lalia.exits import UserError, run
 
@@ -127,7 +128,8 @@ def finetune(trial: Trial, corpus: Path, out: Path, steps: int) -> None:
         "python", "-m", "finetune", "fit", "--config", str(CONFIGS / "finetune/nano.yaml"), "--data.corpus", str(corpus),
         "--data.language", trial.target.language, "--labels.minutes", f"{trial.minutes:g}", "--encoder", str(encoder),
         "--start", "random" if fresh else "pretrained", "--optim.lr", f"{trial.rate:g}",
-        *(("--mode", "adapter", "--adapter.share", "0.06") if trial.start == "adapter" else ()), "--alarm.enabled", "false",
+        *(("--mode", "adapter", "--adapter.share", str(ADAPTER_SHARES[0])) if trial.start == "adapter" else ()),
+        "--alarm.enabled", "false",
         "--schedule.steps", str(steps), "--seed", str(trial.seed), "--out", str(trial.folder(out)),
     ])  # fmt: skip
 

@@ -63,6 +63,7 @@ class ContrastiveHead(nn.Module):
     def __init__(self, encoder: EncoderShape, shape: ContrastiveShape) -> None:
         super().__init__()
         self.shape = shape
+        self.frames: StackedFrames | None = None
         G, V, d = shape.codebooks, shape.entries, shape.code_width // shape.codebooks
         if shape.kind == "gumbel":
             self.code_logits = nn.Linear(encoder.features, G * V)
@@ -77,7 +78,8 @@ class ContrastiveHead(nn.Module):
                     f"quantizer.teacher_block {shape.teacher_block}: of no teacher; give the encoder of the round before with "
                     "--quantizer.teacher"
                 )
-            self.frames = None if encoder.input == "logmel" else _log_mel_beside(encoder)
+            if encoder.input != "logmel":
+                self.frames = _log_mel_beside(encoder)
             self._stack = encoder.hop // FRAME_HOP
             self.register_buffer("centres_VC", torch.zeros(V, cepstra_width()))
         self.codebook_GVd = nn.Parameter(torch.empty(G, V, d).uniform_())
@@ -108,7 +110,7 @@ class ContrastiveHead(nn.Module):
 
     def measure(self, waves: Iterable[NDArray[np.float32]]) -> None:
         """Let the log-mel frames beside a stem, where there are any, take their normalisation from ``waves``, each (samples,)."""
-        if self.shape.kind == "kmeans" and not self.shape.teacher and self.frames is not None:
+        if self.frames is not None:
             self.frames.measure(torch.from_numpy(wave) for wave in waves)
 
     @torch.no_grad()
