@@ -65,7 +65,8 @@ def main(argv: list[str]) -> int:
     make(out=ngrams, lstm=False)
     tune(None)
     if args.lstm:
-        make(out=lstm, lstm=True, unit="letter", order=None, arpa=None, text=_learned_from(trained, args.text))
+        counted = {"order": None, "arpa": None, "kenlm": None}
+        make(out=lstm, lstm=True, unit="letter", **counted, text=_learned_from(trained, args.text))
         tune(lstm)
     _compare(args, trained, folder, clips)
     return 0

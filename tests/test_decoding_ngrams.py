@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from lalia.decoding.arpa import read_arpa, write_arpa
+from lalia.decoding.kenlm import murmur, write_kenlm
 from lalia.decoding.kneser_ney import FALLBACK, discounts, estimate
 from lalia.decoding.ngrams import Ngrams
 from lalia.exits import UserError
@@ -145,6 +146,40 @@ def test_kenlm_reads_what_we_write(tmp_path: Path) -> None:
     for sentence in (*TEXT[:10], *HELD):
         ours = sum(model.log_probs([model.id(w) for w in sentence])) / math.log(10)
         assert ours == pytest.approx(theirs.score(" ".join(sentence)), abs=1e-4)
+
+
+@pytest.mark.parametrize("order", [2, 4, 6])
+def test_kenlm_maps_the_binary_file_that_we_write(tmp_path: Path, order: int) -> None:
+    """Every score, the length it was found at and whether the word is known: the same as of the ARPA file that KenLM parses."""
+    kenlm = pytest.importorskip("kenlm")
+    model = estimate(TEXT, order)
+    write_arpa(model, tmp_path / "lm.arpa")
+    write_kenlm(model, tmp_path / "lm.bin")
+    parsed, mapped = kenlm.Model(str(tmp_path / "lm.arpa")), kenlm.Model(str(tmp_path / "lm.bin"))
+    assert mapped.order == order
+    for sentence in (*TEXT, *HELD, ["nowhere", "a"]):
+        expected, found = (list(one.full_scores(" ".join(sentence))) for one in (parsed, mapped))
+        assert [each[1:] for each in found] == [each[1:] for each in expected]
+        assert [each[0] for each in found] == pytest.approx([each[0] for each in expected], abs=2e-6)
+
+
+def test_kenlm_has_no_single_symbols(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--order 2 or more"):
+        write_kenlm(estimate(TEXT, 1), tmp_path / "lm.bin")
+    assert not (tmp_path / "lm.bin").exists()
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        (b"<unk>", 0xEA91E7561F5B392B),
+        (b"ab", 0x62BE85B2FE53D1F8),
+        (b"abcdefgh", 0xAFDB0257FF41AA98),
+        ("ሰላም ለዓለም".encode(), 0x1A3085C4DB588EC7),
+    ],
+)
+def test_words_are_hashed_as_kenlm_hashes_them(word: bytes, expected: int) -> None:
+    assert murmur(word) == expected
 
 
 PRUNED = """\\data\\

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from tiny_student import make_student, sing
 
 from lalia import Student, cli
 from lalia.audio.writing import flac_bytes
+from lalia.decoding.kenlm import write_kenlm
+from lalia.decoding.kneser_ney import estimate
 from lalia.decoding.language_model import LanguageModel
 from lalia.exits import UserError
 from lalia.runtime.decoders import make_decoder
@@ -68,7 +71,8 @@ def test_made_of_text(run, lm: Path, student: Path, tmp_path: Path) -> None:  # 
     assert model.card["sentences"] == 6 and model.card["unknown_words"] == 2  # x and ray
     status, out, _ = run(
         "lm", tmp_path / "text.txt", "--unit", "word", "--order", 2, "--like", student, "--out", lm,
-        "--arpa", tmp_path / "out" / "lm.arpa", "--heldout", tmp_path / "text.txt",
+        "--arpa", tmp_path / "out" / "lm.arpa", "--kenlm", tmp_path / "out" / "lm.bin",
+        "--heldout", tmp_path / "text.txt",
     )  # fmt: skip
     assert status == 0 and "6 sentences" in out and "2 words that the student has no letters for" in out
     assert "perplexity" in out and LanguageModel.load(lm).unit == "word"
@@ -79,6 +83,10 @@ def test_made_of_text(run, lm: Path, student: Path, tmp_path: Path) -> None:  # 
     first, second = LanguageModel.load(lm), LanguageModel.load(tmp_path / "lm2")
     ids = [first.ngrams.id(word) for word in ("a", "bad", "cab", "ebb")]
     assert second.ngrams.log_probs(ids) == pytest.approx(first.ngrams.log_probs(ids), abs=1e-5)
+    expected = sum(first.ngrams.log_probs(ids)) / math.log(10)
+    assert pytest.importorskip("kenlm").Model(str(tmp_path / "out" / "lm.bin")).score("a bad cab ebb") == pytest.approx(
+        expected, abs=1e-4
+    )
 
 
 @pytest.mark.parametrize(
@@ -86,6 +94,7 @@ def test_made_of_text(run, lm: Path, student: Path, tmp_path: Path) -> None:  # 
     [
         (["absent.txt"], "absent.txt: no such file"),
         (["latin.txt"], "latin.txt: cannot be read as UTF-8"),
+        (["kenlm.bin"], "kenlm.bin: is KenLM's binary file, which keeps no n-grams but their hashes"),
         (["empty.txt"], "holds no words"),
         (["russian.txt"], "russian.txt: the student has no letters for 2 of its 3 words, such as 'a привет мир'"),
         (["text.txt", "--order", "40"], "--order 40: expected 1 to 12"),
@@ -99,6 +108,7 @@ def test_made_of_nothing_good(run, student: Path, tmp_path: Path, monkeypatch, c
     Path("latin.txt").write_bytes("però".encode("latin-1"))
     Path("russian.txt").write_text("a привет мир\n")
     Path("empty.txt").write_text("...\n")
+    write_kenlm(estimate([["a", "b"]], 2), Path("kenlm.bin"))
     status, _, err = run("lm", *change, "--like", student, *([] if "--out" in change else ["--out", "lm"]))
     assert status == 2 and says in err and err.count("\n") == 1
     assert not Path("lm").exists() and Path("text.txt").is_file()

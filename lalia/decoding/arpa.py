@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
@@ -15,8 +14,9 @@ from lalia.decoding.kneser_ney import children
 from lalia.decoding.ngrams import BEGIN, SPECIALS, Level, Ngrams
 from lalia.exits import UserError
 
-_LN10 = math.log(10)
-_NEVER = -99.0  # what the field writes for the begin of a sentence
+LN10 = math.log(10)
+NEVER = -99.0
+"""What the field writes for the probability of the begin of a sentence (to base 10)."""
 
 _Entries = dict[tuple[int, ...], tuple[float, float]]
 
@@ -26,23 +26,12 @@ def write_arpa(model: Ngrams, path: Path) -> None:
     lines = ["\\data\\", *(f"ngram {n}={len(level.symbols)}" for n, level in enumerate(model.levels, start=1))]
     for n, level in enumerate(model.levels, start=1):
         lines += ["", f"\\{n}-grams:"]
-        for i, words in enumerate(_spelled(model, n)):
-            log_prob = _NEVER if words == [SPECIALS[BEGIN]] else level.log_probs[i] / _LN10
-            backoff = f"\t{level.backoffs[i] / _LN10:.7g}" if len(level.backoffs) else ""
+        for i, entry in enumerate(model.entries(n).tolist()):
+            words = [model.symbols[symbol] for symbol in entry]
+            log_prob = NEVER if words == [SPECIALS[BEGIN]] else level.log_probs[i] / LN10
+            backoff = f"\t{level.backoffs[i] / LN10:.7g}" if len(level.backoffs) else ""
             lines.append(f"{log_prob:.7g}\t{' '.join(words)}{backoff}")
     write_text(path, "\n".join([*lines, "", "\\end\\", ""]))
-
-
-def _spelled(model: Ngrams, n: int) -> Iterator[list[str]]:
-    """The symbols of every n-gram of level n, in order."""
-    numbers = np.arange(len(model.levels[n - 1].symbols))
-    columns = []
-    for k in range(n - 1, -1, -1):
-        columns.append(np.asarray(model.levels[k].symbols)[numbers])
-        if k:
-            numbers = np.searchsorted(np.asarray(model.levels[k - 1].children), numbers, side="right") - 1
-    for row in np.stack(columns[::-1], axis=1).tolist():
-        yield [model.symbols[symbol] for symbol in row]
 
 
 def read_arpa(path: Path) -> Ngrams:
@@ -96,7 +85,7 @@ def _parse(path: Path, file: IO[str]) -> tuple[list[str], list[_Entries]]:
             " expected a whole ARPA file, copy it again"
         )
     for i in range(len(SPECIALS)):
-        levels[0].setdefault((i,), (_NEVER * _LN10, 0.0))
+        levels[0].setdefault((i,), (NEVER * LN10, 0.0))
     return symbols, levels
 
 
@@ -121,7 +110,7 @@ def _entry(path: Path, number: int, line: str, levels: list[_Entries], symbols: 
         key = tuple(ids[word] for word in words)
     except KeyError as error:
         raise UserError(f"{path}: line {number} has {error.args[0]!r}, which is no 1-gram of this file") from None
-    levels[-1][key] = (log_prob * _LN10, backoff * _LN10)
+    levels[-1][key] = (log_prob * LN10, backoff * LN10)
 
 
 def _whole(path: Path, number: int, text: str) -> int:

@@ -69,6 +69,16 @@ class Ngrams:
             self._ids = {symbol: i for i, symbol in enumerate(self.symbols)}
         return self._ids.get(symbol, UNKNOWN)
 
+    def entries(self, n: int) -> np.ndarray:
+        """The symbols (N, n) of the N n-grams of length ``n``, in order."""
+        numbers = np.arange(len(self._symbols[n - 1]))
+        columns = []
+        for k in range(n - 1, -1, -1):
+            columns.append(self._symbols[k][numbers])
+            if k:
+                numbers = np.searchsorted(self._children[k - 1], numbers, side="right") - 1
+        return np.stack(columns[::-1], axis=1)
+
     def advance(self, state: State, symbol: int) -> tuple[float, State]:
         """The natural log probability of ``symbol`` after ``state``, and the state behind it."""
         found = symbol

@@ -23,7 +23,7 @@ Make a language model of text: it tells a student which words its language has, 
   lalia lm talks.txt news.txt --like my-student --out my-lm       plain text, a sentence a line
   lalia lm corpora/demo --language ita --like my-student --out my-lm    the training labels of a corpus
   lalia lm words.arpa --unit word --like my-student --out my-lm   n-grams that another toolkit counted
-  lalia lm talks.txt --like my-student --out my-lm --arpa my.arpa --heldout other.txt
+  lalia lm talks.txt --like my-student --out my-lm --kenlm my.bin --heldout other.txt     for other decoders as well
   lalia lm talks.txt --like my-student --out my-lstm --lstm       an LSTM, to weigh what a search under n-grams found
 
 N-grams of letters (--unit letter, up to 6 of them unless --order says otherwise) know words they have never seen and are best
@@ -66,6 +66,12 @@ def add_ngrams(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--order", type=int, metavar="N", help="the longest n-gram (default: 6 letters, 3 words)")
     parser.add_argument("--arpa", metavar="FILE", type=Path, help="write the n-grams as an ARPA file as well")
+    parser.add_argument(
+        "--kenlm",
+        metavar="FILE",
+        type=Path,
+        help="write them as a binary file of KenLM as well (by itself it reads 6-grams at most)",
+    )
 
 
 def add_tune(parser: argparse.ArgumentParser) -> None:
@@ -93,10 +99,8 @@ def make_lm(args: argparse.Namespace, open_corpus: OpenCorpus, train: TrainLstm)
     from lalia.decoding.language_model import ORDERS
     from lalia.decoding.model_folder import require_free
 
-    if args.lstm and (args.order or args.arpa or args.unit == "word"):
-        raise UserError(
-            "--lstm is of letters, of no order, and no ARPA file; leave out --unit word, --order and --arpa"
-        )
+    if args.lstm and (args.order or args.arpa or args.kenlm or args.unit == "word"):
+        raise UserError("--lstm is of letters and holds no n-grams; leave out --unit word, --order, --arpa and --kenlm")
     if args.steps is not None and (not args.lstm or args.steps < 1):
         raise UserError(f"--steps {args.steps}: expected 1 or more, beside --lstm")
     order = args.order or ORDERS[args.unit]
@@ -126,6 +130,7 @@ def make_lm(args: argparse.Namespace, open_corpus: OpenCorpus, train: TrainLstm)
 
 def _ngrams(args: argparse.Namespace, material: Material, order: int, ready: Sequence[Path]) -> None:
     from lalia.decoding.arpa import read_arpa, write_arpa
+    from lalia.decoding.kenlm import write_kenlm
     from lalia.decoding.language_model import make
 
     start = time.perf_counter()
@@ -139,6 +144,8 @@ def _ngrams(args: argparse.Namespace, material: Material, order: int, ready: Seq
         print(f"held out  perplexity {model.perplexity(material.heldout(args)):.2f} per {args.unit}")
     if args.arpa:
         write_arpa(model.ngrams, args.arpa)
+    if args.kenlm:
+        write_kenlm(model.ngrams, args.kenlm)
 
 
 def _lstm(args: argparse.Namespace, material: Material, train: TrainLstm) -> None:

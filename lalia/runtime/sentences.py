@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lalia.cards import NAME, read_card
+from lalia.decoding.kenlm import is_kenlm
 from lalia.exits import UserError
 from lalia.runtime.arguments import OpenCorpus, labelled_rows, require_alphabet
 from lalia.runtime.integrity import find_student
@@ -104,4 +105,8 @@ def _lines(path: Path) -> Iterator[str]:
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; expected text, a sentence a line") from error
     except (OSError, EOFError, UnicodeDecodeError) as error:
+        if isinstance(error, UnicodeDecodeError) and is_kenlm(path):
+            raise UserError(
+                f"{path}: is KenLM's binary file, which keeps no n-grams but their hashes; give its ARPA file"
+            ) from error
         raise UserError(f"{path}: cannot be read as UTF-8 text ({error}); convert it, or leave it out") from error

@@ -1,0 +1,146 @@
+"""N-gram models as KenLM's binary files, which decoders built on KenLM map into memory: no ARPA file is parsed at start.
+
+The layout is KenLM's version 5, "probing hash tables" (lm/binary_format.cc, lm/search_hashed.hh, util/probing_hash_table.hh of
+kpu/kenlm): a header, a table of the words' hashes, the 1-grams, one table for each longer n-gram keyed by the hash of its symbols
+from the last to the first, then the words themselves.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from lalia.cards import write_bytes
+from lalia.decoding.arpa import LN10, NEVER
+from lalia.decoding.ngrams import BEGIN, Ngrams
+from lalia.exits import UserError
+
+_ANY_VERSION = b"mmap lm http://kheafield.com/code"
+_MAGIC = _ANY_VERSION + b" format version 5\n\0"
+_SPACE = 1.5
+"""Places of a hash table for each of its entries; what KenLM's own program takes."""
+_SANITY = np.dtype(
+    [("magic", "S56"), ("floats", "<f4", 3), ("words", "<u4", 3), ("one", "<u8")]
+)  # says that whoever reads has the writer's floats, sizes and byte order
+_FIXED = np.dtype(
+    {
+        "names": ["order", "multiplier", "type", "has_words", "version"],
+        "formats": ["u1", "<f4", "<u4", "u1", "<u4"],
+        "offsets": [0, 4, 8, 12, 16],
+        "itemsize": 20,
+    }
+)
+_WORD = np.dtype([("key", "<u8"), ("value", "<u4")])
+_UNIGRAM = np.dtype([("prob", "<f4"), ("backoff", "<f4")])
+_MIDDLE = np.dtype([("key", "<u8"), ("prob", "<f4"), ("backoff", "<f4")])
+_LONGEST = np.dtype([("key", "<u8"), ("prob", "<f4")])
+
+
+def write_kenlm(model: Ngrams, path: Path) -> None:
+    """Write ``model`` to ``path`` as a binary file of KenLM. A ``UserError`` for 1-grams alone, which KenLM cannot read.
+
+    KenLM reads up to 6-grams unless it was compiled for more.
+    """
+    if model.order < 2:
+        raise UserError(f"{path}: KenLM reads models of 2-grams and longer; make one with --order 2 or more")
+    keys = [_keys(model.entries(n)) for n in range(1, model.order + 1)]
+    parts = [_header([len(level.symbols) for level in model.levels]), _vocabulary(model.symbols)]
+    for n, level in enumerate(model.levels, start=1):
+        # The sign bit of a probability says that no longer n-gram ends in this one, that of a back-off weight of zero that none
+        # begins with it: a state may then be shorter.
+        probs = np.abs(level.log_probs / LN10).astype(np.float32)
+        if n == 1:
+            probs[BEGIN] = -NEVER
+        ends = (
+            np.isin(keys[n - 1], _keys(model.entries(n + 1)[:, 1:])) if n < model.order else np.zeros(len(probs), bool)
+        )
+        values = {"prob": np.where(ends, probs, -probs)}
+        if n < model.order:
+            backoffs = (level.backoffs / LN10).astype(np.float32)
+            leads = np.diff(level.children) > 0
+            values["backoff"] = np.where((backoffs == 0) & ~leads, np.float32(-0.0), backoffs + np.float32(0))
+        parts.append(
+            _unigrams(values) if n == 1 else _table(keys[n - 1], _MIDDLE if n < model.order else _LONGEST, values)
+        )
+    words = b"".join(symbol.encode() + b"\0" for symbol in model.symbols)
+    write_bytes(path, b"".join(part.tobytes() for part in parts) + words)
+
+
+def is_kenlm(path: Path) -> bool:
+    """Whether ``path`` is a binary file of KenLM, of whatever version."""
+    with path.open("rb") as file:
+        return file.read(len(_ANY_VERSION)) == _ANY_VERSION
+
+
+def _header(counts: list[int]) -> np.ndarray:
+    header = np.zeros(-(-(_SANITY.itemsize + _FIXED.itemsize + 8 * len(counts)) // 8) * 8, np.uint8)
+    sanity = header[: _SANITY.itemsize].view(_SANITY)
+    sanity["magic"], sanity["floats"], sanity["words"], sanity["one"] = _MAGIC, (0, 1, -0.5), (1, 2**32 - 1, 0), 1
+    fixed = header[_SANITY.itemsize :][: _FIXED.itemsize].view(_FIXED)
+    fixed["order"], fixed["multiplier"], fixed["has_words"] = len(counts), _SPACE, 1
+    header[_SANITY.itemsize + _FIXED.itemsize :][: 8 * len(counts)].view("<u8")[:] = counts
+    return header
+
+
+def _vocabulary(symbols: list[str]) -> np.ndarray:
+    """How many words there are, and where each is found; ``<unk>`` is what is not found."""
+    keys = np.array([murmur(symbol.encode()) for symbol in symbols[1:]], np.uint64)
+    table = _table(keys, _WORD, {"value": np.arange(1, len(symbols))}, room=1)
+    return np.concatenate([np.array([0, len(symbols)], "<u4").view(np.uint8), table.view(np.uint8)])
+
+
+def _unigrams(values: dict[str, np.ndarray]) -> np.ndarray:
+    rows = np.zeros(len(values["prob"]) + 1, _UNIGRAM)  # one more, for files whose 1-grams have no <unk>
+    for name, column in values.items():
+        rows[name][:-1] = column
+    return rows
+
+
+def _table(keys: np.ndarray, kind: np.dtype, values: dict[str, np.ndarray], room: int = 0) -> np.ndarray:
+    """A hash table of linear probing: each of ``keys`` (N,) in the first free place from key % places on.
+
+    All that have no place yet try at once; the first of those that want the same free place gets it. Every place before the one
+    an entry ends in is taken, which is all that a search asks for.
+    """
+    entries = len(keys) + room
+    table = np.zeros(max(entries + 1, int(np.float32(_SPACE) * np.float32(entries))), kind)
+    places = (keys % np.uint64(len(table))).astype(np.int64)
+    waiting = np.arange(len(keys))
+    taken = np.zeros(len(table), bool)
+    while len(waiting):
+        wanted, first = np.unique(places[waiting], return_index=True)
+        first = first[~taken[wanted]]
+        taken[wanted] = True
+        placed = waiting[first]
+        table["key"][places[placed]] = keys[placed]
+        for name, column in values.items():
+            table[name][places[placed]] = column[placed]
+        waiting = np.delete(waiting, first)
+        places[waiting] = (places[waiting] + 1) % len(table)
+    return table
+
+
+def _keys(entries: np.ndarray) -> np.ndarray:
+    """KenLM's hashes (N,) of n-grams (N, n): of the last symbol first; of a single symbol its number."""
+    symbols = entries.astype(np.uint64)
+    keys = symbols[:, -1]
+    for column in range(symbols.shape[1] - 2, -1, -1):
+        keys = (keys * np.uint64(8978948897894561157)) ^ (
+            (symbols[:, column] + np.uint64(1)) * np.uint64(17894857484156487943)
+        )
+    return keys
+
+
+def murmur(word: bytes) -> int:
+    """MurmurHash64A of ``word`` with seed 0 (Austin Appleby, public domain), by which KenLM finds words."""
+    mask, factor = 2**64 - 1, 0xC6A4A7935BD1E995
+    value = len(word) * factor & mask
+    whole = len(word) // 8 * 8
+    for start in range(0, whole, 8):
+        block = int.from_bytes(word[start : start + 8], "little") * factor & mask
+        value = (value ^ ((block ^ block >> 47) * factor & mask)) * factor & mask
+    if whole < len(word):
+        value = (value ^ int.from_bytes(word[whole:], "little")) * factor & mask
+    value = (value ^ value >> 47) * factor & mask
+    return value ^ value >> 47
