@@ -174,6 +174,11 @@ class FinetuneSettings:
         """Whether everything starts from random weights."""
         return self.model.kind != "encoder" or self.start == "random"
 
+    @property
+    def weights(self) -> str:
+        """What everything starts from, as records say it: a baseline has nothing pretrained, whatever `start` says."""
+        return "random" if self.fresh else "pretrained"
+
 
 @dataclass
 class FoldSettings:

@@ -108,7 +108,8 @@ def finetune(settings: FinetuneSettings, folder: Path, stated: Collection[str] |
     metric = METRICS[settings.select.by]
     run = Run(
         folder, settings.hardware, settings.log, settings.schedule, accumulation, audio_s,
-        f"finetune ({settings.start})", tuple(dict.fromkeys((*SHOW, metric))), monitor=(metric, "min"), clip=settings.optim.clip,
+        f"finetune ({settings.weights})", tuple(dict.fromkeys((*SHOW, metric))), monitor=(metric, "min"),
+        clip=settings.optim.clip,
         patience=Patience(settings.schedule.patience, task.speaks_by(task.frozen_steps)),
     )  # fmt: skip
     augment = Augment(settings.augment) if settings.augment.any else None
@@ -221,7 +222,7 @@ def _finish(
     facts = {
         "minutes_of_labels": round(float(mixture.durations_s[rows].sum()) / 60, 2),
         "labels": {"minutes": settings.labels.minutes, "clips": digest(mixture, rows)},
-        "start": settings.start, "mode": settings.mode, "kind": settings.model.kind, "steps": settings.schedule.steps,
+        "start": settings.weights, "mode": settings.mode, "kind": settings.model.kind, "steps": settings.schedule.steps,
         "best_step": step, "selected_by": settings.select.by, "test_cer": scores["cer"], "test_wer": scores["wer"],
     }  # fmt: skip
     save(settings, recogniser, folder / "recogniser", mixture.cards + parents_of(settings), finetuning=facts)

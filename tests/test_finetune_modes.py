@@ -112,7 +112,8 @@ def test_baselines_are_trained_by_the_same_command(folder, kind, features, width
     assert losses[-1] < losses[0]
     recogniser = Recogniser.load(run / "recogniser")
     assert recogniser.encoder.frontend.prior_2M.abs().sum() > 0  # type: ignore[union-attr]
-    assert {parent["kind"] for parent in ancestors(read_card(run / "recogniser"))} == {"corpus"}
+    card = read_card(run / "recogniser")
+    assert {parent["kind"] for parent in ancestors(card)} == {"corpus"} and card["finetuning"]["start"] == "random"
     with torch.no_grad():
         torch.testing.assert_close(deploy(recogniser)(WAVE_BS), said(recogniser), atol=1e-4, rtol=0)
 

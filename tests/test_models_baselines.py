@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+from onnxruntime import InferenceSession
 from torchaudio.models import DeepSpeech, Wav2Letter
 
+from distill.quantize import groups, quantize
 from lalia.exits import UserError
 from lalia.models.baselines import Baseline, BaselineShape, DeepSpeechEncoder, Wav2LetterEncoder, make_encoder
 from lalia.models.recogniser import Recogniser
@@ -111,6 +114,12 @@ def test_a_student_says_what_the_recogniser_says(kind, width, features, tmp_path
         alone_BTV, _ = recogniser.log_probs(wave_S[None, :length], torch.tensor([length]))
         torch.testing.assert_close(said_TV[:frames], alone_BTV[0], atol=1e-4, rtol=0)
         torch.testing.assert_close(said_TV[:frames], padded_TV[:frames], atol=1e-4, rtol=0)
+    graph, small = tmp_path / "student" / "model.onnx", tmp_path / "int8.onnx"
+    assert "head" in groups(graph) and len(groups(graph)) > 1
+    quantize(graph, small, groups(graph))
+    assert small.stat().st_size < graph.stat().st_size
+    int8 = InferenceSession(small).run(["log_probs"], {"wave": wave_BS[:1].numpy()})[0][0]
+    assert np.abs(int8 - padded_BTV[0].detach().numpy()).mean() < 0.1 * float(padded_BTV[0].std())
     together_BTV = student.session.run(["log_probs"], {"wave": wave_BS.numpy()})[0]
     for wave_S, said_TV in zip(wave_BS, together_BTV, strict=True):
         alone_BTV, _ = recogniser.log_probs(wave_S[None], torch.tensor([20_000]))
