@@ -31,14 +31,33 @@ from lalia.data.mixture import Mixture
 from lalia.exits import UserError, run
 
 STARTS = ("random", "patient", *ROUNDS)
-SHARES = {
-    "unheard": 1 / 3, "wave": 1 / 3, "first": 1 / 3, "second": 2 / 3, "third": 1.0, "fourth": 1 / 3, "fifth": 2 / 3,
-}  # fmt: skip
-"""Of --pretrain-minutes that a round takes."""
+BASELINES = ("conformer", "wav2letter", "deepspeech")
 AT_OTHER_SPEEDS = ("--augment.speed", "1", "--augment.speed_factors", "[0.8,1.2]")
-FLAGS = {"fourth": AT_OTHER_SPEEDS, "fifth": AT_OTHER_SPEEDS}
-"""Of a round, beside its config."""
-HEARS_MORE = ("fifth",)
+
+
+@dataclass(frozen=True)
+class Round:
+    """A round of pretraining."""
+
+    share: float
+    """of --pretrain-minutes"""
+    config: str = "nano-second"
+    flags: tuple[str, ...] = ()
+    """beside the config"""
+    hears_more: bool = False
+    """the corpora of --more as well"""
+    hears_targets: bool = True
+
+
+MADE = {
+    "unheard": Round(1 / 3, "nano", hears_targets=False),
+    "wave": Round(1 / 3, "nano-wave"),
+    "first": Round(1 / 3, "nano"),
+    "second": Round(2 / 3),
+    "third": Round(1.0),
+    "fourth": Round(1 / 3, flags=AT_OTHER_SPEEDS),
+    "fifth": Round(2 / 3, flags=AT_OTHER_SPEEDS, hears_more=True),
+}
 CONFIGS = Path("configs")
 LANGUAGES = {target.language for target in TARGETS}
 
@@ -77,7 +96,7 @@ def main() -> int:
     corpora["prompts"] = Path(arguments.prompts)
     for name in dict.fromkeys(name for start in grid.starts for name in ROUNDS.get(start, ())):
         if not late(until):
-            more = [Path(corpus) for corpus in arguments.more] if name in HEARS_MORE else []
+            more = [Path(corpus) for corpus in arguments.more] if MADE[name].hears_more else []
             pretrain(name, [*corpora.values(), *more], out, arguments.pretrain_minutes)
     for trial in grid.trials():
         if late(until):
@@ -100,36 +119,39 @@ def chosen(trial: Trial, grid: Grid, out: Path) -> bool:
 
 def pretrain(start: str, corpora: list[Path], out: Path, minutes: float) -> None:
     """The encoder ``OUT/START/encoder``; a later round begins with the weights and clusters of the one before."""
+    made = MADE[start]
     folders = [str(corpus) for corpus in corpora]
     names = Mixture.load(folders).language_names
-    languages = [name for name in names if name not in LANGUAGES] if start == "unheard" else []
+    languages = [] if made.hears_targets else [name for name in names if name not in LANGUAGES]
     before = [str(out / name / "encoder") for name in ROUNDS[start][-2:-1]]
-    config = "nano-second" if before else "nano-wave" if start == "wave" else "nano"
     call([
-        "python", "-m", "pretrain", "fit", "--config", str(CONFIGS / f"pretrain/{config}.yaml"),
-        "--schedule.minutes", f"{minutes * SHARES[start]:g}", "--out", str(out / start),
+        "python", "-m", "pretrain", "fit", "--config", str(CONFIGS / f"pretrain/{made.config}.yaml"),
+        "--schedule.minutes", f"{minutes * made.share:g}", "--out", str(out / start),
         *(word for encoder in before for word in ("--encoder", encoder, "--quantizer.teacher", encoder)),
         *(word for folder in folders for word in ("--data.corpus", folder)),
         *(word for name in languages for word in ("--data.language", name)),
-        *FLAGS.get(start, ()),
+        *made.flags,
     ])  # fmt: skip
 
 
 def finetune(trial: Trial, corpus: Path, out: Path, steps: int) -> None:
     """One recogniser, unless it is there. Random weights have the shape, and the feature statistics, of the first round's
-    encoder; the start "adapter" is an adapter on the encoder that comes with the project."""
+    encoder; the start "adapter" is an adapter on the encoder that comes with the project, a start of BASELINES another model."""
     if trial.finished(out):
         return
     fresh = trial.start in ("random", "patient")
     encoder = out / ("first" if fresh else SHIPPED if trial.start == "adapter" else trial.start) / "encoder"
+    begin = ["--encoder", str(encoder), "--start", "random" if fresh else "pretrained"]
     if trial.start == "patient":
         steps *= 3
+    elif trial.start == "adapter":
+        begin += ["--mode", "adapter", "--adapter.share", str(ADAPTER_SHARES[0])]
+    elif trial.start in BASELINES:
+        begin = ["--model.kind", trial.start]
     call([
         "python", "-m", "finetune", "fit", "--config", str(CONFIGS / "finetune/nano.yaml"), "--data.corpus", str(corpus),
-        "--data.language", trial.target.language, "--labels.minutes", f"{trial.minutes:g}", "--encoder", str(encoder),
-        "--start", "random" if fresh else "pretrained", "--optim.lr", f"{trial.rate:g}",
-        *(("--mode", "adapter", "--adapter.share", str(ADAPTER_SHARES[0])) if trial.start == "adapter" else ()),
-        "--alarm.enabled", "false",
+        "--data.language", trial.target.language, "--labels.minutes", f"{trial.minutes:g}", *begin,
+        "--optim.lr", f"{trial.rate:g}", "--alarm.enabled", "false",
         "--schedule.steps", str(steps), "--seed", str(trial.seed), "--out", str(trial.folder(out)),
     ])  # fmt: skip
 
@@ -160,7 +182,7 @@ def parse() -> argparse.Namespace:
         help="of the first two rounds together; the third takes as long again, the fourth and the fifth together too (120)",
     )
     parser.add_argument("--minutes", type=float, nargs="+", default=[2, 10, 30], help="of labels (2 10 30)")
-    parser.add_argument("--rates", type=float, nargs="+", default=[2e-3, 4e-3], help="of fine-tuning")
+    parser.add_argument("--rates", type=float, nargs="+", default=[5e-4, 1e-3, 2e-3, 4e-3, 8e-3], help="of fine-tuning")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2], help="of fine-tuning (1 2)")
     parser.add_argument("--starts", nargs="+", choices=STARTS, default=list(STARTS), help="what is compared (all)")
     parser.add_argument("--language", nargs="+", default=[], help="targets (all six)")

@@ -238,7 +238,7 @@ def _shown(cell: Cell | None, base: Cell | None) -> str:
 
 def draw(cells: Cells, targets: list[Target], minutes: list[float]) -> None:
     """CER against minutes of labels, a panel for each language; the band is the spread of the seeds."""
-    figure = _panels(targets, "minutes of labels")
+    figure = panels(targets, "minutes of labels", "CER")
     for axes, target in zip(figure.axes, targets, strict=True):
         for start, colour in COLOURS.items():
             known = [m for m in minutes if (target.language, m, start) in cells]
@@ -257,7 +257,7 @@ def draw(cells: Cells, targets: list[Target], minutes: list[float]) -> None:
 
 def draw_hours(cells: Cells, targets: list[Target], out: Path) -> None:
     """CER at ten minutes of labels against hours of pretraining; the bars are the spread of the seeds."""
-    figure = _panels(targets, "hours of pretraining, one core")
+    figure = panels(targets, "hours of pretraining, one core", "CER")
     for axes, target in zip(figure.axes, targets, strict=True):
         known = {
             s: cells[target.language, MAIN_MINUTES, s] for s in COLOURS if (target.language, MAIN_MINUTES, s) in cells
@@ -273,8 +273,8 @@ def draw_hours(cells: Cells, targets: list[Target], out: Path) -> None:
     _save(figure, BY_HOURS)
 
 
-def _panels(targets: list[Target], across: str) -> Figure:
-    """A panel for each language, CER upwards from 0."""
+def panels(targets: list[Target], across: str, up: str) -> Figure:
+    """A panel for each language."""
     rows = max(1, -(-len(targets) // 3))
     figure = Figure(figsize=(9.0, 2.6 * rows), layout="constrained")
     for place, target in enumerate(targets):
@@ -284,7 +284,7 @@ def _panels(targets: list[Target], across: str) -> Figure:
         axes.grid(axis="y", color="#dddddd")
         axes.set_xlabel(across)
         if place % 3 == 0:
-            axes.set_ylabel("CER")
+            axes.set_ylabel(up)
     return figure
 
 

@@ -2,11 +2,13 @@
 
     python -m benchmarks.new_language --speech FOLDER --prompts data/demo --out runs/learning
 
-Begins with what ``benchmarks.learning`` has finished in --out (same splits, steps and rates). To the best pretrained
-recogniser of each language and amount of labels it adds, through the public commands: an adapter on the same encoder, the
-int8 student (``distill export``), a language model of the letters of the training clips' texts (``lalia lm``; held-out
-sentences are not in it), tuned on dev (``lalia tune``) and judged on test (``lalia evaluate``). What is there already is not
-made again; languages without a finished pretrained recogniser are left out. The table is docs/new-language.md, its plot
+For each language and amount of labels: a recogniser from random weights, one from the encoder that comes with the project and an
+adapter on it, at equal steps, each at the rate that did best with ten minutes; splits and finished runs are those of
+``benchmarks.learning`` in --out. Then, for the first two, a language model of the letters of the training clips' texts, tuned on
+dev and set beside best path on test (``python -m finetune lm``; held-out sentences are not in it). --baselines trains
+torchaudio's Wav2Letter and DeepSpeech and a Conformer from nothing.
+
+The same command again continues; --until stops before the next run begins. The tables are docs/new-language.md, their plot
 docs/report/new-language.svg.
 """
 
@@ -20,25 +22,34 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
-from benchmarks.learning import finetune, late, without_until
+from benchmarks.learning import BASELINES, finetune, late, without_until
 from benchmarks.learning_corpora import TARGETS, Target, call, prepare_all
-from benchmarks.learning_report import SHIPPED, Cell, Cells, Trial, best_cells, collect
+from benchmarks.learning_report import SHIPPED, Cell, Trial, best_cells, collect, panels
+from finetune.presets import ADAPTER_SHARES
+from finetune.trained import WAYS
 from lalia.cards import write_text
+from lalia.data.mixture import Mixture
 from lalia.exits import run
 from lalia.machine import processor
 
 PAGE, PLOT = Path("docs/new-language.md"), Path("docs/report/new-language.svg")
 SEED = 1
+RATES = {"random": (5e-4, 1e-3, 2e-3), SHIPPED: (4e-3,), "adapter": (8e-3,)} | dict.fromkeys(BASELINES, (5e-4, 2e-3))
+"""What is trained, and the rates that it tries on ten minutes of labels; of others only the one that was best there on dev."""
+DECODED = ("random", SHIPPED)
+"""What is decoded with a language model."""
+COLOURS = {"random": "#9a9a9a", SHIPPED: "#1d4e89"}
+MAIN_MINUTES = 10.0
+GOALS = (0.7, 1.1)
+"""CER from pretrained weights over that from random ones, of the adapter over that of all weights: at most."""
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """Error rates of one student on the test clips, each with its 95 % interval: (rate, low, high)."""
+    """Word error rates of one student on the test clips, each with its 95 % interval: (rate, low, high)."""
 
-    cer: tuple[float, float, float]
-    wer: tuple[float, float, float]
+    greedy: tuple[float, float, float]
+    model: tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -47,11 +58,17 @@ class Row:
 
     target: Target
     minutes: float
-    random: Cell | None
-    pretrained: Cell
-    adapter: Cell | None
-    greedy: Decoded
-    model: Decoded
+    """asked for; 0 = all"""
+    heard: float
+    """minutes of labels that there were"""
+    cells: dict[str, Cell]
+    """by start: random, SHIPPED, adapter and the baselines"""
+    decoded: dict[str, Decoded]
+    """by start"""
+
+    @property
+    def amount(self) -> str:
+        return f"{self.minutes:g}" if self.minutes else f"all {self.heard:.0f}"
 
 
 def main() -> int:
@@ -59,93 +76,154 @@ def main() -> int:
     out = Path(arguments.out)
     corpora = prepare_all(Path(arguments.speech), out)
     corpora[""] = Path(arguments.prompts)
-    rows = []
-    for minutes in arguments.minutes:
-        for target in TARGETS:
-            if late(arguments.until):
-                break
-            row = afternoon(target, minutes, corpora[target.speech], out, arguments)
-            rows += [row] if row else []
-    command = shlex.join(["python", "-m", "benchmarks.new_language", *without_until(sys.argv)])
+    targets = [target for target in TARGETS if not arguments.language or target.language in arguments.language]
+    for minutes in sorted({MAIN_MINUTES, *arguments.minutes}, key=lambda m: abs(m - MAIN_MINUTES)):
+        for target in targets:
+            corpus = corpora[target.speech]
+            if minutes <= labelled(corpus, target):
+                afternoon(target, minutes, corpus, out, arguments)
+    found = [look(target, minutes, out, arguments) for target in TARGETS for minutes in arguments.minutes]
+    rows = sorted((row for row in found if row), key=lambda row: (TARGETS.index(row.target), row.heard))
     draw(rows)
-    write_text(PAGE, page(rows, command, arguments.steps))
-    print(f"the table and the plot: {PAGE}")
+    write_text(
+        PAGE, page(rows, shlex.join(["python", "-m", "benchmarks.new_language", *without_until(sys.argv)]), arguments)
+    )
+    print(f"the tables and the plot: {PAGE}")
     return 0
 
 
-def afternoon(target: Target, minutes: float, corpus: Path, out: Path, arguments: argparse.Namespace) -> Row | None:
-    """One language from its pretrained recogniser to its language model; None where there is no such recogniser."""
+def labelled(corpus: Path, target: Target) -> float:
+    """Minutes of labelled training audio."""
+    mixture = Mixture.load([str(corpus)])
+    rows = mixture.select("train", [target.language], labelled=True)
+    return float(mixture.durations_s[rows].sum()) / 60
+
+
+def afternoon(target: Target, minutes: float, corpus: Path, out: Path, arguments: argparse.Namespace) -> None:
+    """Train and decode what is missing of one language at one amount of labels."""
+    best = known(target, MAIN_MINUTES, out, arguments)
+    for start, rates in RATES.items():
+        if start in BASELINES and (minutes != MAIN_MINUTES or target.language not in arguments.baselines):
+            continue
+        if minutes != MAIN_MINUTES and start in best:
+            rates = (best[start].rate,)
+        for rate in rates:
+            if not late(arguments.until):
+                finetune(Trial(target, start, minutes, rate, SEED), corpus, out, arguments.steps)
     cells = known(target, minutes, out, arguments)
-    pretrained = cells.get((target.language, minutes, SHIPPED))
-    if pretrained is None:
+    for start in DECODED:
+        if start in cells and not late(arguments.until):
+            folder = Trial(target, start, minutes, cells[start].rate, SEED).folder(out)
+            if not (folder / WAYS).is_file():
+                call(["python", "-m", "finetune", "lm", str(folder)])
+
+
+def look(target: Target, minutes: float, out: Path, arguments: argparse.Namespace) -> Row | None:
+    """What there is of one language at one amount of labels; None without a recogniser from pretrained weights."""
+    cells = known(target, minutes, out, arguments)
+    if SHIPPED not in cells:
         return None
-    for rate in arguments.adapter_rates:
-        finetune(Trial(target, "adapter", minutes, rate, SEED), corpus, out, arguments.steps)
-    adapter = known(target, minutes, out, arguments).get((target.language, minutes, "adapter"))
-    best = Trial(target, SHIPPED, minutes, pretrained.rate, SEED).folder(out)
-    greedy, model = decode(best, target, corpus)
-    return Row(target, minutes, cells.get((target.language, minutes, "random")), pretrained, adapter, greedy, model)
+    folders = {
+        start: Trial(target, start, minutes, cells[start].rate, SEED).folder(out) for start in DECODED if start in cells
+    }
+    finished = json.loads((folders[SHIPPED] / "finished.json").read_text(encoding="utf-8"))
+    decoded = {start: found for start, folder in folders.items() if (found := read(folder))}
+    return Row(target, minutes, finished["minutes_of_labels"], cells, decoded)
 
 
-def known(target: Target, minutes: float, out: Path, arguments: argparse.Namespace) -> Cells:
-    """The finished trials of a language and amount of labels, at each start's best rate."""
-    trials = [Trial(target, start, minutes, rate, seed) for start in ("random", SHIPPED) for rate in arguments.rates
+def known(target: Target, minutes: float, out: Path, arguments: argparse.Namespace) -> dict[str, Cell]:
+    """The finished trials of a language and amount of labels by start, each at its best rate."""
+    trials = [Trial(target, start, minutes, rate, seed) for start, rates in RATES.items() for rate in rates
               for seed in arguments.seeds]  # fmt: skip
-    adapters = [Trial(target, "adapter", minutes, rate, SEED) for rate in arguments.adapter_rates]
-    return best_cells(collect(trials + adapters, out))
+    return {start: cell for (_, _, start), cell in best_cells(collect(trials, out)).items()}
 
 
-def decode(folder: Path, target: Target, corpus: Path) -> tuple[Decoded, Decoded]:
-    """The student of the recogniser in ``folder``: by best path, and with a language model of its training texts."""
-    student, model = folder / "student", folder / "lm"
-    speaks = ["--language", target.language]
-    if not (student / "card.json").is_file():
-        call([
-            "python", "-m", "distill", "export", "--recogniser", str(folder / "recogniser"), "--data.corpus", str(corpus),
-            "--data.language", target.language, "--measure.sensitivity_s", "20", "--measure.timing_s", "20",
-            "--out", str(student),
-        ])  # fmt: skip
-    if not (folder / "with-lm.json").is_file():
-        call(["lalia", "lm", str(corpus), *speaks, "--like", str(student), "--out", str(model)])
-        call(["lalia", "tune", str(student), str(corpus), *speaks, "--lm", str(model)])
-        test = ["lalia", "evaluate", str(student), str(corpus), *speaks, "--threads", "1", "--json"]
-        call([*test, str(folder / "greedy.json")])
-        call([*test, str(folder / "with-lm.json"), "--lm", str(model)])
-    return read(folder / "greedy.json"), read(folder / "with-lm.json")
+def read(folder: Path) -> Decoded | None:
+    """What ``python -m finetune lm`` found of the run in ``folder``."""
+    if not (folder / WAYS).is_file():
+        return None
+    found = json.loads((folder / WAYS).read_text(encoding="utf-8"))["ways"]
+    return Decoded(*((way["wer"], *way["wer_interval"]) for way in found))
 
 
-def read(path: Path) -> Decoded:
-    scores = json.loads(path.read_text(encoding="utf-8"))["scores"]["all"]
-    return Decoded((scores["cer"], *scores["cer_interval"]), (scores["wer"], *scores["wer_interval"]))
-
-
-def page(rows: list[Row], command: str, steps: int) -> str:
+def page(rows: list[Row], command: str, arguments: argparse.Namespace) -> str:
     lines = [
         "# A new language in an afternoon",
         "",
         f"`{command}` · {datetime.date.today().isoformat()} · {processor()}",
         "",
-        "Error rates on test clips that no training heard, in percent. *random*, *pretrained*, *adapter*: CER by best path of "
-        f"the recogniser after {steps} steps of 30 s, mean of the seeds, the last two from the learning proof's *{SHIPPED}* "
-        "encoder; in brackets the ratio to random weights, of the adapter to all weights. *greedy*, *with LM*: WER of the int8 "
-        "student by best path, and with 6-grams of letters of the training clips' texts (all of them, however few were heard), "
-        "with 95 % intervals over clips.",
+        f"Error rates in percent on test clips that no training heard. Every recogniser took {arguments.steps} steps of 30 s on "
+        "minutes of labels as the row says. *random*: random weights; *pretrained*: the learning proof's "
+        f"*{SHIPPED}* encoder, which comes with the project as nano-multilingual; *adapter*: that encoder with an adapter of "
+        f"{100 * ADAPTER_SHARES[0]:g} % of its weights. At ten minutes the first two are means of {len(arguments.seeds)} seeds.",
         "",
-        f"![WER by best path and with a language model]({PLOT.relative_to(PAGE.parent).as_posix()})",
+        f"![WER against minutes of labels]({PLOT.relative_to(PAGE.parent).as_posix()})",
         "",
-        "| language | minutes | random | pretrained | adapter | WER greedy | WER with LM | CER greedy | CER with LM |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "## Letters",
+        "",
+        "CER by best path; in brackets the ratio to random weights, and of the adapter to all weights.",
+        "",
+        "| language | minutes | random | pretrained | adapter |",
+        "|---|---|---|---|---|",
     ]
     for row in rows:
-        cells = [_cell(row.random, None), _cell(row.pretrained, row.random), _cell(row.adapter, row.pretrained)]
-        rates = [
-            _rate(row.greedy.wer),
-            _rate(row.model.wer),
-            f"{100 * row.greedy.cer[0]:.1f}",
-            f"{100 * row.model.cer[0]:.1f}",
-        ]
-        lines.append(f"| {row.target.name} | {row.minutes:g} | {' | '.join(cells + rates)} |")
+        random, pretrained, adapter = (row.cells.get(start) for start in ("random", SHIPPED, "adapter"))
+        shown = [_cell(random, None), _cell(pretrained, random), _cell(adapter, pretrained)]
+        lines.append(f"| {row.target.name} | {row.amount} | {' | '.join(shown)} |")
+    lines += [
+        "",
+        *_reached(rows),
+        "",
+        "## Words, with a language model",
+        "",
+        "WER of the student (first seed) by best path, and with 6-grams of letters of all training clips' texts, however few "
+        "were heard; with 95 % intervals over clips.",
+        "",
+        "| language | minutes | random | random, LM | pretrained | pretrained, LM |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        rates = [_rates(row.decoded.get(start)) for start in DECODED]
+        lines.append(f"| {row.target.name} | {row.amount} | {' | '.join(rates)} |")
+    lines += _baselines(rows)
     return "\n".join(lines) + "\n"
+
+
+def _reached(rows: list[Row]) -> list[str]:
+    """Where the goals are met, in words."""
+    said = []
+    for (start, base, what), goal in zip(
+        ((SHIPPED, "random", "Pretrained over random"), ("adapter", SHIPPED, "The adapter over all weights")),
+        GOALS,
+        strict=True,
+    ):
+        pairs = [(row, row.cells[start].cer / row.cells[base].cer) for row in rows if {start, base} <= row.cells.keys()]
+        met = [f"{row.target.name} {row.amount}" for row, ratio in pairs if ratio <= goal]
+        said.append(f"{what} at most {goal:g}: {len(met)} of {len(pairs)}" + (f" ({', '.join(met)})." if met else "."))
+    return [" ".join(said)]
+
+
+def _baselines(rows: list[Row]) -> list[str]:
+    """Models that start from nothing, where they were trained."""
+    shown = [row for row in rows if any(kind in row.cells for kind in BASELINES)]
+    if not shown:
+        return []
+    lines = [
+        "",
+        "## Other models from nothing",
+        "",
+        "CER by best path after as many steps on the same clips (`--model.kind`), each at the best of its rates on dev.",
+        "",
+        f"| language | minutes | {' | '.join(BASELINES)} | random | pretrained |",
+        "|---" * (4 + len(BASELINES)) + "|",
+    ]
+    for row in shown:
+        cells = [
+            _cell(cell, None) + (f", rate {cell.rate:g}" if cell else "")
+            for cell in (row.cells.get(start) for start in (*BASELINES, *DECODED))
+        ]
+        lines.append(f"| {row.target.name} | {row.amount} | {' | '.join(cells)} |")
+    return lines
 
 
 def _cell(cell: Cell | None, base: Cell | None) -> str:
@@ -154,23 +232,36 @@ def _cell(cell: Cell | None, base: Cell | None) -> str:
     return f"{100 * cell.cer:.1f}" + (f" ({cell.cer / base.cer:.2f})" if base else "")
 
 
-def _rate(rate: tuple[float, float, float]) -> str:
-    return f"{100 * rate[0]:.1f} ({100 * rate[1]:.1f} to {100 * rate[2]:.1f})"
+def _rates(decoded: Decoded | None) -> str:
+    """Two cells: by best path, and with a language model."""
+    if decoded is None:
+        return "– | –"
+    return " | ".join(
+        f"{100 * rate:.1f} ({100 * low:.1f} to {100 * high:.1f})" for rate, low, high in (decoded.greedy, decoded.model)
+    )
 
 
 def draw(rows: list[Row]) -> None:
-    """Two bars for each language: WER by best path and with a language model."""
-    figure = Figure(figsize=(9.0, 3.2), layout="constrained")
-    axes = figure.add_subplot()
-    for shift, name, colour in ((-0.2, "greedy", "#9a9a9a"), (0.2, "with LM", "#2a6fbb")):
-        found = [row.greedy.wer if name == "greedy" else row.model.wer for row in rows]
-        errors = [[wer - low for wer, low, _ in found], [high - wer for wer, _, high in found]]
-        places = [place + shift for place in range(len(rows))]
-        axes.bar(places, [wer for wer, _, _ in found], 0.36, yerr=errors, color=colour, ecolor="#555555", label=name)
-    axes.set_xticks(range(len(rows)), [f"{row.target.name}\n{row.minutes:g} min" for row in rows], fontsize=8)
-    axes.set_ylabel("WER on test")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+    """WER against minutes of labels, a panel for each language: from random and pretrained weights, without and with a model."""
+    targets = list(dict.fromkeys(row.target for row in rows))
+    figure = panels(targets, "minutes of labels", "WER")
+    for axes, target in zip(figure.axes, targets, strict=True):
+        for start, colour in COLOURS.items():
+            for way, line in (("greedy", "-"), ("model", "--")):
+                found = [(row.heard, *getattr(row.decoded[start], way)) for row in rows
+                         if row.target == target and start in row.decoded]  # fmt: skip
+                minutes, rates, lows, highs = zip(*found, strict=True) if found else ((), (), (), ())
+                label = f"{'random' if start == 'random' else 'pretrained'}, {'best path' if way == 'greedy' else 'LM'}"
+                axes.plot(minutes, rates, line, marker="o", ms=4, color=colour, label=label)
+                axes.fill_between(minutes, lows, highs, color=colour, alpha=0.12, lw=0)
+        axes.set_xscale("log")
+        ticks = sorted({row.minutes or round(row.heard) for row in rows if row.target == target})
+        axes.set_xticks(ticks, [f"{minutes:g}" for minutes in ticks])
+        axes.minorticks_off()
+        axes.set_ylim(0, 1.2)
+    figure.legend(
+        *figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=8
+    )
     PLOT.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(PLOT, format="svg", facecolor="white", metadata={"Date": None})
 
@@ -184,10 +275,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--speech", required=True, help="folder of sets, each with a manifest.tsv")
     parser.add_argument("--prompts", default="data/demo", help="the demo's corpus (data/demo)")
     parser.add_argument("--out", default="runs/learning", help="what benchmarks.learning made (runs/learning)")
-    parser.add_argument("--minutes", type=float, nargs="+", default=[10], help="of labels (10)")
-    parser.add_argument("--rates", type=float, nargs="+", default=[2e-3, 4e-3], help="of the learning proof's trials")
+    parser.add_argument(
+        "--minutes", type=float, nargs="+", default=[2, 5, 10, 30, 0], help="of labels; 0 = all (2 5 10 30 0)"
+    )
+    parser.add_argument("--language", nargs="+", default=[], help="train and decode these only (all six)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2], help="of the learning proof's trials")
-    parser.add_argument("--adapter-rates", type=float, nargs="+", default=[2e-3, 4e-3], help="of adapters")
+    parser.add_argument(
+        "--baselines", nargs="*", default=["swa"], metavar="LANGUAGE", help="languages to train other models for (swa)"
+    )
     parser.add_argument("--steps", type=int, default=400, help="of each fine-tuning (400)")
     parser.add_argument("--until", default="", metavar="YYYY-MM-DDTHH:MM", help="begin nothing new from then on")
     return parser.parse_args()
