@@ -43,7 +43,7 @@ def fit(argv: list[str]) -> int:
     _check(settings)
     from distill.fit import distill  # late: torch and fairseq2 take seconds to import, a typo should not
 
-    distill(settings, Path(settings.out))
+    distill(settings, Path(settings.out), config.stated(DistillSettings, argv))
     return 0
 
 
@@ -52,7 +52,7 @@ def prune(argv: list[str]) -> int:
     _check(settings)
     from distill.prune import prune as prune_teacher
 
-    prune_teacher(settings, Path(settings.out))
+    prune_teacher(settings, Path(settings.out), config.stated(PruneSettings, argv))
     return 0
 
 

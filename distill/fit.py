@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -17,9 +18,12 @@ from lalia.training.ranks import leads
 from lalia.training.runs import FINISHED, best_weights, finished
 
 
-def distill(settings: DistillSettings, folder: Path) -> None:
-    """Train to the end of the schedule, or go on from where the run in ``folder`` stopped."""
-    if finished(folder):
+def distill(settings: DistillSettings, folder: Path, stated: Collection[str] = ()) -> None:
+    """Train to the end of the schedule, or go on from where the run in ``folder`` stopped.
+
+    ``stated`` are the settings that the user gave (``config.stated``): a finished run must have been made with them.
+    """
+    if finished(folder, settings, stated):
         print(f"{folder}: this run is finished; its recogniser is {folder / 'recogniser'}")
         return
     material = Material.gather(settings)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -95,8 +96,11 @@ class PruneTask(DistillTask):
         return small.eval()
 
 
-def prune(settings: PruneSettings, folder: Path) -> None:
-    """Learn gates, cut, heal; or go on from where the run in ``folder`` stopped."""
+def prune(settings: PruneSettings, folder: Path, stated: Collection[str] = ()) -> None:
+    """Learn gates, cut, heal; or go on from where the run in ``folder`` stopped.
+
+    ``stated`` are the settings that the user gave (``config.stated``): finished gates must have been learned with them.
+    """
     section = settings.prune
     unknown = [unit for unit in section.units if unit not in UNITS]
     if unknown or not section.units:
@@ -104,7 +108,8 @@ def prune(settings: PruneSettings, folder: Path) -> None:
     if not 0 < section.target < 1 or not 0 < section.share < 1:
         raise UserError(f"prune.target {section.target:g} and prune.share {section.share:g} must lie between 0 and 1")
     gates = folder / "gates"
-    if not finished(gates):
+    # What the gates have of the schedule is a part of it, and of --out a folder within.
+    if not finished(gates, settings, [name for name in stated if not name.startswith(("schedule.", "student."))]):
         learn_gates(replace(settings, schedule=_part(settings, section.share), out=str(gates)), gates)
     values = {field.name: getattr(settings, field.name) for field in fields(DistillSettings)}
     values["student"] = replace(settings.student, start=str(gates / "recogniser"))

@@ -45,9 +45,10 @@ MEASURED = 200
 def finetune(settings: FinetuneSettings, folder: Path, stated: Collection[str] | None = None) -> None:
     """Train to the end of the schedule, or go on from where the run in ``folder`` stopped.
 
-    ``stated`` are the settings that the user gave (``config.stated``); the others are chosen by the preset. None = all are.
+    ``stated`` are the settings that the user gave (``config.stated``): the others are chosen by the preset, and a finished run
+    must have been made with them. None = all are, and nothing is compared.
     """
-    if finished(folder):
+    if finished(folder, settings, stated or ()):
         print(f"{folder}: this run is finished; its recogniser is {folder / 'recogniser'}")
         return
     check_mode(settings)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import typing
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -70,6 +70,21 @@ def to_dict(settings: Any) -> Any:
     if isinstance(settings, (list, tuple)):
         return [to_dict(item) for item in settings]
     return str(settings) if isinstance(settings, Path) else settings
+
+
+def select(path: Path, names: Collection[str]) -> dict[str, Any]:
+    """What the file of ``dump`` at ``path`` says of the settings with the dotted ``names``; what it does not know is left out."""
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    found: dict[str, Any] = {}
+    for name in names:
+        *groups, key = name.split(".")
+        here, there = values, found
+        for group in groups:
+            here = here.get(group, {})
+            there = there.setdefault(group, {})
+        if key in here:
+            there[key] = here[key]
+    return found
 
 
 def _appending(schema: type, argv: Sequence[str]) -> list[str]:

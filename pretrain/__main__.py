@@ -47,7 +47,7 @@ def fit(argv: list[str]) -> int:
     _require_corpus(settings.data)
     from pretrain.fit import pretrain
 
-    pretrain(settings, Path(settings.out))
+    pretrain(settings, Path(settings.out), config.stated(PretrainSettings, argv))
     return 0
 
 

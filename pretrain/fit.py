@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,9 +38,12 @@ from pretrain.task import PretrainTask
 SHOW = ("train/loss", "train/accuracy", "train/code_perplexity", "valid/accuracy", "valid/code_perplexity")
 
 
-def pretrain(settings: PretrainSettings, folder: Path) -> None:
-    """Train to the end of the schedule, or go on from where the run in ``folder`` stopped."""
-    if finished(folder):
+def pretrain(settings: PretrainSettings, folder: Path, stated: Collection[str] = ()) -> None:
+    """Train to the end of the schedule, or go on from where the run in ``folder`` stopped.
+
+    ``stated`` are the settings that the user gave (``config.stated``): a finished run must have been made with them.
+    """
+    if finished(folder, settings, stated):
         print(f"{folder}: this run is finished; its encoder is {folder / 'encoder'}")
         return
     start = _start(settings) if settings.encoder else None

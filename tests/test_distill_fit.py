@@ -81,6 +81,7 @@ def test_from_a_teacher_to_a_student_with_scores_and_resumed_the_same(made, run)
     assert {"train/posteriors", "train/hidden", "train/labels", "train/pseudo"} <= set(line)
     assert 0 < line["train/labelled"] < 1
     assert "finished" in run("run")[1]
+    assert "begun with loss.confidence 0.1, now 0.2" in run("run", "--loss.confidence", "0.2")[2]
 
     # The run as a kill behind step 3 leaves it.
     (made / "broken" / "checkpoints").mkdir(parents=True)

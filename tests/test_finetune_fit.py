@@ -75,6 +75,9 @@ def test_from_an_encoder_to_a_recogniser_with_scores(made):
     again = run(made, "run", "--labels.minutes", "0.2")
     assert again.returncode == 0
     assert "finished" in again.stdout
+    other = run(made, "run", "--labels.minutes", "0.3")
+    assert other.returncode == 2
+    assert "this run was begun with labels.minutes 0.2, now 0.3; give the same settings" in other.stderr
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -80,6 +81,17 @@ def test_another_architecture_cannot_continue(fit, killed: Path, capsys: pytest.
     capsys.readouterr()
     assert fit("--model.feedforward=128") == 2
     assert "this run was begun with model.feedforward 64, now 128; give the same settings" in line(capsys)
+
+
+def test_a_finished_run_is_not_mistaken_for_another(fit, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:  # type: ignore[no-untyped-def]
+    assert fit() == 0 and finished(tmp_path / "run")
+    capsys.readouterr()
+    assert fit("--log.valid_every=7") == 0  # what it logs and where it runs may differ
+    assert "this run is finished" in capsys.readouterr().out
+    assert fit("--optim.lr=3e-3") == 2
+    assert re.search(
+        r"this run was begun with optim\.lr [\d.e-]+, now 0\.003; .* or another --out for a new run", line(capsys)
+    )
 
 
 @pytest.mark.parametrize("broken", [1, 2])

@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -252,6 +252,15 @@ def _quiet() -> None:
         warnings.filterwarnings("ignore", message=text)
 
 
-def finished(folder: Path) -> bool:
-    """Whether the run in ``folder`` has reached its end and written its result."""
-    return (folder / FINISHED).is_file()
+def finished(folder: Path, settings: Any = None, stated: Collection[str] = ()) -> bool:
+    """Whether the run in ``folder`` has reached its end and written its result.
+
+    A ``UserError`` where it was made with other values than ``settings`` has of what is ``stated`` (``config.stated``): whoever
+    asks for something else is not to be told that it is there already.
+    """
+    path = folder / CONFIG
+    if not (folder / FINISHED).is_file():
+        return False
+    if stated and path.is_file():
+        same_settings(config.select(path, stated), config.to_dict(settings), path)
+    return True
