@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from lalia.text.codes import name_of
 from lalia.text.normaliser import NormaliserSettings
 
 DATA = Path(__file__).with_name("languages.json")
@@ -41,7 +42,8 @@ class Profile:
     @property
     def title(self) -> str:
         """Its name where there is one, with the code."""
-        return f"{self.name} ({self.code})" if self.name else self.code or "no language"
+        name = self.name or name_of(self.code)
+        return f"{name} ({self.code})" if name else self.code or "no language"
 
 
 @cache

@@ -84,11 +84,14 @@ def main(args: argparse.Namespace) -> int:
         from rich.console import Console
     except ImportError as error:
         raise UserError(f"lalia prepare needs {error.name}; pip install 'lalia[train]'") from error
+    from lalia.data.prepare.languages import describe_language
     from lalia.data.prepare.run import prepare
     from lalia.data.prepare.sources import open_source
 
     console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
     options = _options(args)
+    if args.language:
+        console.print(describe_language(args.language, options.language))
     recipe = _recipe(args, _cutting(args))
     source = open_source(args.source, options, args.audio, console.print)
     prepare(source, recipe, args.out, _engine(args), console)

@@ -11,9 +11,10 @@ import subprocess
 import tarfile
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
+from lalia.data.prepare.options import Say
 from lalia.exits import UserError
 
 LANGUAGES = {"en": "eng", "es": "spa", "fr": "fra", "it": "ita", "ru": "rus"}
@@ -36,8 +37,6 @@ SHA256 = {
 
 PACKAGES = [f"asterisk-core-sounds-{code}{kind}" for code in LANGUAGES for kind in ("-g722", "")]
 ARCHIVE = re.compile(r"asterisk-core-sounds-(en|es|fr|it|ru)(-g722)?[-_].*(\.deb|\.tar\.gz|\.tgz)")
-
-Say = Callable[[str], None]
 
 
 def fetch_archives(folder: Path, say: Say) -> list[Path]:

@@ -9,7 +9,6 @@ from pathlib import Path
 from lalia.data.prepare.asterisk import (
     ARCHIVE,
     LANGUAGES,
-    Say,
     fetch_archives,
     find_archives,
     missing_languages,
@@ -18,6 +17,7 @@ from lalia.data.prepare.asterisk import (
 )
 from lalia.data.prepare.clips import Clip, Dropped, Listing, ordering, sentence_key
 from lalia.data.prepare.credits import VOICES, attribution
+from lalia.data.prepare.options import Say
 from lalia.data.prepare.prompts import NOT_SPEECH, clean_prompt, match_prompts, read_prompts
 from lalia.exits import UserError
 from lalia.units import Seconds

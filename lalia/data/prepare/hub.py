@@ -15,9 +15,10 @@ import numpy as np
 from lalia.cards import NAME as CARD
 from lalia.data.corpus import SPLITS, Corpus
 from lalia.data.prepare.clips import Clip, Dropped, Listing, Stream, ordering, sentence_key
-from lalia.data.prepare.languages import UNKNOWN, find_language
-from lalia.data.prepare.options import Options
-from lalia.data.prepare.tables import NAMES, SPLIT_NAMES
+from lalia.data.prepare.columns import NAMES, describe_columns
+from lalia.data.prepare.languages import UNKNOWN, iso_639_3
+from lalia.data.prepare.options import Options, Say
+from lalia.data.prepare.tables import SPLIT_NAMES
 from lalia.exits import UserError
 
 _SAVED_PER_STREAM = 2000
@@ -61,7 +62,7 @@ class HubStream:
                     yield Dropped(id, "missing", f"{path}: {_line(error)}")
                     continue
             text, speaker = (" ".join(str(row.get(columns.get(n, "")) or "").split()) for n in ("text", "speaker"))
-            language = self.language or find_language(read_language(row)) or UNKNOWN
+            language = self.language or _language(read_language(row))
             said = str(row.get(columns.get("split", "")) or self.split.split(".")[0])
             split = SPLIT_NAMES.get(said.lower(), "train")
             if self.hold_out is not None and text:
@@ -69,8 +70,8 @@ class HubStream:
             yield Clip(id, path, language, text, speaker, split, self.source, data=data)
 
 
-def list_hub(spec: str, options: Options) -> Listing:
-    """``NAME``, ``ORGANISATION/NAME`` or a folder, each with ``/CONFIG`` where there are several."""
+def list_hub(spec: str, options: Options, say: Say) -> Listing:
+    """``NAME``, ``ORGANISATION/NAME`` or a folder, each with ``/CONFIG`` where there are several; ``say`` is told its columns."""
     _be_quiet()
     name, config = _named(spec)
     splits = _splits(name, config)
@@ -82,6 +83,9 @@ def list_hub(spec: str, options: Options) -> Listing:
         rows = _load(name, config, split)
         features = rows.features or _guessed(rows)
         columns = _columns(features, options, spec)
+        if split == splits[0]:
+            for line in describe_columns(features, columns, f"hub:{spec}"):
+                say(line)
         hold_out = None if "split" in columns else hold_out
         files = 1 if options.limit else rows.num_shards
         streams += [
@@ -252,6 +256,14 @@ def _names_of(features: Any, column: str) -> Any:
     if kind is not None and hasattr(kind, "int2str"):
         return lambda row: kind.int2str(row[column]) if row[column] is not None else ""
     return lambda row: str(row.get(column) or "")
+
+
+def _language(word: str) -> str:
+    """The code for what a dataset's column of languages says; ``und`` where that is none, since classes have any names."""
+    try:
+        return iso_639_3(word)
+    except UserError:
+        return UNKNOWN
 
 
 def _drawn(key: str, dev: float, test: float) -> str:

@@ -5,33 +5,37 @@ from __future__ import annotations
 import re
 
 from lalia.exits import UserError
+from lalia.text.codes import codes_named, is_code, name_of
 
 UNKNOWN = "und"
 
 _CODES = """
-aa aar afar, ab abk abkhazian, af afr afrikaans, ak aka akan, am amh amharic, an arg aragonese, ar ara arabic,
-as asm assamese, av ava avaric, ay aym aymara, az aze azerbaijani, ba bak bashkir, be bel belarusian, bg bul bulgarian,
-bi bis bislama, bm bam bambara, bn ben bengali, bo bod tibetan, br bre breton, bs bos bosnian, ca cat catalan,
-ce che chechen, ch cha chamorro, co cos corsican, cr cre cree, cs ces czech, cv chv chuvash, cy cym welsh, da dan danish,
-de deu german, dv div divehi, dz dzo dzongkha, ee ewe ewe, el ell greek, en eng english, eo epo esperanto, es spa spanish,
-et est estonian, eu eus basque, fa fas persian, ff ful fulah, fi fin finnish, fj fij fijian, fo fao faroese, fr fra french,
-fy fry frisian, ga gle irish, gd gla gaelic, gl glg galician, gn grn guarani, gu guj gujarati, gv glv manx, ha hau hausa,
-he heb hebrew, hi hin hindi, hr hrv croatian, ht hat haitian, hu hun hungarian, hy hye armenian, hz her herero,
-ia ina interlingua, id ind indonesian, ig ibo igbo, ii iii nuosu, io ido ido, is isl icelandic, it ita italian,
-iu iku inuktitut, ja jpn japanese, jv jav javanese, ka kat georgian, kg kon kongo, ki kik kikuyu, kk kaz kazakh,
-kl kal greenlandic, km khm khmer, kn kan kannada, ko kor korean, ks kas kashmiri, ku kur kurdish, kv kom komi,
-kw cor cornish, ky kir kyrgyz, la lat latin, lb ltz luxembourgish, lg lug ganda, li lim limburgish, ln lin lingala,
-lo lao lao, lt lit lithuanian, lv lav latvian, mg mlg malagasy, mh mah marshallese, mi mri maori, mk mkd macedonian,
-ml mal malayalam, mn mon mongolian, mr mar marathi, ms msa malay, mt mlt maltese, my mya burmese, nb nob bokmal,
-ne nep nepali, nl nld dutch, nn nno nynorsk, no nor norwegian, nv nav navajo, ny nya chichewa, oc oci occitan,
-om orm oromo, or ori odia, os oss ossetian, pa pan punjabi, pl pol polish, ps pus pashto, pt por portuguese,
-qu que quechua, rm roh romansh, rn run rundi, ro ron romanian, ru rus russian, rw kin kinyarwanda, sa san sanskrit,
-sc srd sardinian, sd snd sindhi, se sme sami, sg sag sango, si sin sinhala, sk slk slovak, sl slv slovenian,
-sm smo samoan, sn sna shona, so som somali, sq sqi albanian, sr srp serbian, ss ssw swati, st sot sotho, su sun sundanese,
-sv swe swedish, sw swa swahili, ta tam tamil, te tel telugu, tg tgk tajik, th tha thai, ti tir tigrinya, tk tuk turkmen,
-tl tgl tagalog, tn tsn tswana, to ton tonga, tr tur turkish, ts tso tsonga, tt tat tatar, tw twi twi, ty tah tahitian,
-ug uig uyghur, uk ukr ukrainian, ur urd urdu, uz uzb uzbek, ve ven venda, vi vie vietnamese, wa wln walloon,
-wo wol wolof, xh xho xhosa, yi yid yiddish, yo yor yoruba, za zha zhuang, zh zho chinese, zu zul zulu
+aa aar afar, ab abk abkhazian, ae ave avestan, af afr afrikaans, ak aka akan, am amh amharic, an arg aragonese,
+ar ara arabic, as asm assamese, av ava avaric, ay aym aymara, az aze azerbaijani, ba bak bashkir, be bel belarusian,
+bg bul bulgarian, bi bis bislama, bm bam bambara, bn ben bengali, bo bod tibetan, br bre breton, bs bos bosnian,
+ca cat catalan, ce che chechen, ch cha chamorro, co cos corsican, cr cre cree, cs ces czech, cu chu churchslavonic,
+cv chv chuvash, cy cym welsh, da dan danish, de deu german, dv div divehi, dz dzo dzongkha, ee ewe ewe, el ell greek,
+en eng english, eo epo esperanto, es spa spanish, et est estonian, eu eus basque, fa fas persian, ff ful fulah,
+fi fin finnish, fj fij fijian, fo fao faroese, fr fra french, fy fry frisian, ga gle irish, gd gla gaelic,
+gl glg galician, gn grn guarani, gu guj gujarati, gv glv manx, ha hau hausa, he heb hebrew, hi hin hindi,
+ho hmo hirimotu, hr hrv croatian, ht hat haitian, hu hun hungarian, hy hye armenian, hz her herero, ia ina interlingua,
+id ind indonesian, ie ile interlingue, ig ibo igbo, ii iii nuosu, ik ipk inupiaq, io ido ido, is isl icelandic,
+it ita italian, iu iku inuktitut, ja jpn japanese, jv jav javanese, ka kat georgian, kg kon kongo, ki kik kikuyu,
+kj kua kwanyama, kk kaz kazakh, kl kal greenlandic, km khm khmer, kn kan kannada, ko kor korean, kr kau kanuri,
+ks kas kashmiri, ku kur kurdish, kv kom komi, kw cor cornish, ky kir kyrgyz, la lat latin, lb ltz luxembourgish,
+lg lug ganda, li lim limburgish, ln lin lingala, lo lao lao, lt lit lithuanian, lu lub lubakatanga, lv lav latvian,
+mg mlg malagasy, mh mah marshallese, mi mri maori, mk mkd macedonian, ml mal malayalam, mn mon mongolian,
+mr mar marathi, ms msa malay, mt mlt maltese, my mya burmese, na nau nauru, nb nob bokmal, nd nde sindebele,
+ne nep nepali, ng ndo ndonga, nl nld dutch, nn nno nynorsk, no nor norwegian, nr nbl isindebele, nv nav navajo,
+ny nya chichewa, oc oci occitan, oj oji ojibwe, om orm oromo, or ori odia, os oss ossetian, pa pan punjabi, pi pli pali,
+pl pol polish, ps pus pashto, pt por portuguese, qu que quechua, rm roh romansh, rn run rundi, ro ron romanian,
+ru rus russian, rw kin kinyarwanda, sa san sanskrit, sc srd sardinian, sd snd sindhi, se sme sami, sg sag sango,
+sh hbs serbocroatian, si sin sinhala, sk slk slovak, sl slv slovenian, sm smo samoan, sn sna shona, so som somali,
+sq sqi albanian, sr srp serbian, ss ssw swati, st sot sotho, su sun sundanese, sv swe swedish, sw swa swahili,
+ta tam tamil, te tel telugu, tg tgk tajik, th tha thai, ti tir tigrinya, tk tuk turkmen, tl tgl tagalog, tn tsn tswana,
+to ton tonga, tr tur turkish, ts tso tsonga, tt tat tatar, tw twi twi, ty tah tahitian, ug uig uyghur, uk ukr ukrainian,
+ur urd urdu, uz uzb uzbek, ve ven venda, vi vie vietnamese, vo vol volapuk, wa wln walloon, wo wol wolof, xh xho xhosa,
+yi yid yiddish, yo yor yoruba, za zha zhuang, zh zho chinese, zu zul zulu
 """
 _ENTRIES = [entry.split() for entry in _CODES.split(",")]
 _SHORT = {short: code for short, code, _ in _ENTRIES}
@@ -52,19 +56,38 @@ _KNOWN = {code for _, code, _ in _ENTRIES} | {
 }
 
 
-def iso_639_3(name: str) -> str:
-    """The code for what a person or a table wrote: ``it``, ``it-IT``, ``ita``, ``italian``; any three letters are a code.
+_BIBLIOGRAPHIC = {
+    "alb": "sqi", "arm": "hye", "baq": "eus", "bur": "mya", "chi": "zho", "cze": "ces", "dut": "nld", "fre": "fra",
+    "geo": "kat", "ger": "deu", "gre": "ell", "ice": "isl", "mac": "mkd", "mao": "mri", "may": "msa", "per": "fas",
+    "rum": "ron", "slo": "slk", "tib": "bod", "wel": "cym",
+}  # fmt: skip
+"""Libraries' codes of ISO 639-2; as names of folders some are any word."""
 
-    ``""`` becomes ``und``. Raises ``UserError`` for what is no language.
+
+def iso_639_3(name: str) -> str:
+    """The code for what a person or a table wrote: ``it``, ``it-IT``, ``ita``, ``italian``, ``wyn``, ``Wyandot``.
+
+    ``""`` becomes ``und``. Raises ``UserError`` for what is no language, with those that it may mean.
     """
-    code = find_language(name)
-    if code is None and re.fullmatch(r"[a-z]{3}", name.strip().lower()):
-        return name.strip().lower()
-    if code is None:
-        raise UserError(
-            f"language {name!r} is unknown; say its ISO 639-3 code, such as ita (or a locale such as it-IT)"
-        )
-    return code
+    word = name.strip().lower()
+    code = find_language(name) or _BIBLIOGRAPHIC.get(word) or (word if is_code(word) else None)
+    if code is not None:
+        return code
+    named = codes_named(word)
+    if len(named) == 1:
+        return named[0]
+    like = ", ".join(f"{code} ({name_of(code)})" for code in named[:5])
+    meant = f"did you mean {like}?" if like else "a language without a code takes one for private use, qaa to qtz"
+    raise UserError(
+        f"language {name!r} is unknown; say its ISO 639-3 code, such as ita (or a locale such as it-IT, or its English name); "
+        f"{meant}"
+    )
+
+
+def describe_language(word: str, code: str) -> str:
+    """What ``word`` was taken for, in a line."""
+    name = name_of(code) or "for private use"
+    return f"language: {name} ({code})" if word == code else f"language: {word} is {name}: {code}"
 
 
 def find_language(name: str) -> str | None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from lalia.exits import UserError
 
+Say = Callable[[str], None]
+"""Tells the user a line."""
 FIELDS = ("audio", "text", "language", "speaker", "split", "duration", "start", "end", "id", "licence")
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from lalia.cards import write_card, write_text
-from lalia.data.corpus import SCHEMA, SPLITS, Corpus, write_index
+from lalia.data.corpus import SCHEMA, Corpus, write_index
 from lalia.data.prepare.clips import Dropped
 from lalia.data.prepare.parts import SHARD_BYTES, SHARD_ROWS, write_shard
 from lalia.data.prepare.seal import write_skipped
@@ -58,7 +58,7 @@ def rewrite(
     return write_card(
         out, "corpus", [corpus.card],
         **kept,
-        clips={split: int(np.sum(made.splits == code)) for code, split in enumerate(SPLITS)},
+        clips=made.tally(), labelled_clips=made.tally(labelled=True),
         hours=_rounded(made.hours()), labelled_hours=_rounded(made.hours(labelled=True)), speakers=made.count("speaker"),
         dropped=dict(Counter(d.reason for d in dropped).most_common()), **facts,
     )  # fmt: skip

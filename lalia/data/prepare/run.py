@@ -15,7 +15,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from lalia.cards import NAME, read_card, write_json
+from lalia.data.corpus import Corpus
 from lalia.data.prepare.clips import Listing
+from lalia.data.prepare.languages import UNKNOWN
 from lalia.data.prepare.parts import Unit, plan_units, record_path, write_file
 from lalia.data.prepare.seal import SKIPPED, seal
 from lalia.data.prepare.sources import ListSource
@@ -63,6 +65,7 @@ def prepare(list_source: ListSource, recipe: Recipe, out: Path, engine: Engine, 
     except UserError:
         shutil.rmtree(work, ignore_errors=True)
         raise
+    _tell_unsaid(console, sum(clip.language == UNKNOWN for clip in listing.clips))
     units = plan_units(listing)
     todo = [unit for unit in units if not record_path(work, unit.number).exists()]
     if len(todo) < len(units):
@@ -84,7 +87,17 @@ def prepare(list_source: ListSource, recipe: Recipe, out: Path, engine: Engine, 
         raise UserError(f"{out}: cannot be written ({error.strerror or error}); make room and run again") from error
     shutil.rmtree(work, ignore_errors=True)
     console.print(f"{out}: {_summary(card)}")
+    if listing.streams:
+        _tell_unsaid(console, len(Corpus.load(out).select(language=UNKNOWN)) if UNKNOWN in card["hours"] else 0)
     return card
+
+
+def _tell_unsaid(console: Console, clips: int) -> None:
+    if clips:
+        console.print(
+            f"the language of {clips:,} clips is said nowhere and will be {UNKNOWN} (undetermined); --language CODE says it, "
+            "such as swh, sw or Swahili"
+        )
 
 
 def _claim(work: Path, out: Path, recipe: dict[str, Any]) -> None:
@@ -134,9 +147,19 @@ def _summary(card: dict[str, Any]) -> str:
     minutes = 60 * sum(sum(splits.values()) for splits in card["hours"].values())
     length = f"{minutes / 60:,.1f} hours" if minutes >= 600 else f"{minutes:.1f} minutes"
     skipped = ", ".join(f"{count} {reason}" for reason, count in card["dropped"].items())
-    return f"{clips:,} clips, {length}, {', '.join(card['hours'])}" + (
+    return f"{clips:,} clips{_labelled(card, clips)}, {length}, {', '.join(card['hours'])}" + (
         f"; left out, see {SKIPPED}: {skipped}" if skipped else ""
     )
+
+
+def _labelled(card: dict[str, Any], clips: int) -> str:
+    """How many of ``clips`` have a label, in brackets."""
+    if "labelled_clips" not in card:  # a corpus of before they were counted
+        return ""
+    labelled = sum(card["labelled_clips"].values())
+    if labelled in (0, clips):
+        return " (all labelled)" if labelled else " (none labelled)"
+    return f" ({labelled:,} labelled, {clips - labelled:,} without a label)"
 
 
 def _differences(found: Any, wanted: dict[str, Any]) -> str:

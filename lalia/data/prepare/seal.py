@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from lalia.cards import write_card, write_text
-from lalia.data.corpus import SPLITS, Corpus, write_index
+from lalia.data.corpus import Corpus, write_index
 from lalia.data.prepare.clips import Dropped, Listing
 from lalia.data.prepare.duplicates import find_duplicates
 from lalia.data.prepare.parts import Record, record_path, write_shard
@@ -80,7 +80,8 @@ def _facts(
     corpus = Corpus.open(out, {})
     facts = {
         "source": listing.name,
-        "clips": {split: int(np.sum(corpus.splits == code)) for code, split in enumerate(SPLITS)},
+        "clips": corpus.tally(),
+        "labelled_clips": corpus.tally(labelled=True),
         "hours": _rounded(corpus.hours()),
         "labelled_hours": _rounded(corpus.hours(labelled=True)),
         "speakers": corpus.count("speaker"),

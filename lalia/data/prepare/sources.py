@@ -6,10 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lalia.data.prepare import folders, hub, kaldi, layouts, manifests
-from lalia.data.prepare.asterisk import Say
 from lalia.data.prepare.clips import Listing
 from lalia.data.prepare.demo import list_demo
-from lalia.data.prepare.options import Options
+from lalia.data.prepare.options import Options, Say
 from lalia.exits import UserError
 
 ListSource = Callable[[Path], Listing]
@@ -26,7 +25,7 @@ def open_source(spec: str, options: Options, audio: Path | None, say: Say) -> Li
     if audio is not None:
         raise UserError("--audio FOLDER is for demo alone; name the folder as the source")
     if colon and kind == "hub":
-        return lambda work: hub.list_hub(rest, options)
+        return lambda work: hub.list_hub(rest, options, say)
     if colon and kind in ("kaldi", "fairseq"):
         path = _existing(rest)
         return lambda work: kaldi.list_kaldi(path, options) if kind == "kaldi" else kaldi.list_fairseq(path, options)
@@ -36,11 +35,11 @@ def open_source(spec: str, options: Options, audio: Path | None, say: Say) -> Li
     if path.is_file():
         if path.suffix.lower() not in manifests.SUFFIXES:
             raise UserError(f"{path}: is a single file; expected {_EXPECTED}")
-        return lambda work: manifests.list_manifest(path, options)
-    return lambda work: _list_folder(path, options, work)
+        return lambda work: manifests.list_manifest(path, options, say)
+    return lambda work: _list_folder(path, options, work, say)
 
 
-def _list_folder(root: Path, options: Options, work: Path) -> Listing:
+def _list_folder(root: Path, options: Options, work: Path, say: Say) -> Listing:
     """The layout of a folder is seen from what lies in it."""
     if layouts.is_common_voice(root):
         return layouts.list_common_voice(root, options)
@@ -51,7 +50,7 @@ def _list_folder(root: Path, options: Options, work: Path) -> Listing:
     named = [root / f"{stem}{suffix}" for stem in ("manifest", "metadata") for suffix in manifests.SUFFIXES]
     manifest = next((path for path in named if path.is_file()), None)
     if manifest is not None:
-        return manifests.list_manifest(manifest, options)
+        return manifests.list_manifest(manifest, options, say)
     if layouts.is_librispeech(root):
         return layouts.list_librispeech(root, options)
     return folders.list_folder(root, options)

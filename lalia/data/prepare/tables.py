@@ -1,4 +1,4 @@
-"""Tables that name audio: .tsv, .csv and .jsonl, whatever their columns are called."""
+"""Tables that name audio: .tsv, .csv and .jsonl, row by row."""
 
 from __future__ import annotations
 
@@ -15,29 +15,6 @@ from lalia.data.prepare.languages import iso_639_3
 from lalia.data.prepare.options import Options
 from lalia.exits import UserError
 
-NAMES: dict[str, tuple[str, ...]] = {
-    "audio": (
-        "audio",
-        "path",
-        "audio_filepath",
-        "audio_path",
-        "file",
-        "filename",
-        "file_name",
-        "wav",
-        "clip",
-        "audio_file",
-    ),
-    "text": ("text", "sentence", "transcription", "transcript", "raw_transcription", "normalized_text", "label"),
-    "language": ("language", "lang", "locale", "lang_id", "language_code"),
-    "speaker": ("speaker", "speaker_id", "client_id", "spk", "speaker_name"),
-    "split": ("split", "subset", "partition"),
-    "duration": ("duration_s", "duration", "duration_seconds", "length_s"),
-    "start": ("start_s", "start", "offset", "begin"),
-    "end": ("end_s", "end", "stop"),
-    "id": ("id", "clip_id", "utt_id", "segment_id"),
-    "licence": ("licence", "license"),
-}
 SPLIT_NAMES = {
     "train": "train", "training": "train", "other": "train", "validated": "train", "": "train",
     "dev": "dev", "valid": "dev", "validation": "dev", "val": "dev", "eval": "test", "test": "test", "testing": "test",
@@ -64,27 +41,6 @@ def read_table(path: Path) -> tuple[list[str], Iterator[tuple[int, Row | str]]]:
     )
     columns = [name.strip() for name in next(reader, [])]
     return columns, _table_rows(reader, columns)
-
-
-def find_columns(
-    columns: list[str], options: Options, where: str, needed: tuple[str, ...] = ("audio",)
-) -> dict[str, str]:
-    """Our field names to the table's columns, as told or by their usual names; ``UserError`` where one needed is missing."""
-    found: dict[str, str] = {}
-    known = {name.lower(): name for name in columns}
-    for ours, usual in NAMES.items():
-        told = options.columns.get(ours)
-        if told is not None and told not in columns:
-            raise UserError(f"{where}: has no column {told!r}; it has {', '.join(columns) or 'none'}")
-        name = told or next((known[word] for word in usual if word in known), None)
-        if name is not None:
-            found[ours] = name
-    if missing := [name for name in needed if name not in found]:
-        raise UserError(
-            f"{where}: has no column for {', '.join(missing)} (it has {', '.join(columns) or 'none'});"
-            f" name it, as in --columns {missing[0]}={columns[0] if columns else 'NAME'}"
-        )
-    return found
 
 
 def clip_of(
