@@ -56,7 +56,12 @@ def fit(argv: list[str]) -> int:
     require_folders([settings.recogniser] if settings.recogniser else [], "--recogniser")
     require_folders(settings.data.corpus, "--data.corpus")
     from finetune.fit import finetune  # late: torch and fairseq2 take seconds to import, a typo should not
+    from lalia.data.mixture import languages_meant
+    from lalia.training.ranks import leads
 
+    settings.data.language = languages_meant(
+        settings.data.language, settings.data.corpus, "--data.language", leads(settings.hardware)
+    )
     _warn(settings)
     finetune(settings, Path(settings.out), config.stated(FinetuneSettings, argv))
     from finetune.trained import hand_over

@@ -15,9 +15,10 @@ import yaml
 from finetune.config import FinetuneSettings
 from lalia.cards import NAME, read_card
 from lalia.data.corpus import Corpus
-from lalia.data.mixture import Mixture
+from lalia.data.mixture import Mixture, languages_meant
 from lalia.exits import UserError
 from lalia.runtime.integrity import RUN, STUDENT
+from lalia.text.codes import hint, meant
 
 RECOGNISER, LM, LSTM, EVALUATION, WAYS = "recogniser", "lm", "lstm", "evaluation", "decoding.json"
 
@@ -27,9 +28,11 @@ class Clips:
 
     def __init__(self, corpora: Sequence[Corpus], languages: Sequence[str] = ()) -> None:
         self._mixture = Mixture(corpora)
+        languages = meant(languages, self._mixture.language_names)
         if unknown := [name for name in languages if name not in self._mixture.language_names]:
             raise UserError(
                 f"--language {unknown[0]}: not in the corpus, which has {', '.join(self._mixture.language_names)}"
+                f"{hint(unknown[0], self._mixture.language_names)}"
             )
         self._languages = list(languages)
         self.card: dict[str, Any] = {**corpora[0].card, "id": " ".join(corpus.card["id"] for corpus in corpora)}
@@ -102,7 +105,8 @@ class Trained:
             raise UserError(
                 f"{folder}: belongs to no run; say --out FOLDER, where what is made of it (student, lm, evaluation) shall be"
             )
-        return cls(source, home, corpora, args.language or data.get("language", []), run)
+        languages = languages_meant(args.language or data.get("language", []), corpora, "--language")
+        return cls(source, home, corpora, languages, run)
 
     @property
     def name(self) -> str:
@@ -134,12 +138,15 @@ class Trained:
     def open(self, path: Path) -> Clips:
         """One corpus."""
         corpus = Corpus.load(path)
-        return Clips([corpus], [name for name in self.languages if name in corpus.language_names])
+        asked = meant(self.languages, corpus.language_names)
+        return Clips([corpus], [name for name in asked if name in corpus.language_names])
 
     def speaking(self) -> list[Path]:
         """The corpora that have one of its languages."""
-        asked = set(self.languages)
-        return [path for path in self.corpora if not asked or asked & set(Corpus.load(path).language_names)]
+        names = {path: Corpus.load(path).language_names for path in self.corpora}
+        return [
+            path for path in names if not self.languages or set(meant(self.languages, names[path])) & set(names[path])
+        ]
 
 
 def hand_over(settings: FinetuneSettings) -> None:

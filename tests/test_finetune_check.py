@@ -88,11 +88,11 @@ def each(rows: list[int], corpus: Corpus, change: Any) -> dict[int, dict[str, An
         ("label > frames", "stop", "more letters than frames", lambda t: " ".join([t] * 20)),
         ("script", "look", "Cyrillic", lambda t: t + " привет"),
         ("language", "look", "look like English", lambda t: "this is what the man said to you"),
-        ("rare letters", "look", "ñ", lambda t: t + " añ"),
+        ("rare characters", "look", "ñ", lambda t: t + " añ"),
     ],
 )  # fmt: skip
 def test_a_fault_is_named(sound: Corpus, tmp_path: Path, topic: str, weight: str, said: str, change: Any) -> None:
-    rows = train_rows(sound)[: 1 if topic == "rare letters" else 2]
+    rows = train_rows(sound)[: 1 if topic == "rare characters" else 2]
     found = topics(changed(sound, tmp_path, each(rows, sound, change)))
     assert topic in found, found
     assert found[topic].startswith(weight) and said in found[topic]
@@ -104,6 +104,42 @@ def test_another_script_and_another_language_stop(sound: Corpus, tmp_path: Path)
     assert "Italian (ita) is written in Latin" in topics(russian)["script"]
     german = changed(sound, tmp_path / "b", each(every, sound, lambda t: f"der die und das ist nicht so {t[:3]}"))
     assert topics(german)["language"].startswith("stop: the labels look like German (deu), not Italian (ita)")
+
+
+def test_clips_that_nobody_labelled_are_counted_by_name(sound: Corpus, tmp_path: Path, capsys: Any) -> None:
+    row = train_rows(sound)[3]
+    some = changed(sound, tmp_path / "a", {row: {"text": ""}})
+    assert topics(some)["unlabelled"].startswith(f"look: 1 of {len(sound)} clips has no label")
+    verdict.main([str(some), "--fix", "--out", str(tmp_path / "mended")])
+    said = capsys.readouterr().out
+    assert f"{sound.id(row)}: no label" in said
+    most = changed(sound, tmp_path / "b", {row: {"text": ""} for row in train_rows(sound)[: len(sound) // 2 + 1]})
+    assert topics(most)["unlabelled"].startswith("fine: ")
+    assert "unlabelled" not in topics(sound.folder)
+
+
+def test_a_language_is_found_by_the_code_it_is_a_part_of(sound: Corpus, tmp_path: Path, capsys: Any) -> None:
+    rows = range(len(sound))
+    whole = changed(sound, tmp_path, {row: {"language": "swa"} for row in rows})
+    verdict.main([str(whole), "--language", "swh"])
+    said = capsys.readouterr()
+    assert "--language swh: the corpus is in swa (Swahili), which is taken" in said.err
+    assert "Swahili (swa)" in said.out
+    with pytest.raises(
+        UserError, match=r"has no language 'swh'; it has swa \(ISO 639-3 codes\); say swa, which is Swahili too"
+    ):
+        Corpus.load(whole).select(language="swh")
+
+
+def test_numbers_that_nobody_can_spell_are_to_be_written_out(sound: Corpus, tmp_path: Path) -> None:
+    row = train_rows(sound)[0]
+    changes: dict[int, dict[str, Any]] = {r: {"language": "swh"} for r in range(len(sound))}
+    changes[row] = {"language": "swh", "text": sound.text(row) + " 13"}
+    findings = verdict.check(Corpus.load(changed(sound, tmp_path, changes)), "swh").findings
+    told = {finding.topic: (finding.what, finding.fix) for finding in findings}
+    assert told["digits"][0].startswith("1 label keeps digits, which are said in words: ")
+    assert told["digits"][1] == "write them out: num2words does not know the numbers of Swahili (swh)"
+    assert "characters of " in told["rare characters"][0], "digits are no letters"
 
 
 def test_leaks_stop(sound: Corpus, tmp_path: Path) -> None:

@@ -164,8 +164,10 @@ def _digits(labels: Labels) -> list[Finding]:
     left = [p for p in written if any(map(str.isdecimal, labels.normal[p]))]
     first = (left or written)[0]
     if left:
-        what = f"{plural(len(left), 'label', 'has', 'have')} digits, which are said in words: {_short(labels.texts[first])!r}"
-        fix = f"write the numbers out in the labels: no one here knows how {labels.profile.title} says them"
+        what = f"{plural(len(left), 'label', 'keeps', 'keep')} digits, which are said in words: {_short(labels.texts[first])!r}"
+        fix = f"write them out: num2words does not know the numbers of {labels.profile.title}"
+        if labels.profile.numbers:
+            fix = 'have them spelled out ("digits": "spell" in normaliser.json), or write them out'
         return [Finding("digits", "look", what, fix, labels.examples(left))]
     what = (
         f"{plural(len(written), 'label', 'has', 'have')} digits, spelled out by num2words: {_digits_of(labels, first)}"
@@ -226,10 +228,10 @@ def _rare(labels: Labels) -> list[Finding]:
         return []
     places = [p for p in labels.where(TRAIN) if rare & set(labels.normal[p])]
     named = some([_seen(c) for c in sorted(rare, key=lambda c: -counts[c])], 12)
-    what = f"{plural(len(rare), 'letter')} of {len(counts):,} seen less than {RARE} times in training: {named}"
+    what = f"{plural(len(rare), 'character')} of {len(counts):,} seen less than {RARE} times in training: {named}"
     return [
         Finding(
-            "rare letters",
+            "rare characters",
             "look",
             what,
             "they will not be learned; are they meant to be there?",
@@ -246,11 +248,12 @@ def _never_trained(labels: Labels) -> list[Finding]:
         return []
     letters = sorted(set().union(*(labels.normal[p] for p in places)) - trained)
     what = (
-        f"{plural(len(letters), 'letter')} of dev and test, never trained on: {some([_seen(c) for c in letters], 12)}"
+        f"{plural(len(letters), 'character')} of dev and test, never trained on: "
+        f"{some([_seen(c) for c in letters], 12)}"
     )
     return [
         Finding(
-            "unseen letters",
+            "unseen characters",
             "look",
             what,
             "they can never come out right; move such clips to train",

@@ -8,7 +8,7 @@ from collections import defaultdict
 
 import numpy as np
 
-from finetune.check.findings import DEV, TEST, TRAIN, Finding, Labels, Split, plural, some
+from finetune.check.findings import DEV, EXAMPLES, TEST, TRAIN, Example, Finding, Labels, Split, plural, some
 from lalia.data.corpus import SPLITS, Corpus
 
 LEAST_TRAIN_S = 120.0
@@ -37,7 +37,7 @@ def count_splits(labels: Labels) -> list[Split]:
 
 def check_splits(labels: Labels) -> list[Finding]:
     """Findings on amounts and on leakage between the splits."""
-    return [*_amounts(labels), *_sentences(labels), *_speakers(labels), *_recordings(labels)]
+    return [*_amounts(labels), *_unlabelled(labels), *_sentences(labels), *_speakers(labels), *_recordings(labels)]
 
 
 def _amounts(labels: Labels) -> list[Finding]:
@@ -58,6 +58,21 @@ def _amounts(labels: Labels) -> list[Finding]:
             fix = f"hold out {LEAST_HELD_OUT} clips or more: lalia prepare … --{SPLITS[code]} {percent} (percent)"
             found.append(Finding("amount", "look", what, fix))
     return found
+
+
+def _unlabelled(labels: Labels) -> list[Finding]:
+    """Clips of the language that nobody labelled: a slip where they are few, meant where they are most."""
+    rows = labels.corpus.select(language=labels.language, with_text=False)
+    clips = len(rows) + len(labels.rows)
+    if not len(rows) or not len(labels.rows):
+        return []
+    what = (
+        f"{len(rows):,} of {clips:,} clips {'has' if len(rows) == 1 else 'have'} no label; fit does not learn from such"
+    )
+    if len(rows) > clips / 2:
+        return [Finding("unlabelled", "fine", f"{what}, pretraining does")]
+    fix = "were they left out by mistake, write what is said into the table and prepare it again"
+    return [Finding("unlabelled", "look", what, fix, [Example(int(row), "no label") for row in rows[:EXAMPLES]])]
 
 
 def leaking(labels: Labels) -> list[int]:

@@ -44,9 +44,9 @@ def show_fixes(out: Path, fixes: Fixes, card: dict[str, Any], console: Console |
     for reason, count in fixes.reasons.most_common():
         console.print(f"  {count:6,}  {reason}")
     minutes = 60 * sum(sum(splits.values()) for splits in card["labelled_hours"].values())
-    console.print(
-        f"{out}: {sum(card['clips'].values()):,} clips, {minutes:.1f} minutes labelled; each change is in {CHANGED}"
-    )
+    clips, labelled = (sum(card[fact].values()) for fact in ("clips", "labelled_clips"))
+    bare = f", {clips - labelled:,} clips without a label" if labelled < clips else ""
+    console.print(f"{out}: {clips:,} clips, {minutes:.1f} minutes labelled{bare}; each change is in {CHANGED}")
 
 
 def show_next(corpus: Path, checked: list[Checked], mended: Path | None, encoder: Path | str | None) -> None:

@@ -22,6 +22,7 @@ from finetune.check.writing import check_writing
 from lalia.arguments import Parser
 from lalia.cards import read_card, write_json
 from lalia.data.corpus import Corpus
+from lalia.data.mixture import languages_meant
 from lalia.exits import UserError
 from lalia.text.languages import profile, settings_for
 from lalia.text.normaliser import Normaliser
@@ -164,6 +165,7 @@ def as_dict(corpus: Corpus, checked: list[Checked]) -> dict[str, Any]:
 def _languages(corpus: Corpus, args: argparse.Namespace) -> list[str]:
     labelled = [name for name in corpus.language_names if len(corpus.select(language=name, with_text=True))]
     if args.language:
+        args.language = languages_meant([args.language], [args.corpus], "--language")[0]
         corpus.select(language=args.language)  # says which languages there are
         if args.language not in labelled:
             others = f"; labelled are {', '.join(labelled)}" if labelled else ""

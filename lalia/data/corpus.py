@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 from lalia.audio.flac import read_flac
 from lalia.cards import read_card, write_json
 from lalia.exits import UserError
+from lalia.text.codes import hint
 from lalia.units import SAMPLE_RATE
 
 SPLITS = ("train", "dev", "test")
@@ -178,7 +179,7 @@ class Corpus:
             if language not in self.language_names:
                 raise UserError(
                     f"{self.folder}: has no language {language!r}; it has {', '.join(self.language_names)}"
-                    " (ISO 639-3 codes)"
+                    f" (ISO 639-3 codes){hint(language, self.language_names)}"
                 )
             keep &= self.languages == self.language_names.index(language)
         if with_text is not None:

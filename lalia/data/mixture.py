@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,21 @@ import numpy as np
 
 from lalia.data.corpus import SPLITS, Corpus
 from lalia.exits import UserError
+from lalia.text.codes import hint, meant, name_of
+
+
+def languages_meant(asked: Sequence[str], folders: Sequence[str | Path], flag: str, tell: bool = True) -> list[str]:
+    """``asked`` by the codes that the corpora in ``folders`` have.
+
+    Where one is there as the macrolanguage it is a part of (``swh`` as ``swa``), or as its only part, that is taken; a line on
+    stderr says so if ``tell``. What is not there at all stays, to be refused by ``select``.
+    """
+    there = {name for folder in folders for name in Corpus.load(folder).language_names} if asked else set()
+    taken = meant(asked, there)
+    for name, code in zip(asked, taken, strict=True):
+        if name != code and tell:
+            print(f"{flag} {name}: the corpus is in {code} ({name_of(code)}), which is taken", file=sys.stderr)
+    return taken
 
 
 class Mixture:
@@ -55,6 +71,7 @@ class Mixture:
         if unknown:
             raise UserError(
                 f"--data.language {unknown[0]}: not in the corpus, which has {', '.join(self.language_names)}"
+                f"{hint(unknown[0], self.language_names)}"
             )
         keep = (self.splits == SPLITS.index(split)) & (self.durations_s >= min_s) & (self.durations_s <= max_s)
         if languages:
