@@ -10,6 +10,7 @@ from typing import Any
 
 from lalia.cards import content_hash, read_card, write_card
 from lalia.decoding.automata import spellings
+from lalia.decoding.model_files import kind_of
 from lalia.exits import UserError
 from lalia.text.normaliser import FILE_NAME as NORMALISER
 from lalia.text.normaliser import Normaliser
@@ -70,6 +71,8 @@ class ModelFolder:
 
 def open_folder(folder: Path, form: str) -> tuple[Normaliser, dict[str, Any]]:
     """The normaliser and the card of ``folder``; a ``UserError`` where it is missing, damaged or not of ``form``."""
+    if folder.is_file():
+        raise UserError(f"{folder}: {_instead(folder, form)}")
     card = read_card(folder, KIND)
     if (found := card.get("form", NGRAMS)) != form:
         raise UserError(f"{folder}: {_USES.get(found, f'holds {found!r}, which this version does not know')}")
@@ -78,8 +81,27 @@ def open_folder(folder: Path, form: str) -> tuple[Normaliser, dict[str, Any]]:
     return Normaliser.from_json(folder / NORMALISER), card
 
 
+def _instead(path: Path, form: str) -> str:
+    """What the file ``path`` is, which is no folder, and how the folder of a language model is made of it."""
+    make = "lalia lm {} --like STUDENT --out LM" + (" --lstm" if form == LSTM else "")
+    kind = kind_of(path)
+    if kind == "audio":
+        return f"is audio; expected the folder of a language model, which is made of text: {make.format('TEXT')}"
+    if kind == "text":
+        return f"is a text file; make the folder of a language model of it first: {make.format(path)}"
+    what = "an ARPA file" if kind == "arpa" else "KenLM's binary file"
+    if form == LSTM:
+        return f"is {what}, which holds n-grams; an LSTM learns from text: {make.format('TEXT')}"
+    if kind == "arpa":
+        return f"is {what}; make the folder of a language model of it first: {make.format(f'{path} [--unit word]')}"
+    make = make.format("ARPA [--unit word]")
+    return f"is {what}, which keeps no n-grams but their hashes; make the folder of its ARPA file: {make}"
+
+
 def require_free(out: Path) -> None:
     """Raise a ``UserError`` where ``out`` holds something else than a language model, which alone may be replaced."""
+    if out.is_file():
+        raise UserError(f"{out}: is a file, and stays as it is; expected a folder to write the language model into")
     if out.exists():
         read_card(out, KIND)
 
