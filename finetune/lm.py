@@ -30,7 +30,7 @@ Make a language model of the labels that a run trained on and of any text, find 
 
 It counts n-grams with modified Kneser-Ney smoothing (RUN/lm), tries weights and bonuses on the dev split, and sets best path,
 n-grams and LSTM (RUN/lstm) side by side on the test split: errors, seconds per hour of speech, and whether the difference is
-more than chance. Lines of text that dev or test clips say are left out. The table is kept in RUN/decoding.json.
+more than chance. What dev or test clips say is left out of the text. The table is kept in RUN/decoding.json.
 
 Then: python -m finetune eval RUN, lalia transcribe RUN talk.mp3 --lm RUN/lm.
 """
@@ -51,7 +51,7 @@ def main(argv: list[str]) -> int:
     clips = trained.clips()
     labelled_rows(clips, trained.corpora[0], "dev", None, None)  # what is missing is told before the work
     ngrams, lstm = trained.home / LM, trained.home / LSTM
-    ready = any(path.name.endswith((".arpa", ".arpa.gz")) for path in args.text)
+    ready = language.arpa_files(args.text)
     asked = {**vars(args), "like": folder, "language": None, "steps": None, "heldout": None}
     material = {"text": args.text if ready else [*trained.speaking(), *args.text]}
 
@@ -74,7 +74,8 @@ def main(argv: list[str]) -> int:
 
 def _learned_from(trained: Trained, texts: list[Path]) -> list[Path]:
     """What an LSTM learns from: an ARPA file holds counts, and no text."""
-    return [*trained.speaking(), *(path for path in texts if not path.name.endswith((".arpa", ".arpa.gz")))]
+    counted = language.arpa_files(texts)
+    return [*trained.speaking(), *(path for path in texts if path not in counted)]
 
 
 def _compare(args: argparse.Namespace, trained: Trained, folder: Path, clips: Clips) -> None:

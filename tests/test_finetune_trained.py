@@ -100,6 +100,28 @@ def test_language_models_are_made_tuned_and_set_side_by_side(
     assert all(name in out for name in names) and f"lalia transcribe {run} talk.mp3 --lm {run / 'lm'}" in out
 
 
+def test_a_text_beside_the_labels_must_be_text_and_teaches_no_test_sentence(
+    made: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = made / "run"
+    corpus, rows = held_out(made)
+    said = next(text for row in rows if len((text := corpus.text(row)).split()) > 3)
+    for name, content, says in (
+        ("labels.tsv", f"file\ttext\n1.wav\t{said}\n2.wav\tpronto\n", "looks like a table with 2 columns"),
+        ("empty.txt", "…\n", "holds no words"),
+        ("thai.txt", "สวัสดีครับ\n", "the student has no letters for 1 of its 1 words"),
+    ):
+        (tmp_path / name).write_text(content, encoding="utf-8")
+        with pytest.raises(UserError, match=f"{name}: {says}"):
+            lm([str(run), str(tmp_path / name)])
+    wrapped = f"uno grazie prego {said}, linea numero".replace(" ", "\n")
+    (tmp_path / "wrapped.txt").write_text(wrapped, encoding="utf-8")
+    capfd.readouterr()
+    assert lm([str(run), str(tmp_path / "wrapped.txt")]) == 0
+    out = capfd.readouterr().out
+    assert "; 1 left out, which dev or test clips say" in out and "the last row with *" in out
+
+
 def test_an_evaluation_from_the_run_alone(made: Path, capfd: pytest.CaptureFixture[str]) -> None:
     run = made / "run"
     assert lm([str(run)]) == 0

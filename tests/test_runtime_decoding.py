@@ -13,6 +13,7 @@ from tiny_student import make_student, sing
 
 from lalia import Student, cli
 from lalia.audio.writing import flac_bytes
+from lalia.decoding.arpa import write_arpa
 from lalia.decoding.kenlm import write_kenlm
 from lalia.decoding.kneser_ney import estimate
 from lalia.decoding.language_model import LanguageModel
@@ -99,7 +100,9 @@ def test_made_of_text(run, lm: Path, student: Path, tmp_path: Path) -> None:  # 
         (["russian.txt"], "russian.txt: the student has no letters for 2 of its 3 words, such as 'a привет мир'"),
         (["text.txt", "--order", "40"], "--order 40: expected 1 to 12"),
         (["text.txt", "lm.arpa"], "give it alone"),
-        (["text.txt", "--out", "text.txt"], "text.txt: no such folder; expected a language model"),
+        (["text.txt", "--out", "text.txt"], "text.txt: is a file, and stays as it is; expected a folder"),
+        (["words.arpa"], "words.arpa: holds n-grams of words, such as 'bad', and not of letters; say --unit word"),
+        (["counts", "--unit", "word"], "counts: holds n-grams of letters, and not of words; leave out --unit word"),
     ],
 )
 def test_made_of_nothing_good(run, student: Path, tmp_path: Path, monkeypatch, change, says) -> None:  # type: ignore[no-untyped-def]
@@ -109,6 +112,8 @@ def test_made_of_nothing_good(run, student: Path, tmp_path: Path, monkeypatch, c
     Path("russian.txt").write_text("a привет мир\n")
     Path("empty.txt").write_text("...\n")
     write_kenlm(estimate([["a", "b"]], 2), Path("kenlm.bin"))
+    write_arpa(estimate([["a", "bad", "cab"]], 2), Path("words.arpa"))
+    write_arpa(estimate([["a", "|", "b"]], 2), Path("counts"))
     status, _, err = run("lm", *change, "--like", student, *([] if "--out" in change else ["--out", "lm"]))
     assert status == 2 and says in err and err.count("\n") == 1
     assert not Path("lm").exists() and Path("text.txt").is_file()
@@ -142,6 +147,35 @@ def test_without_the_training_extra(student: Path, tmp_path: Path) -> None:
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "bad cab\n", "")
     refused = run_light(tmp_path, "tune", student, tmp_path, "--lm", "lm")
     assert refused.returncode == 2 and "pip install 'lalia[train]'" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "says", "lstm_says"),
+    [
+        ("eng.txt", "is a text file; make the folder of a language model of it first: lalia lm eng.txt --like STUDENT --out LM",
+         "is a text file; make the folder of a language model of it first: lalia lm eng.txt --like STUDENT --out LM --lstm"),
+        ("my.arpa", "is an ARPA file; make the folder of a language model of it first: lalia lm my.arpa [--unit word] --like",
+         "is an ARPA file, which holds n-grams; an LSTM learns from text: lalia lm TEXT --like STUDENT --out LM --lstm"),
+        ("my.bin", "is KenLM's binary file, which keeps no n-grams but their hashes; make the folder of its ARPA file: lalia lm",
+         "is KenLM's binary file, which holds n-grams; an LSTM learns from text"),
+        ("talk.flac", "is audio; expected the folder of a language model, which is made of text: lalia lm TEXT", "is audio"),
+        ("absent", "no such folder; expected a language model", "no such folder"),
+    ],
+)  # fmt: skip
+def test_a_file_for_a_language_model(
+    run, lm: Path, student: Path, tmp_path: Path, monkeypatch, name, says, lstm_says
+) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.chdir(tmp_path)
+    Path("eng.txt").write_text("a bad cab\n")
+    Path("talk.flac").write_bytes(flac_bytes(sing("bad cab")))
+    ngrams = estimate([["a", "b"]], 2)
+    write_arpa(ngrams, Path("my.arpa"))
+    write_kenlm(ngrams, Path("my.bin"))
+    for verb in (["transcribe", student, "talk.flac"], ["evaluate", student, "."], ["tune", student, "."]):
+        status, _, err = run(*verb, "--lm", name)
+        assert status == 2 and f"{name}: {says}" in err and err.count("\n") == 1
+        status, _, err = run(*verb, "--lm", lm, "--rescore", name)
+        assert status == 2 and f"{name}: {lstm_says}" in err and err.count("\n") == 1
 
 
 def test_several_clips_at_a_time(run, lm: Path, student: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
@@ -192,6 +226,10 @@ def test_commands_of_evaluation(run, lm: Path, student: Path, tmp_path: Path) ->
     status, out, _ = run("tune", student, corpus, "--lm", lm, "--language", "ita")
     assert status == 0 and f"{lm}: weight " in out and "after calibration" in out
     card = LanguageModel.load(lm).card["tuned"]
+    (found,) = card.values()
+    starred = [line.split() for line in out.splitlines() if line.endswith(" *")]
+    assert [float(figure) for figure in starred[-1][:2]] == [round(found["weight"], 2), round(found["bonus"], 2)]
+    assert out.splitlines()[0].endswith("* best so far: fewest letters and words wrong")
     assert [(found["split"], found["clips"], found["wer"]) for found in card.values()] == [("dev", 3, 0)]
     (tmp_path / "only.txt").write_text("a bad bed\n")
     status, out, _ = run(

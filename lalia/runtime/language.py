@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -28,8 +29,8 @@ Make a language model of text: it tells a student which words its language has, 
 
 N-grams of letters (--unit letter, up to 6 of them unless --order says otherwise) know words they have never seen and are best
 for little text; n-grams of words (--unit word, up to 3) are best for millions of words. Smoothing is modified Kneser-Ney. The
-text passes the student's own normaliser; words it has no letters for count as unknown. Lines of text that dev or test clips of a
-corpus beside it say are left out. Then: lalia tune.
+text passes the student's own normaliser; words it has no letters for count as unknown. What dev or test clips of a corpus beside
+the text say is left out of it, also inside running text where it has four words or more. Then: lalia tune.
 
 --lstm trains a small LSTM of letters instead (minutes to an hour on one core; pip install 'lalia[train]'): it is too slow to lead
 a search and is given as --rescore beside n-grams as --lm. The same command again continues an interrupted training.
@@ -106,15 +107,13 @@ def make_lm(args: argparse.Namespace, open_corpus: OpenCorpus, train: TrainLstm)
     order = args.order or ORDERS[args.unit]
     if not 1 <= order <= 12:
         raise UserError(f"--order {order}: expected 1 to 12")
-    ready = [path for path in args.text if path.name.endswith((".arpa", ".arpa.gz"))]
+    ready = arpa_files(args.text)
     if ready and args.lstm:
         raise UserError(f"{ready[0]}: an ARPA file holds counts; an LSTM learns from text")
     if ready and len(args.text) > 1:
         raise UserError(f"{ready[0]}: an ARPA file is a whole model; give it alone, or texts to count together")
     require_free(args.out)
     material = Material.read(args, open_corpus, () if ready else args.text)
-    if not ready:
-        material.check(args)
     if material.sentences:
         count = sum(len(sentence) for sentence in material.sentences)
         odd = material.facts["unknown_words"]
@@ -128,13 +127,36 @@ def make_lm(args: argparse.Namespace, open_corpus: OpenCorpus, train: TrainLstm)
         _ngrams(args, material, order, ready)
 
 
+def arpa_files(paths: Sequence[Path]) -> list[Path]:
+    """Those of ``paths`` that are ARPA files: n-grams counted already, and no text."""
+    from lalia.decoding.model_files import is_arpa
+
+    return [path for path in paths if is_arpa(path)]
+
+
+def _require_unit(path: Path, symbols: Sequence[str], unit: str) -> None:
+    """Raise a ``UserError`` where the n-grams of an ARPA file are of words and are taken for letters, or the other way."""
+    from lalia.decoding.ngrams import SPECIALS
+
+    symbols = symbols[len(SPECIALS) :]
+    long = [symbol for symbol in symbols if len(symbol) > 1]
+    if unit == "letter" and 2 * len(long) > len(symbols):
+        example = max(long, key=len)[:40]
+        raise UserError(f"{path}: holds n-grams of words, such as {example!r}, and not of letters; say --unit word")
+    if unit == "word" and not long and BOUNDARY in symbols:
+        raise UserError(f"{path}: holds n-grams of letters, and not of words; leave out --unit word")
+
+
 def _ngrams(args: argparse.Namespace, material: Material, order: int, ready: Sequence[Path]) -> None:
     from lalia.decoding.arpa import read_arpa, write_arpa
     from lalia.decoding.kenlm import write_kenlm
     from lalia.decoding.language_model import make
 
     start = time.perf_counter()
-    source = read_arpa(ready[0]) if ready else material.sentences
+    counted = read_arpa(ready[0]) if ready else None
+    if counted:
+        _require_unit(ready[0], counted.symbols, args.unit)
+    source = counted or material.sentences
     model = make(args.out, source, args.unit, order, material.normaliser, material.parents, **material.facts)
     model.check(material.tokens, material.normaliser)
     counts = ", ".join(f"{count:,}" for count in model.card["ngrams"])
@@ -186,11 +208,16 @@ def tune(args: argparse.Namespace, open_corpus: OpenCorpus) -> int:
     corpus = open_corpus(args.corpus)
     rows = labelled_rows(corpus, args.corpus, args.split, args.language, args.limit)
     check_labels(corpus, args.corpus, rows, student)
-    print(f"{'weight':>7}{'bonus':>7}{'CER %':>7}{'WER %':>7}", flush=True)
+    print(
+        f"{'weight':>7}{'bonus':>7}{'CER %':>7}{'WER %':>7}   * best so far: fewest letters and words wrong", flush=True
+    )
+    costs: list[float] = []
 
     def show(trial: Trial) -> None:
+        mark = " *" if trial.cost < min(costs, default=math.inf) else ""
+        costs.append(trial.cost)
         rates = f"{100 * trial.cer.rate:7.1f}{100 * trial.wer.rate:7.1f}"
-        print(f"{trial.weight:7.2f}{trial.bonus:7.2f}{rates}", flush=True)
+        print(f"{trial.weight:7.2f}{trial.bonus:7.2f}{rates}{mark}", flush=True)
 
     facts = {"corpus": corpus.card["id"], "split": args.split, "language": args.language, "clips": len(rows)}
     if lstm is None:
@@ -201,12 +228,14 @@ def tune(args: argparse.Namespace, open_corpus: OpenCorpus) -> int:
         under = model.tuned(student_id)
         facts |= {"lm_weight": under["weight"], "lm_bonus": under["bonus"]}
         lstm.store_tuned(pair_name(student, model), found.as_dict(**facts))
-    print(
-        f"{args.rescore or args.lm}: weight {found.best.weight:g}, bonus {found.best.bonus:g} for {args.model} from now on"
-    )
+    settled = f"weight {found.best.weight:g}, bonus {found.best.bonus:g} for {args.model} from now on"
+    print(f"{args.rescore or args.lm}: {settled} (the last row with *)")
     if not found.best.weight:
         print("the LSTM lowers no errors here beside these n-grams; without --rescore the answers are the same, sooner")
-    print(f"{'confidence':>10}{'words':>7}{'right':>7}   after calibration, on the same clips")
+    print(
+        "after calibration on these clips: words of each confidence, and the share of them right (the nearer to it, the truer)"
+    )
+    print(f"{'confidence':>10}{'words':>7}{'right':>7}")
     for bin in found.after:
         print(f"{bin.confidence:10.2f}{bin.words:7}{bin.right:7.2f}")
     return 0
