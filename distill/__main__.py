@@ -8,6 +8,7 @@ from typing import Any
 
 from distill.config import DistillSettings, ExportSettings, PruneSettings
 from lalia import config
+from lalia.arguments import verb_of
 from lalia.exits import run
 from lalia.training.settings import require, require_folders
 
@@ -31,11 +32,11 @@ ABOUT = {
 def main() -> int:
     argv = sys.argv[1:]
     verbs = {"fit": fit, "prune": prune, "export": export}
-    if not argv or argv[0] not in verbs:
+    if not argv or argv[0] in ("-h", "--help"):
         for verb, about in ABOUT.items():
             print(f"python -m distill {verb}: {about}")
-        return 0 if argv and argv[0] in ("-h", "--help") else 2
-    return run(lambda: verbs[argv[0]](argv[1:]), "distill")
+        return 0 if argv else 2
+    return run(lambda: verb_of(verbs, "python -m distill", argv[0])(argv[1:]), "distill")
 
 
 def fit(argv: list[str]) -> int:

@@ -9,6 +9,7 @@ from finetune import shipped
 from finetune.config import FinetuneSettings, FoldSettings
 from finetune.presets import check_mode
 from lalia import config
+from lalia.arguments import verb_of
 from lalia.cards import read_card
 from lalia.exits import run
 from lalia.training.settings import require, require_folders
@@ -32,12 +33,12 @@ ABOUT = {
 
 def main() -> int:
     argv = sys.argv[1:]
-    if not argv or argv[0] not in ABOUT:
+    if not argv or argv[0] in ("-h", "--help"):
         for verb, about in ABOUT.items():
             print(f"python -m finetune {verb}: {about}")
-        return 0 if argv and argv[0] in ("-h", "--help") else 2
+        return 0 if argv else 2
     verbs = {"check": check, "fit": fit, "lm": lm, "eval": evaluate, "fold": fold}
-    return run(lambda: verbs[argv[0]](argv[1:]), "finetune")
+    return run(lambda: verb_of(verbs, "python -m finetune", argv[0])(argv[1:]), "finetune")
 
 
 def check(argv: list[str]) -> int:

@@ -1,11 +1,17 @@
-"""A command line: the parser of every program of the house, and the numbers that its flags take."""
+"""A command line: the parser of every program of the house, what a slip may have meant, and the numbers that flags take."""
 
 from __future__ import annotations
 
 import argparse
-from typing import Any, NoReturn
+import re
+import sys
+from collections.abc import Collection, Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any, NoReturn, TypeVar
 
 from lalia.exits import UserError
+
+V = TypeVar("V")
 
 
 class Parser(argparse.ArgumentParser):
@@ -14,9 +20,45 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         settings = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False, **kwargs}
         super().__init__(*args, **settings)
+        self._verbs: Any = None
+
+    def add_subparsers(self, **kwargs: Any) -> Any:
+        self._verbs = super().add_subparsers(**kwargs)
+        return self._verbs
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        """As argparse's; a flag that no one knows is told by the verb that it was given to."""
+        args = sys.argv[1:] if args is None else args
+        found, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            verbs = self._verbs.choices if self._verbs else {}
+            parser = next((verbs[word] for word in args if word in verbs), self)
+            flags = [flag for action in parser._actions for flag in action.option_strings]
+            named = next((word for word in unknown if word.startswith("-")), "")
+            parser.error(f"unrecognized arguments: {' '.join(unknown)}{closest(named.partition('=')[0], flags)}")
+        return found
 
     def error(self, message: str) -> NoReturn:
+        if self._verbs and (wrong := re.search(r"invalid choice: '(.*?)' \(choose from", message)):
+            raise UserError(_wrong_verb(self.prog, wrong[1], self._verbs.choices))
         raise UserError(f"{message}; see: {self.prog} --help")
+
+
+def verb_of(verbs: Mapping[str, V], program: str, word: str) -> V:
+    """What ``program`` does for ``word``; a ``UserError`` where that is none of its ``verbs``."""
+    if word not in verbs:
+        raise UserError(_wrong_verb(program, word, verbs))
+    return verbs[word]
+
+
+def _wrong_verb(program: str, word: str, verbs: Collection[str]) -> str:
+    return f"no verb {word!r}{closest(word, verbs)}; expected {', '.join(verbs)}; see: {program} --help"
+
+
+def closest(word: str, among: Collection[str]) -> str:
+    """`` (did you mean X?)`` for the one of ``among`` that ``word`` is a slip of; "" where it is like none."""
+    near = get_close_matches(word, among, 1)
+    return f" (did you mean {near[0]}?)" if near else ""
 
 
 def positive(text: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 from collections.abc import Callable
 
 import pytest
@@ -16,7 +17,7 @@ def test_a_wrong_argument_is_one_line_with_the_way_to_help() -> None:
     parser.add_argument("--often", type=positive)
     for argv, told in (
         (["--loud"], "unrecognized arguments: --loud; see: lalia sing --help"),
-        (["--oft", "2"], "unrecognized arguments: --oft 2; see: lalia sing --help"),
+        (["--oft", "2"], "unrecognized arguments: --oft 2 (did you mean --often?); see: lalia sing --help"),
         (["--often", "0"], "argument --often: '0' is no whole number from 1; see: lalia sing --help"),
     ):
         with pytest.raises(UserError) as caught:
@@ -27,14 +28,33 @@ def test_a_wrong_argument_is_one_line_with_the_way_to_help() -> None:
 
 def test_verbs_below_a_parser_tell_their_own_help() -> None:
     parser = Parser(prog="lalia")
-    parser.add_subparsers(required=True).add_parser("sing").add_argument("song")
+    sing = parser.add_subparsers(required=True).add_parser("sing")
+    sing.add_argument("song")
+    sing.add_argument("--loud", action="store_true")
     with pytest.raises(UserError, match="required: song; see: lalia sing --help"):
         parser.parse_args(["sing"])
+    with pytest.raises(UserError) as caught:
+        parser.parse_args(["sing", "a", "--lout"])
+    assert str(caught.value) == "unrecognized arguments: --lout (did you mean --loud?); see: lalia sing --help"
+    with pytest.raises(UserError, match=r"no verb 'sign' \(did you mean sing\?\); expected sing; see: lalia --help"):
+        parser.parse_args(["sign", "a"])
 
 
 def test_descriptions_keep_their_lines() -> None:
     about = "Sing.\n\n  lalia sing a song     loudly\n"
     assert about in Parser(description=about).format_help()
+
+
+@pytest.mark.parametrize(("stage", "slip", "verb"), [("finetune", "evl", "eval"), ("distill", "exprot", "export")])
+def test_a_slip_in_a_stage_s_verb_is_one_line(
+    stage: str, slip: str, verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program = importlib.import_module(f"{stage}.__main__")
+    monkeypatch.setattr("sys.argv", [stage, slip, "runs/swahili"])
+    assert program.main() == 2
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.count("\n") == 1
+    assert f"{stage}: no verb {slip!r} (did you mean {verb}?); expected " in said.err
 
 
 @pytest.mark.parametrize("text", ["", "x", "-1", "1.5", "²"])

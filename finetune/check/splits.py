@@ -66,12 +66,11 @@ def _unlabelled(labels: Labels) -> list[Finding]:
     clips = len(rows) + len(labels.rows)
     if not len(rows) or not len(labels.rows):
         return []
-    what = (
-        f"{len(rows):,} of {clips:,} clips {'has' if len(rows) == 1 else 'have'} no label; fit does not learn from such"
-    )
+    have, them = ("has", "it") if len(rows) == 1 else ("have", "them")
+    what = f"{len(rows):,} of {clips:,} clips {have} no label; fit does not learn from {them}"
     if len(rows) > clips / 2:
         return [Finding("unlabelled", "fine", f"{what}, pretraining does")]
-    fix = "were they left out by mistake, write what is said into the table and prepare it again"
+    fix = "if that is an oversight, write what is said into the table and prepare it again"
     return [Finding("unlabelled", "look", what, fix, [Example(int(row), "no label") for row in rows[:EXAMPLES]])]
 
 
