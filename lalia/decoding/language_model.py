@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -61,14 +62,22 @@ def symbols_of(text: str, unit: Unit, tokens: Tokens) -> tuple[list[str], int]:
     for word in text.split(" "):
         if unit == "letter" and symbols:
             symbols.append(BOUNDARY)
-        try:
-            spelled = spell(word, tokens)
-        except UserError:
+        spelled = _spelled(word, tokens)
+        if spelled is None:
             strange += 1
             symbols.append(SPECIALS[UNKNOWN])
             continue
         symbols += [spelled] if unit == "word" else list(spelled)
     return symbols, strange
+
+
+@lru_cache(maxsize=1 << 16)
+def _spelled(word: str, tokens: Tokens) -> str | None:
+    """A word in letters, None where the student cannot write it; kept, since a text says most of its words again and again."""
+    try:
+        return spell(word, tokens)
+    except UserError:
+        return None
 
 
 def make(
