@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import os
 import textwrap
+import threading
 from pathlib import Path
 
 import pytest
@@ -111,6 +113,16 @@ def test_text_with_tabs_commas_and_semicolons_is_text(run) -> None:  # type: ign
     lines = ["\tA bad cab, a bad bed;", "a cab, dead.", "ace,\ta bed", "", "\tbed, cab", "add a cab; bed", "a bad ace"]
     Path("text.txt").write_text("\n".join(lines * 3))
     assert run("text.txt")[0] == 0
+
+
+def test_a_pipe_is_read_once(run, corpus: Path) -> None:  # type: ignore[no-untyped-def]
+    """As of ``lalia lm <(cut -f2 labels.tsv)``."""
+    os.mkfifo("pipe")
+    writer = threading.Thread(target=Path("pipe").write_text, args=((FREE + SAID) * 1000,))
+    writer.start()
+    status, out, _ = run(corpus, "pipe")
+    writer.join()
+    assert status == 0 and "; 2,000 left out" in out
 
 
 @pytest.mark.parametrize(

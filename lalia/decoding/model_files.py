@@ -34,6 +34,8 @@ def is_arpa(path: Path) -> bool:
     """Whether ``path`` is named as an ARPA file, or begins as one (``.gz`` too)."""
     if path.name.endswith((".arpa", ".arpa.gz")):
         return True
+    if not path.is_file():  # a pipe is read but once
+        return False
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             return file.read(HEAD_BYTES).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"\\data\\")

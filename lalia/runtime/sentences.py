@@ -44,7 +44,7 @@ class Material:
         sentences: list[list[str]] = []
         paths = list(paths)
         for path in paths:
-            if not path.is_dir():
+            if not path.is_dir() and not path.is_fifo():  # which is read but once
                 next(lines(path), None)  # what is no text is told before an hour of text is read
         said = {normaliser(text) for path in paths for text in _held_out(path, args.language, open_corpus)} - {""}
         apart = HeldOut(said, normaliser.settings.spaces == "keep")

@@ -55,7 +55,7 @@ def _pieces(file: IO[str]) -> Iterator[str]:
 
 def _instead(path: Path, error: Exception) -> str:
     """What ``path`` is, which could not be read as text."""
-    kind = kind_of(path) if isinstance(error, UnicodeDecodeError) else "text"
+    kind = kind_of(path) if isinstance(error, UnicodeDecodeError) and path.is_file() else "text"
     if kind == "kenlm":
         return "is KenLM's binary file, which keeps no n-grams but their hashes; give its ARPA file"
     if kind == "audio":
