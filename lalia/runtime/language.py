@@ -8,12 +8,15 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lalia.exits import UserError
 from lalia.runtime.arguments import OpenCorpus, check_labels, labelled_rows
-from lalia.runtime.sentences import Material
 from lalia.text.tokens import BOUNDARY
 from lalia.units import clock
+
+if TYPE_CHECKING:
+    from lalia.runtime.sentences import Material
 
 TrainLstm = Callable[..., bool]
 """(sentences, folder, normaliser, parents, facts, steps=…): makes the folder of an LSTM, and says whether it had to."""
@@ -99,6 +102,7 @@ def make_lm(args: argparse.Namespace, open_corpus: OpenCorpus, train: TrainLstm)
     """Make the language model that ``add_lm`` was told of, and say what it is."""
     from lalia.decoding.language_model import ORDERS
     from lalia.decoding.model_folder import require_free
+    from lalia.runtime.sentences import Material
 
     if args.lstm and (args.order or args.arpa or args.kenlm or args.unit == "word"):
         raise UserError("--lstm is of letters and holds no n-grams; leave out --unit word, --order, --arpa and --kenlm")
