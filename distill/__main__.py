@@ -10,8 +10,10 @@ from distill.config import DistillSettings, ExportSettings, PruneSettings
 from lalia import config
 from lalia.arguments import verb_of
 from lalia.exits import run
+from lalia.runtime.integrity import find_made
 from lalia.training.settings import require, require_folders
 
+RECOGNISER = "recogniser"
 ABOUT = {
     "fit": "Distil a recogniser into a smaller one, on unlabelled audio and on labels where there are some. "
     "Example: python -m distill fit --config configs/distill/nano.yaml --data.corpus data/demo --data.language ita "
@@ -62,9 +64,20 @@ def _check(settings: DistillSettings) -> None:
     require(settings.out, "--out", "the folder this run is kept in")
     require(settings.teacher, "--teacher", "the folder of the recogniser to learn from")
     require(settings.data.corpus, "--data.corpus", "the folder of a corpus made by `lalia prepare`")
-    require_folders([settings.teacher], "--teacher")
-    require_folders([settings.student.start] if settings.student.start else [], "--student.start")
+    settings.teacher = find_made(settings.teacher, RECOGNISER, "--teacher")
+    if settings.student.start:
+        settings.student.start = find_made(settings.student.start, RECOGNISER, "--student.start")
+    _check_data(settings)
+
+
+def _check_data(settings: DistillSettings | ExportSettings) -> None:
+    """A ``UserError`` where a corpus is not there; languages by the codes that the corpora have."""
     require_folders(settings.data.corpus, "--data.corpus")
+    from lalia.data.mixture import languages_meant
+    from lalia.training.ranks import leads
+
+    told = isinstance(settings, ExportSettings) or leads(settings.hardware)
+    settings.data.language = languages_meant(settings.data.language, settings.data.corpus, "--data.language", told)
 
 
 def export(argv: list[str]) -> int:
@@ -72,9 +85,10 @@ def export(argv: list[str]) -> int:
     require(settings.out, "--out", "the student folder to write")
     require(settings.recogniser, "--recogniser", "the folder of the recogniser to export")
     require(settings.data.corpus, "--data.corpus", "the folder of a corpus with held-out labelled clips")
-    require_folders([settings.recogniser], "--recogniser")
-    require_folders([settings.teacher] if settings.teacher else [], "--teacher")
-    require_folders(settings.data.corpus, "--data.corpus")
+    settings.recogniser = find_made(settings.recogniser, RECOGNISER, "--recogniser")
+    if settings.teacher:
+        settings.teacher = find_made(settings.teacher, RECOGNISER, "--teacher")
+    _check_data(settings)
     from distill.export import export as export_student
 
     print(_table(export_student(settings, Path(settings.out)), settings.out))

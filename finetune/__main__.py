@@ -12,6 +12,7 @@ from lalia import config
 from lalia.arguments import verb_of
 from lalia.cards import read_card
 from lalia.exits import run
+from lalia.runtime.integrity import find_made
 from lalia.training.settings import require, require_folders
 
 ABOUT = {
@@ -52,9 +53,8 @@ def fit(argv: list[str]) -> int:
     require(settings.out, "--out", "the folder this run is kept in")
     require(settings.data.corpus, "--data.corpus", "the folder of a corpus made by `lalia prepare`")
     check_mode(settings)
-    settings.encoder = shipped.place(settings.encoder)
-    require_folders([settings.encoder] if settings.encoder else [], "--encoder")
-    require_folders([settings.recogniser] if settings.recogniser else [], "--recogniser")
+    settings.encoder = shipped.find(settings.encoder) if settings.encoder else ""
+    settings.recogniser = find_made(settings.recogniser, "recogniser", "--recogniser") if settings.recogniser else ""
     require_folders(settings.data.corpus, "--data.corpus")
     from finetune.fit import finetune  # late: torch and fairseq2 take seconds to import, a typo should not
     from lalia.data.mixture import languages_meant
@@ -101,7 +101,7 @@ def fold(argv: list[str]) -> int:
     settings = config.load(FoldSettings, argv, "python -m finetune fold", ABOUT["fold"])
     require(settings.recogniser, "--recogniser", "the folder of a recogniser with adapters")
     require(settings.out, "--out", "the folder to write the recogniser of one language to")
-    require_folders([settings.recogniser], "--recogniser")
+    settings.recogniser = find_made(settings.recogniser, "recogniser", "--recogniser")
     from finetune.starts import fold as fold_language
 
     fold_language(Path(settings.recogniser), settings.language, Path(settings.out))

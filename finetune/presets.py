@@ -13,6 +13,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
+from finetune import shipped
 from finetune.config import FinetuneSettings
 from lalia.exits import UserError
 from lalia.units import Seconds
@@ -167,9 +168,13 @@ def check_mode(settings: FinetuneSettings) -> None:
         what = " and ".join(started) or f"--mode {settings.mode}"
         raise UserError(f"--model.kind {settings.model.kind} starts from nothing, found {what}; take one of the two")
     if not scratch and len(started) != 1:
-        found = " and ".join(started) or "neither"
+        if started:
+            raise UserError(
+                f"expected --encoder or --recogniser to start from, found {' and '.join(started)}; take one"
+            )
         raise UserError(
-            f"--encoder is missing: expected the folder of an encoder, or --recogniser with that of a recogniser, found {found}"
+            f"--encoder is missing: say {' or '.join(shipped.names())}, which comes along, or the folder that python -m pretrain "
+            "fit or lalia convert made; or --recogniser to go on from that of another run"
         )
     if settings.start == "random" and (settings.recogniser or settings.mode != "full"):
         raise UserError("--start random: only with --encoder, whose shape it takes, and --mode full")

@@ -87,12 +87,16 @@ class Trained:
     def find(cls, args: argparse.Namespace) -> Trained:
         """What ``add_arguments`` was told; a ``UserError`` where it is no finished run, recogniser or student."""
         folder: Path = args.run
+        if not folder.exists():
+            raise UserError(f"{folder}: no such run; python -m finetune fit … --out {folder} makes it")
         run = folder if (folder / RUN).is_file() else None
         if run is None and folder.name == RECOGNISER and (folder.parent / RUN).is_file():
             run = folder.parent
         source = run / RECOGNISER if run else folder
         if run and not (source / NAME).is_file():
-            raise UserError(f"{run}: has no {RECOGNISER} yet; the command that began this run goes on with it")
+            raise UserError(
+                f"{run}: has no {RECOGNISER} yet; the python -m finetune fit that began this run goes on with it"
+            )
         kind = read_card(source)["kind"]
         if kind not in (RECOGNISER, STUDENT):
             raise UserError(f"{folder}: is of kind {kind}; expected the folder of a run, a recogniser or a student")

@@ -121,7 +121,7 @@ def test_rows_go_up():
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({}, "--encoder is missing"),
+        ({}, "--encoder is missing: say nano-multilingual, which comes along, or the folder that "),
         ({"encoder": "a", "recogniser": "b"}, "found --encoder and --recogniser"),
         ({"recogniser": "b", "start": "random"}, "--start random: only with --encoder"),
         ({"encoder": "a", "model.kind": "conformer"}, "--model.kind conformer starts from nothing, found --encoder"),

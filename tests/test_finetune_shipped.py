@@ -10,6 +10,7 @@ import torch
 
 from finetune import shipped
 from lalia.cards import ancestors, content_hash, read_card
+from lalia.exits import UserError
 from lalia.models.encoder import Encoder
 
 
@@ -31,3 +32,14 @@ def test_a_folder_of_that_name_comes_first_and_other_names_are_folders(
     assert shipped.place("runs/encoder") == "runs/encoder"
     (tmp_path / "nano-multilingual").mkdir()
     assert shipped.place("nano-multilingual") == "nano-multilingual"
+
+
+def test_a_slip_in_its_name_is_told_the_right_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as caught:
+        shipped.find("nano-multilingaul")
+    assert str(caught.value) == (
+        "--encoder nano-multilingaul: no such folder (did you mean nano-multilingual?); expected nano-multilingual, which comes "
+        "along, or what python -m pretrain fit or lalia convert made"
+    )
+    assert shipped.find("nano-multilingual") == shipped.place("nano-multilingual")

@@ -158,6 +158,8 @@ def test_a_recogniser_without_its_run_needs_to_be_told_more(made: Path, tmp_path
 
 
 def test_what_is_no_finished_run_is_said(made: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="runs/x: no such run; python -m finetune fit … --out runs/x makes it"):
+        evaluate(["runs/x"])
     with pytest.raises(UserError, match="is of kind corpus; expected the folder of a run"):
         evaluate([str(made / "corpus")])
     shutil.copy(made / "run" / "config.yaml", tmp_path / "config.yaml")

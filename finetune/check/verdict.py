@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("corpus", type=Path, metavar="CORPUS", help="a corpus made by lalia prepare")
     parser.add_argument("--language", metavar="CODE", help="only this one (ISO 639-3, such as isl)")
     parser.add_argument(
-        "--encoder", type=shipped.place, metavar="FOLDER", help="the encoder to be used: its frames are counted"
+        "--encoder", type=shipped.find, metavar="FOLDER", help="the encoder to be used: its frames are counted"
     )
     parser.add_argument("--frame_s", type=float, metavar="S", help="seconds per frame of the encoder (default: 0.02)")
     parser.add_argument(

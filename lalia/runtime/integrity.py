@@ -1,4 +1,4 @@
-"""Where a student's folder is, and whether it is whole: its card holds the SHA-256 of every file a student needs."""
+"""Where in a run's folder a student, recogniser or encoder is, and whether a student is whole, by its card's hashes."""
 
 from __future__ import annotations
 
@@ -34,6 +34,34 @@ def find_student(folder: Path) -> Path:
             f"{folder}: is a run without a student; python -m finetune eval {folder} makes one of its recogniser"
         )
     return folder
+
+
+def find_made(folder: str, kind: str, flag: str) -> str:
+    """The folder of ``kind`` (encoder, recogniser) that ``folder`` is, or that is in it where it is a run's.
+
+    ``UserError``, beginning with ``flag``, where there is no such folder, or the run made nothing of the kind.
+    """
+    path = Path(folder)
+    if not path.is_dir():
+        raise UserError(
+            f"{flag} {folder}: no such folder; expected that of {_article(kind)}, or of the run that made it"
+        )
+    if (path / NAME).is_file():
+        return folder
+    if (path / kind / NAME).is_file():
+        return str(path / kind)
+    if (path / RUN).is_file():
+        other = next((name for name in ("encoder", "recogniser") if (path / name / NAME).is_file()), None)
+        if other:
+            raise UserError(f"{flag} {folder}: is a run that made {_article(other)}, expected {_article(kind)}")
+        raise UserError(
+            f"{flag} {folder}: is a run without {_article(kind)} yet; the command that began it goes on with it"
+        )
+    return folder
+
+
+def _article(kind: str) -> str:
+    return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"
 
 
 def file_hashes(folder: Path) -> dict[str, str]:
