@@ -33,6 +33,7 @@ from lalia.models.transcription import transcribe_rows
 from lalia.report.run_report import write_run_report
 from lalia.training.ranks import leads, rank, shared
 from lalia.training.runs import FINISHED, Patience, Run, best_weights, finished, first_step, fit, settle
+from lalia.training.settings import DataSettings
 from lalia.units import Seconds, to_samples
 
 SHOW = ("train/loss", "train/blank", "valid/cer", "valid/wer")
@@ -99,8 +100,8 @@ def finetune(settings: FinetuneSettings, folder: Path, stated: Collection[str] |
     audio_s = accumulation * ranks * settings.batch.micro_s
     if leader:
         print(
-            f"fine-tuning {_what(settings, recogniser)} on {60 * hours:.1f} minutes in {len(rows)} clips, "
-            f"{len(recogniser.tokens)} tokens, {settings.schedule.steps} steps of {audio_s:.0f} s"
+            f"fine-tuning {_what(settings, recogniser)} on {60 * hours:.1f} minutes in {len(rows)} clips"
+            f"{left_out(mixture, data)}, {len(recogniser.tokens)} tokens, {settings.schedule.steps} steps of {audio_s:.0f} s"
             + (f"; going on from step {step}" if step else ""),
             file=sys.stderr,
         )
@@ -133,6 +134,18 @@ def finetune(settings: FinetuneSettings, folder: Path, stated: Collection[str] |
     fit(task, run, train, valid, [alarm] if settings.alarm.enabled else [])
     if leader:
         _finish(settings, folder, task, mixture, test, rows)
+
+
+def left_out(mixture: Mixture, data: DataSettings) -> str:
+    """In brackets how many labelled training clips are not learned from, and why; "" where all are."""
+    rows = mixture.select("train", data.language, labelled=True)
+    durations_s = mixture.durations_s[rows]
+    counts = {
+        f"longer than data.max_s {data.max_s:g} s": int((durations_s > data.max_s).sum()),
+        f"shorter than data.min_s {data.min_s:g} s": int((durations_s < data.min_s).sum()),
+    }
+    told = " and ".join(f"{count} {why}" for why, count in counts.items() if count)
+    return f" (of {len(rows)} labelled ones {told} left out)" if told else ""
 
 
 def to_be_scored(
