@@ -58,7 +58,12 @@ def test_page(tmp_path: Path) -> None:
     assert found["language: rus"][0] == "1" and found["all"][:3] == ["3", "5", "23.5\u202f%"]
     assert "a language model (letters) and hot words (names.txt)" in text
     assert text.count("<audio preload") == 2  # the sound of clip 1 is cut short
-    assert "e → a" in text and "ace → nothing" in text and "1 of 1" in text
+    assert (
+        "ebb → abb" in text
+        and "Letters: every error occurs once." in text
+        and "ace → nothing" in text
+        and "1 of 1" in text
+    )
     assert "Expected calibration error (ECE): 0.150" in text and "calibrated by lalia tune" in text
 
 
@@ -66,6 +71,13 @@ def test_little_is_known(tmp_path: Path) -> None:
     text = write(tmp_path / "page.html", [Heard("0", "ita", "bad", "bad", 1.0)], {})
     assert "Nothing: every clip was heard as it was said." in text and "by best path" in text
     assert "speaker" not in text and "calibration" not in text and set(rows(text)) == {"length: under 2 s", "all"}
+
+
+def test_errors_that_occur_once_are_no_bars(tmp_path: Path) -> None:
+    heard = [clip(n, f"bad {word}", "bad cab") for n, word in enumerate(("ace", "add", "fade", "feed"))]
+    text = write(tmp_path / "page.html", heard, {})
+    assert "Words: every error occurs once." in text and "Words taken for others" not in text
+    assert "Letters taken for others" in text, "some of them occur more often"
 
 
 def test_many_speakers(tmp_path: Path) -> None:

@@ -125,6 +125,18 @@ def test_a_recogniser_shows_its_worst_and_middle_clips(tmp_path: Path) -> None:
     assert "In the middle" not in few
 
 
+def test_a_recogniser_s_curves_say_what_they_are(tmp_path: Path) -> None:
+    run = finetuning(tmp_path / "finetune")
+    lines = [
+        {"step": i, "time_s": i, "train/loss": 3.0 - i, "train/blank": 0.1 * i, "train/lr": 1e-3} for i in range(3)
+    ]
+    write_metrics(run, lines)
+    html = write_run_report(run).read_text(encoding="utf-8")
+    for words in ("each frame is answered with a letter or a blank", "the sign for no new letter", "nats per letter",
+                  "begins low and rises first", "How far a step moves the weights"):  # fmt: skip
+        assert words in html
+
+
 def test_numbers_that_are_none_are_passed_over() -> None:
     metrics: list[dict[str, Any]] = [{"step": 1, "a": 2.0}, {"step": 2, "a": None}, {"step": 3}, {"step": 4, "a": 5}]
     assert series(metrics, "a") == ([1, 4], [2.0, 5])

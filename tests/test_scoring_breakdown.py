@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lalia.scoring.breakdown import Confusion, by_group, confusions, length_band, noise_band
+from lalia.scoring.breakdown import Confusion, by_group, confusions, length_band, noise_band, telling
 from lalia.scoring.rates import score
 
 SAID = ["the red cat", "a red hat", "so"]
@@ -15,6 +15,12 @@ def test_confusions() -> None:
     assert confusions(SAID, HEARD, "word", 1) == words[:1]
     assert confusions(SAID, HEARD, "character")[0] == Confusion("e", "a", 2)
     assert confusions(SAID, SAID, "character") == []
+
+
+def test_what_occurs_once_is_told_only_among_few() -> None:
+    once = [Confusion(letter, "x", 1) for letter in "abcd"]
+    assert telling(once[:3]) == once[:3] and telling(once) == []
+    assert telling([Confusion("e", "a", 2), *once]) == [Confusion("e", "a", 2)]
 
 
 def test_groups_add_up() -> None:

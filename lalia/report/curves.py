@@ -81,11 +81,13 @@ def curves(metrics: Metrics, config: dict[str, Any]) -> list[Chart]:
         ),
         _chart(
             metrics, "Blanks", {"train/blank": "share of frames"}, y_label=share,
-            caption="CTC first learns to say nothing, then letters: the share falls when it begins to read.",
+            caption="Frames that are answered with the blank, the sign for no new letter. From random weights it begins near all "
+            "and falls when the run starts to read; a pretrained encoder mostly begins low and rises first, until each letter is "
+            "written once. Nearly all for long: nothing is written.",
         ),
         _chart(
             metrics, "Loss", {"train/loss": "training", "valid/loss": "held out"},
-            caption="All that training minimises, weighted and added up." if "objective" in config else "",
+            caption=_loss_words(config),
         ),
         *(_learned_codes(metrics) if learned else []),
         *_others(metrics),
@@ -95,9 +97,19 @@ def curves(metrics: Metrics, config: dict[str, Any]) -> list[Chart]:
             metrics, "Waiting for audio", {"speed/data_wait": "share of the time"}, y_label=share, from_zero=True,
             caption="Time in which the training had nothing to do since its audio was not decoded yet: raise data.workers.",
         ),
-        _chart(metrics, "Learning rate", {"train/lr": "rate"}, y_label=small, from_zero=True, rough=False),
+        _chart(
+            metrics, "Learning rate", {"train/lr": "rate"}, y_label=small, from_zero=True, rough=False,
+            caption="How far a step moves the weights, as the schedule says.",
+        ),
     ]  # fmt: skip
     return [chart for chart in charts if chart is not None]
+
+
+def _loss_words(config: dict[str, Any]) -> str:
+    """What the loss of this stage is."""
+    if "objective" in config or "teacher" in config:
+        return "All that training minimises, weighted and added up."
+    return "What training minimises: how unlikely it finds the right text, in nats per letter."
 
 
 def chance_of(config: dict[str, Any]) -> float:

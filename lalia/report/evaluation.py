@@ -17,7 +17,7 @@ from lalia.report.charts import Bar, Chart, Line, bar_chart, line_chart, plain, 
 from lalia.report.heard import clips_section
 from lalia.report.lineage import lineage_of
 from lalia.runtime.evaluation import MOST_SPEAKERS, SPEAKER, About, Evaluation, Heard, circumstances
-from lalia.scoring.breakdown import Confusion, confusions
+from lalia.scoring.breakdown import Confusion, confusions, telling
 from lalia.scoring.rates import Interval, Score, score
 from lalia.units import clock
 
@@ -151,20 +151,25 @@ def _rates(one: Score) -> list[str]:
 def _taken(clips: Sequence[Heard]) -> page.Section:
     """Which letters and words are missed, mistaken or invented most."""
     references, hypotheses = [clip.reference for clip in clips], [clip.hypothesis for clip in clips]
-    charts = []
+    charts: list[Chart] = []
+    rare: list[str] = []
     units: tuple[tuple[Literal["character", "word"], str], ...] = (("character", "Letters"), ("word", "Words"))
     for unit, title in units:
         said = Counter(unit_ for text in references for unit_ in (text if unit == "character" else text.split()))
         most = confusions(references, hypotheses, unit, CONFUSIONS)
-        if most:
-            charts.append(bar_chart(f"{title} taken for others", [_bar(c, said[c.said]) for c in most], y_label=plain))
-    if not charts:
+        if shown := telling(most):
+            charts.append(bar_chart(f"{title} taken for others", [_bar(c, said[c.said]) for c in shown], y_label=plain))
+        elif most:
+            rare.append(title)
+    if not charts and not rare:
         return page.Section("What is taken for what", [Markup("<p>Nothing: every clip was heard as it was said.</p>")])
     intro = Markup(
         "The most frequent errors, and how often the letter or word was said at all. Red: said, not heard. "
         "Yellow: heard as another. Blue: heard, not said."
     )
-    return page.Section("What is taken for what", [page.figures(charts)], intro)
+    once = Markup("<p>{}: every error occurs once.</p>").format(" and ".join(rare))
+    blocks = [*([page.figures(charts)] if charts else []), *([once] if rare else [])]
+    return page.Section("What is taken for what", blocks, intro if charts else "")
 
 
 def _bar(one: Confusion, said: int) -> Bar:

@@ -139,7 +139,8 @@ def write_run_report(run: Path, mixture: Any = None, defaults: Any = None) -> Pa
 _LEADS = {
     "pretraining": "An encoder learns from raw audio alone: spans of frames are hidden, and it must tell what was there from "
     "what was elsewhere in the clip.",
-    "fine-tuning": "A recogniser learns to write what it hears, from audio with transcripts, by CTC.",
+    "fine-tuning": "A recogniser learns to write what it hears, from audio with transcripts, by CTC: each frame is answered "
+    "with a letter or a blank, and every way of spelling the transcript so is right.",
     "distillation": "A smaller student learns to answer as its teacher does.",
 }
 

@@ -15,7 +15,7 @@ from lalia.audio.reading import AudioError
 from lalia.decoding.decoder import Decoder
 from lalia.decoding.greedy import Word
 from lalia.runtime.student import Student
-from lalia.scoring.breakdown import UNKNOWN, Part, by_group, confusions, length_band, noise_band
+from lalia.scoring.breakdown import UNKNOWN, Part, by_group, confusions, length_band, noise_band, telling
 from lalia.scoring.rates import Score, alignment, character_errors, score
 from lalia.units import Seconds, clock, to_seconds
 
@@ -185,8 +185,8 @@ def details(found: Evaluation, about: Mapping[str, About]) -> str:
     units: tuple[tuple[Literal["character", "word"], str], ...] = (("character", "letters"), ("word", "words"))
     for unit, name in units:
         taken = confusions(references, hypotheses, unit)
-        shown = ", ".join(f"{_shown(c.said)} → {_shown(c.heard)} {c.count}" for c in taken)
-        lines += ["", f"{name} taken for others: {shown or 'none'}"]
+        shown = ", ".join(f"{_shown(c.said)} → {_shown(c.heard)} {c.count}" for c in telling(taken))
+        lines += ["", f"{name} taken for others: {shown or ('none twice' if taken else 'none')}"]
     ranked = sorted(found.heard, key=lambda c: -character_errors(c.reference, c.hypothesis).rate)
     for clip in ranked[:3]:
         lines += ["", f"{clip.id}", f"  said   {clip.reference}", f"  heard  {clip.hypothesis}"]

@@ -18,6 +18,8 @@ LENGTHS: tuple[Seconds, ...] = (2.0, 5.0, 10.0, 20.0)
 NOISES: tuple[float, ...] = (10.0, 20.0, 30.0, 40.0)
 """Signal-to-noise ratios in dB."""
 UNKNOWN = "unknown"
+FEW = 3
+"""Confusions that are shown even where none occurs twice."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,11 @@ def confusions(
         found.update((e.reference, e.hypothesis) for e in alignment(reference, hypothesis, unit) if e.kind != "equal")
     ranked = sorted(found.items(), key=lambda item: (-item[1], item[0]))
     return [Confusion(said, heard, count) for (said, heard), count in ranked[:most]]
+
+
+def telling(found: Sequence[Confusion]) -> list[Confusion]:
+    """Of ranked confusions those that occur more than once; a few are shown whatever they are, many that occur once never."""
+    return list(found) if len(found) <= FEW else [one for one in found if one.count > 1]
 
 
 def by_group(references: Sequence[str], hypotheses: Sequence[str], groups: Sequence[Group]) -> dict[Group, Part]:
