@@ -208,12 +208,15 @@ def test_hub_streams_local_folders_in_the_same_layouts(tmp_path: Path) -> None:
     folder = tmp_path / "set" / "train"
     for number in range(3):
         save(folder / f"{number}.wav", voiced(number, 0.3))
-    lines = [json.dumps({"file_name": f"{n}.wav", "transcription": f"text {n}", "language": "it"}) for n in range(3)]
+    lines = [
+        json.dumps({"file_name": f"{n}.wav", "transcription": f"text {n}", "language": language})
+        for n, language in enumerate(("it", "bem", "other"))
+    ]
     (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n")
     found = listing(f"hub:{tmp_path / 'set'}", tmp_path, dev_percent=0.0, test_percent=0.0)
     clips = [clip for stream in found.streams for clip in stream.clips(0)]
     assert [(clip.language, clip.text, clip.split) for clip in clips if isinstance(clip, Clip)] == [
-        ("ita", f"text {n}", "train") for n in range(3)
+        (language, f"text {n}", "train") for n, language in enumerate(("ita", "bem", "und"))
     ]
     (again,) = [clip for stream in found.streams for clip in stream.clips(2)]
     assert again == clips[2], "a stream goes on from any clip"
