@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from lalia import config
+from lalia.arguments import verb_of
 from lalia.exits import run
 from lalia.training.settings import DataSettings, require, require_folders
 from pretrain.config import PretrainSettings
@@ -24,11 +25,11 @@ ABOUT = {
 def main() -> int:
     argv = sys.argv[1:]
     verbs = {"plan": plan, "fit": fit, "probe": probe}
-    if not argv or argv[0] not in verbs:
+    if not argv or argv[0] in ("-h", "--help"):
         for verb, about in ABOUT.items():
             print(f"python -m pretrain {verb}: {about}")
-        return 0 if argv and argv[0] in ("-h", "--help") else 2
-    return run(lambda: verbs[argv[0]](argv[1:]), "pretrain")
+        return 0 if argv else 2
+    return run(lambda: verb_of(verbs, "python -m pretrain", argv[0])(argv[1:]), "pretrain")
 
 
 def plan(argv: list[str]) -> int:

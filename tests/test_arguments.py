@@ -45,7 +45,10 @@ def test_descriptions_keep_their_lines() -> None:
     assert about in Parser(description=about).format_help()
 
 
-@pytest.mark.parametrize(("stage", "slip", "verb"), [("finetune", "evl", "eval"), ("distill", "exprot", "export")])
+@pytest.mark.parametrize(
+    ("stage", "slip", "verb"),
+    [("pretrain", "fti", "fit"), ("finetune", "evl", "eval"), ("distill", "exprot", "export")],
+)
 def test_a_slip_in_a_stage_s_verb_is_one_line(
     stage: str, slip: str, verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
