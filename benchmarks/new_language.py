@@ -185,7 +185,7 @@ def page(rows: list[Row], command: str, arguments: argparse.Namespace) -> str:
     for row in rows:
         rates = [_rates(row.decoded.get(start)) for start in DECODED]
         lines.append(f"| {row.target.name} | {row.amount} | {' | '.join(rates)} |")
-    lines += _baselines(rows)
+    lines += ["", _lowered(rows), *_baselines(rows)]
     return "\n".join(lines) + "\n"
 
 
@@ -201,6 +201,14 @@ def _reached(rows: list[Row]) -> list[str]:
         met = [f"{row.target.name} {row.amount}" for row, ratio in pairs if ratio <= goal]
         said.append(f"{what} at most {goal:g}: {len(met)} of {len(pairs)}" + (f" ({', '.join(met)})." if met else "."))
     return [" ".join(said)]
+
+
+def _lowered(rows: list[Row]) -> str:
+    """How often the language model helps, in words."""
+    found = [decoded for row in rows for decoded in row.decoded.values()]
+    lower = [decoded for decoded in found if decoded.model[0] < decoded.greedy[0]]
+    apart = [decoded for decoded in lower if decoded.model[2] < decoded.greedy[1]]
+    return f"The model lowers WER in {len(lower)} of {len(found)} recognisers, in {len(apart)} of them with intervals apart."
 
 
 def _baselines(rows: list[Row]) -> list[str]:
