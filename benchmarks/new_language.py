@@ -20,6 +20,7 @@ import json
 import shlex
 import sys
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
 from benchmarks.learning import BASELINES, finetune, late, without_until
@@ -264,9 +265,10 @@ def draw(rows: list[Row]) -> None:
                 axes.fill_between(minutes, lows, highs, color=colour, alpha=0.12, lw=0)
         axes.set_xscale("log")
         ticks = sorted({row.minutes or round(row.heard) for row in rows if row.target == target})
+        ticks = [m for m, after in zip(ticks, [*ticks[1:], inf], strict=True) if after > 1.3 * m]  # or they touch
         axes.set_xticks(ticks, [f"{minutes:g}" for minutes in ticks])
         axes.minorticks_off()
-        axes.set_ylim(0, 1.2)
+        axes.set_ylim(0, 1.3)
     figure.legend(
         *figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=8
     )
