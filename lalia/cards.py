@@ -49,10 +49,10 @@ def read_card(folder: Path | str, kind: str | None = None) -> dict[str, Any]:
     folder = Path(folder)
     path = folder / NAME
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; expected {_article(kind)} made by lalia")
+        raise UserError(f"{folder}: no such folder; expected {article(kind)} made by lalia")
     if not path.is_file():
         raise UserError(
-            f"{folder}: has no {NAME}; expected {_article(kind)} made by lalia (was its making interrupted?)"
+            f"{folder}: has no {NAME}; expected {article(kind)} made by lalia (was its making interrupted?)"
         )
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
@@ -60,7 +60,7 @@ def read_card(folder: Path | str, kind: str | None = None) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: cannot be read as a card ({error}); make the folder again") from error
     if kind is not None and found != kind:
-        raise UserError(f"{folder}: is {_article(found)}, expected {_article(kind)}")
+        raise UserError(f"{folder}: is {article(found)}, expected {article(kind)}")
     return dict(card)
 
 
@@ -102,7 +102,8 @@ def write_bytes(path: Path, data: bytes) -> None:
         raise
 
 
-def _article(kind: str | None) -> str:
+def article(kind: str | None) -> str:
+    """``kind`` of folder with its article; None is any folder."""
     if kind is None:
         return "a folder"
     return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"

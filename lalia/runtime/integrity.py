@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lalia.cards import NAME, read_card
+from lalia.cards import NAME, article, read_card
 from lalia.exits import UserError
 
 MODEL, TOKENS, NORMALISER = "model.onnx", "tokens.txt", "normaliser.json"
@@ -44,7 +44,7 @@ def find_made(folder: str, kind: str, flag: str) -> str:
     path = Path(folder)
     if not path.is_dir():
         raise UserError(
-            f"{flag} {folder}: no such folder; expected that of {_article(kind)}, or of the run that made it"
+            f"{flag} {folder}: no such folder; expected that of {article(kind)}, or of the run that made it"
         )
     if (path / NAME).is_file():
         return folder
@@ -53,15 +53,11 @@ def find_made(folder: str, kind: str, flag: str) -> str:
     if (path / RUN).is_file():
         other = next((name for name in ("encoder", "recogniser") if (path / name / NAME).is_file()), None)
         if other:
-            raise UserError(f"{flag} {folder}: is a run that made {_article(other)}, expected {_article(kind)}")
+            raise UserError(f"{flag} {folder}: is a run that made {article(other)}, expected {article(kind)}")
         raise UserError(
-            f"{flag} {folder}: is a run without {_article(kind)} yet; the command that began it goes on with it"
+            f"{flag} {folder}: is a run without {article(kind)} yet; the command that began it goes on with it"
         )
     return folder
-
-
-def _article(kind: str) -> str:
-    return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"
 
 
 def file_hashes(folder: Path) -> dict[str, str]:
