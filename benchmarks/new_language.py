@@ -173,7 +173,7 @@ def page(rows: list[Row], command: str, arguments: argparse.Namespace) -> str:
         lines.append(f"| {row.target.name} | {row.amount} | {' | '.join(shown)} |")
     lines += [
         "",
-        *_reached(rows),
+        _reached(rows),
         "",
         "## Words, with a language model",
         "",
@@ -190,7 +190,7 @@ def page(rows: list[Row], command: str, arguments: argparse.Namespace) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _reached(rows: list[Row]) -> list[str]:
+def _reached(rows: list[Row]) -> str:
     """Where the goals are met, in words."""
     said = []
     for (start, base, what), goal in zip(
@@ -201,7 +201,7 @@ def _reached(rows: list[Row]) -> list[str]:
         pairs = [(row, row.cells[start].cer / row.cells[base].cer) for row in rows if {start, base} <= row.cells.keys()]
         met = [f"{row.target.name} {row.amount}" for row, ratio in pairs if ratio <= goal]
         said.append(f"{what} at most {goal:g}: {len(met)} of {len(pairs)}" + (f" ({', '.join(met)})." if met else "."))
-    return [" ".join(said)]
+    return " ".join(said)
 
 
 def _lowered(rows: list[Row]) -> str:

@@ -18,7 +18,7 @@ from lalia.data.corpus import Corpus
 from lalia.data.mixture import Mixture, languages_meant
 from lalia.exits import UserError
 from lalia.runtime.integrity import RUN, STUDENT
-from lalia.text.codes import hint, meant
+from lalia.text.codes import meant
 
 RECOGNISER, LM, LSTM, EVALUATION, WAYS = "recogniser", "lm", "lstm", "evaluation", "decoding.json"
 
@@ -29,11 +29,7 @@ class Clips:
     def __init__(self, corpora: Sequence[Corpus], languages: Sequence[str] = ()) -> None:
         self._mixture = Mixture(corpora)
         languages = meant(languages, self._mixture.language_names)
-        if unknown := [name for name in languages if name not in self._mixture.language_names]:
-            raise UserError(
-                f"--language {unknown[0]}: not in the corpus, which has {', '.join(self._mixture.language_names)}"
-                f"{hint(unknown[0], self._mixture.language_names)}"
-            )
+        self._mixture.require(languages, "--language")
         self._languages = list(languages)
         self.card: dict[str, Any] = {**corpora[0].card, "id": " ".join(corpus.card["id"] for corpus in corpora)}
 

@@ -18,7 +18,6 @@ from lalia.data.labels import encoder_of
 from lalia.data.loader import make_eval_loader
 from lalia.data.mixture import Mixture
 from lalia.exits import UserError
-from lalia.text.codes import hint
 from lalia.text.normaliser import Normaliser
 from lalia.text.tokens import Tokens
 from lalia.training.seeds import mix
@@ -191,11 +190,7 @@ class Questions:
     def _language_of_letters(self, wanted: str, train: np.ndarray) -> str:
         labelled = train[self.mixture.labelled[train]]
         if wanted:
-            if wanted not in self.mixture.language_names:
-                raise UserError(
-                    f"--language {wanted}: not in the corpus, which has {', '.join(self.mixture.language_names)}"
-                    f"{hint(wanted, self.mixture.language_names)}"
-                )
+            self.mixture.require([wanted], "--language")
             return wanted
         if not len(labelled):
             return ""

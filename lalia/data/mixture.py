@@ -61,18 +61,21 @@ class Mixture:
     def __len__(self) -> int:
         return int(self.starts[-1])
 
+    def require(self, languages: Sequence[str], flag: str) -> None:
+        """Raise a ``UserError``, beginning with ``flag``, that names the first of ``languages`` that no corpus has."""
+        if unknown := [name for name in languages if name not in self.language_names]:
+            raise UserError(
+                f"{flag} {unknown[0]}: not in the corpus, which has {', '.join(self.language_names)}"
+                f"{hint(unknown[0], self.language_names)}"
+            )
+
     def select(
         self, split: str, languages: Sequence[str] = (), *, labelled: bool | None = None,
         min_s: float = 0.0, max_s: float = float("inf"),
     ) -> np.ndarray:  # fmt: skip
         """Row numbers of ``split`` in ``languages`` (none given = all) that last ``min_s`` to ``max_s``; a ``UserError``
         where a language is unknown or nothing is left."""
-        unknown = [name for name in languages if name not in self.language_names]
-        if unknown:
-            raise UserError(
-                f"--data.language {unknown[0]}: not in the corpus, which has {', '.join(self.language_names)}"
-                f"{hint(unknown[0], self.language_names)}"
-            )
+        self.require(languages, "--data.language")
         keep = (self.splits == SPLITS.index(split)) & (self.durations_s >= min_s) & (self.durations_s <= max_s)
         if languages:
             keep &= np.isin(self.languages, [self.language_names.index(name) for name in languages])

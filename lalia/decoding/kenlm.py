@@ -44,25 +44,24 @@ def write_kenlm(model: Ngrams, path: Path) -> None:
     """
     if model.order < 2:
         raise UserError(f"{path}: KenLM reads models of 2-grams and longer; make one with --order 2 or more")
-    keys = [_keys(model.entries(n)) for n in range(1, model.order + 1)]
+    entries = [model.entries(n) for n in range(1, model.order + 1)]
+    # The sign bit of a probability says that no longer n-gram ends in this one, that of a back-off weight of zero that none
+    # begins with it: a state may then be shorter.
+    ending = [_keys(longer[:, 1:]) for longer in entries[1:]] + [np.zeros(0, np.uint64)]
     parts = [_header([len(level.symbols) for level in model.levels]), _vocabulary(model.symbols)]
     for n, level in enumerate(model.levels, start=1):
-        # The sign bit of a probability says that no longer n-gram ends in this one, that of a back-off weight of zero that none
-        # begins with it: a state may then be shorter.
+        keys = _keys(entries[n - 1])
         probs = np.abs(level.log_probs / LN10).astype(np.float32)
         if n == 1:
             probs[BEGIN] = -NEVER
-        ends = (
-            np.isin(keys[n - 1], _keys(model.entries(n + 1)[:, 1:])) if n < model.order else np.zeros(len(probs), bool)
-        )
-        values = {"prob": np.where(ends, probs, -probs)}
-        if n < model.order:
-            backoffs = (level.backoffs / LN10).astype(np.float32)
-            leads = np.diff(level.children) > 0
-            values["backoff"] = np.where((backoffs == 0) & ~leads, np.float32(-0.0), backoffs + np.float32(0))
-        parts.append(
-            _unigrams(values) if n == 1 else _table(keys[n - 1], _MIDDLE if n < model.order else _LONGEST, values)
-        )
+        values = {"prob": np.where(np.isin(keys, ending[n - 1]), probs, -probs)}
+        if n == model.order:
+            parts.append(_table(keys, _LONGEST, values))
+            continue
+        backoffs = (level.backoffs / LN10).astype(np.float32)
+        leads = np.diff(level.children) > 0
+        values["backoff"] = np.where((backoffs == 0) & ~leads, np.float32(-0.0), backoffs + np.float32(0))
+        parts.append(_unigrams(values) if n == 1 else _table(keys, _MIDDLE, values))
     words = b"".join(symbol.encode() + b"\0" for symbol in model.symbols)
     write_bytes(path, b"".join(part.tobytes() for part in parts) + words)
 
