@@ -8,8 +8,7 @@ from typing import Any
 
 from distill.config import DistillSettings, ExportSettings, PruneSettings
 from lalia import config
-from lalia.arguments import verb_of
-from lalia.exits import run
+from lalia.arguments import run_stage
 from lalia.runtime.integrity import find_made
 from lalia.training.settings import require, require_folders
 
@@ -32,13 +31,7 @@ ABOUT = {
 
 
 def main() -> int:
-    argv = sys.argv[1:]
-    verbs = {"fit": fit, "prune": prune, "export": export}
-    if not argv or argv[0] in ("-h", "--help"):
-        for verb, about in ABOUT.items():
-            print(f"python -m distill {verb}: {about}")
-        return 0 if argv else 2
-    return run(lambda: verb_of(verbs, "python -m distill", argv[0])(argv[1:]), "distill")
+    return run_stage("distill", {"fit": fit, "prune": prune, "export": export}, ABOUT)
 
 
 def fit(argv: list[str]) -> int:

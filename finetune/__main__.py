@@ -9,9 +9,8 @@ from finetune import shipped
 from finetune.config import FinetuneSettings, FoldSettings
 from finetune.presets import check_mode
 from lalia import config
-from lalia.arguments import verb_of
+from lalia.arguments import run_stage
 from lalia.cards import read_card
-from lalia.exits import run
 from lalia.runtime.integrity import find_made
 from lalia.training.settings import require, require_folders
 
@@ -33,13 +32,7 @@ ABOUT = {
 
 
 def main() -> int:
-    argv = sys.argv[1:]
-    if not argv or argv[0] in ("-h", "--help"):
-        for verb, about in ABOUT.items():
-            print(f"python -m finetune {verb}: {about}")
-        return 0 if argv else 2
-    verbs = {"check": check, "fit": fit, "lm": lm, "eval": evaluate, "fold": fold}
-    return run(lambda: verb_of(verbs, "python -m finetune", argv[0])(argv[1:]), "finetune")
+    return run_stage("finetune", {"check": check, "fit": fit, "lm": lm, "eval": evaluate, "fold": fold}, ABOUT)
 
 
 def check(argv: list[str]) -> int:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
-from lalia.exits import UserError
-
-V = TypeVar("V")
+from lalia.exits import UserError, run
 
 
 class Parser(argparse.ArgumentParser):
@@ -44,11 +42,23 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; see: {self.prog} --help")
 
 
-def verb_of(verbs: Mapping[str, V], program: str, word: str) -> V:
-    """What ``program`` does for ``word``; a ``UserError`` where that is none of its ``verbs``."""
-    if word not in verbs:
-        raise UserError(_wrong_verb(program, word, verbs))
-    return verbs[word]
+def run_stage(stage: str, verbs: Mapping[str, Callable[[list[str]], int]], about: Mapping[str, str]) -> int:
+    """``python -m STAGE VERB …``: the exit status of what ``verbs`` has for the first word, which gets the others.
+
+    Without a word, or with ``--help``, it prints what every verb is ``about``; a word that is no verb is one line.
+    """
+    program, argv = f"python -m {stage}", sys.argv[1:]
+    if not argv or argv[0] in ("-h", "--help"):
+        for verb, words in about.items():
+            print(f"{program} {verb}: {words}")
+        return 0 if argv else 2
+
+    def begin() -> int:
+        if argv[0] not in verbs:
+            raise UserError(_wrong_verb(program, argv[0], verbs))
+        return verbs[argv[0]](argv[1:])
+
+    return run(begin, stage)
 
 
 def _wrong_verb(program: str, word: str, verbs: Collection[str]) -> str:

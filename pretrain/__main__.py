@@ -6,8 +6,7 @@ import sys
 from pathlib import Path
 
 from lalia import config
-from lalia.arguments import verb_of
-from lalia.exits import run
+from lalia.arguments import run_stage
 from lalia.training.settings import DataSettings, require, require_folders
 from pretrain.config import PretrainSettings
 
@@ -23,13 +22,7 @@ ABOUT = {
 
 
 def main() -> int:
-    argv = sys.argv[1:]
-    verbs = {"plan": plan, "fit": fit, "probe": probe}
-    if not argv or argv[0] in ("-h", "--help"):
-        for verb, about in ABOUT.items():
-            print(f"python -m pretrain {verb}: {about}")
-        return 0 if argv else 2
-    return run(lambda: verb_of(verbs, "python -m pretrain", argv[0])(argv[1:]), "pretrain")
+    return run_stage("pretrain", {"plan": plan, "fit": fit, "probe": probe}, ABOUT)
 
 
 def plan(argv: list[str]) -> int:
