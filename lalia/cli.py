@@ -143,7 +143,7 @@ def _main(argv: list[str]) -> int:
 
 
 def _transcribe(args: argparse.Namespace) -> int:
-    from lalia.audio.reading import AudioError
+    from lalia.audio.reading import AudioError, Note
     from lalia.machine import cores
     from lalia.runtime.arguments import decoders
     from lalia.runtime.clips import find_clips, output_paths
@@ -164,15 +164,18 @@ def _transcribe(args: argparse.Namespace) -> int:
 
     decoder = decoders(args, student)
 
-    def hear(clip: Clip) -> Transcript | AudioError:
-        windows = jobs if len(clips) == 1 else 1
+    def hear(clip: Clip) -> tuple[Transcript | AudioError, list[Note]]:
+        windows, notes = jobs if len(clips) == 1 else 1, list[Note]()
         try:
-            return student.transcribe(clip.path, voice=args.voice, jobs=windows, decoder=decoder())
+            found = student.transcribe(clip.path, voice=args.voice, jobs=windows, decoder=decoder(), tell=notes.append)
         except AudioError as error:
-            return error
+            return error, notes
+        return found, notes
 
     all_heard = in_order(hear, clips, jobs if len(clips) > 1 else 1)
-    for number, (clip, path, heard) in enumerate(zip(clips, paths, all_heard, strict=True), start=1):
+    for number, (clip, path, (heard, notes)) in enumerate(zip(clips, paths, all_heard, strict=True), start=1):
+        for note in notes:
+            print(f"lalia: {clip.path}: {note.text}", file=sys.stderr)
         if isinstance(heard, AudioError):
             print(f"lalia: {heard}", file=sys.stderr)
             continue

@@ -242,8 +242,6 @@ def test_files(path: Path) -> None:
         problems.append("has a name that says nothing")
     if name in DOORS:
         problems.append("is named after a dependency")
-    if path in SOURCES and len(path.read_text(encoding="utf-8").splitlines()) > 300:
-        problems.append("passes 300 lines: is it two nouns?")
     complain([f"{relative(path)}: {problem}" for problem in problems])
 
 

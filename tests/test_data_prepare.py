@@ -282,9 +282,9 @@ def test_a_decoder_that_crashes_costs_one_clip(tmp_path: Path) -> None:
     code = (
         "import os, sys; from lalia.data.prepare import reading\n"
         "read = reading.read_blocks\n"
-        "def crashes(source, *rest):\n"
+        "def crashes(source, *rest, **how):\n"
         "    if str(source).endswith('2.wav'): os.abort()\n"
-        "    return read(source, *rest)\n"
+        "    return read(source, *rest, **how)\n"
         "reading.read_blocks = crashes\n"
         "from lalia.cli import main\n"
         "if __name__ == '__main__': sys.exit(main(sys.argv[1:]))\n"

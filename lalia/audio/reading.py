@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,13 +50,40 @@ class AudioInfo:
     format: str
 
 
-def read_audio(source: Source, name: str | None = None) -> np.ndarray:
+@dataclass(frozen=True)
+class Note:
+    """Something about a file that a person should be told once; the file is used all the same.
+
+    ``kind`` is one of a few words, so that notes can be counted; ``text`` is one line without the file's name.
+    """
+
+    kind: str
+    text: str
+
+
+Tell = Callable[[Note], None]
+"""Receives the notes of a file while it is read."""
+
+
+def ignore(note: Note) -> None:
+    """For callers that have nobody to tell."""
+
+
+def read_audio(
+    source: Source,
+    name: str | None = None,
+    *,
+    channel: int | None = None,
+    tell: Tell = ignore,
+    strict: bool = False,
+) -> np.ndarray:
     """The whole clip as a wave: float32, shape (samples,), mono, 16 kHz, -1 to 1.
 
     ``source`` is a path or a file's bytes; ``name`` tells bytes' file name (errors name it; raw G.722 is known by it).
-    Raises ``AudioError`` when it is missing, empty, cut short, no audio, or holds NaN.
+    ``channel`` counts from 0; None mixes them. ``tell`` receives notes; ``strict`` refuses what is cut short.
+    Raises ``AudioError`` when it is missing, empty, no audio, or holds NaN.
     """
-    blocks = list(read_blocks(source, name))
+    blocks = list(read_blocks(source, name, channel=channel, tell=tell, strict=strict))
     wave = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
     if not wave.size:
         raise AudioError(f"{_label(source, name)}: holds no sound (0 samples); remove it or record it again")
@@ -64,7 +91,14 @@ def read_audio(source: Source, name: str | None = None) -> np.ndarray:
 
 
 def read_blocks(
-    source: Source, name: str | None = None, start_s: int = 0, end_s: int | None = None
+    source: Source,
+    name: str | None = None,
+    start_s: int = 0,
+    end_s: int | None = None,
+    *,
+    channel: int | None = None,
+    tell: Tell = ignore,
+    strict: bool = False,
 ) -> Iterator[np.ndarray]:
     """The clip as consecutive blocks of the wave that ``read_audio`` returns, in memory that does not grow with it.
 
@@ -84,7 +118,7 @@ def read_blocks(
                     break
             _check_samples(block_SC, start_s + read / rate, label)
             read += len(block_SC)
-            wave = resampler(block_SC)
+            wave = resampler(_one_channel(block_SC, channel, label))
             if wave.size:
                 yield wave
         if resampler is not None:
@@ -230,6 +264,14 @@ def _opened(source: Source, name: str | None) -> Iterator[tuple[BinaryIO, signat
             how = f"at least {missing} bytes are missing" if missing > 1 else "its last page is missing"
             raise AudioError(f"{label}: is cut short: {kind.name}, and {how}; copy it again")
         yield file, kind
+
+
+def _one_channel(block_SC: np.ndarray, channel: int | None, label: str) -> np.ndarray:
+    if channel is None:
+        return block_SC
+    if channel >= block_SC.shape[1]:
+        raise AudioError(f"{label}: has no channel {channel}; it has {block_SC.shape[1]}, counted from 0")
+    return block_SC[:, channel : channel + 1]
 
 
 def _check_form(rate: int, channels: int, label: str) -> None:

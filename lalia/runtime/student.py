@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lalia.audio.reading import AudioError, Source, read_blocks
+from lalia.audio.reading import AudioError, Source, Tell, ignore, read_blocks
 from lalia.cards import read_card
 from lalia.decoding.greedy import Word, collapse, peaks, transcript, words
 from lalia.decoding.growing import PAUSE_S, Growing
@@ -94,15 +94,17 @@ class Student:
         voice: bool = False,
         jobs: int = 1,
         decoder: Decoder | None = None,
+        tell: Tell = ignore,
     ) -> Transcript:
         """What is said in an audio file (its path or its bytes), or in a wave (float32, mono, 16 kHz).
 
         Of any length, in memory that does not grow with a file. Silence gives the empty text; with ``voice`` everything does
         that is not speech. ``jobs`` windows of a long file are heard at a time. ``AudioError`` where the file cannot be read;
-        ``name`` is what errors call bytes. Best path, unless a ``decoder`` made for this student (``lalia.runtime.decoders``)
+        ``name`` is what errors call bytes, ``tell`` receives notes about the file.
+        Best path, unless a ``decoder`` made for this student (``lalia.runtime.decoders``)
         searches with what it knows of the language; a decoder serves one call at a time.
         """
-        steps = self.steps(source, name, voice=voice, jobs=jobs, decoder=decoder)
+        steps = self.steps(source, name, voice=voice, jobs=jobs, decoder=decoder, tell=tell)
         while True:
             try:
                 next(steps)
@@ -117,6 +119,7 @@ class Student:
         voice: bool = False,
         jobs: int = 1,
         decoder: Decoder | None = None,
+        tell: Tell = ignore,
     ) -> Generator[Seconds, None, Transcript]:
         """``transcribe`` window by window: after each the seconds read so far, in the end the transcript as its value.
 
@@ -125,7 +128,7 @@ class Student:
         heard: list[tuple[np.ndarray, np.ndarray]] = []
         growing = None if self.chunks is None else self._growing()
         said: list[Word] = []
-        counter = _Counter(_blocks(source, name))
+        counter = _Counter(_blocks(source, name, tell))
         if decoder is not None:
             decoder.begin()
         for log_probs_TV in self._stretches(counter, voice, jobs):
@@ -227,9 +230,9 @@ class _Counter:
             yield block
 
 
-def _blocks(source: Source | np.ndarray, name: str | None) -> Iterable[np.ndarray]:
+def _blocks(source: Source | np.ndarray, name: str | None, tell: Tell = ignore) -> Iterable[np.ndarray]:
     if not isinstance(source, np.ndarray):
-        return read_blocks(source, name)
+        return read_blocks(source, name, tell=tell)
     label = name or "wave"
     if source.ndim != 1 or not np.issubdtype(source.dtype, np.floating):
         found = f"{source.dtype} of shape {source.shape}"

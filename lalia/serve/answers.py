@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 from starlette.responses import Response
 
+from lalia.audio.reading import Note
 from lalia.runtime.subtitles import make_cues, render
 from lalia.runtime.transcript import Transcript
 from lalia.text.scripts import join_words
@@ -19,17 +21,19 @@ MEDIA = {
 OPENAI = ("json", "text", "srt", "verbose_json", "vtt")
 
 
-def answer(transcript: Transcript, format: str, name: str) -> Response:
-    """``transcript`` of the file ``name`` in one of our formats."""
+def answer(transcript: Transcript, format: str, name: str, notes: Sequence[Note]) -> Response:
+    """``transcript`` of the file ``name`` in one of our formats; JSON has the ``notes`` of its reader as ``warnings``."""
+    if format == "json":
+        return _json(json.loads(render(transcript, format, name)) | _warnings(notes))
     return Response(render(transcript, format, name), media_type=MEDIA[format])
 
 
-def openai_answer(transcript: Transcript, format: str, name: str, language: str) -> Response:
+def openai_answer(transcript: Transcript, format: str, name: str, language: str, notes: Sequence[Note]) -> Response:
     """``transcript`` as ``/v1/audio/transcriptions`` gives it."""
     if format == "json":
-        return _json({"text": transcript.text})
+        return _json({"text": transcript.text} | _warnings(notes))
     if format != "verbose_json":
-        return answer(transcript, {"text": "txt"}.get(format, format), name)
+        return answer(transcript, {"text": "txt"}.get(format, format), name, notes)
     cues = make_cues(transcript.words)
     return _json(
         {
@@ -43,7 +47,12 @@ def openai_answer(transcript: Transcript, format: str, name: str, language: str)
                 for number, cue in enumerate(cues)
             ],
         }
+        | _warnings(notes)
     )
+
+
+def _warnings(notes: Sequence[Note]) -> dict[str, list[str]]:
+    return {"warnings": [note.text for note in notes]} if notes else {}
 
 
 def _json(value: object) -> Response:

@@ -21,7 +21,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
-from lalia.audio.reading import AudioError
+from lalia.audio.reading import AudioError, Note, Tell
 from lalia.runtime.student import Student
 from lalia.runtime.subtitles import FORMATS
 from lalia.runtime.transcript import Transcript
@@ -34,7 +34,7 @@ from lalia.serve.turns import Job, Steps, Turns
 from lalia.serve.uploads import Upload, received
 
 Handler = Callable[[Request], Awaitable[Response]]
-Write = Callable[[Transcript, Upload], Response]
+Write = Callable[[Transcript, Upload, list[Note]], Response]
 
 
 class Service:
@@ -110,13 +110,13 @@ class Service:
     async def transcribe(self, request: Request) -> Response:
         """``POST /transcribe?format=srt``: the file as the body, or in a form."""
         format = _one_of("format", request.query_params.get("format", "json"), FORMATS)
-        return await self._hear(request, lambda heard, upload: answer(heard, format, upload.name))
+        return await self._hear(request, lambda heard, upload, notes: answer(heard, format, upload.name, notes))
 
     async def transcribe_openai(self, request: Request) -> Response:
         """``POST /v1/audio/transcriptions``: a form as OpenAI's clients send it."""
 
-        def write(heard: Transcript, upload: Upload) -> Response:
-            return openai_answer(heard, upload.fields.get("response_format", "json"), upload.name, self.language)
+        def write(heard: Transcript, upload: Upload, notes: list[Note]) -> Response:
+            return openai_answer(heard, upload.fields.get("response_format", "json"), upload.name, self.language, notes)
 
         def check(upload: Upload) -> None:
             _one_of("response_format", upload.fields.get("response_format", "json"), OPENAI)
@@ -138,15 +138,16 @@ class Service:
                 if check is not None:
                     check(upload)
                 start = time.monotonic()
-                job = Job(self._steps(upload), self.limits.audio_s, self.limits.work_s)
+                notes: list[Note] = []
+                job = Job(self._steps(upload, notes.append), self.limits.audio_s, self.limits.work_s)
                 heard = await self._wait(request, job)
                 self.metrics.transcribed(time.monotonic() - start, heard.duration_s, job.worked_s)
-                return write(heard, upload)
+                return write(heard, upload, notes)
         finally:
             self.inside -= 1
 
-    def _steps(self, upload: Upload) -> Callable[[], Steps]:
-        return lambda: self.student.steps(upload.path, upload.name)
+    def _steps(self, upload: Upload, tell: Tell) -> Callable[[], Steps]:
+        return lambda: self.student.steps(upload.path, upload.name, tell=tell)
 
     async def _wait(self, request: Request, job: Job) -> Transcript:
         """The job's transcript; where the client leaves, the job ends too, before its file is removed."""

@@ -66,6 +66,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="near",
         help="leave out the same recording, also re-encoded; the same samples only; or nothing (near)",
     )
+    parser.add_argument(
+        "--strict", action="store_true", help="leave out files whose end is missing (default: read as far as they go)"
+    )
     parser.add_argument("--audio", type=Path, metavar="FOLDER", help="demo: the archives, brought by hand")
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes (default: one per core)")
     parser.add_argument("--engine", choices=("local", "ray"), default="local", help="where the processes are (local)")
@@ -137,7 +140,9 @@ def _recipe(args: argparse.Namespace, cutting: Cutting | None) -> Recipe:
 
     if args.source == "demo":
         return Recipe("demo", {}, None, args.duplicates)
-    settings = {name: getattr(args, name) for name in ("language", "licence", "columns", "dev", "test", "limit")}
+    settings = {
+        name: getattr(args, name) for name in ("language", "licence", "columns", "dev", "test", "limit", "strict")
+    }
     return Recipe(args.source, {**settings, "root": str(args.root or "")}, cutting, args.duplicates)
 
 
@@ -148,10 +153,12 @@ def _engine(args: argparse.Namespace) -> Engine:
     if args.engine == "ray":
         from lalia.data.prepare.cluster import make_parts_on_cluster
 
-        return lambda units, work, cutting, report: make_parts_on_cluster(units, work, cutting, args.address, report)
+        return lambda units, work, cutting, report: make_parts_on_cluster(
+            units, work, cutting, args.address, report, args.strict
+        )
     from lalia.data.prepare.workers import make_parts
 
-    return lambda units, work, cutting, report: make_parts(units, work, cutting, workers, report)
+    return lambda units, work, cutting, report: make_parts(units, work, cutting, workers, report, args.strict)
 
 
 def _percent(text: str) -> float:

@@ -44,6 +44,16 @@ class Dropped:
     detail: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """Something about the file of a clip that is used all the same: a ``lalia.audio.reading.Note``, and of which file."""
+
+    id: str
+    kind: str
+    text: str
+    path: str
+
+
 class Stream(Protocol):
     """Clips that are not known before they are read, such as a file of a hub dataset; sent to a worker as it is."""
 

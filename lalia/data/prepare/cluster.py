@@ -15,7 +15,7 @@ _AHEAD = 2  # Units waiting per core: enough to keep it busy, few enough to hold
 
 
 def make_parts_on_cluster(
-    units: list[Unit], work: Path, cutting: Cutting | None, address: str, progress: Progress
+    units: list[Unit], work: Path, cutting: Cutting | None, address: str, progress: Progress, strict: bool = False
 ) -> None:
     """Make every unit's part on the cluster at ``address`` (``""``: the one that RAY_ADDRESS names, else this machine).
 
@@ -31,7 +31,7 @@ def make_parts_on_cluster(
         while waiting or running:
             while waiting and len(running) < room:
                 unit = waiting.pop()
-                running[part.remote(unit, str(work.resolve()), cutting)] = unit
+                running[part.remote(unit, str(work.resolve()), cutting, strict)] = unit
             for done in ray.wait(list(running), num_returns=1)[0]:
                 unit = running.pop(done)
                 found = _result(ray, done)
@@ -40,10 +40,10 @@ def make_parts_on_cluster(
         ray.shutdown()
 
 
-def _make(unit: Unit, work: str, cutting: Cutting | None) -> Record | str:
+def _make(unit: Unit, work: str, cutting: Cutting | None, strict: bool) -> Record | str:
     """A part, or in a line why it cannot be written."""
     try:
-        return make_part(unit, Path(work), cutting)
+        return make_part(unit, Path(work), cutting, strict=strict)
     except UserError as error:
         return str(error)
     except OSError as error:

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from lalia.cards import write_json
 from lalia.data.corpus import SCHEMA
-from lalia.data.prepare.clips import Clip, Dropped, Listing, Stream, ordering, sentence_key
+from lalia.data.prepare.clips import Clip, Dropped, Listing, Noted, Stream, ordering, sentence_key
 from lalia.data.prepare.fingerprints import marks
 from lalia.data.prepare.reading import Heard, Made, Reader
 from lalia.data.prepare.utterances import Cutting
@@ -58,6 +58,7 @@ class Record:
     shards: list[tuple[str, int, int]] = field(default_factory=list)
     rows: list[tuple[str, str, float, str]] = field(default_factory=list)
     dropped: list[Dropped] = field(default_factory=list)
+    notes: list[Noted] = field(default_factory=list)
     heard: Heard = field(default_factory=Heard)
     clips: int = 0
     rows_within: int = 0
@@ -69,6 +70,7 @@ class Record:
         value["shards"] = [tuple(shard) for shard in value["shards"]]
         value["rows"] = [tuple(row) for row in value["rows"]]
         value["dropped"] = [Dropped(**dropped) for dropped in value["dropped"]]
+        value["notes"] = [Noted(**noted) for noted in value["notes"]]
         value["heard"] = Heard(**value["heard"])
         return cls(**value)
 
@@ -154,14 +156,16 @@ def make_part(
     cutting: Cutting | None,
     poison: frozenset[int] = frozenset(),
     tell: Tell = lambda clip: None,
+    strict: bool = False,
 ) -> Record:
     """Read the clips of ``unit``, write its shards and then its record below ``work``.
 
-    ``poison`` are numbers of clips that brought a worker down before. Raises ``UserError`` where nothing can be written.
+    ``poison`` are numbers of clips that brought a worker down before; ``strict`` refuses what is cut short.
+    Raises ``UserError`` where nothing can be written.
     """
     writer = _Writer(unit, work)
     record = writer.record
-    reader = Reader(cutting, work, record.heard)
+    reader = Reader(cutting, work, record.heard, strict)
     begun = (record.clips, record.rows_within, record.dropped_within)
     number = begun[0] - 1
     for number, clip in enumerate(unit.entries(begun[0]), start=begun[0]):
@@ -169,6 +173,9 @@ def make_part(
         rows_seen, dropped_seen = begun[1:] if number == begun[0] else (0, 0)
         rows = dropped = 0
         for made in _read(reader, clip, number in poison):
+            if isinstance(made, Noted):
+                record.notes.append(made)
+                continue
             if isinstance(made, Dropped):
                 dropped += 1
                 if dropped > dropped_seen:
@@ -180,7 +187,7 @@ def make_part(
     return writer.finish(number + 1)
 
 
-def _read(reader: Reader, clip: Clip | Dropped, poisonous: bool) -> Iterator[Made | Dropped]:
+def _read(reader: Reader, clip: Clip | Dropped, poisonous: bool) -> Iterator[Made | Dropped | Noted]:
     if isinstance(clip, Dropped):
         yield clip
     elif poisonous:

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from lalia.audio.reading import AudioError, probe_audio, read_audio, read_blocks
+from lalia.audio.reading import AudioError, Note, probe_audio, read_audio, read_blocks
 from lalia.audio.writing import flac_bytes
-from lalia.data.prepare.clips import Clip, Dropped
+from lalia.data.prepare.clips import Clip, Dropped, Noted
 from lalia.data.prepare.music import is_music, likeness
 from lalia.data.prepare.quality import NO_SPEECH, measure
 from lalia.data.prepare.stretches import heard_from, own_part
@@ -58,15 +58,22 @@ class Reader:
     cutting: Cutting | None
     scratch: Path  # a folder with room for the samples of a recording
     heard: Heard = field(default_factory=Heard)
+    strict: bool = False  # refuse what is cut short
 
     def __post_init__(self) -> None:
+        self._notes: list[Note] = []
         self._voice = VoiceActivity()
         self._key: tuple[str, int] = ("", 0)
         self._wave_S = np.zeros(0, np.float32)
         self._rate = 0
 
-    def read(self, clip: Clip) -> Iterator[Made | Dropped]:
-        """The rows of ``clip`` and what is left out of it, and why. The same ones in the same order, every time."""
+    def read(self, clip: Clip) -> Iterator[Made | Dropped | Noted]:
+        """The rows of ``clip``, what is left out of it and why, and notes. The same ones in the same order, every time."""
+        self._notes.clear()
+        yield from self._rows(clip)
+        yield from (Noted(_named(clip), note.kind, note.text, clip.path) for note in self._notes)
+
+    def _rows(self, clip: Clip) -> Iterator[Made | Dropped]:
         try:
             if self.cutting is not None and not clip.text and (clip.end_s is None or clip.stretch):
                 yield from self._utterances(clip, self.cutting)
@@ -85,7 +92,7 @@ class Reader:
         if key != self._key:
             self._key = ("", 0)
             self._rate = probe_audio(_source(clip), clip.path).rate
-            self._wave_S = read_audio(_source(clip), clip.path)
+            self._wave_S = read_audio(_source(clip), clip.path, tell=self._notes.append, strict=self.strict)
             self._key = key
         end = len(self._wave_S) if clip.end_s is None else to_samples(clip.end_s)
         return self._wave_S[to_samples(clip.start_s) : end]
@@ -97,7 +104,8 @@ class Reader:
         self._voice.start()
         voices = []
         with StoredWave(self.scratch) as wave:
-            for block_S in read_blocks(_source(clip), clip.path, start_s, end_s):
+            tell, strict = self._notes.append, self.strict
+            for block_S in read_blocks(_source(clip), clip.path, start_s, end_s, tell=tell, strict=strict):
                 voices.append(self._voice.feed(block_S))
                 wave.add(block_S)
             voices.append(self._voice.feed(np.zeros(0, np.float32), last=True))

@@ -19,7 +19,7 @@ from lalia.data.corpus import Corpus
 from lalia.data.prepare.clips import Listing
 from lalia.data.prepare.languages import UNKNOWN
 from lalia.data.prepare.parts import Unit, plan_units, record_path, write_file
-from lalia.data.prepare.seal import SKIPPED, seal
+from lalia.data.prepare.seal import NOTES, SKIPPED, seal
 from lalia.data.prepare.sources import ListSource
 from lalia.data.prepare.stretches import split_recordings
 from lalia.data.prepare.utterances import Cutting
@@ -146,10 +146,17 @@ def _summary(card: dict[str, Any]) -> str:
     clips = sum(card["clips"].values())
     minutes = 60 * sum(sum(splits.values()) for splits in card["hours"].values())
     length = f"{minutes / 60:,.1f} hours" if minutes >= 600 else f"{minutes:.1f} minutes"
-    skipped = ", ".join(f"{count} {reason}" for reason, count in card["dropped"].items())
-    return f"{clips:,} clips{_labelled(card, clips)}, {length}, {', '.join(card['hours'])}" + (
-        f"; left out, see {SKIPPED}: {skipped}" if skipped else ""
+    skipped = _counts(card["dropped"])
+    noted = _counts(card.get("notes", {}))  # Corpora of before notes have none.
+    return (
+        f"{clips:,} clips{_labelled(card, clips)}, {length}, {', '.join(card['hours'])}"
+        + (f"; left out, see {SKIPPED}: {skipped}" if skipped else "")
+        + (f"; used with a note, see {NOTES}: {noted}" if noted else "")
     )
+
+
+def _counts(found: dict[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in found.items())
 
 
 def _labelled(card: dict[str, Any], clips: int) -> str:

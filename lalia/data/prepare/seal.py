@@ -8,6 +8,7 @@ import io
 import os
 import shutil
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,14 @@ import pyarrow as pa
 
 from lalia.cards import write_card, write_text
 from lalia.data.corpus import Corpus, write_index
-from lalia.data.prepare.clips import Dropped, Listing
+from lalia.data.prepare.clips import Dropped, Listing, Noted
 from lalia.data.prepare.duplicates import find_duplicates
 from lalia.data.prepare.parts import Record, record_path, write_shard
 from lalia.data.prepare.reading import Heard
 from lalia.exits import UserError
 
 SKIPPED = "skipped.tsv"
+NOTES = "notes.tsv"
 
 
 def seal(
@@ -45,6 +47,9 @@ def seal(
             placed.append((path, keep))
     out.mkdir(parents=True, exist_ok=True)
     write_skipped(out, dropped)
+    notes = _once(noted for record in records for noted in record.notes)
+    if notes:
+        _write_table(out / NOTES, ("clip", "kind", "text"), [(n.id, n.kind, n.text) for n in notes])
     if not placed:
         reasons = ", ".join(f"{n} {reason}" for reason, n in Counter(d.reason for d in dropped).most_common())
         raise UserError(f"{listing.name}: not one clip is fit ({reasons or 'there are none'}); see {out / SKIPPED}")
@@ -53,16 +58,28 @@ def seal(
     _write_shards(placed, out, fingerprint, f"Speech prepared by lalia from {listing.name}")
     for name, text in listing.documents.items():
         write_text(out / name, text)
-    return write_card(out, "corpus", [], **_facts(listing, out, dropped, records, recipe))
+    return write_card(out, "corpus", [], **_facts(listing, out, dropped, notes, records, recipe))
 
 
 def write_skipped(out: Path, dropped: list[Dropped]) -> None:
     """``skipped.tsv``: every clip that is not in the corpus, with the reason."""
+    _write_table(out / SKIPPED, ("clip", "reason", "detail"), [(d.id, d.reason, d.detail) for d in dropped])
+
+
+def _once(notes: Iterable[Noted]) -> list[Noted]:
+    """The notes without repetitions: of a file that is read for several clips, or again by a continued preparation."""
+    found: dict[tuple[str, str, str], Noted] = {}
+    for noted in notes:
+        found.setdefault((noted.path, noted.kind, noted.text), noted)
+    return list(found.values())
+
+
+def _write_table(path: Path, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
     text = io.StringIO()
     table = csv.writer(text, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE, escapechar="\\")
-    table.writerow(["clip", "reason", "detail"])
-    table.writerows([" ".join(value.split()) for value in (d.id, d.reason, d.detail)] for d in dropped)
-    write_text(out / SKIPPED, text.getvalue())
+    table.writerow(columns)
+    table.writerows([" ".join(value.split()) for value in row] for row in rows)
+    write_text(path, text.getvalue())
 
 
 def _write_shards(placed: list[tuple[Path, np.ndarray]], out: Path, fingerprint: str, about: str) -> None:
@@ -75,7 +92,12 @@ def _write_shards(placed: list[tuple[Path, np.ndarray]], out: Path, fingerprint:
 
 
 def _facts(
-    listing: Listing, out: Path, dropped: list[Dropped], records: list[Record], recipe: dict[str, Any]
+    listing: Listing,
+    out: Path,
+    dropped: list[Dropped],
+    notes: list[Noted],
+    records: list[Record],
+    recipe: dict[str, Any],
 ) -> dict[str, Any]:
     corpus = Corpus.open(out, {})
     facts = {
@@ -87,6 +109,7 @@ def _facts(
         "speakers": corpus.count("speaker"),
         "dropped": dict(Counter(d.reason for d in dropped).most_common()),
         "dropped_list": SKIPPED,
+        "notes": dict(Counter(noted.kind for noted in notes).most_common()),
         "recipe": recipe,
         **listing.facts,
     }

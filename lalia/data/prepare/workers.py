@@ -36,16 +36,17 @@ class _Worker:
 class _Pool:
     """Workers and the units that wait for one."""
 
-    def __init__(self, units: list[Unit], work: Path, cutting: Cutting | None) -> None:
+    def __init__(self, units: list[Unit], work: Path, cutting: Cutting | None, strict: bool) -> None:
         self._context = multiprocessing.get_context("spawn")
         self._waiting = list(reversed(units))
         self._poison: dict[int, set[int]] = {}
-        self._work, self._cutting = work, cutting
+        self._work, self._cutting, self._strict = work, cutting, strict
         self.workers: list[_Worker] = []
 
     def start(self) -> None:
         ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=_serve, args=(theirs, self._work, self._cutting), daemon=True)
+        told = (theirs, self._work, self._cutting, self._strict)
+        process = self._context.Process(target=_serve, args=told, daemon=True)
         process.start()
         theirs.close()
         self.workers.append(_Worker(process, ours))
@@ -76,12 +77,14 @@ class _Pool:
             worker.process.join(10)
 
 
-def make_parts(units: list[Unit], work: Path, cutting: Cutting | None, workers: int, progress: Progress) -> None:
+def make_parts(
+    units: list[Unit], work: Path, cutting: Cutting | None, workers: int, progress: Progress, strict: bool = False
+) -> None:
     """Make every unit's part with ``workers`` processes; a clip that brings one down is left out.
 
     Raises ``UserError`` where a worker could not write, or could not start at all.
     """
-    pool = _Pool(units, work, cutting)
+    pool = _Pool(units, work, cutting, strict)
     try:
         for _ in range(max(1, min(workers, len(units))) if units else 0):
             pool.start()
@@ -130,7 +133,7 @@ class _ParentGone(Exception):
     pass
 
 
-def _serve(connection: Connection, work: Path, cutting: Cutting | None) -> None:
+def _serve(connection: Connection, work: Path, cutting: Cutting | None, strict: bool) -> None:
     """Make parts until the parent has no more, or is gone."""
     _quiet_libraries()
 
@@ -144,7 +147,7 @@ def _serve(connection: Connection, work: Path, cutting: Cutting | None) -> None:
         while True:
             unit, poison = connection.recv()
             try:
-                connection.send(make_part(unit, work, cutting, poison, tell))
+                connection.send(make_part(unit, work, cutting, poison, tell, strict))
             except UserError as error:
                 connection.send(str(error))
             except OSError as error:
