@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
@@ -29,7 +31,7 @@ class _Worker:
     process: SpawnProcess
     connection: Connection
     unit: Unit | None = None
-    at: int = 0
+    at: int = -1  # the clip of the unit that it is reading; -1: none yet
     heard: float = field(default_factory=time.monotonic)
 
 
@@ -54,16 +56,28 @@ class _Pool:
 
     def hand_out(self, worker: _Worker) -> None:
         worker.unit = self._waiting.pop() if self._waiting else None
-        worker.at, worker.heard = 0, time.monotonic()
+        worker.at, worker.heard = -1, time.monotonic()
         if worker.unit is not None:
-            worker.connection.send((worker.unit, frozenset(self._poison.get(worker.unit.number, ()))))
+            with contextlib.suppress(OSError):  # It died meanwhile: the next message is its end.
+                worker.connection.send((worker.unit, frozenset(self._poison.get(worker.unit.number, ()))))
 
     def replace(self, worker: _Worker) -> None:
-        """Its decoder took it down: another goes on, without the clip it was at."""
+        """Its decoder took it down: another goes on, without the clip it was at.
+
+        A worker that dies where that clip is left out already was not killed by the clip: ``UserError``, since another would
+        die there too.
+        """
         assert worker.unit is not None
-        worker.process.join()
         worker.connection.close()
-        self._poison.setdefault(worker.unit.number, set()).add(worker.at)
+        poison = self._poison.setdefault(worker.unit.number, set())
+        if worker.at in poison:
+            code = worker.process.exitcode or 0
+            how = f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
+            raise UserError(
+                f"two worker processes died one after the other at the same place (the last one {how}); is there enough "
+                "memory? Run the same command again with fewer --workers"
+            )
+        poison.add(worker.at)
         self._waiting.append(worker.unit)
         self.workers.remove(worker)
         self.start()
@@ -105,7 +119,8 @@ def _listen(pool: _Pool, worker: _Worker, progress: Progress) -> None:
     try:
         message = worker.connection.recv()
     except (EOFError, OSError):
-        if worker.heard and worker.at == 0 and worker.process.exitcode == 1:
+        worker.process.join()
+        if worker.at < 0 and worker.process.exitcode == 1:
             raise UserError("a worker process could not start; the lines above say why") from None
         pool.replace(worker)
         return
@@ -152,5 +167,10 @@ def _serve(connection: Connection, work: Path, cutting: Cutting | None, strict: 
                 connection.send(str(error))
             except OSError as error:
                 connection.send(f"{work}: cannot be written ({error.strerror or error}); make room and run again")
+            except _ParentGone:
+                raise
+            except Exception as error:  # A fault of ours: another worker would only repeat it.
+                traceback.print_exc()
+                connection.send(f"a worker failed ({type(error).__name__}: {error}); the lines above say where")
     except (EOFError, OSError, KeyboardInterrupt, _ParentGone):
         return
