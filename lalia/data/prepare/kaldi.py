@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
 from lalia.data.prepare.clips import Clip, Dropped, Listing
+from lalia.data.prepare.filenames import find_path, is_utf8
 from lalia.data.prepare.languages import UNKNOWN, iso_639_3
 from lalia.data.prepare.listing import finish_listing
 from lalia.data.prepare.options import Options
@@ -24,14 +26,15 @@ def list_kaldi(folder: Path, options: Options) -> Listing:
     """
     if not (folder / "wav.scp").is_file():
         raise UserError(f"{folder}: has no wav.scp; expected a Kaldi data folder")
-    wavs = _pairs(folder / "wav.scp")
-    texts, speakers, languages = (_pairs(folder / name) for name in ("text", "utt2spk", "utt2lang"))
-    segments = _pairs(folder / "segments")
+    wavs, texts, speakers, languages, segments = (
+        _pairs(folder / name) for name in ("wav.scp", "text", "utt2spk", "utt2lang", "segments")
+    )
     roots = [options.root] if options.root else [folder, Path(), *folder.resolve().parents[:3]]
     files = {recording: _file(words, roots) for recording, words in wavs.items()}
 
     def entries() -> Iterator[Clip | Dropped]:
-        for id, words in (segments or {recording: recording for recording in wavs}).items():
+        listed = segments or {recording: recording for recording in wavs}
+        for id, words in listed.items():
             recording, *times = words.split()
             path = files.get(recording)
             if path is None:
@@ -45,6 +48,9 @@ def list_kaldi(folder: Path, options: Options) -> Listing:
                 continue
             except UserError as error:
                 yield Dropped(id, "bad row", f"utt2lang: {error}")
+                continue
+            if not is_utf8(texts.get(id, "")):
+                yield Dropped(id, "bad row", "text: is not UTF-8; save it as UTF-8 (iconv -f latin1 -t utf-8)")
                 continue
             end = None if end is not None and end < 0 else end
             if not 0 <= start < math.inf or (end is not None and not start < end < math.inf):
@@ -62,6 +68,10 @@ def list_kaldi(folder: Path, options: Options) -> Listing:
                 end_s=end,
                 duration_s=end - start if end is not None else 0.0,
             )
+        table = "segments" if segments else "wav.scp"
+        for id in texts:
+            if id not in listed:
+                yield Dropped(id, "no audio named", f"text has this utterance, {table} has none of its name")
 
     name = folder.resolve().name
     known = _split_of(name, "") != ""
@@ -117,11 +127,15 @@ def _transcripts(table: Path, rows: int) -> list[str]:
 
 
 def _pairs(path: Path) -> dict[str, str]:
-    """A Kaldi table: the first word of each line, and the rest; ``{}`` where the file is not there."""
+    """A Kaldi table: the first word of each line, and the rest; ``{}`` where the file is not there.
+
+    Spaces and tabs part them, as they do for Kaldi. Bytes that are not UTF-8 stay as lone surrogates: they may name a file.
+    """
     if not path.is_file():
         return {}
-    lines = [line.decode("utf-8", "replace").strip() for line in read_lines(path)]
-    return {key: rest.strip() for key, _, rest in (line.partition(" ") for line in lines if line)}
+    lines = (line.decode("utf-8", "surrogateescape").strip() for line in read_lines(path))
+    parted = (re.split("[ \t]+", line, maxsplit=1) for line in lines if line)
+    return {key: rest[0] if rest else "" for key, *rest in parted}
 
 
 def _file(words: str, roots: list[Path]) -> Path | None:
@@ -132,7 +146,7 @@ def _file(words: str, roots: list[Path]) -> Path | None:
             names = shlex.split(words.rstrip("| "))[1:]  # The first word is the program.
         except ValueError:
             return None
-    found = [next((root / name for root in roots if (root / name).is_file()), None) for name in names]
+    found = [next((path for root in roots if (path := find_path(root / name)).is_file()), None) for name in names]
     files = [path for path in found if path is not None]
     return files[0] if len(files) == 1 else None
 
