@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ def voiced(seed: int, seconds: float = 1.0, rate: int = 16_000) -> np.ndarray:
 
 def save(path: Path, wave: np.ndarray, rate: int = 16_000, **how: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, wave, rate, **how)
+    soundfile.write(os.fsencode(path), wave, rate, **how)
     return path
 
 

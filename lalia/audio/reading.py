@@ -201,7 +201,8 @@ def _soundfile(source: Source, file: BinaryIO) -> soundfile.SoundFile:
     if str(source).lower().endswith(".raw"):
         # libsndfile believes the suffix .raw more than the header, so it gets no name.
         return _Sequential(io.BytesIO(file.read()))
-    return _Sequential(os.fspath(source))
+    # As bytes, since soundfile refuses a name that is not UTF-8; Windows has only names that are Unicode.
+    return _Sequential(os.fspath(source) if os.name == "nt" else os.fsencode(source))
 
 
 def _soundfile_blocks(

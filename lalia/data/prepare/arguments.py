@@ -106,6 +106,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _options(args: argparse.Namespace) -> Options:
+    from lalia.data.prepare.filenames import find_path
     from lalia.data.prepare.languages import iso_639_3
     from lalia.data.prepare.options import Options, parse_columns
 
@@ -114,7 +115,7 @@ def _options(args: argparse.Namespace) -> Options:
     return Options(
         language=iso_639_3(args.language) if args.language else "",
         licence=args.licence,
-        root=args.root,
+        root=None if args.root is None else find_path(args.root),
         columns=parse_columns(args.columns),
         dev_percent=args.dev,
         test_percent=args.test,
@@ -136,6 +137,7 @@ def _cutting(args: argparse.Namespace) -> Cutting | None:
 
 
 def _recipe(args: argparse.Namespace, cutting: Cutting | None) -> Recipe:
+    from lalia.data.prepare.filenames import readable
     from lalia.data.prepare.run import Recipe
 
     if args.source == "demo":
@@ -143,7 +145,7 @@ def _recipe(args: argparse.Namespace, cutting: Cutting | None) -> Recipe:
     settings = {
         name: getattr(args, name) for name in ("language", "licence", "columns", "dev", "test", "limit", "strict")
     }
-    return Recipe(args.source, {**settings, "root": str(args.root or "")}, cutting, args.duplicates)
+    return Recipe(readable(args.source), {**settings, "root": readable(str(args.root or ""))}, cutting, args.duplicates)
 
 
 def _engine(args: argparse.Namespace) -> Engine:

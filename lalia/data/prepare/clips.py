@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from lalia.data.prepare.filenames import readable
 from lalia.units import Seconds
 
 
@@ -18,7 +19,8 @@ class Clip:
 
     ``path`` is a file, or only its name where ``data`` holds the bytes. ``text`` is ``""`` where nobody wrote it down,
     ``speaker`` where nobody said. ``duration_s`` is what the source says about the length (0: nothing); for planning.
-    A ``stretch`` is a part of a long recording, whose times say about where it begins and ends.
+    A ``stretch`` is a part of a long recording, whose times say about where it begins and ends. ``path`` alone may be a name
+    that is not UTF-8.
     """
 
     id: str
@@ -34,6 +36,10 @@ class Clip:
     data: bytes | None = None
     stretch: bool = False
 
+    def __post_init__(self) -> None:
+        for name in ("id", "text", "speaker", "source"):
+            object.__setattr__(self, name, readable(getattr(self, name)))
+
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
@@ -42,6 +48,10 @@ class Dropped:
     id: str
     reason: str
     detail: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "id", readable(self.id))
+        object.__setattr__(self, "detail", readable(self.detail))
 
 
 @dataclass(frozen=True, slots=True)

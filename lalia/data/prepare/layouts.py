@@ -9,6 +9,7 @@ from pathlib import Path
 
 from lalia.data.prepare.clips import Clip, Dropped, Listing, sentence_key
 from lalia.data.prepare.columns import find_columns
+from lalia.data.prepare.filenames import find_path
 from lalia.data.prepare.languages import find_language
 from lalia.data.prepare.listing import finish_listing
 from lalia.data.prepare.options import Options
@@ -50,7 +51,7 @@ def list_librispeech(root: Path, options: Options) -> Listing:
                     continue
                 if not id:
                     continue
-                path = next((p for s in _AUDIO if (p := table.with_name(id + s)).is_file()), None)
+                path = next((p for s in _AUDIO if (p := find_path(table.with_name(id + s))).is_file()), None)
                 if path is None:
                     yield Dropped(id, "missing", f"no audio file {id}.* beside {relative}")
                     continue
@@ -111,7 +112,7 @@ def list_fleurs(root: Path, options: Options, work: Path) -> Listing:
                 table = folder / f"{split}.tsv"
                 audio = _opened(folder / "audio" / split, work / "opened" / folder.name) if table.is_file() else folder
                 for number, line in enumerate(read_lines(table) if table.is_file() else [], 1):
-                    fields = line.decode("utf-8", "replace").split("\t")
+                    fields = line.decode("utf-8", "surrogateescape").split("\t")
                     where = f"{folder.name}/{split}.tsv line {number}"
                     if len(fields) != _FLEURS_FIELDS or not fields[5].isdecimal():
                         yield Dropped(where, "bad row", f"has {len(fields)} fields, expected {_FLEURS_FIELDS}")
@@ -119,7 +120,7 @@ def list_fleurs(root: Path, options: Options, work: Path) -> Listing:
                     name = f"{folder.name}/{split}/{fields[1]}"
                     seconds = int(fields[5]) / SAMPLE_RATE
                     text = " ".join(fields[2].split())
-                    path = str(audio / fields[1])
+                    path = str(find_path(audio / fields[1]))
                     yield Clip(name, path, language, text, "", split, root.name, duration_s=seconds)
 
     return finish_listing(root.name, entries(), options, form="FLEURS folder", has_splits=True, where=root)

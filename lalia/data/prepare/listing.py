@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from lalia.data.prepare.clips import Clip, Dropped, Listing
+from lalia.data.prepare.filenames import readable
 from lalia.data.prepare.options import Options
 from lalia.data.prepare.splits import assign_splits
 from lalia.exits import UserError
@@ -23,6 +24,7 @@ def finish_listing(
     ``form`` is what the source is, in a word or two; without splits of its own a labelled source gets some. Raises
     ``UserError`` where the source holds nothing, or names files none of which exists.
     """
+    name = readable(name)
     clips: list[Clip] = []
     dropped: list[Dropped] = []
     for entry in entries:

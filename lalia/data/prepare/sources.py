@@ -8,6 +8,7 @@ from pathlib import Path
 from lalia.data.prepare import folders, hub, kaldi, layouts, manifests
 from lalia.data.prepare.clips import Listing
 from lalia.data.prepare.demo import list_demo
+from lalia.data.prepare.filenames import find_path
 from lalia.data.prepare.options import Options, Say
 from lalia.exits import UserError
 
@@ -57,7 +58,7 @@ def _list_folder(root: Path, options: Options, work: Path, say: Say) -> Listing:
 
 
 def _existing(spec: str) -> Path:
-    path = Path(spec).expanduser()
+    path = find_path(Path(spec).expanduser())
     if not path.exists():
         raise UserError(f"{spec}: no such file or folder; expected {_EXPECTED}")
     return path

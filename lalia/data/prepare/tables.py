@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lalia.data.prepare.clips import Clip, Dropped
+from lalia.data.prepare.filenames import find_path, is_utf8
 from lalia.data.prepare.languages import iso_639_3
 from lalia.data.prepare.options import Options
 from lalia.exits import UserError
@@ -56,6 +57,10 @@ def clip_of(
     id = value("id") or name
     if not name:
         return Dropped(id or where, "no audio named", where)
+    for ours, theirs in fields.items():
+        if ours != "audio" and not is_utf8(value(ours)):  # Whatever its bytes, a name may be that of a file.
+            save = "save the table as UTF-8 (iconv -f latin1 -t utf-8)"
+            return Dropped(id, "bad row", f"{where}: {theirs} is not UTF-8; {save}")
     try:
         start = float(value("start") or 0.0)
         duration = float(value("duration") or 0.0)
@@ -70,10 +75,9 @@ def clip_of(
         return Dropped(id, "bad row", f"{where}: split {value('split')!r} is unknown")
     if (start or end is not None) and not value("id"):
         id = f"{name}#{start:.2f}-{end if end is not None else 0:.2f}"
-    path = Path(name) if Path(name).is_absolute() else root / name
     return Clip(
         id=id,
-        path=str(path),
+        path=str(find_path(root / name)),
         language=language,
         text=" ".join(value("text").split()),
         speaker=value("speaker"),
@@ -115,7 +119,7 @@ def _table_rows(reader: Any, columns: list[str]) -> Iterator[tuple[int, Row | st
         if len(values) > len(columns) and any(values[len(columns) :]):
             yield reader.line_num, f"line {reader.line_num}: has {len(values)} fields, expected {len(columns)}"
         else:
-            yield reader.line_num, _checked(dict(zip(columns, values, strict=False)), reader.line_num)
+            yield reader.line_num, dict(zip(columns, values, strict=False))
 
 
 def _json_row(line: str) -> Row | str:
@@ -123,14 +127,7 @@ def _json_row(line: str) -> Row | str:
         row = json.loads(line)
     except ValueError as error:
         return f"is no JSON ({error})"
-    return _checked(row, 0) if isinstance(row, dict) else f"is a JSON {type(row).__name__}, expected an object"
-
-
-def _checked(row: Row, number: int) -> Row | str:
-    for name, value in row.items():
-        if isinstance(value, str) and any("\udc80" <= letter <= "\udcff" for letter in value):
-            return f"line {number}: {name} is not UTF-8; save the table as UTF-8 (iconv -f latin1 -t utf-8)"
-    return row
+    return row if isinstance(row, dict) else f"is a JSON {type(row).__name__}, expected an object"
 
 
 def _delimiter(header: str) -> str:

@@ -1,0 +1,49 @@
+"""File names: those that are not UTF-8 in a readable form, and those that a table composes otherwise than the disk."""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from functools import lru_cache
+from pathlib import Path
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def readable(name: str) -> str:
+    """``name`` as text that can be stored and printed.
+
+    Python keeps a byte of a file name that is not UTF-8 as a lone surrogate; here it is written out, ``mod\\x85.wav``.
+    """
+    return _SURROGATE.sub(_written_out, name)
+
+
+def is_utf8(text: str) -> bool:
+    """Whether ``text`` can be stored: it holds no byte that was not UTF-8 where it was read, and no half of a character."""
+    return _SURROGATE.search(text) is None
+
+
+def _written_out(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
+
+
+def find_path(path: Path) -> Path:
+    """``path`` as it lies on the disk, where an accent may be one character (NFC) or two (NFD); ``path`` where nothing does.
+
+    macOS hands out names in NFD, most programs that write tables use NFC.
+    """
+    if os.path.lexists(path) or str(path).isascii() or path.parent == path:
+        return path
+    parent = find_path(path.parent)
+    if not parent.is_dir():
+        return path
+    name = _composed(parent, parent.stat().st_mtime_ns).get(unicodedata.normalize("NFC", path.name))
+    return path if name is None else parent / name
+
+
+@lru_cache(maxsize=64)
+def _composed(folder: Path, changed_ns: int) -> dict[str, str]:
+    """The names in ``folder``, which was changed at ``changed_ns``, by their NFC form."""
+    return {unicodedata.normalize("NFC", name): name for name in sorted(os.listdir(folder))}  # noqa: PTH208 - names only
