@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.alignment data/demo --language ita --student runs/demo/student
 
-Clips with their labels, as `python -m finetune check --recogniser` aligns them; what the student takes to hear them is beside it.
+Clips with their labels, as `lalia finetune check --recogniser` aligns them; what the student takes to hear them is beside it.
 """
 
 from __future__ import annotations

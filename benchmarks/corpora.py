@@ -170,18 +170,18 @@ def trainings(sources: Sources, out: Path) -> dict[str, list[str]]:
     everything = [word for folder in corpora.values() for word in ("--data.corpus", folder)]
     runs = {
         "pretrain": [
-            "python", "-m", "pretrain", "fit", "--config", "configs/pretrain/nano.yaml", *everything, *_SMALL.split(),
+            "lalia", "pretrain", "fit", "--config", "configs/pretrain/nano.yaml", *everything, *_SMALL.split(),
             *_SHAPE.split(),
         ],
     }  # fmt: skip
     for name, key in (("Kaldi-folder", "kaldi"), ("manifest", "manifest"), ("hub-folder", "hub")):
         learn = ["--data.corpus", corpora[name], "--data.language", sources.language[key], *_SMALL.split()]
         runs[f"finetune on {name}"] = [
-            "python", "-m", "finetune", "fit", "--config", "configs/finetune/nano.yaml", *learn,
+            "lalia", "finetune", "fit", "--config", "configs/finetune/nano.yaml", *learn,
             "--encoder", str(out / "pretrain" / "encoder"),
         ]  # fmt: skip
         runs[f"distill on {name}"] = [
-            "python", "-m", "distill", "fit", "--config", "configs/distill/nano.yaml", *learn, "--student.layers", "2",
+            "lalia", "distill", "fit", "--config", "configs/distill/nano.yaml", *learn, "--student.layers", "2",
             "--teacher", str(out / f"finetune-on-{name}" / "recogniser"),
         ]  # fmt: skip
     return runs
@@ -195,7 +195,7 @@ def train_all(sources: Sources, out: Path) -> None:
         folder = out / name.replace(" ", "-")
         shutil.rmtree(folder, ignore_errors=True)
         must([*command, "--out", str(folder)])
-        stage = command[2]
+        stage = command[1]
         verdict = "" if stage in broken_stages else kill_training(command, folder)
         broken_stages.add(stage)
         loss = next(value for key, value in _lines(folder)[-1].items() if key.startswith("train/"))

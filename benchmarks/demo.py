@@ -92,13 +92,13 @@ class Demo:
 
     def pretrain_command(self) -> list[str]:
         return [
-            "python", "-m", "pretrain", "fit", "--config", "configs/pretrain/nano.yaml", "--data.corpus", str(self.corpus),
+            "lalia", "pretrain", "fit", "--config", "configs/pretrain/nano.yaml", "--data.corpus", str(self.corpus),
             "--schedule.minutes", f"{self.budget.pretrain_min:g}", "--out", str(self.pretrain),
         ]  # fmt: skip
 
     def finetune_command(self, start: str, rate: float) -> list[str]:
         return [
-            "python", "-m", "finetune", "fit", "--config", "configs/finetune/nano.yaml", "--data.corpus", str(self.corpus),
+            "lalia", "finetune", "fit", "--config", "configs/finetune/nano.yaml", "--data.corpus", str(self.corpus),
             "--data.language", "ita", "--labels.minutes", f"{self.budget.labels_min:g}",
             "--encoder", str(self.pretrain / "encoder"), *([] if start == "pretrained" else ["--start", start]),
             "--optim.lr", f"{rate:g}", "--schedule.steps", str(self.budget.finetune_steps), "--out", str(self.arm(start, rate)),
@@ -106,14 +106,14 @@ class Demo:
 
     def distill_command(self, teacher: Path) -> list[str]:
         return [
-            "python", "-m", "distill", "fit", "--config", "configs/distill/nano.yaml", "--data.corpus", str(self.corpus),
+            "lalia", "distill", "fit", "--config", "configs/distill/nano.yaml", "--data.corpus", str(self.corpus),
             "--data.language", "ita", "--teacher", str(teacher), "--schedule.minutes", f"{self.budget.distill_min:g}",
             "--out", str(self.distill),
         ]  # fmt: skip
 
     def export_command(self, teacher: Path) -> list[str]:
         return [
-            "python", "-m", "distill", "export", "--recogniser", str(self.distill / "recogniser"), "--teacher", str(teacher),
+            "lalia", "distill", "export", "--recogniser", str(self.distill / "recogniser"), "--teacher", str(teacher),
             "--data.corpus", str(self.corpus), "--data.language", "ita", "--out", str(self.student),
         ]  # fmt: skip
 

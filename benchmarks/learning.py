@@ -125,7 +125,7 @@ def pretrain(start: str, corpora: list[Path], out: Path, minutes: float) -> None
     languages = [] if made.hears_targets else [name for name in names if name not in LANGUAGES]
     before = [str(out / name / "encoder") for name in ROUNDS[start][-2:-1]]
     call([
-        "python", "-m", "pretrain", "fit", "--config", str(CONFIGS / f"pretrain/{made.config}.yaml"),
+        "lalia", "pretrain", "fit", "--config", str(CONFIGS / f"pretrain/{made.config}.yaml"),
         "--schedule.minutes", f"{minutes * made.share:g}", "--out", str(out / start),
         *(word for encoder in before for word in ("--encoder", encoder, "--quantizer.teacher", encoder)),
         *(word for folder in folders for word in ("--data.corpus", folder)),
@@ -149,7 +149,7 @@ def finetune(trial: Trial, corpus: Path, out: Path, steps: int) -> None:
     elif trial.start in BASELINES:
         begin = ["--model.kind", trial.start]
     call([
-        "python", "-m", "finetune", "fit", "--config", str(CONFIGS / "finetune/nano.yaml"), "--data.corpus", str(corpus),
+        "lalia", "finetune", "fit", "--config", str(CONFIGS / "finetune/nano.yaml"), "--data.corpus", str(corpus),
         "--data.language", trial.target.language, "--labels.minutes", f"{trial.minutes:g}", *begin,
         "--optim.lr", f"{trial.rate:g}", "--alarm.enabled", "false",
         "--schedule.steps", str(steps), "--seed", str(trial.seed), "--out", str(trial.folder(out)),

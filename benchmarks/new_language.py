@@ -5,7 +5,7 @@
 For each language and amount of labels: a recogniser from random weights, one from the encoder that comes with the project and an
 adapter on it, at equal steps, each at the rate that did best with ten minutes; splits and finished runs are those of
 ``benchmarks.learning`` in --out. Then, for the first two, a language model of the letters of the training clips' texts, tuned on
-dev and set beside best path on test (``python -m finetune lm``; held-out sentences are not in it). --baselines trains
+dev and set beside best path on test (``lalia finetune lm``; held-out sentences are not in it). --baselines trains
 torchaudio's Wav2Letter and DeepSpeech and a Conformer from nothing.
 
 The same command again continues; --until stops before the next run begins. The tables are docs/new-language.md, their plot
@@ -116,7 +116,7 @@ def afternoon(target: Target, minutes: float, corpus: Path, out: Path, arguments
         if start in cells and not late(arguments.until):
             folder = Trial(target, start, minutes, cells[start].rate, SEED).folder(out)
             if not (folder / WAYS).is_file():
-                call(["python", "-m", "finetune", "lm", str(folder)])
+                call(["lalia", "finetune", "lm", str(folder)])
 
 
 def look(target: Target, minutes: float, out: Path, arguments: argparse.Namespace) -> Row | None:
@@ -140,7 +140,7 @@ def known(target: Target, minutes: float, out: Path, arguments: argparse.Namespa
 
 
 def read(folder: Path) -> Decoded | None:
-    """What ``python -m finetune lm`` found of the run in ``folder``."""
+    """What ``lalia finetune lm`` found of the run in ``folder``."""
     if not (folder / WAYS).is_file():
         return None
     found = json.loads((folder / WAYS).read_text(encoding="utf-8"))["ways"]

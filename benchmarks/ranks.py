@@ -2,7 +2,7 @@
 
     python -m benchmarks.ranks --corpus data/demo [--precision fp32 bf16] [--strategy ddp zero2] [--steps 40]
 
-Every run is `python -m pretrain fit` with configs/pretrain/nano.yaml and a batch of two micro-batches: one rank accumulates
+Every run is `lalia pretrain fit` with configs/pretrain/nano.yaml and a batch of two micro-batches: one rank accumulates
 them, two ranks take one each. A rank has one thread. Runs of one rank and of two take turns, ``--rounds`` times; efficiency is
 the audio per second of two ranks over twice that of one rank of the same round (median, lowest to highest). It says what exchange
 and sharding cost where each rank has a core and both share the memory bus: ask for it on a machine at rest.
@@ -54,7 +54,7 @@ def audio_per_second(corpus: str, precision: str, strategy: str, steps: int) -> 
     ranks = ["--hardware.devices", "2", "--hardware.strategy", strategy] if strategy != "one" else []
     with tempfile.TemporaryDirectory() as scratch:
         command = [
-            "python", "-m", "pretrain", "fit", "--config", "configs/pretrain/nano.yaml", "--data.corpus", corpus,
+            "lalia", "pretrain", "fit", "--config", "configs/pretrain/nano.yaml", "--data.corpus", corpus,
             "--batch.micro_s", f"{MICRO_S:g}", "--batch.hours", f"{2 * MICRO_S / 3600:.6f}", "--schedule.steps", str(steps),
             "--schedule.minutes", "0", "--hardware.precision", precision, "--hardware.threads", "1", "--log.every", "5",
             "--log.valid_every", str(10 * steps), *ranks, "--out", f"{scratch}/run",

@@ -76,7 +76,7 @@ def make_all(args: argparse.Namespace) -> dict[str, Path]:
     for name, recipe in recipes(args.steps, args.layers, args.prune).items():
         folder = args.out / slug(name)
         threads = ["--hardware.threads", str(args.threads)]
-        must(["python", "-m", "distill", *recipe, *data, *threads, "--out", str(folder)])
+        must(["lalia", "distill", *recipe, *data, *threads, "--out", str(folder)])
         made[name] = folder / "recogniser"
     for also in args.also:
         name, _, folder = also.partition("=")
@@ -91,7 +91,7 @@ def measure(name: str, recogniser: Path, args: argparse.Namespace) -> dict[str, 
     student = args.out / "students" / slug(name)
     if not (student / "card.json").exists():
         must([
-            "python", "-m", "distill", "export", "--recogniser", str(recogniser), "--teacher", str(args.teacher),
+            "lalia", "distill", "export", "--recogniser", str(recogniser), "--teacher", str(args.teacher),
             "--data.corpus", str(args.corpus), "--data.language", args.language, "--measure.sensitivity_s", "5",
             "--measure.timing_s", "30", "--measure.repeats", str(args.repeats), "--data.min_s", "0.3",
             *PASS_ALL, "--out", str(student),

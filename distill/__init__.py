@@ -1,6 +1,6 @@
 """Distillation in ten lines.
 
-``python -m distill fit`` (``__main__.py``) reads settings (``config.py``), opens teacher and corpora (``material.py``), cuts a
+``lalia distill fit`` (``__main__.py``) reads settings (``config.py``), opens teacher and corpora (``material.py``), cuts a
 student out of the teacher's own layers (``student.py``, ``cutting.py``), and trains a ``DistillTask`` (``task.py``): the teacher
 hears the clean clip, the student the same clip with spans hidden, and the student must say what the teacher says and think what
 it thinks (``loss.py``), and say what the labels say where there are some. The student with the best held-out character error
@@ -8,10 +8,10 @@ rate ends in ``RUN/recogniser`` (``fit.py``). Clips are joined to the runtime's 
 label say may be searched for once under a language model (``pseudo.py``); and with ``--qat`` the student learns in the rounded
 numbers of its int8 file (``fake_int8.py``).
 
-``python -m distill prune`` learns which heads, units and channels the teacher can spare (``gates.py``), cuts them out and heals
+``lalia distill prune`` learns which heads, units and channels the teacher can spare (``gates.py``), cuts them out and heals
 the rest by distillation (``prune.py``).
 
-``python -m distill export`` turns it into one ONNX file (``graph.py``), quantizes that (``quantize.py``), runs the file itself on
+``lalia distill export`` turns it into one ONNX file (``graph.py``), quantizes that (``quantize.py``), runs the file itself on
 held-out audio (``measure.py``) and writes the student folder only if it keeps its budget (``budget.py``, ``sensitivity.py``,
 ``export.py``).
 """

@@ -1,8 +1,9 @@
-"""``python -m distill VERB``: fit and prune make a small recogniser of a large one, export ships it if it is good enough."""
+"""``lalia distill VERB``: fit and prune make a small recogniser of a large one, export ships it if it is good enough."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,27 +16,27 @@ from lalia.training.settings import require, require_folders
 RECOGNISER = "recogniser"
 ABOUT = {
     "fit": "Distil a recogniser into a smaller one, on unlabelled audio and on labels where there are some. "
-    "Example: python -m distill fit --config configs/distill/nano.yaml --data.corpus data/demo --data.language ita "
+    "Example: lalia distill fit --config configs/distill/nano.yaml --data.corpus data/demo --data.language ita "
     "--teacher runs/italian/recogniser --out runs/student. "
     "The same command again continues the run in --out; the student ends in RUN/recogniser.",
     "prune": "Take out of a recogniser what it needs least: learned gates on heads, feed-forward units and convolution channels "
     "under a target size, really cut, then healed by distillation. "
-    "Example: python -m distill prune --config configs/distill/prune-nano.yaml --data.corpus data/demo "
+    "Example: lalia distill prune --config configs/distill/prune-nano.yaml --data.corpus data/demo "
     "--data.language ita --teacher runs/italian/recogniser --out runs/pruned. "
     "The same command again continues the run in --out; the recogniser ends in RUN/recogniser.",
     "export": "Turn a recogniser into a student folder: one int8 ONNX file, run on held-out clips and measured beside its float "
     "self and its teacher. Written only if it keeps its budget. "
-    "Example: python -m distill export --recogniser runs/student/recogniser --teacher runs/italian/recogniser "
+    "Example: lalia distill export --recogniser runs/student/recogniser --teacher runs/italian/recogniser "
     "--data.corpus data/demo --data.language ita --out students/italian.",
 }
 
 
-def main() -> int:
-    return run_stage("distill", {"fit": fit, "prune": prune, "export": export}, ABOUT)
+def main(argv: Sequence[str] | None = None) -> int:
+    return run_stage("distill", {"fit": fit, "prune": prune, "export": export}, ABOUT, argv)
 
 
 def fit(argv: list[str]) -> int:
-    settings = config.load(DistillSettings, argv, "python -m distill fit", ABOUT["fit"])
+    settings = config.load(DistillSettings, argv, "lalia distill fit", ABOUT["fit"])
     _check(settings)
     from distill.fit import distill  # late: torch and fairseq2 take seconds to import, a typo should not
 
@@ -44,7 +45,7 @@ def fit(argv: list[str]) -> int:
 
 
 def prune(argv: list[str]) -> int:
-    settings = config.load(PruneSettings, argv, "python -m distill prune", ABOUT["prune"])
+    settings = config.load(PruneSettings, argv, "lalia distill prune", ABOUT["prune"])
     _check(settings)
     from distill.prune import prune as prune_teacher
 
@@ -74,7 +75,7 @@ def _check_data(settings: DistillSettings | ExportSettings) -> None:
 
 
 def export(argv: list[str]) -> int:
-    settings = config.load(ExportSettings, argv, "python -m distill export", ABOUT["export"])
+    settings = config.load(ExportSettings, argv, "lalia distill export", ABOUT["export"])
     require(settings.out, "--out", "the student folder to write")
     require(settings.recogniser, "--recogniser", "the folder of the recogniser to export")
     require(settings.data.corpus, "--data.corpus", "the folder of a corpus with held-out labelled clips")

@@ -8,7 +8,7 @@ from typing import Any
 
 from distill.config import GateSettings
 
-LEARN_INT8 = "let the student learn to live with int8: python -m distill fit --qat true --student.start RECOGNISER"
+LEARN_INT8 = "let the student learn to live with int8: lalia distill fit --qat true --student.start RECOGNISER"
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,7 @@ class DistillSettings:
     """Everything a distillation run is made of."""
 
     teacher: str = ""
-    """folder of the recogniser to learn from, made by `python -m finetune fit` or `lalia convert`"""
+    """folder of the recogniser to learn from, made by `lalia finetune fit` or `lalia convert`"""
     join_s: float = 30.0
     """the student hears clips joined, with pauses between them, to waves of up to this many seconds (the runtime's window), drawn
     anew for each micro-batch; the teacher hears each alone. 0 = each clip for itself"""
@@ -199,7 +199,7 @@ class ExportSettings:
     """Everything an export is made of."""
 
     recogniser: str = ""
-    """folder of the recogniser to export: RUN/recogniser of `python -m distill fit`, or of `python -m finetune fit`"""
+    """folder of the recogniser to export: RUN/recogniser of `lalia distill fit`, or of `lalia finetune fit`"""
     teacher: str = ""
     """folder of the recogniser it learned from, to be measured beside it; none given = no comparison"""
     data: DataSettings = field(default_factory=DataSettings)

@@ -1,6 +1,6 @@
 """Fine-tuning in ten lines.
 
-``python -m finetune fit`` (``__main__.py``) reads settings (``config.py``), opens the corpora, chooses the labelled clips and
+``lalia finetune fit`` (``__main__.py``) reads settings (``config.py``), opens the corpora, chooses the labelled clips and
 their alphabet (``labels.py``), fills in what the user did not say by the hours of labels (``presets.py``), makes a recogniser of
 what the run starts from (``starts.py``), and trains a ``FinetuneTask`` (``fit.py``, ``task.py``): features with some frames and
 channels hidden go through the encoder, and CTC (``loss.py``) compares its letters with the label. A run that falls silent is

@@ -1,8 +1,9 @@
-"""``python -m finetune VERB``: check labels, fit a recogniser to them, give it a language model, evaluate it, fold one out."""
+"""``lalia finetune VERB``: check labels, fit a recogniser to them, give it a language model, evaluate it, fold one out."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from finetune import shipped
@@ -16,23 +17,23 @@ from lalia.training.settings import require, require_folders
 
 ABOUT = {
     "check": "Say in seconds whether a corpus is fit to train on, and what to mend. "
-    "Example: python -m finetune check data/demo --language ita --html check.html.",
+    "Example: lalia finetune check data/demo --language ita --html check.html.",
     "fit": "Fine-tune an encoder on labelled audio with CTC. "
-    "Example: python -m finetune fit --config configs/finetune/nano.yaml --data.corpus data/demo --data.language ita "
+    "Example: lalia finetune fit --config configs/finetune/nano.yaml --data.corpus data/demo --data.language ita "
     "--labels.minutes 10 --encoder nano-multilingual --out runs/italian. "
     "The same command again continues the run in --out; the recogniser ends in RUN/recogniser. What neither config nor flags say "
     "is chosen by the hours of labels and printed.",
     "lm": "Make a language model of the run's labels and of any text, tune it, and say what it brings and costs. "
-    "Example: python -m finetune lm runs/italian talks.txt.",
+    "Example: lalia finetune lm runs/italian talks.txt.",
     "eval": "Say how well the recogniser of a run does and where it errs, on the terminal and as a page with clips to hear. "
-    "Example: python -m finetune eval runs/italian.",
+    "Example: lalia finetune eval runs/italian.",
     "fold": "Make a plain recogniser of one language of a recogniser with adapters, to be distilled and exported. "
-    "Example: python -m finetune fold --recogniser runs/swahili/recogniser --language swh --out runs/swahili-alone.",
+    "Example: lalia finetune fold --recogniser runs/swahili/recogniser --language swh --out runs/swahili-alone.",
 }
 
 
-def main() -> int:
-    return run_stage("finetune", {"check": check, "fit": fit, "lm": lm, "eval": evaluate, "fold": fold}, ABOUT)
+def main(argv: Sequence[str] | None = None) -> int:
+    return run_stage("finetune", {"check": check, "fit": fit, "lm": lm, "eval": evaluate, "fold": fold}, ABOUT, argv)
 
 
 def check(argv: list[str]) -> int:
@@ -42,7 +43,7 @@ def check(argv: list[str]) -> int:
 
 
 def fit(argv: list[str]) -> int:
-    settings = config.load(FinetuneSettings, argv, "python -m finetune fit", ABOUT["fit"])
+    settings = config.load(FinetuneSettings, argv, "lalia finetune fit", ABOUT["fit"])
     require(settings.out, "--out", "the folder this run is kept in")
     require(settings.data.corpus, "--data.corpus", "the folder of a corpus made by `lalia prepare`")
     check_mode(settings)
@@ -91,7 +92,7 @@ def evaluate(argv: list[str]) -> int:
 
 
 def fold(argv: list[str]) -> int:
-    settings = config.load(FoldSettings, argv, "python -m finetune fold", ABOUT["fold"])
+    settings = config.load(FoldSettings, argv, "lalia finetune fold", ABOUT["fold"])
     require(settings.recogniser, "--recogniser", "the folder of a recogniser with adapters")
     require(settings.out, "--out", "the folder to write the recogniser of one language to")
     settings.recogniser = find_made(settings.recogniser, "recogniser", "--recogniser")

@@ -111,7 +111,7 @@ class BlankAlarm(Callback):
             )
             raise GuardStopped(
                 f"step {step}: {silence}. {self.settings.tries} restarts at lower rates did not help. Do labels and audio "
-                "belong together (python -m finetune check)? Is each label shorter than its clip has frames? Else begin "
+                "belong together (lalia finetune check)? Is each label shorter than its clip has frames? Else begin "
                 f"again with a third of --optim.lr ({task.settings.optim.lr:g}) or a longer --freeze.encoder_share"
             )
         back = self._roll_back(trainer, task)

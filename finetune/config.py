@@ -31,7 +31,7 @@ class LabelSettings:
     normaliser: str = ""
     """a normaliser.json to use as it is, instead of the language's own settings and the three above"""
     unit: Literal["auto", "letters", "graphemes", "jamo", "pieces"] = "auto"
-    """what the head spells in; auto = chosen from the labels, as `python -m finetune check` shows"""
+    """what the head spells in; auto = chosen from the labels, as `lalia finetune check` shows"""
     pieces: int = 512
     """tokens of a vocabulary of pieces"""
 
@@ -109,7 +109,7 @@ class SelectSettings:
     by: Literal["cer", "wer", "wer_lm"] = "cer"
     """errors of letters (CER), of words (WER), or of words as decoded with a language model (wer_lm)"""
     lm: str = ""
-    """with wer_lm: folder of a language model made by `python -m finetune lm` or `lalia lm`; "" = n-grams of letters of the
+    """with wer_lm: folder of a language model made by `lalia finetune lm` or `lalia lm`; "" = n-grams of letters of the
     labels that this run learns from"""
     clips: int = 100
     """with wer_lm: held-out clips that are decoded so at each look, spread evenly; 0 = all. An hour of them takes one core 12 s,
@@ -139,7 +139,7 @@ class FinetuneSettings:
     """Everything a fine-tuning run is made of."""
 
     encoder: str = ""
-    """folder of the encoder to start from, made by `python -m pretrain fit` or `lalia convert`, or the name of one that comes
+    """folder of the encoder to start from, made by `lalia pretrain fit` or `lalia convert`, or the name of one that comes
     with the project: nano-multilingual"""
     recogniser: str = ""
     """folder of a recogniser to start from instead: its letters keep their places in the head, new ones are added behind them"""

@@ -1,4 +1,4 @@
-"""``python -m finetune eval RUN``: how well what a run made does, where it errs, and how it got there."""
+"""``lalia finetune eval RUN``: how well what a run made does, where it errs, and how it got there."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from lalia.runtime.arguments import add_decoding
 ABOUT = """\
 Say how well the recogniser of a run does on clips that its training never heard, where it errs, and write a page of it.
 
-  python -m finetune eval runs/swahili                        the test split, with the language model of `lm` where there is one
-  python -m finetune eval runs/swahili --greedy               letters as they are heard, with nothing known of the language
-  python -m finetune eval runs/swahili --split dev --hot names.txt
-  python -m finetune eval runs/swahili --corpus data/other    clips from elsewhere
+  lalia finetune eval runs/swahili                        the test split, with the language model of `lm` where there is one
+  lalia finetune eval runs/swahili --greedy               letters as they are heard, with nothing known of the language
+  lalia finetune eval runs/swahili --split dev --hot names.txt
+  lalia finetune eval runs/swahili --corpus data/other    clips from elsewhere
 
 On the terminal: letters and words wrong (CER, WER) with the intervals that 95 % of bootstrap resamples lie in, by length of
 clip, signal-to-noise ratio and speaker, what is taken for what, the worst clips. The page, RUN/evaluation/report.html, has the
@@ -37,7 +37,7 @@ _LEARNING = ("Errors on held-out clips", "Loss", "Blanks")
 
 def main(argv: list[str]) -> int:
     """Judge, show and write; the exit status."""
-    parser = Parser(prog="python -m finetune eval", description=ABOUT)
+    parser = Parser(prog="lalia finetune eval", description=ABOUT)
     add_arguments(parser)
     judging.add_questions(parser)
     add_decoding(parser)
@@ -79,7 +79,9 @@ def _language(path: Path) -> list[page.Section]:
         for way in found["ways"]
     ]
     head = ["decoding", "CER", "95 %", "WER", "95 %", "s per hour of speech"]
-    intro = f"On {found['clips']} clips of the {found['split']} split, by python -m finetune lm. {'. '.join(found['verdict'])}."
+    intro = (
+        f"On {found['clips']} clips of the {found['split']} split, by lalia finetune lm. {'. '.join(found['verdict'])}."
+    )
     return [page.Section("What is known of the language", [page.table(head, rows)], intro)]
 
 

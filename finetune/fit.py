@@ -152,14 +152,14 @@ def to_be_scored(
     mixture: Mixture, languages: Sequence[str], min_s: Seconds, max_s: Seconds, leader: bool
 ) -> np.ndarray:
     """The rows of the test split that are heard whole when the run ends; longer ones are named, since a training of hours must
-    not end in a clip that no memory holds. ``python -m finetune eval`` hears those as well, window by window."""
+    not end in a clip that no memory holds. ``lalia finetune eval`` hears those as well, window by window."""
     limit = max(max_s, WHOLE_S)
     rows = mixture.select("test", languages, labelled=True, min_s=min_s)
     long = rows[mixture.durations_s[rows] > limit]
     if len(long) and leader:
         print(
             f"note: {len(long)} of {len(rows)} test clips last more than {limit:g} s ({mixture.id(int(long[0]))}); "
-            "python -m finetune eval hears those too, in parts",
+            "lalia finetune eval hears those too, in parts",
             file=sys.stderr,
         )
     return mixture.select("test", languages, labelled=True, min_s=min_s, max_s=limit)

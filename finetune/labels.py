@@ -36,7 +36,7 @@ def make_tokens(
     if not any(texts):
         raise UserError(
             f"all {len(texts)} training labels are empty once they are normalised ({mixture.text(int(rows[0]))!r}); "
-            "python -m finetune check CORPUS says what they hold"
+            "lalia finetune check CORPUS says what they hold"
         )
     if known is not None:
         return Tokens([BLANK, *[BOUNDARY] * any(" " in text for text in texts), *missing_letters(known, texts)])

@@ -1,4 +1,4 @@
-"""``python -m finetune lm RUN``: a language model for what a run made, tuned, and set beside decoding without it."""
+"""``lalia finetune lm RUN``: a language model for what a run made, tuned, and set beside decoding without it."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from lalia.runtime.ways import compare, table
 ABOUT = """\
 Make a language model of the labels that a run trained on and of any text, find how much it counts, and say what it is worth.
 
-  python -m finetune lm runs/swahili                          n-grams of letters, of the training labels
-  python -m finetune lm runs/swahili news.txt talks.txt.gz    and of more text, a sentence a line: the more the better
-  python -m finetune lm runs/swahili news.txt --unit word     n-grams of words: for millions of words of text
-  python -m finetune lm runs/swahili words.arpa --unit word   n-grams that another toolkit counted
-  python -m finetune lm runs/swahili news.txt --lstm          also a small LSTM that weighs what the n-grams found
+  lalia finetune lm runs/swahili                          n-grams of letters, of the training labels
+  lalia finetune lm runs/swahili news.txt talks.txt.gz    and of more text, a sentence a line: the more the better
+  lalia finetune lm runs/swahili news.txt --unit word     n-grams of words: for millions of words of text
+  lalia finetune lm runs/swahili words.arpa --unit word   n-grams that another toolkit counted
+  lalia finetune lm runs/swahili news.txt --lstm          also a small LSTM that weighs what the n-grams found
 
 It counts n-grams with modified Kneser-Ney smoothing (RUN/lm), tries weights and bonuses on the dev split, and sets best path,
 n-grams and LSTM (RUN/lstm) side by side on the test split: errors, seconds per hour of speech, and whether the difference is
 more than chance. What dev or test clips say is left out of the text. The table is kept in RUN/decoding.json.
 
-Then: python -m finetune eval RUN, lalia transcribe RUN talk.mp3 --lm RUN/lm.
+Then: lalia finetune eval RUN, lalia transcribe RUN talk.mp3 --lm RUN/lm.
 """
 
 
 def main(argv: list[str]) -> int:
     """Make, tune and compare; the exit status."""
-    parser = Parser(prog="python -m finetune lm", description=ABOUT)
+    parser = Parser(prog="lalia finetune lm", description=ABOUT)
     add_arguments(parser)
     parser.add_argument("text", metavar="TEXT", nargs="*", type=Path, help="text files (.gz too), or one ARPA file")
     language.add_ngrams(parser)
@@ -98,7 +98,7 @@ def _compare(args: argparse.Namespace, trained: Trained, folder: Path, clips: Cl
     place = trained.home if (trained.home / STUDENT / NAME).is_file() else folder
     given = f"--lm {ngrams}" + (f" --rescore {lstm}" if args.lstm else "")
     here = f" --out {args.out}" if args.out else ""
-    print(f"next: python -m finetune eval {args.run}{here}\n      lalia transcribe {place} talk.mp3 {given}")
+    print(f"next: lalia finetune eval {args.run}{here}\n      lalia transcribe {place} talk.mp3 {given}")
 
 
 def _train(*material: Any, steps: int | None) -> bool:

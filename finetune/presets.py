@@ -173,7 +173,7 @@ def check_mode(settings: FinetuneSettings) -> None:
                 f"expected --encoder or --recogniser to start from, found {' and '.join(started)}; take one"
             )
         raise UserError(
-            f"--encoder is missing: say {' or '.join(shipped.names())}, which comes along, or the folder that python -m pretrain "
+            f"--encoder is missing: say {' or '.join(shipped.names())}, which comes along, or the folder that lalia pretrain "
             "fit or lalia convert made; or --recogniser to go on from that of another run"
         )
     if settings.start == "random" and (settings.recogniser or settings.mode != "full"):

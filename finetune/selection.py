@@ -74,7 +74,7 @@ def _given(folder: Path, tokens: Tokens, normaliser: Normaliser) -> tuple[Machin
 
 
 def _counted(labels: Iterable[str], tokens: Tokens, normaliser: Normaliser) -> tuple[Machine, str]:
-    """N-grams of letters of ``labels``, as ``python -m finetune lm`` counts them."""
+    """N-grams of letters of ``labels``, as ``lalia finetune lm`` counts them."""
     texts = (normaliser(label) for label in labels)
     sentences = [symbols_of(text, "letter", tokens)[0] for text in texts if text]
     if not any(symbol != SPECIALS[UNKNOWN] for sentence in sentences for symbol in sentence):

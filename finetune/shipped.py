@@ -23,7 +23,7 @@ def find(encoder: str) -> str:
     if not Path(folder).is_dir():
         raise UserError(
             f"--encoder {encoder}: no such folder{closest(encoder, names())}; expected {' or '.join(names())}, which comes "
-            "along, or what python -m pretrain fit or lalia convert made"
+            "along, or what lalia pretrain fit or lalia convert made"
         )
     return find_made(folder, "encoder", "--encoder")
 

@@ -84,14 +84,14 @@ class Trained:
         """What ``add_arguments`` was told; a ``UserError`` where it is no finished run, recogniser or student."""
         folder: Path = args.run
         if not folder.exists():
-            raise UserError(f"{folder}: no such run; python -m finetune fit … --out {folder} makes it")
+            raise UserError(f"{folder}: no such run; lalia finetune fit … --out {folder} makes it")
         run = folder if (folder / RUN).is_file() else None
         if run is None and folder.name == RECOGNISER and (folder.parent / RUN).is_file():
             run = folder.parent
         source = run / RECOGNISER if run else folder
         if run and not (source / NAME).is_file():
             raise UserError(
-                f"{run}: has no {RECOGNISER} yet; the python -m finetune fit that began this run goes on with it"
+                f"{run}: has no {RECOGNISER} yet; the lalia finetune fit that began this run goes on with it"
             )
         kind = read_card(source)["kind"]
         if kind not in (RECOGNISER, STUDENT):
@@ -161,8 +161,8 @@ def hand_over(settings: FinetuneSettings) -> None:
     Trained(run / RECOGNISER, run, [Path(path) for path in data.corpus], data.language, run).student()
     print(
         f"next: lalia transcribe {run} talk.mp3      hear it\n"
-        f"      python -m finetune lm {run}       give it a language model, of its labels and of any text\n"
-        f"      python -m finetune eval {run}     see where it errs, on a page with clips to hear"
+        f"      lalia finetune lm {run}       give it a language model, of its labels and of any text\n"
+        f"      lalia finetune eval {run}     see where it errs, on a page with clips to hear"
     )
 
 

@@ -42,23 +42,28 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; see: {self.prog} --help")
 
 
-def run_stage(stage: str, verbs: Mapping[str, Callable[[list[str]], int]], about: Mapping[str, str]) -> int:
-    """``python -m STAGE VERB …``: the exit status of what ``verbs`` has for the first word, which gets the others.
+def run_stage(
+    stage: str,
+    verbs: Mapping[str, Callable[[list[str]], int]],
+    about: Mapping[str, str],
+    argv: Sequence[str] | None = None,
+) -> int:
+    """``lalia STAGE VERB …``: the exit status of what ``verbs`` has for the first word of ``argv``, which gets the others.
 
     Without a word, or with ``--help``, it prints what every verb is ``about``; a word that is no verb is one line.
     """
-    program, argv = f"python -m {stage}", sys.argv[1:]
-    if not argv or argv[0] in ("-h", "--help"):
-        for verb, words in about.items():
-            print(f"{program} {verb}: {words}")
-        return 0 if argv else 2
+    program, words = f"lalia {stage}", list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help"):
+        for verb, told in about.items():
+            print(f"{program} {verb}: {told}")
+        return 0 if words else 2
 
     def begin() -> int:
-        if argv[0] not in verbs:
-            raise UserError(_wrong_verb(program, argv[0], verbs))
-        return verbs[argv[0]](argv[1:])
+        if words[0] not in verbs:
+            raise UserError(_wrong_verb(program, words[0], verbs))
+        return verbs[words[0]](words[1:])
 
-    return run(begin, stage)
+    return run(begin, "lalia")
 
 
 def _wrong_verb(program: str, word: str, verbs: Collection[str]) -> str:

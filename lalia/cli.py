@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lalia import __version__
 from lalia.arguments import Parser, positive
 from lalia.exits import UserError, run
+from lalia.stages import STAGES, run_stage
 from lalia.units import clock
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ lalia: from raw audio in any language to a small speech recogniser that runs on 
   lalia prepare demo --out corpora/demo             raw audio becomes a corpus
   lalia inspect my-student                          what a folder is and where it comes from
   lalia convert hf:wav2vec2-xls-r-300m encoders/xls-r    weights from and to transformers, fairseq and fairseq2
+  lalia pretrain fit …, finetune fit …, distill fit …    train an encoder, a recogniser, a student: lalia STAGE --help
 """
 _EXITS = "exit status: 0 done, 1 a gate said no, 2 you can mend it (one line says how), 130 interrupted"
 
@@ -60,7 +62,7 @@ Make an encoder or a recogniser of a peer's wav2vec 2.0 weights, and the other w
   lalia convert fairseq2:omniASR_CTC_300M.pt asr --tokens omniASR_tokenizer.model
   lalia convert my-recogniser hf:shared                         for Wav2Vec2ForCTC.from_pretrained("shared")
 
-Logits stay the same. A pretrained model's quantizer comes along: python -m pretrain fit --encoder goes on from it.
+Logits stay the same. A pretrained model's quantizer comes along: lalia pretrain fit --encoder goes on from it.
 """
 _INSPECT = "Say what a folder is (corpus, encoder, recogniser, student, run), what it holds and where it comes from."
 
@@ -72,6 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: list[str]) -> int:
+    if argv and argv[0] in STAGES:  # each parses what it is given itself
+        return run_stage(argv[0], argv[1:])
     from lalia.runtime import arguments as decoding
     from lalia.runtime import judging, language
 
@@ -134,6 +138,9 @@ def _main(argv: list[str]) -> int:
 
         convert_arguments.add_arguments(convert)
         convert.set_defaults(call=convert_arguments.main)
+
+    for stage, about in STAGES.items():
+        verbs.add_parser(stage, help=about)
 
     if not argv:
         parser.print_help(sys.stderr)

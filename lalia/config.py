@@ -18,6 +18,7 @@ from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
 from lalia.cards import write_text
 from lalia.exits import UserError
+from lalia.stages import shipped_file
 
 # The text under a field is its help.
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -28,14 +29,15 @@ S = TypeVar("S")
 def load(schema: type[S], argv: Sequence[str], program: str, about: str) -> S:
     """The settings that ``argv`` asks for: defaults, under ``--config FILE``, under flags.
 
-    A list setting is filled by repeating its flag. An unknown key, a wrong type or an unreadable file is a ``UserError`` of one
+    A list setting is filled by repeating its flag. A relative FILE that is not in the current folder may be one of the checkout,
+    such as configs/pretrain/nano.yaml. An unknown key, a wrong type or an unreadable file is a ``UserError`` of one
     line; ``--help`` prints every setting with its documentation and ends the program.
     """
     parser = _parser(schema, program, about)
     try:
         # jsonargparse prints its own usage block to stderr before it raises; one line is enough for a typo.
         with contextlib.redirect_stderr(io.StringIO()):
-            namespace = parser.parse_args(_appending(schema, argv))
+            namespace = parser.parse_args(_words(schema, argv))
         values = parser.instantiate(namespace)
     except (ArgumentError, TypeError, ValueError) as error:
         raise UserError(f"{_one_line(error)} (`{program} --help` lists every setting)") from error
@@ -47,7 +49,7 @@ def stated(schema: type, argv: Sequence[str]) -> set[str]:
 
     ``argv`` is one that ``load`` has taken already.
     """
-    namespace = _parser(schema, "", "").parse_args(_appending(schema, argv), defaults=False)
+    namespace = _parser(schema, "", "").parse_args(_words(schema, argv), defaults=False)
     return {key for key, value in namespace.items() if key != "config" and value is not None}
 
 
@@ -87,13 +89,17 @@ def select(path: Path, names: Collection[str]) -> dict[str, Any]:
     return found
 
 
-def _appending(schema: type, argv: Sequence[str]) -> list[str]:
-    """``--data.corpus A --data.corpus B`` in jsonargparse's own spelling, where ``--flag+`` appends."""
+def _words(schema: type, argv: Sequence[str]) -> list[str]:
+    """``argv`` as jsonargparse takes it: every ``--config`` found, ``--data.corpus A --data.corpus B`` with its ``--flag+``."""
     lists = set(_list_flags(schema, "--"))
     seen: set[str] = set()
-    result = []
+    result: list[str] = []
     for word in argv:
         flag, equals, value = word.partition("=")
+        if result and result[-1] == "--config":
+            word = shipped_file(word)
+        elif flag == "--config" and equals:
+            word = f"{flag}={shipped_file(value)}"
         if flag in lists:
             if flag not in seen:
                 result.append(f"{flag}=[]")  # what a YAML file said is replaced, not added to

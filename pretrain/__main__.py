@@ -1,8 +1,9 @@
-"""``python -m pretrain VERB``: plan says what a run will take, fit trains an encoder on raw audio, probe says what it learned."""
+"""``lalia pretrain VERB``: plan says what a run will take, fit trains an encoder on raw audio, probe says what it learned."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from lalia import config
@@ -12,31 +13,31 @@ from pretrain.config import PretrainSettings
 
 ABOUT = {
     "plan": "Say what a run will take: memory by part, how its batch is cut, steps, passes and time. "
-    "Example: python -m pretrain plan --config configs/pretrain/nano.yaml --data.corpus data/demo --plan.memory_gb 8.",
+    "Example: lalia pretrain plan --config configs/pretrain/nano.yaml --data.corpus data/demo --plan.memory_gb 8.",
     "fit": "Pretrain an encoder on unlabelled audio by wav2vec 2.0's contrastive objective. "
-    "Example: python -m pretrain fit --config configs/pretrain/nano.yaml --data.corpus data/demo --out runs/encoder. "
+    "Example: lalia pretrain fit --config configs/pretrain/nano.yaml --data.corpus data/demo --out runs/encoder. "
     "The same command again continues the run in --out; the encoder ends in RUN/encoder.",
     "probe": "Say in minutes what encoders have learned: language, speaker and letters from every frozen layer, beside log-mel. "
-    "Example: python -m pretrain probe runs/encoder/encoder data/demo --out probe.html",
+    "Example: lalia pretrain probe runs/encoder/encoder data/demo --out probe.html",
 }
 
 
-def main() -> int:
-    return run_stage("pretrain", {"plan": plan, "fit": fit, "probe": probe}, ABOUT)
+def main(argv: Sequence[str] | None = None) -> int:
+    return run_stage("pretrain", {"plan": plan, "fit": fit, "probe": probe}, ABOUT, argv)
 
 
 def plan(argv: list[str]) -> int:
     from pretrain.plan import PlanRequest  # late, as in every verb: torch takes seconds to import, a typo should not
     from pretrain.plan import plan as make_plan
 
-    settings = config.load(PlanRequest, argv, "python -m pretrain plan", ABOUT["plan"])
+    settings = config.load(PlanRequest, argv, "lalia pretrain plan", ABOUT["plan"])
     _require_corpus(settings.data)
     make_plan(settings)
     return 0
 
 
 def fit(argv: list[str]) -> int:
-    settings = config.load(PretrainSettings, argv, "python -m pretrain fit", ABOUT["fit"])
+    settings = config.load(PretrainSettings, argv, "lalia pretrain fit", ABOUT["fit"])
     require(settings.out, "--out", "the folder this run is kept in")
     _require_corpus(settings.data)
     from pretrain.fit import pretrain
@@ -49,7 +50,7 @@ def probe(argv: list[str]) -> int:
     from pretrain.probe import arguments
     from pretrain.probe import probe as make_probe
 
-    make_probe(arguments("python -m pretrain probe", ABOUT["probe"], argv))
+    make_probe(arguments("lalia pretrain probe", ABOUT["probe"], argv))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""``python -m pretrain plan``: what a run will take on given hardware, and how its batch is best cut, before it is started."""
+"""``lalia pretrain plan``: what a run will take on given hardware, and how its batch is best cut, before it is started."""
 
 from __future__ import annotations
 
@@ -122,9 +122,9 @@ def check_room(settings: PretrainSettings) -> None:
     if fits_s >= footprint.clip_s:
         mend = f"--batch.micro_s {int(fits_s)} fits, and the batch stays as large"
     elif not again and footprint.fitting_s(HEADROOM * free - state, True) >= footprint.clip_s:
-        mend = "with --hardware.checkpointing true a smaller --batch.micro_s would fit; ask `python -m pretrain plan`"
+        mend = "with --hardware.checkpointing true a smaller --batch.micro_s would fit; ask `lalia pretrain plan`"
     else:
-        mend = "ask `python -m pretrain plan` what would fit"
+        mend = "ask `lalia pretrain plan` what would fit"
     raise UserError(
         f"batch.micro_s {settings.batch.micro_s:g} needs about {needed / GB:.1f} GB on a device, {free / GB:.1f} GB are "
         f"free; {mend}"

@@ -1,4 +1,4 @@
-"""``python -m pretrain probe``: what encoders have learned, layer by layer, before anybody fine-tunes them.
+"""``lalia pretrain probe``: what encoders have learned, layer by layer, before anybody fine-tunes them.
 
 Language and speaker from the mean over time of a layer's frozen features, letters from its frames, each by one matrix
 (``linear.py``) and on clips that were held out. The first row of every table is plain log-mel: an encoder is worth its name

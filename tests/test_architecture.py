@@ -12,7 +12,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 STAGES = ("pretrain", "finetune", "distill")
 LIGHT = (
+    "__main__",
     "cli",
+    "stages",
     "arguments",
     "units",
     "exits",

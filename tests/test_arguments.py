@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 from collections.abc import Callable
 
 import pytest
 
+from lalia import cli
 from lalia.arguments import Parser, positive
 from lalia.exits import UserError
 
@@ -50,14 +50,13 @@ def test_descriptions_keep_their_lines() -> None:
     [("pretrain", "fti", "fit"), ("finetune", "evl", "eval"), ("distill", "exprot", "export")],
 )
 def test_a_slip_in_a_stage_s_verb_is_one_line(
-    stage: str, slip: str, verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    stage: str, slip: str, verb: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    program = importlib.import_module(f"{stage}.__main__")
-    monkeypatch.setattr("sys.argv", [stage, slip, "runs/swahili"])
-    assert program.main() == 2
+    assert cli.main([stage, slip, "runs/swahili"]) == 2
     said = capsys.readouterr()
     assert said.out == "" and said.err.count("\n") == 1
-    assert f"{stage}: no verb {slip!r} (did you mean {verb}?); expected " in said.err
+    assert said.err.startswith(f"lalia: no verb {slip!r} (did you mean {verb}?); expected ")
+    assert said.err.endswith(f"; see: lalia {stage} --help\n")
 
 
 @pytest.mark.parametrize("text", ["", "x", "-1", "1.5", "²"])
@@ -75,7 +74,7 @@ def _check(argv: list[str]) -> object:
 def _probe(argv: list[str]) -> object:
     from pretrain.probe import arguments
 
-    return arguments("python -m pretrain probe", "", argv)
+    return arguments("lalia pretrain probe", "", argv)
 
 
 def _evaluate(argv: list[str]) -> object:
@@ -93,8 +92,8 @@ def _lm(argv: list[str]) -> object:
 @pytest.mark.parametrize(
     ("program", "run"),
     [
-        ("python -m finetune check", _check), ("python -m finetune eval", _evaluate),
-        ("python -m finetune lm", _lm), ("python -m pretrain probe", _probe),
+        ("lalia finetune check", _check), ("lalia finetune eval", _evaluate),
+        ("lalia finetune lm", _lm), ("lalia pretrain probe", _probe),
     ],
 )  # fmt: skip
 def test_the_stages_tell_it_in_the_same_words(program: str, run: Callable[[list[str]], object]) -> None:

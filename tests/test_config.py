@@ -11,7 +11,7 @@ from pretrain.config import PretrainSettings
 
 
 def load(*argv: str) -> PretrainSettings:
-    return config.load(PretrainSettings, list(argv), "python -m pretrain fit", "about")
+    return config.load(PretrainSettings, list(argv), "lalia pretrain fit", "about")
 
 
 def test_flags_win_over_yaml_which_wins_over_defaults(tmp_path):

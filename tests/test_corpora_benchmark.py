@@ -87,9 +87,9 @@ def test_the_commands_are_taken(corpus: Corpus, tmp_path: Path) -> None:
     assert (again.truth, again.expected) == (sources.truth, sources.expected)
     schemas = {"pretrain": PretrainSettings, "finetune": FinetuneSettings, "distill": DistillSettings}
     commands = corpora.trainings(sources, tmp_path)
-    assert {command[2] for command in commands.values()} == set(schemas)
+    assert {command[1] for command in commands.values()} == set(schemas)
     for command in commands.values():
-        settings = config.load(schemas[command[2]], [*command[4:], "--out", str(tmp_path / "run")], command[2], "")
+        settings = config.load(schemas[command[1]], [*command[3:], "--out", str(tmp_path / "run")], command[1], "")
         assert settings.schedule.steps == corpora.STEPS
     for command in sources.commands(tmp_path, 2).values():
         assert command[:2] == ["lalia", "prepare"]

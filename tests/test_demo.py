@@ -54,8 +54,8 @@ def test_every_command_is_one_that_its_stage_takes(mode: str, monkeypatch: pytes
         (demo.open_export_command(teacher), ExportSettings),
     ]
     for command, schema in made:
-        assert command[:2] == ["python", "-m"]
-        settings: Any = config.load(schema, command[4:], shlex.join(command[:4]), "")
+        assert command[0] == "lalia"
+        settings: Any = config.load(schema, command[3:], shlex.join(command[:3]), "")
         assert settings.out.startswith("runs/demo/")
         assert settings.data.corpus == ["data/demo"]
 
@@ -74,10 +74,10 @@ def test_the_minutes_of_the_quick_demo_fit_into_twenty() -> None:
 
 
 def test_time_adds_up_over_attempts_and_stops_when_done(tmp_path: Path) -> None:
-    Record(tmp_path, "quick").add("pretrain", "python -m pretrain", 60.0, False)
+    Record(tmp_path, "quick").add("pretrain", "lalia pretrain", 60.0, False)
     again = Record(tmp_path, "quick")
-    again.add("pretrain", "python -m pretrain", 30.0, True)
-    again.add("pretrain", "python -m pretrain", 5.0, True)
+    again.add("pretrain", "lalia pretrain", 30.0, True)
+    again.add("pretrain", "lalia pretrain", 5.0, True)
     (part,) = parts_of(tmp_path)
     assert (part.seconds, part.done) == (90.0, True)
 
@@ -159,7 +159,7 @@ def test_the_chain_is_a_picture_of_its_own(tall: bool) -> None:
 
 @pytest.mark.xdist_group("chain")
 def test_the_report_of_a_tiny_demo(tiny_demo: Demo, capsys: pytest.CaptureFixture[str]) -> None:
-    Record(tiny_demo.out, "quick").add("pretrain", "python -m pretrain fit", 61.0, True)
+    Record(tiny_demo.out, "quick").add("pretrain", "lalia pretrain fit", 61.0, True)
     path = write_report(tiny_demo)
     html = path.read_text(encoding="utf-8")
     check_page(html)
@@ -169,7 +169,7 @@ def test_the_report_of_a_tiny_demo(tiny_demo: Demo, capsys: pytest.CaptureFixtur
     shown = chosen_clips(Corpus.load(tiny_demo.corpus))
     assert html.count('<article class="clip">') == len(shown) == 6
     assert html.count("<audio") == 2 * len(shown), "each player, and its stand-in where scripts are off"
-    assert "1:01" in html and "python -m pretrain fit" in html
+    assert "1:01" in html and "lalia pretrain fit" in html
     assert len(list(tiny_demo.clips.glob("*.flac"))) == len(shown)
     figures = Figures.load(tiny_demo)
     assert [c.name for c in figures.contenders] == ["teacher", "student, float", "student, int8"]

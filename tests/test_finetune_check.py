@@ -288,12 +288,11 @@ def test_what_comes_next_is_said(sound: Corpus, tmp_path: Path, capsys: pytest.C
     assert verdict.main([str(sound.folder), "--language", "ita"]) == 0
     out = capsys.readouterr().out
     assert (
-        f"train: python -m finetune fit --encoder nano-multilingual --data.corpus {sound.folder} --data.language ita"
-        in out
+        f"train: lalia finetune fit --encoder nano-multilingual --data.corpus {sound.folder} --data.language ita" in out
     )
     odd = changed(sound, tmp_path, {0: {"text": "…"}})
     verdict.main([str(odd)])
-    assert f"mend 1 of these: python -m finetune check {odd} --fix --out {odd}-mended" in capsys.readouterr().out
+    assert f"mend 1 of these: lalia finetune check {odd} --fix --out {odd}-mended" in capsys.readouterr().out
     verdict.main([str(odd), "--fix", "--out", str(tmp_path / "mended")])
     out = capsys.readouterr().out
     assert f"--data.corpus {tmp_path / 'mended'} " in out and "mend 1" not in out

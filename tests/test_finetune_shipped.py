@@ -40,6 +40,6 @@ def test_a_slip_in_its_name_is_told_the_right_one(tmp_path: Path, monkeypatch: p
         shipped.find("nano-multilingaul")
     assert str(caught.value) == (
         "--encoder nano-multilingaul: no such folder (did you mean nano-multilingual?); expected nano-multilingual, which comes "
-        "along, or what python -m pretrain fit or lalia convert made"
+        "along, or what lalia pretrain fit or lalia convert made"
     )
     assert shipped.find("nano-multilingual") == shipped.place("nano-multilingual")

@@ -67,7 +67,7 @@ def test_a_recogniser_says_where_its_student_is(made: Path, capfd: pytest.Captur
     assert cli.main(["transcribe", str(made / "run" / "recogniser"), "a.wav"]) == 2
     assert f"its student is {made / 'run' / 'student'}" in capfd.readouterr().err
     assert cli.main(["transcribe", str(made / "teacher"), "a.wav"]) == 2
-    assert "python -m finetune eval" in capfd.readouterr().err
+    assert "lalia finetune eval" in capfd.readouterr().err
 
 
 def test_fit_says_what_comes_next(made: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -75,7 +75,7 @@ def test_fit_says_what_comes_next(made: Path, capfd: pytest.CaptureFixture[str])
     flags = ["--data.corpus", str(made / "corpus"), "--recogniser", str(made / "teacher")]
     fit([*SMALL, *flags, "--data.language", "ita", "--out", str(made / "run")])
     out = capfd.readouterr().out
-    for command in ("lalia transcribe", "python -m finetune lm", "python -m finetune eval"):
+    for command in ("lalia transcribe", "lalia finetune lm", "lalia finetune eval"):
         assert f"{command} {made / 'run'}" in out
     assert read_card(made / "run" / "student")["parents"][0]["id"] == read_card(made / "run" / "recogniser")["id"]
 
@@ -158,7 +158,7 @@ def test_a_recogniser_without_its_run_needs_to_be_told_more(made: Path, tmp_path
 
 
 def test_what_is_no_finished_run_is_said(made: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="runs/x: no such run; python -m finetune fit … --out runs/x makes it"):
+    with pytest.raises(UserError, match="runs/x: no such run; lalia finetune fit … --out runs/x makes it"):
         evaluate(["runs/x"])
     with pytest.raises(UserError, match="is of kind corpus; expected the folder of a run"):
         evaluate([str(made / "corpus")])

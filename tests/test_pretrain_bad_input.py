@@ -27,7 +27,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def fit(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
-    """``python -m pretrain fit`` with more flags; its exit status."""
+    """``lalia pretrain fit`` with more flags; its exit status."""
 
     def call(*flags: str) -> int:
         paths = [f"--data.corpus={corpus}", f"--out={tmp_path / 'run'}", f"--schedule.steps={STEPS}"]

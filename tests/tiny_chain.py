@@ -42,7 +42,7 @@ def pretrain(demo: Demo) -> None:
     from pretrain.config import PretrainSettings
     from pretrain.fit import pretrain
 
-    words = [*demo.pretrain_command()[4:], *_SMALL.split(), *_SHAPE.split(), "--schedule.steps", str(STEPS)]
+    words = [*demo.pretrain_command()[3:], *_SMALL.split(), *_SHAPE.split(), "--schedule.steps", str(STEPS)]
     settings = config.load(PretrainSettings, words, "pretrain", "")
     pretrain(settings, Path(settings.out))
 
@@ -51,7 +51,7 @@ def finetune(demo: Demo, start: str) -> None:
     from finetune.config import FinetuneSettings
     from finetune.fit import finetune
 
-    settings = config.load(FinetuneSettings, [*demo.finetune_command(start, RATE)[4:], *_SMALL.split()], "finetune", "")
+    settings = config.load(FinetuneSettings, [*demo.finetune_command(start, RATE)[3:], *_SMALL.split()], "finetune", "")
     finetune(settings, Path(settings.out))
 
 
@@ -59,7 +59,7 @@ def distill(demo: Demo, teacher: Path) -> None:
     from distill.config import DistillSettings
     from distill.fit import distill
 
-    words = [*demo.distill_command(teacher)[4:], *_SMALL.split(), "--schedule.steps", str(STEPS)]
+    words = [*demo.distill_command(teacher)[3:], *_SMALL.split(), "--schedule.steps", str(STEPS)]
     settings = config.load(DistillSettings, words, "distill", "")
     distill(settings, Path(settings.out))
 
@@ -68,6 +68,6 @@ def export(demo: Demo, teacher: Path) -> None:
     from distill.config import ExportSettings
     from distill.export import export
 
-    words = [*demo.open_export_command(teacher)[4:], *_MEASURED.split()]
+    words = [*demo.open_export_command(teacher)[3:], *_MEASURED.split()]
     settings = config.load(ExportSettings, words, "export", "")
     export(settings, Path(settings.out))

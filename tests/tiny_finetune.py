@@ -28,7 +28,7 @@ def make_folder(folder: Path) -> Path:
 
 
 def fit(folder: Path, out: str, *flags: str, language: str = "ita") -> Path:
-    """Run ``python -m finetune fit`` with ``flags``; the run's folder. Without a start among the flags it is the encoder."""
+    """Run ``lalia finetune fit`` with ``flags``; the run's folder. Without a start among the flags it is the encoder."""
     from finetune.config import FinetuneSettings
     from finetune.fit import finetune
     from lalia import config

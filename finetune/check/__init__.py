@@ -1,1 +1,1 @@
-"""``python -m finetune check``: what is wrong with labels, before it costs a night. ``verdict.py`` runs the checks."""
+"""``lalia finetune check``: what is wrong with labels, before it costs a night. ``verdict.py`` runs the checks."""

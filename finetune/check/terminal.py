@@ -53,14 +53,14 @@ def show_next(corpus: Path, checked: list[Checked], mended: Path | None, encoder
     """Print the command that comes next: mending what can be mended, or training on what is ready (or is mended now)."""
     amiss = [finding for found in checked for finding in found.findings if finding.mended]
     if amiss and mended is None:
-        print(f"mend {len(amiss)} of these: python -m finetune check {corpus} --fix --out {corpus}-mended")
+        print(f"mend {len(amiss)} of these: lalia finetune check {corpus} --fix --out {corpus}-mended")
     ready = [
         found.labels.language for found in checked
         if not found.stops or (mended and all(finding.mended for finding in found.stops))
     ]  # fmt: skip
     for language in ready[:1]:
         print(
-            f"train: python -m finetune fit --encoder {encoder or 'nano-multilingual'} --data.corpus {mended or corpus} "
+            f"train: lalia finetune fit --encoder {encoder or 'nano-multilingual'} --data.corpus {mended or corpus} "
             f"--data.language {language} --out runs/{language}"
         )
 

@@ -1,4 +1,4 @@
-"""``python -m finetune check CORPUS``: is this data fit to train on, and if not, why and what to do.
+"""``lalia finetune check CORPUS``: is this data fit to train on, and if not, why and what to do.
 
 Exit status: 0 nothing stands in the way · 1 something is to be mended first · 2 there is nothing to check.
 """
@@ -30,10 +30,10 @@ from lalia.text.normaliser import Normaliser
 ABOUT = """\
 Say in seconds whether a corpus is fit to train on, with reasons and remedies, before it costs a night.
 
-  python -m finetune check data/mine                                        every language in it
-  python -m finetune check data/mine --language isl --html check.html       one, and a page to hear the odd clips on
-  python -m finetune check data/mine --fix --out data/mended                a mended corpus; says what it did
-  python -m finetune check data/mine --recogniser runs/rough/recogniser     also: is in each clip what its label says
+  lalia finetune check data/mine                                        every language in it
+  lalia finetune check data/mine --language isl --html check.html       one, and a page to hear the odd clips on
+  lalia finetune check data/mine --fix --out data/mended                a mended corpus; says what it did
+  lalia finetune check data/mine --recogniser runs/rough/recogniser     also: is in each clip what its label says
 
 exit status: 0 nothing stands in the way, 1 something is to be mended first, 2 there is nothing to check
 """
@@ -42,7 +42,7 @@ WEIGHTS = ("stop", "look", "fine")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what ``python -m finetune check`` takes."""
+    """Declare what ``lalia finetune check`` takes."""
     parser.add_argument("corpus", type=Path, metavar="CORPUS", help="a corpus made by lalia prepare")
     parser.add_argument("--language", metavar="CODE", help="only this one (ISO 639-3, such as isl)")
     parser.add_argument(
@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(argv: list[str]) -> int:
     """Check, show, and mend where that is asked for; the exit status."""
-    parser = Parser(prog="python -m finetune check", description=ABOUT)
+    parser = Parser(prog="lalia finetune check", description=ABOUT)
     add_arguments(parser)
     args = parser.parse_args(argv)
     if args.fix != bool(args.out):
@@ -178,7 +178,7 @@ def _languages(corpus: Corpus, args: argparse.Namespace) -> list[str]:
     if not labelled:
         raise UserError(
             f"{args.corpus}: not one of {len(corpus):,} clips has a label; was the column of texts named otherwise? "
-            "lalia prepare TABLE --columns text=NAME. Without labels a corpus is for python -m pretrain fit"
+            "lalia prepare TABLE --columns text=NAME. Without labels a corpus is for lalia pretrain fit"
         )
     return labelled
 

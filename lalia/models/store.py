@@ -135,7 +135,7 @@ def load_recogniser(folder: Path, language: str = "") -> Recogniser:
         if language not in known and (language or len(known) > 1):
             asked = f"not {language}; take one of them" if language else "one of them has to be named"
             raise UserError(
-                f"{folder}: speaks {', '.join(known)}, {asked} (`python -m finetune fold --language ...` makes a recogniser "
+                f"{folder}: speaks {', '.join(known)}, {asked} (`lalia finetune fold --language ...` makes a recogniser "
                 "of one language)"
             )
         place = folder / ADAPTERS / (language or known[0])

@@ -43,7 +43,7 @@ def seal(
 def export_student(source: Path, out: Path, language: str = "") -> dict[str, Any]:
     """Write the student ``out`` of the recogniser in ``source`` (of many languages: that of ``language``); its card.
 
-    In float32, so it answers as the recogniser does; ``python -m distill`` makes small ones and proves them. A ``UserError``
+    In float32, so it answers as the recogniser does; ``lalia distill`` makes small ones and proves them. A ``UserError``
     where the recogniser is of a kind that is not exported.
     """
     recogniser = Recogniser.load(source, language)

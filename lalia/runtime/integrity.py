@@ -22,16 +22,14 @@ def find_student(folder: Path) -> Path:
     if (folder / NAME).is_file():
         if read_card(folder)["kind"] == "recogniser":
             beside = folder.parent / STUDENT
-            made = (
-                f"its student is {beside}" if (beside / NAME).is_file() else "python -m finetune eval makes its student"
-            )
-            raise UserError(f"{folder}: is a recogniser, which needs torch; {made}, python -m distill a small one")
+            made = f"its student is {beside}" if (beside / NAME).is_file() else "lalia finetune eval makes its student"
+            raise UserError(f"{folder}: is a recogniser, which needs torch; {made}, lalia distill a small one")
         return folder
     if (inside / NAME).is_file():
         return inside
     if (folder / RUN).is_file():
         raise UserError(
-            f"{folder}: is a run without a student; python -m finetune eval {folder} makes one of its recogniser"
+            f"{folder}: is a run without a student; lalia finetune eval {folder} makes one of its recogniser"
         )
     return folder
 

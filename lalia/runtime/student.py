@@ -160,8 +160,8 @@ class Student:
     def _hearing(self) -> Hearing:
         if self.chunks is None:
             raise UserError(
-                "this student hears clips whole and cannot stream; make one that can: python -m distill fit --config "
-                "configs/distill/streaming-nano.yaml, then python -m distill export"
+                "this student hears clips whole and cannot stream; make one that can: lalia distill fit --config "
+                "configs/distill/streaming-nano.yaml, then lalia distill export"
             )
         return Hearing(self.session, self.chunks, len(self.tokens))
 

@@ -90,7 +90,7 @@ class HardwareSettings:
     """arithmetic of the matrix products; weights, losses, softmax and quantizer stay in float32"""
     checkpointing: bool = False
     """activation checkpointing: of each block only its input is kept, and it is computed again in the backward pass. The same
-    numbers for less memory and a second forward pass of the blocks; `python -m pretrain plan` says whether it is needed"""
+    numbers for less memory and a second forward pass of the blocks; `lalia pretrain plan` says whether it is needed"""
     compile: bool = False
     """each block by torch.compile: fewer passes over memory on a GPU, nothing gained on the CPU that was measured; dropout
     draws other numbers"""

@@ -153,5 +153,5 @@ def check_expressible(shape: EncoderShape, layout: Layout) -> None:
         wrong.append("blocks of different sizes (expected all alike)")
     if wrong:
         raise UserError(
-            f"{layout} cannot express an encoder with {', '.join(wrong)}; ship it with `python -m distill export`"
+            f"{layout} cannot express an encoder with {', '.join(wrong)}; ship it with `lalia distill export`"
         )

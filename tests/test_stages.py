@@ -1,0 +1,75 @@
+"""The training stages through the program ``lalia``: from any folder, with the checkout's configs, or one line saying why not."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lalia import cli, stages
+
+ROOT = Path(__file__).parents[1]
+
+
+def typed(folder: Path, *argv: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """``lalia`` run in ``folder``."""
+    return subprocess.run(
+        [sys.executable, "-m", "lalia", *argv],
+        cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT), **environment}, capture_output=True, text=True,
+    )  # fmt: skip
+
+
+def test_the_checkout_s_config_is_found_from_any_folder(tmp_path: Path) -> None:
+    (tmp_path / "pretrain").mkdir()  # a folder of this name is not the stage
+    argv = ("pretrain", "fit", "--config", "configs/pretrain/nano.yaml", "--data.corpus", "absent", "--out", "run")
+    ended = typed(tmp_path, *argv)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "absent" in ended.stderr and "nano.yaml" not in ended.stderr and ended.stderr.count("\n") == 1
+    nearer = tmp_path / "configs" / "pretrain" / "nano.yaml"
+    nearer.parent.mkdir(parents=True)
+    nearer.write_text("nearer: 1\n")
+    assert "nearer" in typed(tmp_path, *argv).stderr
+
+
+def test_a_config_that_is_nowhere_is_named(tmp_path: Path) -> None:
+    for words in (["--config", "configs/pretrain/nono.yaml"], ["--config=configs/pretrain/nono.yaml"]):
+        ended = typed(tmp_path, "pretrain", "fit", *words)
+        assert ended.returncode == 2 and "configs/pretrain/nono.yaml" in ended.stderr
+
+
+@pytest.mark.parametrize("stage", stages.STAGES)
+def test_a_stage_is_the_same_by_both_names(stage: str, tmp_path: Path) -> None:
+    module = subprocess.run([sys.executable, "-m", stage, "--help"], cwd=ROOT, capture_output=True, text=True)
+    ended = typed(tmp_path, stage, "--help")
+    assert (ended.returncode, ended.stdout) == (0, module.stdout)
+    verbs = [line.split()[2].rstrip(":") for line in ended.stdout.splitlines() if line.startswith(f"lalia {stage} ")]
+    assert stages.STAGES[stage].partition(": ")[2] == ", ".join(verbs)
+
+
+def test_help_names_the_stages_and_loads_nothing_heavy(tmp_path: Path) -> None:
+    ended = typed(tmp_path, "--help")
+    assert all(f"    {stage} " in ended.stdout for stage in stages.STAGES)
+    listed = typed(tmp_path, "--help", PYTHONPROFILEIMPORTTIME="1").stderr
+    assert not any(heavy in listed for heavy in ("numpy", "onnxruntime", "jsonargparse", "torch"))
+
+
+def test_an_install_without_stages_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(stages, "CHECKOUT", tmp_path)
+    assert cli.main(["finetune", "fit"]) == 2
+    assert "finetune: this install of lalia runs students and does not train; clone" in capsys.readouterr().err
+
+
+def test_a_missing_package_is_one_line(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "lalia", tmp_path / "lalia", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "distill").mkdir()
+    (tmp_path / "distill" / "__init__.py").touch()
+    (tmp_path / "distill" / "__main__.py").write_text("import no_such_package\n")
+    ended = typed(tmp_path, "distill", "fit", PYTHONPATH=str(tmp_path))
+    assert ended.returncode == 2 and ended.stderr.count("\n") == 1
+    assert "distill needs the package no_such_package, which is missing; run: pip install -e" in ended.stderr
