@@ -18,7 +18,7 @@ from benchmarks.corpora_sources import KINDS, Truth, make_hub_folder, make_kaldi
 from lalia.data.corpus import Corpus
 from lalia.data.prepare import run
 from lalia.data.prepare.options import Options
-from lalia.data.prepare.sources import open_source
+from lalia.data.prepare.sources.opening import open_source
 
 __all__ = ["loud_is_voice"]
 pytestmark = pytest.mark.usefixtures("loud_is_voice")

@@ -15,7 +15,7 @@ from lalia.cli import main
 from lalia.data.corpus import Corpus
 from lalia.data.prepare import run
 from lalia.data.prepare.options import Options
-from lalia.data.prepare.sources import open_source
+from lalia.data.prepare.sources.opening import open_source
 from lalia.data.prepare.utterances import Cutting
 from lalia.exits import UserError
 

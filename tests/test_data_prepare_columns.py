@@ -14,7 +14,7 @@ from lalia.data.corpus import Corpus
 from lalia.data.prepare import run
 from lalia.data.prepare.languages import describe_language, iso_639_3
 from lalia.data.prepare.options import Options
-from lalia.data.prepare.sources import open_source
+from lalia.data.prepare.sources.opening import open_source
 from lalia.exits import UserError
 from lalia.text.codes import codes, kin
 from lalia.text.languages import profile

@@ -20,7 +20,7 @@ from tiny_corpus import make_corpus
 
 from lalia.cli import main
 from lalia.data.corpus import Corpus
-from lalia.data.prepare.hub import push
+from lalia.data.prepare.sources.hub import push
 from lalia.exits import UserError
 
 datasets = pytest.importorskip("datasets")
@@ -28,7 +28,7 @@ datasets = pytest.importorskip("datasets")
 _DYING = """\
 import os, signal, sys
 from pathlib import Path
-from lalia.data.prepare import hub, parts
+from lalia.data.prepare import parts
 parts.SHARD_ROWS = 2
 read = parts.Reader.read
 died = Path(sys.argv[1])

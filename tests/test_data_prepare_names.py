@@ -22,7 +22,7 @@ from lalia.data.prepare.clips import Clip
 from lalia.data.prepare.filenames import find_path, readable
 from lalia.data.prepare.options import Options
 from lalia.data.prepare.parts import Unit
-from lalia.data.prepare.sources import open_source
+from lalia.data.prepare.sources.opening import open_source
 from lalia.data.prepare.workers import make_parts
 from lalia.exits import UserError
 

@@ -12,7 +12,7 @@ from tiny_clips import save, voiced
 from lalia.data.prepare.clips import Clip, Dropped, Listing, sentence_key
 from lalia.data.prepare.languages import find_language, iso_639_3
 from lalia.data.prepare.options import Options, Say
-from lalia.data.prepare.sources import open_source
+from lalia.data.prepare.sources.opening import open_source
 from lalia.data.prepare.splits import assign_splits
 from lalia.exits import UserError
 

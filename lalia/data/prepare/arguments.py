@@ -89,7 +89,7 @@ def main(args: argparse.Namespace) -> int:
         raise UserError(f"lalia prepare needs {error.name}; pip install 'lalia[train]'") from error
     from lalia.data.prepare.languages import describe_language
     from lalia.data.prepare.run import prepare
-    from lalia.data.prepare.sources import open_source
+    from lalia.data.prepare.sources.opening import open_source
 
     console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
     options = _options(args)
@@ -99,7 +99,7 @@ def main(args: argparse.Namespace) -> int:
     source = open_source(args.source, options, args.audio, console.print)
     prepare(source, recipe, args.out, _engine(args), console)
     if args.push:
-        from lalia.data.prepare.hub import push
+        from lalia.data.prepare.sources.hub import push
 
         console.print(f"{args.out}: pushed to {push(args.out, args.push)}")
     return 0

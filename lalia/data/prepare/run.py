@@ -20,7 +20,7 @@ from lalia.data.prepare.clips import Listing
 from lalia.data.prepare.languages import UNKNOWN
 from lalia.data.prepare.parts import Unit, plan_units, record_path, write_file
 from lalia.data.prepare.seal import NOTES, SKIPPED, seal
-from lalia.data.prepare.sources import ListSource
+from lalia.data.prepare.sources.opening import ListSource
 from lalia.data.prepare.stretches import split_recordings
 from lalia.data.prepare.utterances import Cutting
 from lalia.data.prepare.workers import Progress as Report

@@ -15,10 +15,10 @@ import numpy as np
 from lalia.cards import NAME as CARD
 from lalia.data.corpus import SPLITS, Corpus
 from lalia.data.prepare.clips import Clip, Dropped, Listing, Stream, ordering, sentence_key
-from lalia.data.prepare.columns import NAMES, describe_columns
 from lalia.data.prepare.languages import UNKNOWN, iso_639_3
 from lalia.data.prepare.options import Options, Say
-from lalia.data.prepare.tables import SPLIT_NAMES
+from lalia.data.prepare.sources.columns import NAMES, describe_columns
+from lalia.data.prepare.sources.tables import SPLIT_NAMES
 from lalia.exits import UserError
 
 _SAVED_PER_STREAM = 2000

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from lalia.data.prepare import folders, hub, kaldi, layouts, manifests
 from lalia.data.prepare.clips import Listing
 from lalia.data.prepare.demo import list_demo
 from lalia.data.prepare.filenames import find_path
 from lalia.data.prepare.options import Options, Say
+from lalia.data.prepare.sources import folders, hub, kaldi, layouts, manifests
 from lalia.exits import UserError
 
 ListSource = Callable[[Path], Listing]

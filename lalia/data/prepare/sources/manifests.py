@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lalia.data.prepare.clips import Clip, Dropped, Listing
-from lalia.data.prepare.columns import describe_columns, find_columns
 from lalia.data.prepare.listing import finish_listing
 from lalia.data.prepare.options import Options, Say
-from lalia.data.prepare.tables import clip_of, read_table
+from lalia.data.prepare.sources.columns import describe_columns, find_columns
+from lalia.data.prepare.sources.tables import clip_of, read_table
 
 SUFFIXES = (".tsv", ".csv", ".jsonl", ".ndjson")
 
