@@ -156,9 +156,9 @@ def test_resampler_takes_blocks_of_any_size() -> None:
     wave = tone(44_100)
     resampler, parts, at = Resampler(44_100), [], 0
     for size in (1, 7, 1000, 20_000, 3, len(wave)):
-        parts.append(resampler(wave[at : at + size, None]))
+        parts.append(resampler(wave[at : at + size]))
         at += size
-    parts.append(resampler(np.zeros((0, 1), np.float32), last=True))
+    parts.append(resampler(np.zeros(0, np.float32), last=True))
     np.testing.assert_allclose(np.concatenate(parts), resample(wave, 44_100), atol=1e-6)
 
 

@@ -32,7 +32,9 @@ SOUND = 1e-7
 FADE_S: Seconds = 0.01
 
 _POINTS = 4000  # a second; judging by some of the samples costs a tenth of judging by all
-_CLEARLY = 1.5  # A later channel is the louder one only where it has so many times the power: equal ones shall not take turns.
+_CLEARLY = (
+    1.5  # A later channel is the louder one only where it has so many times the power: equal ones shall not take turns.
+)
 _FRAMES = 40  # a second
 _LOUD = -5.0  # log10 of a frame's power from which somebody may be speaking
 _APART = 1.0  # a tenth of the power: this channel is the one that speaks
@@ -84,15 +86,12 @@ class Mixer:
 
     @property
     def cancelled(self) -> str:
-        """In a line that the channels cancel each other; ``""`` where they do not, or for less than a hundredth of the time."""
-        seconds = sum(self._taken)
-        if seconds < max(1, self._sounding / 100):
+        """In a line that the channels cancel each other; ``""`` where they do so for less than a hundredth of the sound."""
+        if sum(self._taken) < max(1, self._sounding / 100):
             return ""
-        which = [number for number, taken in enumerate(self._taken, 1) if taken]
+        which = [number for number, seconds in enumerate(self._taken, 1) if seconds]
         one = f"channel {which[0]}" if len(which) == 1 else "the louder one"
-        if seconds == self._sounding:
-            return f"its channels cancel each other, as when a cable is wired the wrong way round: read from {one} alone"
-        return f"its channels cancel each other in {seconds} of {self._sounding} s: {one} alone is read there"
+        return f"its channels cancel each other, as when a cable is wired the wrong way round: read from {one} where they do"
 
     @property
     def two_voices(self) -> bool:
@@ -101,15 +100,13 @@ class Mixer:
 
     def _second(self, second_SC: np.ndarray, wave_S: np.ndarray) -> None:
         """Decide on a second, and correct its average ``wave_S`` in place where it is not to be had."""
-        if self._before is not None and len(second_SC) < self._rate:
-            taken = self._before
-        else:
-            taken = self._decide(second_SC)
+        before, rest = self._before, len(second_SC) < self._rate
+        taken = before if before is not None and rest else self._decide(second_SC)
         if taken != _MIX:
             wave_S[:] = second_SC[:, taken]
-        if self._before is not None and taken != self._before:
+        if before is not None and taken != before:
             fade = min(len(wave_S), round(FADE_S * self._rate))
-            old_S = _average(second_SC[:fade]) if self._before == _MIX else second_SC[:fade, self._before]
+            old_S = _average(second_SC[:fade]) if before == _MIX else second_SC[:fade, before]
             rising_S = ((np.arange(fade) + 0.5) / fade).astype(np.float32)
             wave_S[:fade] = old_S + rising_S * (wave_S[:fade] - old_S)
         self._before = taken

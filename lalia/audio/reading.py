@@ -14,6 +14,7 @@ import numpy as np
 import soundfile
 
 from lalia.audio import containers, signatures
+from lalia.audio.channels import Mixer
 from lalia.audio.resampling import Resampler
 from lalia.exits import UserError
 from lalia.units import SAMPLE_RATE, Seconds, to_seconds
@@ -65,6 +66,10 @@ Tell = Callable[[Note], None]
 """Receives the notes of a file while it is read."""
 
 
+CANCELLED, TWO_VOICES = "channels cancel", "two voices"
+"""Kinds of notes that are about channels."""
+
+
 def ignore(note: Note) -> None:
     """For callers that have nobody to tell."""
 
@@ -80,7 +85,8 @@ def read_audio(
     """The whole clip as a wave: float32, shape (samples,), mono, 16 kHz, -1 to 1.
 
     ``source`` is a path or a file's bytes; ``name`` tells bytes' file name (errors name it; raw G.722 is known by it).
-    ``channel`` counts from 0; None mixes them. ``tell`` receives notes; ``strict`` refuses what is cut short.
+    ``channel`` counts from 0; None mixes them (``lalia.audio.channels``).
+    ``tell`` receives notes; ``strict`` refuses what is cut short.
     Raises ``AudioError`` when it is missing, empty, no audio, or holds NaN.
     """
     blocks = list(read_blocks(source, name, channel=channel, tell=tell, strict=strict))
@@ -107,24 +113,33 @@ def read_blocks(
     label = _label(source, name)
     with _opened(source, name) as (file, kind):
         resampler: Resampler | None = None
-        read = 0
-        for rate, block_SC in _raw_blocks(source, file, kind, label, start_s):
-            if resampler is None:
+        mixer: Mixer | None = None
+        first_s = max(0, start_s - 1)  # How the second before was mixed decides how the first one begins.
+        read = passed = 0
+        for rate, block_SC in _raw_blocks(source, file, kind, label, first_s):
+            if resampler is None or mixer is None:
                 _check_form(rate, block_SC.shape[1], label)
-                resampler = Resampler(rate)
+                _check_channel(channel, block_SC.shape[1], label)
+                resampler, mixer, passed = Resampler(rate), Mixer(rate, channel), (start_s - first_s) * rate
             if end_s is not None:
-                block_SC = block_SC[: (end_s - start_s) * rate - read]
+                block_SC = block_SC[: (end_s - first_s) * rate - read]
                 if not len(block_SC):
                     break
-            _check_samples(block_SC, start_s + read / rate, label)
+            _check_samples(block_SC, first_s + read / rate, label)
             read += len(block_SC)
-            wave = resampler(_one_channel(block_SC, channel, label))
+            mixed_S = mixer(block_SC)
+            wave = resampler(mixed_S[passed:])
+            passed = max(0, passed - len(mixed_S))
             if wave.size:
                 yield wave
-        if resampler is not None:
-            wave = resampler(np.zeros((0, 1), np.float32), last=True)
+        if resampler is not None and mixer is not None:
+            wave = resampler(mixer.finish()[passed:], last=True)
             if wave.size:
                 yield wave
+            if mixer.cancelled:
+                tell(Note(CANCELLED, mixer.cancelled))
+            if mixer.two_voices:
+                tell(Note(TWO_VOICES, "its two channels hold different voices; --channels each keeps them apart"))
 
 
 def probe_audio(source: Source, name: str | None = None) -> AudioInfo:
@@ -267,12 +282,10 @@ def _opened(source: Source, name: str | None) -> Iterator[tuple[BinaryIO, signat
         yield file, kind
 
 
-def _one_channel(block_SC: np.ndarray, channel: int | None, label: str) -> np.ndarray:
-    if channel is None:
-        return block_SC
-    if channel >= block_SC.shape[1]:
-        raise AudioError(f"{label}: has no channel {channel}; it has {block_SC.shape[1]}, counted from 0")
-    return block_SC[:, channel : channel + 1]
+def _check_channel(channel: int | None, channels: int, label: str) -> None:
+    if channel is not None and channel >= channels:
+        there = f"it has {channels}" if channels > 1 else "it is mono"
+        raise AudioError(f"{label}: has no channel {channel + 1}; {there}")
 
 
 def _check_form(rate: int, channels: int, label: str) -> None:

@@ -71,7 +71,7 @@ class Stream:
         if not np.isfinite(samples).all():
             raise AudioError("stream: was fed samples that are no numbers (NaN or infinite)")
         self._fed += len(samples)
-        wave_S = self._resampler(samples.astype(np.float32, copy=False)[:, None])
+        wave_S = self._resampler(samples.astype(np.float32, copy=False))
         return self._said(self._hearing.feed(wave_S))
 
     def finish(self) -> Said:
@@ -79,7 +79,7 @@ class Stream:
         if self._over:
             return Said(heard_s=self.heard_s)
         self._over = True
-        rest_S = self._resampler(np.zeros((0, 1), np.float32), last=True)
+        rest_S = self._resampler(np.zeros(0, np.float32), last=True)
         said = [self._hearing.feed(rest_S), self._hearing.finish()]
         return self._said(np.concatenate(said))
 
