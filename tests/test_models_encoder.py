@@ -131,20 +131,22 @@ def test_blocks_that_are_computed_again_give_the_same_numbers(block: str, precis
 
 
 @pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="torch.compile needs a C++ compiler")
-def test_compiled_blocks_give_the_same_frames_and_gradients() -> None:
-    still = dict.fromkeys(("dropout", "attention_dropout", "feedforward_dropout", "layerdrop"), 0.0)
-    plain, compiled = (
-        make(**INPUTS["logmel"], **BLOCKS["convolutional"] | still | {"layers": 1}).train() for _ in range(2)
-    )
+@pytest.mark.parametrize("block", ["post", "convolutional"])
+def test_compiled_blocks_give_the_same_frames_and_gradients(block: str) -> None:
+    # With dropout: on a CPU its draws are the same ones, so that the numbers can be compared.
+    chances = dict.fromkeys(("dropout", "attention_dropout", "feedforward_dropout", "layerdrop"), 0.2)
+    plain, compiled = (make(**INPUTS["logmel"], **BLOCKS[block] | chances | {"layers": 1}).train() for _ in range(2))
     compiled.compile_blocks()
     assert plain.state_dict().keys() == compiled.state_dict().keys()
     for lengths in ((6_000, 2_500), (8_000, 3_000, 7_000)):
         gradients = []
         for encoder in (plain, compiled):
             encoder.zero_grad()
+            torch.manual_seed(5)
             hidden_BTD, _ = encoder(*batch(*lengths))
-            hidden_BTD.square().sum().backward()
+            hidden_BTD.sin().sum().backward()
             gradients.append({name: p.grad for name, p in encoder.named_parameters() if p.grad is not None})
+        assert len(gradients[0]) > 10
         torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-3, atol=1e-4)
 
 

@@ -21,6 +21,7 @@ def dropout(x: Tensor, p: float) -> Tensor:
     return x if drawn is None else _Masked.apply(x, *drawn)
 
 
+@torch.compiler.disable  # inductor gives the bytes the size of the words; and so compiled blocks draw what plain ones draw
 def draw_kept(shape: tuple[int, ...], p: float, device: torch.device) -> tuple[Tensor, float] | None:
     """(1 for each number of ``shape`` that is kept, else 0; what they are multiplied by), or None where all are kept.
 
