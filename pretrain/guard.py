@@ -19,6 +19,7 @@ from torch import Tensor
 from lalia.cards import read_json_lines
 from lalia.exits import GuardStopped
 from lalia.training import Callback, Trainer, mending
+from lalia.training.ranks import from_leader
 from lalia.training.recording import Measures
 from pretrain.bands import Breach, GuardSettings, Vitals, Watch, healthy_bands
 from pretrain.healthy import HealthyWeights
@@ -207,7 +208,7 @@ class Guard(Callback):
 
     def _revive(self, trainer: Trainer, task: PretrainTask) -> str:
         assert self.usage_GV is not None and self._live_KF is not None
-        live_KF = trainer.strategy.broadcast(self._live_KF) if trainer.world_size > 1 else self._live_KF
+        live_KF = from_leader(self._live_KF)
         V = task.head.shape.entries
         revived = 0
         aim = list(task.head.code_logits.parameters())  # weight and bias

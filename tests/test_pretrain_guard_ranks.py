@@ -7,13 +7,24 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.strategies import DDPStrategy
+from torch import distributed as dist
+from torch import multiprocessing
 
+from lalia.models.contrastive import ContrastiveShape
+from lalia.models.shape import EncoderShape
 from lalia.training.checkpoints import newest_checkpoint
-from pretrain.guard import read_record
+from pretrain.bands import GuardSettings
+from pretrain.config import PretrainSettings
+from pretrain.guard import Guard, read_record
+from pretrain.task import PretrainTask
 from tests.tiny_corpus import make_corpus
+from tests.tiny_run import no_tensors_in_objects
 
 ROOT = Path(__file__).parents[1]
 STEPS = 5
@@ -79,3 +90,50 @@ def test_a_run_that_must_not_be_rolled_back_stops_on_both(corpus: Path, tmp_path
     assert found.returncode == 3, found.stderr
     assert found.stderr.count("nothing has helped") == 1, found.stderr
     assert [line["action"] for line in read_record(out)] == ["stop"]
+
+
+def revive(rank: int, folder: str) -> None:
+    """What rank ``rank`` of two makes of dead codes, from live features that are its own."""
+    no_tensors_in_objects()
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    torch.manual_seed(0)
+    shape = EncoderShape(
+        input="logmel", width=16, layers=1, heads=2, feedforward=16, position_groups=2, position_kernel=4
+    )
+    quantizer = ContrastiveShape(codebooks=2, entries=8, code_width=8, final_width=8)
+    task = PretrainTask(PretrainSettings(model=shape, quantizer=quantizer))
+    optimizer = torch.optim.AdamW(task.head.parameters())
+    trainer: Any = SimpleNamespace(world_size=2, strategy=DDPStrategy(), optimizers=[optimizer])
+    guard = Guard(GuardSettings(), Path(folder))
+    guard.usage_GV = torch.ones(2, 8)
+    guard.usage_GV[:, 3:] = 0.0
+    guard._live_KF = torch.randn(
+        20 + rank, task.head.code_logits.in_features, generator=torch.Generator().manual_seed(rank)
+    )
+    did = guard._revive(trainer, task)
+    torch.save(
+        {"did": did, "live": guard._live_KF, **task.head.code_logits.state_dict()}, Path(folder) / f"revived{rank}.pt"
+    )
+    dist.destroy_process_group()
+
+
+def test_dead_codes_start_at_the_leader_s_features_on_both(tmp_path: Path) -> None:
+    multiprocessing.spawn(revive, (str(tmp_path),), nprocs=2)  # type: ignore[attr-defined,no-untyped-call]
+    first, second = (torch.load(tmp_path / f"revived{rank}.pt") for rank in (0, 1))
+    assert first["did"] == second["did"] == "10 dead codes start again at live features"
+    assert first["live"].shape != second["live"].shape
+    assert torch.equal(first["weight"], second["weight"]) and torch.equal(first["bias"], second["bias"])
+
+
+def test_a_tensor_inside_an_object_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch.distributed import distributed_c10d
+
+    monkeypatch.setattr(distributed_c10d, "_object_to_tensor", distributed_c10d._object_to_tensor)
+    no_tensors_in_objects()
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/meeting", rank=0, world_size=1)
+    try:
+        dist.broadcast_object_list([{"step": 3}], 0)
+        with pytest.raises(TypeError, match="a tensor travels"):
+            dist.broadcast_object_list([{"live": [torch.ones(2)]}], 0)
+    finally:
+        dist.destroy_process_group()

@@ -5,13 +5,15 @@
 The stage's own settings and code; with ``LALIA_TEST_KILL_AT=k`` the process kills itself as step k ends, and with
 ``LALIA_TEST_SIGNAL=TERM:k`` or ``INT:k`` sends itself that signal there. ``LALIA_TEST_POISON=n`` fills micro-batch n, which is
 one rank's alone, with NaN; ``LALIA_TEST_SPOIL=k`` makes weights infinite before step k; ``LALIA_TEST_RANKS=FOLDER`` has every
-rank write what its guard did and what its weights add up to.
+rank write what its guard did and what its weights add up to. Whatever objects the ranks send each other must not hold tensors.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import pickle
 import signal
 import sys
 from pathlib import Path
@@ -30,9 +32,33 @@ NANO = [
 """Raw wave, weight-normed position convolution, post-norm transformer; four micro-batches of 6 s to a step."""
 
 
+def no_tensors_in_objects() -> None:
+    """Make sending an object that holds a tensor an error: on GPUs it arrives on the sender's device."""
+    import torch
+    from torch.distributed import distributed_c10d
+
+    plain = distributed_c10d._object_to_tensor
+
+    def checked(thing: Any, *args: Any, **kwargs: Any) -> Any:
+        storages: list[Any] = []
+
+        class Pickler(pickle.Pickler):
+            def persistent_id(self, held: Any) -> None:
+                if isinstance(held, torch.Tensor):
+                    storages.append(held)
+
+        Pickler(io.BytesIO()).dump(thing)
+        if storages:
+            raise TypeError("a tensor travels inside a pickled object")
+        return plain(thing, *args, **kwargs)
+
+    distributed_c10d._object_to_tensor = checked
+
+
 def main() -> int:
     import torch
 
+    no_tensors_in_objects()
     from lalia.training import Callback, mending
     from pretrain import fit as stage
     from pretrain.__main__ import fit

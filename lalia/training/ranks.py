@@ -86,6 +86,20 @@ def total(values: Tensor) -> Tensor:
     return values
 
 
+def from_leader(values: Tensor) -> Tensor:
+    """The leading rank's ``values``, on this rank's own device; the ranks' may differ in shape, not in dimensions.
+
+    Sent as numbers: a tensor inside a pickled object would arrive on the leader's device.
+    """
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return values
+    shape = torch.tensor(values.shape, device=values.device)
+    dist.broadcast(shape, 0)
+    sent = values.contiguous() if dist.get_rank() == 0 else values.new_empty(shape.tolist())
+    dist.broadcast(sent, 0)
+    return sent
+
+
 def over_ranks(errors: ErrorCounts, device: torch.device) -> ErrorCounts:
     """Errors counted on all ranks."""
     counts = torch.tensor(astuple(errors), device=device)
