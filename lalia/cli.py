@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lalia import __version__
 from lalia.arguments import Parser, positive
 from lalia.exits import UserError, run
 from lalia.stages import STAGES, run_stage
-from lalia.units import clock
 
 if TYPE_CHECKING:
     from lalia.data.corpus import Corpus
-    from lalia.runtime.clips import Clip
-    from lalia.runtime.transcript import Transcript
-
-# Written out, so that --help need not load the runtime; a test compares them.
-FORMATS = ("txt", "json", "srt", "vtt")
 
 _ABOUT = """\
 lalia: from raw audio in any language to a small speech recogniser that runs on a laptop.
@@ -38,21 +30,6 @@ lalia: from raw audio in any language to a small speech recogniser that runs on 
 """
 _EXITS = "exit status: 0 done, 1 a gate said no, 2 you can mend it (one line says how), 130 interrupted"
 
-_TRANSCRIBE = """\
-Write down what is said in audio files of any format, rate and length.
-
-  lalia transcribe my-student talk.mp3                          one clip: its text
-  lalia transcribe my-student a.wav b.flac                      several: name, tab, text
-  lalia transcribe my-student talk.m4a --format srt > talk.srt  subtitles
-  lalia transcribe my-student talks/ --format json              a folder: one JSON object per line, words with times
-  lalia transcribe my-student talks/ --format vtt --out subs/   one file per clip
-  lalia transcribe my-student meeting.flac --jobs 1             one window at a time and not one per core
-  lalia transcribe my-student talk.mp3 --lm my-lm --hot names.txt    a language model, and names to listen for
-  lalia transcribe my-student clips/ --only commands.txt        only these phrases, or nothing
-
-A clip that cannot be read is named on stderr, skipped and counted; the exit status is 2 only when none could be read.
-Silence gives the empty text. M4A, WebM and G.722 need PyAV (pip install av).
-"""
 _PREPARE = "Make a corpus (16 kHz mono FLAC, languages, labels, splits) from raw audio."
 _CONVERT = """\
 Make an encoder or a recogniser of a peer's wav2vec 2.0 weights, and the other way round.
@@ -76,71 +53,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(argv: list[str]) -> int:
     if argv and argv[0] in STAGES:  # each parses what it is given itself
         return run_stage(argv[0], argv[1:])
-    from lalia.runtime import arguments as decoding
-    from lalia.runtime import judging, language
-
     parser = Parser(prog="lalia", description=_ABOUT, epilog=_EXITS)
     parser.add_argument("--version", action="version", version=f"lalia {__version__}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    verb = next((argument for argument in argv if not argument.startswith("-")), "")
-
-    transcribe = verbs.add_parser("transcribe", help="audio to text", description=_TRANSCRIBE)
-    transcribe.add_argument("model", metavar="MODEL", type=Path, help="a student folder, or the run it is in")
-    transcribe.add_argument("audio", metavar="AUDIO", nargs="+", help="audio files, and folders of them")
-    transcribe.add_argument("--format", choices=FORMATS, default="txt", help="what to write (default: txt)")
-    transcribe.add_argument("--out", type=Path, metavar="FOLDER", help="write one file per clip here, not to stdout")
-    transcribe.add_argument(
-        "--jobs", type=positive, metavar="N", help="how much at a time, one thread each (default: all cores)"
-    )
-    transcribe.add_argument("--voice", action="store_true", help="hear only where there is speech (needs silero-vad)")
-    transcribe.set_defaults(call=_transcribe)
-
-    evaluate = verbs.add_parser("evaluate", help="error rates on a corpus", description=judging.ABOUT)
-    judging.add_evaluate(evaluate)
-    evaluate.set_defaults(title="", call=lambda args: judging.evaluate(args, _open_corpus, _write_evaluation))
-
-    for parsed in (transcribe, evaluate):
-        parsed.add_argument("--threads", type=positive, metavar="N", help="processor threads (default: all cores)")
-        decoding.add_decoding(parsed)
-    lm = verbs.add_parser("lm", help="a language model from text", description=language.LM)
-    language.add_lm(lm)
-    lm.set_defaults(call=lambda args: language.lm(args, _open_corpus, _train_lstm))
-    tune = verbs.add_parser("tune", help="how much a language model counts", description=language.TUNE)
-    language.add_tune(tune)
-    tune.set_defaults(call=lambda args: language.tune(args, _open_corpus))
-
-    # These are declared where they are made, and only loaded when they are asked for.
-    listen = verbs.add_parser("listen", help="the microphone to text, while somebody speaks")
-    if verb == "listen":
-        from lalia.runtime import listening
-
-        listening.add_arguments(listen)
-    serve = verbs.add_parser("serve", help="a student over HTTP, with a page")
-    if verb == "serve":
-        from lalia.serve import arguments as serve_arguments
-
-        serve_arguments.add_arguments(serve)
-    prepare = verbs.add_parser("prepare", help="raw audio to a corpus", description=_PREPARE)
-    if verb == "prepare":
-        from lalia.data.prepare import arguments as prepare_arguments
-
-        prepare_arguments.add_arguments(prepare)
-        prepare.set_defaults(call=prepare_arguments.main)
-    inspect = verbs.add_parser("inspect", help="what a folder is, and its lineage", description=_INSPECT)
-    if verb == "inspect":
-        from lalia.data import inspection
-
-        inspection.add_arguments(inspect)
-        inspect.set_defaults(call=inspection.main)
-    convert = verbs.add_parser("convert", help="weights from and to the peers", description=_CONVERT)
-    if verb == "convert":
-        from lalia.models.convert import arguments as convert_arguments
-
-        convert_arguments.add_arguments(convert)
-        convert.set_defaults(call=convert_arguments.main)
-
+    parsers = {name: verbs.add_parser(name, help=verb.help) for name, verb in _VERBS.items()}
     for stage, about in STAGES.items():
         verbs.add_parser(stage, help=about)
+    named = next((argument for argument in argv if not argument.startswith("-")), "")
+    if named in _VERBS:  # what a verb takes is declared where the verb is, and loaded where it is asked for
+        _VERBS[named].declare(parsers[named])
 
     if not argv:
         parser.print_help(sys.stderr)
@@ -149,75 +70,90 @@ def _main(argv: list[str]) -> int:
     return int(parsed_arguments.call(parsed_arguments) or 0)
 
 
-def _transcribe(args: argparse.Namespace) -> int:
-    from lalia.audio.reading import AudioError, Note
-    from lalia.machine import cores
-    from lalia.runtime.arguments import decoders
-    from lalia.runtime.clips import find_clips, output_paths
-    from lalia.runtime.student import Student
-    from lalia.runtime.subtitles import render
-    from lalia.runtime.workers import in_order
+def _transcribe(parser: Parser) -> None:
+    from lalia.runtime import transcribing
 
-    clips = find_clips(args.audio)
-    several = len(clips) > 1 or Path(args.audio[0]).is_dir()
-    if several and args.format in ("srt", "vtt") and args.out is None:
-        raise UserError(f"{len(clips)} clips cannot share one {args.format} file; say --out FOLDER")
-    paths = output_paths(clips, args.out, args.format) if args.out else [None] * len(clips)
-    # Jobs of one thread each do more than one job of several.
-    jobs = args.jobs or max(1, cores() // (args.threads or 1))
-    student = Student.load(args.model, args.threads or (1 if jobs > 1 else None))
-    shown = sys.stderr.isatty() and (args.out is not None or not sys.stdout.isatty())
-    start, audio_s, done = time.perf_counter(), 0.0, 0
-
-    decoder = decoders(args, student)
-
-    def hear(clip: Clip) -> tuple[Transcript | AudioError, list[Note]]:
-        windows, notes = jobs if len(clips) == 1 else 1, list[Note]()
-        try:
-            found = student.transcribe(clip.path, voice=args.voice, jobs=windows, decoder=decoder(), tell=notes.append)
-        except AudioError as error:
-            return error, notes
-        return found, notes
-
-    all_heard = in_order(hear, clips, jobs if len(clips) > 1 else 1)
-    for number, (clip, path, (heard, notes)) in enumerate(zip(clips, paths, all_heard, strict=True), start=1):
-        for note in notes:
-            print(f"lalia: {clip.path}: {note.text}", file=sys.stderr)
-        if isinstance(heard, AudioError):
-            print(f"lalia: {heard}", file=sys.stderr)
-            continue
-        done += 1
-        audio_s += heard.duration_s
-        text = render(heard, args.format, str(clip.path))
-        _write(path, f"{clip.path}\t{text}" if several and args.format == "txt" and not path else text)
-        if shown:
-            speed = audio_s / (time.perf_counter() - start)
-            print(f"\r{number} of {len(clips)} clips, {speed:.0f} × real time ", end="", file=sys.stderr, flush=True)
-    elapsed_s = time.perf_counter() - start
-    if shown:
-        print(file=sys.stderr)
-    if several:
-        speed = audio_s / max(elapsed_s, 1e-9)
-        bad = f"; {len(clips) - done} of {len(clips)} clips could not be read" if done < len(clips) else ""
-        print(f"lalia: {clock(audio_s)} of audio in {elapsed_s:.1f} s ({speed:.0f} × real time){bad}", file=sys.stderr)
-    return 0 if done else 2
+    transcribing.add_arguments(parser)
 
 
-def _write(path: Path | None, text: str) -> None:
-    from lalia.cards import write_text
+def _evaluate(parser: Parser) -> None:
+    from lalia.runtime import arguments, judging
 
-    try:
-        if path is None:
-            sys.stdout.write(text)
-            sys.stdout.flush()
-        else:
-            write_text(path, text)
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise UserError(
-            f"{path or 'stdout'}: cannot be written ({error.strerror}); what was written before is kept"
-        ) from error
+    parser.description = judging.ABOUT
+    judging.add_evaluate(parser)
+    parser.add_argument("--threads", type=positive, metavar="N", help="processor threads (default: all cores)")
+    arguments.add_decoding(parser)
+    parser.set_defaults(title="", call=lambda args: judging.evaluate(args, _open_corpus, _write_evaluation))
+
+
+def _lm(parser: Parser) -> None:
+    from lalia.runtime import language
+
+    parser.description = language.LM
+    language.add_lm(parser)
+    parser.set_defaults(call=lambda args: language.lm(args, _open_corpus, _train_lstm))
+
+
+def _tune(parser: Parser) -> None:
+    from lalia.runtime import language
+
+    parser.description = language.TUNE
+    language.add_tune(parser)
+    parser.set_defaults(call=lambda args: language.tune(args, _open_corpus))
+
+
+def _listen(parser: Parser) -> None:
+    from lalia.runtime import listening
+
+    listening.add_arguments(parser)
+
+
+def _serve(parser: Parser) -> None:
+    from lalia.serve import arguments
+
+    arguments.add_arguments(parser)
+
+
+def _prepare(parser: Parser) -> None:
+    from lalia.data.prepare import arguments
+
+    parser.description = _PREPARE
+    arguments.add_arguments(parser)
+    parser.set_defaults(call=arguments.main)
+
+
+def _inspect(parser: Parser) -> None:
+    from lalia.data import inspection
+
+    parser.description = _INSPECT
+    inspection.add_arguments(parser)
+    parser.set_defaults(call=inspection.main)
+
+
+def _convert(parser: Parser) -> None:
+    from lalia.models.convert import arguments
+
+    parser.description = _CONVERT
+    arguments.add_arguments(parser)
+    parser.set_defaults(call=arguments.main)
+
+
+class _Verb(NamedTuple):
+    help: str
+    declare: Callable[[Parser], None]
+
+
+_VERBS = {
+    "transcribe": _Verb("audio to text", _transcribe),
+    "evaluate": _Verb("error rates on a corpus", _evaluate),
+    "lm": _Verb("a language model from text", _lm),
+    "tune": _Verb("how much a language model counts", _tune),
+    "listen": _Verb("the microphone to text, while somebody speaks", _listen),
+    "serve": _Verb("a student over HTTP, with a page", _serve),
+    "prepare": _Verb("raw audio to a corpus", _prepare),
+    "inspect": _Verb("what a folder is, and its lineage", _inspect),
+    "convert": _Verb("weights from and to the peers", _convert),
+}
 
 
 def _open_corpus(path: Path) -> Corpus:

@@ -16,7 +16,6 @@ from lalia import __version__, cli
 from lalia.audio.writing import flac_bytes
 from lalia.cards import write_card
 from lalia.data.corpus import COLUMNS, SCHEMA, write_index
-from lalia.runtime import subtitles
 
 
 @pytest.fixture(scope="module")
@@ -179,10 +178,6 @@ def test_help_teaches(lalia) -> None:
     assert "lalia transcribe my-student talk.mp3" in lalia("--help").out
     assert lalia("--version").out == f"lalia {__version__}\n"
     assert lalia().status == 2
-
-
-def test_formats_are_those_of_the_runtime() -> None:
-    assert cli.FORMATS == subtitles.FORMATS
 
 
 def make_corpus(folder: Path, clips: list[tuple[str, str, str, bytes]]) -> Path:
