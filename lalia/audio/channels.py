@@ -24,6 +24,8 @@ import numpy as np
 
 from lalia.units import Seconds
 
+EACH = -1
+"""A choice of channels: each by itself. Others are None, the mix, and a channel's number from 0."""
 CANCELS = 0.25
 """Power of the sum over the sum of the powers, below which channels cancel: 2 for one voice on two channels, 1 for two voices
 or one dead channel, 0 for R = -L."""
@@ -43,6 +45,17 @@ _OFTEN, _SOMETIMES = 0.2, 0.05  # shares of the loud frames in which a channel i
 _LIVELY = 0.5  # standard deviation of log10 power: speech comes and goes, the noise of a line does not
 _ALIKE = 0.5  # correlation of log10 powers, from which two channels come and go together
 _MIX = -1
+
+
+def parse_choice(word: str) -> int | None:
+    """What ``mix``, ``each`` or a channel's number from 1 chooses; ``ValueError`` says what was expected."""
+    if word == "mix":
+        return None
+    if word == "each":
+        return EACH
+    if not (word.isascii() and word.isdecimal() and 1 <= int(word) <= 64):
+        raise ValueError(f"channels {word[:40]!r}: expected mix, each, or the number of one from 1 on")
+    return int(word) - 1
 
 
 class Mixer:

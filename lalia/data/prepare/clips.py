@@ -20,7 +20,7 @@ class Clip:
     ``path`` is a file, or only its name where ``data`` holds the bytes. ``text`` is ``""`` where nobody wrote it down,
     ``speaker`` where nobody said. ``duration_s`` is what the source says about the length (0: nothing); for planning.
     A ``stretch`` is a part of a long recording, whose times say about where it begins and ends. ``path`` alone may be a name
-    that is not UTF-8.
+    that is not UTF-8. ``channel`` counts from 0 (``None``: the source says nothing).
     """
 
     id: str
@@ -35,6 +35,7 @@ class Clip:
     duration_s: Seconds = 0.0
     data: bytes | None = None
     stretch: bool = False
+    channel: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("id", "text", "speaker", "source"):

@@ -9,6 +9,7 @@ import numpy as np
 from lalia.data.prepare.clips import Dropped
 from lalia.data.prepare.fingerprints import MARK, copies
 from lalia.data.prepare.parts import Record, marks_path
+from lalia.data.prepare.reading import Side
 
 MODES = ("near", "exact", "keep")
 
@@ -17,15 +18,16 @@ def find_duplicates(records: list[Record], work: Path, mode: str) -> dict[int, D
     """Row numbers over all parts, in order, that are to go, and what they repeat.
 
     Of two the labelled one stays, else the earlier. Recordings that are alike but are said to say different things both
-    stay, unless they hold the same samples. ``mode`` "exact" compares samples only, "keep" finds none.
+    stay, unless they hold the same samples, and so do two channels of one recording: where one hears the other by cross-talk
+    they are alike to the fingerprint, however soft that is. ``mode`` "exact" compares samples only, "keep" finds none.
     """
     rows = [row for record in records for row in record.rows]
     gone: dict[int, Dropped] = {}
     if mode == "keep" or not rows:
         return gone
-    keys = [key for _, _, _, key in rows]
+    keys, sides = [row[3] for row in rows], [row[4] for row in rows]
     first: dict[str, int] = {}
-    for row, (_, content, _, key) in enumerate(rows):
+    for row, (_, content, _, key, _) in enumerate(rows):
         other = first.setdefault(content, row)
         if other == row:
             continue
@@ -33,13 +35,19 @@ def find_duplicates(records: list[Record], work: Path, mode: str) -> dict[int, D
         first[content] = keep
         gone[go] = Dropped(rows[go][0], "duplicate", f"the same samples as {rows[keep][0]}")
     if mode == "near":
-        durations = np.array([seconds for _, _, seconds, _ in rows], np.float32)
+        durations = np.array([row[2] for row in rows], np.float32)
         for earlier, later in sorted(copies(_all_marks(records, work), durations)):
             if earlier in gone or later in gone or (keys[earlier] and keys[later] and keys[earlier] != keys[later]):
+                continue
+            if _two_channels(sides[earlier], sides[later]):
                 continue
             keep, go = (later, earlier) if keys[later] and not keys[earlier] else (earlier, later)
             gone[go] = Dropped(rows[go][0], "near duplicate", f"the same recording as {rows[keep][0]}")
     return gone
+
+
+def _two_channels(one: Side | None, other: Side | None) -> bool:
+    return one is not None and other is not None and one[0] == other[0] and one[1] != other[1]
 
 
 def _all_marks(records: list[Record], work: Path) -> np.ndarray:

@@ -20,7 +20,7 @@ from lalia.cards import write_json
 from lalia.data.corpus import SCHEMA
 from lalia.data.prepare.clips import Clip, Dropped, Listing, Noted, Stream, ordering, sentence_key
 from lalia.data.prepare.fingerprints import marks
-from lalia.data.prepare.reading import Heard, Made, Reader
+from lalia.data.prepare.reading import Heard, Made, Reader, Side
 from lalia.data.prepare.utterances import Cutting
 from lalia.exits import UserError
 
@@ -50,13 +50,13 @@ class Unit:
 class Record:
     """What became of a unit.
 
-    ``shards`` are (name, rows, bytes); ``rows`` are (id, content, seconds, hash of the sentence or ""), one per row;
+    ``shards`` are (name, rows, bytes); ``rows`` are (id, content, seconds, hash of the sentence or "", side), one per row;
     ``clips`` of the unit are read, and of the clip after them ``rows_within`` rows are in the shards and
     ``dropped_within`` are dropped.
     """
 
     shards: list[tuple[str, int, int]] = field(default_factory=list)
-    rows: list[tuple[str, str, float, str]] = field(default_factory=list)
+    rows: list[tuple[str, str, float, str, Side | None]] = field(default_factory=list)
     dropped: list[Dropped] = field(default_factory=list)
     notes: list[Noted] = field(default_factory=list)
     heard: Heard = field(default_factory=Heard)
@@ -68,7 +68,7 @@ class Record:
     def read(cls, path: Path) -> Record:
         value = json.loads(path.read_text(encoding="utf-8"))
         value["shards"] = [tuple(shard) for shard in value["shards"]]
-        value["rows"] = [tuple(row) for row in value["rows"]]
+        value["rows"] = [(*row, tuple(side) if side else None) for *row, side in value["rows"]]
         value["dropped"] = [Dropped(**dropped) for dropped in value["dropped"]]
         value["notes"] = [Noted(**noted) for noted in value["notes"]]
         value["heard"] = Heard(**value["heard"])
@@ -134,7 +134,7 @@ class _Writer:
         for made in self._rows:
             key = sentence_key(made.row["text"])
             hashed = ordering(key)[:16] if key else ""
-            self.record.rows.append((made.row["id"], made.content, made.row["duration_s"], hashed))
+            self.record.rows.append((made.row["id"], made.content, made.row["duration_s"], hashed, made.side))
         self._rows, self._marks, self._size = [], [], 0
         self._at(clips, rows_within, dropped_within)
         write_json(self._draft, asdict(self.record))

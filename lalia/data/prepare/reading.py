@@ -13,6 +13,7 @@ import numpy as np
 from lalia.audio.reading import AudioError, Note, probe_audio, read_audio, read_blocks
 from lalia.audio.writing import flac_bytes
 from lalia.data.prepare.clips import Clip, Dropped, Noted
+from lalia.data.prepare.filenames import readable
 from lalia.data.prepare.music import is_music, likeness
 from lalia.data.prepare.quality import NO_SPEECH, measure
 from lalia.data.prepare.stretches import heard_from, own_part
@@ -26,13 +27,18 @@ SILENCE = 1e-3  # A peak of -60 dBFS
 SILENT_POWER = 1e-5  # Frames under -50 dBFS that hold no speech are silence; above it, music or noise.
 
 
+Side = tuple[str, int]
+"""A recording and one of its channels."""
+
+
 @dataclass(frozen=True)
 class Made:
-    """A row, its wave, and what tells whether another clip holds the same samples."""
+    """A row, its wave, what tells whether another clip holds the same samples, and of one channel its ``Side``."""
 
     row: dict[str, Any]
     wave_S: np.ndarray
     content: str
+    side: Side | None = None
 
 
 @dataclass
@@ -63,7 +69,7 @@ class Reader:
     def __post_init__(self) -> None:
         self._notes: list[Note] = []
         self._voice = VoiceActivity()
-        self._key: tuple[str, int] = ("", 0)
+        self._key: tuple[str, int, int | None] = ("", 0, None)
         self._wave_S = np.zeros(0, np.float32)
         self._rate = 0
 
@@ -88,11 +94,12 @@ class Reader:
             yield self._make(clip, clip.id, wave_S, self._rate)
 
     def _part(self, clip: Clip) -> np.ndarray:
-        key = (clip.path, id(clip.data) if clip.data is not None else 0)
+        key = (clip.path, id(clip.data) if clip.data is not None else 0, clip.channel)
         if key != self._key:
-            self._key = ("", 0)
+            self._key = ("", 0, None)
             self._rate = probe_audio(_source(clip), clip.path).rate
-            self._wave_S = read_audio(_source(clip), clip.path, tell=self._notes.append, strict=self.strict)
+            tell, strict = self._notes.append, self.strict
+            self._wave_S = read_audio(_source(clip), clip.path, channel=clip.channel, tell=tell, strict=strict)
             self._key = key
         end = len(self._wave_S) if clip.end_s is None else to_samples(clip.end_s)
         return self._wave_S[to_samples(clip.start_s) : end]
@@ -104,8 +111,9 @@ class Reader:
         self._voice.start()
         voices = []
         with StoredWave(self.scratch) as wave:
-            tell, strict = self._notes.append, self.strict
-            for block_S in read_blocks(_source(clip), clip.path, start_s, end_s, tell=tell, strict=strict):
+            channel, tell, strict = clip.channel, self._notes.append, self.strict
+            source = _source(clip)
+            for block_S in read_blocks(source, clip.path, start_s, end_s, channel=channel, tell=tell, strict=strict):
                 voices.append(self._voice.feed(block_S))
                 wave.add(block_S)
             voices.append(self._voice.feed(np.zeros(0, np.float32), last=True))
@@ -162,7 +170,8 @@ class Reader:
             "original_rate": rate,
             **vars(quality),
         }
-        return Made(row, wave_S, hashlib.sha256(pcm_S.tobytes()).hexdigest()[:16])
+        side = None if clip.channel is None else (readable(clip.path), clip.channel)
+        return Made(row, wave_S, hashlib.sha256(pcm_S.tobytes()).hexdigest()[:16], side)
 
 
 def unfit(wave_S: np.ndarray) -> str:
@@ -205,4 +214,10 @@ def _named(clip: Clip) -> str:
     return f"{clip.id}#{clip.start_s:.0f}-" if clip.stretch else clip.id
 
 
-_REASONS = {"missing": "no such file", "empty": "is empty", "cut short": "cut short", "not finite": "are no numbers"}
+_REASONS = {
+    "missing": "no such file",
+    "empty": "is empty",
+    "cut short": "cut short",
+    "not finite": "are no numbers",
+    "no such channel": "has no channel",
+}

@@ -54,7 +54,7 @@ def seal(
         reasons = ", ".join(f"{n} {reason}" for reason, n in Counter(d.reason for d in dropped).most_common())
         raise UserError(f"{listing.name}: not one clip is fit ({reasons or 'there are none'}); see {out / SKIPPED}")
     kept = [row for number, row in enumerate(row for record in records for row in record.rows) if number not in gone]
-    fingerprint = hashlib.sha256("\n".join(f"{id} {content}" for id, content, _, _ in kept).encode()).hexdigest()[:16]
+    fingerprint = hashlib.sha256("\n".join(f"{id} {content}" for id, content, *_ in kept).encode()).hexdigest()[:16]
     _write_shards(placed, out, fingerprint, f"Speech prepared by lalia from {listing.name}")
     for name, text in listing.documents.items():
         write_text(out / name, text)

@@ -69,7 +69,9 @@ def own_part(clip: Clip, source: Path | bytes, voice: VoiceActivity) -> tuple[Fr
     def met(at_s: Seconds) -> Frames:
         # Four seconds more than are judged: the end of what is read is resampled otherwise than its middle.
         start_s, end_s = round(at_s - BEFORE_S), round(at_s + AFTER_S) + 4
-        wave_S = np.concatenate([*read_blocks(source, clip.path, start_s, end_s), np.zeros(0, np.float32)])
+        wave_S = np.concatenate(
+            [*read_blocks(source, clip.path, start_s, end_s, channel=clip.channel), np.zeros(0, np.float32)]
+        )
         frames: Frames = min(len(wave_S) // FRAME_SAMPLES, round((BEFORE_S + AFTER_S) / FRAME_S))
         levels_T = np.square(wave_S[: frames * FRAME_SAMPLES]).reshape(frames, FRAME_SAMPLES).mean(axis=1)
         return round(start_s / FRAME_S) + meeting(voice(wave_S)[:frames], levels_T)

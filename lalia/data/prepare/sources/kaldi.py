@@ -21,8 +21,8 @@ from lalia.units import SAMPLE_RATE
 def list_kaldi(folder: Path, options: Options) -> Listing:
     """``wav.scp``, and where they are there ``segments``, ``text``, ``utt2spk``, ``utt2lang``.
 
-    A pipe (``flac -dc a.flac |``) is not run: the one existing file that it names is read. Paths start from ``--root``, the
-    folder, or one of those above it.
+    A pipe (``flac -dc a.flac |``) is not run: the one existing file that it names is read, and of that the one channel that it
+    picks (``sox a.wav -t wav - remix 2 |``). Paths start from ``--root``, the folder, or one of those above it.
     """
     if not (folder / "wav.scp").is_file():
         raise UserError(f"{folder}: has no wav.scp; expected a Kaldi data folder")
@@ -31,6 +31,7 @@ def list_kaldi(folder: Path, options: Options) -> Listing:
     )
     roots = [options.root] if options.root else [folder, Path(), *folder.resolve().parents[:3]]
     files = {recording: _file(words, roots) for recording, words in wavs.items()}
+    channels = {recording: _channel(words) for recording, words in wavs.items()}
 
     def entries() -> Iterator[Clip | Dropped]:
         listed = segments or {recording: recording for recording in wavs}
@@ -67,6 +68,7 @@ def list_kaldi(folder: Path, options: Options) -> Listing:
                 start_s=start,
                 end_s=end,
                 duration_s=end - start if end is not None else 0.0,
+                channel=channels[recording],
             )
         table = "segments" if segments else "wav.scp"
         for id in texts:
@@ -149,6 +151,25 @@ def _file(words: str, roots: list[Path]) -> Path | None:
     found = [next((path for root in roots if (path := find_path(root / name)).is_file()), None) for name in names]
     files = [path for path in found if path is not None]
     return files[0] if len(files) == 1 else None
+
+
+def _channel(words: str) -> int | None:
+    """The channel, from 0, that a pipe of ``wav.scp`` picks by sox, sph2pipe or ffmpeg; None where it picks none."""
+    if not words.endswith("|"):
+        return None
+    found = next((match for pattern in _PICKS for match in [re.search(pattern, words)] if match), None)
+    if found is None:
+        return None
+    return int(found["one"]) - 1 if "one" in found.groupdict() else int(found["zero"])
+
+
+_PICKS = (
+    r"\bsph2pipe\b.*?\s-c\s*(?P<one>[12])\s",
+    r"\sremix\s+(?P<one>[1-9]\d?)\s*(\s[a-z]|\|)",
+    r"\s-map_channel\s+\d+\.\d+\.(?P<zero>\d+)\s",
+    r"\bpan=(mono|1c)\|c0=c(?P<zero>\d+)\b",
+)
+"""A channel counted from one or from zero. sox's ``-c 1`` picks none: it mixes."""
 
 
 def _split_of(name: str, otherwise: str = "train") -> str:
