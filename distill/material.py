@@ -16,7 +16,7 @@ from distill.pseudo import beam_labels
 from distill.task import DistillTask
 from lalia.cards import read_card
 from lalia.data.augment import Augment
-from lalia.data.labels import Revealed, choose, digest, encoder_of
+from lalia.data.labels import Revealed, choose, digest, encoder_of, left_out, tell_unvalidated, to_be_scored
 from lalia.data.loader import make_eval_loader, make_loader
 from lalia.data.mixture import Mixture
 from lalia.data.plan import BatchPlan
@@ -62,10 +62,12 @@ class Material:
             durations_s=mixture.durations_s, groups=groups, rows=rows, seed=settings.seed,
             micro_batch_s=settings.batch.micro_s, min_s=data.min_s, max_s=data.max_s, alpha=data.alpha, crop=False,
         )  # fmt: skip
+        if leads(settings.hardware):
+            tell_unvalidated(mixture, data.language, data.min_s, data.max_s)
         return cls(
             teacher, card, mixture, rows, labelled,
             mixture.select("dev", data.language, labelled=True, min_s=data.min_s, max_s=data.max_s),
-            mixture.select("test", data.language, labelled=True, min_s=data.min_s),
+            to_be_scored(mixture, data.language, data.min_s, data.max_s, leads(settings.hardware)),
             plan, encoder_of(teacher.tokens, teacher.normaliser),
         )  # fmt: skip
 
@@ -92,6 +94,11 @@ class Material:
     def languages(self) -> list[str]:
         """Languages of the training clips."""
         return [self.mixture.language_names[code] for code in np.unique(self.mixture.languages[self.rows])]
+
+    def left_out(self, settings: DistillSettings) -> str:
+        """In brackets how many training clips are not used, and why."""
+        data = settings.data
+        return left_out(self.mixture, "train", data.language, data.min_s, data.max_s, labelled=None)
 
     def minutes(self, rows: np.ndarray) -> float:
         """How long ``rows`` last together."""
@@ -142,7 +149,7 @@ def learn(
         print(
             f"{title}: {count_parameters(material.teacher) / 1e6:.2f} M parameters teach "
             f"{count_parameters(task.student) / 1e6:.2f} M on {material.minutes(material.rows):.1f} minutes in "
-            f"{len(material.rows)} clips, {len(material.labelled)} of them with labels "
+            f"{len(material.rows)} clips{material.left_out(settings)}, {len(material.labelled)} of them with labels "
             f"({material.minutes(material.labelled):.1f} minutes), {settings.schedule.steps} steps of {audio_s:.0f} s"
             + (f"; going on from step {step}" if step else ""),
             file=sys.stderr,

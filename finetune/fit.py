@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from finetune.starts import learner_of, make_recogniser, parents_of, save
 from finetune.task import FinetuneTask
 from lalia.cards import write_json
 from lalia.data.augment import Augment
-from lalia.data.labels import choose, digest, encoder_of
+from lalia.data.labels import choose, digest, encoder_of, left_out, tell_unvalidated, to_be_scored
 from lalia.data.loader import make_eval_loader, make_loader
 from lalia.data.mixture import Mixture
 from lalia.data.plan import BatchPlan
@@ -33,12 +33,9 @@ from lalia.models.transcription import transcribe_rows
 from lalia.report.run_report import write_run_report
 from lalia.training.ranks import leads, rank, shared
 from lalia.training.runs import FINISHED, Patience, Run, best_weights, finished, first_step, fit, settle
-from lalia.training.settings import DataSettings
-from lalia.units import Seconds, to_samples
+from lalia.units import to_samples
 
 SHOW = ("train/loss", "train/blank", "valid/cer", "valid/wer")
-WHOLE_S: Seconds = 60.0
-"""Test clips up to this length are heard whole."""
 MEASURED = 200
 """Clips that a baseline's feature statistics are taken from."""
 
@@ -62,6 +59,8 @@ def finetune(settings: FinetuneSettings, folder: Path, stated: Collection[str] |
     held_out = mixture.select("dev", data.language, labelled=True, min_s=data.min_s, max_s=data.max_s)
     leader = leads(settings.hardware)
     test = to_be_scored(mixture, data.language, data.min_s, data.max_s, leader)
+    if leader:
+        tell_unvalidated(mixture, data.language, data.min_s, data.max_s)
     language = _language(settings, mixture, rows)
     hours = float(mixture.durations_s[rows].sum()) / 3600
     step = first_step(folder)
@@ -101,8 +100,8 @@ def finetune(settings: FinetuneSettings, folder: Path, stated: Collection[str] |
     if leader:
         print(
             f"fine-tuning {_what(settings, recogniser)} on {60 * hours:.1f} minutes in {len(rows)} clips"
-            f"{left_out(mixture, data)}, {len(recogniser.tokens)} tokens, {settings.schedule.steps} steps of {audio_s:.0f} s"
-            + (f"; going on from step {step}" if step else ""),
+            f"{left_out(mixture, 'train', data.language, data.min_s, data.max_s)}, {len(recogniser.tokens)} tokens, "
+            f"{settings.schedule.steps} steps of {audio_s:.0f} s" + (f"; going on from step {step}" if step else ""),
             file=sys.stderr,
         )
         if listener is not None:
@@ -134,35 +133,6 @@ def finetune(settings: FinetuneSettings, folder: Path, stated: Collection[str] |
     fit(task, run, train, valid, [alarm] if settings.alarm.enabled else [])
     if leader:
         _finish(settings, folder, task, mixture, test, rows)
-
-
-def left_out(mixture: Mixture, data: DataSettings) -> str:
-    """In brackets how many labelled training clips are not learned from, and why; "" where all are."""
-    rows = mixture.select("train", data.language, labelled=True)
-    durations_s = mixture.durations_s[rows]
-    counts = {
-        f"longer than data.max_s {data.max_s:g} s": int((durations_s > data.max_s).sum()),
-        f"shorter than data.min_s {data.min_s:g} s": int((durations_s < data.min_s).sum()),
-    }
-    told = " and ".join(f"{count} {why}" for why, count in counts.items() if count)
-    return f" (of {len(rows)} labelled ones {told} left out)" if told else ""
-
-
-def to_be_scored(
-    mixture: Mixture, languages: Sequence[str], min_s: Seconds, max_s: Seconds, leader: bool
-) -> np.ndarray:
-    """The rows of the test split that are heard whole when the run ends; longer ones are named, since a training of hours must
-    not end in a clip that no memory holds. ``lalia finetune eval`` hears those as well, window by window."""
-    limit = max(max_s, WHOLE_S)
-    rows = mixture.select("test", languages, labelled=True, min_s=min_s)
-    long = rows[mixture.durations_s[rows] > limit]
-    if len(long) and leader:
-        print(
-            f"note: {len(long)} of {len(rows)} test clips last more than {limit:g} s ({mixture.id(int(long[0]))}); "
-            "lalia finetune eval hears those too, in parts",
-            file=sys.stderr,
-        )
-    return mixture.select("test", languages, labelled=True, min_s=min_s, max_s=limit)
 
 
 def _language(settings: FinetuneSettings, mixture: Mixture, rows: np.ndarray) -> str:

@@ -49,8 +49,14 @@ def pretrain(settings: PretrainSettings, folder: Path, stated: Collection[str] =
     start = _start(settings) if settings.encoder else None
     data = settings.data
     mixture = Mixture.load(data.corpus)
+    notes = [mixture.hold_out_recordings(data.language, data.min_s)]
     rows = mixture.select("train", data.language, min_s=data.min_s)
     held_out = _held_out(settings, mixture)
+    if longer := int((mixture.durations_s[held_out] > data.max_s).sum()):
+        notes.append(
+            f"{longer} of {len(held_out)} held-out clips are longer than data.max_s {data.max_s:g} s: validation takes the "
+            "middle of these"
+        )
     plan = BatchPlan(
         durations_s=mixture.durations_s, groups=mixture.groups, rows=rows, seed=settings.seed,
         micro_batch_s=settings.batch.micro_s, min_s=data.min_s, max_s=data.max_s, alpha=data.alpha,
@@ -80,7 +86,7 @@ def pretrain(settings: PretrainSettings, folder: Path, stated: Collection[str] =
         + (f"; going on from step {step}" if step else "")
     )
     if leader:
-        print(said, file=sys.stderr)
+        print(*filter(None, notes), said, sep="\n", file=sys.stderr)
     run = Run(
         folder, settings.hardware, settings.log, settings.schedule, accumulation,
         accumulation * ranks * settings.batch.micro_s, "pretrain", SHOW, clip=settings.optim.clip,
@@ -95,7 +101,9 @@ def pretrain(settings: PretrainSettings, folder: Path, stated: Collection[str] =
         augment=Augment(settings.augment) if settings.augment.any else None,
     )
     valid = shared(
-        lambda ranks, rank: make_eval_loader(mixture, held_out, settings.batch.micro_s, ranks=ranks, rank=rank),
+        lambda ranks, rank: make_eval_loader(
+            mixture, held_out, settings.batch.micro_s, ranks=ranks, rank=rank, max_s=data.max_s
+        ),
         settings.hardware,
     )
     train = Waited(loader)
@@ -153,10 +161,10 @@ def _start(settings: PretrainSettings) -> Start:
 
 def _held_out(settings: PretrainSettings, mixture: Mixture) -> np.ndarray:
     """Held-out clips in which enough frames are hidden for all distractors to be different ones, so that the chance level is
-    exactly 1 / (distractors + 1); where there are none, all held-out clips."""
+    exactly 1 / (distractors + 1); where there are none, all held-out clips. No more than ``data.max_s`` of a clip is used."""
     shape, mask = settings.model, settings.mask
     hidden_share = 0.9 * (1 - math.exp(-mask.coverage))  # spans overlap; 0.9 for the luck of the draw
-    shortest_s = (settings.objective.distractors + 1) / hidden_share * shape.frame_s
+    shortest_s = min((settings.objective.distractors + 1) / hidden_share * shape.frame_s, settings.data.max_s)
     try:
         return mixture.select("dev", settings.data.language, min_s=shortest_s)
     except UserError:

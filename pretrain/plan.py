@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import dataclass, field, replace
 
@@ -138,6 +139,8 @@ def plan(settings: PlanRequest, console: Console | None = None) -> Cut:
     ranks = ask.devices or settings.hardware.ranks
     device_bytes = ask.memory_gb * GB or machine_bytes(settings.hardware.devices)
     mixture = Mixture.load(settings.data.corpus)
+    if held_out := mixture.hold_out_recordings(settings.data.language, settings.data.min_s):
+        print(held_out, file=sys.stderr)
     rows = mixture.select("train", settings.data.language, min_s=settings.data.min_s)
     footprint = trace(settings, ask.cuda)
     again = settings.hardware.checkpointing

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lalia.data.corpus import SPLITS
 from lalia.data.labels import encoder_of
 from lalia.data.loader import make_eval_loader
 from lalia.data.mixture import Mixture
@@ -87,6 +88,9 @@ class Questions:
         self.notes: list[str] = []
         self._random = np.random.default_rng(mix(ask.seed, "probe clips"))
         longest_s = float(ask.max_s)
+        untested = not (mixture.splits == SPLITS.index("test")).any()
+        if untested and (note := mixture.hold_out_recordings(min_s=SHORTEST_S)):
+            self.notes.append(note)
         train = self._random.permutation(mixture.select("train", min_s=SHORTEST_S, max_s=longest_s))
         held = self._random.permutation(self._held_out(longest_s))
         self.languages = Groups(*self._some(train, ask.clips), *self._some(held, max(1, ask.clips // 2)))

@@ -13,17 +13,16 @@ import torch
 from tiny_corpus import make_corpus
 
 from finetune.config import FinetuneSettings, FreezeSettings
-from finetune.fit import left_out
 from finetune.starts import make_start
 from finetune.task import FinetuneTask
 from lalia.cards import ancestors, read_card
+from lalia.data.labels import left_out, tell_unvalidated
 from lalia.data.mixture import Mixture
 from lalia.models.encoder import Encoder
 from lalia.models.recogniser import Recogniser
 from lalia.models.shape import EncoderShape
 from lalia.text.normaliser import Normaliser
 from lalia.text.tokens import Tokens
-from lalia.training.settings import DataSettings
 
 ROOT = Path(__file__).parents[1]
 SHAPE = EncoderShape(
@@ -83,17 +82,20 @@ def test_from_an_encoder_to_a_recogniser_with_scores(made):
     assert "this run was begun with labels.minutes 0.2, now 0.3; give the same settings" in other.stderr
 
 
-def test_clips_that_are_too_long_or_short_are_counted(made):
+def test_clips_that_are_too_long_or_short_are_counted(made, capsys):
     mixture = Mixture.load([made / "corpus"])
     lengths_s = np.sort(mixture.durations_s[mixture.select("train", ["ita"], labelled=True)])
     every = len(lengths_s)
-    assert left_out(mixture, DataSettings(language=["ita"], min_s=0.0, max_s=60.0)) == ""
-    some = left_out(mixture, DataSettings(language=["ita"], min_s=0.1, max_s=float(lengths_s[-2]) + 1e-4))
+    assert left_out(mixture, "train", ["ita"], 0.0, 60.0) == ""
+    some = left_out(mixture, "train", ["ita"], 0.1, float(lengths_s[-2]) + 1e-4)
     assert some == f" (of {every} labelled ones 1 longer than data.max_s {lengths_s[-2] + 1e-4:g} s left out)"
-    both = left_out(
-        mixture, DataSettings(language=["ita"], min_s=float(lengths_s[1]), max_s=float(lengths_s[-2]) + 1e-4)
-    )
+    both = left_out(mixture, "train", ["ita"], float(lengths_s[1]), float(lengths_s[-2]) + 1e-4)
     assert "1 longer than data.max_s" in both and " and 1 shorter than data.min_s" in both
+    longest_s = float(mixture.durations_s[mixture.select("dev", ["ita"], labelled=True)].max())
+    tell_unvalidated(mixture, ["ita"], 0.0, 60.0)
+    assert not capsys.readouterr().err
+    tell_unvalidated(mixture, ["ita"], 0.0, longest_s - 0.01)
+    assert "note: validation uses the dev clips that training could use (of " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -16,11 +16,11 @@ from tiny_teacher import make_teacher
 from finetune.__main__ import evaluate, fit, lm
 from finetune.check.alignment import judge, load_judge, suspects
 from finetune.check.findings import read_labels
-from finetune.fit import to_be_scored
 from lalia import cli
 from lalia.audio.writing import flac_bytes
 from lalia.cards import read_card
 from lalia.data.corpus import Corpus
+from lalia.data.labels import to_be_scored
 from lalia.data.mixture import Mixture
 from lalia.data.prepare.rewriting import rewrite
 from lalia.exits import UserError

@@ -7,9 +7,13 @@ import sys
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from lalia.data.corpus import Corpus
+from lalia.data.prepare.rewriting import rewrite
 from lalia.exits import run
+from lalia.models import blocks
 from lalia.training import Callback, strategies
 from lalia.training.runs import finished
 from pretrain import __main__ as command
@@ -58,6 +62,23 @@ def line(capsys: pytest.CaptureFixture[str]) -> str:
     """The one line that was said on stderr."""
     [found] = capsys.readouterr().err.splitlines()
     return found
+
+
+def test_validation_needs_no_split_and_takes_no_more_of_a_clip_than_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a dev split some clips become one; and positions are made for so many frames only."""
+    monkeypatch.setattr(blocks, "LONGEST", 40)  # 0.8 s
+    whole = Corpus.load(make_corpus(tmp_path / "whole", sentences=12, languages=("ita",)))
+    rows = np.arange(len(whole))
+    rewrite(whole, tmp_path / "old", rows, {int(row): {"split": "train"} for row in rows}, [], {})
+    paths = [f"--data.corpus={tmp_path / 'old'}", f"--out={tmp_path / 'run'}"]
+    flags = ["--data.max_s=0.8", "--model.position=rotary", "--schedule.steps=2"]
+    monkeypatch.setattr(sys, "argv", ["pretrain", "fit", *NANO, *paths, *flags])
+    assert command.main() == 0
+    said = capsys.readouterr().err.splitlines()
+    assert "no dev split; 1 clips" in said[0]
+    assert said[1].startswith("1 of 1 held-out clips are longer than data.max_s 0.8 s")
 
 
 def test_a_batch_larger_than_memory_says_what_fits(fit, capsys: pytest.CaptureFixture[str]) -> None:  # type: ignore[no-untyped-def]

@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -90,6 +90,20 @@ def write_index(folder: Path, shards: Sequence[str], rows: int, size_bytes: int,
     }
     write_json(folder / "dataset_info.json", info)
     write_json(folder / "state.json", state)
+
+
+_CUT = r"^(?P<file>.+)#(?P<start>[0-9]+(?:\.[0-9]+)?)-(?P<end>[0-9]+(?:\.[0-9]+)?)$"
+"""The name of an utterance that was cut out of a recording, as preparation gives it."""
+
+
+class Recordings(NamedTuple):
+    """The recordings of a corpus, and of each clip (N,) its recording's place in ``names`` and its seconds in it (NaN: not
+    known)."""
+
+    names: list[str]
+    codes: np.ndarray
+    starts_s: np.ndarray
+    ends_s: np.ndarray
 
 
 class Corpus:
@@ -244,6 +258,21 @@ class Corpus:
             values.update(batch.column(column).unique().to_pylist())
         return len(values - {""})
 
+    def recordings(self) -> Recordings:
+        """Which recording each clip was cut from, as far as its name says: ``FILE#START-END``, else it is one of its own."""
+        names: dict[str, int] = {}
+        codes: list[np.ndarray] = []
+        starts: list[np.ndarray] = []
+        ends: list[np.ndarray] = []
+        for batch in self._batches:
+            ids = batch.column("id")
+            parts = pc.extract_regex(ids, pattern=_CUT)
+            codes.append(_codes(pc.coalesce(pc.struct_field(parts, "file"), ids), names, grow=True, kind=np.int32))
+            for field, found in (("start", starts), ("end", ends)):
+                times = pc.cast(pc.struct_field(parts, field), pa.float64())
+                found.append(times.to_numpy(zero_copy_only=False))
+        return Recordings(list(names), *map(np.concatenate, (codes, starts, ends)))
+
     def _locate(self, row: int) -> tuple[pa.RecordBatch, int]:
         if not 0 <= row < len(self):
             raise IndexError(f"{self.folder}: row {row} of {len(self)}")
@@ -255,7 +284,7 @@ class Corpus:
         return batch.column(column)[offset].as_py()
 
 
-def _codes(column: pa.Array, known: dict[str, int], grow: bool) -> np.ndarray:
+def _codes(column: pa.Array, known: dict[str, int], grow: bool, kind: type = np.int16) -> np.ndarray:
     """Each value of a string column as its number in ``known``, which grows where it may."""
     encoded = column.dictionary_encode()
     table = []
@@ -263,4 +292,4 @@ def _codes(column: pa.Array, known: dict[str, int], grow: bool) -> np.ndarray:
         if grow:
             known.setdefault(name, len(known))
         table.append(known[name])
-    return np.asarray(table, np.int16)[encoded.indices.to_numpy(zero_copy_only=False)]
+    return np.asarray(table, kind)[encoded.indices.to_numpy(zero_copy_only=False)]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,10 @@ from lalia.data.mixture import Mixture
 from lalia.exits import UserError
 from lalia.text.normaliser import Normaliser
 from lalia.text.tokens import Tokens
+from lalia.units import Seconds
+
+WHOLE_S: Seconds = 60.0
+"""Test clips up to this length are transcribed whole."""
 
 
 def choose(mixture: Mixture, rows: np.ndarray, minutes: float) -> np.ndarray:
@@ -42,6 +47,43 @@ def encoder_of(tokens: Tokens, normaliser: Normaliser) -> Callable[[str], list[i
         return tokens.encode(normaliser(text), skip_unknown=True)
 
     return encode
+
+
+def left_out(
+    mixture: Mixture, split: str, languages: Sequence[str], min_s: Seconds, max_s: Seconds, labelled: bool | None = True
+) -> str:
+    """In brackets how many clips of ``split`` are not used, and why; "" where all are."""
+    rows = mixture.select(split, languages, labelled=labelled)
+    durations_s = mixture.durations_s[rows]
+    counts = {
+        f"longer than data.max_s {max_s:g} s": int((durations_s > max_s).sum()),
+        f"shorter than data.min_s {min_s:g} s": int((durations_s < min_s).sum()),
+    }
+    told = " and ".join(f"{count} {why}" for why, count in counts.items() if count)
+    return f" (of {len(rows)}{' labelled ones' if labelled else ''} {told} left out)" if told else ""
+
+
+def tell_unvalidated(mixture: Mixture, languages: Sequence[str], min_s: Seconds, max_s: Seconds) -> None:
+    """Say on stderr which labelled dev clips are not validated on: a label is all of its clip's, so none is cropped."""
+    if told := left_out(mixture, "dev", languages, min_s, max_s):
+        print(f"note: validation uses the dev clips that training could use{told}", file=sys.stderr)
+
+
+def to_be_scored(
+    mixture: Mixture, languages: Sequence[str], min_s: Seconds, max_s: Seconds, leader: bool
+) -> np.ndarray:
+    """The rows of the test split that are transcribed whole when a run ends; longer ones are named, since a training of hours
+    must not end in a clip that no memory holds. ``lalia finetune eval`` reads those as well, window by window."""
+    limit = max(max_s, WHOLE_S)
+    rows = mixture.select("test", languages, labelled=True, min_s=min_s)
+    long = rows[mixture.durations_s[rows] > limit]
+    if len(long) and leader:
+        print(
+            f"note: {len(long)} of {len(rows)} test clips last more than {limit:g} s ({mixture.id(int(long[0]))}); "
+            "lalia finetune eval reads those too, in parts",
+            file=sys.stderr,
+        )
+    return mixture.select("test", languages, labelled=True, min_s=min_s, max_s=limit)
 
 
 class Revealed:

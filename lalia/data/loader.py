@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -149,12 +150,14 @@ def make_eval_loader(
     normalise: bool = False,
     prefetch: int = 2,
     pin_memory: bool = False,
+    max_s: Seconds = math.inf,
 ) -> ThreadedLoader:
-    """Each of ``rows`` once and whole, longest first; of several ranks each has every ranks-th micro-batch.
+    """Each of ``rows`` once, longest first; of several ranks each has every ranks-th micro-batch.
 
-    One rank may have one micro-batch more than another. ``workers`` are threads.
+    A clip longer than ``max_s`` gives its middle, all others are whole. One rank may have one micro-batch more than another.
+    ``workers`` are threads.
     """
-    micro_batches = sequential(rows, corpus.durations_s, micro_batch_s)[rank::ranks]
+    micro_batches = sequential(rows, corpus.durations_s, micro_batch_s, max_s)[rank::ranks]
     clips = PlannedClips(corpus, seed=0, labels=labels, augment=None, normalise=normalise)
     sampler = ListSampler(micro_batches)
     return ThreadedLoader(clips, sampler, workers=workers, prefetch=prefetch, pin_memory=pin_memory)

@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from lalia.data.corpus import SPLITS, Corpus
+from lalia.data.corpus import SPLITS, Corpus, Recordings
+from lalia.data.recordings import choose_recordings, gap_of
 from lalia.exits import UserError
 from lalia.text.codes import hint, meant, name_of
+from lalia.units import Seconds
 
 
 def languages_meant(asked: Sequence[str], folders: Sequence[str | Path], flag: str, tell: bool = True) -> list[str]:
@@ -26,6 +28,12 @@ def languages_meant(asked: Sequence[str], folders: Sequence[str | Path], flag: s
         if name != code and tell:
             print(f"{flag} {name}: the corpus is in {code} ({name_of(code)}), which is taken", file=sys.stderr)
     return taken
+
+
+NO_SPLIT = -1
+"""The code of clips that a mixture uses for nothing."""
+_VALIDATION = 0.05
+"""The share of the audio that is validated on where no split says what."""
 
 
 class Mixture:
@@ -91,6 +99,46 @@ class Mixture:
             )
         return rows
 
+    def hold_out_recordings(self, languages: Sequence[str] = (), min_s: Seconds = 0.0) -> str:
+        """Where ``languages`` (none given = all) have no dev clip of ``min_s`` or more, move some of their training clips there:
+        whole recordings by a hash of their names, or the last clips of the longest one, behind a gap that is in no split.
+
+        The same corpora give the same clips, in every process. Returns in a sentence what was done, "" where nothing was;
+        a ``UserError`` where there is one clip alone.
+        """
+        self.require(languages, "--data.language")
+        wanted = np.ones(len(self), bool)
+        if languages:
+            wanted &= np.isin(self.languages, [self.language_names.index(name) for name in languages])
+        train, dev = (wanted & (self.splits == SPLITS.index(split)) for split in ("train", "dev"))
+        if (dev & (self.durations_s >= min_s)).any() or not train.any():
+            return ""
+        held: list[int] = []
+        gap: list[int] = []
+        for which, corpus in enumerate(self.corpora):
+            here = slice(self.starts[which], self.starts[which + 1])
+            if not train[here].any():
+                continue
+            found = corpus.recordings()
+            for language in np.unique(self.languages[here][train[here]]):
+                rows = np.flatnonzero(train[here] & (self.languages[here] == language))
+                for taken, more in zip((held, gap), _last_resort(found, rows, corpus.durations_s), strict=True):
+                    taken += (more + self.starts[which]).tolist()
+        where = ", ".join(str(corpus.folder) for corpus in self.corpora)
+        if not held:
+            raise UserError(
+                f"{where}: holds one clip alone to train on, and validation needs another; prepare more audio, or cut this "
+                "recording into utterances (`lalia prepare`, without --cut never)"
+            )
+        self.splits[held] = SPLITS.index("dev")
+        self.splits[gap] = NO_SPLIT
+        minutes, total = (float(self.durations_s[rows].sum()) / 60 for rows in (held, train))
+        return (
+            f"{where}: no dev split; {len(held):,} clips, {minutes:.1f} of {total:.1f} minutes, are held out for validation, by "
+            f"recording and always the same ones"
+            + (f"; {len(gap):,} clips in gaps before them are left out" if gap else "")
+        )
+
     def wave(self, row: int) -> np.ndarray:
         """The wave of ``row``; ``AudioError`` names a clip that cannot be read."""
         corpus, local = self._at(row)
@@ -118,3 +166,30 @@ class Mixture:
     def _merged(self, corpus: Corpus) -> np.ndarray:
         merged = np.array([self.language_names.index(name) for name in corpus.language_names], np.int16)
         return merged[corpus.languages]
+
+
+def _last_resort(found: Recordings, rows: np.ndarray, durations_s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of training ``rows`` of one corpus and language, those to validate on and those to leave out beside them."""
+    nothing = np.zeros(0, np.int64)
+    codes = found.codes[rows]
+    seconds_R = np.bincount(codes, durations_s[rows].astype(np.float64))
+    present = np.unique(codes)
+    named = {found.names[code]: float(seconds_R[code]) for code in present.tolist()}
+    choice = choose_recordings(named, {"dev": _VALIDATION})
+    if choice.whole:
+        return rows[[found.names[code] in choice.whole for code in codes.tolist()]], nothing
+    longest = max(present.tolist(), key=lambda code: (seconds_R[code], found.names[code]))
+    inside = rows[(codes == longest) & ~np.isnan(found.starts_s[rows])]
+    if len(inside) > 1:
+        inside = inside[np.argsort(found.starts_s[inside], kind="stable")]
+        behind_s = np.cumsum(durations_s[inside][::-1].astype(np.float64))
+        enough = int(np.searchsorted(behind_s, _VALIDATION * sum(named.values()))) + 1
+        held = inside[-min(enough, len(inside) - 1) :]
+        gap_s = gap_of(float(found.ends_s[inside[-1]]))
+        before = inside[: -len(held)]
+        gap = before[found.ends_s[before] > found.starts_s[held[0]] - gap_s]
+        return held, gap if len(gap) < len(rows) - len(held) else nothing
+    if len(present) > 1:
+        shortest = min(present.tolist(), key=lambda code: (seconds_R[code], found.names[code]))
+        return rows[codes == shortest], nothing
+    return nothing, nothing

@@ -12,6 +12,7 @@ Legend: N clips of the corpus, B clips of a micro-batch, G groups.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -198,20 +199,24 @@ def padding(micro_batches: list[MicroBatch]) -> Padding:
     return Padding(sum(m.audio_s for m in micro_batches), sum(m.padded_s for m in micro_batches))
 
 
-def sequential(rows: ArrayLike, durations_s: NDArray[np.floating], micro_batch_s: Seconds) -> list[MicroBatch]:
-    """Every one of ``rows`` once and whole, for evaluation; longest first, so that too little memory fails at once.
+def sequential(
+    rows: ArrayLike, durations_s: NDArray[np.floating], micro_batch_s: Seconds, max_s: Seconds = math.inf
+) -> list[MicroBatch]:
+    """Every one of ``rows`` once, for evaluation; longest first, so that too little memory fails at once.
 
-    ``durations_s`` is the whole corpus's, (N,). A clip longer than ``micro_batch_s`` is a micro-batch of its own.
+    ``durations_s`` is the whole corpus's, (N,). A clip longer than ``micro_batch_s`` is a micro-batch of its own; of one longer
+    than ``max_s`` its middle is taken.
     """
     rows = np.asarray(rows, np.int64)
-    lengths = np.maximum(np.rint(np.asarray(durations_s, np.float64)[rows] * SAMPLE_RATE), 1).astype(np.int64)
+    whole = np.maximum(np.rint(np.asarray(durations_s, np.float64)[rows] * SAMPLE_RATE), 1).astype(np.int64)
+    lengths = whole if math.isinf(max_s) else np.minimum(whole, to_samples(max_s))
     order = np.argsort(-lengths, kind="stable")
-    rows, lengths = rows[order], lengths[order]
+    rows, lengths, starts = rows[order], lengths[order], (whole - lengths)[order] // 2
     batches: list[MicroBatch] = []
     begin = 0
     while begin < len(rows):
         end = begin + max(1, to_samples(micro_batch_s) // int(lengths[begin]))
         part = slice(begin, min(end, len(rows)))
-        batches.append(MicroBatch(len(batches), rows[part], np.zeros_like(rows[part]), lengths[part]))
+        batches.append(MicroBatch(len(batches), rows[part], starts[part], lengths[part]))
         begin = end
     return batches

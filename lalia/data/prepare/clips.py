@@ -14,13 +14,23 @@ from lalia.units import Seconds
 
 
 @dataclass(frozen=True, slots=True)
+class Span:
+    """The part of a recording that is in ``split``; "" = in none: a gap between two splits."""
+
+    split: str
+    start_s: Seconds
+    end_s: Seconds
+
+
+@dataclass(frozen=True, slots=True)
 class Clip:
     """One thing to read: a file, or the part of it between ``start_s`` and ``end_s`` (``None``: to its end).
 
     ``path`` is a file, or only its name where ``data`` holds the bytes. ``text`` is ``""`` where nobody wrote it down,
     ``speaker`` where nobody said. ``duration_s`` is what the source says about the length (0: nothing); for planning.
-    A ``stretch`` is a part of a long recording, whose times say about where it begins and ends. ``path`` alone may be a name
-    that is not UTF-8. ``channel`` counts from 0 (``None``: the source says nothing).
+    A ``stretch`` is a part of a long recording, whose times say about where it begins and ends. ``held_out`` are the times of
+    the recording whose utterances are in another split than ``split``. ``path`` alone may be a name that is not UTF-8.
+    ``channel`` counts from 0 (``None``: the source says nothing).
     """
 
     id: str
@@ -36,6 +46,7 @@ class Clip:
     data: bytes | None = None
     stretch: bool = False
     channel: int | None = None
+    held_out: tuple[Span, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("id", "text", "speaker", "source"):

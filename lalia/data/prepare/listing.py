@@ -10,7 +10,7 @@ from pathlib import Path
 from lalia.data.prepare.clips import Clip, Dropped, Listing
 from lalia.data.prepare.filenames import readable
 from lalia.data.prepare.options import Options
-from lalia.data.prepare.splits import assign_splits
+from lalia.data.prepare.splits import assign_splits, hold_out_recordings
 from lalia.exits import UserError
 
 _LOOKED_AT = 1000
@@ -21,7 +21,7 @@ def finish_listing(
 ) -> Listing:
     """A listing of ``entries``, in their order.
 
-    ``form`` is what the source is, in a word or two; without splits of its own a labelled source gets some. Raises
+    ``form`` is what the source is, in a word or two; without splits of its own a source gets some. Raises
     ``UserError`` where the source holds nothing, or names files none of which exists.
     """
     name = readable(name)
@@ -49,13 +49,25 @@ def finish_listing(
     clips = _unique(clips)
     splitting = "as the source says"
     if not has_splits:
-        clips, splitting = assign_splits(clips, options.dev_percent, options.test_percent)
+        clips, splitting = _split(clips, options, dropped)
     facts = {
         "sources": [{"name": name, "form": form, "licence": options.licence or "not stated"}],
         "licences": [options.licence] if options.licence else [],
         "splitting": splitting,
     }
     return Listing(name, clips, dropped=dropped, facts=facts)
+
+
+def _split(clips: list[Clip], options: Options, dropped: list[Dropped]) -> tuple[list[Clip], str]:
+    """``clips`` with splits, and how they were made; what lies in a gap between two splits is ``dropped``."""
+    percents = options.dev_percent, options.test_percent
+    told = []
+    if any(clip.text for clip in clips):
+        clips, how = assign_splits(clips, *percents)
+        told.append(how)
+    made, how = hold_out_recordings(clips, *percents)
+    dropped += [entry for entry in made if isinstance(entry, Dropped)]
+    return [entry for entry in made if isinstance(entry, Clip)], "; ".join(filter(None, [*told, how])) or "none"
 
 
 def _unique(clips: list[Clip]) -> list[Clip]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,11 @@ from lalia.data.prepare.clips import Clip, Dropped, Noted
 from lalia.data.prepare.filenames import readable
 from lalia.data.prepare.music import is_music, likeness
 from lalia.data.prepare.quality import NO_SPEECH, measure
+from lalia.data.prepare.splits import GAP
 from lalia.data.prepare.stretches import heard_from, own_part
 from lalia.data.prepare.utterances import Cutting, cut
 from lalia.data.prepare.waves import StoredWave
+from lalia.data.recordings import split_at
 from lalia.runtime.voice import FRAME_S, FRAME_SAMPLES, VoiceActivity
 from lalia.units import Frames, Seconds, to_samples, to_seconds
 
@@ -51,6 +53,7 @@ class Heard:
     music_s: Seconds = 0.0
     noise_s: Seconds = 0.0
     left_out_speech_s: Seconds = 0.0
+    gap_s: Seconds = 0.0
 
     def add(self, other: Heard) -> None:
         for name, value in vars(other).items():
@@ -135,7 +138,7 @@ class Reader:
         first, last = first - before, len(voice_T) if last is None else min(last - before, len(voice_T))
         voice_T = voice_T[first:last]
         levels_T = wave.levels()[first:last]
-        kept_T = np.zeros(len(voice_T), bool)
+        kept_T, gap_T = np.zeros(len(voice_T), bool), np.zeros(len(voice_T), bool)
         for start, end in cut(voice_T, levels_T, cutting):
             part_S = wave.part((first + start) * FRAME_SAMPLES, (first + end) * FRAME_SAMPLES)
             begin_s = (before + first + start) * FRAME_S
@@ -143,15 +146,20 @@ class Reader:
             if reason := unfit(part_S):
                 yield Dropped(name, reason, f"{len(part_S)} samples")
                 continue
+            split = split_at(clip.held_out, begin_s, begin_s + to_seconds(len(part_S))) if clip.held_out else clip.split
+            if not split:
+                gap_T[start:end] = True
+                yield Dropped(name, GAP, f"of {clip.id}")
+                continue
             kept_T[start:end] = True
-            yield self._make(clip, name, part_S, rate, voice_T[start:end])
-        if not kept_T.any():
+            yield self._make(replace(clip, split=split), name, part_S, rate, voice_T[start:end])
+        if not kept_T.any() and not gap_T.any():
             yield Dropped(_named(clip), "no speech", f"in {len(voice_T) * FRAME_S:.1f} s")
-        speech_T = (voice_T >= NO_SPEECH) & ~kept_T
-        silent_T = (levels_T < SILENT_POWER) & ~kept_T & ~speech_T
-        other_T = ~(kept_T | speech_T | silent_T)
+        speech_T = (voice_T >= NO_SPEECH) & ~kept_T & ~gap_T
+        silent_T = (levels_T < SILENT_POWER) & ~kept_T & ~gap_T & ~speech_T
+        other_T = ~(kept_T | gap_T | speech_T | silent_T)
         music_T = is_music(_likeness(wave, first, other_T), other_T)
-        kinds = (kept_T, silent_T, music_T, other_T & ~music_T, speech_T)
+        kinds = (kept_T, silent_T, music_T, other_T & ~music_T, speech_T, gap_T)
         recordings = 0 if clip.stretch and clip.start_s else 1
         self.heard.add(Heard(recordings, *(float(frames_T.sum()) * FRAME_S for frames_T in kinds)))
 

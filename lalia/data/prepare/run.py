@@ -16,11 +16,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from lalia.cards import NAME, read_card, write_json
 from lalia.data.corpus import Corpus
-from lalia.data.prepare.clips import Listing
+from lalia.data.prepare.clips import Clip, Dropped, Listing
 from lalia.data.prepare.languages import UNKNOWN
 from lalia.data.prepare.parts import Unit, plan_units, record_path, write_file
 from lalia.data.prepare.seal import NOTES, SKIPPED, seal
 from lalia.data.prepare.sources.opening import ListSource
+from lalia.data.prepare.splits import pieces
 from lalia.data.prepare.stretches import split_recordings
 from lalia.data.prepare.utterances import Cutting
 from lalia.data.prepare.workers import Progress as Report
@@ -87,6 +88,7 @@ def prepare(list_source: ListSource, recipe: Recipe, out: Path, engine: Engine, 
         raise UserError(f"{out}: cannot be written ({error.strerror or error}); make room and run again") from error
     shutil.rmtree(work, ignore_errors=True)
     console.print(f"{out}: {_summary(card)}")
+    console.print(f"{out}: {_splits(card)}")
     if listing.streams:
         _tell_unsaid(console, len(Corpus.load(out).select(language=UNKNOWN)) if UNKNOWN in card["hours"] else 0)
     return card
@@ -125,6 +127,10 @@ def _listing(list_source: ListSource, work: Path, cutting: Cutting | None) -> Li
     listing = list_source(work)
     if cutting is not None:
         listing.clips = list(split_recordings(listing.clips))
+    else:
+        entries = [piece for clip in listing.clips for piece in pieces(clip)]
+        listing.clips = [entry for entry in entries if isinstance(entry, Clip)]
+        listing.dropped += [entry for entry in entries if isinstance(entry, Dropped)]
     write_file(kept, lambda file: pickle.dump(listing, file))
     return listing
 
@@ -157,6 +163,17 @@ def _summary(card: dict[str, Any]) -> str:
 
 def _counts(found: dict[str, int]) -> str:
     return ", ".join(f"{count} {name}" for name, count in found.items())
+
+
+def _splits(card: dict[str, Any]) -> str:
+    """How much is held out, and by which rule."""
+    minutes = {split: 60 * sum(hours[split] for hours in card["hours"].values()) for split in card["clips"]}
+    held = ", ".join(
+        f"{split} {minutes[split]:.1f} min in {card['clips'][split]:,} clips"
+        for split in ("dev", "test")
+        if minutes[split]
+    )
+    return f"held out: {held or 'nothing'} ({card.get('splitting', 'as the source says')})"
 
 
 def _labelled(card: dict[str, Any], clips: int) -> str:

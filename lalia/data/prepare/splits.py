@@ -1,12 +1,20 @@
-"""Splits for labelled sources that have none: by speaker and sentence where that is possible, else by what is."""
+"""Splits for sources that have none: labelled clips by speaker and sentence where that is possible, others by recording."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
 
-from lalia.data.prepare.clips import Clip, ordering, sentence_key
+from lalia.audio.reading import AudioError, probe_audio
+from lalia.data.prepare.clips import Clip, Dropped, Span, ordering, sentence_key
+from lalia.data.recordings import choose_recordings, gap_of, last_stretches, split_at
+from lalia.units import Seconds
 
+GAP = "gap before held-out audio"
+"""Why a piece of a recording is in no split."""
 ENOUGH_SPEAKERS = 10
 _LARGEST = 0.5  # of a language's clips, in the largest group that must stay together
 
@@ -72,3 +80,145 @@ def _connected(speakers: list[str], sentences: list[str]) -> list[str]:
 
 def _weight(clip: Clip) -> float:
     return clip.duration_s or 1.0
+
+
+_PROBED = 2000
+"""Files that are asked for their length; of more than these the size will do: the law of large numbers holds."""
+_LEAST_CUT_S: Seconds = 300.0
+"""A shorter recording is not divided: its end may hold no speech at all."""
+_MOST_WHOLE = {"dev": 0.25, "test": 0.1}
+"""The largest share of the audio that a split gets as its only recording where nothing can be divided."""
+
+
+@dataclass(frozen=True)
+class _Recording:
+    """A file and its unlabelled clips."""
+
+    path: str
+    name: str
+    rows: list[int]
+    duration_s: Seconds
+    """where its last clip ends"""
+    audio_s: Seconds
+    """of its clips"""
+
+
+def hold_out_recordings(clips: list[Clip], dev_percent: float, test_percent: float) -> tuple[list[Clip | Dropped], str]:
+    """``clips`` with dev and test held out of every language's unlabelled audio, and in a sentence how that was done.
+
+    Whole recordings, so that no two pieces of one are in two splits; where they are too few or too uneven, the end of the
+    longest one behind a gap. Unlabelled pieces of a recording that has labelled ones go where those went, if all went to one
+    split, else to train.
+    """
+    shares = {"dev": dev_percent / 100, "test": test_percent / 100}
+    chosen: dict[int, Clip | Dropped] = {}
+    told: list[str] = []
+    for language, recordings in sorted(_unlabelled(clips, chosen).items()):
+        found = choose_recordings({r.name: r.audio_s for r in recordings}, shares)
+        for recording in recordings:
+            for row in recording.rows:
+                chosen[row] = replace(clips[row], split=found.whole.get(recording.name, "train"))
+        left = [r for r in recordings if r.name not in found.whole]
+        if found.lacking:
+            line = _divide(clips, max(left, key=lambda r: (r.duration_s, r.name)), found.lacking, recordings, chosen)
+            told.append(f"{language}: {line or _give_shortest(clips, left, found.lacking, recordings, chosen)}")
+    made = [chosen.get(row, clip) for row, clip in enumerate(clips)]
+    if not chosen or not sum(shares.values()):
+        return made, ""
+    how = f"unlabelled audio by recording; {test_percent:g} % test, {dev_percent:g} % dev, in hash order"
+    return made, "; ".join([how, *filter(None, told)])
+
+
+def _unlabelled(clips: list[Clip], chosen: dict[int, Clip | Dropped]) -> dict[str, list[_Recording]]:
+    """The recordings of every language that have no label; pieces of others are placed in ``chosen``."""
+    labelled: dict[str, set[str]] = {}
+    rows: dict[str, list[int]] = {}
+    for row, clip in enumerate(clips):
+        if clip.text:
+            labelled.setdefault(clip.path, set()).add(clip.split)
+        else:
+            rows.setdefault(clip.path, []).append(row)
+    files = {path: found for path, found in rows.items() if path not in labelled}
+    for path in rows.keys() & labelled.keys():
+        split = next(iter(labelled[path])) if len(labelled[path]) == 1 else "train"
+        chosen.update({row: replace(clips[row], split=split) for row in rows[path]})
+    recordings: dict[str, list[_Recording]] = {}
+    for path, found in files.items():
+        first = clips[found[0]]
+        lengths_s = [_length_s(clips[row], len(files) <= _PROBED) for row in found]
+        duration_s = max(clips[row].start_s + length_s for row, length_s in zip(found, lengths_s, strict=True))
+        recording = _Recording(path, first.id, found, duration_s, sum(lengths_s))
+        recordings.setdefault(first.language, []).append(recording)
+    return recordings
+
+
+def _length_s(clip: Clip, probe: bool) -> Seconds:
+    """How long ``clip`` is, as well as it is known before it is read."""
+    if clip.end_s is not None:
+        return clip.end_s - clip.start_s
+    if probe and clip.data is None:
+        try:
+            return max(1.0, probe_audio(Path(clip.path)).duration_s - clip.start_s)
+        except (AudioError, OSError):
+            pass  # Its reader will find out; it counts by its size.
+    return clip.duration_s or 1.0
+
+
+def _divide(
+    clips: list[Clip], longest: _Recording, lacking: Mapping[str, float], all_: Iterable[_Recording],
+    chosen: dict[int, Clip | Dropped],
+) -> str:  # fmt: skip
+    """Hold out the end of ``longest`` for what is ``lacking``; in words, "" where it is too short for that."""
+    total_s = sum(recording.audio_s for recording in all_)
+    wanted_s = {split: share * total_s for split, share in lacking.items()}
+    gap_s = gap_of(longest.duration_s)
+    if longest.duration_s < _LEAST_CUT_S or sum(wanted_s.values()) + len(wanted_s) * gap_s > longest.duration_s / 2:
+        return ""
+    spans = last_stretches(longest.duration_s, wanted_s)
+    for row in longest.rows:
+        clip = clips[row]
+        if clip.end_s is None and not clip.start_s:
+            chosen[row] = replace(clip, held_out=spans)
+            continue
+        split = split_at(spans, clip.start_s, clip.end_s if clip.end_s is not None else longest.duration_s)
+        chosen[row] = replace(clip, split=split) if split else Dropped(clip.id, GAP, f"of {longest.name}")
+    parts = ", ".join(f"{length_s / 60:.1f} min {split}" for split, length_s in wanted_s.items())
+    return f"the end of {longest.name} ({parts}, a gap of {gap_s:.0f} s before each left out)"
+
+
+def _give_shortest(
+    clips: list[Clip], left: list[_Recording], lacking: Mapping[str, float], all_: Iterable[_Recording],
+    chosen: dict[int, Clip | Dropped],
+) -> str:  # fmt: skip
+    """Hold out the shortest recordings for what is ``lacking``, where that is not too much; in words."""
+    total_s = sum(recording.audio_s for recording in all_)
+    told = []
+    left = sorted(left, key=lambda r: (r.audio_s, r.name))
+    for split in lacking:
+        if len(left) > 1 and left[0].audio_s <= _MOST_WHOLE[split] * total_s:
+            shortest = left.pop(0)
+            chosen.update({row: replace(clips[row], split=split) for row in shortest.rows})
+            told.append(f"{shortest.name} {split}")
+        else:
+            told.append(f"too little audio for {split}")
+    return ", ".join(told)
+
+
+def pieces(clip: Clip) -> list[Clip | Dropped]:
+    """``clip`` as a clip for each split where its end is held out; for those who do not cut it into utterances."""
+    if not clip.held_out:
+        return [clip]
+    found: list[Clip | Dropped] = []
+    whole = Span("train", 0.0, clip.held_out[0].start_s)
+    for span in (whole, *clip.held_out):
+        end_s = None if span.end_s == math.inf else span.end_s
+        name = f"{clip.id}#{span.start_s:.2f}-{'' if end_s is None else f'{end_s:.2f}'}"
+        if not span.split:
+            found.append(Dropped(name, GAP, f"of {clip.id}"))
+        else:
+            length_s = (clip.duration_s if end_s is None else end_s) - span.start_s
+            found.append(
+                replace(clip, id=name, split=span.split, start_s=span.start_s, end_s=end_s, held_out=(),
+                        duration_s=max(0.0, length_s))
+            )  # fmt: skip
+    return found

@@ -65,8 +65,8 @@ class HubStream:
             language = self.language or _language(read_language(row))
             said = str(row.get(columns.get("split", "")) or self.split.split(".")[0])
             split = SPLIT_NAMES.get(said.lower(), "train")
-            if self.hold_out is not None and text:
-                split = _drawn(speaker or sentence_key(text), *self.hold_out)
+            if self.hold_out is not None:
+                split = _drawn((speaker or sentence_key(text)) if text else id, *self.hold_out)
             yield Clip(id, path, language, text, speaker, split, self.source, data=data)
 
 
@@ -104,9 +104,13 @@ def list_hub(spec: str, options: Options, say: Say) -> Listing:
             for file in range(files)
         ]
     way = "as the source says"
-    if hold_out is not None and "text" in columns:
-        way = f"by the hash of the {'speaker' if 'speaker' in columns else 'sentence'}; {options.test_percent:g} % test"
-        way += f", {options.dev_percent:g} % dev"
+    if hold_out is not None:
+        labelled = (
+            f"the {'speaker' if 'speaker' in columns else 'sentence'}, of rows without text "
+            if "text" in columns
+            else ""
+        )
+        way = f"by the hash of {labelled}the row; {options.test_percent:g} % test, {options.dev_percent:g} % dev"
     licence = options.licence or "not stated"
     facts = {
         "sources": [{"name": title, "form": "dataset", "config": config, "licence": licence}],
