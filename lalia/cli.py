@@ -28,7 +28,9 @@ lalia: from raw audio in any language to a small speech recogniser that runs on 
   lalia convert hf:wav2vec2-xls-r-300m encoders/xls-r    weights from and to transformers, fairseq and fairseq2
   lalia pretrain fit …, finetune fit …, distill fit …    train an encoder, a recogniser, a student: lalia STAGE --help
 """
-_EXITS = "exit status: 0 done, 1 a gate said no, 2 you can mend it (one line says how), 130 interrupted"
+_EXITS = (
+    "exit status: 0 done, 1 a gate said no or some files failed, 2 you can mend it (one line says how), 130 interrupted"
+)
 
 _PREPARE = "Make a corpus (16 kHz mono FLAC, languages, labels, splits) from raw audio."
 _CONVERT = """\

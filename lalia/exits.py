@@ -1,14 +1,19 @@
 """How a command ends: what each exit status means, and the one place that turns an exception into it.
 
-0 done · 1 a gate said no · 2 the user can mend it (one line says how) · 3 stopped by the guard · 130 interrupted, resumable
+0 done · 1 a gate said no, or some of many files failed · 2 the user can mend it (one line says how) · 3 stopped by the guard ·
+130 interrupted, resumable
 """
 
 from __future__ import annotations
 
+import codecs
+import io
 import os
 import sys
 import warnings
 from collections.abc import Callable
+
+from lalia.filenames import readable
 
 
 class UserError(Exception):
@@ -34,6 +39,7 @@ def run(main: Callable[[], int | None], program: str) -> int:
 
     Set ``LALIA_TRACEBACK=1`` to see the traceback as well.
     """
+    speak_utf8()
     warnings.formatwarning = lambda message, *where, **line: f"{program}: {message}\n"  # whose line of code is no news
     try:
         return main() or 0
@@ -48,3 +54,20 @@ def run(main: Callable[[], int | None], program: str) -> int:
     except BrokenPipeError:  # `lalia ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def speak_utf8() -> None:
+    """Make stdout and stderr UTF-8 where they are pipes or files, whatever the locale says; a terminal keeps its encoding.
+
+    What an encoding has no letters for, such as file names that are no UTF-8, is written out and ends nothing.
+    """
+    codecs.register_error("readable", _written_out)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding=None if stream.isatty() else "utf-8", errors="readable")
+
+
+def _written_out(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return readable(error.object[error.start : error.end]).encode("ascii", "backslashreplace").decode(), error.end

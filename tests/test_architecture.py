@@ -18,6 +18,7 @@ LIGHT = (
     "arguments",
     "units",
     "exits",
+    "filenames",
     "cards",
     "machine",
     "audio",

@@ -93,7 +93,7 @@ def test_a_bad_clip_among_many(lalia, student: Path, talks: Path) -> None:
     (talks / "aa.wav").write_bytes(b"")
     (talks / "bb.mp3").write_bytes(b"this is no sound at all")
     ended = lalia("transcribe", student, talks, talks / "absent.wav")
-    assert ended.status == 0
+    assert ended.status == 1
     assert [line.split("\t")[1] for line in ended.out.splitlines()] == ["bad cab", "ace", "deed"]
     lines = ended.err.splitlines()
     assert len(lines) == 4
@@ -122,6 +122,8 @@ def test_two_clips_one_output(lalia, student: Path, talks: Path, tmp_path: Path)
 def test_outputs_that_cannot_be_written(lalia, student: Path, talks: Path, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file, not a folder")
     ended = lalia("transcribe", student, talks, "--out", tmp_path / "out")
+    assert ended.status == 2 and "is a file, and stays as it is" in ended.err and ended.err.count("\n") == 1
+    ended = lalia("transcribe", student, talks, "--out", tmp_path / "out" / "below")
     assert ended.status == 2 and "cannot be written" in ended.err and ended.err.count("\n") == 1
 
 

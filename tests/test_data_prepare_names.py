@@ -19,12 +19,12 @@ from lalia.cli import main
 from lalia.data.corpus import Corpus
 from lalia.data.prepare import run
 from lalia.data.prepare.clips import Clip
-from lalia.data.prepare.filenames import find_path, readable
 from lalia.data.prepare.options import Options
 from lalia.data.prepare.parts import Unit
 from lalia.data.prepare.sources.opening import open_source
 from lalia.data.prepare.workers import make_parts
 from lalia.exits import UserError
+from lalia.filenames import find_path, readable
 
 __all__ = ["loud_is_voice"]
 

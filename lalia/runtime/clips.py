@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lalia.audio.reading import SUFFIXES
 from lalia.exits import UserError
+from lalia.runtime.pipes import STDIN
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ def find_clips(arguments: Sequence[str]) -> list[Clip]:
     for argument in arguments:
         path = Path(argument)
         if not path.is_dir():
-            clips.append(Clip(path, Path(path.name)))
+            clips.append(Clip(path, Path("stdin" if argument == STDIN else path.name)))
             continue
         found = [
             Clip(file, name)

@@ -5,15 +5,19 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from lalia.arguments import positive
+from lalia.arguments import closest, positive
 from lalia.audio.reading import AudioError, Note
 from lalia.cards import write_text
 from lalia.exits import UserError
+from lalia.filenames import one_line, readable
 from lalia.machine import cores
 from lalia.runtime.arguments import add_decoding, decoders
 from lalia.runtime.clips import Clip, find_clips, output_paths
+from lalia.runtime.pipes import called, kept
 from lalia.runtime.student import Student
 from lalia.runtime.subtitles import FORMATS, render
 from lalia.runtime.transcript import Transcript
@@ -25,14 +29,15 @@ Write down what is said in audio files of any format, rate and length.
 
   lalia transcribe my-student talk.mp3                          one clip: its text
   lalia transcribe my-student a.wav b.flac                      several: name, tab, text
-  lalia transcribe my-student talk.m4a --format srt > talk.srt  subtitles
+  lalia transcribe my-student talk.m4a --out talk.srt           subtitles: the file's name says the format
   lalia transcribe my-student talks/ --format json              a folder: one JSON object per line, words with times
-  lalia transcribe my-student talks/ --format vtt --out subs/   one file per clip
-  lalia transcribe my-student meeting.flac --jobs 1             one window at a time and not one per core
+  lalia transcribe my-student talks/ --format srt,txt --out subs/    files for each clip; again with --skip-existing: the rest
+  ffmpeg -i talk.mkv -f wav - | lalia transcribe my-student -   audio from a pipe
   lalia transcribe my-student talk.mp3 --lm my-lm --hot names.txt    a language model, and names to listen for
   lalia transcribe my-student clips/ --only commands.txt        only these phrases, or nothing
+  lalia transcribe my-student meeting.flac --jobs 1             one window at a time and not one per core
 
-A clip that cannot be read is named on stderr, skipped and counted; the exit status is 2 only when none could be read.
+A clip that cannot be read is named on stderr and counted, the others are done. Exit status: 0 all clips, 1 some, 2 none.
 Silence gives the empty text. M4A, WebM and G.722 need PyAV (pip install av).
 """
 
@@ -42,9 +47,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = ABOUT
     parser.set_defaults(call=transcribe)
     parser.add_argument("model", metavar="MODEL", type=Path, help="a student folder, or the run it is in")
-    parser.add_argument("audio", metavar="AUDIO", nargs="+", help="audio files, and folders of them")
-    parser.add_argument("--format", choices=FORMATS, default="txt", help="what to write (default: txt)")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="write one file per clip here, not to stdout")
+    parser.add_argument("audio", metavar="AUDIO", nargs="+", help="audio files, folders of them, - for a pipe")
+    parser.add_argument(
+        "--format",
+        type=_formats,
+        metavar="FORMAT",
+        help=f"what to write: {', '.join(FORMATS)}, or several as srt,json (default: txt)",
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="PLACE", help="write files, not to stdout: a folder; of one clip also talk.srt"
+    )
+    parser.add_argument("--skip-existing", action="store_true", help="leave out clips whose files are in --out already")
     parser.add_argument(
         "--jobs", type=positive, metavar="N", help="how much at a time, one thread each (default: all cores)"
     )
@@ -53,13 +66,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_decoding(parser)
 
 
+def _formats(text: str) -> tuple[str, ...]:
+    """Formats from ``srt,json``, for ``type=``."""
+    found = tuple(dict.fromkeys(word.strip().lower() for word in text.split(",")))
+    if wrong := [word for word in found if word not in FORMATS]:
+        raise argparse.ArgumentTypeError(
+            f"{wrong[0]!r} is no format{closest(wrong[0], FORMATS)}; expected {', '.join(FORMATS)}, or several as srt,json"
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A clip and the files that are made of it, by format; stdout where there are none."""
+
+    clip: Clip
+    files: dict[str, Path]
+
+
 def transcribe(args: argparse.Namespace) -> int:
     """``lalia transcribe``."""
     clips = find_clips(args.audio)
     several = len(clips) > 1 or Path(args.audio[0]).is_dir()
-    if several and args.format in ("srt", "vtt") and args.out is None:
-        raise UserError(f"{len(clips)} clips cannot share one {args.format} file; say --out FOLDER")
-    paths = output_paths(clips, args.out, args.format) if args.out else [None] * len(clips)
+    formats, todo = _plan(args, clips, several)
+    if args.skip_existing:
+        todo = [job for job in todo if not all(path.exists() for path in job.files.values())]
+        if there := len(clips) - len(todo):
+            print(f"lalia: {there} of {len(clips)} clips have their files in {args.out} already", file=sys.stderr)
     # Jobs of one thread each do more than one job of several.
     jobs = args.jobs or max(1, cores() // (args.threads or 1))
     student = Student.load(args.model, args.threads or (1 if jobs > 1 else None))
@@ -68,36 +101,77 @@ def transcribe(args: argparse.Namespace) -> int:
 
     decoder = decoders(args, student)
 
-    def hear(clip: Clip) -> tuple[Transcript | AudioError, list[Note]]:
-        windows, notes = jobs if len(clips) == 1 else 1, list[Note]()
+    def hear(job: _Job) -> tuple[Transcript | AudioError, list[Note]]:
+        windows, notes = jobs if len(todo) == 1 else 1, list[Note]()
         try:
-            found = student.transcribe(clip.path, voice=args.voice, jobs=windows, decoder=decoder(), tell=notes.append)
+            with kept(job.clip.path) as path:
+                found = student.transcribe(
+                    path, called(job.clip.path), voice=args.voice, jobs=windows, decoder=decoder(), tell=notes.append
+                )
         except AudioError as error:
             return error, notes
         return found, notes
 
-    all_heard = in_order(hear, clips, jobs if len(clips) > 1 else 1)
-    for number, (clip, path, (heard, notes)) in enumerate(zip(clips, paths, all_heard, strict=True), start=1):
+    all_heard = in_order(hear, todo, jobs if len(todo) > 1 else 1)
+    for number, (job, (heard, notes)) in enumerate(zip(todo, all_heard, strict=True), start=1):
+        name = called(job.clip.path)
         for note in notes:
-            print(f"lalia: {clip.path}: {note.text}", file=sys.stderr)
+            print(f"lalia: {one_line(name)}: {note.text}", file=sys.stderr)
         if isinstance(heard, AudioError):
-            print(f"lalia: {heard}", file=sys.stderr)
+            print(f"lalia: {one_line(str(heard))}", file=sys.stderr)
             continue
         done += 1
         audio_s += heard.duration_s
-        text = render(heard, args.format, str(clip.path))
-        _write(path, f"{clip.path}\t{text}" if several and args.format == "txt" and not path else text)
+        for format, path in job.files.items():
+            _write(path, render(heard, format, readable(name)))
+        if not job.files:
+            text = render(heard, formats[0], readable(name))
+            _write(None, f"{one_line(name)}\t{text}" if several and formats == ("txt",) else text)
         if shown:
             speed = audio_s / (time.perf_counter() - start)
-            print(f"\r{number} of {len(clips)} clips, {speed:.0f} × real time ", end="", file=sys.stderr, flush=True)
+            print(f"\r{number} of {len(todo)} clips, {speed:.0f} × real time ", end="", file=sys.stderr, flush=True)
     elapsed_s = time.perf_counter() - start
     if shown:
         print(file=sys.stderr)
-    if several:
+    if several and todo:
         speed = audio_s / max(elapsed_s, 1e-9)
-        bad = f"; {len(clips) - done} of {len(clips)} clips could not be read" if done < len(clips) else ""
+        bad = f"; {len(todo) - done} of {len(todo)} clips could not be read" if done < len(todo) else ""
         print(f"lalia: {clock(audio_s)} of audio in {elapsed_s:.1f} s ({speed:.0f} × real time){bad}", file=sys.stderr)
-    return 0 if done else 2
+    return 0 if done == len(todo) else 1 if done or len(todo) < len(clips) else 2
+
+
+def _plan(args: argparse.Namespace, clips: Sequence[Clip], several: bool) -> tuple[tuple[str, ...], list[_Job]]:
+    """The formats to write, and for every clip where to; a ``UserError`` where they cannot all be had."""
+    out, formats = args.out, args.format or ("txt",)
+    if out is None:
+        if args.skip_existing:
+            raise UserError("--skip-existing looks for the files of --out; say --out FOLDER")
+        if len(formats) > 1:
+            raise UserError(f"{' and '.join(formats)} cannot share stdout; say --out FOLDER")
+        if several and formats[0] in ("srt", "vtt"):
+            raise UserError(f"{len(clips)} clips cannot share one {formats[0]} file; say --out FOLDER")
+        return formats, [_Job(clip, {}) for clip in clips]
+    named = out.suffix[1:].lower()
+    if named in FORMATS and not out.is_dir():
+        if len(clips) > 1:
+            raise UserError(
+                f"--out {out}: {len(clips)} clips cannot share one file; name a folder: --out {out.with_suffix('')} "
+                f"--format {','.join(args.format or (named,))}"
+            )
+        if args.format not in (None, (named,)):
+            raise UserError(
+                f"--out {out}: is named as {named}, --format says {','.join(args.format)}; leave --format out, or name a folder"
+            )
+        return (named,), [_Job(clips[0], {named: out})]
+    if out.is_file():
+        raise UserError(
+            f"--out {out}: is a file, and stays as it is; expected a folder, or for one clip a name that ends in "
+            f"{', '.join('.' + format for format in FORMATS)}"
+        )
+    paths = [output_paths(clips, out, format) for format in formats]
+    return formats, [
+        _Job(clip, dict(zip(formats, files, strict=True))) for clip, *files in zip(clips, *paths, strict=True)
+    ]
 
 
 def _write(path: Path | None, text: str) -> None:

@@ -106,9 +106,9 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _options(args: argparse.Namespace) -> Options:
-    from lalia.data.prepare.filenames import find_path
     from lalia.data.prepare.languages import iso_639_3
     from lalia.data.prepare.options import Options, parse_columns
+    from lalia.filenames import find_path
 
     if args.dev + args.test > 50:
         raise UserError(f"--dev {args.dev:g} --test {args.test:g}: more than half would be held out; say less")
@@ -137,8 +137,8 @@ def _cutting(args: argparse.Namespace) -> Cutting | None:
 
 
 def _recipe(args: argparse.Namespace, cutting: Cutting | None) -> Recipe:
-    from lalia.data.prepare.filenames import readable
     from lalia.data.prepare.run import Recipe
+    from lalia.filenames import readable
 
     if args.source == "demo":
         return Recipe("demo", {}, None, args.duplicates)

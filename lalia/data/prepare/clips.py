@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from lalia.data.prepare.filenames import readable
+from lalia.filenames import readable
 from lalia.units import Seconds
 
 

@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from lalia.data.prepare.clips import Clip, Dropped, Listing
-from lalia.data.prepare.filenames import readable
 from lalia.data.prepare.options import Options
 from lalia.data.prepare.splits import assign_splits, hold_out_recordings
 from lalia.exits import UserError
+from lalia.filenames import readable
 
 _LOOKED_AT = 1000
 

@@ -13,7 +13,6 @@ import numpy as np
 from lalia.audio.reading import AudioError, Note, probe_audio, read_audio, read_blocks
 from lalia.audio.writing import flac_bytes
 from lalia.data.prepare.clips import Clip, Dropped, Noted
-from lalia.data.prepare.filenames import readable
 from lalia.data.prepare.music import is_music, likeness
 from lalia.data.prepare.quality import NO_SPEECH, measure
 from lalia.data.prepare.splits import GAP
@@ -21,6 +20,7 @@ from lalia.data.prepare.stretches import heard_from, own_part
 from lalia.data.prepare.utterances import Cutting, cut
 from lalia.data.prepare.waves import StoredWave
 from lalia.data.recordings import split_at
+from lalia.filenames import readable
 from lalia.runtime.voice import FRAME_S, FRAME_SAMPLES, VoiceActivity
 from lalia.units import Frames, Seconds, to_samples, to_seconds
 

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lalia.data.prepare.clips import Clip, Dropped, Listing
-from lalia.data.prepare.filenames import find_path, is_utf8
 from lalia.data.prepare.languages import UNKNOWN, iso_639_3
 from lalia.data.prepare.listing import finish_listing
 from lalia.data.prepare.options import Options
 from lalia.data.prepare.sources.tables import SPLIT_NAMES, read_lines
 from lalia.exits import UserError
+from lalia.filenames import find_path, is_utf8
 from lalia.units import SAMPLE_RATE
 
 

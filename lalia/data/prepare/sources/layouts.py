@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lalia.data.prepare.clips import Clip, Dropped, Listing, sentence_key
-from lalia.data.prepare.filenames import find_path
 from lalia.data.prepare.languages import find_language
 from lalia.data.prepare.listing import finish_listing
 from lalia.data.prepare.options import Options
 from lalia.data.prepare.sources.columns import find_columns
 from lalia.data.prepare.sources.tables import clip_of, read_lines, read_table
 from lalia.exits import UserError
+from lalia.filenames import find_path
 from lalia.units import SAMPLE_RATE
 
 _AUDIO = (".flac", ".wav", ".opus", ".ogg", ".mp3", ".m4a")

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from lalia.data.prepare.clips import Listing
 from lalia.data.prepare.demo import list_demo
-from lalia.data.prepare.filenames import find_path
 from lalia.data.prepare.options import Options, Say
 from lalia.data.prepare.sources import folders, hub, kaldi, layouts, manifests
 from lalia.exits import UserError
+from lalia.filenames import find_path
 
 ListSource = Callable[[Path], Listing]
 """Lists a source; may keep files in the work folder that it is given."""

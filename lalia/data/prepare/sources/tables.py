@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from lalia.data.prepare.clips import Clip, Dropped
-from lalia.data.prepare.filenames import find_path, is_utf8
 from lalia.data.prepare.languages import iso_639_3
 from lalia.data.prepare.options import Options
 from lalia.exits import UserError
+from lalia.filenames import find_path, is_utf8
 
 SPLIT_NAMES = {
     "train": "train", "training": "train", "other": "train", "validated": "train", "": "train",

@@ -1,4 +1,4 @@
-"""File names: those that are not UTF-8 in a readable form, and those that a table composes otherwise than the disk."""
+"""File names: those that are not UTF-8, or hold a line end, in a readable form; those that a table composes otherwise."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_CONTROL = re.compile("[\x00-\x1f\x7f\x85\u2028\u2029]")
 
 
 def readable(name: str) -> str:
@@ -17,6 +18,11 @@ def readable(name: str) -> str:
     Python keeps a byte of a file name that is not UTF-8 as a lone surrogate; here it is written out, ``mod\\x85.wav``.
     """
     return _SURROGATE.sub(_written_out, name)
+
+
+def one_line(name: str) -> str:
+    """``readable``, with tabs, line ends and other control characters written out: ``a\\tb.wav``. It fits a cell of a table."""
+    return _CONTROL.sub(lambda found: repr(found[0])[1:-1], readable(name))
 
 
 def is_utf8(text: str) -> bool:
