@@ -152,8 +152,8 @@ def test_an_interrupted_preparation_continues_to_the_same_bytes(
         return read(reader, clip)
 
     monkeypatch.setattr(parts.Reader, "read", dies_at_8)
-    monkeypatch.setattr(parts, "plan_units", lambda listing: [parts.Unit(0, listing.clips)])
-    monkeypatch.setattr(run, "plan_units", lambda listing: [parts.Unit(0, listing.clips)])
+    monkeypatch.setattr(parts, "plan_units", lambda listing, choice: [parts.Unit(0, listing.clips)])
+    monkeypatch.setattr(run, "plan_units", lambda listing, choice: [parts.Unit(0, listing.clips)])
     with pytest.raises(KeyboardInterrupt):
         make(listing, tmp_path / "broken")
     assert not (tmp_path / "broken").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 
 import numpy as np
@@ -94,3 +95,118 @@ def test_two_channels_with_the_same_samples_are_still_one_clip(tmp_path: Path) -
     corpus = prepared(f"kaldi:{folder}", tmp_path / "c")
     assert corpus.column("id") == ["A"]
     assert {row[0]: row[1] for row in table(corpus, "skipped.tsv")} == {"B": "duplicate", "C": "no such channel"}
+
+
+def said(corpus: Corpus) -> dict[str, tuple[str, str]]:
+    return dict(
+        zip(corpus.column("id"), zip(corpus.column("speaker"), corpus.column("text"), strict=True), strict=True)
+    )
+
+
+@pytest.mark.parametrize("cutting", [None, Cutting(1.0, 20.0)])
+def test_each_channel_of_a_call_is_a_speaker(cutting: Cutting | None, tmp_path: Path) -> None:
+    left_S, right_S = call(tmp_path / "a" / "call.wav", cross=0.1)
+    save(tmp_path / "a" / "mono.wav", voiced(3))
+    corpus = prepared(tmp_path / "a", tmp_path / "c", cutting, "each")
+    assert said(corpus) == {"call.wav-1": ("call.wav-1", ""), "call.wav-2": ("call.wav-2", ""), "mono.wav": ("", "")}
+    np.testing.assert_allclose(corpus.wave(0), left_S, atol=1e-4)
+    np.testing.assert_allclose(corpus.wave(1), right_S, atol=1e-4)
+    assert corpus.card["recipe"]["channels"] == "each"
+    one = prepared(tmp_path / "a", tmp_path / "d", cutting, "2")
+    assert said(one) == {"call.wav": ("", "")}
+    np.testing.assert_allclose(one.wave(0), right_S, atol=1e-4)
+    assert table(one, "skipped.tsv") == [["mono.wav", "no such channel", "has no channel 2; it is mono"]]
+
+
+def test_a_long_call_is_cut_where_each_side_speaks_and_cross_talk_is_no_speech_of_its_own(tmp_path: Path) -> None:
+    left_S, right_S = call(tmp_path / "a" / "call.wav", cross=0.2, seconds=24.0)
+    corpus = prepared(tmp_path / "a", tmp_path / "c", Cutting(1.0, 8.0), "each")
+    assert len(corpus) == 12 and not table(corpus, "skipped.tsv")
+    for row, (id, speaker) in enumerate(zip(corpus.column("id"), corpus.column("speaker"), strict=True)):
+        side = int(speaker[-1]) - 1
+        begin_s, end_s = map(float, id.partition("#")[2].split("-"))
+        assert id.startswith(f"call.wav-{side + 1}#")
+        turn = int((begin_s + end_s) / 2 // 2)
+        assert turn % 2 == side and 2 * turn - 0.4 < begin_s < end_s < 2 * turn + 2.4, "its own turns, not the other's"
+        start = round(begin_s / 0.032) * 512
+        wave_S = (left_S, right_S)[side][start : start + len(corpus.wave(row))]
+        np.testing.assert_allclose(corpus.wave(row)[: len(wave_S)], wave_S, atol=1e-4)
+    mixed = prepared(tmp_path / "a", tmp_path / "d", Cutting(1.0, 8.0))
+    assert [row[1:] for row in table(mixed, "notes.tsv")] == [
+        ["two voices", "its two channels hold different voices; --channels each keeps them apart"]
+    ]
+    assert mixed.card["notes"] == {"two voices": 1}
+
+
+@pytest.mark.parametrize("cutting", [None, Cutting(1.0, 20.0), Cutting(1.0, 4.0)])
+def test_one_sound_on_two_channels_is_one_clip(cutting: Cutting | None, tmp_path: Path) -> None:
+    wave_S, hiss = voiced(1, 6.0), np.random.default_rng(0).standard_normal((2, 96_000)) * 1e-3
+    save(tmp_path / "a" / "joint.wav", (wave_S[:, None] + hiss.T).astype(np.float32))
+    corpus = prepared(tmp_path / "a", tmp_path / "c", cutting, "each")
+    assert {id.partition("#")[0] for id in corpus.column("id")} == {"joint.wav-1"}
+    assert table(corpus, "skipped.tsv") == [["joint.wav-2", "duplicate", "the same sound as channel 1"]]
+
+
+def test_a_channel_that_only_picks_up_the_other_is_no_speech(tmp_path: Path) -> None:
+    wave_S = voiced(1, 6.0)
+    echo_S = 0.2 * np.roll(wave_S, 800)
+    save(tmp_path / "a" / "call.wav", np.stack([wave_S, echo_S], axis=1).astype(np.float32))
+    for longest in (20.0, 4.0):
+        corpus = prepared(tmp_path / "a", tmp_path / f"c{longest}", Cutting(1.0, longest), "each")
+        assert set(corpus.column("speaker")) == {"call.wav-1"}
+        assert [row[:2] for row in table(corpus, "skipped.tsv")] == [["call.wav-2", "no speech"]]
+
+
+def test_a_label_belongs_to_the_channel_that_is_named_else_to_the_mix(tmp_path: Path) -> None:
+    left_S, right_S = call(tmp_path / "call.wav")
+    (tmp_path / "m.tsv").write_text(
+        "audio\ttext\tspeaker\tside\tid\ncall.wav\tuno\tanna\tA\ta\ncall.wav\tdue\tbruno\t2\tb\n"
+        "call.wav\tuno due\t\t\tab\ncall.wav\ttre\t\t0\tc\n"
+    )
+    (tmp_path / "x").mkdir()
+    options = Options(columns={"channel": "side"})
+    source = open_source(str(tmp_path / "m.tsv"), options, None, lambda words: None)
+    recipe = run.Recipe("test", {"channels": "each"}, Cutting(), "near")
+    run.prepare(source, recipe, tmp_path / "c", in_this_process, Console(quiet=True))
+    corpus = Corpus.load(tmp_path / "c")
+    assert said(corpus) == {"a": ("anna", "uno"), "b": ("bruno", "due"), "ab": ("", "uno due")}
+    for row, wave_S in enumerate((left_S, right_S, (left_S + right_S) / 2)):
+        np.testing.assert_allclose(corpus.wave(row), wave_S, atol=1e-4)
+    assert [row[:2] for row in table(corpus, "skipped.tsv")] == [["c", "bad row"]]
+    (note,) = [row for row in table(corpus, "notes.tsv") if row[1] == "label of the mix"]
+    assert note[0] == "ab" and "--columns channel=NAME" in note[2]
+
+
+def test_a_constant_a_click_and_a_dead_channel_are_no_clips_with_a_label_or_without(tmp_path: Path) -> None:
+    click_S, time_S = np.zeros(32_000, np.float32), np.arange(32_000) / 16_000
+    click_S[9_000:9_003] = 0.9, -0.7, 0.3
+    step_S = np.where(time_S < 1, 0, 0.4)
+    waves = {
+        "constant": 0 * time_S + 0.3,
+        "click": click_S,
+        "step": step_S,
+        "drift": 0.3 * np.sin(time_S),
+        "dead": 0 * time_S,
+    }
+    short_S = np.concatenate([np.zeros(15_000), voiced(1, 0.12), np.zeros(15_000)])
+    for label in ("", "si"):
+        folder = tmp_path / f"a{label}"
+        for name, wave_S in {**waves, "word": short_S}.items():
+            save(folder / f"{name}.wav", wave_S.astype(np.float32))
+            if label:
+                (folder / f"{name}.txt").write_text(label)
+        corpus = prepared(folder, tmp_path / f"c{label}", Cutting())
+        assert corpus.column("id") == ["word.wav"]
+        found = {row[0].removesuffix(".wav"): row[1] for row in table(corpus, "skipped.tsv")}
+        assert found == {name: "silent" if name == "dead" else "no speech" for name in waves}
+
+
+def test_a_hint_for_two_voices_comes_once_with_a_count(tmp_path: Path) -> None:
+    for number in range(3):
+        call(tmp_path / "a" / f"{number}.wav", seconds=12.0 + number)
+    source = open_source(str(tmp_path / "a"), Options(), None, lambda words: None)
+    console = Console(record=True, quiet=False, file=io.StringIO(), width=500)
+    run.prepare(source, run.Recipe("test", {}, Cutting(), "keep"), tmp_path / "c", in_this_process, console)
+    words = console.export_text()
+    assert "used with a note, see notes.tsv: 3 two voices" in words
+    assert words.count("3 files hold different voices on two channels, which were mixed; --channels each") == 1

@@ -3,6 +3,8 @@
 Legend: S samples, C channels, P points (samples far enough apart to judge by), T frames of 25 ms.
 
 - A channel that was asked for is taken as it is.
+- Where each is wanted by itself, speech belongs to the channel that it is loudest on: what is ten times as strong on another
+  is that one's cross-talk. Channels that hold the same sound (a mono recording, saved as stereo) are one.
 - Otherwise the channels are averaged. A dead channel halves the level and changes nothing else: a gain that depends on which
   channels sound would jump within a recording.
 - A second in which the channels cancel each other is taken from its louder channel alone. Swapped wires in one plug of a
@@ -31,6 +33,8 @@ CANCELS = 0.25
 or one dead channel, 0 for R = -L."""
 SOUND = 1e-7
 """Mean square (-70 dB) of the differences between points, below which a second is silent."""
+CROSS_TALK = 10.0
+"""How many times the power another channel has where this one only picks it up."""
 FADE_S: Seconds = 0.01
 
 _POINTS = 4000  # a second; judging by some of the samples costs a tenth of judging by all
@@ -45,6 +49,9 @@ _OFTEN, _SOMETIMES = 0.2, 0.05  # shares of the loud frames in which a channel i
 _LIVELY = 0.5  # standard deviation of log10 power: speech comes and goes, the noise of a line does not
 _ALIKE = 0.5  # correlation of log10 powers, from which two channels come and go together
 _MIX = -1
+_SAME = 0.9  # squared correlation, from which a second of two channels is the same sound,
+_NEARLY_ALL = 0.95  # in so many of the seconds that are not silent
+_LEVELS = 4.0  # and neither has so many times the power of the other.
 
 
 def parse_choice(word: str) -> int | None:
@@ -142,6 +149,24 @@ class Mixer:
         louder = int(np.argmax(powers_C >= powers_C.max() / _CLEARLY))
         self._taken[louder] += 1
         return louder
+
+
+def same_sound(one_S: np.ndarray, other_S: np.ndarray, rate: int) -> tuple[int, int]:
+    """In how many seconds two waves of the same length hold the same sound, and how many are not silent."""
+    same = sounding = 0
+    for start in range(0, len(one_S), rate):
+        a_S, b_S = (wave_S[start : start + rate].astype(np.float64) for wave_S in (one_S, other_S))
+        aa, bb, ab = float(a_S @ a_S), float(b_S @ b_S), float(a_S @ b_S)
+        if max(aa, bb) < SOUND * len(a_S):
+            continue
+        sounding += 1
+        same += ab * ab >= _SAME * aa * bb and max(aa, bb) < _LEVELS * min(aa, bb)
+    return same, sounding
+
+
+def is_same(same: int, sounding: int) -> bool:
+    """Whether channels that hold the same sound in ``same`` of ``sounding`` seconds are one."""
+    return sounding > 0 and same >= _NEARLY_ALL * sounding
 
 
 class _Voices:

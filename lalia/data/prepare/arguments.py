@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lalia.audio.channels import parse_choice
 from lalia.exits import UserError
 from lalia.machine import cores
 
@@ -47,6 +48,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--test", type=_percent, default=5.0, metavar="PERCENT", help="the same for the test split (5)")
     parser.add_argument(
         "--limit", type=int, default=0, metavar="N", help="only the first N clips (of a hub split each)"
+    )
+    parser.add_argument(
+        "--channels",
+        type=_channels,
+        default="mix",
+        metavar="mix|each|N",
+        help="of stereo files: the mix, each as a speaker of its own (a telephone call's two sides), or one, from 1 (mix)",
     )
     parser.add_argument(
         "--cut",
@@ -145,6 +153,7 @@ def _recipe(args: argparse.Namespace, cutting: Cutting | None) -> Recipe:
     settings = {
         name: getattr(args, name) for name in ("language", "licence", "columns", "dev", "test", "limit", "strict")
     }
+    settings["channels"] = "" if args.channels == "mix" else args.channels
     return Recipe(readable(args.source), {**settings, "root": readable(str(args.root or ""))}, cutting, args.duplicates)
 
 
@@ -161,6 +170,14 @@ def _engine(args: argparse.Namespace) -> Engine:
     from lalia.data.prepare.workers import make_parts
 
     return lambda units, work, cutting, report: make_parts(units, work, cutting, workers, report, args.strict)
+
+
+def _channels(text: str) -> str:
+    try:
+        parse_choice(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
 
 
 def _percent(text: str) -> float:

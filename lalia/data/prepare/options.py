@@ -10,7 +10,7 @@ from lalia.exits import UserError
 
 Say = Callable[[str], None]
 """Tells the user a line."""
-FIELDS = ("audio", "text", "language", "speaker", "split", "duration", "start", "end", "id", "licence")
+FIELDS = ("audio", "text", "language", "speaker", "split", "duration", "start", "end", "id", "channel", "licence")
 
 
 @dataclass(frozen=True)

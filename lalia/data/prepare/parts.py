@@ -35,11 +35,12 @@ Tell = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Unit:
-    """Consecutive clips of a listing, or a stream of them."""
+    """Consecutive clips of a listing, or a stream of them, and the choice of channels (``lalia.audio.channels``)."""
 
     number: int
     clips: list[Clip] = field(default_factory=list)
     stream: Stream | None = None
+    choice: int | None = None
 
     def entries(self, start: int) -> Iterator[Clip | Dropped]:
         """What is listed, from number ``start`` on."""
@@ -75,20 +76,20 @@ class Record:
         return cls(**value)
 
 
-def plan_units(listing: Listing) -> list[Unit]:
-    """Cut a listing into units of about a shard each; depends on the listing alone."""
-    units: list[Unit] = [Unit(number, stream=stream) for number, stream in enumerate(listing.streams)]
+def plan_units(listing: Listing, choice: int | None = None) -> list[Unit]:
+    """Cut a listing into units of about a shard each; depends on the listing alone, and the choice of channels."""
+    units: list[Unit] = [Unit(number, [], stream, choice) for number, stream in enumerate(listing.streams)]
     current: list[Clip] = []
     weight = 0.0
     for clip in listing.clips:
         cost = clip.duration_s * FLAC_BYTES_PER_S
         if current and (len(current) >= SHARD_ROWS or weight + cost > SHARD_BYTES):
-            units.append(Unit(len(units), current))
+            units.append(Unit(len(units), current, None, choice))
             current, weight = [], 0.0
         current.append(clip)
         weight += cost
     if current:
-        units.append(Unit(len(units), current))
+        units.append(Unit(len(units), current, None, choice))
     return units
 
 
@@ -165,7 +166,7 @@ def make_part(
     """
     writer = _Writer(unit, work)
     record = writer.record
-    reader = Reader(cutting, work, record.heard, strict)
+    reader = Reader(cutting, work, record.heard, strict, unit.choice)
     begun = (record.clips, record.rows_within, record.dropped_within)
     number = begun[0] - 1
     for number, clip in enumerate(unit.entries(begun[0]), start=begun[0]):

@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lalia.audio.reading import AudioError, Note, probe_audio, read_audio, read_blocks
+from lalia.audio.channels import CROSS_TALK, EACH, is_same, same_sound
+from lalia.audio.reading import AudioError, AudioInfo, Note, probe_audio, read_audio, read_blocks
 from lalia.audio.writing import flac_bytes
 from lalia.data.prepare.clips import Clip, Dropped, Noted
 from lalia.data.prepare.music import is_music, likeness
 from lalia.data.prepare.quality import NO_SPEECH, measure
 from lalia.data.prepare.splits import GAP
 from lalia.data.prepare.stretches import heard_from, own_part
-from lalia.data.prepare.utterances import Cutting, cut
+from lalia.data.prepare.utterances import BEGIN, Cutting, cut
 from lalia.data.prepare.waves import StoredWave
 from lalia.data.recordings import split_at
 from lalia.filenames import readable
 from lalia.runtime.voice import FRAME_S, FRAME_SAMPLES, VoiceActivity
-from lalia.units import Frames, Seconds, to_samples, to_seconds
+from lalia.units import SAMPLE_RATE, Frames, Samples, Seconds, to_samples, to_seconds
 
 SHORTEST_S: Seconds = 0.05  # Below that there is not one phone.
 SILENCE = 1e-3  # A peak of -60 dBFS
+SHORTEST_SOUND_S: Seconds = 0.1  # of a whole clip: less is a click, or nothing but an offset
 SILENT_POWER = 1e-5  # Frames under -50 dBFS that hold no speech are silence; above it, music or noise.
 
 
@@ -62,19 +65,20 @@ class Heard:
 
 @dataclass
 class Reader:
-    """Reads clips; keeps the file decoded last, since many clips may be parts of it."""
+    """Reads clips; keeps what was decoded last, since many clips may be parts of one file."""
 
     cutting: Cutting | None
     scratch: Path  # a folder with room for the samples of a recording
     heard: Heard = field(default_factory=Heard)
     strict: bool = False  # refuse what is cut short
+    choice: int | None = None  # of channels, where the source picks none
 
     def __post_init__(self) -> None:
         self._notes: list[Note] = []
         self._voice = VoiceActivity()
-        self._key: tuple[str, int, int | None] = ("", 0, None)
-        self._wave_S = np.zeros(0, np.float32)
-        self._rate = 0
+        self._key: tuple[str, int] = ("", 0)
+        self._info = AudioInfo(0.0, 0, 0, "")
+        self._waves: dict[int | None, np.ndarray] = {}  # of the file decoded last, by channel
 
     def read(self, clip: Clip) -> Iterator[Made | Dropped | Noted]:
         """The rows of ``clip``, what is left out of it and why, and notes. The same ones in the same order, every time."""
@@ -84,55 +88,94 @@ class Reader:
 
     def _rows(self, clip: Clip) -> Iterator[Made | Dropped]:
         try:
+            self._open(clip)
+            sides = self._sides(clip)
             if self.cutting is not None and not clip.text and (clip.end_s is None or clip.stretch):
-                yield from self._utterances(clip, self.cutting)
+                yield from self._utterances(sides, self.cutting)
                 return
-            wave_S = self._part(clip)
+            waves = [self._part(side) for side in sides]
         except AudioError as error:
             yield _dropped(clip, error)
             return
-        if reason := unfit(wave_S):
-            yield Dropped(clip.id, reason, f"{len(wave_S)} samples")
-        else:
-            yield self._make(clip, clip.id, wave_S, self._rate)
+        for number, (side, wave_S) in enumerate(zip(sides, waves, strict=True)):
+            twin = next((n for n in range(number) if is_same(*same_sound(waves[n], wave_S, SAMPLE_RATE))), None)
+            if twin is not None:
+                yield _same(side, twin)
+            elif reason := unfit(wave_S):
+                yield Dropped(side.id, reason, f"{len(wave_S)} samples")
+            else:
+                yield self._make(side, side.id, wave_S)
+
+    def _open(self, clip: Clip) -> None:
+        """Make the file of ``clip`` the one that is read."""
+        key = (clip.path, id(clip.data) if clip.data is not None else 0)
+        if key != self._key:
+            self._key, self._waves = ("", 0), {}
+            self._info = probe_audio(_source(clip), clip.path)
+            self._key = key
+
+    def _sides(self, clip: Clip) -> list[Clip]:
+        """The channels that are read of ``clip``: itself, or under ``--channels each`` a clip of another speaker for each."""
+        if clip.channel is not None or self.choice is None:
+            return [clip]
+        if self.choice != EACH:
+            return [replace(clip, channel=self.choice)]
+        if self._info.channels == 1:
+            return [clip]
+        if clip.text:
+            found = f"has a label and {self._info.channels} channels, and nothing says which of them its words are on: mixed"
+            self._notes.append(Note("label of the mix", f"{found}; --columns channel=NAME names the column that does"))
+            return [clip]
+        numbers = range(1, self._info.channels + 1)
+        ids, speakers = f"{clip.id}-", f"{clip.speaker or clip.id}-"
+        return [replace(clip, id=f"{ids}{n}", speaker=f"{speakers}{n}", channel=n - 1) for n in numbers]
 
     def _part(self, clip: Clip) -> np.ndarray:
-        key = (clip.path, id(clip.data) if clip.data is not None else 0, clip.channel)
-        if key != self._key:
-            self._key = ("", 0, None)
-            self._rate = probe_audio(_source(clip), clip.path).rate
+        wave_S = self._waves.get(clip.channel)
+        if wave_S is None:
             tell, strict = self._notes.append, self.strict
-            self._wave_S = read_audio(_source(clip), clip.path, channel=clip.channel, tell=tell, strict=strict)
-            self._key = key
-        end = len(self._wave_S) if clip.end_s is None else to_samples(clip.end_s)
-        return self._wave_S[to_samples(clip.start_s) : end]
+            wave_S = read_audio(_source(clip), clip.path, channel=clip.channel, tell=tell, strict=strict)
+            self._waves[clip.channel] = wave_S
+        end = len(wave_S) if clip.end_s is None else to_samples(clip.end_s)
+        return wave_S[to_samples(clip.start_s) : end]
 
-    def _utterances(self, clip: Clip, cutting: Cutting) -> Iterator[Made | Dropped]:
-        """A recording, or a stretch of one, as its utterances; its samples wait in a file."""
-        rate = probe_audio(_source(clip), clip.path).rate
+    def _utterances(self, sides: list[Clip], cutting: Cutting) -> Iterator[Made | Dropped]:
+        """The channels of a recording, or of a stretch of one, as their utterances; samples wait in files."""
+        with ExitStack() as opened:
+            waves = [opened.enter_context(StoredWave(self.scratch)) for _ in sides]
+            voices = [self._listen(side, wave) for side, wave in zip(sides, waves, strict=True)]
+            for number, (side, wave, voice_T) in enumerate(zip(sides, waves, voices, strict=True)):
+                twin = next((n for n in range(number) if _one_sound(waves[n], wave)), None)
+                if twin is not None:
+                    yield _same(side, twin)
+                    continue
+                if len(sides) > 1:
+                    _silence_others(voice_T, wave, [other for other in waves if other is not wave])
+                if side.stretch or to_seconds(wave.count) > cutting.longest_s or cutting.always:
+                    yield from self._cut(side, wave, voice_T, cutting)
+                    continue
+                whole_S = wave.part(0, wave.count)
+                if reason := unfit(whole_S):
+                    yield Dropped(side.id, reason, f"{len(whole_S)} samples")
+                elif len(sides) > 1 and float(voice_T.max(initial=0.0)) < BEGIN:
+                    yield Dropped(side.id, "no speech", f"of its own in {to_seconds(wave.count):.1f} s")
+                else:
+                    yield self._make(side, side.id, whole_S, voice_T)
+
+    def _listen(self, clip: Clip, wave: StoredWave) -> np.ndarray:
+        """Store what is read of ``clip`` in ``wave``: how likely each of its frames holds speech, (T,)."""
         start_s, end_s = heard_from(clip)
         self._voice.start()
         voices = []
-        with StoredWave(self.scratch) as wave:
-            channel, tell, strict = clip.channel, self._notes.append, self.strict
-            source = _source(clip)
-            for block_S in read_blocks(source, clip.path, start_s, end_s, channel=channel, tell=tell, strict=strict):
-                voices.append(self._voice.feed(block_S))
-                wave.add(block_S)
-            voices.append(self._voice.feed(np.zeros(0, np.float32), last=True))
-            voice_T = np.concatenate(voices)
-            if clip.stretch or to_seconds(wave.count) > cutting.longest_s or cutting.always:
-                yield from self._cut(clip, wave, voice_T, cutting, rate)
-                return
-            whole_S = wave.part(0, wave.count)
-        if reason := unfit(whole_S):
-            yield Dropped(clip.id, reason, f"{len(whole_S)} samples")
-        else:
-            yield self._make(clip, clip.id, whole_S, rate, voice_T)
+        channel, tell, strict = clip.channel, self._notes.append, self.strict
+        source = _source(clip)
+        for block_S in read_blocks(source, clip.path, start_s, end_s, channel=channel, tell=tell, strict=strict):
+            voices.append(self._voice.feed(block_S))
+            wave.add(block_S)
+        voices.append(self._voice.feed(np.zeros(0, np.float32), last=True))
+        return np.concatenate(voices)
 
-    def _cut(
-        self, clip: Clip, wave: StoredWave, voice_T: np.ndarray, cutting: Cutting, rate: int
-    ) -> Iterator[Made | Dropped]:
+    def _cut(self, clip: Clip, wave: StoredWave, voice_T: np.ndarray, cutting: Cutting) -> Iterator[Made | Dropped]:
         before: Frames = round(heard_from(clip)[0] / FRAME_S)  # frames of the recording in front of `wave`
         first, last = own_part(clip, _source(clip), self._voice) if clip.stretch else (0, None)
         first, last = first - before, len(voice_T) if last is None else min(last - before, len(voice_T))
@@ -152,7 +195,7 @@ class Reader:
                 yield Dropped(name, GAP, f"of {clip.id}")
                 continue
             kept_T[start:end] = True
-            yield self._make(replace(clip, split=split), name, part_S, rate, voice_T[start:end])
+            yield self._make(replace(clip, split=split), name, part_S, voice_T[start:end])
         if not kept_T.any() and not gap_T.any():
             yield Dropped(_named(clip), "no speech", f"in {len(voice_T) * FRAME_S:.1f} s")
         speech_T = (voice_T >= NO_SPEECH) & ~kept_T & ~gap_T
@@ -163,7 +206,7 @@ class Reader:
         recordings = 0 if clip.stretch and clip.start_s else 1
         self.heard.add(Heard(recordings, *(float(frames_T.sum()) * FRAME_S for frames_T in kinds)))
 
-    def _make(self, clip: Clip, name: str, wave_S: np.ndarray, rate: int, voice_T: np.ndarray | None = None) -> Made:
+    def _make(self, clip: Clip, name: str, wave_S: np.ndarray, voice_T: np.ndarray | None = None) -> Made:
         quality = measure(wave_S, self._voice(wave_S) if voice_T is None else voice_T)
         pcm_S = np.clip(np.rint(wave_S * 32768.0), -32768, 32767).astype("<i2")
         row = {
@@ -175,7 +218,7 @@ class Reader:
             "split": clip.split,
             "duration_s": to_seconds(len(wave_S)),
             "source": clip.source,
-            "original_rate": rate,
+            "original_rate": self._info.rate,
             **vars(quality),
         }
         side = None if clip.channel is None else (readable(clip.path), clip.channel)
@@ -192,7 +235,40 @@ def unfit(wave_S: np.ndarray) -> str:
         return "too short"
     if float(np.abs(wave_S).max()) < SILENCE:
         return "silent"
+    if _sounding_s(wave_S) < min(SHORTEST_SOUND_S, to_seconds(len(wave_S)) / 2):
+        return "no speech"
     return ""
+
+
+def _sounding_s(wave_S: np.ndarray) -> Seconds:
+    """For how long something sounds: what is left of its 10 ms frames without offset and drift. Clicks are over at once."""
+    frame: Samples = SAMPLE_RATE // 100
+    frames_TS = wave_S[: len(wave_S) // frame * frame].reshape(-1, frame)
+    rise_T1 = frames_TS[:, -1:] - frames_TS[:, :1]
+    level_TS = frames_TS - frames_TS[:, :1] - rise_T1 * np.linspace(0, 1, frame, dtype=np.float32)
+    peaks_T = (level_TS.max(axis=1) - level_TS.min(axis=1)) / 2
+    return to_seconds(frame * int((peaks_T >= SILENCE).sum()))
+
+
+def _one_sound(one: StoredWave, other: StoredWave) -> bool:
+    """Whether two channels hold the same sound."""
+    same = sounding = 0
+    frames = -(-one.count // FRAME_SAMPLES)
+    for a_S, b_S in zip(one.minutes(0, frames), other.minutes(0, frames), strict=True):
+        found = same_sound(a_S, b_S, SAMPLE_RATE)
+        same, sounding = same + found[0], sounding + found[1]
+    return is_same(same, sounding)
+
+
+def _silence_others(voice_T: np.ndarray, wave: StoredWave, others: list[StoredWave]) -> None:
+    """Take out of ``voice_T`` what ``wave`` picks up of other channels."""
+    smooth = np.ones(5) / 5
+    if len(voice_T) < len(smooth):
+        return
+    levels_T, *louder = (np.convolve(w.levels(), smooth, mode="same")[: len(voice_T)] for w in (wave, *others))
+    for other_T in louder:
+        frames = min(len(other_T), len(levels_T))
+        voice_T[:frames][other_T[:frames] > CROSS_TALK * levels_T[:frames]] = 0.0
 
 
 def _likeness(wave: StoredWave, first: Frames, wanted_T: np.ndarray) -> np.ndarray:
@@ -209,6 +285,10 @@ def _likeness(wave: StoredWave, first: Frames, wanted_T: np.ndarray) -> np.ndarr
 
 def _source(clip: Clip) -> Path | bytes:
     return Path(clip.path) if clip.data is None else clip.data
+
+
+def _same(side: Clip, twin: int) -> Dropped:
+    return Dropped(_named(side), "duplicate", f"the same sound as channel {twin + 1}")
 
 
 def _dropped(clip: Clip, error: AudioError) -> Dropped:

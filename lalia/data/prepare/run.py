@@ -14,6 +14,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from lalia.audio.channels import parse_choice
+from lalia.audio.reading import TWO_VOICES
 from lalia.cards import NAME, read_card, write_json
 from lalia.data.corpus import Corpus
 from lalia.data.prepare.clips import Clip, Dropped, Listing
@@ -67,7 +69,7 @@ def prepare(list_source: ListSource, recipe: Recipe, out: Path, engine: Engine, 
         shutil.rmtree(work, ignore_errors=True)
         raise
     _tell_unsaid(console, sum(clip.language == UNKNOWN for clip in listing.clips))
-    units = plan_units(listing)
+    units = plan_units(listing, parse_choice(recipe.settings.get("channels") or "mix"))
     todo = [unit for unit in units if not record_path(work, unit.number).exists()]
     if len(todo) < len(units):
         console.print(f"continuing: {len(units) - len(todo)} of {len(units)} parts are there")
@@ -89,6 +91,11 @@ def prepare(list_source: ListSource, recipe: Recipe, out: Path, engine: Engine, 
     shutil.rmtree(work, ignore_errors=True)
     console.print(f"{out}: {_summary(card)}")
     console.print(f"{out}: {_splits(card)}")
+    if calls := card["notes"].get(TWO_VOICES):
+        files = "1 file holds" if calls == 1 else f"{calls:,} files hold"
+        console.print(
+            f"{files} different voices on two channels, which were mixed; --channels each makes two speakers of them"
+        )
     if listing.streams:
         _tell_unsaid(console, len(Corpus.load(out).select(language=UNKNOWN)) if UNKNOWN in card["hours"] else 0)
     return card

@@ -28,6 +28,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "start": ("start_s", "start", "offset", "begin"),
     "end": ("end_s", "end", "stop"),
     "id": ("id", "clip_id", "utt_id", "segment_id", "utterance_id"),
+    "channel": (),  # Its usual name is that of other things too; --columns channel=NAME says it.
     "licence": ("licence", "license"),
 }  # fmt: skip
 """Our field names and the usual names for each, the surest first."""

@@ -66,6 +66,7 @@ def clip_of(
         duration = float(value("duration") or 0.0)
         end = float(value("end")) if value("end") else start + duration if value("start") and duration else None
         language = options.language or iso_639_3(value("language"))
+        channel = _channel(value("channel"))
     except (ValueError, UserError) as error:
         return Dropped(id, "bad row", f"{where}: {error}")
     if not 0 <= start < math.inf or (end is not None and not start < end < math.inf):
@@ -86,7 +87,20 @@ def clip_of(
         start_s=start,
         end_s=end,
         duration_s=duration or (end - start if end is not None else 0.0),
+        channel=channel,
     )
+
+
+def _channel(word: str) -> int | None:
+    """A channel from 0, of its number from 1, its letter or its side; None where the cell is empty."""
+    known = {"a": 0, "b": 1, "l": 0, "r": 1, "left": 0, "right": 1}
+    if not word:
+        return None
+    if word.lower() in known:
+        return known[word.lower()]
+    if word.isascii() and word.isdecimal() and int(word):
+        return int(word) - 1
+    raise ValueError(f"channel {word!r}: expected a number from 1 on, A or B, left or right")
 
 
 def read_lines(path: Path) -> list[bytes]:
