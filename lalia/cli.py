@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lalia import __version__
 from lalia.arguments import Parser, positive
-from lalia.exits import UserError, run
+from lalia.exits import STATUSES, UserError, run
 from lalia.stages import STAGES, run_stage
 
 if TYPE_CHECKING:
@@ -28,10 +28,6 @@ lalia: from raw audio in any language to a small speech recogniser that runs on 
   lalia convert hf:wav2vec2-xls-r-300m encoders/xls-r    weights from and to transformers, fairseq and fairseq2
   lalia pretrain fit …, finetune fit …, distill fit …    train an encoder, a recogniser, a student: lalia STAGE --help
 """
-_EXITS = (
-    "exit status: 0 done, 1 a gate said no or some files failed, 2 you can mend it (one line says how), 130 interrupted"
-)
-
 _PREPARE = "Make a corpus (16 kHz mono FLAC, languages, labels, splits) from raw audio."
 _CONVERT = """\
 Make an encoder or a recogniser of a peer's wav2vec 2.0 weights, and the other way round.
@@ -55,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(argv: list[str]) -> int:
     if argv and argv[0] in STAGES:  # each parses what it is given itself
         return run_stage(argv[0], argv[1:])
-    parser = Parser(prog="lalia", description=_ABOUT, epilog=_EXITS)
+    parser = Parser(prog="lalia", description=_ABOUT, epilog=STATUSES)
     parser.add_argument("--version", action="version", version=f"lalia {__version__}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     parsers = {name: verbs.add_parser(name, help=verb.help) for name, verb in _VERBS.items()}

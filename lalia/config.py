@@ -17,7 +17,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
 from lalia.cards import write_text
-from lalia.exits import UserError
+from lalia.exits import STATUSES, UserError
 from lalia.stages import shipped_file
 
 # The text under a field is its help.
@@ -54,7 +54,7 @@ def stated(schema: type, argv: Sequence[str]) -> set[str]:
 
 
 def _parser(schema: type, program: str, about: str) -> ArgumentParser:
-    parser = ArgumentParser(prog=program, description=about, exit_on_error=False, allow_abbrev=False)
+    parser = ArgumentParser(prog=program, description=about, epilog=STATUSES, exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="YAML file of settings; flags after it win")
     parser.add_class_arguments(schema, None)
     return parser

@@ -1,7 +1,10 @@
 """How a command ends: what each exit status means, and the one place that turns an exception into it.
 
 0 done · 1 a gate said no, or some of many files failed · 2 the user can mend it (one line says how) · 3 stopped by the guard ·
-130 interrupted, resumable
+130 interrupted
+
+130 whatever interrupted it: Ctrl-C, or a SIGTERM or SIGUSR1 that a training run answers by saving. A pipeline must not take a run
+that was stopped for one that is finished.
 """
 
 from __future__ import annotations
@@ -14,6 +17,11 @@ import warnings
 from collections.abc import Callable
 
 from lalia.filenames import readable
+
+STATUSES = (
+    "exit status: 0 done, 1 a gate said no or some files failed, 2 you can mend it (one line says how), "
+    "3 stopped by the training guard, 130 interrupted; a training run is saved then, and the same command continues it"
+)
 
 
 class UserError(Exception):
@@ -34,6 +42,12 @@ class GuardStopped(Exception):
     status = 3
 
 
+class Interrupted(Exception):
+    """A training run was asked to stop; the message says by what, what is saved, and where the same command continues."""
+
+    status = 130
+
+
 def run(main: Callable[[], int | None], program: str) -> int:
     """Call ``main`` and return the exit status; expected endings print one line instead of a traceback.
 
@@ -43,14 +57,14 @@ def run(main: Callable[[], int | None], program: str) -> int:
     warnings.formatwarning = lambda message, *where, **line: f"{program}: {message}\n"  # whose line of code is no news
     try:
         return main() or 0
-    except (UserError, GateRefused, GuardStopped) as error:
+    except (UserError, GateRefused, GuardStopped, Interrupted) as error:
         if os.environ.get("LALIA_TRACEBACK"):
             raise
         print(f"{program}: {error}", file=sys.stderr)
         return error.status
     except KeyboardInterrupt:
-        print(f"\n{program}: interrupted; the same command continues from the last checkpoint", file=sys.stderr)
-        return 130
+        print(f"\n{program}: interrupted", file=sys.stderr)
+        return Interrupted.status
     except BrokenPipeError:  # `lalia ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

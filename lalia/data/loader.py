@@ -10,14 +10,15 @@ from typing import Any, Literal
 
 import torch
 from numpy.typing import ArrayLike
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lalia.data.batch import Batch
 from lalia.data.clips import Augmenter, Clips, Labels, NothingReadable, PlannedClips
 from lalia.data.plan import BatchPlan, MicroBatch, sequential
+from lalia.data.worker_processes import blocked, leave_signals_to_the_run
 from lalia.units import Seconds
 
-__all__ = ["Batch", "NothingReadable", "ThreadedLoader", "make_eval_loader", "make_loader"]
+__all__ = ["Batch", "NothingReadable", "RunLoader", "ThreadedLoader", "make_eval_loader", "make_loader"]
 
 Context = Literal["threads", "fork", "spawn", "forkserver"]
 
@@ -92,6 +93,17 @@ class ThreadedLoader(Iterable[Batch]):
         return batch.pin_memory() if self._pin_memory else batch
 
 
+class RunLoader(DataLoader[Batch]):
+    """A DataLoader whose worker processes leave the signals that stop a run to the run."""
+
+    def __init__(self, clips: Dataset[Any], **settings: Any) -> None:
+        super().__init__(clips, worker_init_fn=leave_signals_to_the_run, **settings)
+
+    def __iter__(self) -> Any:
+        with blocked():
+            return super().__iter__()
+
+
 def make_loader(
     corpus: Clips,
     plan: BatchPlan,
@@ -123,7 +135,7 @@ def make_loader(
     sampler = PlanSampler(plan, start=start, ranks=ranks, rank=rank)
     if not workers or context == "threads" or (context is None and augment is None):
         return ThreadedLoader(clips, sampler, workers=workers, prefetch=prefetch, pin_memory=pin_memory)
-    return DataLoader(
+    return RunLoader(
         clips,
         sampler=sampler,
         batch_size=None,

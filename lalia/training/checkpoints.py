@@ -19,11 +19,11 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback
 from torch import nn
 
+from lalia.data.worker_processes import STOPPING
 from lalia.exits import UserError
 
 CHECKPOINTS, BEST = "checkpoints", "best.ckpt"
 KEPT = 2
-WORKER_GRACE_S = 60
 
 
 class AtomicFiles(TorchCheckpointIO):
@@ -53,10 +53,14 @@ class Patience:
     """looks up to this step do not count"""
 
 
-class Interrupted(Exception):
-    """The run was asked to stop by ``signum`` and has saved at ``step``."""
+class Stopped(BaseException):
+    """The run was asked to stop by ``signum``, and is saved as ``step`` left it, or not at all (None).
 
-    def __init__(self, signum: int, step: int) -> None:
+    No Exception, so that nobody's ``except Exception`` takes it for an error; no KeyboardInterrupt, for which Lightning ends the
+    program itself.
+    """
+
+    def __init__(self, signum: int, step: int | None) -> None:
         super().__init__(f"{signal.Signals(signum).name} at step {step}")
         self.signum, self.step = signum, step
 
@@ -67,7 +71,7 @@ class Checkpoints(Callback):
 
     At a step that also looks at held-out audio it saves after that look, so that a resumed run has neither to repeat nor to
     miss it. Where ``patience`` runs out it saves and ends the run. SIGTERM, SIGINT (Ctrl-C) and SIGUSR1 end the run behind the
-    step that is going on; a second SIGINT at once.
+    step that is going on, or before the first; a second SIGINT at once.
     """
 
     def __init__(
@@ -92,15 +96,14 @@ class Checkpoints(Callback):
         self.asked: int | None = None
         self.done = -1
         self.stopping = False
-        self._pid = os.getpid()
         self._previous: dict[int, Any] = {}
 
     # -- stopping --
 
     def listen(self) -> None:
-        """Take SIGTERM, SIGINT and SIGUSR1 over until ``restore``; does nothing outside the main thread."""
+        """Take the signals that ask for a stop over until ``restore``; does nothing outside the main thread."""
         if threading.current_thread() is threading.main_thread():
-            for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+            for signum in STOPPING:
                 before = signal.signal(signum, self._heard)
                 self._previous.setdefault(signum, before)
 
@@ -111,12 +114,8 @@ class Checkpoints(Callback):
         self._previous.clear()
 
     def _heard(self, signum: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._pid:
-            # A worker that decodes for the run, which is finishing its step and still needs it.
-            signal.alarm(WORKER_GRACE_S)
-            return
         if signum == signal.SIGINT and self.asked == signal.SIGINT:
-            signal.default_int_handler(signum, frame)
+            raise Stopped(signum, None)
         self.asked = signum
         if signum == signal.SIGINT and os.environ.get("LOCAL_RANK", "0") == "0":
             print("\nfinishing this step, then saving; Ctrl-C again stops at once", file=sys.stderr, flush=True)
@@ -124,6 +123,8 @@ class Checkpoints(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.listen()  # Lightning has put handlers of its own there since
         self.done = trainer.global_step
+        if trainer.strategy.reduce_boolean_decision(self.asked is not None, all=False):
+            raise Stopped(self.asked or signal.SIGTERM, None)  # nothing is new since the start
 
     # -- saving --
 
@@ -165,7 +166,7 @@ class Checkpoints(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         if self.stopping:  # only here, behind what Lightning records of the step and of the look at held-out audio
-            raise Interrupted(self.asked or signal.SIGTERM, self.done)
+            raise Stopped(self.asked or signal.SIGTERM, self.done)
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best, "waited": self.waited, "ended": self.ended}

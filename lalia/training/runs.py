@@ -20,13 +20,13 @@ from torch import distributed as dist
 from torch import nn
 
 from lalia import config
-from lalia.exits import UserError
+from lalia.exits import Interrupted, UserError
 from lalia.training.checkpoints import (
     CHECKPOINTS,
     AtomicFiles,
     Checkpoints,
-    Interrupted,
     Patience,
+    Stopped,
     best_weights,
     check_fits,
     ended_early,
@@ -141,8 +141,8 @@ def same_settings(known: dict[str, Any], asked: dict[str, Any], path: Path) -> N
 def fit(task: LightningModule, run: Run, train: Iterable[Any], valid: Iterable[Any], extra: list[Callback]) -> None:
     """Train ``task`` to ``run.schedule.steps`` or the end of ``run.patience``, from its newest checkpoint where there is one.
 
-    Returns when the run is finished, on every rank, with the final weights in ``task``. Saves and raises KeyboardInterrupt on
-    Ctrl-C, saves and ends the program with status 0 on SIGTERM.
+    Returns when the run is finished, on every rank, with the final weights in ``task``. Ctrl-C, SIGTERM and SIGUSR1 save and
+    raise ``Interrupted`` on the leading rank; the others end their programs in silence.
     """
     _quiet()
     hardware, steps = run.hardware, run.schedule.steps
@@ -183,11 +183,13 @@ def fit(task: LightningModule, run: Run, train: Iterable[Any], valid: Iterable[A
             use_distributed_sampler=False,
             benchmark=False,
         )  # fmt: skip
-        checkpoints.listen()  # before the workers start, which must live through a Ctrl-C as the run does
+        checkpoints.listen()
         try:
             trainer.fit(task, train, valid, ckpt_path=str(start[0]) if start else None)
-        except Interrupted as stop:
-            _stopped(stop, run, leader)
+        except Stopped as stop:
+            if not leader:
+                raise SystemExit(0) from stop
+            raise Interrupted(_how_it_stopped(stop, run)) from stop
         finally:
             checkpoints.restore()
         if checkpoints.ended and leader:
@@ -204,15 +206,14 @@ def fit(task: LightningModule, run: Run, train: Iterable[Any], valid: Iterable[A
     task.to("cpu").load_state_dict(final[1]["state_dict"])
 
 
-def _stopped(stop: Interrupted, run: Run, leader: bool) -> None:
-    """End the program as ``stop`` asks for; only the leading process says so by its status."""
-    if not leader:
-        raise SystemExit(0) from stop
-    print(f"{run.folder}: saved at step {stop.step} of {run.schedule.steps}", file=sys.stderr, flush=True)
-    if stop.signum == signal.SIGINT:
-        raise KeyboardInterrupt from stop
-    print(f"stopped by {signal.Signals(stop.signum).name}; the same command continues", file=sys.stderr, flush=True)
-    raise SystemExit(0) from stop
+def _how_it_stopped(stop: Stopped, run: Run) -> str:
+    """What stopped the run, what of it is saved, and what the same command will do."""
+    what = f"{run.folder}: {run.title} stopped by {signal.Signals(stop.signum).name}"
+    if stop.step is not None:
+        return f"{what}, saved at step {stop.step} of {run.schedule.steps}; the same command continues there"
+    kept = first_step(run.folder)
+    then = f"continues from step {kept}" if kept else "begins anew"
+    return f"{what}; nothing new is saved, the same command {then}"
 
 
 def adamw(groups: list[dict[str, Any]], optim: OptimSettings, schedule: ScheduleSettings) -> dict[str, Any]:

@@ -92,8 +92,8 @@ class HardwareSettings:
     """activation checkpointing: of each block only its input is kept, and it is computed again in the backward pass. The same
     numbers for less memory and a second forward pass of the blocks; `lalia pretrain plan` says whether it is needed"""
     compile: bool = False
-    """each block by torch.compile: fewer passes over memory on a GPU, nothing gained on the CPU that was measured; dropout
-    draws other numbers"""
+    """each block by torch.compile: fewer passes over memory on a GPU, nothing gained on the CPU that was measured; on a
+    GPU dropout draws other numbers"""
     devices: int = 1
     """devices of one node; on a machine without a GPU, processes, as many as you like"""
     nodes: int = 1
