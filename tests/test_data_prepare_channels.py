@@ -133,7 +133,7 @@ def test_a_long_call_is_cut_where_each_side_speaks_and_cross_talk_is_no_speech_o
         np.testing.assert_allclose(corpus.wave(row)[: len(wave_S)], wave_S, atol=1e-4)
     mixed = prepared(tmp_path / "a", tmp_path / "d", Cutting(1.0, 8.0))
     assert [row[1:] for row in table(mixed, "notes.tsv")] == [
-        ["two voices", "its two channels hold different voices; --channels each keeps them apart"]
+        ["two voices", "its two channels hold different voices, which are mixed"]
     ]
     assert mixed.card["notes"] == {"two voices": 1}
 

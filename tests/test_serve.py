@@ -304,3 +304,29 @@ def test_what_can_be_mended_is_one_line(tmp_path: Path, capsys, argv: list[str],
 
 def test_json_is_for_machines(server: Running) -> None:
     assert json.loads(server.post("/transcribe", content=flac_bytes(np.zeros(16_000, np.float32))).text)["text"] == ""
+
+
+def test_the_channels_of_an_upload(server: Running) -> None:
+    silence = np.zeros(16_000, np.float32)
+    left = np.concatenate([sing("bad cab"), silence, np.zeros_like(sing("dad")), silence])
+    right = np.concatenate([np.zeros_like(sing("bad cab")), silence, sing("dad"), silence])
+    out = io.BytesIO()
+    soundfile.write(out, np.stack([left, right], axis=1), 16_000, format="WAV")
+    file = {"file": ("call.wav", out.getvalue())}
+    found = server.post("/transcribe?channels=each", content=out.getvalue()).json()
+    assert [(w["text"], w["channel"]) for w in found["words"]] == [("bad", 1), ("cab", 1), ("dad", 2)]
+    assert [(t["channel"], t["text"]) for t in found["turns"]] == [(1, "bad cab"), (2, "dad")]
+    assert server.post("/transcribe?format=txt", files=file, data={"channels": "2"}).text == "dad\n"
+    openai = {"response_format": "verbose_json", "channels": "each"}
+    found = server.post("/v1/audio/transcriptions", files=file, data=openai).json()
+    assert [(w["word"], w["channel"]) for w in found["words"]] == [("bad", 1), ("cab", 1), ("dad", 2)]
+    assert [(s["channel"], s["text"]) for s in found["segments"]] == [(1, "bad cab"), (2, "dad")]
+    assert "channel" not in server.post("/transcribe", content=flac_bytes(sing("ace"))).json()["words"][0]
+    for path, data in (("/transcribe?channels=both", {}), ("/v1/audio/transcriptions", {"channels": "both"})):
+        refused = server.post(path, files=file, data=data)
+        assert refused.status_code == 400 and refused.json()["error"] == {
+            "message": "channels 'both': expected mix, each, or the number of one from 1 on",
+            "type": "invalid_request_error", "param": None, "code": "bad_channels",
+        }  # fmt: skip
+    refused = server.post("/transcribe?channels=3", content=out.getvalue())
+    assert refused.status_code == 415 and refused.json()["error"]["message"].endswith("has no channel 3; it has 2")

@@ -139,7 +139,7 @@ def read_blocks(
             if mixer.cancelled:
                 tell(Note(CANCELLED, mixer.cancelled))
             if mixer.two_voices:
-                tell(Note(TWO_VOICES, "its two channels hold different voices; --channels each keeps them apart"))
+                tell(Note(TWO_VOICES, "its two channels hold different voices, which are mixed"))
 
 
 def probe_audio(source: Source, name: str | None = None) -> AudioInfo:

@@ -24,12 +24,16 @@ class Hit:
 
 @dataclass(frozen=True)
 class Word:
-    """A word with its time in the clip and the mean probability of its letters."""
+    """A word with its time in the clip, the mean probability of its letters, and the channel it was said on.
+
+    ``channel`` counts from 1; 0 where the channels were not told apart.
+    """
 
     text: str
     start_s: Seconds
     end_s: Seconds
     confidence: float
+    channel: int = 0
 
 
 def best_path(log_probs_TV: np.ndarray) -> list[Hit]:

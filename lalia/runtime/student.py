@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lalia.audio.reading import AudioError, Source, Tell, ignore, read_blocks
+from lalia.audio.channels import EACH
+from lalia.audio.reading import AudioError, Note, Source, Tell, ignore, probe_audio, read_blocks
 from lalia.cards import read_card
 from lalia.decoding.greedy import Word, collapse, peaks, transcript, words
 from lalia.decoding.growing import PAUSE_S, Growing
 from lalia.exits import UserError
 from lalia.machine import cores
+from lalia.runtime.conversation import Track, converse, repeated, turns
 from lalia.runtime.hearing import SILENCE_PEAK, STATE, Chunks, Hearing
 from lalia.runtime.integrity import MODEL, NORMALISER, TOKENS, check_files, find_student
 from lalia.runtime.stream import Stream
@@ -95,16 +97,18 @@ class Student:
         jobs: int = 1,
         decoder: Decoder | None = None,
         tell: Tell = ignore,
+        channels: int | None = None,
     ) -> Transcript:
         """What is said in an audio file (its path or its bytes), or in a wave (float32, mono, 16 kHz).
 
         Of any length, in memory that does not grow with a file. Silence gives the empty text; with ``voice`` everything does
         that is not speech. ``jobs`` windows of a long file are heard at a time. ``AudioError`` where the file cannot be read;
-        ``name`` is what errors call bytes, ``tell`` receives notes about the file.
+        ``name`` is what errors call bytes, ``tell`` receives notes about the file. Channels are mixed unless ``channels`` is the
+        number of one, from 0, or ``lalia.audio.channels.EACH``: then words have a channel, and turns stand in their order.
         Best path, unless a ``decoder`` made for this student (``lalia.runtime.decoders``)
         searches with what it knows of the language; a decoder serves one call at a time.
         """
-        steps = self.steps(source, name, voice=voice, jobs=jobs, decoder=decoder, tell=tell)
+        steps = self.steps(source, name, voice=voice, jobs=jobs, decoder=decoder, tell=tell, channels=channels)
         while True:
             try:
                 next(steps)
@@ -120,15 +124,38 @@ class Student:
         jobs: int = 1,
         decoder: Decoder | None = None,
         tell: Tell = ignore,
+        channels: int | None = None,
     ) -> Generator[Seconds, None, Transcript]:
         """``transcribe`` window by window: after each the seconds read so far, in the end the transcript as its value.
 
         Who shares one processor among several files goes on with each in turn.
         """
+        if channels != EACH or isinstance(source, np.ndarray):
+            blocks = _blocks(source, name, tell, channels)
+            return (yield from self._steps(blocks, voice, jobs, decoder))
+        count = probe_audio(source, name).channels
+        if count == 1:
+            return (yield from self._steps(_blocks(source, name, tell, None), voice, jobs, decoder))
+        tracks, heard = [Track() for _ in range(count)], []
+        for channel, track in enumerate(tracks):
+            blocks = track.listen(_blocks(source, name, tell if channel == 0 else ignore, channel))
+            heard.append((yield from self._steps(blocks, voice, jobs, decoder)))
+        if same := repeated(tracks):
+            which = ", ".join(str(channel + 1) for channel in same)
+            tell(
+                Note("one sound", f"the sound of channel {which} is that of an earlier one, which is written down once")
+            )
+        said = converse([found.words for found in heard], tracks)
+        text = "\n".join(join_words(word.text for word in turn) for turn in turns(said))
+        return Transcript(text, said, max(found.duration_s for found in heard))
+
+    def _steps(
+        self, blocks: Iterable[np.ndarray], voice: bool, jobs: int, decoder: Decoder | None
+    ) -> Generator[Seconds, None, Transcript]:
         heard: list[tuple[np.ndarray, np.ndarray]] = []
         growing = None if self.chunks is None else self._growing()
         said: list[Word] = []
-        counter = _Counter(_blocks(source, name, tell))
+        counter = _Counter(blocks)
         if decoder is not None:
             decoder.begin()
         for log_probs_TV in self._stretches(counter, voice, jobs):
@@ -230,9 +257,11 @@ class _Counter:
             yield block
 
 
-def _blocks(source: Source | np.ndarray, name: str | None, tell: Tell = ignore) -> Iterable[np.ndarray]:
+def _blocks(
+    source: Source | np.ndarray, name: str | None, tell: Tell = ignore, channel: int | None = None
+) -> Iterable[np.ndarray]:
     if not isinstance(source, np.ndarray):
-        return read_blocks(source, name, tell=tell)
+        return read_blocks(source, name, channel=channel, tell=tell)
     label = name or "wave"
     if source.ndim != 1 or not np.issubdtype(source.dtype, np.floating):
         found = f"{source.dtype} of shape {source.shape}"

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lalia.arguments import closest, positive
-from lalia.audio.reading import AudioError, Note
+from lalia.audio.channels import parse_choice
+from lalia.audio.reading import TWO_VOICES, AudioError, Note
 from lalia.cards import write_text
 from lalia.exits import UserError
 from lalia.filenames import one_line, readable
@@ -33,6 +34,7 @@ Write down what is said in audio files of any format, rate and length.
   lalia transcribe my-student talks/ --format json              a folder: one JSON object per line, words with times
   lalia transcribe my-student talks/ --format srt,txt --out subs/    files for each clip; again with --skip-existing: the rest
   ffmpeg -i talk.mkv -f wav - | lalia transcribe my-student -   audio from a pipe
+  lalia transcribe my-student call.wav --channels each          a telephone call: who says what, in turns
   lalia transcribe my-student talk.mp3 --lm my-lm --hot names.txt    a language model, and names to listen for
   lalia transcribe my-student clips/ --only commands.txt        only these phrases, or nothing
   lalia transcribe my-student meeting.flac --jobs 1             one window at a time and not one per core
@@ -61,9 +63,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--jobs", type=positive, metavar="N", help="how much at a time, one thread each (default: all cores)"
     )
+    parser.add_argument(
+        "--channels",
+        type=_channels,
+        metavar="mix|each|N",
+        help="of stereo files: the mix, each by itself with turns in order (a telephone call), or one, from 1 (default: mix)",
+    )
     parser.add_argument("--voice", action="store_true", help="hear only where there is speech (needs silero-vad)")
     parser.add_argument("--threads", type=positive, metavar="N", help="processor threads (default: all cores)")
     add_decoding(parser)
+
+
+def _channels(text: str) -> int | None:
+    try:
+        return parse_choice(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _formats(text: str) -> tuple[str, ...]:
@@ -97,7 +112,7 @@ def transcribe(args: argparse.Namespace) -> int:
     jobs = args.jobs or max(1, cores() // (args.threads or 1))
     student = Student.load(args.model, args.threads or (1 if jobs > 1 else None))
     shown = sys.stderr.isatty() and (args.out is not None or not sys.stdout.isatty())
-    start, audio_s, done = time.perf_counter(), 0.0, 0
+    start, audio_s, done, calls = time.perf_counter(), 0.0, 0, 0
 
     decoder = decoders(args, student)
 
@@ -106,7 +121,13 @@ def transcribe(args: argparse.Namespace) -> int:
         try:
             with kept(job.clip.path) as path:
                 found = student.transcribe(
-                    path, called(job.clip.path), voice=args.voice, jobs=windows, decoder=decoder(), tell=notes.append
+                    path,
+                    called(job.clip.path),
+                    voice=args.voice,
+                    jobs=windows,
+                    decoder=decoder(),
+                    tell=notes.append,
+                    channels=args.channels,
                 )
         except AudioError as error:
             return error, notes
@@ -115,7 +136,8 @@ def transcribe(args: argparse.Namespace) -> int:
     all_heard = in_order(hear, todo, jobs if len(todo) > 1 else 1)
     for number, (job, (heard, notes)) in enumerate(zip(todo, all_heard, strict=True), start=1):
         name = called(job.clip.path)
-        for note in notes:
+        calls += any(note.kind == TWO_VOICES for note in notes)
+        for note in (note for note in notes if note.kind != TWO_VOICES):  # those are counted in the end
             print(f"lalia: {one_line(name)}: {note.text}", file=sys.stderr)
         if isinstance(heard, AudioError):
             print(f"lalia: {one_line(str(heard))}", file=sys.stderr)
@@ -126,13 +148,17 @@ def transcribe(args: argparse.Namespace) -> int:
             _write(path, render(heard, format, readable(name)))
         if not job.files:
             text = render(heard, formats[0], readable(name))
-            _write(None, f"{one_line(name)}\t{text}" if several and formats == ("txt",) else text)
+            named = f"{one_line(name)}\t" if several and formats == ("txt",) else ""
+            _write(None, "".join(named + line for line in text.splitlines(keepends=True)))
         if shown:
             speed = audio_s / (time.perf_counter() - start)
             print(f"\r{number} of {len(todo)} clips, {speed:.0f} × real time ", end="", file=sys.stderr, flush=True)
     elapsed_s = time.perf_counter() - start
     if shown:
         print(file=sys.stderr)
+    if calls:
+        which = f"{calls} of {len(todo)} clips hold" if several else f"{one_line(called(todo[0].clip.path))}: holds"
+        print(f"lalia: {which} different voices on two channels; --channels each keeps them apart", file=sys.stderr)
     if several and todo:
         speed = audio_s / max(elapsed_s, 1e-9)
         bad = f"; {len(todo) - done} of {len(todo)} clips could not be read" if done < len(todo) else ""

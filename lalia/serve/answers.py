@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from starlette.responses import Response
 
-from lalia.audio.reading import Note
+from lalia.audio.reading import TWO_VOICES, Note
 from lalia.runtime.subtitles import make_cues, render
 from lalia.runtime.transcript import Transcript
 from lalia.text.scripts import join_words
@@ -41,9 +41,12 @@ def openai_answer(transcript: Transcript, format: str, name: str, language: str,
             "language": language,
             "duration": transcript.duration_s,
             "text": transcript.text,
-            "words": [{"word": w.text, "start": w.start_s, "end": w.end_s} for w in transcript.words],
+            "words": [
+                {"word": w.text, "start": w.start_s, "end": w.end_s} | _channel(w.channel) for w in transcript.words
+            ],
             "segments": [
                 {"id": number, "start": cue.start_s, "end": cue.end_s, "text": join_words(cue.lines)}
+                | _channel(cue.channel)
                 for number, cue in enumerate(cues)
             ],
         }
@@ -51,8 +54,13 @@ def openai_answer(transcript: Transcript, format: str, name: str, language: str,
     )
 
 
+def _channel(channel: int) -> dict[str, int]:
+    return {"channel": channel} if channel else {}
+
+
 def _warnings(notes: Sequence[Note]) -> dict[str, list[str]]:
-    return {"warnings": [note.text for note in notes]} if notes else {}
+    hints = {TWO_VOICES: "; channels=each keeps them apart"}
+    return {"warnings": [note.text + hints.get(note.kind, "") for note in notes]} if notes else {}
 
 
 def _json(value: object) -> Response:

@@ -8,7 +8,7 @@ import hashlib
 import hmac
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from importlib.resources import files
 from pathlib import Path
@@ -21,6 +21,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
+from lalia.audio.channels import parse_choice
 from lalia.audio.reading import AudioError, Note, Tell
 from lalia.runtime.student import Student
 from lalia.runtime.subtitles import FORMATS
@@ -110,6 +111,7 @@ class Service:
     async def transcribe(self, request: Request) -> Response:
         """``POST /transcribe?format=srt``: the file as the body, or in a form."""
         format = _one_of("format", request.query_params.get("format", "json"), FORMATS)
+        _choice(request.query_params)
         return await self._hear(request, lambda heard, upload, notes: answer(heard, format, upload.name, notes))
 
     async def transcribe_openai(self, request: Request) -> Response:
@@ -139,15 +141,16 @@ class Service:
                     check(upload)
                 start = time.monotonic()
                 notes: list[Note] = []
-                job = Job(self._steps(upload, notes.append), self.limits.audio_s, self.limits.work_s)
+                channels = _choice({**request.query_params, **upload.fields})
+                job = Job(self._steps(upload, notes.append, channels), self.limits.audio_s, self.limits.work_s)
                 heard = await self._wait(request, job)
                 self.metrics.transcribed(time.monotonic() - start, heard.duration_s, job.worked_s)
                 return write(heard, upload, notes)
         finally:
             self.inside -= 1
 
-    def _steps(self, upload: Upload, tell: Tell) -> Callable[[], Steps]:
-        return lambda: self.student.steps(upload.path, upload.name, tell=tell)
+    def _steps(self, upload: Upload, tell: Tell, channels: int | None) -> Callable[[], Steps]:
+        return lambda: self.student.steps(upload.path, upload.name, tell=tell, channels=channels)
 
     async def _wait(self, request: Request, job: Job) -> Transcript:
         """The job's transcript; where the client leaves, the job ends too, before its file is removed."""
@@ -217,6 +220,13 @@ def _one_of(field: str, value: str, known: tuple[str, ...]) -> str:
     if value not in known:
         raise Refusal(400, "bad_format", f"{field} {value[:40]!r} is unknown; expected one of {', '.join(known)}")
     return value
+
+
+def _choice(told: Mapping[str, str]) -> int | None:
+    try:
+        return parse_choice(told.get("channels", "mix"))
+    except ValueError as error:
+        raise Refusal(400, "bad_channels", str(error)) from error
 
 
 def _digest(text: str) -> str:
