@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -69,15 +70,18 @@ def transcript(hits: Iterable[Hit], tokens: Tokens) -> str:
     return " ".join(tokens.decode(hit.token for hit in hits).split())
 
 
-def words(hits: Iterable[Hit], tokens: Tokens, frame_s: Seconds) -> list[Word]:
+def words(hits: Iterable[Hit], tokens: Tokens, frame_s: Seconds, pause_s: Seconds = math.inf) -> list[Word]:
     """The words of ``hits`` with times, ``frame_s`` seconds per frame.
 
-    A word reaches from its first letter's first frame to its last letter's last. Han and kana characters are words each.
+    A word reaches from its first letter's first frame to its last letter's last. Han and kana characters are words each. A pause
+    of ``pause_s`` ends a word too.
     """
     found: list[Word] = []
     letters: list[Hit] = []
     for hit in hits:
         symbol = tokens.symbols[hit.token]
+        if letters and (hit.start_frame - letters[-1].end_frame) * frame_s >= pause_s:
+            _close(letters, tokens, frame_s, found)
         if symbol == BOUNDARY:
             _close(letters, tokens, frame_s, found)
         elif all(map(is_ideograph, symbol)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Generator, Iterable, Iterator
 from itertools import groupby
@@ -18,7 +19,7 @@ from lalia.decoding.greedy import Word, collapse, peaks, transcript, words
 from lalia.decoding.growing import PAUSE_S, Growing
 from lalia.exits import UserError
 from lalia.machine import cores
-from lalia.runtime.conversation import Track, converse, repeated, turns
+from lalia.runtime.conversation import PHRASE_S, Track, converse, repeated, turns
 from lalia.runtime.hearing import SILENCE_PEAK, STATE, Chunks, Hearing
 from lalia.runtime.integrity import MODEL, NORMALISER, TOKENS, check_files, find_student
 from lalia.runtime.stream import Stream
@@ -139,7 +140,8 @@ class Student:
         tracks, heard = [Track() for _ in range(count)], []
         for channel, track in enumerate(tracks):
             blocks = track.listen(_blocks(source, name, tell if channel == 0 else ignore, channel))
-            heard.append((yield from self._steps(blocks, voice, jobs, decoder)))
+            # Whoever listens for a while goes on with another word.
+            heard.append((yield from self._steps(blocks, voice, jobs, decoder, PHRASE_S)))
         if same := repeated(tracks):
             which = ", ".join(str(channel + 1) for channel in same)
             tell(
@@ -150,7 +152,12 @@ class Student:
         return Transcript(text, said, max(found.duration_s for found in heard))
 
     def _steps(
-        self, blocks: Iterable[np.ndarray], voice: bool, jobs: int, decoder: Decoder | None
+        self,
+        blocks: Iterable[np.ndarray],
+        voice: bool,
+        jobs: int,
+        decoder: Decoder | None,
+        pause_s: Seconds = math.inf,
     ) -> Generator[Seconds, None, Transcript]:
         heard: list[tuple[np.ndarray, np.ndarray]] = []
         growing = None if self.chunks is None else self._growing()
@@ -176,7 +183,9 @@ class Student:
             return Transcript("")
         hits = collapse(np.concatenate([h[0] for h in heard]), np.concatenate([h[1] for h in heard]))
         return Transcript(
-            transcript(hits, self.tokens), words(hits, self.tokens, self.frame_s), round(to_seconds(counter.samples), 3)
+            transcript(hits, self.tokens),
+            words(hits, self.tokens, self.frame_s, pause_s),
+            round(to_seconds(counter.samples), 3),
         )
 
     def stream(self, *, rate: int = SAMPLE_RATE, pause_s: Seconds = PAUSE_S, decoder: Decoder | None = None) -> Stream:
