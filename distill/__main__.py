@@ -10,7 +10,8 @@ from typing import Any
 from distill.config import DistillSettings, ExportSettings, PruneSettings
 from lalia import config
 from lalia.arguments import run_stage
-from lalia.runtime.integrity import find_made
+from lalia.runtime.integrity import RUN, find_made
+from lalia.runtime.spoken import languages_in, languages_taken
 from lalia.training.settings import require, require_folders
 
 RECOGNISER = "recogniser"
@@ -61,17 +62,31 @@ def _check(settings: DistillSettings) -> None:
     settings.teacher = find_made(settings.teacher, RECOGNISER, "--teacher")
     if settings.student.start:
         settings.student.start = find_made(settings.student.start, RECOGNISER, "--student.start")
-    _check_data(settings)
+    begun = Path(settings.out) / RUN
+    if begun.is_file() and not settings.data.language:
+        settings.data.language = config.select(begun, ["data.language"])["data"]["language"]
+    _check_data(settings, settings.teacher, unknown=True)
 
 
-def _check_data(settings: DistillSettings | ExportSettings) -> None:
-    """A ``UserError`` where a corpus is not there; languages by the codes that the corpora have."""
-    require_folders(settings.data.corpus, "--data.corpus")
-    from lalia.data.mixture import languages_meant
+def _check_data(settings: DistillSettings | ExportSettings, recogniser: str, unknown: bool = False) -> None:
+    """A ``UserError`` where a corpus is not there; languages by the codes that the corpora have.
+
+    Where no language is said it is the ``recogniser``'s, and with ``unknown`` also clips whose language nobody knows.
+    """
+    data = settings.data
+    require_folders(data.corpus, "--data.corpus")
+    from lalia.data.mixture import Mixture, languages_meant
     from lalia.training.ranks import leads
 
     told = isinstance(settings, ExportSettings) or leads(settings.hardware)
-    settings.data.language = languages_meant(settings.data.language, settings.data.corpus, "--data.language", told)
+    if data.language:
+        data.language = languages_meant(data.language, data.corpus, "--data.language", told)
+        return
+    there, places = Mixture.load(data.corpus).language_names, ", ".join(data.corpus)
+    own = languages_in(Path(recogniser))
+    data.language = languages_taken(
+        None, own, there, recogniser, places, flag="--data.language", unknown=unknown, tell=told
+    )
 
 
 def export(argv: list[str]) -> int:
@@ -82,7 +97,7 @@ def export(argv: list[str]) -> int:
     settings.recogniser = find_made(settings.recogniser, RECOGNISER, "--recogniser")
     if settings.teacher:
         settings.teacher = find_made(settings.teacher, RECOGNISER, "--teacher")
-    _check_data(settings)
+    _check_data(settings, settings.recogniser)
     from distill.export import export as export_student
 
     print(_table(export_student(settings, Path(settings.out)), settings.out))

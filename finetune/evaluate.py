@@ -52,7 +52,7 @@ def main(argv: list[str]) -> int:
         print(f"with the language model {args.lm}; --greedy leaves it out")
     clips = trained.clips()
     args.model, args.corpus = trained.student(), trained.corpora[0]
-    args.language = None  # the clips are of the languages asked for already
+    args.language = []  # the clips are of the languages asked for already
     args.title = f"{trained.name} on {', '.join(path.resolve().name for path in trained.corpora)}"
     args.details = True
     folder = trained.home / EVALUATION

@@ -206,6 +206,7 @@ def _finish(
     facts = {
         "minutes_of_labels": round(float(mixture.durations_s[rows].sum()) / 60, 2),
         "labels": {"minutes": settings.labels.minutes, "clips": digest(mixture, rows)},
+        "languages": sorted({mixture.language_names[code] for code in np.unique(mixture.languages[rows])}),
         "start": settings.weights, "mode": settings.mode, "kind": settings.model.kind, "steps": settings.schedule.steps,
         "best_step": step, "selected_by": settings.select.by, "test_cer": scores["cer"], "test_wer": scores["wer"],
     }  # fmt: skip

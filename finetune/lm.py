@@ -49,10 +49,10 @@ def main(argv: list[str]) -> int:
     trained = Trained.find(args)
     folder = trained.student()
     clips = trained.clips()
-    labelled_rows(clips, trained.corpora[0], "dev", None, None)  # what is missing is told before the work
+    labelled_rows(clips, trained.corpora[0], "dev", [], None)  # what is missing is told before the work
     ngrams, lstm = trained.home / LM, trained.home / LSTM
     ready = language.arpa_files(args.text)
-    asked = {**vars(args), "like": folder, "language": None, "steps": None, "heldout": None}
+    asked = {**vars(args), "like": folder, "language": [], "steps": None, "heldout": None}
     material = {"text": args.text if ready else [*trained.speaking(), *args.text]}
 
     def make(**said: Any) -> None:
@@ -83,7 +83,7 @@ def _compare(args: argparse.Namespace, trained: Trained, folder: Path, clips: Cl
     student = Student.load(folder, 1)
     ngrams, lstm = trained.home / LM, trained.home / LSTM
     model = LanguageModel.load(ngrams)
-    rows = labelled_rows(clips, trained.corpora[0], args.split, None, None)
+    rows = labelled_rows(clips, trained.corpora[0], args.split, [], None)
     check_labels(clips, trained.corpora[0], rows, student)
     name = f"{model.ngrams.order}-grams of {model.unit}s"
     ways: dict[str, Decoder | None] = {"best path": None, name: make_decoder(student, model)}

@@ -18,6 +18,7 @@ from lalia.data.corpus import Corpus
 from lalia.data.mixture import Mixture, languages_meant
 from lalia.exits import UserError
 from lalia.runtime.integrity import RUN, STUDENT
+from lalia.runtime.spoken import languages_in, languages_taken
 from lalia.text.codes import meant
 
 RECOGNISER, LM, LSTM, EVALUATION, WAYS = "recogniser", "lm", "lstm", "evaluation", "decoding.json"
@@ -46,6 +47,10 @@ class Clips:
                 here = here[np.isin(corpus.languages[here], codes)]
             rows.append(start + here)
         return np.concatenate(rows)
+
+    @property
+    def language_names(self) -> list[str]:
+        return self._languages or self._mixture.language_names
 
     def numbers(self, name: str) -> np.ndarray:
         """A column of numbers, (N,)."""
@@ -105,7 +110,13 @@ class Trained:
             raise UserError(
                 f"{folder}: belongs to no run; say --out FOLDER, where what is made of it (student, lm, evaluation) shall be"
             )
-        languages = languages_meant(args.language or data.get("language", []), corpora, "--language")
+        if args.language or run:
+            languages = languages_meant(args.language or data.get("language", []), corpora, "--language")
+        else:
+            places = ", ".join(map(str, corpora))
+            languages = languages_taken(
+                None, languages_in(source), Mixture.load(corpora).language_names, source, places
+            )
         return cls(source, home, corpora, languages, run)
 
     @property

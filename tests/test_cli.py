@@ -20,7 +20,7 @@ from lalia.data.corpus import COLUMNS, SCHEMA, write_index
 
 @pytest.fixture(scope="module")
 def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_student(tmp_path_factory.mktemp("cli") / "student")
+    return make_student(tmp_path_factory.mktemp("cli") / "student", language=["ita", "rus"])
 
 
 @pytest.fixture

@@ -245,7 +245,7 @@ def test_commands_of_evaluation(run, lm: Path, student: Path, tmp_path: Path) ->
         tmp_path / "foreign", [("rus", "dev", "привет", clips[0][3]), ("eng", "dev", "…", clips[0][3])]
     )
     for verb in (("evaluate", student, foreign, "--split", "dev"), ("tune", student, foreign, "--lm", lm)):
-        status, _, err = run(*verb)
+        status, _, err = run(*verb, "--language", "rus")
         assert status == 2 and "no letters for 1 of its 1 words, such as 'привет'" in err and err.count("\n") == 1
         status, _, err = run(*verb, "--language", "eng")
         assert status == 2 and "none of 1 labels holds a letter" in err and err.count("\n") == 1

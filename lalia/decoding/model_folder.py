@@ -63,9 +63,13 @@ class ModelFolder:
             )
 
     def store_tuned(self, name: str, found: dict[str, Any]) -> None:
-        """Keep what tuning found for ``name`` (a student, or a student with its n-grams) in the card."""
+        """Keep what tuning found for ``name`` (a student, or a student with its n-grams) in the card; what it found the time
+        before stays beside it as ``previous``."""
         facts = {key: value for key, value in self.card.items() if key not in ("kind", "id", "made_by", "parents")}
-        facts["tuned"] = {**facts.get("tuned", {}), name: found}
+        known = facts.get("tuned", {})
+        if name in known:
+            found = {**found, "previous": {key: value for key, value in known[name].items() if key != "previous"}}
+        facts["tuned"] = {**known, name: found}
         self.card = write_card(self.folder, KIND, self.card["parents"], **facts)
 
 
@@ -113,13 +117,19 @@ def write_folder(
     parents: list[dict[str, Any]],
     facts: Mapping[str, Any],
 ) -> None:
-    """Make ``out`` of what ``save`` writes, a normaliser and a card; it appears at once when it is whole."""
+    """Make ``out`` of what ``save`` writes, a normaliser and a card; it appears at once when it is whole.
+
+    Where the same model is there already, what tuning found for it is kept.
+    """
     require_free(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
         save(made)
         normaliser.to_json(made / NORMALISER)
+        known = read_card(out, KIND) if out.exists() else {}
+        if "tuned" in known and known.get("id") == content_hash(made):
+            facts = {**facts, "tuned": known["tuned"]}
         write_card(made, KIND, parents, **facts)
         made.chmod(0o755)
         if out.exists():

@@ -13,6 +13,7 @@ from lalia.models.recogniser import Recogniser
 from lalia.models.store import count_parameters, replacing
 from lalia.models.streamed import streaming_facts
 from lalia.runtime.integrity import MODEL, NORMALISER, TOKENS, file_hashes
+from lalia.runtime.spoken import languages_in
 from lalia.units import SAMPLE_RATE
 
 
@@ -49,7 +50,7 @@ def export_student(source: Path, out: Path, language: str = "") -> dict[str, Any
     recogniser = Recogniser.load(source, language)
     with replacing(out) as folder:
         export_graph(recogniser, folder / MODEL)
-        spoken = language or recogniser.normaliser.settings.language
+        spoken = language or languages_in(source)
         return seal(
             recogniser, folder, [read_card(source, "recogniser")], spoken, parameters=count_parameters(recogniser)
         )

@@ -22,6 +22,16 @@ FOREIGN = 0.5
 """The share of the words of a text that a student may have no letters for."""
 
 
+def add_language(parser: argparse.ArgumentParser) -> None:
+    """Which clips of a corpus are meant, for ``lalia.runtime.spoken``."""
+    parser.add_argument(
+        "--language",
+        metavar="CODE",
+        action="append",
+        help="clips of this one (ISO 639-3, such as ita; may be repeated; default: the student's own)",
+    )
+
+
 def add_decoding(parser: argparse.ArgumentParser) -> None:
     """The options that say what is known of the language."""
     parser.add_argument("--lm", type=Path, metavar="LM", help="a language model made by lalia lm")
@@ -59,11 +69,13 @@ def decoders(args: argparse.Namespace, student: Student) -> Callable[[], Decoder
     return decoder
 
 
-def labelled_rows(corpus: Any, path: Path, split: str, language: str | None, limit: int | None) -> list[int]:
-    """The labelled clips of a split, at most ``limit`` of them, spread evenly; a ``UserError`` where there are none."""
-    rows = [int(row) for row in corpus.select(split=split, language=language, with_text=True)]
+def labelled_rows(corpus: Any, path: Path, split: str, languages: Sequence[str], limit: int | None) -> list[int]:
+    """The labelled clips of a split in ``languages`` (none: all), at most ``limit`` of them, spread evenly; a ``UserError`` where
+    there are none."""
+    every: list[str | None] = [*languages] or [None]
+    rows = sorted(int(row) for code in every for row in corpus.select(split=split, language=code, with_text=True))
     if not rows:
-        where = f"split {split}" + (f", language {language}" if language else "")
+        where = f"split {split}" + (f", language {' and '.join(languages)}" if languages else "")
         raise UserError(f"{path}: has no labelled clips in {where}; see: lalia inspect {path}")
     if limit and limit < len(rows):
         return [rows[i * len(rows) // limit] for i in range(limit)]

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from lalia.arguments import positive
 from lalia.exits import UserError
-from lalia.runtime.arguments import DECODING, OpenCorpus, check_labels, labelled_rows
+from lalia.runtime.arguments import DECODING, OpenCorpus, add_language, check_labels, labelled_rows
+from lalia.runtime.spoken import languages_taken
 
 if TYPE_CHECKING:
     from lalia.runtime.evaluation import Evaluation
@@ -19,7 +20,7 @@ ABOUT = """\
 Error rates of a student on the labelled clips of a corpus, with 95 % intervals (bootstrap over clips), and its speed.
 Labels and transcripts pass the student's own normaliser first.
 
-  lalia evaluate my-student corpora/demo                          the test split
+  lalia evaluate my-student corpora/demo                          the test split, clips of the student's language
   lalia evaluate my-student corpora/demo --split dev --language ita
   lalia evaluate my-student corpora/demo --html report.html       where it errs, with the worst clips to hear
   lalia evaluate my-student corpora/demo --limit 200 --json scores.json
@@ -35,7 +36,7 @@ WritePage = Callable[..., object]
 def add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", type=Path, help="a student folder, or the run it is in")
     parser.add_argument("corpus", metavar="CORPUS", type=Path, help="a corpus folder")
-    parser.add_argument("--language", metavar="CODE", help="only this one (ISO 639-3, such as ita)")
+    add_language(parser)
     parser.add_argument(
         "--details", action="store_true", help="say where the errors are: lengths, noise, speakers, words"
     )
@@ -60,6 +61,7 @@ def evaluate(args: argparse.Namespace, open_corpus: OpenCorpus, write_page: Writ
     student = Student.load(args.model, args.threads)
     decoder = decoders(args, student)()
     corpus = open_corpus(args.corpus)
+    args.language = languages_taken(args.language, student.languages, corpus.language_names, args.model, args.corpus)
     rows = labelled_rows(corpus, args.corpus, args.split, args.language, args.limit)
     check_labels(corpus, args.corpus, rows, student)
     found = hear(student, corpus, rows, _progress(rows), decoder)
@@ -83,7 +85,7 @@ def evaluate(args: argparse.Namespace, open_corpus: OpenCorpus, write_page: Writ
         _write_json(args, found, {"student": student.card["id"], "corpus": corpus.card["id"]} | asked)
     if args.html:
         places = {corpus.id(row): row for row in rows}
-        told = {"split": args.split} | ({"language": args.language} if args.language else {}) | asked
+        told = {"split": args.split} | ({"language": ", ".join(args.language)} if args.language else {}) | asked
         calibrated = decoder is not None and decoder.weights is not None
         title = args.title or f"{args.model.resolve().name} on {args.corpus.resolve().name}"
         try:

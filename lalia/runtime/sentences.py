@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from lalia.exits import UserError
 from lalia.runtime.arguments import OpenCorpus, labelled_rows, require_alphabet
 from lalia.runtime.held_out import HeldOut
 from lalia.runtime.integrity import find_student
+from lalia.runtime.spoken import languages_of, languages_taken
 from lalia.runtime.text_files import lines
 from lalia.text.normaliser import FILE_NAME as NORMALISER
 from lalia.text.normaliser import Normaliser
@@ -46,11 +47,16 @@ class Material:
         for path in paths:
             if not path.is_dir() and not path.is_fifo():  # which is read but once
                 next(lines(path), None)  # what is no text is told before an hour of text is read
-        said = {normaliser(text) for path in paths for text in _held_out(path, args.language, open_corpus)} - {""}
+        own, taken_in = languages_of(like, normaliser.settings.language), dict[Path, list[str]]()
+        for path in paths:
+            if path.is_dir():
+                there = open_corpus(path).language_names
+                taken_in[path] = languages_taken(args.language, own, there, args.like, path)
+        said = {normaliser(text) for path in taken_in for text in _held_out(path, taken_in[path], open_corpus)} - {""}
         apart = HeldOut(said, normaliser.settings.spaces == "keep")
         strange_words = 0
         for path in paths:
-            written = filter(None, map(normaliser, _texts(path, args.language, open_corpus, parents)))
+            written = filter(None, map(normaliser, _texts(path, taken_in.get(path, []), open_corpus, parents)))
             words, strange, example, taken = 0, 0, "", apart.taken
             for text in written if path.is_dir() else apart.without(written):
                 symbols, unknown = symbols_of(text, args.unit, tokens)
@@ -77,21 +83,23 @@ class Material:
         return [symbols_of(text, args.unit, self.tokens)[0] for text in texts if text]
 
 
-def _texts(path: Path, language: str | None, open_corpus: OpenCorpus, parents: list[dict[str, Any]]) -> Iterator[str]:
+def _texts(
+    path: Path, languages: Sequence[str], open_corpus: OpenCorpus, parents: list[dict[str, Any]]
+) -> Iterator[str]:
     """The sentences of a text file, or the training labels of a corpus, whose card becomes a parent."""
     if not path.is_dir():
         yield from lines(path)
         return
     corpus = open_corpus(path)
     parents.append(corpus.card)
-    for row in labelled_rows(corpus, path, "train", language, None):
+    for row in labelled_rows(corpus, path, "train", languages, None):
         yield corpus.text(row)
 
 
-def _held_out(path: Path, language: str | None, open_corpus: OpenCorpus) -> Iterator[str]:
+def _held_out(path: Path, languages: Sequence[str], open_corpus: OpenCorpus) -> Iterator[str]:
     """What the dev and test clips of a corpus say."""
-    if path.is_dir():
-        corpus = open_corpus(path)
-        for split in ("dev", "test"):
+    corpus, every = open_corpus(path), list[str | None](languages) or [None]
+    for split in ("dev", "test"):
+        for language in every:
             for row in corpus.select(split=split, language=language, with_text=True):
                 yield corpus.text(int(row))

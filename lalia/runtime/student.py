@@ -22,6 +22,7 @@ from lalia.machine import cores
 from lalia.runtime.conversation import PHRASE_S, Track, converse, repeated, turns
 from lalia.runtime.hearing import SILENCE_PEAK, STATE, Chunks, Hearing
 from lalia.runtime.integrity import MODEL, NORMALISER, TOKENS, check_files, find_student
+from lalia.runtime.spoken import languages_of
 from lalia.runtime.stream import Stream
 from lalia.runtime.transcript import Transcript
 from lalia.runtime.windows import Heard, Window, cut_windows, silence, stitch
@@ -65,6 +66,11 @@ class Student:
         self._frame: Samples = frame
         self._window: Samples = to_samples(float(card.get("window_s", WINDOW_S))) // frame * frame
         self._overlap: Samples = min(to_samples(OVERLAP_S), self._window // 2) // frame * frame
+
+    @property
+    def languages(self) -> list[str]:
+        """Those that its card says it is of, else the one that its normaliser is for; none where neither says."""
+        return languages_of(self.card, self.normaliser.settings.language)
 
     @classmethod
     def load(cls, folder: Path | str, threads: int | None = None) -> Student:

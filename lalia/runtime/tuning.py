@@ -53,6 +53,8 @@ class Tuning:
     weights: list[float]
     before: list[Bin]
     after: list[Bin]
+    clips: int
+    """that could be read and have a label with letters"""
 
     def as_dict(self, **facts: Any) -> dict[str, Any]:
         """What the language model's card keeps."""
@@ -63,6 +65,7 @@ class Tuning:
             "cer": self.best.cer.rate,
             "wer": self.best.wer.rate,
             "calibration_error": {"before": expected_error(self.before), "after": expected_error(self.after)},
+            "clips": self.clips,
             **facts,
         }
 
@@ -195,7 +198,7 @@ def _trial(weight: float, bonus: float, pairs: Sequence[tuple[str, str]]) -> Tri
     )
 
 
-def _calibrated(decoder: Decoder, held: Iterable[tuple[str, np.ndarray]], trials: list[Trial], best: Trial) -> Tuning:
+def _calibrated(decoder: Decoder, held: Sequence[tuple[str, np.ndarray]], trials: list[Trial], best: Trial) -> Tuning:
     evidence, right = judged(decoder, held)
     weights = calibrate(evidence, right) if evidence else [0.0, 0.0, 0.0, 0.0]
     return Tuning(
@@ -204,6 +207,7 @@ def _calibrated(decoder: Decoder, held: Iterable[tuple[str, np.ndarray]], trials
         weights,
         reliability([confidence(e) for e in evidence], right),
         reliability([confidence(e, weights) for e in evidence], right),
+        len(held),
     )
 
 

@@ -1,0 +1,72 @@
+"""The languages of a model, and which of a corpus's languages are therefore meant where nobody says."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lalia.cards import read_card
+from lalia.exits import UserError
+from lalia.text.codes import meant, name_of
+from lalia.text.normaliser import FILE_NAME as NORMALISER
+from lalia.text.normaliser import Normaliser
+
+UNKNOWN = "und"
+"""The code of clips whose language nobody said."""
+
+
+def languages_of(card: Mapping[str, Any], normalised_for: str) -> list[str]:
+    """The languages of a recogniser or a student by its ``card``, else the one its normaliser is for; none where neither says."""
+    for said in (card.get("languages"), card.get("language"), card.get("finetuning", {}).get("languages")):
+        if said:
+            return [said] if isinstance(said, str) else list(said)
+    return [normalised_for] if normalised_for else []
+
+
+def languages_in(folder: Path) -> list[str]:
+    """``languages_of`` the recogniser or student in ``folder``."""
+    path = folder / NORMALISER
+    return languages_of(read_card(folder), Normaliser.from_json(path).settings.language if path.is_file() else "")
+
+
+def languages_taken(
+    asked: Sequence[str] | None,
+    own: Sequence[str],
+    there: Collection[str],
+    model: Path | str,
+    corpus: Path | str,
+    *,
+    flag: str = "--language",
+    unknown: bool = False,
+    tell: bool = True,
+) -> list[str]:
+    """The languages of ``there`` whose clips are meant; none = all of them, as they come.
+
+    ``asked`` is what the user says; where that is None, those that are ``own`` to the ``model``, and a line on stderr names those
+    that are left out (``tell``). With ``unknown`` clips of no known language are taken as well. A ``UserError`` where the corpus
+    has several languages and none is the model's.
+    """
+    if asked is not None:
+        return meant(asked, there)
+    if len(there) < 2:
+        return []
+    names, spoken = ", ".join(sorted(there)), " and ".join(map(_named, own))
+    taken = [code for code in dict.fromkeys(meant(own, there)) if code in there]
+    if not own:
+        told = f"{model} does not say its language: clips of {names} are taken ({flag} CODE: one)"
+    elif not taken:
+        raise UserError(f"{corpus}: holds {names}, and {model} is of {spoken}; say {flag} CODE to take one")
+    else:
+        taken += [UNKNOWN] if unknown and UNKNOWN in there else []
+        left = ", ".join(sorted(set(there) - set(taken)))
+        told = f"{model} is of {spoken}: clips of {', '.join(taken)} are taken, not of {left} ({flag} CODE: another)"
+        told = told if left else ""
+    if told and tell:
+        print(f"lalia: {told}", file=sys.stderr)
+    return taken
+
+
+def _named(code: str) -> str:
+    return f"{code} ({name_of(code)})" if name_of(code) else code
