@@ -1,13 +1,13 @@
-"""Which kind of audio file this is, by its first bytes; and whether it was cut short, by what its headers promise."""
+"""Which kind of audio file this is, by its first bytes."""
 
 from __future__ import annotations
 
 import os
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+
+from lalia.audio.mpeg import after_id3, frame_bytes
 
 HEAD_BYTES = 1 << 16
 _LISTED_BYTES = 1 << 14
@@ -91,79 +91,18 @@ def recognise(head: bytes, suffix: str, size: int) -> Kind | None:
     for magic, offset, kind in _MAGIC:
         if head.startswith(magic, offset):
             return kind
-    start = _after_id3(head)
+    start = after_id3(head)
     if start and start >= len(head):  # a tag with a cover picture larger than what we look at
         return Kind("MP3", "mp3", True) if start < size else None
     if head.startswith(b"fLaC", start):
         return Kind("FLAC", "flac", True)
-    if _chained(head, start, size, _mpeg_frame_bytes):
+    if _chained(head, start, size, frame_bytes):
         return Kind("MP3", "mp3", True)
     if _chained(head, start, size, _aac_frame_bytes):
         return Kind("AAC", "aac", False)
     if suffix == ".g722" and head and not _is_text(head):
         return Kind(RAW_G722, "g722", False)
     return None
-
-
-def missing_bytes(file: BinaryIO, kind: Kind, size: int) -> int:
-    """How many bytes the file's own headers promise beyond its end; 0 when it is whole, or does not say."""
-    file.seek(0)
-    head = file.read(HEAD_BYTES)
-    if kind.name == "WAV" and head[:4] == b"RIFF":
-        return _missing_from_wav(file, size)
-    if kind.name == "Ogg":
-        return _missing_from_ogg(file, size)
-    if kind.name == "MP3":
-        return _missing_from_mp3(head, size)
-    return 0
-
-
-def _missing_from_wav(file: BinaryIO, size: int) -> int:
-    at = 12
-    while at + 8 <= size:
-        file.seek(at)
-        name, length = struct.unpack("<4sI", file.read(8))
-        if name == b"data":
-            # Programs that write into a pipe cannot know the length and put 0 or the largest number there.
-            streamed = length == 0 or length >= 0x7FFF0000
-            return 0 if streamed else max(0, at + 8 + length - size)
-        at += 8 + length + (length & 1)
-    return max(0, at - size)
-
-
-def _missing_from_ogg(file: BinaryIO, size: int) -> int:
-    """Without its last page, marked as such, an Ogg stream has no known length."""
-    file.seek(max(0, size - HEAD_BYTES * 2))
-    tail = file.read()
-    at = tail.rfind(b"OggS")
-    if at < 0 or at + 27 > len(tail):
-        return 1
-    segments = tail[at + 26]
-    table = tail[at + 27 : at + 27 + segments]
-    end = at + 27 + segments + sum(table)
-    last = tail[at + 5] & 0x04
-    return max(0, end - len(tail)) or (0 if last else 1)
-
-
-def _missing_from_mp3(head: bytes, size: int) -> int:
-    start = _after_id3(head)
-    at = max(head.find(b"Xing", start, start + 200), head.find(b"Info", start, start + 200))
-    if at < 0 or len(head) < at + 16:
-        return 0
-    (flags,) = struct.unpack(">I", head[at + 4 : at + 8])
-    if flags & 3 != 3:
-        return 0
-    (declared,) = struct.unpack(">I", head[at + 12 : at + 16])
-    # Tags may stand before and after, and some encoders leave out the header frame: a frame or two is no loss.
-    lost = start + declared - size
-    return lost if lost > 4096 else 0
-
-
-def _after_id3(head: bytes) -> int:
-    if head[:3] != b"ID3" or len(head) < 10 or any(b & 0x80 for b in head[6:10]):
-        return 0
-    a, b, c, d = head[6:10]
-    return 10 + (a << 21 | b << 14 | c << 7 | d)
 
 
 def _chained(head: bytes, start: int, size: int, frame_bytes: Callable[[bytes, int], int]) -> bool:
@@ -178,33 +117,6 @@ def _chained(head: bytes, start: int, size: int, frame_bytes: Callable[[bytes, i
             return True
         at = head.find(b"\xff", at + 1, start + 8192)
     return False
-
-
-_MPEG1_KBPS = {
-    1: (0, 32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
-    2: (0, 32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
-    3: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
-}
-_MPEG2_KBPS = {
-    1: (0, 32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
-    2: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
-    3: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
-}
-
-
-def _mpeg_frame_bytes(head: bytes, at: int) -> int:
-    """Length of the MPEG audio frame at ``at``; 0 when none starts there (ISO/IEC 11172-3, 2.4.1.3)."""
-    if at + 4 > len(head) or head[at] != 0xFF or head[at + 1] & 0xE0 != 0xE0:
-        return 0
-    version, layer = head[at + 1] >> 3 & 3, 4 - (head[at + 1] >> 1 & 3)
-    bits, rate_code, padding = head[at + 2] >> 4, head[at + 2] >> 2 & 3, head[at + 2] >> 1 & 1
-    if version == 1 or layer == 4 or bits in (0, 15) or rate_code == 3:
-        return 0
-    rate = (44100, 48000, 32000)[rate_code] // {3: 1, 2: 2, 0: 4}[version]
-    kbps = (_MPEG1_KBPS if version == 3 else _MPEG2_KBPS)[layer][bits]
-    if layer == 1:
-        return (12_000 * kbps // rate + padding) * 4
-    return (72_000 if layer == 3 and version != 3 else 144_000) * kbps // rate + padding
 
 
 def _aac_frame_bytes(head: bytes, at: int) -> int:

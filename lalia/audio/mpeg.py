@@ -1,0 +1,255 @@
+"""MPEG audio (MP3) frame by frame: how much sound a file holds, whatever the count at its head says.
+
+An MP3 file is a row of frames. Only an optional first one (Xing, Info, VBRI) says how many follow; streams that were
+recorded have none, joined files have that of their first part, and libsndfile believes it or guesses.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from dataclasses import dataclass, field
+from mmap import mmap
+
+from lalia.units import Samples, Seconds
+
+Data = bytes | mmap
+
+_KBPS_1 = {
+    1: (0, 32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
+    2: (0, 32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
+    3: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+}
+_KBPS_2 = {
+    1: (0, 32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
+    2: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+    3: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+}
+_SYNC = re.compile(rb"\xff[\xe2-\xff][\x10-\xef]")
+_NEEDED = 3
+"""Frames in a row that are taken for sound and not for bytes that look like it."""
+
+
+class _FrameBytes(dict[int, int]):
+    """The bytes of a frame by the second and third byte of its header; 0 where these begin none (ISO/IEC 11172-3, 2.4.1.3)."""
+
+    def __missing__(self, key: int) -> int:
+        version, layer = key >> 11 & 3, 4 - (key >> 9 & 3)
+        bits, rate_code, padding = key >> 4 & 15, key >> 2 & 3, key >> 1 & 1
+        length = 0
+        if key >> 13 == 7 and version != 1 and layer != 4 and bits not in (0, 15) and rate_code != 3:
+            kbps, rate = (_KBPS_1 if version == 3 else _KBPS_2)[layer][bits], _rate(version, rate_code)
+            if layer == 1:
+                length = (12_000 * kbps // rate + padding) * 4
+            else:
+                length = (72_000 if layer == 3 and version != 3 else 144_000) * kbps // rate + padding
+        self[key] = length
+        return length
+
+
+_FRAME_BYTES = _FrameBytes()
+
+
+class _RunBytes(dict[int, int]):
+    """The bytes of a frame by its header, a whole one; 0 where it begins none of the same form."""
+
+    def __init__(self, form: tuple[int, int, int, int] | None) -> None:
+        self._wanted = form
+
+    def __missing__(self, header: int) -> int:
+        data = header.to_bytes(4, "big")
+        self[header] = length = frame_bytes(data, 0) if _form(data, 0) == self._wanted else 0
+        return length
+
+
+def frame_bytes(data: Data, at: int) -> int:
+    """Length of the MPEG audio frame at ``at``; 0 when none starts there."""
+    if at + 4 > len(data) or data[at] != 0xFF:
+        return 0
+    return _FRAME_BYTES[data[at + 1] << 8 | data[at + 2]]
+
+
+@dataclass
+class Run:
+    """Frames of one rate and one number of channels. ``pieces`` are where they are, as (start, length)."""
+
+    layer: int
+    rate: int
+    channels: int
+    frame_samples: Samples
+    frames: int = 0
+    pieces: list[tuple[int, int]] = field(default_factory=list)
+    declared: int | None = None
+    """frames that its head says it has"""
+    head: bytes = b""
+    """the frame that says so"""
+
+    @property
+    def samples(self) -> Samples:
+        return self.frames * self.frame_samples
+
+    @property
+    def duration_s(self) -> Seconds:
+        return self.samples / self.rate
+
+
+@dataclass
+class Frames:
+    """What a walk found: runs of frames, and whether the last frame of all is cut off."""
+
+    runs: list[Run]
+    cut: bool
+    strays: bool
+    """whether anything lies between frames"""
+
+
+def walk(data: Data, start: int, end: int) -> Frames:
+    """All frames between ``start`` and ``end``, over whatever lies between them."""
+    found = Frames([], False, False)
+    unpack = struct.Struct(">I").unpack_from
+    at = start
+    while (begin := _next_frames(data, at, end)) is not None:
+        found.strays |= bool(found.runs)
+        at = begin
+        while at + 4 <= end and data[at] == 0xFF:  # a run, or the rest of one behind a stray
+            form = _form(data, at)
+            if form is None or (found.runs and form != _form_of(found.runs[-1]) and not _starts(data, at, end)):
+                break
+            if not found.runs or form != _form_of(found.runs[-1]):
+                found.runs.append(Run(*form))
+                at = _read_head(data, at, end, found.runs[-1])
+            run, first, frames, last = found.runs[-1], at, 0, end - 4
+            lengths = _RunBytes(form)
+            while at <= last:
+                length = lengths[unpack(data, at)[0]]
+                if not length:
+                    break
+                at += length
+                frames += 1
+            if at > end:
+                at, frames, found.cut = at - length, frames - 1, True
+            if frames:
+                run.frames += frames
+                if run.pieces and sum(run.pieces[-1]) == first:
+                    first, _ = run.pieces.pop()
+                run.pieces.append((first, at - first))
+            if found.cut or not frames:
+                break
+        if found.cut:
+            # A frame that seems to reach past the end may be a tag that looks like one.
+            found.cut = end - at >= 4 and data[at : at + 3] not in (b"TAG", b"APE", b"LYR", b"ID3")
+            break
+        at += 1
+    found.runs = [run for run in found.runs if run.frames]
+    return found
+
+
+def whole_head(run: Run) -> bytes:
+    """A first frame that says how many frames ``run`` has, for decoders that go by it."""
+    count = struct.pack(">I", run.frames)
+    if run.head and (at := max(run.head.find(b"Xing"), run.head.find(b"Info"))) > 0:
+        head = bytearray(run.head)
+        (flags,) = struct.unpack(">I", head[at + 4 : at + 8])
+        head[at + 8 : at + 12] = count
+        if flags & 2:
+            length = len(head) + sum(length for _, length in run.pieces)
+            head[at + 12 : at + 16] = struct.pack(">I", length & 0xFFFFFFFF)
+        encoder = at + 8 + 4 * (flags & 1) + 4 * (flags >> 1 & 1) + 100 * (flags >> 2 & 1) + 4 * (flags >> 3 & 1)
+        if run.declared != run.frames and encoder + 24 <= len(head):
+            # The samples that the encoder filled up with stand at another end: none are to be cut off there.
+            head[encoder + 22] &= 0xF0
+            head[encoder + 23] = 0
+        return bytes(head)
+    version = {1152: 3, 576: 2}[run.frame_samples]
+    rates = {_rate(v, code): (v, code) for v in (3, 2, 0) for code in range(3)}
+    version, rate_code = rates[run.rate]
+    # MPEG version, layer III, no checksum; 128 or 80 kbit/s, so that there is room; joint stereo would need bits, plain does not.
+    header = bytes((0xFF, 0xE0 | version << 3 | 1 << 1 | 1, 9 << 4 | rate_code << 2, 0xC0 if run.channels == 1 else 0))
+    side = _side_bytes(version, run.channels)
+    body = header + bytes(side) + b"Xing" + struct.pack(">I", 1) + count
+    return body.ljust(frame_bytes(header, 0), b"\0")
+
+
+def after_id3(data: Data, at: int = 0) -> int:
+    """Where the ID3v2 tag that begins at ``at`` ends; 0 where none begins."""
+    head = data[at : at + 10]
+    if head[:3] != b"ID3" or len(head) < 10 or any(b & 0x80 for b in head[6:10]):
+        return 0
+    a, b, c, d = head[6:10]
+    return at + 10 + (a << 21 | b << 14 | c << 7 | d)
+
+
+def _next_frames(data: Data, at: int, end: int) -> int | None:
+    """Where the next row of frames begins; tags are stepped over, for a picture in one may hold bytes like frames."""
+    while at < end:
+        if tag := after_id3(data, at):
+            at = tag
+        elif data[at : at + 8] == b"APETAGEX" and at + 16 <= end:
+            at += 32 + int.from_bytes(data[at + 12 : at + 16], "little")
+        elif data[at : at + 3] == b"TAG":
+            at += 128
+        else:
+            break
+    while at < end and (found := _SYNC.search(data, at, end)):
+        at = found.start()
+        if _starts(data, at, end):
+            return at
+        if (tagged := data.find(b"ID3", at, min(end, at + 3))) >= 0 and (tag := after_id3(data, tagged)):
+            at = tag
+        else:
+            at += 1
+    return None
+
+
+def _starts(data: Data, at: int, end: int) -> bool:
+    """Whether frames of one kind stand in a row from ``at`` on; fewer than ``_NEEDED`` only at the end."""
+    form, frames = _form(data, at), 0
+    while form is not None and frames < _NEEDED:
+        at += frame_bytes(data, at)
+        frames += 1
+        if at >= end:
+            return at == end
+        if frames < _NEEDED and _form(data, at) != form:
+            return False
+    return frames == _NEEDED
+
+
+def _form(data: Data, at: int) -> tuple[int, int, int, int] | None:
+    """Layer, rate, channels and samples of the frame at ``at``."""
+    if not frame_bytes(data, at):
+        return None
+    version, layer = data[at + 1] >> 3 & 3, 4 - (data[at + 1] >> 1 & 3)
+    samples = 384 if layer == 1 else 576 if layer == 3 and version != 3 else 1152
+    return layer, _rate(version, data[at + 2] >> 2 & 3), 1 if data[at + 3] >> 6 == 3 else 2, samples
+
+
+def _form_of(run: Run) -> tuple[int, int, int, int]:
+    return run.layer, run.rate, run.channels, run.frame_samples
+
+
+def _rate(version: int, code: int) -> int:
+    return (44_100, 48_000, 32_000)[code] // {3: 1, 2: 2, 0: 4}[version]
+
+
+def _side_bytes(version: int, channels: int) -> int:
+    return {(3, 1): 17, (3, 2): 32}.get((version, channels), 9 if channels == 1 else 17)
+
+
+def _read_head(data: Data, at: int, end: int, run: Run) -> int:
+    """Note what the first frame of ``run`` says of its length; where the sound begins."""
+    length = frame_bytes(data, at)
+    if run.layer != 3 or at + length > end:
+        return at
+    head = bytes(data[at : at + length])
+    side = 4 + _side_bytes(head[1] >> 3 & 3, run.channels)
+    for found in (side, side + 2):  # with a checksum behind the header
+        if head[found : found + 4] in (b"Xing", b"Info") and len(head) >= found + 12:
+            (flags,) = struct.unpack(">I", head[found + 4 : found + 8])
+            if flags & 1:
+                run.head = head
+                (run.declared,) = struct.unpack(">I", head[found + 8 : found + 12])
+            return at + length
+    if head[36:40] == b"VBRI" and len(head) >= 54:
+        (run.declared,) = struct.unpack(">I", head[50:54])
+        return at + length
+    return at
