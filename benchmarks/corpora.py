@@ -89,7 +89,7 @@ class Sources:
             "recording": [str(self.talk), "--language", "mul"],
             "a sixth of it": [str(self.short), "--language", "mul"],
             "Kaldi folder": [f"kaldi:{self.folder / 'kaldi' / 'data' / 'all'}"],
-            "manifest": [str(self.folder / "manifest" / "clips.tsv")],
+            "manifest": [str(self.folder / "manifest" / "clips.tsv"), "--strict"],
             "hub folder": [f"hub:{self.folder / 'hub'}"],
         }
         return {

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lalia.audio.reading import AudioError, probe_audio, read_audio
+from lalia.audio.reading import AudioError, Note, probe_audio, read_audio
 
 CPU_S, MEMORY_BYTES = 60, 4 << 30
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".g722", ".raw", ".txt", "")
@@ -92,7 +92,7 @@ def damaged(kind: str, number: int, whole: dict[str, bytes]) -> tuple[str, str, 
 def judged(data: bytes, path: Path) -> dict[str, object]:
     """What reading says of a file: seconds, or an error in one line. Anything else it raises goes through."""
     path.write_bytes(data)
-    errors = []
+    errors, notes = [], list[Note]()
     for source, name in ((path, None), (data, path.name)):
         try:
             info = probe_audio(source, name)
@@ -100,7 +100,7 @@ def judged(data: bytes, path: Path) -> dict[str, object]:
         except AudioError:
             pass
         try:
-            wave = read_audio(source, name)
+            wave = read_audio(source, name, tell=notes.append)
         except AudioError as error:
             errors.append(str(error))
             assert errors[-1].startswith(str(name or path)) and "\n" not in errors[-1], errors[-1]
@@ -108,7 +108,10 @@ def judged(data: bytes, path: Path) -> dict[str, object]:
         assert wave.dtype == np.float32 and wave.ndim == 1 and wave.size
         assert np.isfinite(wave).all() and float(np.abs(wave).max()) <= 1.0
     assert len(errors) in (0, 2), f"as a file and as bytes not the same: {errors}"
-    return {"error": errors[0]} if errors else {"seconds": len(wave) / 16_000, "sum": float(np.abs(wave).sum())}
+    if errors:
+        return {"error": errors[0]}
+    kinds = sorted({note.kind for note in notes})
+    return {"seconds": len(wave) / 16_000, "sum": float(np.abs(wave).sum()), "notes": kinds}
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""Thousands of damaged files: each is read or refused in a line; none crashes or hangs a decoder, or passes as sound."""
+"""Thousands of damaged files: each is read, with a note of what is missing, or refused in a line; none crashes a decoder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from test_audio_reading import av_bytes, sndfile_bytes
 ROOT = Path(__file__).parents[1]
 SECONDS = 0.5
 CASES = 30 * len(DAMAGES)  # of each kind
-LONGEST_S = 60.0  # A file of half a second may become one of 4,000 samples of 4 bits a second, and no more.
+LONGEST_S = 120.0  # The bytes of the largest file, 176 kB, behind a header of GSM: 1.6 kB a second.
 KINDS = ("wav", "wav-float", "wav-telephone", "flac", "ogg", "opus", "mp3", "m4a", "g722")
 
 
@@ -75,9 +75,10 @@ def test_damaged_files_are_read_or_refused(kind: str, files: Path) -> None:
     renamed = [(case, said) for case, said in cases if case["how"] == "renamed"]
     if kind != "g722":
         assert all(abs(said.get("seconds", 0) - SECONDS) < 0.1 for _, said in renamed), renamed
-        # What was cut off is missed, but for a last frame or two.
-        short = [(case, said) for case, said in cases if case["how"] == "truncated" and "error" not in said]
-        assert all(said["seconds"] > SECONDS - 0.15 for _, said in short), short
+        # What was cut off is missed and told, but for a last frame or two.
+        cut = [(case, said) for case, said in cases if case["how"] == "truncated" and "error" not in said]
+        silent = [(c, said) for c, said in cut if said["seconds"] <= SECONDS - 0.15 and said["notes"] != ["cut short"]]
+        assert not silent
 
 
 def test_a_damaged_flac_is_told_by_its_checksums(files: Path) -> None:

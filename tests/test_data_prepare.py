@@ -52,7 +52,7 @@ def content(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_bad_clips_are_left_out_and_listed(tmp_path: Path) -> None:
+def test_bad_clips_are_left_out_and_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     good = save(tmp_path / "a" / "good.wav", voiced(1))
     save(tmp_path / "a" / "silent.wav", np.zeros(16_000, np.float32))
     save(tmp_path / "a" / "nan.wav", np.full(1600, np.nan, np.float32), subtype="FLOAT")
@@ -67,14 +67,14 @@ def test_bad_clips_are_left_out_and_listed(tmp_path: Path) -> None:
         "nan.wav": "not finite",
         "one.wav": "too short",
         "nothing.wav": "empty",
-        "cut.wav": "cut short",
         "words.mp3": "unreadable",
     }
     corpus = Corpus.load(tmp_path / "c")
-    assert corpus.column("id") == ["good.wav", "surround.wav"]
-    assert corpus.column("original_rate") == [16_000, 96_000]
-    assert corpus.card["dropped"]["silent"] == 1
-    assert np.abs(corpus.wave(0) - voiced(1)).max() < 1e-4
+    assert corpus.column("id") == ["cut.wav", "good.wav", "surround.wav"]
+    assert corpus.column("original_rate") == [16_000, 16_000, 96_000]
+    assert corpus.card["dropped"]["silent"] == 1 and corpus.card["notes"] == {"cut short": 1}
+    assert np.abs(corpus.wave(1) - voiced(1)).max() < 1e-4
+    assert capsys.readouterr().err.rstrip().endswith("used with a note, see notes.tsv: 1 cut short")
 
 
 def test_nothing_fit_is_said_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

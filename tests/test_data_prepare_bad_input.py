@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +24,15 @@ __all__ = ["loud_is_voice"]
 pytestmark = pytest.mark.usefixtures("loud_is_voice")
 
 
-def prepared(spec: Path | str, out: Path, cutting: Cutting | None = None, **options: object) -> Corpus:
+def prepared(
+    spec: Path | str,
+    out: Path,
+    cutting: Cutting | None = None,
+    engine: run.Engine = in_this_process,
+    **options: object,
+) -> Corpus:
     source = open_source(str(spec), Options(**options), None, lambda words: None)  # type: ignore[arg-type]
-    run.prepare(source, run.Recipe("test", {}, cutting, "near"), out, in_this_process, Console(quiet=True))
+    run.prepare(source, run.Recipe("test", {}, cutting, "near"), out, engine, Console(quiet=True))
     return Corpus.load(out)
 
 
@@ -45,14 +52,23 @@ def test_wrong_extensions_are_read_by_what_the_files_hold(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("form", ["WAV", "FLAC", "OGG", "MP3"])
-def test_what_is_cut_short_is_left_out_and_said(form: str, tmp_path: Path) -> None:
+def test_what_is_cut_short_is_used_and_said_or_left_out_with_strict(form: str, tmp_path: Path) -> None:
     save(tmp_path / "a" / "good.wav", voiced(1))
     whole = encoded(voiced(2, 30.0), 44_100, form)
     (tmp_path / "a" / f"half.{form.lower()}").write_bytes(whole[: len(whole) // 2])
+    name = f"half.{form.lower()}"
     for cutting in (None, Cutting()):
         corpus = prepared(tmp_path / "a", tmp_path / f"c{cutting is None}", cutting)
+        assert {clip.partition("#")[0] for clip in corpus.column("id")} == {"good.wav", name} and not skipped(corpus)
+        assert 6 < sum(corpus.durations_s) < 7
+        assert corpus.card["notes"] == {"cut short": 1}
+        with (corpus.folder / "notes.tsv").open(encoding="utf-8") as file:
+            (note,) = csv.DictReader(file, delimiter="\t")
+        assert (note["clip"], note["kind"]) == (name, "cut short")
+        strict = partial(in_this_process, strict=True)
+        corpus = prepared(tmp_path / "a", tmp_path / f"s{cutting is None}", cutting, engine=strict)
         assert corpus.column("id") == ["good.wav"]
-        assert skipped(corpus) == {f"half.{form.lower()}": "cut short"}
+        assert skipped(corpus) == {name: "cut short"} and not corpus.card["notes"]
 
 
 def test_links_that_lead_nowhere_and_pipes_are_left_out(tmp_path: Path) -> None:

@@ -42,10 +42,12 @@ def encoded(wave: np.ndarray, rate: int = 16_000, form: str = "FLAC") -> bytes:
     return out.getvalue()
 
 
-def in_this_process(units: list[Unit], work: Path, cutting: Cutting | None, progress: Progress) -> None:
+def in_this_process(
+    units: list[Unit], work: Path, cutting: Cutting | None, progress: Progress, strict: bool = False
+) -> None:
     """An engine without processes, which would cost each test seconds."""
     for unit in units:
-        progress(unit.number, make_part(unit, work, cutting).clips)
+        progress(unit.number, make_part(unit, work, cutting, strict=strict).clips)
 
 
 class LoudIsVoice:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from itertools import chain
+from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import numpy as np
+
+_GUESSED = ("g722", "aac", "mp3", "mpegts", "mpeg", "ac3", "loas", "ogg", "flv", "amr")
+_LISTEN_S, _SILENCE = 120.0, 1e-3
+_MOST_BOXES = 100_000
 
 
 class DecodingFailed(Exception):
@@ -17,35 +22,116 @@ class DecoderMissing(Exception):
     """PyAV is not installed."""
 
 
+@dataclass
+class Decoding:
+    """What became of a file while it was decoded, for those who tell people."""
+
+    declared_s: float | None = None
+    """seconds that its header promises; None: it does not say"""
+    tracks: str = ""
+    """which of several tracks was read, in words"""
+    packets: int = 0
+    bad_packets: int = 0
+
+
 def stream_facts(file: BinaryIO, container: str) -> tuple[int, int, float | None]:
-    """Sample rate, channels and declared duration in seconds (None: not said) of the first audio stream."""
+    """Sample rate, channels and declared duration in seconds (None: not said) of the stream that is read."""
     with _open(file, container) as opened:
-        stream = _stream(opened)
-        return _facts(opened, stream)
+        number, _ = _choose(file, container, opened)
+        stream = opened.streams.audio[number]
+        return stream.rate, stream.channels, _declared_s(opened, stream)
 
 
-def stream_blocks(file: BinaryIO, container: str) -> Iterator[tuple[int, np.ndarray]]:
-    """Blocks of the first audio stream as (rate, float32 samples of shape (samples, channels)).
+def stream_blocks(file: BinaryIO, container: str, decoding: Decoding) -> Iterator[tuple[int, np.ndarray]]:
+    """Blocks of a file's sound as (rate, float32 samples of shape (samples, channels)); ``decoding`` is filled meanwhile.
 
-    Raises ``DecodingFailed`` where the file is broken, or ends long before the duration it declares.
+    Of several tracks the first that decodes and is not silent. Packets that are damaged are counted and left out; raises
+    ``DecodingFailed`` where nothing can be decoded, or most of it cannot.
     """
+    with _open(file, container) as chosen:
+        number, decoding.tracks = _choose(file, container, chosen)
+    with _open(file, container) as opened:
+        stream = opened.streams.audio[number]
+        decoding.declared_s = _declared_s(opened, stream)
+        yield from _blocks(opened, stream, decoding)
+
+
+def _blocks(opened: Any, stream: Any, decoding: Decoding) -> Iterator[tuple[int, np.ndarray]]:
     av = _av()
+    convert, form, rate = None, None, 0
+    failed: Exception | None = None
+    packets = opened.demux(stream)
+    while True:
+        try:
+            packet = next(packets, None)
+        except (av.error.FFmpegError, ValueError, OSError) as error:
+            if not decoding.packets:
+                raise DecodingFailed(_reason(error)) from error
+            return  # The container ends in the middle of something.
+        if packet is None:
+            break
+        try:
+            frames = packet.decode()
+            decoding.packets += 1
+        except (av.error.FFmpegError, ValueError, OSError) as error:
+            failed = error
+            decoding.bad_packets += 1
+            if decoding.bad_packets > 20 + decoding.packets:
+                raise DecodingFailed(_reason(error)) from error
+            continue
+        for frame in frames:
+            if (frame.format.name, frame.layout.name, frame.sample_rate) != form:
+                if convert is not None:
+                    yield from ((rate, _samples(part)) for part in convert.resample(None))
+                form, rate = (frame.format.name, frame.layout.name, frame.sample_rate), frame.sample_rate
+                # Channels side by side, not each by itself: PyAV counts a frame's planes up to the first that is empty, and
+                # of eight or more none is, so it reads on behind the last.
+                convert = av.AudioResampler(format="flt", rate=rate)
+            assert convert is not None
+            yield from ((rate, _samples(part)) for part in convert.resample(frame))
+    if convert is not None:
+        yield from ((rate, _samples(part)) for part in convert.resample(None))
+    elif failed is not None:
+        raise DecodingFailed(_reason(failed)) from failed
+
+
+def _samples(frame: Any) -> np.ndarray:
+    samples: np.ndarray = frame.to_ndarray().reshape(frame.samples, -1)
+    return samples
+
+
+def _choose(file: BinaryIO, container: str, opened: Any) -> tuple[int, str]:
+    """Which of the audio streams is read, and, where there are several, in words."""
+    streams = opened.streams.audio
+    if not streams:
+        raise DecodingFailed("it holds no audio stream")
+    fit = [number for number, stream in enumerate(streams) if stream.codec_context is not None and stream.rate]
+    if not fit:
+        known = any(stream.codec_context is not None for stream in streams)
+        raise DecodingFailed("it does not say how many samples a second has" if known else "no decoder knows its codec")
+    if len(streams) == 1:
+        return 0, ""
+    fit.sort(key=lambda number: not streams[number].disposition & _av().stream.Disposition.default)
+    number = next((number for number in fit if _sounds(file, container, number)), fit[0])
+    language = streams[number].language
+    which = f"{number + 1}" + (f" ({language})" if language and language != "und" else "")
+    return number, f"holds {len(streams)} audio tracks: read track {which}"
+
+
+def _sounds(file: BinaryIO, container: str, number: int) -> bool:
+    """Whether the first minutes of a stream hold more than silence."""
     try:
         with _open(file, container) as opened:
-            stream = _stream(opened)
-            rate, _, declared_s = _facts(opened, stream)
-            # Channels side by side, not each by itself: PyAV counts a frame's planes up to the first that is empty, and of eight
-            # or more none is, so it reads on behind the last.
-            convert = av.AudioResampler(format="flt", rate=rate)
-            decoded = 0
-            for frame in chain(opened.decode(stream), [None]):
-                for part in convert.resample(frame):
-                    decoded += part.samples
-                    yield rate, part.to_ndarray().reshape(part.samples, -1)
-    except (av.error.FFmpegError, ValueError, OSError) as error:
-        raise DecodingFailed(_reason(error)) from error
-    if declared_s is not None and decoded / rate < 0.95 * declared_s - 0.5:
-        raise DecodingFailed(f"it ends after {decoded / rate:.1f} of {declared_s:.1f} seconds")
+            seconds = 0.0
+            for rate, block_SC in _blocks(opened, opened.streams.audio[number], Decoding()):
+                if len(block_SC) and float(np.abs(block_SC).max()) > _SILENCE:
+                    return True
+                seconds += len(block_SC) / rate
+                if seconds > _LISTEN_S:
+                    break
+    except DecodingFailed:
+        pass
+    return False
 
 
 def _av() -> Any:
@@ -64,28 +150,44 @@ def _open(file: BinaryIO, container: str) -> Any:
         # The container is named, never guessed: FFmpeg finds an audio format in almost any bytes.
         return av.open(file, format=container, metadata_errors="ignore")
     except (av.error.FFmpegError, ValueError, OSError) as error:
+        if container == "mov" and not _has_index(file):
+            raise DecodingFailed(
+                "its index (moov) is missing, as when a recorder is switched off; untrunc can make one"
+            ) from error
         raise DecodingFailed(_reason(error)) from error
 
 
-def _stream(opened: Any) -> Any:
-    if not opened.streams.audio:
-        raise DecodingFailed("it holds no audio stream")
-    stream = opened.streams.audio[0]
-    if stream.codec_context is None:
-        raise DecodingFailed("no decoder knows its codec")
-    if not stream.rate:
-        raise DecodingFailed("it does not say how many samples a second has")
-    return stream
+def _has_index(file: BinaryIO) -> bool:
+    """Whether an MP4 file has a box ``moov``, by a walk over its boxes."""
+    size, at = file.seek(0, os.SEEK_END), 0
+    for _ in range(_MOST_BOXES):
+        file.seek(at)
+        head = file.read(16)
+        length = int.from_bytes(head[8:16] if head[:4] == b"\0\0\0\x01" else head[:4], "big")
+        if head[4:8] == b"moov":
+            return True
+        at += length
+        if length < 8 or at >= size:
+            break
+    return False
 
 
-def _facts(opened: Any, stream: Any) -> tuple[int, int, float | None]:
-    if opened.format.name == "g722":  # Without a header FFmpeg guesses a duration, and guesses it wrong.
-        return stream.rate, stream.channels, None
+def _declared_s(opened: Any, stream: Any) -> float | None:
+    """What the header promises; None for streams without one, of which FFmpeg guesses the length by their bit rate."""
+    if opened.format.name.partition(",")[0] in _GUESSED:
+        return None
+    if said := stream.metadata.get("DURATION", ""):  # Matroska's, per track
+        hours, _, rest = said.partition(":")
+        minutes, _, seconds = rest.partition(":")
+        try:
+            return 3600 * float(hours) + 60 * float(minutes) + float(seconds)
+        except ValueError:
+            return None
     if stream.duration is not None and stream.time_base is not None:
-        return stream.rate, stream.channels, float(stream.duration * stream.time_base)
-    if opened.duration is not None:
-        return stream.rate, stream.channels, opened.duration / _av().time_base
-    return stream.rate, stream.channels, None
+        return float(stream.duration * stream.time_base)
+    if opened.duration is not None and len(opened.streams) == 1:
+        return float(opened.duration / _av().time_base)
+    return None
 
 
 def _reason(error: Exception) -> str:

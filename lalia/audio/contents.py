@@ -9,12 +9,20 @@ from dataclasses import dataclass
 from mmap import ACCESS_READ, mmap
 from typing import BinaryIO
 
-from lalia.audio.signatures import Kind
 from lalia.units import Seconds
 
 Piece = bytes | tuple[int, int]
 """Bytes that are made up, or (start, length) in the file."""
 _READ_WHOLE_BYTES = 1 << 26
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a file is: for people, and what FFmpeg calls its container; ``libsndfile``: whether that reads it too."""
+
+    name: str
+    container: str
+    libsndfile: bool
 
 
 @dataclass(frozen=True)
@@ -88,6 +96,11 @@ class View(io.RawIOBase):
 def as_file(file: BinaryIO, part: Part) -> BinaryIO:
     """What a decoder of ``part`` reads."""
     return io.BufferedReader(View(file, part.pieces), 1 << 16) if part.pieces else file
+
+
+def untouched(kind: Kind) -> Contents:
+    """A file whose headers are honest, or of which no more is known."""
+    return Contents((Part(kind),))
 
 
 def all_bytes(file: BinaryIO, size: int) -> bytes | mmap:

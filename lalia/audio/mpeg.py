@@ -11,8 +11,10 @@ import struct
 from dataclasses import dataclass, field
 from mmap import mmap
 
+from lalia.audio.contents import Contents, Kind, Part, untouched
 from lalia.units import Samples, Seconds
 
+MP3 = Kind("MP3", "mp3", True)
 Data = bytes | mmap
 
 _KBPS_1 = {
@@ -25,6 +27,7 @@ _KBPS_2 = {
     2: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
     3: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
+_DECODER_DELAY: Samples = 529
 _SYNC = re.compile(rb"\xff[\xe2-\xff][\x10-\xef]")
 _NEEDED = 3
 """Frames in a row that are taken for sound and not for bytes that look like it."""
@@ -85,12 +88,25 @@ class Run:
     """the frame that says so"""
 
     @property
-    def samples(self) -> Samples:
-        return self.frames * self.frame_samples
+    def duration_s(self) -> Seconds:
+        """Of the sound, without what encoders add before and behind it and decoders take off."""
+        return self._seconds(self.frames)
 
     @property
-    def duration_s(self) -> Seconds:
-        return self.samples / self.rate
+    def declared_s(self) -> Seconds | None:
+        return None if self.declared is None else self._seconds(self.declared)
+
+    def _seconds(self, frames: int) -> Seconds:
+        before, behind = self.added
+        taken = before + _DECODER_DELAY + (max(0, behind - _DECODER_DELAY) if frames == self.declared else 0)
+        return max(0, frames * self.frame_samples - taken) / self.rate
+
+    @property
+    def added(self) -> tuple[Samples, Samples]:
+        """How many samples the encoder says that it added before and behind."""
+        at = _encoder_at(self.head)
+        delays = int.from_bytes(self.head[at + 21 : at + 24], "big") if at else 0
+        return delays >> 12, delays & 0xFFF
 
 
 @dataclass
@@ -139,7 +155,7 @@ def walk(data: Data, start: int, end: int) -> Frames:
             # A frame that seems to reach past the end may be a tag that looks like one.
             found.cut = end - at >= 4 and data[at : at + 3] not in (b"TAG", b"APE", b"LYR", b"ID3")
             break
-        at += 1
+        at = max(at, begin + 1)
     found.runs = [run for run in found.runs if run.frames]
     return found
 
@@ -154,8 +170,8 @@ def whole_head(run: Run) -> bytes:
         if flags & 2:
             length = len(head) + sum(length for _, length in run.pieces)
             head[at + 12 : at + 16] = struct.pack(">I", length & 0xFFFFFFFF)
-        encoder = at + 8 + 4 * (flags & 1) + 4 * (flags >> 1 & 1) + 100 * (flags >> 2 & 1) + 4 * (flags >> 3 & 1)
-        if run.declared != run.frames and encoder + 24 <= len(head):
+        encoder = _encoder_at(run.head)
+        if run.declared != run.frames and encoder:
             # The samples that the encoder filled up with stand at another end: none are to be cut off there.
             head[encoder + 22] &= 0xF0
             head[encoder + 23] = 0
@@ -168,6 +184,29 @@ def whole_head(run: Run) -> bytes:
     side = _side_bytes(version, run.channels)
     body = header + bytes(side) + b"Xing" + struct.pack(">I", 1) + count
     return body.ljust(frame_bytes(header, 0), b"\0")
+
+
+def mpeg_contents(data: Data, start: int, end: int, inside: bool = False) -> Contents:
+    """What a file of MPEG audio holds between ``start`` and ``end``; ``inside`` another container it is never the file itself."""
+    found = walk(data, start, end)
+    if not found.runs:
+        return untouched(MP3)
+    first = found.runs[0]
+    cut = "its last frame is incomplete" if found.cut else ""
+    if len(found.runs) == 1 and not (found.strays or found.cut or inside) and first.declared == first.frames:
+        return untouched(MP3)
+    parts = (Part(MP3, (*((whole_head(run),) if run.layer == 3 else ()), *run.pieces)) for run in found.runs)
+    return Contents(tuple(parts), first.declared_s, sum(run.duration_s for run in found.runs), cut)
+
+
+def _encoder_at(head: bytes) -> int:
+    """Where in a first frame the encoder says who it is and what it added; 0 where it does not."""
+    at = max(head.find(b"Xing"), head.find(b"Info"))
+    if at < 0:
+        return 0
+    flags = int.from_bytes(head[at + 4 : at + 8], "big")
+    encoder = at + 8 + 4 * (flags & 1) + 4 * (flags >> 1 & 1) + 100 * (flags >> 2 & 1) + 4 * (flags >> 3 & 1)
+    return encoder if encoder + 24 <= len(head) else 0
 
 
 def after_id3(data: Data, at: int = 0) -> int:

@@ -13,8 +13,9 @@ from typing import BinaryIO
 import numpy as np
 import soundfile
 
-from lalia.audio import containers, signatures
+from lalia.audio import chunks, containers, flac_frames, mpeg, ogg, signatures
 from lalia.audio.channels import Mixer
+from lalia.audio.contents import Contents, Kind, Part, all_bytes, as_file, untouched
 from lalia.audio.resampling import Resampler
 from lalia.exits import UserError
 from lalia.units import SAMPLE_RATE, Seconds, to_seconds
@@ -35,6 +36,8 @@ _BLOCK_SAMPLES = 1 << 18
 _RATES = (4_000, 768_000)
 _MOST_CHANNELS = 64
 _LOUDEST = 100.0
+_TOLD_S: Seconds = 0.1  # Encoders count the silence that they add in or out.
+_DECODERS_S: Seconds = 0.2
 
 
 class AudioError(UserError):
@@ -68,6 +71,9 @@ Tell = Callable[[Note], None]
 
 CANCELLED, TWO_VOICES = "channels cancel", "two voices"
 """Kinds of notes that are about channels."""
+
+LENGTH, CUT_SHORT, DAMAGED, TRACKS = "length", "cut short", "damaged", "tracks"
+"""Kinds of notes that are about what a header promises and what is there."""
 
 
 def ignore(note: Note) -> None:
@@ -112,34 +118,113 @@ def read_blocks(
     """
     label = _label(source, name)
     with _opened(source, name) as (file, kind):
-        resampler: Resampler | None = None
-        mixer: Mixer | None = None
+        contents = _contents(file, kind)
+        promise = _Promise(label, kind, tell, strict)
+        promise.compare(contents)
+        line: _Line | None = None
         first_s = max(0, start_s - 1)  # How the second before was mixed decides how the first one begins.
-        read = passed = 0
-        for rate, block_SC in _raw_blocks(source, file, kind, label, first_s):
-            if resampler is None or mixer is None:
-                _check_form(rate, block_SC.shape[1], label)
-                _check_channel(channel, block_SC.shape[1], label)
-                resampler, mixer, passed = Resampler(rate), Mixer(rate, channel), (start_s - first_s) * rate
+        begun_s, read = float(first_s), 0  # of the sound in this rate and with these channels
+        decoding = containers.Decoding()
+        for rate, block_SC in _all_blocks(source, file, contents.parts, label, first_s, decoding):
+            channels = block_SC.shape[1]
+            if line is None or (rate, channels) != line.form:
+                _check_form(rate, channels, label)
+                _check_channel(channel, channels, label)
+                if line is not None:
+                    yield from line.finish(tell)
+                    begun_s, read = begun_s + read / line.form[0], 0
+                line = _Line(rate, channels, channel, max(0, round((start_s - begun_s) * rate)))
             if end_s is not None:
-                block_SC = block_SC[: (end_s - first_s) * rate - read]
+                block_SC = block_SC[: max(0, round((end_s - begun_s) * rate) - read)]
                 if not len(block_SC):
                     break
-            _check_samples(block_SC, first_s + read / rate, label)
+            _check_samples(block_SC, begun_s + read / rate, label)
             read += len(block_SC)
-            mixed_S = mixer(block_SC)
-            wave = resampler(mixed_S[passed:])
-            passed = max(0, passed - len(mixed_S))
-            if wave.size:
-                yield wave
-        if resampler is not None and mixer is not None:
-            wave = resampler(mixer.finish()[passed:], last=True)
-            if wave.size:
-                yield wave
-            if mixer.cancelled:
-                tell(Note(CANCELLED, mixer.cancelled))
-            if mixer.two_voices:
-                tell(Note(TWO_VOICES, "its two channels hold different voices, which are mixed"))
+            yield from line.feed(block_SC)
+        else:
+            read_s = begun_s + (read / line.form[0] if line else 0.0)
+            promise.kept(read_s, decoding)
+        if line is not None:
+            yield from line.finish(tell)
+
+
+class _Line:
+    """From blocks of one rate and number of channels to blocks of the wave, without the first ``passed`` samples."""
+
+    def __init__(self, rate: int, channels: int, channel: int | None, passed: int) -> None:
+        self.form = (rate, channels)
+        self._resampler, self._mixer = Resampler(rate), Mixer(rate, channel)
+        self._passed = passed
+
+    def feed(self, block_SC: np.ndarray) -> Iterator[np.ndarray]:
+        mixed_S = self._mixer(block_SC)
+        wave = self._resampler(mixed_S[self._passed :])
+        self._passed = max(0, self._passed - len(mixed_S))
+        if wave.size:
+            yield wave
+
+    def finish(self, tell: Tell) -> Iterator[np.ndarray]:
+        wave = self._resampler(self._mixer.finish()[self._passed :], last=True)
+        if wave.size:
+            yield wave
+        if self._mixer.cancelled:
+            tell(Note(CANCELLED, self._mixer.cancelled))
+        if self._mixer.two_voices:
+            tell(Note(TWO_VOICES, "its two channels hold different voices, which are mixed"))
+
+
+class _Promise:
+    """The policy where a header and the bytes of a file disagree: the bytes decide, and one note has both figures.
+
+    More than was promised is read (``length``). Less than was promised is read as far as it goes (``cut short``), and refused
+    with ``strict``. What is damaged inside and can be decoded around is read with a note (``damaged``).
+    """
+
+    def __init__(self, label: str, kind: Kind, tell: Tell, strict: bool) -> None:
+        self._label, self._kind, self._tell, self._strict = label, kind, tell, strict
+        self._held_s: Seconds | None = None
+        self._told = False
+
+    def compare(self, contents: Contents) -> None:
+        """Before decoding: what the header says with what the walk over the file found."""
+        declared_s, self._held_s = contents.declared_s, contents.held_s
+        if declared_s is not None and self._held_s is not None:
+            self._figures(declared_s, self._held_s)
+        if contents.cut and not self._told:
+            self._cut(contents.cut)
+
+    def kept(self, read_s: Seconds, decoding: containers.Decoding) -> None:
+        """After decoding to the end: what was expected with what was read."""
+        if decoding.tracks:
+            self._tell(Note(TRACKS, decoding.tracks))
+        if decoding.bad_packets:
+            total = decoding.packets + decoding.bad_packets
+            self._tell(Note(DAMAGED, f"is damaged: {decoding.bad_packets} of {total} packets cannot be decoded"))
+        if self._told:
+            return
+        if decoding.declared_s is not None:
+            self._figures(decoding.declared_s, read_s)
+        elif self._held_s is not None and read_s < self._held_s - _DECODERS_S:
+            self._cut(f"it holds {self._held_s:.1f} s, of which {read_s:.1f} s can be decoded")
+
+    def _figures(self, declared_s: Seconds, held_s: Seconds) -> None:
+        if abs(declared_s - held_s) <= _TOLD_S:
+            return
+        digits = 1 if abs(declared_s - held_s) > 0.1 else 2
+        said = f"the header says {declared_s:,.{digits}f} s, the file holds {held_s:,.{digits}f} s"
+        if held_s > declared_s:
+            self._told = True
+            self._tell(Note(LENGTH, f"{said}: read {held_s:,.{digits}f} s"))
+        else:
+            self._cut(said, f": read {held_s:,.{digits}f} s")
+
+    def _cut(self, why: str, read: str = ": read as far as it goes") -> None:
+        self._told = True
+        if self._strict:
+            raise AudioError(
+                f"{self._label}: is cut short: {self._kind.name}: {why}; copy it again, or leave out --strict"
+            )
+        self._tell(Note(CUT_SHORT, f"is cut short: {why}{read}"))
 
 
 def probe_audio(source: Source, name: str | None = None) -> AudioInfo:
@@ -148,23 +233,34 @@ def probe_audio(source: Source, name: str | None = None) -> AudioInfo:
     with _opened(source, name) as (file, kind):
         if kind.name == signatures.RAW_G722:
             return AudioInfo(file.seek(0, os.SEEK_END) / signatures.G722_BYTES_PER_SECOND, SAMPLE_RATE, 1, kind.name)
-        if kind.libsndfile:
-            try:
-                with _soundfile(source, file) as opened:
-                    frames, rate, channels = opened.frames, opened.samplerate, opened.channels
-            except soundfile.LibsndfileError:
-                pass
-            else:
-                _check_form(rate, channels, label)
-                return AudioInfo(_believed(frames / rate, source, name), rate, channels, kind.name)
+        contents = _contents(file, kind)
+        length_s, form = contents.held_s, None
+        lengths = []
+        for part in contents.parts if length_s is None else contents.parts[:1]:
+            rate, channels, part_s = _facts(source, file, part, label)
+            form = form or (rate, channels)
+            lengths.append(part_s)
+        assert form is not None
+        _check_form(*form, label)
+        if length_s is None and None not in lengths:
+            length_s = sum(part_s for part_s in lengths if part_s is not None)
+        return AudioInfo(_believed(length_s, source, name), *form, kind.name)
+
+
+def _facts(source: Source, file: BinaryIO, part: Part, label: str) -> tuple[int, int, Seconds | None]:
+    """Rate, channels and, where it is said, the length of a part."""
+    if part.kind.libsndfile:
         try:
-            rate, channels, duration_s = containers.stream_facts(file, kind.container)
-        except containers.DecoderMissing as error:
-            raise _decoder_missing(label, kind) from error
-        except containers.DecodingFailed as error:
-            raise AudioError(f"{label}: cannot be read as {kind.name}: {error}") from error
-        _check_form(rate, channels, label)
-        return AudioInfo(_believed(duration_s, source, name), rate, channels, kind.name)
+            with _soundfile(source, file, part) as opened:
+                return opened.samplerate, opened.channels, opened.frames / opened.samplerate
+        except soundfile.LibsndfileError:
+            pass
+    try:
+        return containers.stream_facts(as_file(file, part), part.kind.container)
+    except containers.DecoderMissing as error:
+        raise _decoder_missing(label, part.kind) from error
+    except containers.DecodingFailed as error:
+        raise AudioError(f"{label}: cannot be read as {part.kind.name}: {error}") from error
 
 
 def _believed(duration_s: Seconds | None, source: Source, name: str | None) -> Seconds:
@@ -175,22 +271,58 @@ def _believed(duration_s: Seconds | None, source: Source, name: str | None) -> S
     return to_seconds(sum(len(block) for block in read_blocks(source, name)))
 
 
-def _raw_blocks(
-    source: Source, file: BinaryIO, kind: signatures.Kind, label: str, start_s: int
+def _contents(file: BinaryIO, kind: Kind) -> Contents:
+    """What a file really holds. A look at its structure: samples are not decoded."""
+    size = file.seek(0, os.SEEK_END)
+    if kind.name in ("WAV", "RF64", "W64"):
+        return chunks.wav_contents(file, kind, size)
+    if kind.name == "AIFF":
+        return chunks.aiff_contents(file, kind, size)
+    if kind.name == "AU":
+        return chunks.au_contents(file, kind, size)
+    if kind.name == "MP3":
+        return mpeg.mpeg_contents(all_bytes(file, size), 0, size)
+    if kind.name == "FLAC":
+        return flac_frames.flac_contents(all_bytes(file, size), size, kind)
+    if kind.name == "Ogg":
+        return ogg.ogg_contents(all_bytes(file, size), size, kind)
+    return untouched(kind)
+
+
+def _all_blocks(
+    source: Source, file: BinaryIO, parts: tuple[Part, ...], label: str, start_s: int, decoding: containers.Decoding
+) -> Iterator[tuple[int, np.ndarray]]:
+    """The blocks of all parts, from ``start_s`` on, as (rate, samples)."""
+    if len(parts) == 1:
+        yield from _part_blocks(source, file, parts[0], label, start_s, decoding)
+        return
+    left_s = float(start_s)
+    for part in parts:
+        for rate, block_SC in _part_blocks(source, file, part, label, 0, decoding):
+            skipped = min(len(block_SC), round(left_s * rate))
+            left_s -= skipped / rate
+            if skipped < len(block_SC):
+                yield rate, block_SC[skipped:]
+    decoding.declared_s = None  # of the last part alone
+
+
+def _part_blocks(
+    source: Source, file: BinaryIO, part: Part, label: str, start_s: int, decoding: containers.Decoding
 ) -> Iterator[tuple[int, np.ndarray]]:
     failed = "no decoder"
+    kind = part.kind
     if kind.libsndfile:
         try:
-            opened = _soundfile(source, file)
+            opened = _soundfile(source, file, part)
         except soundfile.LibsndfileError as error:
             failed = _libsndfile_reason(error)
         else:
             with opened:
-                yield from _soundfile_blocks(opened, kind, label, start_s)
+                yield from _soundfile_blocks(opened, kind, label, start_s, decoding)
             return
     try:
         passed = 0  # FFmpeg's containers are not all indexed: what is before the start is decoded and let go.
-        for rate, block_SC in containers.stream_blocks(file, kind.container):
+        for rate, block_SC in containers.stream_blocks(as_file(file, part), kind.container, decoding):
             yield rate, block_SC[max(0, start_s * rate - passed) :]
             passed += len(block_SC)
     except containers.DecoderMissing as error:
@@ -209,7 +341,9 @@ class _Sequential(soundfile.SoundFile):
         return False
 
 
-def _soundfile(source: Source, file: BinaryIO) -> soundfile.SoundFile:
+def _soundfile(source: Source, file: BinaryIO, part: Part) -> soundfile.SoundFile:
+    if part.pieces:
+        return _Sequential(as_file(file, part))
     file.seek(0)
     if isinstance(source, bytes):
         return _Sequential(file)
@@ -221,7 +355,7 @@ def _soundfile(source: Source, file: BinaryIO) -> soundfile.SoundFile:
 
 
 def _soundfile_blocks(
-    opened: soundfile.SoundFile, kind: signatures.Kind, label: str, start_s: int
+    opened: soundfile.SoundFile, kind: Kind, label: str, start_s: int, decoding: containers.Decoding
 ) -> Iterator[tuple[int, np.ndarray]]:
     _check_form(opened.samplerate, opened.channels, label)
     read, block_frames = min(start_s * opened.samplerate, opened.frames), _BLOCK_SAMPLES // opened.channels
@@ -240,14 +374,11 @@ def _soundfile_blocks(
             break
         read += len(block_SC)
         yield opened.samplerate, block_SC
-    # MP3 encoders count their padding in or out: a few frames are no loss. Lossless kinds have no such excuse.
-    if read < opened.frames - (0 if kind.name in ("WAV", "FLAC") else 4 * 1152):
-        was, found = opened.frames / opened.samplerate, read / opened.samplerate
-        raise AudioError(f"{label}: is cut short: {kind.name} of {was:.1f} s ends after {found:.1f} s; copy it again")
+    decoding.declared_s = opened.frames / opened.samplerate
 
 
 @contextmanager
-def _opened(source: Source, name: str | None) -> Iterator[tuple[BinaryIO, signatures.Kind]]:
+def _opened(source: Source, name: str | None) -> Iterator[tuple[BinaryIO, Kind]]:
     label = _label(source, name)
     try:
         # Closed by the `with` below, once it is known that it could be opened.
@@ -276,9 +407,6 @@ def _opened(source: Source, name: str | None) -> Iterator[tuple[BinaryIO, signat
                 f"{label}: is no audio file we know (starts with {head[:8].hex(' ')}); "
                 "expected WAV, FLAC, Ogg, Opus, MP3, M4A, WebM or G.722 (raw samples: give them a header first)"
             )
-        if missing := signatures.missing_bytes(file, kind, size):
-            how = f"at least {missing} bytes are missing" if missing > 1 else "its last page is missing"
-            raise AudioError(f"{label}: is cut short: {kind.name}, and {how}; copy it again")
         yield file, kind
 
 
@@ -315,7 +443,7 @@ def _label(source: Source, name: str | None) -> str:
     return f"{len(source)} bytes of audio" if isinstance(source, bytes) else os.fspath(source)
 
 
-def _decoder_missing(label: str, kind: signatures.Kind) -> AudioError:
+def _decoder_missing(label: str, kind: Kind) -> AudioError:
     return AudioError(f"{label}: {kind.name} is decoded by PyAV, which is not installed; run: pip install av")
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
+from lalia.audio.contents import Kind
 from lalia.audio.mpeg import after_id3, frame_bytes
 
 HEAD_BYTES = 1 << 16
@@ -24,15 +24,6 @@ _NOT_AUDIO = frozenset(
 
 RAW_G722 = "G.722"
 G722_BYTES_PER_SECOND = 8_000
-
-
-@dataclass(frozen=True)
-class Kind:
-    """What a file is: for people, and what FFmpeg calls its container (empty: libsndfile alone knows it)."""
-
-    name: str
-    container: str
-    libsndfile: bool
 
 
 _MAGIC = (

@@ -1,0 +1,271 @@
+"""Files in chunks (WAV, RF64, BW64, W64, AIFF, AU): where the samples are, whatever the sizes in their headers say.
+
+A recorder that loses its battery leaves the size of the first second, or none; a program that writes into a pipe cannot know
+it. So what stands behind the samples is looked at: if it is another chunk, they end there; if not, they go on.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from lalia.audio.contents import Contents, Kind, Part, Piece, all_bytes, untouched
+from lalia.audio.mpeg import mpeg_contents
+from lalia.units import Seconds
+
+_MOST_CHUNKS = 10_000
+_UNKNOWN = 0x7FFF0000  # Sizes from here on that the file does not have are no promise: they say "until it ends".
+_NO_SIZE = 1 << 62
+_KNOWN = frozenset(
+    b"LIST INFO bext iXML axml cue  fact JUNK junk PAD  FLLR smpl inst id3  ID3  PEAK cart umid acid afsp DISP levl minf "
+    b"elm1 regn _PMX SAUR LGWV mext link chna COMT MARK INST AUTH NAME ANNO APPL (c)  AESD MIDI FVER COMM".replace(
+        b"  ", b" \0"
+    ).split(b" ")
+)
+_PADDING_BYTES = 1 << 16
+_AU_BYTES = {1: 1, 2: 1, 3: 2, 4: 3, 5: 4, 6: 4, 7: 8, 27: 1}
+_MPEG_TAGS = (0x50, 0x55)
+_TOO_LONG = 0xFFFF_F000  # Beyond it a size does not fit into 32 bits with what stands around it.
+_W64_TAIL = b"\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
+
+
+@dataclass
+class _Sound:
+    """Where the samples of a file begin, how many bytes the header gives them (None: it does not say), and how many there are."""
+
+    start: int
+    declared: int | None
+    held: int
+
+    @property
+    def honest(self) -> bool:
+        return self.declared == self.held
+
+
+def wav_contents(file: BinaryIO, kind: Kind, size: int) -> Contents:
+    """WAV, RIFX, RF64, BW64 and W64: also several of them in a row."""
+    parts: list[Part] = []
+    declared_s: Seconds | None = 0.0
+    held_s: Seconds | None = 0.0
+    cut, at, honest = "", 0, True
+    while True:
+        file.seek(at)
+        head = file.read(24)
+        order = ">" if head[:4] == b"RIFX" else "<"
+        w64 = head[:4] == b"riff"
+        chunks = _w64_chunks(file, at, size) if w64 else _riff_chunks(file, order, at + 12, size)
+        form, sound = _wav_sound(file, chunks, order, size, w64)
+        if form is None or sound is None or len(form) < 16:
+            break
+        _, channels, rate, byte_rate, _, bits = struct.unpack(f"{order}HHIIHH", form[:16])
+        tag = _tag(form, order)
+        # The byte rate of samples that are not compressed follows from the rest, and may be as wrong as any number.
+        width = channels * -(-bits // 8) if tag in (1, 3, 6, 7) else 0
+        per_s = rate * width or byte_rate
+        if not per_s:
+            break
+        declared_s = None if declared_s is None or sound.declared is None else declared_s + sound.declared / per_s
+        held_s = None if held_s is None else held_s + sound.held / per_s
+        last = sound.start + sound.held
+        joined = _begins(file, last + (last - at & 1), size)
+        if tag in _MPEG_TAGS:
+            found = mpeg_contents(all_bytes(file, size), sound.start, last, inside=True)
+            parts += found.parts
+            held_s, cut, honest = found.held_s, found.cut, False
+        else:
+            parts.append(Part(kind, (_wav_head(form, order, sound.held), (sound.start, sound.held))))
+            # Decoders do not know BW64, and look for chunks at even places alone.
+            honest &= sound.honest and head[:4] != b"BW64" and not sound.start & 1
+        if not joined:
+            break
+        at, honest = last + (last - at & 1), False
+    if not parts or honest:
+        return untouched(kind)
+    return Contents(tuple(parts), declared_s, held_s, cut)
+
+
+def aiff_contents(file: BinaryIO, kind: Kind, size: int) -> Contents:
+    """AIFF, and AIFF-C with samples that are not compressed."""
+    common, sound, at = 0, None, 0
+    for name, begin, length, where in _riff_chunks(file, ">", 12, size):
+        if name == b"COMM":
+            common = where
+        elif name == b"SSND":
+            file.seek(where)
+            offset, at = int.from_bytes(file.read(4), "big"), begin
+            declared = length - 8 - offset
+            sound = _behind(file, where + 8 + offset, declared, size, declared if 0 < length < _UNKNOWN else None)
+            break
+    if not common or sound is None:
+        return untouched(kind)
+    file.seek(common)
+    channels, frames, bits = struct.unpack(">HIH", file.read(8))
+    rate, packed = _extended(file.read(10)), file.read(4)
+    file.seek(8)
+    compressed = file.read(4) == b"AIFC" and packed.lower() not in (
+        b"none",
+        b"sowt",
+        b"twos",
+        b"fl32",
+        b"fl64",
+        b"ulaw",
+        b"alaw",
+    )
+    width = channels * (1 if packed.lower() in (b"ulaw", b"alaw") else -(-bits // 8))
+    if compressed or not width or not rate:
+        return untouched(kind)
+    held = sound.held // width
+    if sound.honest and frames == held:
+        return untouched(kind)
+    file.seek(0)
+    head = bytearray(file.read(at))
+    head[common + 2 : common + 6] = struct.pack(">I", held)
+    head[4:8] = struct.pack(">I", at + 16 + sound.held - 8)
+    head += b"SSND" + struct.pack(">III", sound.held + 8, 0, 0)
+    said = frames if sound.declared is None or frames != held else sound.declared // width
+    return Contents(
+        (Part(kind, (bytes(head), (sound.start, held * width))),), said / rate if said else None, held / rate
+    )
+
+
+def au_contents(file: BinaryIO, kind: Kind, size: int) -> Contents:
+    """Sun's AU."""
+    file.seek(0)
+    head = file.read(24)
+    if len(head) < 24:
+        return untouched(kind)
+    start, length, encoding, rate, channels = struct.unpack(">IIIII", head[4:])
+    width = _AU_BYTES.get(encoding, 0) * channels
+    held = size - start
+    if not width or not rate or held <= 0 or length == held:
+        return untouched(kind)
+    file.seek(0)
+    head = file.read(start)
+    pieces: tuple[Piece, ...] = (head[:8] + struct.pack(">I", min(held, 0xFFFFFFFF)) + head[12:], (start, held))
+    declared_s = None if length >= _UNKNOWN or not length else length / (rate * width)
+    return Contents((Part(kind, pieces),), declared_s, held / (rate * width))
+
+
+def _wav_sound(
+    file: BinaryIO, chunks: Iterator[tuple[bytes, int, int, int]], order: str, size: int, w64: bool
+) -> tuple[bytes | None, _Sound | None]:
+    """What the chunk ``fmt`` says, and where the samples are."""
+    form, long = None, 0
+    for name, _, length, where in chunks:
+        if name == b"fmt ":
+            file.seek(where)
+            form = file.read(min(length, 4096))
+        elif name == b"ds64":
+            file.seek(where + 8)
+            (long,) = struct.unpack("<Q", file.read(8).ljust(8, b"\0"))
+        elif name == b"data":
+            declared = long if length == 0xFFFFFFFF and long else length
+            beyond = declared > size - where
+            endless = declared >= (_NO_SIZE if long or w64 else _UNKNOWN)
+            return form, _behind(file, where, declared, size, None if beyond and endless else declared, w64)
+    return form, None
+
+
+def _behind(file: BinaryIO, start: int, declared: int, size: int, promised: int | None, w64: bool = False) -> _Sound:
+    """The samples from ``start`` on: to where they are said to end if another chunk follows there, else to the file's end."""
+    rest = max(0, size - start)
+    declared = max(0, declared)
+    if declared >= rest:
+        return _Sound(start, rest if declared - rest <= 1 else promised, rest)
+    end = start + declared
+    if w64:
+        file.seek(end + (-end & 7))
+        behind = file.read(24)
+        follows = len(behind) < 24 or behind[4:16] == _W64_TAIL or behind[:4] == b"riff"
+        return _Sound(start, declared, declared if follows else rest)
+    for at in dict.fromkeys((end + (end - start & 1), end)):
+        if _follows(file, at, size):
+            return _Sound(start, declared, declared)
+    # Nothing was said rather than that there is nothing.
+    return _Sound(start, declared or None, rest)
+
+
+def _follows(file: BinaryIO, at: int, size: int) -> bool:
+    """Whether a chunk, a tag, filling or nothing begins at ``at``."""
+    if size - at < 8:
+        return True
+    file.seek(at)
+    head = file.read(8)
+    name, little, big = head[:4], int.from_bytes(head[4:], "little"), int.from_bytes(head[4:], "big")
+    if name in _KNOWN or name[:3] in (b"TAG", b"ID3") or name in (b"RIFF", b"RF64", b"FORM"):
+        return True
+    if all(32 <= byte < 127 for byte in name) and min(little, big) <= size - at - 8 + 1:
+        return True
+    return size - at <= _PADDING_BYTES and not any(head) and not any(file.read(_PADDING_BYTES))
+
+
+def _begins(file: BinaryIO, at: int, size: int) -> bool:
+    """Whether another WAV begins at ``at``."""
+    file.seek(at)
+    head = file.read(12)
+    return size - at >= 44 and head[:4] in (b"RIFF", b"RF64", b"BW64") and head[8:12] == b"WAVE"
+
+
+def _riff_chunks(file: BinaryIO, order: str, at: int, size: int) -> Iterator[tuple[bytes, int, int, int]]:
+    """Chunks as (name, where it begins, length, where its contents begin), also where odd ones were not filled up."""
+    for _ in range(_MOST_CHUNKS):
+        if at + 8 > size:
+            return
+        file.seek(at)
+        name, length = struct.unpack(f"{order}4sI", file.read(8))
+        yield name, at, length, at + 8
+        after = at + 8 + length
+        if length & 1:
+            file.seek(after)
+            odd = file.read(9)
+            if not _is_name(odd[1:5]) and _is_name(odd[:4]):
+                after -= 1
+        at = after + (length & 1)
+
+
+def _w64_chunks(file: BinaryIO, at: int, size: int) -> Iterator[tuple[bytes, int, int, int]]:
+    at += 40
+    for _ in range(_MOST_CHUNKS):
+        if at + 24 > size:
+            return
+        file.seek(at)
+        name, length = struct.unpack("<4s12xQ", file.read(24))
+        yield name, at, max(0, length - 24), at + 24
+        at += max(24, length) + (-length & 7)
+
+
+def _is_name(name: bytes) -> bool:
+    return len(name) == 4 and all(32 <= byte < 127 for byte in name)
+
+
+def _wav_head(form: bytes, order: str, length: int) -> bytes:
+    """A WAV header for samples of ``length`` bytes."""
+    chunk = b"fmt " + struct.pack(f"{order}I", len(form)) + form + bytes(len(form) & 1)
+    if length < _TOO_LONG:
+        body = b"WAVE" + chunk + b"data" + struct.pack(f"{order}I", length)
+        return (b"RIFX" if order == ">" else b"RIFF") + struct.pack(f"{order}I", len(body) + length) + body
+    body = (
+        b"WAVEds64"
+        + struct.pack("<IQQQI", 28, length + 36 + len(chunk) + 44, length, 0, 0)
+        + chunk
+        + b"data\xff\xff\xff\xff"
+    )
+    return b"RF64\xff\xff\xff\xff" + body
+
+
+def _tag(form: bytes, order: str) -> int:
+    """The codec; of an extensible header the one in its GUID."""
+    (tag,) = struct.unpack(f"{order}H", form[:2])
+    if tag == 0xFFFE and len(form) >= 26:
+        (tag,) = struct.unpack(f"{order}H", form[24:26])
+    return int(tag)
+
+
+def _extended(data: bytes) -> float:
+    """An 80-bit number as AIFF writes rates."""
+    if len(data) < 10:
+        return 0.0
+    exponent, mantissa = int.from_bytes(data[:2], "big"), int.from_bytes(data[2:], "big")
+    return 0.0 if exponent & 0x8000 or exponent > 16_383 + 40 else mantissa * 2.0 ** (exponent - 16_383 - 63)

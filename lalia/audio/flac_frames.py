@@ -1,0 +1,146 @@
+"""FLAC by its last frame: how many samples there are, whatever the total in the header says."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+
+from lalia.audio.contents import Contents, Kind, Part, untouched
+from lalia.audio.mpeg import Data, after_id3
+
+_BEGIN = b"fLaC\x00\x00\x00\x22"
+_HEAD_BYTES = 42
+_TAIL_BYTES = 1 << 15
+_LARGEST_FRAME_BYTES = 1 << 18
+_BLOCKS = {
+    1: 192,
+    **{code: 576 << code - 2 for code in range(2, 6)},
+    **{code: 256 << code - 8 for code in range(8, 16)},
+}
+
+
+def flac_contents(data: Data, size: int, kind: Kind) -> Contents:
+    """What a FLAC file holds: each stream of a row with the total in its header that its last whole frame gives."""
+    begins = [after_id3(data)]
+    while (joined := data.find(_BEGIN, begins[-1] + _HEAD_BYTES)) >= 0:
+        begins.append(joined)
+    found = [_stream(data, begin, end, kind) for begin, end in pairwise([*begins, size])]
+    if len(found) == 1 and found[0].declared_s == found[0].held_s:
+        return untouched(kind)
+    declared_s = sum(one.declared_s or 0.0 for one in found[:1]) or None
+    held_s = sum(one.held_s for one in found if one.held_s) if all(one.held_s for one in found) else None
+    return Contents(tuple(part for one in found for part in one.parts), declared_s, held_s, found[-1].cut)
+
+
+def _stream(data: Data, start: int, end: int, kind: Kind) -> Contents:
+    """One stream; both lengths are None where no more is known."""
+    head = data[start : start + _HEAD_BYTES]
+    as_it_is = (start, end - start)
+    if len(head) < _HEAD_BYTES or head[:4] != b"fLaC" or head[4] & 0x7F or not any(head[18:21]):
+        return Contents((Part(kind, (as_it_is,)),))
+    facts = int.from_bytes(head[18:26], "big")
+    rate, total = facts >> 44, facts & (1 << 36) - 1
+    block = int.from_bytes(head[8:10], "big") if head[8:10] == head[10:12] else 0  # one size of block, or many
+    held, cut = 0, ""
+    begin = start + _HEAD_BYTES
+    for tail_bytes in (_TAIL_BYTES, _LARGEST_FRAME_BYTES):
+        tail = max(begin, end - tail_bytes)
+        ends = _ends(data[tail:end], block, total)
+        if any(frame.end == total for frame in ends):
+            return Contents((Part(kind, (as_it_is,)),), total / rate, total / rate)
+        if ends:
+            # The last frame is whole where its checksum says so; what is behind it may be a tag.
+            held = ends[0].end if ends[0].whole else ends[0].first
+            if not ends[0].whole:
+                end, cut = tail + ends[0].at, "its last frame is incomplete"
+            break
+    if not held or not rate:
+        return Contents((Part(kind, (as_it_is,)),))
+    patched = head[:18] + struct.pack(">Q", facts >> 36 << 36 | held) + head[26:]
+    pieces = (bytes(patched), (begin, end - begin))
+    return Contents((Part(kind, pieces),), total / rate if total else None, held / rate, cut)
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """A frame at byte ``at``, from sample ``first`` to before sample ``end``."""
+
+    at: int
+    first: int
+    end: int
+    whole: bool
+
+
+def _ends(tail: bytes, block: int, total: int) -> list[_Frame]:
+    """The frames that begin in ``tail``, the last first, no further than to one that ends at ``total``."""
+    found: list[_Frame] = []
+    at = len(tail)
+    while (at := tail.rfind(b"\xff", 0, at)) >= 0 and len(found) < 64:
+        header = _header(tail, at, block)
+        if header is None:
+            continue
+        first, samples = header
+        if first + samples == total:
+            return [_Frame(at, first, total, True)]
+        found.append(_Frame(at, first, first + samples, not found and _whole(tail[at:])))
+    return found
+
+
+def _header(data: bytes, at: int, fixed: int) -> tuple[int, int] | None:
+    """First sample and samples of the frame header at ``at``, where its checksum holds (RFC 9639, section 9.1)."""
+    if at + 6 > len(data) or data[at + 1] & 0xFE != 0xF8:
+        return None
+    size_code, rate_code = data[at + 2] >> 4, data[at + 2] & 15
+    if not size_code or rate_code == 15 or data[at + 3] & 1:
+        return None
+    first_byte, end = data[at + 4], at + 5
+    extra = 0 if first_byte < 0x80 else 7 - (first_byte ^ 0xFF).bit_length()  # leading ones, less one
+    if extra > 6 or 0x80 <= first_byte < 0xC0 or end + extra + 5 > len(data):
+        return None
+    number = first_byte if not extra else first_byte & (0x3F >> extra)
+    for byte in data[end : end + extra]:
+        number = number << 6 | byte & 0x3F
+    end += extra
+    samples = _BLOCKS.get(size_code, 0)
+    if size_code in (6, 7):
+        width = size_code - 5
+        samples = int.from_bytes(data[end : end + width], "big") + 1
+        end += width
+    end += {12: 1, 13: 2, 14: 2}.get(rate_code, 0)
+    if end >= len(data) or _crc(data[at:end], 8) != data[end]:
+        return None
+    variable = data[at + 1] & 1
+    if not variable and not fixed:
+        return None
+    return (number if variable else number * fixed), samples
+
+
+def _whole(frame: bytes) -> bool:
+    """Whether a frame's checksum stands somewhere at its end; tags behind it are 128 bytes or none."""
+    for behind in (0, 128):
+        body = frame[: len(frame) - behind]
+        if len(body) > 2 and _crc(body[:-2], 16) == int.from_bytes(body[-2:], "big"):
+            return True
+    return False
+
+
+def _crc(data: bytes, bits: int) -> int:
+    table, value = _table(bits), 0
+    mask = (1 << bits) - 1
+    for byte in data:
+        value = (value << 8 & mask) ^ table[value >> bits - 8 ^ byte]
+    return value
+
+
+@cache
+def _table(bits: int) -> tuple[int, ...]:
+    polynomial = {8: 0x07, 16: 0x8005}[bits]
+    table = []
+    for byte in range(256):
+        value = byte << bits - 8
+        for _ in range(8):
+            value = (value << 1 ^ (polynomial if value >> bits - 1 & 1 else 0)) & (1 << bits) - 1
+        table.append(value)
+    return tuple(table)

@@ -1,0 +1,118 @@
+"""Ogg page by page: links of a chain, streams beside one another, and ends that are missing, early or broken."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache
+
+from lalia.audio.contents import Contents, Kind, Part, Piece, untouched
+from lalia.audio.mpeg import Data
+
+_FIRST, _LAST = 0x02, 0x04
+_CODECS = (b"\x01vorbis", b"OpusHead", b"\x7fFLAC", b"Speex   ", b"fLaC", b"PCM     ")
+
+
+@dataclass
+class _Stream:
+    """One logical stream: its pages as (start, length, flags), and whether it is sound."""
+
+    serial: int
+    sound: bool
+    pages: list[tuple[int, int, int]] = field(default_factory=list)
+    gaps: bool = False
+    """whether something lies between its pages"""
+
+
+def ogg_contents(data: Data, size: int, kind: Kind) -> Contents:
+    """What an Ogg file holds: each link of a chain is a part, of the streams in a link the first that is sound."""
+    links: list[list[_Stream]] = []
+    fresh, end = True, 0
+    for start, length, flags, serial in _pages(data, size):
+        link = links[-1] if links else []
+        stream = next((found for found in link if found.serial == serial), None)
+        if flags & _FIRST and (stream is None or len(stream.pages) > 0):
+            if not links or not fresh:  # Streams that begin together stand beside one another; later ones are a chain.
+                links.append([])
+            body = start + 27 + data[start + 26]
+            links[-1].append(stream := _Stream(serial, data[body : body + 8].startswith(_CODECS)))
+            fresh = True
+        else:
+            fresh = False
+        if stream is None:
+            continue  # a page of a stream that never began
+        stream.gaps |= bool(stream.pages) and start != end
+        stream.pages.append((start, length, flags))
+        end = start + length
+    chosen = [next((stream for stream in link if stream.sound), None) for link in links]
+    streams = [stream for stream in chosen if stream is not None and len(stream.pages) > 1]
+    if not streams:
+        return untouched(kind)
+    cut = "" if _ends_well(data, end, size) else "its last page is incomplete"
+    first = streams[0]
+    ends = [number for number, (_, _, flags) in enumerate(first.pages, 1) if flags & _LAST]
+    if len(links) == len(links[0]) == 1 and not cut and not first.gaps and ends == [len(first.pages)]:
+        return untouched(kind)
+    return Contents(tuple(Part(kind, tuple(_pieces(data, stream))) for stream in streams), cut=cut)
+
+
+def _pages(data: Data, size: int) -> Iterator[tuple[int, int, int, int]]:
+    """Whole pages as (start, length, flags, serial), over whatever lies between them."""
+    at = 0
+    while at + 27 <= size:
+        if data[at : at + 4] != b"OggS":
+            at = data.find(b"OggS", at + 1)
+            if at < 0:
+                return
+            continue
+        segments = data[at + 26]
+        length = 27 + segments + sum(data[at + 27 : at + 27 + segments])
+        if data[at + 4] or at + length > size:  # of another version, or cut off
+            at += 4
+            continue
+        yield at, length, data[at + 5], int.from_bytes(data[at + 14 : at + 18], "little")
+        at += length
+
+
+def _ends_well(data: Data, end: int, size: int) -> bool:
+    """Whether behind the last whole page there is no beginning of another one."""
+    return size - end < 4 or data[end : end + 4] != b"OggS"
+
+
+def _pieces(data: Data, stream: _Stream) -> Iterator[Piece]:
+    """The pages of a stream, with the flag for its end on the last one and no other, where decoders look for it."""
+    begin, end = stream.pages[0][0], stream.pages[0][0]
+    for number, (start, length, flags) in enumerate(stream.pages):
+        right = flags | _LAST if number == len(stream.pages) - 1 else flags & ~_LAST
+        if right == flags and start == end:
+            end += length
+            continue
+        if end > begin:
+            yield begin, end - begin
+        begin, end = start, start + length
+        if right != flags:
+            yield _flagged(bytes(data[start:end]), right)
+            begin = end
+    if end > begin:
+        yield begin, end - begin
+
+
+def _flagged(page: bytes, flags: int) -> bytes:
+    bare = page[:5] + bytes((flags,)) + page[6:22] + bytes(4) + page[26:]
+    checksum, table = 0, _table()
+    for byte in bare:
+        checksum = (checksum << 8 & 0xFFFFFFFF) ^ table[checksum >> 24 ^ byte]
+    return bare[:22] + struct.pack("<I", checksum) + bare[26:]
+
+
+@cache
+def _table() -> tuple[int, ...]:
+    """Of the checksum of pages (RFC 3533, section 6)."""
+    table = []
+    for byte in range(256):
+        value = byte << 24
+        for _ in range(8):
+            value = (value << 1 ^ (0x04C11DB7 if value & 0x80000000 else 0)) & 0xFFFFFFFF
+        table.append(value)
+    return tuple(table)
