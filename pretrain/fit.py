@@ -51,12 +51,8 @@ def pretrain(settings: PretrainSettings, folder: Path, stated: Collection[str] =
     mixture = Mixture.load(data.corpus)
     notes = [mixture.hold_out_recordings(data.language, data.min_s)]
     rows = mixture.select("train", data.language, min_s=data.min_s)
-    held_out = _held_out(settings, mixture)
-    if longer := int((mixture.durations_s[held_out] > data.max_s).sum()):
-        notes.append(
-            f"{longer} of {len(held_out)} held-out clips are longer than data.max_s {data.max_s:g} s: validation takes the "
-            "middle of these"
-        )
+    held_out, told = _held_out(settings, mixture)
+    notes.append(told)
     plan = BatchPlan(
         durations_s=mixture.durations_s, groups=mixture.groups, rows=rows, seed=settings.seed,
         micro_batch_s=settings.batch.micro_s, min_s=data.min_s, max_s=data.max_s, alpha=data.alpha,
@@ -159,16 +155,24 @@ def _start(settings: PretrainSettings) -> Start:
     return start
 
 
-def _held_out(settings: PretrainSettings, mixture: Mixture) -> np.ndarray:
+def _held_out(settings: PretrainSettings, mixture: Mixture) -> tuple[np.ndarray, str]:
     """Held-out clips in which enough frames are hidden for all distractors to be different ones, so that the chance level is
-    exactly 1 / (distractors + 1); where there are none, all held-out clips. No more than ``data.max_s`` of a clip is used."""
-    shape, mask = settings.model, settings.mask
+    exactly 1 / (distractors + 1); where there are none, all held-out clips. And in words what of them is not used as it is."""
+    shape, mask, data = settings.model, settings.mask, settings.data
     hidden_share = 0.9 * (1 - math.exp(-mask.coverage))  # spans overlap; 0.9 for the luck of the draw
-    shortest_s = min((settings.objective.distractors + 1) / hidden_share * shape.frame_s, settings.data.max_s)
-    try:
-        return mixture.select("dev", settings.data.language, min_s=shortest_s)
-    except UserError:
-        return mixture.select("dev", settings.data.language, min_s=settings.data.min_s)
+    shortest_s = min((settings.objective.distractors + 1) / hidden_share * shape.frame_s, data.max_s)
+    every = mixture.select("dev", data.language)
+    durations_s = mixture.durations_s[every]
+    rows = every[durations_s >= shortest_s]
+    if not len(rows):
+        shortest_s = data.min_s
+        rows = mixture.select("dev", data.language, min_s=shortest_s)
+    told = []
+    if len(rows) < len(every):
+        told.append(f"{len(every) - len(rows)} shorter than {shortest_s:.1f} s are left out")
+    if longer := int((durations_s > data.max_s).sum()):
+        told.append(f"{longer} longer than data.max_s {data.max_s:g} s are taken in pieces")
+    return rows, f"validation: of {len(every):,} held-out clips {' and '.join(told)}" if told else ""
 
 
 def _measure(task: PretrainTask, mixture: Mixture, rows: np.ndarray, start: Start | None, most: int = 1500) -> None:

@@ -78,7 +78,7 @@ def test_validation_needs_no_split_and_takes_no_more_of_a_clip_than_training(
     assert command.main() == 0
     said = capsys.readouterr().err.splitlines()
     assert "no dev split; 1 clips" in said[0]
-    assert said[1].startswith("1 of 1 held-out clips are longer than data.max_s 0.8 s")
+    assert said[1].startswith("validation: of 1 held-out clips 1 longer than data.max_s 0.8 s are taken in pieces")
 
 
 def test_a_batch_larger_than_memory_says_what_fits(fit, capsys: pytest.CaptureFixture[str]) -> None:  # type: ignore[no-untyped-def]

@@ -56,13 +56,19 @@ class PlannedClips(Dataset[Batch]):
         waves: list[NDArray[np.float32]] = []
         labels: list[list[int]] = []
         bad: list[str] = []
+        decoded: tuple[int, NDArray[np.float32]] = (
+            -1,
+            np.zeros(0, np.float32),
+        )  # the last: pieces of a long clip follow it
         wanted = [*zip(micro_batch.rows, micro_batch.starts, micro_batch.lengths, strict=True)]
         longest = int(micro_batch.lengths.max())
         for place, (row, start, length) in enumerate(wanted + [(spare, 0, longest) for spare in micro_batch.spares]):
             if place >= len(wanted) and waves:
                 break
             try:
-                wave, label = self._read(int(row), int(start), int(length), micro_batch.number, place)
+                if decoded[0] != row:
+                    decoded = (int(row), self._corpus.wave(int(row)))
+                wave, label = self._part(*decoded, int(start), int(length), micro_batch.number, place)
             except UserError as error:
                 bad.append(str(error))
                 continue
@@ -75,10 +81,9 @@ class PlannedClips(Dataset[Batch]):
             )
         return pad(micro_batch.number, rows, waves, self._corpus.languages, labels if self._labels else None, bad)
 
-    def _read(
-        self, row: int, start: int, length: int, number: int, place: int
+    def _part(
+        self, row: int, whole: NDArray[np.float32], start: int, length: int, number: int, place: int
     ) -> tuple[NDArray[np.float32], list[int]]:
-        whole = self._corpus.wave(row)
         start = max(0, min(start, len(whole) - length))  # shorter than its index says: what is there
         wave = whole[start : start + length]
         if not len(wave):

@@ -166,7 +166,8 @@ def make_eval_loader(
 ) -> ThreadedLoader:
     """Each of ``rows`` once, longest first; of several ranks each has every ranks-th micro-batch.
 
-    A clip longer than ``max_s`` gives its middle, all others are whole. One rank may have one micro-batch more than another.
+    A clip longer than ``max_s`` comes as pieces of that length, all others whole. One rank may have one micro-batch more than
+    another.
     ``workers`` are threads.
     """
     micro_batches = sequential(rows, corpus.durations_s, micro_batch_s, max_s)[rank::ranks]

@@ -204,14 +204,18 @@ def sequential(
 ) -> list[MicroBatch]:
     """Every one of ``rows`` once, for evaluation; longest first, so that too little memory fails at once.
 
-    ``durations_s`` is the whole corpus's, (N,). A clip longer than ``micro_batch_s`` is a micro-batch of its own; of one longer
-    than ``max_s`` its middle is taken.
+    ``durations_s`` is the whole corpus's, (N,). A clip longer than ``micro_batch_s`` is a micro-batch of its own; one longer
+    than ``max_s`` comes as pieces of just that length, as many as it holds, without what is left at its two ends.
     """
     rows = np.asarray(rows, np.int64)
     whole = np.maximum(np.rint(np.asarray(durations_s, np.float64)[rows] * SAMPLE_RATE), 1).astype(np.int64)
     lengths = whole if math.isinf(max_s) else np.minimum(whole, to_samples(max_s))
+    pieces = whole // lengths
+    nth = np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+    starts = np.repeat((whole - pieces * lengths) // 2, pieces) + nth * np.repeat(lengths, pieces)
+    rows, lengths = np.repeat(rows, pieces), np.repeat(lengths, pieces)
     order = np.argsort(-lengths, kind="stable")
-    rows, lengths, starts = rows[order], lengths[order], (whole - lengths)[order] // 2
+    rows, lengths, starts = rows[order], lengths[order], starts[order]
     batches: list[MicroBatch] = []
     begin = 0
     while begin < len(rows):
