@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tarfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from lalia.data.prepare.clips import Clip, Dropped, Listing, sentence_key
 from lalia.data.prepare.languages import find_language, iso_639_3
 from lalia.data.prepare.options import Options, Say
 from lalia.data.prepare.sources.opening import open_source
-from lalia.data.prepare.splits import assign_splits
+from lalia.data.prepare.splits import assign_splits, held_out_percent
 from lalia.exits import UserError
 
 SILENT: Say = lambda words: None  # noqa: E731
@@ -258,6 +259,37 @@ def test_splits_keep_speakers_and_sentences_apart_where_that_is_possible() -> No
         for split in ("dev", "test"):
             assert 0.06 <= sum(clip.split == split for clip in held) / len(held) <= 0.13
     assert assign_splits(clips(60, 60), 10.0, 10.0) == assign_splits(clips(60, 60), 10.0, 10.0)
+
+
+@pytest.mark.parametrize(
+    ("count", "percent", "held"), [(60, 20, 12), (100, 20, 20), (150, 40 / 3, 20), (400, 5, 20), (10_000, 5, 500)]
+)
+def test_as_much_is_held_out_as_the_labels_ask_for(count: int, percent: float, held: int) -> None:
+    """Ten minutes are some 150 clips. What was asked for is taken as it is."""
+    assert held_out_percent(count) == pytest.approx(percent)
+    assert held_out_percent(count, 3.0) == 3.0
+    clips = [Clip(str(n), "", "ita", f"text {n}") for n in range(count)]
+    found, how = assign_splits(clips, None, None)
+    for split in ("dev", "test"):
+        assert sum(clip.split == split for clip in found) == pytest.approx(held, abs=1)
+    assert how.startswith(f"by sentence; of {count:,} labelled clips ")
+    asked, _ = assign_splits(clips, 10.0, 0.0)
+    counts = Counter(clip.split for clip in asked)
+    assert not counts["test"] and counts["dev"] == pytest.approx(count / 10, abs=1)
+
+
+def test_where_speakers_are_large_the_share_grows_until_it_is_enough() -> None:
+    clips = [Clip(str(n), "", "ita", f"text {n}", f"s{n % 12}") for n in range(200)]  # 17 clips each: 8 %
+    found, _ = assign_splits(clips, None, None)
+    counts = Counter(clip.split for clip in found)
+    assert counts["dev"] >= 20 and counts["test"] >= 20
+
+
+def test_too_few_labels_hold_nothing_out() -> None:
+    clips = [Clip(str(n), "", "ita", f"text {n}") for n in range(19)]
+    found, how = assign_splits(clips, None, None)
+    assert {clip.split for clip in found} == {"train"}
+    assert how == "none: too few labelled clips (19, of 20 in a language some are held out)"
 
 
 @pytest.mark.parametrize(

@@ -159,6 +159,16 @@ def test_missing_splits_are_made(sound: Corpus, tmp_path: Path) -> None:
     verdict.main([str(whole), "--fix", "--out", str(tmp_path / "mended")])
     found = topics(tmp_path / "mended")
     assert "splits" not in found and "sentence leak" not in found
+    counts = Corpus.load(tmp_path / "mended").tally()
+    assert counts["dev"] == pytest.approx(12, abs=2) and counts["test"] == pytest.approx(12, abs=2), "as prepare does"
+
+
+def test_too_few_clips_to_hold_any_out(sound: Corpus, tmp_path: Path) -> None:
+    few = {row: {"split": "train", **({} if row < 15 else {"text": ""})} for row in range(len(sound))}
+    [finding] = [
+        f for f in verdict.check(Corpus.load(changed(sound, tmp_path, few)), "ita").findings if f.topic == "splits"
+    ]
+    assert finding.fix == "label more: of 15 clips nothing can be held out; 20 are the least" and not finding.mended
 
 
 def test_silence_and_speed_are_noticed(sound: Corpus, tmp_path: Path) -> None:
@@ -281,7 +291,9 @@ def test_few_held_out_clips_and_how_to_hold_out_more(sound: Corpus, tmp_path: Pa
     dev = sound.select(split="dev").tolist()
     assert len(dev) < 20
     [amount] = [f for f in verdict.check(sound, "ita").findings if f.what.startswith("dev has")]
-    assert "lalia prepare … --dev 20 (percent)" in amount.fix
+    assert amount.fix.startswith(
+        "hold out 12 clips or more: lalia prepare … --dev 20 (percent); it takes no more than 20 %"
+    )
 
 
 def test_what_comes_next_is_said(sound: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,7 +20,7 @@ from finetune.check.splits import is_closed, leaking, same_recordings
 from lalia.data.corpus import SPLITS, Corpus
 from lalia.data.prepare.clips import Clip, Dropped
 from lalia.data.prepare.rewriting import rewrite
-from lalia.data.prepare.splits import assign_splits
+from lalia.data.prepare.splits import LEAST_HELD_OUT, MOST_PERCENT, assign_splits
 from lalia.text.encodings import is_unreadable, mend_encoding
 from lalia.text.lookalikes import mend
 
@@ -28,9 +28,6 @@ CHANGED = "changed.tsv"
 """Every label and split that was changed: clip, why, before, after."""
 WORTH_LOSING = 0.2
 """Share of the training clips that may lose their labels to a leak; beyond it the splits are made anew."""
-PERCENT = 5.0
-"""Of the clips, held out for a split that is missing."""
-MOST_PERCENT = 20.0
 
 
 @dataclass
@@ -143,6 +140,8 @@ def _splits(fixes: Fixes, labels: Labels) -> None:
         p for p, row in enumerate(labels.rows)
         if int(row) not in fixes.dropped and fixes.changes.get(int(row), {}).get("text", labels.texts[p])
     ]  # fmt: skip
+    if not kept:
+        return
     codes = Counter(int(labels.splits[p]) for p in kept)
     leaks = [] if is_closed(labels) else leaking(labels)
     missing = [code for code in (DEV, TEST) if not codes[code]]
@@ -155,11 +154,12 @@ def _splits(fixes: Fixes, labels: Labels) -> None:
     if few and len(missing) == 1 and codes[TRAIN]:  # The held-out split that is there stays as its makers had it.
         leaking_too = set(leaks)
         kept = [p for p in kept if labels.splits[p] == TRAIN and p not in leaking_too]
-        shares = {code: PERCENT * (code in missing) for code in (DEV, TEST)}
-    else:
-        shares = {code: min(100 * codes[code] / max(len(kept), 1) or PERCENT, MOST_PERCENT) for code in (DEV, TEST)}
-    if not kept:
-        return
+        shares = {code: None if code in missing else 0.0 for code in (DEV, TEST)}
+    else:  # As large as they were, if they were large enough.
+        shares = {
+            code: min(100 * codes[code] / len(kept), MOST_PERCENT) if codes[code] >= LEAST_HELD_OUT else None
+            for code in (DEV, TEST)
+        }
     clips = [
         Clip(
             labels.corpus.id(int(labels.rows[p])), "", labels.language, text=labels.texts[p], speaker=labels.speakers[p],

@@ -10,16 +10,13 @@ import numpy as np
 
 from finetune.check.findings import DEV, EXAMPLES, TEST, TRAIN, Example, Finding, Labels, Split, plural, some
 from lalia.data.corpus import SPLITS, Corpus
+from lalia.data.prepare.splits import ENOUGH_SPEAKERS, FEWEST, LEAST_HELD_OUT, MOST_PERCENT, held_out_percent
 
 LEAST_TRAIN_S = 120.0
-LEAST_HELD_OUT = 20
-MOST_HELD_OUT = 20
-"""Percent of the clips: what is held out is not trained on."""
 LEAKING = 0.05
 """Share of the test's clips whose sentence is trained on that makes its figures worthless."""
 CLOSED = 0.2
 """Fewer different sentences than this share of the clips: commands, not sentences."""
-ENOUGH_SPEAKERS = 10
 
 
 def count_splits(labels: Labels) -> list[Split]:
@@ -45,7 +42,13 @@ def _amounts(labels: Labels) -> list[Finding]:
     missing = [SPLITS[code] for code in range(3) if not counts[code]]
     if missing:
         what = f"no labelled clips in {' and '.join(missing)}; fit needs train, dev (to choose the best step) and test"
-        return [Finding("splits", "stop", what, "--fix makes new splits, by speaker and sentence", mended=True)]
+        few = sum(counts)
+        if few < FEWEST:
+            fix = f"label more: of {plural(few, 'clip')} nothing can be held out; {FEWEST} are the least"
+            return [Finding("splits", "stop", what, fix)]
+        percent = held_out_percent(few)
+        fix = f"--fix makes new splits, by speaker and sentence, as lalia prepare does: {percent:.3g} % for dev and for test each"
+        return [Finding("splits", "stop", what, fix, mended=True)]
     found = []
     seconds = float(labels.durations_s[labels.where(TRAIN)].sum())
     if seconds < LEAST_TRAIN_S:
@@ -54,8 +57,11 @@ def _amounts(labels: Labels) -> list[Finding]:
     for code in (DEV, TEST):
         if counts[code] < LEAST_HELD_OUT:
             what = f"{SPLITS[code]} has {plural(counts[code], 'clip')}; its error rate will jump from run to run"
-            percent = min(MOST_HELD_OUT, math.ceil(100 * LEAST_HELD_OUT / sum(counts)) + 1)
-            fix = f"hold out {LEAST_HELD_OUT} clips or more: lalia prepare … --{SPLITS[code]} {percent} (percent)"
+            percent = math.ceil(held_out_percent(sum(counts)))
+            clips = min(LEAST_HELD_OUT, int(percent / 100 * sum(counts)))
+            fix = f"hold out {clips} clips or more: lalia prepare … --{SPLITS[code]} {percent} (percent)"
+            if percent >= MOST_PERCENT:
+                fix += f"; it takes no more than {MOST_PERCENT:g} % unasked, since what is held out is not trained on"
             found.append(Finding("amount", "look", what, fix))
     return found
 

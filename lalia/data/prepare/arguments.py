@@ -43,9 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--columns", default="", metavar="OURS=THEIRS,…", help="a table's columns: text=sentence,audio=path"
     )
     parser.add_argument(
-        "--dev", type=_percent, default=5.0, metavar="PERCENT", help="held out where there are no splits (5)"
+        "--dev",
+        type=_percent,
+        metavar="PERCENT",
+        help="held out where there are no splits (5, of few labelled clips as many as make 20, at most 20 percent)",
     )
-    parser.add_argument("--test", type=_percent, default=5.0, metavar="PERCENT", help="the same for the test split (5)")
+    parser.add_argument("--test", type=_percent, metavar="PERCENT", help="the same for the test split")
     parser.add_argument(
         "--limit", type=int, default=0, metavar="N", help="only the first N clips (of a hub split each)"
     )
@@ -118,7 +121,7 @@ def _options(args: argparse.Namespace) -> Options:
     from lalia.data.prepare.options import Options, parse_columns
     from lalia.filenames import find_path
 
-    if args.dev + args.test > 50:
+    if (args.dev or 0) + (args.test or 0) > 50:
         raise UserError(f"--dev {args.dev:g} --test {args.test:g}: more than half would be held out; say less")
     return Options(
         language=iso_639_3(args.language) if args.language else "",

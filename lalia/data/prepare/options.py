@@ -15,14 +15,15 @@ FIELDS = ("audio", "text", "language", "speaker", "split", "duration", "start", 
 
 @dataclass(frozen=True)
 class Options:
-    """``language`` "" = as the source says; ``columns`` maps our field names to the source's."""
+    """``language`` "" = as the source says; ``columns`` maps our field names to the source's; percentages of ``None`` =
+    as the amount of labels asks for (``splits.held_out_percent``)."""
 
     language: str = ""
     licence: str = ""
     root: Path | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
-    dev_percent: float = 5.0
-    test_percent: float = 5.0
+    dev_percent: float | None = None
+    test_percent: float | None = None
     limit: int = 0
 
 

@@ -15,38 +15,85 @@ from lalia.units import Seconds
 
 GAP = "gap before held-out audio"
 """Why a piece of a recording is in no split."""
+PERCENT = 5.0
+"""Of the audio, held out for dev and for test each where nobody says how much."""
+LEAST_HELD_OUT = 20
+"""Labelled clips that a split gets without being asked for: of fewer an error rate jumps from run to run ..."""
+MOST_PERCENT = 20.0
+"""... but no more than this of the clips, since what is held out is not trained on."""
+FEWEST = 20
+"""Labelled clips of a language, below which none is held out."""
 ENOUGH_SPEAKERS = 10
 _LARGEST = 0.5  # of a language's clips, in the largest group that must stay together
+_MORE = 1.25
 
 
-def assign_splits(clips: list[Clip], dev_percent: float, test_percent: float) -> tuple[list[Clip], str]:
+def held_out_percent(labelled: int, asked: float | None = None) -> float:
+    """Percent of ``labelled`` clips that dev and test get each: what was ``asked``, else 5, or as many as make 20 clips, at
+    most 20."""
+    if asked is not None:
+        return asked
+    return min(MOST_PERCENT, max(PERCENT, 100 * LEAST_HELD_OUT / max(labelled, 1)))
+
+
+def assign_splits(clips: list[Clip], dev_percent: float | None, test_percent: float | None) -> tuple[list[Clip], str]:
     """``clips`` with dev and test held out of every language's labelled ones, and in a sentence how that was done.
 
-    Clips that share a speaker or a sentence stay in one split where the clips fall into enough groups that way; else those
-    that share a speaker (from ten speakers), else those that share a sentence. Groups go in hash order.
+    A percentage of ``None`` = as ``held_out_percent`` has it. Clips that share a speaker or a sentence stay in one split where
+    the clips fall into enough groups that way; else those that share a speaker (from ten speakers), else those that share a
+    sentence. Groups go in hash order.
     """
     chosen: dict[int, str] = {}
     ways: Counter[str] = Counter()
+    asked = {"test": test_percent, "dev": dev_percent}
     for language in sorted({clip.language for clip in clips}):
         rows = [row for row, clip in enumerate(clips) if clip.language == language and clip.text]
-        if len(rows) < 20 or not dev_percent + test_percent:
+        if len(rows) < FEWEST or not any(percent is None or percent for percent in asked.values()):
             continue
         way, groups = _grouping([clips[row] for row in rows])
         ways[way] += 1
         members: dict[str, list[int]] = {}
         for row, group in zip(rows, groups, strict=True):
             members.setdefault(group, []).append(row)
-        wanted = {"test": test_percent / 100, "dev": dev_percent / 100}
-        total = sum(_weight(clips[row]) for row in rows)
-        for group in sorted(members, key=ordering):
-            share = sum(_weight(clips[row]) for row in members[group]) / total
-            split = next((name for name, left in wanted.items() if share <= left * 1.2), None)
-            if split is not None:
-                wanted[split] -= share
-                chosen.update(dict.fromkeys(members[group], split))
+        chosen |= _hold_out(clips, members, len(rows), asked)
     held = [replace(clip, split=chosen.get(row, "train")) for row, clip in enumerate(clips)]
-    how = " and ".join(ways) if ways else "none: too few labelled clips"
-    return held, f"{how}; {test_percent:g} % test, {dev_percent:g} % dev, in hash order" if ways else how
+    if not ways:
+        few = sum(bool(clip.text) for clip in clips)
+        return held, f"none: too few labelled clips ({few}, of {FEWEST} in a language some are held out)"
+    counts = Counter(chosen.values())
+    labelled = sum(bool(clip.text) for clip in clips)
+    return (
+        held,
+        f"{' and '.join(ways)}; of {labelled:,} labelled clips {counts['test']:,} test, {counts['dev']:,} dev, in hash order",
+    )
+
+
+def _hold_out(
+    clips: list[Clip], members: Mapping[str, list[int]], labelled: int, asked: Mapping[str, float | None]
+) -> dict[int, str]:
+    """The split of the rows that are held out. Groups may be too large to meet a small share: where nothing was asked, the
+    share grows until the split has ``LEAST_HELD_OUT`` clips."""
+    total = sum(_weight(clips[row]) for rows in members.values() for row in rows)
+    shares = {
+        group: sum(_weight(clips[row]) for row in members[group]) / total for group in sorted(members, key=ordering)
+    }
+    percents = {split: held_out_percent(labelled, percent) for split, percent in asked.items()}
+    while True:
+        chosen: dict[int, str] = {}
+        left = {split: percent / 100 for split, percent in percents.items()}
+        for group, share in shares.items():
+            split = next((name for name, wanted in left.items() if share <= wanted * 1.2), None)
+            if split is not None:
+                left[split] -= share
+                chosen.update(dict.fromkeys(members[group], split))
+        counts = Counter(chosen.values())
+        few = [
+            split for split, percent in percents.items()
+            if asked[split] is None and counts[split] < LEAST_HELD_OUT and percent < MOST_PERCENT
+        ]  # fmt: skip
+        if not few:
+            return chosen
+        percents |= {split: min(MOST_PERCENT, _MORE * percents[split]) for split in few}
 
 
 def _grouping(clips: list[Clip]) -> tuple[str, list[str]]:
@@ -103,14 +150,17 @@ class _Recording:
     """of its clips"""
 
 
-def hold_out_recordings(clips: list[Clip], dev_percent: float, test_percent: float) -> tuple[list[Clip | Dropped], str]:
+def hold_out_recordings(
+    clips: list[Clip], dev_percent: float | None, test_percent: float | None
+) -> tuple[list[Clip | Dropped], str]:
     """``clips`` with dev and test held out of every language's unlabelled audio, and in a sentence how that was done.
 
     Whole recordings, so that no two pieces of one are in two splits; where they are too few or too uneven, the end of the
     longest one behind a gap. Unlabelled pieces of a recording that has labelled ones go where those went, if all went to one
     split, else to train.
     """
-    shares = {"dev": dev_percent / 100, "test": test_percent / 100}
+    percents = {"dev": dev_percent, "test": test_percent}
+    shares = {split: (PERCENT if percent is None else percent) / 100 for split, percent in percents.items()}
     chosen: dict[int, Clip | Dropped] = {}
     told: list[str] = []
     for language, recordings in sorted(_unlabelled(clips, chosen).items()):
@@ -125,7 +175,9 @@ def hold_out_recordings(clips: list[Clip], dev_percent: float, test_percent: flo
     made = [chosen.get(row, clip) for row, clip in enumerate(clips)]
     if not chosen or not sum(shares.values()):
         return made, ""
-    how = f"unlabelled audio by recording; {test_percent:g} % test, {dev_percent:g} % dev, in hash order"
+    how = (
+        f"unlabelled audio by recording; {100 * shares['test']:g} % test, {100 * shares['dev']:g} % dev, in hash order"
+    )
     return made, "; ".join([how, *filter(None, told)])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -19,6 +20,7 @@ from lalia.data.prepare.languages import UNKNOWN, iso_639_3
 from lalia.data.prepare.options import Options, Say
 from lalia.data.prepare.sources.columns import NAMES, describe_columns
 from lalia.data.prepare.sources.tables import SPLIT_NAMES
+from lalia.data.prepare.splits import LEAST_HELD_OUT, PERCENT, held_out_percent
 from lalia.exits import UserError
 
 _SAVED_PER_STREAM = 2000
@@ -76,7 +78,7 @@ def list_hub(spec: str, options: Options, say: Say) -> Listing:
     name, config = _named(spec)
     splits = _splits(name, config)
     title = Path(name).name
-    hold_out = None if len(splits) > 1 else (options.dev_percent / 100, options.test_percent / 100)
+    hold_out = None if len(splits) > 1 else _shares(name, config, splits[0], options)
     streams: list[Stream] = []
     columns: dict[str, str] = {}
     for split in splits:
@@ -110,7 +112,7 @@ def list_hub(spec: str, options: Options, say: Say) -> Listing:
             if "text" in columns
             else ""
         )
-        way = f"by the hash of {labelled}the row; {options.test_percent:g} % test, {options.dev_percent:g} % dev"
+        way = f"by the hash of {labelled}the row; {100 * hold_out[1]:.3g} % test, {100 * hold_out[0]:.3g} % dev"
     licence = options.licence or "not stated"
     facts = {
         "sources": [{"name": title, "form": "dataset", "config": config, "licence": licence}],
@@ -118,6 +120,15 @@ def list_hub(spec: str, options: Options, say: Say) -> Listing:
         "splitting": way,
     }
     return Listing(title, streams=streams, facts=facts)
+
+
+def _shares(name: str, config: str, split: str, options: Options) -> tuple[float, float]:
+    """What dev and test get of the only split; by its number of rows, where the dataset says that."""
+    known = getattr(getattr(_load(name, config, split), "info", None), "splits", None) or {}
+    rows = options.limit or int(getattr(known.get(split), "num_examples", 0) or 0)
+    labelled = rows or math.ceil(100 * LEAST_HELD_OUT / PERCENT)
+    dev, test = (held_out_percent(labelled, asked) / 100 for asked in (options.dev_percent, options.test_percent))
+    return dev, test
 
 
 def push(folder: Path, repository: str) -> str:
