@@ -141,6 +141,7 @@ def test_a_long_call_is_cut_where_each_side_speaks_and_cross_talk_is_no_speech_o
 @pytest.mark.parametrize("cutting", [None, Cutting(1.0, 20.0), Cutting(1.0, 4.0)])
 def test_one_sound_on_two_channels_is_one_clip(cutting: Cutting | None, tmp_path: Path) -> None:
     wave_S, hiss = voiced(1, 6.0), np.random.default_rng(0).standard_normal((2, 96_000)) * 1e-3
+    wave_S[48_000:64_000] = 0  # a pause, in which each channel has a hiss of its own
     save(tmp_path / "a" / "joint.wav", (wave_S[:, None] + hiss.T).astype(np.float32))
     corpus = prepared(tmp_path / "a", tmp_path / "c", cutting, "each")
     assert {id.partition("#")[0] for id in corpus.column("id")} == {"joint.wav-1"}

@@ -50,8 +50,9 @@ _LIVELY = 0.5  # standard deviation of log10 power: speech comes and goes, the n
 _ALIKE = 0.5  # correlation of log10 powers, from which two channels come and go together
 _MIX = -1
 _SAME = 0.9  # squared correlation, from which a second of two channels is the same sound,
-_NEARLY_ALL = 0.95  # in so many of the seconds that are not silent
-_LEVELS = 4.0  # and neither has so many times the power of the other.
+_NEARLY_ALL = 0.99  # in so many of the seconds that are no pause:
+_PAUSE = 1e-3  # of the loudest second's power, the noise of a line or less,
+_LEVELS = 4.0  # and neither channel has so many times the power of the other.
 
 
 def parse_choice(word: str) -> int | None:
@@ -151,22 +152,22 @@ class Mixer:
         return louder
 
 
-def same_sound(one_S: np.ndarray, other_S: np.ndarray, rate: int) -> tuple[int, int]:
-    """In how many seconds two waves of the same length hold the same sound, and how many are not silent."""
-    same = sounding = 0
+def compare(one_S: np.ndarray, other_S: np.ndarray, rate: int) -> np.ndarray:
+    """Of every second of two waves of the same length its power, and 1 where both hold the same sound there, else 0: (N, 2)."""
+    found = []
     for start in range(0, len(one_S), rate):
         a_S, b_S = (wave_S[start : start + rate].astype(np.float64) for wave_S in (one_S, other_S))
         aa, bb, ab = float(a_S @ a_S), float(b_S @ b_S), float(a_S @ b_S)
-        if max(aa, bb) < SOUND * len(a_S):
-            continue
-        sounding += 1
-        same += ab * ab >= _SAME * aa * bb and max(aa, bb) < _LEVELS * min(aa, bb)
-    return same, sounding
+        same = ab * ab >= _SAME * aa * bb and max(aa, bb) < _LEVELS * min(aa, bb)
+        found.append((max(aa, bb) / len(a_S), float(same)))
+    return np.array(found).reshape(-1, 2)
 
 
-def is_same(same: int, sounding: int) -> bool:
-    """Whether channels that hold the same sound in ``same`` of ``sounding`` seconds are one."""
-    return sounding > 0 and same >= _NEARLY_ALL * sounding
+def is_same(compared: np.ndarray) -> bool:
+    """Whether two channels hold the same sound, from what ``compare`` found of all their seconds: (N, 2)."""
+    powers, same = compared.T
+    loud = powers >= max(SOUND, _PAUSE * float(powers.max(initial=0.0)))
+    return bool(loud.any()) and float(same[loud].mean()) >= _NEARLY_ALL
 
 
 class _Voices:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from lalia.audio.channels import CROSS_TALK, is_same, same_sound
+from lalia.audio.channels import CROSS_TALK, compare, is_same
 from lalia.decoding.greedy import Word
 from lalia.units import SAMPLE_RATE, Samples, Seconds
 
@@ -51,7 +51,7 @@ class Track:
     def holds(self, other: Track) -> bool:
         """Whether the two hold the same sound: a mono recording, saved as stereo."""
         rate = SAMPLE_RATE // _POINT
-        return is_same(*same_sound(self._joined(self._points), other._joined(other._points), rate))
+        return is_same(compare(self._joined(self._points), other._joined(other._points), rate))
 
     def _joined(self, parts: list[np.ndarray]) -> np.ndarray:
         parts[:] = [np.concatenate([np.zeros(0, np.float32), *parts])]

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lalia.audio.channels import CROSS_TALK, EACH, is_same, same_sound
+from lalia.audio.channels import CROSS_TALK, EACH, compare, is_same
 from lalia.audio.reading import AudioError, AudioInfo, Note, probe_audio, read_audio, read_blocks
 from lalia.audio.writing import flac_bytes
 from lalia.data.prepare.clips import Clip, Dropped, Noted
@@ -98,7 +98,7 @@ class Reader:
             yield _dropped(clip, error)
             return
         for number, (side, wave_S) in enumerate(zip(sides, waves, strict=True)):
-            twin = next((n for n in range(number) if is_same(*same_sound(waves[n], wave_S, SAMPLE_RATE))), None)
+            twin = next((n for n in range(number) if is_same(compare(waves[n], wave_S, SAMPLE_RATE))), None)
             if twin is not None:
                 yield _same(side, twin)
             elif reason := unfit(wave_S):
@@ -252,12 +252,9 @@ def _sounding_s(wave_S: np.ndarray) -> Seconds:
 
 def _one_sound(one: StoredWave, other: StoredWave) -> bool:
     """Whether two channels hold the same sound."""
-    same = sounding = 0
-    frames = -(-one.count // FRAME_SAMPLES)
-    for a_S, b_S in zip(one.minutes(0, frames), other.minutes(0, frames), strict=True):
-        found = same_sound(a_S, b_S, SAMPLE_RATE)
-        same, sounding = same + found[0], sounding + found[1]
-    return is_same(same, sounding)
+    frames: Frames = -(-one.count // FRAME_SAMPLES)
+    minutes = zip(one.minutes(0, frames), other.minutes(0, frames), strict=True)
+    return is_same(np.concatenate([np.zeros((0, 2)), *(compare(*pair, SAMPLE_RATE) for pair in minutes)]))
 
 
 def _silence_others(voice_T: np.ndarray, wave: StoredWave, others: list[StoredWave]) -> None:
