@@ -23,10 +23,11 @@ from lalia.data.plan import BatchPlan
 from lalia.models.recogniser import Recogniser
 from lalia.models.store import count_parameters
 from lalia.training.ranks import leads, rank, shared
-from lalia.training.runs import Run, first_step, fit, settle
+from lalia.training.runs import Least, Run, first_step, fit, settle
 from lalia.training.seeds import generator
 
 SHOW = ("train/loss", "train/posteriors", "valid/divergence", "valid/cer", "valid/wer")
+LEAST = Least(200, "a student of fewer is far from its teacher")
 
 
 @dataclass
@@ -135,7 +136,7 @@ def learn(
     """Train ``task`` to the end of the schedule in the run ``folder``; with ``best``, the best checkpoint is kept as well."""
     ranks = settings.hardware.ranks
     accumulation = settings.batch.accumulation(ranks)
-    settle(settings, folder, lambda: _micro_step(task, material), accumulation)
+    budget = settle(settings, folder, lambda: _micro_step(task, material), accumulation, LEAST)
     task.zero_grad(set_to_none=True)
     if settings.loss.pseudo and settings.loss.pseudo_lm:
         unlabelled = np.setdiff1d(material.rows, material.labelled)
@@ -169,6 +170,7 @@ def learn(
     run = Run(
         folder, settings.hardware, settings.log, settings.schedule, accumulation, audio_s, title, SHOW,
         monitor=("valid/cer", "min") if best else None, clip=settings.optim.clip,
+        budget=budget,
     )  # fmt: skip
     fit(task, run, train, valid, [])
 

@@ -145,7 +145,7 @@ class BlankAlarm(Callback):
         """Looks do not count against a run that has to learn to speak again."""
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, Checkpoints):
-                callback.patience = replace(callback.patience, first_step=task.speaks_by(self.since))
+                callback.patience = replace(callback.patience, first_step=lambda: task.speaks_by(self.since))
                 if trainer.global_step <= self.since:
                     callback.waited = 0
 

@@ -32,10 +32,11 @@ from lalia.models.store import count_parameters
 from lalia.models.transcription import transcribe_rows
 from lalia.report.run_report import write_run_report
 from lalia.training.ranks import leads, rank, shared
-from lalia.training.runs import FINISHED, Patience, Run, best_weights, finished, first_step, fit, settle
+from lalia.training.runs import FINISHED, Least, Patience, Run, best_weights, finished, first_step, fit, settle
 from lalia.units import to_samples
 
 SHOW = ("train/loss", "train/blank", "valid/cer", "valid/wer")
+LEAST = Least(200, "for the first 50 to 150 of its steps a recogniser writes nothing but blank")
 MEASURED = 200
 """Clips that a baseline's feature statistics are taken from."""
 
@@ -93,7 +94,7 @@ def finetune(settings: FinetuneSettings, folder: Path, stated: Collection[str] |
     references = {int(row): recogniser.normaliser(mixture.text(int(row))) for row in held_out}
     listener = make_listener(settings.select, recogniser, map(mixture.text, rows.tolist()), held_out.tolist())
     task = FinetuneTask(settings, recogniser, references, mixture.id, listener)
-    settle(settings, folder, lambda: _micro_step(task, mixture, plan, encode), accumulation)
+    budget = settle(settings, folder, lambda: _micro_step(task, mixture, plan, encode), accumulation, LEAST)
     task.zero_grad(set_to_none=True)
 
     audio_s = accumulation * ranks * settings.batch.micro_s
@@ -111,7 +112,8 @@ def finetune(settings: FinetuneSettings, folder: Path, stated: Collection[str] |
         folder, settings.hardware, settings.log, settings.schedule, accumulation, audio_s,
         f"finetune ({settings.weights})", tuple(dict.fromkeys((*SHOW, metric))), monitor=(metric, "min"),
         clip=settings.optim.clip,
-        patience=Patience(settings.schedule.patience, task.speaks_by(task.frozen_steps)),
+        budget=budget,
+        patience=Patience(settings.schedule.patience, lambda: task.speaks_by(task.frozen_steps)),
     )  # fmt: skip
     augment = Augment(settings.augment) if settings.augment.any else None
     train = make_loader(

@@ -26,7 +26,7 @@ from lalia.models.store import load_quantizer
 from lalia.report.run_report import write_run_report
 from lalia.training.ranks import leads, rank, shared
 from lalia.training.recording import Flow, Waited, read_metrics
-from lalia.training.runs import FINISHED, Run, finished, first_step, fit, newest_checkpoint, settle
+from lalia.training.runs import FINISHED, Least, Run, finished, first_step, fit, newest_checkpoint, settle
 from lalia.training.seeds import generator
 from lalia.units import to_samples
 from pretrain.codes import CodeRecord
@@ -36,6 +36,8 @@ from pretrain.plan import check_room
 from pretrain.task import PretrainTask
 
 SHOW = ("train/loss", "train/accuracy", "train/code_perplexity", "valid/accuracy", "valid/code_perplexity")
+
+LEAST = Least(400, "its accuracy may be at chance for the first 400")
 
 
 def pretrain(settings: PretrainSettings, folder: Path, stated: Collection[str] = ()) -> None:
@@ -68,7 +70,7 @@ def pretrain(settings: PretrainSettings, folder: Path, stated: Collection[str] =
         start.give(task)
     if not newest_checkpoint(folder):
         _measure(task, mixture, rows, start)
-    settle(settings, folder, lambda: _micro_step(task, mixture, plan), accumulation)
+    budget = settle(settings, folder, lambda: _micro_step(task, mixture, plan), accumulation, LEAST)
     task.zero_grad(set_to_none=True)
 
     leader = leads(settings.hardware)
@@ -86,6 +88,7 @@ def pretrain(settings: PretrainSettings, folder: Path, stated: Collection[str] =
     run = Run(
         folder, settings.hardware, settings.log, settings.schedule, accumulation,
         accumulation * ranks * settings.batch.micro_s, "pretrain", SHOW, clip=settings.optim.clip,
+        budget=budget,
     )  # fmt: skip
     loader = make_loader(
         mixture,

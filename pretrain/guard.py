@@ -21,7 +21,7 @@ from lalia.exits import GuardStopped
 from lalia.training import Callback, Trainer, mending
 from lalia.training.ranks import from_leader
 from lalia.training.recording import Measures
-from pretrain.bands import Breach, GuardSettings, Vitals, Watch, healthy_bands
+from pretrain.bands import Band, Breach, GuardSettings, Vitals, Watch, healthy_bands
 from pretrain.healthy import HealthyWeights
 from pretrain.loss import perplexity
 from pretrain.task import PretrainTask, Pulse
@@ -50,17 +50,15 @@ class Guard(Callback):
         self._pulses: list[tuple[Tensor, Pulse]] = []
         self._vitals: Vitals | None = None
         self._left_out = False
+        self._steps = 0
+        """of the schedule that the bands are for: a budget of minutes may be planned once more"""
         self._live_KF: Tensor | None = None
 
     # -- Lightning's hooks -------------------------------------------------------------------------------------------------
 
     def on_train_start(self, trainer: Trainer, pl_module: PretrainTask) -> None:  # type: ignore[override]
-        task, run = pl_module, pl_module.settings
-        chance = 1 / (run.objective.distractors + 1)
-        diversity = run.objective.diversity_weight > 0
-        stem = run.model.input == "wave"
-        bands = healthy_bands(self.settings, run.quantizer.kind, chance, run.schedule.steps, diversity, stem)
-        self.watch = Watch(bands)
+        task = pl_module
+        self.watch = Watch(self._bands(task))
         if self._restored is not None:
             self.watch.restore(self._restored)
         task.diversity_factor = self.diversity_factor
@@ -79,6 +77,8 @@ class Guard(Callback):
         if len(self._pulses) < trainer.accumulate_grad_batches:
             return  # DeepSpeed asks at every micro-batch
         assert self.watch is not None
+        if self._steps != pl_module.settings.schedule.steps:
+            self.watch.bands = self._bands(pl_module)
         usage_GV, share_within = self.usage_GV, self.share_within
         self._vitals = self._measure(trainer, pl_module)
         self._pulses.clear()
@@ -134,6 +134,13 @@ class Guard(Callback):
         self.share_within = state_dict.get("share_within")  # checkpoints of 21 November 2026 know of none
         self._restored = state_dict["watch"]
         self.healthy.resume(state_dict["healthy"])
+
+    def _bands(self, task: PretrainTask) -> tuple[Band, ...]:
+        run = task.settings
+        self._steps = run.schedule.steps
+        chance = 1 / (run.objective.distractors + 1)
+        diversity, stem = run.objective.diversity_weight > 0, run.model.input == "wave"
+        return healthy_bands(self.settings, run.quantizer.kind, chance, self._steps, diversity, stem)
 
     # -- What a step looks like --------------------------------------------------------------------------------------------
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-import time
 from dataclasses import dataclass, field, replace
 
+import torch
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -14,6 +14,7 @@ from lalia.data.loader import make_loader
 from lalia.data.mixture import Mixture
 from lalia.data.plan import BatchPlan
 from lalia.exits import UserError
+from lalia.training.budgets import seconds_of
 from lalia.units import Seconds
 from pretrain.config import PretrainSettings
 from pretrain.memory import GB, Footprint, Memory, forward, machine_bytes, predict, trace
@@ -240,9 +241,9 @@ def _timed(
     seconds = []
     for _ in range(5):
         batch = task.joined(next(loader))
-        begun = time.perf_counter()
+        begun = seconds_of(torch.device("cpu"))
         forward(task, batch).backward()
-        seconds.append(time.perf_counter() - begun)
+        seconds.append(seconds_of(torch.device("cpu")) - begun)
     return sorted(seconds[1:])[1]  # the first one warms up; a slow one had to share the machine
 
 

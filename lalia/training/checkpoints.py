@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -21,6 +22,7 @@ from torch import nn
 
 from lalia.data.worker_processes import STOPPING
 from lalia.exits import UserError
+from lalia.training.settings import LogSettings, ScheduleSettings
 
 CHECKPOINTS, BEST = "checkpoints", "best.ckpt"
 KEPT = 2
@@ -49,8 +51,8 @@ class Patience:
 
     looks: int = 0
     """looks at held-out audio in a row without a better one; 0 = never"""
-    first_step: int = 0
-    """looks up to this step do not count"""
+    first_step: Callable[[], int] = int
+    """looks up to this step, which follows the number of steps, do not count"""
 
 
 class Stopped(BaseException):
@@ -66,8 +68,8 @@ class Stopped(BaseException):
 
 
 class Checkpoints(Callback):
-    """Saves ``checkpoints/stepNNNNNNNN.ckpt`` every ``every`` steps, at the end and when asked to stop; keeps the newest two,
-    and ``best.ckpt`` (weights alone) by ``monitor``.
+    """Saves ``checkpoints/stepNNNNNNNN.ckpt`` every ``log.checkpoint_every`` steps, at the end and when asked to stop; keeps the
+    newest two, and ``best.ckpt`` (weights alone) by ``monitor``.
 
     At a step that also looks at held-out audio it saves after that look, so that a resumed run has neither to repeat nor to
     miss it. Where ``patience`` runs out it saves and ends the run. SIGTERM, SIGINT (Ctrl-C) and SIGUSR1 end the run behind the
@@ -77,15 +79,14 @@ class Checkpoints(Callback):
     def __init__(
         self,
         folder: Path,
-        steps: int,
-        every: int,
-        valid_every: int,
+        schedule: ScheduleSettings,
+        log: LogSettings,
         accumulation: int,
         monitor: tuple[str, str] | None,
         patience: Patience | None = None,
     ) -> None:
         self.folder = folder / CHECKPOINTS
-        self.steps, self.every, self.valid_every, self.accumulation = steps, every, valid_every, accumulation
+        self.schedule, self.logs, self.accumulation = schedule, log, accumulation
         self.monitor = monitor
         self.patience = patience or Patience()
         self.best: float | None = None
@@ -97,6 +98,11 @@ class Checkpoints(Callback):
         self.done = -1
         self.stopping = False
         self._previous: dict[int, Any] = {}
+
+    @property
+    def valid_every(self) -> int:
+        """Steps between two looks at held-out audio, of which there is one at the least."""
+        return min(self.logs.valid_every, self.schedule.steps)
 
     # -- stopping --
 
@@ -148,7 +154,7 @@ class Checkpoints(Callback):
                 self.best = value
                 self.waited = 0
                 trainer.save_checkpoint(self.folder / BEST, weights_only=True)
-            elif step > self.patience.first_step:
+            elif step > self.patience.first_step():
                 self.waited += 1
                 self.ended = 0 < self.patience.looks <= self.waited
         self._behind(trainer, step)
@@ -158,11 +164,11 @@ class Checkpoints(Callback):
         """What is due behind ``step``: a checkpoint, and the end of the run where any rank was asked for it."""
         self.done = step
         stop = trainer.strategy.reduce_boolean_decision(self.asked is not None, all=False)
-        if stop or self.ended or step % self.every == 0 or step >= self.steps:
+        if stop or self.ended or step % self.logs.checkpoint_every == 0 or step >= self.schedule.steps:
             trainer.save_checkpoint(self.folder / f"step{step:08d}.ckpt")
             if trainer.is_global_zero:
                 prune(self.folder)
-        self.stopping = stop and step < self.steps
+        self.stopping = stop and step < self.schedule.steps
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         if self.stopping:  # only here, behind what Lightning records of the step and of the look at held-out audio

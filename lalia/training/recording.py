@@ -23,6 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from lalia.cards import read_json_lines, write_text
 from lalia.data.batch import Batch
 from lalia.training.ranks import total
+from lalia.training.settings import ScheduleSettings
 from lalia.units import SAMPLE_RATE
 
 METRICS = "metrics.jsonl"
@@ -96,10 +97,10 @@ def _as_line(line: dict[str, Any]) -> str:
 class ProgressBar(Callback):
     """Steps done, audio-seconds per second, time left and the numbers that matter, on stderr."""
 
-    def __init__(self, steps: int, audio_s_per_step: float, show: tuple[str, ...], title: str) -> None:
+    def __init__(self, schedule: ScheduleSettings, audio_s_per_step: float, show: tuple[str, ...], title: str) -> None:
         self.audio_s_per_step = audio_s_per_step
         self.show = show
-        self.steps = steps
+        self.schedule = schedule
         self.title = title
         self.bar: Progress | None = None
 
@@ -114,17 +115,21 @@ class ProgressBar(Callback):
             disable=not console.is_terminal,
         )  # fmt: skip
         self.bar.start()
-        self.task = self.bar.add_task(self.title, total=self.steps, completed=trainer.global_step, numbers="")
+        self.task = self.bar.add_task(self.title, total=self.schedule.steps, completed=trainer.global_step, numbers="")
         self.begun, self.first = time.monotonic(), trainer.global_step
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         if self.bar is not None and trainer.global_step:
-            self.bar.update(self.task, completed=trainer.global_step, numbers=self._numbers(trainer))
+            self.bar.update(
+                self.task, total=self.schedule.steps, completed=trainer.global_step, numbers=self._numbers(trainer)
+            )
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.bar is not None and not self.bar.console.is_terminal:
             print(
-                f"{self.title} {trainer.global_step}/{self.steps} {self._numbers(trainer)}", file=sys.stderr, flush=True
+                f"{self.title} {trainer.global_step}/{self.schedule.steps} {self._numbers(trainer)}",
+                file=sys.stderr,
+                flush=True,
             )
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

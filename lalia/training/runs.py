@@ -21,6 +21,7 @@ from torch import nn
 
 from lalia import config
 from lalia.exits import Interrupted, UserError
+from lalia.training.budgets import TIMED, WARM, Budget, Least, PlanOnceMore, timed
 from lalia.training.checkpoints import (
     CHECKPOINTS,
     AtomicFiles,
@@ -40,8 +41,23 @@ from lalia.training.schedules import rate, rise
 from lalia.training.settings import HardwareSettings, LogSettings, OptimSettings, ScheduleSettings
 from lalia.training.strategies import check_hardware, make_strategy
 
-__all__ = ["CHECKPOINTS", "CONFIG", "FINISHED", "Patience", "Run", "adamw", "best_weights", "finished", "first_step", "fit",
-           "newest_checkpoint", "parameter_groups", "settle"]  # fmt: skip
+__all__ = [
+    "CHECKPOINTS",
+    "CONFIG",
+    "FINISHED",
+    "Budget",
+    "Least",
+    "Patience",
+    "Run",
+    "adamw",
+    "best_weights",
+    "finished",
+    "first_step",
+    "fit",
+    "newest_checkpoint",
+    "parameter_groups",
+    "settle",
+]
 
 CONFIG, FINISHED = "config.yaml", "finished.json"
 
@@ -64,19 +80,28 @@ class Run:
     clip: float = 5.0
     patience: Patience = field(default_factory=Patience)
     """when the run ends before its last step, by ``monitor``"""
+    budget: Budget | None = None
+    """the minutes that the steps were solved from; None = the steps were given"""
 
 
 def settle(
-    settings: Any, folder: Path, micro_step: Callable[[], None], accumulation: int, patience_s: float = 1800
-) -> None:
-    """Fix ``settings.schedule.steps`` and keep the resolved settings in the run's folder.
+    settings: Any,
+    folder: Path,
+    micro_step: Callable[[], None],
+    accumulation: int,
+    least: Least,
+    patience_s: float = 1800,
+) -> Budget | None:
+    """Fix ``settings.schedule.steps``, keep the resolved settings in the run's folder, and return the budget of minutes that the
+    steps were solved from, if they were.
 
     A new run's ``minutes`` become steps by timing ``micro_step`` (one forward and backward; the caller restores what it
-    changes). A run that is there already must have been begun with the same settings; its steps hold. Of several ranks the
-    leading one does this and the others wait for its settings, at most ``patience_s``.
+    changes), not fewer than ``least``. A run that is there already must have been begun with the same settings; its steps
+    hold. Of several ranks the leading one does this and the others wait for its settings, at most ``patience_s``.
     """
     schedule: ScheduleSettings = settings.schedule
     path = folder / CONFIG
+    budget = Budget(settings, path, least) if schedule.steps == 0 else None
     check_hardware(settings.hardware)
     set_threads(settings.hardware)
     if not path.exists() and not leads(settings.hardware):
@@ -86,12 +111,14 @@ def settle(
         if schedule.steps == 0:
             schedule.steps = known.schedule.steps
         same_settings(config.to_dict(known), config.to_dict(settings), path)
-        return
-    if schedule.steps == 0:
-        if schedule.minutes <= 0:
-            raise UserError("schedule.steps and schedule.minutes are both 0: say how long to train")
-        schedule.steps = max(20, int(schedule.minutes * 60 / (_timed(micro_step) * accumulation)))
-    config.dump(settings, path)
+        return budget
+    if budget is None:
+        config.dump(settings, path)
+    elif schedule.minutes <= 0:
+        raise UserError("schedule.steps and schedule.minutes are both 0: say how long to train")
+    else:
+        budget.keep(budget.plan(timed(micro_step) * accumulation, tell=True))
+    return budget
 
 
 def _wait(path: Path, patience_s: float) -> None:
@@ -102,15 +129,6 @@ def _wait(path: Path, patience_s: float) -> None:
                 f"{path}: not written by the leading process in {patience_s:.0f} s; do all nodes share --out?"
             )
         time.sleep(0.2)
-
-
-def _timed(micro_step: Callable[[], None], warm: int = 2, timed: int = 6) -> float:
-    for _ in range(warm):
-        micro_step()
-    begun = time.monotonic()
-    for _ in range(timed):
-        micro_step()
-    return (time.monotonic() - begun) / timed
 
 
 def same_settings(known: dict[str, Any], asked: dict[str, Any], path: Path) -> None:
@@ -153,11 +171,10 @@ def fit(task: LightningModule, run: Run, train: Iterable[Any], valid: Iterable[A
         check_fits(start[0], start[1]["state_dict"], task)
     if start is None or (start[1]["global_step"] < steps and not ended_early(start[1])):
         strategy, precision = make_strategy(hardware, sum(p.numel() for p in task.parameters()))
-        valid_every = min(run.log.valid_every, steps)
-        checkpoints = Checkpoints(
-            run.folder, steps, run.log.checkpoint_every, valid_every, run.accumulation, run.monitor, run.patience
-        )  # fmt: skip
-        callbacks = [ProgressBar(steps, run.audio_s_per_step, run.show, run.title), *extra, checkpoints]
+        checkpoints = Checkpoints(run.folder, run.schedule, run.log, run.accumulation, run.monitor, run.patience)
+        callbacks = [ProgressBar(run.schedule, run.audio_s_per_step, run.show, run.title), *extra, checkpoints]
+        if run.budget is not None and (begun := start[1]["global_step"] if start else 0) < WARM + TIMED:
+            callbacks.insert(0, PlanOnceMore(run.budget, run.title, begun))
         if hardware.precision == "fp16":
             callbacks.insert(0, LossScale(precision))
         loggers = [MetricsFile(run.folder, start[1]["global_step"] if start else 0),
@@ -171,7 +188,7 @@ def fit(task: LightningModule, run: Run, train: Iterable[Any], valid: Iterable[A
             max_steps=steps,
             accumulate_grad_batches=run.accumulation,
             gradient_clip_val=run.clip,
-            val_check_interval=valid_every * run.accumulation,
+            val_check_interval=checkpoints.valid_every * run.accumulation,
             check_val_every_n_epoch=None,
             num_sanity_val_steps=0,
             log_every_n_steps=run.log.every,
@@ -194,9 +211,9 @@ def fit(task: LightningModule, run: Run, train: Iterable[Any], valid: Iterable[A
             checkpoints.restore()
         if checkpoints.ended and leader:
             looks = f"{checkpoints.waited} looks at held-out audio brought nothing better"
-            print(f"{run.title} ends at step {trainer.global_step} of {steps}: {looks}", file=sys.stderr)
-        elif trainer.global_step < steps and not checkpoints.ended:
-            raise RuntimeError(f"training ended at step {trainer.global_step} of {steps}")
+            print(f"{run.title} ends at step {trainer.global_step} of {run.schedule.steps}: {looks}", file=sys.stderr)
+        elif trainer.global_step < run.schedule.steps and not checkpoints.ended:
+            raise RuntimeError(f"training ended at step {trainer.global_step} of {run.schedule.steps}")
         if dist.is_initialized():
             dist.barrier()
             dist.destroy_process_group()

@@ -68,7 +68,8 @@ class ScheduleSettings:
     steps: int = 0
     """optimizer steps; 0 = as many as `minutes` hold"""
     minutes: float = 0.0
-    """solved into steps by timing the first micro-batches, then kept in the run's config; used where steps is 0"""
+    """solved into steps by the processor's clock, from micro-batches and once more from the first steps, then kept in the run's
+    config; used where steps is 0 (docs/hardware.md)"""
     warmup: float = 0.1
     """share of the steps over which the rate rises"""
     hold: float = 0.0
