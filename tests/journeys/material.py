@@ -1,0 +1,102 @@
+"""The raw files that the documents' commands name, made from the committed speech: what a user would bring."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from lalia.audio.reading import read_audio
+
+ROOT = Path(__file__).parents[2]
+SPEECH = Path(__file__).parent / "speech"
+RATE = 16_000
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One committed clip."""
+
+    path: Path
+    sentence: str
+    speaker: str
+    language: str
+
+    def wave(self) -> np.ndarray:
+        return read_audio(self.path).astype(np.float32)
+
+
+def committed() -> list[Clip]:
+    with (SPEECH / "clips.tsv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    return [Clip(SPEECH / row["path"], row["sentence"], row["speaker"], row["language"]) for row in rows]
+
+
+def lay_out(folder: Path) -> None:
+    """Put everything that a chain begins with into ``folder``, an empty one. Commands are typed in a checkout: its settings are there."""
+    for name in ("configs", "benchmarks"):
+        (folder / name).symlink_to(ROOT / name)
+    clips = committed()
+    swahili = [clip for clip in clips if clip.language == "swh"]
+    icelandic = [clip for clip in clips if clip.language == "isl"]
+
+    _table(folder / "clips.tsv", folder / "clips", swahili)
+    _table(folder / "icelandic.tsv", folder / "icelandic", icelandic)
+    # Recordings without labels: programmes with pauses, in the containers that people have.
+    for number, name in enumerate(("monday.mp3", "archive/1998/tape.ogg", "archive/wednesday.flac", "thursday.wav")):
+        _write(folder / "recordings" / name, _joined(swahili[number::4]))
+    _write(folder / "podcasts" / "first.mp3", _joined(icelandic[::2]))
+    _write(folder / "podcasts" / "second.mp3", _joined(icelandic[1::2]))
+    _write(folder / "talk.mp3", _joined(swahili[:5]))
+    _write(folder / "talks" / "one.mp3", _joined(swahili[5:7]))
+    _write(folder / "talks" / "two.flac", _joined(swahili[7:9]))
+    _write(folder / "clip.wav", swahili[9].wave())
+
+    sentences = (SPEECH / "sentences-swh.txt").read_text(encoding="utf-8").splitlines(keepends=True)
+    (folder / "news.txt").write_text("".join(sentences[:120]), encoding="utf-8")
+    (folder / "talks.txt").write_text("".join(sentences[120:]), encoding="utf-8")
+    with gzip.open(folder / "talks.txt.gz", "wt", encoding="utf-8") as file:
+        file.writelines(sentences[120:])
+    shutil.copy(SPEECH / "sentences-isl.txt", folder / "frettir.txt")
+    (folder / "names.txt").write_text("mwanza\t6\ndodoma\n", encoding="utf-8")
+    (folder / "commands.txt").write_text("washa (taa|redio)\nzima [hiyo] taa\n", encoding="utf-8")
+    _kaldi(folder / "kaldi", swahili[:12])
+
+
+def _table(path: Path, folder: Path, clips: list[Clip]) -> None:
+    """A table of labels, and beside it the folder of MP3s that it names."""
+    rows = ["path\tsentence\tspeaker\n"]
+    for clip in clips:
+        name = f"{clip.path.stem}.mp3"
+        _write(folder / name, clip.wave())
+        rows.append(f"{name}\t{clip.sentence}\t{clip.speaker}\n")
+    path.write_text("".join(rows), encoding="utf-8")
+
+
+def _kaldi(folder: Path, clips: list[Clip]) -> None:
+    folder.mkdir()
+    lines: dict[str, list[str]] = {"wav.scp": [], "text": [], "utt2spk": []}
+    for clip in clips:
+        name = f"{clip.speaker}-{clip.path.stem}"
+        lines["wav.scp"].append(f"{name} {folder.name}/{clip.path.name}\n")
+        lines["text"].append(f"{name} {clip.sentence}\n")
+        lines["utt2spk"].append(f"{name} {clip.speaker}\n")
+        shutil.copy(clip.path, folder / clip.path.name)
+    for name, rows in lines.items():
+        (folder / name).write_text("".join(rows), encoding="utf-8")
+
+
+def _joined(clips: list[Clip], pause_s: float = 0.8) -> np.ndarray:
+    pause = np.zeros(int(pause_s * RATE), np.float32)
+    return np.concatenate([piece for clip in clips for piece in (clip.wave(), pause)])
+
+
+def _write(path: Path, wave: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    formats = {".mp3": "MP3", ".ogg": "OGG", ".flac": "FLAC", ".wav": "WAV"}
+    soundfile.write(path, wave, RATE, format=formats[path.suffix])

@@ -1,0 +1,139 @@
+"""What README and the documents tell people to type works, word for word and in order, on real speech.
+
+A journey is a page: its blocks run one after the other in one folder. It begins with raw files (``material.py``), or in a copy
+of the folder in which README's own blocks ended. Blocks that cannot run here are in ``NOT_RUN``, each with its reason; a block that
+is neither run nor listed cannot be, since all others run.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from journey import run
+from material import SPEECH, lay_out
+from pages import SHOWN, TYPED, Block, blocks, blocks_of, pages
+
+README = "README.md"
+AFTER_README = frozenset(
+    {
+        "docs/conversion.md", "docs/decoding.md", "docs/distillation.md", "docs/finetuning.md", "docs/loader.md",
+        "docs/pretraining.md", "docs/reports.md", "docs/runtime.md", "finetune/encoders/README.md",
+    }
+)  # fmt: skip
+"""Pages that go on from what README makes: ``data/mine``, ``runs/swahili``, ``students/swahili``."""
+
+CLUSTER = "needs several machines or GPUs"
+MICROPHONE = "needs a microphone"
+NETWORK = "fetches from the network"
+INSTALLS = "installs packages from the network"
+MAKE = "sets up an environment of its own, or takes minutes to hours"
+MEASURES = "a measurement of minutes to hours on the demo's corpus; its benchmark has a test of its own"
+
+NOT_RUN: dict[tuple[str, str], str] = {
+    ("README.md", "make demo"): MAKE,
+    ("docs/conversion.md", "huggingface-cli download facebook/wav2vec2-xls-r-300m --local-dir xls-r"): NETWORK,
+    ("docs/corpora.md", "lalia prepare demo --out data/demo"): NETWORK,
+    (
+        "docs/decoding.md",
+        "python -m benchmarks.decoding runs/demo/student data/demo --language ita --text it_prompts.txt",
+    ): MEASURES,
+    (
+        "docs/distillation.md",
+        "python -m benchmarks.student --teacher RECOGNISER --corpus data/demo --language ita --out RUNS",
+    ): MEASURES,
+    (
+        "docs/hardware.md",
+        "python -m pretrain fit --config configs/pretrain/nano.yaml --data.corpus CORPUS --out RUN \\",
+    ): CLUSTER,
+    ("docs/hardware.md", "torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint node0:29500 \\"): CLUSTER,
+    ("docs/hardware.md", "#!/bin/bash"): CLUSTER,
+    ("docs/runtime.md", "pip install '.[listen]'"): MICROPHONE,
+    ("docs/runtime.md", "pip install '.[serve]'"): INSTALLS,
+    (
+        "docs/runtime.md",
+        "python -m benchmarks.streaming students/streaming data/demo --offline runs/demo/student --pause 0.2 0.3 0.5",
+    ): MEASURES,
+    (
+        "docs/runtime.md",
+        "python -m benchmarks.runtime STUDENT CLIP… --recogniser RECOGNISER --sherpa FOLDER --hf FOLDER --lm LM",
+    ): MEASURES,
+}
+"""(page, first line of the block) → why it does not run here."""
+
+PAGES = [(page, blocks(page)) for page in pages()]
+JOURNEYS = {
+    page: [block for block in found if block.language in TYPED and (page, block.first) not in NOT_RUN]
+    for page, found in PAGES
+}
+
+
+@pytest.fixture(scope="session")
+def readme(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which README's blocks have run."""
+    folder = tmp_path_factory.mktemp("readme")
+    lay_out(folder)
+    run(JOURNEYS[README], folder, tmp_path_factory.mktemp("programs"))
+    return folder
+
+
+def journeys() -> list[object]:
+    """README and what goes on from it in one worker, every other page wherever there is one."""
+    found = []
+    for page in sorted(page for page, typed in JOURNEYS.items() if typed and page != README):
+        group = "readme" if page in AFTER_README else page
+        found.append(pytest.param(page, id=page, marks=pytest.mark.xdist_group(f"journey-{group}")))
+    return found
+
+
+@pytest.mark.xdist_group("journey-readme")
+def test_readme(readme: Path) -> None:
+    assert (readme / "students/swahili/model.onnx").is_file()
+
+
+@pytest.mark.parametrize("page", journeys())
+def test_journey(page: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    folder = tmp_path / "work"
+    if page in AFTER_README:
+        shutil.copytree(request.getfixturevalue("readme"), folder, symlinks=True)
+    else:
+        folder.mkdir()
+        lay_out(folder)
+    run(JOURNEYS[page], folder, tmp_path / "programs")
+    shutil.rmtree(tmp_path)  # passed: nobody needs to look into it
+
+
+@pytest.mark.parametrize("block", [block for _, found in PAGES for block in found], ids=str)
+def test_every_block_says_what_it_is(block: Block) -> None:
+    assert block.language in (*TYPED, *SHOWN), f"{block}: say ```sh, ```python, or what is shown: ```{', ```'.join(SHOWN)}"
+
+
+def test_every_listed_block_is_still_there() -> None:
+    there = {(page, block.first) for page, found in PAGES for block in found if block.language in TYPED}
+    assert set(NOT_RUN) <= there, f"listed and not there: {sorted(set(NOT_RUN) - there)}"
+    assert AFTER_README <= set(JOURNEYS)
+    assert all(NOT_RUN.values())
+
+
+def test_blocks_are_found() -> None:
+    text = "# page\n\n```sh\nlalia prepare a  # why\n```\nprose\n```python\nx = 1\n```\n"
+    shell, python = blocks_of("p.md", text)
+    assert (str(shell), shell.language, shell.first) == ("p.md:3", "sh", "lalia prepare a")
+    assert (python.line, python.text) == (7, "x = 1\n")
+    with pytest.raises(ValueError, match=r"p.md:3"):
+        blocks_of("p.md", text[:30])
+
+
+def test_a_block_that_fails_is_named(tmp_path: Path) -> None:
+    """The journeys can fail: a command with another status than 0, one whose flag is wrong, and Python that raises."""
+    for language, text in (("sh", "true\nfalse\ntrue\n"), ("sh", "lalia transcribe\n"), ("python", "raise SystemExit(3)\n")):
+        with pytest.raises(AssertionError, match=r"page.md:7 ended with status [123]"):
+            run([Block("page.md", 7, language, text)], tmp_path, tmp_path / "bin")
+
+
+def test_speech_is_small_and_its_voices_are_named() -> None:
+    assert sum(path.stat().st_size for path in SPEECH.iterdir()) < 2_000_000
+    named = (SPEECH / "ATTRIBUTION.md").read_text(encoding="utf-8")
+    assert {path.name.partition("-")[0] for path in SPEECH.glob("*.opus")} == {"swh", "isl"}
+    assert "`swh-*.opus`" in named and "`isl-*.opus`" in named
