@@ -29,11 +29,7 @@ def blocks(text: str, language: str) -> list[str]:
 def commands(path: Path) -> list[str]:
     """Lines of fenced blocks that begin as one of our commands, without their comments."""
     text = path.read_text(encoding="utf-8")
-    lines = [
-        line
-        for body in blocks(text, "sh")
-        for line in re.sub(r"\\\n\s*", "", body).splitlines()
-    ]
+    lines = [line for body in blocks(text, "sh") for line in re.sub(r"\\\n\s*", "", body).splitlines()]
     found = [re.sub(r"\s+#.*", "", line).removeprefix("$ ").strip() for line in lines]
     return [line for line in found if re.match(r"(lalia \w|make |python -m \w|pip install)", line) and "…" not in line]
 

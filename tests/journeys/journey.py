@@ -38,7 +38,9 @@ def surroundings(folder: Path, bin_folder: Path) -> dict[str, str]:
     servers.mkdir(exist_ok=True)
     for program in ("lalia", "python", "curl"):
         path = bin_folder / program
-        path.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{Path(__file__).parent / "programs.py"}" {program} "$@"\n')
+        path.write_text(
+            f'#!/bin/sh\nexec "{sys.executable}" "{Path(__file__).parent / "programs.py"}" {program} "$@"\n'
+        )
         path.chmod(path.stat().st_mode | stat.S_IXUSR)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -51,7 +53,7 @@ def surroundings(folder: Path, bin_folder: Path) -> dict[str, str]:
 
 
 def stop_servers(folder: Path, patience_s: float = 40) -> str:
-    """End what ``lalia serve`` of a block left running; what went wrong, or "". A server that is asked to end ends with status 0."""
+    """End what ``lalia serve`` of a block left running; what went wrong, or "". One that is asked to end ends with 0."""
     wrong = ""
     for pid in sorted(folder.glob("*.pid")):
         status, said = pid.with_suffix(".status"), pid.with_suffix(".log")

@@ -38,9 +38,8 @@ def committed() -> list[Clip]:
 
 
 def lay_out(folder: Path) -> None:
-    """Put everything that a chain begins with into ``folder``, an empty one. Commands are typed in a checkout: its settings are there."""
-    for name in ("configs", "benchmarks"):
-        (folder / name).symlink_to(ROOT / name)
+    """Put everything that a chain begins with into ``folder``, and configs/, as in a checkout."""
+    (folder / "configs").symlink_to(ROOT / "configs")
     clips = committed()
     swahili = [clip for clip in clips if clip.language == "swh"]
     icelandic = [clip for clip in clips if clip.language == "isl"]

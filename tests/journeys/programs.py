@@ -1,5 +1,5 @@
-"""What stands in for ``lalia``, ``python`` and ``curl`` on the journeys' PATH: the real programs, with flags appended that shorten
-a training or a measurement, servers put into the background, and the port that is free here in the place of 8000.
+"""``lalia``, ``python`` and ``curl`` as the journeys' PATH has them: the real programs, with flags appended that shorten a
+training or a measurement, servers put into the background, and the port that is free here in the place of 8000.
 
     python programs.py lalia VERB …
 """
@@ -33,19 +33,21 @@ Nothing else of what a document says is changed."""
 def main(program: str, words: list[str]) -> int:
     if program == "curl":
         port = f":{os.environ['JOURNEY_PORT']}"
-        return subprocess.run([os.environ["JOURNEY_CURL"], "-fsS", *(w.replace(":8000", port) for w in words)]).returncode
+        return subprocess.run(
+            [os.environ["JOURNEY_CURL"], "-fsS", *(w.replace(":8000", port) for w in words)]
+        ).returncode
     if program == "lalia":
         command, verb = [sys.executable, "-m", "lalia.cli", *words], words[:2]
     else:
-        command, verb = [sys.executable, *words], words[1:3] if words[:1] == ["-m"] else []
+        command, verb = [sys.executable, *words], []
     command += shlex.split(SHORTER.get(" ".join(verb), ""))
-    if program == "lalia" and verb[:1] == ["serve"]:
+    if verb[:1] == ["serve"]:
         return serve([*command, "--port", os.environ["JOURNEY_PORT"]])
-    os.execv(sys.executable, command)
+    return os.execv(sys.executable, command)
 
 
 def serve(command: list[str]) -> int:
-    """Start a server as a user does in another terminal; returns once it answers. The journey stops it and looks at its status."""
+    """Start a server as a user does in another terminal; returns once it answers. The journey stops it later."""
     folder = Path(os.environ["JOURNEY_SERVERS"])
     number = len(list(folder.glob("*.pid")))
     pid, status, said = (folder / f"{number}.{kind}" for kind in ("pid", "status", "log"))

@@ -1,8 +1,8 @@
 """What README and the documents tell people to type works, word for word and in order, on real speech.
 
 A journey is a page: its blocks run one after the other in one folder. It begins with raw files (``material.py``), or in a copy
-of the folder in which README's own blocks ended. Blocks that cannot run here are in ``NOT_RUN``, each with its reason; a block that
-is neither run nor listed cannot be, since all others run.
+of the folder in which README's own blocks ended. Blocks that cannot run here are in ``NOT_RUN``, each with its reason; all others
+run, so that none is neither run nor listed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ README = "README.md"
 AFTER_README = frozenset(
     {
         "docs/conversion.md", "docs/decoding.md", "docs/distillation.md", "docs/finetuning.md", "docs/loader.md",
-        "docs/pretraining.md", "docs/reports.md", "docs/runtime.md", "finetune/encoders/README.md",
+        "docs/pretraining.md", "docs/python.md", "docs/reports.md", "docs/runtime.md", "docs/troubleshooting.md",
+        "finetune/encoders/README.md",
     }
 )  # fmt: skip
 """Pages that go on from what README makes: ``data/mine``, ``runs/swahili``, ``students/swahili``."""
@@ -45,9 +46,12 @@ NOT_RUN: dict[tuple[str, str], str] = {
     ): MEASURES,
     (
         "docs/hardware.md",
-        "python -m pretrain fit --config configs/pretrain/nano.yaml --data.corpus CORPUS --out RUN \\",
+        "lalia pretrain fit --config configs/pretrain/nano.yaml --data.corpus CORPUS --out RUN \\",
     ): CLUSTER,
-    ("docs/hardware.md", "torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint node0:29500 \\"): CLUSTER,
+    (
+        "docs/hardware.md",
+        "torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint node0:29500 \\",
+    ): CLUSTER,
     ("docs/hardware.md", "#!/bin/bash"): CLUSTER,
     ("docs/runtime.md", "pip install '.[listen]'"): MICROPHONE,
     ("docs/runtime.md", "pip install '.[serve]'"): INSTALLS,
@@ -106,13 +110,15 @@ def test_journey(page: str, tmp_path: Path, request: pytest.FixtureRequest) -> N
 
 @pytest.mark.parametrize("block", [block for _, found in PAGES for block in found], ids=str)
 def test_every_block_says_what_it_is(block: Block) -> None:
-    assert block.language in (*TYPED, *SHOWN), f"{block}: say ```sh, ```python, or what is shown: ```{', ```'.join(SHOWN)}"
+    assert block.language in (*TYPED, *SHOWN), (
+        f"{block}: say ```sh, ```python, or what is shown: ```{', ```'.join(SHOWN)}"
+    )
 
 
 def test_every_listed_block_is_still_there() -> None:
     there = {(page, block.first) for page, found in PAGES for block in found if block.language in TYPED}
     assert set(NOT_RUN) <= there, f"listed and not there: {sorted(set(NOT_RUN) - there)}"
-    assert AFTER_README <= set(JOURNEYS)
+    assert set(JOURNEYS) >= AFTER_README
     assert all(NOT_RUN.values())
 
 
@@ -127,7 +133,11 @@ def test_blocks_are_found() -> None:
 
 def test_a_block_that_fails_is_named(tmp_path: Path) -> None:
     """The journeys can fail: a command with another status than 0, one whose flag is wrong, and Python that raises."""
-    for language, text in (("sh", "true\nfalse\ntrue\n"), ("sh", "lalia transcribe\n"), ("python", "raise SystemExit(3)\n")):
+    for language, text in (
+        ("sh", "true\nfalse\ntrue\n"),
+        ("sh", "lalia transcribe\n"),
+        ("python", "raise SystemExit(3)\n"),
+    ):
         with pytest.raises(AssertionError, match=r"page.md:7 ended with status [123]"):
             run([Block("page.md", 7, language, text)], tmp_path, tmp_path / "bin")
 
