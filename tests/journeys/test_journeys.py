@@ -18,7 +18,7 @@ from pages import SHOWN, TYPED, Block, blocks, blocks_of, pages
 README = "README.md"
 AFTER_README = frozenset(
     {
-        "docs/conversion.md", "docs/decoding.md", "docs/distillation.md", "docs/finetuning.md", "docs/loader.md",
+        "docs/conversion.md", "docs/costs.md", "docs/decoding.md", "docs/distillation.md", "docs/finetuning.md", "docs/loader.md",
         "docs/pretraining.md", "docs/python.md", "docs/reports.md", "docs/runtime.md", "docs/troubleshooting.md",
         "finetune/encoders/README.md",
     }
