@@ -310,6 +310,43 @@ def test_what_comes_next_is_said(sound: Corpus, tmp_path: Path, capsys: pytest.C
     assert f"--data.corpus {tmp_path / 'mended'} " in out and "mend 1" not in out
 
 
+def test_transcribers_marks_are_named_and_taken_out(sound: Corpus, tmp_path: Path, capsys: Any) -> None:
+    """What is no word goes, what may be said stays and is listed, and signs are named as digits are."""
+    texts = dict(enumerate(sound.column("text")))
+    new = {
+        0: f"[laughter] {texts[0]}", 1: f"<noise> {texts[1]}", 2: "[laughter]", 3: f"xxx {texts[3]}", 4: f"%um {texts[4]}",
+        5: f"*EXP: {texts[5]}", 7: f"{texts[7]} mor- morte", 8: f"{texts[8]} 5 %", 9: f"[forse] {texts[9]}",
+    }  # fmt: skip
+    odd = changed(sound, tmp_path, {row: {"text": text} for row, text in new.items()})
+    findings = verdict.check(Corpus.load(odd), "ita").findings
+    told = {f"{finding.topic}: {finding.weight}: {finding.what}": finding for finding in findings}
+
+    def one(start: str) -> Any:
+        [found] = [finding for line, finding in told.items() if line.startswith(start)]
+        return found
+
+    unsaid = one(
+        "transcribers' marks: stop: 4 labels with transcribers' marks, which would be learned as words: [laughter] (2)"
+    )
+    assert unsaid.mended and "the whole label of 1 clip without a word beside them" in unsaid.fix
+    assert one("transcribers' marks: look: 1 label says of speech that nobody understood it: xxx (1)").mended
+    assert one("transcribers' marks: look: 1 label marks a hesitation: %um (1)").mended
+    assert not one(
+        "transcribers' marks: look: 1 label holds brackets or codes of a transcriber that may be said or not: [forse]"
+    ).mended
+    assert "mor- (1)" in one("cut-off words: look").what
+    assert "% (1)" in one("digits: look: 1 label has signs that are said in words").what
+    verdict.main([str(odd), "--fix", "--out", str(tmp_path / "mended")])
+    mended = Corpus.load(tmp_path / "mended")
+    after = dict(zip(mended.column("id"), mended.column("text"), strict=True))
+    ids = sound.column("id")
+    assert [after[ids[row]] for row in (0, 1, 2, 3, 5)] == [texts[0], texts[1], "", texts[3], texts[5]]
+    assert after[ids[4]] == f"um {texts[4]}"
+    assert [after[ids[row]] for row in (7, 8, 9)] == [new[row] for row in (7, 8, 9)]
+    assert "nothing but transcribers' marks" in (tmp_path / "mended" / "changed.tsv").read_text(encoding="utf-8")
+    capsys.readouterr()
+
+
 def test_casing_and_punctuation_are_shown_with_what_becomes_of_them(
     sound: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

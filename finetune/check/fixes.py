@@ -15,6 +15,7 @@ import numpy as np
 from finetune.check.findings import DEV, TEST, TRAIN, Checked, Labels
 from finetune.check.lengths import beyond_frames, rate_outliers, silent_labels
 from finetune.check.letters import main_script
+from finetune.check.marks import only_marks
 from finetune.check.sound import without_speech
 from finetune.check.splits import is_closed, leaking, same_recordings
 from lalia.data.corpus import SPLITS, Corpus
@@ -23,6 +24,7 @@ from lalia.data.prepare.rewriting import rewrite
 from lalia.data.prepare.splits import LEAST_HELD_OUT, MOST_PERCENT, assign_splits
 from lalia.text.encodings import is_unreadable, mend_encoding
 from lalia.text.lookalikes import mend
+from lalia.text.marks import find_marks, without_marks
 
 CHANGED = "changed.tsv"
 """Every label and split that was changed: clip, why, before, after."""
@@ -123,6 +125,11 @@ def _texts(fixes: Fixes, labels: Labels) -> None:
         elif clean(text, script) != text:
             alike = mend(text, script) != text
             fixes.text(labels, place, clean(text, script), "look-alikes" if alike else "unicode")
+        written = fixes.changes.get(int(labels.rows[place]), {}).get("text", text)
+        if find_marks(written):
+            alone = only_marks(written)
+            why = "nothing but transcribers' marks" if alone else "transcribers' marks"
+            fixes.text(labels, place, "" if alone else without_marks(written), why)
 
 
 def _doubles(fixes: Fixes, labels: Labels) -> None:

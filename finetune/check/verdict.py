@@ -16,6 +16,7 @@ from finetune.check.findings import Checked, Finding, read_labels
 from finetune.check.language import check_language
 from finetune.check.lengths import check_lengths
 from finetune.check.letters import check_letters, choose, count_letters
+from finetune.check.marks import check_marks
 from finetune.check.sound import check_sound
 from finetune.check.splits import check_splits, count_splits
 from finetune.check.writing import check_writing
@@ -106,7 +107,8 @@ def check(corpus: Corpus, language: str, frame_s: float = FRAME_S, normaliser: P
     labels = read_labels(corpus, profile(language), made, frame_s)
     vocabulary = choose(labels)
     findings: list[Finding] = [
-        *check_splits(labels), *check_language(labels), *check_letters(labels), *check_lengths(labels, vocabulary),
+        *check_splits(labels), *check_language(labels), *check_letters(labels), *check_marks(labels),
+        *check_lengths(labels, vocabulary),
         *check_sound(labels), *check_writing(labels),
     ]  # fmt: skip
     findings.sort(key=lambda finding: WEIGHTS.index(finding.weight))
