@@ -69,6 +69,9 @@ DOORS = {
     "uvicorn": ("lalia/serve/connections.py", "tests/"),
     "websockets": ("lalia/serve/connections.py", "benchmarks/", "tests/"),
     "sounddevice": ("lalia/runtime/microphone.py", "tests/"),
+    "praatio": ("lalia/data/prepare/sources/",),
+    "pysubs2": ("lalia/data/prepare/sources/",),
+    "rustling": ("lalia/data/prepare/sources/",),
     "transformers": ("lalia/models/convert", "benchmarks/", "tests/"),
 }
 

@@ -102,7 +102,7 @@ def test_bad_rows_of_a_manifest_cost_themselves(tmp_path: Path) -> None:
     assert found.pop("clips.tsv line 10") == "no audio named"
     assert found.pop("latin") == "bad row"
     assert found == {
-        "gone": "missing", "tongue": "bad row", "nan": "bad row", "back": "bad row", "after": "empty", "word": "bad row",
+        "gone": "missing", "tongue": "bad row", "nan": "bad row", "back": "bad row", "after": "past the end", "word": "bad row",
     }  # fmt: skip
 
 
@@ -116,7 +116,7 @@ def test_bad_lines_of_a_kaldi_folder_cost_themselves(tmp_path: Path) -> None:
     corpus = prepared(f"kaldi:{tmp_path}", tmp_path / "c")
     assert corpus.column("id") == ["a"]
     reasons = {"b": "bad row", "c": "bad row", "d": "bad row", "e": "bad row", "f": "missing", "g": "missing"}
-    assert skipped(corpus) == reasons | {"h": "bad row", "i": "empty"}
+    assert skipped(corpus) == reasons | {"h": "bad row", "i": "past the end"}
 
 
 def test_transcripts_in_another_encoding_cost_their_clips(tmp_path: Path) -> None:

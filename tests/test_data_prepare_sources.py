@@ -178,12 +178,12 @@ def test_common_voice_keeps_held_out_speakers_and_sentences_out_of_train(tmp_pat
 def test_fleurs_opens_its_archives(tmp_path: Path) -> None:
     folder = tmp_path / "data" / "it_it"
     for split in ("train", "test"):
-        save(tmp_path / split / "1.wav", voiced(1, 0.2))
+        save(tmp_path / "made" / split / "1.wav", voiced(1, 0.2))
         (folder / "audio").mkdir(parents=True, exist_ok=True)
         with tarfile.open(folder / "audio" / f"{split}.tar.gz", "w:gz") as tar:
-            tar.add(tmp_path / split / "1.wav", f"{split}/1.wav")
+            tar.add(tmp_path / "made" / split / "1.wav", f"{split}/1.wav")
         (folder / f"{split}.tsv").write_text("7\t1.wav\tBuon giorno.\tbuon giorno\tb u o n |\t3200\tFEMALE\n")
-    found = listing(tmp_path, tmp_path / "work")
+    found = listing(tmp_path / "data", tmp_path / "work")
     assert told(found) == {
         "it_it/train/1.wav": ("ita", "Buon giorno.", "", "train"),
         "it_it/test/1.wav": ("ita", "Buon giorno.", "", "test"),

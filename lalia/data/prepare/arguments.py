@@ -17,9 +17,12 @@ if TYPE_CHECKING:
 
 _SOURCES = """\
 SOURCE is one of
-  FOLDER            of audio at any depth (a.txt beside a.wav is its transcript), or in the layout of LibriSpeech,
-                    Common Voice, FLEURS, or with a manifest.tsv or wav.scp in it
-  FILE.tsv|.csv|.jsonl   a table with a column for the audio, and text, language, speaker, split where known
+  FOLDER            of anything, at any depth: audio of any name (a.txt beside a.wav is its transcript), releases in the
+                    layout of LibriSpeech, Common Voice, FLEURS, LJSpeech or the hub's AudioFolder, tables called manifest or
+                    metadata, Kaldi's wav.scp, annotations beside their recordings. What is not used is counted
+  FILE.tsv|.csv|.jsonl|.parquet   a table with a column for the audio, and text, language, speaker, split, start, end where known
+  FILE.eaf|.TextGrid|.trs|.cha|.srt|.vtt|.ass   annotations of ELAN, Praat, Transcriber or CHAT, or subtitles; also ELAN's
+                    tab-delimited export and Audacity's labels (.txt). --tier says which tiers
   kaldi:DIR         wav.scp, segments, text, utt2spk
   fairseq:FILE.tsv  with FILE.wrd or FILE.ltr beside it, or a folder of them
   hub:NAME[/CONFIG] a dataset of the hub, streamed, or a folder in such a layout
@@ -41,6 +44,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", type=Path, metavar="FOLDER", help="where a table's paths start (default: beside it)")
     parser.add_argument(
         "--columns", default="", metavar="OURS=THEIRS,…", help="a table's columns: text=sentence,audio=path"
+    )
+    parser.add_argument(
+        "--tier",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="annotations: a tier to read, by its name or a pattern such as 'tx@*'; several times for several (default: the "
+        "transcriptions)",
     )
     parser.add_argument(
         "--dev",
@@ -131,6 +142,7 @@ def _options(args: argparse.Namespace) -> Options:
         dev_percent=args.dev,
         test_percent=args.test,
         limit=max(0, args.limit),
+        tiers=tuple(args.tier),
     )
 
 
@@ -154,7 +166,8 @@ def _recipe(args: argparse.Namespace, cutting: Cutting | None) -> Recipe:
     if args.source == "demo":
         return Recipe("demo", {}, None, args.duplicates)
     settings = {
-        name: getattr(args, name) for name in ("language", "licence", "columns", "dev", "test", "limit", "strict")
+        name: getattr(args, name)
+        for name in ("language", "licence", "columns", "dev", "test", "limit", "strict", "tier")
     }
     settings["channels"] = "" if args.channels == "mix" else args.channels
     return Recipe(readable(args.source), {**settings, "root": readable(str(args.root or ""))}, cutting, args.duplicates)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lalia.data.prepare.clips import Clip, Dropped, Listing
@@ -16,29 +16,49 @@ from lalia.filenames import readable
 _LOOKED_AT = 1000
 
 
-def finish_listing(
-    name: str, entries: Iterable[Clip | Dropped], options: Options, *, form: str, has_splits: bool, where: Path
-) -> Listing:
-    """A listing of ``entries``, in their order.
+@dataclass(frozen=True)
+class Part:
+    """What one reader takes of a source.
 
-    ``form`` is what the source is, in a word or two; without splits of its own a source gets some. Raises
-    ``UserError`` where the source holds nothing, or names files none of which exists.
+    ``form`` is what it is, in a word or two; ``has_splits``: it says which they are. ``files`` are those that rows are about
+    which make no clip.
+    """
+
+    form: str
+    entries: Sequence[Clip | Dropped]
+    has_splits: bool
+    files: frozenset[Path] = frozenset()
+
+
+def finish_listing(name: str, parts: Sequence[Part], options: Options, where: Path) -> Listing:
+    """A listing of all ``parts``, in their order; what an earlier part lists is not listed again.
+
+    Clips of parts without splits of their own get some. Raises ``UserError`` where the source holds nothing, or names
+    files none of which exists.
     """
     name = readable(name)
-    clips: list[Clip] = []
+    divided: list[Clip] = []
+    undivided: list[Clip] = []
     dropped: list[Dropped] = []
-    for entry in entries:
-        if isinstance(entry, Dropped):
-            dropped.append(entry)
-        else:
-            clips.append(entry if not options.language else replace(entry, language=options.language))
-    if options.limit:
-        clips = clips[: options.limit]
+    listed: dict[tuple[object, ...], Part] = {}
+    for part in parts:
+        clips = divided if part.has_splits else undivided
+        for entry in part.entries:
+            if isinstance(entry, Dropped):
+                dropped.append(entry)
+            elif (
+                other := listed.setdefault((entry.path, entry.start_s, entry.end_s, entry.channel), part)
+            ) is not part:
+                dropped.append(Dropped(entry.id, "duplicate", f"is listed by the {other.form} and the {part.form}"))
+            elif not options.limit or len(divided) + len(undivided) < options.limit:
+                clips.append(entry if not options.language else replace(entry, language=options.language))
+    clips = [*divided, *undivided]
+    forms = list(dict.fromkeys(part.form for part in parts))
     if not clips:
         reasons = ", ".join(f"{n} {reason}" for reason, n in Counter(d.reason for d in dropped).most_common())
         first = f"; the first: {dropped[0].detail}" if dropped else ""
         raise UserError(
-            f"{where}: names no audio that can be used{f' ({reasons}{first})' if reasons else ''}; a {form}?"
+            f"{where}: names no audio that can be used{f' ({reasons}{first})' if reasons else ''}; a {' and a '.join(forms)}?"
         )
     looked_at = clips[:_LOOKED_AT]
     if not any(clip.data is not None or Path(clip.path).is_file() for clip in looked_at):
@@ -47,11 +67,14 @@ def finish_listing(
             " say --root FOLDER, the one that its paths start from"
         )
     clips = _unique(clips)
-    splitting = "as the source says"
-    if not has_splits:
-        clips, splitting = _split(clips, options, dropped)
+    divided, undivided = clips[: len(divided)], clips[len(divided) :]
+    splitting = "as the source says" if divided else ""
+    if undivided:
+        undivided, how = _split(undivided, options, dropped)
+        splitting = f"{splitting}; of the rest {how}" if divided else how
+    clips = [*divided, *undivided]
     facts = {
-        "sources": [{"name": name, "form": form, "licence": options.licence or "not stated"}],
+        "sources": [{"name": name, "form": form, "licence": options.licence or "not stated"} for form in forms],
         "licences": [options.licence] if options.licence else [],
         "splitting": splitting,
     }

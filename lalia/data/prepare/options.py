@@ -15,8 +15,11 @@ FIELDS = ("audio", "text", "language", "speaker", "split", "duration", "start", 
 
 @dataclass(frozen=True)
 class Options:
-    """``language`` "" = as the source says; ``columns`` maps our field names to the source's; percentages of ``None`` =
-    as the amount of labels asks for (``splits.held_out_percent``)."""
+    """``language`` "" = as the source says; ``columns`` maps our field names to the source's.
+
+    ``tiers`` are those of annotations that are read; () = the transcriptions. Percentages of ``None`` = as the amount of labels
+    asks for (``splits.held_out_percent``).
+    """
 
     language: str = ""
     licence: str = ""
@@ -25,6 +28,7 @@ class Options:
     dev_percent: float | None = None
     test_percent: float | None = None
     limit: int = 0
+    tiers: tuple[str, ...] = ()
 
 
 def parse_columns(words: str) -> dict[str, str]:

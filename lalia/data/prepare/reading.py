@@ -26,6 +26,7 @@ from lalia.filenames import readable
 from lalia.runtime.voice import FRAME_S, FRAME_SAMPLES, VoiceActivity
 from lalia.units import SAMPLE_RATE, Frames, Samples, Seconds, to_samples, to_seconds
 
+ROUNDING_S: Seconds = 0.1  # A segment that passes its recording by more is left out: its text may be another's.
 SHORTEST_S: Seconds = 0.05  # Below that there is not one phone.
 SILENCE = 1e-3  # A peak of -60 dBFS
 SHORTEST_SOUND_S: Seconds = 0.1  # of a whole clip: less is a click, or nothing but an offset
@@ -136,6 +137,12 @@ class Reader:
             tell, strict = self._notes.append, self.strict
             wave_S = read_audio(_source(clip), clip.path, channel=clip.channel, tell=tell, strict=strict)
             self._waves[clip.channel] = wave_S
+        reach_s, length_s = clip.start_s if clip.end_s is None else clip.end_s, to_seconds(len(wave_S))
+        if reach_s > length_s + ROUNDING_S:
+            raise AudioError(
+                f"{clip.path}: a segment to {reach_s:.2f} s is past the end of the recording at {length_s:.2f} s; "
+                "is it the right recording?"
+            )
         end = len(wave_S) if clip.end_s is None else to_samples(clip.end_s)
         return wave_S[to_samples(clip.start_s) : end]
 
@@ -304,5 +311,6 @@ _REASONS = {
     "empty": "is empty",
     "cut short": "cut short",
     "not finite": "are no numbers",
+    "past the end": "is past the end",
     "no such channel": "has no channel",
 }

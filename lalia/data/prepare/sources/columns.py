@@ -12,7 +12,8 @@ from lalia.exits import UserError
 NAMES: dict[str, tuple[str, ...]] = {
     "audio": (
         "audio", "path", "audio_filepath", "audio_path", "file", "filename", "file_name", "wav", "clip", "audio_file",
-        "audio_filename", "wav_path", "wav_filename", "filepath", "file_path", "recording",
+        "audio_filename", "wav_path", "wav_filename", "filepath", "file_path", "recording", "wav_file", "audiofile", "file name",
+        "audio file", "media",
     ),
     "text": (
         "text", "sentence", "transcription", "transcript", "raw_transcription", "normalized_text", "label",
@@ -24,9 +25,16 @@ NAMES: dict[str, tuple[str, ...]] = {
         "reader_id", "talker", "user", "user_id", "narrator",
     ),
     "split": ("split", "subset", "partition"),
-    "duration": ("duration_s", "duration", "duration_seconds", "length_s"),
-    "start": ("start_s", "start", "offset", "begin"),
-    "end": ("end_s", "end", "stop"),
+    "duration": ("duration_s", "duration", "duration_seconds", "length_s", "duration_ms"),
+    "start": (
+        "start_s", "start", "offset", "begin", "start_time", "begin_time", "start_sec", "start_seconds", "onset", "tmin", "xmin",
+        "begin time - ss.msec", "begin time - hh:mm:ss.ms", "begin time", "start time", "start_ms", "begin_ms",
+        "begin time - msec",
+    ),
+    "end": (
+        "end_s", "end", "stop", "end_time", "stop_time", "end_sec", "end_seconds", "tmax", "xmax", "end time - ss.msec",
+        "end time - hh:mm:ss.ms", "end time", "stop time", "end_ms", "stop_ms", "end time - msec",
+    ),
     "id": ("id", "clip_id", "utt_id", "segment_id", "utterance_id"),
     "channel": (),  # Its usual name is that of other things too; --columns channel=NAME says it.
     "licence": ("licence", "license"),

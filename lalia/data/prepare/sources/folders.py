@@ -1,69 +1,320 @@
-"""A folder of audio files, at any depth; transcripts may lie beside them, languages may be the names of its folders."""
+"""A folder of anything: releases, tables, annotations and recordings below one root, each read once, the rest counted."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lalia.audio.reading import SUFFIXES
+from lalia.audio.signatures import is_audio
 from lalia.data.prepare.clips import Clip, Dropped, Listing
 from lalia.data.prepare.languages import UNKNOWN, find_language
-from lalia.data.prepare.listing import finish_listing
-from lalia.data.prepare.options import Options
+from lalia.data.prepare.listing import Part, finish_listing
+from lalia.data.prepare.options import Options, Say
+from lalia.data.prepare.sources import kaldi, layouts, tables
+from lalia.data.prepare.sources.annotations import Annotated, ReadAnnotations, Recordings, Told, clips_of, decoded
+from lalia.data.prepare.sources.chat import read_chat
+from lalia.data.prepare.sources.elan import is_elan_export, read_elan, read_elan_export
+from lalia.data.prepare.sources.praat import read_textgrid
+from lalia.data.prepare.sources.subtitles import is_label_track, read_labels, read_subtitles
+from lalia.data.prepare.sources.transcriber import read_transcriber
 from lalia.exits import UserError
+from lalia.filenames import readable
 
 BYTES_PER_S = 16_000  # Of unknown files, about; for planning only.
-_TRANSCRIPTS = (".txt", ".lab")
+TRANSCRIPTS = (".txt", ".lab")
+ANNOTATIONS: dict[str, ReadAnnotations] = {
+    ".eaf": read_elan,
+    ".textgrid": read_textgrid,
+    ".trs": read_transcriber,
+    ".cha": read_chat,
+    ".ass": read_subtitles,
+    ".ssa": read_subtitles,
+    ".vtt": read_subtitles,
+    ".srt": read_subtitles,
+}
+"""Annotations by their suffixes; of several about one recording the first kind is read."""
+_TABLES = ("manifest", "metadata")
+_KALDI = frozenset(
+    word
+    for words in (
+        "wav.scp segments text utt2spk spk2utt utt2lang lang2utt utt2dur utt2num_frames reco2dur reco2file_and_channel",
+        "spk2gender feats.scp cmvn.scp vad.scp frame_shift utt2uniq stm glm ctm rttm conf",
+    )
+    for word in words.split()
+)
+_LISTED = 3  # of what is not used, by name
 
 
-def list_folder(root: Path, options: Options) -> Listing:
-    """Every audio file below ``root``, in the order of their names.
+def reader_of(path: Path) -> ReadAnnotations | None:
+    """Who reads an annotation file: by its suffix, and of texts and tables by their first line; None where it is none."""
+    suffix = path.suffix.lower()
+    if suffix in ANNOTATIONS:
+        return ANNOTATIONS[suffix]
+    if suffix in (".txt", ".tsv", ".csv", ".lab"):
+        if is_elan_export(path):
+            return read_elan_export
+        if suffix in TRANSCRIPTS and is_label_track(path):
+            return read_labels
+    return None
 
-    ``a.txt`` (or ``a.lab``) beside ``a.wav`` is what it says. Without ``--language`` the first folder's name is the language
-    where all first folders are named after one.
+
+def list_annotations(path: Path, read: ReadAnnotations, options: Options, say: Say) -> Listing:
+    """The clips of one annotation file, whose recording lies beside it, or below ``--root``."""
+    files = [*_Tree(path.parent, deep=False).audio(), *(_Tree(options.root).audio() if options.root else ())]
+    annotated, told = read(path), Told()
+    entries = list(clips_of(path, annotated, Recordings(files, options.root), path.parent, options, told))
+    _say_tiers(told, annotated, entries, options, path, say)
+    return finish_listing(path.stem, [Part(annotated.form, entries, False)], options, path)
+
+
+def list_folder(root: Path, options: Options, work: Path, say: Say) -> Listing:
+    """Everything below ``root``: releases of known layouts, tables called manifest or metadata, annotations with their
+    recordings, and then every audio file that none of them names, with its transcript where ``a.txt`` lies beside ``a.wav``.
+
+    Of a release only what its tables name is read. ``say`` is told what lies there and is not used.
     """
-    files = sorted(_audio_files(root), key=lambda path: path.relative_to(root).as_posix())
-    if not files:
+    tree = _Tree(root)
+    said: set[str] = set()
+
+    def once(line: str) -> None:
+        if line not in said:
+            said.add(line)
+            say(line)
+
+    listing = _Listed(tree, options, once)
+    listing.add_releases(work)
+    listing.add_tables()
+    listing.add_annotations()
+    listing.add_recordings()
+    if not any(part.entries for part in listing.parts):
         raise UserError(
             f"{root}: holds no audio; expected files such as {', '.join(sorted(SUFFIXES)[:6])}, at any depth"
+            f"{listing.unused_line(start='; there are ')}"
         )
+    found = finish_listing(root.resolve().name, listing.parts, options, root)
+    listing.say_unused()
+    return found
+
+
+class _Tree:
+    """The files below a folder but hidden ones, in the order of their names; links to folders are followed once."""
+
+    def __init__(self, root: Path, deep: bool = True) -> None:
+        self.root = root
+        self.files: list[Path] = []
+        self.folders: list[Path] = []
+        seen: set[tuple[int, int]] = set()
+        for name, below, files in os.walk(root, followlinks=True):
+            folder = Path(name)
+            where = folder.stat()
+            if (where.st_dev, where.st_ino) in seen:
+                below.clear()
+                continue
+            seen.add((where.st_dev, where.st_ino))
+            below[:] = sorted(name for name in below if not name.startswith(".")) if deep else []
+            self.folders.append(folder)
+            self.files += [folder / name for name in files if not name.startswith(".")]
+        self.files.sort(key=lambda path: path.relative_to(root).as_posix())
+        self.folders.sort()
+
+    def audio(self) -> Iterator[Path]:
+        """Audio by its suffix, or by what it holds, whatever it is called."""
+        return (path for path in self.files if path.suffix.lower() in SUFFIXES or is_audio(path))
+
+
+@dataclass
+class _Listed:
+    """What is found below a root, reader by reader; what one has taken the next ones leave alone."""
+
+    tree: _Tree
+    options: Options
+    say: Say
+    parts: list[Part] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._audio = list(self.tree.audio())
+        self._taken: set[str] = set()  # audio that a clip is made of, and files that were read for what they say
+        self._owned: list[Path] = []  # folders of releases: audio in them that is not named is not read
+        self._notes: list[str] = []
+
+    def add_releases(self, work: Path) -> None:
+        """Folders in the layouts of Common Voice, FLEURS, LibriSpeech and Kaldi."""
+        root, options = self.tree.root, self.options
+        voices = [folder for folder in self.tree.folders if layouts.is_common_voice(folder)]
+        fleurs = [folder for folder in self.tree.folders if layouts.is_fleurs(folder)]
+        spoken = [path for path in self.tree.files if path.name.endswith(".trans.txt")]
+        if voices:
+            self._add(layouts.list_common_voice(voices, root, options))
+            self._own([folder / "clips" for folder in voices], [p for f in voices for p in f.glob("*.tsv")])
+        if fleurs:
+            self._add(layouts.list_fleurs(fleurs, root, options, work))
+            self._own([folder / "audio" for folder in fleurs], [p for f in fleurs for p in f.glob("*.tsv")])
+        if spoken:
+            self._add(layouts.list_librispeech(spoken, root, options))
+            self._own(sorted({path.parent for path in spoken}), spoken)
+        for folder in self.tree.folders:
+            # Kaldi's own copies of a folder, cut for its jobs, would be all of it again.
+            if (folder / "wav.scp").is_file() and not any(re.fullmatch(r"split\d+\w*", n) for n in folder.parts):
+                self._add(kaldi.list_kaldi(folder, options))
+                self._own([], [folder / name for name in _KALDI])
+
+    def add_tables(self) -> None:
+        """``manifest`` and ``metadata`` tables at any depth."""
+        for path in self.tree.files:
+            if path.stem in _TABLES and path.suffix.lower() in tables.SUFFIXES and not self._is_taken(path):
+                self._add(tables.list_table(path, self.options, self.say, self.tree.root))
+                self._own([], [path])
+
+    def add_annotations(self) -> None:
+        """Annotation files with a recording that nothing before them names."""
+        recordings = Recordings(path for path in self._audio if not self._is_taken(path) and not self._is_owned(path))
+        found = [(path, read) for path in self.tree.files if not self._is_taken(path) and (read := reader_of(path))]
+        order = [*ANNOTATIONS.values(), read_elan_export, read_labels]
+        entries: list[Clip | Dropped] = []
+        forms: list[str] = []
+        told = Told()
+        takes: dict[str, Path] = {}
+        for path, read in sorted(found, key=lambda item: order.index(item[1])):
+            try:
+                annotated = read(path)
+            except UserError as error:
+                entries.append(Dropped(self._name(path), "unreadable transcript", str(error).removeprefix(f"{path}: ")))
+                self._own([], [path])
+                continue
+            made = list(clips_of(path, annotated, recordings, self.tree.root, self.options, told))
+            clips = [entry for entry in made if isinstance(entry, Clip)]
+            about = {clip.path for clip in clips}
+            if other := next((takes[name] for name in sorted(about) if name in takes), None):
+                self._notes.append(
+                    f"{self._name(path)} is not used, since {self._name(other)} is read for the same recording; give it as the "
+                    "source to use it"
+                )
+                continue
+            if made and all(isinstance(entry, Dropped) and entry.reason == "missing" for entry in made):
+                detail = next(entry.detail for entry in made if isinstance(entry, Dropped))
+                made = [Dropped(self._name(path), "missing", f"{len(made)} annotations: {detail}")]
+            takes.update(dict.fromkeys(about, path))
+            entries += made
+            forms.append(annotated.form)
+            self._own([], [path])
+        if self.options.tiers and found and not told.read:
+            raise _no_such_tier(self.options, told, self.tree.root)
+        if entries:
+            self._add(Part(" and ".join(sorted(set(forms))) or "annotations", entries, False))
+            if line := told.line():
+                self.say(line)
+
+    def add_recordings(self) -> None:
+        """Every audio file that is left, with its transcript where one lies beside it."""
+        root = self.tree.root
+        files = [path for path in self._audio if not self._is_taken(path) and not self._is_owned(path)]
+        named = _are_languages(files, root)
+        entries = []
+        for path in files:
+            beside = next(
+                (p for s in TRANSCRIPTS if (p := path.with_suffix(s)).is_file() and not self._is_taken(p)), None
+            )
+            entries.append(_recording(path, beside, root, named))
+            if beside is not None:
+                self._own([], [beside])
+        if entries and self.parts:
+            unlabelled = sum(isinstance(entry, Clip) and not entry.text for entry in entries)
+            self.say(
+                f"{root}: no table or annotation names {len(entries):,} audio file{'s' * (len(entries) > 1)}; read as well, "
+                f"{unlabelled:,} without a label"
+            )
+        if entries:
+            self._add(Part("folder of audio", entries, False))
+
+    def say_unused(self) -> None:
+        """What lies there and is not used: counted by suffix; tables and annotations by name, with how to use them."""
+        if line := self.unused_line(start="not used: "):
+            self.say(line)
+        for path in self._unused():
+            if path.suffix.lower() in tables.SUFFIXES and (column := tables.audio_column(path)):
+                self._notes.append(
+                    f"{self._name(path)} is not used, although its column {column} may name audio; give it as the source "
+                    "to use it"
+                )
+        for note in self._notes[:_LISTED]:
+            self.say(note)
+        if len(self._notes) > _LISTED:
+            self.say(f"and {len(self._notes) - _LISTED:,} more such files")
+
+    def unused_line(self, start: str) -> str:
+        """``3 .pdf, 1 .docx``, and the audio of releases that their tables do not name; "" where everything is used."""
+        counts = Counter(path.suffix.lower() or "without a suffix" for path in self._unused())
+        parts = [
+            f"{count:,} {readable(suffix)}" for suffix, count in sorted(counts.items(), key=lambda i: (-i[1], i[0]))
+        ]
+        if left := sum(self._is_owned(path) and not self._is_taken(path) for path in self._audio):
+            parts.append(f"{left:,} audio file{'s' * (left > 1)} of a release that its tables do not name")
+        return start + ", ".join(parts) if parts else ""
+
+    def _unused(self) -> Iterable[Path]:
+        audio = {_absolute(path) for path in self._audio}
+        return [path for path in self.tree.files if not self._is_taken(path) and _absolute(path) not in audio]
+
+    def _add(self, part: Part) -> None:
+        self.parts.append(part)
+        self._taken |= {_absolute(entry.path) for entry in part.entries if isinstance(entry, Clip)}
+        self._taken |= {_absolute(path) for path in part.files}
+
+    def _own(self, folders: Iterable[Path], files: Iterable[Path]) -> None:
+        self._owned += folders
+        self._taken |= {_absolute(path) for path in files}
+
+    def _is_taken(self, path: Path) -> bool:
+        return _absolute(path) in self._taken
+
+    def _is_owned(self, path: Path) -> bool:
+        return bool(self._owned) and not set(self._owned).isdisjoint(path.parents)
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.tree.root).as_posix()
+
+
+def _absolute(path: Path | str) -> str:
+    return os.path.abspath(path)  # noqa: PTH100 - links stay as they are
+
+
+def _say_tiers(
+    told: Told, annotated: Annotated, entries: list[Clip | Dropped], options: Options, path: Path, say: Say
+) -> None:
+    if options.tiers and not told.read:
+        raise _no_such_tier(options, told, path)
+    if line := told.line():
+        say(line)
+
+
+def _no_such_tier(options: Options, told: Told, where: Path) -> UserError:
+    names = ", ".join(name for name, _ in told.unused.most_common(20)) or "none that has a name"
+    return UserError(f"{where}: has no tier called {', '.join(options.tiers)} (--tier); it has {names}")
+
+
+def _are_languages(files: list[Path], root: Path) -> bool:
+    """Whether the first folders below ``root`` are all named after languages."""
     folders = {path.relative_to(root).parts[0] for path in files if len(path.relative_to(root).parts) > 1}
-    named = bool(folders) and all(find_language(folder) not in (None, UNKNOWN) for folder in folders)
-    return finish_listing(
-        root.resolve().name,
-        (_clip(path, root, named) for path in files),
-        options,
-        form="folder of audio",
-        has_splits=False,
-        where=root,
-    )
+    return bool(folders) and all(find_language(folder) not in (None, UNKNOWN) for folder in folders)
 
 
-def _audio_files(root: Path) -> Iterator[Path]:
-    for folder, folders, files in os.walk(root):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (Path(folder) / name for name in files if not name.startswith(".") and _suffix(name) in SUFFIXES)
-
-
-def _suffix(name: str) -> str:
-    return os.path.splitext(name)[1].lower()  # noqa: PTH122 - millions of names
-
-
-def _clip(path: Path, root: Path, named: bool) -> Clip | Dropped:
+def _recording(path: Path, beside: Path | None, root: Path, named: bool) -> Clip | Dropped:
+    """A file as a clip, labelled by the transcript ``beside`` it."""
     relative = path.relative_to(root)
     if not path.is_file():  # A link that leads nowhere, or a pipe, which would be waited for without end.
         return Dropped(relative.as_posix(), "missing", "no such file" if not path.exists() else "is no file")
     language = find_language(relative.parts[0]) if named and len(relative.parts) > 1 else None
     text = ""
-    for suffix in _TRANSCRIPTS:
-        beside = path.with_suffix(suffix)
-        if beside.is_file():
-            try:
-                text = " ".join(beside.read_text(encoding="utf-8-sig").split())
-            except (OSError, UnicodeDecodeError) as error:
-                return Dropped(relative.as_posix(), "unreadable transcript", f"{beside.name}: {error}")
-            break
+    if beside is not None:
+        try:
+            text = " ".join(decoded(beside).split())
+        except UserError as error:
+            return Dropped(relative.as_posix(), "unreadable transcript", str(error))
     return Clip(
         id=relative.as_posix(),
         path=str(path),

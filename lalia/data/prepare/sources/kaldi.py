@@ -8,9 +8,9 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-from lalia.data.prepare.clips import Clip, Dropped, Listing
+from lalia.data.prepare.clips import Clip, Dropped
 from lalia.data.prepare.languages import UNKNOWN, iso_639_3
-from lalia.data.prepare.listing import finish_listing
+from lalia.data.prepare.listing import Part
 from lalia.data.prepare.options import Options
 from lalia.data.prepare.sources.tables import SPLIT_NAMES, read_lines
 from lalia.exits import UserError
@@ -18,7 +18,7 @@ from lalia.filenames import find_path, is_utf8
 from lalia.units import SAMPLE_RATE
 
 
-def list_kaldi(folder: Path, options: Options) -> Listing:
+def list_kaldi(folder: Path, options: Options) -> Part:
     """``wav.scp``, and where they are there ``segments``, ``text``, ``utt2spk``, ``utt2lang``.
 
     A pipe (``flac -dc a.flac |``) is not run: the one existing file that it names is read, and of that the one channel that it
@@ -75,12 +75,11 @@ def list_kaldi(folder: Path, options: Options) -> Listing:
             if id not in listed:
                 yield Dropped(id, "no audio named", f"text has this utterance, {table} has none of its name")
 
-    name = folder.resolve().name
-    known = _split_of(name, "") != ""
-    return finish_listing(name, entries(), options, form="Kaldi data folder", has_splits=known, where=folder)
+    named = frozenset(path for path in files.values() if path is not None)
+    return Part("Kaldi data folder", list(entries()), _split_of(folder.resolve().name, "") != "", named)
 
 
-def list_fairseq(path: Path, options: Options) -> Listing:
+def list_fairseq(path: Path, options: Options) -> Part:
     """``train.tsv`` (its first line is the root, the others file and samples), with ``train.wrd`` or ``train.ltr``.
 
     Of a folder, all its ``.tsv``. The names of the tables are the splits; ``.ltr`` is read as letters with ``|`` for spaces.
@@ -109,8 +108,7 @@ def list_fairseq(path: Path, options: Options) -> Listing:
                 yield Clip(name, str(root / name), language, text, "", split, table.parent.name, duration_s=seconds)
 
     known = any(_split_of(table.stem, "") in ("dev", "test") for table in tables)
-    name = (path if path.is_dir() else path.parent).resolve().name
-    return finish_listing(name, entries(), options, form="fairseq manifest", has_splits=known, where=path)
+    return Part("fairseq manifest", list(entries()), known)
 
 
 def _transcripts(table: Path, rows: int) -> list[str]:

@@ -7,9 +7,9 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from lalia.data.prepare.clips import Clip, Dropped, Listing, sentence_key
+from lalia.data.prepare.clips import Clip, Dropped, sentence_key
 from lalia.data.prepare.languages import find_language
-from lalia.data.prepare.listing import finish_listing
+from lalia.data.prepare.listing import Part
 from lalia.data.prepare.options import Options
 from lalia.data.prepare.sources.columns import find_columns
 from lalia.data.prepare.sources.tables import clip_of, read_lines, read_table
@@ -21,26 +21,11 @@ _AUDIO = (".flac", ".wav", ".opus", ".ogg", ".mp3", ".m4a")
 _FLEURS_FIELDS = 7  # id, file_name, raw_transcription, transcription, characters, num_samples, gender
 
 
-def is_librispeech(root: Path) -> bool:
-    """Whether transcripts named ``*.trans.txt`` lie in the folders of chapters below ``root``."""
-    return next(root.glob("**/*.trans.txt"), None) is not None
-
-
-def is_common_voice(root: Path) -> bool:
-    """Whether ``root``, or each language's folder in it, holds ``clips/`` and tables."""
-    return bool(_common_voice_folders(root))
-
-
-def is_fleurs(root: Path) -> bool:
-    """Whether ``root``, or each language's folder in it, holds ``train.tsv`` without a header and ``audio/``."""
-    return bool(_fleurs_folders(root))
-
-
-def list_librispeech(root: Path, options: Options) -> Listing:
+def list_librispeech(tables: list[Path], root: Path, options: Options) -> Part:
     """Speaker, chapter, utterance: ``61/70968/61-70968.trans.txt``; splits from the folders ``train-*, dev-*, test-*``."""
 
     def entries() -> Iterator[Clip | Dropped]:
-        for table in sorted(root.rglob("*.trans.txt")):
+        for table in tables:
             relative = table.relative_to(root).as_posix()
             part = next((name for name in [root.name, *table.relative_to(root).parts] if _librispeech_split(name)), "")
             for number, line in enumerate(read_lines(table), 1):
@@ -59,18 +44,18 @@ def list_librispeech(root: Path, options: Options) -> Listing:
                 speaker = id.partition("-")[0]
                 yield Clip(id, str(path), options.language or "eng", " ".join(text.split()), speaker, split, root.name)
 
-    known = any(_librispeech_split(path.name) for path in [root, *root.rglob("*")] if path.is_dir())
-    return finish_listing(root.name, entries(), options, form="LibriSpeech folder", has_splits=known, where=root)
+    known = any(_librispeech_split(name) for table in tables for name in (root.name, *table.relative_to(root).parts))
+    return Part("LibriSpeech folder", list(entries()), known)
 
 
-def list_common_voice(root: Path, options: Options) -> Listing:
+def list_common_voice(folders: list[Path], root: Path, options: Options) -> Part:
     """Its own train, dev and test, and of what else is validated the clips that share no speaker or sentence with the two.
 
     Clips that voters found wrong (``invalidated.tsv``) and those nobody judged (``other.tsv``) are left alone.
     """
 
     def entries() -> Iterator[Clip | Dropped]:
-        for folder in _common_voice_folders(root):
+        for folder in folders:
             listed: set[str] = set()
             held: set[str] = set()
             for split in ("test", "dev", "train", "validated"):
@@ -97,14 +82,14 @@ def list_common_voice(root: Path, options: Options) -> Listing:
                         held |= keys
                     yield clip
 
-    return finish_listing(root.name, entries(), options, form="Common Voice folder", has_splits=True, where=root)
+    return Part("Common Voice folder", list(entries()), has_splits=True)
 
 
-def list_fleurs(root: Path, options: Options, work: Path) -> Listing:
+def list_fleurs(folders: list[Path], root: Path, options: Options, work: Path) -> Part:
     """Tables ``train.tsv, dev.tsv, test.tsv`` and ``audio/train/*.wav``, or ``audio/train.tar.gz``, opened below ``work``."""
 
     def entries() -> Iterator[Clip | Dropped]:
-        for folder in _fleurs_folders(root):
+        for folder in folders:
             language = options.language or find_language(folder.name) or ""
             if not language:
                 raise UserError(f"{folder}: its name is no language such as it_it; say --language")
@@ -123,29 +108,23 @@ def list_fleurs(root: Path, options: Options, work: Path) -> Listing:
                     path = str(find_path(audio / fields[1]))
                     yield Clip(name, path, language, text, "", split, root.name, duration_s=seconds)
 
-    return finish_listing(root.name, entries(), options, form="FLEURS folder", has_splits=True, where=root)
+    return Part("FLEURS folder", list(entries()), has_splits=True)
+
+
+def is_common_voice(folder: Path) -> bool:
+    """Whether ``folder`` is a language of Common Voice: it holds ``clips/`` and tables of them."""
+    return (folder / "clips").is_dir() and any((folder / f"{name}.tsv").is_file() for name in ("train", "validated"))
+
+
+def is_fleurs(folder: Path) -> bool:
+    """Whether ``folder`` is a language of FLEURS: it holds ``train.tsv`` without a header and ``audio/``."""
+    table = folder / "train.tsv"
+    return (folder / "audio").is_dir() and table.is_file() and _has_no_header(table)
 
 
 def _librispeech_split(name: str) -> str:
     match = re.fullmatch(r"(train|dev|test)[-_].*", name)
     return match[1] if match else ""
-
-
-def _common_voice_folders(root: Path) -> list[Path]:
-    return [
-        folder
-        for folder in [root, *sorted(p for p in root.iterdir() if p.is_dir())]
-        if (folder / "clips").is_dir() and any((folder / f"{name}.tsv").is_file() for name in ("train", "validated"))
-    ]
-
-
-def _fleurs_folders(root: Path) -> list[Path]:
-    nested = root / "data" if (root / "data").is_dir() else root
-    return [
-        folder
-        for folder in [root, *sorted(p for p in nested.iterdir() if p.is_dir())]
-        if (folder / "train.tsv").is_file() and (folder / "audio").is_dir() and _has_no_header(folder / "train.tsv")
-    ]
 
 
 def _has_no_header(table: Path) -> bool:

@@ -1,0 +1,258 @@
+"""Annotations: files that say who says what when in a recording, each format read by a module of its own.
+
+A reader gives the tiers of a file; which of them are transcriptions, and which recording they are about, is decided here.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
+
+from lalia.data.prepare.clips import Clip, Dropped
+from lalia.data.prepare.languages import UNKNOWN, find_language
+from lalia.data.prepare.options import Options
+from lalia.exits import UserError
+from lalia.filenames import find_path, is_utf8
+from lalia.units import Seconds
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """A text and its time. ``start_s`` is None where the file does not say when it is spoken."""
+
+    text: str
+    start_s: Seconds | None
+    end_s: Seconds | None
+    speaker: str = ""
+    media: str = ""
+    """the recording, where a file is about several"""
+
+
+@dataclass
+class Tier:
+    """Annotations of one kind or speaker. ``kind`` is what a file says its tiers of this sort are, ``parent`` a tier's name."""
+
+    name: str
+    annotations: list[Annotation]
+    kind: str = ""
+    parent: str = ""
+    speaker: str = ""
+
+
+@dataclass
+class Annotated:
+    """What an annotation file says; ``media`` are names of its recording, the surest first."""
+
+    form: str
+    tiers: list[Tier]
+    media: list[str] = field(default_factory=list)
+    language: str = ""
+
+
+ReadAnnotations = Callable[[Path], Annotated]
+"""Reads a file of one format; ``UserError`` where it is none."""
+
+_SPOKEN = frozenset(
+    word
+    for words in (
+        "tx txt text texts transcript transcription transcriptions transcribed trs orth ortho orthography",
+        "orthographic utt utterance utterances phrase phrases sentence sentences speech segment segments says said default",
+    )
+    for word in words.split()
+)
+"""Words in the names of tiers that hold what is said, as it is written."""
+_OTHER = frozenset(
+    word
+    for words in (
+        "ft free translation translations translated trans gloss glosses glossing gl ge pos ps morph morphs morpheme",
+        "morphemes mb mot note notes nt comment comments com ref refs id ids phone phones phoneme phonemes phon phonetic",
+        "phonetics ipa syll syllable syllables syl tone tones tobi break breaks pitch gesture gestures gaze hand head event",
+        "events noise overlap code codes literal lit context topic section sections turn status silence silences vad lemma",
+        "lemmas",
+    )
+    for word in words.split()
+)
+"""Words in the names of tiers that hold something else."""
+_WORDS = frozenset(("word", "words", "wd", "wrd", "token", "tokens"))
+
+
+def choose_tiers(annotated: Annotated, wanted: tuple[str, ...]) -> list[Tier]:
+    """The tiers that are read: those that ``wanted`` names (as a pattern, or by their kind), else the transcriptions.
+
+    Those are the tiers whose names or kinds say so (``tx@Anna``, ``utterance``), else those with times of their own whose names
+    do not say something else, such as ``gloss``. Of a tier and those below it only the upper one is read.
+    """
+    filled = [tier for tier in annotated.tiers if any(a.text.strip() for a in tier.annotations)]
+    if wanted:
+        names = [name.casefold() for name in wanted]
+        return [
+            tier
+            for tier in annotated.tiers
+            if any(fnmatchcase(tier.name.casefold(), name) or tier.kind.casefold() == name for name in names)
+        ]
+    if len(filled) <= 1:
+        return filled
+    plain = [tier for tier in filled if not _parts(tier.name) & _OTHER]
+    chosen = [tier for tier in plain if _parts(tier.name) & _SPOKEN]
+    chosen = chosen or [tier for tier in plain if _parts(tier.kind) & _SPOKEN and not _parts(tier.kind) & _OTHER]
+    chosen = chosen or [tier for tier in plain if not tier.parent and not _parts(tier.name) & _WORDS]
+    chosen = chosen or [tier for tier in plain if not tier.parent] or plain or filled
+    parents = {tier.name: tier.parent for tier in annotated.tiers}
+    upper = {tier.name for tier in chosen}
+    return [tier for tier in chosen if not upper & set(_above(tier.name, parents))]
+
+
+def _above(name: str, parents: dict[str, str]) -> Iterator[str]:
+    """The tiers above the one called ``name``, nearest first."""
+    seen = {name}
+    while (name := parents.get(name, "")) and name not in seen:
+        seen.add(name)
+        yield name
+
+
+def _parts(name: str) -> set[str]:
+    """The words of a tier's name but its speaker's: ``tx@Anna``, ``A_Transcription-txt-hsn``."""
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name.partition("@")[0])
+    return set(re.findall(r"[^\W\d_]+", spaced.casefold()))
+
+
+class Recordings:
+    """The audio files that annotations may be about, found by name, or by name without suffix, however they are composed."""
+
+    def __init__(self, paths: Iterable[Path], root: Path | None = None) -> None:
+        self._root = root
+        self._found: dict[str, list[Path]] = {}
+        self._beside: dict[tuple[Path, str], list[Path]] = {}
+        for path in paths:
+            for key in {_key(path.name), _key(path.stem)}:
+                self._found.setdefault(key, []).append(path)
+                self._beside.setdefault((path.parent, key), []).append(path)
+
+    def find(self, annotations: Path, names: Iterable[str]) -> Path | None:
+        """The recording that the file ``annotations`` is about: one of ``names``, a path or address of any machine, else
+        the file of its own name beside it, else the only one of such a name anywhere."""
+        given = [_local(name) for name in names if name]
+        bases = [PurePosixPath(name.replace("\\", "/")).name for name in given]
+        own = [annotations.name, annotations.stem, annotations.stem.rpartition(".")[0]]
+        for name in given:
+            path = find_path((self._root or annotations.parent) / name)
+            if path.is_file():
+                return path
+        keys = [*map(_key, bases), *(_key(Path(base).stem) for base in bases), *map(_key, filter(None, own))]
+        for key in keys:
+            if found := self._beside.get((annotations.parent, key)):
+                return found[0]
+        for key in keys:
+            if len(found := self._found.get(key, [])) == 1:
+                return found[0]
+        return None
+
+
+def _key(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _local(name: str) -> str:
+    """A path as a file's author wrote it: an address of a file, or a path of another system."""
+    if name.casefold().startswith("file:"):
+        name = unquote(name[len("file:") :])
+        return "/" + name.lstrip("/")
+    return name
+
+
+@dataclass
+class Told:
+    """Which tiers were read and which were not, over all files, for one line."""
+
+    read: Counter[str] = field(default_factory=Counter)
+    unused: Counter[str] = field(default_factory=Counter)
+
+    def line(self) -> str:
+        """What to say; "" where every tier was read."""
+        if not self.unused:
+            return ""
+        read, unused = (", ".join(_counted(found)) for found in (self.read, self.unused))
+        return f"tiers read as transcriptions: {read or 'none'}; not used: {unused} (--tier NAME reads others)"
+
+
+def _counted(found: Counter[str]) -> list[str]:
+    names = [f"{name} ({count} files)" if count > 1 else name for name, count in found.most_common(8)]
+    return [*names, f"{len(found) - 8} more"] if len(found) > 8 else names
+
+
+def clips_of(
+    path: Path, annotated: Annotated, recordings: Recordings, where: Path, options: Options, told: Told
+) -> Iterator[Clip | Dropped]:
+    """A clip for every annotation of the tiers that are read; each one that is not a clip with its reason.
+
+    ``where`` is the folder that names start from.
+    """
+    chosen = choose_tiers(annotated, options.tiers)
+    told.read.update(tier.name for tier in chosen)
+    told.unused.update(tier.name for tier in annotated.tiers if tier.name and not any(tier is one for one in chosen))
+    if options.tiers and not chosen:
+        names = ", ".join(tier.name or "(no name)" for tier in annotated.tiers) or "none"
+        yield Dropped(_name(path, where), "no such tier", f"expected {', '.join(options.tiers)}; it has {names}")
+    language = options.language or find_language(annotated.language) or UNKNOWN
+    files: dict[str, Path | None] = {}
+    for tier in chosen:
+        for number, one in enumerate(tier.annotations, 1):
+            if one.media not in files:
+                files[one.media] = recordings.find(path, [one.media] if one.media else annotated.media)
+            file = files[one.media]
+            row = f"{_name(path, where)} {tier.name} {number}".replace("  ", " ")
+            if file is None:
+                names = ", ".join([one.media] if one.media else annotated.media) or f"{path.stem}.wav or the like"
+                yield Dropped(row, "missing", f"no recording called {names} beside it; --root FOLDER says where")
+                continue
+            if one.start_s is None or one.end_s is None:
+                yield Dropped(row, "no time", f"it is not known when it is spoken: {one.text}")
+                continue
+            name = f"{_name(file, where)}#{one.start_s:.2f}-{one.end_s:.2f}"
+            text = " ".join(one.text.split())
+            if not text:
+                yield Dropped(name, "empty annotation", row)
+            elif not is_utf8(text):
+                yield Dropped(name, "bad row", f"{row}: is not UTF-8")
+            elif not 0 <= one.start_s < one.end_s:
+                yield Dropped(name, "bad row", f"{row}: from {one.start_s} to {one.end_s} s")
+            else:
+                speaker = one.speaker or tier.speaker or (tier.name if len(chosen) > 1 else "")
+                yield Clip(
+                    name, str(file), language, text, speaker, "train", where.name,
+                    start_s=one.start_s, end_s=one.end_s, duration_s=one.end_s - one.start_s,
+                )  # fmt: skip
+
+
+def _name(path: Path, where: Path) -> str:
+    return path.relative_to(where).as_posix() if path.is_relative_to(where) else path.name
+
+
+def decoded(path: Path) -> str:
+    """The text of a file in UTF-8 or UTF-16, without its byte-order mark; ``UserError`` where it is neither."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); expected a text file") from error
+    try:
+        return data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is not UTF-8 ({error.reason}); convert it: iconv -f latin1 -t utf-8") from error
+
+
+_TIME = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:[.,]\d+)?)")
+
+
+def seconds(text: str) -> Seconds:
+    """``1.5``, ``1,5``, ``01:02.5`` or ``00:01:02.500`` as seconds; ``ValueError`` where it is no time."""
+    found = _TIME.fullmatch(text.strip())
+    if found is None:
+        raise ValueError(f"{text!r} is no time")
+    hours, minutes, rest = found.groups()
+    return 3600.0 * int(hours or 0) + 60.0 * int(minutes or 0) + float(rest.replace(",", "."))
