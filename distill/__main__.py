@@ -12,7 +12,7 @@ from lalia import config
 from lalia.arguments import run_stage
 from lalia.runtime.integrity import RUN, find_made
 from lalia.runtime.spoken import languages_in, languages_taken
-from lalia.training.settings import require, require_folders
+from lalia.training.settings import require, require_corpora
 
 RECOGNISER = "recogniser"
 ABOUT = {
@@ -74,7 +74,7 @@ def _check_data(settings: DistillSettings | ExportSettings, recogniser: str, unk
     Where no language is said it is the ``recogniser``'s, and with ``unknown`` also clips whose language nobody knows.
     """
     data = settings.data
-    require_folders(data.corpus, "--data.corpus")
+    require_corpora(data.corpus, "--data.corpus")
     from lalia.data.mixture import Mixture, languages_meant
     from lalia.training.ranks import leads
 

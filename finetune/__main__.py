@@ -13,7 +13,7 @@ from lalia import config
 from lalia.arguments import run_stage
 from lalia.cards import read_card
 from lalia.runtime.integrity import find_made
-from lalia.training.settings import require, require_folders
+from lalia.training.settings import require, require_corpora
 
 ABOUT = {
     "check": "Say in seconds whether a corpus is fit to train on, and what to mend. "
@@ -49,7 +49,7 @@ def fit(argv: list[str]) -> int:
     check_mode(settings)
     settings.encoder = shipped.find(settings.encoder) if settings.encoder else ""
     settings.recogniser = find_made(settings.recogniser, "recogniser", "--recogniser") if settings.recogniser else ""
-    require_folders(settings.data.corpus, "--data.corpus")
+    require_corpora(settings.data.corpus, "--data.corpus")
     from finetune.fit import finetune  # late: torch and fairseq2 take seconds to import, a typo should not
     from lalia.data.mixture import languages_meant
     from lalia.training.ranks import leads

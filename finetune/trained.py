@@ -17,6 +17,7 @@ from lalia.cards import NAME, read_card
 from lalia.data.corpus import Corpus
 from lalia.data.mixture import Mixture, languages_meant
 from lalia.exits import UserError
+from lalia.kinds import look, refusal
 from lalia.runtime.integrity import RUN, STUDENT
 from lalia.runtime.spoken import languages_in, languages_taken
 from lalia.text.codes import meant
@@ -95,12 +96,9 @@ class Trained:
             run = folder.parent
         source = run / RECOGNISER if run else folder
         if run and not (source / NAME).is_file():
-            raise UserError(
-                f"{run}: has no {RECOGNISER} yet; the lalia finetune fit that began this run goes on with it"
-            )
-        kind = read_card(source)["kind"]
-        if kind not in (RECOGNISER, STUDENT):
-            raise UserError(f"{folder}: is of kind {kind}; expected the folder of a run, a recogniser or a student")
+            raise refusal(run, RECOGNISER)
+        if look(source).kind not in (RECOGNISER, STUDENT):
+            raise refusal(folder, RECOGNISER)
         data = yaml.safe_load((run / RUN).read_text(encoding="utf-8"))["data"] if run else {}
         corpora = args.corpus or [Path(path) for path in data.get("corpus", [])]
         if not corpora:

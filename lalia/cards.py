@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lalia.exits import UserError
+from lalia.kinds import refusal
 
 NAME = "card.json"
 KINDS = ("corpus", "encoder", "recogniser", "student", "language model")
@@ -48,19 +49,15 @@ def read_card(folder: Path | str, kind: str | None = None) -> dict[str, Any]:
     """The card of ``folder``; a ``UserError`` where there is none, it is broken, or it is not of ``kind``."""
     folder = Path(folder)
     path = folder / NAME
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; expected {article(kind)} made by lalia")
     if not path.is_file():
-        raise UserError(
-            f"{folder}: has no {NAME}; expected {article(kind)} made by lalia (was its making interrupted?)"
-        )
+        raise refusal(folder, kind or "")
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
         found = card["kind"]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: cannot be read as a card ({error}); make the folder again") from error
     if kind is not None and found != kind:
-        raise UserError(f"{folder}: is {article(found)}, expected {article(kind)}")
+        raise refusal(folder, kind)
     return dict(card)
 
 
@@ -100,13 +97,6 @@ def write_bytes(path: Path, data: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-
-
-def article(kind: str | None) -> str:
-    """``kind`` of folder with its article; None is any folder."""
-    if kind is None:
-        return "a folder"
-    return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lalia import config
 from lalia.arguments import run_stage
-from lalia.training.settings import DataSettings, require, require_folders
+from lalia.training.settings import DataSettings, require, require_corpora
 from pretrain.config import PretrainSettings
 
 ABOUT = {
@@ -56,7 +56,7 @@ def probe(argv: list[str]) -> int:
 
 def _require_corpus(data: DataSettings) -> None:
     require(data.corpus, "--data.corpus", "the folder of a corpus made by `lalia prepare`")
-    require_folders(data.corpus, "--data.corpus")
+    require_corpora(data.corpus, "--data.corpus")
 
 
 if __name__ == "__main__":

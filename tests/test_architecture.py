@@ -19,6 +19,7 @@ LIGHT = (
     "units",
     "exits",
     "filenames",
+    "kinds",
     "cards",
     "machine",
     "audio",

@@ -33,7 +33,7 @@ def test_from_a_student_back_to_the_corpus(tmp_path):
 
 def test_a_wrong_folder_is_named(tmp_path):
     made = folder(tmp_path, "encoder", "2")
-    with pytest.raises(UserError, match=r"encoder: has no card\.json; expected a recogniser"):
+    with pytest.raises(UserError, match=r"encoder: has no card\.json, expected a recogniser"):
         read_card(made, "recogniser")
     write_card(made, "encoder", [])
     with pytest.raises(UserError, match="is an encoder, expected a recogniser"):

@@ -82,6 +82,6 @@ def test_a_run(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 def test_what_is_nothing_of_ours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", str(tmp_path)]) == 2
-    assert "has no card.json" in capsys.readouterr().err
+    assert "is an empty folder, expected a corpus, encoder, recogniser, student" in capsys.readouterr().err
     assert main(["inspect", str(tmp_path / "absent")]) == 2
     assert "no such folder" in capsys.readouterr().err

@@ -160,12 +160,17 @@ def test_a_recogniser_without_its_run_needs_to_be_told_more(made: Path, tmp_path
 def test_what_is_no_finished_run_is_said(made: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="runs/x: no such run; lalia finetune fit … --out runs/x makes it"):
         evaluate(["runs/x"])
-    with pytest.raises(UserError, match="is of kind corpus; expected the folder of a run"):
+    with pytest.raises(UserError, match="is a corpus, expected a recogniser"):
         evaluate([str(made / "corpus")])
     shutil.copy(made / "run" / "config.yaml", tmp_path / "config.yaml")
-    with pytest.raises(UserError, match="has no recogniser yet"):
+    with pytest.raises(
+        UserError, match="run that is not finished, expected a recogniser; the command that began it goes on with it"
+    ):
         lm([str(tmp_path)])
-    with pytest.raises(UserError, match="is a run without a student"):
+    with pytest.raises(
+        UserError,
+        match=r"run that is not finished, expected a student; the command that",
+    ):
         Student.load(tmp_path)
 
 

@@ -152,16 +152,32 @@ def test_without_the_training_extra(student: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "says", "lstm_says"),
     [
-        ("eng.txt", "is a text file; make the folder of a language model of it first: lalia lm eng.txt --like STUDENT --out LM",
-         "is a text file; make the folder of a language model of it first: lalia lm eng.txt --like STUDENT --out LM --lstm"),
-        ("my.arpa", "is an ARPA file; make the folder of a language model of it first: lalia lm my.arpa [--unit word] --like",
-         "is an ARPA file, which holds n-grams; an LSTM learns from text: lalia lm TEXT --like STUDENT --out LM --lstm"),
-        ("my.bin", "is KenLM's binary file, which keeps no n-grams but their hashes; make the folder of its ARPA file: lalia lm",
-         "is KenLM's binary file, which holds n-grams; an LSTM learns from text"),
-        ("talk.flac", "is audio; expected the folder of a language model, which is made of text: lalia lm TEXT", "is audio"),
+        (
+            "eng.txt",
+            "is a text file, expected a language model; make one of it first: lalia lm eng.txt --like STUDENT --out LM",
+            "is a text file, expected a language model that is an LSTM; make one of it first: lalia lm eng.txt --like STUDENT "
+            "--out LM --lstm",
+        ),
+        (
+            "my.arpa",
+            "is an ARPA file, expected a language model; make one of it first: lalia lm my.arpa [--unit word] --like",
+            "is an ARPA file, expected a language model that is an LSTM; it holds n-grams; an LSTM learns from text: lalia lm "
+            "TEXT --like STUDENT --out LM --lstm",
+        ),
+        (
+            "my.bin",
+            "is KenLM's binary file, which keeps no n-grams but their hashes, expected a language model; make the folder of "
+            "its ARPA file: lalia lm",
+            "is KenLM's binary file, which keeps no n-grams but their hashes, expected a language model that",
+        ),
+        (
+            "talk.flac",
+            "is audio, expected a language model; a language model is made of text: lalia lm TEXT",
+            "is audio",
+        ),
         ("absent", "no such folder; expected a language model", "no such folder"),
     ],
-)  # fmt: skip
+)
 def test_a_file_for_a_language_model(
     run, lm: Path, student: Path, tmp_path: Path, monkeypatch, name, says, lstm_says
 ) -> None:  # type: ignore[no-untyped-def]

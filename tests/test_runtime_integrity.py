@@ -30,8 +30,11 @@ def test_a_run_stands_for_what_it_made(tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "told"),
     [
-        ("", "is a run without a recogniser yet; the command that began it goes on with it"),
-        ("encoder", "is a run that made an encoder, expected a recogniser"),
+        ("", "is a run that is not finished, expected a recogniser; the command that began it goes on with it"),
+        (
+            "encoder",
+            "is a run that made an encoder, expected a recogniser; fine-tune it first: lalia finetune fit --encoder .*",
+        ),
     ],
 )
 def test_a_run_that_made_nothing_of_the_kind_says_so(tmp_path: Path, kind: str, told: str) -> None:
@@ -41,5 +44,7 @@ def test_a_run_that_made_nothing_of_the_kind_says_so(tmp_path: Path, kind: str, 
 
 
 def test_a_folder_that_is_not_there_is_said_with_the_flag(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no such folder; expected that of a recogniser, or of the run that made it"):
+    with pytest.raises(
+        UserError, match="no such folder; expected a recogniser made by lalia, or the run that made a recogniser"
+    ):
         find_made(str(tmp_path / "run"), "recogniser", "--teacher")

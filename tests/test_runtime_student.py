@@ -160,7 +160,7 @@ def test_no_card_or_another_kind(tmp_path: Path) -> None:
     card = json.loads((folder / "card.json").read_text())
     (folder / "card.json").write_text(json.dumps({**card, "kind": "recogniser"}))
     said = refused(folder)
-    assert "is a recogniser, which needs torch" in said and "lalia finetune eval" in said
+    assert "is a recogniser, expected a student; it needs torch" in said and "lalia finetune eval" in said
     (folder / "card.json").unlink()
     assert "card.json" in refused(folder)
     assert "no such folder" in refused(tmp_path / "absent")

@@ -10,8 +10,8 @@ from typing import Any
 
 from lalia.cards import content_hash, read_card, write_card
 from lalia.decoding.automata import spellings
-from lalia.decoding.model_files import kind_of
 from lalia.exits import UserError
+from lalia.kinds import look, refusal
 from lalia.text.normaliser import FILE_NAME as NORMALISER
 from lalia.text.normaliser import Normaliser
 from lalia.text.tokens import Tokens
@@ -20,10 +20,8 @@ KIND = "language model"
 NGRAMS, LSTM = "ngrams", "lstm"
 FOREIGN = 0.02
 """The share of a model's letters that a student may have no token for."""
-_USES = {
-    NGRAMS: "holds n-grams, which the search is led by: give it as --lm",
-    LSTM: "holds an LSTM, which weighs what a search has found: give it as --rescore, and n-grams as --lm",
-}
+_FORMS = {NGRAMS: "n-grams", LSTM: "lstm"}
+"""What ``lalia.kinds`` calls them."""
 
 
 class ModelFolder:
@@ -75,31 +73,12 @@ class ModelFolder:
 
 def open_folder(folder: Path, form: str) -> tuple[Normaliser, dict[str, Any]]:
     """The normaliser and the card of ``folder``; a ``UserError`` where it is missing, damaged or not of ``form``."""
-    if folder.is_file():
-        raise UserError(f"{folder}: {_instead(folder, form)}")
+    if look(folder).kind != (wanted := _FORMS[form]):
+        raise refusal(folder, wanted)
     card = read_card(folder, KIND)
-    if (found := card.get("form", NGRAMS)) != form:
-        raise UserError(f"{folder}: {_USES.get(found, f'holds {found!r}, which this version does not know')}")
     if content_hash(folder) != card.get("id"):
         raise UserError(f"{folder}: is not what its card was written for (damaged or cut short); copy or make it again")
     return Normaliser.from_json(folder / NORMALISER), card
-
-
-def _instead(path: Path, form: str) -> str:
-    """What the file ``path`` is, which is no folder, and how the folder of a language model is made of it."""
-    make = "lalia lm {} --like STUDENT --out LM" + (" --lstm" if form == LSTM else "")
-    kind = kind_of(path)
-    if kind == "audio":
-        return f"is audio; expected the folder of a language model, which is made of text: {make.format('TEXT')}"
-    if kind == "text":
-        return f"is a text file; make the folder of a language model of it first: {make.format(path)}"
-    what = "an ARPA file" if kind == "arpa" else "KenLM's binary file"
-    if form == LSTM:
-        return f"is {what}, which holds n-grams; an LSTM learns from text: {make.format('TEXT')}"
-    if kind == "arpa":
-        return f"is {what}; make the folder of a language model of it first: {make.format(f'{path} [--unit word]')}"
-    make = make.format("ARPA [--unit word]")
-    return f"is {what}, which keeps no n-grams but their hashes; make the folder of its ARPA file: {make}"
 
 
 def require_free(out: Path) -> None:

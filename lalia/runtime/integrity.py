@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lalia.cards import NAME, article, read_card
+from lalia.cards import NAME, read_card
 from lalia.exits import UserError
+from lalia.kinds import look, refusal
 
 MODEL, TOKENS, NORMALISER = "model.onnx", "tokens.txt", "normaliser.json"
 NEEDED = (MODEL, TOKENS, NORMALISER)
@@ -19,18 +20,9 @@ STUDENT, RUN = "student", "config.yaml"
 def find_student(folder: Path) -> Path:
     """The student's folder that ``folder`` is, or that is in it where it is a run's; a ``UserError`` says how to make one."""
     inside = folder / STUDENT
-    if (folder / NAME).is_file():
-        if read_card(folder)["kind"] == "recogniser":
-            beside = folder.parent / STUDENT
-            made = f"its student is {beside}" if (beside / NAME).is_file() else "lalia finetune eval makes its student"
-            raise UserError(f"{folder}: is a recogniser, which needs torch; {made}, lalia distill a small one")
-        return folder
-    if (inside / NAME).is_file():
+    if not (folder / NAME).is_file() and (inside / NAME).is_file():
         return inside
-    if (folder / RUN).is_file():
-        raise UserError(
-            f"{folder}: is a run without a student; lalia finetune eval {folder} makes one of its recogniser"
-        )
+    read_card(folder, STUDENT)
     return folder
 
 
@@ -39,23 +31,12 @@ def find_made(folder: str, kind: str, flag: str) -> str:
 
     ``UserError``, beginning with ``flag``, where there is no such folder, or the run made nothing of the kind.
     """
-    path = Path(folder)
-    if not path.is_dir():
-        raise UserError(
-            f"{flag} {folder}: no such folder; expected that of {article(kind)}, or of the run that made it"
-        )
-    if (path / NAME).is_file():
+    found = look(folder).kind
+    if found == kind or (found == "recogniser" and kind == "encoder"):  # one has an encoder in it
         return folder
-    if (path / kind / NAME).is_file():
-        return str(path / kind)
-    if (path / RUN).is_file():
-        other = next((name for name in ("encoder", "recogniser") if (path / name / NAME).is_file()), None)
-        if other:
-            raise UserError(f"{flag} {folder}: is a run that made {article(other)}, expected {article(kind)}")
-        raise UserError(
-            f"{flag} {folder}: is a run without {article(kind)} yet; the command that began it goes on with it"
-        )
-    return folder
+    if (Path(folder) / kind / NAME).is_file():
+        return str(Path(folder) / kind)
+    raise refusal(folder, kind, flag)
 
 
 def file_hashes(folder: Path) -> dict[str, str]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 from lalia.exits import UserError
+from lalia.kinds import look, refusal
 
 
 @dataclass
@@ -126,8 +126,8 @@ def require(value: object, flag: str, what: str) -> None:
         raise UserError(f"{flag} is missing: {what}")
 
 
-def require_folders(paths: list[str], flag: str) -> None:
-    """A ``UserError`` for the first of ``paths`` that is not a folder."""
+def require_corpora(paths: list[str], flag: str) -> None:
+    """A ``UserError`` for the first of ``paths`` that is no corpus."""
     for path in paths:
-        if not Path(path).is_dir():
-            raise UserError(f"{flag} {path}: no such folder")
+        if look(path).kind != "corpus":
+            raise refusal(path, "corpus", flag)
