@@ -16,11 +16,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from lalia.data.batch import Batch
 from lalia.models.contrastive import ContrastiveShape
 from lalia.models.shape import EncoderShape
-from lalia.training.recording import Waited, read_metrics
+from lalia.training.recording import Waited, read_metrics, told
 from lalia.training.settings import BatchSettings, DataSettings, LogSettings, OptimSettings, ScheduleSettings
 from pretrain.codes import LOOKS, CodeRecord, heat_map, read_codes
 from pretrain.config import ObjectiveSettings, PretrainSettings
-from pretrain.fit import pretrain
+from pretrain.fit import SHOW, pretrain
 from tests.tiny_corpus import make_corpus
 
 
@@ -128,3 +128,13 @@ def test_waiting_is_what_the_loader_takes() -> None:
         found.append(batch)
     assert found == [0, 1, 2]
     assert 0.06 <= loader.seconds < 0.09 + 0.06
+
+
+def test_the_progress_line_says_which_figure_is_training_and_which_held_out() -> None:
+    metrics = {
+        "train/loss": torch.tensor(2.6), "valid/accuracy": 0.21, "train/accuracy": 0.223, "valid/code_perplexity": 28.6,
+        "guard/x": 1.0,
+    }  # fmt: skip
+    said = told((*SHOW, "valid/missing"), metrics)
+    assert said == ["train loss 2.600, accuracy 0.223", "held-out accuracy 0.210, code perplexity 28.600"]
+    assert told(SHOW, {"train/loss": 1.0}) == ["train loss 1.000"]  # before the first validation
