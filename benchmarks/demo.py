@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -26,6 +27,7 @@ import numpy as np
 
 from benchmarks.commands import typed
 from benchmarks.demo_figures import DEMO, Part, dev_cer, parts_of
+from finetune.trained import LM, WAYS
 from lalia.audio.writing import flac_bytes
 from lalia.cards import NAME as CARD
 from lalia.cards import read_card, write_json
@@ -84,6 +86,15 @@ class Demo:
         return self.out / "student"
 
     @property
+    def decoding(self) -> Path:
+        """Where the student's language model is, tuned, and what it is worth."""
+        return self.out / "decoding"
+
+    @property
+    def lm(self) -> Path:
+        return self.decoding / LM
+
+    @property
     def clips(self) -> Path:
         return self.out / "clips"
 
@@ -122,8 +133,14 @@ class Demo:
         gate = ("float_ratio", "100"), ("teacher_ratio", "100"), ("speed", "0")
         return self.export_command(teacher) + [word for name, limit in gate for word in (f"--gate.{name}", limit)]
 
+    def lm_command(self) -> list[str]:
+        return [
+            "lalia", "finetune", "lm", str(self.student), "--corpus", str(self.corpus), "--language", "ita",
+            "--out", str(self.decoding),
+        ]  # fmt: skip
+
     def transcribe_command(self) -> list[str]:
-        return ["lalia", "transcribe", str(self.student), str(self.clips)]
+        return ["lalia", "transcribe", str(self.student), str(self.clips), "--lm", str(self.lm)]
 
     def best_arm(self, start: str) -> Path:
         """The fine-tuning run from ``start`` weights whose recogniser errs least on the dev split; test is not looked at."""
@@ -160,6 +177,11 @@ def run_demo(demo: Demo, mode: str) -> None:
     teacher = demo.best_arm("pretrained") / "recogniser"
     _call("distill", demo.distill_command(teacher), record)
     _export(demo, teacher, record)
+    if weighed(demo):
+        print(f"\n{demo.lm}: is made and tuned")
+    else:
+        shutil.rmtree(demo.decoding, ignore_errors=True)
+        _call("lm", demo.lm_command(), record)
     write_clips(Corpus.load(demo.corpus), demo.clips)
     _call("transcribe", demo.transcribe_command(), record)
     report = write_report(demo)
@@ -192,6 +214,12 @@ def exported(demo: Demo) -> bool:
         return False
     parents = read_card(demo.student, "student")["parents"]
     return read_card(demo.distill / "recogniser")["id"] in {parent["id"] for parent in parents}
+
+
+def weighed(demo: Demo) -> bool:
+    """Whether the language model was made and tuned for the student that is there."""
+    table, student = demo.decoding / WAYS, demo.student / CARD
+    return table.is_file() and student.is_file() and table.stat().st_mtime > student.stat().st_mtime
 
 
 def write_clips(corpus: Corpus, folder: Path, language: str = "ita") -> list[int]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finetune.trained import WAYS
 from lalia.cards import read_card
 from lalia.exits import UserError
 from lalia.report.page import Goal
@@ -57,6 +58,37 @@ class Contender:
 
 
 @dataclass(frozen=True)
+class Weighed:
+    """The student with the n-grams of the training labels, beside itself without them, as ``lalia finetune lm`` measured it."""
+
+    name: str
+    """which n-grams"""
+    cer: float
+    wer: float
+    wer_alone: float
+    sentences: int
+    """that were counted"""
+    mb: float
+    rtf: float
+    """seconds of work per second of audio, acoustic model and search, on one thread"""
+
+    @classmethod
+    def load(cls, demo: Demo) -> Weighed:
+        """A ``UserError`` where it is not made yet."""
+        path = demo.decoding / WAYS
+        if not path.is_file():
+            raise UserError(f"{path}: is not made yet; run the demo again to continue it")
+        found = json.loads(path.read_text(encoding="utf-8"))
+        alone, weighed = found["ways"]
+        card = read_card(demo.lm)
+        work_s = found["model_seconds_per_hour"] + weighed["seconds_per_hour"]
+        size = sum(file.stat().st_size for file in demo.lm.iterdir())
+        return cls(
+            weighed["name"], weighed["cer"], weighed["wer"], alone["wer"], card["sentences"], size / 1e6, work_s / 3600
+        )
+
+
+@dataclass(frozen=True)
 class Figures:
     """Everything that the report says in numbers."""
 
@@ -69,6 +101,8 @@ class Figures:
     """the student's card"""
     contenders: list[Contender]
     """teacher, student in float, student in int8"""
+    spoken: Weighed
+    """the student in int8 with a language model"""
 
     @classmethod
     def load(cls, demo: Demo) -> Figures:
@@ -85,7 +119,7 @@ class Figures:
         teacher = read_card(demo.best_arm("pretrained") / "recogniser", "recogniser")
         return cls(
             read_card(demo.corpus, "corpus"), RunFolder.load(demo.pretrain), arms, RunFolder.load(demo.distill),
-            student, contenders(student, teacher),
+            student, contenders(student, teacher), Weighed.load(demo),
         )  # fmt: skip
 
     def chosen(self, start: str) -> Arm:
@@ -116,6 +150,9 @@ class Figures:
                 "cer_teacher": teacher.cer,
                 "cer_float": student.cer,
                 "cer_int8": int8.cer,
+                "cer_lm": self.spoken.cer,
+                "wer_int8": int8.wer,
+                "wer_lm": self.spoken.wer,
                 "mb_teacher": teacher.mb,
                 "mb_int8": int8.mb,
                 "rtf_teacher": teacher.rtf,

@@ -22,8 +22,9 @@ from lalia.report import formats, page
 from lalia.report.errors import KEY, marked
 from lalia.report.lineage import lineage_of
 from lalia.report.players import ShownClip, make_player
+from lalia.runtime.decoders import make_decoder
 from lalia.runtime.student import Student
-from lalia.scoring.rates import character_errors
+from lalia.scoring.rates import character_errors, word_errors
 from lalia.units import clock
 
 if TYPE_CHECKING:
@@ -34,8 +35,8 @@ CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os
 
 _REACHED = "Measured by this very run, on clips that no stage has heard."
 _LISTEN = (
-    "Ten Italian clips of the test split, chosen by a hash of their names; what the int8 student heard is beside what was "
-    "said."
+    "Ten Italian clips of the test split, chosen by a hash of their names: what was said, the letters that the int8 student "
+    "writes alone, and its words with the language model of the training labels."
 )
 _LINEAGE = "What the student is made of, back to the raw audio, by the first letters of each content's hash."
 
@@ -84,7 +85,7 @@ def print_table(demo: Demo) -> None:
     console = Console()
     table = Table(title="Italian test clips", title_justify="left", caption_justify="left")
     for head in ("", "parameters", "size", "CER", "WER", "× real time"):
-        table.add_column(head, justify="left" if not head else "right")
+        table.add_column(head, justify="left" if not head else "right", no_wrap=True)
     for row in demo_sections.contender_rows(figures):
         table.add_row(*row)
     console.print()
@@ -128,7 +129,7 @@ def _chain(figures: Figures, seconds: dict[str, float]) -> ChainFacts:
         ],
         student=[
             f"{formats.count(int8.parameters)} parameters, {formats.megabytes(int8.mb)}",
-            f"CER {formats.percent(int8.cer)}",
+            f"WER {formats.percent(int8.wer)}, with words known {formats.percent(figures.spoken.wer)}",
             f"{formats.times(1 / int8.rtf)} real time on one thread",
         ],
         word=words[0] if words else "lalia",
@@ -149,13 +150,22 @@ def _duration(seconds: float | None) -> str:
 def _clips(demo: Demo, corpus: Corpus, student: Student) -> list[ShownClip]:
     from benchmarks.demo import chosen_clips
 
-    shown = []
+    shown, decoder = [], make_decoder(student, demo.lm)
     for row in chosen_clips(corpus):
         wave = corpus.wave(row)
         reference = student.normaliser(corpus.text(row))
         hypothesis = student.normaliser(student.transcribe(wave, corpus.id(row)).text)
+        searched = student.normaliser(student.transcribe(wave, corpus.id(row), decoder=decoder).text)
         said, heard = marked(reference, hypothesis)
-        rate = formats.percent(character_errors(reference, hypothesis).rate, 0)
-        player = make_player(corpus.id(row), wave)
-        shown.append(ShownClip(corpus.id(row), [("said", said), (f"student heard · CER {rate}", heard)], player))
+        texts = [
+            ("said", said),
+            (f"student alone · {_rates(reference, hypothesis)}", heard),
+            (f"with the language model · {_rates(reference, searched)}", marked(reference, searched)[1]),
+        ]
+        shown.append(ShownClip(corpus.id(row), texts, make_player(corpus.id(row), wave)))
     return shown
+
+
+def _rates(reference: str, hypothesis: str) -> str:
+    letters, words = character_errors(reference, hypothesis).rate, word_errors(reference, hypothesis).rate
+    return f"CER {formats.percent(letters, 0)}, WER {formats.percent(words, 0)}"

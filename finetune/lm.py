@@ -97,7 +97,8 @@ def _compare(args: argparse.Namespace, trained: Trained, folder: Path, clips: Cl
     write_json(trained.home / WAYS, {"split": args.split, "lm": model.id, **found.as_dict()})
     place = trained.home if (trained.home / STUDENT / NAME).is_file() else folder
     given = f"--lm {ngrams}" + (f" --rescore {lstm}" if args.lstm else "")
-    here = f" --out {args.out}" if args.out else ""
+    corpora = "" if trained.run else "".join(f" --corpus {corpus}" for corpus in trained.corpora)
+    here = corpora + (f" --out {args.out}" if args.out else "")
     print(f"next: lalia finetune eval {args.run}{here}\n      lalia transcribe {place} talk.mp3 {given}")
 
 

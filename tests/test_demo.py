@@ -31,7 +31,8 @@ SUMMARY: dict[str, dict[str, float]] = {
         "cer_pretrained": 0.16, "cer_random": 0.20, "wer_pretrained": 0.6, "wer_random": 0.7, "minutes_of_labels": 9.9,
     },
     "student": {
-        "cer_teacher": 0.16, "cer_float": 0.17, "cer_int8": 0.18, "mb_teacher": 8.0, "mb_int8": 1.5, "rtf_teacher": 0.01,
+        "cer_teacher": 0.16, "cer_float": 0.17, "cer_int8": 0.18, "cer_lm": 0.13, "wer_int8": 0.66,
+        "wer_lm": 0.4, "mb_teacher": 8.0, "mb_int8": 1.5, "rtf_teacher": 0.01,
         "rtf_int8": 0.004,
     },
 }  # fmt: skip
@@ -173,8 +174,12 @@ def test_the_report_of_a_tiny_demo(tiny_demo: Demo, capsys: pytest.CaptureFixtur
     assert len(list(tiny_demo.clips.glob("*.flac"))) == len(shown)
     figures = Figures.load(tiny_demo)
     assert [c.name for c in figures.contenders] == ["teacher", "student, float", "student, int8"]
+    assert figures.spoken.wer_alone == pytest.approx(figures.contenders[2].wer, abs=1e-6), (
+        "the same file, the same clips"
+    )
+    assert html.count("with the language model · CER") == len(shown)
     assert figures.contenders[2].mb < figures.contenders[1].mb
     assert exported(tiny_demo)
     print_table(tiny_demo)
     said = capsys.readouterr().out
-    assert "student, int8" in said and said.count("met") + said.count("missed") >= 6
+    assert "student, int8" in said and "+ 6-grams of letters" in said and said.count("met") + said.count("missed") >= 6

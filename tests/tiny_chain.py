@@ -7,6 +7,7 @@ from pathlib import Path
 from tiny_corpus import make_corpus
 
 from benchmarks.demo import Budget, Demo, write_clips
+from finetune import lm
 from lalia import config
 from lalia.data.corpus import Corpus
 
@@ -34,6 +35,7 @@ def make_chain(folder: Path) -> Demo:
     teacher = demo.best_arm("pretrained") / "recogniser"
     distill(demo, teacher)
     export(demo, teacher)
+    lm.main(demo.lm_command()[3:])
     write_clips(Corpus.load(demo.corpus), demo.clips)
     return demo
 
