@@ -1,5 +1,6 @@
 # Each of these alone does all set-up: a machine with Python 3.10 to 3.12 (venv, pip) is enough, no root, no GPU.
 #
+#   make install     everything into .venv; then: . .venv/bin/activate
 #   make demo        the whole chain in at most 20 minutes on two cores: report in runs/demo/report.html
 #   make demo-full   the same in about two hours, with the figures that README quotes
 #   make test        lint, types and tests
@@ -11,8 +12,10 @@
 PY := .venv/bin/python
 INSTALLED := .venv/installed
 
-.PHONY: demo demo-full test lint notebook
+.PHONY: install demo demo-full test lint notebook
 .DELETE_ON_ERROR:
+
+install: $(INSTALLED)
 
 demo: $(INSTALLED)
 	@$(PY) -m benchmarks.demo --quick

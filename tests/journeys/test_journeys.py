@@ -34,6 +34,8 @@ MEASURES = "a measurement of minutes to hours on the demo's corpus; its benchmar
 
 NOT_RUN: dict[tuple[str, str], str] = {
     ("README.md", "make demo"): MAKE,
+    ("README.md", "make install"): MAKE,
+    ("README.md", "lalia prepare demo --out data/demo"): NETWORK,
     ("docs/conversion.md", "huggingface-cli download facebook/wav2vec2-xls-r-300m --local-dir xls-r"): NETWORK,
     ("docs/corpora.md", "lalia prepare demo --out data/demo"): NETWORK,
     (
