@@ -317,6 +317,7 @@ def test_a_folder_of_everything_is_read_once_and_the_rest_is_counted(
     (root / "field" / "talk.TextGrid").write_text(SHORT, encoding="utf-8")
     (root / "mine" / "told.txt").write_text("detto accanto\n")
     (root / "mine" / "clips.csv").write_text("path,sentence\nown.wav,parole\n")
+    (root / "af" / "train" / "x.srt").write_text("1\n00:00:00,000 --> 00:00:01,000\nun'altra volta\n")
     (root / "notes.pdf").write_bytes(b"%PDF-1.4")
     assert main(["prepare", str(root), "--out", str(tmp_path / "c"), "--cut", "never", "--workers", "1"]) == 0
     corpus = Corpus.load(tmp_path / "c")
@@ -335,8 +336,9 @@ def test_a_folder_of_everything_is_read_once_and_the_rest_is_counted(
     splits = dict(zip(corpus.column("id"), corpus.column("split"), strict=True))
     assert splits["af/test/y.wav"] == "test"
     error = " ".join(capsys.readouterr().err.split())
-    assert "not used: 1 .csv, 1 .pdf, 1 .srt, 1 audio file of a release that its tables do not name" in error
+    assert "not used: 2 .srt, 1 .csv, 1 .pdf, 1 audio file of a release that its tables do not name" in error
     assert "field/talk.srt is not used, since field/talk.TextGrid is read for the same recording" in error
+    assert "af/train/x.srt is not used, since a table or a release is read for the same recording" in error
     assert "mine/clips.csv is not used, although its column path may name audio; give it as the source" in error
 
 
@@ -366,3 +368,17 @@ def test_times_in_milliseconds_and_clocks(tmp_path: Path) -> None:
     for head, row in (("start_ms,end_ms", "500,1500"), ("start_time,end_time", "00:00:00.5,00:00:01.5")):
         (tmp_path / "t.csv").write_text(f"path,{head},sentence\na.wav,{row},ciao\n")
         assert [row[3] for row in told(prepared(tmp_path / "t.csv", tmp_path / head))] == [1.0]
+
+
+def test_a_tier_of_words_is_read_as_utterances(tmp_path: Path) -> None:
+    """As aligners write them: pauses of half a second and more part utterances, unless the tier is asked for."""
+    save(tmp_path / "a.wav", voiced(1, 3.0))
+    times = ("0 0.2 sil", "0.2 0.5 la", "0.5 0.7 ", "0.7 1.2 notte", "1.2 2.0 sp", "2.0 3.0 domani")
+    rows = [time.split(" ") for time in times]
+    labels = "\n".join(f'{start}\n{end}\n"{text}"' for start, end, text in rows)
+    (tmp_path / "a.TextGrid").write_text(
+        SHORT[: SHORT.index('"utterances"')] + f'"words"\n0\n3\n{len(rows)}\n{labels}\n'
+    )
+    corpus = prepared(tmp_path, tmp_path / "c")
+    assert told(corpus) == [("a.wav#0.20-1.20", "la notte", "", 1.0), ("a.wav#2.00-3.00", "domani", "", 1.0)]
+    assert len(prepared(tmp_path, tmp_path / "d", tiers=("words",))) == 5

@@ -9,7 +9,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
@@ -62,7 +62,7 @@ _SPOKEN = frozenset(
     word
     for words in (
         "tx txt text texts transcript transcription transcriptions transcribed trs orth ortho orthography",
-        "orthographic utt utterance utterances phrase phrases sentence sentences speech segment segments says said default",
+        "orthographic utt utterance utterances phrase phrases sentence sentences speech says said default",
     )
     for word in words.split()
 )
@@ -71,10 +71,10 @@ _OTHER = frozenset(
     word
     for words in (
         "ft free translation translations translated trans gloss glosses glossing gl ge pos ps morph morphs morpheme",
-        "morphemes mb mot note notes nt comment comments com ref refs id ids phone phones phoneme phonemes phon phonetic",
+        "morphemes mb mot note notes nt comment comments com ref refs id ids phone phones phoneme phonemes phon phons phonetic",
         "phonetics ipa syll syllable syllables syl tone tones tobi break breaks pitch gesture gestures gaze hand head event",
-        "events noise overlap code codes literal lit context topic section sections turn status silence silences vad lemma",
-        "lemmas",
+        "events noise overlap code codes literal lit segment segments vowel vowels consonant context topic section",
+        "sections turn status silence silences vad lemma lemmas",
     )
     for word in words.split()
 )
@@ -82,11 +82,17 @@ _OTHER = frozenset(
 _WORDS = frozenset(("word", "words", "wd", "wrd", "token", "tokens"))
 
 
+_PAUSES = frozenset(("", "sil", "sp", "<sil>", "<eps>", "<p:>", "#", "_"))
+_PAUSE_S: Seconds = 0.5
+_UTTERANCE_S: Seconds = 20.0
+
+
 def choose_tiers(annotated: Annotated, wanted: tuple[str, ...]) -> list[Tier]:
     """The tiers that are read: those that ``wanted`` names (as a pattern, or by their kind), else the transcriptions.
 
     Those are the tiers whose names or kinds say so (``tx@Anna``, ``utterance``), else those with times of their own whose names
-    do not say something else, such as ``gloss``. Of a tier and those below it only the upper one is read.
+    do not say something else, such as ``gloss``, else those of words, which become utterances. Of a tier and those below it only
+    the upper one is read.
     """
     filled = [tier for tier in annotated.tiers if any(a.text.strip() for a in tier.annotations)]
     if wanted:
@@ -173,6 +179,10 @@ class Told:
     read: Counter[str] = field(default_factory=Counter)
     unused: Counter[str] = field(default_factory=Counter)
 
+    def add(self, other: Told) -> None:
+        self.read += other.read
+        self.unused += other.unused
+
     def line(self) -> str:
         """What to say; "" where every tier was read."""
         if not self.unused:
@@ -194,7 +204,7 @@ def clips_of(
     ``where`` is the folder that names start from.
     """
     chosen = choose_tiers(annotated, options.tiers)
-    told.read.update(tier.name for tier in chosen)
+    told.read.update(tier.name for tier in chosen if tier.name)
     told.unused.update(tier.name for tier in annotated.tiers if tier.name and not any(tier is one for one in chosen))
     if options.tiers and not chosen:
         names = ", ".join(tier.name or "(no name)" for tier in annotated.tiers) or "none"
@@ -202,7 +212,8 @@ def clips_of(
     language = options.language or find_language(annotated.language) or UNKNOWN
     files: dict[str, Path | None] = {}
     for tier in chosen:
-        for number, one in enumerate(tier.annotations, 1):
+        words = not options.tiers and _parts(tier.name) & _WORDS
+        for number, one in enumerate(_joined(tier.annotations) if words else tier.annotations, 1):
             if one.media not in files:
                 files[one.media] = recordings.find(path, [one.media] if one.media else annotated.media)
             file = files[one.media]
@@ -223,11 +234,30 @@ def clips_of(
             elif not 0 <= one.start_s < one.end_s:
                 yield Dropped(name, "bad row", f"{row}: from {one.start_s} to {one.end_s} s")
             else:
-                speaker = one.speaker or tier.speaker or (tier.name if len(chosen) > 1 else "")
+                speaker = (
+                    one.speaker or tier.speaker or tier.name.partition("@")[2] or (tier.name if len(chosen) > 1 else "")
+                )
                 yield Clip(
                     name, str(file), language, text, speaker, "train", where.name,
                     start_s=one.start_s, end_s=one.end_s, duration_s=one.end_s - one.start_s,
                 )  # fmt: skip
+
+
+def _joined(words: list[Annotation]) -> list[Annotation]:
+    """Words as utterances, which end where there is a pause: a word alone is no clip to learn from."""
+    found: list[Annotation] = []
+    for word in words:
+        text = "" if word.text.strip().casefold() in _PAUSES else word.text
+        if not text or word.start_s is None or word.end_s is None:
+            continue
+        last = found[-1] if found else None
+        if last is not None and last.end_s is not None and last.start_s is not None:
+            near = word.start_s - last.end_s <= _PAUSE_S and word.end_s - last.start_s <= _UTTERANCE_S
+            if near and (word.speaker, word.media) == (last.speaker, last.media):
+                found[-1] = replace(last, text=f"{last.text} {text}", end_s=word.end_s)
+                continue
+        found.append(replace(word, text=text))
+    return found
 
 
 def _name(path: Path, where: Path) -> str:

@@ -172,7 +172,7 @@ class _Listed:
 
     def add_annotations(self) -> None:
         """Annotation files with a recording that nothing before them names."""
-        recordings = Recordings(path for path in self._audio if not self._is_taken(path) and not self._is_owned(path))
+        recordings = Recordings(self._audio)
         found = [(path, read) for path in self.tree.files if not self._is_taken(path) and (read := reader_of(path))]
         order = [*ANNOTATIONS.values(), read_elan_export, read_labels]
         entries: list[Clip | Dropped] = []
@@ -186,23 +186,26 @@ class _Listed:
                 entries.append(Dropped(self._name(path), "unreadable transcript", str(error).removeprefix(f"{path}: ")))
                 self._own([], [path])
                 continue
-            made = list(clips_of(path, annotated, recordings, self.tree.root, self.options, told))
-            clips = [entry for entry in made if isinstance(entry, Clip)]
-            about = {clip.path for clip in clips}
-            if other := next((takes[name] for name in sorted(about) if name in takes), None):
+            own = Told()
+            made = list(clips_of(path, annotated, recordings, self.tree.root, self.options, own))
+            about = sorted({entry.path for entry in made if isinstance(entry, Clip)})
+            other = next((takes[name] for name in about if name in takes), None)
+            if other or any(self._is_taken(Path(name)) for name in about):
+                why = f"{self._name(other)} is" if other else "a table or a release is"
                 self._notes.append(
-                    f"{self._name(path)} is not used, since {self._name(other)} is read for the same recording; give it as the "
-                    "source to use it"
+                    f"{self._name(path)} is not used, since {why} read for the same recording; give it as the source to use it"
                 )
                 continue
+            self._own([], [path])
             if made and all(isinstance(entry, Dropped) and entry.reason == "missing" for entry in made):
                 detail = next(entry.detail for entry in made if isinstance(entry, Dropped))
-                made = [Dropped(self._name(path), "missing", f"{len(made)} annotations: {detail}")]
+                entries.append(Dropped(self._name(path), "missing", f"{len(made)} annotations: {detail}"))
+                continue
+            told.add(own)
             takes.update(dict.fromkeys(about, path))
             entries += made
             forms.append(annotated.form)
-            self._own([], [path])
-        if self.options.tiers and found and not told.read:
+        if self.options.tiers and told.unused and not told.read:
             raise _no_such_tier(self.options, told, self.tree.root)
         if entries:
             self._add(Part(" and ".join(sorted(set(forms))) or "annotations", entries, False))

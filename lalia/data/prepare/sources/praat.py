@@ -29,5 +29,7 @@ def read_textgrid(path: Path) -> Annotated:
     found = []
     for tier in tiers:
         entries = tier["entries"] if tier["class"] == "IntervalTier" else []
-        found.append(Tier(tier["name"], [Annotation(text, float(start), float(end)) for start, end, text in entries]))
+        found.append(
+            Tier(tier["name"], [Annotation(text, float(start) + 0.0, float(end)) for start, end, text in entries])
+        )
     return Annotated("Praat TextGrid", found)
