@@ -259,7 +259,11 @@ class Corpus:
         return len(values - {""})
 
     def recordings(self) -> Recordings:
-        """Which recording each clip was cut from, as far as its name says: ``FILE#START-END``, else it is one of its own."""
+        """Which recording each clip was cut from, as far as its name says: ``FILE#START-END``, else it is one of its own.
+
+        The channels of a file (``--channels each`` calls them ``FILE-1``, ``FILE-2``) are one recording.
+        """
+        by_channel = (self.card.get("recipe") or {}).get("channels") == "each"
         names: dict[str, int] = {}
         codes: list[np.ndarray] = []
         starts: list[np.ndarray] = []
@@ -267,7 +271,10 @@ class Corpus:
         for batch in self._batches:
             ids = batch.column("id")
             parts = pc.extract_regex(ids, pattern=_CUT)
-            codes.append(_codes(pc.coalesce(pc.struct_field(parts, "file"), ids), names, grow=True, kind=np.int32))
+            files = pc.coalesce(pc.struct_field(parts, "file"), ids)
+            if by_channel:
+                files = pc.replace_substring_regex(files, pattern=r"-[0-9]+$", replacement="")
+            codes.append(_codes(files, names, grow=True, kind=np.int32))
             for field, found in (("start", starts), ("end", ends)):
                 times = pc.cast(pc.struct_field(parts, field), pa.float64())
                 found.append(times.to_numpy(zero_copy_only=False))

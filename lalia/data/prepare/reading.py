@@ -77,7 +77,7 @@ class Reader:
     def __post_init__(self) -> None:
         self._notes: list[Note] = []
         self._voice = VoiceActivity()
-        self._key: tuple[str, int] = ("", 0)
+        self._opened: Clip | None = None
         self._info = AudioInfo(0.0, 0, 0, "")
         self._waves: dict[int | None, np.ndarray] = {}  # of the file decoded last, by channel
 
@@ -109,11 +109,10 @@ class Reader:
 
     def _open(self, clip: Clip) -> None:
         """Make the file of ``clip`` the one that is read."""
-        key = (clip.path, id(clip.data) if clip.data is not None else 0)
-        if key != self._key:
-            self._key, self._waves = ("", 0), {}
+        if self._opened is None or clip.path != self._opened.path or clip.data is not self._opened.data:
+            self._opened, self._waves = None, {}
             self._info = probe_audio(_source(clip), clip.path)
-            self._key = key
+            self._opened = clip
 
     def _sides(self, clip: Clip) -> list[Clip]:
         """The channels that are read of ``clip``: itself, or under ``--channels each`` a clip of another speaker for each."""
