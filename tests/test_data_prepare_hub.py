@@ -13,14 +13,20 @@ from typing import Any
 
 import fsspec
 import huggingface_hub
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from tiny_clips import save, voiced
 from tiny_corpus import make_corpus
 
+from lalia.audio.channels import EACH
 from lalia.cli import main
 from lalia.data.corpus import Corpus
+from lalia.data.prepare.clips import Clip
+from lalia.data.prepare.options import Options
+from lalia.data.prepare.reading import Made, Reader
 from lalia.data.prepare.sources.hub import push
+from lalia.data.prepare.sources.opening import open_source
 from lalia.exits import UserError
 
 datasets = pytest.importorskip("datasets")
@@ -100,6 +106,32 @@ class Hub:
             [p.name for p in Path(folder_path).iterdir()], allow_patterns=allow_patterns
         ):
             self.files[path] = (Path(folder_path) / path).read_bytes()
+
+
+def test_channels_of_a_stream(tmp_path: Path) -> None:
+    """Sides become speakers, and a column says which side a label is of."""
+    folder = tmp_path / "set" / "train"
+    for number in range(2):
+        save(folder / f"{number}.wav", np.stack([voiced(number, 0.4), voiced(number + 9, 0.4)], axis=1))
+    lines = [json.dumps({"file_name": f"{n}.wav", "side": "AB"[n], "who": "anna"}) for n in range(2)]
+    (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n")
+    listed = open_source(f"hub:{tmp_path / 'set'}", Options(columns={"speaker": "who"}), None, lambda words: None)(
+        tmp_path
+    )
+    (stream,) = listed.streams
+    reader = Reader(None, tmp_path, choice=EACH)
+    made = [
+        made.row
+        for clip in stream.clips(0)
+        if isinstance(clip, Clip)
+        for made in reader.read(clip)
+        if isinstance(made, Made)
+    ]
+    ids = [f"train/00000/000000{n}-{side}" for n in range(2) for side in (1, 2)]
+    assert [(row["id"], row["speaker"]) for row in made] == list(zip(ids, ["anna-1", "anna-2"] * 2, strict=True))
+    options = Options(columns={"channel": "side"})
+    (stream,) = open_source(f"hub:{tmp_path / 'set'}", options, None, lambda words: None)(tmp_path).streams
+    assert [clip.channel for clip in stream.clips(0) if isinstance(clip, Clip)] == [0, 1]
 
 
 @pytest.fixture

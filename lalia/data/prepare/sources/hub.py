@@ -19,7 +19,7 @@ from lalia.data.prepare.clips import Clip, Dropped, Listing, Stream, ordering, s
 from lalia.data.prepare.languages import UNKNOWN, iso_639_3
 from lalia.data.prepare.options import Options, Say
 from lalia.data.prepare.sources.columns import NAMES, describe_columns
-from lalia.data.prepare.sources.tables import SPLIT_NAMES
+from lalia.data.prepare.sources.tables import SPLIT_NAMES, read_channel
 from lalia.data.prepare.splits import LEAST_HELD_OUT, PERCENT, held_out_percent
 from lalia.exits import UserError
 
@@ -64,12 +64,17 @@ class HubStream:
                     yield Dropped(id, "missing", f"{path}: {_line(error)}")
                     continue
             text, speaker = (" ".join(str(row.get(columns.get(n, "")) or "").split()) for n in ("text", "speaker"))
+            try:
+                channel = read_channel(str(row.get(columns.get("channel", "")) or ""))
+            except ValueError as error:
+                yield Dropped(id, "bad row", str(error))
+                continue
             language = self.language or _language(read_language(row))
             said = str(row.get(columns.get("split", "")) or self.split.split(".")[0])
             split = SPLIT_NAMES.get(said.lower(), "train")
             if self.hold_out is not None:
                 split = _drawn((speaker or sentence_key(text)) if text else id, *self.hold_out)
-            yield Clip(id, path, language, text, speaker, split, self.source, data=data)
+            yield Clip(id, path, language, text, speaker, split, self.source, data=data, channel=channel)
 
 
 def list_hub(spec: str, options: Options, say: Say) -> Listing:
@@ -249,7 +254,7 @@ def _columns(features: dict[str, Any], options: Options, spec: str) -> dict[str,
 
     found: dict[str, str] = {}
     lower = {name.lower(): name for name in features}
-    for ours in ("audio", "text", "language", "speaker", "split"):
+    for ours in ("audio", "text", "language", "speaker", "split", "channel"):
         told = options.columns.get(ours)
         if told is not None and told not in features:
             raise UserError(f"hub:{spec}: has no column {told!r}; it has {', '.join(features)}")

@@ -140,7 +140,7 @@ def clip_of(
         duration = time("duration") if value("duration") else 0.0
         end = time("end") if value("end") else start + duration if value("start") and duration else None
         language = options.language or iso_639_3(value("language"))
-        channel = _channel(value("channel"))
+        channel = read_channel(value("channel"))
     except (ValueError, UserError) as error:
         return Dropped(id, "bad row", f"{where}: {error}")
     if not 0 <= start < math.inf or (end is not None and not start < end < math.inf):
@@ -165,7 +165,7 @@ def clip_of(
     )
 
 
-def _channel(word: str) -> int | None:
+def read_channel(word: str) -> int | None:
     """A channel from 0, of its number from 1, its letter or its side; None where the cell is empty."""
     known = {"a": 0, "b": 1, "l": 0, "r": 1, "left": 0, "right": 1}
     if not word:
