@@ -249,10 +249,10 @@ def _file(root: Path, name: str) -> Path:
 
 def _refuse_many_rows_of_a_file(clips: list[Clip], columns: list[str], fields: Mapping[str, str], path: Path) -> None:
     """``UserError`` where rows of one file say different things and it is not known when: each would be the whole file."""
-    texts: dict[str, set[str]] = {}
+    texts: dict[tuple[str, int | None], set[str]] = {}
     for clip in clips:
-        texts.setdefault(clip.path, set()).add(clip.text)
-    several = {name: len(found) for name, found in texts.items() if len(found) > 1}
+        texts.setdefault((clip.path, clip.channel), set()).add(clip.text)
+    several = {name: len(found) for (name, _), found in texts.items() if len(found) > 1}
     if not several:
         return
     kept = [row for _, row in read_table(path)[1] if isinstance(row, dict)]
