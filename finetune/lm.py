@@ -16,6 +16,7 @@ from lalia.runtime import language
 from lalia.runtime.arguments import check_labels, labelled_rows
 from lalia.runtime.decoders import make_decoder
 from lalia.runtime.integrity import STUDENT
+from lalia.runtime.pipes import text_path
 from lalia.runtime.student import Student
 from lalia.runtime.ways import compare, table
 
@@ -40,7 +41,9 @@ def main(argv: list[str]) -> int:
     """Make, tune and compare; the exit status."""
     parser = Parser(prog="lalia finetune lm", description=ABOUT)
     add_arguments(parser)
-    parser.add_argument("text", metavar="TEXT", nargs="*", type=Path, help="text files (.gz too), or one ARPA file")
+    parser.add_argument(
+        "text", metavar="TEXT", nargs="*", type=text_path, help="text files (.gz too), or one ARPA file"
+    )
     language.add_ngrams(parser)
     parser.add_argument("--lstm", action="store_true", help="train an LSTM of letters too (minutes to an hour)")
     parser.add_argument("--limit", type=int, default=300, metavar="N", help="at most N clips of dev to tune on (300)")

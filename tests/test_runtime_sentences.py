@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import os
+import subprocess
+import sys
 import textwrap
 import threading
 from pathlib import Path
@@ -125,6 +127,17 @@ def test_a_pipe_is_read_once(run, corpus: Path) -> None:  # type: ignore[no-unty
     assert status == 0 and "; 2,000 left out" in out
 
 
+def test_stdin_is_a_pipe_too(student: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "lalia", "lm", "-", "--like", str(student), "--out", str(tmp_path / "lm")]
+    ended = subprocess.run(command, input=FREE * 50, capture_output=True, text=True)
+    assert ended.returncode == 0 and "text      " in ended.stdout, ended.stderr
+
+
+def test_a_tag_here_and_there_is_text(run) -> None:  # type: ignore[no-untyped-def]
+    Path("text.txt").write_text("a bad <b>bed</b>\n" + "a bad cab\n" * 9)
+    assert run("text.txt")[0] == 0
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [
@@ -132,6 +145,19 @@ def test_a_pipe_is_read_once(run, corpus: Path) -> None:  # type: ignore[no-unty
         (b"...\n!?\n", "odd.txt: holds no words; expected text, a sentence a line"),
         ("สวัสดีครับ สมชาย\nขอบคุณ".encode(), "odd.txt: the student has no letters for 3 of its 3 words"),
         (b"Abe added a bad cab.\nBed!\n", "odd.txt: holds nothing but what dev or test clips say; leave it out"),
+        (
+            b"<?xml version='1.0'?>\n<p>bed</p>\n",
+            "odd.txt: is XML, not text; give its words alone as UTF-8, a sentence a line",
+        ),
+        (b"\n<!DOCTYPE html>\n<p>bed", "odd.txt: is a web page (HTML), not text; give its words alone"),
+        (
+            b"%PDF-1.7\n%\xe2\xe3",
+            "odd.txt: is a PDF, not text; give its words alone as UTF-8, a sentence a line (pdftotext FILE)",
+        ),
+        (
+            b"<s>a bed</s>\n" * 3 + b"bed\n" * 3,
+            "odd.txt: 3 of its first 6 lines hold tags such as <s>: is it XML or HTML?",
+        ),
         (flac_bytes(sing("bad cab")), "odd.txt: is audio, not text; expected what is said, a sentence a line"),
         (b"RIFF\x24\x80\0\0WAVEfmt \x10\0\0\0\x01\0\x01\0\x80>\0\0\0}\0\0", "odd.txt: is audio, not text"),
     ],

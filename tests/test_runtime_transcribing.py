@@ -15,8 +15,11 @@ from tiny_student import make_student, sing
 
 from lalia import cli
 from lalia.audio.writing import flac_bytes
+from lalia.decoding.greedy import Word
 from lalia.exits import UserError
 from lalia.runtime import pipes
+from lalia.runtime.student import Student
+from lalia.runtime.transcript import Transcript
 
 
 @pytest.fixture(scope="module")
@@ -167,3 +170,44 @@ def test_a_terminal_is_no_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", type("Terminal", (), {"isatty": lambda self: True})())
     with pytest.raises(UserError, match="stdin: is the terminal"), pipes.kept(Path("-")):
         pass
+
+
+def test_an_address_among_files_is_one_line(student: Path, talks: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["transcribe", str(student), "https://example.org/a/talk.mp3", str(talks / "b.flac")]) == 1
+    printed = capsys.readouterr()
+    assert printed.out.endswith("\tace\n")
+    assert printed.err.splitlines()[0] == (
+        "lalia: https://example.org/a/talk.mp3: is an address, and only files here are read; download it first, e.g. "
+        "curl -LO https://example.org/a/talk.mp3"
+    )
+
+
+def spoken(confidence: float, words: int = 25) -> Transcript:
+    """A transcript of words of four letters."""
+    return Transcript("said " * words, [Word("said", n, n + 0.5, confidence) for n in range(words)], float(words))
+
+
+@pytest.mark.parametrize(
+    ("transcripts", "told"),
+    [
+        ([spoken(0.7)], "a.flac: low confidence throughout (mean 0.70): is it swa (Swahili), and speech like"),
+        ([spoken(0.9)], ""),
+        ([spoken(0.5, 24)], ""),
+        ([spoken(0.7), spoken(0.9)], "1 of 2 clips ("),
+        ([spoken(0.7, 15), spoken(0.6, 15)], "2 clips together: low confidence throughout (mean 0.65)"),
+    ],
+)
+def test_low_confidence_throughout_is_told_once(
+    transcripts: list[Transcript],
+    told: str,
+    talks: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    made = make_student(tmp_path / "swahili", language="swa")
+    heard = {f"{name}.flac": found for name, found in zip("ab", transcripts, strict=False)}
+    monkeypatch.setattr(Student, "transcribe", lambda self, path, *given, **named: heard[Path(path).name])
+    assert cli.main(["transcribe", str(made), *(str(talks / name) for name in heard)]) == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if "confidence" in line]
+    assert len(lines) == bool(told) and told in "".join(lines)

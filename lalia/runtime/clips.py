@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lalia.audio.reading import SUFFIXES
 from lalia.exits import UserError
+from lalia.kinds import CARD, SETTINGS, look
 from lalia.runtime.pipes import STDIN
 
 
@@ -38,7 +39,10 @@ def find_clips(arguments: Sequence[str]) -> list[Clip]:
             if not any(part.startswith(".") for part in name.parts)
         ]
         if not found:
-            raise UserError(f"{path}: holds no audio files; expected names like .wav, .flac, .mp3 or .m4a")
+            told = look(path).told if (path / CARD).exists() or (path / SETTINGS).exists() else ""
+            raise UserError(
+                f"{path}: {told and f'{told} and '}holds no audio files; expected names like .wav, .flac, .mp3 or .m4a"
+            )
         clips += found
     return clips
 

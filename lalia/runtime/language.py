@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from lalia.exits import UserError
 from lalia.runtime.arguments import OpenCorpus, add_language, check_labels, labelled_rows
+from lalia.runtime.pipes import text_path
 from lalia.runtime.spoken import languages_taken
 from lalia.text.tokens import BOUNDARY
 from lalia.units import clock
@@ -59,7 +60,11 @@ before stays there as `previous`.
 
 def add_lm(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "text", metavar="TEXT", nargs="+", type=Path, help="text files (.gz too), an ARPA file, or corpora"
+        "text",
+        metavar="TEXT",
+        nargs="+",
+        type=text_path,
+        help="text files (.gz too), an ARPA file, corpora, - for a pipe",
     )
     parser.add_argument(
         "--like", metavar="STUDENT", type=Path, required=True, help="whose normaliser and letters to use"

@@ -20,6 +20,11 @@ MOST_BYTES = 4 << 30
 _PIECE_BYTES = 1 << 20
 
 
+def text_path(argument: str) -> Path:
+    """The path of a text that is read once from front to back, for ``type=``; ``-`` is stdin."""
+    return Path("/dev/stdin" if argument == STDIN else argument)
+
+
 def is_pipe(path: Path) -> bool:
     """Whether ``path`` can be read but once: ``-``, or a named pipe, or a socket."""
     if str(path) == STDIN:

@@ -45,7 +45,7 @@ class Material:
         sentences: list[list[str]] = []
         paths = list(paths)
         for path in paths:
-            if not path.is_dir() and not path.is_fifo():  # which is read but once
+            if path.is_file() or not path.exists():  # a pipe is read but once
                 next(lines(path), None)  # what is no text is told before an hour of text is read
         own, taken_in = languages_of(like, normaliser.settings.language), dict[Path, list[str]]()
         for path in paths:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,19 @@ from typing import IO
 from lalia.audio.reading import SUFFIXES
 from lalia.decoding.model_files import kind_of
 from lalia.exits import UserError
+from lalia.kinds import address, document, is_address
 
+_WAYS = {
+    "a PDF": " (pdftotext FILE)",
+    "a web page (HTML)": " (pandoc -t plain FILE)",
+    "a document of an office program": " (pandoc -t plain FILE)",
+    "RTF": " (pandoc -t plain FILE)",
+    "XML": ", without the tags",
+}
+"""How the text of a document is had."""
+_TAG = re.compile(r"</?[A-Za-z][^<>]*>")
+_MOST_TAGGED = 0.3
+"""The share of lines that may hold a tag: more is the source of a page, and a model would learn the names of its tags."""
 _HEAD_LINES = 1000
 _FEWEST_ROWS = 3
 _LINE_CHARACTERS = 1 << 16
@@ -26,6 +39,12 @@ def lines(path: Path) -> Iterator[str]:
     Raises a ``UserError`` where it is missing or no UTF-8 text, and where it is a table: file names and speakers in every
     sentence are no text of any language, and a model that counts them says it knows words that nobody speaks.
     """
+    if is_address(path):
+        raise address(path)
+    if path.is_file() and (told := document(path)):
+        raise UserError(
+            f"{path}: is {told}, not text; give its words alone as UTF-8, a sentence a line{_WAYS.get(told, '')}"
+        )
     try:
         with (
             gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8-sig") as file
@@ -34,11 +53,22 @@ def lines(path: Path) -> Iterator[str]:
             head = list(islice(pieces, _HEAD_LINES))
             if table := Table.of(head):
                 raise UserError(table.complaint(path))
+            if tagged := [line for line in head if _TAG.search(line)]:
+                _refuse_tags(path, tagged, head)
             yield from chain(head, pieces)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; expected text, a sentence a line") from error
     except (OSError, EOFError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: {_instead(path, error)}") from error
+
+
+def _refuse_tags(path: Path, tagged: Sequence[str], head: Sequence[str]) -> None:
+    if len(tagged) > _MOST_TAGGED * len(head):
+        found = _TAG.search(tagged[0])
+        raise UserError(
+            f"{path}: {len(tagged)} of its first {len(head)} lines hold tags such as {found[0][:40] if found else ''}: is it XML "
+            "or HTML? Give its words alone, a sentence a line"
+        )
 
 
 def _pieces(file: IO[str]) -> Iterator[str]:

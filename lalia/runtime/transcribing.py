@@ -13,11 +13,15 @@ from lalia.arguments import closest, positive
 from lalia.audio.channels import parse_choice
 from lalia.audio.reading import TWO_VOICES, AudioError, Note
 from lalia.cards import write_text
+from lalia.decoding.decoder import Decoder
+from lalia.decoding.greedy import Word
 from lalia.exits import UserError
 from lalia.filenames import one_line, readable
+from lalia.kinds import address, is_address
 from lalia.machine import cores
 from lalia.runtime.arguments import add_decoding, decoders
 from lalia.runtime.clips import Clip, find_clips, output_paths
+from lalia.runtime.doubt import BEST_PATH, CALIBRATED, doubt, doubtful
 from lalia.runtime.pipes import called, kept
 from lalia.runtime.student import Student
 from lalia.runtime.subtitles import FORMATS, render
@@ -115,9 +119,13 @@ def transcribe(args: argparse.Namespace) -> int:
     start, audio_s, done, calls = time.perf_counter(), 0.0, 0, 0
 
     decoder = decoders(args, student)
+    limit = _limit(args, decoder())
+    words, odd = list[Word](), list[tuple[str, list[Word]]]()
 
     def hear(job: _Job) -> tuple[Transcript | AudioError, list[Note]]:
         windows, notes = jobs if len(todo) == 1 else 1, list[Note]()
+        if is_address(job.clip.path):
+            return AudioError(str(address(job.clip.path))), notes
         try:
             with kept(job.clip.path) as path:
                 found = student.transcribe(
@@ -144,6 +152,9 @@ def transcribe(args: argparse.Namespace) -> int:
             continue
         done += 1
         audio_s += heard.duration_s
+        words += heard.words
+        if doubtful(heard.words, limit):
+            odd.append((one_line(name), heard.words))
         for format, path in job.files.items():
             _write(path, render(heard, format, readable(name)))
         if not job.files:
@@ -156,6 +167,8 @@ def transcribe(args: argparse.Namespace) -> int:
     elapsed_s = time.perf_counter() - start
     if shown:
         print(file=sys.stderr)
+    if odd or doubtful(words, limit):
+        _tell_doubts(words, odd, done, student.languages)
     if calls:
         which = f"{calls} of {len(todo)} clips hold" if several else f"{one_line(called(todo[0].clip.path))}: holds"
         print(f"lalia: {which} different voices on two channels; --channels each keeps them apart", file=sys.stderr)
@@ -164,6 +177,25 @@ def transcribe(args: argparse.Namespace) -> int:
         bad = f"; {len(todo) - done} of {len(todo)} clips could not be read" if done < len(todo) else ""
         print(f"lalia: {clock(audio_s)} of audio in {elapsed_s:.1f} s ({speed:.0f} × real time){bad}", file=sys.stderr)
     return 0 if done == len(todo) else 1 if done or len(todo) < len(clips) else 2
+
+
+def _tell_doubts(
+    words: Sequence[Word], odd: Sequence[tuple[str, list[Word]]], clips: int, languages: Sequence[str]
+) -> None:
+    """Say once that all ``words`` of so many ``clips``, or those of the clips that are ``odd``, are of a low confidence."""
+    told, names = list(words), f"{clips} clips together"
+    if odd:
+        told = [word for _, spoken in odd for word in spoken]
+        names = ", ".join(name for name, _ in odd[:3]) + (", …" if len(odd) > 3 else "")
+        names = f"{len(odd)} of {clips} clips ({names})" if clips > 1 else names
+    print(f"lalia: {names}: {doubt(told, languages)}", file=sys.stderr)
+
+
+def _limit(args: argparse.Namespace, decoder: Decoder | None) -> float:
+    """Below which mean confidence a transcript is doubtful; 0 where confidence is of a kind that was not measured."""
+    if decoder is None:
+        return BEST_PATH
+    return CALIBRATED if decoder.weights is not None and not args.only else 0.0
 
 
 def _plan(args: argparse.Namespace, clips: Sequence[Clip], several: bool) -> tuple[tuple[str, ...], list[_Job]]:

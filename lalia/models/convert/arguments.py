@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lalia.exits import UserError
+from lalia.kinds import address, is_address
 
 if TYPE_CHECKING:
     from lalia.models.convert.parts import Parts
@@ -33,6 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Convert; 0 when the result is there."""
+    if is_address(args.source):
+        raise address(args.source)
     source, source_path = _place(args.source)
     target, target_path = _place(args.target)
     if target == "fairseq":

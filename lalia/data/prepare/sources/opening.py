@@ -12,6 +12,7 @@ from lalia.data.prepare.options import Options, Say
 from lalia.data.prepare.sources import folders, hub, kaldi, tables
 from lalia.exits import UserError
 from lalia.filenames import find_path
+from lalia.kinds import address, is_address
 
 ListSource = Callable[[Path], Listing]
 """Lists a source; may keep files in the work folder that it is given."""
@@ -56,6 +57,10 @@ def _named(folder: Path) -> str:
 
 
 def _existing(spec: str) -> Path:
+    if is_address(spec):
+        raise address(spec)
+    if spec == "-":
+        raise UserError("-: a source is read more than once; save the table as a file, with its clips beside it")
     path = find_path(Path(spec).expanduser())
     if not path.exists():
         raise UserError(f"{spec}: no such file or folder; expected {_EXPECTED}")
