@@ -12,7 +12,7 @@ from distill.material import Material, learn
 from distill.student import make_student
 from distill.task import DistillTask
 from lalia.cards import read_card, write_json
-from lalia.models.transcription import transcribe_rows
+from lalia.models.transcription import told_of, transcribe_rows
 from lalia.report.run_report import write_run_report
 from lalia.training.ranks import leads
 from lalia.training.runs import FINISHED, best_weights, finished
@@ -57,7 +57,7 @@ def _finish(settings: DistillSettings, folder: Path, task: DistillTask, material
     write_run_report(folder, material.mixture, type(settings)())
     low, high = scores["cer_interval"]
     print(
-        f"test CER {scores['cer']:.3f} (95 % {low:.3f} to {high:.3f}), WER {scores['wer']:.3f} on {len(material.test)} clips; "
+        f"test CER {scores['cer']:.3f} (95 % {low:.3f} to {high:.3f}), WER {scores['wer']:.3f} on {told_of(scores)}; "
         f"the teacher's {facts['teacher_cer']:.3f} and {facts['teacher_wer']:.3f}; "
         f"the recogniser is {folder / 'recogniser'}"
     )

@@ -29,7 +29,7 @@ from lalia.exits import UserError
 from lalia.models.adapters import adapter_of, count
 from lalia.models.recogniser import Recogniser
 from lalia.models.store import count_parameters
-from lalia.models.transcription import transcribe_rows
+from lalia.models.transcription import told_of, transcribe_rows
 from lalia.report.run_report import write_run_report
 from lalia.training.ranks import leads, rank, shared
 from lalia.training.runs import FINISHED, Least, Patience, Run, best_weights, finished, first_step, fit, settle
@@ -218,7 +218,7 @@ def _finish(
     write_run_report(folder, mixture, type(settings)())
     low, high = scores["cer_interval"]
     print(
-        f"test CER {scores['cer']:.3f} (95 % {low:.3f} to {high:.3f}), WER {scores['wer']:.3f} on {len(test)} clips; "
+        f"test CER {scores['cer']:.3f} (95 % {low:.3f} to {high:.3f}), WER {scores['wer']:.3f} on {told_of(scores)}; "
         f"the recogniser is {folder / 'recogniser'}"
     )
 

@@ -19,7 +19,7 @@ from lalia.audio.reading import AudioError
 from lalia.cards import write_card
 from lalia.data.augment import Augment, AugmentSettings
 from lalia.data.corpus import COLUMNS, SCHEMA, Corpus, write_index
-from lalia.data.loader import Batch, make_eval_loader, make_loader
+from lalia.data.loader import Batch, NothingReadable, make_eval_loader, make_loader
 from lalia.data.plan import BatchPlan
 from lalia.exits import UserError
 
@@ -153,6 +153,20 @@ def test_damaged_clips_are_left_out_and_named() -> None:
         assert [line.split(":")[0] for line in batch.bad[: len(damaged)]] == [f"clip{row}" for row in damaged]
         assert len(batch.wave_BS) == len(batch.lengths_B) == len(batch.labels)
     assert bad > 10
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("broken", [{0}, {39}, {17, 18}, set(range(40)) - {7}])
+def test_a_pass_names_what_it_cannot_read_and_goes_on(broken: set[int], workers: int) -> None:
+    """One clip a micro-batch: a damaged one is a micro-batch of nothing, which must not end a validation."""
+    corpus = FakeCorpus(40, broken=broken)
+    batches = list(make_eval_loader(corpus, range(40), 0.01, workers=workers))
+    assert {int(row) for batch in batches for row in batch.rows_B} == set(range(40)) - broken
+    assert sorted(line.split(":")[0] for batch in batches for line in batch.bad) == sorted(
+        f"clip{row}" for row in broken
+    )
+    with pytest.raises(NothingReadable):
+        list(make_eval_loader(FakeCorpus(4, broken={0, 1, 2, 3}), range(4), 0.01, workers=workers))
 
 
 def test_where_all_clips_are_damaged_a_spare_comes_and_always_the_same() -> None:

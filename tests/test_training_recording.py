@@ -14,8 +14,11 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lalia.data.batch import Batch
+from lalia.data.corpus import Corpus
+from lalia.data.prepare.rewriting import rewrite
 from lalia.models.contrastive import ContrastiveShape
 from lalia.models.shape import EncoderShape
+from lalia.training.bad_clips import read_bad_clips
 from lalia.training.recording import Waited, read_metrics, told
 from lalia.training.settings import BatchSettings, DataSettings, LogSettings, OptimSettings, ScheduleSettings
 from pretrain.codes import LOOKS, CodeRecord, heat_map, read_codes
@@ -69,6 +72,26 @@ def test_tensorboard_has_scalars_pictures_and_sounds(run: tuple[str, Path]) -> N
     assert sounds and all(name.startswith("codes/sound of ") for name in sounds)
     clip = seen.Audio(sounds[0])[-1]
     assert clip.sample_rate == 16_000 and clip.length_frames > 0.3 * 16_000
+
+
+def test_clips_that_cannot_be_read_are_named_once(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In training and in validation: in the run's folder, on stderr and in the report."""
+    whole = Corpus.load(corpus)
+    bad = [int(whole.select(split)[3]) for split in ("train", "dev")]
+    silent = {row: {"audio": {"bytes": b"no audio", "path": ""}} for row in bad}
+    rewrite(whole, tmp_path / "corpus", np.arange(len(whole)), silent, [], {})  # type: ignore[arg-type]
+    settings = tiny(tmp_path / "corpus", "gumbel")
+    settings.schedule.steps = 8
+    pretrain(settings, tmp_path / "run")
+    named = read_bad_clips(tmp_path / "run")
+    assert sorted(line.split(": clip ")[1].split(":")[0] for line in named) == sorted(whole.id(row) for row in bad)
+    said = capsys.readouterr().err
+    assert said.count("left out: ") == 2
+    assert f"2 clips could not be read, named in {tmp_path / 'run' / 'bad_clips.tsv'}" in said
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert all(whole.id(row) in page for row in bad)
 
 
 def test_metrics_have_the_flow_and_the_mix(run: tuple[str, Path]) -> None:

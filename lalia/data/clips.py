@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -33,7 +33,11 @@ class Clips(Protocol):
 class NothingReadable(UserError):
     """Not one clip of a micro-batch, nor any of its spares, could be read."""
 
-    def __init__(self, message: str) -> None:
+    bad: tuple[str, ...] = ()
+    """a line for each of them, where they are known"""
+
+    def __init__(self, message: str, bad: Sequence[str] = ()) -> None:
+        self.bad = tuple(bad)
         # A DataLoader raises a worker's error again with the traceback for a message, whose last line is this one.
         super().__init__(message.strip().splitlines()[-1].removeprefix(f"{__name__}.{type(self).__name__}: "))
 
@@ -77,7 +81,7 @@ class PlannedClips(Dataset[Batch]):
             labels.append(label)
         if not waves:
             raise NothingReadable(
-                f"micro-batch {micro_batch.number}: none of {len(bad)} clips can be read; the first: {bad[0]}"
+                f"micro-batch {micro_batch.number}: none of {len(bad)} clips can be read; the first: {bad[0]}", bad
             )
         return pad(micro_batch.number, rows, waves, self._corpus.languages, labels if self._labels else None, bad)
 

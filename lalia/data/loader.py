@@ -6,6 +6,7 @@ import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -73,10 +74,32 @@ class ThreadedLoader(Iterable[Batch]):
         return len(self._sampler)  # type: ignore[arg-type]
 
     def __iter__(self) -> Iterator[Batch]:
+        """As they are; of a pass that ends, one without a readable clip is left out and its clips are named by a neighbour."""
+        batches = self._batches()
+        if not isinstance(self._sampler, ListSampler):
+            yield from (_readable(batch) for batch in batches)
+            return
+        last: Batch | None = None
+        lost: NothingReadable | None = None
+        bad: list[str] = []
+        for batch in batches:
+            if isinstance(batch, NothingReadable):
+                lost = batch
+                bad += batch.bad
+                continue
+            if last is not None:
+                yield last
+            last, bad = replace(batch, bad=(*bad, *batch.bad)), []
+        if last is not None:
+            yield replace(last, bad=(*last.bad, *bad))
+        elif lost is not None:
+            raise lost
+
+    def _batches(self) -> Iterator[Batch | NothingReadable]:
         if not self._workers:
             yield from map(self._read, self._sampler)
             return
-        ahead: deque[Future[Batch]] = deque()
+        ahead: deque[Future[Batch | NothingReadable]] = deque()
         with ThreadPoolExecutor(self._workers, thread_name_prefix="lalia-loader") as threads:
             try:
                 for micro_batch in self._sampler:
@@ -88,8 +111,11 @@ class ThreadedLoader(Iterable[Batch]):
             finally:
                 threads.shutdown(wait=False, cancel_futures=True)
 
-    def _read(self, micro_batch: MicroBatch) -> Batch:
-        batch = self._clips[micro_batch]
+    def _read(self, micro_batch: MicroBatch) -> Batch | NothingReadable:
+        try:
+            batch = self._clips[micro_batch]
+        except NothingReadable as error:
+            return error
         return batch.pin_memory() if self._pin_memory else batch
 
 
@@ -174,6 +200,12 @@ def make_eval_loader(
     clips = PlannedClips(corpus, seed=0, labels=labels, augment=None, normalise=normalise)
     sampler = ListSampler(micro_batches)
     return ThreadedLoader(clips, sampler, workers=workers, prefetch=prefetch, pin_memory=pin_memory)
+
+
+def _readable(batch: Batch | NothingReadable) -> Batch:
+    if isinstance(batch, NothingReadable):
+        raise batch
+    return batch
 
 
 def _as_is(batch: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,8 @@ class Transcripts:
     ids: list[str]
     references: list[str]
     hypotheses: list[str]
+    unread: list[str] = field(default_factory=list)
+    """a line for each clip that could not be read"""
 
     def score(self) -> Score:
         return score(self.references, self.hypotheses)
@@ -29,20 +31,29 @@ class Transcripts:
         """Rates with their intervals, and every clip's pair of texts."""
         scored = self.score()
         pairs = zip(self.ids, self.references, self.hypotheses, strict=True)
+        unread = {"unread": self.unread} if self.unread else {}
         return {
             "cer": scored.cer.rate,
             "wer": scored.wer.rate,
             "cer_interval": list(scored.cer_interval),
             "wer_interval": list(scored.wer_interval),
             "clips": [{"id": i, "reference": r, "hypothesis": h} for i, r, h in pairs],
+            **unread,
         }
 
 
+def told_of(scores: dict[str, Any]) -> str:
+    """On how many clips ``scores`` (``Transcripts.as_dict``) were made, and how many could not be read."""
+    unread = scores.get("unread", [])
+    return f"{len(scores['clips'])} clips" + (f" ({len(unread)} more cannot be read: {unread[0]})" if unread else "")
+
+
 def transcribe_rows(recogniser: Recogniser, mixture: Mixture, rows: np.ndarray, micro_s: float = 60.0) -> Transcripts:
-    """Greedy transcripts of ``rows``; clips that cannot be read are left out."""
+    """Greedy transcripts of ``rows``; clips that cannot be read are left out and named."""
     device = recogniser.head.weight.device
     found = Transcripts([], [], [])
     for batch in make_eval_loader(mixture, rows, micro_s):
+        found.unread += batch.bad
         batch = batch.to(device)
         log_probs_BTV, frames_B = recogniser.log_probs(batch.wave_BS, batch.lengths_B)
         for row, log_probs_TV, frames in zip(

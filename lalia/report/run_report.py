@@ -21,6 +21,7 @@ from lalia.report.charts import Chart, heat_chart
 from lalia.report.curves import audio_per_step_s, chance_of, codes_of, curves, series, tallies
 from lalia.report.heard import clips_section
 from lalia.report.lineage import lineage_of, product_card
+from lalia.training.bad_clips import in_words, read_bad_clips
 from lalia.training.recording import read_metrics
 from lalia.training.runs import CONFIG, FINISHED
 from lalia.training.settings import (
@@ -35,6 +36,7 @@ from lalia.units import clock
 
 NAME = "report.html"
 GUARD, CODES = "guard.jsonl", "codes.json"
+SHOWN_BAD = 5
 SHOWN_MEASURES = 50
 
 _SHARED: dict[str, Any] = {
@@ -132,7 +134,8 @@ def write_run_report(run: Path, mixture: Any = None, defaults: Any = None) -> Pa
     )
     return page.Page(
         kicker=f"{found.stage} run", title=str(found.config.get("out") or run), lead=lead, summary=page.tiles(_tiles(found)),
-        sections=sections, footer=[*tallies(found.metrics), "Everything on this page is inside this one file."],
+        sections=sections,
+        footer=[*tallies(found.metrics), *_unread(Path(run)), "Everything on this page is inside this one file."],
     ).write(Path(run) / NAME)  # fmt: skip
 
 
@@ -143,6 +146,12 @@ _LEADS = {
     "with a letter or a blank, and every way of spelling the transcript so is right.",
     "distillation": "A smaller student learns to answer as its teacher does.",
 }
+
+
+def _unread(run: Path) -> list[str]:
+    """Which clips could not be read."""
+    bad = read_bad_clips(run)
+    return [f"{in_words(run)}: {'; '.join(bad[:SHOWN_BAD])}{'; …' if len(bad) > SHOWN_BAD else ''}"] if bad else []
 
 
 def _tiles(run: RunFolder) -> list[page.Tile]:

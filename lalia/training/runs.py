@@ -21,6 +21,7 @@ from torch import nn
 
 from lalia import config
 from lalia.exits import Interrupted, UserError
+from lalia.training.bad_clips import BadClips, in_words
 from lalia.training.budgets import TIMED, WARM, Budget, Least, PlanOnceMore, timed
 from lalia.training.checkpoints import (
     CHECKPOINTS,
@@ -172,7 +173,8 @@ def fit(task: LightningModule, run: Run, train: Iterable[Any], valid: Iterable[A
     if start is None or (start[1]["global_step"] < steps and not ended_early(start[1])):
         strategy, precision = make_strategy(hardware, sum(p.numel() for p in task.parameters()))
         checkpoints = Checkpoints(run.folder, run.schedule, run.log, run.accumulation, run.monitor, run.patience)
-        callbacks = [ProgressBar(run.schedule, run.audio_s_per_step, run.show, run.title), *extra, checkpoints]
+        progress = ProgressBar(run.schedule, run.audio_s_per_step, run.show, run.title)
+        callbacks = [progress, BadClips(run.folder), *extra, checkpoints]
         if run.budget is not None and (begun := start[1]["global_step"] if start else 0) < WARM + TIMED:
             callbacks.insert(0, PlanOnceMore(run.budget, run.title, begun))
         if hardware.precision == "fp16":
@@ -217,6 +219,8 @@ def fit(task: LightningModule, run: Run, train: Iterable[Any], valid: Iterable[A
         if dist.is_initialized():
             dist.barrier()
             dist.destroy_process_group()
+    if leader and (bad := in_words(run.folder)):
+        print(f"{run.title}: {bad}", file=sys.stderr)
     final = newest_checkpoint(run.folder)
     if final is None:
         raise UserError(f"{run.folder}: the last checkpoint cannot be read any more; run the same command again")
