@@ -382,3 +382,12 @@ def test_a_tier_of_words_is_read_as_utterances(tmp_path: Path) -> None:
     corpus = prepared(tmp_path, tmp_path / "c")
     assert told(corpus) == [("a.wav#0.20-1.20", "la notte", "", 1.0), ("a.wav#2.00-3.00", "domani", "", 1.0)]
     assert len(prepared(tmp_path, tmp_path / "d", tiers=("words",))) == 5
+
+
+def test_a_folder_called_train_alone_holds_nothing_out(tmp_path: Path) -> None:
+    for number in range(40):
+        save(tmp_path / "set" / "train" / f"{number}.wav", voiced(number, 0.3))
+    rows = "".join(f"{number}.wav,frase {number}\n" for number in range(40))
+    (tmp_path / "set" / "train" / "metadata.csv").write_text(f"file_name,transcription\n{rows}")
+    corpus = prepared(tmp_path / "set", tmp_path / "c", language="ita")
+    assert {"train", "dev"} <= set(corpus.column("split")), "no folder of dev or test: some of it is held out"

@@ -85,6 +85,11 @@ def test_names_composed_otherwise_are_found(told: str, there: str, tmp_path: Pat
     (kaldi / "wav.scp").write_text(f"u1 sox 'audio {told}/{told}.wav' -t wav - |\n", encoding="utf-8")
     (kaldi / "text").write_text("u1 buon giorno\n")
     assert prepared(kaldi, tmp_path / "of kaldi").column("text") == ["buon giorno"]
+    hub = tmp_path / f"hub {there}" / "train"
+    save(hub / f"{there}.wav", voiced(3))
+    (hub / "metadata.csv").write_text(f"file_name,transcription\n{told}.wav,ciao\n", encoding="utf-8")
+    assert prepared(f"hub:{tmp_path / f'hub {told}'}", tmp_path / "of hub").column("text") == ["ciao"]
+    assert prepared(hub.parent, tmp_path / "of folder").column("text") == ["ciao"]
     save(audio / f"{told}.wav", voiced(2))
     assert find_path(audio / f"{told}.wav").name == f"{told}.wav", "the very name comes first"
 

@@ -6,7 +6,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lalia.audio.reading import SUFFIXES
@@ -165,10 +165,14 @@ class _Listed:
 
     def add_tables(self) -> None:
         """``manifest`` and ``metadata`` tables at any depth."""
+        parts = []
         for path in self.tree.files:
             if path.stem in _TABLES and path.suffix.lower() in tables.SUFFIXES and not self._is_taken(path):
-                self._add(tables.list_table(path, self.options, self.say, self.tree.root))
+                parts.append(tables.list_table(path, self.options, self.say, self.tree.root))
                 self._own([], [path])
+        held_out = any(isinstance(e, Clip) and e.split != "train" for part in parts for e in part.entries)
+        for part in parts:  # A folder called train alone holds nothing out.
+            self._add(part if held_out else replace(part, has_splits=False))
 
     def add_annotations(self) -> None:
         """Annotation files with a recording that nothing before them names."""

@@ -22,6 +22,7 @@ from lalia.data.prepare.sources.columns import NAMES, describe_columns
 from lalia.data.prepare.sources.tables import SPLIT_NAMES, read_channel
 from lalia.data.prepare.splits import LEAST_HELD_OUT, PERCENT, held_out_percent
 from lalia.exits import UserError
+from lalia.filenames import find_path
 
 _SAVED_PER_STREAM = 2000
 _HUB_SPLITS = {"dev": "validation"}
@@ -63,6 +64,8 @@ class HubStream:
                 except Exception as error:
                     yield Dropped(id, "missing", f"{path}: {_line(error)}")
                     continue
+            if data is None:
+                path = str(find_path(Path(path)))
             text, speaker = (" ".join(str(row.get(columns.get(n, "")) or "").split()) for n in ("text", "speaker"))
             try:
                 channel = read_channel(str(row.get(columns.get("channel", "")) or ""))
@@ -190,7 +193,7 @@ def _fetched(address: str) -> bytes:
 
 def _named(spec: str) -> tuple[str, str]:
     """The dataset and its configuration ("" for the only one)."""
-    path = Path(spec).expanduser()
+    path = find_path(Path(spec).expanduser())
     if path.is_dir():
         return str(path.resolve()), ""
     if path.parent.is_dir() and path.parent != Path() and (spec.startswith(("/", ".", "~"))):
