@@ -108,15 +108,18 @@ def test_bad_rows_of_a_manifest_cost_themselves(tmp_path: Path) -> None:
 
 def test_bad_lines_of_a_kaldi_folder_cost_themselves(tmp_path: Path) -> None:
     save(tmp_path / "r.wav", voiced(1, 3.0))
-    (tmp_path / "wav.scp").write_text("r r.wav\ns s.wav\n")
+    (tmp_path / "wav.scp").write_text("r r.wav\ns s.wav\nu r.wav\n")
+    (tmp_path / "text").write_text("a uno\na due\na uno\n")
     (tmp_path / "segments").write_text(
-        "a r 0 1\nb r 2 1\nc r nan 1\nd r\ne r 1 x\nf s 0 1\ng t 0 1\nh r 1 2\ni r 50 60\n"
+        "a r 0 1\nb r 2 1\nc r nan 1\nd r\ne r 1 x\nf s 0 1\ng t 0 1\nh r 1 2\ni r 50 60\nj\n"
     )
     (tmp_path / "utt2lang").write_text("a it\nh ??\n")
     corpus = prepared(f"kaldi:{tmp_path}", tmp_path / "c")
     assert corpus.column("id") == ["a"]
     reasons = {"b": "bad row", "c": "bad row", "d": "bad row", "e": "bad row", "f": "missing", "g": "missing"}
-    assert skipped(corpus) == reasons | {"h": "bad row", "i": "past the end"}
+    more = {"h": "bad row", "i": "past the end", "j": "missing", "u": "no segment", "a": "bad row"}
+    assert skipped(corpus) == reasons | more, "of two lines of one name the first counts, and the other is told"
+    assert corpus.column("text") == ["uno"]
 
 
 def test_transcripts_in_another_encoding_cost_their_clips(tmp_path: Path) -> None:

@@ -173,6 +173,10 @@ def test_common_voice_keeps_held_out_speakers_and_sentences_out_of_train(tmp_pat
             "d.mp3": ("quattro", "train"),
         }
         assert {clip.language for clip in found.clips} == {"cym"}
+        assert {d.id: d.reason for d in found.dropped} == {
+            "e.mp3": "shared with held-out",
+            "f.mp3": "shared with held-out",
+        }
 
 
 def test_fleurs_opens_its_archives(tmp_path: Path) -> None:

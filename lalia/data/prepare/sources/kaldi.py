@@ -26,8 +26,9 @@ def list_kaldi(folder: Path, options: Options) -> Part:
     """
     if not (folder / "wav.scp").is_file():
         raise UserError(f"{folder}: has no wav.scp; expected a Kaldi data folder")
+    repeated: list[Dropped] = []
     wavs, texts, speakers, languages, segments = (
-        _pairs(folder / name) for name in ("wav.scp", "text", "utt2spk", "utt2lang", "segments")
+        _pairs(folder / name, repeated) for name in ("wav.scp", "text", "utt2spk", "utt2lang", "segments")
     )
     roots = [options.root] if options.root else [folder, Path(), *folder.resolve().parents[:3]]
     files = {recording: _file(words, roots) for recording, words in wavs.items()}
@@ -36,7 +37,7 @@ def list_kaldi(folder: Path, options: Options) -> Part:
     def entries() -> Iterator[Clip | Dropped]:
         listed = segments or {recording: recording for recording in wavs}
         for id, words in listed.items():
-            recording, *times = words.split()
+            recording, *times = words.split() or [""]
             path = files.get(recording)
             if path is None:
                 yield Dropped(id, "missing", f"{wavs.get(recording, 'wav.scp has no such recording')} ({recording})")
@@ -70,6 +71,11 @@ def list_kaldi(folder: Path, options: Options) -> Part:
                 duration_s=end - start if end is not None else 0.0,
                 channel=channels[recording],
             )
+        yield from repeated
+        segmented = {words.split(maxsplit=1)[0] for words in segments.values() if words}
+        for recording in wavs if segments else ():
+            if recording not in segmented:
+                yield Dropped(recording, "no segment", "wav.scp has this recording, segments has no part of it")
         table = "segments" if segments else "wav.scp"
         for id in texts:
             if id not in listed:
@@ -126,8 +132,10 @@ def _transcripts(table: Path, rows: int) -> list[str]:
     return [""] * rows
 
 
-def _pairs(path: Path) -> dict[str, str]:
+def _pairs(path: Path, repeated: list[Dropped]) -> dict[str, str]:
     """A Kaldi table: the first word of each line, and the rest; ``{}`` where the file is not there.
+
+    Of lines that begin alike the first counts; the others are put into ``repeated``.
 
     Spaces and tabs part them, as they do for Kaldi. Bytes that are not UTF-8 stay as lone surrogates: they may name a file.
     """
@@ -135,7 +143,12 @@ def _pairs(path: Path) -> dict[str, str]:
         return {}
     lines = (line.decode("utf-8", "surrogateescape").strip() for line in read_lines(path))
     parted = (re.split("[ \t]+", line, maxsplit=1) for line in lines if line)
-    return {key: rest[0] if rest else "" for key, *rest in parted}
+    found: dict[str, str] = {}
+    for key, *rest in parted:
+        words = rest[0] if rest else ""
+        if found.setdefault(key, words) != words:
+            repeated.append(Dropped(key, "bad row", f"{path.name}: another line of this name says {words!r}"))
+    return found
 
 
 def _file(words: str, roots: list[Path]) -> Path | None:

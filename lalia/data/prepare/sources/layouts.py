@@ -53,6 +53,7 @@ def list_common_voice(folders: list[Path], root: Path, options: Options) -> Part
 
     Clips that voters found wrong (``invalidated.tsv``) and those nobody judged (``other.tsv``) are left alone.
     """
+    kept_out: set[Path] = set()
 
     def entries() -> Iterator[Clip | Dropped]:
         for folder in folders:
@@ -75,14 +76,20 @@ def list_common_voice(folders: list[Path], root: Path, options: Options) -> Part
                         yield clip
                         continue
                     keys = {f"s {clip.speaker}", f"t {sentence_key(clip.text)}"}
-                    if clip.id in listed or (split == "validated" and keys & held):
+                    if clip.id in listed:
+                        continue
+                    if split == "validated" and keys & held:
+                        listed.add(clip.id)
+                        kept_out.add(Path(clip.path))
+                        yield Dropped(clip.id, "shared with held-out", "dev or test has its speaker or its sentence")
                         continue
                     listed.add(clip.id)
                     if split in ("test", "dev"):
                         held |= keys
                     yield clip
 
-    return Part("Common Voice folder", list(entries()), has_splits=True)
+    found = list(entries())
+    return Part("Common Voice folder", found, has_splits=True, files=frozenset(kept_out))
 
 
 def list_fleurs(folders: list[Path], root: Path, options: Options, work: Path) -> Part:
