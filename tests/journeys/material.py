@@ -65,6 +65,13 @@ def lay_out(folder: Path) -> None:
     (folder / "names.txt").write_text("mwanza\t6\ndodoma\n", encoding="utf-8")
     (folder / "commands.txt").write_text("washa (taa|redio)\nzima [hiyo] taa\n", encoding="utf-8")
     _kaldi(folder / "kaldi", swahili[:12])
+    _text_grid(folder / "interviews" / "anna", swahili[10:16])
+    _subtitles(folder / "interviews" / "baraka", swahili[16:22])
+    # A call: each side is silent while the other one speaks.
+    turns = [
+        _turn(clip, number % 2) for number, clip in enumerate((swahili[22], swahili[23], swahili[24], swahili[25]))
+    ]
+    _write(folder / "calls" / "call.wav", np.concatenate(turns))
 
 
 def _table(path: Path, folder: Path, clips: list[Clip]) -> None:
@@ -88,6 +95,61 @@ def _kaldi(folder: Path, clips: list[Clip]) -> None:
         shutil.copy(clip.path, folder / clip.path.name)
     for name, rows in lines.items():
         (folder / name).write_text("".join(rows), encoding="utf-8")
+
+
+def _timed(clips: list[Clip], pause_s: float = 0.8) -> list[tuple[float, float, str]]:
+    """When each clip of ``_joined`` begins and ends, and what is said in it."""
+    found, start_s = [], 0.0
+    for clip in clips:
+        end_s = start_s + len(clip.wave()) / RATE
+        found.append((start_s, end_s, clip.sentence))
+        start_s = end_s + pause_s
+    return found
+
+
+def _text_grid(name: Path, clips: list[Clip]) -> None:
+    """A recording and Praat's annotation of it."""
+    _write(name.with_suffix(".flac"), _joined(clips))
+    intervals, last_s = [], 0.0
+    for start_s, end_s, text in _timed(clips):
+        if start_s > last_s:
+            intervals.append((last_s, start_s, ""))
+        intervals.append((start_s, end_s, text))
+        last_s = end_s
+    head = [
+        'File type = "ooTextFile"',
+        'Object class = "TextGrid"',
+        "",
+        "xmin = 0",
+        f"xmax = {last_s}",
+        "tiers? <exists>",
+    ]
+    head += ["size = 1", "item []:", "    item [1]:", '        class = "IntervalTier"', '        name = "utterances"']
+    head += ["        xmin = 0", f"        xmax = {last_s}", f"        intervals: size = {len(intervals)}"]
+    for number, (start_s, end_s, text) in enumerate(intervals, 1):
+        head += [f"        intervals [{number}]:", f"            xmin = {start_s}", f"            xmax = {end_s}"]
+        quoted = text.replace('"', '""')
+        head.append(f'            text = "{quoted}"')
+    name.with_suffix(".TextGrid").write_text("\n".join(head) + "\n", encoding="utf-8")
+
+
+def _subtitles(name: Path, clips: list[Clip]) -> None:
+    """A recording and its subtitles."""
+    _write(name.with_suffix(".mp3"), _joined(clips))
+    lines = []
+    for number, (start_s, end_s, text) in enumerate(_timed(clips), 1):
+        lines.append(f"{number}\n{_clock(start_s)} --> {_clock(end_s)}\n{text}\n\n")
+    name.with_suffix(".srt").write_text("".join(lines), encoding="utf-8")
+
+
+def _clock(seconds: float) -> str:
+    ms = round(seconds * 1000)
+    return f"{ms // 3_600_000:02}:{ms // 60_000 % 60:02}:{ms // 1000 % 60:02},{ms % 1000:03}"
+
+
+def _turn(clip: Clip, side: int) -> np.ndarray:
+    wave = clip.wave()
+    return np.stack([wave if side == channel else np.zeros_like(wave) for channel in (0, 1)], axis=1)
 
 
 def _joined(clips: list[Clip], pause_s: float = 0.8) -> np.ndarray:

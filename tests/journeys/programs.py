@@ -32,6 +32,9 @@ Nothing else of what a document says is changed."""
 
 def main(program: str, words: list[str]) -> int:
     if program == "curl":
+        if not os.environ["JOURNEY_CURL"]:
+            print("curl is not installed, and a document asks a server with it", file=sys.stderr)
+            return 127
         port = f":{os.environ['JOURNEY_PORT']}"
         return subprocess.run(
             [os.environ["JOURNEY_CURL"], "-fsS", *(w.replace(":8000", port) for w in words)]
