@@ -85,6 +85,21 @@ def test_links_lead_somewhere(path: Path) -> None:
         assert target.startswith(("https://", "http://")) or (path.parent / target).exists(), f"{target} is not there"
 
 
+def anchors(path: Path) -> set[str]:
+    """What a page's headings are called in a link: lower case, no punctuation, hyphens for spaces."""
+    headings = re.findall(
+        r"^#+ (.*)$", re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL), re.MULTILINE
+    )
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_links_lead_to_a_heading(path: Path) -> None:
+    for target, anchor in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", path.read_text(encoding="utf-8")):
+        page = path.parent / target if target else path
+        assert anchor in anchors(page), f"{target}#{anchor}: no such heading"
+
+
 def test_the_map_shows_every_folder() -> None:
     rows = [row.partition(" | ")[0] for row in README.splitlines() if row.startswith("| `")]
     shown = {name.rstrip("/") for row in rows for name in re.findall(r"[\w./-]+/", row)}
