@@ -26,18 +26,16 @@ from lalia.models.store import load_quantizer
 from lalia.report.run_report import write_run_report
 from lalia.training.ranks import leads, rank, shared
 from lalia.training.recording import Flow, Waited, read_metrics
-from lalia.training.runs import FINISHED, Least, Run, finished, first_step, fit, newest_checkpoint, settle
+from lalia.training.runs import FINISHED, Run, finished, first_step, fit, newest_checkpoint, settle
 from lalia.training.seeds import generator
 from lalia.units import to_samples
 from pretrain.codes import CodeRecord
 from pretrain.config import PretrainSettings
 from pretrain.guard import Guard
-from pretrain.plan import check_room
+from pretrain.plan import LEAST, check_room
 from pretrain.task import PretrainTask
 
 SHOW = ("train/loss", "train/accuracy", "train/code_perplexity", "valid/accuracy", "valid/code_perplexity")
-
-LEAST = Least(400, "its accuracy may be at chance for the first 400")
 
 
 def pretrain(settings: PretrainSettings, folder: Path, stated: Collection[str] = ()) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import torch
 from rich import box
@@ -14,7 +15,7 @@ from lalia.data.loader import make_loader
 from lalia.data.mixture import Mixture
 from lalia.data.plan import BatchPlan
 from lalia.exits import UserError
-from lalia.training.budgets import seconds_of
+from lalia.training.budgets import Budget, Least, seconds_of
 from lalia.units import Seconds
 from pretrain.config import PretrainSettings
 from pretrain.memory import GB, Footprint, Memory, forward, machine_bytes, predict, trace
@@ -22,6 +23,7 @@ from pretrain.task import PretrainTask
 
 HEADROOM = 0.9
 """Share of a device's memory that is planned with; the rest is for what backward passes and libraries take for a moment."""
+LEAST = Least(400, "its accuracy may be at chance for the first 400")
 STAGES = ("none", "zero1", "zero2", "zero3", "zero3-offload")
 
 
@@ -208,8 +210,8 @@ def _course_table(
     if micro_step_s is not None:
         step_s = micro_step_s * cut.accumulation
     steps = schedule.steps
-    if not steps and step_s is not None:
-        steps = int(schedule.minutes * 60 / step_s)
+    if not steps and schedule.minutes and step_s is not None:
+        steps = Budget(settings, Path(), LEAST).plan(step_s, tell=True)
     table = _table("The course", "", "")
     table.add_row("corpus", f"{batches.hours:.2f} h in {batches.clips} clips")
     audio_h = steps * cut.accumulation * ranks * batches.mean_s / 3600

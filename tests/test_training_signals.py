@@ -84,9 +84,11 @@ def test_a_pretraining_run_with_worker_processes_is_stopped_at_any_moment(made: 
     assert status == 0 and (tmp_path / "finished.json").is_file(), said
 
 
-def test_a_pretraining_run_with_worker_threads_is_stopped(made: Path, tmp_path: Path) -> None:
-    status, said = start(made, "pretrain", tmp_path, "TERM:step")
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_pretraining_run_with_worker_threads_is_stopped(made: Path, tmp_path: Path, devices: int) -> None:
+    status, said = start(made, "pretrain", tmp_path, "TERM:step", f"--hardware.devices={devices}")
     assert status == 130 and first_step(tmp_path) in (1, 2), said
+    assert said.count("stopped by SIGTERM") == 1 and "Traceback" not in said, said  # one rank speaks for all
 
 
 @pytest.mark.parametrize("stage", ["finetune", "distill"])
