@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -209,7 +211,7 @@ def test_odd_ends_of_ogg(codec: str, rate: int) -> None:
         assert abs(seconds - SECONDS) < 0.05 and not notes
     again = [remade(page, lambda flags: flags, serial=77) for page in all_pages]
     seconds, notes = told(content + b"".join(again))  # a chain
-    assert abs(seconds - 2 * SECONDS) < 0.05 and not notes
+    assert abs(seconds - 2 * SECONDS) < 0.05 and [note.kind for note in notes] == ["joined"]
     # Beside another stream that is no sound
     other = [b"OggS\0\x02" + bytes(8) + struct.pack("<III", 9, 0, 0) + b"\x01\x08fishead\0", b"OggS\0\0" + bytes(8)]
     other[1] += struct.pack("<III", 9, 1, 0) + b"\x01\x04data"
@@ -243,3 +245,81 @@ def test_a_damaged_packet_costs_itself() -> None:
     wave = read_audio(bytes(content), tell=notes.append)
     assert abs(len(wave) / 16_000 - 10) < 0.3
     assert [note.kind for note in notes] == ["damaged"] and "packets cannot be decoded" in notes[0].text
+
+
+def test_a_few_bytes_behind_the_samples_are_no_sound() -> None:
+    content = sndfile_bytes(sound(), RATE, "WAV", "FLOAT") + b"\0junk\xff" * 300
+    seconds, notes = told(content)
+    assert abs(seconds - SECONDS) < 0.001 and [note.kind for note in notes] == ["bytes behind"]
+    for behind in (bytes(4096), b"TAG" + bytes(125), b"\0junk\xff" * 300):
+        seconds, notes = told(sndfile_bytes(sound(), RATE, "FLAC") + behind)
+        assert abs(seconds - SECONDS) < 0.001 and not notes
+
+
+@pytest.mark.parametrize("form", ["AIFF", "AU", "CAF", "NIST"])
+def test_other_headers_that_promise_another_length(form: str) -> None:
+    content = sndfile_bytes(sound(), RATE, form)
+    samples = int(SECONDS * RATE)
+    right = {
+        "AIFF": struct.pack(">4sI", b"SSND", 2 * samples + 8),
+        "AU": struct.pack(">4sII", b".snd", 24, 2 * samples),
+        "CAF": struct.pack(">4sq", b"data", 2 * samples + 4),
+        "NIST": b"sample_count -i %d" % samples,
+    }[form]
+    assert right in content
+    for second in (RATE, 100 * RATE):
+        wrong = {
+            "AIFF": struct.pack(">4sI", b"SSND", 2 * second + 8),
+            "AU": struct.pack(">4sII", b".snd", 24, 2 * second),
+            "CAF": struct.pack(">4sq", b"data", 2 * second + 4),
+            "NIST": b"sample_count -i %d" % second,
+        }[form]
+        changed = content.replace(right, wrong)
+        changed = changed if form != "NIST" else changed[:1024].ljust(1024)[:1024] + content[1024:]
+        seconds, notes = told(changed)
+        assert abs(seconds - SECONDS) < 0.001
+        assert [note.kind for note in notes] == ["length" if second == RATE else "cut short"]
+        assert figures(second / RATE, SECONDS) in notes[0].text
+
+
+def test_sphere_with_shorten_names_the_tool_that_converts() -> None:
+    content = sndfile_bytes(sound(), RATE, "NIST").replace(
+        b"end_head", b"sample_coding -s26 pcm,embedded-shorten-v2.00\nend_head"
+    )
+    with pytest.raises(AudioError, match="sph2pipe -f wav"):
+        read_audio(content, "tape.sph")
+
+
+def test_a_later_piece_of_a_browsers_recording_is_called_that() -> None:
+    content = av_bytes(tone(48_000, 10), 48_000, "webm", "libopus")
+    clusters = content.index(b"\x1f\x43\xb6\x75")
+    block = content.index(b"\xa3\x41", clusters + 12)  # of 256 to 511 bytes
+    ogg = sndfile_bytes(sound(rate=48_000), 48_000, "OGG", "OPUS")
+    for piece in (
+        content[clusters:],
+        content[block:],
+        ogg[len(b"".join(pages(ogg)[:3])) :],
+        b"\0\0\0\x10moof" + bytes(90),
+    ):
+        with pytest.raises(AudioError, match=r"is a later piece of a recording .*; join the pieces"):
+            read_audio(piece, "second.webm")
+
+
+def test_without_pyav_the_same_files_are_read() -> None:
+    """The light installation has libsndfile alone; nothing is lost there either."""
+    code = "import sys; sys.modules['av'] = None\n" + (
+        "sys.path.insert(0, 'tests')\n"
+        "import test_audio_promises as t\n"
+        "mp3 = t.sndfile_bytes(t.sound(), t.RATE, 'MP3')\n"
+        "flac = t.sndfile_bytes(t.sound(), t.RATE, 'FLAC')\n"
+        "total = int.from_bytes(flac[18:26], 'big') >> 36 << 36\n"
+        "ogg = t.pages(t.sndfile_bytes(t.sound(), t.RATE, 'OGG', 'OPUS'))\n"
+        "for content in (t.without_count(mp3), t.with_count(mp3, 20), t.with_size(t.wav(), b'data', t.SECOND),\n"
+        "                b'BW64' + t.wav()[4:], flac[:18] + total.to_bytes(8, 'big') + flac[26:],\n"
+        "                b''.join([*ogg[:-1], t.remade(ogg[-1], lambda flags: flags & ~4)])):\n"
+        "    assert abs(t.told(content)[0] - t.SECONDS) < 0.1\n"
+        "print('all read')\n"
+    )
+    root = Path(__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "all read", done.stderr

@@ -6,6 +6,7 @@ it. So what stands behind the samples is looked at: if it is another chunk, they
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,14 +19,18 @@ from lalia.units import Seconds
 _MOST_CHUNKS = 10_000
 _UNKNOWN = 0x7FFF0000  # Sizes from here on that the file does not have are no promise: they say "until it ends".
 _NO_SIZE = 1 << 62
-_KNOWN = frozenset(
-    b"LIST INFO bext iXML axml cue  fact JUNK junk PAD  FLLR smpl inst id3  ID3  PEAK cart umid acid afsp DISP levl minf "
-    b"elm1 regn _PMX SAUR LGWV mext link chna COMT MARK INST AUTH NAME ANNO APPL (c)  AESD MIDI FVER COMM".replace(
-        b"  ", b" \0"
-    ).split(b" ")
+_NAMES = (
+    b"LISTINFObextiXMLaxmlcue factJUNKjunkPAD FLLRsmplinstid3 ID3 PEAKcartumidacidafspDISPlevlminffmt dataSSNDelm1regn"
+    b"_PMXSAURLGWVmextlinkchnaCOMTMARKINSTAUTHNAMEANNOAPPL(c) AESDMIDIFVERCOMM"
 )
+_KNOWN = frozenset(_NAMES[at : at + 4] for at in range(0, len(_NAMES), 4))
 _PADDING_BYTES = 1 << 16
+_STRAY_BYTES = 4096
+"""So many bytes behind the samples that are no chunk are taken for rubbish; more of them are samples that no header counts."""
 _AU_BYTES = {1: 1, 2: 1, 3: 2, 4: 3, 5: 4, 6: 4, 7: 8, 27: 1}
+_SPHERE = re.compile(rb"(sample_count|sample_n_bytes|channel_count|sample_rate) -i (\d{1,12})")
+_PLAIN_TAGS = (1, 3, 6, 7)
+_BLOCK_TAGS = (0x02, 0x11, 0x31)
 _MPEG_TAGS = (0x50, 0x55)
 _TOO_LONG = 0xFFFF_F000  # Beyond it a size does not fit into 32 bits with what stands around it.
 _W64_TAIL = b"\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
@@ -38,6 +43,7 @@ class _Sound:
     start: int
     declared: int | None
     held: int
+    stray: int = 0
 
     @property
     def honest(self) -> bool:
@@ -49,7 +55,7 @@ def wav_contents(file: BinaryIO, kind: Kind, size: int) -> Contents:
     parts: list[Part] = []
     declared_s: Seconds | None = 0.0
     held_s: Seconds | None = 0.0
-    cut, at, honest = "", 0, True
+    cut, at, honest, stray = "", 0, True, 0
     while True:
         file.seek(at)
         head = file.read(24)
@@ -59,31 +65,34 @@ def wav_contents(file: BinaryIO, kind: Kind, size: int) -> Contents:
         form, sound = _wav_sound(file, chunks, order, size, w64)
         if form is None or sound is None or len(form) < 16:
             break
-        _, channels, rate, byte_rate, _, bits = struct.unpack(f"{order}HHIIHH", form[:16])
-        tag = _tag(form, order)
-        # The byte rate of samples that are not compressed follows from the rest, and may be as wrong as any number.
-        width = channels * -(-bits // 8) if tag in (1, 3, 6, 7) else 0
-        per_s = rate * width or byte_rate
-        if not per_s:
-            break
-        declared_s = None if declared_s is None or sound.declared is None else declared_s + sound.declared / per_s
-        held_s = None if held_s is None else held_s + sound.held / per_s
+        tag, per_s, block = _codec(form, order)
         last = sound.start + sound.held
-        joined = _begins(file, last + (last - at & 1), size)
+        after = last + (last - at & 1)
+        joined = _begins(file, after, size)
+        stray = 0 if joined else sound.stray
         if tag in _MPEG_TAGS:
             found = mpeg_contents(all_bytes(file, size), sound.start, last, inside=True)
             parts += found.parts
-            held_s, cut, honest = found.held_s, found.cut, False
-        else:
-            parts.append(Part(kind, (_wav_head(form, order, sound.held), (sound.start, sound.held))))
+            declared_s, held_s, cut, honest = found.declared_s, found.held_s, found.cut, False
+        elif per_s:
+            held = sound.held
+            if sound.declared is not None and sound.declared > held:
+                held -= held % block  # Decoders fill the last block up.
+            elif (lacking := -held % block) and last + lacking <= size and not _is_known(file, last):
+                held, stray = held + lacking, max(0, stray - lacking)
+            declared_s = None if declared_s is None or sound.declared is None else declared_s + sound.declared / per_s
+            held_s = None if held_s is None else held_s + held / per_s
+            parts.append(Part(kind, (_wav_head(form, order, held), (sound.start, held))))
             # Decoders do not know BW64, and look for chunks at even places alone.
-            honest &= sound.honest and head[:4] != b"BW64" and not sound.start & 1
+            honest &= sound.declared == held and head[:4] != b"BW64" and not sound.start & 1
+        else:
+            break
         if not joined:
             break
-        at, honest = last + (last - at & 1), False
+        at, honest = after, False
     if not parts or honest:
-        return untouched(kind)
-    return Contents(tuple(parts), declared_s, held_s, cut)
+        return Contents((Part(kind),), stray=stray)
+    return Contents(tuple(parts), declared_s, held_s, cut, stray)
 
 
 def aiff_contents(file: BinaryIO, kind: Kind, size: int) -> Contents:
@@ -118,7 +127,7 @@ def aiff_contents(file: BinaryIO, kind: Kind, size: int) -> Contents:
         return untouched(kind)
     held = sound.held // width
     if sound.honest and frames == held:
-        return untouched(kind)
+        return Contents((Part(kind),), stray=sound.stray)
     file.seek(0)
     head = bytearray(file.read(at))
     head[common + 2 : common + 6] = struct.pack(">I", held)
@@ -146,6 +155,48 @@ def au_contents(file: BinaryIO, kind: Kind, size: int) -> Contents:
     pieces: tuple[Piece, ...] = (head[:8] + struct.pack(">I", min(held, 0xFFFFFFFF)) + head[12:], (start, held))
     declared_s = None if length >= _UNKNOWN or not length else length / (rate * width)
     return Contents((Part(kind, pieces),), declared_s, held / (rate * width))
+
+
+def caf_contents(file: BinaryIO, kind: Kind, size: int) -> Contents:
+    """Apple's Core Audio, with samples that are not compressed."""
+    per_s, at = 0.0, 8
+    for _ in range(_MOST_CHUNKS):
+        file.seek(at)
+        head = file.read(44)
+        if len(head) < 12:
+            break
+        name, length = struct.unpack(">4sq", head[:12])
+        if name == b"desc" and len(head) >= 44:
+            rate, _, _, packet_bytes, packet_frames = struct.unpack(">d4sIII", head[12:36])
+            per_s = rate * packet_bytes / packet_frames if packet_frames else 0.0
+        if name == b"data":
+            sound = _behind(file, at + 16, length - 4, size, None if length < 0 else length - 4)
+            if sound.honest or not per_s > 0 or length == -1:
+                return Contents((Part(kind),), stray=sound.stray)
+            file.seek(0)
+            pieces = (file.read(at + 4) + struct.pack(">q", sound.held + 4) + bytes(4), (sound.start, sound.held))
+            declared_s = None if sound.declared is None else sound.declared / per_s
+            return Contents((Part(kind, pieces),), declared_s, sound.held / per_s)
+        if length < 0:
+            break
+        at += 12 + length
+    return untouched(kind)
+
+
+def sphere_contents(file: BinaryIO, kind: Kind, size: int) -> Contents:
+    """NIST SPHERE, with samples that are not compressed."""
+    file.seek(0)
+    head = file.read(1 << 14)
+    said = {name: int(value) for name, value in _SPHERE.findall(head)}
+    start = int(head[8:16]) if head[8:16].strip().isdigit() else 0
+    width = said.get(b"sample_n_bytes", 0) * said.get(b"channel_count", 1)
+    count, rate = said.get(b"sample_count", 0), said.get(b"sample_rate", 0)
+    held = (size - start) // width if width else 0
+    if not count or not rate or held <= 0 or count == held or not 0 < start <= len(head):
+        return untouched(kind)
+    right = re.sub(rb"(sample_count -i )\d+", rb"\g<1>%d" % held, head[:start])
+    right = right.ljust(start)[:start]  # What fills the header up behind its end is shorter or longer by a digit.
+    return Contents((Part(kind, (right, (start, held * width))),), count / rate, held / rate)
 
 
 def _wav_sound(
@@ -179,12 +230,17 @@ def _behind(file: BinaryIO, start: int, declared: int, size: int, promised: int 
         file.seek(end + (-end & 7))
         behind = file.read(24)
         follows = len(behind) < 24 or behind[4:16] == _W64_TAIL or behind[:4] == b"riff"
-        return _Sound(start, declared, declared if follows else rest)
+        return _extent(start, declared, rest, follows or _is_filling(file, end, size))
     for at in dict.fromkeys((end + (end - start & 1), end)):
         if _follows(file, at, size):
             return _Sound(start, declared, declared)
-    # Nothing was said rather than that there is nothing.
-    return _Sound(start, declared or None, rest)
+    return _extent(start, declared, rest, False)
+
+
+def _extent(start: int, declared: int, rest: int, ends: bool) -> _Sound:
+    if not ends and (rest - declared > _STRAY_BYTES or not declared):
+        return _Sound(start, declared or None, rest)  # A size of 0 says nothing rather than that there is nothing.
+    return _Sound(start, declared, declared, 0 if ends else rest - declared)
 
 
 def _follows(file: BinaryIO, at: int, size: int) -> bool:
@@ -198,7 +254,12 @@ def _follows(file: BinaryIO, at: int, size: int) -> bool:
         return True
     if all(32 <= byte < 127 for byte in name) and min(little, big) <= size - at - 8 + 1:
         return True
-    return size - at <= _PADDING_BYTES and not any(head) and not any(file.read(_PADDING_BYTES))
+    return _is_filling(file, at, size)
+
+
+def _is_filling(file: BinaryIO, at: int, size: int) -> bool:
+    file.seek(at)
+    return size - at <= _PADDING_BYTES and not any(file.read(_PADDING_BYTES))
 
 
 def _begins(file: BinaryIO, at: int, size: int) -> bool:
@@ -220,7 +281,7 @@ def _riff_chunks(file: BinaryIO, order: str, at: int, size: int) -> Iterator[tup
         if length & 1:
             file.seek(after)
             odd = file.read(9)
-            if not _is_name(odd[1:5]) and _is_name(odd[:4]):
+            if _is_name(odd[:4]) and odd[1:5] not in _KNOWN:
                 after -= 1
         at = after + (length & 1)
 
@@ -234,6 +295,11 @@ def _w64_chunks(file: BinaryIO, at: int, size: int) -> Iterator[tuple[bytes, int
         name, length = struct.unpack("<4s12xQ", file.read(24))
         yield name, at, max(0, length - 24), at + 24
         at += max(24, length) + (-length & 7)
+
+
+def _is_known(file: BinaryIO, at: int) -> bool:
+    file.seek(at)
+    return file.read(4) in _KNOWN
 
 
 def _is_name(name: bytes) -> bool:
@@ -255,12 +321,17 @@ def _wav_head(form: bytes, order: str, length: int) -> bytes:
     return b"RF64\xff\xff\xff\xff" + body
 
 
-def _tag(form: bytes, order: str) -> int:
-    """The codec; of an extensible header the one in its GUID."""
-    (tag,) = struct.unpack(f"{order}H", form[:2])
+def _codec(form: bytes, order: str) -> tuple[int, float, int]:
+    """The codec's number, of an extensible header the one in its GUID; bytes a second; bytes that belong together."""
+    tag, channels, rate, byte_rate, block, bits = struct.unpack(f"{order}HHIIHH", form[:16])
     if tag == 0xFFFE and len(form) >= 26:
         (tag,) = struct.unpack(f"{order}H", form[24:26])
-    return int(tag)
+    if tag in _PLAIN_TAGS:  # The byte rate follows from the rest, and may be as wrong as any number.
+        width = channels * -(-bits // 8)
+        return tag, rate * width, max(1, width)
+    if tag in _BLOCK_TAGS and len(form) >= 20 and (samples := struct.unpack(f"{order}H", form[18:20])[0]):
+        return tag, rate * block / samples, max(1, block)
+    return tag, byte_rate, 1
 
 
 def _extended(data: bytes) -> float:

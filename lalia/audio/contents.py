@@ -38,13 +38,15 @@ class Contents:
     """The parts of a file, one after the other, and how long they are by its bytes.
 
     ``declared_s`` is what the header promises, ``held_s`` what the bytes hold; None: it does not say, or decoding will tell.
-    ``cut`` says in words why the end must be missing, ``""`` where it is not known to be.
+    ``cut`` says in words why the end must be missing, ``""`` where it is not known to be. ``stray`` bytes stand behind the
+    sound that are too few to be more of it.
     """
 
     parts: tuple[Part, ...]
     declared_s: Seconds | None = None
     held_s: Seconds | None = None
     cut: str = ""
+    stray: int = 0
 
 
 class View(io.RawIOBase):

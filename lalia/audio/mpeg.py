@@ -116,7 +116,7 @@ class Frames:
     runs: list[Run]
     cut: bool
     strays: bool
-    """whether anything lies between frames"""
+    """whether anything lies between frames or behind them"""
 
 
 def walk(data: Data, start: int, end: int) -> Frames:
@@ -133,7 +133,8 @@ def walk(data: Data, start: int, end: int) -> Frames:
                 break
             if not found.runs or form != _form_of(found.runs[-1]):
                 found.runs.append(Run(*form))
-                at = _read_head(data, at, end, found.runs[-1])
+                if len(found.runs) == 1:  # Players take those of joined files for silent frames.
+                    at = _read_head(data, at, end, found.runs[-1])
             run, first, frames, last = found.runs[-1], at, 0, end - 4
             lengths = _RunBytes(form)
             while at <= last:
@@ -157,6 +158,7 @@ def walk(data: Data, start: int, end: int) -> Frames:
             break
         at = max(at, begin + 1)
     found.runs = [run for run in found.runs if run.frames]
+    found.strays |= end > at and bool(found.runs)
     return found
 
 

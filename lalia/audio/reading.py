@@ -72,7 +72,8 @@ Tell = Callable[[Note], None]
 CANCELLED, TWO_VOICES = "channels cancel", "two voices"
 """Kinds of notes that are about channels."""
 
-LENGTH, CUT_SHORT, DAMAGED, TRACKS = "length", "cut short", "damaged", "tracks"
+LENGTH, CUT_SHORT, DAMAGED = "length", "cut short", "damaged"
+JOINED, TRACKS, STRAY = "joined", "tracks", "bytes behind"
 """Kinds of notes that are about what a header promises and what is there."""
 
 
@@ -192,6 +193,10 @@ class _Promise:
             self._figures(declared_s, self._held_s)
         if contents.cut and not self._told:
             self._cut(contents.cut)
+        if len(contents.parts) > 1 and not self._told:
+            self._tell(Note(JOINED, f"holds {len(contents.parts)} recordings one after the other: read all of them"))
+        if contents.stray:
+            self._tell(Note(STRAY, f"{contents.stray} bytes behind its sound are nothing that is known: not read"))
 
     def kept(self, read_s: Seconds, decoding: containers.Decoding) -> None:
         """After decoding to the end: what was expected with what was read."""
@@ -247,6 +252,18 @@ def probe_audio(source: Source, name: str | None = None) -> AudioInfo:
         return AudioInfo(_believed(length_s, source, name), *form, kind.name)
 
 
+def probe_form(source: Source, name: str | None = None) -> tuple[int, int]:
+    """Samples per second and channels alone, which costs less than to know how long a clip is."""
+    label = _label(source, name)
+    with _opened(source, name) as (file, kind):
+        try:
+            rate, channels, _ = _facts(source, file, Part(kind), label)
+        except AudioError:  # Its header may need to be put right first.
+            rate, channels, _ = _facts(source, file, _contents(file, kind).parts[0], label)
+        _check_form(rate, channels, label)
+        return rate, channels
+
+
 def _facts(source: Source, file: BinaryIO, part: Part, label: str) -> tuple[int, int, Seconds | None]:
     """Rate, channels and, where it is said, the length of a part."""
     if part.kind.libsndfile:
@@ -280,6 +297,10 @@ def _contents(file: BinaryIO, kind: Kind) -> Contents:
         return chunks.aiff_contents(file, kind, size)
     if kind.name == "AU":
         return chunks.au_contents(file, kind, size)
+    if kind.name == "CAF":
+        return chunks.caf_contents(file, kind, size)
+    if kind.name == "NIST SPHERE":
+        return chunks.sphere_contents(file, kind, size)
     if kind.name == "MP3":
         return mpeg.mpeg_contents(all_bytes(file, size), 0, size)
     if kind.name == "FLAC":
@@ -365,6 +386,8 @@ def _soundfile_blocks(
             if skip:
                 opened.seek(read)
                 skip = False
+            if kind.name == "FLAC":  # What stands behind the last frame would be an error.
+                block_frames = min(block_frames, opened.frames - read)
             block_SC = opened.read(block_frames, dtype="float32", always_2d=True)
         except soundfile.LibsndfileError as error:
             reason = _libsndfile_reason(error)
@@ -406,6 +429,16 @@ def _opened(source: Source, name: str | None) -> Iterator[tuple[BinaryIO, Kind]]
             raise AudioError(
                 f"{label}: is no audio file we know (starts with {head[:8].hex(' ')}); "
                 "expected WAV, FLAC, Ogg, Opus, MP3, M4A, WebM or G.722 (raw samples: give them a header first)"
+            )
+        if kind.name == signatures.LATER_PIECE:
+            raise AudioError(
+                f"{label}: is a later piece of a recording that was made in pieces, as browsers do, and only the first one says"
+                " how to decode it; join the pieces in their order into one file"
+            )
+        if kind.name == "NIST SPHERE" and b"shorten" in head[:1024]:
+            raise AudioError(
+                f"{label}: is NIST SPHERE compressed with shorten, which is not decoded here; convert it: sph2pipe -f wav"
+                " IN.sph OUT.wav"
             )
         yield file, kind
 

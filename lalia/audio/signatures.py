@@ -23,6 +23,9 @@ _NOT_AUDIO = frozenset(
 )
 
 RAW_G722 = "G.722"
+LATER_PIECE = "later piece"
+"""Of a recording that was made in pieces: without the header that says what it is."""
+_LARGEST_BLOCK = 1 << 16
 G722_BYTES_PER_SECOND = 8_000
 
 
@@ -32,6 +35,7 @@ _MAGIC = (
     (b"RIFF", 0, Kind("WAV", "wav", True)),
     (b"RIFX", 0, Kind("WAV", "wav", True)),
     (b"RF64", 0, Kind("RF64", "wav", True)),
+    (b"BW64", 0, Kind("RF64", "wav", True)),
     (b"riff\x2e\x91\xcf\x11", 0, Kind("W64", "w64", True)),
     (b"FORM", 0, Kind("AIFF", "aiff", True)),
     (b".snd", 0, Kind("AU", "au", True)),
@@ -40,9 +44,20 @@ _MAGIC = (
     (b"Creative Voice File", 0, Kind("VOC", "voc", True)),
     (b"ftyp", 4, Kind("MP4", "mov", False)),
     (b"moov", 4, Kind("MP4", "mov", False)),
+    (b"mdat", 4, Kind("MP4", "mov", False)),
+    (b"wide", 4, Kind("MP4", "mov", False)),
+    (b"moof", 4, Kind(LATER_PIECE, "", False)),
+    (b"styp", 4, Kind(LATER_PIECE, "", False)),
+    (b"\x1f\x43\xb6\x75", 0, Kind(LATER_PIECE, "", False)),
     (b"\x1aE\xdf\xa3", 0, Kind("WebM", "matroska", False)),
     (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", 0, Kind("WMA", "asf", False)),
     (b"#!AMR", 0, Kind("AMR", "amr", False)),
+    (b"\0\0\1\xba", 0, Kind("MPEG-PS", "mpeg", False)),
+    (b"FLV\1", 0, Kind("FLV", "flv", False)),
+    (b"wvpk", 0, Kind("WavPack", "wv", False)),
+    (b"MAC ", 0, Kind("Monkey's Audio", "ape", False)),
+    (b"TTA1", 0, Kind("True Audio", "tta", False)),
+    (b"ajkg", 0, Kind("Shorten", "shn", False)),
 )
 _RIFF_FORMS = {b"WAVE": None, b"AVI ": Kind("AVI", "avi", False)}
 _PICTURES = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1", b"avif", b"avis", b"crx ")
@@ -79,9 +94,16 @@ def recognise(head: bytes, suffix: str, size: int) -> Kind | None:
         return None
     if head[4:8] == b"ftyp" and head[8:12] in _PICTURES:
         return None
+    if head[:4] == b"OggS" and len(head) > 5 and not head[5] & 2:
+        return Kind(LATER_PIECE, "", False)
     for magic, offset, kind in _MAGIC:
         if head.startswith(magic, offset):
             return kind
+    if _is_block(head):
+        return Kind(LATER_PIECE, "", False)
+    for at, packet in ((0, 188), (4, 192)):  # as broadcast, and as camcorders write it
+        if len(head) > at + 2 * packet and head[at] == head[at + packet] == head[at + 2 * packet] == 0x47:
+            return Kind("MPEG-TS", "mpegts", False)
     start = after_id3(head)
     if start and start >= len(head):  # a tag with a cover picture larger than what we look at
         return Kind("MP3", "mp3", True) if start < size else None
@@ -94,6 +116,20 @@ def recognise(head: bytes, suffix: str, size: int) -> Kind | None:
     if suffix == ".g722" and head and not _is_text(head):
         return Kind(RAW_G722, "g722", False)
     return None
+
+
+def _is_block(head: bytes) -> bool:
+    """Whether WebM blocks of one track stand in a row: a piece of a recording that begins within a cluster."""
+    at = 0
+    for _ in range(3):
+        if len(head) < at + 16 or head[at] != 0xA3 or not head[at + 1]:
+            return False
+        width = 9 - head[at + 1].bit_length()
+        length = int.from_bytes(head[at + 1 : at + 1 + width], "big") & (1 << 7 * width) - 1
+        if not 4 < length < _LARGEST_BLOCK or head[at + 1 + width] & 0xF0 != 0x80:
+            return False
+        at += 1 + width + length
+    return True
 
 
 def _chained(head: bytes, start: int, size: int, frame_bytes: Callable[[bytes, int], int]) -> bool:

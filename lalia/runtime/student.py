@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lalia.audio.channels import EACH
-from lalia.audio.reading import AudioError, Note, Source, Tell, ignore, probe_audio, read_blocks
+from lalia.audio.reading import AudioError, Note, Source, Tell, ignore, probe_form, read_blocks
 from lalia.cards import read_card
 from lalia.decoding.greedy import Word, collapse, peaks, transcript, words
 from lalia.decoding.growing import PAUSE_S, Growing
@@ -140,7 +140,7 @@ class Student:
         if channels != EACH or isinstance(source, np.ndarray):
             blocks = _blocks(source, name, tell, channels)
             return (yield from self._steps(blocks, voice, jobs, decoder))
-        count = probe_audio(source, name).channels
+        _, count = probe_form(source, name)
         if count == 1:
             return (yield from self._steps(_blocks(source, name, tell, None), voice, jobs, decoder))
         tracks, heard = [Track() for _ in range(count)], []

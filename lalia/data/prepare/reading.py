@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from lalia.audio.channels import CROSS_TALK, EACH, compare, is_same
-from lalia.audio.reading import AudioError, AudioInfo, Note, probe_audio, read_audio, read_blocks
+from lalia.audio.reading import AudioError, Note, probe_form, read_audio, read_blocks
 from lalia.audio.writing import flac_bytes
 from lalia.data.prepare.clips import Clip, Dropped, Noted
 from lalia.data.prepare.music import is_music, likeness
@@ -78,7 +78,7 @@ class Reader:
         self._notes: list[Note] = []
         self._voice = VoiceActivity()
         self._opened: Clip | None = None
-        self._info = AudioInfo(0.0, 0, 0, "")
+        self._rate, self._channels = 0, 0  # of that file
         self._waves: dict[int | None, np.ndarray] = {}  # of the file decoded last, by channel
 
     def read(self, clip: Clip) -> Iterator[Made | Dropped | Noted]:
@@ -111,7 +111,7 @@ class Reader:
         """Make the file of ``clip`` the one that is read."""
         if self._opened is None or clip.path != self._opened.path or clip.data is not self._opened.data:
             self._opened, self._waves = None, {}
-            self._info = probe_audio(_source(clip), clip.path)
+            self._rate, self._channels = probe_form(_source(clip), clip.path)
             self._opened = clip
 
     def _sides(self, clip: Clip) -> list[Clip]:
@@ -120,13 +120,13 @@ class Reader:
             return [clip]
         if self.choice != EACH:
             return [replace(clip, channel=self.choice)]
-        if self._info.channels == 1:
+        if self._channels == 1:
             return [clip]
         if clip.text:
-            found = f"has a label and {self._info.channels} channels, and nothing says which of them its words are on: mixed"
+            found = f"has a label and {self._channels} channels, and nothing says which of them its words are on: mixed"
             self._notes.append(Note("label of the mix", f"{found}; --columns channel=NAME names the column that does"))
             return [clip]
-        numbers = range(1, self._info.channels + 1)
+        numbers = range(1, self._channels + 1)
         ids, speakers = f"{clip.id}-", f"{clip.speaker or clip.id}-"
         return [replace(clip, id=f"{ids}{n}", speaker=f"{speakers}{n}", channel=n - 1) for n in numbers]
 
@@ -224,7 +224,7 @@ class Reader:
             "split": clip.split,
             "duration_s": to_seconds(len(wave_S)),
             "source": clip.source,
-            "original_rate": self._info.rate,
+            "original_rate": self._rate,
             **vars(quality),
         }
         side = None if clip.channel is None else (readable(clip.path), clip.channel)
