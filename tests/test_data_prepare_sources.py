@@ -242,6 +242,23 @@ def test_hub_streams_local_folders_in_the_same_layouts(tmp_path: Path) -> None:
         listing(f"hub:{tmp_path / 'nowhere'}", tmp_path)
 
 
+def test_hub_rows_without_text_are_held_out_as_well(tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
+    for number in range(40):
+        save(tmp_path / "set" / f"{number:02d}.wav", voiced(number, 0.1))
+
+    def splits(start: int = 0, **options: float) -> list[str]:
+        found = listing(f"hub:{tmp_path / 'set'}", tmp_path, **options)
+        return [clip.split for stream in found.streams for clip in stream.clips(start) if isinstance(clip, Clip)]
+
+    whole = splits(dev_percent=5.0, test_percent=5.0)
+    assert len(whole) == 40 and Counter(whole) == {"train": 36, "dev": 2, "test": 2}
+    assert set(whole[:20]) == set(whole[20:]) == {"train", "dev", "test"}, "a dataset of few rows has some too"
+    assert splits(7, dev_percent=5.0, test_percent=5.0) == whole[7:], "a stream goes on from any row"
+    assert Counter(splits(dev_percent=2.0, test_percent=0.0))["test"] == 0
+    assert set(splits(dev_percent=0.0, test_percent=0.0)) == {"train"}
+
+
 def test_splits_keep_speakers_and_sentences_apart_where_that_is_possible() -> None:
     def clips(speakers: int, sentences: int) -> list[Clip]:
         return [
