@@ -16,19 +16,52 @@ from lalia.training.settings import require, require_corpora
 
 RECOGNISER = "recogniser"
 ABOUT = {
-    "fit": "Distil a recogniser into a smaller one, on unlabelled audio and on labels where there are some. "
-    "Example: lalia distill fit --config configs/distill/nano.yaml --data.corpus data/demo --data.language ita "
-    "--teacher runs/italian/recogniser --out runs/student. "
-    "The same command again continues the run in --out; the student ends in RUN/recogniser.",
-    "prune": "Take out of a recogniser what it needs least: learned gates on heads, feed-forward units and convolution channels "
-    "under a target size, really cut, then healed by distillation. "
-    "Example: lalia distill prune --config configs/distill/prune-nano.yaml --data.corpus data/demo "
-    "--data.language ita --teacher runs/italian/recogniser --out runs/pruned. "
-    "The same command again continues the run in --out; the recogniser ends in RUN/recogniser.",
-    "export": "Turn a recogniser into a student folder: one int8 ONNX file, run on held-out clips and measured beside its float "
-    "self and its teacher. Written only if it keeps its budget. "
-    "Example: lalia distill export --recogniser runs/student/recogniser --teacher runs/italian/recogniser "
-    "--data.corpus data/demo --data.language ita --out students/italian.",
+    "fit": """\
+Distil a recogniser into a smaller one, on unlabelled audio and on labels where there are some; it ends in RUN/recogniser.
+
+  lalia distill fit --config configs/distill/nano.yaml --teacher runs/italian/recogniser --data.corpus data/demo --out runs/small
+
+The language is the teacher's. The same command again continues the run in --out. Then: lalia distill export.
+
+used most
+  --config FILE          the student's size and schedule: configs/distill/nano.yaml, streaming-nano.yaml, …
+  --teacher FOLDER       the recogniser to learn from, or its run
+  --data.corpus CORPUS   made by lalia prepare; repeat it for several
+  --data.language CODE   another language than the teacher's
+  --out RUN              the folder this run is kept in
+  --schedule.minutes N   how long; or --schedule.steps N
+""",
+    "prune": """\
+Take out of a recogniser what it needs least, then heal it by distillation; it ends in RUN/recogniser.
+
+  lalia distill prune --config configs/distill/prune-nano.yaml --data.corpus data/demo --teacher runs/italian/recogniser \\
+      --out runs/pruned
+
+Gates on heads, feed-forward units and convolution channels learn under a target size what can go, and it is really cut. The
+language is the teacher's. The same command again continues the run in --out.
+
+used most
+  --teacher FOLDER       the recogniser to cut, or its run
+  --data.corpus CORPUS   made by lalia prepare; repeat it for several
+  --out RUN              the folder this run is kept in
+  --schedule.minutes N   how long; or --schedule.steps N
+""",
+    "export": """\
+Turn a recogniser into a student folder, one int8 ONNX file and what it needs, if it keeps its budget.
+
+  lalia distill export --recogniser runs/student/recogniser --teacher runs/italian/recogniser --data.corpus data/demo \\
+      --out students/italian
+
+The file is run on held-out clips and measured beside its float self and its teacher. The language is the recogniser's.
+Exit status 1: the budget was missed, and OUT.refused.json says why.
+
+used most
+  --recogniser FOLDER    what to export, or its run
+  --data.corpus CORPUS   with held-out labelled clips
+  --teacher FOLDER       to measure beside it
+  --out STUDENT          the folder to write
+  --gate.speed N, --gate.float_ratio N, --gate.teacher_ratio N    the budget
+""",
 }
 
 

@@ -16,19 +16,31 @@ from lalia.runtime.integrity import find_made
 from lalia.training.settings import require, require_corpora
 
 ABOUT = {
-    "check": "Say in seconds whether a corpus is fit to train on, and what to mend. "
-    "Example: lalia finetune check data/demo --language ita --html check.html.",
-    "fit": "Fine-tune an encoder on labelled audio with CTC. "
-    "Example: lalia finetune fit --config configs/finetune/nano.yaml --data.corpus data/demo --data.language ita "
-    "--labels.minutes 10 --encoder nano-multilingual --out runs/italian. "
-    "The same command again continues the run in --out; the recogniser ends in RUN/recogniser. What neither config nor flags say "
-    "is chosen by the hours of labels and printed.",
-    "lm": "Make a language model of the run's labels and of any text, tune it, and say what it brings and costs. "
-    "Example: lalia finetune lm runs/italian talks.txt.",
-    "eval": "Say how well the recogniser of a run does and where it errs, on the terminal and as a page with clips to hear. "
-    "Example: lalia finetune eval runs/italian.",
-    "fold": "Make a plain recogniser of one language of a recogniser with adapters, to be distilled and exported. "
-    "Example: lalia finetune fold --recogniser runs/swahili/recogniser --language swh --out runs/swahili-alone.",
+    "check": "Say in seconds whether a corpus is fit to train on, and what to mend.",
+    "fit": """\
+Fine-tune an encoder on labelled audio with CTC; the recogniser ends in RUN/recogniser, what runs without torch in RUN/student.
+
+  lalia finetune fit --encoder nano-multilingual --data.corpus data/demo --data.language ita --out runs/italian
+  lalia finetune fit --encoder runs/encoder/encoder --data.corpus data/demo --data.language ita --labels.minutes 10 --out runs/ten
+
+What neither --config nor flags say is chosen by the hours of labels and printed. The same command again continues the run.
+
+used most
+  --encoder FOLDER       nano-multilingual, which comes along, or what lalia pretrain fit or lalia convert made
+  --data.corpus CORPUS   made by lalia prepare; repeat it for several
+  --data.language CODE   only clips in this language (ISO 639-3)
+  --out RUN              the folder this run is kept in
+  --labels.minutes N     of labels to learn from (0: all)
+  --schedule.steps N     how long, where it is not chosen
+  --recogniser FOLDER    go on from this recogniser; with --mode adapter add a language to it
+""",
+    "lm": "Make a language model of the run's labels and of any text, tune it, and say what it brings and costs.",
+    "eval": "Say how well the recogniser of a run does and where it errs, on the terminal and as a page with clips to hear.",
+    "fold": """\
+Make a plain recogniser of one language of a recogniser with adapters, to be distilled and exported.
+
+  lalia finetune fold --recogniser runs/swahili/recogniser --language swh --out runs/swahili-alone
+""",
 }
 
 

@@ -54,8 +54,10 @@ def run_stage(
     """
     program, words = f"lalia {stage}", list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help"):
+        width = max(map(len, about))
         for verb, told in about.items():
-            print(f"{program} {verb}: {told}")
+            print(f"{program} {verb:{width}}   {told.splitlines()[0]}")
+        print(f"\n{program} VERB --help: examples, the flags used most, and every setting")
         return 0 if words else 2
 
     def begin() -> int:

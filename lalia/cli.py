@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from lalia import __version__
 from lalia.arguments import Parser, positive
 from lalia.exits import STATUSES, UserError, run
-from lalia.stages import STAGES, run_stage
+from lalia.stages import STAGES, enter
 
 if TYPE_CHECKING:
     from lalia.data.corpus import Corpus
@@ -28,7 +28,14 @@ lalia: from raw audio in any language to a small speech recogniser that runs on 
   lalia convert hf:wav2vec2-xls-r-300m encoders/xls-r    weights from and to transformers, fairseq and fairseq2
   lalia pretrain fit …, finetune fit …, distill fit …    train an encoder, a recogniser, a student: lalia STAGE --help
 """
-_PREPARE = "Make a corpus (16 kHz mono FLAC, languages, labels, splits) from raw audio."
+_PREPARE = """\
+Make a corpus (16 kHz mono FLAC, languages, labels, splits) from raw audio.
+
+  lalia prepare recordings/ --language swh --out data/mine      audio of any kind, with or without transcripts beside it
+  lalia prepare clips.tsv --columns audio=path,text=sentence --language isl --out data/isl
+  lalia prepare calls/ --channels each --out data/calls         a telephone call's two sides as two speakers
+  lalia prepare demo --out data/demo                            prompts in five languages, to try everything with
+"""
 _CONVERT = """\
 Make an encoder or a recogniser of a peer's wav2vec 2.0 weights, and the other way round.
 
@@ -39,7 +46,13 @@ Make an encoder or a recogniser of a peer's wav2vec 2.0 weights, and the other w
 
 Logits stay the same. A pretrained model's quantizer comes along: lalia pretrain fit --encoder goes on from it.
 """
-_INSPECT = "Say what a folder is (corpus, encoder, recogniser, student, run), what it holds and where it comes from."
+_INSPECT = """\
+Say what a folder is (corpus, encoder, recogniser, student, language model, run), what it holds and where it comes from.
+
+  lalia inspect my-student                        its facts, and the tree of all that it is made of
+  lalia inspect corpora/demo                      hours by language and split, lengths and quality
+  lalia inspect corpora/demo --html corpus.html   a page with histograms and clips to hear
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,16 +63,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: list[str]) -> int:
     if argv and argv[0] in STAGES:  # each parses what it is given itself
-        return run_stage(argv[0], argv[1:])
+        return enter(argv[0], argv[1:])
     parser = Parser(prog="lalia", description=_ABOUT, epilog=STATUSES)
     parser.add_argument("--version", action="version", version=f"lalia {__version__}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    parsers = {name: verbs.add_parser(name, help=verb.help) for name, verb in _VERBS.items()}
+    parsers = {name: verbs.add_parser(name, help=verb.help) for name, verb in VERBS.items()}
     for stage, about in STAGES.items():
         verbs.add_parser(stage, help=about)
     named = next((argument for argument in argv if not argument.startswith("-")), "")
-    if named in _VERBS:  # what a verb takes is declared where the verb is, and loaded where it is asked for
-        _VERBS[named].declare(parsers[named])
+    if named in VERBS:  # what a verb takes is declared where the verb is, and loaded where it is asked for
+        VERBS[named].declare(parsers[named])
 
     if not argv:
         parser.print_help(sys.stderr)
@@ -141,7 +154,7 @@ class _Verb(NamedTuple):
     declare: Callable[[Parser], None]
 
 
-_VERBS = {
+VERBS = {
     "transcribe": _Verb("audio to text", _transcribe),
     "evaluate": _Verb("error rates on a corpus", _evaluate),
     "lm": _Verb("a language model from text", _lm),

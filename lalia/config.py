@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
+from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter, set_parsing_settings
 
 from lalia.cards import write_text
 from lalia.exits import STATUSES, UserError
@@ -24,6 +24,13 @@ from lalia.stages import shipped_file
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 S = TypeVar("S")
+
+
+class _Help(DefaultHelpFormatter):
+    """Jsonargparse's help, with the lines of a description as they are written."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "".join(indent + line for line in text.splitlines(keepends=True))
 
 
 def load(schema: type[S], argv: Sequence[str], program: str, about: str) -> S:
@@ -54,7 +61,10 @@ def stated(schema: type, argv: Sequence[str]) -> set[str]:
 
 
 def _parser(schema: type, program: str, about: str) -> ArgumentParser:
-    parser = ArgumentParser(prog=program, description=about, epilog=STATUSES, exit_on_error=False, allow_abbrev=False)
+    parser = ArgumentParser(
+        prog=program, usage=f"{program} [--config FILE] [--SETTING VALUE …]", description=about, epilog=STATUSES,
+        exit_on_error=False, allow_abbrev=False, formatter_class=_Help,
+    )  # fmt: skip
     parser.add_argument("--config", action="config", help="YAML file of settings; flags after it win")
     parser.add_class_arguments(schema, None)
     return parser

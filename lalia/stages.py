@@ -21,7 +21,7 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 """The folder that the package ``lalia`` is in: the checkout, where the install is an editable one."""
 
 
-def run_stage(stage: str, argv: Sequence[str]) -> int:
+def enter(stage: str, argv: Sequence[str]) -> int:
     """What ``python -m STAGE VERB …`` does in the checkout, from any folder; the exit status.
 
     A ``UserError`` where this install has no stages, or a package is missing that they need.

@@ -12,13 +12,38 @@ from lalia.training.settings import DataSettings, require, require_corpora
 from pretrain.config import PretrainSettings
 
 ABOUT = {
-    "plan": "Say what a run will take: memory by part, how its batch is cut, steps, passes and time. "
-    "Example: lalia pretrain plan --config configs/pretrain/nano.yaml --data.corpus data/demo --plan.memory_gb 8.",
-    "fit": "Pretrain an encoder on unlabelled audio by wav2vec 2.0's contrastive objective. "
-    "Example: lalia pretrain fit --config configs/pretrain/nano.yaml --data.corpus data/demo --out runs/encoder. "
-    "The same command again continues the run in --out; the encoder ends in RUN/encoder.",
-    "probe": "Say in minutes what encoders have learned: language, speaker and letters from every frozen layer, beside log-mel. "
-    "Example: lalia pretrain probe runs/encoder/encoder data/demo --out probe.html",
+    "plan": """\
+Say what a run will take: memory by part, how its batch is cut, steps, passes and time. It takes the settings of fit.
+
+  lalia pretrain plan --config configs/pretrain/nano.yaml --data.corpus data/demo
+  lalia pretrain plan --config configs/pretrain/base.yaml --data.corpus data/mine --plan.memory_gb 24
+
+used most
+  --config FILE          the settings of a size: configs/pretrain/nano.yaml, base.yaml, …
+  --data.corpus CORPUS   made by lalia prepare; repeat it for several
+  --plan.memory_gb N     of one device
+""",
+    "fit": """\
+Pretrain an encoder on unlabelled audio by wav2vec 2.0's contrastive objective; it ends in RUN/encoder.
+
+  lalia pretrain fit --config configs/pretrain/nano.yaml --data.corpus data/demo --schedule.minutes 60 --out runs/encoder
+  lalia pretrain fit --config configs/pretrain/nano.yaml --data.corpus data/mine --encoder nano-multilingual --out runs/mine
+
+The same command again continues the run in --out.
+
+used most
+  --config FILE          the settings of a size: configs/pretrain/nano.yaml, base.yaml, …
+  --data.corpus CORPUS   made by lalia prepare; repeat it for several
+  --out RUN              the folder this run is kept in
+  --schedule.minutes N   how long; or --schedule.steps N
+  --encoder FOLDER       go on from this encoder
+  --hardware.devices N   processes, or GPUs, on this machine (docs/hardware.md)
+""",
+    "probe": """\
+Say in minutes what encoders have learned: language, speaker and letters from every frozen layer, beside log-mel.
+
+  lalia pretrain probe runs/encoder/encoder data/demo --out probe.html
+""",
 }
 
 

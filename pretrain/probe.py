@@ -33,7 +33,7 @@ from pretrain.questions import BASELINE, Probe, Questions
 
 def arguments(program: str, about: str, argv: Sequence[str]) -> argparse.Namespace:
     """ENCODER… CORPUS and options; a ``UserError`` where they make no sense."""
-    parser = Parser(prog=program, description=about, formatter_class=argparse.HelpFormatter)
+    parser = Parser(prog=program, description=about)
     parser.add_argument("paths", nargs="+", metavar="ENCODER… CORPUS", help="encoder folders to compare, then a corpus")
     parser.add_argument("--out", help="page with table and plots (.html) or the numbers alone (.json)")
     parser.add_argument("--language", default="", help="language of the letters; default: the one with most labels")

@@ -89,6 +89,11 @@ def test_languages_of_a_model() -> None:
 
 def test_languages_taken(capsys: pytest.CaptureFixture[str]) -> None:
     assert languages_taken(None, ["ita"], ["rus"], "m", "c") == []  # one language needs no choice
+    assert (
+        capsys.readouterr().err == "lalia: m is of ita (Italian), and c is of rus: its clips are taken all the same\n"
+    )
+    assert languages_taken(None, ["ita"], ["und"], "m", "c") == languages_taken(None, [], ["rus"], "m", "c") == []
+    assert languages_taken(None, ["swh"], ["swa"], "m", "c") == []
     assert languages_taken(None, ["ita"], ["ita", "und"], "m", "c", unknown=True) == ["ita", "und"]
     assert languages_taken([], ["ita"], ["ita", "rus"], "m", "c") == []
     assert capsys.readouterr().err == ""

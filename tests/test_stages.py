@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 from lalia import cli, stages
 
 ROOT = Path(__file__).parents[1]
+VERBS = {stage: about.partition(": ")[2].split(", ") for stage, about in stages.STAGES.items()}
 
 
 def typed(folder: Path, *argv: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -46,7 +48,7 @@ def test_a_stage_is_the_same_by_both_names(stage: str, tmp_path: Path) -> None:
     module = subprocess.run([sys.executable, "-m", stage, "--help"], cwd=ROOT, capture_output=True, text=True)
     ended = typed(tmp_path, stage, "--help")
     assert (ended.returncode, ended.stdout) == (0, module.stdout)
-    verbs = [line.split()[2].rstrip(":") for line in ended.stdout.splitlines() if line.startswith(f"lalia {stage} ")]
+    verbs = [line.split()[2] for line in ended.stdout.splitlines() if line.startswith(f"lalia {stage} ")][:-1]
     assert stages.STAGES[stage].partition(": ")[2] == ", ".join(verbs)
 
 
@@ -73,3 +75,23 @@ def test_a_missing_package_is_one_line(tmp_path: Path) -> None:
     ended = typed(tmp_path, "distill", "fit", PYTHONPATH=str(tmp_path))
     assert ended.returncode == 2 and ended.stderr.count("\n") == 1
     assert "distill needs the package no_such_package, which is missing; run: pip install -e" in ended.stderr
+
+
+@pytest.mark.parametrize("verb", [*cli.VERBS, *((stage, verb) for stage, verbs in VERBS.items() for verb in verbs)])
+def test_the_examples_of_help_are_what_its_verb_takes(
+    verb: str | tuple[str, str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Help begins with what the verb does, and examples in which every flag is one of its own."""
+    monkeypatch.setenv("COLUMNS", "200")
+    words = [verb] if isinstance(verb, str) else list(verb)
+    with pytest.raises(SystemExit):
+        cli.main([*words, "--help"])
+    told = capsys.readouterr().out
+    known = set(re.findall(r"--[\w.-]+", told.split("\noptions:")[1]))
+    examples = re.findall(rf"^  (lalia {' '.join(words)} .*(?:\\\n.*)?)", told, re.MULTILINE)
+    assert examples, "no example"
+    for example in examples:
+        typed = re.sub(r"\s{3,}.*", "", example.replace("\\\n", ""))
+        assert set(re.findall(r"(?<!\S)--[\w.-]+", typed)) <= known, typed
+        for config in re.findall(r"--config (\S+)", typed):
+            assert (ROOT / config).is_file()

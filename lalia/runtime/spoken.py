@@ -50,11 +50,15 @@ def languages_taken(
     """
     if asked is not None:
         return meant(asked, there)
-    if len(there) < 2:
-        return []
     names, spoken = ", ".join(sorted(there)), " and ".join(map(_named, own))
     taken = [code for code in dict.fromkeys(meant(own, there)) if code in there]
-    if not own:
+    if len(there) < 2:
+        strange = bool(own) and not taken and UNKNOWN not in there
+        taken, told = (
+            [],
+            f"{model} is of {spoken}, and {corpus} is of {names}: its clips are taken all the same" if strange else "",
+        )
+    elif not own:
         told = f"{model} does not say its language: clips of {names} are taken ({flag} CODE: one)"
     elif not taken:
         raise UserError(f"{corpus}: holds {names}, and {model} is of {spoken}; say {flag} CODE to take one")
