@@ -105,6 +105,8 @@ def test_what_a_channel_only_picks_up_is_left_out() -> None:
     assert converse([said(("ciao", 0.5, 1.0)), said(("ciao", 0.5, 1.0))], [heard((0, 2)), picked_up]) == said(
         ("ciao", 0.5, 1.0), channel=1
     )
+    soft = [heard((0, 4), level=0.2), heard((1, 2), level=0.02)]  # on a clean line, while the other goes on
+    assert len(converse([said(("ma", 0.5, 1.0)), said(("si", 1.2, 1.5))], soft)) == 2
     near = heard((0, 2), (4, 5), level=0.05)  # a quarter of the power: no cross-talk
     assert len(converse([said(("ciao", 0.5, 1.0)), said(("ciao", 0.5, 1.0))], [heard((0, 2)), near])) == 2
 

@@ -3,8 +3,9 @@
 Legend: S samples, C channels, P points (samples far enough apart to judge by), T frames of 25 ms.
 
 - A channel that was asked for is taken as it is.
-- Where each is wanted by itself, speech belongs to the channel that it is loudest on: what is ten times as strong on another
-  is that one's cross-talk. Channels that hold the same sound (a mono recording, saved as stereo) are one.
+- Where each is wanted by itself, speech belongs to the channel that it is loudest on. What has ten times the power on another is
+  that one's cross-talk, if the channel usually holds so little while the other speaks: who really speaks softly into a clean
+  channel is heard. Channels that hold the same sound (a mono recording, saved as stereo) are one.
 - Otherwise the channels are averaged. A dead channel halves the level and changes nothing else: a gain that depends on which
   channels sound would jump within a recording.
 - A second in which the channels cancel each other is taken from its louder channel alone. Swapped wires in one plug of a
@@ -33,8 +34,6 @@ CANCELS = 0.25
 or one dead channel, 0 for R = -L."""
 SOUND = 1e-7
 """Mean square (-70 dB) of the differences between points, below which a second is silent."""
-CROSS_TALK = 10.0
-"""How many times the power another channel has where this one only picks it up."""
 FADE_S: Seconds = 0.01
 
 _POINTS = 4000  # a second; judging by some of the samples costs a tenth of judging by all
@@ -49,6 +48,9 @@ _OFTEN, _SOMETIMES = 0.2, 0.05  # shares of the loud frames in which a channel i
 _LIVELY = 0.5  # standard deviation of log10 power: speech comes and goes, the noise of a line does not
 _ALIKE = 0.5  # correlation of log10 powers, from which two channels come and go together
 _MIX = -1
+_CROSS_TALK = 0.1  # of another channel's power: at most that is picked up from it, not said here,
+_USUAL = 8.0  # and at most so many times what this channel holds in the quieter fifth of the time in which the other is loud:
+_LOUD_PART = 0.1  # from this part of the power that it passes in a twentieth of the time.
 _SAME = 0.9  # squared correlation, from which a second of two channels is the same sound,
 _NEARLY_ALL = 0.99  # in so many of the seconds that are no pause:
 _PAUSE = 1e-3  # of the loudest second's power, the noise of a line or less,
@@ -150,6 +152,14 @@ class Mixer:
         louder = int(np.argmax(powers_C >= powers_C.max() / _CLEARLY))
         self._taken[louder] += 1
         return louder
+
+
+def cross_talk(own_T: np.ndarray, other_T: np.ndarray) -> float:
+    """The share of another channel's power, up to which a channel only picks it up; from the powers of all frames of both."""
+    loud_T = other_T >= max(SOUND, _LOUD_PART * float(np.percentile(other_T, 95))) if len(other_T) else other_T > 0
+    if not loud_T.any():
+        return 0.0
+    return min(_CROSS_TALK, _USUAL * float(np.percentile(own_T[loud_T] / other_T[loud_T], 20)))
 
 
 def compare(one_S: np.ndarray, other_S: np.ndarray, rate: int) -> np.ndarray:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from lalia.audio.channels import CROSS_TALK, compare, is_same
+from lalia.audio.channels import compare, cross_talk, is_same
 from lalia.decoding.greedy import Word
 from lalia.units import SAMPLE_RATE, Samples, Seconds
 
@@ -27,6 +27,7 @@ class Track:
     def __init__(self) -> None:
         self._powers: list[np.ndarray] = []
         self._points: list[np.ndarray] = []
+        self._shares: dict[Track, float] = {}
 
     def listen(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """Pass ``blocks`` of a wave (float32, 16 kHz) on."""
@@ -41,8 +42,17 @@ class Track:
             waiting_S = waiting_S[whole:]
             yield block_S
 
-    def power(self, word: Word) -> float:
-        """Mean square of the channel around a word."""
+    def picks_up(self, word: Word, others: Iterable[Track]) -> bool:
+        """Whether a word was said on one of the other channels, and is only cross-talk here."""
+        here = self._power(word)
+        return any(here < self._cross_talk(other) * other._power(word) for other in others)
+
+    def _cross_talk(self, other: Track) -> float:
+        if other not in self._shares:
+            self._shares[other] = cross_talk(self._joined(self._powers), self._joined(other._powers))
+        return self._shares[other]
+
+    def _power(self, word: Word) -> float:
         powers_T = self._joined(self._powers)
         first = max(0, int((word.start_s - _AROUND_S) * SAMPLE_RATE / _FRAME))
         last = max(first + 1, round((word.end_s + _AROUND_S) * SAMPLE_RATE / _FRAME))
@@ -68,8 +78,8 @@ def repeated(tracks: Sequence[Track]) -> list[int]:
 def converse(words_C: Sequence[Sequence[Word]], tracks: Sequence[Track]) -> list[Word]:
     """The words of all channels, each with its channel from 1, phrase by phrase in the order in which they begin.
 
-    A word that is ten times as strong on another channel was said there, and only picked up here, and is left out here. So are
-    the words of channels that repeat another.
+    A word that a channel only picks up from another is left out (``lalia.audio.channels``), and so are those of a channel that
+    repeats another.
     """
     phrases: list[list[Word]] = []
     left_out = repeated(tracks)
@@ -77,11 +87,7 @@ def converse(words_C: Sequence[Sequence[Word]], tracks: Sequence[Track]) -> list
         if channel in left_out:
             continue
         others = [other for other in tracks if other is not track]
-        own = [
-            replace(word, channel=channel + 1)
-            for word in words
-            if all(other.power(word) <= CROSS_TALK * track.power(word) for other in others)
-        ]
+        own = [replace(word, channel=channel + 1) for word in words if not track.picks_up(word, others)]
         phrases += _parted(own, PHRASE_S)
     return [word for phrase in sorted(phrases, key=lambda phrase: phrase[0].start_s) for word in phrase]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lalia.audio.channels import CROSS_TALK, EACH, compare, is_same
+from lalia.audio.channels import EACH, compare, cross_talk, is_same
 from lalia.audio.reading import AudioError, Note, probe_form, read_audio, read_blocks
 from lalia.audio.writing import flac_bytes
 from lalia.data.prepare.clips import Clip, Dropped, Noted
@@ -29,6 +29,7 @@ from lalia.units import SAMPLE_RATE, Frames, Samples, Seconds, to_samples, to_se
 ROUNDING_S: Seconds = 0.1  # A segment that passes its recording by more is left out: its text may be another's.
 SHORTEST_S: Seconds = 0.05  # Below that there is not one phone.
 SILENCE = 1e-3  # A peak of -60 dBFS
+_SMOOTHED: Frames = 11  # Cross-talk is judged by a third of a second: syllables are shorter.
 SHORTEST_SOUND_S: Seconds = 0.1  # of a whole clip: less is a click, or nothing but an offset
 SILENT_POWER = 1e-5  # Frames under -50 dBFS that hold no speech are silence; above it, music or noise.
 
@@ -265,13 +266,12 @@ def _one_sound(one: StoredWave, other: StoredWave) -> bool:
 
 def _silence_others(voice_T: np.ndarray, wave: StoredWave, others: list[StoredWave]) -> None:
     """Take out of ``voice_T`` what ``wave`` picks up of other channels."""
-    smooth = np.ones(5) / 5
-    if len(voice_T) < len(smooth):
+    smooth = np.ones(_SMOOTHED) / _SMOOTHED
+    if len(voice_T) < _SMOOTHED:
         return
-    levels_T, *louder = (np.convolve(w.levels(), smooth, mode="same")[: len(voice_T)] for w in (wave, *others))
+    levels_T, *louder = (np.convolve(w.levels(), smooth, mode="same") for w in (wave, *others))
     for other_T in louder:
-        frames = min(len(other_T), len(levels_T))
-        voice_T[:frames][other_T[:frames] > CROSS_TALK * levels_T[:frames]] = 0.0
+        voice_T[levels_T < cross_talk(levels_T, other_T) * other_T] = 0.0
 
 
 def _likeness(wave: StoredWave, first: Frames, wanted_T: np.ndarray) -> np.ndarray:
