@@ -176,8 +176,10 @@ class _Listed:
 
     def add_annotations(self) -> None:
         """Annotation files with a recording that nothing before them names."""
-        recordings = Recordings(self._audio)
         found = [(path, read) for path in self.tree.files if not self._is_taken(path) and (read := reader_of(path))]
+        if not found:
+            return
+        recordings = Recordings(self._audio)
         order = [*ANNOTATIONS.values(), read_elan_export, read_labels]
         entries: list[Clip | Dropped] = []
         forms: list[str] = []
@@ -220,13 +222,13 @@ class _Listed:
         """Every audio file that is left, with its transcript where one lies beside it."""
         root = self.tree.root
         files = [path for path in self._audio if not self._is_taken(path) and not self._is_owned(path)]
-        named = _are_languages(files, root)
+        named, source = _are_languages(files, root), root.resolve().name
         entries = []
         for path in files:
             beside = next(
                 (p for s in TRANSCRIPTS if (p := path.with_suffix(s)).is_file() and not self._is_taken(p)), None
             )
-            entries.append(_recording(path, beside, root, named))
+            entries.append(_recording(path, beside, root, named, source))
             if beside is not None:
                 self._own([], [beside])
         if entries and self.parts:
@@ -310,7 +312,7 @@ def _are_languages(files: list[Path], root: Path) -> bool:
     return bool(folders) and all(find_language(folder) not in (None, UNKNOWN) for folder in folders)
 
 
-def _recording(path: Path, beside: Path | None, root: Path, named: bool) -> Clip | Dropped:
+def _recording(path: Path, beside: Path | None, root: Path, named: bool, source: str) -> Clip | Dropped:
     """A file as a clip, labelled by the transcript ``beside`` it."""
     relative = path.relative_to(root)
     if not path.is_file():  # A link that leads nowhere, or a pipe, which would be waited for without end.
@@ -327,6 +329,6 @@ def _recording(path: Path, beside: Path | None, root: Path, named: bool) -> Clip
         path=str(path),
         language=language or UNKNOWN,
         text=text,
-        source=root.resolve().name,
+        source=source,
         duration_s=path.stat().st_size / BYTES_PER_S,
     )
