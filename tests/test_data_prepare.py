@@ -94,7 +94,7 @@ def test_nothing_fit_is_said_in_one_line(tmp_path: Path, capsys: pytest.CaptureF
         (["empty", "--shortest", "30"], "expected at least 0.1 s"),
         (["empty", "--dev", "40", "--test", "40"], "more than half"),
         (["empty", "--audio", "empty"], "for demo alone"),
-        (["file.xyz"], "is a single file"),
+        (["file.xyz"], "is neither audio nor a file that tells of audio"),
     ],
 )
 def test_wrong_arguments_are_one_line(

@@ -391,3 +391,26 @@ def test_a_folder_called_train_alone_holds_nothing_out(tmp_path: Path) -> None:
     (tmp_path / "set" / "train" / "metadata.csv").write_text(f"file_name,transcription\n{rows}")
     corpus = prepared(tmp_path / "set", tmp_path / "c", language="ita")
     assert {"train", "dev"} <= set(corpus.column("split")), "no folder of dev or test: some of it is held out"
+
+
+def test_one_recording_is_a_source(tmp_path: Path) -> None:
+    for name in ("plain.wav", "told.wav", "noted.wav"):
+        save(tmp_path / name, voiced(len(name), 3.0))
+    (tmp_path / "told.txt").write_text("detto\n")
+    (tmp_path / "noted.srt").write_text("1\n00:00:00,000 --> 00:00:01,000\ndai sottotitoli\n")
+    texts = [
+        prepared(tmp_path / f"{name}.wav", tmp_path / name / "c").column("text") for name in ("plain", "told", "noted")
+    ]
+    assert texts == [[""], ["detto"], ["dai sottotitoli"]]
+    (tmp_path / "a.pdf").write_bytes(b"%PDF-1.4")
+    with pytest.raises(
+        UserError, match="is neither audio nor a file that tells of audio; expected a folder, a recording"
+    ):
+        prepared(tmp_path / "a.pdf", tmp_path / "c")
+
+
+def test_tables_name_files_without_suffix_and_by_backslashes(tmp_path: Path) -> None:
+    save(tmp_path / "clips" / "a.flac", voiced(1))
+    save(tmp_path / "clips" / "b.wav", voiced(2))
+    (tmp_path / "t.csv").write_text("path,sentence\nclips/a,uno\nclips\\b.wav,due\n")
+    assert sorted(prepared(tmp_path / "t.csv", tmp_path / "c").column("text")) == ["due", "uno"]

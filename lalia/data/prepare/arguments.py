@@ -20,6 +20,7 @@ SOURCE is one of
   FOLDER            of anything, at any depth: audio of any name (a.txt beside a.wav is its transcript), releases in the
                     layout of LibriSpeech, Common Voice, FLEURS, LJSpeech or the hub's AudioFolder, tables called manifest or
                     metadata, Kaldi's wav.scp, annotations beside their recordings. What is not used is counted
+  FILE              of audio, with its transcript or annotations where they lie beside it
   FILE.tsv|.csv|.jsonl|.parquet   a table with a column for the audio, and text, language, speaker, split, start, end where known
   FILE.eaf|.TextGrid|.trs|.cha|.srt|.vtt|.ass   annotations of ELAN, Praat, Transcriber or CHAT, or subtitles; also ELAN's
                     tab-delimited export and Audacity's labels (.txt). --tier says which tiers

@@ -72,6 +72,19 @@ def list_annotations(path: Path, read: ReadAnnotations, options: Options, say: S
     return finish_listing(path.stem, [Part(annotated.form, entries, False)], options, path)
 
 
+def list_recording(path: Path, options: Options, say: Say) -> Listing:
+    """One audio file: by the annotations beside it that have its name, else with its transcript, else as it is."""
+    beside = [other for other in _Tree(path.parent, deep=False).files if other.stem == path.stem]
+    for suffix in (*ANNOTATIONS, *TRANSCRIPTS, ".tsv", ".csv"):
+        for other in (other for other in beside if other.suffix.lower() == suffix):
+            if read := reader_of(other):
+                say(f"{path}: read by {other.name}, which lies beside it")
+                return list_annotations(other, read, options, say)
+    text = next((path.with_suffix(suffix) for suffix in TRANSCRIPTS if path.with_suffix(suffix).is_file()), None)
+    clip = _recording(path, text, path.parent, False, path.stem)
+    return finish_listing(path.stem, [Part("recording", [clip], False)], options, path)
+
+
 def list_folder(root: Path, options: Options, work: Path, say: Say) -> Listing:
     """Everything below ``root``: releases of known layouts, tables called manifest or metadata, annotations with their
     recordings, and then every audio file that none of them names, with its transcript where ``a.txt`` lies beside ``a.wav``.

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from lalia.audio.reading import SUFFIXES
+from lalia.audio.signatures import is_audio
 from lalia.data.prepare.clips import Listing
 from lalia.data.prepare.demo import list_demo
 from lalia.data.prepare.listing import finish_listing
@@ -18,8 +20,8 @@ ListSource = Callable[[Path], Listing]
 """Lists a source; may keep files in the work folder that it is given."""
 
 _EXPECTED = (
-    "a folder, a table (.tsv, .csv, .jsonl, .parquet), annotations (.eaf, .TextGrid, .trs, .cha, .srt, .vtt, labels), kaldi:DIR, "
-    "fairseq:FILE, hub:NAME[/CONFIG], or demo"
+    "a folder, a recording, a table (.tsv, .csv, .jsonl, .parquet), annotations (.eaf, .TextGrid, .trs, .cha, .srt, .vtt, "
+    "labels), kaldi:DIR, fairseq:FILE, hub:NAME[/CONFIG], or demo"
 )
 
 
@@ -46,8 +48,10 @@ def open_source(spec: str, options: Options, audio: Path | None, say: Say) -> Li
         return lambda work: folders.list_folder(path, options, work, say)
     if read := folders.reader_of(path):
         return lambda work: folders.list_annotations(path, read, options, say)
+    if path.suffix.lower() in SUFFIXES or is_audio(path):
+        return lambda work: folders.list_recording(path, options, say)
     if path.suffix.lower() not in tables.SUFFIXES:
-        raise UserError(f"{path}: is a single file; expected {_EXPECTED}")
+        raise UserError(f"{path}: is neither audio nor a file that tells of audio; expected {_EXPECTED}")
     name = _named(path.parent) if path.stem in ("manifest", "metadata") else path.stem
     return lambda work: finish_listing(name, [tables.list_table(path, options, say)], options, path)
 

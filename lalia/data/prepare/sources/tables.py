@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from lalia.audio.reading import SUFFIXES as AUDIO
 from lalia.data.prepare.clips import Clip, Dropped
 from lalia.data.prepare.languages import iso_639_3
 from lalia.data.prepare.listing import Part
@@ -25,6 +26,9 @@ SPLIT_NAMES = {
     "train": "train", "training": "train", "other": "train", "validated": "train", "": "train",
     "dev": "dev", "valid": "dev", "validation": "dev", "val": "dev", "eval": "test", "test": "test", "testing": "test",
 }  # fmt: skip
+
+_LIKELY = ("", ".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a")
+"""Suffixes that tables leave out."""
 
 Row = dict[str, Any]
 
@@ -217,7 +221,7 @@ def _ljspeech_file(root: Path, name: str) -> Path | None:
     if not name.strip() or "/" in name:
         return None
     for folder in ("wavs", "wav", "clips", "audio", "."):
-        for suffix in ("", ".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a"):
+        for suffix in _LIKELY:
             path = find_path(root / folder / f"{name.strip()}{suffix}")
             if path.is_file():
                 return path
@@ -239,12 +243,13 @@ _MILLISECONDS = re.compile(r"(?:^|[^a-z.])(?:ms|msec|milliseconds)$")
 
 
 def _file(root: Path, name: str) -> Path:
-    """The file that a table calls ``name``; a table of Windows parts its folders by backslashes."""
+    """The file that a table calls ``name``, perhaps without its suffix; a table of Windows parts its folders by backslashes."""
     path = find_path(root / name)
-    if "\\" in name and not path.is_file():
-        other = find_path(root / name.replace("\\", "/"))
-        return other if other.is_file() else path
-    return path
+    if ("\\" not in name and path.suffix.lower() in AUDIO) or path.is_file():
+        return path
+    name = name.replace("\\", "/")
+    others = (find_path(root / f"{name}{suffix}") for suffix in _LIKELY)
+    return next((other for other in others if other.is_file()), path)
 
 
 def _refuse_many_rows_of_a_file(clips: list[Clip], columns: list[str], fields: Mapping[str, str], path: Path) -> None:
