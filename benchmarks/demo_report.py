@@ -85,7 +85,7 @@ def print_table(demo: Demo) -> None:
     console = Console()
     table = Table(title="Italian test clips", title_justify="left", caption_justify="left")
     for head in ("", "parameters", "size", "CER", "WER", "× real time"):
-        table.add_column(head, justify="left" if not head else "right", no_wrap=True)
+        table.add_column(head, justify="left" if not head else "right", no_wrap=not head)
     for row in demo_sections.contender_rows(figures):
         table.add_row(*row)
     console.print()
@@ -129,7 +129,7 @@ def _chain(figures: Figures, seconds: dict[str, float]) -> ChainFacts:
         ],
         student=[
             f"{formats.count(int8.parameters)} parameters, {formats.megabytes(int8.mb)}",
-            f"WER {formats.percent(int8.wer)}, with words known {formats.percent(figures.spoken.wer)}",
+            f"WER {formats.percent(int8.wer, 0)}, with an LM {formats.percent(figures.spoken.wer, 0)}",
             f"{formats.times(1 / int8.rtf)} real time on one thread",
         ],
         word=words[0] if words else "lalia",
