@@ -135,8 +135,7 @@ class Mixture:
         minutes, total = (float(self.durations_s[rows].sum()) / 60 for rows in (held, train))
         return (
             f"{where}: no dev split; {len(held):,} clips, {minutes:.1f} of {total:.1f} minutes, are held out for validation, by "
-            f"recording and always the same ones"
-            + (f"; {len(gap):,} clips in gaps before them are left out" if gap else "")
+            f"recording and always the same ones" + (f"; {len(gap):,} in gaps before them are left out" if gap else "")
         )
 
     def wave(self, row: int) -> np.ndarray:

@@ -133,6 +133,9 @@ _PROBED = 2000
 """Files that are asked for their length; of more than these the size will do: the law of large numbers holds."""
 _LEAST_CUT_S: Seconds = 300.0
 """A shorter recording is not divided: its end may hold no speech at all."""
+_LEAST_END_S: Seconds = 60.0
+_MOST_END = 0.1
+"""Where nobody said how much, the end of a recording that is held out lasts a minute at least, but no more than this share."""
 _MOST_WHOLE = {"dev": 0.25, "test": 0.1}
 """The largest share of the audio that a split gets as its only recording where nothing can be divided."""
 
@@ -170,7 +173,12 @@ def hold_out_recordings(
                 chosen[row] = replace(clips[row], split=found.whole.get(recording.name, "train"))
         left = [r for r in recordings if r.name not in found.whole]
         if found.lacking:
-            line = _divide(clips, max(left, key=lambda r: (r.duration_s, r.name)), found.lacking, recordings, chosen)
+            longest = max(left, key=lambda r: (r.duration_s, r.name))
+            total_s = sum(recording.audio_s for recording in recordings)
+            wanted_s = {split: share * total_s for split, share in found.lacking.items()}
+            for split in wanted_s.keys() & {split for split, percent in percents.items() if percent is None}:
+                wanted_s[split] = max(wanted_s[split], min(_LEAST_END_S, _MOST_END * longest.duration_s))
+            line = _divide(clips, longest, wanted_s, chosen)
             told.append(f"{language}: {line or _give_shortest(clips, left, found.lacking, recordings, chosen)}")
     made = [chosen.get(row, clip) for row, clip in enumerate(clips)]
     if not chosen or not sum(shares.values()):
@@ -217,12 +225,9 @@ def _length_s(clip: Clip, probe: bool) -> Seconds:
 
 
 def _divide(
-    clips: list[Clip], longest: _Recording, lacking: Mapping[str, float], all_: Iterable[_Recording],
-    chosen: dict[int, Clip | Dropped],
-) -> str:  # fmt: skip
-    """Hold out the end of ``longest`` for what is ``lacking``; in words, "" where it is too short for that."""
-    total_s = sum(recording.audio_s for recording in all_)
-    wanted_s = {split: share * total_s for split, share in lacking.items()}
+    clips: list[Clip], longest: _Recording, wanted_s: Mapping[str, Seconds], chosen: dict[int, Clip | Dropped]
+) -> str:
+    """Hold out as much of the end of ``longest`` as is wanted; in words, "" where it is too short for that."""
     gap_s = gap_of(longest.duration_s)
     if longest.duration_s < _LEAST_CUT_S or sum(wanted_s.values()) + len(wanted_s) * gap_s > longest.duration_s / 2:
         return ""
