@@ -98,10 +98,10 @@ def _check(settings: DistillSettings) -> None:
     begun = Path(settings.out) / RUN
     if begun.is_file() and not settings.data.language:
         settings.data.language = config.select(begun, ["data.language"])["data"]["language"]
-    _check_data(settings, settings.teacher, unknown=True)
+    check_data(settings, settings.teacher, unknown=True)
 
 
-def _check_data(settings: DistillSettings | ExportSettings, recogniser: str, unknown: bool = False) -> None:
+def check_data(settings: DistillSettings | ExportSettings, recogniser: str, unknown: bool = False) -> None:
     """A ``UserError`` where a corpus is not there; languages by the codes that the corpora have.
 
     Where no language is said it is the ``recogniser``'s, and with ``unknown`` also clips whose language nobody knows.
@@ -130,7 +130,7 @@ def export(argv: list[str]) -> int:
     settings.recogniser = find_made(settings.recogniser, RECOGNISER, "--recogniser")
     if settings.teacher:
         settings.teacher = find_made(settings.teacher, RECOGNISER, "--teacher")
-    _check_data(settings, settings.recogniser)
+    check_data(settings, settings.recogniser)
     from distill.export import export as export_student
 
     print(_table(export_student(settings, Path(settings.out)), settings.out))

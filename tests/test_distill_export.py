@@ -12,7 +12,8 @@ import torch
 from tiny_corpus import make_corpus
 from tiny_teacher import make_teacher
 
-from distill.__main__ import main
+from distill.__main__ import check_data, main
+from distill.config import ExportSettings
 from distill.measure import footprint, real_time_factors, sample
 from lalia.cards import ancestors, read_card
 from lalia.data.mixture import Mixture
@@ -138,6 +139,23 @@ def test_what_is_missed_or_mistaken_is_said_in_one_line(made, export, tmp_path, 
     assert found == status
     assert said in complained.strip().splitlines()[-1]
     assert not (tmp_path / "student").exists()
+
+
+def test_the_language_is_the_recogniser_s_where_none_is_said(made, tmp_path, capsys):
+    corpus = make_corpus(tmp_path / "corpus", 6, ("eng", "ita"))
+    teacher = tmp_path / "teacher"
+    Recogniser.load(made / "teacher").save(teacher, [], finetuning={"languages": ["ita"]})
+    settings = ExportSettings()
+    settings.data.corpus = [str(corpus)]
+    check_data(settings, str(teacher))
+    assert settings.data.language == ["ita"]
+    assert (
+        "is of ita (Italian): clips of ita are taken, not of eng (--data.language CODE: another)"
+        in capsys.readouterr().err
+    )
+    settings.data.language = ["eng"]
+    check_data(settings, str(teacher))
+    assert settings.data.language == ["eng"]
 
 
 def test_contenders_take_turns():

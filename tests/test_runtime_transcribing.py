@@ -192,9 +192,9 @@ def spoken(confidence: float, words: int = 25) -> Transcript:
     [
         ([spoken(0.7)], "a.flac: low confidence throughout (mean 0.70): is it swa (Swahili), and speech like"),
         ([spoken(0.9)], ""),
-        ([spoken(0.5, 24)], ""),
+        ([spoken(0.5, 14)], ""),
         ([spoken(0.7), spoken(0.9)], "1 of 2 clips ("),
-        ([spoken(0.7, 15), spoken(0.6, 15)], "2 clips together: low confidence throughout (mean 0.65)"),
+        ([spoken(0.7, 8), spoken(0.6, 8)], "2 clips together: low confidence throughout (mean 0.65)"),
     ],
 )
 def test_low_confidence_throughout_is_told_once(

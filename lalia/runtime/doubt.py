@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from lalia.decoding.greedy import Word
 from lalia.text.codes import name_of
 
-LEAST_LETTERS = 100
+LEAST_LETTERS = 60
 """On fewer a mean says little; in another language words are not told apart, so words are not counted."""
 BEST_PATH, CALIBRATED = 0.80, 0.45
 """A mean confidence below this is told: of words by best path, and of those by a search that tuning calibrated."""

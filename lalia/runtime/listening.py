@@ -19,7 +19,9 @@ from lalia.cards import write_text
 from lalia.decoding.greedy import Word
 from lalia.decoding.growing import PAUSE_S
 from lalia.exits import UserError
+from lalia.kinds import address, is_address
 from lalia.runtime.microphone import Block, Microphone, devices, file_blocks
+from lalia.runtime.pipes import called, kept
 from lalia.runtime.stream import Said, Stream, as_dict
 from lalia.runtime.student import Student
 from lalia.runtime.subtitles import FORMATS, render
@@ -52,7 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", nargs="?", type=Path, help="the folder of a streaming student")
     parser.add_argument("--format", choices=FORMATS, default="txt", help="what to write to stdout (default: txt)")
     parser.add_argument("--save", metavar="FILE", type=Path, help="keep the transcript; its name says in which format")
-    parser.add_argument("--from", dest="source", metavar="FILE", type=Path, help="a file in the microphone's place")
+    parser.add_argument(
+        "--from", dest="source", metavar="FILE", type=Path, help="a file in the microphone's place, - for a pipe"
+    )
     parser.add_argument("--fast", action="store_true", help="do not wait while the file is being spoken")
     parser.add_argument("--device", metavar="NAME", help="which microphone: its number, or a part of its name")
     parser.add_argument("--devices", action="store_true", help="list the microphones and stop")
@@ -75,7 +79,9 @@ def main(args: argparse.Namespace) -> int:
         raise UserError(f"--threads {args.threads}: expected a whole number from 1")
     if not 0 < args.pause < 60:
         raise UserError(f"--pause {args.pause:g}: expected seconds, such as {PAUSE_S:g}")
-    kept = _format_of(args.save) if args.save else ""
+    form = _format_of(args.save) if args.save else ""
+    if args.source and is_address(args.source):
+        raise address(args.source)
     from lalia.runtime.arguments import decoders
 
     student = Student.load(args.model, args.threads)
@@ -91,16 +97,16 @@ def main(args: argparse.Namespace) -> int:
         else:
             microphone = None
             stream = student.stream(rate=SAMPLE_RATE, pause_s=args.pause, decoder=decoder)
-            blocks = file_blocks(args.source, args.fast, stopped)
+            blocks = file_blocks(opened.enter_context(kept(args.source)), args.fast, stopped)
         show = _make_display(args.format)
         late_s, work_s = hear(stream, blocks, show)
     heard = stream.transcript()
-    name = str(args.source or "microphone")
+    name = called(args.source) if args.source else "microphone"
     if args.format in ("srt", "vtt"):
         sys.stdout.write(render(heard, args.format, name))
     if args.save:
         try:
-            write_text(args.save, render(heard, kept, name))
+            write_text(args.save, render(heard, form, name))
         except OSError as error:
             raise UserError(f"{args.save}: cannot be written ({error.strerror}); the text is above") from error
     print(f"lalia: {summary(stream, [] if args.fast else late_s, work_s)}", file=sys.stderr)
