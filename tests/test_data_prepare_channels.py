@@ -131,6 +131,7 @@ def test_a_long_call_is_cut_where_each_side_speaks_and_cross_talk_is_no_speech_o
         start = round(begin_s / 0.032) * 512
         wave_S = (left_S, right_S)[side][start : start + len(corpus.wave(row))]
         np.testing.assert_allclose(corpus.wave(row)[: len(wave_S)], wave_S, atol=1e-4)
+    assert corpus.card["cut"]["recordings"] == 1
     assert corpus.recordings().names == ["call.wav"], "both sides are held out together"
     mixed = prepared(tmp_path / "a", tmp_path / "d", Cutting(1.0, 8.0))
     assert [row[1:] for row in table(mixed, "notes.tsv")] == [

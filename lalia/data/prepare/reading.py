@@ -210,7 +210,8 @@ class Reader:
         other_T = ~(kept_T | gap_T | speech_T | silent_T)
         music_T = is_music(_likeness(wave, first, other_T), other_T)
         kinds = (kept_T, silent_T, music_T, other_T & ~music_T, speech_T, gap_T)
-        recordings = 0 if clip.stretch and clip.start_s else 1
+        another = (clip.stretch and clip.start_s) or (self.choice == EACH and clip.channel)
+        recordings = 0 if another else 1  # of the stretches and channels of a recording the first counts
         self.heard.add(Heard(recordings, *(float(frames_T.sum()) * FRAME_S for frames_T in kinds)))
 
     def _make(self, clip: Clip, name: str, wave_S: np.ndarray, voice_T: np.ndarray | None = None) -> Made:
