@@ -10,6 +10,7 @@ import pytest
 from test_audio_reading import av_bytes, sndfile_bytes, tone
 
 from lalia.audio.signatures import is_audio
+from lalia.runtime.clips import find_clips
 
 
 @pytest.mark.parametrize("name", ["call.3ga", "New Recording 12.qta", "voice.weba", "book.m4b", "no-suffix", "x.dat"])
@@ -52,3 +53,22 @@ def test_documents_are_not_opened(tmp_path: Path) -> None:
     path = tmp_path / "table.tsv"
     path.write_bytes(sndfile_bytes(tone(16_000), 16_000, "WAV"))
     assert not is_audio(path)
+
+
+def test_a_folder_is_transcribed_by_content_and_its_other_files_are_counted(tmp_path: Path) -> None:
+    content = sndfile_bytes(tone(16_000), 16_000, "WAV")
+    for name in (
+        "New Recording 12.qta",
+        "no-suffix",
+        "damaged.wav",
+        "notes.txt",
+        "more.txt",
+        "photo.jpg",
+        ".hidden.wav",
+    ):
+        (tmp_path / name).write_bytes(content if "." not in name[1:] or name.endswith((".qta", ".wav")) else b"words")
+    (tmp_path / "damaged.wav").write_bytes(b"")  # by its name, so that it is told that it cannot be read
+    said: list[str] = []
+    clips = find_clips([str(tmp_path)], said.append)
+    assert [str(clip.name) for clip in clips] == ["New Recording 12.qta", "damaged.wav", "no-suffix"]
+    assert said == [f"{tmp_path}: other files that are no audio: 2 .txt, 1 .jpg"]

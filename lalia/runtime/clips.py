@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from lalia.audio.reading import SUFFIXES
+from lalia.audio.signatures import is_audio
 from lalia.exits import UserError
 from lalia.kinds import CARD, SETTINGS, look
 from lalia.runtime.pipes import STDIN
@@ -20,10 +22,11 @@ class Clip:
     name: Path
 
 
-def find_clips(arguments: Sequence[str]) -> list[Clip]:
-    """The files among ``arguments`` as given, and the audio files in the folders among them, by name, hidden ones left out.
+def find_clips(arguments: Sequence[str], say: Callable[[str], None]) -> list[Clip]:
+    """The files among ``arguments`` as given, and the audio files in the folders among them, in order, hidden ones left out.
 
-    A ``UserError`` where a folder holds none. Files are not opened, so missing ones are found later, one by one.
+    In a folder a file is audio by its first bytes or by its name; ``say`` receives a line that counts the others. A
+    ``UserError`` where a folder holds none. Files that are named are not opened: missing ones are found later, one by one.
     """
     clips: list[Clip] = []
     for argument in arguments:
@@ -31,13 +34,18 @@ def find_clips(arguments: Sequence[str]) -> list[Clip]:
         if not path.is_dir():
             clips.append(Clip(path, Path("stdin" if argument == STDIN else path.name)))
             continue
-        found = [
-            Clip(file, name)
-            for file in sorted(path.rglob("*"))
-            if file.suffix.lower() in SUFFIXES and file.is_file()
-            for name in [file.relative_to(path)]
-            if not any(part.startswith(".") for part in name.parts)
-        ]
+        found, others = [], Counter[str]()
+        for file in sorted(path.rglob("*")):
+            name = file.relative_to(path)
+            if not file.is_file() or any(part.startswith(".") for part in name.parts):
+                continue
+            if file.suffix.lower() in SUFFIXES or is_audio(file):
+                found.append(Clip(file, name))
+            else:
+                others[file.suffix.lower() or "without a suffix"] += 1
+        if found and others:
+            counted = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common())
+            say(f"{path}: other files that are no audio: {counted}")
         if not found:
             told = look(path).told if (path / CARD).exists() or (path / SETTINGS).exists() else ""
             raise UserError(

@@ -105,7 +105,7 @@ class _Job:
 
 def transcribe(args: argparse.Namespace) -> int:
     """``lalia transcribe``."""
-    clips = find_clips(args.audio)
+    clips = find_clips(args.audio, lambda line: print(f"lalia: {one_line(line)}", file=sys.stderr))
     several = len(clips) > 1 or Path(args.audio[0]).is_dir()
     formats, todo = _plan(args, clips, several)
     if args.skip_existing:
