@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -48,9 +49,12 @@ def stream_blocks(file: BinaryIO, container: str, decoding: Decoding) -> Iterato
     Of several tracks the first that decodes and is not silent. Packets that are damaged are counted and left out; raises
     ``DecodingFailed`` where nothing can be decoded, or most of it cannot.
     """
-    with _open(file, container) as chosen:
-        number, decoding.tracks = _choose(file, container, chosen)
-    with _open(file, container) as opened:
+    with ExitStack() as stack:
+        opened = stack.enter_context(_open(file, container))
+        number, decoding.tracks = _choose(file, container, opened)
+        if decoding.tracks:  # Listening to them moved the file.
+            stack.close()
+            opened = stack.enter_context(_open(file, container))
         stream = opened.streams.audio[number]
         decoding.declared_s = _declared_s(opened, stream)
         yield from _blocks(opened, stream, decoding)
@@ -58,7 +62,7 @@ def stream_blocks(file: BinaryIO, container: str, decoding: Decoding) -> Iterato
 
 def _blocks(opened: Any, stream: Any, decoding: Decoding) -> Iterator[tuple[int, np.ndarray]]:
     av = _av()
-    convert, form, rate = None, None, 0
+    convert: Any = None
     failed: Exception | None = None
     packets = opened.demux(stream)
     while True:
@@ -80,24 +84,25 @@ def _blocks(opened: Any, stream: Any, decoding: Decoding) -> Iterator[tuple[int,
                 raise DecodingFailed(_reason(error)) from error
             continue
         for frame in frames:
-            if (frame.format.name, frame.layout.name, frame.sample_rate) != form:
-                if convert is not None:
-                    yield from ((rate, _samples(part)) for part in convert.resample(None))
-                form, rate = (frame.format.name, frame.layout.name, frame.sample_rate), frame.sample_rate
+            try:
+                parts = convert.resample(frame) if convert is not None else []
+            except ValueError:  # The sound goes on in another form.
+                yield from map(_block, convert.resample(None))
+                convert = None
+            if convert is None:
                 # Channels side by side, not each by itself: PyAV counts a frame's planes up to the first that is empty, and
                 # of eight or more none is, so it reads on behind the last.
-                convert = av.AudioResampler(format="flt", rate=rate)
-            assert convert is not None
-            yield from ((rate, _samples(part)) for part in convert.resample(frame))
+                convert = av.AudioResampler(format="flt", rate=frame.sample_rate)
+                parts = convert.resample(frame)
+            yield from map(_block, parts)
     if convert is not None:
-        yield from ((rate, _samples(part)) for part in convert.resample(None))
+        yield from map(_block, convert.resample(None))
     elif failed is not None:
         raise DecodingFailed(_reason(failed)) from failed
 
 
-def _samples(frame: Any) -> np.ndarray:
-    samples: np.ndarray = frame.to_ndarray().reshape(frame.samples, -1)
-    return samples
+def _block(frame: Any) -> tuple[int, np.ndarray]:
+    return frame.sample_rate, frame.to_ndarray().reshape(frame.samples, -1)
 
 
 def _choose(file: BinaryIO, container: str, opened: Any) -> tuple[int, str]:

@@ -77,7 +77,8 @@ def _ends(tail: bytes, block: int, total: int) -> list[_Frame]:
     """The frames that begin in ``tail``, the last first, no further than to one that ends at ``total``."""
     found: list[_Frame] = []
     at = len(tail)
-    while (at := tail.rfind(b"\xff", 0, at)) >= 0 and len(found) < 64:
+    sync = b"\xff\xf8" if block else b"\xff"
+    while (at := tail.rfind(sync, 0, at)) >= 0 and len(found) < 64:
         header = _header(tail, at, block)
         if header is None:
             continue
