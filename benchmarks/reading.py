@@ -18,6 +18,7 @@ import os
 import struct
 import subprocess
 import sys
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -344,7 +345,7 @@ def _lalia(name: str, data: bytes) -> Verdict:
 def _libsndfile(name: str, data: bytes) -> Verdict:
     try:
         wave, rate = soundfile.read(io.BytesIO(data), dtype="float32")
-    except (soundfile.LibsndfileError, TypeError, RuntimeError) as error:
+    except (soundfile.LibsndfileError, TypeError, RuntimeError, ValueError, MemoryError) as error:
         return Verdict(None, str(error))
     return Verdict(len(wave) / rate)
 
@@ -392,6 +393,7 @@ def judged(found: Verdict, right_s: Seconds) -> str:
 
 def files(args: argparse.Namespace) -> int:
     """Make the files, have everybody read them, print the table; 1 where lalia loses anything silently."""
+    warnings.simplefilter("ignore")  # librosa's, about files that libsndfile does not read
     made = whole_files(args.clip, args.out)
     wave, rate = soundfile.read(io.BytesIO(made["pcm16.wav"]))
     readers = {name: read for name, read in READERS.items() if name in args.readers.split(",")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+import soundfile
 from tiny_student import make_student, sing
 
 from lalia import __version__, cli
@@ -58,6 +60,19 @@ def lalia(capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
 def test_one_clip(lalia, student: Path, talks: Path) -> None:
     ended = lalia("transcribe", student, talks / "a.flac", "--threads", 1)
     assert (ended.status, ended.out, ended.err) == (0, "bad cab\n", "")
+
+
+def test_what_is_odd_about_a_file_is_told_and_the_file_is_read(lalia, student: Path, tmp_path: Path) -> None:
+    content = io.BytesIO()
+    soundfile.write(content, sing("bad cab"), 16_000, format="WAV")
+    path = tmp_path / "a.wav"
+    path.write_bytes(content.getvalue()[:40] + (1600).to_bytes(4, "little") + content.getvalue()[44:])
+    ended = lalia("transcribe", student, path, "--threads", 1)
+    assert (ended.status, ended.out) == (0, "bad cab\n")
+    assert ended.err.startswith(f"lalia: {path}: the header says 0.1 s, the file holds ")
+    path.write_bytes(content.getvalue()[:-16_000])
+    ended = lalia("transcribe", student, path, "--threads", 1)
+    assert ended.status == 0 and ended.err.startswith(f"lalia: {path}: is cut short: the header says ")
 
 
 def test_folder(lalia, student: Path, talks: Path) -> None:

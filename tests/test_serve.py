@@ -110,6 +110,18 @@ def test_a_file_in_and_text_out(server: Running) -> None:
     assert server.files() == []
 
 
+def test_what_is_odd_about_a_file_is_told_as_a_warning(server: Running) -> None:
+    out = io.BytesIO()
+    soundfile.write(out, sing("bad cab"), 16_000, format="WAV")
+    lying = out.getvalue()[:40] + (1600).to_bytes(4, "little") + out.getvalue()[44:]
+    assert out.getvalue()[36:40] == b"data"
+    found = server.post("/transcribe?name=talk.wav", content=lying).json()
+    assert found["text"] == "bad cab" and len(found["warnings"]) == 1
+    assert found["warnings"][0].startswith("the header says 0.1 s, the file holds ")
+    found = server.post("/v1/audio/transcriptions", files={"file": ("a.wav", lying)}).json()
+    assert found["text"] == "bad cab" and len(found["warnings"]) == 1
+
+
 def test_as_openai_clients_ask(server: Running) -> None:
     out = io.BytesIO()
     soundfile.write(out, np.stack([sing("ace dab")] * 2, 1), 16_000, format="WAV")
