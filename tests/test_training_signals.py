@@ -99,6 +99,16 @@ def test_other_stages_are_stopped(made: Path, tmp_path: Path, stage: str) -> Non
     assert status == 130 and first_step(tmp_path) == 3, said
 
 
+def test_a_second_ctrl_c_stops_at_once_and_says_what_is_lost(made: Path, tmp_path: Path) -> None:
+    status, said = start(made, "finetune", tmp_path, "INT:twice")
+    assert status == 130 and "Traceback" not in said, said
+    assert "stopped by SIGINT; nothing new is saved, the same command begins anew" in said and first_step(tmp_path) == 0
+    status, said = start(made, "finetune", tmp_path, "INT:step")
+    assert status == 130 and "stopped by SIGINT, saved at step 2 of 12" in said, said
+    status, said = start(made, "finetune", tmp_path, "INT:twice")
+    assert status == 130 and "nothing new is saved, the same command continues from step 2" in said, said
+
+
 class Noise(Dataset[torch.Tensor]):
     def __len__(self) -> int:
         return 1000

@@ -3,7 +3,8 @@
     python -m tests.tiny_stop pretrain|finetune|distill FOLDER TERM:MOMENT [FLAGS]
 
 FOLDER is what ``make_folder`` makes. MOMENT is ``setup`` (Lightning has put up its handlers), ``step`` (behind the second of this
-start), ``validation``, ``saving`` (a checkpoint half written) or ``never``. The time of the signal is kept in FOLDER/signalled.
+start), ``twice`` (the same, two of them), ``validation``, ``saving`` (a checkpoint half written) or ``never``. The time of the
+signal is kept in FOLDER/signalled.
 """
 
 from __future__ import annotations
@@ -60,7 +61,9 @@ def main() -> int:
 
         def on_train_batch_end(self, *args: Any) -> None:
             self.seen += 1
-            if moment == "step" and self.seen == 2:
+            if moment in ("step", "twice") and self.seen == 2:
+                stop()
+            if moment == "twice" and self.seen == 2:
                 stop()
 
         def on_validation_batch_start(self, *args: Any) -> None:
