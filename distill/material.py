@@ -27,7 +27,7 @@ from lalia.training.runs import Least, Run, first_step, fit, settle
 from lalia.training.seeds import generator
 
 SHOW = ("train/loss", "train/posteriors", "valid/divergence", "valid/cer", "valid/wer")
-LEAST = Least(200, "a student of fewer is far from its teacher")
+LEAST = Least(200, "in fewer a student does not come near its teacher")
 
 
 @dataclass
