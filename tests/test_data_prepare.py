@@ -17,7 +17,7 @@ import pytest
 from rich.console import Console
 from tiny_clips import encoded, in_this_process, loud_is_voice, save, voiced
 
-from lalia.cards import read_card
+from lalia.cards import read_card, write_json
 from lalia.cli import main
 from lalia.data.corpus import Corpus
 from lalia.data.prepare import parts, run
@@ -123,6 +123,12 @@ def test_again_it_says_that_it_is_finished(
     assert main(["prepare", "./a", "--out", "c", "--workers", "1"]) == 0  # the same folder, typed otherwise
     assert main([*command, "--language", "ita"]) == 2
     assert "holds another corpus (language: as usual, now ita)" in capsys.readouterr().err
+    card = json.loads((tmp_path / "c" / "card.json").read_text(encoding="utf-8"))
+    card["recipe"] |= {"dev": 5.0, "test": 5.0}  # as every corpus was prepared when 5 was the default
+    write_json(tmp_path / "c" / "card.json", card)
+    assert main(command) == 0
+    assert main([*command, "--dev", "9"]) == 2
+    assert "holds another corpus (dev: 5.0, now 9.0" in capsys.readouterr().err
     assert not list(tmp_path.glob(".*work"))
 
 

@@ -23,7 +23,7 @@ from lalia.data.prepare.languages import UNKNOWN
 from lalia.data.prepare.parts import Unit, plan_units, record_path, write_file
 from lalia.data.prepare.seal import NOTES, SKIPPED, seal
 from lalia.data.prepare.sources.opening import ListSource
-from lalia.data.prepare.splits import pieces
+from lalia.data.prepare.splits import PERCENT, pieces
 from lalia.data.prepare.stretches import split_recordings
 from lalia.data.prepare.utterances import Cutting
 from lalia.data.prepare.workers import Progress as Report
@@ -57,7 +57,7 @@ def prepare(list_source: ListSource, recipe: Recipe, out: Path, engine: Engine, 
     wanted = recipe.card()
     if (out / NAME).exists():
         card = read_card(out, "corpus")
-        if found := _differences(card.get("recipe"), wanted):
+        if found := _differences(_unasked(card.get("recipe"), wanted), wanted):
             raise UserError(f"{out}: holds another corpus ({found}); choose another --out")
         console.print(f"{out}: is finished ({_summary(card)})")
         return card
@@ -199,6 +199,14 @@ def _differences(found: Any, wanted: dict[str, Any]) -> str:
         return "made by another program"
     keys = [key for key in {**found, **wanted} if not _same(key, found.get(key), wanted.get(key))]
     return "; ".join(f"{key}: {found.get(key, 'as usual')}, now {wanted.get(key, 'as usual')}" for key in keys)
+
+
+def _unasked(found: Any, wanted: dict[str, Any]) -> Any:
+    """The recipe of a finished corpus without the usual share of dev and test, which cards named also where nobody asked."""
+    if not isinstance(found, dict):
+        return found
+    usual = {name for name in ("dev", "test") if found.get(name) == PERCENT and name not in wanted}
+    return {name: value for name, value in found.items() if name not in usual}
 
 
 def _same(key: str, one: Any, other: Any) -> bool:
