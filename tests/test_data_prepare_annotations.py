@@ -14,14 +14,22 @@ from lalia.cli import main
 from lalia.data.corpus import Corpus
 from lalia.data.prepare import run
 from lalia.data.prepare.options import Options
-from lalia.data.prepare.sources.annotations import Annotated, Annotation, Tier, choose_tiers, seconds
+from lalia.data.prepare.sources.annotations import (
+    Annotated,
+    Annotation,
+    Recordings,
+    Tier,
+    Told,
+    choose_tiers,
+    clips_of,
+    seconds,
+)
+from lalia.data.prepare.sources.folders import reader_of
 from lalia.data.prepare.sources.opening import open_source
 from lalia.exits import UserError
 
 __all__ = ["loud_is_voice"]
 pytestmark = pytest.mark.usefixtures("loud_is_voice")
-
-Told = tuple[str, str, str, float]
 
 
 def prepared(spec: Path | str, out: Path, said: list[str] | None = None, **options: object) -> Corpus:
@@ -31,7 +39,7 @@ def prepared(spec: Path | str, out: Path, said: list[str] | None = None, **optio
     return Corpus.load(out)
 
 
-def told(corpus: Corpus) -> list[Told]:
+def told(corpus: Corpus) -> list[tuple[str, str, str, float]]:
     columns = (corpus.column(name) for name in ("id", "text", "speaker"))
     return sorted(zip(*columns, np.round(corpus.durations_s, 2).tolist(), strict=True))
 
@@ -414,3 +422,33 @@ def test_tables_name_files_without_suffix_and_by_backslashes(tmp_path: Path) -> 
     save(tmp_path / "clips" / "b.wav", voiced(2))
     (tmp_path / "t.csv").write_text("path,sentence\nclips/a,uno\nclips\\b.wav,due\n")
     assert sorted(prepared(tmp_path / "t.csv", tmp_path / "c").column("text")) == ["due", "uno"]
+
+
+def test_damaged_annotations_are_read_or_refused_in_a_line(tmp_path: Path) -> None:
+    """Cut off, overwritten, with parts that are missing or twice there: nothing else than a line comes of it."""
+    draw = np.random.default_rng(0)
+    outcomes = set()
+    for number in range(600):
+        name, text = (("a.eaf", EAF), ("a.TextGrid", TEXTGRID), ("b.TextGrid", SHORT))[number % 3]
+        data = bytearray(text.encode())
+        first, last = sorted(int(at) for at in draw.integers(0, len(data), 2))
+        match number // 3 % 4:
+            case 0:
+                del data[first:]
+            case 1:
+                for at in draw.integers(0, len(data), 10):
+                    data[at] = int(draw.integers(0, 256))
+            case 2:
+                del data[first : min(last, first + 200)]
+            case _:
+                data[first:first] = data[last : last + 100]
+        path = tmp_path / name
+        path.write_bytes(data)
+        read = reader_of(path)
+        assert read is not None
+        try:
+            outcomes.add(len(list(clips_of(path, read(path), Recordings([]), tmp_path, Options(), Told()))) > 0)
+        except UserError as error:
+            assert "\n" not in str(error)
+            outcomes.add(None)
+    assert outcomes >= {True, None}

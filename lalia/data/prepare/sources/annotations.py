@@ -5,6 +5,7 @@ A reader gives the tiers of a file; which of them are transcriptions, and which 
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 from collections import Counter
@@ -231,7 +232,7 @@ def clips_of(
                 yield Dropped(name, "empty annotation", row)
             elif not is_utf8(text):
                 yield Dropped(name, "bad row", f"{row}: is not UTF-8")
-            elif not 0 <= one.start_s < one.end_s:
+            elif not 0 <= one.start_s < one.end_s < math.inf:
                 yield Dropped(name, "bad row", f"{row}: from {one.start_s} to {one.end_s} s")
             else:
                 speaker = (
@@ -274,6 +275,18 @@ def decoded(path: Path) -> str:
         return data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: is not UTF-8 ({error.reason}); convert it: iconv -f latin1 -t utf-8") from error
+
+
+def first_line(path: Path) -> str:
+    """The first line of a text file, for those that are known by it; "" where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            data = file.readline(1 << 16)
+            wide = data[:2] in (b"\xff\xfe", b"\xfe\xff")
+            text = (data + file.read(1)).decode("utf-16", "replace") if wide else data.decode("utf-8-sig", "replace")
+    except OSError:
+        return ""
+    return text.rstrip("\r\n")
 
 
 _TIME = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:[.,]\d+)?)")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
-from lalia.data.prepare.sources.annotations import Annotated, Annotation, Tier, decoded, seconds
+from lalia.data.prepare.sources.annotations import Annotated, Annotation, Tier, decoded, first_line, seconds
 from lalia.data.prepare.sources.markup import read_xml
 from lalia.exits import UserError
 from lalia.units import Seconds
@@ -24,11 +24,15 @@ def read_elan(path: Path) -> Annotated:
     slots: dict[str, Seconds | None] = {}
     for slot in root.iterfind("TIME_ORDER/TIME_SLOT"):
         value = slot.get("TIME_VALUE")
-        slots[slot.get("TIME_SLOT_ID", "")] = None if value is None else float(value) / per_s
+        try:
+            slots[slot.get("TIME_SLOT_ID", "")] = None if value is None else float(value) / per_s
+        except ValueError as error:
+            raise UserError(f"{path}: holds a time that is none ({error}); save it again in ELAN") from error
     media = list(root.iterfind("HEADER/MEDIA_DESCRIPTOR"))
     # Audio before video: a recording is often both.
     media.sort(key=lambda one: not one.get("MIME_TYPE", "").startswith("audio"))
-    origin_s = float(media[0].get("TIME_ORIGIN") or 0) / 1000 if media else 0.0
+    origin = media[0].get("TIME_ORIGIN", "0") if media else "0"
+    origin_s = int(origin) / 1000 if origin.removeprefix("-").isdecimal() else 0.0
     times = _times(root, slots)
     tiers = []
     for tier in root.iterfind("TIER"):
@@ -120,12 +124,7 @@ _NOT_TEXT = re.compile(
 
 def is_elan_export(path: Path) -> bool:
     """Whether a file is a table that ELAN exported: its columns are called so, or its first row holds times of its form."""
-    try:
-        with path.open("rb") as file:
-            line = file.readline(1 << 16).decode("utf-8-sig", "replace").rstrip("\r\n")
-    except OSError:
-        return False
-    cells = line.split("\t")
+    cells = first_line(path).split("\t")
     return bool(_time_columns(cells)) or _bare_columns(cells) is not None
 
 

@@ -20,16 +20,14 @@ def read_textgrid(path: Path) -> Annotated:
         if file.read(12) == b"ooBinaryFile":
             raise UserError(f"{path}: is a binary TextGrid; in Praat: Save as text file")
     text = decoded(path).replace("\r\n", "\n").replace("\r", "\n")
+    found = []
     try:
-        tiers = parseTextgridStr(text, includeEmptyIntervals=True)["tiers"]
+        for tier in parseTextgridStr(text, includeEmptyIntervals=True)["tiers"]:
+            entries = tier["entries"] if tier["class"] == "IntervalTier" else []
+            rows = [Annotation(text, float(start) + 0.0, float(end)) for start, end, text in entries]
+            found.append(Tier(tier["name"], rows))
     except Exception as error:  # Whatever its parser stumbles over.
         raise UserError(
             f"{path}: cannot be read as a TextGrid ({error or 'it ends early'}); save it again in Praat"
         ) from error
-    found = []
-    for tier in tiers:
-        entries = tier["entries"] if tier["class"] == "IntervalTier" else []
-        found.append(
-            Tier(tier["name"], [Annotation(text, float(start) + 0.0, float(end)) for start, end, text in entries])
-        )
     return Annotated("Praat TextGrid", found)

@@ -6,7 +6,7 @@ import html
 import re
 from pathlib import Path
 
-from lalia.data.prepare.sources.annotations import Annotated, Annotation, Tier, decoded, seconds
+from lalia.data.prepare.sources.annotations import Annotated, Annotation, Tier, decoded, first_line, seconds
 from lalia.exits import UserError
 
 FORMATS = {".srt": "srt", ".vtt": "vtt", ".ass": "ass", ".ssa": "ass"}
@@ -52,12 +52,7 @@ _LABEL = re.compile(r"(\d+(?:[.,]\d+)?)\t(\d+(?:[.,]\d+)?)(?:\t(.*))?")
 
 def is_label_track(path: Path) -> bool:
     """Whether a text file holds Audacity's labels: two times and a text in each line."""
-    try:
-        with path.open("rb") as file:
-            line = file.readline(1 << 16).decode("utf-8-sig", "replace").rstrip("\r\n")
-    except OSError:
-        return False
-    return _LABEL.fullmatch(line) is not None
+    return _LABEL.fullmatch(first_line(path)) is not None
 
 
 def read_labels(path: Path) -> Annotated:
