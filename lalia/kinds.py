@@ -104,9 +104,13 @@ def _look_in(folder: Path) -> Found:
         return Found("several", f"has no {CARD} of its own; in it are the runs {', '.join(runs[:6])}")
     if not names:
         return Found("empty", "is an empty folder")
+    if (folder.parent / SETTINGS).is_file():
+        return Found("part", f"is a folder of {folder.parent}, which {_run(folder.parent).told}")
     audio, tables = _sources_in(folder)
     if audio or tables:
         return Found("source", f"has no {CARD}, but {audio or tables}")
+    if any(name.endswith((".txt", ".txt.gz")) for name in names):
+        return Found("texts", f"has no {CARD}, but text files")
     return Found("folder", f"has no {CARD}")
 
 
@@ -142,8 +146,10 @@ def _sources_in(folder: Path) -> tuple[str, str]:
         audio += path.suffix.lower() in SUFFIXES
         if path.suffix.lower() in _TABLES:
             tables.append(path.name)
-    more = " or more" if audio >= _MOST_LOOKED_AT else ""
-    return (f"{audio:,}{more} audio files" if audio else "", f"the table {tables[0]}" if tables else "")
+    return (
+        f"{audio:,} audio file{'s' if audio > 1 else ''}" if audio else "",
+        f"the table {tables[0]}" if tables else "",
+    )
 
 
 def _look_at(file: Path) -> Found:
@@ -241,6 +247,11 @@ def _text_lm(more: str = "") -> Callable[[Path], str]:
     return lambda path: f"a language model is made of text: lalia lm TEXT --like STUDENT --out LM{more}"
 
 
+def _lm_of_run(run: Path) -> str:
+    made = (run / "lm" / CARD).is_file()
+    return f"its language model is {run / 'lm'}" if made else f"make one first: lalia finetune lm {run}"
+
+
 def _its_folder(path: Path) -> str:
     return f"give its folder: {path.parent}"
 
@@ -275,7 +286,13 @@ _ADVICE: dict[tuple[str, str], Callable[[Path], str]] = {
         "the model comes first; one is made of it: lalia finetune fit --encoder nano-multilingual --data.corpus {path}"
         " --data.language CODE --out RUN"
     ),
+    ("corpus", "recogniser"): _in_order(
+        "one is made of it: lalia finetune fit --encoder nano-multilingual --data.corpus {path} --data.language CODE --out RUN"
+    ),
     ("corpus", "n-grams"): _make_lm(),
+    ("texts", "n-grams"): _make_lm("/*.txt"),
+    ("run of recogniser", "n-grams"): _lm_of_run,
+    ("run of encoder", "encoder"): _in_order("give {path}/encoder"),
     ("corpus", "lstm"): _in_order("an LSTM learns from it: lalia lm {path} --like STUDENT --out LM --lstm"),
     ("n-grams", "lstm"): _in_order("it holds n-grams, which the search is led by: give it as --lm"),
     ("lstm", "n-grams"): _in_order(

@@ -51,6 +51,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     make_student(Path("students/italian"))
     Path("talks/2024").mkdir(parents=True)
     Path("talks/2024/a.flac").write_bytes(flac_bytes(sing("bad cab")))
+    Path("texts").mkdir()
+    Path("texts/news.txt").write_text("bad cab")
     Path("empty").mkdir()
     Path("things").mkdir()
     Path("things/x.weird").write_text("x")
@@ -182,7 +184,7 @@ def refused(path: str, expected: str, flag: str = "") -> str:
         (
             "talks",
             "corpus",
-            "has no card.json, but 1 audio files, expected a corpus; make a corpus of it first: lalia prepare talks",
+            "has no card.json, but 1 audio file, expected a corpus; make a corpus of it first: lalia prepare talks",
         ),
         ("empty", "student", "is an empty folder, expected a student"),
         ("things", "student", "has no card.json, expected a student; was its making interrupted?"),
@@ -195,6 +197,19 @@ def refused(path: str, expected: str, flag: str = "") -> str:
         ("talk.txt", "n-grams", "is a text file, expected a language model; make one of it first: lalia lm talk.txt"),
         ("book.pdf", "n-grams", "is a PDF, expected a language model; save its text as plain UTF-8"),
         ("corpus.zip", "corpus", "is an archive, expected a corpus; unpack it first"),
+        ("fine-tuning", "n-grams", "expected a language model; make one first: lalia finetune lm fine-tuning"),
+        ("pretraining", "encoder", "expected an encoder; give pretraining/encoder"),
+        (
+            "pretraining/checkpoints",
+            "encoder",
+            "is a folder of pretraining, which is a pretraining run that made an encoder, ",
+        ),
+        (
+            "texts",
+            "n-grams",
+            "but text files, expected a language model; make one of it first: lalia lm texts/*.txt --like",
+        ),
+        ("corpus", "recogniser", "is a corpus, expected a recogniser; one is made of it: lalia finetune fit"),
         (
             "absent",
             "recogniser",
@@ -226,11 +241,12 @@ def test_every_kind_is_called_what_it_is(place: Path, path: str, expected: str, 
             ["listen", "fine-tuning", "--from", "talk.flac"],
             "is a fine-tuning run that made a recogniser, expected a student",
         ),
+        (["lm", "talk.txt", "--like", "corpus", "--out", "x"], "--like corpus: is a corpus, expected a student"),
         (["serve", "corpus"], "is a corpus, expected a student"),
         (["evaluate", "corpus", "student"], "is a corpus, expected a student; the model comes first"),
         (
             ["evaluate", "student", "talks"],
-            "but 1 audio files, expected a corpus; make a corpus of it first: lalia prepare talks",
+            "but 1 audio file, expected a corpus; make a corpus of it first: lalia prepare talks",
         ),
         (["tune", "student", "corpus", "--lm", "student"], "is a student, expected a language model"),
         (["transcribe", "student", "talk.flac", "--lm", "corpus"], "make one of it first: lalia lm corpus"),
@@ -239,7 +255,7 @@ def test_every_kind_is_called_what_it_is(place: Path, path: str, expected: str, 
             "is a model of transformers, expected a corpus, encoder, recogniser, student, language model or run; "
             "convert it first",
         ),
-        (["inspect", "talks"], "has no card.json, but 1 audio files"),
+        (["inspect", "talks"], "has no card.json, but 1 audio file"),
         (
             ["finetune", "fit", "--encoder", "student", "--data.corpus", "corpus", "--out", "x"],
             "--encoder student: is a student, ",

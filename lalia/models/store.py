@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from lalia.cards import read_card, write_card, write_json
 from lalia.exits import UserError
+from lalia.kinds import look, refusal
 from lalia.models.shape import EncoderShape
 
 if TYPE_CHECKING:
@@ -94,9 +95,9 @@ def load_encoder(folder: Path) -> Encoder:
     """The encoder in ``folder``: an encoder's, or the one inside a recogniser."""
     from lalia.models.baselines import make_encoder
 
-    kind = read_card(folder)["kind"]
+    kind = look(folder).kind
     if kind not in ("encoder", "recogniser"):
-        raise UserError(f"{folder}: is a {kind}, expected an encoder or a recogniser")
+        raise refusal(folder, "encoder")
     encoder = make_encoder(_read_shape(folder))
     weights = _read_weights(folder / WEIGHTS)
     if kind == "recogniser":

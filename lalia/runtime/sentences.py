@@ -10,6 +10,7 @@ from typing import Any
 
 from lalia.cards import NAME, read_card
 from lalia.exits import UserError
+from lalia.kinds import look, refusal
 from lalia.runtime.arguments import OpenCorpus, labelled_rows, require_alphabet
 from lalia.runtime.held_out import HeldOut
 from lalia.runtime.integrity import find_student
@@ -39,6 +40,8 @@ class Material:
         from lalia.decoding.language_model import symbols_of
 
         folder = args.like if (args.like / NAME).is_file() else find_student(args.like)
+        if look(folder).kind not in ("student", "recogniser"):
+            raise refusal(folder, "student", "--like")
         like = read_card(folder)
         normaliser, tokens = Normaliser.from_json(folder / NORMALISER), Tokens.load(folder / TOKENS)
         parents: list[dict[str, Any]] = []
