@@ -84,4 +84,7 @@ def speak_utf8() -> None:
 def _written_out(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    return readable(error.object[error.start : error.end]).encode("ascii", "backslashreplace").decode(), error.end
+    told = readable(error.object[error.start : error.end])
+    if not error.encoding.lower().startswith("utf"):
+        told = told.encode("ascii", "backslashreplace").decode()
+    return told, error.end

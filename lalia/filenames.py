@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import unicodedata
@@ -17,6 +18,10 @@ def readable(name: str) -> str:
 
     Python keeps a byte of a file name that is not UTF-8 as a lone surrogate; here it is written out, ``mod\\x85.wav``.
     """
+    if _SURROGATE.search(name):
+        # Where the locale is not UTF-8, whole letters were kept byte by byte.
+        with contextlib.suppress(UnicodeEncodeError):
+            name = name.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
     return _SURROGATE.sub(_written_out, name)
 
 

@@ -36,6 +36,10 @@ def talks(tmp_path: Path) -> Path:
     return folder
 
 
+_ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+"""A locale that even names of files are not UTF-8 in."""
+
+
 def typed(*argv: str | os.PathLike[str], given: bytes = b"", **environment: str) -> subprocess.CompletedProcess[bytes]:
     """``lalia transcribe`` as another process, with bytes in and out."""
     return subprocess.run(
@@ -84,7 +88,12 @@ def test_names_with_line_ends_and_bytes_that_are_no_utf_8(student: Path, talks: 
     audio = (talks / "a.flac").read_bytes()
     for name in (b"two\nlines\t.flac", b"mod\xe8le.flac", "è.flac".encode()):
         Path(os.fsdecode(os.fsencode(talks) + b"/" + name)).write_bytes(audio)
-    for locale in ({"LC_ALL": "C"}, {"LC_ALL": "C", "PYTHONIOENCODING": "latin-1"}, {"PYTHONIOENCODING": "ascii"}):
+    for locale in (
+        {"LC_ALL": "C"},
+        {"LC_ALL": "C", "PYTHONIOENCODING": "latin-1"},
+        {"PYTHONIOENCODING": "ascii"},
+        _ASCII,
+    ):
         ended = typed(student, talks, **locale)
         assert ended.returncode == 0, ended.stderr
         lines = ended.stdout.decode("utf-8").splitlines()
