@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pages import ROOT, Block
 
-LONGEST_S = 240
+LONGEST_S = 600
 
 
 def run(blocks: list[Block], folder: Path, bin_folder: Path) -> None:
