@@ -326,6 +326,7 @@ def test_a_folder_of_everything_is_read_once_and_the_rest_is_counted(
     (root / "mine" / "told.txt").write_text("detto accanto\n")
     (root / "mine" / "clips.csv").write_text("path,sentence\nown.wav,parole\n")
     (root / "af" / "train" / "x.srt").write_text("1\n00:00:00,000 --> 00:00:01,000\nun'altra volta\n")
+    (root / "field" / "metadata.csv").write_text("person,age\nAnna,70\n")
     (root / "notes.pdf").write_bytes(b"%PDF-1.4")
     assert main(["prepare", str(root), "--out", str(tmp_path / "c"), "--cut", "never", "--workers", "1"]) == 0
     corpus = Corpus.load(tmp_path / "c")
@@ -344,10 +345,11 @@ def test_a_folder_of_everything_is_read_once_and_the_rest_is_counted(
     splits = dict(zip(corpus.column("id"), corpus.column("split"), strict=True))
     assert splits["af/test/y.wav"] == "test"
     error = " ".join(capsys.readouterr().err.split())
-    assert "not used: 2 .srt, 1 .csv, 1 .pdf, 1 audio file of a release that its tables do not name" in error
+    assert "not used: 2 .csv, 2 .srt, 1 .pdf, 1 audio file of a release that its tables do not name" in error
     assert "field/talk.srt is not used, since field/talk.TextGrid is read for the same recording" in error
     assert "af/train/x.srt is not used, since a table or a release is read for the same recording" in error
-    assert "mine/clips.csv is not used, although its column path may name audio; give it as the source" in error
+    assert "field/metadata.csv is not used, since none of its columns is known to name audio" in error
+    assert "mine/clips.csv is not used, although it may name audio; give it as the source" in error
 
 
 def test_a_folder_without_audio_says_what_it_holds(tmp_path: Path) -> None:

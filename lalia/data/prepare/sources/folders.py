@@ -47,7 +47,7 @@ _KALDI = frozenset(
     )
     for word in words.split()
 )
-_LISTED = 3  # of what is not used, by name
+_LISTED = 5  # of what is not used, by name
 
 
 def reader_of(path: Path) -> ReadAnnotations | None:
@@ -181,6 +181,12 @@ class _Listed:
         parts = []
         for path in self.tree.files:
             if path.stem in _TABLES and path.suffix.lower() in tables.SUFFIXES and not self._is_taken(path):
+                if path.parent != self.tree.root and not tables.names_audio(path, self.options):
+                    self._notes.append(
+                        f"{self._name(path)} is not used, since none of its columns is known to name audio; --columns audio=NAME "
+                        "says which does"
+                    )
+                    continue
                 parts.append(tables.list_table(path, self.options, self.say, self.tree.root))
                 self._own([], [path])
         held_out = any(isinstance(e, Clip) and e.split != "train" for part in parts for e in part.entries)
@@ -258,10 +264,9 @@ class _Listed:
         if line := self.unused_line(start="not used: "):
             self.say(line)
         for path in self._unused():
-            if path.suffix.lower() in tables.SUFFIXES and (column := tables.audio_column(path)):
+            if path.suffix.lower() in tables.SUFFIXES and tables.names_audio(path, self.options):
                 self._notes.append(
-                    f"{self._name(path)} is not used, although its column {column} may name audio; give it as the source "
-                    "to use it"
+                    f"{self._name(path)} is not used, although it may name audio; give it as the source to use it"
                 )
         for note in self._notes[:_LISTED]:
             self.say(note)

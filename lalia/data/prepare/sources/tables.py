@@ -84,13 +84,14 @@ def list_table(path: Path, options: Options, say: Say, root: Path | None = None)
     return Part("manifest", listed, bool(found_splits - {""} or split), frozenset(files))
 
 
-def audio_column(path: Path) -> str:
-    """The column of a table that names audio; "" where none is known to."""
+def names_audio(path: Path, options: Options) -> bool:
+    """Whether a table has a column that is known, or told, to name audio."""
+    if is_ljspeech(path):
+        return True
     try:
-        columns, _ = read_table(path)
-        return find_columns(columns, Options(), str(path))["audio"]
+        return "audio" in find_columns(read_table(path)[0], options, str(path))
     except UserError:
-        return ""
+        return False
 
 
 def read_table(path: Path) -> tuple[list[str], Iterator[tuple[int, Row | str]]]:
