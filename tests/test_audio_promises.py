@@ -6,6 +6,7 @@ import io
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -323,3 +324,15 @@ def test_without_pyav_the_same_files_are_read() -> None:
     root = Path(__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "all read", done.stderr
+
+
+def test_a_file_that_was_made_to_keep_a_reader_busy_does_not() -> None:
+    page = b"OggS\0\x02" + bytes(8)
+    hostile = b"".join(page + struct.pack("<III", number, 0, 0) + b"\0" for number in range(100_000))
+    inside = b"WAVEfmt \x10\0\0\0" + struct.pack("<HHIIHH", 0x55, 1, RATE, 4_000, 1, 0) + b"data\0\0\0\0"
+    rows = b"".join(b"RIFF" + struct.pack("<I", len(inside)) + inside for _ in range(20_000))
+    start = time.process_time()
+    for content in (hostile, rows, b"\xff\xfb\x90\xc4" * 250_000):
+        with pytest.raises(AudioError):
+            read_audio(content, "busy")
+    assert time.process_time() - start < 10

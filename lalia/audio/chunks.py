@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from lalia.audio.contents import Contents, Kind, Part, Piece, all_bytes, untouched
-from lalia.audio.mpeg import mpeg_contents
+from lalia.audio.mpeg import Data, mpeg_contents
 from lalia.units import Seconds
 
 _MOST_CHUNKS = 10_000
@@ -56,6 +56,7 @@ def wav_contents(file: BinaryIO, kind: Kind, size: int) -> Contents:
     declared_s: Seconds | None = 0.0
     held_s: Seconds | None = 0.0
     cut, at, honest, stray = "", 0, True, 0
+    data: Data | None = None
     while True:
         file.seek(at)
         head = file.read(24)
@@ -71,7 +72,8 @@ def wav_contents(file: BinaryIO, kind: Kind, size: int) -> Contents:
         joined = _begins(file, after, size)
         stray = 0 if joined else sound.stray
         if tag in _MPEG_TAGS:
-            found = mpeg_contents(all_bytes(file, size), sound.start, last, inside=True)
+            data = all_bytes(file, size) if data is None else data
+            found = mpeg_contents(data, sound.start, last, inside=True)
             parts += found.parts
             declared_s, held_s, cut, honest = found.declared_s, found.held_s, found.cut, False
         elif per_s:

@@ -11,6 +11,7 @@ from lalia.audio.contents import Contents, Kind, Part, Piece, untouched
 from lalia.audio.mpeg import Data
 
 _FIRST, _LAST = 0x02, 0x04
+_MOST_STREAMS = 64  # beside one another; a file with more was made to keep somebody busy
 _CODECS = (b"\x01vorbis", b"OpusHead", b"\x7fFLAC", b"Speex   ", b"fLaC", b"PCM     ")
 
 
@@ -36,6 +37,8 @@ def ogg_contents(data: Data, size: int, kind: Kind) -> Contents:
             if not links or not fresh:  # Streams that begin together stand beside one another; later ones are a chain.
                 links.append([])
             body = start + 27 + data[start + 26]
+            if len(links[-1]) == _MOST_STREAMS:
+                return untouched(kind)
             links[-1].append(stream := _Stream(serial, data[body : body + 8].startswith(_CODECS)))
             fresh = True
         else:

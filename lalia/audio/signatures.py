@@ -102,7 +102,7 @@ def recognise(head: bytes, suffix: str, size: int) -> Kind | None:
     if _is_block(head):
         return Kind(LATER_PIECE, "", False)
     for at, packet in ((0, 188), (4, 192)):  # as broadcast, and as camcorders write it
-        if len(head) > at + 2 * packet and head[at] == head[at + packet] == head[at + 2 * packet] == 0x47:
+        if len(head) > at + 4 * packet and set(head[at : at + 5 * packet : packet]) == {0x47}:
             return Kind("MPEG-TS", "mpegts", False)
     start = after_id3(head)
     if start and start >= len(head):  # a tag with a cover picture larger than what we look at
