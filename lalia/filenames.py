@@ -48,10 +48,16 @@ def find_path(path: Path) -> Path:
     if os.path.lexists(path) or str(path).isascii() or path.parent == path:
         return path
     parent = find_path(path.parent)
-    if not parent.is_dir():
+    try:
+        name = _composed(parent, parent.stat().st_mtime_ns).get(unicodedata.normalize("NFC", path.name))
+    except (OSError, ValueError):  # It is no folder, or no name that a folder can have.
         return path
-    name = _composed(parent, parent.stat().st_mtime_ns).get(unicodedata.normalize("NFC", path.name))
     return path if name is None else parent / name
+
+
+def is_file(path: Path | str) -> bool:
+    """Whether ``path`` is a file; False also for what no file can be called, such as a name that is too long."""
+    return os.path.isfile(path)  # noqa: PTH113 - pathlib's raises an OSError
 
 
 @lru_cache(maxsize=64)

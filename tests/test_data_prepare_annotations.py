@@ -233,6 +233,8 @@ def test_textgrid(data: bytes, tmp_path: Path) -> None:
         ("a.it.vtt", "WEBVTT\n\n00:00.500 --> 00:01.500 align:start\n<v Anna>buon giorno</v>\n\n"
          "00:02.000 --> 00:03.000\n<00:02.100><c>a</c> te\n"),
         ("a.txt", "0.5\t1.5\tbuon giorno\n\\\t100\t200\n2,0\t3,0\ta te\n"),
+        ("a.stm", ";; a comment\na 1 inter 0.00 0.50 ignore_time_segment_in_scoring\n"
+         "a 1 Anna 0.50 1.50 <o,f0,female> buon { giorno / d\u00ec }\na 1 Anna 2.00 3.00 a te\n"),
         ("a.trs", '<?xml version="1.0" encoding="ISO-8859-1"?><!DOCTYPE Trans SYSTEM "trans-14.dtd"><Trans audio_filename="a" '
          'xml:lang="it"><Speakers><Speaker id="spk1" name="Anna"/></Speakers><Episode><Section type="report" startTime="0.5" '
          'endTime="3"><Turn speaker="spk1" startTime="0.5" endTime="3"><Sync time="0.5"/>\nbuon <Event desc="b" type="noise" '
@@ -251,10 +253,10 @@ def test_subtitles_labels_and_transcripts(name: str, text: str, tmp_path: Path) 
             ("a.wav#0.50-1.50", "buon giorno", 1.0),
             ("a.wav#2.00-3.00", "a te", 1.0),
         ]
-        assert len(skipped(corpus)) == (name in ("a.trs", "a.cha")), "the empty annotation"
+        assert len(skipped(corpus)) == (name in ("a.trs", "a.cha", "a.stm")), "the empty annotation"
     if name not in ("a.srt", "a.txt"):
         assert set(corpus.column("speaker")) <= {"Anna", ""} and "Anna" in corpus.column("speaker")
-        assert set(corpus.column("language")) == {"ita"}
+        assert set(corpus.column("language")) == {"und" if name == "a.stm" else "ita"}
 
 
 def test_bad_annotations_are_one_line(tmp_path: Path) -> None:
@@ -407,16 +409,16 @@ def test_one_recording_is_a_source(tmp_path: Path) -> None:
     for name in ("plain.wav", "told.wav", "noted.wav"):
         save(tmp_path / name, voiced(len(name), 3.0))
     (tmp_path / "told.txt").write_text("detto\n")
-    (tmp_path / "noted.srt").write_text("1\n00:00:00,000 --> 00:00:01,000\ndai sottotitoli\n")
+    (tmp_path / "noted.it.srt").write_text("1\n00:00:00,000 --> 00:00:01,000\ndai sottotitoli\n")
     texts = [
         prepared(tmp_path / f"{name}.wav", tmp_path / name / "c").column("text") for name in ("plain", "told", "noted")
     ]
     assert texts == [[""], ["detto"], ["dai sottotitoli"]]
-    (tmp_path / "a.pdf").write_bytes(b"%PDF-1.4")
+    (tmp_path / "a.bin").write_bytes(b"%PDF-1.4")
     with pytest.raises(
         UserError, match="is neither audio nor a file that tells of audio; expected a folder, a recording"
     ):
-        prepared(tmp_path / "a.pdf", tmp_path / "c")
+        prepared(tmp_path / "a.bin", tmp_path / "c")
 
 
 def test_tables_name_files_without_suffix_and_by_backslashes(tmp_path: Path) -> None:
@@ -454,3 +456,50 @@ def test_damaged_annotations_are_read_or_refused_in_a_line(tmp_path: Path) -> No
             assert "\n" not in str(error)
             outcomes.add(None)
     assert outcomes >= {True, None}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "txt/p1/001.txt",
+        "txt/p1/001.TXT",
+        "p1/txt/001.txt",
+        "wav48/p1/001.Txt",
+    ],
+)
+def test_transcripts_in_a_tree_of_their_own(text: str, tmp_path: Path) -> None:
+    """Those of the audio's name in the like folder; what belongs to nobody knows which is named."""
+    root = tmp_path / "all"
+    audio = "p1/wav/001.WAV" if text.startswith("p1") else "wav48/p1/001.WAV"
+    for number, name in enumerate((audio, audio.replace("p1", "p2"), "wav48/x/only_mic1.wav", "wav48/x/only_mic2.wav")):
+        save(root / name, voiced(number), format="WAV")
+    folder = "wav48/p1" if text.startswith("wav48") else str(Path(text).parent)
+    texts = {f"{folder}/{Path(text).name}": "0 46797 moja", "words/only.txt": "tatu", "elsewhere/001.txt": "nobody's"}
+    for name, words in texts.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(words)
+    said: list[str] = []
+    found = {id: text for id, text, *_ in told(prepared(root, tmp_path / "c", said))}
+    assert found[audio] == "moja"
+    assert found["wav48/x/only_mic1.wav"] == found["wav48/x/only_mic2.wav"] == "tatu"
+    assert found[audio.replace("p1", "p2")] == ""
+    assert any("in another folder, such as " in line for line in said)
+    assert "elsewhere/001.txt is not used: several audio files or texts have its name" in said
+
+
+def test_a_list_of_times_and_labels_is_no_transcript(tmp_path: Path) -> None:
+    save(tmp_path / "all" / "a.wav", voiced(1))
+    (tmp_path / "all" / "a.lab").write_text("0 1200000 sil\n1200000 2500000 m\n")
+    said: list[str] = []
+    assert [row[1] for row in told(prepared(tmp_path / "all", tmp_path / "c", said))] == [""]
+    assert "not used: 1 .lab" in said
+
+
+def test_sides_of_a_call_in_an_stm(tmp_path: Path) -> None:
+    save(tmp_path / "call.wav", np.stack([voiced(1, 3.0), voiced(2, 3.0)], axis=1))
+    (tmp_path / "call.stm").write_text("call A anna 0.0 1.0 <o,f3,female> ciao\ncall B bert 1.5 3.0 a te\n")
+    listing = open_source(str(tmp_path), Options(), None, lambda words: None)(tmp_path / "work")
+    assert [(clip.text, clip.channel) for clip in listing.clips] == [("ciao", 0), ("a te", 1)]
+    (tmp_path / "call.stm").write_text("call 1 anna 0.0 1.0\ncall\n")
+    with pytest.raises(UserError, match=r"line 2 is none of an \.stm"):
+        prepared(tmp_path / "call.stm", tmp_path / "c")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -149,3 +150,61 @@ def test_where_nothing_can_be_written_one_line_says_so(
     assert main(["prepare", str(tmp_path / "a"), "--out", str(tmp_path / "c"), "--workers", "1"]) == 2
     assert "No space left on device); make room" in capsys.readouterr().err
     assert not (tmp_path / ".c.work").exists()
+
+
+def test_a_folder_that_cannot_be_entered_and_links_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also hidden files, a link that leads to its own folder, and one to nowhere."""
+    root = tmp_path / "all"
+    save(root / "a.wav", voiced(1))
+    (root / "closed").mkdir()
+    (root / "loop").symlink_to(root, target_is_directory=True)
+    (root / "gone").symlink_to(tmp_path / "nowhere", target_is_directory=True)
+    (root / "._a.wav").write_bytes(b"\0\5\26\7")
+    scandir = os.scandir
+
+    def closed(path: str) -> Iterator[os.DirEntry[str]]:
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    said: list[str] = []
+    source = open_source(str(root), Options(), None, said.append)
+    run.prepare(source, run.Recipe("test", {}, None, "near"), tmp_path / "c", in_this_process, Console(quiet=True))
+    assert skipped(Corpus.load(tmp_path / "c")) == {"closed": "unreadable", "gone": "missing"}
+    assert said == ["not used: 1 hidden"]
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("a.xlsx", "is a spreadsheet; save it as CSV"),
+        ("a.ods", "is a spreadsheet; save it as CSV"),
+        ("a.zip", "is an archive; unpack it first: unzip -d FOLDER"),
+        ("a.tar.gz", "is an archive; unpack it first: tar -C FOLDER -xf"),
+        ("a.7z", "is an archive; unpack it first: 7z x -oFOLDER"),
+        ("a.pdf", "is a document; save its table as CSV"),
+        ("notes.md", "is neither audio nor a file that tells of audio"),
+    ],
+)
+def test_what_is_no_source_says_what_to_do(name: str, line: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"PK\3\4 and more")
+    with pytest.raises(UserError, match=f"{name}: {line}"):
+        prepared(tmp_path / name, tmp_path / "c")
+    if name.endswith((".md", ".pdf")):
+        return
+    save(tmp_path / "b.wav", voiced(1))
+    said: list[str] = []
+    open_source(str(tmp_path), Options(), None, said.append)(tmp_path / "work")
+    assert any(one.startswith(f"{name} is not used: it {line}") for one in said)
+
+
+def test_a_corpus_is_not_prepared_again_and_a_saved_dataset_is_read(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    save(tmp_path / "a.wav", voiced(1))
+    prepared(tmp_path / "a.wav", tmp_path / "c")
+    with pytest.raises(UserError, match="c: is a corpus already; train on it"):
+        prepared(tmp_path / "c", tmp_path / "d")
+    rows = datasets.Dataset.from_dict({"audio": [str(tmp_path / "a.wav")], "sentence": ["moja"]})
+    rows.save_to_disk(str(tmp_path / "saved"))
+    assert prepared(tmp_path / "saved", tmp_path / "d").column("text") == ["moja"]

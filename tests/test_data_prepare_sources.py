@@ -85,7 +85,7 @@ def test_manifest_with_offsets_names_parts_of_a_file(tmp_path: Path) -> None:
 
 
 def test_manifest_errors_say_what_to_do(tmp_path: Path) -> None:
-    (tmp_path / "a.tsv").write_text("name\twords\nx.wav\tciao\n")
+    (tmp_path / "a.tsv").write_text("name\twords\nx\tciao\n")
     with pytest.raises(
         UserError, match=r"no column for audio \(it has name, words\); name it, as in --columns audio=name"
     ):

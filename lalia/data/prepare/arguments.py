@@ -17,13 +17,15 @@ if TYPE_CHECKING:
 
 _SOURCES = """\
 SOURCE is one of
-  FOLDER            of anything, at any depth: audio of any name (a.txt beside a.wav is its transcript), releases in the
-                    layout of LibriSpeech, Common Voice, FLEURS, LJSpeech or the hub's AudioFolder, tables called manifest or
-                    metadata, Kaldi's wav.scp, annotations beside their recordings. What is not used is counted
-  FILE              of audio, with its transcript or annotations where they lie beside it
-  FILE.tsv|.csv|.jsonl|.parquet   a table with a column for the audio, and text, language, speaker, split, start, end where known
-  FILE.eaf|.TextGrid|.trs|.cha|.srt|.vtt|.ass   annotations of ELAN, Praat, Transcriber or CHAT, or subtitles; also ELAN's
-                    tab-delimited export and Audacity's labels (.txt). --tier says which tiers
+  FOLDER            of anything, at any depth: audio of any name with its transcripts (a.txt beside a.wav, or txt/a.txt of
+                    wav/a.wav), releases in the layout of LibriSpeech, Common Voice, FLEURS, LJSpeech, OpenSLR, MLS or the
+                    hub's AudioFolder, tables called manifest or metadata, Kaldi's wav.scp, annotations beside their
+                    recordings, a dataset made by save_to_disk. What is not used is counted
+  FILE.wav          or other audio: one recording
+  FILE.tsv|.csv|.jsonl|.json|.parquet, also .gz   a table with a column for the audio, and text, language, speaker, split, start,
+                    end where known; manifests of NeMo and lhotse; or lines that begin with the name of an audio file
+  FILE.eaf|.TextGrid|.trs|.cha|.stm|.srt|.vtt|.ass   annotations of ELAN, Praat, Transcriber, CHAT or NIST, or subtitles; also
+                    ELAN's tab-delimited export and Audacity's labels (.txt). --tier says which tiers
   kaldi:DIR         wav.scp, segments, text, utt2spk
   fairseq:FILE.tsv  with FILE.wrd or FILE.ltr beside it, or a folder of them
   hub:NAME[/CONFIG] a dataset of the hub, streamed, or a folder in such a layout

@@ -11,7 +11,7 @@ from lalia.data.prepare.clips import Clip, Dropped, Listing
 from lalia.data.prepare.options import Options
 from lalia.data.prepare.splits import assign_splits, hold_out_recordings
 from lalia.exits import UserError
-from lalia.filenames import readable
+from lalia.filenames import is_file, readable
 
 _LOOKED_AT = 1000
 
@@ -53,15 +53,15 @@ def finish_listing(name: str, parts: Sequence[Part], options: Options, where: Pa
             elif not options.limit or len(divided) + len(undivided) < options.limit:
                 clips.append(entry if not options.language else replace(entry, language=options.language))
     clips = [*divided, *undivided]
-    forms = list(dict.fromkeys(part.form for part in parts))
+    of_clips = [part for part in parts if any(isinstance(entry, Clip) for entry in part.entries)]
+    forms = list(dict.fromkeys(part.form for part in of_clips or parts))
     if not clips:
         reasons = ", ".join(f"{n} {reason}" for reason, n in Counter(d.reason for d in dropped).most_common())
         first = f"; the first: {dropped[0].detail}" if dropped else ""
-        raise UserError(
-            f"{where}: names no audio that can be used{f' ({reasons}{first})' if reasons else ''}; a {' and a '.join(forms)}?"
-        )
+        why = f"{reasons}{first}" if reasons else f"as a {' and a '.join(forms)}"
+        raise UserError(f"{where}: names no audio that can be used ({why})")
     looked_at = clips[:_LOOKED_AT]
-    if not any(clip.data is not None or Path(clip.path).is_file() for clip in looked_at):
+    if not any(clip.data is not None or is_file(clip.path) for clip in looked_at):
         raise UserError(
             f"{where}: none of the first {len(looked_at)} files it names exists (such as {clips[0].path});"
             " say --root FOLDER, the one that its paths start from"

@@ -18,8 +18,7 @@ from urllib.parse import unquote
 from lalia.data.prepare.clips import Clip, Dropped
 from lalia.data.prepare.languages import UNKNOWN, find_language
 from lalia.data.prepare.options import Options
-from lalia.exits import UserError
-from lalia.filenames import find_path, is_utf8
+from lalia.filenames import find_path, is_file, is_utf8
 from lalia.units import Seconds
 
 
@@ -33,6 +32,11 @@ class Annotation:
     speaker: str = ""
     media: str = ""
     """the recording, where a file is about several"""
+    channel: int | None = None
+    """from 0; None = the file does not say on which it is spoken"""
+
+    def of_all_channels(self) -> Annotation:
+        return replace(self, channel=None)
 
 
 @dataclass
@@ -149,7 +153,7 @@ class Recordings:
         own = [annotations.name, annotations.stem, annotations.stem.rpartition(".")[0]]
         for name in given:
             path = find_path((self._root or annotations.parent) / name)
-            if path.is_file():
+            if is_file(path):
                 return path
         keys = [*map(_key, bases), *(_key(Path(base).stem) for base in bases), *map(_key, filter(None, own))]
         for key in keys:
@@ -240,7 +244,7 @@ def clips_of(
                 )
                 yield Clip(
                     name, str(file), language, text, speaker, "train", where.name,
-                    start_s=one.start_s, end_s=one.end_s, duration_s=one.end_s - one.start_s,
+                    start_s=one.start_s, end_s=one.end_s, duration_s=one.end_s - one.start_s, channel=one.channel,
                 )  # fmt: skip
 
 
@@ -263,30 +267,6 @@ def _joined(words: list[Annotation]) -> list[Annotation]:
 
 def _name(path: Path, where: Path) -> str:
     return path.relative_to(where).as_posix() if path.is_relative_to(where) else path.name
-
-
-def decoded(path: Path) -> str:
-    """The text of a file in UTF-8 or UTF-16, without its byte-order mark; ``UserError`` where it is neither."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); expected a text file") from error
-    try:
-        return data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: is not UTF-8 ({error.reason}); convert it: iconv -f latin1 -t utf-8") from error
-
-
-def first_line(path: Path) -> str:
-    """The first line of a text file, for those that are known by it; "" where it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            data = file.readline(1 << 16)
-            wide = data[:2] in (b"\xff\xfe", b"\xfe\xff")
-            text = (data + file.read(1)).decode("utf-16", "replace") if wide else data.decode("utf-8-sig", "replace")
-    except OSError:
-        return ""
-    return text.rstrip("\r\n")
 
 
 _TIME = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:[.,]\d+)?)")

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
-from lalia.data.prepare.sources.annotations import Annotated, Annotation, Tier, decoded, first_line, seconds
+from lalia.data.prepare.sources.annotations import Annotated, Annotation, Tier, seconds
 from lalia.data.prepare.sources.markup import read_xml
+from lalia.data.prepare.sources.text_files import decoded, first_line
 from lalia.exits import UserError
 from lalia.units import Seconds
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,22 +16,29 @@ from lalia.data.prepare.languages import UNKNOWN, find_language
 from lalia.data.prepare.listing import Part, finish_listing
 from lalia.data.prepare.options import Options, Say
 from lalia.data.prepare.sources import kaldi, layouts, tables
-from lalia.data.prepare.sources.annotations import Annotated, ReadAnnotations, Recordings, Told, clips_of, decoded
+from lalia.data.prepare.sources.annotations import Annotated, ReadAnnotations, Recordings, Told, clips_of
 from lalia.data.prepare.sources.chat import read_chat
 from lalia.data.prepare.sources.elan import is_elan_export, read_elan, read_elan_export
+from lalia.data.prepare.sources.headless import headless
+from lalia.data.prepare.sources.named_audio import AudioIndex, NamedAudio
+from lalia.data.prepare.sources.others import NO_AUDIO_COLUMN, advice
 from lalia.data.prepare.sources.praat import read_textgrid
+from lalia.data.prepare.sources.stm import read_stm
 from lalia.data.prepare.sources.subtitles import is_label_track, read_labels, read_subtitles
 from lalia.data.prepare.sources.transcriber import read_transcriber
+from lalia.data.prepare.sources.transcripts import SUFFIXES as TRANSCRIPTS
+from lalia.data.prepare.sources.transcripts import Transcripts, key_of, read_transcript
+from lalia.data.prepare.sources.tree import Tree
 from lalia.exits import UserError
 from lalia.filenames import readable
 
 BYTES_PER_S = 16_000  # Of unknown files, about; for planning only.
-TRANSCRIPTS = (".txt", ".lab")
 ANNOTATIONS: dict[str, ReadAnnotations] = {
     ".eaf": read_elan,
     ".textgrid": read_textgrid,
     ".trs": read_transcriber,
     ".cha": read_chat,
+    ".stm": read_stm,
     ".ass": read_subtitles,
     ".ssa": read_subtitles,
     ".vtt": read_subtitles,
@@ -48,6 +55,7 @@ _KALDI = frozenset(
     for word in words.split()
 )
 _LISTED = 5  # of what is not used, by name
+_HEADLESS = (".txt", ".tsv", ".csv", ".lst", ".tab", "")
 
 
 def reader_of(path: Path) -> ReadAnnotations | None:
@@ -65,24 +73,19 @@ def reader_of(path: Path) -> ReadAnnotations | None:
 
 def list_annotations(path: Path, read: ReadAnnotations, options: Options, say: Say) -> Listing:
     """The clips of one annotation file, whose recording lies beside it, or below ``--root``."""
-    files = [*_Tree(path.parent, deep=False).audio(), *(_Tree(options.root).audio() if options.root else ())]
+    files = [*Tree(path.parent, deep=False).audio(), *(Tree(options.root).audio() if options.root else ())]
     annotated, told = read(path), Told()
     entries = list(clips_of(path, annotated, Recordings(files, options.root), path.parent, options, told))
     _say_tiers(told, annotated, entries, options, path, say)
     return finish_listing(path.stem, [Part(annotated.form, entries, False)], options, path)
 
 
-def list_recording(path: Path, options: Options, say: Say) -> Listing:
-    """One audio file: by the annotations beside it that have its name, else with its transcript, else as it is."""
-    beside = [other for other in _Tree(path.parent, deep=False).files if other.stem == path.stem]
-    for suffix in (*ANNOTATIONS, *TRANSCRIPTS, ".tsv", ".csv"):
-        for other in (other for other in beside if other.suffix.lower() == suffix):
-            if read := reader_of(other):
-                say(f"{path}: read by {other.name}, which lies beside it")
-                return list_annotations(other, read, options, say)
-    text = next((path.with_suffix(suffix) for suffix in TRANSCRIPTS if path.with_suffix(suffix).is_file()), None)
-    clip = _recording(path, text, path.parent, False, path.stem)
-    return finish_listing(path.stem, [Part("recording", [clip], False)], options, path)
+def list_recording(path: Path, options: Options, work: Path, say: Say) -> Listing:
+    """One audio file, with the annotations or the transcript of its name beside it."""
+    tree = Tree(path.parent, deep=False)
+    tree.files = [other for other in tree.files if other == path or (_is_of(other, path) and not _is_audio(other))]
+    tree.hidden, tree.dropped = 0, []
+    return _list(tree, path, path.stem, options, work, say)
 
 
 def list_folder(root: Path, options: Options, work: Path, say: Say) -> Listing:
@@ -91,7 +94,10 @@ def list_folder(root: Path, options: Options, work: Path, say: Say) -> Listing:
 
     Of a release only what its tables name is read. ``say`` is told what lies there and is not used.
     """
-    tree = _Tree(root)
+    return _list(Tree(root), root, root.resolve().name, options, work, say)
+
+
+def _list(tree: Tree, where: Path, name: str, options: Options, work: Path, say: Say) -> Listing:
     said: set[str] = set()
 
     def once(line: str) -> None:
@@ -99,53 +105,30 @@ def list_folder(root: Path, options: Options, work: Path, say: Say) -> Listing:
             said.add(line)
             say(line)
 
-    listing = _Listed(tree, options, once)
-    listing.add_releases(work)
+    listing = _Listed(tree, options, work, once)
+    listing.add_releases()
     listing.add_tables()
     listing.add_annotations()
     listing.add_recordings()
     if not any(part.entries for part in listing.parts):
+        refused = f"; {tree.dropped[0].detail}" if tree.dropped else ""
         raise UserError(
-            f"{root}: holds no audio; expected files such as {', '.join(sorted(SUFFIXES)[:6])}, at any depth"
-            f"{listing.unused_line(start='; there are ')}"
+            f"{where}: holds no audio; expected files such as {', '.join(sorted(SUFFIXES)[:6])}, at any depth"
+            f"{listing.unused_line(start='; there are ')}{refused}"
         )
-    found = finish_listing(root.resolve().name, listing.parts, options, root)
+    listing.add_unreadable()
+    found = finish_listing(name, listing.parts, options, where)
     listing.say_unused()
     return found
-
-
-class _Tree:
-    """The files below a folder but hidden ones, in the order of their names; links to folders are followed once."""
-
-    def __init__(self, root: Path, deep: bool = True) -> None:
-        self.root = root
-        self.files: list[Path] = []
-        self.folders: list[Path] = []
-        seen: set[tuple[int, int]] = set()
-        for name, below, files in os.walk(root, followlinks=True):
-            folder = Path(name)
-            where = folder.stat()
-            if (where.st_dev, where.st_ino) in seen:
-                below.clear()
-                continue
-            seen.add((where.st_dev, where.st_ino))
-            below[:] = sorted(name for name in below if not name.startswith(".")) if deep else []
-            self.folders.append(folder)
-            self.files += [folder / name for name in files if not name.startswith(".")]
-        self.files.sort(key=lambda path: path.relative_to(root).as_posix())
-        self.folders.sort()
-
-    def audio(self) -> Iterator[Path]:
-        """Audio by its suffix, or by what it holds, whatever it is called."""
-        return (path for path in self.files if path.suffix.lower() in SUFFIXES or is_audio(path))
 
 
 @dataclass
 class _Listed:
     """What is found below a root, reader by reader; what one has taken the next ones leave alone."""
 
-    tree: _Tree
+    tree: Tree
     options: Options
+    work: Path
     say: Say
     parts: list[Part] = field(default_factory=list)
 
@@ -154,8 +137,10 @@ class _Listed:
         self._taken: set[str] = set()  # audio that a clip is made of, and files that were read for what they say
         self._owned: list[Path] = []  # folders of releases: audio in them that is not named is not read
         self._notes: list[str] = []
+        self._index = AudioIndex(lambda: self._audio)
+        self._stems = {key_of(path) for path in self._audio}
 
-    def add_releases(self, work: Path) -> None:
+    def add_releases(self) -> None:
         """Folders in the layouts of Common Voice, FLEURS, LibriSpeech and Kaldi."""
         root, options = self.tree.root, self.options
         voices = [folder for folder in self.tree.folders if layouts.is_common_voice(folder)]
@@ -165,7 +150,7 @@ class _Listed:
             self._add(layouts.list_common_voice(voices, root, options))
             self._own([folder / "clips" for folder in voices], [p for f in voices for p in f.glob("*.tsv")])
         if fleurs:
-            self._add(layouts.list_fleurs(fleurs, root, options, work))
+            self._add(layouts.list_fleurs(fleurs, root, options, self.work))
             self._own([folder / "audio" for folder in fleurs], [p for f in fleurs for p in f.glob("*.tsv")])
         if spoken:
             self._add(layouts.list_librispeech(spoken, root, options))
@@ -177,21 +162,45 @@ class _Listed:
                 self._own([], [folder / name for name in _KALDI])
 
     def add_tables(self) -> None:
-        """``manifest`` and ``metadata`` tables at any depth."""
-        parts = []
-        for path in self.tree.files:
-            if path.stem in _TABLES and path.suffix.lower() in tables.SUFFIXES and not self._is_taken(path):
-                if path.parent != self.tree.root and not tables.names_audio(path, self.options):
-                    self._notes.append(
-                        f"{self._name(path)} is not used, since none of its columns is known to name audio; --columns audio=NAME "
-                        "says which does"
-                    )
-                    continue
-                parts.append(tables.list_table(path, self.options, self.say, self.tree.root))
-                self._own([], [path])
+        """``manifest`` and ``metadata`` tables at any depth, Parquet files that hold audio, and tables without names of columns
+        whose first field names audio."""
+        root, parts, seen = self.tree.root, list[Part](), set[str]()
+        order = sorted(self.tree.files, key=lambda path: not self._is_named_table(path))  # the sure ones first
+        for path in order:
+            if self._is_taken(path) or not (self._is_named_table(path) or self._is_headless(path)):
+                continue
+            if path.parent != root and not self._is_headless(path) and not tables.names_audio(path, self.options):
+                self._notes.append(f"{self._name(path)} {NO_AUDIO_COLUMN}")
+                continue
+            part = tables.list_table(path, self.options, self.work, self.say, root, self._index)
+            files = {_absolute(entry.path) for entry in part.entries if isinstance(entry, Clip)}
+            if files and files <= seen | self._taken:
+                self._notes.append(
+                    f"{self._name(path)} is not used, since a table or a release is read for the same recordings; give it as "
+                    "the source to use it"
+                )
+                continue
+            seen |= files
+            parts.append(part)
+            self._own([], [path])
         held_out = any(isinstance(e, Clip) and e.split != "train" for part in parts for e in part.entries)
         for part in parts:  # A folder called train alone holds nothing out.
             self._add(part if held_out else replace(part, has_splits=False))
+
+    def _is_named_table(self, path: Path) -> bool:
+        form = tables.form_of(path)
+        if form and tables.stem_of(path) in _TABLES:
+            return form != ".json" or tables.names_audio(path, self.options)
+        return form == ".parquet" and tables.holds_audio(path)
+
+    def _is_headless(self, path: Path) -> bool:
+        suffix = Path(path.name.lower().removesuffix(".gz")).suffix
+        if suffix not in _HEADLESS or key_of(path) in self._stems or _is_audio(path) or reader_of(path):
+            return False
+        try:
+            return headless(path, NamedAudio(path, self.options.root or path.parent, self._index)) is not None
+        except UserError:
+            return False
 
     def add_annotations(self) -> None:
         """Annotation files with a recording that nothing before them names."""
@@ -238,18 +247,30 @@ class _Listed:
                 self.say(line)
 
     def add_recordings(self) -> None:
-        """Every audio file that is left, with its transcript where one lies beside it."""
+        """Every audio file that is left, with its transcript where one lies beside it or in a tree of the same names."""
         root = self.tree.root
         files = [path for path in self._audio if not self._is_taken(path) and not self._is_owned(path)]
         named, source = _are_languages(files, root), root.resolve().name
+        transcripts = Transcripts((path for path in self.tree.files if not self._is_taken(path)), root)
+        texts = {path: text for path in files if (text := transcripts.beside(path))}
+        others, unclear = transcripts.elsewhere(files, texts)
         entries = []
         for path in files:
-            beside = next(
-                (p for s in TRANSCRIPTS if (p := path.with_suffix(s)).is_file() and not self._is_taken(p)), None
+            text = texts.get(path) or others.get(path)
+            entry = _recording(path, text, root, named, source)
+            entries.append(entry)
+            if text is not None and (isinstance(entry, Dropped) or entry.text):
+                self._own([], [text])
+        if others:
+            example = next(iter(others))
+            have = "s have their transcripts" if len(others) > 1 else " has its transcript"
+            self.say(
+                f"{root}: {len(others):,} audio file{have} in "
+                f"another folder, such as {self._name(others[example])} of {self._name(example)}"
             )
-            entries.append(_recording(path, beside, root, named, source))
-            if beside is not None:
-                self._own([], [beside])
+        self._notes += [
+            f"{self._name(path)} is not used: several audio files or texts have its name" for path in unclear
+        ]
         if entries and self.parts:
             unlabelled = sum(isinstance(entry, Clip) and not entry.text for entry in entries)
             self.say(
@@ -259,15 +280,24 @@ class _Listed:
         if entries:
             self._add(Part("folder of audio", entries, False))
 
+    def add_unreadable(self) -> None:
+        """Folders that cannot be entered, and links that lead nowhere."""
+        broken = [path for path in self._unused() if path.is_symlink() and not path.exists()]
+        links = [
+            Dropped(self._name(path), "missing", f"a link to {path.readlink()}, which is not there") for path in broken
+        ]
+        self._own([], broken)
+        if found := [*self.tree.dropped, *links]:
+            self._add(Part("folder", found, False))
+
     def say_unused(self) -> None:
-        """What lies there and is not used: counted by suffix; tables and annotations by name, with how to use them."""
+        """What lies there and is not used: counted by suffix; what may hold labels by name, with how to use it."""
         if line := self.unused_line(start="not used: "):
             self.say(line)
-        for path in self._unused():
-            if path.suffix.lower() in tables.SUFFIXES and tables.names_audio(path, self.options):
-                self._notes.append(
-                    f"{self._name(path)} is not used, although it may name audio; give it as the source to use it"
-                )
+        said = {note.partition(" is not used")[0] for note in self._notes}
+        unused = [path for path in self._unused() if self._name(path) not in said and not self._is_owned(path)]
+        unused.sort(key=lambda path: path.suffix.lower() in TRANSCRIPTS)  # Tables are the likelier ones.
+        self._notes += [f"{self._name(path)} {why}" for path in unused if (why := advice(path, self.options))]
         for note in self._notes[:_LISTED]:
             self.say(note)
         if len(self._notes) > _LISTED:
@@ -281,6 +311,8 @@ class _Listed:
         ]
         if left := sum(self._is_owned(path) and not self._is_taken(path) for path in self._audio):
             parts.append(f"{left:,} audio file{'s' * (left > 1)} of a release that its tables do not name")
+        if self.tree.hidden:
+            parts.append(f"{self.tree.hidden:,} hidden")
         return start + ", ".join(parts) if parts else ""
 
     def _unused(self) -> Iterable[Path]:
@@ -304,6 +336,15 @@ class _Listed:
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self.tree.root).as_posix()
+
+
+def _is_of(other: Path, path: Path) -> bool:
+    """Whether a file has the name of another: ``talk.it.srt`` that of ``talk.wav``."""
+    return other.name.casefold().startswith(f"{path.stem.casefold()}.")
+
+
+def _is_audio(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES or is_audio(path)
 
 
 def _absolute(path: Path | str) -> str:
@@ -339,7 +380,7 @@ def _recording(path: Path, beside: Path | None, root: Path, named: bool, source:
     text = ""
     if beside is not None:
         try:
-            text = " ".join(decoded(beside).split())
+            text = read_transcript(beside) or ""
         except UserError as error:
             return Dropped(relative.as_posix(), "unreadable transcript", str(error))
     return Clip(

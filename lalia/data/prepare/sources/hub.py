@@ -207,11 +207,16 @@ def _named(spec: str) -> tuple[str, str]:
     return "/".join(parts[:2]), "/".join(parts[2:])
 
 
+def is_saved(folder: Path) -> bool:
+    """Whether ``save_to_disk`` made a folder."""
+    return any((folder / file).is_file() for file in ("state.json", "dataset_dict.json"))
+
+
 def _saved(name: str) -> Any:
     """The splits of a folder made by ``save_to_disk``, ``None`` for any other."""
     from datasets import Dataset, load_from_disk
 
-    if not any((Path(name) / file).is_file() for file in ("state.json", "dataset_dict.json")):
+    if not is_saved(Path(name)):
         return None
     found = load_from_disk(name)
     return {"train": found} if isinstance(found, Dataset) else dict(found)

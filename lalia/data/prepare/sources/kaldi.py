@@ -12,9 +12,10 @@ from lalia.data.prepare.clips import Clip, Dropped
 from lalia.data.prepare.languages import UNKNOWN, iso_639_3
 from lalia.data.prepare.listing import Part
 from lalia.data.prepare.options import Options
-from lalia.data.prepare.sources.tables import SPLIT_NAMES, read_lines
+from lalia.data.prepare.sources.tables import SPLIT_NAMES
+from lalia.data.prepare.sources.text_files import conversion, read_lines
 from lalia.exits import UserError
-from lalia.filenames import find_path, is_utf8
+from lalia.filenames import find_path, is_file, is_utf8
 from lalia.units import SAMPLE_RATE
 
 
@@ -40,7 +41,7 @@ def list_kaldi(folder: Path, options: Options) -> Part:
             recording, *times = words.split() or [""]
             path = files.get(recording)
             if path is None:
-                yield Dropped(id, "missing", f"{wavs.get(recording, 'wav.scp has no such recording')} ({recording})")
+                yield Dropped(id, "missing", _why_missing(recording, wavs.get(recording)))
                 continue
             try:
                 start, end = (float(times[0]), float(times[1])) if segments else (0.0, None)
@@ -52,7 +53,7 @@ def list_kaldi(folder: Path, options: Options) -> Part:
                 yield Dropped(id, "bad row", f"utt2lang: {error}")
                 continue
             if not is_utf8(texts.get(id, "")):
-                yield Dropped(id, "bad row", "text: is not UTF-8; save it as UTF-8 (iconv -f latin1 -t utf-8)")
+                yield Dropped(id, "bad row", f"text: is not UTF-8; save it as UTF-8 ({conversion(folder / 'text')})")
                 continue
             end = None if end is not None and end < 0 else end
             if not 0 <= start < math.inf or (end is not None and not start < end < math.inf):
@@ -159,9 +160,20 @@ def _file(words: str, roots: list[Path]) -> Path | None:
             names = shlex.split(words.rstrip("| "))[1:]  # The first word is the program.
         except ValueError:
             return None
-    found = [next((path for root in roots if (path := find_path(root / name)).is_file()), None) for name in names]
+    found = [next((path for root in roots if is_file(path := find_path(root / name))), None) for name in names]
     files = [path for path in found if path is not None]
     return files[0] if len(files) == 1 else None
+
+
+def _why_missing(recording: str, words: str | None) -> str:
+    if words is None:
+        return f"wav.scp has no such recording ({recording})"
+    if found := re.fullmatch(r"(.*\.ark)(:\d+)?(\[.*\])?", words):
+        return (
+            f"{words} ({recording}) lies in a Kaldi archive, which is not read; copy it out with Kaldi's wav-copy "
+            f"({shlex.join(['wav-copy', found[1] + (found[2] or ''), f'{recording}.wav'])}), and name that file in wav.scp"
+        )
+    return f"{words} ({recording})"
 
 
 def _channel(words: str) -> int | None:

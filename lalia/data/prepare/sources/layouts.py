@@ -12,7 +12,9 @@ from lalia.data.prepare.languages import find_language
 from lalia.data.prepare.listing import Part
 from lalia.data.prepare.options import Options
 from lalia.data.prepare.sources.columns import find_columns
-from lalia.data.prepare.sources.tables import clip_of, read_lines, read_table
+from lalia.data.prepare.sources.named_audio import NamedAudio
+from lalia.data.prepare.sources.tables import clip_of, read_table
+from lalia.data.prepare.sources.text_files import read_lines
 from lalia.exits import UserError
 from lalia.filenames import find_path
 from lalia.units import SAMPLE_RATE
@@ -65,13 +67,14 @@ def list_common_voice(folders: list[Path], root: Path, options: Options) -> Part
                     continue
                 columns, rows = read_table(table)
                 fields = find_columns(columns, options, str(table), ("audio", "text"))
+                named = NamedAudio(table, folder / "clips")
                 for number, row in rows:
                     where = f"{table.relative_to(root)} line {number}"
                     if isinstance(row, str):
                         yield Dropped(where, "bad row", row)
                         continue
                     row = {**row, "split": split}
-                    clip = clip_of(row, {**fields, "split": "split"}, folder / "clips", root.name, where, options)
+                    clip = clip_of(row, {**fields, "split": "split"}, named, root.name, where, options)
                     if isinstance(clip, Dropped):
                         yield clip
                         continue

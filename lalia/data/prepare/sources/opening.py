@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,17 +12,19 @@ from lalia.data.prepare.clips import Listing
 from lalia.data.prepare.demo import list_demo
 from lalia.data.prepare.listing import finish_listing
 from lalia.data.prepare.options import Options, Say
-from lalia.data.prepare.sources import folders, hub, kaldi, tables
+from lalia.data.prepare.sources import folders, hub, kaldi, others, tables
+from lalia.data.prepare.sources.headless import headless
+from lalia.data.prepare.sources.named_audio import NamedAudio
 from lalia.exits import UserError
 from lalia.filenames import find_path
-from lalia.kinds import address, is_address
+from lalia.kinds import address, is_address, look
 
 ListSource = Callable[[Path], Listing]
 """Lists a source; may keep files in the work folder that it is given."""
 
 _EXPECTED = (
-    "a folder, a recording, a table (.tsv, .csv, .jsonl, .parquet), annotations (.eaf, .TextGrid, .trs, .cha, .srt, .vtt, "
-    "labels), kaldi:DIR, fairseq:FILE, hub:NAME[/CONFIG], or demo"
+    "a folder, a recording, a table (.tsv, .csv, .jsonl, .json, .parquet), annotations (.eaf, .TextGrid, .trs, .cha, .stm, "
+    ".srt, .vtt, labels), kaldi:DIR, fairseq:FILE, hub:NAME[/CONFIG], or demo"
 )
 
 
@@ -45,15 +48,31 @@ def open_source(spec: str, options: Options, audio: Path | None, say: Say) -> Li
         raise UserError(f"source {spec!r}: the demo takes no name; say: lalia prepare demo")
     path = _existing(spec)
     if path.is_dir():
+        found = look(path)
+        if found.kind == "corpus":
+            raise UserError(
+                f"{path}: is a corpus already; train on it: lalia pretrain fit --data.corpus {path} --out RUN"
+            )
+        if hub.is_saved(path):
+            say(f"{path}: a dataset made by save_to_disk, read as hub:{path}")
+            return lambda work: hub.list_hub(str(path), options, say)
         return lambda work: folders.list_folder(path, options, work, say)
     if read := folders.reader_of(path):
         return lambda work: folders.list_annotations(path, read, options, say)
     if path.suffix.lower() in SUFFIXES or is_audio(path):
-        return lambda work: folders.list_recording(path, options, say)
-    if path.suffix.lower() not in tables.SUFFIXES:
-        raise UserError(f"{path}: is neither audio nor a file that tells of audio; expected {_EXPECTED}")
-    name = _named(path.parent) if path.stem in ("manifest", "metadata") else path.stem
-    return lambda work: finish_listing(name, [tables.list_table(path, options, say)], options, path)
+        return lambda work: folders.list_recording(path, options, work, say)
+    if told := others.what(path):
+        raise UserError(f"{path}: {told}")
+    named = NamedAudio(path, options.root or path.parent)
+    if not tables.form_of(path) and headless(path, named) is None:
+        raise UserError(
+            f"{path}: is neither audio nor a file that tells of audio; expected {_EXPECTED}, or lines that begin with names of "
+            f"audio files below {named.root}"
+        )
+    name = tables.stem_of(path)
+    if name in ("manifest", "metadata"):
+        name = _named(path.parent)
+    return lambda work: finish_listing(name, [tables.list_table(path, options, work, say)], options, path)
 
 
 def _named(folder: Path) -> str:
@@ -65,7 +84,9 @@ def _existing(spec: str) -> Path:
         raise address(spec)
     if spec == "-":
         raise UserError("-: a source is read more than once; save the table as a file, with its clips beside it")
+    if is_address(spec):
+        raise address(spec)
     path = find_path(Path(spec).expanduser())
-    if not path.exists():
+    if not os.path.exists(path):  # noqa: PTH110 - pathlib's raises an OSError where a name is too long
         raise UserError(f"{spec}: no such file or folder; expected {_EXPECTED}")
     return path

@@ -6,7 +6,8 @@ import html
 import re
 from pathlib import Path
 
-from lalia.data.prepare.sources.annotations import Annotated, Annotation, Tier, decoded, first_line, seconds
+from lalia.data.prepare.sources.annotations import Annotated, Annotation, Tier, seconds
+from lalia.data.prepare.sources.text_files import decoded, first_line
 from lalia.exits import UserError
 
 FORMATS = {".srt": "srt", ".vtt": "vtt", ".ass": "ass", ".ssa": "ass"}

@@ -1,4 +1,4 @@
-"""Tables that name audio: .tsv, .csv, .jsonl and .parquet, row by row; LJSpeech's, which has no names of columns."""
+"""Tables that name audio, or hold it: .tsv, .csv, .jsonl, .json and .parquet, row by row."""
 
 from __future__ import annotations
 
@@ -8,50 +8,78 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from lalia.audio.reading import SUFFIXES as AUDIO
+from lalia.audio.reading import SUFFIXES as AUDIO_SUFFIXES
 from lalia.data.prepare.clips import Clip, Dropped
 from lalia.data.prepare.languages import iso_639_3
 from lalia.data.prepare.listing import Part
 from lalia.data.prepare.options import Options, Say
+from lalia.data.prepare.sources import lhotse
 from lalia.data.prepare.sources.annotations import seconds
-from lalia.data.prepare.sources.columns import describe_columns, find_columns
+from lalia.data.prepare.sources.columns import NAMES, describe_columns, find_columns
+from lalia.data.prepare.sources.headless import headless, list_headless
+from lalia.data.prepare.sources.named_audio import AudioIndex, NamedAudio
+from lalia.data.prepare.sources.text_files import conversion, read_lines
 from lalia.exits import UserError
-from lalia.filenames import find_path, is_utf8
+from lalia.filenames import is_utf8
 
-SUFFIXES = (".tsv", ".csv", ".jsonl", ".ndjson", ".parquet")
+SUFFIXES = (".tsv", ".csv", ".jsonl", ".ndjson", ".json", ".parquet")
 SPLIT_NAMES = {
     "train": "train", "training": "train", "other": "train", "validated": "train", "": "train",
     "dev": "dev", "valid": "dev", "validation": "dev", "val": "dev", "eval": "test", "test": "test", "testing": "test",
 }  # fmt: skip
 
-_LIKELY = ("", ".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a")
-"""Suffixes that tables leave out."""
-
 Row = dict[str, Any]
 
 
-def list_table(path: Path, options: Options, say: Say, root: Path | None = None) -> Part:
+def form_of(path: Path) -> str:
+    """The suffix of a table, also of one that gzip has compressed (``.tsv`` of ``a.tsv.gz``); "" of any other file."""
+    name = path.name.lower().removesuffix(".gz")
+    return next((suffix for suffix in SUFFIXES if name.endswith(suffix)), "")
+
+
+def stem_of(path: Path) -> str:
+    """The name of a table without its suffixes."""
+    compressed = path.name.lower().endswith(".gz")
+    return Path(path.name[: -len(".gz")]).stem if compressed else path.stem
+
+
+def list_table(
+    path: Path, options: Options, work: Path, say: Say, root: Path | None = None, index: AudioIndex | None = None
+) -> Part:
     """The clips of a table; paths start from ``--root``, else from the table's folder.
 
     ``root`` is the folder that was given, where that was not the table: ids start there, and the names of folders below it
-    are splits where the table has no column of them. ``say`` is told which column is read as what, and which rows have no text
-    where the others do. Raises ``UserError`` where rows of one file say different things and none says when.
+    are splits where the table has no column of them; ``index`` is of the audio there. Audio that a table holds itself is put
+    below ``work``. ``say`` is told which column is read as what, and which rows have no text where the others do. Raises
+    ``UserError`` where rows of one file say different things and none says when.
     """
     below = path.parent.relative_to(root) if root is not None else Path()
-    source = (root or path.parent).resolve().name if path.stem in ("manifest", "metadata") else path.stem
-    split = split_of_folder(below)
-    if is_ljspeech(path):
-        return Part("LJSpeech folder", list(_ljspeech(path, options, source, below, split)), bool(split))
+    source = (root or path.parent).resolve().name if stem_of(path) in ("manifest", "metadata") else stem_of(path)
+    split = split_of_folder(below) or _split_of_shard(path)
+    named = NamedAudio(path, options.root or path.parent, index)
+    if form_of(path) in ("", ".tsv", ".csv") and (found := headless(path, named)):
+        say(found.line(path))
+        part = list_headless(path, found, named, options, source, below, split)
+        for line in named.lines():
+            say(line)
+        return part
     columns, rows = read_table(path)
-    fields = find_columns(columns, options, str(path))
-    for line in describe_columns(columns, fields, str(path)):
-        say(line)
+    if kind := lhotse.kind_of(columns):
+        fields = dict(lhotse.FIELDS)
+        rows = lhotse.rows_of(path, kind, rows, _json_row)
+        say(f"{path}: {kind} of lhotse")
+    else:
+        columns, fields = _known_columns(path, columns, options)
+        for line in describe_columns(columns, fields, str(path)):
+            say(line)
     found_splits = set()
     files = set()
-    start = options.root or path.parent
+    opened = work / "opened" / stem_of(path)
 
     def entries() -> Iterator[Clip | Dropped]:
         for number, row in rows:
@@ -64,12 +92,24 @@ def list_table(path: Path, options: Options, say: Say, root: Path | None = None)
                 found_splits.add(str(row.get(fields["split"]) or "").strip())
             elif split:
                 row, said["split"] = {**row, "\0split": split}, "\0split"
-            clip = clip_of(row, said, start, source, where, options, below)
-            if isinstance(clip, Dropped):
-                files.add(_file(start, str(row.get(fields["audio"]) or "").strip()))
+            cell = row.get(fields["audio"])
+            held = None
+            if isinstance(cell, dict | bytes):
+                name, data = _held(cell, f"{stem_of(path)}-{number:07d}")
+                if not name:
+                    yield Dropped(where, "bad row", f"{where}: {fields['audio']} holds neither audio nor its path")
+                    continue
+                row = {**row, fields["audio"]: name}
+                held = None if data is None else _put(opened / f"{number:07d}{Path(name).suffix[:8]}", data)
+            clip = clip_of(row, said, named, source, where, options, below, held)
+            if isinstance(clip, Dropped) and held is None and clip.reason == "bad row":
+                file = named.find(str(row.get(fields["audio"]) or "").strip())
+                files.add(file if isinstance(file, Path) else path)
             yield clip
 
     listed = list(entries())
+    for line in named.lines():
+        say(line)
     clips = [entry for entry in listed if isinstance(entry, Clip)]
     if "start" not in fields:
         _refuse_many_rows_of_a_file(clips, columns, fields, path)
@@ -85,25 +125,69 @@ def list_table(path: Path, options: Options, say: Say, root: Path | None = None)
 
 
 def names_audio(path: Path, options: Options) -> bool:
-    """Whether a table has a column that is known, or told, to name audio."""
-    if is_ljspeech(path):
-        return True
+    """Whether a table has a column that is known, or told, to name audio, or holds audio."""
     try:
-        return "audio" in find_columns(read_table(path)[0], options, str(path))
+        columns, _ = read_table(path)
+        return holds_audio(path) or bool(lhotse.kind_of(columns)) or bool(_known_columns(path, columns, options)[1])
     except UserError:
         return False
 
 
+def holds_audio(path: Path) -> bool:
+    """Whether a table is a Parquet file with audio in it, as the hub's are."""
+    return form_of(path) == ".parquet" and bool(_holding_audio(path))
+
+
+def _known_columns(path: Path, columns: list[str], options: Options) -> tuple[list[str], dict[str, str]]:
+    """The columns of a table, and which of ours they are; one whose values look like audio files is that, whatever its name."""
+    try:
+        return columns, find_columns(columns, options, str(path))
+    except UserError:
+        if "audio" in options.columns or not all(name in columns for name in options.columns.values()):
+            raise
+        rows = [row for _, row in islice(read_table(path)[1], 100) if isinstance(row, dict)]
+        such = [name for name in columns if rows and all(_is_audio_name(row.get(name)) for row in rows)]
+        if len(such) != 1 or _is_audio_name(such[0]):
+            raise
+        return columns, find_columns(
+            columns, replace(options, columns={**options.columns, "audio": such[0]}), str(path)
+        )
+
+
+def _is_audio_name(value: Any) -> bool:
+    return isinstance(value, str) and Path(value.strip()).suffix.lower() in AUDIO_SUFFIXES
+
+
+def _held(cell: dict[str, Any] | bytes, otherwise: str) -> tuple[str, bytes | None]:
+    """The name of the audio in a cell, and its bytes where they are there too; "" where there is neither."""
+    if isinstance(cell, bytes):
+        return otherwise, cell
+    data, name = cell.get("bytes"), next((cell[key] for key in ("path", "file", "audio_filepath") if cell.get(key)), "")
+    data = data if isinstance(data, bytes) else None
+    return str(name or (otherwise if data is not None else "")), data
+
+
+def _put(path: Path, data: bytes) -> Path:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error}); make room and run again") from error
+    return path
+
+
 def read_table(path: Path) -> tuple[list[str], Iterator[tuple[int, Row | str]]]:
     """The columns of a table and its rows as (line number, row); a row that cannot be read is a string that says why."""
-    if path.suffix.lower() == ".parquet":
+    form = form_of(path)
+    if form == ".parquet":
         return _parquet(path)
     lines = _lines(path)
-    if path.suffix.lower() in (".jsonl", ".json", ".ndjson"):
-        rows = [(number, _json_row(line)) for number, line in lines if line.strip()]
+    if form in (".jsonl", ".json", ".ndjson"):
+        rows = _json_rows(lines)
         columns = list(dict.fromkeys(key for _, row in rows if isinstance(row, dict) for key in row))
         return columns, iter(rows)
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else _delimiter(lines[0][1] if lines else "")
+    header = lines[0][1] if lines else ""
+    delimiter = "\t" if form == ".tsv" and "\t" in header else _delimiter(header)
     csv.field_size_limit(1 << 24)
     text = io.StringIO("\n".join(line for _, line in lines))
     # Tab-separated texts hold quotation marks that are none of the format's.
@@ -117,11 +201,18 @@ def read_table(path: Path) -> tuple[list[str], Iterator[tuple[int, Row | str]]]:
 
 
 def clip_of(
-    row: Row, fields: Mapping[str, str], root: Path, source: str, where: str, options: Options, below: Path = Path()
+    row: Row,
+    fields: Mapping[str, str],
+    named: NamedAudio,
+    source: str,
+    where: str,
+    options: Options,
+    below: Path = Path(),
+    held: Path | None = None,
 ) -> Clip | Dropped:
-    """The clip that a row tells of, with its file below ``root``; ``Dropped`` where the row makes no sense.
+    """The clip that a row tells of, with its file as ``named`` finds it; ``Dropped`` where the row makes no sense.
 
-    Its id is the file's name, which starts ``below`` another folder.
+    Its id is the file's name, which starts ``below`` another folder. ``held`` is where its audio is, if the table held it.
     """
 
     def value(name: str) -> str:
@@ -138,13 +229,16 @@ def clip_of(
         return Dropped(value("id") or where, "no audio named", where)
     for ours, theirs in fields.items():
         if ours != "audio" and not is_utf8(value(ours)):  # Whatever its bytes, a name may be that of a file.
-            save = "save the table as UTF-8 (iconv -f latin1 -t utf-8)"
+            save = f"save the table as UTF-8 ({conversion(named.table)})"
             return Dropped(id, "bad row", f"{where}: {theirs} is not UTF-8; {save}")
     try:
         start = time("start") if value("start") else 0.0
         duration = time("duration") if value("duration") else 0.0
         end = time("end") if value("end") else start + duration if value("start") and duration else None
-        language = options.language or iso_639_3(value("language"))
+        numbered = isinstance(
+            row.get(fields.get("language", "")), int
+        )  # Classes of a dataset, whose names are elsewhere.
+        language = options.language or iso_639_3("" if numbered else value("language"))
         channel = read_channel(value("channel"))
     except (ValueError, UserError) as error:
         return Dropped(id, "bad row", f"{where}: {error}")
@@ -155,9 +249,12 @@ def clip_of(
         return Dropped(id, "bad row", f"{where}: split {value('split')!r} is unknown")
     if (start or end is not None) and not value("id"):
         id = f"{id}#{start:.2f}-{end if end is not None else 0:.2f}"
+    file = held or named.find(name)
+    if isinstance(file, str):
+        return Dropped(id, "missing", f"{where}: {file}")
     return Clip(
         id=id,
-        path=str(_file(root, name)),
+        path=str(file),
         language=language,
         text=" ".join(value("text").split()),
         speaker=value("speaker"),
@@ -187,70 +284,13 @@ def split_of_folder(folder: Path) -> str:
     return next((SPLIT_NAMES[name.lower()] for name in folder.parts if name.lower() in SPLIT_NAMES), "")
 
 
-def is_ljspeech(path: Path) -> bool:
-    """Whether ``metadata.csv`` has LJSpeech's form: names of files without suffix and texts, parted by ``|``, below no header."""
-    if path.suffix.lower() != ".csv":
-        return False
-    first = next((line for _, line in _lines(path) if line.strip()), "")
-    cells = first.split("|")
-    return len(cells) in (2, 3) and _ljspeech_file(path.parent, cells[0]) is not None
-
-
-def _ljspeech(path: Path, options: Options, source: str, below: Path, split: str) -> Iterator[Clip | Dropped]:
-    """Name, text as it is written, text as it is read; the last of them is the label."""
-    root = options.root or path.parent
-    for number, line in _lines(path):
-        where = f"{(below / path.name).as_posix()} line {number}"
-        name, *texts = (cell.strip() for cell in line.split("|"))
-        if not line.strip():
-            continue
-        if not is_utf8(line):
-            yield Dropped(where, "bad row", "is not UTF-8; save the table as UTF-8 (iconv -f latin1 -t utf-8)")
-        elif not 1 <= len(texts) <= 2:
-            yield Dropped(
-                where, "bad row", f"has {len(texts) + 1} fields, expected 2 or 3: name|text|text as it is read"
-            )
-        elif (file := _ljspeech_file(root, name)) is None:
-            yield Dropped(where, "missing", f"no audio file wavs/{name}.* beside {path.name}")
-        else:
-            text = next((text for text in reversed(texts) if text), "")
-            language = options.language or iso_639_3("")
-            yield Clip((below / name).as_posix(), str(file), language, text, "", split or "train", source)
-
-
-def _ljspeech_file(root: Path, name: str) -> Path | None:
-    if not name.strip() or "/" in name:
-        return None
-    for folder in ("wavs", "wav", "clips", "audio", "."):
-        for suffix in _LIKELY:
-            path = find_path(root / folder / f"{name.strip()}{suffix}")
-            if path.is_file():
-                return path
-    return None
-
-
-def read_lines(path: Path) -> list[bytes]:
-    """The lines of a text file, UTF-16 made UTF-8; ``UserError`` where it cannot be read."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); expected a text file") from error
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        data = data.decode("utf-16", "replace").encode()
-    return data.removeprefix(b"\xef\xbb\xbf").splitlines()
+def _split_of_shard(path: Path) -> str:
+    """The split that a Parquet file of the hub is named after: ``train-00000-of-00002.parquet``."""
+    found = re.fullmatch(r"([a-z]+)(-\d+-of-\d+)?", path.stem.lower()) if form_of(path) == ".parquet" else None
+    return SPLIT_NAMES.get(found[1], "") if found else ""
 
 
 _MILLISECONDS = re.compile(r"(?:^|[^a-z.])(?:ms|msec|milliseconds)$")
-
-
-def _file(root: Path, name: str) -> Path:
-    """The file that a table calls ``name``, perhaps without its suffix; a table of Windows parts its folders by backslashes."""
-    path = find_path(root / name)
-    if ("\\" not in name and path.suffix.lower() in AUDIO) or path.is_file():
-        return path
-    name = name.replace("\\", "/")
-    others = (find_path(root / f"{name}{suffix}") for suffix in _LIKELY)
-    return next((other for other in others if other.is_file()), path)
 
 
 def _refuse_many_rows_of_a_file(clips: list[Clip], columns: list[str], fields: Mapping[str, str], path: Path) -> None:
@@ -287,19 +327,38 @@ def _holds_times(rows: list[Row], name: str) -> bool:
 
 
 def _parquet(path: Path) -> tuple[list[str], Iterator[tuple[int, Row | str]]]:
+    """A Parquet file, some rows at a time: they may hold audio."""
+    file = _opened_parquet(path)
+    batches = file.iter_batches(batch_size=64)
+    return file.schema_arrow.names, enumerate((row for batch in batches for row in batch.to_pylist()), 1)
+
+
+def _holding_audio(path: Path) -> list[str]:
+    """The columns of a Parquet file with audio: a struct of bytes and a path."""
+    import pyarrow as pa
+
+    try:
+        schema = _opened_parquet(path).schema_arrow
+    except UserError:
+        return []
+    structs = [field for field in schema if pa.types.is_struct(field.type)]
+    return [field.name for field in structs if {"bytes", "path"} <= {part.name for part in field.type}]
+
+
+def _opened_parquet(path: Path) -> Any:
     import pyarrow as pa
     from pyarrow import parquet
 
     try:
-        table = parquet.read_table(path)
+        return parquet.ParquetFile(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{path}: cannot be read as Parquet ({str(error).splitlines()[0]})") from error
-    return table.column_names, iter(enumerate(table.to_pylist(), 1))
 
 
 def _lines(path: Path) -> list[tuple[int, str]]:
     """Numbered lines; bytes that are no UTF-8 stand in them as lone surrogates, found again row by row."""
-    return [(number, line.decode("utf-8", "surrogateescape")) for number, line in enumerate(read_lines(path), 1)]
+    lines = (line.decode("utf-8", "surrogateescape") for line in read_lines(path))
+    return [(number, line.removeprefix("\ufeff")) for number, line in enumerate(lines, 1)]  # of files that were joined
 
 
 def _table_rows(reader: Any, columns: list[str]) -> Iterator[tuple[int, Row | str]]:
@@ -313,10 +372,36 @@ def _table_rows(reader: Any, columns: list[str]) -> Iterator[tuple[int, Row | st
             continue
         if not any(values):
             continue
-        if len(values) > len(columns) and any(values[len(columns) :]):
+        if [value.strip() for value in values] == columns:
+            yield reader.line_num, f"line {reader.line_num}: repeats the names of the columns"
+        elif len(values) > len(columns) and any(values[len(columns) :]):
             yield reader.line_num, f"line {reader.line_num}: has {len(values)} fields, expected {len(columns)}"
         else:
             yield reader.line_num, dict(zip(columns, values, strict=False))
+
+
+def _json_rows(lines: list[tuple[int, str]]) -> list[tuple[int, Row | str]]:
+    """The rows of JSON: an object in each line, or all in a list (alone, or the only one of an object), or by audio."""
+    rows = [(number, _json_row(line)) for number, line in lines if line.strip()]
+    if len(rows) > 1 and any(isinstance(row, dict) for _, row in rows[:2]):
+        return rows
+    try:
+        whole = json.loads("\n".join(line for _, line in lines))
+    except ValueError:
+        return rows
+    if isinstance(whole, dict) and not {name.casefold() for name in whole} & set(NAMES["audio"]):
+        lists = [value for value in whole.values() if isinstance(value, list)]
+        if whole and all(map(_is_audio_name, whole)):
+            rest = ({"text": value} if isinstance(value, str) else value for value in whole.values())
+            whole = [{"audio": name, **said} for name, said in zip(whole, rest, strict=True) if isinstance(said, dict)]
+        elif len(lists) == 1:
+            whole = lists[0]
+    if not isinstance(whole, list):
+        return rows
+    return [
+        (number, row if isinstance(row, dict) else f"is a JSON {type(row).__name__}, expected an object")
+        for number, row in enumerate(whole, 1)
+    ]
 
 
 def _json_row(line: str) -> Row | str:
