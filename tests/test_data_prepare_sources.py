@@ -310,7 +310,7 @@ def test_too_few_labels_hold_nothing_out() -> None:
     clips = [Clip(str(n), "", "ita", f"text {n}") for n in range(19)]
     found, how = assign_splits(clips, None, None)
     assert {clip.split for clip in found} == {"train"}
-    assert how == "none: too few labelled clips (19, of 20 in a language some are held out)"
+    assert how == "19 labelled clips are too few to hold any out (of 20 in a language some are)"
 
 
 @pytest.mark.parametrize(

@@ -180,7 +180,12 @@ def _splits(card: dict[str, Any]) -> str:
         for split in ("dev", "test")
         if minutes[split]
     )
-    return f"held out: {held or 'nothing'} ({card.get('splitting', 'as the source says')})"
+    how = card.get("splitting", "as the source says")
+    if held:
+        return f"held out: {held} ({how})"
+    little = " too few " in how or " too little " in how
+    then = "; `lalia pretrain fit` will hold out some of the training clips to validate on" if little else ""
+    return f"held out: nothing, since {how}{then}" if little else f"held out: nothing ({how})"
 
 
 def _labelled(card: dict[str, Any], clips: int) -> str:

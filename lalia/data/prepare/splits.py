@@ -59,7 +59,9 @@ def assign_splits(clips: list[Clip], dev_percent: float | None, test_percent: fl
     held = [replace(clip, split=chosen.get(row, "train")) for row, clip in enumerate(clips)]
     if not ways:
         few = sum(bool(clip.text) for clip in clips)
-        return held, f"none: too few labelled clips ({few}, of {FEWEST} in a language some are held out)"
+        if all(percent == 0 for percent in asked.values()):
+            return held, "as asked"
+        return held, f"{few} labelled clips are too few to hold any out (of {FEWEST} in a language some are)"
     counts = Counter(chosen.values())
     labelled = sum(bool(clip.text) for clip in clips)
     return (
@@ -183,10 +185,22 @@ def hold_out_recordings(
     made = [chosen.get(row, clip) for row, clip in enumerate(clips)]
     if not chosen or not sum(shares.values()):
         return made, ""
+    if told and all(isinstance(c, Clip) and c.split == "train" and not c.held_out for c in chosen.values()):
+        return made, _too_little(made[row] for row in chosen)
     how = (
         f"unlabelled audio by recording; {100 * shares['test']:g} % test, {100 * shares['dev']:g} % dev, in hash order"
     )
     return made, "; ".join([how, *filter(None, told)])
+
+
+def _too_little(clips: Iterable[Clip | Dropped]) -> str:
+    """Why nothing of the unlabelled ``clips`` is held out."""
+    seconds: Counter[str] = Counter()
+    for clip in clips:
+        if isinstance(clip, Clip):
+            seconds[clip.language] += round(_length_s(clip, True))
+    found = ", ".join(f"{language} {length_s / 60:.1f} min" for language, length_s in sorted(seconds.items()))
+    return f"the unlabelled audio is too little to hold any out ({found})"
 
 
 def _unlabelled(clips: list[Clip], chosen: dict[int, Clip | Dropped]) -> dict[str, list[_Recording]]:
