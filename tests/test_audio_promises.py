@@ -153,6 +153,12 @@ def test_sizes_that_are_too_large(content: bytes) -> None:
         told(content, strict=True)
 
 
+def test_less_than_a_tenth_of_a_second_is_told_too() -> None:
+    seconds, notes = told(wav()[: -SECOND * 7 // 100])
+    assert abs(seconds - SECONDS + 0.07) < 0.01
+    assert notes == [Note("cut short", "is cut short: the header says 10.30 s, the file holds 10.23 s: read 10.23 s")]
+
+
 def test_wavs_in_a_row_are_read_one_after_the_other() -> None:
     seconds, _ = told(wav() + sndfile_bytes(sound(2, 8_000), 8_000, "WAV"))
     assert abs(seconds - SECONDS - 2) < 0.01

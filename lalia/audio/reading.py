@@ -36,7 +36,9 @@ _BLOCK_SAMPLES = 1 << 18
 _RATES = (4_000, 768_000)
 _MOST_CHANNELS = 64
 _LOUDEST = 100.0
-_TOLD_S: Seconds = 0.1  # Encoders count the silence that they add in or out.
+_TOLD_S: Seconds = 0.05
+_ENCODERS_S: Seconds = 0.1  # Of what only decoding shows: encoders count the silence that they add in or out,
+_PACKETS_S: Seconds = 0.3  # and containers count whole packets.
 _DECODERS_S: Seconds = 0.2
 
 
@@ -190,7 +192,7 @@ class _Promise:
         """Before decoding: what the header says with what the walk over the file found."""
         declared_s, self._held_s = contents.declared_s, contents.held_s
         if declared_s is not None and self._held_s is not None:
-            self._figures(declared_s, self._held_s)
+            self._figures(declared_s, self._held_s, _TOLD_S)
         if contents.cut and not self._told:
             self._cut(contents.cut)
         if len(contents.parts) > 1 and not self._told:
@@ -208,12 +210,12 @@ class _Promise:
         if self._told:
             return
         if decoding.declared_s is not None:
-            self._figures(decoding.declared_s, read_s)
+            self._figures(decoding.declared_s, read_s, _PACKETS_S if decoding.packets else _ENCODERS_S)
         elif self._held_s is not None and read_s < self._held_s - _DECODERS_S:
             self._cut(f"it holds {self._held_s:.1f} s, of which {read_s:.1f} s can be decoded")
 
-    def _figures(self, declared_s: Seconds, held_s: Seconds) -> None:
-        if abs(declared_s - held_s) <= _TOLD_S:
+    def _figures(self, declared_s: Seconds, held_s: Seconds, least_s: Seconds) -> None:
+        if abs(declared_s - held_s) <= least_s:
             return
         digits = 1 if abs(declared_s - held_s) > 0.1 else 2
         said = f"the header says {declared_s:,.{digits}f} s, the file holds {held_s:,.{digits}f} s"
