@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 from collections.abc import Iterator
 from functools import partial
@@ -208,3 +209,23 @@ def test_a_corpus_is_not_prepared_again_and_a_saved_dataset_is_read(tmp_path: Pa
     rows = datasets.Dataset.from_dict({"audio": [str(tmp_path / "a.wav")], "sentence": ["moja"]})
     rows.save_to_disk(str(tmp_path / "saved"))
     assert prepared(tmp_path / "saved", tmp_path / "d").column("text") == ["moja"]
+
+
+def test_rows_that_are_no_files_cost_themselves(tmp_path: Path) -> None:
+    """Names that are too long, hold a null, or are those of folders and devices."""
+    save(tmp_path / "a.wav", voiced(1))
+    odd = ["x" * 5000, "a\0b", "/" * 300, "a.wav/b.wav", "é" * 400 + ".wav", "/dev/zero", ".", {"array": [0.1]}, 7]
+    lines = [json.dumps({"audio": name, "text": "moja"}) for name in [*odd, "a.wav"]]
+    (tmp_path / "t.jsonl").write_text("\n".join(lines))
+    corpus = prepared(tmp_path / "t.jsonl", tmp_path / "c")
+    assert corpus.column("id") == ["a.wav"]
+    assert len(skipped(corpus)) == len(odd)
+
+
+def test_an_archive_beside_a_table_is_named_where_the_audio_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "metadata.csv").write_text("file_name,text\na.wav,moja\n")
+    (tmp_path / "audio.zip").write_bytes(b"PK\3\4")
+    said: list[str] = []
+    with pytest.raises(UserError, match="none of the first 1 files it names exists"):
+        open_source(str(tmp_path), Options(), None, said.append)(tmp_path / "work")
+    assert any(line.startswith("audio.zip is not used: it is an archive; unpack it first") for line in said)

@@ -56,6 +56,7 @@ ROWS = [{"file": name, "text": text} for name, text in BOTH.items()]
         ),
         ("t.csv", "path,sentence\na.wav,moja\nb.wav,mbili\n".encode("utf-16-le")),
         ("t.csv", b'path;sentence\r\n"a.wav";"moja"\r\nb.wav;"mbili"\r\n'),
+        ("t.csv", b"\xef\xbb\xbfsep=;\r\npath;sentence\r\na.wav;moja\r\nb.wav;mbili\r\n"),
         ("t.tsv", b"path,sentence\na.wav,moja\nb.wav,mbili\n"),
         ("t.csv", "\ufeff文件,文本\na.wav,moja\nb.wav,mbili\n".encode()),
         ("t.csv", "\ufeffpath,sentence\na.wav,moja\n\ufeffb.wav,mbili\n".encode()),

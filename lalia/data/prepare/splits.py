@@ -61,7 +61,8 @@ def assign_splits(clips: list[Clip], dev_percent: float | None, test_percent: fl
         few = sum(bool(clip.text) for clip in clips)
         if all(percent == 0 for percent in asked.values()):
             return held, "as asked"
-        return held, f"{few} labelled clips are too few to hold any out (of {FEWEST} in a language some are)"
+        clips_are = "1 labelled clip is" if few == 1 else f"{few} labelled clips are"
+        return held, f"{clips_are} too few to hold any out (of {FEWEST} in a language some are)"
     counts = Counter(chosen.values())
     labelled = sum(bool(clip.text) for clip in clips)
     return (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -117,9 +118,8 @@ def _list(tree: Tree, where: Path, name: str, options: Options, work: Path, say:
             f"{listing.unused_line(start='; there are ')}{refused}"
         )
     listing.add_unreadable()
-    found = finish_listing(name, listing.parts, options, where)
     listing.say_unused()
-    return found
+    return finish_listing(name, listing.parts, options, where)
 
 
 @dataclass
@@ -282,7 +282,7 @@ class _Listed:
 
     def add_unreadable(self) -> None:
         """Folders that cannot be entered, and links that lead nowhere."""
-        broken = [path for path in self._unused() if path.is_symlink() and not path.exists()]
+        broken = [path for path in self._unused() if path.is_symlink() and not os.path.exists(path)]  # noqa: PTH110
         links = [
             Dropped(self._name(path), "missing", f"a link to {path.readlink()}, which is not there") for path in broken
         ]
@@ -374,8 +374,14 @@ def _are_languages(files: list[Path], root: Path) -> bool:
 def _recording(path: Path, beside: Path | None, root: Path, named: bool, source: str) -> Clip | Dropped:
     """A file as a clip, labelled by the transcript ``beside`` it."""
     relative = path.relative_to(root)
-    if not path.is_file():  # A link that leads nowhere, or a pipe, which would be waited for without end.
-        return Dropped(relative.as_posix(), "missing", "no such file" if not path.exists() else "is no file")
+    try:
+        status = path.stat()
+    except OSError as error:  # A link that leads nowhere, or a folder that may be listed and no more.
+        missing = isinstance(error, FileNotFoundError)
+        why = "no such file" if missing else f"cannot be read ({error.strerror})"
+        return Dropped(relative.as_posix(), "missing" if missing else "unreadable", why)
+    if not stat.S_ISREG(status.st_mode):  # A pipe would be waited for without end.
+        return Dropped(relative.as_posix(), "missing", "is no file")
     language = find_language(relative.parts[0]) if named and len(relative.parts) > 1 else None
     text = ""
     if beside is not None:
@@ -389,5 +395,5 @@ def _recording(path: Path, beside: Path | None, root: Path, named: bool, source:
         language=language or UNKNOWN,
         text=text,
         source=source,
-        duration_s=path.stat().st_size / BYTES_PER_S,
+        duration_s=status.st_size / BYTES_PER_S,
     )

@@ -22,7 +22,7 @@ _UNPACK = {
 }
 _LABELS = (".mlf", ".ctm", ".wrd", ".phn", ".exb", ".tdf", ".antx", ".xml", ".transcript")
 _ABOUT = re.compile(
-    r"(readme|licen[cs]e|copying|changelog|changes|about|credits|attribution|notice|version)\b.*", re.IGNORECASE
+    r"(readme|licen[cs]e|copying|changelog|changes|about|credits|attribution|notice|version|times)\b.*", re.IGNORECASE
 )
 
 

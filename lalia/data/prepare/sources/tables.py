@@ -186,6 +186,8 @@ def read_table(path: Path) -> tuple[list[str], Iterator[tuple[int, Row | str]]]:
         rows = _json_rows(lines)
         columns = list(dict.fromkeys(key for _, row in rows if isinstance(row, dict) for key in row))
         return columns, iter(rows)
+    if lines and re.fullmatch(r"sep=.", lines[0][1].strip(), re.IGNORECASE):  # Excel's, for itself.
+        lines = lines[1:]
     header = lines[0][1] if lines else ""
     delimiter = "\t" if form == ".tsv" and "\t" in header else _delimiter(header)
     csv.field_size_limit(1 << 24)

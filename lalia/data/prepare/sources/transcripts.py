@@ -57,7 +57,8 @@ class Transcripts:
                 if place is None or self._nearest(place, list({other.parent for other in some})) != text.parent:
                     unclear.append(text)
                 elif wordless := [path for path in places[place, key] if path not in beside]:
-                    found = {**dict.fromkeys(wordless, text), **found}  # .txt before .lab
+                    for path in wordless:
+                        found.setdefault(path, text)  # .txt before .lab
                 else:
                     unclear.append(text)
         return found, unclear
