@@ -362,3 +362,16 @@ def test_casing_and_punctuation_are_shown_with_what_becomes_of_them(
     findings = verdict.check(Corpus.load(odd), "ita", normaliser=settings).findings
     [casing] = [finding for finding in findings if finding.topic == "casing"]
     assert "1 label is in capitals throughout" in casing.what
+
+
+def test_the_same_fix_again_finds_its_corpus_and_another_one_is_refused(sound: Corpus, tmp_path: Path) -> None:
+    fixed, again = tmp_path / "fixed", tmp_path / "again"
+    (tmp_path / ".again.work").mkdir()  # what a call that was killed leaves
+    statuses = {verdict.main([str(sound.folder), "--fix", "--out", str(out)]) for out in (fixed, again)}
+    card = (fixed / "card.json").read_bytes()
+    statuses.add(verdict.main([str(sound.folder), "--fix", "--out", str(fixed)]))
+    assert len(statuses) == 1
+    assert (fixed / "card.json").read_bytes() == card
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "fixed"]
+    with pytest.raises(UserError, match="exists and is not empty"):
+        rewrite(sound, fixed, np.arange(3), {}, [], {})

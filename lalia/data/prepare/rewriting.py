@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from lalia.cards import write_card, write_text
+from lalia.cards import NAME, read_card, write_card, write_text
 from lalia.data.corpus import SCHEMA, Corpus, write_index
 from lalia.data.prepare.clips import Dropped
 from lalia.data.prepare.parts import SHARD_BYTES, SHARD_ROWS, write_shard
@@ -29,18 +30,35 @@ def rewrite(
     """Write the ``rows`` of ``corpus`` to ``out`` with ``changes`` made, ``dropped`` listed and ``documents`` (name to
     text) beside them, and return the card.
 
-    ``facts`` go into the card, whose parent is the corpus's. ``UserError`` where ``out`` holds anything or nothing is left.
+    ``facts`` go into the card, whose parent is the corpus's. Where ``out`` holds the result of the very same call, its card is
+    returned. ``UserError`` where ``out`` holds anything else or nothing is left.
     """
+    changed = sorted((row, sorted(new.items())) for row, new in changes.items())
+    wanted = repr((corpus.card.get("id"), rows.tolist(), changed, [(d.id, d.reason) for d in dropped]))
+    fingerprint = hashlib.sha256(wanted.encode()).hexdigest()[:16]
+    if (out / NAME).is_file() and (card := read_card(out, "corpus")).get("rewriting") == fingerprint:
+        return card
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: exists and is not empty; choose another --out")
     if not len(rows):
         raise UserError(f"{corpus.folder}: not one clip is left to write to {out}")
-    out.mkdir(parents=True, exist_ok=True)
+    # Written beside its place, so that an interrupted call leaves nothing that stands in the way of the same one.
+    begun = out.parent / f".{out.name}.work"
+    shutil.rmtree(begun, ignore_errors=True)
+    begun.mkdir(parents=True)
+    _write(corpus, begun, rows, changes, dropped, documents, {**facts, "rewriting": fingerprint}, fingerprint)
+    if out.exists():
+        out.rmdir()
+    begun.replace(out)
+    return read_card(out, "corpus")
+
+
+def _write(
+    corpus: Corpus, out: Path, rows: np.ndarray, changes: Changes, dropped: list[Dropped], documents: Mapping[str, str],
+    facts: Mapping[str, Any], fingerprint: str,
+) -> None:  # fmt: skip
     names, size, written = [], 0, 0
     batches = list(_batches(corpus, rows))
-    fingerprint = hashlib.sha256(repr((corpus.card.get("id"), rows.tolist(), sorted(changes))).encode()).hexdigest()[
-        :16
-    ]
     for number, batch_rows in enumerate(batches):
         names.append(f"data-{number:05d}-of-{len(batches):05d}.arrow")
         table = [_row(corpus, row) | dict(changes.get(row, {})) for row in batch_rows]
@@ -55,7 +73,7 @@ def rewrite(
             (out / document).write_bytes((corpus.folder / document).read_bytes())
     made = Corpus.open(out, {})
     kept = {key: value for key, value in corpus.card.items() if key in ("source", "licences", "sources", "attribution")}
-    return write_card(
+    write_card(
         out, "corpus", [corpus.card],
         **kept,
         clips=made.tally(), labelled_clips=made.tally(labelled=True),
