@@ -110,6 +110,7 @@ def test_no_odd_name_is_a_traceback(row: object, tmp_path: Path) -> None:
             ("wavs/L-1.wav", "wavs/L-2.wav", "wavs/L-3.wav"),
         ),
         ("t.csv", "a|anna|moja|ˈmoːdʒa\nb|juma|mbili|mˈbiːli\n", ("wavs/a.wav", "wavs/b.wav")),
+        ("etc/txt.done.data", '( f_1 "moja" )\n( f_2 "mbili" )\n', ("etc/wav/f_1.wav", "etc/wav/f_2.wav")),
         ("text", "u1 moja\nu2 mbili\n", ("u1.wav", "clips/u2.wav")),
         ("list.csv", 'a.wav,"moja"\nb.wav,"mbili"\n', ("a.wav", "b.wav")),
     ],
@@ -235,3 +236,20 @@ def test_manifests_of_lhotse(tmp_path: Path) -> None:
     found = listing(supervisions)
     assert [(c.id, c.text, c.end_s) for c in found.clips] == [("s1", "mbili", None)]
     assert [dropped.detail for dropped in found.dropped] == ["no recording is called b"]
+
+
+def test_an_id_names_audio_where_nothing_else_does(tmp_path: Path) -> None:
+    """As VoxPopuli's tables do."""
+    audio(tmp_path, "clips/s1.ogg", "clips/s2.ogg")
+    (tmp_path / "asr.tsv").write_text("id\tnormalized_text\ns1\tmoja\ns2\tmbili\n")
+    assert texts(listing(tmp_path / "asr.tsv")) == {"s1.ogg": "moja", "s2.ogg": "mbili"}
+
+
+def test_of_many_tables_the_first_are_described(tmp_path: Path) -> None:
+    for number in range(12):
+        audio(tmp_path, f"{number}/u{number}.wav")
+        (tmp_path / str(number) / f"t{number}.trans.tsv").write_text(f"u{number}\tmoja\n")
+    said: list[str] = []
+    assert set(texts(listing(tmp_path, said)).values()) == {"moja"}
+    assert "7 more tables are read in the same way" in said
+    assert len(said) == 2 * 5 + 1

@@ -56,7 +56,7 @@ _KALDI = frozenset(
     for word in words.split()
 )
 _LISTED = 5  # of what is not used, by name
-_HEADLESS = (".txt", ".tsv", ".csv", ".lst", ".tab", "")
+_HEADLESS = (".txt", ".tsv", ".csv", ".lst", ".tab", ".data", "")
 
 
 def reader_of(path: Path) -> ReadAnnotations | None:
@@ -172,7 +172,8 @@ class _Listed:
             if path.parent != root and not self._is_headless(path) and not tables.names_audio(path, self.options):
                 self._notes.append(f"{self._name(path)} {NO_AUDIO_COLUMN}")
                 continue
-            part = tables.list_table(path, self.options, self.work, self.say, root, self._index)
+            say = self.say if len(parts) < _LISTED else _say_nothing
+            part = tables.list_table(path, self.options, self.work, say, root, self._index)
             files = {_absolute(entry.path) for entry in part.entries if isinstance(entry, Clip)}
             if files and files <= seen | self._taken:
                 self._notes.append(
@@ -183,6 +184,8 @@ class _Listed:
             seen |= files
             parts.append(part)
             self._own([], [path])
+        if len(parts) > _LISTED:
+            self.say(f"{len(parts) - _LISTED:,} more tables are read in the same way")
         held_out = any(isinstance(e, Clip) and e.split != "train" for part in parts for e in part.entries)
         for part in parts:  # A folder called train alone holds nothing out.
             self._add(part if held_out else replace(part, has_splits=False))
@@ -195,7 +198,8 @@ class _Listed:
 
     def _is_headless(self, path: Path) -> bool:
         suffix = Path(path.name.lower().removesuffix(".gz")).suffix
-        if suffix not in _HEADLESS or key_of(path) in self._stems or _is_audio(path) or reader_of(path):
+        about_one = key_of(path) in self._stems or key_of(Path(path.name.partition(".")[0])) in self._stems
+        if suffix not in _HEADLESS or about_one or _is_audio(path) or reader_of(path):
             return False
         try:
             return headless(path, NamedAudio(path, self.options.root or path.parent, self._index)) is not None
@@ -336,6 +340,10 @@ class _Listed:
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self.tree.root).as_posix()
+
+
+def _say_nothing(line: str) -> None:
+    """What is said of the first tables goes for the others."""
 
 
 def _is_of(other: Path, path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Tables without names of columns whose first field names the audio: of LJSpeech, OpenSLR, MLS, CSS10 and many more."""
+"""Tables without names of columns whose first field names the audio: of LJSpeech, OpenSLR, MLS, CSS10, Festival, many more."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ from lalia.data.prepare.sources.text_files import conversion, read_lines
 from lalia.filenames import is_utf8
 
 _SURE = ("\t", "|")
-_DELIMITERS = (*_SURE, ";", ",", " ")
+_FESTIVAL = "("
+_DELIMITERS = (_FESTIVAL, *_SURE, ";", ",", " ")
+_FESTIVAL_LINE = re.compile(r'\(\s*(\S+)\s+"(.*)"\s*\)')
 _LOOKED_AT, _HEAD_BYTES = 200, 1 << 18
 _NAME = re.compile(r"[^\W\d]+([ _-][^\W\d]+)*")
 """A first field of letters alone, which no file is called, names a column."""
@@ -103,6 +105,9 @@ def _numbered(path: Path, limit: int | None = None) -> Iterator[tuple[int, str]]
 def _fields(lines: list[str], delimiter: str) -> Iterator[list[str]]:
     """The fields of each line, without spaces around them. What a space parts has two: the text holds spaces as well."""
     rows: Iterable[list[str]]
+    if delimiter == _FESTIVAL:
+        found = ((line, _FESTIVAL_LINE.fullmatch(line.strip())) for line in lines)
+        return ([*match.groups()] if match else [line] for line, match in found)
     if delimiter == " ":
         rows = (line.split(maxsplit=1) for line in lines)
     elif delimiter in _SURE:

@@ -12,7 +12,7 @@ from lalia.data.prepare.languages import find_language
 from lalia.data.prepare.listing import Part
 from lalia.data.prepare.options import Options
 from lalia.data.prepare.sources.columns import find_columns
-from lalia.data.prepare.sources.named_audio import NamedAudio
+from lalia.data.prepare.sources.named_audio import AudioIndex, NamedAudio
 from lalia.data.prepare.sources.tables import clip_of, read_table
 from lalia.data.prepare.sources.text_files import read_lines
 from lalia.exits import UserError
@@ -59,6 +59,7 @@ def list_common_voice(folders: list[Path], root: Path, options: Options) -> Part
 
     def entries() -> Iterator[Clip | Dropped]:
         for folder in folders:
+            index = AudioIndex.below(folder / "clips")
             listed: set[str] = set()
             held: set[str] = set()
             for split in ("test", "dev", "train", "validated"):
@@ -67,7 +68,7 @@ def list_common_voice(folders: list[Path], root: Path, options: Options) -> Part
                     continue
                 columns, rows = read_table(table)
                 fields = find_columns(columns, options, str(table), ("audio", "text"))
-                named = NamedAudio(table, folder / "clips")
+                named = NamedAudio(table, folder / "clips", index)
                 for number, row in rows:
                     where = f"{table.relative_to(root)} line {number}"
                     if isinstance(row, str):

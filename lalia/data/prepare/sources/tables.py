@@ -74,7 +74,7 @@ def list_table(
         rows = lhotse.rows_of(path, kind, rows, _json_row)
         say(f"{path}: {kind} of lhotse")
     else:
-        columns, fields = _known_columns(path, columns, options)
+        columns, fields = _known_columns(path, columns, options, named)
         for line in describe_columns(columns, fields, str(path)):
             say(line)
     found_splits = set()
@@ -138,15 +138,22 @@ def holds_audio(path: Path) -> bool:
     return form_of(path) == ".parquet" and bool(_holding_audio(path))
 
 
-def _known_columns(path: Path, columns: list[str], options: Options) -> tuple[list[str], dict[str, str]]:
-    """The columns of a table, and which of ours they are; one whose values look like audio files is that, whatever its name."""
+def _known_columns(
+    path: Path, columns: list[str], options: Options, named: NamedAudio | None = None
+) -> tuple[list[str], dict[str, str]]:
+    """The columns of a table, and which of ours they are; one whose values look like audio files, or are names of those that
+    ``named`` knows, is that, whatever it is called."""
+
+    def names(value: Any) -> bool:
+        return _is_audio_name(value) or (named is not None and isinstance(value, str) and named.knows(value.strip()))
+
     try:
         return columns, find_columns(columns, options, str(path))
     except UserError:
         if "audio" in options.columns or not all(name in columns for name in options.columns.values()):
             raise
         rows = [row for _, row in islice(read_table(path)[1], 100) if isinstance(row, dict)]
-        such = [name for name in columns if rows and all(_is_audio_name(row.get(name)) for row in rows)]
+        such = [name for name in columns if rows and all(names(row.get(name)) for row in rows)]
         if len(such) != 1 or _is_audio_name(such[0]):
             raise
         return columns, find_columns(
