@@ -229,3 +229,12 @@ def test_an_archive_beside_a_table_is_named_where_the_audio_is_missing(tmp_path:
     with pytest.raises(UserError, match="none of the first 1 files it names exists"):
         open_source(str(tmp_path), Options(), None, said.append)(tmp_path / "work")
     assert any(line.startswith("audio.zip is not used: it is an archive; unpack it first") for line in said)
+
+
+def test_a_transcript_that_is_a_web_page_costs_its_clip(tmp_path: Path) -> None:
+    for name in ("a.wav", "b.wav"):
+        save(tmp_path / "all" / name, voiced(ord(name[0])))
+    (tmp_path / "all" / "a.txt").write_text("<!DOCTYPE html><p>404")
+    (tmp_path / "all" / "b.txt").write_text("moja")
+    corpus = prepared(tmp_path / "all", tmp_path / "c")
+    assert (corpus.column("text"), skipped(corpus)) == (["moja"], {"a.wav": "unreadable transcript"})

@@ -249,7 +249,9 @@ def test_of_many_tables_the_first_are_described(tmp_path: Path) -> None:
     for number in range(12):
         audio(tmp_path, f"{number}/u{number}.wav")
         (tmp_path / str(number) / f"t{number}.trans.tsv").write_text(f"u{number}\tmoja\n")
+    (tmp_path / "0" / "t0.zzz.tsv").write_text("u0\tagain\n")
     said: list[str] = []
     assert set(texts(listing(tmp_path, said)).values()) == {"moja"}
     assert "7 more tables are read in the same way" in said
-    assert len(said) == 2 * 5 + 1
+    assert any(line.startswith("0/t0.zzz.tsv is not used, since a table or a release is read") for line in said)
+    assert len(said) == 2 * 5 + 1 + 2, "nothing but that of the table that is not used"

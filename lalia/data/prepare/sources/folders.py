@@ -172,8 +172,8 @@ class _Listed:
             if path.parent != root and not self._is_headless(path) and not tables.names_audio(path, self.options):
                 self._notes.append(f"{self._name(path)} {NO_AUDIO_COLUMN}")
                 continue
-            say = self.say if len(parts) < _LISTED else _say_nothing
-            part = tables.list_table(path, self.options, self.work, say, root, self._index)
+            lines: list[str] = []
+            part = tables.list_table(path, self.options, self.work, lines.append, root, self._index)
             files = {_absolute(entry.path) for entry in part.entries if isinstance(entry, Clip)}
             if files and files <= seen | self._taken:
                 self._notes.append(
@@ -183,6 +183,8 @@ class _Listed:
                 continue
             seen |= files
             parts.append(part)
+            for line in lines if len(parts) <= _LISTED else ():  # What is said of the first ones goes for the others.
+                self.say(line)
             self._own([], [path])
         if len(parts) > _LISTED:
             self.say(f"{len(parts) - _LISTED:,} more tables are read in the same way")
@@ -340,10 +342,6 @@ class _Listed:
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self.tree.root).as_posix()
-
-
-def _say_nothing(line: str) -> None:
-    """What is said of the first tables goes for the others."""
 
 
 def _is_of(other: Path, path: Path) -> bool:

@@ -48,7 +48,10 @@ def advice(path: Path, options: Options) -> str:
     if path.suffix.lower() in _DOCUMENTS or _ABOUT.fullmatch(path.name):
         return ""
     if told := what(path):
-        return f"is not used: it {told}"
+        of_dataset = (
+            path.name.endswith(".arrow") or path.name == "dataset_info.json"
+        )  # Its state.json stands for them all.
+        return "" if of_dataset else f"is not used: it {told}"
     if form := tables.form_of(path):
         if tables.names_audio(path, options):
             return "is not used, although it may name audio; give it as the source to use it"
@@ -56,7 +59,5 @@ def advice(path: Path, options: Options) -> str:
     if path.suffix.lower() in _LABELS:
         return "is not used: labels in a form that is not read; a table with audio, start, end and text would be"
     if path.suffix.lower() in (".txt", ".lab", ".lst"):
-        return (
-            "is not used: no transcript of an audio file of its name, and none of its lines begins with the name of one"
-        )
+        return "is not used: no transcript of an audio file of its name, and no table of names of audio files and texts"
     return ""

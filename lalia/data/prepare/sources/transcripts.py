@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from lalia.data.prepare.sources.text_files import decoded
+from lalia.exits import UserError
+from lalia.kinds import document
 
 SUFFIXES = (".txt", ".lab")
 _OFFSETS = re.compile(r"(\d+)\s+(\d+)\s+(\S.*)")
@@ -76,7 +78,12 @@ class Transcripts:
 
 
 def read_transcript(path: Path) -> str | None:
-    """The text of a transcript, without TIMIT's numbers of samples; None where it is a list of times and labels, as HTK's are."""
+    """The text of a transcript, without TIMIT's numbers of samples; None where it is a list of times and labels, as HTK's are.
+
+    ``UserError`` where it is a document, or neither UTF-8 nor UTF-16.
+    """
+    if told := document(path):
+        raise UserError(f"{path}: is {told}, not a text; save it as plain text")
     lines = [line.strip() for line in decoded(path).splitlines() if line.strip()]
     timed = [found for line in lines if (found := _OFFSETS.fullmatch(line))]
     if len(lines) == 1 and timed and timed[0][1] == "0" and int(timed[0][2]) >= _LEAST_SAMPLES:
