@@ -13,7 +13,7 @@ from lalia.cli import main
 from lalia.data.corpus import Corpus
 from lalia.data.prepare import run
 from lalia.data.prepare.languages import describe_language, iso_639_3
-from lalia.data.prepare.options import Options
+from lalia.data.prepare.options import Options, parse_columns
 from lalia.data.prepare.sources.opening import open_source
 from lalia.exits import UserError
 from lalia.text.codes import codes, kin
@@ -115,3 +115,17 @@ def test_codes_know_their_kin() -> None:
     assert kin("swa", ["swh", "swc"]) is None, "which of the two"
     assert kin("swh", ["swc"]) is kin("ita", ["und"]) is kin("", ["ita"]) is None
     assert profile("bem").title == "Bemba (Zambia) (bem)"
+
+
+def test_columns_may_be_told_in_one_flag_or_in_several() -> None:
+    told = {"audio": "skrá", "text": "texti", "speaker": "lesari"}
+    assert parse_columns(["audio=skrá,text=texti", "speaker = lesari"]) == told
+    assert parse_columns(["audio=skrá", "text=texti", "speaker=lesari", "audio=skrá"]) == told
+    assert parse_columns([]) == {}
+    for words, complaint in (
+        (["audio"], "expected OURS=THEIRS"),
+        (["name=x"], "OURS one of"),
+        (["text=a", "text=b"], "twice"),
+    ):
+        with pytest.raises(UserError, match=complaint):
+            parse_columns(words)

@@ -87,7 +87,7 @@ def test_manifest_with_offsets_names_parts_of_a_file(tmp_path: Path) -> None:
 def test_manifest_errors_say_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "a.tsv").write_text("name\twords\nx\tciao\n")
     with pytest.raises(
-        UserError, match=r"no column for audio \(it has name, words\); name it, as in --columns audio=name"
+        UserError, match=r"no column for audio \(it has name, words\); name it, as in --columns audio=name,text=words"
     ):
         listing(tmp_path / "a.tsv", tmp_path)
     with pytest.raises(UserError, match=r"none of the first 1 files it names exists .* say --root FOLDER"):

@@ -46,7 +46,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--licence", default="", metavar="TEXT", help="of the source, for the card")
     parser.add_argument("--root", type=Path, metavar="FOLDER", help="where a table's paths start (default: beside it)")
     parser.add_argument(
-        "--columns", default="", metavar="OURS=THEIRS,…", help="a table's columns: text=sentence,audio=path"
+        "--columns",
+        action="append",
+        default=[],
+        metavar="OURS=THEIRS,…",
+        help="a table's columns: text=sentence,audio=path; may be repeated",
     )
     parser.add_argument(
         "--tier",
@@ -168,10 +172,8 @@ def _recipe(args: argparse.Namespace, cutting: Cutting | None) -> Recipe:
 
     if args.source == "demo":
         return Recipe("demo", {}, None, args.duplicates)
-    settings = {
-        name: getattr(args, name)
-        for name in ("language", "licence", "columns", "dev", "test", "limit", "strict", "tier")
-    }
+    settings = {name: getattr(args, name) for name in ("language", "licence", "dev", "test", "limit", "strict", "tier")}
+    settings["columns"] = ",".join(args.columns)
     settings["channels"] = "" if args.channels == "mix" else args.channels
     return Recipe(readable(args.source), {**settings, "root": readable(str(args.root or ""))}, cutting, args.duplicates)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,12 +31,13 @@ class Options:
     tiers: tuple[str, ...] = ()
 
 
-def parse_columns(words: str) -> dict[str, str]:
-    """``text=sentence,audio=path`` as a mapping; ``UserError`` names what is wrong."""
+def parse_columns(words: Sequence[str]) -> dict[str, str]:
+    """``["text=sentence,audio=path", "speaker=voice"]`` as a mapping; ``UserError`` names what is wrong."""
     columns: dict[str, str] = {}
-    for word in words.split(",") if words else []:
-        ours, equals, theirs = word.partition("=")
-        if not equals or ours.strip() not in FIELDS or not theirs.strip():
+    for word in ",".join(words).split(",") if words else []:
+        ours, equals, theirs = (part.strip() for part in word.partition("="))
+        if not equals or ours not in FIELDS or not theirs:
             raise UserError(f"--columns {word!r}: expected OURS=THEIRS with OURS one of {', '.join(FIELDS)}")
-        columns[ours.strip()] = theirs.strip()
+        if columns.setdefault(ours, theirs) != theirs:
+            raise UserError(f"--columns: {ours} is given twice, as {columns[ours]} and as {theirs}; give it once")
     return columns

@@ -61,9 +61,16 @@ def find_columns(
     if missing := [name for name in needed if name not in found]:
         raise UserError(
             f"{where}: has no column for {', '.join(missing)} (it has {', '.join(columns) or 'none'});"
-            f" name it, as in --columns {missing[0]}={columns[0] if columns else 'NAME'}"
+            f" name it, as in --columns {_example(columns, found)}"
         )
     return found
+
+
+def _example(columns: list[str], found: Mapping[str, str]) -> str:
+    """What ``--columns`` may say of the columns that nobody knows, in their order: audio, text, then the speaker."""
+    unknown = [name for name in columns if name and name not in found.values()]
+    wanted = [ours for ours in ("audio", "text", "speaker") if ours not in found]
+    return ",".join(f"{ours}={name}" for ours, name in zip(wanted, unknown, strict=False)) or "audio=NAME"
 
 
 def describe_columns(columns: Iterable[str], found: Mapping[str, str], where: str) -> list[str]:
