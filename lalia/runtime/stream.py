@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -114,7 +114,11 @@ def as_dict(said: Said, last: bool) -> dict[str, object]:
     """``said`` as JSON has it, here and from the server: words with text, start_s, end_s and confidence."""
 
     def words(found: list[Word]) -> list[dict[str, object]]:
-        return [asdict(word) | {"confidence": round(word.confidence, 4)} for word in found]
+        # A stream is one channel, so its words have none.
+        return [
+            {"text": w.text, "start_s": w.start_s, "end_s": w.end_s, "confidence": round(w.confidence, 4)}
+            for w in found
+        ]
 
     return {
         "stable": words(said.stable),
