@@ -340,18 +340,17 @@ def test_a_folder_of_everything_is_read_once_and_the_rest_is_counted(
         "lj/L-1": "It was eighteen ninety-five.",
         "field/talk.wav#0.00-1.00": 'he said "nò" to all',
         "field/talk.wav#1.50-3.00": "and left",
-        "mine/own.wav": "",
+        "mine/own.wav": "parole",
         "mine/told.wav": "detto accanto",
         "mine/voice note.bin": "",
     }
     splits = dict(zip(corpus.column("id"), corpus.column("split"), strict=True))
     assert splits["af/test/y.wav"] == "test"
     error = " ".join(capsys.readouterr().err.split())
-    assert "not used: 2 .csv, 2 .srt, 1 .pdf, 1 audio file of a release that its tables do not name" in error
+    assert "not used: 2 .srt, 1 .csv, 1 .pdf, 1 audio file of a release that its tables do not name" in error
     assert "field/talk.srt is not used, since field/talk.TextGrid is read for the same recording" in error
     assert "af/train/x.srt is not used, since a table or a release is read for the same recording" in error
     assert "field/metadata.csv is not used, since none of its columns is known to name audio" in error
-    assert "mine/clips.csv is not used, although it may name audio; give it as the source" in error
 
 
 def test_a_folder_without_audio_says_what_it_holds(tmp_path: Path) -> None:

@@ -135,7 +135,8 @@ def test_what_is_no_table_without_names(tmp_path: Path) -> None:
     assert texts(listing(tmp_path, said)) == {"a.wav": "b is here", "b.wav": ""}
     assert "not used: 2 .txt, 1 .csv" in said
     assert any(
-        line.startswith("unknown.csv is not used, since none of its columns is known to name audio") for line in said
+        line.startswith("unknown.csv is not used: it names audio files here, but no column is known to hold texts")
+        for line in said
     )
     with pytest.raises(UserError, match="is neither audio nor a file that tells of audio"):
         listing(tmp_path / "segments.txt")
@@ -255,3 +256,29 @@ def test_of_many_tables_the_first_are_described(tmp_path: Path) -> None:
     assert "7 more tables are read in the same way" in said
     assert any(line.startswith("0/t0.zzz.tsv is not used, since a table or a release is read") for line in said)
     assert len(said) == 2 * 5 + 1 + 2, "nothing but that of the table that is not used"
+
+
+def test_a_table_of_any_name_beside_the_audio_is_read_and_columns_are_for_it(tmp_path: Path) -> None:
+    folder = audio(tmp_path / "f", "a.wav", "b.wav")
+    (folder / "skrár.csv").write_text("skrá;texti\na.wav;moja\nb.wav;mbili\n", encoding="utf-8")
+    said: list[str] = []
+    assert texts(listing(folder, said)) == {"a.wav": "", "b.wav": ""}
+    (line,) = [line for line in said if line.startswith("skrár.csv is not used: it names audio files here")]
+    assert line.endswith(f"lalia prepare {folder} --columns 'audio=skrá,text=texti'")
+    for columns in ({"text": "texti"}, {"audio": "skrá", "text": "texti"}):
+        assert texts(listing(folder, columns=columns)) == {"a.wav": "moja", "b.wav": "mbili"}
+    (folder / "metadata.csv").write_text("path,sentence\na.wav,tatu\n")
+    assert texts(listing(folder, said, columns={"text": "texti"})) == {"a.wav": "moja", "b.wav": "mbili"}
+    assert "metadata.csv is not used, since it lacks columns that --columns names" in said
+
+
+def test_options_that_nothing_in_a_folder_uses_are_said(tmp_path: Path) -> None:
+    folder = audio(tmp_path / "f", "a.wav")
+    (folder / "people.csv").write_text("name,age\nAnna,70\n")
+    with pytest.raises(
+        UserError, match=r"--columns text=texti: no table .* has these columns; people.csv has name, age"
+    ):
+        listing(folder, columns={"text": "texti"})
+    said: list[str] = []
+    listing(folder, said, root=tmp_path)
+    assert any("is not used: it is for the paths of tables" in line for line in said)

@@ -19,7 +19,7 @@ _SOURCES = """\
 SOURCE is one of
   FOLDER            of anything, at any depth: audio of any name with its transcripts (a.txt beside a.wav, or txt/a.txt of
                     wav/a.wav), releases in the layout of LibriSpeech, Common Voice, FLEURS, LJSpeech, OpenSLR, MLS or the
-                    hub's AudioFolder, tables called manifest or metadata, Kaldi's wav.scp, annotations beside their
+                    hub's AudioFolder, tables that name audio there, Kaldi's wav.scp, annotations beside their
                     recordings, a dataset made by save_to_disk. What is not used is counted
   FILE.wav          or other audio: one recording
   FILE.tsv|.csv|.jsonl|.json|.parquet, also .gz   a table with a column for the audio, and text, language, speaker, split, start,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import stat
 from collections import Counter
 from collections.abc import Iterable
@@ -20,7 +21,7 @@ from lalia.data.prepare.sources import kaldi, layouts, tables
 from lalia.data.prepare.sources.annotations import Annotated, ReadAnnotations, Recordings, Told, clips_of
 from lalia.data.prepare.sources.chat import read_chat
 from lalia.data.prepare.sources.elan import is_elan_export, read_elan, read_elan_export
-from lalia.data.prepare.sources.headless import headless
+from lalia.data.prepare.sources.headless import Headless, headless
 from lalia.data.prepare.sources.named_audio import AudioIndex, NamedAudio
 from lalia.data.prepare.sources.others import NO_AUDIO_COLUMN, advice
 from lalia.data.prepare.sources.praat import read_textgrid
@@ -90,8 +91,8 @@ def list_recording(path: Path, options: Options, work: Path, say: Say) -> Listin
 
 
 def list_folder(root: Path, options: Options, work: Path, say: Say) -> Listing:
-    """Everything below ``root``: releases of known layouts, tables called manifest or metadata, annotations with their
-    recordings, and then every audio file that none of them names, with its transcript where ``a.txt`` lies beside ``a.wav``.
+    """Everything below ``root``: releases of known layouts, tables that name audio here, annotations with their recordings,
+    and then every audio file that none of them names, with its transcript where ``a.txt`` lies beside ``a.wav``.
 
     Of a release only what its tables name is read. ``say`` is told what lies there and is not used.
     """
@@ -111,6 +112,7 @@ def _list(tree: Tree, where: Path, name: str, options: Options, work: Path, say:
     listing.add_tables()
     listing.add_annotations()
     listing.add_recordings()
+    listing.check_options()
     if not any(part.entries for part in listing.parts):
         refused = f"; {tree.dropped[0].detail}" if tree.dropped else ""
         raise UserError(
@@ -139,6 +141,7 @@ class _Listed:
         self._notes: list[str] = []
         self._index = AudioIndex(lambda: self._audio)
         self._stems = {key_of(path) for path in self._audio}
+        self._columns_used = self._root_used = False
 
     def add_releases(self) -> None:
         """Folders in the layouts of Common Voice, FLEURS, LibriSpeech and Kaldi."""
@@ -158,18 +161,24 @@ class _Listed:
         for folder in self.tree.folders:
             # Kaldi's own copies of a folder, cut for its jobs, would be all of it again.
             if (folder / "wav.scp").is_file() and not any(re.fullmatch(r"split\d+\w*", n) for n in folder.parts):
+                self._root_used = True
                 self._add(kaldi.list_kaldi(folder, options))
                 self._own([], [folder / name for name in _KALDI])
 
     def add_tables(self) -> None:
-        """``manifest`` and ``metadata`` tables at any depth, Parquet files that hold audio, and tables without names of columns
-        whose first field names audio."""
+        """``manifest`` and ``metadata`` tables at any depth, Parquet files that hold audio, and tables of any name with a column
+        that is told to name audio, or of whose values nearly all name audio here; without names of columns it is the first."""
         root, parts, seen = self.tree.root, list[Part](), set[str]()
-        order = sorted(self.tree.files, key=lambda path: not self._is_named_table(path))  # the sure ones first
-        for path in order:
-            if self._is_taken(path) or not (self._is_named_table(path) or self._is_headless(path)):
+        named = [path for path in self.tree.files if not self._is_taken(path) and self._is_named_table(path)]
+        found = {path for path in self.tree.files if not self._is_taken(path) and self._is_found_table(path)}
+        fitting = {path for path in (*named, *found) if self._fits(path)} if self.options.columns else set()
+        for path in [*named, *sorted(found - {*named})]:  # the sure ones first
+            if self._is_taken(path):
                 continue
-            if path.parent != root and not self._is_headless(path) and not tables.names_audio(path, self.options):
+            if fitting and path not in fitting:
+                self._notes.append(f"{self._name(path)} is not used, since it lacks columns that --columns names")
+                continue
+            if path.parent != root and path not in found and not tables.names_audio(path, self.options):
                 self._notes.append(f"{self._name(path)} {NO_AUDIO_COLUMN}")
                 continue
             lines: list[str] = []
@@ -188,6 +197,7 @@ class _Listed:
             self._own([], [path])
         if len(parts) > _LISTED:
             self.say(f"{len(parts) - _LISTED:,} more tables are read in the same way")
+        self._columns_used, self._root_used = bool(fitting), self._root_used or bool(parts)
         held_out = any(isinstance(e, Clip) and e.split != "train" for part in parts for e in part.entries)
         for part in parts:  # A folder called train alone holds nothing out.
             self._add(part if held_out else replace(part, has_splits=False))
@@ -198,15 +208,39 @@ class _Listed:
             return form != ".json" or tables.names_audio(path, self.options)
         return form == ".parquet" and tables.holds_audio(path)
 
-    def _is_headless(self, path: Path) -> bool:
+    def _fits(self, path: Path) -> bool:
+        return tables.has_told_columns(path, self.options) and self._headless(path) is None
+
+    def _is_found_table(self, path: Path) -> bool:
+        """Whether a file of any name is a table of audio that is here: no other reader's, and about more than one recording."""
         suffix = Path(path.name.lower().removesuffix(".gz")).suffix
         about_one = key_of(path) in self._stems or key_of(Path(path.name.partition(".")[0])) in self._stems
-        if suffix not in _HEADLESS or about_one or _is_audio(path) or reader_of(path):
+        if about_one or suffix not in (*_HEADLESS, ".jsonl", ".ndjson") or _is_audio(path) or reader_of(path):
             return False
+        if self._headless(path) is not None:
+            return True
+        fields = tables.lists(path, self.options, self._named_by(path))
+        if fields and "text" not in fields and not self.options.columns and not self._is_named_table(path):
+            # It may be about the lengths of files, and their transcripts lie beside them.
+            columns = f"audio={fields['audio']},text={tables.likely_text(path, fields) or 'NAME'}"
+            how = f"lalia prepare {shlex.quote(str(self.tree.root))} --columns {shlex.quote(columns)}"
+            self._notes.append(
+                f"{self._name(path)} is not used: it names audio files here, but no column is known to hold texts; if one does: "
+                f"{how}"
+            )
+            return False
+        return bool(fields)
+
+    def _headless(self, path: Path) -> Headless | None:
+        if tables.form_of(path) in (".jsonl", ".ndjson", ".json", ".parquet"):
+            return None
         try:
-            return headless(path, NamedAudio(path, self.options.root or path.parent, self._index)) is not None
+            return headless(path, self._named_by(path))
         except UserError:
-            return False
+            return None
+
+    def _named_by(self, path: Path) -> NamedAudio:
+        return NamedAudio(path, self.options.root or path.parent, self._index)
 
     def add_annotations(self) -> None:
         """Annotation files with a recording that nothing before them names."""
@@ -285,6 +319,20 @@ class _Listed:
             )
         if entries:
             self._add(Part("folder of audio", entries, False))
+
+    def check_options(self) -> None:
+        """``UserError`` where ``--columns`` is of no use, and a line where ``--root`` is."""
+        columns = self.options.columns
+        if columns and not self._columns_used:
+            told = ",".join(f"{ours}={theirs}" for ours, theirs in columns.items())
+            found = [path for path in self._unused() if tables.form_of(path) and not self._is_owned(path)]
+            there = "".join(f"; {self._name(path)} has {tables.columns_of(path)}" for path in found[:1])
+            raise UserError(
+                f"--columns {told}: no table below {self.tree.root} that is read has these columns{there}; "
+                "correct it, or leave it out"
+            )
+        if self.options.root and not self._root_used:
+            self.say(f"--root {self.options.root} is not used: it is for the paths of tables, and none is read here")
 
     def add_unreadable(self) -> None:
         """Folders that cannot be entered, and links that lead nowhere."""

@@ -7,7 +7,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -34,6 +34,7 @@ SPLIT_NAMES = {
 }  # fmt: skip
 
 Row = dict[str, Any]
+_LOOKED_AT, _NEARLY_ALL = 100, 0.9  # rows, and the share of them that must name audio
 
 
 def form_of(path: Path) -> str:
@@ -133,6 +134,45 @@ def names_audio(path: Path, options: Options) -> bool:
         return False
 
 
+def lists(path: Path, options: Options, named: NamedAudio) -> dict[str, str]:
+    """Our fields to the columns of a table whose audio, as is told or as nearly all its values say, is ``named``'s; {} of others.
+
+    Where no column is known to hold texts there is no "text" among them.
+    """
+    try:
+        columns, _ = read_table(path)
+        if len(columns) < 2:
+            return {}
+        columns, fields = _known_columns(path, columns, options, named)
+    except UserError:
+        return {}
+    return fields if "audio" in options.columns or fields["audio"] in _naming(path, columns, named.knows) else {}
+
+
+def likely_text(path: Path, fields: Mapping[str, str]) -> str:
+    """The column with the longest words among those that are not ``fields``; "" where none is left."""
+    columns, rows = read_table(path)
+    first = [row for _, row in islice(rows, _LOOKED_AT) if isinstance(row, dict)]
+    left = [name for name in columns if name and name not in fields.values()]
+    return max(left, key=lambda name: sum(len(str(row.get(name) or "")) for row in first), default="")
+
+
+def columns_of(path: Path) -> str:
+    """The names of a table's columns, to be told."""
+    try:
+        return ", ".join(read_table(path)[0]) or "none"
+    except UserError:
+        return "none that can be read"
+
+
+def has_told_columns(path: Path, options: Options) -> bool:
+    """Whether a table has all columns that ``--columns`` names."""
+    try:
+        return set(options.columns.values()) <= set(read_table(path)[0])
+    except UserError:
+        return False
+
+
 def holds_audio(path: Path) -> bool:
     """Whether a table is a Parquet file with audio in it, as the hub's are."""
     return form_of(path) == ".parquet" and bool(_holding_audio(path))
@@ -144,21 +184,27 @@ def _known_columns(
     """The columns of a table, and which of ours they are; one whose values look like audio files, or are names of those that
     ``named`` knows, is that, whatever it is called."""
 
-    def names(value: Any) -> bool:
-        return _is_audio_name(value) or (named is not None and isinstance(value, str) and named.knows(value.strip()))
-
     try:
         return columns, find_columns(columns, options, str(path))
     except UserError:
         if "audio" in options.columns or not all(name in columns for name in options.columns.values()):
             raise
-        rows = [row for _, row in islice(read_table(path)[1], 100) if isinstance(row, dict)]
-        such = [name for name in columns if rows and all(names(row.get(name)) for row in rows)]
+        such = _naming(path, columns, lambda name: _is_audio_name(name) or (named is not None and named.knows(name)))
         if len(such) != 1 or _is_audio_name(such[0]):
             raise
         return columns, find_columns(
             columns, replace(options, columns={**options.columns, "audio": such[0]}), str(path)
         )
+
+
+def _naming(path: Path, columns: list[str], names: Callable[[str], bool]) -> list[str]:
+    """The columns whose values nearly all name something, as far as the first rows tell."""
+    rows = [row for _, row in islice(read_table(path)[1], _LOOKED_AT) if isinstance(row, dict)]
+
+    def known(column: str) -> int:
+        return sum(isinstance(value := row.get(column), str) and names(value.strip()) for row in rows)
+
+    return [column for column in columns if column and rows and known(column) >= _NEARLY_ALL * len(rows)]
 
 
 def _is_audio_name(value: Any) -> bool:
