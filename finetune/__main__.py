@@ -28,7 +28,7 @@ What neither --config nor flags say is chosen by the hours of labels and printed
 used most
   --encoder FOLDER       nano-multilingual, which comes along, or what lalia pretrain fit or lalia convert made
   --data.corpus CORPUS   made by lalia prepare; repeat it for several
-  --data.language CODE   only clips in this language (ISO 639-3)
+  --data.language CODE   only clips in this language (isl, is, Icelandic)
   --out RUN              the folder this run is kept in
   --labels.minutes N     of labels to learn from (0: all)
   --schedule.steps N     how long, where it is not chosen

@@ -28,6 +28,7 @@ from lalia.models.store import (
     read_adapter,
     save_adapted,
 )
+from lalia.text.language_names import meant
 from lalia.text.normaliser import Normaliser
 from lalia.text.tokens import Tokens
 
@@ -136,6 +137,7 @@ def fold(folder: Path, language: str, out: Path) -> None:
     if not languages_of(folder):
         raise UserError(f"{folder}: has no adapters; it is a plain recogniser already")
     card = read_card(folder, "recogniser")
+    language = next(iter(meant([language] if language else [], languages_of(folder))), "")
     recogniser = Recogniser.load(folder, language)
     spoken = language or languages_of(folder)[0]
     recogniser.save(out, [card], language=spoken, **language_facts(folder, spoken))

@@ -20,7 +20,7 @@ from lalia.exits import UserError
 from lalia.kinds import look, refusal
 from lalia.runtime.integrity import RUN, STUDENT
 from lalia.runtime.spoken import languages_in, languages_taken
-from lalia.text.codes import meant
+from lalia.text.language_names import meant
 
 RECOGNISER, LM, LSTM, EVALUATION, WAYS = "recogniser", "lm", "lstm", "evaluation", "decoding.json"
 
@@ -184,6 +184,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--corpus", metavar="CORPUS", type=Path, action="append", help="another corpus than the run's; may be repeated"
     )
     parser.add_argument(
-        "--language", metavar="CODE", action="append", help="another language than the run's (ISO 639-3)"
+        "--language",
+        metavar="CODE",
+        action="append",
+        help="another language than the run's: isl, is, is-IS or Icelandic",
     )
     parser.add_argument("--out", metavar="FOLDER", type=Path, help="where to write (default: into the run)")

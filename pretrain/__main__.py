@@ -57,6 +57,7 @@ def plan(argv: list[str]) -> int:
 
     settings = config.load(PlanRequest, argv, "lalia pretrain plan", ABOUT["plan"])
     _require_corpus(settings.data)
+    _resolve_languages(settings)
     make_plan(settings)
     return 0
 
@@ -65,6 +66,7 @@ def fit(argv: list[str]) -> int:
     settings = config.load(PretrainSettings, argv, "lalia pretrain fit", ABOUT["fit"])
     require(settings.out, "--out", "the folder this run is kept in")
     _require_corpus(settings.data)
+    _resolve_languages(settings)
     from pretrain.fit import pretrain
 
     pretrain(settings, Path(settings.out), config.stated(PretrainSettings, argv))
@@ -82,6 +84,14 @@ def probe(argv: list[str]) -> int:
 def _require_corpus(data: DataSettings) -> None:
     require(data.corpus, "--data.corpus", "the folder of a corpus made by `lalia prepare`")
     require_corpora(data.corpus, "--data.corpus")
+
+
+def _resolve_languages(settings: PretrainSettings) -> None:
+    from lalia.data.mixture import languages_meant
+    from lalia.training.ranks import leads
+
+    data = settings.data
+    data.language = languages_meant(data.language, data.corpus, "--data.language", leads(settings.hardware))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from lalia.data.labels import encoder_of
 from lalia.data.loader import make_eval_loader
 from lalia.data.mixture import Mixture
 from lalia.exits import UserError
+from lalia.text.language_names import meant
 from lalia.text.normaliser import Normaliser
 from lalia.text.tokens import Tokens
 from lalia.training.seeds import mix
@@ -194,8 +195,9 @@ class Questions:
     def _language_of_letters(self, wanted: str, train: np.ndarray) -> str:
         labelled = train[self.mixture.labelled[train]]
         if wanted:
-            self.mixture.require([wanted], "--language")
-            return wanted
+            (code,) = meant([wanted], self.mixture.language_names)
+            self.mixture.require([code], "--language")
+            return code
         if not len(labelled):
             return ""
         seconds = np.bincount(self.mixture.languages[labelled], self.mixture.durations_s[labelled])

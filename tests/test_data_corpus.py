@@ -63,7 +63,7 @@ def test_selections(folder: Path) -> None:
     assert corpus.select("train", "ita").tolist() == [1, 3]
     assert corpus.select(language="spa", with_text=False).tolist() == [0, 4, 6]
     assert corpus.select("test", "spa").tolist() == []
-    with pytest.raises(UserError, match="has no language 'deu'; it has ita, spa"):
+    with pytest.raises(UserError, match="language deu: not in the corpus, which has ita, spa"):
         corpus.select(language="deu")
     with pytest.raises(UserError, match="expected one of train, dev, test"):
         corpus.select("validation")

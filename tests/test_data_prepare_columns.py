@@ -12,11 +12,11 @@ from tiny_clips import in_this_process, save, voiced
 from lalia.cli import main
 from lalia.data.corpus import Corpus
 from lalia.data.prepare import run
-from lalia.data.prepare.languages import describe_language, iso_639_3
 from lalia.data.prepare.options import Options, parse_columns
 from lalia.data.prepare.sources.opening import open_source
 from lalia.exits import UserError
 from lalia.text.codes import codes, kin
+from lalia.text.language_names import describe_language, iso_639_3
 from lalia.text.languages import profile
 
 
@@ -87,7 +87,7 @@ def test_a_table_without_a_header_is_told_what_to_write(tmp_path: Path) -> None:
 
 
 def test_the_language_that_was_understood_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert describe_language("sw", iso_639_3("sw")) == "language: sw is Swahili: swa"
+    assert describe_language("sw", iso_639_3("sw")) == "language: Swahili (swa), from 'sw'"
     assert describe_language("sqh", iso_639_3("sqh")) == "language: Shau (sqh)", "a slip of the keyboard can be seen"
     assert [iso_639_3(name) for name in ("kr", "ger", "Bambara", "gilaki", "qab")] == [
         "kau",

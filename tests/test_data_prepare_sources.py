@@ -11,11 +11,11 @@ import pytest
 from tiny_clips import save, voiced
 
 from lalia.data.prepare.clips import Clip, Dropped, Listing, sentence_key
-from lalia.data.prepare.languages import find_language, iso_639_3
 from lalia.data.prepare.options import Options, Say
 from lalia.data.prepare.sources.opening import open_source
 from lalia.data.prepare.splits import assign_splits, held_out_percent
 from lalia.exits import UserError
+from lalia.text.language_names import find_language, iso_639_3
 
 SILENT: Say = lambda words: None  # noqa: E731
 

@@ -15,8 +15,8 @@ from tiny_clips import encoded, save, voiced
 from lalia.data.prepare.clips import Listing
 from lalia.data.prepare.options import Options
 from lalia.data.prepare.sources.opening import open_source
-from lalia.data.prepare.sources.text_files import encoding_of
 from lalia.exits import UserError
+from lalia.text.files import encoding_of
 
 
 def listing(spec: Path | str, said: list[str] | None = None, **options: Any) -> Listing:

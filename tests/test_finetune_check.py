@@ -125,8 +125,12 @@ def test_a_language_is_found_by_the_code_it_is_a_part_of(sound: Corpus, tmp_path
     said = capsys.readouterr()
     assert "--language swh: the corpus is in swa (Swahili), which is taken" in said.err
     assert "Swahili (swa)" in said.out
+    for word in ("sw", "swahili", "sw-KE"):
+        verdict.main([str(whole), "--language", word])
+        said = capsys.readouterr()
+        assert f"language: Swahili (swa), from {word!r}" in said.err and "Swahili (swa)" in said.out
     with pytest.raises(
-        UserError, match=r"has no language 'swh'; it has swa \(ISO 639-3 codes\); say swa, which is Swahili too"
+        UserError, match=r"language swh: not in the corpus, which has swa; say swa, which is Swahili too"
     ):
         Corpus.load(whole).select(language="swh")
 
@@ -216,7 +220,7 @@ def test_page_and_json(sound: Corpus, tmp_path: Path) -> None:
     ("arguments", "said"),
     [
         (["nowhere"], "no such folder"),
-        (["CORPUS", "--language", "deu"], "has no language 'deu'"),
+        (["CORPUS", "--language", "deu"], "language deu: not in the corpus"),
         (["CORPUS", "--fix"], "--fix and --out belong together"),
         (["CORPUS", "--encodr", "x"], "--encodr"),
         (["CORPUS", "--frame_s", "20"], "expected seconds per frame"),

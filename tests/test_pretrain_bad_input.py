@@ -96,6 +96,8 @@ def test_float16_where_there_is_none(fit, capsys, monkeypatch: pytest.MonkeyPatc
 def test_a_language_that_the_corpus_lacks(fit, capsys: pytest.CaptureFixture[str]) -> None:  # type: ignore[no-untyped-def]
     assert fit("--data.language=ita", "--data.language=swa") == 2
     assert "--data.language swa: not in the corpus, which has eng, ita" in line(capsys)
+    assert fit("--data.language=it", "--data.language=Italain") == 2
+    assert "--data.language Italain: not in the corpus, which has eng, ita" in capsys.readouterr().err
 
 
 def test_another_architecture_cannot_continue(fit, killed: Path, capsys: pytest.CaptureFixture[str]) -> None:  # type: ignore[no-untyped-def]

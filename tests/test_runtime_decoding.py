@@ -94,7 +94,7 @@ def test_made_of_text(run, lm: Path, student: Path, tmp_path: Path) -> None:  # 
     ("change", "says"),
     [
         (["absent.txt"], "absent.txt: no such file"),
-        (["latin.txt"], "latin.txt: cannot be read as UTF-8"),
+        (["latin.txt"], "latin.txt: cannot be read as UTF-8 text; convert it: iconv -f latin1 -t utf-8 latin.txt > "),
         (["kenlm.bin"], "kenlm.bin: is KenLM's binary file, which keeps no n-grams but their hashes"),
         (["empty.txt"], "holds no words"),
         (["russian.txt"], "russian.txt: the student has no letters for 2 of its 3 words, such as 'a привет мир'"),

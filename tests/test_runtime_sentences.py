@@ -133,6 +133,13 @@ def test_stdin_is_a_pipe_too(student: Path, tmp_path: Path) -> None:
     assert ended.returncode == 0 and "text      " in ended.stdout, ended.stderr
 
 
+@pytest.mark.parametrize(("suffix", "encoding"), [("txt", "utf-16"), ("txt", "utf-16-be"), ("txt.gz", "utf-16")])
+def test_text_in_utf_16_is_read(tmp_path: Path, suffix: str, encoding: str) -> None:
+    path, text = tmp_path / f"notepad.{suffix}", "þetta er gott\nog þetta líka\n" * 3000
+    path.write_bytes(gzip.compress(text.encode(encoding)) if path.suffix == ".gz" else text.encode(encoding))
+    assert "".join(text_files.lines(path)) == text
+
+
 def test_a_tag_here_and_there_is_text(run) -> None:  # type: ignore[no-untyped-def]
     Path("text.txt").write_text("a bad <b>bed</b>\n" + "a bad cab\n" * 9)
     assert run("text.txt")[0] == 0

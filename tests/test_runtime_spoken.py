@@ -95,6 +95,7 @@ def test_languages_taken(capsys: pytest.CaptureFixture[str]) -> None:
     assert languages_taken(None, ["ita"], ["und"], "m", "c") == languages_taken(None, [], ["rus"], "m", "c") == []
     assert languages_taken(None, ["swh"], ["swa"], "m", "c") == []
     assert languages_taken(None, ["ita"], ["ita", "und"], "m", "c", unknown=True) == ["ita", "und"]
+    assert languages_taken(["it", "Italian", "it-IT", "tlh"], ["rus"], ["ita", "rus"], "m", "c") == ["ita", "tlh"]
     assert languages_taken([], ["ita"], ["ita", "rus"], "m", "c") == []
     assert capsys.readouterr().err == ""
     assert languages_taken(None, [], ["ita", "rus"], "m", "c") == []

@@ -45,7 +45,7 @@ WEIGHTS = ("stop", "look", "fine")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what ``lalia finetune check`` takes."""
     parser.add_argument("corpus", type=Path, metavar="CORPUS", help="a corpus made by lalia prepare")
-    parser.add_argument("--language", metavar="CODE", help="only this one (ISO 639-3, such as isl)")
+    parser.add_argument("--language", metavar="CODE", help="only this one: isl, is, is-IS or Icelandic")
     parser.add_argument(
         "--encoder", type=shipped.find, metavar="FOLDER", help="the encoder to be used: its frames are counted"
     )

@@ -12,12 +12,13 @@ import numpy as np
 from lalia.data.corpus import SPLITS, Corpus, Recordings
 from lalia.data.recordings import choose_recordings, gap_of
 from lalia.exits import UserError
-from lalia.text.codes import hint, meant, name_of
+from lalia.text.codes import name_of
+from lalia.text.language_names import describe_language, iso_639_3, meant, not_there
 from lalia.units import Seconds
 
 
 def languages_meant(asked: Sequence[str], folders: Sequence[str | Path], flag: str, tell: bool = True) -> list[str]:
-    """``asked`` by the codes that the corpora in ``folders`` have.
+    """``asked`` (codes, locales or English names) by the codes that the corpora in ``folders`` have.
 
     Where one is there as the macrolanguage it is a part of (``swh`` as ``swa``), or as its only part, that is taken; a line on
     stderr says so if ``tell``. What is not there at all stays, to be refused by ``select``.
@@ -26,8 +27,10 @@ def languages_meant(asked: Sequence[str], folders: Sequence[str | Path], flag: s
     taken = meant(asked, there)
     for name, code in zip(asked, taken, strict=True):
         if name != code and tell:
-            print(f"{flag} {name}: the corpus is in {code} ({name_of(code)}), which is taken", file=sys.stderr)
-    return taken
+            same = code not in there or code == iso_639_3(name)
+            kin = f"{flag} {name}: the corpus is in {code} ({name_of(code)}), which is taken"
+            print(describe_language(name, code) if same else kin, file=sys.stderr)
+    return list(dict.fromkeys(taken))
 
 
 NO_SPLIT = -1
@@ -72,10 +75,7 @@ class Mixture:
     def require(self, languages: Sequence[str], flag: str) -> None:
         """Raise a ``UserError``, beginning with ``flag``, that names the first of ``languages`` that no corpus has."""
         if unknown := [name for name in languages if name not in self.language_names]:
-            raise UserError(
-                f"{flag} {unknown[0]}: not in the corpus, which has {', '.join(self.language_names)}"
-                f"{hint(unknown[0], self.language_names)}"
-            )
+            raise not_there(f"{flag} {unknown[0]}", unknown[0], self.language_names)
 
     def select(
         self, split: str, languages: Sequence[str] = (), *, labelled: bool | None = None,

@@ -28,7 +28,7 @@ def add_language(parser: argparse.ArgumentParser) -> None:
         "--language",
         metavar="CODE",
         action="append",
-        help="clips of this one (ISO 639-3, such as ita; may be repeated; default: the student's own)",
+        help="clips of this one (ita, it, it-IT or Italian; may be repeated; default: the student's own)",
     )
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from lalia.cards import read_card
 from lalia.exits import UserError
-from lalia.text.codes import meant, name_of
+from lalia.text.codes import name_of
+from lalia.text.language_names import meant
 from lalia.text.normaliser import FILE_NAME as NORMALISER
 from lalia.text.normaliser import Normaliser
 
@@ -44,12 +45,12 @@ def languages_taken(
 ) -> list[str]:
     """The languages of ``there`` whose clips are meant; none = all of them, as they come.
 
-    ``asked`` is what the user says; where that is None, those that are ``own`` to the ``model``, and a line on stderr names those
-    that are left out (``tell``). With ``unknown`` clips of no known language are taken as well. A ``UserError`` where the corpus
-    has several languages and none is the model's.
+    ``asked`` is what the user says (codes, locales, names); where that is None, those that are ``own`` to the ``model``,
+    and a line on stderr names those that are left out (``tell``). With ``unknown`` clips of no known language are taken as well.
+    A ``UserError`` where the corpus has several languages and none is the model's.
     """
     if asked is not None:
-        return meant(asked, there)
+        return list(dict.fromkeys(meant(asked, there)))
     names, spoken = ", ".join(sorted(there)), " and ".join(map(_named, own))
     taken = [code for code in dict.fromkeys(meant(own, there)) if code in there]
     if len(there) < 2:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import gzip
+import io
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from lalia.audio.reading import SUFFIXES
 from lalia.decoding.model_files import kind_of
 from lalia.exits import UserError
 from lalia.kinds import address, document, is_address
+from lalia.text.files import conversion, utf_16
 
 _WAYS = {
     "a PDF": " (pdftotext FILE)",
@@ -36,8 +38,8 @@ _LINE_CHARACTERS = 1 << 16
 def lines(path: Path) -> Iterator[str]:
     """The lines of a text file (``.gz`` too), those longer than 65,536 characters in pieces, cut between words.
 
-    Raises a ``UserError`` where it is missing or no UTF-8 text, and where it is a table: file names and speakers in every
-    sentence are no text of any language, and a model that counts them says it knows words that nobody speaks.
+    Raises a ``UserError`` where it is missing or neither UTF-8 nor UTF-16, and where it is a table: file names and speakers in
+    every sentence are no text of any language, and a model that counts them says it knows words that nobody speaks.
     """
     if is_address(path):
         raise address(path)
@@ -46,9 +48,7 @@ def lines(path: Path) -> Iterator[str]:
             f"{path}: is {told}, not text; give its words alone as UTF-8, a sentence a line{_WAYS.get(told, '')}"
         )
     try:
-        with (
-            gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8-sig") as file
-        ):
+        with _opened(path) as file:
             pieces = _pieces(file)
             head = list(islice(pieces, _HEAD_LINES))
             if table := Table.of(head):
@@ -60,6 +60,13 @@ def lines(path: Path) -> Iterator[str]:
         raise UserError(f"{path}: no such file; expected text, a sentence a line") from error
     except (OSError, EOFError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: {_instead(path, error)}") from error
+
+
+def _opened(path: Path) -> io.TextIOWrapper:
+    """A text file or a pipe, in UTF-8 or in UTF-16 as its first bytes tell; a pipe is read but once."""
+    opened = gzip.open if path.suffix == ".gz" else open
+    file = cast(io.BufferedReader, opened(path, "rb"))
+    return io.TextIOWrapper(file, encoding=utf_16(file.peek(1)) or "utf-8-sig")
 
 
 def _refuse_tags(path: Path, tagged: Sequence[str], head: Sequence[str]) -> None:
@@ -90,7 +97,11 @@ def _instead(path: Path, error: Exception) -> str:
         return "is KenLM's binary file, which keeps no n-grams but their hashes; give its ARPA file"
     if kind == "audio":
         return "is audio, not text; expected what is said, a sentence a line (lalia transcribe writes it down)"
-    return f"cannot be read as UTF-8 text ({error}); convert it, or leave it out"
+    if isinstance(error, UnicodeDecodeError) and error.encoding == "utf-8" and path.is_file():
+        zipped = path.suffix == ".gz"
+        how = f"gzip -cd {path} | {conversion(path)}" if zipped else f"{conversion(path)} {path}"
+        return f"cannot be read as UTF-8 text; convert it: {how} > text-utf8.txt"
+    return f"cannot be read as text ({error}); give it as UTF-8, or leave it out"
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -51,17 +51,6 @@ def codes_named(name: str) -> list[str]:
         (code for code, known in names.items() if word and word in re.findall(r"[^\W\d_]+", known)),
         key=names.__getitem__,
     )
-
-
-def meant(asked: Iterable[str], there: Collection[str]) -> list[str]:
-    """``asked``, each as its kin where only that is ``there``."""
-    return [code if code in there else kin(code, there) or code for code in asked]
-
-
-def hint(code: str, among: Collection[str]) -> str:
-    """For a refusal of ``code``: which of ``among`` to say instead; "" where none is its kin."""
-    other = kin(code, among)
-    return f"; say {other}, which is {name_of(other)} too" if other else ""
 
 
 def kin(code: str, among: Collection[str]) -> str | None:

@@ -116,9 +116,9 @@ def main(args: argparse.Namespace) -> int:
         from rich.console import Console
     except ImportError as error:
         raise UserError(f"lalia prepare needs {error.name}; pip install 'lalia[train]'") from error
-    from lalia.data.prepare.languages import describe_language
     from lalia.data.prepare.run import prepare
     from lalia.data.prepare.sources.opening import open_source
+    from lalia.text.language_names import describe_language
 
     console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
     options = _options(args)
@@ -135,9 +135,9 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _options(args: argparse.Namespace) -> Options:
-    from lalia.data.prepare.languages import iso_639_3
     from lalia.data.prepare.options import Options, parse_columns
     from lalia.filenames import find_path
+    from lalia.text.language_names import iso_639_3
 
     if (args.dev or 0) + (args.test or 0) > 50:
         raise UserError(f"--dev {args.dev:g} --test {args.test:g}: more than half would be held out; say less")

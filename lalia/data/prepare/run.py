@@ -19,7 +19,6 @@ from lalia.audio.reading import TWO_VOICES
 from lalia.cards import NAME, read_card, write_json
 from lalia.data.corpus import Corpus
 from lalia.data.prepare.clips import Clip, Dropped, Listing
-from lalia.data.prepare.languages import UNKNOWN
 from lalia.data.prepare.parts import Unit, plan_units, record_path, write_file
 from lalia.data.prepare.seal import NOTES, SKIPPED, seal
 from lalia.data.prepare.sources.opening import ListSource
@@ -28,6 +27,7 @@ from lalia.data.prepare.stretches import split_recordings
 from lalia.data.prepare.utterances import Cutting
 from lalia.data.prepare.workers import Progress as Report
 from lalia.exits import UserError
+from lalia.text.language_names import UNKNOWN
 
 Engine = Callable[[list[Unit], Path, Cutting | None, Report], None]
 """Makes the parts of units below a folder, with a way of cutting, telling how far it is."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from lalia.exits import UserError
 from lalia.kinds import address, is_address
+from lalia.text.language_names import iso_639_3
 
 if TYPE_CHECKING:
     from lalia.models.convert.parts import Parts
@@ -24,7 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DST",
         help="lalia folder, hf:FOLDER, fairseq2:FILE, half:FOLDER or (of a student) sherpa:FOLDER; made anew",
     )
-    parser.add_argument("--language", default="", metavar="CODE", help="ISO 639-3, for a recogniser's normaliser")
+    parser.add_argument(
+        "--language", default="", metavar="CODE", help="for a recogniser's normaliser: isl, is, Icelandic"
+    )
     checkpoints = parser.add_argument_group("where a checkpoint does not say it itself")
     checkpoints.add_argument("--heads", type=int, default=0, metavar="N", help="attention heads")
     checkpoints.add_argument("--strides", default="", metavar="N,N,…", help="stride of each convolution of the stem")
@@ -122,14 +125,15 @@ def _read(kind: str, path: Path, args: argparse.Namespace) -> Parts:
     if kind == "hf":
         from lalia.models.convert.hf_reading import read_hf
 
-        return read_hf(path, args.language)
+        return read_hf(path, iso_639_3(args.language) if args.language else "")
     from lalia.models.convert.checkpoints import Hints, read_checkpoint
 
     try:
         strides = tuple(int(stride) for stride in args.strides.split(",") if stride)
     except ValueError as error:
         raise UserError(f"--strides {args.strides}: expected whole numbers with commas between them") from error
-    hints = Hints(args.heads, strides, args.norm, args.tokens, args.language)
+    language = iso_639_3(args.language) if args.language else ""
+    hints = Hints(args.heads, strides, args.norm, args.tokens, language)
     return read_checkpoint(path, "fairseq2" if kind == "fairseq2" else "fairseq", hints)
 
 

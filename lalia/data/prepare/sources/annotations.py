@@ -16,9 +16,9 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
 from lalia.data.prepare.clips import Clip, Dropped
-from lalia.data.prepare.languages import UNKNOWN, find_language
 from lalia.data.prepare.options import Options
 from lalia.filenames import find_path, is_file, is_utf8
+from lalia.text.language_names import UNKNOWN, find_language
 from lalia.units import Seconds
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from lalia.data.prepare.sources.annotations import Annotated, Annotation, Tier
-from lalia.data.prepare.sources.text_files import decoded
 from lalia.exits import UserError
+from lalia.text.files import decoded
 
 _UNKNOWN_WORDS = frozenset(("xxx", "yyy", "www"))  # unintelligible, phonological, untranscribed
 

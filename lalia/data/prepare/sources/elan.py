@@ -9,8 +9,8 @@ from xml.etree import ElementTree
 
 from lalia.data.prepare.sources.annotations import Annotated, Annotation, Tier, seconds
 from lalia.data.prepare.sources.markup import read_xml
-from lalia.data.prepare.sources.text_files import decoded, first_line
 from lalia.exits import UserError
+from lalia.text.files import decoded, first_line
 from lalia.units import Seconds
 
 

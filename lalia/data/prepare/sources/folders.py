@@ -14,7 +14,6 @@ from pathlib import Path
 from lalia.audio.reading import SUFFIXES
 from lalia.audio.signatures import is_audio
 from lalia.data.prepare.clips import Clip, Dropped, Listing
-from lalia.data.prepare.languages import UNKNOWN, find_language
 from lalia.data.prepare.listing import Part, finish_listing
 from lalia.data.prepare.options import Options, Say
 from lalia.data.prepare.sources import kaldi, layouts, tables
@@ -33,6 +32,7 @@ from lalia.data.prepare.sources.transcripts import Transcripts, key_of, read_tra
 from lalia.data.prepare.sources.tree import Tree
 from lalia.exits import UserError
 from lalia.filenames import readable
+from lalia.text.language_names import UNKNOWN, find_language
 
 BYTES_PER_S = 16_000  # Of unknown files, about; for planning only.
 ANNOTATIONS: dict[str, ReadAnnotations] = {

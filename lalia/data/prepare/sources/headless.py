@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lalia.data.prepare.clips import Clip, Dropped
-from lalia.data.prepare.languages import iso_639_3
 from lalia.data.prepare.listing import Part
 from lalia.data.prepare.options import Options
 from lalia.data.prepare.sources.columns import NAMES
 from lalia.data.prepare.sources.named_audio import NamedAudio
-from lalia.data.prepare.sources.text_files import conversion, read_lines
 from lalia.filenames import is_utf8
+from lalia.text.files import conversion, read_lines
+from lalia.text.language_names import iso_639_3
 
 _SURE = ("\t", "|")
 _FESTIVAL = "("

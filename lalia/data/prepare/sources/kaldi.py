@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lalia.data.prepare.clips import Clip, Dropped
-from lalia.data.prepare.languages import UNKNOWN, iso_639_3
 from lalia.data.prepare.listing import Part
 from lalia.data.prepare.options import Options
 from lalia.data.prepare.sources.tables import SPLIT_NAMES
-from lalia.data.prepare.sources.text_files import conversion, read_lines
 from lalia.exits import UserError
 from lalia.filenames import find_path, is_file, is_utf8
+from lalia.text.files import conversion, read_lines
+from lalia.text.language_names import UNKNOWN, iso_639_3
 from lalia.units import SAMPLE_RATE
 
 

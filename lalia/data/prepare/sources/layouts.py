@@ -8,15 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lalia.data.prepare.clips import Clip, Dropped, sentence_key
-from lalia.data.prepare.languages import find_language
 from lalia.data.prepare.listing import Part
 from lalia.data.prepare.options import Options
 from lalia.data.prepare.sources.columns import find_columns
 from lalia.data.prepare.sources.named_audio import AudioIndex, NamedAudio
 from lalia.data.prepare.sources.tables import clip_of, read_table
-from lalia.data.prepare.sources.text_files import read_lines
 from lalia.exits import UserError
 from lalia.filenames import find_path
+from lalia.text.files import read_lines
+from lalia.text.language_names import find_language
 from lalia.units import SAMPLE_RATE
 
 _AUDIO = (".flac", ".wav", ".opus", ".ogg", ".mp3", ".m4a")

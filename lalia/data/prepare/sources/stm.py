@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 from lalia.data.prepare.sources.annotations import Annotated, Annotation, Tier
-from lalia.data.prepare.sources.text_files import decoded
 from lalia.exits import UserError
+from lalia.text.files import decoded
 
 _LINE = re.compile(
     r"(\S+)\s+(\S+)\s+(\S+)\s+(\d+(?:\.\d+)?)\s+(\d+(?:\.\d+)?)(?:\s+<[^<>\s]*,[^<>]*>|\s+<[\w]*>)?(?:\s+(.*))?"

@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 
 from lalia.data.prepare.sources.annotations import Annotated, Annotation, Tier, seconds
-from lalia.data.prepare.sources.text_files import decoded, first_line
 from lalia.exits import UserError
+from lalia.text.files import decoded, first_line
 
 FORMATS = {".srt": "srt", ".vtt": "vtt", ".ass": "ass", ".ssa": "ass"}
 _VOICE = re.compile(r"<v(?:\.[^\s>]*)?\s+([^>]+)>")

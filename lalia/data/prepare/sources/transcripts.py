@@ -7,9 +7,9 @@ import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
-from lalia.data.prepare.sources.text_files import decoded
 from lalia.exits import UserError
 from lalia.kinds import document
+from lalia.text.files import decoded
 
 SUFFIXES = (".txt", ".lab")
 _OFFSETS = re.compile(r"(\d+)\s+(\d+)\s+(\S.*)")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Iterable
 
 from lalia.exits import UserError
-from lalia.text.codes import codes_named, is_code, name_of
+from lalia.text.codes import codes_named, is_code, kin, name_of
 
 UNKNOWN = "und"
 
@@ -69,13 +70,10 @@ def iso_639_3(name: str) -> str:
 
     ``""`` becomes ``und``. Raises ``UserError`` for what is no language, with those that it may mean.
     """
-    word = name.strip().lower()
-    code = find_language(name) or _BIBLIOGRAPHIC.get(word) or (word if is_code(word) else None)
+    code = _code_of(name)
     if code is not None:
         return code
-    named = codes_named(word)
-    if len(named) == 1:
-        return named[0]
+    named = codes_named(name)
     like = ", ".join(f"{code} ({name_of(code)})" for code in named[:5])
     meant = f"did you mean {like}?" if like else "a language without a code takes one for private use, qaa to qtz"
     raise UserError(
@@ -87,7 +85,26 @@ def iso_639_3(name: str) -> str:
 def describe_language(word: str, code: str) -> str:
     """What ``word`` was taken for, in a line."""
     name = name_of(code) or "for private use"
-    return f"language: {name} ({code})" if word == code else f"language: {word} is {name}: {code}"
+    return f"language: {name} ({code})" + ("" if word == code else f", from {word!r}")
+
+
+def meant(asked: Iterable[str], there: Collection[str]) -> list[str]:
+    """``asked`` (codes, locales or names), each by the code of it that is ``there``: its own, else that of its kin.
+
+    What is not there stays, to be refused with ``not_there``.
+    """
+    taken = []
+    for word in asked:
+        code = word if word in there else _code_of(word) or word
+        taken.append(code if code in there else kin(code, there) or code)
+    return taken
+
+
+def not_there(where: str, code: str, there: Collection[str]) -> UserError:
+    """The refusal of a language that no clip is in; ``where`` says which language was asked for, and by what."""
+    other = kin(code, there)
+    hint = f"; say {other}, which is {name_of(other)} too" if other else ""
+    return UserError(f"{where}: not in the corpus, which has {', '.join(there)}{hint}")
 
 
 def find_language(name: str) -> str | None:
@@ -101,3 +118,11 @@ def find_language(name: str) -> str | None:
     if head != word and not re.fullmatch(r"[a-z]{2,3}([-_][a-z]{4})?[-_]([a-z]{2}|\d{3})", word):
         return None
     return _SHORT.get(head) or (head if head in _KNOWN else None)
+
+
+def _code_of(name: str) -> str | None:
+    """The code that ``name`` means where somebody says that it is a language; None where it is none, or several."""
+    word = name.strip().lower()
+    code = find_language(name) or _BIBLIOGRAPHIC.get(word) or (word if is_code(word) else None)
+    named = [] if code else codes_named(word)
+    return named[0] if len(named) == 1 else code

@@ -84,12 +84,12 @@ def _read(path: Path, limit: int | None = None) -> bytes:
     except (OSError, EOFError, zlib.error) as error:
         why = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: cannot be read ({why}); expected a text file") from error
-    if form := _utf_16(data):
+    if form := utf_16(data):
         data = data.decode(form, "replace").encode()
     return data.removeprefix(b"\xef\xbb\xbf")
 
 
-def _utf_16(data: bytes) -> str:
+def utf_16(data: bytes) -> str:
     """Which UTF-16 ``data`` is, also without a byte-order mark where every second byte is null; "" where it is none."""
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return "utf-16"
