@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import signal
@@ -224,6 +225,54 @@ def test_of_two_the_labelled_one_stays_and_two_labels_that_differ_both_stay(tmp_
         Clip("two", "two", "ita", text="two", data=encoded(other * 0.5)),
     ]
     assert make(Listing("test", clips), tmp_path / "c").column("id") == ["labelled", "one", "two"]
+
+
+def test_a_label_that_contradicts_that_of_the_same_samples_is_left_out_aloud(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "b", "c"):
+        save(tmp_path / f"{name}.wav", voiced(5, 2.0))
+    save(tmp_path / "d.wav", voiced(6, 2.0))
+    table = tmp_path / "t.tsv"
+    table.write_text("path\ttext\na.wav\tmoja\nb.wav\tmbili\nc.wav\tMoja!\nd.wav\ttatu\nd.wav\tnne\n")
+    assert main(["prepare", str(table), "--out", str(tmp_path / "c"), "--workers", "1"]) == 0
+    rows = [line.split("\t") for line in (tmp_path / "c" / "skipped.tsv").read_text().splitlines()[1:]]
+    assert rows == [
+        ["b.wav", "conflicting label", "the same samples as a.wav, which is labelled otherwise: 'moja', not 'mbili'"],
+        ["c.wav", "duplicate", "the same samples as a.wav"],
+        ["d.wav~2", "conflicting label", "the same samples as d.wav, which is labelled otherwise: 'tatu', not 'nne'"],
+    ]
+    error = " ".join(capsys.readouterr().err.split())
+    assert (
+        "2 conflicting label" in error
+        and "2 clips hold the same samples as another that is labelled otherwise" in error
+    )
+
+
+def test_a_line_says_what_became_of_recordings_that_were_cut(tmp_path: Path) -> None:
+    quiet = np.zeros(30 * 16_000, np.float32)
+    path = save(tmp_path / "talk.wav", np.concatenate([voiced(1, 6.0), quiet, voiced(2, 6.0)]))
+    console = Console(file=io.StringIO(), soft_wrap=True)
+    listing = Listing("talk", [Clip("talk", str(path), "ita")])
+    run.prepare(
+        lambda work: listing, run.Recipe("test", {}, Cutting(), "near"), tmp_path / "c", in_this_process, console
+    )
+    assert isinstance(console.file, io.StringIO)
+    assert "0.7 min of recordings were cut: 0.2 min in utterances, 0.5 silence\n" in console.file.getvalue()
+
+
+def test_where_what_was_held_out_cannot_be_used_the_line_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a").mkdir()
+    save(tmp_path / "a" / "good.wav", voiced(5, 90.0))
+    (tmp_path / "a" / "page.wav").write_bytes(b"RIFFnothing")
+    assert main(["prepare", str(tmp_path / "a"), "--out", str(tmp_path / "c"), "--workers", "1", "--cut", "never"]) == 0
+    error = " ".join(capsys.readouterr().err.split())
+    assert (
+        "held out: nothing, since no clip that was chosen for it is usable, see skipped.tsv; `lalia pretrain fit`"
+        in error
+    )
 
 
 def test_a_full_disk_is_said_and_what_is_done_is_kept(tmp_path: Path) -> None:

@@ -272,7 +272,7 @@ def test_splits_keep_speakers_and_sentences_apart_where_that_is_possible() -> No
         (clips(0, 100), "by sentence", (False, True)),
     ):
         held, how = assign_splits(made, 10.0, 10.0)
-        assert how.startswith(f"{way};")
+        assert how == f"labelled clips {way}, in hash order"
         for key, apart in zip((lambda c: c.speaker, lambda c: sentence_key(c.text)), kept, strict=True):
             by_split = [{key(clip) for clip in held if clip.split == split} for split in ("train", "dev", "test")]
             disjoint = not (by_split[0] & by_split[1] or by_split[0] & by_split[2] or by_split[1] & by_split[2])
@@ -293,7 +293,7 @@ def test_as_much_is_held_out_as_the_labels_ask_for(count: int, percent: float, h
     found, how = assign_splits(clips, None, None)
     for split in ("dev", "test"):
         assert sum(clip.split == split for clip in found) == pytest.approx(held, abs=1)
-    assert how.startswith(f"by sentence; of {count:,} labelled clips ")
+    assert how == "labelled clips by sentence, in hash order"
     asked, _ = assign_splits(clips, 10.0, 0.0)
     counts = Counter(clip.split for clip in asked)
     assert not counts["test"] and counts["dev"] == pytest.approx(count / 10, abs=1)
@@ -310,7 +310,12 @@ def test_too_few_labels_hold_nothing_out() -> None:
     clips = [Clip(str(n), "", "ita", f"text {n}") for n in range(19)]
     found, how = assign_splits(clips, None, None)
     assert {clip.split for clip in found} == {"train"}
-    assert how == "19 labelled clips are too few to hold any out (of 20 in a language some are)"
+    assert how == "fewer than 20 labelled clips of a language are too few to hold any out"
+    same = [Clip(str(n), "", "ita", "one text") for n in range(30)]
+    assert (
+        assign_splits(same, None, None)[1]
+        == "the speakers or sentences of the labelled clips are too few to hold any out"
+    )
 
 
 @pytest.mark.parametrize(

@@ -182,7 +182,7 @@ def test_few_short_recordings_give_up_one_and_nothing_is_said_of_none(monkeypatc
     clips = [Clip(f"{n}", f"{n}.wav", "swh", duration_s=10.0 + n) for n in range(6)]
     made, how = hold_out_recordings(clips, 5.0, 5.0)
     assert [clip.split for clip in made if isinstance(clip, Clip)] == ["dev", *["train"] * 5]
-    assert "swh: 0 dev, too little audio for test" in how
+    assert "swh: 0 dev, too little audio for a test split" in how
     assert hold_out_recordings(clips, 0.0, 0.0)[1] == ""
     how = hold_out_recordings(clips[:1], 5.0, 5.0)[1]
     assert how == "the unlabelled audio is too little to hold any out (swh 0.2 min)"

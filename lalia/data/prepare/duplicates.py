@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from lalia.data.prepare.clips import Dropped
 from lalia.data.prepare.fingerprints import MARK, copies
@@ -12,14 +14,17 @@ from lalia.data.prepare.parts import Record, marks_path
 from lalia.data.prepare.reading import Side
 
 MODES = ("near", "exact", "keep")
+CONFLICT = "conflicting label"
+"""Why a clip is left out that holds the same samples as another and is labelled otherwise: one of the two labels is wrong."""
 
 
 def find_duplicates(records: list[Record], work: Path, mode: str) -> dict[int, Dropped]:
     """Row numbers over all parts, in order, that are to go, and what they repeat.
 
     Of two the labelled one stays, else the earlier. Recordings that are alike but are said to say different things both
-    stay, unless they hold the same samples, and so do two channels of one recording: where one hears the other by cross-talk
-    they are alike to the fingerprint, however soft that is. ``mode`` "exact" compares samples only, "keep" finds none.
+    stay; of those that hold the same samples the first does, and the other is a ``CONFLICT`` that quotes both labels. Two
+    channels of one recording both stay as well: where one hears the other by cross-talk they are alike to the fingerprint,
+    however soft that is. ``mode`` "exact" compares samples only, "keep" finds none.
     """
     rows = [row for record in records for row in record.rows]
     gone: dict[int, Dropped] = {}
@@ -33,7 +38,14 @@ def find_duplicates(records: list[Record], work: Path, mode: str) -> dict[int, D
             continue
         keep, go = (row, other) if key and not keys[other] else (other, row)
         first[content] = keep
-        gone[go] = Dropped(rows[go][0], "duplicate", f"the same samples as {rows[keep][0]}")
+        detail = f"the same samples as {rows[keep][0]}"
+        if key and keys[other] and key != keys[other]:
+            said, otherwise = (_text(records, work, number) for number in (go, keep))
+            gone[go] = Dropped(
+                rows[go][0], CONFLICT, f"{detail}, which is labelled otherwise: {otherwise!r}, not {said!r}"
+            )
+        else:
+            gone[go] = Dropped(rows[go][0], "duplicate", detail)
     if mode == "near":
         durations = np.array([row[2] for row in rows], np.float32)
         for earlier, later in sorted(copies(_all_marks(records, work), durations)):
@@ -44,6 +56,16 @@ def find_duplicates(records: list[Record], work: Path, mode: str) -> dict[int, D
             keep, go = (later, earlier) if keys[later] and not keys[earlier] else (earlier, later)
             gone[go] = Dropped(rows[go][0], "near duplicate", f"the same recording as {rows[keep][0]}")
     return gone
+
+
+def _text(records: list[Record], work: Path, row: int) -> str:
+    """The label of a row, numbered over all parts."""
+    for name, rows, _ in (shard for record in records for shard in record.shards):
+        if row < rows:
+            with pa.memory_map(os.fspath(work / "parts" / name)) as file:
+                return str(pa.ipc.open_stream(file).read_next_batch().column("text")[row])
+        row -= rows
+    raise IndexError(row)
 
 
 def _two_channels(one: Side | None, other: Side | None) -> bool:

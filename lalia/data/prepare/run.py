@@ -19,10 +19,11 @@ from lalia.audio.reading import TWO_VOICES
 from lalia.cards import NAME, read_card, write_json
 from lalia.data.corpus import Corpus
 from lalia.data.prepare.clips import Clip, Dropped, Listing
+from lalia.data.prepare.duplicates import CONFLICT
 from lalia.data.prepare.parts import Unit, plan_units, record_path, write_file
 from lalia.data.prepare.seal import NOTES, SKIPPED, seal
 from lalia.data.prepare.sources.opening import ListSource
-from lalia.data.prepare.splits import PERCENT, pieces
+from lalia.data.prepare.splits import PERCENT, WAYS, pieces
 from lalia.data.prepare.stretches import split_recordings
 from lalia.data.prepare.utterances import Cutting
 from lalia.data.prepare.workers import Progress as Report
@@ -91,6 +92,14 @@ def prepare(list_source: ListSource, recipe: Recipe, out: Path, engine: Engine, 
     shutil.rmtree(work, ignore_errors=True)
     console.print(f"{out}: {_summary(card)}")
     console.print(f"{out}: {_splits(card)}")
+    if conflicts := card["dropped"].get(CONFLICT):
+        clips = "1 clip holds" if conflicts == 1 else f"{conflicts:,} clips hold"
+        console.print(
+            f"{clips} the same samples as another that is labelled otherwise, and the first one stays: see {CONFLICT!r} in "
+            f"{out / SKIPPED}, and correct the labels"
+        )
+    if line := _cut(card):
+        console.print(f"{out}: {line}")
     if calls := card["notes"].get(TWO_VOICES):
         files = "1 file holds" if calls == 1 else f"{calls:,} files hold"
         console.print(
@@ -183,9 +192,26 @@ def _splits(card: dict[str, Any]) -> str:
     how = card.get("splitting", "as the source says")
     if held:
         return f"held out: {held} ({how})"
+    then = "; `lalia pretrain fit` will hold out some of the training clips to validate on"
+    if any(way in how for way in WAYS):
+        return f"held out: nothing, since no clip that was chosen for it is usable, see {SKIPPED}{then}"
     little = " too few " in how or " too little " in how
-    then = "; `lalia pretrain fit` will hold out some of the training clips to validate on" if little else ""
     return f"held out: nothing, since {how}{then}" if little else f"held out: nothing ({how})"
+
+
+_CUT = {"silence_h": "silence", "music_h": "music", "noise_h": "noise", "left_out_speech_h": "speech too short or too uncertain",
+        "gap_h": "gaps before held-out audio"}  # fmt: skip
+
+
+def _cut(card: dict[str, Any]) -> str:
+    """What became of the recordings that were cut into utterances; "" where none was."""
+    cut = card.get("cut")
+    if not cut:
+        return ""
+    minutes = {name: 60 * value for name, value in cut.items() if name.endswith("_h")}
+    rest = [f"{minutes[name]:.1f} {word}" for name, word in _CUT.items() if minutes.get(name, 0.0) >= 0.05]
+    found = ", ".join([f"{minutes['kept_h']:.1f} min in utterances", *rest])
+    return f"{sum(minutes.values()):.1f} min of recordings were cut: {found}"
 
 
 def _labelled(card: dict[str, Any], clips: int) -> str:

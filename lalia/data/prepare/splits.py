@@ -15,6 +15,14 @@ from lalia.units import Seconds
 
 GAP = "gap before held-out audio"
 """Why a piece of a recording is in no split."""
+_BY_SENTENCE, _BY_SPEAKER, _BY_BOTH, _BY_RECORDING = (
+    "by sentence",
+    "by speaker",
+    "by speaker and sentence",
+    "by recording",
+)
+WAYS = (_BY_SENTENCE, _BY_SPEAKER, _BY_RECORDING)
+"""What the sentence about splits holds where clips were chosen to be held out."""
 PERCENT = 5.0
 """Of the audio, held out for dev and for test each where nobody says how much."""
 LEAST_HELD_OUT = 20
@@ -58,17 +66,12 @@ def assign_splits(clips: list[Clip], dev_percent: float | None, test_percent: fl
         chosen |= _hold_out(clips, members, len(rows), asked)
     held = [replace(clip, split=chosen.get(row, "train")) for row, clip in enumerate(clips)]
     if not ways:
-        few = sum(bool(clip.text) for clip in clips)
         if all(percent == 0 for percent in asked.values()):
             return held, "as asked"
-        clips_are = "1 labelled clip is" if few == 1 else f"{few} labelled clips are"
-        return held, f"{clips_are} too few to hold any out (of {FEWEST} in a language some are)"
-    counts = Counter(chosen.values())
-    labelled = sum(bool(clip.text) for clip in clips)
-    return (
-        held,
-        f"{' and '.join(ways)}; of {labelled:,} labelled clips {counts['test']:,} test, {counts['dev']:,} dev, in hash order",
-    )
+        return held, f"fewer than {FEWEST} labelled clips of a language are too few to hold any out"
+    if not chosen:
+        return held, "the speakers or sentences of the labelled clips are too few to hold any out"
+    return held, f"labelled clips {' and '.join(ways)}, in hash order"
 
 
 def _hold_out(
@@ -104,11 +107,11 @@ def _grouping(clips: list[Clip]) -> tuple[str, list[str]]:
     speakers = [clip.speaker for clip in clips]
     sentences = [sentence_key(clip.text) for clip in clips]
     if len(set(speakers) - {""}) < ENOUGH_SPEAKERS:
-        return "by sentence", sentences
+        return _BY_SENTENCE, sentences
     both = _connected(speakers, sentences)
     if max(Counter(both).values()) <= _LARGEST * len(clips):
-        return "by speaker and sentence", both
-    return "by speaker", [speaker or sentence for speaker, sentence in zip(speakers, sentences, strict=True)]
+        return _BY_BOTH, both
+    return _BY_SPEAKER, [speaker or sentence for speaker, sentence in zip(speakers, sentences, strict=True)]
 
 
 def _connected(speakers: list[str], sentences: list[str]) -> list[str]:
@@ -188,9 +191,7 @@ def hold_out_recordings(
         return made, ""
     if told and all(isinstance(c, Clip) and c.split == "train" and not c.held_out for c in chosen.values()):
         return made, _too_little(made[row] for row in chosen)
-    how = (
-        f"unlabelled audio by recording; {100 * shares['test']:g} % test, {100 * shares['dev']:g} % dev, in hash order"
-    )
+    how = f"unlabelled audio {_BY_RECORDING}; {100 * shares['test']:g} % test, {100 * shares['dev']:g} % dev, in hash order"
     return made, "; ".join([how, *filter(None, told)])
 
 
@@ -272,7 +273,7 @@ def _give_shortest(
             chosen.update({row: replace(clips[row], split=split) for row in shortest.rows})
             told.append(f"{shortest.name} {split}")
         else:
-            told.append(f"too little audio for {split}")
+            told.append(f"too little audio for a {split} split")
     return ", ".join(told)
 
 
