@@ -1,7 +1,7 @@
 # Each of these alone does all set-up: a machine with Python 3.10 to 3.12 (venv, pip) is enough, no root, no GPU.
 #
 #   make install     everything into .venv; then: . .venv/bin/activate
-#   make demo        the whole chain in at most 20 minutes on two cores: report in runs/demo/report.html
+#   make demo        the whole chain in a quarter of an hour on two cores that are free: report in runs/demo/report.html
 #   make demo-full   the same in about two hours, with the figures that README quotes
 #   make test        lint, types and tests
 #   make lint        the first two

@@ -13,7 +13,7 @@ from typing import BinaryIO
 import numpy as np
 import soundfile
 
-from lalia.audio import chunks, containers, flac_frames, mpeg, ogg, signatures
+from lalia.audio import containers, flac_frames, mpeg, ogg, riff, signatures
 from lalia.audio.channels import Mixer
 from lalia.audio.contents import Contents, Kind, Part, all_bytes, as_file, untouched
 from lalia.audio.resampling import Resampler
@@ -294,15 +294,15 @@ def _contents(file: BinaryIO, kind: Kind) -> Contents:
     """What a file really holds. A look at its structure: samples are not decoded."""
     size = file.seek(0, os.SEEK_END)
     if kind.name in ("WAV", "RF64", "W64"):
-        return chunks.wav_contents(file, kind, size)
+        return riff.wav_contents(file, kind, size)
     if kind.name == "AIFF":
-        return chunks.aiff_contents(file, kind, size)
+        return riff.aiff_contents(file, kind, size)
     if kind.name == "AU":
-        return chunks.au_contents(file, kind, size)
+        return riff.au_contents(file, kind, size)
     if kind.name == "CAF":
-        return chunks.caf_contents(file, kind, size)
+        return riff.caf_contents(file, kind, size)
     if kind.name == "NIST SPHERE":
-        return chunks.sphere_contents(file, kind, size)
+        return riff.sphere_contents(file, kind, size)
     if kind.name == "MP3":
         return mpeg.mpeg_contents(all_bytes(file, size), 0, size)
     if kind.name == "FLAC":

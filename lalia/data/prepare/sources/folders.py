@@ -18,6 +18,7 @@ from lalia.data.prepare.listing import Part, finish_listing
 from lalia.data.prepare.options import Options, Say
 from lalia.data.prepare.sources import kaldi, layouts, tables
 from lalia.data.prepare.sources.annotations import Annotated, ReadAnnotations, Recordings, Told, clips_of
+from lalia.data.prepare.sources.captions import is_label_track, read_labels, read_subtitles
 from lalia.data.prepare.sources.chat import read_chat
 from lalia.data.prepare.sources.elan import is_elan_export, read_elan, read_elan_export
 from lalia.data.prepare.sources.headless import Headless, headless
@@ -25,7 +26,6 @@ from lalia.data.prepare.sources.named_audio import AudioIndex, NamedAudio
 from lalia.data.prepare.sources.others import NO_AUDIO_COLUMN, advice
 from lalia.data.prepare.sources.praat import read_textgrid
 from lalia.data.prepare.sources.stm import read_stm
-from lalia.data.prepare.sources.subtitles import is_label_track, read_labels, read_subtitles
 from lalia.data.prepare.sources.transcriber import read_transcriber
 from lalia.data.prepare.sources.transcripts import SUFFIXES as TRANSCRIPTS
 from lalia.data.prepare.sources.transcripts import Transcripts, key_of, read_transcript
