@@ -164,7 +164,9 @@ def make_manifest(corpus: Corpus, rows: np.ndarray, folder: Path) -> tuple[Path,
         _write(folder / name, corpus.wave(row))
         table.append(f"{corpus.speaker(row)}\t{name}\t{corpus.text(row)}\t{corpus.language(row)}")
     bad = _bad_files(folder / "clips", corpus.wave(int(rows[0])))
-    table += [f"nobody\tclips/{name}\twords of {name}\teng" for name in bad]
+    first = corpus.text(int(rows[0]))  # Of a duplicate: other words would make it a conflicting label.
+    texts = {name: first if reason == "duplicate" else f"words of {name}" for name, reason in bad.items()}
+    table += [f"nobody\tclips/{name}\t{text}\teng" for name, text in texts.items()]
     lines = "\n".join(table).encode() + b"\nnobody\tclips/0000.wav\tperch\xe9\tita\n"
     (folder / "clips.tsv").write_bytes(lines)
     reasons: dict[str, int] = {"bad row": 1}
