@@ -85,6 +85,13 @@ def test_links_lead_somewhere(path: Path) -> None:
         assert target.startswith(("https://", "http://")) or (path.parent / target).exists(), f"{target} is not there"
 
 
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_named_files_exist(path: Path) -> None:
+    named = re.findall(r"`((?:lalia|pretrain|finetune|distill|tests)/[\w./-]+)`", path.read_text(encoding="utf-8"))
+    missing = [name for name in named if not (ROOT / name).exists()]
+    assert not missing, f"{path.name} names what is not there: {missing}"
+
+
 def anchors(path: Path) -> set[str]:
     """What a page's headings are called in a link: lower case, no punctuation, hyphens for spaces."""
     headings = re.findall(
