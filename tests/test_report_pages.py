@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from lalia.audio.reading import read_audio
 from lalia.report import formats, page
-from lalia.report.charts import Bar, Level, Line, bar_chart, line_chart, moving_average, profile_chart
+from lalia.report.charts import Bar, Level, Line, bar_chart, histogram, line_chart, moving_average, profile_chart
 from lalia.report.errors import KEY, marked
 from lalia.report.lineage import lineage_of
 from lalia.report.players import ShownClip, make_player
@@ -89,6 +89,8 @@ def test_charts_take_the_colours_of_the_page() -> None:
         ),
         bar_chart("Errors", [Bar("a", 0.2, (0.1, 0.3)), Bar("b", 0.4, colour="s2")], level=Level(0.3, "goal")),
         profile_chart("Codes", [Line("codebook 1", range(4), [0.4, 0.3, 0.2, 0.1])], Level(0.25, "alike")),
+        histogram("SNR, dB", np.random.default_rng(0).normal(20, 5, 200)),
+        histogram("one value", np.full(3, 7.0)),
     ]
     for chart in charts:
         assert "#0102" not in chart.svg and "#0101" not in chart.svg, "a stand-in for a colour is left"
@@ -102,6 +104,12 @@ def test_charts_take_the_colours_of_the_page() -> None:
 def test_a_chart_reaches_to_its_levels() -> None:
     with_level = line_chart("Codes", [Line("a", [0, 1], [1.0, 2.0])], [Level(200.0, "all codes")])
     assert "all codes" in with_level.svg and ">200<" in with_level.svg
+
+
+def test_a_histogram_counts_all_values_and_names_the_median() -> None:
+    chart = histogram("length, s", np.concatenate([np.arange(100.0), [1e6]]), bins=10)
+    assert chart.caption == "median 50" and ">clips<" in chart.svg
+    assert "1e" not in chart.svg and ">1000k<" not in chart.svg, "an outlier stretches the axis"
 
 
 def test_moving_average_is_the_mean_of_what_stands_around() -> None:

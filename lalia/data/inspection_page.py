@@ -11,16 +11,13 @@ from markupsafe import Markup
 from lalia.audio.reading import AudioError
 from lalia.data.corpus import QUALITY, SPLITS, Corpus
 from lalia.report import formats, page
-from lalia.report.charts import Chart
+from lalia.report.charts import Chart, histogram
 from lalia.report.lineage import lineage_of
 from lalia.report.players import ShownClip, make_player
 from lalia.units import SAMPLE_RATE, Seconds
 
-_BINS = 40
 _CLIPS = 4  # of each kind to hear
 _HEARD_S: Seconds = 20.0
-_WIDTH, _HEIGHT, _FOOT = 420.0, 130.0, 16.0
-_COLOURS = ("s1", "s2", "s3")
 
 
 def write_page(corpus: Corpus, path: Path) -> Path:
@@ -31,7 +28,7 @@ def write_page(corpus: Corpus, path: Path) -> Path:
         page.Section(
             "Hours", [_hours_table(corpus)], "Per language and split; the last column is what has a transcript."
         ),
-        page.Section("What was measured", [page.figures(_histograms(corpus))], "Clips per value."),
+        page.Section("What was measured", [page.figures(_histograms(corpus))]),
         page.Section(
             "To hear", _heard(corpus), "The best and the worst by signal-to-noise ratio, and clips drawn by chance."
         ),
@@ -74,43 +71,9 @@ def _hours_table(corpus: Corpus) -> Markup:
 
 
 def _histograms(corpus: Corpus) -> list[Chart]:
-    charts = [_histogram("length, s", corpus.durations_s)]
-    charts += [_histogram(unit, corpus.numbers(column)) for column, unit in QUALITY.items()]
+    charts = [histogram("length, s", corpus.durations_s)]
+    charts += [histogram(unit, corpus.numbers(column)) for column, unit in QUALITY.items()]
     return charts
-
-
-def _histogram(title: str, values: np.ndarray) -> Chart:
-    """Clips per value; the outermost hundredth on either side is put into the outer bars."""
-    low, high = (float(edge) for edge in np.quantile(values, (0.01, 0.99)))
-    marked = [low, (low + high) / 2, high] if high > low else [low]
-    if high <= low:
-        low, high = low - 0.5, high + 0.5
-    counts, edges = np.histogram(np.clip(values, low, high), bins=_BINS, range=(low, high))
-    step, top = _WIDTH / _BINS, max(1, int(counts.max()))
-    bars = [
-        f'<rect x="{number * step + 0.5:.1f}" y="{_HEIGHT * (1 - count / top):.1f}" width="{step - 1:.1f}"'
-        f' height="{_HEIGHT * count / top:.1f}" fill="var(--s1)"><title>{_short(edges[number])} to {_short(edges[number + 1])}:'
-        f" {count:,} clips</title></rect>"
-        for number, count in enumerate(counts.tolist())
-        if count
-    ]
-    anchors = {low: "start", high: "end"}
-    labels = [
-        f'<text x="{_WIDTH * (value - low) / (high - low):.0f}" y="{_HEIGHT + _FOOT - 3:.0f}" fill="var(--muted)"'
-        f' text-anchor="{anchors.get(value, "middle")}" font-size="10">{_short(value)}</text>'
-        for value in marked
-    ]
-    line = f'<path d="M0 {_HEIGHT:.1f}H{_WIDTH:.0f}" stroke="var(--line)" fill="none"/>'
-    svg = (
-        f'<svg viewBox="0 -4 {_WIDTH:.0f} {_HEIGHT + _FOOT + 4:.0f}" role="img" aria-label="{Markup.escape(title)}">'
-        f"{line}{''.join(bars)}{''.join(labels)}</svg>"
-    )
-    return Chart(title, Markup(svg), f"median {_short(float(np.median(values)))}")
-
-
-def _short(value: float) -> str:
-    """Three digits are enough to read a scale by."""
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def _heard(corpus: Corpus) -> list[Markup]:

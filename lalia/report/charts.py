@@ -217,6 +217,25 @@ def profile_chart(
     return Chart(title, svg, caption, tuple((profile.label, profile.colour) for profile in profiles))
 
 
+def histogram(title: str, values: np.ndarray, unit: str = "clips", bins: int = 40) -> Chart:
+    """How many of ``values`` (N,) lie in each bin; the outermost hundredth on either side is counted in the outer bins."""
+    low, high = (float(edge) for edge in np.quantile(values, (0.01, 0.99)))
+    if high <= low:
+        low, high = low - 0.5, high + 0.5
+    counts, edges = np.histogram(np.clip(values, low, high), bins=bins, range=(low, high))
+    with matplotlib.rc_context(_STYLE):  # type: ignore[arg-type]
+        figure, axes = _axes(2.0)
+        axes.bar(edges[:-1], counts, np.diff(edges) * 0.94, align="edge", color=_STAND_INS["s1"], lw=0)
+        axes.set_xlim(low, high)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
+        axes.set_ylabel(unit)
+        svg = _svg(figure, title)
+    return Chart(title, svg, f"median {formats.number(float(np.median(values)))}")
+
+
 def heat_chart(title: str, shares_VL: np.ndarray, steps: Sequence[float], caption: str | Markup = "") -> Chart:
     """Shares of V rows at L steps, each column adding up to 1: the fuller a cell, the larger its row's share."""
     V = len(shares_VL)
