@@ -62,6 +62,7 @@ DOORS = {
     "soxr": ("lalia/audio/", "tests/"),
     "rapidfuzz": ("lalia/scoring/",),
     "num2words": ("lalia/text/numbers.py",),
+    "regex": ("lalia/text/graphemes.py",),
     "sentencepiece": ("lalia/text/vocabulary.py", "lalia/models/convert", "tests/"),
     "jiwer": ("tests/",),
     "sherpa_onnx": ("benchmarks/", "tests/"),
@@ -82,6 +83,7 @@ LATE_PACKAGES = {
     "lalia/audio/containers.py": {"av"},
     "lalia/audio/flac.py": {"miniaudio"},
     "lalia/runtime/microphone.py": {"sounddevice"},
+    "lalia/text/graphemes.py": {"regex"},
     "lalia/text/numbers.py": {"num2words"},
     "lalia/text/vocabulary.py": {"sentencepiece"},
 }

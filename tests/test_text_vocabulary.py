@@ -45,6 +45,20 @@ def test_graphemes_keep_their_marks() -> None:
     assert len(found.tokens.encode("ọ̀rọ̀")) == 3
 
 
+@pytest.mark.parametrize(
+    "clusters",
+    [
+        ["l̥", "a", "ː", "t͡", "s"],
+        ["क्ष", "त्रि", "य"],  # conjuncts (GB9c)
+        ["กำ", "ลั", "ง"],  # SARA AM is a letter for Unicode and belongs to the one before it
+        ["မြ", "န်", "မာ", "ငါး"],  # no mark alone, where UAX 29 cuts before the vowel sign
+        ["한", "글"],
+    ],
+)
+def test_graphemes_of_many_scripts(clusters: list[str]) -> None:
+    assert graphemes("".join(clusters)) == clusters
+
+
 def test_syllables_become_their_parts() -> None:
     assert len(to_jamo("한글")) == 6
     assert unicodedata.normalize("NFC", to_jamo("한글 가")) == "한글 가"
