@@ -35,13 +35,13 @@ ROUNDS = {"unheard": ("unheard",), "wave": ("wave",)} | {name: LADDER[: i + 1] f
 TEXT = {
     "random": "random weights",
     "patient": "random weights, three times the steps",
-    "unheard": "one round, no audio of the six languages",
-    "wave": "one round of as much time on the raw wave, the audio of *first*",
-    "first": "one round, unlabelled training audio of the six languages in it",
+    "unheard": "one round, without audio of the six languages",
+    "wave": "one round on the raw wave, with the audio of *first* and as much time",
+    "first": "one round, with unlabelled training audio of the six languages",
     "second": "two rounds, the same audio",
     "third": "three rounds, the same audio",
-    "fourth": "four rounds, the same audio, in the fourth at 0.8 to 1.2 of its speed",
-    "fifth": "five rounds, the last two at other speeds, the last on more audio",
+    "fourth": "four rounds, the same audio; speed 0.8 to 1.2 in the fourth",
+    "fifth": "five rounds; other speeds in the last two, more audio in the last",
 }
 GOAL = 0.7
 """CER over that of random weights."""
@@ -150,17 +150,32 @@ def _page(
     lines = [
         "# What pretraining brings: six languages, few labels",
         "",
-        f"`{command}` · {datetime.date.today().isoformat()} · {processor()} · {len(results)} fine-tunings",
+        f"CER with greedy decoding after fine-tuning on {MAIN_MINUTES:g} minutes of labels, from random weights and from the "
+        f"pretrained encoder that ships with the project (`nano-multilingual`, the encoder *{SHIPPED}* below), at the same "
+        "number of steps:",
         "",
-        "Character error rate (greedy) on test clips that no training heard; in brackets the ratio to random weights at the "
-        f"same steps, {steps} of 30 s each. Every start has its own best learning rate of the grid, chosen on dev with "
-        "the first seed. Where there are several seeds: their mean, and lowest to highest.",
-        "",
-        *(f"- *{start}*: {TEXT[start]}; {_tried(start, results)}" for start in starts),
-        "",
-        "Voices: " + ", ".join(f"{target.name} {target.source}" for target in targets) + ".",
+        "| language | random weights | pretrained | ratio |",
+        "|---|---|---|---|",
+        *(row for target in targets if (row := _main_row(cells, target))),
         "",
         f"![CER against minutes of labels]({BY_LABELS.relative_to(PAGE.parent).as_posix()})",
+        "",
+        "WER with and without a language model: [new languages](new-language.md). How to pretrain: "
+        "[pretraining](pretraining.md). What was tried: [diary](diary.md).",
+        "",
+        "## How it was measured",
+        "",
+        f"`{command}` · {datetime.date.today().isoformat()} · {processor()} · {len(results)} fine-tuning runs",
+        "",
+        f"Every fine-tuning run takes {steps} steps of 30 s. The test clips do not occur in any training. Each encoder uses "
+        "its best learning rate of the grid, chosen on dev with the first seed. With several seeds the table shows their "
+        "mean, and lowest to highest. In brackets: the ratio to random weights.",
+        "",
+        "Speech: " + ", ".join(f"{target.name} {target.source}" for target in targets) + ".",
+        "",
+        "## All encoders and amounts of labels",
+        "",
+        *(f"- *{start}*: {TEXT[start]}; {_tried(start, results)}" for start in starts),
         "",
         f"| language | minutes | {' | '.join(starts)} |",
         "|---" * (2 + len(starts)) + "|",
@@ -173,7 +188,9 @@ def _page(
                 lines.append(f"| {target.name} | {amount:g} | {' | '.join(shown)} |")
     lines += [
         "",
-        f"CER at {MAIN_MINUTES:g} minutes of labels against hours of pretraining:",
+        "## CER against hours of pretraining",
+        "",
+        f"At {MAIN_MINUTES:g} minutes of labels:",
         "",
         f"![CER against hours of pretraining]({BY_HOURS.relative_to(PAGE.parent).as_posix()})",
         "",
@@ -213,13 +230,24 @@ def _extrapolated(cells: Cells, targets: list[Target], out: Path) -> list[str]:
         return []
     return [
         "",
-        f"How far it is to {GOAL:g} of random weights' CER, if a straight line through the rounds over the logarithm of their "
-        "hours went on; the rounds differ in targets, and the last in audio, as well as in hours, so it is a guess:",
+        "## Extrapolation to the goal",
+        "",
+        f"The goal is {GOAL:g} times the CER of random weights. The table extrapolates a straight line through the rounds, "
+        "over the logarithm of their hours. It is a guess: the rounds differ not only in hours but also in targets, and the "
+        "last one in audio.",
         "",
         "| language | CER for each doubling of the hours | goal | last round | hours of one core to the goal |",
         "|---|---|---|---|---|",
         *rows,
     ]
+
+
+def _main_row(cells: Cells, target: Target) -> str:
+    """Random against shipped weights in one language; "" where one of them was not trained."""
+    random, shipped = (cells.get((target.language, MAIN_MINUTES, start)) for start in ("random", SHIPPED))
+    if random is None or shipped is None:
+        return ""
+    return f"| {target.name} | {random.cer:.3f} | {shipped.cer:.3f} | {shipped.cer / random.cer:.2f} |"
 
 
 def _tried(start: str, results: list[Result]) -> str:

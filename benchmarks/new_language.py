@@ -5,7 +5,7 @@
 For each language and amount of labels: a recogniser from random weights, one from the encoder that comes with the project and an
 adapter on it, at equal steps, each at the rate that did best with ten minutes; splits and finished runs are those of
 ``benchmarks.learning`` in --out. Then, for the first two, a language model of the letters of the training clips' texts, tuned on
-dev and set beside best path on test (``lalia finetune lm``; held-out sentences are not in it). --baselines trains
+dev and compared with greedy decoding on test (``lalia finetune lm``; held-out sentences are not in it). --baselines trains
 torchaudio's Wav2Letter and DeepSpeech and a Conformer from nothing.
 
 The same command again continues; --until stops before the next run begins. The tables are docs/new-language.md, their plot
@@ -43,6 +43,7 @@ COLOURS = {"random": "#9a9a9a", SHIPPED: "#1d4e89"}
 MAIN_MINUTES = 10.0
 GOALS = (0.7, 1.1)
 """CER from pretrained weights over that from random ones, of the adapter over that of all weights: at most."""
+_SEE_ALSO = "See also: [fine-tuning](finetuning.md), [results of pretraining](results.md), [decoding](decoding.md)."
 
 
 @dataclass(frozen=True)
@@ -149,20 +150,33 @@ def read(folder: Path) -> Decoded | None:
 
 def page(rows: list[Row], command: str, arguments: argparse.Namespace) -> str:
     lines = [
-        "# A new language in an afternoon",
+        "# New languages: what to expect from few labels",
         "",
-        f"`{command}` · {datetime.date.today().isoformat()} · {processor()}",
+        f"Error rates of recognisers for {len({row.target for row in rows})} languages, by minutes of labels. The commands are "
+        "on the page about [fine-tuning](finetuning.md); these recognisers start from the pretrained encoder that ships with "
+        "the project (`nano-multilingual`). WER is that of a beam search with letter 6-grams, with 95 % intervals.",
         "",
-        f"Error rates in percent on test clips that no training heard. Every recogniser took {arguments.steps} steps of 30 s on "
-        "minutes of labels as the row says. *random*: random weights; *pretrained*: the learning proof's "
-        f"*{SHIPPED}* encoder, which comes with the project as nano-multilingual; *adapter*: that encoder with an adapter of "
-        f"{100 * ADAPTER_SHARES[0]:g} % of its weights. At ten minutes the first two are means of {len(arguments.seeds)} seeds.",
+        *_summary(rows),
         "",
         f"![WER against minutes of labels]({PLOT.relative_to(PAGE.parent).as_posix()})",
         "",
-        "## Letters",
+        "## How it was measured",
         "",
-        "CER by best path; in brackets the ratio to random weights, and of the adapter to all weights.",
+        f"`{command}` · {datetime.date.today().isoformat()} · {processor()}",
+        "",
+        f"Every recogniser was trained for {arguments.steps} steps of 30 s. The test clips do not occur in any training. All "
+        "rates are in percent.",
+        "",
+        "- *random*: random initial weights",
+        f"- *pretrained*: all weights of `nano-multilingual`, which is the encoder *{SHIPPED}* of [the results of "
+        "pretraining](results.md)",
+        f"- *adapter*: the same encoder with an adapter of {100 * ADAPTER_SHARES[0]:g} % of its weights",
+        "",
+        f"At {MAIN_MINUTES:g} minutes the first two are means of {len(arguments.seeds)} seeds.",
+        "",
+        "## CER",
+        "",
+        "CER with greedy decoding. In brackets: the ratio of pretrained to random weights, and of the adapter to all weights.",
         "",
         "| language | minutes | random | pretrained | adapter |",
         "|---|---|---|---|---|",
@@ -173,12 +187,12 @@ def page(rows: list[Row], command: str, arguments: argparse.Namespace) -> str:
         lines.append(f"| {row.target.name} | {row.amount} | {' | '.join(shown)} |")
     lines += [
         "",
-        _reached(rows),
+        *_reached(rows),
         "",
-        "## Words, with a language model",
+        "## WER with a language model",
         "",
-        "WER of the student (first seed) by best path, and with 6-grams of letters of all training clips' texts, however few "
-        "were heard; with 95 % intervals over clips.",
+        "WER of the student (first seed), with greedy decoding and with letter 6-grams (LM), with 95 % intervals over clips. The "
+        "6-grams are counted from the texts of all training clips, also where fewer were used as labels.",
         "",
         "| language | minutes | random | random, LM | pretrained | pretrained, LM |",
         "|---|---|---|---|---|---|",
@@ -186,22 +200,42 @@ def page(rows: list[Row], command: str, arguments: argparse.Namespace) -> str:
     for row in rows:
         rates = [_rates(row.decoded.get(start)) for start in DECODED]
         lines.append(f"| {row.target.name} | {row.amount} | {' | '.join(rates)} |")
-    lines += ["", _lowered(rows), *_baselines(rows)]
+    lines += ["", _lowered(rows), *_baselines(rows), "", _SEE_ALSO]
     return "\n".join(lines) + "\n"
 
 
-def _reached(rows: list[Row]) -> str:
+def _summary(rows: list[Row]) -> list[str]:
+    """A line for each language: pretrained weights at ten minutes of labels, and at all that there are."""
+    lines = [
+        f"| language | CER, {MAIN_MINUTES:g} minutes | WER with LM, {MAIN_MINUTES:g} minutes | all labels | WER with LM, all "
+        "labels |",
+        "|---|---|---|---|---|",
+    ]
+    for target in dict.fromkeys(row.target for row in rows):
+        found = {row.minutes: row for row in rows if row.target == target}
+        few, most = found.get(MAIN_MINUTES), found.get(0.0)
+        cer = _cell(few.cells.get(SHIPPED), None) if few else "–"
+        rates = [_rates(row.decoded.get(SHIPPED) if row else None).rpartition(" | ")[2] for row in (few, most)]
+        amount = f"{most.heard:.0f} min" if most else "–"
+        lines.append(f"| {target.name}: {target.source} | {cer} | {rates[0]} | {amount} | {rates[1]} |")
+    return lines
+
+
+def _reached(rows: list[Row]) -> list[str]:
     """Where the goals are met, in words."""
-    said = []
+    lines = []
     for (start, base, what), goal in zip(
-        ((SHIPPED, "random", "Pretrained over random"), ("adapter", SHIPPED, "The adapter over all weights")),
+        ((SHIPPED, "random", "Pretrained weights make at most {} times the errors of random weights"),
+         ("adapter", SHIPPED, "The adapter makes at most {} times the errors of all weights")),
         GOALS,
         strict=True,
-    ):
+    ):  # fmt: skip
         pairs = [(row, row.cells[start].cer / row.cells[base].cer) for row in rows if {start, base} <= row.cells.keys()]
         met = [f"{row.target.name} {row.amount}" for row, ratio in pairs if ratio <= goal]
-        said.append(f"{what} at most {goal:g}: {len(met)} of {len(pairs)}" + (f" ({', '.join(met)})." if met else "."))
-    return " ".join(said)
+        lines.append(
+            f"- {what.format(f'{goal:g}')} in {len(met)} of {len(pairs)}" + (f" ({', '.join(met)})." if met else ".")
+        )
+    return lines
 
 
 def _lowered(rows: list[Row]) -> str:
@@ -209,7 +243,10 @@ def _lowered(rows: list[Row]) -> str:
     found = [decoded for row in rows for decoded in row.decoded.values()]
     lower = [decoded for decoded in found if decoded.model[0] < decoded.greedy[0]]
     apart = [decoded for decoded in lower if decoded.model[2] < decoded.greedy[1]]
-    return f"The model lowers WER in {len(lower)} of {len(found)} recognisers, in {len(apart)} of them with intervals apart."
+    return (
+        f"The language model lowers WER in {len(lower)} of {len(found)} recognisers. In {len(apart)} of them the intervals "
+        "do not overlap."
+    )
 
 
 def _baselines(rows: list[Row]) -> list[str]:
@@ -219,9 +256,9 @@ def _baselines(rows: list[Row]) -> list[str]:
         return []
     lines = [
         "",
-        "## Other models from nothing",
+        "## Other models from scratch",
         "",
-        "CER by best path after as many steps on the same clips (`--model.kind`), each at the best of its rates on dev.",
+        "CER with greedy decoding after as many steps on the same clips (`--model.kind`), each at its best learning rate on dev.",
         "",
         f"| language | minutes | {' | '.join(BASELINES)} | random | pretrained |",
         "|---" * (4 + len(BASELINES)) + "|",
@@ -242,7 +279,7 @@ def _cell(cell: Cell | None, base: Cell | None) -> str:
 
 
 def _rates(decoded: Decoded | None) -> str:
-    """Two cells: by best path, and with a language model."""
+    """Two cells: with greedy decoding, and with a language model."""
     if decoded is None:
         return "– | –"
     return " | ".join(
@@ -260,7 +297,7 @@ def draw(rows: list[Row]) -> None:
                 found = [(row.heard, *getattr(row.decoded[start], way)) for row in rows
                          if row.target == target and start in row.decoded]  # fmt: skip
                 minutes, rates, lows, highs = zip(*found, strict=True) if found else ((), (), (), ())
-                label = f"{'random' if start == 'random' else 'pretrained'}, {'best path' if way == 'greedy' else 'LM'}"
+                label = f"{'random' if start == 'random' else 'pretrained'}, {'greedy' if way == 'greedy' else 'LM'}"
                 axes.plot(minutes, rates, line, marker="o", ms=4, color=colour, label=label)
                 axes.fill_between(minutes, lows, highs, color=colour, alpha=0.12, lw=0)
         axes.set_xscale("log")
