@@ -1,4 +1,4 @@
-"""The LSTM: numpy answers as torch does, training goes on where it stopped, and rescoring changes what it should."""
+"""The LSTM: the ONNX graph scores as torch does, training goes on where it stopped, and rescoring changes what it should."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 from test_runtime_decoding import TEXT, Songs, lm, run, student  # noqa: F401
-from tiny_student import SYMBOLS, sing
+from tiny_student import SYMBOLS, sing, tone_model
 
 from lalia import Student
 from lalia.audio.writing import flac_bytes
 from lalia.decoding import beam
 from lalia.decoding.language_model import LanguageModel, symbols_of
 from lalia.decoding.lstm import Lstm, LstmModel, make
+from lalia.decoding.model_folder import write_folder
 from lalia.decoding.ngrams import BEGIN, END, SPECIALS
 from lalia.decoding.rescoring import Rescorer
 from lalia.exits import UserError
@@ -33,7 +34,7 @@ SETTINGS = LstmSettings(width=16, embedding=8, dropout=0.2, batch=4, passes=6, r
 def untrained(layers: int = 1, seed: int = 0) -> tuple[LetterLstm, Lstm]:
     torch.manual_seed(seed)
     model = LetterLstm(len(LETTERS), 16, layers, 8, dropout=0.3).eval()
-    return model, Lstm(LETTERS, model.arrays())
+    return model, Lstm(LETTERS, model.graph())
 
 
 def sentences(count: int = 40) -> list[list[str]]:
@@ -44,7 +45,7 @@ def sentences(count: int = 40) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("layers", [1, 2])
-def test_numpy_answers_as_torch_does(layers: int) -> None:
+def test_the_graph_scores_as_torch_does(layers: int) -> None:
     model, lstm = untrained(layers)
     texts = [lstm.ids(text) for text in ("bad cab", "bad bed", "", "bad cab", "e", "bad", "a bad cab x")]
     found = lstm.log_probs(texts)
@@ -53,6 +54,7 @@ def test_numpy_answers_as_torch_does(layers: int) -> None:
         with torch.no_grad():
             scores_TV = model(numbers[None, :-1])[0].log_softmax(-1)
         assert log_prob == pytest.approx(float(scores_TV.gather(1, numbers[1:, None]).sum()), abs=1e-5)
+    assert model.train().graph() == lstm.model and model.training, "training goes on, and the graph has no dropout"
     assert lstm.ids("a x") == [3, 8, 0] and found[0] == found[3]
     assert lstm.log_probs([]).shape == (0,)
     assert lstm.perplexity(texts) == pytest.approx(np.exp(-found.sum() / sum(len(text) + 1 for text in texts)))
@@ -78,14 +80,30 @@ def test_folder(tmp_path: Path) -> None:
         again.check(Tokens(SYMBOLS), Normaliser(NormaliserSettings(case="upper")))
     with pytest.raises(UserError, match="of another alphabet"):
         again.check(Tokens(["<blank>", "|", "б"]), Normaliser())
-    (tmp_path / "lstm" / "lstm.bias-2.npy").unlink()
+    graph = tmp_path / "lstm" / "model.onnx"
+    graph.write_bytes(graph.read_bytes()[:100])
     with pytest.raises(UserError, match="is not what its card was written for"):
         LstmModel.load(tmp_path / "lstm")
-    with pytest.raises(UserError, match=r"lstm.bias-2.npy: is missing"):
-        Lstm.load(tmp_path / "lstm", 2)
-    np.save(tmp_path / "lstm" / "lstm.bias-2.npy", np.zeros(3, np.float32))
-    with pytest.raises(UserError, match="of different language models"):
-        Lstm.load(tmp_path / "lstm", 2)
+    with pytest.raises(UserError, match="ONNX Runtime cannot load it"):
+        Lstm.load(tmp_path / "lstm")
+    graph.write_bytes(LetterLstm(7, 16, 1, 8, dropout=0.0).graph())
+    with pytest.raises(UserError, match="9 symbols are of different language models"):
+        Lstm.load(tmp_path / "lstm")
+    graph.write_bytes(tone_model())
+    with pytest.raises(UserError, match="its graph maps wave to log_probs"):
+        Lstm.load(tmp_path / "lstm")
+
+
+def test_folder_of_an_earlier_version(tmp_path: Path) -> None:
+    def arrays(folder: Path) -> None:
+        (folder / "symbols.txt").write_text("".join(f"{symbol}\n" for symbol in LETTERS))
+        np.save(folder / "lstm.embedding.npy", np.zeros((len(LETTERS), 8), np.float32))
+
+    write_folder(tmp_path / "lstm", arrays, Normaliser(), [], {"form": "lstm", "unit": "letter", "layers": 1})
+    with pytest.raises(
+        UserError, match=r"model\.onnx: is missing; .* of an earlier version; .* lalia lm TEXT .*--lstm$"
+    ):
+        LstmModel.load(tmp_path / "lstm")
 
 
 def test_training_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,8 +125,7 @@ def test_training_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert (tmp_path / ".lstm.training" / "state.pt").is_file()
     continued = train(sentences(), tmp_path / "lstm", SETTINGS)
     assert continued.perplexity == whole.perplexity and continued.steps == whole.steps
-    for name, values in whole.lstm.arrays.items():
-        np.testing.assert_array_equal(continued.lstm.arrays[name], values)
+    assert continued.lstm.model == whole.lstm.model
 
 
 def test_too_little_text(tmp_path: Path) -> None:

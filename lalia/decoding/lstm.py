@@ -1,12 +1,12 @@
-"""A language model that is an LSTM over letters, run with numpy: it weighs whole texts, many at a time.
+"""A language model that is an LSTM over letters: ONNX Runtime scores whole texts with it, many at a time.
 
-N texts, K beginnings of texts, V symbols, H width of the layers.
+N texts, K prefixes of texts, P prefixes one letter shorter, L layers, V symbols, H width of the layers.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,28 +19,42 @@ from lalia.exits import UserError
 from lalia.text.normaliser import Normaliser
 from lalia.text.tokens import BOUNDARY
 
-Arrays = Mapping[str, np.ndarray]
-"""float32: ``embedding`` (V, E), ``output`` (V, H), ``output_bias`` (V,), and of layer l from 1 on ``input-l`` (4 H, E or H),
-``recurrent-l`` (4 H, H), ``bias-l`` (4 H,), gates in torch's order: input, forget, cell, output."""
-
+MODEL = "model.onnx"
+INPUTS = ("symbols", "parents", "hidden", "cells")
+"""One step of the network: the last symbol of each prefix (K,), the row of the prefix without it (K,), the states (L, P, H)."""
+OUTPUTS = ("log_probs", "next_hidden", "next_cells")
+"""Natural log probabilities of the next symbol (K, V), the new states (L, K, H). float32; ``INPUTS`` are int64 and float32."""
 _TEXTS = 256
-"""This many texts are weighed at a time, which bounds the memory."""
+"""Texts scored together; this bounds the memory."""
 
 
 class Lstm:
-    """The network (Hochreiter and Schmidhuber 1997, with forget gates) and its symbols, the first of which are ``SPECIALS``."""
+    """The network (Hochreiter and Schmidhuber 1997, with forget gates) and its symbols, the first of which are ``SPECIALS``.
 
-    def __init__(self, symbols: Sequence[str], arrays: Arrays) -> None:
+    ``model`` is the ONNX graph of one step, as ``INPUTS`` and ``OUTPUTS`` describe it. Raises ``ValueError`` where it is none, or
+    of another number of symbols.
+    """
+
+    def __init__(self, symbols: Sequence[str], model: bytes) -> None:
+        import onnxruntime
+
         self.symbols = list(symbols)
-        self.arrays = dict(arrays)
-        self.layers = sum(name.startswith("recurrent-") for name in arrays)
+        self.model = model
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1  # the matrices are too small to share
+        options.log_severity_level = 3
+        try:
+            self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime's errors share no class of their own
+            raise ValueError(f"ONNX Runtime cannot load it: {' '.join(str(error).split())}") from error
+        inputs = {found.name: found.shape for found in self._session.get_inputs()}
+        outputs = {found.name: found.shape for found in self._session.get_outputs()}
+        if (tuple(inputs), tuple(outputs)) != (INPUTS, OUTPUTS):
+            raise ValueError(f"its graph maps {', '.join(inputs)} to {', '.join(outputs)}")
+        if outputs["log_probs"][-1] != len(self.symbols) or tuple(self.symbols[:3]) != SPECIALS:
+            raise ValueError(f"its graph and its {len(self.symbols)} symbols are of different language models")
+        self.layers, _, self._width = inputs["hidden"]
         self._ids = {symbol: i for i, symbol in enumerate(self.symbols)}
-        # What a symbol brings to the first layer's gates is the same whenever it comes.
-        self._first_VG = arrays["embedding"] @ arrays["input-1"].T + arrays["bias-1"]
-        self._inputs = [np.ascontiguousarray(arrays[f"input-{n}"].T) for n in range(2, self.layers + 1)]
-        self._recurrent = [np.ascontiguousarray(arrays[f"recurrent-{n}"].T) for n in range(1, self.layers + 1)]
-        self._output = np.ascontiguousarray(arrays["output"].T)
-        self._width = len(self._output)
 
     def ids(self, text: str | Sequence[str]) -> list[int]:
         """A text's letters (spaces between words), or its symbols, as numbers; those unknown as ``<unk>``."""
@@ -49,10 +63,9 @@ class Lstm:
     def log_probs(self, texts: Sequence[Sequence[int]]) -> np.ndarray:
         """Natural log probabilities (N,) float64 of whole texts, their ends counted.
 
-        Letter by letter for all of them together; what texts begin with alike is computed once, and the texts of one beam
-        begin alike.
+        Goes letter by letter through all texts together and computes each prefix once: the texts of one beam share most of them.
         """
-        parts = [self._weigh(texts[start : start + _TEXTS]) for start in range(0, len(texts), _TEXTS)]
+        parts = [self._score(texts[start : start + _TEXTS]) for start in range(0, len(texts), _TEXTS)]
         return np.concatenate(parts) if parts else np.zeros(0)
 
     def perplexity(self, texts: Sequence[Sequence[int]]) -> float:
@@ -60,68 +73,51 @@ class Lstm:
         symbols = sum(len(text) + 1 for text in texts)
         return math.exp(-float(self.log_probs(texts).sum()) / symbols) if symbols else math.nan
 
-    def _weigh(self, texts: Sequence[Sequence[int]]) -> np.ndarray:
+    def _score(self, texts: Sequence[Sequence[int]]) -> np.ndarray:
         total_N = np.zeros(len(texts))
         left_N = np.array([len(text) for text in texts])
         padded = np.full((len(texts), int(left_N.max()) + 1), END)
         for n, text in enumerate(texts):
             padded[n, : len(text)] = text
-        at_N = np.zeros(len(texts), np.int64)  # which of the K beginnings is each text's
-        nothing = [np.zeros((1, self._width), np.float32)] * self.layers
-        hidden, cells = self._step(np.array([BEGIN]), nothing, nothing)
+        at_N = np.zeros(len(texts), np.int64)  # the row of each text's prefix
+        state = np.zeros((self.layers, 1, self._width), np.float32)
+        log_probs_KV, hidden, cells = self._step(np.array([BEGIN]), np.array([0]), state, state)
         live = np.arange(len(texts))
         for place in range(padded.shape[1]):
-            log_probs_KV = _log_softmax(hidden[-1] @ self._output + self.arrays["output_bias"])
             next_N = padded[live, place]
             total_N[live] += log_probs_KV[at_N[live], next_N]
             going = left_N[live] > place
             live, next_N = live[going], next_N[going]
             if not len(live):
                 break
-            # A beginning and a symbol are a longer beginning, once however many texts share it.
+            # Texts that share the longer prefix as well share its row.
             longer, at_N[live] = np.unique(at_N[live] * len(self.symbols) + next_N, return_inverse=True)
-            came_from, symbols = np.divmod(longer, len(self.symbols))
-            hidden, cells = self._step(symbols, [h[came_from] for h in hidden], [c[came_from] for c in cells])
+            parents, symbols = np.divmod(longer, len(self.symbols))
+            log_probs_KV, hidden, cells = self._step(symbols, parents, hidden, cells)
         return total_N
 
-    def _step(
-        self, symbols_K: np.ndarray, hidden: Sequence[np.ndarray], cells: Sequence[np.ndarray]
-    ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """The states (K, H) of every layer behind one symbol more."""
-        H = self._width
-        after_hidden: list[np.ndarray] = []
-        after_cells: list[np.ndarray] = []
-        gates_KG = self._first_VG[symbols_K]
-        for layer in range(self.layers):
-            if layer:
-                gates_KG = after_hidden[-1] @ self._inputs[layer - 1] + self.arrays[f"bias-{layer + 1}"]
-            gates_KG = gates_KG + hidden[layer] @ self._recurrent[layer]
-            cell_KH = _sigmoid(gates_KG[:, H : 2 * H]) * cells[layer]
-            cell_KH += _sigmoid(gates_KG[:, :H]) * np.tanh(gates_KG[:, 2 * H : 3 * H])
-            after_cells.append(cell_KH)
-            after_hidden.append(_sigmoid(gates_KG[:, 3 * H :]) * np.tanh(cell_KH))
-        return after_hidden, after_cells
+    def _step(self, *values: np.ndarray) -> Sequence[np.ndarray]:
+        found: Sequence[np.ndarray] = self._session.run(OUTPUTS, dict(zip(INPUTS, values, strict=True)))
+        return found
 
     def save(self, folder: Path) -> None:
-        """Write ``symbols.txt`` and ``lstm.NAME.npy`` into ``folder``."""
+        """Write ``symbols.txt`` and ``model.onnx`` into ``folder``."""
         write_text(folder / SYMBOLS_FILE, "".join(f"{symbol}\n" for symbol in self.symbols))
-        for name, values in self.arrays.items():
-            np.save(folder / _file(name), np.ascontiguousarray(values, np.float32))
+        (folder / MODEL).write_bytes(self.model)
 
     @classmethod
-    def load(cls, folder: Path, layers: int) -> Lstm:
-        """The network of so many ``layers`` in ``folder``; a ``UserError`` names what is broken."""
-        parts = (f"{part}-{n}" for n in range(1, layers + 1) for part in ("input", "recurrent", "bias"))
+    def load(cls, folder: Path) -> Lstm:
+        """The network in ``folder``; a ``UserError`` names what is missing or broken."""
+        again = "copy the folder again, or make it: lalia lm TEXT --like STUDENT --out LM --lstm"
         try:
             symbols = (folder / SYMBOLS_FILE).read_text(encoding="utf-8").split("\n")[:-1]
-            arrays = {name: _read(folder / _file(name)) for name in ("embedding", *parts, "output", "output_bias")}
+            return cls(symbols, (folder / MODEL).read_bytes())
         except FileNotFoundError as error:
-            raise UserError(f"{error.filename}: is missing; copy the whole language model's folder again") from error
+            raise UserError(
+                f"{error.filename}: is missing; the folder is incomplete or of an earlier version; {again}"
+            ) from error
         except (OSError, ValueError) as error:
-            raise UserError(f"{folder}: cannot be read ({error}); copy or make the language model again") from error
-        if tuple(symbols[:3]) != SPECIALS or not _fit(arrays, layers, len(symbols)):
-            raise UserError(f"{folder}: its files are of different language models; make it again")
-        return cls(symbols, arrays)
+            raise UserError(f"{folder}: cannot be read ({error}); {again}") from error
 
 
 class LstmModel(ModelFolder):
@@ -136,7 +132,7 @@ class LstmModel(ModelFolder):
         """The model in ``folder``; a ``UserError`` where it is missing, damaged or something else."""
         folder = Path(folder)
         normaliser, card = open_folder(folder, LSTM)
-        return cls(folder, Lstm.load(folder, int(card["layers"])), normaliser, card)
+        return cls(folder, Lstm.load(folder), normaliser, card)
 
     def perplexity(self, sentences: Iterable[Sequence[str]]) -> float:
         """Per letter of ``sentences`` as ``symbols_of`` makes them, their ends counted."""
@@ -145,39 +141,6 @@ class LstmModel(ModelFolder):
 
 def make(out: Path, lstm: Lstm, normaliser: Normaliser, parents: list[dict[str, Any]], **facts: Any) -> LstmModel:
     """Write ``lstm`` as the folder ``out``, which appears at once when it is whole."""
-    weights = sum(values.size for values in lstm.arrays.values())
-    described = {"form": LSTM, "unit": "letter", "layers": lstm.layers, "parameters": weights, **facts}
+    described = {"form": LSTM, "unit": "letter", "layers": lstm.layers, **facts}
     write_folder(out, lstm.save, normaliser, parents, described)
     return LstmModel.load(out)
-
-
-def _fit(arrays: Arrays, layers: int, symbols: int) -> bool:
-    """Whether the shapes belong together."""
-    width = arrays["output"].shape[-1]
-    wanted: dict[str, tuple[int, ...]] = {"output": (symbols, width), "output_bias": (symbols,)}
-    wanted["embedding"] = (symbols, arrays["input-1"].shape[-1])
-    for n in range(1, layers + 1):
-        wanted[f"input-{n}"] = (4 * width, wanted["embedding"][1] if n == 1 else width)
-        wanted |= {f"recurrent-{n}": (4 * width, width), f"bias-{n}": (4 * width,)}
-    return all(arrays[name].shape == shape for name, shape in wanted.items())
-
-
-def _read(path: Path) -> np.ndarray:
-    found: np.ndarray = np.load(path, allow_pickle=False)
-    if found.dtype != np.float32:
-        raise ValueError(f"{path.name} holds {found.dtype}")
-    return found
-
-
-def _file(name: str) -> str:
-    return f"lstm.{name}.npy"
-
-
-def _sigmoid(x: np.ndarray) -> np.ndarray:
-    # By the tangent, which does not overflow.
-    return 0.5 * np.tanh(0.5 * x) + np.float32(0.5)
-
-
-def _log_softmax(x_KV: np.ndarray) -> np.ndarray:
-    x_KV = x_KV - x_KV.max(axis=1, keepdims=True)
-    return x_KV - np.log(np.exp(x_KV).sum(axis=1, keepdims=True))

@@ -1,12 +1,17 @@
-"""The LSTM that learns which letter follows: the torch side of ``lalia.decoding.lstm``, which runs what is learned here.
+"""The LSTM over letters as it is trained, and its export as the ONNX graph that ``lalia.decoding.lstm`` runs.
 
-B texts, T letters, V symbols.
+B texts, T letters, V symbols. For one step: K prefixes, P prefixes one letter shorter, L layers, H width.
 """
 
 from __future__ import annotations
 
-import numpy as np
+import io
+import warnings
+
+import torch
 from torch import Tensor, nn
+
+from lalia.decoding.lstm import INPUTS, OUTPUTS
 
 IGNORED = -100
 """The target where a batch is padded."""
@@ -35,14 +40,36 @@ class LetterLstm(nn.Module):
         summed = nn.functional.cross_entropy(scores, targets, ignore_index=IGNORED, reduction="sum")
         return summed, (targets != IGNORED).sum()
 
-    def arrays(self) -> dict[str, np.ndarray]:
-        """The weights as ``lalia.decoding.lstm.Lstm`` takes them."""
-        found = {"embedding": self.embedding.weight, "output": self.output.weight, "output_bias": self.output.bias}
-        for layer in range(self.lstm.num_layers):
-            found[f"input-{layer + 1}"] = getattr(self.lstm, f"weight_ih_l{layer}")
-            found[f"recurrent-{layer + 1}"] = getattr(self.lstm, f"weight_hh_l{layer}")
-            # torch keeps two biases that are only ever added.
-            found[f"bias-{layer + 1}"] = getattr(self.lstm, f"bias_ih_l{layer}") + getattr(
-                self.lstm, f"bias_hh_l{layer}"
+    def graph(self) -> bytes:
+        """One step of the network as ONNX, as ``lalia.decoding.lstm`` runs it: K prefixes grow by one letter each."""
+        rows_K = torch.zeros(2, dtype=torch.long)
+        states_LPH = torch.zeros(self.lstm.num_layers, 2, self.lstm.hidden_size)
+        axes = {name: {1: "P"} for name in INPUTS[2:]} | {name: {1: "K"} for name in OUTPUTS[1:]}
+        axes |= {name: {0: "K"} for name in (*INPUTS[:2], OUTPUTS[0])}
+        buffer = io.BytesIO()
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about batches of other sizes and an exporter of another kind
+            torch.onnx.export(
+                _Step(self).train(self.training),  # the exporter gives this mode back to it, and so to self
+                (rows_K, rows_K, states_LPH, states_LPH),
+                buffer,  # type: ignore[arg-type]  # the tracing exporter takes files; its annotation knows paths only
+                input_names=INPUTS,
+                output_names=OUTPUTS,
+                dynamic_axes=axes,
+                opset_version=17,
+                dynamo=False,
             )
-        return {name: tensor.detach().float().numpy().copy() for name, tensor in found.items()}
+        return buffer.getvalue()
+
+
+class _Step(nn.Module):
+    def __init__(self, model: LetterLstm) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, symbols_K: Tensor, parents_K: Tensor, hidden_LPH: Tensor, cells_LPH: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        states = hidden_LPH[:, parents_K], cells_LPH[:, parents_K]
+        top_K1H, (hidden_LKH, cells_LKH) = self.model.lstm(self.model.embedding(symbols_K)[:, None], states)
+        return self.model.output(top_K1H[:, 0]).log_softmax(-1), hidden_LKH, cells_LKH

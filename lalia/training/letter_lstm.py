@@ -24,7 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from lalia.cards import read_card
-from lalia.decoding.lstm import Lstm, make
+from lalia.decoding.lstm import MODEL, Lstm, make
 from lalia.decoding.model_folder import KIND
 from lalia.decoding.ngrams import BEGIN, END, SPECIALS
 from lalia.exits import GuardStopped, UserError
@@ -63,9 +63,10 @@ class LstmSettings:
 
 @dataclass(frozen=True)
 class Trained:
-    """The network with the best held-out perplexity, and how it came about."""
+    """The network with the best held-out perplexity, and its training."""
 
     lstm: Lstm
+    parameters: int
     perplexity: float
     """per letter of the held-out sentences, ends counted"""
     steps: int
@@ -104,7 +105,7 @@ class _Texts:
 
 def fingerprint(sentences: Sequence[Sequence[str]], settings: LstmSettings) -> str:
     """What decides the outcome, as one hash: the same one again is the same training."""
-    digest = hashlib.sha256(json.dumps(asdict(settings)).encode())
+    digest = hashlib.sha256(json.dumps({"file": MODEL, **asdict(settings)}).encode())
     for sentence in sentences:
         digest.update("\x1f".join(sentence).encode() + b"\n")
     return f"sha256:{digest.hexdigest()}"
@@ -127,9 +128,9 @@ def train(sentences: Sequence[Sequence[str]], out: Path, settings: LstmSettings 
     training = _Training(model, texts, settings, _work(out) / STATE, fingerprint(sentences, settings))
     training.run()
     model.load_state_dict(training.best)
-    return Trained(
-        Lstm(texts.symbols, model.arrays()), math.exp(training.best_loss), training.best_step, training.seconds
-    )
+    lstm = Lstm(texts.symbols, model.graph())
+    weights = sum(values.numel() for values in model.parameters())
+    return Trained(lstm, weights, math.exp(training.best_loss), training.best_step, training.seconds)
 
 
 def train_model(
@@ -146,7 +147,12 @@ def train_model(
     if out.exists() and read_card(out, KIND).get("made_of") == made_of:
         return False
     found = train(sentences, out, settings)
-    told = {"perplexity": round(found.perplexity, 4), "steps": found.steps, "seconds": round(found.seconds, 1)}
+    told = {
+        "parameters": found.parameters,
+        "perplexity": round(found.perplexity, 4),
+        "steps": found.steps,
+        "seconds": round(found.seconds, 1),
+    }
     make(out, found.lstm, normaliser, parents, made_of=made_of, **told, **facts)
     shutil.rmtree(_work(out), ignore_errors=True)
     return True
