@@ -67,7 +67,7 @@ def chain_svg(facts: ChainFacts, tall: bool = False, standalone: bool = False) -
 
 def _minutes(facts: ChainFacts) -> list[str]:
     total = sum(facts.hours.values())
-    return [f"{60 * total:.0f} minutes, {len(facts.hours)} languages", "nobody told what is said"]
+    return [f"{60 * total:.0f} minutes, {len(facts.hours)} languages", "no labels"]
 
 
 def _box(title: str, lines: Sequence[str], picture: Markup) -> Markup:

@@ -119,7 +119,7 @@ def _chain(figures: Figures, seconds: dict[str, float]) -> ChainFacts:
         target=NAMES["ita"],
         encoder=[
             f"{formats.count(encoder.get('parameters', 0))} parameters",
-            f"finds {formats.percent(pretrain['accuracy'], 0)} of hidden frames",
+            f"contrastive accuracy {formats.percent(pretrain['accuracy'], 0)}",
             f"(chance {formats.percent(pretrain['chance'], 0)})",
         ],
         recogniser=[
@@ -134,8 +134,8 @@ def _chain(figures: Figures, seconds: dict[str, float]) -> ChainFacts:
         ],
         word=words[0] if words else "lalia",
         arrows=[
-            ("hide and guess", _duration(seconds.get("pretrain"))),
-            ("learn letters", _duration(seconds.get(arm.run.folder.name))),
+            ("mask and predict", _duration(seconds.get("pretrain"))),
+            ("fine-tune with CTC", _duration(seconds.get(arm.run.folder.name))),
             ("distil, quantize", _duration(seconds.get("distill", 0) + seconds.get("export", 0))),
         ],
     )
