@@ -135,7 +135,7 @@ def _chain(figures: Figures, seconds: dict[str, float]) -> ChainFacts:
         word=words[0] if words else "lalia",
         arrows=[
             ("mask and predict", _duration(seconds.get("pretrain"))),
-            ("fine-tune with CTC", _duration(seconds.get(arm.run.folder.name))),
+            ("train with CTC", _duration(seconds.get(arm.run.folder.name))),
             ("distil, quantize", _duration(seconds.get("distill", 0) + seconds.get("export", 0))),
         ],
     )

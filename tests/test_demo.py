@@ -148,7 +148,7 @@ def test_goals_at_their_limits() -> None:
 def test_the_chain_is_a_picture_of_its_own(tall: bool) -> None:
     facts = ChainFacts(
         hours={"Italian": 0.4, "English <x>": 0.5}, target="Italian", encoder=["2 M parameters"], recogniser=["CER 16 %"],
-        student=["1 MB"], word="grazie", arrows=[("mask and predict", "40 min"), ("fine-tune with CTC", ""), ("distil", "9 min")],
+        student=["1 MB"], word="grazie", arrows=[("mask and predict", "40 min"), ("train with CTC", ""), ("distil", "9 min")],
     )  # fmt: skip
     svg = chain_svg(facts, tall, standalone=True)
     tree = xml.etree.ElementTree.fromstring(svg)
