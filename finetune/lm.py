@@ -13,10 +13,10 @@ from lalia.cards import NAME, write_json
 from lalia.decoding.decoder import Decoder
 from lalia.decoding.language_model import LanguageModel
 from lalia.runtime import language
-from lalia.runtime.arguments import check_labels, labelled_rows
 from lalia.runtime.decoders import make_decoder
 from lalia.runtime.integrity import STUDENT
 from lalia.runtime.pipes import text_path
+from lalia.runtime.spoken import check_labels, labelled_rows
 from lalia.runtime.student import Student
 from lalia.runtime.ways import compare, table
 

@@ -16,7 +16,7 @@ from lalia.decoding.decoder import Decoder, text_of
 from lalia.decoding.kneser_ney import estimate
 from lalia.decoding.language_model import BONUS, ORDERS, WEIGHT, LanguageModel, symbols_of
 from lalia.decoding.ngrams import SPECIALS, UNKNOWN
-from lalia.decoding.words import LetterModel
+from lalia.decoding.words import LetterModel, machine_of
 from lalia.exits import UserError
 from lalia.models.recogniser import Recogniser
 from lalia.text.normaliser import Normaliser
@@ -70,7 +70,7 @@ def _given(folder: Path, tokens: Tokens, normaliser: Normaliser) -> tuple[Machin
     last = next(reversed(model.card.get("tuned", {})), "")
     found = model.tuned(last)
     told = f"{model.ngrams.order}-grams of {model.unit}s in {folder}"
-    return model.machine(found["weight"], found["bonus"]), told
+    return machine_of(model, found["weight"], found["bonus"]), told
 
 
 def _counted(labels: Iterable[str], tokens: Tokens, normaliser: Normaliser) -> tuple[Machine, str]:

@@ -18,7 +18,7 @@ from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter, se
 
 from lalia.cards import write_text
 from lalia.exits import STATUSES, UserError
-from lalia.stages import shipped_file
+from lalia.filenames import shipped_file
 
 # The text under a field is its help.
 set_parsing_settings(docstring_parse_attribute_docstrings=True)

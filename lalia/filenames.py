@@ -9,6 +9,8 @@ import unicodedata
 from functools import lru_cache
 from pathlib import Path
 
+CHECKOUT = Path(__file__).resolve().parents[1]
+"""The folder that the package ``lalia`` is in: the checkout, where the install is an editable one."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _CONTROL = re.compile("[\x00-\x1f\x7f\x85\u2028\u2029]")
 
@@ -64,3 +66,9 @@ def is_file(path: Path | str) -> bool:
 def _composed(folder: Path, changed_ns: int) -> dict[str, str]:
     """The names in ``folder``, which was changed at ``changed_ns``, by their NFC form."""
     return {unicodedata.normalize("NFC", name): name for name in sorted(os.listdir(folder))}  # noqa: PTH208 - names only
+
+
+def shipped_file(path: str) -> str:
+    """``path``; the same one in the checkout where it is relative, not in the current folder, and there."""
+    there = CHECKOUT / path
+    return str(there) if not Path(path).exists() and there.is_file() else path

@@ -8,17 +8,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from pathlib import Path
 
 from lalia.exits import UserError
+from lalia.filenames import CHECKOUT
 
 STAGES = {
     "pretrain": "an encoder from raw audio: plan, fit, probe",
     "finetune": "a recogniser from labelled audio: check, fit, lm, eval, fold",
     "distill": "a small student of a recogniser: fit, prune, export",
 }
-CHECKOUT = Path(__file__).resolve().parents[1]
-"""The folder that the package ``lalia`` is in: the checkout, where the install is an editable one."""
 
 
 def enter(stage: str, argv: Sequence[str]) -> int:
@@ -39,9 +37,3 @@ def enter(stage: str, argv: Sequence[str]) -> int:
         raise UserError(
             f"{stage} needs the package {error.name}, which is missing; run: pip install -e '{CHECKOUT}[train]'"
         ) from error
-
-
-def shipped_file(path: str) -> str:
-    """``path``; the same one in the checkout where it is relative, not in the current folder, and there."""
-    there = CHECKOUT / path
-    return str(there) if not Path(path).exists() and there.is_file() else path

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lalia.decoding.automata import Closed, Hot, Machine, Spelled, spell, spellings
+from lalia.decoding.automata import Closed, Hot, Machine, Spelled
 from lalia.decoding.beam import BeamSettings
 from lalia.decoding.closed import ClosedSearch, PhraseTree
 from lalia.decoding.confidence import Evidence, calibrate, confidence, expected_error, reliability
@@ -20,7 +20,7 @@ from lalia.decoding.phrases import expand, read_closed, read_hot_words
 from lalia.decoding.words import LetterModel, WordModel
 from lalia.exits import UserError
 from lalia.text.normaliser import Normaliser
-from lalia.text.tokens import Tokens
+from lalia.text.tokens import Tokens, spell, spellings
 
 TOKENS = Tokens(["<blank>", "|", *"abcdehinorst"])
 ALPHABET = Tokens(["<blank>", "|", *"abcdefghijklmnopqrstuvwxyz"])

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Hashable, Sequence
 from typing import Any, Protocol
 
-from lalia.text.tokens import BOUNDARY, Tokens
+from lalia.text.tokens import Tokens, spellings
 
 FORBIDDEN = -math.inf
-_BYTE = re.compile(r"<0x([0-9A-F]{2})>")
-_BYTES = 0xE000
 
 
 class Machine(Protocol):
@@ -27,31 +24,6 @@ class Machine(Protocol):
     def end(self, state: Any) -> float:
         """What the end of the text adds; a last space counts for nothing."""
         ...
-
-
-def spellings(tokens: Tokens) -> list[str]:
-    """The letters that each token adds to a text, word boundaries as spaces; ``""`` for the blank.
-
-    Pieces that carry their space in front of them (``▁the``) are spelled with it. A byte (``<0xE4>``) is a letter of its own,
-    from the private use area.
-    """
-    return ["", *(_spelling(symbol) for symbol in tokens.symbols[1:])]
-
-
-def _spelling(symbol: str) -> str:
-    byte = _BYTE.fullmatch(symbol)
-    if byte:
-        return chr(_BYTES + int(byte[1], 16))
-    return " " if symbol == BOUNDARY else symbol.replace("▁", " ")
-
-
-def spell(text: str, tokens: Tokens) -> str:
-    """A normalised text in the letters of ``spellings``: itself, but for syllables that the tokens take apart.
-
-    A ``UserError`` names the characters that there is no token for.
-    """
-    spelled = spellings(tokens)
-    return "".join(spelled[token] for token in tokens.encode(text)).strip()
 
 
 class Spelled:

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lalia.decoding.automata import Machine, spellings
+from lalia.decoding.automata import Machine
 from lalia.decoding.beam import NEVER, Path
-from lalia.text.tokens import Tokens
+from lalia.text.tokens import Tokens, spellings
 
 MOST_NODES = 20_000
 """A tree larger than this (some thousand phrases) costs more than a beam does."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from lalia.decoding.alignment import align
-from lalia.decoding.automata import Closed, Hot, Machine, Spelled, Walk, spell
+from lalia.decoding.automata import Closed, Hot, Machine, Spelled, Walk
 from lalia.decoding.beam import Beam, BeamSettings, Path
 from lalia.decoding.closed import MOST_NODES, ClosedSearch, PhraseTree
 from lalia.decoding.confidence import Evidence, confidence
@@ -20,7 +20,7 @@ from lalia.decoding.greedy import Hit, Word, transcript, words
 from lalia.decoding.rescoring import Rescore
 from lalia.scoring.rates import alignment
 from lalia.text.scripts import is_ideograph
-from lalia.text.tokens import Tokens
+from lalia.text.tokens import Tokens, spell
 from lalia.units import Frames, Seconds
 
 PAUSE_S: Seconds = 1.0

@@ -13,11 +13,11 @@ import numpy as np
 
 from lalia.cards import write_bytes
 from lalia.decoding.arpa import LN10, NEVER
+from lalia.decoding.model_files import KENLM_MAGIC
 from lalia.decoding.ngrams import BEGIN, Ngrams
 from lalia.exits import UserError
 
-_ANY_VERSION = b"mmap lm http://kheafield.com/code"
-_MAGIC = _ANY_VERSION + b" format version 5\n\0"
+_MAGIC = KENLM_MAGIC + b" format version 5\n\0"
 _SPACE = 1.5
 """Places of a hash table for each of its entries; what KenLM's own program takes."""
 _SANITY = np.dtype(
@@ -64,12 +64,6 @@ def write_kenlm(model: Ngrams, path: Path) -> None:
         parts.append(_unigrams(values) if n == 1 else _table(keys, _MIDDLE, values))
     words = b"".join(symbol.encode() + b"\0" for symbol in model.symbols)
     write_bytes(path, b"".join(part.tobytes() for part in parts) + words)
-
-
-def is_kenlm(path: Path) -> bool:
-    """Whether ``path`` is a binary file of KenLM, of whatever version."""
-    with path.open("rb") as file:
-        return file.read(len(_ANY_VERSION)) == _ANY_VERSION
 
 
 def _header(counts: list[int]) -> np.ndarray:

@@ -11,14 +11,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lalia.decoding.automata import Machine, spell
 from lalia.decoding.kneser_ney import estimate
 from lalia.decoding.model_folder import NGRAMS, ModelFolder, open_folder, require_free, write_folder
 from lalia.decoding.ngrams import SPECIALS, UNKNOWN, Ngrams
-from lalia.decoding.words import LetterModel, WordModel
 from lalia.exits import UserError
 from lalia.text.normaliser import Normaliser
-from lalia.text.tokens import BOUNDARY, Tokens
+from lalia.text.tokens import BOUNDARY, Tokens, spell
 
 Unit = Literal["letter", "word"]
 ORDERS: dict[str, int] = {"letter": 6, "word": 3}
@@ -44,10 +42,6 @@ class LanguageModel(ModelFolder):
     def perplexity(self, sentences: Iterable[Sequence[str]]) -> float:
         """Per symbol of ``sentences`` as ``symbols_of`` makes them, their ends counted."""
         return self.ngrams.perplexity([[self.ngrams.id(symbol) for symbol in sentence] for sentence in sentences])
-
-    def machine(self, weight: float, bonus: float) -> Machine:
-        """The model as scores of texts: ``weight`` times its log probability, and ``bonus`` for every letter or word."""
-        return (LetterModel if self.unit == "letter" else WordModel)(self.ngrams, weight, bonus)
 
     def tuned(self, student: str) -> dict[str, Any]:
         """What tuning found for the student of that id: ``weight``, ``bonus``, ``confidence``; else untuned ones."""

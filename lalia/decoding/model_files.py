@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Literal
 
 from lalia.audio.signatures import HEAD_BYTES, recognise
-from lalia.decoding.kenlm import is_kenlm
 
+KENLM_MAGIC = b"mmap lm http://kheafield.com/code"
+"""How KenLM's binary files of every version begin."""
 Kind = Literal["arpa", "kenlm", "audio", "text"]
 
 
@@ -28,6 +29,12 @@ def kind_of(path: Path) -> Kind:
     if _is_text(head):
         return "text"
     return "audio" if recognise(head, path.suffix.lower(), path.stat().st_size) else "text"
+
+
+def is_kenlm(path: Path) -> bool:
+    """Whether ``path`` is a binary file of KenLM, of whatever version."""
+    with path.open("rb") as file:
+        return file.read(len(KENLM_MAGIC)) == KENLM_MAGIC
 
 
 def is_arpa(path: Path) -> bool:

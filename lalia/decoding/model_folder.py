@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from lalia.cards import content_hash, read_card, write_card
-from lalia.decoding.automata import spellings
 from lalia.exits import UserError
 from lalia.kinds import look, refusal
 from lalia.text.normaliser import FILE_NAME as NORMALISER
 from lalia.text.normaliser import Normaliser
-from lalia.text.tokens import Tokens
+from lalia.text.tokens import Tokens, spellings
 
 KIND = "language model"
 NGRAMS, LSTM = "ngrams", "lstm"

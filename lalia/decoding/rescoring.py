@@ -7,10 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from lalia.decoding.automata import spellings
 from lalia.decoding.beam import Path
 from lalia.decoding.lstm import Lstm
-from lalia.text.tokens import Tokens
+from lalia.text.tokens import Tokens, spellings
 
 Rescore = Callable[[list[Path]], list[Path]]
 """Takes the texts that an utterance's beam ended with, the best first, and gives them back so, with other scores."""

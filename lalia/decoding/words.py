@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from lalia.decoding.automata import Prefixes
+from lalia.decoding.automata import Machine, Prefixes
+from lalia.decoding.language_model import LanguageModel
 from lalia.decoding.ngrams import END, SPECIALS, UNKNOWN, Ngrams
 from lalia.text.tokens import BOUNDARY
 
@@ -84,3 +85,8 @@ class WordModel:
         if (low, high) not in self._hopes:
             self._hopes[low, high] = self._weight * float(self._unigrams[low:high].max()) + self._bonus
         return self._hopes[low, high]
+
+
+def machine_of(model: LanguageModel, weight: float, bonus: float) -> Machine:
+    """``model`` as scores of texts: ``weight`` times its log probability, and ``bonus`` for every letter or word."""
+    return (LetterModel if model.unit == "letter" else WordModel)(model.ngrams, weight, bonus)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lalia.decoding.automata import Machine
 from lalia.decoding.beam import BeamSettings
@@ -12,8 +13,11 @@ from lalia.decoding.language_model import LanguageModel
 from lalia.decoding.lstm import LstmModel
 from lalia.decoding.phrases import read_closed, read_hot_words
 from lalia.decoding.rescoring import Rescore, Rescorer
+from lalia.decoding.words import machine_of
 from lalia.exits import UserError
-from lalia.runtime.student import Student
+
+if TYPE_CHECKING:
+    from lalia.runtime.student import Student
 
 RESCORING = {"weight": 0.2, "bonus": 0.3, "confidence": None}
 """How much an LSTM counts beside the n-grams that the search is led by, and what each letter is given, until it is tuned."""
@@ -60,7 +64,8 @@ def make_decoder(
             tuned = {"weight": found.get("lm_weight", tuned["weight"]), "bonus": found.get("lm_bonus", tuned["bonus"])}
             weights = found["confidence"]
         machines.append(
-            model.machine(
+            machine_of(
+                model,
                 tuned["weight"] if weight is None else weight,
                 tuned["bonus"] if bonus is None else bonus,
             )

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from lalia.decoding.greedy import Word
 from lalia.text.codes import name_of
+
+if TYPE_CHECKING:
+    from lalia.decoding.greedy import Word
 
 LEAST_LETTERS = 60
 """On fewer a mean says little; in another language words are not told apart, so words are not counted."""

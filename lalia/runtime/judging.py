@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from lalia.arguments import positive
 from lalia.exits import UserError
-from lalia.runtime.arguments import DECODING, OpenCorpus, add_language, check_labels, labelled_rows
-from lalia.runtime.spoken import languages_taken
+from lalia.runtime.arguments import DECODING, add_language
+from lalia.runtime.spoken import OpenCorpus, check_labels, labelled_rows, languages_taken
 
 if TYPE_CHECKING:
     from lalia.runtime.evaluation import Evaluation

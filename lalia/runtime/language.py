@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lalia.exits import UserError
-from lalia.runtime.arguments import OpenCorpus, add_language, check_labels, labelled_rows
+from lalia.runtime.arguments import add_language
 from lalia.runtime.pipes import text_path
-from lalia.runtime.spoken import languages_taken
+from lalia.runtime.spoken import OpenCorpus, check_labels, labelled_rows, languages_taken
 from lalia.text.tokens import BOUNDARY
 from lalia.units import clock
 

@@ -11,10 +11,9 @@ from typing import Any
 from lalia.cards import NAME, read_card
 from lalia.exits import UserError
 from lalia.kinds import look, refusal
-from lalia.runtime.arguments import OpenCorpus, labelled_rows, require_alphabet
 from lalia.runtime.held_out import HeldOut
 from lalia.runtime.integrity import find_student
-from lalia.runtime.spoken import languages_of, languages_taken
+from lalia.runtime.spoken import OpenCorpus, labelled_rows, languages_of, languages_taken, require_alphabet
 from lalia.runtime.text_files import lines
 from lalia.text.normaliser import FILE_NAME as NORMALISER
 from lalia.text.normaliser import Normaliser

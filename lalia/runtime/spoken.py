@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lalia.cards import read_card
 from lalia.exits import UserError
@@ -14,6 +14,13 @@ from lalia.text.language_names import meant
 from lalia.text.normaliser import FILE_NAME as NORMALISER
 from lalia.text.normaliser import Normaliser
 
+if TYPE_CHECKING:
+    from lalia.runtime.student import Student
+    from lalia.text.tokens import Tokens
+
+OpenCorpus = Callable[[Path], Any]
+FOREIGN = 0.5
+"""The share of the words of a text that a student may have no letters for."""
 UNKNOWN = "und"
 """The code of clips whose language nobody said."""
 
@@ -75,3 +82,45 @@ def languages_taken(
 
 def _named(code: str) -> str:
     return f"{code} ({name_of(code)})" if name_of(code) else code
+
+
+def labelled_rows(corpus: Any, path: Path, split: str, languages: Sequence[str], limit: int | None) -> list[int]:
+    """The labelled clips of a split in ``languages`` (none: all), at most ``limit`` of them, spread evenly; a ``UserError`` where
+    there are none."""
+    every: list[str | None] = [*languages] or [None]
+    rows = sorted(int(row) for code in every for row in corpus.select(split=split, language=code, with_text=True))
+    if not rows:
+        where = f"split {split}" + (f", language {' and '.join(languages)}" if languages else "")
+        raise UserError(f"{path}: has no labelled clips in {where}; see: lalia inspect {path}")
+    if limit and limit < len(rows):
+        return [rows[i * len(rows) // limit] for i in range(limit)]
+    return rows
+
+
+def check_labels(corpus: Any, path: Path, rows: Sequence[int], student: Student) -> None:
+    """Raise a ``UserError`` where most labels hold nothing, or are of an alphabet that the student does not write."""
+    texts = [text for row in rows if (text := student.normaliser(corpus.text(row)))]
+    if not texts:
+        raise UserError(
+            f"{path}: none of {len(rows)} labels holds a letter once it is normalised; prepare it with its transcripts"
+        )
+    words = [word for text in texts for word in text.split()]
+    strange = [word for word in words if not _written(word, student.tokens)]
+    require_alphabet(str(path), len(strange), len(words), " ".join(strange[:5]))
+
+
+def require_alphabet(source: str, strange: int, words: int, example: str) -> None:
+    """Raise a ``UserError`` where the student has no letters for more than half of the ``words`` of ``source``."""
+    if strange > FOREIGN * words:
+        raise UserError(
+            f"{source}: the student has no letters for {strange:,} of its {words:,} words, such as {example[:60]!r};"
+            " is it of another language, or in a wrong encoding?"
+        )
+
+
+def _written(word: str, tokens: Tokens) -> bool:
+    try:
+        tokens.encode(word)
+    except UserError:
+        return False
+    return True

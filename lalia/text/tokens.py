@@ -16,6 +16,7 @@ BLANK = "<blank>"
 BOUNDARY = "|"
 """The symbol between words; a space in text."""
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
+_BYTES = 0xE000
 
 
 def byte_symbol(value: int) -> str:
@@ -156,3 +157,28 @@ class Tokens:
 
 def _short(text: str) -> str:
     return text if len(text) <= 60 else text[:57] + "…"
+
+
+def spellings(tokens: Tokens) -> list[str]:
+    """The letters that each token adds to a text, word boundaries as spaces; ``""`` for the blank.
+
+    Pieces that carry their space in front of them (``▁the``) are spelled with it. A byte (``<0xE4>``) is a letter of its own,
+    from the private use area.
+    """
+    return ["", *(_spelling(symbol) for symbol in tokens.symbols[1:])]
+
+
+def _spelling(symbol: str) -> str:
+    byte = _BYTE.fullmatch(symbol)
+    if byte:
+        return chr(_BYTES + int(byte[1], 16))
+    return " " if symbol == BOUNDARY else symbol.replace("▁", " ")
+
+
+def spell(text: str, tokens: Tokens) -> str:
+    """A normalised text in the letters of ``spellings``: itself, but for syllables that the tokens take apart.
+
+    A ``UserError`` names the characters that there is no token for.
+    """
+    spelled = spellings(tokens)
+    return "".join(spelled[token] for token in tokens.encode(text)).strip()
