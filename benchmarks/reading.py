@@ -29,7 +29,8 @@ import soundfile
 
 from lalia.audio.mpeg import after_id3, frame_bytes
 from lalia.audio.ogg import _flagged, _pages
-from lalia.audio.reading import AudioError, Note, read_audio
+from lalia.audio.reading import Note, read_audio
+from lalia.exits import AudioError
 from lalia.units import SAMPLE_RATE, Seconds
 
 NEAR_S: Seconds = 0.05

@@ -20,8 +20,8 @@ from finetune.check.alignment import judge, load_judge, suspects
 from finetune.check.findings import Labels, read_labels
 from finetune.check.lengths import rate_outliers
 from lalia.data.corpus import Corpus
-from lalia.text.languages import profile, settings_for
-from lalia.text.normaliser import Normaliser
+from lalia.text.languages import profile
+from lalia.text.normaliser import Normaliser, settings_for
 
 
 def exchanged(labels: Labels, share: float, seed: int) -> tuple[Labels, set[int]]:

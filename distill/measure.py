@@ -21,10 +21,10 @@ import numpy as np
 import onnxruntime
 import torch
 
-from lalia.audio.reading import AudioError
 from lalia.audio.writing import flac_bytes
 from lalia.data.mixture import Mixture
 from lalia.decoding.greedy import best_path, transcript
+from lalia.exits import AudioError
 from lalia.machine import processor
 from lalia.models.recogniser import Recogniser
 from lalia.runtime.evaluation import Evaluation

@@ -10,8 +10,8 @@ import numpy as np
 
 from distill.budget import Harm
 from distill.quantize import kind_of, quantize
-from lalia.audio.reading import AudioError
 from lalia.data.mixture import Mixture
+from lalia.exits import AudioError
 from lalia.runtime.evaluation import evaluate
 from lalia.runtime.student import Student
 

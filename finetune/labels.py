@@ -10,8 +10,7 @@ import numpy as np
 from finetune.config import LabelSettings
 from lalia.data.mixture import Mixture
 from lalia.exits import UserError
-from lalia.text.languages import settings_for
-from lalia.text.normaliser import Normaliser
+from lalia.text.normaliser import Normaliser, settings_for
 from lalia.text.tokens import BLANK, BOUNDARY, Tokens
 from lalia.text.vocabulary import choose_vocabulary, missing_letters
 

@@ -30,6 +30,10 @@ class UserError(Exception):
     status = 2
 
 
+class AudioError(UserError):
+    """A clip that cannot be used. The message is one line: which clip, what is wrong with it, what was expected."""
+
+
 class GateRefused(Exception):
     """A gate looked at the result and said no; the message says what missed its budget."""
 

@@ -10,7 +10,8 @@ import pytest
 import soundfile
 
 from lalia.audio.channels import CANCELS, SOUND, Mixer
-from lalia.audio.reading import CANCELLED, TWO_VOICES, AudioError, Note, read_audio, read_blocks
+from lalia.audio.reading import CANCELLED, TWO_VOICES, Note, read_audio, read_blocks
+from lalia.exits import AudioError
 
 RATE = 8_000
 

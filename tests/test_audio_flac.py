@@ -10,7 +10,8 @@ import soundfile
 
 from lalia.audio import flac
 from lalia.audio.flac import read_flac
-from lalia.audio.reading import AudioError, read_audio
+from lalia.audio.reading import read_audio
+from lalia.exits import AudioError
 
 
 def _flac(samples: int, rate: int = 16_000, channels: int = 1, subtype: str = "PCM_16") -> bytes:

@@ -16,8 +16,9 @@ import soundfile
 from test_audio_reading import av_bytes, closeness, sndfile_bytes, tone
 
 from lalia.audio.mpeg import frame_bytes, walk
-from lalia.audio.reading import AudioError, Note, probe_audio, read_audio, read_blocks
+from lalia.audio.reading import Note, probe_audio, read_audio, read_blocks
 from lalia.audio.writing import mp3_bytes
+from lalia.exits import AudioError
 
 RATE, SECONDS = 16_000, 10.3
 

@@ -13,9 +13,10 @@ import pytest
 import soundfile
 
 from lalia.audio import containers
-from lalia.audio.reading import AudioError, Note, probe_audio, read_audio, read_blocks
+from lalia.audio.reading import Note, probe_audio, read_audio, read_blocks
 from lalia.audio.resampling import Resampler, resample
 from lalia.audio.writing import flac_bytes, mp3_bytes
+from lalia.exits import AudioError
 
 SECONDS = 1.5
 
@@ -292,7 +293,8 @@ def test_without_pyav_the_line_tells_what_to_install(tmp_path: Path) -> None:
     path.write_bytes(av_bytes(tone(44_100), 44_100, "mp4", "aac"))
     code = (
         "import sys; sys.modules['av'] = None\n"
-        "from lalia.audio.reading import AudioError, read_audio\n"
+        "from lalia.audio.reading import read_audio\n"
+        "from lalia.exits import AudioError\n"
         f"try: read_audio({str(path)!r})\n"
         "except AudioError as error: print(error)\n"
     )

@@ -83,7 +83,8 @@ def test_damaged_files_are_read_or_refused(kind: str, files: Path) -> None:
 
 def test_a_damaged_flac_is_told_by_its_checksums(files: Path) -> None:
     """Of flipped bits behind the header either none is in a sample, or the file is refused."""
-    from lalia.audio.reading import AudioError, read_audio
+    from lalia.audio.reading import read_audio
+    from lalia.exits import AudioError
 
     data = (files / "whole" / "flac").read_bytes()
     wave, draw = read_audio(data), np.random.default_rng(0)

@@ -11,11 +11,10 @@ import pytest
 from rich.console import Console
 from tiny_clips import in_this_process, loud_is_voice, save, voiced
 
-from lalia.audio.reading import AudioError
 from lalia.data.corpus import COLUMNS, Corpus
 from lalia.data.prepare import parts, run
 from lalia.data.prepare.clips import Clip, Listing
-from lalia.exits import UserError
+from lalia.exits import AudioError, UserError
 
 __all__ = ["loud_is_voice"]
 

@@ -15,13 +15,12 @@ import pytest
 import soundfile
 import torch
 
-from lalia.audio.reading import AudioError
 from lalia.cards import write_card
 from lalia.data.augment import Augment, AugmentSettings
 from lalia.data.corpus import COLUMNS, SCHEMA, Corpus, write_index
 from lalia.data.loader import Batch, NothingReadable, make_eval_loader, make_loader
 from lalia.data.plan import BatchPlan
-from lalia.exits import UserError
+from lalia.exits import AudioError, UserError
 
 
 class FakeCorpus:

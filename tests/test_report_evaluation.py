@@ -10,8 +10,8 @@ from test_cli import make_corpus
 from tiny_student import make_student, sing
 
 from lalia import cli
-from lalia.audio.reading import AudioError
 from lalia.audio.writing import flac_bytes
+from lalia.exits import AudioError
 from lalia.report.evaluation import write_evaluation
 from lalia.runtime.evaluation import About, Evaluation, Heard
 

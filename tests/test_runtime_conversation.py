@@ -13,9 +13,10 @@ from tiny_student import make_student, sing
 
 from lalia import cli
 from lalia.audio.channels import EACH
-from lalia.audio.reading import AudioError, Note
+from lalia.audio.reading import Note
 from lalia.audio.writing import flac_bytes
 from lalia.decoding.greedy import Word
+from lalia.exits import AudioError
 from lalia.runtime.conversation import Track, converse, turns
 from lalia.runtime.student import Student
 from lalia.runtime.subtitles import render

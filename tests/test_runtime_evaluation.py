@@ -10,7 +10,7 @@ import pytest
 from tiny_student import make_student, sing
 
 from lalia import Student
-from lalia.audio.reading import AudioError
+from lalia.exits import AudioError
 from lalia.runtime.evaluation import About, details, evaluate
 
 

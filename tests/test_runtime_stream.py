@@ -14,10 +14,9 @@ from tiny_student import sing
 from tiny_teacher import sharpen
 
 from distill.quantize import groups, quantize
-from lalia.audio.reading import AudioError
 from lalia.cards import read_card, write_card
 from lalia.decoding.growing import Growing
-from lalia.exits import UserError
+from lalia.exits import AudioError, UserError
 from lalia.models.graph import export_graph
 from lalia.models.streamed import Streamed, streaming_facts
 from lalia.runtime.decoders import make_decoder

@@ -13,9 +13,8 @@ import soundfile
 from tiny_student import FRAME_S, SYMBOLS, make_student, seal, sing, tone_model
 
 from lalia import Student
-from lalia.audio.reading import AudioError
 from lalia.audio.writing import flac_bytes
-from lalia.exits import UserError
+from lalia.exits import AudioError, UserError
 from lalia.text.tokens import Tokens
 
 

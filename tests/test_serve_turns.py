@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from lalia.audio.reading import AudioError
+from lalia.exits import AudioError
 from lalia.runtime.transcript import Transcript
 from lalia.serve.limits import Limits
 from lalia.serve.refusals import Refusal

@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from lalia.exits import UserError
-from lalia.text.languages import profile, profiles, settings_for
-from lalia.text.normaliser import Normaliser
+from lalia.text.languages import profile, profiles
+from lalia.text.normaliser import Normaliser, settings_for
 from lalia.text.numbers import spell_numbers
 from lalia.text.scripts import script_of
 

@@ -9,11 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from finetune.check.findings import Example, Finding, Labels, plural
-from lalia.audio.reading import AudioError
 from lalia.cards import read_card
 from lalia.decoding.alignment import align
 from lalia.decoding.greedy import best_path, transcript
-from lalia.exits import UserError
+from lalia.exits import AudioError, UserError
 from lalia.scoring.rates import character_errors
 from lalia.text.normaliser import Normaliser
 from lalia.text.tokens import Tokens

@@ -10,8 +10,8 @@ from markupsafe import Markup, escape
 
 from finetune.check.findings import Checked, Example, Finding
 from finetune.check.lengths import letters_per_s
-from lalia.audio.reading import AudioError
 from lalia.data.corpus import Corpus
+from lalia.exits import AudioError
 from lalia.report import formats, page
 from lalia.report.charts import Line, line_chart
 from lalia.report.lineage import lineage_of

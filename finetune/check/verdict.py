@@ -25,8 +25,8 @@ from lalia.cards import read_card, write_json
 from lalia.data.corpus import Corpus
 from lalia.data.mixture import languages_meant
 from lalia.exits import UserError
-from lalia.text.languages import profile, settings_for
-from lalia.text.normaliser import Normaliser
+from lalia.text.languages import profile
+from lalia.text.normaliser import Normaliser, settings_for
 
 ABOUT = """\
 Say in seconds whether a corpus is fit to train on, with reasons and remedies, before it costs a night.

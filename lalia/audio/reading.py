@@ -17,7 +17,7 @@ from lalia.audio import containers, flac_frames, mpeg, ogg, riff, signatures
 from lalia.audio.channels import Mixer
 from lalia.audio.contents import Contents, Kind, Part, all_bytes, as_file, untouched
 from lalia.audio.resampling import Resampler
-from lalia.exits import UserError
+from lalia.exits import AudioError
 from lalia.units import SAMPLE_RATE, Seconds, to_seconds
 
 Source = str | Path | bytes
@@ -40,10 +40,6 @@ _TOLD_S: Seconds = 0.05
 _ENCODERS_S: Seconds = 0.1  # Of what only decoding shows: encoders count the silence that they add in or out,
 _PACKETS_S: Seconds = 0.3  # and containers count whole packets.
 _DECODERS_S: Seconds = 0.2
-
-
-class AudioError(UserError):
-    """A clip that cannot be used. The message is one line: which clip, what is wrong with it, what was expected."""
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from markupsafe import Markup
 
-from lalia.audio.reading import AudioError
 from lalia.data.corpus import QUALITY, SPLITS, Corpus
+from lalia.exits import AudioError
 from lalia.report import formats, page
 from lalia.report.charts import Chart, histogram
 from lalia.report.lineage import lineage_of

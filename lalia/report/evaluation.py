@@ -10,8 +10,8 @@ from typing import Any, Literal
 import numpy as np
 from markupsafe import Markup
 
-from lalia.audio.reading import AudioError
 from lalia.decoding.confidence import Bin, expected_error, reliability
+from lalia.exits import AudioError
 from lalia.report import formats, page
 from lalia.report.charts import Bar, Chart, Line, bar_chart, line_chart, plain, share
 from lalia.report.heard import clips_section

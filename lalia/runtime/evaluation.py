@@ -11,9 +11,9 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from lalia.audio.reading import AudioError
 from lalia.decoding.decoder import Decoder
 from lalia.decoding.greedy import Word
+from lalia.exits import AudioError
 from lalia.runtime.student import Student
 from lalia.scoring.breakdown import UNKNOWN, Part, by_group, confusions, length_band, noise_band, telling
 from lalia.scoring.rates import Score, alignment, character_errors, score

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lalia.audio.reading import AudioError
 from lalia.audio.resampling import Resampler
 from lalia.decoding.greedy import Word
 from lalia.decoding.growing import Growing
-from lalia.exits import UserError
+from lalia.exits import AudioError, UserError
 from lalia.runtime.hearing import Hearing
 from lalia.runtime.transcript import Transcript
 from lalia.text.scripts import join_words

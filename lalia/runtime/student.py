@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lalia.audio.channels import EACH
-from lalia.audio.reading import AudioError, Note, Source, Tell, ignore, probe_form, read_blocks
+from lalia.audio.reading import Note, Source, Tell, ignore, probe_form, read_blocks
 from lalia.cards import read_card
 from lalia.decoding.greedy import Word, collapse, peaks, transcript, words
 from lalia.decoding.growing import PAUSE_S, Growing
-from lalia.exits import UserError
+from lalia.exits import AudioError, UserError
 from lalia.machine import cores
 from lalia.runtime.conversation import PHRASE_S, Track, converse, repeated, turns
 from lalia.runtime.hearing import SILENCE_PEAK, STATE, Chunks, Hearing

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from lalia.arguments import closest, positive
 from lalia.audio.channels import parse_choice
-from lalia.audio.reading import TWO_VOICES, AudioError, Note
+from lalia.audio.reading import TWO_VOICES, Note
 from lalia.cards import write_text
 from lalia.decoding.decoder import Decoder
 from lalia.decoding.greedy import Word
-from lalia.exits import UserError
+from lalia.exits import AudioError, UserError
 from lalia.filenames import one_line, readable
 from lalia.kinds import address, is_address
 from lalia.machine import cores

@@ -8,14 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from lalia.audio.reading import AudioError
 from lalia.decoding.beam import Path
 from lalia.decoding.confidence import Bin, Evidence, calibrate, confidence, expected_error, reliability
 from lalia.decoding.decoder import Decoder, text_of
 from lalia.decoding.language_model import LanguageModel
 from lalia.decoding.lstm import LstmModel
 from lalia.decoding.rescoring import Rescorer
-from lalia.exits import UserError
+from lalia.exits import AudioError, UserError
 from lalia.runtime.decoders import make_decoder
 from lalia.runtime.evaluation import Clips
 from lalia.runtime.student import Student

@@ -22,7 +22,8 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from lalia.audio.channels import parse_choice
-from lalia.audio.reading import AudioError, Note, Tell
+from lalia.audio.reading import Note, Tell
+from lalia.exits import AudioError
 from lalia.runtime.student import Student
 from lalia.runtime.subtitles import FORMATS
 from lalia.runtime.transcript import Transcript

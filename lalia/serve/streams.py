@@ -19,8 +19,7 @@ import numpy as np
 from starlette.responses import JSONResponse
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from lalia.audio.reading import AudioError
-from lalia.exits import UserError
+from lalia.exits import AudioError, UserError
 from lalia.runtime.stream import Said, Stream, as_dict
 from lalia.serve.refusals import Refusal, busy
 from lalia.serve.turns import Once

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from lalia.text.codes import name_of
-from lalia.text.normaliser import NormaliserSettings
 
 DATA = Path(__file__).with_name("languages.json")
 
@@ -56,16 +55,6 @@ def profiles() -> dict[str, Profile]:
 def profile(language: str) -> Profile:
     """The profile of ``language`` (ISO 639-3); an empty one where it is not known."""
     return profiles().get(language) or Profile(language)
-
-
-def settings_for(language: str, **changes: Any) -> NormaliserSettings:
-    """The normaliser's settings for ``language``: the data file's, under ``changes``.
-
-    Digits are spelled out where num2words knows the language.
-    """
-    known = profile(language)
-    digits = {"digits": "spell"} if known.numbers else {}
-    return NormaliserSettings(**{"language": language, **digits, **known.normaliser, **changes})
 
 
 def _profile(code: str, entry: dict[str, Any]) -> Profile:

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 
 from lalia.cards import write_text
 from lalia.exits import UserError
+from lalia.text.languages import profile
 from lalia.text.numbers import spell_numbers
 
 FILE_NAME = "normaliser.json"
@@ -117,6 +118,16 @@ class NormaliserSettings:
             if not isinstance(value, expected):
                 raise UserError(f"{path}: {name} is {value!r}; expected {'an object' if expected is dict else 'text'}")
         return cls(**stored)
+
+
+def settings_for(language: str, **changes: Any) -> NormaliserSettings:
+    """The normaliser's settings for ``language``: the data file's, under ``changes``.
+
+    Digits are spelled out where num2words knows the language.
+    """
+    known = profile(language)
+    digits = {"digits": "spell"} if known.numbers else {}
+    return NormaliserSettings(**{"language": language, **digits, **known.normaliser, **changes})
 
 
 class Normaliser:

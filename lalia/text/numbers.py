@@ -7,6 +7,7 @@ from contextlib import suppress
 from functools import cache, lru_cache
 
 from lalia.exits import UserError
+from lalia.text.languages import profile
 from lalia.text.scripts import script_of
 
 _LONGEST = 12  # Digits of a number that is read as one; a telephone number is read digit by digit.
@@ -21,8 +22,6 @@ def spell_numbers(text: str, language: str) -> str:
     """
     if not any(map(str.isdecimal, text)):
         return text
-    from lalia.text.languages import profile  # late: languages.py reads the normaliser, which reads this
-
     known = profile(language)
     if not known.numbers:
         return text

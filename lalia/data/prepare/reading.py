@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from lalia.audio.channels import EACH, compare, cross_talk, is_same
-from lalia.audio.reading import AudioError, Note, probe_form, read_audio, read_blocks
+from lalia.audio.reading import Note, probe_form, read_audio, read_blocks
 from lalia.audio.writing import flac_bytes
 from lalia.data.prepare.clips import Clip, Dropped, Noted
 from lalia.data.prepare.music import is_music, likeness
@@ -22,6 +22,7 @@ from lalia.data.prepare.stretches import heard_from, own_part
 from lalia.data.prepare.utterances import BEGIN, Cutting, cut
 from lalia.data.prepare.waves import StoredWave
 from lalia.data.recordings import split_at
+from lalia.exits import AudioError
 from lalia.filenames import readable
 from lalia.runtime.voice import FRAME_S, FRAME_SAMPLES, VoiceActivity
 from lalia.units import SAMPLE_RATE, Frames, Samples, Seconds, to_samples, to_seconds

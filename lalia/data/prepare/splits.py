@@ -8,9 +8,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lalia.audio.reading import AudioError, probe_audio
+from lalia.audio.reading import probe_audio
 from lalia.data.prepare.clips import Clip, Dropped, Span, ordering, sentence_key
 from lalia.data.recordings import choose_recordings, gap_of, last_stretches, split_at
+from lalia.exits import AudioError
 from lalia.units import Seconds
 
 GAP = "gap before held-out audio"

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from lalia.audio.reading import AudioError, probe_audio, read_blocks
+from lalia.audio.reading import probe_audio, read_blocks
 from lalia.data.prepare.clips import Clip
 from lalia.data.prepare.sources.folders import BYTES_PER_S
 from lalia.data.prepare.utterances import GO_ON, REACH_S
+from lalia.exits import AudioError
 from lalia.runtime.voice import FRAME_S, FRAME_SAMPLES, VoiceActivity
 from lalia.units import Frames, Seconds
 
