@@ -18,10 +18,10 @@ INSTALLED := .venv/installed
 install: $(INSTALLED)
 
 demo: $(INSTALLED)
-	@$(PY) -m benchmarks.demo --quick
+	@$(PY) -m benchmarks.demo.run --quick
 
 demo-full: $(INSTALLED)
-	@$(PY) -m benchmarks.demo --full
+	@$(PY) -m benchmarks.demo.run --full
 
 # One thread per worker: two workers of two threads each are slower on two cores, and numbers must not depend on it.
 test: lint

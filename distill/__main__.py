@@ -9,9 +9,8 @@ from typing import Any
 
 from distill.config import DistillSettings, ExportSettings, PruneSettings
 from lalia import config
-from lalia.arguments import run_stage
-from lalia.runtime.integrity import RUN, find_made
-from lalia.runtime.spoken import languages_in, languages_taken
+from lalia.cli.parser import run_stage
+from lalia.model_folder import RUN, find_made, languages_in, languages_taken
 from lalia.training.settings import require, require_corpora
 
 RECOGNISER = "recogniser"
@@ -109,7 +108,7 @@ def check_data(settings: DistillSettings | ExportSettings, recogniser: str, unkn
     data = settings.data
     require_corpora(data.corpus, "--data.corpus")
     from lalia.data.mixture import Mixture, languages_meant
-    from lalia.training.ranks import leads
+    from lalia.training.distributed import leads
 
     told = isinstance(settings, ExportSettings) or leads(settings.hardware)
     if data.language:

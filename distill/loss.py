@@ -1,7 +1,7 @@
 """The losses of distillation as pure functions in float32: sums with their counts; the task divides.
 
 B clips, T frames, V tokens, D width, U tokens of the longest text. ``valid_BT`` is False behind a clip's end. Token 0 is the
-blank. The CTC of labels is in ``lalia/models/ctc.py``.
+blank. The CTC of labels is in ``lalia/models/recogniser.py``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lalia.models.ctc import ctc
+from lalia.models.recogniser import ctc
 
 
 @dataclass

@@ -21,15 +21,15 @@ import numpy as np
 import onnxruntime
 import torch
 
-from lalia.audio.writing import flac_bytes
+from lalia.audio.encoding import flac_bytes
+from lalia.cards import processor
 from lalia.data.mixture import Mixture
 from lalia.decoding.greedy import best_path, transcript
-from lalia.exits import AudioError
-from lalia.machine import processor
+from lalia.errors import AudioError
 from lalia.models.recogniser import Recogniser
-from lalia.runtime.evaluation import Evaluation
 from lalia.runtime.student import SHORTEST
 from lalia.runtime.transcript import Transcript
+from lalia.scoring.evaluation import Evaluation
 from lalia.scoring.rates import Score
 from lalia.units import Seconds, to_samples, to_seconds
 

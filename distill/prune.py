@@ -1,34 +1,315 @@
 """A pruning run: gates are learned under a target size, what they close is cut out, and what is left is healed by distillation.
 
 ``RUN/gates`` is the run that learns the gates; its recogniser is the cut one. ``RUN`` is the distillation that heals it.
+
+Gates: learned switches on heads, feed-forward units and convolution channels, and what the open ones would cost.
+
+Hard-concrete gates (Louizos et al. 2018, "Learning sparse neural networks through L0 regularization"): each unit's output is
+multiplied by a number that is exactly 0 or 1 with some chance, so that the number of open gates has a gradient. A unit whose
+gate is 0 can be taken out, and nothing changes.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from distill.config import DistillSettings, PruneSettings
-from distill.cutting import cut, shape_of
-from distill.fit import distill
-from distill.gates import Gates
-from distill.material import Material, learn
-from distill.student import make_student
+from distill.fit import Material, distill, learn
+from distill.student import Kept, cut, everything, feedforwards, make_student, shape_of
 from distill.task import DistillTask, Said
 from lalia.cards import read_card, write_json
 from lalia.data.batch import Batch
-from lalia.exits import UserError
+from lalia.errors import UserError
 from lalia.models.encoder import Encoder
+from lalia.models.frontend import ConvolutionStem, StemLayer
 from lalia.models.recogniser import Recogniser
 from lalia.models.store import count_parameters
-from lalia.models.transcription import transcribe_rows
-from lalia.training.ranks import leads
-from lalia.training.runs import FINISHED, adamw, finished, parameter_groups
+from lalia.training.distributed import leads
+from lalia.training.trainer import FINISHED, adamw, finished, parameter_groups
+from lalia.training.validation import transcribe_rows
+
+# --- Gates -----------------------------------------------------------------------------------------------
+
+Cost = Literal["parameters", "multiply_adds"]
+Unit = Literal["heads", "feedforward", "channels"]
+
+TEMPERATURE, LOW, HIGH = 2 / 3, -0.1, 1.1
+"""Louizos et al. 2018, section 4.1: the sigmoid's temperature, and the stretch that puts mass on exactly 0 and 1."""
+
+
+class Gate(nn.Module):
+    """Switches of ``count`` units."""
+
+    def __init__(self, count: int, open_chance: float) -> None:
+        super().__init__()
+        shift = TEMPERATURE * math.log(-LOW / HIGH)
+        self.log_alpha = nn.Parameter(torch.full((count,), math.log(open_chance / (1 - open_chance)) + shift))
+        self.now: Tensor = torch.ones(count)
+
+    def draw(self, random: torch.Generator) -> None:
+        """Set ``now`` to a sample (equation 10)."""
+        uniform = torch.rand(len(self.log_alpha), generator=random).clamp(1e-6, 1 - 1e-6).to(self.log_alpha.device)
+        noise = torch.log(uniform) - torch.log1p(-uniform)
+        self.now = self._stretched(torch.sigmoid((noise + self.log_alpha.float()) / TEMPERATURE))
+
+    def settle(self) -> None:
+        """Set ``now`` to what is used after training (equation 13)."""
+        self.now = self._stretched(torch.sigmoid(self.log_alpha.float()))
+
+    def open_chance(self) -> Tensor:
+        """The chance of each gate not to be 0 (equation 12)."""
+        return torch.sigmoid(self.log_alpha.float() - TEMPERATURE * math.log(-LOW / HIGH))
+
+    @staticmethod
+    def _stretched(s: Tensor) -> Tensor:
+        return (s * (HIGH - LOW) + LOW).clamp(0, 1)
+
+
+@dataclass
+class Term:
+    """A part of the cost: ``each`` for every open unit of ``gates``, or for every pair where there are two."""
+
+    each: dict[Cost, float]
+    gates: tuple[str, ...]
+
+
+class Gates(nn.Module):
+    """Gates on the units of ``recogniser``, multiplied in by hooks; ``remove`` takes them off again."""
+
+    def __init__(self, recogniser: Recogniser, units: list[Unit], open_chance: float = 0.95) -> None:
+        super().__init__()
+        self.gates = nn.ModuleDict()
+        self.terms: list[Term] = []
+        self._handles: list[Any] = []
+        self._replaced: list[tuple[nn.Module, str, nn.Module]] = []
+        encoder, self._open = recogniser.encoder, open_chance
+        shape = encoder.shape
+        for block, layer in enumerate(encoder.blocks.layers):
+            if "heads" in units:
+                self._gate_heads(f"{block}-heads", layer.self_attn, shape.width)
+            if "feedforward" in units:
+                for name in feedforwards(encoder, block):
+                    self._gate_units(f"{block}-{name}", getattr(layer, name), shape.width)
+            if "channels" in units and shape.block != "transformer":
+                self._gate_filters(f"{block}-filters", layer.conv, shape.width, shape.block_kernel)
+        if "channels" in units and isinstance(encoder.frontend, ConvolutionStem):
+            self._gate_stem(encoder)
+        whole = sum(p.numel() for p in recogniser.parameters())
+        gated = {cost: float(self._sum(cost, lambda gate: torch.ones(len(gate.log_alpha)))) for cost in _COSTS}
+        # What no gate can take away: its products run once a frame, like those of the blocks.
+        self.fixed: dict[Cost, float] = {cost: whole - gated["parameters"] for cost in _COSTS}
+        self.total: dict[Cost, float] = {cost: self.fixed[cost] + gated[cost] for cost in _COSTS}
+
+    def draw(self, random: torch.Generator) -> None:
+        """New samples for a training step."""
+        for gate in self._all():
+            gate.draw(random)
+
+    def settle(self) -> None:
+        """The gates as they will be cut."""
+        for gate in self._all():
+            gate.settle()
+
+    def share(self, cost: Cost) -> Tensor:
+        """The expected cost as a share of the whole model's; has a gradient."""
+        return (self.fixed[cost] + self._sum(cost, Gate.open_chance)) / self.total[cost]
+
+    @torch.no_grad()
+    def shut(self, target: float, cost: Cost) -> None:
+        """Shut the least likely of the settled gates until at most ``target`` of the cost is left.
+
+        A short run leaves gates undecided: the expected cost is met, and yet more of them are open than it says.
+        """
+
+        def still_open(gate: Gate, threshold: float) -> Tensor:
+            # One unit of each layer stays, the likeliest.
+            return ((gate.now > 0) & (gate.log_alpha > threshold)) | (gate.log_alpha == gate.log_alpha.max())
+
+        def left(threshold: float) -> float:
+            found = self._sum(cost, lambda gate: still_open(gate, threshold))
+            return float(self.fixed[cost] + found) / self.total[cost]
+
+        chances = torch.cat([gate.log_alpha[gate.now > 0] for gate in self._all()]).sort().values.tolist()
+        few, many = -1, len(chances) - 1  # how many to shut: `few` leaves too much, `many` does not
+        if left(-math.inf) <= target:
+            return
+        while many - few > 1:
+            middle = (few + many) // 2
+            few, many = (middle, many) if left(chances[middle]) > target else (few, middle)
+        for gate in self._all():
+            gate.now = gate.now * still_open(gate, chances[many])
+
+    @torch.no_grad()
+    def kept(self, encoder: Encoder) -> Kept:
+        """What the gates leave open now; of each layer the likeliest unit at least."""
+        kept = everything(encoder)
+        for name, module in self.gates.items():
+            gate: Any = module
+            block, _, what = name.partition("-")
+            places = torch.nonzero(gate.now > 0).flatten().cpu()
+            if not len(places):
+                places = gate.log_alpha.argmax().view(1).cpu()
+            if block == "stem":
+                kept.stem[int(what)] = places
+            elif what == "heads":
+                kept.heads[int(block)] = places
+            elif what == "filters":
+                kept.filters[int(block)] = places
+            else:
+                kept.units[int(block)][what] = places
+        for number, names in enumerate(kept.units):  # the two feed-forward layers of a conformer block are of one size
+            most = max(map(len, names.values()))
+            for what in [what for what, places in names.items() if len(places) < most]:
+                other: Any = self.gates[f"{number}-{what}"]
+                names[what] = other.log_alpha.argsort(descending=True)[:most].sort().values.cpu()
+        return kept
+
+    @torch.no_grad()
+    def fold(self, encoder: Encoder) -> None:
+        """Multiply what the gates say now into the weights behind them, and take the gates off."""
+        self.remove()
+        for name, module in self.gates.items():
+            gate: Any = module
+            block, _, what = name.partition("-")
+            if block == "stem":
+                frontend: Any = encoder.frontend
+                frontend.layers[int(what) + 1].conv.weight.mul_(gate.now[:, None])
+                continue
+            layer: Any = encoder.blocks.layers[int(block)]
+            if what == "heads":
+                weight = layer.self_attn.output_proj.weight
+                weight.mul_(gate.now.repeat_interleave(weight.shape[1] // len(gate.now)))
+            elif what == "filters":
+                layer.conv.pointwise_conv2.weight.mul_(gate.now[:, None])
+            else:
+                getattr(layer, what).output_proj.weight.mul_(gate.now)
+
+    def remove(self) -> None:
+        """Take the hooks off; the model computes as if all gates were open."""
+        for handle in self._handles:
+            handle.remove()
+        for parent, name, module in self._replaced:
+            setattr(parent, name, module)
+        self._handles, self._replaced = [], []
+
+    def _all(self) -> list[Gate]:
+        return list(self.gates.values())  # type: ignore[arg-type]
+
+    def _sum(self, cost: Cost, size: Any) -> Tensor:
+        sizes = {name: size(gate).sum() for name, gate in self.gates.items()}
+        found = torch.zeros(())
+        for term in self.terms:
+            product = torch.tensor(term.each[cost])
+            for name in term.gates:
+                product = product.to(sizes[name].device) * sizes[name]
+            found = found.to(product.device) + product
+        return found
+
+    def _add(self, name: str, count: int) -> Gate:
+        gate = Gate(count, self._open)
+        self.gates[name] = gate
+        return gate
+
+    def _gate_heads(self, name: str, attention: Any, width: int) -> None:
+        d = attention.head_dim
+        gate = self._add(name, attention.num_heads)
+        bias = 0 if attention.q_proj.bias is None else 3 * d
+        self.terms.append(Term({"parameters": 4.0 * width * d + bias, "multiply_adds": 4.0 * width * d}, (name,)))
+        self._handles.append(
+            attention.output_proj.register_forward_pre_hook(
+                lambda _m, inputs: (inputs[0] * gate.now.repeat_interleave(d).to(inputs[0].dtype),)
+            )
+        )
+
+    def _gate_units(self, name: str, feedforward: Any, width: int) -> None:
+        gate = self._add(name, len(feedforward.inner_proj.weight))
+        self.terms.append(Term({"parameters": 2.0 * width + 1, "multiply_adds": 2.0 * width}, (name,)))
+        self._handles.append(
+            feedforward.output_proj.register_forward_pre_hook(
+                lambda _m, inputs: (inputs[0] * gate.now.to(inputs[0].dtype),)
+            )
+        )
+
+    def _gate_filters(self, name: str, convolution: Any, width: int, kernel: int) -> None:
+        gate = self._add(name, convolution.depthwise_conv.weight.shape[0])
+        weights = 3.0 * width + kernel
+        self.terms.append(Term({"parameters": weights + 2, "multiply_adds": weights}, (name,)))
+        self._replaced.append((convolution, "layer_norm", convolution.layer_norm))
+        convolution.layer_norm = OpenNorm(convolution.layer_norm, gate)
+        self._handles.append(
+            convolution.pointwise_conv2.register_forward_pre_hook(
+                lambda _m, inputs: (inputs[0] * gate.now.to(inputs[0].dtype)[:, None],)
+            )
+        )
+
+    def _gate_stem(self, encoder: Encoder) -> None:
+        """All layers but the last, whose channels are the features."""
+        frontend: Any = encoder.frontend
+        layers = list(frontend.layers)
+        hop = encoder.shape.hop
+        before: tuple[str, ...] = ()
+        stride = 1
+        for number, layer in enumerate(layers):
+            out, into, kernel = layer.conv.weight.shape
+            stride *= layer.conv.stride[0]
+            # Per pair of channels that a filter joins; a layer runs more often than once a frame.
+            pair, runs = float(kernel), hop / stride
+            own = float(layer.conv.bias is not None) + 2.0 * (
+                layer.group_norm is not None or layer.layer_norm is not None
+            )
+            if number == len(layers) - 1:
+                self.terms.append(Term({"parameters": pair * out, "multiply_adds": pair * out * runs}, before))
+                continue
+            name = f"stem-{number}"
+            self._gate_layer(layer, self._add(name, out))
+            each: dict[Cost, float] = {"parameters": pair, "multiply_adds": pair * runs}
+            if not before:
+                each = {cost: value * into for cost, value in each.items()}
+            self.terms.append(Term(each, (*before, name)))
+            self.terms.append(Term({"parameters": own, "multiply_adds": 0.0}, (name,)))
+            before = (name,)
+
+    def _gate_layer(self, layer: StemLayer, gate: Gate) -> None:
+        if layer.layer_norm is not None:
+            self._replaced.append((layer, "layer_norm", layer.layer_norm))
+            layer.layer_norm = OpenNorm(layer.layer_norm, gate)  # type: ignore[assignment]
+        self._handles.append(
+            layer.register_forward_hook(
+                lambda _m, _inputs, output: (output[0] * gate.now.to(output[0].dtype)[:, None], output[1])
+            )
+        )
+
+
+class OpenNorm(nn.Module):
+    """A layer norm over the channels whose gates are open: what it will be over those that are left."""
+
+    def __init__(self, norm: Any, gate: Gate) -> None:
+        super().__init__()
+        self.weight: nn.Parameter = norm.weight
+        self.bias: nn.Parameter = norm.bias
+        self.eps: float = norm.eps
+        self._gate = (gate,)  # not a child: the gate belongs to Gates
+
+    def forward(self, x_BTC: Tensor) -> Tensor:
+        open_C = (self._gate[0].now > 0).to(x_BTC.dtype)
+        count = open_C.sum().clamp(min=1)
+        mean = (x_BTC * open_C).sum(-1, keepdim=True) / count
+        centred = x_BTC - mean
+        variance = (centred.square() * open_C).sum(-1, keepdim=True) / count
+        return centred * torch.rsqrt(variance + self.eps) * self.weight + self.bias
+
+
+_COSTS: tuple[Cost, ...] = ("parameters", "multiply_adds")
+
+
+# --- A pruning run ---------------------------------------------------------------------------------------
 
 UNITS = ("heads", "feedforward", "channels")
 

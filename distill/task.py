@@ -13,23 +13,21 @@ import torch
 from torch import Tensor, nn
 
 from distill.config import DistillSettings
-from distill.fake_int8 import fake_int8
 from distill.loss import hidden_distance, labelled_ctc, pause_ctc, posterior_divergence, pseudo_labels
+from distill.quantize import fake_int8
 from distill.student import choose_blocks, kept_channels, make_projections
 from lalia.data.augment import Augment
-from lalia.data.batch import Batch
-from lalia.data.joining import join_with_pauses
+from lalia.data.batch import Batch, join_with_pauses, span_mask
 from lalia.decoding.greedy import best_path, transcript
-from lalia.exits import UserError
+from lalia.errors import UserError
 from lalia.models.encoder import valid_frames
-from lalia.models.masks import span_mask
 from lalia.models.recogniser import Recogniser
 from lalia.scoring.rates import ErrorCounts, character_errors, word_errors
-from lalia.text.scripts import is_ideograph
+from lalia.text.unicode import is_ideograph
 from lalia.training import LightningModule
-from lalia.training.ranks import over_ranks, total
-from lalia.training.runs import adamw, parameter_groups
+from lalia.training.distributed import over_ranks, total
 from lalia.training.seeds import generator, mix, reseed
+from lalia.training.trainer import adamw, parameter_groups
 
 
 @dataclass

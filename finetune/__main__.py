@@ -6,13 +6,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from finetune import shipped
+from finetune import model
 from finetune.config import FinetuneSettings, FoldSettings
 from finetune.presets import check_mode
 from lalia import config
-from lalia.arguments import run_stage
 from lalia.cards import read_card
-from lalia.runtime.integrity import find_made
+from lalia.cli.parser import run_stage
+from lalia.model_folder import find_made
 from lalia.training.settings import require, require_corpora
 
 ABOUT = {
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def check(argv: list[str]) -> int:
-    from finetune.check.verdict import main as say_verdict
+    from finetune.check.check import main as say_verdict
 
     return say_verdict(argv)
 
@@ -59,19 +59,19 @@ def fit(argv: list[str]) -> int:
     require(settings.out, "--out", "the folder this run is kept in")
     require(settings.data.corpus, "--data.corpus", "the folder of a corpus made by `lalia prepare`")
     check_mode(settings)
-    settings.encoder = shipped.find(settings.encoder) if settings.encoder else ""
+    settings.encoder = model.find(settings.encoder) if settings.encoder else ""
     settings.recogniser = find_made(settings.recogniser, "recogniser", "--recogniser") if settings.recogniser else ""
     require_corpora(settings.data.corpus, "--data.corpus")
     from finetune.fit import finetune  # late: torch and fairseq2 take seconds to import, a typo should not
     from lalia.data.mixture import languages_meant
-    from lalia.training.ranks import leads
+    from lalia.training.distributed import leads
 
     settings.data.language = languages_meant(
         settings.data.language, settings.data.corpus, "--data.language", leads(settings.hardware)
     )
     _warn(settings)
     finetune(settings, Path(settings.out), config.stated(FinetuneSettings, argv))
-    from finetune.trained import hand_over
+    from finetune.evaluate import hand_over
 
     hand_over(settings)
     return 0
@@ -79,8 +79,8 @@ def fit(argv: list[str]) -> int:
 
 def _warn(settings: FinetuneSettings) -> None:
     """Say what `check` would call in the way of a run that is about to begin; whoever knows better lets it run on."""
-    from finetune.check.verdict import FRAME_S, troubles
-    from lalia.training.ranks import leads
+    from finetune.check.check import FRAME_S, troubles
+    from lalia.training.distributed import leads
 
     if (Path(settings.out) / "config.yaml").exists() or not leads(settings.hardware):
         return
@@ -108,7 +108,7 @@ def fold(argv: list[str]) -> int:
     require(settings.recogniser, "--recogniser", "the folder of a recogniser with adapters")
     require(settings.out, "--out", "the folder to write the recogniser of one language to")
     settings.recogniser = find_made(settings.recogniser, "recogniser", "--recogniser")
-    from finetune.starts import fold as fold_language
+    from finetune.model import fold as fold_language
 
     fold_language(Path(settings.recogniser), settings.language, Path(settings.out))
     print(f"the recogniser is {settings.out}")

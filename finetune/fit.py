@@ -10,29 +10,27 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from finetune.alarm import BlankAlarm
+from finetune.blank_alarm import BlankAlarm
 from finetune.config import FinetuneSettings
-from finetune.labels import describe
 from finetune.loss import ctc
+from finetune.model import describe, learner_of, make_recogniser, parents_of, save
 from finetune.presets import check_mode, data_choices, lay, row_for, solve, told
-from finetune.selection import METRICS, Listener, make_listener
-from finetune.starts import learner_of, make_recogniser, parents_of, save
-from finetune.task import FinetuneTask
+from finetune.task import METRICS, FinetuneTask, Listener, make_listener
 from lalia.cards import write_json
 from lalia.data.augment import Augment
 from lalia.data.labels import choose, digest, encoder_of, left_out, tell_unvalidated, to_be_scored
 from lalia.data.loader import make_eval_loader, make_loader
 from lalia.data.mixture import Mixture
 from lalia.data.plan import BatchPlan
-from lalia.decoding.alignment import frames_needed
-from lalia.exits import UserError
+from lalia.decoding.forced_alignment import frames_needed
+from lalia.errors import UserError
 from lalia.models.adapters import adapter_of, count
 from lalia.models.recogniser import Recogniser
 from lalia.models.store import count_parameters
-from lalia.models.transcription import told_of, transcribe_rows
-from lalia.report.run_report import write_run_report
-from lalia.training.ranks import leads, rank, shared
-from lalia.training.runs import FINISHED, Least, Patience, Run, best_weights, finished, first_step, fit, settle
+from lalia.report.run_page import write_run_report
+from lalia.training.distributed import leads, rank, shared
+from lalia.training.trainer import FINISHED, Least, Patience, Run, best_weights, finished, first_step, fit, settle
+from lalia.training.validation import told_of, transcribe_rows
 from lalia.units import to_samples
 
 SHOW = ("train/loss", "train/blank", "valid/cer", "valid/wer")

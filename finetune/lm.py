@@ -7,18 +7,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from finetune.trained import LM, LSTM, WAYS, Clips, Trained, add_arguments
-from lalia.arguments import Parser
+from finetune.evaluate import LM, LSTM, WAYS, Clips, Trained, add_arguments
 from lalia.cards import NAME, write_json
-from lalia.decoding.decoder import Decoder
-from lalia.decoding.language_model import LanguageModel
-from lalia.runtime import language
-from lalia.runtime.decoders import make_decoder
-from lalia.runtime.integrity import STUDENT
-from lalia.runtime.pipes import text_path
-from lalia.runtime.spoken import check_labels, labelled_rows
+from lalia.cli import lm
+from lalia.cli.options import text_path
+from lalia.cli.parser import Parser
+from lalia.decoding.decoder import Decoder, make_decoder
+from lalia.lm.folder import LanguageModel
+from lalia.model_folder import STUDENT, check_labels, labelled_rows
 from lalia.runtime.student import Student
-from lalia.runtime.ways import compare, table
+from lalia.scoring.compare import compare, table
 
 ABOUT = """\
 Make a language model of the labels that a run trained on and of any text, find how much it counts, and say what it is worth.
@@ -44,7 +42,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "text", metavar="TEXT", nargs="*", type=text_path, help="text files (.gz too), or one ARPA file"
     )
-    language.add_ngrams(parser)
+    lm.add_ngrams(parser)
     parser.add_argument("--lstm", action="store_true", help="train an LSTM of letters too (minutes to an hour)")
     parser.add_argument("--limit", type=int, default=300, metavar="N", help="at most N clips of dev to tune on (300)")
     parser.add_argument("--split", choices=("dev", "test"), default="test", help="which clips the table is of (test)")
@@ -54,16 +52,16 @@ def main(argv: list[str]) -> int:
     clips = trained.clips()
     labelled_rows(clips, trained.corpora[0], "dev", [], None)  # what is missing is told before the work
     ngrams, lstm = trained.home / LM, trained.home / LSTM
-    ready = language.arpa_files(args.text)
+    ready = lm.arpa_files(args.text)
     asked = {**vars(args), "like": folder, "language": [], "steps": None, "heldout": None}
     material = {"text": args.text if ready else [*trained.speaking(), *args.text]}
 
     def make(**said: Any) -> None:
-        language.make_lm(argparse.Namespace(**{**asked, **material, **said}), trained.open, _train)
+        lm.make_lm(argparse.Namespace(**{**asked, **material, **said}), trained.open, _train)
 
     def tune(rescore: Path | None) -> None:
         wanted = {"model": folder, "corpus": trained.corpora[0], "lm": ngrams, "rescore": rescore, "split": "dev"}
-        language.tune(argparse.Namespace(**{**asked, **wanted}), lambda _: clips)
+        lm.tune(argparse.Namespace(**{**asked, **wanted}), lambda _: clips)
 
     make(out=ngrams, lstm=False)
     tune(None)
@@ -77,7 +75,7 @@ def main(argv: list[str]) -> int:
 
 def _learned_from(trained: Trained, texts: list[Path]) -> list[Path]:
     """What an LSTM learns from: an ARPA file holds counts, and no text."""
-    counted = language.arpa_files(texts)
+    counted = lm.arpa_files(texts)
     return [*trained.speaking(), *(path for path in texts if path not in counted)]
 
 

@@ -13,9 +13,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from finetune import shipped
+from finetune import model
 from finetune.config import FinetuneSettings
-from lalia.exits import UserError
+from lalia.errors import UserError
 from lalia.units import Seconds
 
 SMALL_M, LARGE_M = 2.9, 95.0
@@ -173,7 +173,7 @@ def check_mode(settings: FinetuneSettings) -> None:
                 f"expected --encoder or --recogniser to start from, found {' and '.join(started)}; take one"
             )
         raise UserError(
-            f"--encoder is missing: say {' or '.join(shipped.names())}, which comes along, or the folder that lalia pretrain "
+            f"--encoder is missing: say {' or '.join(model.names())}, which comes along, or the folder that lalia pretrain "
             "fit or lalia convert made; or --recogniser to go on from that of another run"
         )
     if settings.start == "random" and (settings.recogniser or settings.mode != "full"):

@@ -1,30 +1,151 @@
 """The fine-tuning task: a recogniser and one training step of CTC.
 
 B clips, S samples, T frames, F features, D width, V tokens.
+
+What the best checkpoint is known by: letters or words wrong by best path, or words wrong as heard with a language model.
+
+T frames, V tokens.
+
+Blame: which clips made a loss that is no number.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from finetune.blame import check_finite
-from finetune.config import FinetuneSettings
+from finetune.config import FinetuneSettings, SelectSettings
 from finetune.loss import ctc
-from finetune.selection import WITH_LM, Listener
+from lalia.data.batch import span_mask
 from lalia.data.loader import Batch
+from lalia.decoding.automata import LetterModel, Machine, machine_of
+from lalia.decoding.decoder import Decoder, text_of
 from lalia.decoding.greedy import best_path, transcript
+from lalia.errors import GuardStopped, UserError
+from lalia.lm.folder import BONUS, ORDERS, WEIGHT, LanguageModel, symbols_of
+from lalia.lm.ngrams import SPECIALS, UNKNOWN, estimate
 from lalia.models.baselines import Baseline
-from lalia.models.masks import span_mask
 from lalia.models.recogniser import Recogniser
 from lalia.scoring.rates import ErrorCounts, character_errors, word_errors
+from lalia.text.normaliser import Normaliser
+from lalia.text.tokens import Tokens
 from lalia.training import LightningModule
-from lalia.training.ranks import over_ranks, total
-from lalia.training.runs import adamw, parameter_groups
+from lalia.training.distributed import over_ranks, total
 from lalia.training.seeds import generator, reseed
+from lalia.training.trainer import adamw, parameter_groups
+
+# --- What the best checkpoint is known by ----------------------------------------------------------------
+
+WITH_LM = "valid/wer_lm"
+METRICS = {"cer": "valid/cer", "wer": "valid/wer", "wer_lm": WITH_LM}
+
+
+class Listener:
+    """Hears held-out clips with a language model; ``rows`` are those that it is asked for at each look."""
+
+    def __init__(self, recogniser: Recogniser, machine: Machine, rows: Sequence[int], told: str) -> None:
+        self.rows = frozenset(rows)
+        self.told = told
+        """which language model it is, in words"""
+        self._tokens, self._normaliser = recogniser.tokens, recogniser.normaliser
+        self._decoder = Decoder(recogniser.tokens, recogniser.frame_s, [machine])
+
+    def text(self, log_probs_TV: np.ndarray) -> str:
+        """What is said, normalised as labels are."""
+        return self._normaliser(text_of(self._decoder.decode(log_probs_TV), self._tokens))
+
+
+def make_listener(
+    settings: SelectSettings, recogniser: Recogniser, labels: Iterable[str], held_out: Sequence[int]
+) -> Listener | None:
+    """What hears ``held_out`` clips (``settings.clips`` of them, spread evenly); None where ``settings`` ask for none.
+
+    Without a language model of its own it takes n-grams of the letters of ``labels``, which the run learns from. A
+    ``UserError`` where the model is of another alphabet, or no label has a word to count.
+    """
+    if settings.by != "wer_lm":
+        return None
+    if settings.lm:
+        machine, told = _given(Path(settings.lm), recogniser.tokens, recogniser.normaliser)
+    else:
+        machine, told = _counted(labels, recogniser.tokens, recogniser.normaliser)
+    count = min(settings.clips or len(held_out), len(held_out))
+    rows = [int(held_out[i * len(held_out) // count]) for i in range(count)]
+    return Listener(recogniser, machine, rows, told)
+
+
+def _given(folder: Path, tokens: Tokens, normaliser: Normaliser) -> tuple[Machine, str]:
+    """The language model in ``folder``, with the weight and bonus that tuning found last, whatever student it was for."""
+    try:
+        model = LanguageModel.load(folder)
+        model.check(tokens, normaliser)
+    except UserError as error:
+        raise UserError(f"--select.lm {error}") from error
+    last = next(reversed(model.card.get("tuned", {})), "")
+    found = model.tuned(last)
+    told = f"{model.ngrams.order}-grams of {model.unit}s in {folder}"
+    return machine_of(model, found["weight"], found["bonus"]), told
+
+
+def _counted(labels: Iterable[str], tokens: Tokens, normaliser: Normaliser) -> tuple[Machine, str]:
+    """N-grams of letters of ``labels``, as ``lalia finetune lm`` counts them."""
+    texts = (normaliser(label) for label in labels)
+    sentences = [symbols_of(text, "letter", tokens)[0] for text in texts if text]
+    if not any(symbol != SPECIALS[UNKNOWN] for sentence in sentences for symbol in sentence):
+        raise UserError(
+            "--select.by wer_lm: no label has a word to count a language model from; give one made by `lalia lm` with --select.lm"
+        )
+    ngrams = estimate(sentences, ORDERS["letter"])
+    return LetterModel(ngrams, WEIGHT, BONUS), f"{ngrams.order}-grams of letters of {len(sentences)} training labels"
+
+
+# --- Blame -----------------------------------------------------------------------------------------------
+
+NAMED = 5
+
+
+def check_finite(
+    logits_BTV: Tensor, loss: Tensor, rows: Sequence[int], before: Sequence[int], model: nn.Module,
+    name: Callable[[int], str], step: int, precision: str,
+) -> None:  # fmt: skip
+    """A ``GuardStopped`` that names the clips of ``rows`` whose scores are no numbers, where there are any or ``loss`` is none.
+
+    Where all clips are, the weights are ruined and no clip of this batch is to blame: those of the step ``before`` are named.
+    """
+    if bool(torch.isfinite(loss + logits_BTV.float().sum())):
+        return
+    fp16 = precision == "fp16"
+    advice = (
+        "take --hardware.precision bf16 or fp32: float16 ends at 65,504"
+        if fp16
+        else "lower --optim.lr, or clip harder (--optim.clip)"
+    )
+    bad = [row for row, scores_TV in zip(rows, logits_BTV, strict=True) if not bool(torch.isfinite(scores_TV).all())]
+    ruined = not all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters())
+    if ruined or len(bad) == len(rows) > 1:
+        raise GuardStopped(
+            f"step {step}: every score is no number, so the weights are ruined; they were changed last by the clips "
+            f"{_listed(before, name)}. {advice[0].upper()}{advice[1:]}, and listen to these clips"
+        )
+    raise GuardStopped(
+        f"step {step}: the loss is {float(loss.detach()):g}, from {_listed(bad or rows, name)}. Listen to these clips and mend "
+        f"or leave them out; if nothing is wrong with them, {advice}"
+    )
+
+
+def _listed(rows: Sequence[int], name: Callable[[int], str]) -> str:
+    if not rows:
+        return "not known"
+    more = f" and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
+    return ", ".join(name(row) for row in rows[:NAMED]) + more
+
+
+# --- The fine-tuning task --------------------------------------------------------------------------------
 
 
 class FinetuneTask(LightningModule):

@@ -2,6 +2,8 @@
 
 Every corpus, encoder, recogniser and student carries a ``card.json``. A card holds its parents' cards, so from a student one
 can walk back to the hours of raw audio although the folders in between are long gone.
+
+The machine that figures were measured on.
 """
 
 from __future__ import annotations
@@ -9,13 +11,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lalia.exits import UserError
-from lalia.kinds import refusal
+from lalia.errors import UserError
+from lalia.inputs import refusal
+
+# --- Cards -----------------------------------------------------------------------------------------------
 
 NAME = "card.json"
 KINDS = ("corpus", "encoder", "recogniser", "student", "language model")
@@ -108,3 +113,19 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
         except ValueError:
             break
     return lines
+
+
+# --- The machine that figures were measured on -----------------------------------------------------------
+
+
+def processor() -> str:
+    """The processor's name, as exactly as the system tells it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or platform.machine()
+
+
+def cores() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -17,8 +17,8 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter, set_parsing_settings
 
 from lalia.cards import write_text
-from lalia.exits import STATUSES, UserError
-from lalia.filenames import shipped_file
+from lalia.errors import STATUSES, UserError
+from lalia.files import shipped_file
 
 # The text under a field is its help.
 set_parsing_settings(docstring_parse_attribute_docstrings=True)

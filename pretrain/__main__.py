@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lalia import config
-from lalia.arguments import run_stage
+from lalia.cli.parser import run_stage
 from lalia.training.settings import DataSettings, require, require_corpora
 from pretrain.config import PretrainSettings
 
@@ -88,7 +88,7 @@ def _require_corpus(data: DataSettings) -> None:
 
 def _resolve_languages(settings: PretrainSettings) -> None:
     from lalia.data.mixture import languages_meant
-    from lalia.training.ranks import leads
+    from lalia.training.distributed import leads
 
     data = settings.data
     data.language = languages_meant(data.language, data.corpus, "--data.language", leads(settings.hardware))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from lalia.data.augment import AugmentSettings
-from lalia.models.contrastive import ContrastiveShape
+from lalia.models.quantizer import ContrastiveShape
 from lalia.models.shape import EncoderShape
 from lalia.training.settings import (
     BatchSettings,
@@ -16,7 +16,7 @@ from lalia.training.settings import (
     ScheduleSettings,
 )
 from pretrain.bands import GuardSettings
-from pretrain.masking import MaskSettings
+from pretrain.loss import MaskSettings
 
 
 @dataclass

@@ -17,19 +17,18 @@ from lalia.data.augment import Augment
 from lalia.data.loader import make_eval_loader, make_loader
 from lalia.data.mixture import Mixture
 from lalia.data.plan import BatchPlan
-from lalia.exits import UserError
-from lalia.models.cepstra import kmeans
-from lalia.models.contrastive import ContrastiveHead
+from lalia.errors import UserError
 from lalia.models.encoder import Encoder
+from lalia.models.quantizer import ContrastiveHead, kmeans
 from lalia.models.shape import EncoderShape
 from lalia.models.store import load_quantizer
-from lalia.report.run_report import write_run_report
-from lalia.training.ranks import leads, rank, shared
-from lalia.training.recording import Flow, Waited, read_metrics
-from lalia.training.runs import FINISHED, Run, finished, first_step, fit, newest_checkpoint, settle
+from lalia.report.run_page import write_run_report
+from lalia.training.distributed import leads, rank, shared
+from lalia.training.run_log import Flow, Waited, read_metrics
 from lalia.training.seeds import generator
+from lalia.training.trainer import FINISHED, Run, finished, first_step, fit, newest_checkpoint, settle
 from lalia.units import to_samples
-from pretrain.codes import CodeRecord
+from pretrain.code_usage import CodeRecord
 from pretrain.config import PretrainSettings
 from pretrain.guard import Guard
 from pretrain.plan import LEAST, check_room

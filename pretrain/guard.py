@@ -4,11 +4,15 @@ What is healthy and which measures there are is data (``bands.py``); this file t
 out. A run that stays inside its bands is not touched: its weights are bit-equal to those of a run without a guard.
 
 G codebooks, V entries, K dead entries, F features.
+
+Healthy weights: copies of a run's weights and optimizer that the guard can go back to, in memory and on disk.
 """
 
 from __future__ import annotations
 
 import math
+import shutil
+from collections import deque
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,14 +21,79 @@ import torch
 from torch import Tensor
 
 from lalia.cards import read_json_lines
-from lalia.exits import GuardStopped
-from lalia.training import Callback, Trainer, mending
-from lalia.training.ranks import from_leader
-from lalia.training.recording import Measures
+from lalia.errors import GuardStopped, UserError
+from lalia.training import Callback, Trainer, interventions
+from lalia.training.distributed import from_leader
+from lalia.training.run_log import Measures
 from pretrain.bands import Band, Breach, GuardSettings, Vitals, Watch, healthy_bands
-from pretrain.healthy import HealthyWeights
 from pretrain.loss import perplexity
 from pretrain.task import PretrainTask, Pulse
+
+# --- Healthy weights -------------------------------------------------------------------------------------
+
+CHECKPOINTS = 3
+"""Checkpoints back whose copies stay on disk, so that a resume from any of them can roll back as the run itself would have."""
+
+
+class HealthyWeights:
+    """The two newest copies are in use; the newest is in memory as well."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.steps: list[int] = []
+        """of the copies in use, oldest first"""
+        self._newest: dict[str, Any] | None = None
+        self._named: deque[list[int]] = deque(maxlen=CHECKPOINTS)
+
+    def state(self) -> list[int]:
+        """The steps of the copies in use, for a checkpoint to name."""
+        self._named.append(self.steps)
+        return self.steps
+
+    def keep(self, copy: dict[str, Any], step: int, write: bool) -> None:
+        """Keep ``copy`` (weights and moments) as what ``step`` steps led to; one rank writes. Where ranks hold shards the
+        others have an empty copy, and will read."""
+        self._newest = copy | {"step": step} if copy["weights"] else None
+        self.steps = [*(s for s in self.steps if s < step), step][-2:]
+        if not write:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self._path(step)
+        partial = path.with_suffix(".partial")
+        torch.save(self._newest, partial)
+        partial.replace(path)
+        needed = {self._path(s) for steps in (self.steps, *self._named) for s in steps}
+        for old in set(self.folder.glob("healthy*.pt")) - needed:
+            old.unlink()
+
+    def copy(self, older: bool) -> tuple[int, dict[str, Any]]:
+        """The newest copy and its step, or with ``older`` the one before."""
+        step = self.steps[0] if older else self.steps[-1]
+        newest = self._newest
+        return step, newest if newest is not None and newest["step"] == step else self._read(step)
+
+    def resume(self, steps: list[int]) -> None:
+        """Go on with the copies of ``steps`` that are on disk, as a checkpoint of this run names them."""
+        self.steps = [step for step in steps if self._path(step).is_file()]
+        self._newest = None
+        self._named.append(self.steps)
+
+    def forget(self) -> None:
+        """Take the copies off the disk: the run is over."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _read(self, step: int) -> dict[str, Any]:
+        path = self._path(step)
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # whatever torch says of a file cut short
+            raise UserError(f"{path}: healthy weights cannot be read ({str(error).splitlines()[0][:100]})") from error
+
+    def _path(self, step: int) -> Path:
+        return self.folder / f"healthy{step:08d}.pt"
+
+
+# --- The guard -------------------------------------------------------------------------------------------
 
 NAME = "guard"
 MEMORY = 0.9
@@ -88,10 +157,10 @@ class Guard(Callback):
             return
         # A batch that is left out says nothing of the codes.
         self.usage_GV, self.share_within = usage_GV, share_within
-        mending.leave_out(trainer, pl_module)
+        interventions.leave_out(trainer, pl_module)
         self.skipped += 1
         action = breach.action
-        if action == "skip" and breach.band.vital == "loss" and not mending.finite(trainer, pl_module):
+        if action == "skip" and breach.band.vital == "loss" and not interventions.finite(trainer, pl_module):
             action = "roll back"  # no batch can be blamed for weights that are not numbers
         self._act(trainer, pl_module, breach, action)
 
@@ -164,7 +233,7 @@ class Guard(Callback):
         self.share_within = within if self.share_within is None else MEMORY * self.share_within + (1 - MEMORY) * within
         self._live_KF = torch.cat([p.live_KF for p in pulses])
         scale = float(trainer.precision_plugin.scale) if task.settings.hardware.precision == "fp16" else None  # type: ignore[attr-defined]
-        norm: float | None = mending.gradient_norm(trainer, task)
+        norm: float | None = interventions.gradient_norm(trainer, task)
         if scale is not None and norm is not None and not math.isfinite(norm):
             norm = None  # float16's overflow: the scaler leaves the batch out and lowers its scale
         # Over ten steps, since one batch may be small; and within each, since weights that swing from one code to the next use
@@ -219,7 +288,7 @@ class Guard(Callback):
         V = task.head.shape.entries
         revived = 0
         aim = list(task.head.code_logits.parameters())  # weight and bias
-        with mending.edited(trainer, aim):
+        with interventions.edited(trainer, aim):
             places = [torch.zeros_like(parameter, dtype=torch.bool) for parameter in aim]
             for group, usage_V in enumerate(self.usage_GV):
                 dead_K = torch.nonzero(usage_V < DEAD / V * usage_V.sum())[:, 0].to(live_KF.device)
@@ -232,7 +301,9 @@ class Guard(Callback):
                     place[group * V + dead_K] = True
                 revived += len(dead_K)
         for parameter, place in zip(aim, places, strict=True):
-            mending.forget(trainer, parameter, place)  # where the dead ones were heading is of no use to the new ones
+            interventions.forget(
+                trainer, parameter, place
+            )  # where the dead ones were heading is of no use to the new ones
         self.usage_GV = self.share_within = None
         return f"{revived} dead codes start again at live features"
 
@@ -244,7 +315,7 @@ class Guard(Callback):
 
     def _cut(self, trainer: Trainer) -> str:
         self.rate_factor *= CUT
-        mending.cut_rate(trainer, CUT)
+        interventions.cut_rate(trainer, CUT)
         return f"the learning rate is cut to {self.rate_factor:g} of what was asked for"
 
     def _roll_back(self, trainer: Trainer, task: PretrainTask) -> str:
@@ -252,13 +323,13 @@ class Guard(Callback):
         self.rollbacks += 1
         # A second time in a row, further back: the newest copy may have been ill already.
         step, kept = self.healthy.copy(older=self.rollbacks > 1)
-        mending.put_back(trainer, task, kept)
+        interventions.put_back(trainer, task, kept)
         self.usage_GV = self.share_within = None
         self.watch.rolled_back(trainer.global_step)
         return f"weights and optimizer are those of step {step} again, and {self._cut(trainer)}"
 
     def _keep(self, trainer: Trainer, task: PretrainTask) -> None:
-        self.healthy.keep(mending.copied(trainer, task), trainer.global_step, write=trainer.is_global_zero)
+        self.healthy.keep(interventions.copied(trainer, task), trainer.global_step, write=trainer.is_global_zero)
 
     # -- Records -----------------------------------------------------------------------------------------------------------
 

@@ -14,8 +14,8 @@ from rich.table import Table
 from lalia.data.loader import make_loader
 from lalia.data.mixture import Mixture
 from lalia.data.plan import BatchPlan
-from lalia.exits import UserError
-from lalia.training.budgets import Budget, Least, seconds_of
+from lalia.errors import UserError
+from lalia.training.trainer import Budget, Least, seconds_of
 from lalia.units import Seconds
 from pretrain.config import PretrainSettings
 from pretrain.memory import GB, Footprint, Memory, forward, machine_bytes, predict, trace

@@ -5,30 +5,394 @@ Language and speaker from the mean over time of a layer's frozen features, lette
 where it beats that.
 
 B clips, S samples, T frames, D dimensions.
+
+Linear probes: what can be read from frozen features by nothing more than one matrix.
+
+N clips, T frames, D dimensions of a feature, C classes, V tokens.
+
+What a corpus can ask of frozen features: language, speaker and letters, of the same clips for every layer of every encoder.
+
+T frames, D dimensions.
+
+What a probe found: a table for the terminal, and a page with a curve over the layers for each question.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
+from rich import box
 from rich.console import Console
-from torch import Tensor
+from rich.table import Table
+from torch import Tensor, nn
 
-from lalia.arguments import Parser
 from lalia.cards import write_json
+from lalia.cli.parser import Parser
+from lalia.data.corpus import SPLITS
+from lalia.data.labels import encoder_of
+from lalia.data.loader import make_eval_loader
 from lalia.data.mixture import Mixture
-from lalia.exits import UserError
+from lalia.decoding.greedy import best_path, transcript
+from lalia.errors import UserError
 from lalia.models.encoder import Encoder
 from lalia.models.frontend import FFT, StackedFrames
+from lalia.models.recogniser import ctc
 from lalia.models.shape import FRAME_HOP, FRAME_WINDOW, EncoderShape
+from lalia.report.charts import SERIES, Chart, Level, Line, line_chart, share
+from lalia.report.page import Page, Section, figures, table
+from lalia.scoring.rates import score
+from lalia.text.language_codes import meant
+from lalia.text.normaliser import Normaliser
+from lalia.text.tokens import Tokens
+from lalia.training.seeds import generator, mix
 from lalia.units import SAMPLE_RATE
-from pretrain.probe_page import rich_table, write_page
-from pretrain.questions import BASELINE, Probe, Questions
+
+# --- Linear probes ---------------------------------------------------------------------------------------
+
+RIDGES = 10.0 ** np.arange(-3, 5)
+"""Ridge penalties, times the number of clips over 100, that leave-one-out chooses from."""
+
+
+@dataclass(frozen=True)
+class Hits:
+    """Held-out clips that a probe got right."""
+
+    right: int
+    clips: int
+
+    @property
+    def accuracy(self) -> float:
+        return self.right / self.clips
+
+
+def classify(train_ND: np.ndarray, classes_N: np.ndarray, test_ND: np.ndarray, truth_N: np.ndarray) -> Hits:
+    """A ridge regression to one column per class, solved at once; its penalty is the one whose leave-one-out predictions of the
+    training clips are right most often, so that the held-out clips decide nothing."""
+    mean_D, std_D = train_ND.mean(0), train_ND.std(0) + 1e-6
+    x_ND, test_ND = (train_ND - mean_D) / std_D, (test_ND - mean_D) / std_D
+    targets_NC = np.eye(int(classes_N.max()) + 1)[classes_N]
+    centre_C = targets_NC.mean(0)
+    u_NK, s_K, vt_KD = np.linalg.svd(x_ND.astype(np.float64), full_matrices=False)
+    along_KC = u_NK.T @ (targets_NC - centre_C)
+    best: tuple[float, float] | None = None
+    for ridge in RIDGES * len(x_ND) / 100:
+        shrink_K = s_K**2 / (s_K**2 + ridge)
+        fitted_NC = centre_C + u_NK @ (shrink_K[:, None] * along_KC)
+        leverage_N1 = (u_NK**2 @ shrink_K)[:, None] + 1 / len(x_ND)
+        left_out_NC = targets_NC - (targets_NC - fitted_NC) / np.maximum(1 - leverage_N1, 1e-6)
+        right = float((left_out_NC.argmax(1) == classes_N).mean())
+        if best is None or right > best[0]:
+            best = (right, float(ridge))
+    assert best is not None
+    weights_DC = vt_KD.T @ ((s_K / (s_K**2 + best[1]))[:, None] * along_KC)
+    predicted_N = (centre_C + test_ND @ weights_DC).argmax(1)
+    return Hits(int((predicted_N == truth_N).sum()), len(truth_N))
+
+
+def read_letters(
+    train: Sequence[Tensor], texts: Sequence[str], test: Sequence[Tensor], truths: Sequence[str],
+    tokens: Tokens, encode: Callable[[str], list[int]], steps: int, seed: int, clips: int = 16,
+) -> float:  # fmt: skip
+    """The character error rate on ``test`` of one matrix trained by CTC on ``train`` for ``steps`` steps of ``clips`` clips; the
+    features are lists of (T, D)."""
+    frames_ND = torch.cat(list(train)).float()
+    mean_D, std_D = frames_ND.mean(0), frames_ND.std(0) + 1e-5
+    labels = [torch.tensor(encode(text)) for text in texts]
+    head = nn.Linear(frames_ND.shape[1], len(tokens))
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    optimizer = torch.optim.AdamW(head.parameters(), lr=0.02, weight_decay=0.01)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.02, total_steps=max(2, steps), pct_start=0.1)
+    random = generator(seed, "probe")
+    for _ in range(steps):
+        chosen = torch.randint(len(train), (clips,), generator=random).tolist()
+        x_BTD = nn.utils.rnn.pad_sequence([(train[i].float() - mean_D) / std_D for i in chosen], batch_first=True)
+        frames_B = torch.tensor([len(train[i]) for i in chosen])
+        labels_BU = nn.utils.rnn.pad_sequence([labels[i] for i in chosen], batch_first=True)
+        lengths_B = torch.tensor([len(labels[i]) for i in chosen])
+        summed = ctc(head(x_BTD), frames_B, labels_BU, lengths_B)
+        optimizer.zero_grad()
+        (summed.loss / summed.count.clamp(min=1)).backward()
+        optimizer.step()
+        scheduler.step()
+    with torch.inference_mode():
+        heard = [
+            transcript(best_path(head((x_TD.float() - mean_D) / std_D).log_softmax(-1).numpy()), tokens)
+            for x_TD in test
+        ]
+    return score(truths, heard).cer.rate
+
+
+# --- What a corpus can ask of frozen features ------------------------------------------------------------
+
+BASELINE = "log-mel"
+SHORTEST_S = 0.3
+FEWEST = 8
+"""clips that a speaker needs to be asked for"""
+
+
+@dataclass
+class ProbeRow:
+    """What one layer gave; None where the corpus cannot ask that."""
+
+    encoder: str
+    layer: str
+    language: float | None = None
+    """held-out accuracy"""
+    speaker: float | None = None
+    """held-out accuracy"""
+    cer: float | None = None
+    """held-out character error rate"""
+
+
+@dataclass
+class Probe:
+    """The table of a probe, and what it was made from."""
+
+    rows: list[ProbeRow] = field(default_factory=list)
+    languages: int = 0
+    speakers: int = 0
+    chance_language: float = 0.0
+    chance_speaker: float = 0.0
+    letters_of: str = ""
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Groups:
+    """Clips whose class is asked for: rows and classes to learn from, and held-out ones."""
+
+    train: np.ndarray
+    train_classes: np.ndarray
+    test: np.ndarray
+    test_classes: np.ndarray
+
+    @property
+    def classes(self) -> int:
+        return len(set(self.train_classes.tolist()))
+
+    @property
+    def chance(self) -> float:
+        """Accuracy of always naming the commonest class of the held-out clips."""
+        return float(np.bincount(self.test_classes).max() / len(self.test_classes)) if len(self.test_classes) else 0.0
+
+    @property
+    def possible(self) -> bool:
+        return self.classes > 1 and len(self.test) > 0
+
+
+class Questions:
+    """What a corpus can be asked, and the clips to ask it of; every layer gets the same."""
+
+    def __init__(self, mixture: Mixture, ask: argparse.Namespace) -> None:
+        self.mixture, self.steps, self.seed = mixture, ask.steps, ask.seed
+        self.notes: list[str] = []
+        self._random = np.random.default_rng(mix(ask.seed, "probe clips"))
+        longest_s = float(ask.max_s)
+        untested = not (mixture.splits == SPLITS.index("test")).any()
+        if untested and (note := mixture.hold_out_recordings(min_s=SHORTEST_S)):
+            self.notes.append(note)
+        train = self._random.permutation(mixture.select("train", min_s=SHORTEST_S, max_s=longest_s))
+        held = self._random.permutation(self._held_out(longest_s))
+        self.languages = Groups(*self._some(train, ask.clips), *self._some(held, max(1, ask.clips // 2)))
+        self.speakers = self._speakers(train, ask.clips)
+        if not self.languages.possible:
+            self.notes.append("language: the corpus has one language; not asked")
+        if not self.speakers.possible:
+            self.notes.append(f"speaker: fewer than two speakers have {FEWEST} clips; not asked")
+        elif self._speakers_are_languages():
+            self.notes.append(
+                "speaker: every speaker has a language alone, so that speaker and language are one question"
+            )
+        self.letters_of = self._language_of_letters(ask.language, train)
+        self.letters_train = self._letters(train, ask.minutes)
+        self.letters_test = self._letters(held, ask.minutes / 3)
+        if not len(self.letters_train) or not len(self.letters_test):
+            self.letters_of = ""
+            self.notes.append("letters: no labelled clips to learn from and to hold out; not asked")
+        normaliser = Normaliser()
+        self._texts = {int(r): normaliser(mixture.text(int(r))) for r in (*self.letters_train, *self.letters_test)}
+        self.tokens = Tokens.from_texts([self._texts[int(r)] for r in self.letters_train] or ["a"])
+        self._encode = encoder_of(self.tokens, normaliser)
+
+    def ask(
+        self, encoder: str, layers: list[str], features: Callable[[Tensor, Tensor], list[list[Tensor]]]
+    ) -> list[ProbeRow]:
+        """A row for each of ``layers``; ``features`` gives, for a batch, each layer's list of (T, D), one per clip."""
+        means, frames = self._read(features, len(layers))
+        rows = []
+        for i, name in enumerate(layers):
+            row = ProbeRow(encoder, name)
+            for question, groups in (("language", self.languages), ("speaker", self.speakers)):
+                if groups.possible:
+                    x, y = (np.stack([means[i][int(r)] for r in part]) for part in (groups.train, groups.test))
+                    setattr(row, question, classify(x, groups.train_classes, y, groups.test_classes).accuracy)
+            if self.letters_of:
+                row.cer = read_letters(
+                    [frames[i][int(r)] for r in self.letters_train], [self._texts[int(r)] for r in self.letters_train],
+                    [frames[i][int(r)] for r in self.letters_test], [self._texts[int(r)] for r in self.letters_test],
+                    self.tokens, self._encode, self.steps, self.seed,
+                )  # fmt: skip
+            rows.append(row)
+            print(f"probed {encoder or BASELINE} {name}", file=sys.stderr, flush=True)
+        return rows
+
+    @torch.inference_mode()
+    def _read(
+        self, features: Callable[[Tensor, Tensor], list[list[Tensor]]], layers: int
+    ) -> tuple[list[dict[int, np.ndarray]], list[dict[int, Tensor]]]:
+        """For each layer, the mean over time of every clip (D,), and the frames (T, D) of those whose letters are asked."""
+        parts = (self.languages.train, self.languages.test, self.speakers.train, self.speakers.test)
+        letters = {int(r) for part in (self.letters_train, self.letters_test) for r in part}
+        rows = sorted({int(r) for part in parts for r in part} | letters)
+        means: list[dict[int, np.ndarray]] = [{} for _ in range(layers)]
+        frames: list[dict[int, Tensor]] = [{} for _ in range(layers)]
+        for batch in make_eval_loader(self.mixture, rows, 60.0):
+            for i, clips in enumerate(features(batch.wave_BS, batch.lengths_B)):
+                for row, clip_TD in zip(batch.rows_B.tolist(), clips, strict=True):
+                    means[i][row] = clip_TD.float().mean(0).numpy()
+                    if row in letters:
+                        frames[i][row] = clip_TD.half()  # half the memory, and more digits than a probe can use
+        return means, frames
+
+    def _held_out(self, longest_s: float) -> np.ndarray:
+        try:
+            return self.mixture.select("test", min_s=SHORTEST_S, max_s=longest_s)
+        except UserError:
+            return self.mixture.select("dev", min_s=SHORTEST_S, max_s=longest_s)
+
+    def _some(self, rows: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
+        """At most ``most`` of ``rows`` of each language, and their languages."""
+        kept = [
+            r
+            for code in np.unique(self.mixture.languages[rows])
+            for r in rows[self.mixture.languages[rows] == code][:most]
+        ]
+        return np.array(kept, np.int64), self.mixture.languages[kept].astype(np.int64)
+
+    def _speakers(self, rows: np.ndarray, most: int) -> Groups:
+        """Speakers of the training clips: three of four of each one's clips to learn from, the fourth held out."""
+        by: dict[str, list[int]] = {}
+        for row in rows.tolist():
+            by.setdefault(self.mixture.speaker(row), []).append(row)
+        known = sorted(name for name, clips in by.items() if name and len(clips) >= FEWEST)[:200]
+        train = [(r, i) for i, name in enumerate(known) for n, r in enumerate(by[name][:most]) if n % 4 != 3]
+        test = [(r, i) for i, name in enumerate(known) for n, r in enumerate(by[name][:most]) if n % 4 == 3]
+        columns = [
+            np.array(column, np.int64)
+            for part in (train, test)
+            for column in (zip(*part, strict=True) if part else ([], []))
+        ]
+        return Groups(*columns)
+
+    def _speakers_are_languages(self) -> bool:
+        pairs = {
+            (int(self.mixture.languages[r]), int(c))
+            for r, c in zip(self.speakers.train, self.speakers.train_classes, strict=True)
+        }
+        return len(pairs) == len({language for language, _ in pairs}) == self.speakers.classes
+
+    def _language_of_letters(self, wanted: str, train: np.ndarray) -> str:
+        labelled = train[self.mixture.labelled[train]]
+        if wanted:
+            (code,) = meant([wanted], self.mixture.language_names)
+            self.mixture.require([code], "--language")
+            return code
+        if not len(labelled):
+            return ""
+        seconds = np.bincount(self.mixture.languages[labelled], self.mixture.durations_s[labelled])
+        return self.mixture.language_names[int(seconds.argmax())]
+
+    def _letters(self, rows: np.ndarray, minutes: float) -> np.ndarray:
+        if not self.letters_of:
+            return np.zeros(0, np.int64)
+        of = self.mixture.language_names.index(self.letters_of)
+        chosen = rows[self.mixture.labelled[rows] & (self.mixture.languages[rows] == of)]
+        return chosen[np.cumsum(self.mixture.durations_s[chosen]) <= 60 * minutes]
+
+
+# --- What a probe found ----------------------------------------------------------------------------------
+
+QUESTIONS: dict[str, tuple[str, Callable[..., float]]] = {
+    "language": ("Language, accuracy", max), "speaker": ("Speaker, accuracy", max), "cer": ("Letters, CER", min),
+}  # fmt: skip
+"""field of a row: (title, which of two is better)"""
+
+
+def rich_table(found: Probe) -> Table:
+    """The table for a terminal; the best layer of each encoder is starred."""
+    shown = Table(box=box.SIMPLE_HEAD)
+    for name in ("encoder", "layer"):
+        shown.add_column(name)
+    for name in heads(found):
+        shown.add_column(name, justify="right")
+    for cells in body(found):
+        shown.add_row(*cells)
+    return shown
+
+
+def heads(found: Probe) -> Iterator[str]:
+    """What was asked, with how much chance would give."""
+    yield f"language (of {found.languages}, chance {found.chance_language:.2f})"
+    yield f"speaker (of {found.speakers}, chance {found.chance_speaker:.2f})"
+    yield f"CER {found.letters_of}".strip()
+
+
+def body(found: Probe) -> Iterator[list[str]]:
+    for row in found.rows:
+        own = [other for other in found.rows if other.encoder == row.encoder]
+        yield [row.encoder or "-", row.layer, *(_cell(row, own, name) for name in QUESTIONS)]
+
+
+def write_page(path: Path, found: Probe, folders: Sequence[str], corpus: str) -> None:
+    """A self-contained HTML page: the curves, the table, and what it was made from."""
+    charts = [chart for name in QUESTIONS if (chart := _chart(found, name)) is not None]
+    page = Page(
+        kicker="probe",
+        title="What the layers know",
+        lead=f"{', '.join(folders)} on {corpus}: frozen features, one matrix per layer and question, held-out clips.",
+        sections=[
+            Section("By layer", [figures(charts)], "The dashed line is plain log-mel, read by the same probe."),
+            Section(
+                "All figures",
+                [table(["encoder", "layer", *heads(found)], list(body(found)))],
+                " ".join(["The best layer of each encoder is starred.", *(f"{note}." for note in found.notes)]),
+            ),
+        ],
+    )
+    page.write(path)
+
+
+def _chart(found: Probe, name: str) -> Chart | None:
+    title, _ = QUESTIONS[name]
+    baseline = next((getattr(row, name) for row in found.rows if not row.encoder), None)
+    encoders = list(dict.fromkeys(row.encoder for row in found.rows if row.encoder))
+    lines = []
+    for colour, encoder in zip(SERIES * len(encoders), encoders, strict=False):
+        values = [getattr(row, name) for row in found.rows if row.encoder == encoder]
+        if None not in values:
+            lines.append(Line(encoder, range(len(values)), values, colour, dots=True))
+    if not lines:
+        return None
+    levels = [Level(baseline, "log-mel")] if baseline is not None else []
+    return line_chart(title, lines, levels, "0 is what the first block is given.", share, "block", height_in=2.4)
+
+
+def _cell(row: ProbeRow, own: list[ProbeRow], name: str) -> str:
+    value = getattr(row, name)
+    if value is None:
+        return "-"
+    best = QUESTIONS[name][1](getattr(other, name) for other in own)
+    return f"{value:.3f}" + ("*" if len(own) > 1 and value == best else "")
+
+
+# --- lalia pretrain probe --------------------------------------------------------------------------------
 
 
 def arguments(program: str, about: str, argv: Sequence[str]) -> argparse.Namespace:

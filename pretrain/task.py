@@ -10,15 +10,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lalia.data.joining import join_clips
+from lalia.data.batch import join_clips, span_mask
 from lalia.data.loader import Batch
-from lalia.models.contrastive import ContrastiveHead
 from lalia.models.encoder import Encoder, valid_frames
-from lalia.models.masks import span_mask
+from lalia.models.quantizer import ContrastiveHead
 from lalia.training import LightningModule
-from lalia.training.ranks import total
-from lalia.training.runs import adamw, parameter_groups
+from lalia.training.distributed import total
 from lalia.training.seeds import generator, reseed
+from lalia.training.trainer import adamw, parameter_groups
 from pretrain.config import PretrainSettings
 from pretrain.loss import (
     Codes,
@@ -28,10 +27,11 @@ from pretrain.loss import (
     gumbel_temperature,
     info_nce,
     look_up,
+    masked_positions,
     perplexity,
     quantize,
+    sample_distractors,
 )
-from pretrain.masking import masked_positions, sample_distractors
 
 
 class Pass(NamedTuple):

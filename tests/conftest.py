@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from benchmarks.demo import Demo
+    from benchmarks.demo.run import Demo
 
 # Before torch is imported for the first time: it reads this once. Workers must not fight for the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -22,6 +22,6 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(scope="session")
 def tiny_demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     """Every stage of the demo after a few steps. Tests that use it are marked ``xdist_group("chain")``: one worker makes it."""
-    from tiny_chain import make_chain
+    from tests.tiny_chain import make_chain
 
     return make_chain(tmp_path_factory.mktemp("chain"))

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from lalia.audio.reading import Note, probe_audio, read_audio
-from lalia.exits import AudioError
+from lalia.errors import AudioError
 
 CPU_S, MEMORY_BYTES = 60, 4 << 30
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".g722", ".raw", ".txt", "")

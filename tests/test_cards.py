@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lalia.cards import ancestors, content_hash, read_card, write_card, write_text
-from lalia.exits import UserError
+from lalia.errors import UserError
 
 
 def folder(tmp_path, name, text):

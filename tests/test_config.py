@@ -6,7 +6,7 @@ import pytest
 
 from finetune.config import FinetuneSettings
 from lalia import config
-from lalia.exits import UserError
+from lalia.errors import UserError
 from pretrain.config import PretrainSettings
 
 

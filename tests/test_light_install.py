@@ -8,9 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tiny_student import make_student, sing
-
-from lalia.audio.writing import flac_bytes
+from lalia.audio.encoding import flac_bytes
+from tests.tiny_student import make_student, sing
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -60,7 +59,7 @@ def run_light(tmp_path: Path, *argv: object) -> subprocess.CompletedProcess[str]
     (tmp_path / "block").mkdir(exist_ok=True)
     (tmp_path / "block" / "sitecustomize.py").write_text(BLOCKER.format(blocked=extra_modules()))
     return subprocess.run(
-        [sys.executable, "-m", "lalia.cli", *map(str, argv)],
+        [sys.executable, "-m", "lalia.cli.main", *map(str, argv)],
         capture_output=True,
         text=True,
         cwd=tmp_path,

@@ -12,7 +12,7 @@ from typing import Any
 import nbformat
 import pytest
 
-from benchmarks.demo import Demo
+from benchmarks.demo.run import Demo
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from lalia import cli
-from lalia.stages import STAGES
+from lalia.cli import main
+from lalia.cli.parser import STAGES
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -50,7 +50,7 @@ def test_command(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     elif words[0] == "lalia":
         verb = words[1:3] if words[1] in STAGES else words[1:2]
         with pytest.raises(SystemExit) as ended:
-            cli.main([*verb, "--help"])
+            main.main([*verb, "--help"])
         assert ended.value.code == 0
         assert flags(words) <= set(re.findall(r"--[\w.-]+", capsys.readouterr().out)), "an unknown flag"
         for flag, value in pairwise(words):

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tiny_corpus import make_corpus
-
-from benchmarks.demo import Budget, Demo, write_clips
+from benchmarks.demo.run import Budget, Demo, write_clips
 from finetune import lm
 from lalia import config
 from lalia.data.corpus import Corpus
+from tests.tiny_corpus import make_corpus
 
 RATE = 2e-3
 STEPS = 12

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from lalia.data.prepare.parts import Unit, make_part
-from lalia.data.prepare.utterances import Cutting
+from lalia.data.prepare.segments import Cutting
+from lalia.data.prepare.shards import Unit, make_part
 from lalia.data.prepare.workers import Progress
 
 
@@ -75,4 +75,4 @@ class LoudIsVoice:
 
 @pytest.fixture
 def loud_is_voice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lalia.data.prepare.reading.VoiceActivity", LoudIsVoice)
+    monkeypatch.setattr("lalia.data.prepare.rows.VoiceActivity", LoudIsVoice)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from lalia.audio.writing import flac_bytes
+from lalia.audio.encoding import flac_bytes
 from lalia.cards import write_card
 from lalia.data.corpus import SCHEMA, SPLITS, Corpus, write_index
 

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tiny_corpus import WORDS, chant, make_corpus
-from tiny_teacher import make_recogniser
+from tests.tiny_corpus import WORDS, chant, make_corpus
+from tests.tiny_teacher import make_recogniser
 
 SMALL = [
     "--data.workers=0", "--data.max_s=8", "--batch.hours=0.0034", "--batch.micro_s=12", "--log.every=1", "--hardware.threads=1",

@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from lalia.exits import run
+from lalia.errors import run
 
 NANO = [
     "--data.max_s=3", "--data.workers=0", "--data.min_s=0.5", "--model.width=32", "--model.layers=2", "--model.heads=2",
@@ -59,7 +59,7 @@ def main() -> int:
     import torch
 
     no_tensors_in_objects()
-    from lalia.training import Callback, mending
+    from lalia.training import Callback, interventions
     from pretrain import fit as stage
     from pretrain.__main__ import fit
     from pretrain.guard import Guard
@@ -76,7 +76,7 @@ def main() -> int:
                 batch.wave_BS.fill_(float("nan"))
             if trainer.global_step == spoil and not self.spoiled:
                 self.spoiled = True
-                with mending.edited(trainer, [task.encoder.projection.weight]), torch.no_grad():
+                with interventions.edited(trainer, [task.encoder.projection.weight]), torch.no_grad():
                     task.encoder.projection.weight.fill_(float("inf"))
 
         def on_train_end(self, trainer: Any, task: Any) -> None:

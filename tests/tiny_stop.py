@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lalia.exits import run
+from lalia.errors import run
 
 SMALL = [
     "--data.max_s=6", "--data.workers=2", "--batch.micro_s=12", "--batch.hours=0.0034", "--schedule.steps=12",
@@ -45,7 +45,8 @@ def main() -> int:
     stage, folder, when = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
     name, _, moment = when.partition(":")
 
-    from lalia.training import Callback, checkpoints, runs
+    from lalia.training import Callback, checkpoints
+    from lalia.training import trainer as runs
 
     def stop() -> None:
         (folder / "signalled").write_text(str(time.time()))
@@ -98,7 +99,7 @@ def main() -> int:
         flags = [f"--encoder={folder / 'encoder'}", "--preset=none"]
     else:
         from distill import __main__ as program  # type: ignore[no-redef]
-        from distill import material as module  # type: ignore[no-redef]
+        from distill import fit as module  # type: ignore[no-redef]
 
         flags = [f"--teacher={folder / 'teacher'}"]
     module.fit = fit  # type: ignore[assignment]

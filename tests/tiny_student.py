@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lalia.cards import write_card
-from lalia.runtime.integrity import file_hashes
+from lalia.model_folder import file_hashes
 from lalia.text.normaliser import NormaliserSettings
 from lalia.text.tokens import Tokens
 

@@ -7,15 +7,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from tiny_corpus import WORDS, chant
 
 from lalia.cards import read_card
-from lalia.models.ctc import ctc
 from lalia.models.encoder import Encoder
-from lalia.models.recogniser import Recogniser
+from lalia.models.recogniser import Recogniser, ctc
 from lalia.models.shape import EncoderShape
 from lalia.text.normaliser import Normaliser, NormaliserSettings
 from lalia.text.tokens import Tokens
+from tests.tiny_corpus import WORDS, chant
 
 SHAPE: dict[str, Any] = {
     "input": "logmel", "bins": 40, "stack": 4, "width": 48, "layers": 4, "heads": 4, "feedforward": 96, "block": "convolutional",

@@ -11,7 +11,7 @@ import numpy as np
 from lalia.data.corpus import Corpus
 from lalia.text.languages import Profile
 from lalia.text.normaliser import Normaliser
-from lalia.text.vocabulary import Vocabulary
+from lalia.text.tokens import Vocabulary
 
 TRAIN, DEV, TEST = range(3)
 EXAMPLES = 5

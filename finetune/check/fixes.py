@@ -12,19 +12,23 @@ from typing import Any
 
 import numpy as np
 
+from finetune.check.clips import (
+    beyond_frames,
+    is_closed,
+    leaking,
+    rate_outliers,
+    same_recordings,
+    silent_labels,
+    without_speech,
+)
 from finetune.check.findings import DEV, TEST, TRAIN, Checked, Labels
-from finetune.check.lengths import beyond_frames, rate_outliers, silent_labels
-from finetune.check.letters import main_script
-from finetune.check.marks import only_marks
-from finetune.check.sound import without_speech
-from finetune.check.splits import is_closed, leaking, same_recordings
+from finetune.check.text import main_script, only_marks
 from lalia.data.corpus import SPLITS, Corpus
-from lalia.data.prepare.clips import Clip, Dropped
-from lalia.data.prepare.rewriting import rewrite
+from lalia.data.prepare.listing import Clip, Dropped
+from lalia.data.prepare.pipeline import rewrite
 from lalia.data.prepare.splits import LEAST_HELD_OUT, MOST_PERCENT, assign_splits
-from lalia.text.encodings import is_unreadable, mend_encoding
-from lalia.text.lookalikes import mend
 from lalia.text.marks import find_marks, without_marks
+from lalia.text.unicode import is_unreadable, mend, mend_encoding
 
 CHANGED = "changed.tsv"
 """Every label and split that was changed: clip, why, before, after."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from lalia.audio.reading import read_audio
-from lalia.exits import AudioError
+from lalia.errors import AudioError
 from lalia.units import SAMPLE_RATE, Samples
 
 _STREAMINFO_END = 42

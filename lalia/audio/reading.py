@@ -1,4 +1,7 @@
-"""Read any audio file as float32 mono 16 kHz, or say in one line why not."""
+"""Read any audio file as float32 mono 16 kHz, or say in one line why not.
+
+From any rate to 16 kHz, block by block.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +15,39 @@ from typing import BinaryIO
 
 import numpy as np
 import soundfile
+import soxr
 
-from lalia.audio import containers, flac_frames, mpeg, ogg, riff, signatures
+from lalia.audio import ffmpeg, flac_frames, formats, mpeg, ogg, riff
 from lalia.audio.channels import Mixer
 from lalia.audio.contents import Contents, Kind, Part, all_bytes, as_file, untouched
-from lalia.audio.resampling import Resampler
-from lalia.exits import AudioError
+from lalia.errors import AudioError
 from lalia.units import SAMPLE_RATE, Seconds, to_seconds
+
+# --- From any rate to 16 kHz, block by block -------------------------------------------------------------
+
+
+class Resampler:
+    """Turns blocks of a mono wave at ``rate``, of shape (samples,), into blocks of a wave at 16 kHz.
+
+    Blocks of any size give the same wave.
+    """
+
+    def __init__(self, rate: int) -> None:
+        self._stream = None if rate == SAMPLE_RATE else soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32")
+
+    def __call__(self, block_S: np.ndarray, last: bool = False) -> np.ndarray:
+        if self._stream is not None:
+            block_S = self._stream.resample_chunk(np.ascontiguousarray(block_S), last=last)
+        # A steep filter overshoots at clipped peaks.
+        return np.clip(block_S, -1.0, 1.0)
+
+
+def resample(wave: np.ndarray, rate: int) -> np.ndarray:
+    """``wave`` (samples,) at ``rate`` as a wave at 16 kHz."""
+    return Resampler(rate)(wave.astype(np.float32, copy=False), last=True)
+
+
+# --- Read any audio file as float32 mono 16 kHz, or say in one line why not ------------------------------
 
 Source = str | Path | bytes
 
@@ -123,7 +152,7 @@ def read_blocks(
         line: _Line | None = None
         first_s = max(0, start_s - 1)  # How the second before was mixed decides how the first one begins.
         begun_s, read = float(first_s), 0  # of the sound in this rate and with these channels
-        decoding = containers.Decoding()
+        decoding = ffmpeg.Decoding()
         for rate, block_SC in _all_blocks(source, file, contents.parts, label, first_s, decoding):
             channels = block_SC.shape[1]
             if line is None or (rate, channels) != line.form:
@@ -196,7 +225,7 @@ class _Promise:
         if contents.stray:
             self._tell(Note(STRAY, f"{contents.stray} bytes behind its sound are nothing that is known: not read"))
 
-    def kept(self, read_s: Seconds, decoding: containers.Decoding) -> None:
+    def kept(self, read_s: Seconds, decoding: ffmpeg.Decoding) -> None:
         """After decoding to the end: what was expected with what was read."""
         if decoding.tracks:
             self._tell(Note(TRACKS, decoding.tracks))
@@ -234,8 +263,8 @@ def probe_audio(source: Source, name: str | None = None) -> AudioInfo:
     """What the clip's headers say, without decoding it where they say how long it is."""
     label = _label(source, name)
     with _opened(source, name) as (file, kind):
-        if kind.name == signatures.RAW_G722:
-            return AudioInfo(file.seek(0, os.SEEK_END) / signatures.G722_BYTES_PER_SECOND, SAMPLE_RATE, 1, kind.name)
+        if kind.name == formats.RAW_G722:
+            return AudioInfo(file.seek(0, os.SEEK_END) / formats.G722_BYTES_PER_SECOND, SAMPLE_RATE, 1, kind.name)
         contents = _contents(file, kind)
         length_s, form = contents.held_s, None
         lengths = []
@@ -271,10 +300,10 @@ def _facts(source: Source, file: BinaryIO, part: Part, label: str) -> tuple[int,
         except soundfile.LibsndfileError:
             pass
     try:
-        return containers.stream_facts(as_file(file, part), part.kind.container)
-    except containers.DecoderMissing as error:
+        return ffmpeg.stream_facts(as_file(file, part), part.kind.container)
+    except ffmpeg.DecoderMissing as error:
         raise _decoder_missing(label, part.kind) from error
-    except containers.DecodingFailed as error:
+    except ffmpeg.DecodingFailed as error:
         raise AudioError(f"{label}: cannot be read as {part.kind.name}: {error}") from error
 
 
@@ -309,7 +338,7 @@ def _contents(file: BinaryIO, kind: Kind) -> Contents:
 
 
 def _all_blocks(
-    source: Source, file: BinaryIO, parts: tuple[Part, ...], label: str, start_s: int, decoding: containers.Decoding
+    source: Source, file: BinaryIO, parts: tuple[Part, ...], label: str, start_s: int, decoding: ffmpeg.Decoding
 ) -> Iterator[tuple[int, np.ndarray]]:
     """The blocks of all parts, from ``start_s`` on, as (rate, samples)."""
     if len(parts) == 1:
@@ -326,7 +355,7 @@ def _all_blocks(
 
 
 def _part_blocks(
-    source: Source, file: BinaryIO, part: Part, label: str, start_s: int, decoding: containers.Decoding
+    source: Source, file: BinaryIO, part: Part, label: str, start_s: int, decoding: ffmpeg.Decoding
 ) -> Iterator[tuple[int, np.ndarray]]:
     failed = "no decoder"
     kind = part.kind
@@ -341,14 +370,14 @@ def _part_blocks(
             return
     try:
         passed = 0  # FFmpeg's containers are not all indexed: what is before the start is decoded and let go.
-        for rate, block_SC in containers.stream_blocks(as_file(file, part), kind.container, decoding):
+        for rate, block_SC in ffmpeg.stream_blocks(as_file(file, part), kind.container, decoding):
             yield rate, block_SC[max(0, start_s * rate - passed) :]
             passed += len(block_SC)
-    except containers.DecoderMissing as error:
+    except ffmpeg.DecoderMissing as error:
         if kind.libsndfile:  # Most likely broken: these kinds need no PyAV.
             raise AudioError(f"{label}: cannot be read as {kind.name}: {failed}; is it damaged?") from error
         raise _decoder_missing(label, kind) from error
-    except containers.DecodingFailed as error:
+    except ffmpeg.DecodingFailed as error:
         raise AudioError(f"{label}: cannot be read as {kind.name}: {error}; is it damaged or cut short?") from error
 
 
@@ -374,7 +403,7 @@ def _soundfile(source: Source, file: BinaryIO, part: Part) -> soundfile.SoundFil
 
 
 def _soundfile_blocks(
-    opened: soundfile.SoundFile, kind: Kind, label: str, start_s: int, decoding: containers.Decoding
+    opened: soundfile.SoundFile, kind: Kind, label: str, start_s: int, decoding: ffmpeg.Decoding
 ) -> Iterator[tuple[int, np.ndarray]]:
     _check_form(opened.samplerate, opened.channels, label)
     read, block_frames = min(start_s * opened.samplerate, opened.frames), _BLOCK_SAMPLES // opened.channels
@@ -414,7 +443,7 @@ def _opened(source: Source, name: str | None) -> Iterator[tuple[BinaryIO, Kind]]
         try:
             size = file.seek(0, os.SEEK_END)
             file.seek(0)
-            head = file.read(signatures.HEAD_BYTES)
+            head = file.read(formats.HEAD_BYTES)
         except OSError as error:
             raise AudioError(
                 f"{label}: cannot be read ({error.strerror}); expected a file that can be read twice"
@@ -422,13 +451,13 @@ def _opened(source: Source, name: str | None) -> Iterator[tuple[BinaryIO, Kind]]
         if not size:
             raise AudioError(f"{label}: is empty (0 bytes); copy it again")
         suffix = Path(name or (source if not isinstance(source, bytes) else "")).suffix.lower()
-        kind = signatures.recognise(head, suffix, size)
+        kind = formats.recognise(head, suffix, size)
         if kind is None:
             raise AudioError(
                 f"{label}: is no audio file we know (starts with {head[:8].hex(' ')}); "
                 "expected WAV, FLAC, Ogg, Opus, MP3, M4A, WebM or G.722 (raw samples: give them a header first)"
             )
-        if kind.name == signatures.LATER_PIECE:
+        if kind.name == formats.LATER_PIECE:
             raise AudioError(
                 f"{label}: is a later piece of a recording that was made in pieces, as browsers do, and only the first one says"
                 " how to decode it; join the pieces in their order into one file"

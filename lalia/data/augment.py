@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchaudio import functional
 
+from lalia.audio.encoding import TELEPHONE_RATE, gsm
 from lalia.audio.reading import SUFFIXES, read_audio
-from lalia.audio.telephony import TELEPHONE_RATE, gsm
-from lalia.exits import AudioError, UserError
+from lalia.errors import AudioError, UserError
 from lalia.units import SAMPLE_RATE, Samples, Seconds, to_samples
 
 _TELEPHONE_HZ = (300.0, 3_400.0)  # what the analogue network passed, and codecs since

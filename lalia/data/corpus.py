@@ -19,8 +19,8 @@ import pyarrow.compute as pc
 
 from lalia.audio.flac import read_flac
 from lalia.cards import read_card, write_json
-from lalia.exits import UserError
-from lalia.text.language_names import not_there
+from lalia.errors import UserError
+from lalia.text.language_codes import not_there
 from lalia.units import SAMPLE_RATE
 
 SPLITS = ("train", "dev", "test")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from lalia.data.mixture import Mixture
-from lalia.exits import UserError
+from lalia.errors import UserError
 from lalia.text.normaliser import Normaliser
 from lalia.text.tokens import Tokens
 from lalia.units import Seconds

@@ -1,23 +1,173 @@
-"""The loader: micro-batches of the plan as padded tensors, decoded ahead of their use by threads or processes."""
+"""The loader: micro-batches of the plan as padded tensors, decoded ahead of their use by threads or processes.
+
+Worker processes that decode for a run: a signal that ends the run is the run's, and it still needs its workers then.
+
+SLURM, a shell and Ctrl-C send a signal to every process of a run at once. The run answers it by finishing its step and saving,
+for which it needs the batches under way; torch's own handler would end a worker by SIGTERM, and the run by the missing worker.
+So the workers leave these signals alone, but for a SIGTERM of the run itself, by which it ends a worker that does not end by
+itself.
+
+Clips of a micro-batch: read, cropped, augmented, labelled; those that cannot be read are named and left out.
+"""
 
 from __future__ import annotations
 
 import math
+import multiprocessing
+import os
+import signal
+import sys
+import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Literal
+from multiprocessing import resource_tracker
+from typing import Any, Literal, Protocol
 
+import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from lalia.data.batch import Batch
-from lalia.data.clips import Augmenter, Clips, Labels, NothingReadable, PlannedClips
+from lalia.data.batch import Batch, pad
 from lalia.data.plan import BatchPlan, MicroBatch, sequential
-from lalia.data.worker_processes import blocked, leave_signals_to_the_run
+from lalia.errors import UserError
 from lalia.units import Seconds
+
+# --- Worker processes that decode for a run --------------------------------------------------------------
+
+STOPPING = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGUSR1})
+"""What asks a run to save and stop."""
+_ORPHANED_S = 1.0
+
+
+@contextmanager
+def blocked() -> Iterator[None]:
+    """Processes that are started inside begin with the stopping signals blocked; this one takes what came behind it."""
+    resource_tracker.ensure_running()  # spawn starts it, and it unblocks two of the signals when it is started inside
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def leave_signals_to_the_run(worker: int = 0) -> None:
+    """Called in a worker process started in ``blocked``: it ends by SIGTERM where the run sends it, or when the run is gone."""
+    run = multiprocessing.parent_process()
+    if sys.platform == "linux":
+        assert run is not None
+        threading.Thread(target=_end_with, args=(run.pid, os.getppid()), daemon=True).start()
+        return
+    # No other system tells who sent a signal. Out of the run's process group, only what is meant for the worker arrives.
+    os.setpgid(0, 0)
+    if signal.SIGTERM in signal.sigpending():
+        signal.sigwait({signal.SIGTERM})
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+
+if sys.platform == "linux":
+
+    def _end_with(run: int | None, parent: int) -> None:
+        while True:
+            came = signal.sigtimedwait({signal.SIGTERM}, _ORPHANED_S)
+            if (came is not None and came.si_pid == run) or os.getppid() != parent:
+                os._exit(0)  # as torch's handler does
+
+
+# --- Clips of a micro-batch ------------------------------------------------------------------------------
+
+Labels = Callable[[str], list[int]]
+Augmenter = Callable[[NDArray[np.float32], np.random.Generator], NDArray[np.float32]]
+"""A wave (S,) to another, every choice drawn from the generator."""
+
+
+class Clips(Protocol):
+    """What the loader needs of a corpus (``lalia.data.corpus.Corpus`` has it)."""
+
+    @property
+    def durations_s(self) -> NDArray[np.float32]: ...
+    @property
+    def languages(self) -> NDArray[np.integer]: ...
+    def id(self, row: int) -> str: ...
+    def text(self, row: int) -> str: ...
+    def wave(self, row: int) -> NDArray[np.float32]: ...
+
+
+class NothingReadable(UserError):
+    """Not one clip of a micro-batch, nor any of its spares, could be read."""
+
+    bad: tuple[str, ...] = ()
+    """a line for each of them, where they are known"""
+
+    def __init__(self, message: str, bad: Sequence[str] = ()) -> None:
+        self.bad = tuple(bad)
+        # A DataLoader raises a worker's error again with the traceback for a message, whose last line is this one.
+        super().__init__(message.strip().splitlines()[-1].removeprefix(f"{__name__}.{type(self).__name__}: "))
+
+
+class PlannedClips(Dataset[Batch]):
+    """A map from a MicroBatch, which the sampler makes, to its Batch; workers need the corpus, not the plan."""
+
+    def __init__(
+        self, corpus: Clips, *, seed: int, labels: Labels | None, augment: Augmenter | None, normalise: bool
+    ) -> None:
+        self._corpus, self._seed, self._labels, self._augment = corpus, seed, labels, augment
+        self._normalise = normalise
+
+    def __getitem__(self, micro_batch: MicroBatch) -> Batch:
+        """Read the clips. What cannot be read is left out; if nothing is left, the spares are tried in turn.
+
+        Raises NothingReadable where not one clip or spare can be read.
+        """
+        rows: list[int] = []
+        waves: list[NDArray[np.float32]] = []
+        labels: list[list[int]] = []
+        bad: list[str] = []
+        decoded: tuple[int, NDArray[np.float32]] = (
+            -1,
+            np.zeros(0, np.float32),
+        )  # the last: pieces of a long clip follow it
+        wanted = [*zip(micro_batch.rows, micro_batch.starts, micro_batch.lengths, strict=True)]
+        longest = int(micro_batch.lengths.max())
+        for place, (row, start, length) in enumerate(wanted + [(spare, 0, longest) for spare in micro_batch.spares]):
+            if place >= len(wanted) and waves:
+                break
+            try:
+                if decoded[0] != row:
+                    decoded = (int(row), self._corpus.wave(int(row)))
+                wave, label = self._part(*decoded, int(start), int(length), micro_batch.number, place)
+            except UserError as error:
+                bad.append(str(error))
+                continue
+            rows.append(int(row))
+            waves.append(wave)
+            labels.append(label)
+        if not waves:
+            raise NothingReadable(
+                f"micro-batch {micro_batch.number}: none of {len(bad)} clips can be read; the first: {bad[0]}", bad
+            )
+        return pad(micro_batch.number, rows, waves, self._corpus.languages, labels if self._labels else None, bad)
+
+    def _part(
+        self, row: int, whole: NDArray[np.float32], start: int, length: int, number: int, place: int
+    ) -> tuple[NDArray[np.float32], list[int]]:
+        start = max(0, min(start, len(whole) - length))  # shorter than its index says: what is there
+        wave = whole[start : start + length]
+        if not len(wave):
+            raise UserError(f"{self._corpus.id(row)}: has no samples; prepare the corpus again without it")
+        label = self._labels(self._corpus.text(row)) if self._labels else []
+        if self._augment:
+            # The same place of the same micro-batch draws the same, in whatever worker.
+            wave = self._augment(wave, np.random.default_rng((self._seed & (2**64 - 1), number, place)))
+        if self._normalise:
+            wave = (wave - wave.mean()) / np.sqrt(wave.var() + np.float32(1e-5))
+        return wave, label
+
+
+# --- The loader ------------------------------------------------------------------------------------------
 
 __all__ = ["Batch", "NothingReadable", "RunLoader", "ThreadedLoader", "make_eval_loader", "make_loader"]
 

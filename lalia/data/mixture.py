@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 
 from lalia.data.corpus import SPLITS, Corpus, Recordings
-from lalia.data.recordings import choose_recordings, gap_of
-from lalia.exits import UserError
-from lalia.text.codes import name_of
-from lalia.text.language_names import describe_language, iso_639_3, meant, not_there
+from lalia.data.prepare.splits import choose_recordings, gap_of
+from lalia.errors import UserError
+from lalia.text.language_codes import describe_language, iso_639_3, meant, name_of, not_there
 from lalia.units import Seconds
 
 

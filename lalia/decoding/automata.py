@@ -1,13 +1,26 @@
-"""What a text may look like, letter by letter: machines that score the next letter, and one that makes them score tokens."""
+"""What a text may look like, letter by letter: machines that score the next letter, and one that makes them score tokens.
+
+Language models as machines that score a text letter by letter: n-grams of letters, and n-grams of words.
+
+Lists of phrases that people write: hot words with boosts, and closed vocabularies with alternatives.
+"""
 
 from __future__ import annotations
 
 import math
+import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
-from lalia.text.tokens import Tokens, spellings
+from lalia.errors import UserError
+from lalia.lm.folder import LanguageModel
+from lalia.lm.ngrams import END, SPECIALS, UNKNOWN, Ngrams
+from lalia.text.normaliser import Normaliser
+from lalia.text.tokens import BOUNDARY, Tokens, spellings
+
+# --- What a text may look like, letter by letter ---------------------------------------------------------
 
 FORBIDDEN = -math.inf
 
@@ -204,3 +217,194 @@ class Hot:
     def end(self, state: Any) -> float:
         score, node = self._step(state, self._space) if self._space and state != self.start else (0.0, state)
         return score - self._credit[node]
+
+
+# --- Language models as machines that score a text letter by letter --------------------------------------
+
+STRANGER = -4.0
+"""Natural log score of a word that the model has never seen, on top of the model's own for unknown words."""
+
+
+class LetterModel:
+    """N-grams of letters, the space between words being one of them. ``bonus`` is for every letter and space."""
+
+    def __init__(self, ngrams: Ngrams, weight: float, bonus: float) -> None:
+        self._ngrams = ngrams
+        self._weight, self._bonus = weight, bonus
+        self._space = ngrams.id(BOUNDARY)
+        self.start = (ngrams.start, False)
+
+    def letter(self, state: Any, letter: str) -> tuple[float, Any]:
+        before, waiting = state
+        if letter == " ":
+            return 0.0, (before, True)  # counted when a word follows: the last space of a text is none
+        score = 0.0
+        if waiting:
+            log_prob, before = self._ngrams.advance(before, self._space)
+            score = self._weight * log_prob + self._bonus
+        log_prob, after = self._ngrams.advance(before, self._ngrams.id(letter))
+        return score + self._weight * log_prob + self._bonus, (after, False)
+
+    def end(self, state: Any) -> float:
+        return self._weight * self._ngrams.advance(state[0], END)[0]
+
+
+class WordModel:
+    """N-grams of words. ``bonus`` is for every word.
+
+    While a word is being spelled it counts as the likeliest word that begins so (as flashlight's lexicon does), and what
+    that was too good by is taken back at its end. A word that the model has never seen may be spelled all the same.
+    """
+
+    def __init__(self, ngrams: Ngrams, weight: float, bonus: float) -> None:
+        self._ngrams = ngrams
+        self._weight, self._bonus = weight, bonus
+        self._prefixes = Prefixes(ngrams.symbols, len(SPECIALS))
+        self._unigrams = ngrams.unigrams()
+        self._hopes: dict[tuple[int, int], float] = {}
+        # (what came before, where in the list of words or None for a stranger, what the word was given so far)
+        self.start = (ngrams.start, self._prefixes.root, 0.0)
+
+    def letter(self, state: Any, letter: str) -> tuple[float, Any]:
+        before, node, given = state
+        if letter == " ":
+            score, after = self._word(before, node)
+            return score - given, (after, self._prefixes.root, 0.0)
+        child = node and self._prefixes.child(node, letter)
+        hope = self._hope(child) if child else self._stranger(before)[0]
+        return hope - given, (before, child, hope)
+
+    def end(self, state: Any) -> float:
+        before, node, given = state
+        score = 0.0
+        if node != self._prefixes.root:
+            score, before = self._word(before, node)
+        return score - given + self._weight * self._ngrams.advance(before, END)[0]
+
+    def _word(self, before: Any, node: tuple[int, int, int] | None) -> tuple[float, Any]:
+        number = self._prefixes.whole(node) if node else None
+        if number is None:
+            return self._stranger(before)
+        log_prob, after = self._ngrams.advance(before, number)
+        return self._weight * log_prob + self._bonus, after
+
+    def _stranger(self, before: Any) -> tuple[float, Any]:
+        log_prob, after = self._ngrams.advance(before, UNKNOWN)
+        return self._weight * log_prob + STRANGER + self._bonus, after
+
+    def _hope(self, node: tuple[int, int, int]) -> float:
+        low, high, _ = node
+        if (low, high) not in self._hopes:
+            self._hopes[low, high] = self._weight * float(self._unigrams[low:high].max()) + self._bonus
+        return self._hopes[low, high]
+
+
+def machine_of(model: LanguageModel, weight: float, bonus: float) -> Machine:
+    """``model`` as scores of texts: ``weight`` times its log probability, and ``bonus`` for every letter or word."""
+    return (LetterModel if model.unit == "letter" else WordModel)(model.ngrams, weight, bonus)
+
+
+# --- Lists of phrases that people write ------------------------------------------------------------------
+
+BOOST = 6.0
+MOST_PHRASES = 100_000
+_PARTS = re.compile(r"[()\[\]|]|[^()\[\]|]+")
+
+
+def read_hot_words(path: Path, normaliser: Normaliser, tokens: Tokens) -> dict[str, float]:
+    """Phrases and boosts from a file: a phrase a line, after a tab its boost in natural logarithms (6 unless given).
+
+    ``UserError`` names the line that is wrong.
+    """
+    found: dict[str, float] = {}
+    for number, line in _lines(path):
+        phrase, tab, boost = line.partition("\t")
+        try:
+            value = float(boost) if tab else BOOST
+            if not math.isfinite(value) or abs(value) > 100:
+                raise ValueError
+        except ValueError:
+            raise UserError(
+                f"{path}: line {number}: the boost is {boost!r}; expected a number from -100 to 100"
+            ) from None
+        found[_writable(path, number, phrase, normaliser, tokens)] = value
+    _refuse_none(path, found)
+    return found
+
+
+def read_closed(path: Path, normaliser: Normaliser, tokens: Tokens) -> list[str]:
+    """The phrases of a file: one a line, ``(a|b)`` for either, ``[a]`` for a or nothing, nested as one likes.
+
+    Normalised and sorted. ``UserError`` names the line that is wrong.
+    """
+    found: set[str] = set()
+    for number, line in _lines(path):
+        for phrase in expand(line, f"{path}: line {number}"):
+            found.add(_writable(path, number, phrase, normaliser, tokens))
+            if len(found) > MOST_PHRASES:
+                raise UserError(
+                    f"{path}: line {number}: more than {MOST_PHRASES:,} phrases; expected a smaller grammar"
+                )
+    _refuse_none(path, found)
+    return sorted(found)
+
+
+def expand(line: str, where: str = "grammar") -> list[str]:
+    """Every phrase that a line with ``(a|b)`` and ``[a]`` stands for."""
+    parts = _PARTS.findall(line)
+    found, rest = _alternatives(parts, 0, "", where)
+    if rest < len(parts):
+        raise UserError(f"{where}: {parts[rest]!r} closes nothing")
+    return [" ".join(phrase.split()) for phrase in found]
+
+
+def _alternatives(parts: list[str], at: int, closing: str, where: str) -> tuple[list[str], int]:
+    """What the parts from ``at`` to ``closing`` stand for, and the place behind them."""
+    options: list[str] = []
+    current = [""]
+    while at < len(parts) and parts[at] not in (")", "]"):
+        part, at = parts[at], at + 1
+        if part == "|":
+            options, current = options + current, [""]
+            continue
+        inner = [part]
+        if part in ("(", "["):
+            inner, at = _alternatives(parts, at, ")" if part == "(" else "]", where)
+            if part == "[":
+                inner = [*inner, ""]
+        if len(current) * len(inner) > MOST_PHRASES:
+            raise UserError(f"{where}: stands for more than {MOST_PHRASES:,} phrases; expected a smaller grammar")
+        current = [head + tail for head in current for tail in inner]
+    if closing:
+        if at == len(parts) or parts[at] != closing:
+            raise UserError(f"{where}: {closing!r} is missing")
+        at += 1
+    return options + current, at
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file; expected a list of phrases, one a line") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as UTF-8 text ({error}); expected a list of phrases") from error
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.strip() and not line.startswith("#"):
+            yield number, line
+
+
+def _writable(path: Path, number: int, phrase: str, normaliser: Normaliser, tokens: Tokens) -> str:
+    written = normaliser(phrase)
+    if not written:
+        raise UserError(f"{path}: line {number}: {phrase.strip()!r} holds no letters")
+    try:
+        tokens.encode(written)
+    except UserError as error:
+        raise UserError(f"{path}: line {number}: {error}") from None
+    return written
+
+
+def _refuse_none(path: Path, found: Collection[str]) -> None:
+    if not found:
+        raise UserError(f"{path}: holds no phrases; expected one a line")

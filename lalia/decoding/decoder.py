@@ -1,27 +1,69 @@
 """From log-probabilities to words under a language model, hot words or a closed vocabulary.
 
 T frames, V tokens.
+
+The texts that a beam ended with, weighed again by what is too slow to lead the search.
+
+A student's decoder: what is known of the language, put together and checked against the student.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lalia.decoding.alignment import align
-from lalia.decoding.automata import Closed, Hot, Machine, Spelled, Walk
-from lalia.decoding.beam import Beam, BeamSettings, Path
-from lalia.decoding.closed import MOST_NODES, ClosedSearch, PhraseTree
+from lalia.decoding.automata import Closed, Hot, Machine, Spelled, Walk, machine_of, read_closed, read_hot_words
+from lalia.decoding.beam import MOST_NODES, Beam, BeamSettings, ClosedSearch, Hypothesis, PhraseTree
 from lalia.decoding.confidence import Evidence, confidence
+from lalia.decoding.forced_alignment import align
 from lalia.decoding.greedy import Hit, Word, transcript, words
-from lalia.decoding.rescoring import Rescore
-from lalia.scoring.rates import alignment
-from lalia.text.scripts import is_ideograph
-from lalia.text.tokens import Tokens, spell
+from lalia.errors import UserError
+from lalia.lm.folder import LanguageModel
+from lalia.lm.lstm import Lstm, LstmModel
+from lalia.text.edit_distance import alignment
+from lalia.text.tokens import Tokens, spell, spellings
+from lalia.text.unicode import is_ideograph
 from lalia.units import Frames, Seconds
+
+if TYPE_CHECKING:
+    from lalia.runtime.student import Student
+
+
+# --- The texts that a beam ended with, weighed again by what is too slow to lead the search --------------
+
+Rescore = Callable[[list[Hypothesis]], list[Hypothesis]]
+"""Takes the texts that an utterance's beam ended with, the best first, and gives them back so, with other scores."""
+
+
+class Rescorer:
+    """Adds ``weight`` times an LSTM's log probability, and ``bonus`` for every letter, to the score of each path."""
+
+    def __init__(self, lstm: Lstm, tokens: Tokens, weight: float, bonus: float) -> None:
+        self._lstm = lstm
+        self._spellings = spellings(tokens)
+        self.weight, self.bonus = weight, bonus
+
+    def __call__(self, paths: list[Hypothesis]) -> list[Hypothesis]:
+        """The same paths with their new scores, the best first."""
+        if not self.weight or len(paths) < 2:
+            return paths
+        log_probs_N, letters_N = self.weigh(paths)
+        added_N = self.weight * log_probs_N + self.bonus * letters_N
+        found = [replace(path, score=path.score + more) for path, more in zip(paths, added_N.tolist(), strict=True)]
+        return sorted(found, key=lambda path: -path.score)
+
+    def weigh(self, paths: Sequence[Hypothesis]) -> tuple[np.ndarray, np.ndarray]:
+        """The natural log probability of each path's text (N,), and how many letters it has (N,), spaces counted."""
+        texts = [" ".join("".join(self._spellings[token] for token in path.tokens).split()) for path in paths]
+        return self._lstm.log_probs([self._lstm.ids(text) for text in texts]), np.array([len(text) for text in texts])
+
+
+# --- From log-probabilities to words under a language model, hot words or a closed vocabulary ------------
 
 PAUSE_S: Seconds = 1.0
 """A pause as long as this ends an utterance: what comes behind it is searched on its own."""
@@ -184,11 +226,11 @@ class Decoder:
             replace(word, confidence=confidence(e, self.weights)) for word, e in zip(found, evidence, strict=True)
         ]
 
-    def _rejected(self, path: Path, log_probs_TV: np.ndarray) -> bool:
+    def _rejected(self, path: Hypothesis, log_probs_TV: np.ndarray) -> bool:
         free = float(log_probs_TV.max(axis=1).sum())
         return free - path.acoustic > self._reject * len(path.tokens)
 
-    def _evidence(self, paths: Sequence[Path], hits: Sequence[Hit], found: Sequence[Word]) -> list[Evidence]:
+    def _evidence(self, paths: Sequence[Hypothesis], hits: Sequence[Hit], found: Sequence[Word]) -> list[Evidence]:
         scores = np.array([path.score for path in paths[:_ALTERNATIVES]])
         share_K = np.exp(scores - scores.max())
         share_K /= share_K.sum()
@@ -205,7 +247,7 @@ class Decoder:
             for word, lowest, share in zip(found, _by_word(hits, found, self.frame_s), shares, strict=True)
         ]
 
-    def _words(self, path: Path) -> str:
+    def _words(self, path: Hypothesis) -> str:
         """The words of a path, spaces between them: as ``words`` finds them, in less time where spaces part them anyway."""
         if not self._ideographs:
             return self.tokens.decode(path.tokens)
@@ -247,3 +289,71 @@ def _by_word(hits: Sequence[Hit], found: Sequence[Word], frame_s: Seconds) -> li
 def text_of(decoded: Decoded, tokens: Tokens) -> str:
     """The text of what was decoded, words separated by one space."""
     return transcript(decoded.hits, tokens)
+
+
+# --- A student's decoder ---------------------------------------------------------------------------------
+
+RESCORING = {"weight": 0.2, "bonus": 0.3, "confidence": None}
+"""How much an LSTM counts beside the n-grams that the search is led by, and what each letter is given, until it is tuned."""
+
+
+def make_decoder(
+    student: Student,
+    lm: LanguageModel | Path | str | None = None,
+    *,
+    rescore: LstmModel | Rescore | Path | str | None = None,
+    hot_words: Path | dict[str, float] | None = None,
+    only: Path | Sequence[str] | None = None,
+    weight: float | None = None,
+    bonus: float | None = None,
+    settings: BeamSettings | None = None,
+) -> Decoder:
+    """A decoder for ``student``: beam search under a language model, hot words, a closed vocabulary, or several of them.
+
+    ``weight`` and ``bonus`` are those that tuning found for this student unless given. ``rescore`` is an LSTM, or anything
+    else, that weighs what was found under ``lm``. ``hot_words`` is a file of phrases, or a dictionary of normalised phrases and
+    boosts in natural logarithms; ``only`` a file of phrases with ``(a|b)`` and ``[a]``, or a sequence of normalised phrases.
+    A ``UserError`` where the student cannot write what they ask for, or they make no sense together.
+    """
+    machines: list[Machine] = []
+    weights: Sequence[float] | None = None
+    rescorer: Rescore | None = None
+    if rescore is not None and lm is None:
+        raise UserError("--rescore weighs what a search led by n-grams has found; give those as --lm")
+    if rescore is not None and only is not None:
+        raise UserError("--rescore has nothing to weigh where --only says all that may be said; leave one of them out")
+    if lm is not None:
+        model = lm if isinstance(lm, LanguageModel) else LanguageModel.load(lm)
+        model.check(student.tokens, student.normaliser)
+        tuned = model.tuned(str(student.card.get("id")))
+        weights = tuned["confidence"]
+        if callable(rescore):
+            rescorer = rescore
+        elif rescore is not None:
+            lstm = rescore if isinstance(rescore, LstmModel) else LstmModel.load(rescore)
+            lstm.check(student.tokens, student.normaliser)
+            found = {**RESCORING, **lstm.card.get("tuned", {}).get(pair_name(student, model), {})}
+            rescorer = Rescorer(lstm.lstm, student.tokens, found["weight"], found["bonus"])
+            # One set: the LSTM was tuned on what these n-grams found at that weight.
+            tuned = {"weight": found.get("lm_weight", tuned["weight"]), "bonus": found.get("lm_bonus", tuned["bonus"])}
+            weights = found["confidence"]
+        machines.append(
+            machine_of(
+                model,
+                tuned["weight"] if weight is None else weight,
+                tuned["bonus"] if bonus is None else bonus,
+            )
+        )
+    if isinstance(hot_words, Path):
+        hot_words = read_hot_words(hot_words, student.normaliser, student.tokens)
+    if isinstance(only, Path):
+        only = read_closed(only, student.normaliser, student.tokens)
+    return Decoder(
+        student.tokens, student.frame_s, machines,
+        hot_words=hot_words, only=only, weights=weights, settings=settings, rescorer=rescorer,
+    )  # fmt: skip
+
+
+def pair_name(student: Student, lm: LanguageModel) -> str:
+    """What an LSTM's tuning for a student and its n-grams is kept under."""
+    return f"{student.card.get('id')} {lm.id}"

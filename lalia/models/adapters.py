@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from lalia.exits import UserError
+from lalia.errors import UserError
 from lalia.models.encoder import Encoder
 
 UP, DOWN = "up", "down"

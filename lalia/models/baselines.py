@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torchaudio.models import DeepSpeech, Wav2Letter
 
-from lalia.exits import UserError
+from lalia.errors import UserError
 from lalia.models.encoder import Encoder
 from lalia.models.frontend import StackedFrames, valid_frames
 from lalia.models.shape import EncoderShape

@@ -18,9 +18,8 @@ from fairseq2.nn import BatchLayout
 from torch import Tensor, nn
 
 from lalia.models.blocks import checkpoint_blocks, make_blocks, norm
-from lalia.models.dropout import replace_dropouts
+from lalia.models.cpu_kernels import position_encoder, replace_dropouts
 from lalia.models.frontend import StackedFrames, make_frontend, valid_frames
-from lalia.models.position import position_encoder
 from lalia.models.shape import EncoderShape
 
 

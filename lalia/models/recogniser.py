@@ -1,16 +1,33 @@
-"""The recogniser: an encoder with a CTC head, its tokens and its normaliser."""
+"""The recogniser: an encoder with a CTC head, its tokens and its normaliser.
+
+The CTC loss of labelled clips as a pure function in float32: a sum with its count; the task divides.
+
+B clips, T frames, V tokens, U tokens of the longest label. Source: Graves et al. 2006, "Connectionist Temporal Classification".
+
+Forced alignment by torchaudio, where torch is there: the path of ``lalia.decoding.forced_alignment``, sooner.
+
+T frames, V tokens.
+"""
 
 from __future__ import annotations
 
+import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torchaudio.functional import forced_align
 
+from lalia.decoding.forced_alignment import require_frames
 from lalia.models.encoder import Encoder
 from lalia.text.normaliser import Normaliser
 from lalia.text.tokens import Tokens
+
+# --- The recogniser --------------------------------------------------------------------------------------
 
 
 class Recogniser(nn.Module):
@@ -61,3 +78,60 @@ class Recogniser(nn.Module):
         from lalia.models.store import save_recogniser
 
         save_recogniser(self, Path(folder), parents, **facts)
+
+
+# --- The CTC loss of labelled clips as a pure function in float32 ----------------------------------------
+
+
+@dataclass
+class CtcSum:
+    """Sums over a batch."""
+
+    loss: Tensor
+    """negative log-likelihood of the labels in nats"""
+    count: Tensor
+    """tokens it was summed over"""
+    impossible_B: Tensor
+    """clips whose label cannot fit their frames; they count for nothing"""
+
+
+def ctc(logits_BTV: Tensor, frames_B: Tensor, labels_BU: Tensor, label_lengths_B: Tensor) -> CtcSum:
+    """Negative log-likelihood of ``labels``; token 0 is the blank.
+
+    A label needs a frame per token and one more between two equal tokens. Clips with fewer have no path at all: they are named
+    in ``impossible_B`` instead of turning the sum infinite.
+    """
+    impossible_B = frames_needed(labels_BU, label_lengths_B) > frames_B
+    log_probs_TBV = logits_BTV.float().log_softmax(-1).transpose(0, 1)  # float32: sums over thousands of paths
+    losses_B = F.ctc_loss(log_probs_TBV, labels_BU, frames_B, label_lengths_B, reduction="none", zero_infinity=True)
+    possible_B = ~impossible_B
+    return CtcSum((losses_B * possible_B).sum(), (label_lengths_B * possible_B).sum(), impossible_B)
+
+
+def frames_needed(labels_BU: Tensor, label_lengths_B: Tensor) -> Tensor:
+    """The fewest frames in which each label can be said: its tokens, and a blank between equal neighbours. (B,)"""
+    inside = torch.arange(1, max(1, labels_BU.shape[1]), device=labels_BU.device) < label_lengths_B[:, None]
+    equal_B = ((labels_BU[:, 1:] == labels_BU[:, :-1]) & inside).sum(1)
+    return label_lengths_B + equal_B
+
+
+# --- Forced alignment by torchaudio, where torch is there ------------------------------------------------
+
+# Its maintainers meant to take it out of 2.9, and did not: the version that the project is held to has it.
+warnings.filterwarnings("ignore", message=".*forced_align has been deprecated")
+
+
+def align(log_probs_TV: np.ndarray, ids: list[int]) -> np.ndarray:
+    """As ``lalia.decoding.forced_alignment.align``: the index in ``ids`` of the token in each frame, (T,) int64, or -1 for blank.
+
+    ``log_probs_TV`` is float32. ValueError where there are fewer frames than the text takes.
+    """
+    T = len(log_probs_TV)
+    require_frames(ids, T)
+    if not ids:
+        return np.full(T, -1)
+    log_probs_1TV = torch.from_numpy(np.ascontiguousarray(log_probs_TV, np.float32))[None]
+    said_T = forced_align(log_probs_1TV, torch.tensor([ids]), blank=0)[0][0].numpy()
+    # A token is a new one behind a blank or another one; of two equal ones a blank is always between.
+    begins_T = (said_T != 0) & (said_T != np.append(0, said_T[:-1]))
+    return np.where(said_T != 0, begins_T.cumsum() - 1, -1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
-from lalia.exits import UserError
+from lalia.errors import UserError
 from lalia.units import SAMPLE_RATE, Frames, Samples
 
 # The stem of wav2vec 2.0 (Baevski et al. 2020, section 4.2): (channels, kernel, stride) per convolution, 20 ms in all.

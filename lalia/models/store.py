@@ -20,13 +20,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lalia.cards import read_card, write_card, write_json
-from lalia.exits import UserError
-from lalia.kinds import look, refusal
+from lalia.errors import UserError
+from lalia.inputs import look, refusal
 from lalia.models.shape import EncoderShape
 
 if TYPE_CHECKING:
-    from lalia.models.contrastive import ContrastiveHead
     from lalia.models.encoder import Encoder
+    from lalia.models.quantizer import ContrastiveHead
     from lalia.models.recogniser import Recogniser
     from lalia.text.normaliser import Normaliser
     from lalia.text.tokens import Tokens
@@ -108,7 +108,7 @@ def load_encoder(folder: Path) -> Encoder:
 
 def load_quantizer(folder: Path) -> ContrastiveHead | None:
     """The quantizer that the encoder in ``folder`` was pretrained with; None where the folder keeps none."""
-    from lalia.models.contrastive import ContrastiveHead, ContrastiveShape
+    from lalia.models.quantizer import ContrastiveHead, ContrastiveShape
 
     read_card(folder)
     if not (folder / QUANTIZER).is_file():

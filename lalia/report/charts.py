@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from lalia.report import formats
+from lalia.report import numbers
 
 # Matplotlib knows no CSS variables: it draws with these stand-ins, and the finished SVG gets the variables.
 _STAND_INS = {
@@ -99,7 +99,7 @@ class Bar:
 
 def share(value: float) -> str:
     """An axis label for a share."""
-    return f"{100 * value:g}{formats.THIN}%"
+    return f"{100 * value:g}{numbers.THIN}%"
 
 
 def plain(value: float) -> str:
@@ -233,7 +233,7 @@ def histogram(title: str, values: np.ndarray, unit: str = "clips", bins: int = 4
             axis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
         axes.set_ylabel(unit)
         svg = _svg(figure, title)
-    return Chart(title, svg, f"median {formats.number(float(np.median(values)))}")
+    return Chart(title, svg, f"median {numbers.number(float(np.median(values)))}")
 
 
 def heat_chart(title: str, shares_VL: np.ndarray, steps: Sequence[float], caption: str | Markup = "") -> Chart:

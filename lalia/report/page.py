@@ -1,17 +1,36 @@
-"""One self-contained HTML page: style, charts and sounds inside it, nothing fetched, light or dark as the reader's system is."""
+"""One self-contained HTML page: style, charts and sounds inside it, nothing fetched, light or dark as the reader's system is.
+
+Lineage for people: a card, what it says of itself in a line, and the same of its parents.
+
+Clips to hear inside a page: a few kilobytes of MP3 per second, with the outline of the wave to see and click.
+
+What was said and what was heard, with the differences coloured.
+
+The clips of a page of scores: those that went worst and those in the middle, to hear, with their errors coloured.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import base64
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from lalia import __version__
-from lalia.cards import write_text
+from lalia.audio.encoding import mp3_bytes
+from lalia.cards import NAME, read_card, write_text
+from lalia.report import numbers
+from lalia.scoring.rates import character_errors
+from lalia.text.edit_distance import alignment
+from lalia.units import clock, to_seconds
+
+# --- One self-contained HTML page ------------------------------------------------------------------------
 
 _HERE = Path(__file__).parent
 _ENVIRONMENT = Environment(
@@ -91,7 +110,7 @@ def goals(items: Sequence[Goal]) -> Markup:
 
 
 def clips(items: Sequence[Any], key: Markup) -> Markup:
-    """Clips (``lalia.report.players.ShownClip``) with their texts; ``key`` says what the colours mean."""
+    """Clips (``lalia.report.page.ShownClip``) with their texts; ``key`` says what the colours mean."""
     return Markup(_BLOCKS.clips(items, key))
 
 
@@ -101,5 +120,197 @@ def settings(groups: Sequence[tuple[str, Sequence[tuple[str, str, str | None]]]]
 
 
 def lineage(node: Any) -> Markup:
-    """A card and its parents (``lalia.report.lineage.Node``) as a tree."""
+    """A card and its parents (``lalia.report.page.Node``) as a tree."""
     return Markup(_BLOCKS.lineage(node))
+
+
+# --- Lineage for people ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Node:
+    """One content in the tree of what a model is made of."""
+
+    kind: str
+    id: str
+    """the first letters of its content hash"""
+    facts: str
+    parents: list[Node] = field(default_factory=list)
+
+
+def lineage_of(card: dict[str, Any]) -> Node:
+    """The tree behind ``card``. A parent that is also a parent's parent stands there only, where it was used first."""
+    parents = card.get("parents", [])
+    deeper = {id for parent in parents for id in _ids_behind(parent)}
+    kept = [lineage_of(parent) for parent in parents if parent.get("id") not in deeper]
+    return Node(card["kind"], short_hash(card.get("id", "")), describe(card), kept)
+
+
+def product_card(run: Path) -> dict[str, Any] | None:
+    """The card of what the run in ``run`` made, or None while it has made nothing."""
+    for name in ("student", "recogniser", "encoder"):
+        if (run / name / NAME).is_file():
+            return read_card(run / name)
+    return None
+
+
+def short_hash(id: str) -> str:
+    return id.removeprefix("sha256:")[:10]
+
+
+def describe(card: dict[str, Any]) -> str:
+    """What ``card`` says of its content, in one line."""
+    facts = _corpus_facts(card) if card["kind"] == "corpus" else _model_facts(card)
+    return " · ".join(facts)
+
+
+def total_hours(card: dict[str, Any]) -> float:
+    """Hours of audio in a corpus, all languages and splits."""
+    return float(sum(sum(splits.values()) for splits in card.get("hours", {}).values()))
+
+
+def _corpus_facts(card: dict[str, Any]) -> list[str]:
+    facts = [str(card.get("source", ""))] if card.get("source") else []
+    if card.get("clips"):
+        facts.append(f"{numbers.count(sum(card['clips'].values()))} clips")
+    if card.get("hours"):
+        facts += [numbers.hours(total_hours(card)), ", ".join(card["hours"])]
+    return facts + list(card.get("licences", []))
+
+
+def _model_facts(card: dict[str, Any]) -> list[str]:
+    facts = [f"{numbers.count(card['parameters'])} parameters"] if "parameters" in card else []
+    if made := card.get("pretraining"):
+        facts.append(
+            f"pretrained on {numbers.hours(made['hours'])}: accuracy {made['accuracy']:.3f} where chance is "
+            f"{made['chance']:.4f}, code perplexity {made['code_perplexity']:.0f} of {made['codes']}"
+        )
+    # A recogniser from elsewhere says less of how it came to be.
+    if (made := card.get("finetuning")) and {"start", "minutes_of_labels", "test_cer"} <= set(made):
+        facts.append(
+            f"fine-tuned from {made['start']} weights on {made['minutes_of_labels']:g}{numbers.THIN}min of labels: "
+            f"test CER {numbers.percent(made['test_cer'])}"
+        )
+    if made := card.get("distillation"):
+        facts.append(f"distilled in {made['steps']:,} steps: test CER {numbers.percent(made['test_cer'])}")
+    if card["kind"] == "student":
+        facts.append(f"{numbers.megabytes(card['bytes'] / 1e6)} of ONNX" if "bytes" in card else "ONNX")
+    return facts
+
+
+def _ids_behind(card: dict[str, Any]) -> set[str]:
+    found: set[str] = set()
+    for parent in card.get("parents", []):
+        found |= {parent.get("id", "")} | _ids_behind(parent)
+    return found
+
+
+# --- Clips to hear inside a page -------------------------------------------------------------------------
+
+COLUMNS = 110
+
+
+@dataclass(frozen=True)
+class Player:
+    """One clip as a page needs it."""
+
+    id: str
+    length: str
+    audio: str
+    """the sound as a ``data:`` address"""
+    outline: str
+    """the wave's loudness as an SVG path, ``outline_width`` wide and 2 high"""
+    outline_width: int = COLUMNS
+
+
+@dataclass(frozen=True)
+class ShownClip:
+    """A clip with (who, text) pairs beside it; without a player where its sound is not at hand."""
+
+    id: str
+    texts: list[tuple[str, Markup]]
+    clip: Player | None = None
+
+
+def make_player(id: str, wave: np.ndarray) -> Player:
+    """The player of ``wave`` (samples,), 16 kHz."""
+    data = base64.b64encode(mp3_bytes(wave)).decode()
+    seconds = to_seconds(len(wave))
+    length = f"{seconds:.1f} s" if seconds < 60 else clock(seconds)
+    return Player(id, length, f"data:audio/mpeg;base64,{data}", _outline(wave))
+
+
+def _outline(wave: np.ndarray) -> str:
+    """Bars around the middle line, as high as the loudest sample of each of ``COLUMNS`` pieces."""
+    edges = np.linspace(0, len(wave), COLUMNS + 1).astype(int)
+    peaks = np.array([np.abs(wave[a:b]).max(initial=0.0) for a, b in pairwise(edges)])
+    # The square root lets quiet consonants be seen beside loud vowels.
+    heights = np.maximum(np.sqrt(peaks / max(float(peaks.max()), 1e-6)), 0.03)
+    return "".join(f"M{i + 0.2:g} {1 - h:.2f}h.6v{2 * h:.2f}h-.6z" for i, h in enumerate(heights.tolist()))
+
+
+# --- What was said and what was heard, with the differences coloured -------------------------------------
+
+KEY = Markup(
+    '<span><mark class="gone">missed</mark> said, not heard</span>'
+    '<span><mark class="other">mistaken</mark> heard as another letter</span>'
+    '<span><mark class="extra">invented</mark> heard, not said</span>'
+)
+"""The legend of the colours; each has its own underline as well, for who sees colours alike."""
+
+_CLASSES = {"deletion": ("gone", ""), "substitution": ("other", "other"), "insertion": ("", "extra"), "equal": ("", "")}
+
+
+def marked(reference: str, hypothesis: str) -> tuple[Markup, Markup]:
+    """(reference, hypothesis) as HTML, letters that differ marked; aligned letter by letter."""
+    said: list[tuple[str, str]] = []
+    heard: list[tuple[str, str]] = []
+    for edit in alignment(reference, hypothesis, unit="character"):
+        in_reference, in_hypothesis = _CLASSES[edit.kind]
+        said.append((in_reference, edit.reference))
+        heard.append((in_hypothesis, edit.hypothesis))
+    return _spans(said), _spans(heard)
+
+
+def _spans(letters: list[tuple[str, str]]) -> Markup:
+    letters = [(name, text) for name, text in letters if text]
+    if not letters:
+        return Markup('<span class="nothing">nothing</span>')
+    out = Markup()
+    for name, run in groupby(letters, key=lambda letter: letter[0]):
+        text = escape("".join(letter for _, letter in run))
+        # A marked space is seen only where it has a width that does not collapse.
+        out += Markup('<mark class="{}">{}</mark>').format(name, text.replace(" ", "\u00a0")) if name else text
+    return out
+
+
+# --- The clips of a page of scores -----------------------------------------------------------------------
+
+SHOWN = 5
+"""Of each kind."""
+Said = tuple[str, str, str]
+"""A clip: its id, what was said, what was heard; both normalised."""
+
+
+def clips_section(
+    judged: Sequence[Said], wave: Callable[[str], np.ndarray | None], intro: str, title: str = "Test clips"
+) -> Section:
+    """The worst and the median of ``judged`` by letters wrong; ``wave`` gives a clip's sound, None where it is not at hand."""
+    ranked = sorted(judged, key=lambda clip: -character_errors(clip[1], clip[2]).rate)
+    middle = max(0, len(ranked) // 2 - SHOWN // 2)
+    chosen = [("Worst", ranked[:SHOWN])]
+    if len(ranked) > 2 * SHOWN:
+        chosen.append(("In the middle", ranked[middle : middle + SHOWN]))
+    blocks: list[Markup] = []
+    for name, some in chosen:
+        shown = [_shown(clip, wave(clip[0])) for clip in some]
+        blocks += [Markup("<h3>{}</h3>").format(name), clips(shown, KEY if not blocks else Markup())]
+    return Section(title, blocks, intro)
+
+
+def _shown(clip: Said, wave: np.ndarray | None) -> ShownClip:
+    id, reference, hypothesis = clip
+    said, heard = marked(reference, hypothesis)
+    errors = character_errors(reference, hypothesis)
+    texts = [("said", said), (f"heard, CER {numbers.percent(errors.rate, 0)}", heard)]
+    return ShownClip(id, texts, make_player(id, wave) if wave is not None else None)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from lalia.audio.reading import read_blocks
-from lalia.exits import UserError
+from lalia.errors import UserError
 from lalia.units import SAMPLE_RATE, Samples, Seconds, to_samples, to_seconds
 
 BLOCK_S: Seconds = 0.04

@@ -14,22 +14,16 @@ import numpy as np
 
 from lalia.audio.channels import EACH
 from lalia.audio.reading import Note, Source, Tell, ignore, probe_form, read_blocks
-from lalia.cards import read_card
-from lalia.decoding.greedy import Word, collapse, peaks, transcript, words
-from lalia.decoding.growing import PAUSE_S, Growing
-from lalia.exits import AudioError, UserError
-from lalia.machine import cores
-from lalia.runtime.conversation import PHRASE_S, Track, converse, repeated, turns
-from lalia.runtime.hearing import SILENCE_PEAK, STATE, Chunks, Hearing
-from lalia.runtime.integrity import MODEL, NORMALISER, TOKENS, check_files, find_student
-from lalia.runtime.spoken import languages_of
-from lalia.runtime.stream import Stream
-from lalia.runtime.transcript import Transcript
-from lalia.runtime.windows import Heard, Window, cut_windows, silence, stitch
-from lalia.runtime.workers import in_order
+from lalia.cards import cores, read_card
+from lalia.decoding.greedy import PAUSE_S, Growing, Word, collapse, peaks, transcript, words
+from lalia.errors import AudioError, UserError
+from lalia.model_folder import MODEL, NORMALISER, TOKENS, check_files, find_student, languages_of
+from lalia.runtime.streaming import SILENCE_PEAK, STATE, Chunks, Hearing, Stream
+from lalia.runtime.transcript import PHRASE_S, Track, Transcript, converse, repeated, turns
+from lalia.runtime.windows import Heard, Window, cut_windows, in_order, silence, stitch
 from lalia.text.normaliser import Normaliser
-from lalia.text.scripts import join_words
 from lalia.text.tokens import Tokens
+from lalia.text.unicode import join_words
 from lalia.units import SAMPLE_RATE, Samples, Seconds, to_samples, to_seconds
 
 if TYPE_CHECKING:
@@ -112,7 +106,7 @@ class Student:
         that is not speech. ``jobs`` windows of a long file are heard at a time. ``AudioError`` where the file cannot be read;
         ``name`` is what errors call bytes, ``tell`` receives notes about the file. Channels are mixed unless ``channels`` is the
         number of one, from 0, or ``lalia.audio.channels.EACH``: then words have a channel, and turns stand in their order.
-        Best path, unless a ``decoder`` made for this student (``lalia.runtime.decoders``)
+        Best path, unless a ``decoder`` made for this student (``lalia.decoding.decoder``)
         searches with what it knows of the language; a decoder serves one call at a time.
         """
         steps = self.steps(source, name, voice=voice, jobs=jobs, decoder=decoder, tell=tell, channels=channels)
@@ -224,7 +218,7 @@ class Student:
     def _streamed(self, blocks: Iterable[np.ndarray], voice: bool) -> Iterator[np.ndarray]:
         hearing = self._hearing()
         if voice:
-            from lalia.runtime.voice import mark_speech
+            from lalia.audio.vad import mark_speech
 
             blocks = map(itemgetter(1), mark_speech(blocks, self._frame))
         for block in blocks:
@@ -236,7 +230,7 @@ class Student:
         if not voice:
             yield from cut_windows(blocks, self._window, self._overlap)
             return
-        from lalia.runtime.voice import mark_speech
+        from lalia.audio.vad import mark_speech
 
         for _, stretch in groupby(mark_speech(blocks, self._frame), itemgetter(0)):
             yield from cut_windows(map(itemgetter(1), stretch), self._window, self._overlap)

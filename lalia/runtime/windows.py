@@ -1,17 +1,23 @@
 """Long audio as overlapping windows, and their frames as one row again.
 
 T frames, V tokens, N frames that two windows share.
+
+Work shared among threads whose results come in order: ONNX Runtime lets other threads run while it computes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from lalia.units import Frames, Samples
+
+# --- Long audio as overlapping windows, and their frames as one row again --------------------------------
 
 SILENT_LOG_PROB = -100.0
 _SMOOTHED: Frames = 3
@@ -106,3 +112,31 @@ def silence(frames: Frames, tokens: int) -> np.ndarray:
     log_probs_TV = np.full((frames, tokens), SILENT_LOG_PROB, np.float32)
     log_probs_TV[:, 0] = 0.0
     return log_probs_TV
+
+
+# --- Work shared among threads whose results come in order -----------------------------------------------
+
+Given = TypeVar("Given")
+Made = TypeVar("Made")
+
+
+def in_order(work: Callable[[Given], Made], items: Iterable[Given], jobs: int) -> Iterator[Made]:
+    """``work`` of each of ``items`` in their order, ``jobs`` at a time.
+
+    At most one item more than there are jobs is taken ahead, so that memory stays bounded. An error comes in its place.
+    """
+    if jobs == 1:
+        yield from map(work, items)
+        return
+    with ThreadPoolExecutor(jobs, "lalia") as pool:
+        waiting: deque[Future[Made]] = deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) > jobs:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()

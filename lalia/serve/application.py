@@ -1,4 +1,7 @@
-"""The routes: a file in, a transcript out; the page, health and metrics."""
+"""The routes: a file in, a transcript out; the page, health and metrics.
+
+Counters in the text format that Prometheus reads.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,9 @@ import base64
 import hashlib
 import hmac
 import re
+import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from importlib.resources import files
@@ -23,17 +28,79 @@ from starlette.websockets import WebSocket
 
 from lalia.audio.channels import parse_choice
 from lalia.audio.reading import Note, Tell
-from lalia.exits import AudioError
+from lalia.errors import AudioError
 from lalia.runtime.student import Student
-from lalia.runtime.subtitles import FORMATS
-from lalia.runtime.transcript import Transcript
-from lalia.serve.answers import OPENAI, answer, openai_answer
-from lalia.serve.limits import Limits
-from lalia.serve.metrics import CONTENT_TYPE, Metrics
-from lalia.serve.refusals import Refusal, busy
-from lalia.serve.streams import ROUTE, serve_stream
-from lalia.serve.turns import Job, Steps, Turns
-from lalia.serve.uploads import Upload, received
+from lalia.runtime.transcript import FORMATS, Transcript
+from lalia.serve.http import OPENAI, Limits, Refusal, Upload, answer, busy, openai_answer, received
+from lalia.serve.scheduler import Job, Steps, Turns
+from lalia.serve.websocket import ROUTE, serve_stream
+from lalia.units import Seconds
+
+# --- Counters in the text format that Prometheus reads ---------------------------------------------------
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_BUCKETS_S: tuple[Seconds, ...] = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
+
+
+class Metrics:
+    """What has been served since the start; safe among threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._requests: Counter[tuple[str, int]] = Counter()
+        self._buckets: Counter[float] = Counter()
+        self._took_s: Seconds = 0.0
+        self._took = 0
+        self._audio_s: Seconds = 0.0
+        self._work_s: Seconds = 0.0
+
+    def answered(self, route: str, status: int) -> None:
+        with self._lock:
+            self._requests[route, status] += 1
+
+    def transcribed(self, took_s: Seconds, audio_s: Seconds, work_s: Seconds) -> None:
+        """A transcript, from the end of its upload; ``work_s`` of that was spent on it alone."""
+        with self._lock:
+            self._took += 1
+            self._took_s += took_s
+            self._audio_s += audio_s
+            self._work_s += work_s
+            for bound in _BUCKETS_S:
+                self._buckets[bound] += took_s <= bound
+
+    def streamed(self, audio_s: Seconds, work_s: Seconds) -> None:
+        """A stream that has ended."""
+        with self._lock:
+            self._audio_s += audio_s
+            self._work_s += work_s
+
+    def render(self, gauges: Mapping[str, tuple[str, float]]) -> str:
+        """All of it, and ``gauges``: name to (meaning, value now)."""
+        with self._lock:
+            lines = [
+                *_head("lalia_requests_total", "counter", "Requests answered, by route and status."),
+                *(f'lalia_requests_total{{route="{route}",status="{status}"}} {count}'
+                  for (route, status), count in sorted(self._requests.items())),
+                *_head("lalia_audio_seconds_total", "counter", "Audio transcribed."),
+                f"lalia_audio_seconds_total {self._audio_s:.3f}",
+                *_head("lalia_work_seconds_total", "counter", "Time that worker threads spent on it."),
+                f"lalia_work_seconds_total {self._work_s:.3f}",
+                *_head("lalia_transcription_seconds", "histogram", "From the end of an upload to its transcript."),
+                *(f'lalia_transcription_seconds_bucket{{le="{bound:g}"}} {self._buckets[bound]}' for bound in _BUCKETS_S),
+                f'lalia_transcription_seconds_bucket{{le="+Inf"}} {self._took}',
+                f"lalia_transcription_seconds_sum {self._took_s:.3f}",
+                f"lalia_transcription_seconds_count {self._took}",
+            ]  # fmt: skip
+        for name, (meaning, value) in gauges.items():
+            lines += [*_head(name, "gauge", meaning), f"{name} {value:g}"]
+        return "\n".join(lines) + "\n"
+
+
+def _head(name: str, kind: str, meaning: str) -> list[str]:
+    return [f"# HELP {name} {meaning}", f"# TYPE {name} {kind}"]
+
+
+# --- The routes ------------------------------------------------------------------------------------------
 
 Handler = Callable[[Request], Awaitable[Response]]
 Write = Callable[[Transcript, Upload, list[Note]], Response]

@@ -13,8 +13,8 @@ import uvicorn
 import websockets  # noqa: F401  # uvicorn asks for it only when somebody comes; whoever lacks it shall hear of it at the start
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from lalia.exits import UserError
-from lalia.serve.limits import Limits
+from lalia.errors import UserError
+from lalia.serve.http import Limits
 
 
 def make_protocol(limits: Limits) -> type[H11Protocol]:

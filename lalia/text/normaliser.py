@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from lalia.cards import write_text
-from lalia.exits import UserError
-from lalia.text.languages import profile
-from lalia.text.numbers import spell_numbers
+from lalia.errors import UserError
+from lalia.text.languages import profile, spell_numbers
 
 FILE_NAME = "normaliser.json"
 

@@ -20,8 +20,8 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback
 from torch import nn
 
-from lalia.data.worker_processes import STOPPING
-from lalia.exits import UserError
+from lalia.data.loader import STOPPING
+from lalia.errors import UserError
 from lalia.training.settings import LogSettings, ScheduleSettings
 
 CHECKPOINTS, BEST = "checkpoints", "best.ckpt"

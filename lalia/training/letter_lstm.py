@@ -1,4 +1,8 @@
-"""Training of the LSTM that weighs texts letter by letter: on one machine, to be continued where it was interrupted.
+"""The LSTM over letters as it is trained, and its export as the ONNX graph that ``lalia.lm.lstm`` runs.
+
+B texts, T letters, V symbols. For one step: K prefixes, P prefixes one letter shorter, L layers, H width.
+
+Training of the LSTM that weighs texts letter by letter: on one machine, to be continued where it was interrupted.
 
 B texts, T letters.
 """
@@ -6,12 +10,14 @@ B texts, T letters.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 import os
 import shutil
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,16 +27,81 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor
+from torch import Tensor, nn
 
 from lalia.cards import read_card
-from lalia.decoding.lstm import MODEL, Lstm, make
-from lalia.decoding.model_folder import KIND
-from lalia.decoding.ngrams import BEGIN, END, SPECIALS
-from lalia.exits import GuardStopped, UserError
-from lalia.models.letter_lstm import IGNORED, LetterLstm
+from lalia.errors import GuardStopped, UserError
+from lalia.lm.folder import KIND
+from lalia.lm.lstm import INPUTS, MODEL, OUTPUTS, Lstm, make
+from lalia.lm.ngrams import BEGIN, END, SPECIALS
 from lalia.text.normaliser import Normaliser
 from lalia.training.seeds import mix, reseed
+
+# --- The LSTM over letters as it is trained, and its export as the ONNX graph that ``lalia.lm.lstm`` runs ---
+
+IGNORED = -100
+"""The target where a batch is padded."""
+
+
+class LetterLstm(nn.Module):
+    """Letters before -> scores of the next one. Dropout stands before, between and behind the layers (Zaremba et al. 2014)."""
+
+    def __init__(self, symbols: int, width: int, layers: int, embedding: int, dropout: float) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(symbols, embedding)
+        self.lstm = nn.LSTM(embedding, width, layers, batch_first=True, dropout=dropout if layers > 1 else 0.0)
+        self.dropout = nn.Dropout(dropout)
+        self.output = nn.Linear(width, symbols)
+
+    def forward(self, letters_BT: Tensor) -> Tensor:
+        """Scores (B, T, V) of the letter behind each place."""
+        hidden_BTH, _ = self.lstm(self.dropout(self.embedding(letters_BT)))
+        scores_BTV: Tensor = self.output(self.dropout(hidden_BTH))
+        return scores_BTV
+
+    def loss(self, letters_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor, Tensor]:
+        """(sum of the targets' negative log probabilities, how many there are); ``IGNORED`` ones are left out."""
+        scores = self(letters_BT).flatten(0, 1).float()
+        targets = targets_BT.flatten()
+        summed = nn.functional.cross_entropy(scores, targets, ignore_index=IGNORED, reduction="sum")
+        return summed, (targets != IGNORED).sum()
+
+    def graph(self) -> bytes:
+        """One step of the network as ONNX, as ``lalia.lm.lstm`` runs it: K prefixes grow by one letter each."""
+        rows_K = torch.zeros(2, dtype=torch.long)
+        states_LPH = torch.zeros(self.lstm.num_layers, 2, self.lstm.hidden_size)
+        axes = {name: {1: "P"} for name in INPUTS[2:]} | {name: {1: "K"} for name in OUTPUTS[1:]}
+        axes |= {name: {0: "K"} for name in (*INPUTS[:2], OUTPUTS[0])}
+        buffer = io.BytesIO()
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about batches of other sizes and an exporter of another kind
+            torch.onnx.export(
+                _Step(self).train(self.training),  # the exporter gives this mode back to it, and so to self
+                (rows_K, rows_K, states_LPH, states_LPH),
+                buffer,  # type: ignore[arg-type]  # the tracing exporter takes files; its annotation knows paths only
+                input_names=INPUTS,
+                output_names=OUTPUTS,
+                dynamic_axes=axes,
+                opset_version=17,
+                dynamo=False,
+            )
+        return buffer.getvalue()
+
+
+class _Step(nn.Module):
+    def __init__(self, model: LetterLstm) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, symbols_K: Tensor, parents_K: Tensor, hidden_LPH: Tensor, cells_LPH: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        states = hidden_LPH[:, parents_K], cells_LPH[:, parents_K]
+        top_K1H, (hidden_LKH, cells_LKH) = self.model.lstm(self.model.embedding(symbols_K)[:, None], states)
+        return self.model.output(top_K1H[:, 0]).log_softmax(-1), hidden_LKH, cells_LKH
+
+
+# --- Training of the LSTM that weighs texts letter by letter ---------------------------------------------
 
 HELD_OUT, HELD_OUT_MOST = 20, 2_000
 """Every so many-th sentence is held out, by its hash, but not more than so many."""

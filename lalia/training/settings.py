@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from lalia.exits import UserError
-from lalia.kinds import look, refusal
+from lalia.errors import UserError
+from lalia.inputs import look, refusal
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """One tiny run of each kind (fp32, one rank, CPU), and what of it must never change by a refactor.
 
-    python tests/golden/golden_runs.py tests/golden/golden.json    store what they are now; the commit says why
+    python -m tests.golden.golden_runs tests/golden/golden.json    store what they are now; the commit says why
 
 The values are bit-exact on one kind of processor with one version of torch; ``machine`` says which.
 """
@@ -15,8 +15,6 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-sys.path += [str(Path(__file__).resolve().parents[up]) for up in (1, 2)]
 
 STEPS = 20
 _RUN = (
@@ -55,8 +53,8 @@ def machine() -> dict[str, str]:
 
 def make_runs(folder: Path) -> dict[str, dict[str, Any]]:
     """Make every run below ``folder``: run name -> its first losses and the hash of its weights, or the hash of its bytes."""
-    from tiny_corpus import make_corpus
-    from tiny_run import NANO
+    from tests.tiny_corpus import make_corpus
+    from tests.tiny_run import NANO
 
     corpus = str(make_corpus(folder / "corpus", 36))
     italian = ("--data.corpus", corpus, "--data.language", "ita")
@@ -114,7 +112,7 @@ def _student(folder: Path, corpus: Path) -> dict[str, Any]:
     """The bytes of an exported student, and what it says of ten clips."""
     from lalia import Student
     from lalia.data.corpus import Corpus
-    from lalia.models.student_folder import export_student
+    from lalia.models.export.onnx_export import export_student
 
     export_student(folder / "finetune" / "recogniser", folder / "student")
     student, clips = Student.load(folder / "student", threads=1), Corpus.load(corpus)

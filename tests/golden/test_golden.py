@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from golden_runs import STEPS, machine, make_runs
+
+from tests.golden.golden_runs import STEPS, machine, make_runs
 
 STORED: dict[str, Any] = json.loads((Path(__file__).with_name("golden.json")).read_text(encoding="utf-8"))
 

@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from pages import ROOT, Block
+from tests.journeys.pages import ROOT, Block
 
 LONGEST_S = 600
 

@@ -42,7 +42,7 @@ def main(program: str, words: list[str]) -> int:
             [os.environ["JOURNEY_CURL"], "-fsS", *(w.replace(":8000", port) for w in words)]
         ).returncode
     if program == "lalia":
-        command, verb = [sys.executable, "-m", "lalia.cli", *words], words[:2]
+        command, verb = [sys.executable, "-m", "lalia.cli.main", *words], words[:2]
     else:
         command, verb = [sys.executable, *words], []
     command += shlex.split(SHORTER.get(" ".join(verb), LSTM if words[:1] == ["lm"] and "--lstm" in words else ""))

@@ -11,9 +11,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from journey import run
-from material import SPEECH, lay_out
-from pages import SHOWN, TYPED, Block, blocks, blocks_of, pages
+
+from tests.journeys.journey import run
+from tests.journeys.material import SPEECH, lay_out
+from tests.journeys.pages import SHOWN, TYPED, Block, blocks, blocks_of, pages
 
 README = "README.md"
 AFTER_README = frozenset(
@@ -40,11 +41,11 @@ NOT_RUN: dict[tuple[str, str], str] = {
     ("docs/corpora.md", "lalia prepare demo --out data/demo"): NETWORK,
     (
         "docs/decoding.md",
-        "python -m benchmarks.decoding runs/demo/student data/demo --language ita --text it_prompts.txt",
+        "python -m benchmarks.decoding.language_models runs/demo/student data/demo --language ita --text it_prompts.txt",
     ): MEASURES,
     (
         "docs/distillation.md",
-        "python -m benchmarks.student --teacher RECOGNISER --corpus data/demo --language ita --out RUNS",
+        "python -m benchmarks.runtime.student --teacher RECOGNISER --corpus data/demo --language ita --out RUNS",
     ): MEASURES,
     (
         "docs/hardware.md",
@@ -59,11 +60,11 @@ NOT_RUN: dict[tuple[str, str], str] = {
     ("docs/runtime.md", "pip install '.[serve]'"): INSTALLS,
     (
         "docs/runtime.md",
-        "python -m benchmarks.streaming students/streaming data/demo --offline runs/demo/student --pause 0.2 0.3 0.5",
+        "python -m benchmarks.runtime.streaming students/streaming data/demo --offline runs/demo/student --pause 0.2 0.3 0.5",
     ): MEASURES,
     (
         "docs/runtime.md",
-        "python -m benchmarks.runtime STUDENT CLIP… --recogniser RECOGNISER --sherpa FOLDER --hf FOLDER --lm LM",
+        "python -m benchmarks.runtime.speed STUDENT CLIP… --recogniser RECOGNISER --sherpa FOLDER --hf FOLDER --lm LM",
     ): MEASURES,
 }
 """(page, first line of the block) → why it does not run here."""

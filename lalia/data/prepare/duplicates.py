@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from lalia.data.prepare.clips import Dropped
 from lalia.data.prepare.fingerprints import MARK, copies
-from lalia.data.prepare.parts import Record, marks_path
-from lalia.data.prepare.reading import Side
+from lalia.data.prepare.listing import Dropped
+from lalia.data.prepare.rows import Side
+from lalia.data.prepare.shards import Record, marks_path
 
 MODES = ("near", "exact", "keep")
 CONFLICT = "conflicting label"

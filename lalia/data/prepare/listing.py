@@ -1,103 +1,154 @@
-"""The last steps of every listing: unique names, files that exist, languages, splits, facts for the card."""
+"""What a source lists: clips to be read, and what was left out before reading.
+
+What a user may say about a source: language, columns, root, how much to hold out.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import hashlib
+import re
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Protocol
 
-from lalia.data.prepare.clips import Clip, Dropped, Listing
-from lalia.data.prepare.options import Options
-from lalia.data.prepare.splits import assign_splits, hold_out_recordings
-from lalia.exits import UserError
-from lalia.filenames import is_file, readable
+from lalia.errors import UserError
+from lalia.files import readable
+from lalia.units import Seconds
 
-_LOOKED_AT = 1000
+# --- What a user may say about a source ------------------------------------------------------------------
+
+Say = Callable[[str], None]
+"""Tells the user a line."""
+FIELDS = ("audio", "text", "language", "speaker", "split", "duration", "start", "end", "id", "channel", "licence")
 
 
 @dataclass(frozen=True)
-class Part:
-    """What one reader takes of a source.
+class Options:
+    """``language`` "" = as the source says; ``columns`` maps our field names to the source's.
 
-    ``form`` is what it is, in a word or two; ``has_splits``: it says which they are. ``files`` are those that rows are about
-    which make no clip.
+    ``tiers`` are those of annotations that are read; () = the transcriptions. Percentages of ``None`` = as the amount of labels
+    asks for (``splits.held_out_percent``).
     """
 
-    form: str
-    entries: Sequence[Clip | Dropped]
-    has_splits: bool
-    files: frozenset[Path] = frozenset()
+    language: str = ""
+    licence: str = ""
+    root: Path | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    dev_percent: float | None = None
+    test_percent: float | None = None
+    limit: int = 0
+    tiers: tuple[str, ...] = ()
 
 
-def finish_listing(name: str, parts: Sequence[Part], options: Options, where: Path) -> Listing:
-    """A listing of all ``parts``, in their order; what an earlier part lists is not listed again.
+def parse_columns(words: Sequence[str]) -> dict[str, str]:
+    """``["text=sentence,audio=path", "speaker=voice"]`` as a mapping; ``UserError`` names what is wrong."""
+    columns: dict[str, str] = {}
+    for word in ",".join(words).split(",") if words else []:
+        ours, equals, theirs = (part.strip() for part in word.partition("="))
+        if not equals or ours not in FIELDS or not theirs:
+            raise UserError(f"--columns {word!r}: expected OURS=THEIRS with OURS one of {', '.join(FIELDS)}")
+        if columns.setdefault(ours, theirs) != theirs:
+            raise UserError(f"--columns: {ours} is given twice, as {columns[ours]} and as {theirs}; give it once")
+    return columns
 
-    Clips of parts without splits of their own get some. Raises ``UserError`` where the source holds nothing, or names
-    files none of which exists.
+
+# --- What a source lists ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The part of a recording that is in ``split``; "" = in none: a gap between two splits."""
+
+    split: str
+    start_s: Seconds
+    end_s: Seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """One thing to read: a file, or the part of it between ``start_s`` and ``end_s`` (``None``: to its end).
+
+    ``path`` is a file, or only its name where ``data`` holds the bytes. ``text`` is ``""`` where nobody wrote it down,
+    ``speaker`` where nobody said. ``duration_s`` is what the source says about the length (0: nothing); for planning.
+    A ``stretch`` is a part of a long recording, whose times say about where it begins and ends. ``held_out`` are the times of
+    the recording whose utterances are in another split than ``split``. ``path`` alone may be a name that is not UTF-8.
+    ``channel`` counts from 0 (``None``: the source says nothing).
     """
-    name = readable(name)
-    divided: list[Clip] = []
-    undivided: list[Clip] = []
-    dropped: list[Dropped] = []
-    listed: dict[tuple[object, ...], Part] = {}
-    for part in parts:
-        clips = divided if part.has_splits else undivided
-        for entry in part.entries:
-            if isinstance(entry, Dropped):
-                dropped.append(entry)
-            elif (
-                other := listed.setdefault((entry.path, entry.start_s, entry.end_s, entry.channel), part)
-            ) is not part:
-                dropped.append(Dropped(entry.id, "duplicate", f"is listed by the {other.form} and the {part.form}"))
-            elif not options.limit or len(divided) + len(undivided) < options.limit:
-                clips.append(entry if not options.language else replace(entry, language=options.language))
-    clips = [*divided, *undivided]
-    of_clips = [part for part in parts if any(isinstance(entry, Clip) for entry in part.entries)]
-    forms = list(dict.fromkeys(part.form for part in of_clips or parts))
-    if not clips:
-        reasons = ", ".join(f"{n} {reason}" for reason, n in Counter(d.reason for d in dropped).most_common())
-        first = f"; the first: {dropped[0].detail}" if dropped else ""
-        why = f"{reasons}{first}" if reasons else f"as a {' and a '.join(forms)}"
-        raise UserError(f"{where}: names no audio that can be used ({why})")
-    looked_at = clips[:_LOOKED_AT]
-    if not any(clip.data is not None or is_file(clip.path) for clip in looked_at):
-        raise UserError(
-            f"{where}: none of the first {len(looked_at)} files it names exists (such as {clips[0].path});"
-            " say --root FOLDER, the one that its paths start from"
-        )
-    clips = _unique(clips)
-    divided, undivided = clips[: len(divided)], clips[len(divided) :]
-    splitting = "as the source says" if divided else ""
-    if undivided:
-        undivided, how = _split(undivided, options, dropped)
-        splitting = f"{splitting}; of the rest {how}" if divided else how
-    clips = [*divided, *undivided]
-    facts = {
-        "sources": [{"name": name, "form": form, "licence": options.licence or "not stated"} for form in forms],
-        "licences": [options.licence] if options.licence else [],
-        "splitting": splitting,
-    }
-    return Listing(name, clips, dropped=dropped, facts=facts)
+
+    id: str
+    path: str
+    language: str
+    text: str = ""
+    speaker: str = ""
+    split: str = "train"
+    source: str = ""
+    start_s: Seconds = 0.0
+    end_s: Seconds | None = None
+    duration_s: Seconds = 0.0
+    data: bytes | None = None
+    stretch: bool = False
+    channel: int | None = None
+    held_out: tuple[Span, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("id", "text", "speaker", "source"):
+            object.__setattr__(self, name, readable(getattr(self, name)))
 
 
-def _split(clips: list[Clip], options: Options, dropped: list[Dropped]) -> tuple[list[Clip], str]:
-    """``clips`` with splits, and how they were made; what lies in a gap between two splits is ``dropped``."""
-    percents = options.dev_percent, options.test_percent
-    told = []
-    if any(clip.text for clip in clips):
-        clips, how = assign_splits(clips, *percents)
-        told.append(how)
-    made, how = hold_out_recordings(clips, *percents)
-    dropped += [entry for entry in made if isinstance(entry, Dropped)]
-    return [entry for entry in made if isinstance(entry, Clip)], "; ".join(filter(None, [*told, how])) or "none"
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A clip that is not in the corpus, and the reason, which is one of a few so that they can be counted."""
+
+    id: str
+    reason: str
+    detail: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "id", readable(self.id))
+        object.__setattr__(self, "detail", readable(self.detail))
 
 
-def _unique(clips: list[Clip]) -> list[Clip]:
-    """The same name twice would be two clips that nobody can tell apart."""
-    seen: Counter[str] = Counter()
-    named = []
-    for clip in clips:
-        seen[clip.id] += 1
-        named.append(clip if seen[clip.id] == 1 else replace(clip, id=f"{clip.id}~{seen[clip.id]}"))
-    return named
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """Something about the file of a clip that is used all the same: a ``lalia.audio.reading.Note``, and of which file."""
+
+    id: str
+    kind: str
+    text: str
+    path: str
+
+
+class Stream(Protocol):
+    """Clips that are not known before they are read, such as a file of a hub dataset; sent to a worker as it is."""
+
+    def clips(self, start: int) -> Iterator[Clip | Dropped]:
+        """The clips from number ``start`` on, always the same ones."""
+        ...
+
+
+@dataclass
+class Listing:
+    """A source: clips in an order that depends on nothing but the source, or streams of them.
+
+    ``facts`` go into the corpus card (sources, licences, splitting), ``documents`` are files to write beside it.
+    """
+
+    name: str
+    clips: list[Clip] = field(default_factory=list)
+    streams: list[Stream] = field(default_factory=list)
+    dropped: list[Dropped] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+    documents: dict[str, str] = field(default_factory=dict)
+
+
+def sentence_key(text: str) -> str:
+    """``text`` without case, punctuation and spacing: two clips with the same key say the same sentence."""
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return " ".join(re.sub(r"[^\w]|_", " ", folded).split())
+
+
+def ordering(key: str, seed: int = 0) -> str:
+    """A number (as hex) that orders keys as if shuffled, the same on every machine."""
+    return hashlib.sha256(f"{seed}\0{key}".encode()).hexdigest()

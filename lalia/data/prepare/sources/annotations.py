@@ -15,10 +15,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
-from lalia.data.prepare.clips import Clip, Dropped
-from lalia.data.prepare.options import Options
-from lalia.filenames import find_path, is_file, is_utf8
-from lalia.text.language_names import UNKNOWN, find_language
+from lalia.data.prepare.listing import Clip, Dropped, Options
+from lalia.files import find_path, is_file, is_utf8
+from lalia.text.language_codes import UNKNOWN, find_language
 from lalia.units import Seconds
 
 

@@ -15,14 +15,13 @@ import numpy as np
 
 from lalia.cards import NAME as CARD
 from lalia.data.corpus import SPLITS, Corpus
-from lalia.data.prepare.clips import Clip, Dropped, Listing, Stream, ordering, sentence_key
-from lalia.data.prepare.options import Options, Say
+from lalia.data.prepare.listing import Clip, Dropped, Listing, Options, Say, Stream, ordering, sentence_key
 from lalia.data.prepare.sources.columns import NAMES, describe_columns
 from lalia.data.prepare.sources.tables import SPLIT_NAMES, read_channel
 from lalia.data.prepare.splits import LEAST_HELD_OUT, PERCENT, held_out_percent
-from lalia.exits import UserError
-from lalia.filenames import find_path
-from lalia.text.language_names import UNKNOWN, iso_639_3
+from lalia.errors import UserError
+from lalia.files import find_path
+from lalia.text.language_codes import UNKNOWN, iso_639_3
 
 _SAVED_PER_STREAM = 2000
 _HUB_SPLITS = {"dev": "validation"}

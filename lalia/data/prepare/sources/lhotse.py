@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from lalia.exits import UserError
-from lalia.text.files import read_lines
+from lalia.errors import UserError
+from lalia.text.text_files import read_lines
 
 FIELDS = {name: name for name in ("audio", "text", "language", "speaker", "start", "duration", "id", "channel")}
 """The columns of the rows."""

@@ -6,18 +6,17 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from lalia.audio.formats import is_audio
 from lalia.audio.reading import SUFFIXES
-from lalia.audio.signatures import is_audio
-from lalia.data.prepare.clips import Listing
-from lalia.data.prepare.demo import list_demo
-from lalia.data.prepare.listing import finish_listing
-from lalia.data.prepare.options import Options, Say
-from lalia.data.prepare.sources import folders, hub, kaldi, others, tables
-from lalia.data.prepare.sources.headless import headless
-from lalia.data.prepare.sources.named_audio import NamedAudio
-from lalia.exits import UserError
-from lalia.filenames import find_path
-from lalia.kinds import address, is_address, look
+from lalia.data.prepare.finish_listing import finish_listing
+from lalia.data.prepare.listing import Listing, Options, Say
+from lalia.data.prepare.sources import folders, hub, layouts, tables, unsupported
+from lalia.data.prepare.sources.audio_files import NamedAudio
+from lalia.data.prepare.sources.columns import headless
+from lalia.data.prepare.sources.demo import list_demo
+from lalia.errors import UserError
+from lalia.files import find_path
+from lalia.inputs import address, is_address, look
 
 ListSource = Callable[[Path], Listing]
 """Lists a source; may keep files in the work folder that it is given."""
@@ -39,11 +38,11 @@ def open_source(spec: str, options: Options, audio: Path | None, say: Say) -> Li
         return lambda work: hub.list_hub(rest, options, say)
     if colon and kind == "kaldi":
         folder = _existing(rest)
-        return lambda work: finish_listing(_named(folder), [kaldi.list_kaldi(folder, options)], options, folder)
+        return lambda work: finish_listing(_named(folder), [layouts.list_kaldi(folder, options)], options, folder)
     if colon and kind == "fairseq":
         path = _existing(rest)
         name = _named(path if path.is_dir() else path.parent)
-        return lambda work: finish_listing(name, [kaldi.list_fairseq(path, options)], options, path)
+        return lambda work: finish_listing(name, [layouts.list_fairseq(path, options)], options, path)
     if colon and kind == "demo":
         raise UserError(f"source {spec!r}: the demo takes no name; say: lalia prepare demo")
     path = _existing(spec)
@@ -61,7 +60,7 @@ def open_source(spec: str, options: Options, audio: Path | None, say: Say) -> Li
         return lambda work: folders.list_annotations(path, read, options, say)
     if path.suffix.lower() in SUFFIXES or is_audio(path):
         return lambda work: folders.list_recording(path, options, work, say)
-    if told := others.what(path):
+    if told := unsupported.what(path):
         raise UserError(f"{path}: {told}")
     named = NamedAudio(path, options.root or path.parent)
     if not tables.form_of(path) and headless(path, named) is None:

@@ -14,18 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from lalia.audio.reading import SUFFIXES as AUDIO_SUFFIXES
-from lalia.data.prepare.clips import Clip, Dropped
-from lalia.data.prepare.listing import Part
-from lalia.data.prepare.options import Options, Say
+from lalia.data.prepare.finish_listing import Part
+from lalia.data.prepare.listing import Clip, Dropped, Options, Say
 from lalia.data.prepare.sources import lhotse
 from lalia.data.prepare.sources.annotations import seconds
-from lalia.data.prepare.sources.columns import NAMES, describe_columns, find_columns
-from lalia.data.prepare.sources.headless import headless, list_headless
-from lalia.data.prepare.sources.named_audio import AudioIndex, NamedAudio
-from lalia.exits import UserError
-from lalia.filenames import is_utf8
-from lalia.text.files import conversion, read_lines
-from lalia.text.language_names import iso_639_3
+from lalia.data.prepare.sources.audio_files import AudioIndex, NamedAudio
+from lalia.data.prepare.sources.columns import NAMES, describe_columns, find_columns, headless, list_headless
+from lalia.errors import UserError
+from lalia.files import is_utf8
+from lalia.text.language_codes import iso_639_3
+from lalia.text.text_files import conversion, read_lines
 
 SUFFIXES = (".tsv", ".csv", ".jsonl", ".ndjson", ".json", ".parquet")
 SPLIT_NAMES = {

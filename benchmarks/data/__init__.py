@@ -1,0 +1,1 @@
+"""Benchmarks of data: reading, preparation, duplicates, voice activity detection, loaders."""

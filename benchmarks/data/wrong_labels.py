@@ -1,0 +1,71 @@
+"""How many wrong labels the check finds by listening: some labels are exchanged, and the suspects are counted.
+
+    OMP_NUM_THREADS=1 python -m benchmarks.data.wrong_labels data/demo --language ita --recogniser runs/demo/student
+
+A label is exchanged for that of a clip about as long, so that its length and rate give nothing away.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import random
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from finetune.check.clips import judge, load_judge, rate_outliers, suspects
+from finetune.check.findings import Labels, read_labels
+from lalia.data.corpus import Corpus
+from lalia.text.languages import profile
+from lalia.text.normaliser import Normaliser, settings_for
+
+
+def exchanged(labels: Labels, share: float, seed: int) -> tuple[Labels, set[int]]:
+    """``labels`` with ``share`` of them exchanged for that of a clip about as long, and their places."""
+    draw = random.Random(seed)
+    count = len(labels.texts)
+    order = np.argsort(labels.durations_s, kind="stable").tolist()
+    position = {place: i for i, place in enumerate(order)}
+    texts = list(labels.texts)
+    for place in draw.sample(range(count), int(share * count)):
+        other = order[min(max(position[place] + draw.choice([-3, -2, 2, 3]), 0), count - 1)]
+        texts[place] = labels.texts[other]
+    normal = [labels.normaliser(text) for text in texts]
+    wrong = {place for place in range(count) if normal[place] != labels.normal[place]}
+    return dataclasses.replace(labels, texts=texts, normal=normal), wrong
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("corpus", type=Path)
+    parser.add_argument("--language", required=True)
+    parser.add_argument("--recogniser", type=Path, required=True)
+    parser.add_argument("--share", type=float, default=0.05, help="of the labels that are exchanged")
+    parser.add_argument("--seed", type=int, default=7)
+    args = parser.parse_args()
+    known = profile(args.language)
+    labels, wrong = exchanged(
+        read_labels(Corpus.load(args.corpus), known, Normaliser(settings_for(args.language)), 0.02),
+        args.share,
+        args.seed,
+    )
+    begun = time.perf_counter()
+    judged = list(judge(labels, load_judge(args.recogniser)))
+    elapsed_s = time.perf_counter() - begun
+    found = {j.place for j in suspects(judged)}
+    fast = set(rate_outliers(labels))
+    right = [j.errors for j in judged if j.place not in wrong]
+    print(f"{len(labels.rows)} clips, {labels.durations_s.sum() / 60:.1f} minutes, {len(wrong)} wrong labels")
+    print(f"errors a letter where the label is right: {np.mean(right):.2f}")
+    print(f"by listening: {len(found & wrong)} wrong ones found, {len(found - wrong)} others named, {elapsed_s:.0f} s")
+    print(f"by rate alone: {len(fast & wrong)} wrong ones found, {len(fast - wrong)} others named")
+    for place in sorted(found - wrong):
+        print(f"  named as well: {labels.corpus.id(int(labels.rows[place]))}: {labels.texts[place][:60]!r}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Benchmarks of decoding: forced alignment, language models, long files."""

@@ -1,0 +1,189 @@
+"""What a language model buys, and what it costs: best path, beam search and language models on one student's test clips.
+
+    python -m benchmarks.decoding.language_models STUDENT CORPUS --language ita [--text FREE.txt] [--work FOLDER] [--out TABLE.md]
+
+Language models are made of the corpus's training labels, and of free text with them where it is given, less every sentence
+of a held-out clip; they are tuned on the dev split. The LSTM learns from all of it and weighs what n-grams of letters found.
+Hot words are the words of the test clips that no text has: what somebody knows who knows the names. The closed list holds
+every sentence of dev and test. Times are of one thread by its own clock, and as ratios to the time that the student's
+acoustic model takes for the same clips in the same run. Models stay in --work, and an interrupted run takes them from there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from lalia.cards import write_text
+from lalia.data.corpus import Corpus
+from lalia.decoding.beam import BeamSettings
+from lalia.decoding.confidence import confidence, expected_error, reliability
+from lalia.decoding.decoder import Decoder, make_decoder, pair_name, text_of
+from lalia.decoding.greedy import best_path, transcript
+from lalia.lm.folder import ORDERS, LanguageModel, Unit, make, symbols_of
+from lalia.lm.lstm import LstmModel
+from lalia.runtime.student import Student
+from lalia.scoring.rates import score
+from lalia.scoring.tuning import Tuning, judged, tune, tune_lstm
+from lalia.training.letter_lstm import LstmSettings, train_model
+
+Held = list[tuple[str, np.ndarray]]
+BEAMS = (4, 64)
+HOT = 6.0
+"""The boost of a hot word, as ``--hot`` has it."""
+
+
+class Bench:
+    """A student, the clips it is tried on, and the rows of the table so far."""
+
+    def __init__(self, student: Student, corpus: Corpus, language: str) -> None:
+        self.student, self.corpus, self.language = student, corpus, language
+        self.rows: list[str] = []
+        self.dev = self.numbers("dev")
+        self.id = str(student.card["id"])
+        clips = [(self.text(row), corpus.wave(row)) for row in self.numbers("test")]
+        start = time.process_time()
+        self.test: Held = [(text, student.log_probs(wave)) for text, wave in clips if text]
+        self.model_s = time.process_time() - start
+        self.audio_s = sum(len(wave) for text, wave in clips if text) / 16_000
+
+    def numbers(self, split: str) -> list[int]:
+        return [int(row) for row in self.corpus.select(split=split, language=self.language, with_text=True)]
+
+    def text(self, row: int) -> str:
+        return self.student.normaliser(self.corpus.text(row))
+
+    def row(self, name: str, hear: Callable[[np.ndarray], str]) -> None:
+        """Decode every test clip twice (the first time fills what is remembered) and keep the second's time."""
+        for _ in range(2):
+            start = time.process_time()
+            heard = [self.student.normaliser(hear(log_probs_TV)) for _, log_probs_TV in self.test]
+            took_s = time.process_time() - start
+        found = score([text for text, _ in self.test], heard)
+        low, high = found.wer_interval
+        self.rows.append(
+            f"| {name} | {100 * found.cer.rate:.1f} | {100 * found.wer.rate:.1f} ({100 * low:.1f} to {100 * high:.1f})"
+            f" | {took_s / self.model_s:.2f} | {3600 * took_s / self.audio_s:.1f} |"
+        )
+        print(self.rows[-1], flush=True)
+
+    def beam(self, name: str, decoder: Decoder) -> None:
+        self.row(name, lambda log_probs_TV: text_of(decoder.decode(log_probs_TV), self.student.tokens))
+
+    def calibration(self, decoder: Decoder) -> None:
+        """Say how far confidence is from truth on the test clips, before calibration and after."""
+        evidence, right = judged(decoder, self.test)
+        errors = [
+            expected_error(reliability([confidence(e, weights) for e in evidence], right))
+            for weights in (None, decoder.weights)
+        ]
+        print(f"calibration error on test: {errors[0]:.3f} before, {errors[1]:.3f} after", flush=True)
+
+
+def texts(bench: Bench, free: list[Path]) -> Iterator[tuple[str, list[str]]]:
+    """The labels of training clips, and those with the free text; sentences of held-out clips are in neither."""
+    held = {bench.text(row) for split in ("dev", "test") for row in bench.numbers(split)}
+    labels = [text for row in bench.numbers("train") if (text := bench.text(row)) and text not in held]
+    yield "labels", labels
+    if free:
+        lines = (bench.student.normaliser(line) for path in free for line in path.open(encoding="utf-8"))
+        yield "labels and free text", labels + [line for line in lines if line and line not in held]
+
+
+def ngrams(bench: Bench, unit: Unit, sentences: list[str], out: Path) -> LanguageModel:
+    """Made and tuned on dev, as ``lalia lm`` and ``lalia tune`` do; taken as it is where ``out`` is there."""
+    if not out.exists():
+        made = make(out, symbols(bench, sentences, unit), unit, ORDERS[unit], bench.student.normaliser, [])
+        made.store_tuned(bench.id, tune(bench.student, made, bench.corpus, bench.dev).as_dict())
+    model = LanguageModel.load(out)
+    say_perplexity(model, symbols(bench, held_out(bench, "dev"), unit))
+    return model
+
+
+def lstm(bench: Bench, under: LanguageModel, sentences: list[str], out: Path, settings: LstmSettings) -> LstmModel:
+    """Trained, and tuned on what the n-grams ``under`` it find of dev, as ``lalia lm --lstm`` and ``lalia tune`` do."""
+    train_model(symbols(bench, sentences, "letter"), out, bench.student.normaliser, [], {"letters": {}}, settings)
+    model = LstmModel.load(out)
+    say_perplexity(model, symbols(bench, held_out(bench, "dev"), "letter"))
+    print(f"{out.name}: {model.card['parameters']:,} weights, trained for {model.card['seconds']:.0f} s", flush=True)
+    name = pair_name(bench.student, under)
+    if name not in model.card.get("tuned", {}):
+        found: Tuning = tune_lstm(bench.student, under, model, bench.corpus, bench.dev)
+        first = under.tuned(bench.id)
+        model.store_tuned(name, found.as_dict(lm_weight=first["weight"], lm_bonus=first["bonus"]))
+    return model
+
+
+def symbols(bench: Bench, sentences: list[str], unit: Unit) -> list[list[str]]:
+    return [symbols_of(text, unit, bench.student.tokens)[0] for text in sentences]
+
+
+def held_out(bench: Bench, *splits: str) -> list[str]:
+    return sorted({text for split in splits for row in bench.numbers(split) if (text := bench.text(row))})
+
+
+def say_perplexity(model: LanguageModel | LstmModel, sentences: list[list[str]]) -> None:
+    print(f"{model.folder.name}: perplexity {model.perplexity(sentences):.2f} on the sentences of dev", flush=True)
+
+
+def compare(bench: Bench, free: list[Path], work: Path, settings: LstmSettings) -> None:
+    """Every row of the table."""
+    student = bench.student
+    bench.row("best path", lambda log_probs_TV: transcript(best_path(log_probs_TV), student.tokens))
+    bench.beam("beam alone", make_decoder(student))
+    for source, sentences in texts(bench, free):
+        of_letters: LanguageModel | None = None
+        for unit in ("letter", "word"):
+            model = ngrams(bench, unit, sentences, work / f"{source}, {unit}s")
+            tuned = model.tuned(bench.id)
+            told = f"(weight {tuned['weight']:g}, bonus {tuned['bonus']:g})"
+            bench.beam(f"{ORDERS[unit]}-grams of {unit}s, {source} {told}", make_decoder(student, model))
+            if unit == "letter":
+                of_letters = model
+                for beam in BEAMS:
+                    bench.beam(f"the same, beam {beam}", make_decoder(student, model, settings=BeamSettings(beam=beam)))
+            bench.calibration(make_decoder(student, model))
+    assert of_letters is not None
+    weigher = lstm(bench, of_letters, sentences, work / "lstm", settings)
+    tuned = weigher.card["tuned"][pair_name(student, of_letters)]
+    told = f"(weight {tuned['weight']:g}, bonus {tuned['bonus']:g})"
+    bench.beam(
+        f"{ORDERS['letter']}-grams of letters and the LSTM, {source} {told}",
+        make_decoder(student, of_letters, rescore=weigher),
+    )
+    wide = make_decoder(student, of_letters, rescore=weigher, settings=BeamSettings(beam=BEAMS[-1]))
+    bench.beam(f"the same, beam {BEAMS[-1]}", wide)
+    read = {word for sentence in sentences for word in sentence.split()}
+    new = sorted({word for text in held_out(bench, "test") for word in text.split()} - read)
+    hot = make_decoder(student, of_letters, hot_words=dict.fromkeys(new, HOT))
+    bench.beam(f"{ORDERS['letter']}-grams of letters, {source}, {len(new)} hot words", hot)
+    phrases = held_out(bench, "dev", "test")
+    bench.beam(f"closed list of {len(phrases)} sentences", make_decoder(student, only=phrases))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("student", type=Path)
+    parser.add_argument("corpus", type=Path)
+    parser.add_argument("--language", required=True)
+    parser.add_argument("--text", type=Path, action="append", default=[], help="free text, a sentence a line")
+    parser.add_argument("--work", type=Path, help="keep the models here, and take those that are here")
+    parser.add_argument("--width", type=int, default=LstmSettings.width, help="of the LSTM's layer")
+    parser.add_argument("--out", type=Path, help="write the table here as well")
+    args = parser.parse_args()
+    bench = Bench(Student.load(args.student, 1), Corpus.load(args.corpus), args.language)
+    print(f"{len(bench.test)} clips, {bench.audio_s:.0f} s; acoustic model {bench.model_s:.2f} s", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        compare(bench, args.text, args.work or Path(folder), LstmSettings(width=args.width))
+    if args.out:
+        head = "| decoding | CER % | WER % (95 %) | time, of the model's | seconds per hour of speech |\n|---|---|---|---|---|"
+        write_text(args.out, "\n".join([head, *bench.rows, ""]))
+
+
+if __name__ == "__main__":
+    main()

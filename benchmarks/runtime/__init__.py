@@ -1,0 +1,1 @@
+"""Benchmarks of students: size, speed, streaming, the server."""

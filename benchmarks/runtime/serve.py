@@ -1,0 +1,208 @@
+"""A server under 10,000 requests that mean no good, and under many that do: ``python -m benchmarks.runtime.serve STUDENT CLIP…``.
+
+Prints a table of the attacks (what was answered, and whether anything was read, written or leaked that must not be) and one of
+the throughput by the number of clients. The exit status is 1 where anything was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Thread
+
+import numpy as np
+
+from benchmarks.runtime.hostile import Arsenal, fire
+from lalia.audio.encoding import flac_bytes
+from lalia.audio.reading import read_audio
+from lalia.units import to_seconds
+
+CANARY = "canary-5a1e"
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass
+class Watched:
+    """A server process: its address, and what it holds."""
+
+    process: subprocess.Popen
+    port: int
+    folder: Path
+
+    def memory_mb(self) -> float:
+        return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * PAGE_BYTES / 1e6
+
+    def descriptors(self) -> int:
+        return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
+
+    def threads(self) -> int:
+        return len(list(Path(f"/proc/{self.process.pid}/task").iterdir()))
+
+    def files(self) -> list[str]:
+        return sorted(str(path.relative_to(self.folder)) for path in self.folder.rglob("*") if path.is_file())
+
+    def post(self, body: bytes) -> tuple[int, str]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=600)
+        try:
+            connection.request("POST", "/transcribe?format=txt", body)
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
+        finally:
+            connection.close()
+
+
+@contextmanager
+def watched(student: Path, *flags: str) -> Iterator[Watched]:
+    """``lalia serve`` in a working folder and with a temporary folder of its own, both empty at first."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "work"
+        (folder / "tmp").mkdir(parents=True)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "lalia.cli.main", "serve", str(student.resolve()), "--port", "0", *flags],
+            stderr=subprocess.PIPE, text=True, cwd=folder, env={**os.environ, "TMPDIR": str(folder / "tmp")},
+        )  # fmt: skip
+        try:
+            assert process.stderr is not None
+            line = process.stderr.readline()
+            found = re.search(r"http://127\.0\.0\.1:(\d+)", line)
+            if not found:
+                raise SystemExit(line + process.stderr.read())
+            # Thousands of bad requests fill a pipe that nobody reads, and a server that cannot write its log stands still.
+            Thread(target=process.stderr.read, daemon=True).start()
+            yield Watched(process, int(found[1]), folder)
+        finally:
+            process.kill()
+            process.wait()
+
+
+def besiege(student: Path, speech: np.ndarray, count: int, clients: int) -> bool:
+    """Throw ``count`` attacks at a server by ``clients`` at a time; whether it came through without a stain."""
+    with tempfile.TemporaryDirectory() as place:
+        canary = Path(place) / "canary.wav"
+        canary.write_text(CANARY * 100)
+        arsenal = Arsenal(speech, str(canary))
+        good = flac_bytes(speech)
+        flags = ("--max-mb", "2", "--max-minutes", "60", "--patience", "1", "--requests", "16", "--jobs", "1")
+        with watched(student, *flags) as server:
+            expected = server.post(good)
+            address = ("127.0.0.1", server.port)
+            statuses: dict[str, Counter[int]] = defaultdict(Counter)
+            stains: list[str] = []
+
+            def attack(number: int) -> None:
+                made = arsenal.attack(number)
+                try:
+                    answer = fire(address, made)
+                except OSError as error:
+                    stains.append(f"{number} {made.kind}: {error}")
+                    return
+                statuses[made.kind][answer.status] += 1
+                told = [word for word in (CANARY, "root:", "Traceback") if word.encode() in answer.body]
+                if told or not (answer.status in made.fine or answer.status == 0):
+                    stains.append(f"{number} {made.kind}: {answer.status} {answer.body[-200:]!r}")
+
+            seen = []
+            begun = time.monotonic()
+            with ThreadPoolExecutor(clients) as pool:
+                for start in range(0, count, max(count // 10, 1)):
+                    list(pool.map(attack, range(start, min(start + max(count // 10, 1), count))))
+                    seen.append((round(server.memory_mb(), 1), server.descriptors(), server.threads()))
+                    print(f"{min(start + count // 10, count)} of {count}: {seen[-1]}", file=sys.stderr)
+                    if server.post(good) != expected:
+                        stains.append(f"after {start}: a good request was not served")
+            took_s = time.monotonic() - begun
+            if server.process.poll() is not None:
+                stains.append("the server ended")
+            if left := server.files():
+                stains.append(f"files left: {left}")
+            growth = seen[-1][0] - seen[len(seen) // 3][0]
+            if growth > 30:
+                stains.append(f"memory grew by {growth:.0f} MB over the last two thirds")
+    print("| attack | requests | answers (0: closed) |\n|---|---|---|")
+    for kind, counter in sorted(statuses.items()):
+        answers = ", ".join(f"{status} × {number}" for status, number in sorted(counter.items()))
+        print(f"| {kind} | {counter.total() if hasattr(counter, 'total') else sum(counter.values())} | {answers} |")
+    print(
+        f"\n{count} requests in {took_s:.0f} s by {clients} clients. Memory in MB, descriptors, threads after each tenth: {seen}"
+    )
+    print("Stains: " + ("none" if not stains else ""))
+    for stain in stains[:50]:
+        print("-", stain)
+    return not stains
+
+
+def load(student: Path, clips: Sequence[np.ndarray], clients: int, seconds: float) -> dict[str, float]:
+    """``clients`` that each send a clip, wait for its text and send the next, for ``seconds``."""
+    bodies = [flac_bytes(clip) for clip in clips]
+    taken_s: list[float] = []
+    audio_s: list[float] = []
+    with watched(student, "--requests", str(clients + 1)) as server:
+        server.post(bodies[0])
+        end = time.monotonic() + seconds
+
+        def client(first: int) -> None:
+            number = first
+            while time.monotonic() < end:
+                start = time.monotonic()
+                status, text = server.post(bodies[number % len(bodies)])
+                if status != 200:
+                    raise SystemExit(f"{status}: {text}")
+                taken_s.append(time.monotonic() - start)
+                audio_s.append(to_seconds(len(clips[number % len(clips)])))
+                number += clients
+
+        begun = time.monotonic()
+        with ThreadPoolExecutor(clients) as pool:
+            list(pool.map(client, range(clients)))
+        took_s = time.monotonic() - begun
+        memory_mb = server.memory_mb()
+    taken_s.sort()
+    return {
+        "clients": clients, "requests": len(taken_s), "audio_per_s": sum(audio_s) / took_s,
+        "median_ms": 1000 * statistics.median(taken_s), "p95_ms": 1000 * taken_s[int(0.95 * (len(taken_s) - 1))],
+        "memory_mb": memory_mb,
+    }  # fmt: skip
+
+
+def main() -> int:
+    """Both tables; 1 where an attack left a stain."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("student", type=Path)
+    parser.add_argument("clips", nargs="+", help="speech: audio files")
+    parser.add_argument("--attacks", type=int, default=10_000)
+    parser.add_argument("--attackers", type=int, default=16)
+    parser.add_argument("--clients", type=int, nargs="*", default=[1, 8, 32])
+    parser.add_argument("--seconds", type=float, default=20.0, help="of load for each number of clients")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    clips = [read_audio(clip) for clip in args.clips]
+    clean = besiege(args.student, clips[0][:160_000], args.attacks, args.attackers) if args.attacks else True
+    rows = [load(args.student, clips, clients, args.seconds) for clients in args.clients]
+    if rows:
+        print("\n| clients | requests | × real time | median ms | 95 % ms | MB |\n|---|---|---|---|---|---|")
+    for row in rows:
+        print(
+            f"| {row['clients']} | {row['requests']} | {row['audio_per_s']:.0f} | {row['median_ms']:.0f} | "
+            f"{row['p95_ms']:.0f} | {row['memory_mb']:.0f} |"
+        )
+    if args.json:
+        args.json.write_text(json.dumps(rows, indent=2))
+    return 0 if clean else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,108 @@
+"""Pseudo-labels by beam search: what the teacher hears in clips without a label where a language model helps it.
+
+Found once before training and kept in the run, ``RUN/pseudo.json``: a search for every training step would cost more than the
+step, and best path, which costs nothing, is what a run without a language model learns from (``loss.py``).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from lalia.cards import write_json
+from lalia.data.loader import make_eval_loader
+from lalia.data.mixture import Mixture
+from lalia.decoding.decoder import Decoder, make_decoder
+from lalia.errors import UserError
+from lalia.lm.folder import LanguageModel
+from lalia.models.recogniser import Recogniser
+from lalia.runtime.student import Student
+from lalia.text.normaliser import Normaliser
+from lalia.text.tokens import Tokens
+
+PSEUDO = "pseudo.json"
+MICRO_S, PATIENCE_S = 60.0, 86_400.0
+
+
+@dataclass
+class Writer:
+    """What a decoder asks of whom it is made for."""
+
+    tokens: Tokens
+    normaliser: Normaliser
+    frame_s: float
+    card: dict[str, Any]
+
+
+def beam_labels(
+    teacher: Recogniser, card: dict[str, Any], lm: str, mixture: Mixture, rows: np.ndarray, confidence: float, folder: Path,
+    leads: bool,
+) -> dict[int, list[int]]:  # fmt: skip
+    """Row -> tokens of those of ``rows`` whose letters the teacher (with ``card``) was sure of to ``confidence``, by the
+    geometric mean of their probabilities without the language model ``lm``; its weights are those tuned for the teacher where
+    there are some.
+
+    Read from ``folder`` where the same teacher and the same model have been there. Of several processes the one that ``leads``
+    searches and the others wait.
+    """
+    model = LanguageModel.load(lm)
+    path, facts = folder / PSEUDO, {"teacher": card["id"], "lm": model.card["id"]}
+    if not leads:
+        _wait(path, facts)
+    found = _known(path, facts)
+    if found is None:
+        if len(rows):
+            print(f"the teacher searches {len(rows)} clips without a label by {lm}", file=sys.stderr)
+        writer = Writer(teacher.tokens, teacher.normaliser, teacher.frame_s, card)
+        found = search(teacher, make_decoder(cast(Student, writer), model), mixture, rows)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(path, facts | {"clips": found})
+    by_id = {mixture.id(int(row)): int(row) for row in rows}
+    kept = {
+        by_id[name]: tokens for name, (tokens, sure) in found.items() if name in by_id and tokens and sure >= confidence
+    }
+    if leads:
+        print(f"{len(kept)} of {len(rows)} clips without a label have one that the teacher is sure of", file=sys.stderr)
+    return kept
+
+
+def search(
+    teacher: Recogniser, decoder: Decoder, mixture: Mixture, rows: np.ndarray
+) -> dict[str, tuple[list[int], float]]:
+    """Id of each of ``rows`` that can be read -> (tokens, geometric mean of their probabilities by the teacher alone)."""
+    found: dict[str, tuple[list[int], float]] = {}
+    device = teacher.head.weight.device
+    for batch in make_eval_loader(mixture, rows, MICRO_S):
+        batch = batch.to(device)
+        log_probs_BTV, frames_B = teacher.log_probs(batch.wave_BS, batch.lengths_B)
+        heard = zip(batch.rows_B.tolist(), log_probs_BTV.cpu().numpy(), frames_B.tolist(), strict=True)
+        for row, log_probs_TV, frames in heard:
+            hits = decoder.decode(log_probs_TV[:frames]).hits
+            mean = sum(math.log(max(hit.confidence, 1e-12)) for hit in hits) / max(1, len(hits))
+            found[mixture.id(row)] = ([hit.token for hit in hits], math.exp(mean) if hits else 0.0)
+    return found
+
+
+def _known(path: Path, facts: dict[str, Any]) -> dict[str, tuple[list[int], float]] | None:
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    if {name: stored.get(name) for name in facts} != facts:
+        return None
+    return {name: (tokens, sure) for name, (tokens, sure) in stored["clips"].items()}
+
+
+def _wait(path: Path, facts: dict[str, Any]) -> None:
+    begun = time.monotonic()
+    while _known(path, facts) is None:
+        if time.monotonic() - begun > PATIENCE_S:
+            raise UserError(f"{path}: not written by the leading process; do all nodes share --out?")
+        time.sleep(1.0)

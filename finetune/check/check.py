@@ -1,0 +1,196 @@
+"""``lalia finetune check CORPUS``: is this data fit to train on, and if not, why and what to do.
+
+Exit status: 0 nothing stands in the way · 1 something is to be mended first · 2 there is nothing to check.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from finetune import model
+from finetune.check.clips import check_lengths, check_sound, check_splits, count_splits
+from finetune.check.findings import Checked, Finding, read_labels
+from finetune.check.text import check_language, check_letters, check_marks, check_writing, choose, count_letters
+from lalia.cards import read_card, write_json
+from lalia.cli.parser import Parser
+from lalia.data.corpus import Corpus
+from lalia.data.mixture import languages_meant
+from lalia.errors import UserError
+from lalia.text.languages import profile
+from lalia.text.normaliser import Normaliser, settings_for
+
+ABOUT = """\
+Say in seconds whether a corpus is fit to train on, with reasons and remedies, before it costs a night.
+
+  lalia finetune check data/mine                                        every language in it
+  lalia finetune check data/mine --language isl --html check.html       one, and a page to hear the odd clips on
+  lalia finetune check data/mine --fix --out data/mended                a mended corpus; says what it did
+  lalia finetune check data/mine --recogniser runs/rough/recogniser     also: is in each clip what its label says
+
+exit status: 0 nothing stands in the way, 1 something is to be mended first, 2 there is nothing to check
+"""
+FRAME_S = 0.02
+WEIGHTS = ("stop", "look", "fine")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what ``lalia finetune check`` takes."""
+    parser.add_argument("corpus", type=Path, metavar="CORPUS", help="a corpus made by lalia prepare")
+    parser.add_argument("--language", metavar="CODE", help="only this one: isl, is, is-IS or Icelandic")
+    parser.add_argument(
+        "--encoder", type=model.find, metavar="FOLDER", help="the encoder to be used: its frames are counted"
+    )
+    parser.add_argument("--frame_s", type=float, metavar="S", help="seconds per frame of the encoder (default: 0.02)")
+    parser.add_argument(
+        "--normaliser", type=Path, metavar="FILE", help="a normaliser.json instead of the language's own"
+    )
+    parser.add_argument("--recogniser", type=Path, metavar="FOLDER", help="a rough recogniser or student that listens")
+    parser.add_argument("--fix", action="store_true", help="write a mended corpus to --out")
+    parser.add_argument("--out", type=Path, metavar="CORPUS2", help="where --fix writes to")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page as well")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the findings as JSON as well")
+
+
+def main(argv: list[str]) -> int:
+    """Check, show, and mend where that is asked for; the exit status."""
+    parser = Parser(prog="lalia finetune check", description=ABOUT)
+    add_arguments(parser)
+    args = parser.parse_args(argv)
+    if args.fix != bool(args.out):
+        raise UserError("--fix and --out belong together: --fix --out CORPUS2 writes the mended corpus there")
+    begun = time.perf_counter()
+    corpus = Corpus.load(args.corpus)
+    languages = _languages(corpus, args)
+    frame_s = _frame_s(args)
+    checked, suspects = [], {}
+    for language in languages:
+        found = check(corpus, language, frame_s, args.normaliser)
+        if args.recogniser:
+            from finetune.check.clips import check_pairs
+
+            findings, found.suspects, places = check_pairs(found.labels, args.recogniser)
+            found.findings += findings
+            suspects[language] = places
+        checked.append(found)
+    from finetune.check.report import show, show_next
+
+    show(corpus, checked, time.perf_counter() - begun)
+    if args.html:
+        from finetune.check.report import write_page
+
+        _written(args.html, lambda: write_page(corpus, checked, args.html))
+    if args.json:
+        _written(args.json, lambda: write_json(args.json, as_dict(corpus, checked)))
+    if args.fix:
+        from finetune.check.fixes import apply_fixes, plan_fixes
+        from finetune.check.report import show_fixes
+
+        fixes = plan_fixes(checked, suspects)
+        card = apply_fixes(corpus, fixes, args.out)
+        show_fixes(args.out, fixes, card)
+    show_next(args.corpus, checked, args.out, args.encoder)
+    return 1 if any(found.stops for found in checked) else 0
+
+
+def check(corpus: Corpus, language: str, frame_s: float = FRAME_S, normaliser: Path | None = None) -> Checked:
+    """Everything that is found about the labels of ``language`` in ``corpus``; needs no model and no audio."""
+    made = Normaliser.from_json(normaliser) if normaliser else Normaliser(settings_for(language))
+    labels = read_labels(corpus, profile(language), made, frame_s)
+    vocabulary = choose(labels)
+    findings: list[Finding] = [
+        *check_splits(labels), *check_language(labels), *check_letters(labels), *check_marks(labels),
+        *check_lengths(labels, vocabulary),
+        *check_sound(labels), *check_writing(labels),
+    ]  # fmt: skip
+    findings.sort(key=lambda finding: WEIGHTS.index(finding.weight))
+    return Checked(labels, count_splits(labels), count_letters(labels), vocabulary, findings)
+
+
+def troubles(corpora: Sequence[str], languages: Sequence[str], frame_s: float, normaliser: Path | None) -> list[str]:
+    """What is to be mended before a run on ``corpora`` in ``languages`` (none given = all), a line each, for who did not ask.
+
+    That a split is missing is for the run to say, which may find it in another corpus.
+    """
+    told = []
+    for path in corpora:
+        corpus = Corpus.load(path)
+        for language in corpus.language_names:
+            wanted = language in (languages or corpus.language_names)
+            if wanted and len(corpus.select(language=language, with_text=True)):
+                stops = [
+                    finding
+                    for finding in check(corpus, language, frame_s, normaliser).stops
+                    if finding.topic != "splits"
+                ]
+                told += [f"{path}, {language}: {finding.topic}: {finding.what} → {finding.fix}" for finding in stops]
+    return told
+
+
+def as_dict(corpus: Corpus, checked: list[Checked]) -> dict[str, Any]:
+    """The findings as plain values; clips by their ids."""
+
+    def one(finding: Finding) -> dict[str, Any]:
+        clips = [corpus.id(example.row) for example in finding.examples]
+        return {
+            "topic": finding.topic,
+            "weight": finding.weight,
+            "what": finding.what,
+            "fix": finding.fix,
+            "clips": clips,
+        }
+
+    return {
+        "corpus": corpus.card["id"],
+        "languages": {
+            found.labels.language: {
+                "ready": not found.stops,
+                "splits": {split.name: vars(split) for split in found.splits},
+                "vocabulary": found.vocabulary.describe() if found.vocabulary else None,
+                "letters": {letter: often for letter, often, _, _ in found.letters},
+                "findings": [one(finding) for finding in found.findings],
+                "suspects": [{"clip": corpus.id(e.row), "note": e.note} for e in found.suspects],
+            }
+            for found in checked
+        },
+    }
+
+
+def _languages(corpus: Corpus, args: argparse.Namespace) -> list[str]:
+    labelled = [name for name in corpus.language_names if len(corpus.select(language=name, with_text=True))]
+    if args.language:
+        args.language = languages_meant([args.language], [args.corpus], "--language")[0]
+        corpus.select(language=args.language)  # says which languages there are
+        if args.language not in labelled:
+            others = f"; labelled are {', '.join(labelled)}" if labelled else ""
+            count = len(corpus.select(language=args.language))
+            raise UserError(
+                f"{args.corpus}: none of {count:,} clips in {args.language} has a label{others}; was the column of texts named "
+                "otherwise? lalia prepare TABLE --columns text=NAME"
+            )
+        return [args.language]
+    if not labelled:
+        raise UserError(
+            f"{args.corpus}: not one of {len(corpus):,} clips has a label; was the column of texts named otherwise? "
+            "lalia prepare TABLE --columns text=NAME. Without labels a corpus is for lalia pretrain fit"
+        )
+    return labelled
+
+
+def _frame_s(args: argparse.Namespace) -> float:
+    if args.encoder:
+        return float(read_card(args.encoder).get("frame_s", FRAME_S))
+    if args.frame_s is not None and not 0.001 <= args.frame_s <= 1:
+        raise UserError(f"--frame_s {args.frame_s:g}: expected seconds per frame, such as 0.02")
+    return float(args.frame_s or FRAME_S)
+
+
+def _written(path: Path, write: Callable[[], object]) -> None:
+    try:
+        write()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
+    print(f"written: {path}")

@@ -1,0 +1,292 @@
+"""The check as a page: verdict, findings, letters, rates, and the odd clips to hear.
+
+The check on the terminal: the verdict, what each split holds, the letters, and every finding with its remedy.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup, escape
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from finetune.check.clips import letters_per_s
+from finetune.check.findings import Checked, Example, Finding, plural
+from finetune.check.fixes import CHANGED, Fixes
+from finetune.check.text import describe_writing
+from lalia.data.corpus import Corpus
+from lalia.errors import AudioError
+from lalia.report import numbers, page
+from lalia.report.charts import Line, line_chart
+from lalia.report.page import ShownClip, lineage_of, make_player
+from lalia.text.unicode import script_of, script_title
+from lalia.units import SAMPLE_RATE, Seconds
+
+# --- The check on the terminal ---------------------------------------------------------------------------
+
+MARKS = {"stop": ("✗", "bold red"), "look": ("!", "yellow"), "fine": ("·", "dim")}
+LETTERS_SHOWN = 60
+
+
+def show(corpus: Corpus, checked: list[Checked], elapsed_s: float, console: Console | None = None) -> None:
+    """Print everything that was found; ``console`` for those who want it elsewhere."""
+    console = console or Console(highlight=False, markup=False)
+    for found in checked:
+        title = found.labels.profile.title
+        console.print()
+        console.print(Text(f"{corpus.folder.name} · {title}", style="bold"))
+        console.print(_splits(found))
+        console.print(_facts(found))
+        if found.findings:
+            console.print(_findings(found))
+        console.print(_verdict(found))
+    console.print(Text(f"checked {plural(len(corpus), 'clip')} in {elapsed_s:.1f} s", style="dim"))
+
+
+def show_fixes(out: Path, fixes: Fixes, card: dict[str, Any], console: Console | None = None) -> None:
+    """Print what was changed and where the mended corpus is."""
+    console = console or Console(highlight=False, markup=False, soft_wrap=True)
+    if not fixes.reasons:
+        console.print(f"{out}: nothing was to be mended; the corpus is as it was")
+        return
+    for reason, count in fixes.reasons.most_common():
+        console.print(f"  {count:6,}  {reason}")
+    minutes = 60 * sum(sum(splits.values()) for splits in card["labelled_hours"].values())
+    clips, labelled = (sum(card[fact].values()) for fact in ("clips", "labelled_clips"))
+    bare = f", {clips - labelled:,} clips without a label" if labelled < clips else ""
+    console.print(f"{out}: {clips:,} clips, {minutes:.1f} minutes labelled{bare}; each change is in {CHANGED}")
+
+
+def show_next(corpus: Path, checked: list[Checked], mended: Path | None, encoder: Path | str | None) -> None:
+    """Print the command that comes next: mending what can be mended, or training on what is ready (or is mended now)."""
+    amiss = [finding for found in checked for finding in found.findings if finding.mended]
+    if amiss and mended is None:
+        print(f"mend {len(amiss)} of these: lalia finetune check {corpus} --fix --out {corpus}-mended")
+    ready = [
+        found.labels.language for found in checked
+        if not found.stops or (mended and all(finding.mended for finding in found.stops))
+    ]  # fmt: skip
+    for language in ready[:1]:
+        print(
+            f"train: lalia finetune fit --encoder {encoder or 'nano-multilingual'} --data.corpus {mended or corpus} "
+            f"--data.language {language} --out runs/{language}"
+        )
+
+
+def _splits(found: Checked) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("split", "labelled", "clips", "speakers", "different labels", "words"):
+        table.add_column(name, justify="left" if name == "split" else "right", no_wrap=True)
+    for split in found.splits:
+        speakers = f"{split.speakers:,}" if split.speakers else "–"
+        table.add_row(
+            split.name,
+            f"{60 * split.hours:,.1f} min",
+            f"{split.clips:,}",
+            speakers,
+            f"{split.sentences:,}",
+            f"{split.words:,}",
+        )
+    return table
+
+
+def _facts(found: Checked) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row("normaliser", found.labels.normaliser.settings.describe())
+    if found.vocabulary:
+        vocabulary = found.vocabulary
+        table.add_row("vocabulary", f"{vocabulary.unit}, {len(vocabulary.tokens)} tokens: {vocabulary.reason}")
+    letters = Text()
+    for number, (letter, often, _, _) in enumerate(found.letters[:LETTERS_SHOWN]):
+        shown = f"◌{letter}" if unicodedata.category(letter)[0] == "M" else letter
+        letters.append(" " if number else "").append(shown).append(f" {_short(often)}", style="dim")
+    if len(found.letters) > LETTERS_SHOWN:
+        letters.append(f" and {len(found.letters) - LETTERS_SHOWN:,} more", style="dim")
+    table.add_row("characters", letters)
+    if written := describe_writing(found.labels):
+        table.add_row("written", written)
+    if found.labels.texts:
+        before = found.labels.texts[0]
+        table.add_row("a label", Text.assemble(before, (" → ", "dim"), found.labels.normal[0] or "(nothing)"))
+    return table
+
+
+def _findings(found: Checked) -> Table:
+    table = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True, style="bold")
+    table.add_column(overflow="fold")
+    for finding in found.findings:
+        mark, style = MARKS[finding.weight]
+        table.add_row(Text(mark, style=style), finding.topic, _told(found, finding))
+    return table
+
+
+def _told(found: Checked, finding: Finding) -> Text:
+    told = Text(finding.what)
+    if finding.fix:
+        told.append(f"\n→ {finding.fix}", style="cyan")
+    corpus = found.labels.corpus
+    for example in finding.examples[:2]:
+        said = example.note or corpus.text(example.row)
+        told.append(f"\n  {corpus.id(example.row)}: {said[:90]}", style="dim")
+    return told
+
+
+def _verdict(found: Checked) -> Text:
+    looks = sum(finding.weight == "look" for finding in found.findings)
+    if found.stops:
+        mended = all(finding.mended for finding in found.stops)
+        how = "; --fix --out CORPUS2 does it" if mended else ""
+        return Text(f"✗ not yet: {plural(len(found.stops), 'thing')} to mend first{how}", style="bold red")
+    rest = f", {plural(looks, 'thing')} to know" if looks else ""
+    return Text(f"✓ ready to train{rest}", style="bold green")
+
+
+def _short(count: int) -> str:
+    return f"{count}" if count < 1000 else f"{count / 1000:.1f}k" if count < 10_000 else f"{count / 1000:.0f}k"
+
+
+# --- The check as a page ---------------------------------------------------------------------------------
+
+LETTERS_ON_PAGE = 400
+HEARD = 3
+"""Clips to hear of each finding."""
+SUSPECTS = 20
+HEARD_S: Seconds = 20.0
+_BINS = 40
+
+
+def write_page(corpus: Corpus, checked: list[Checked], path: Path) -> Path:
+    """Write the page of ``checked`` to ``path``: one file, nothing fetched."""
+    sections = [section for found in checked for section in _sections(corpus, found, len(checked) > 1)]
+    sections.append(page.Section("Where it comes from", [page.lineage(lineage_of(corpus.card))]))
+    stops = sum(len(found.stops) for found in checked)
+    tiles = [
+        page.Tile("not yet" if stops else "ready", "to train", verdict="bad" if stops else "good"),
+        page.Tile(numbers.hours(sum(s.hours for f in checked for s in f.splits)), "labelled"),
+        page.Tile(numbers.count(sum(s.clips for f in checked for s in f.splits)), "labelled clips"),
+        page.Tile(str(stops), "to mend first", verdict="bad" if stops else ""),
+        page.Tile(str(sum(f.weight == "look" for c in checked for f in c.findings)), "to know"),
+    ]
+    title = str(corpus.card.get("source") or corpus.folder.name)
+    return page.Page("check", title, summary=page.tiles(tiles), sections=sections).write(path)
+
+
+def _sections(corpus: Corpus, found: Checked, several: bool) -> list[page.Section]:
+    name = f"{found.labels.profile.title}: " if several else ""
+    sections = [page.Section(f"{name}What stands in the way" if found.stops else f"{name}Findings", [_goals(found)])]
+    heard = _heard(corpus, found)
+    if heard:
+        sections.append(page.Section(f"{name}To hear", heard, "Clips of the findings; the first seconds of long ones."))
+    sections.append(page.Section(f"{name}Splits", [_splits_page(found)], "Labelled clips alone."))
+    settings = found.labels.normaliser.settings.describe()
+    vocabulary = found.vocabulary.describe(40) if found.vocabulary else "none: the labels hold no letters"
+    pairs = [[text, found.labels.normal[p] or "(nothing)"] for p, text in _drawn(found)]
+    sections.append(
+        page.Section(
+            f"{name}From label to tokens",
+            [page.table(["as written", "as it is learned and scored"], pairs, words=True)],
+            Markup("<b>Normaliser</b>: {}. <b>Vocabulary</b>: {}.").format(settings, vocabulary),
+        )
+    )
+    sections.append(
+        page.Section(f"{name}Characters", [_letters(found)], "Of the normalised labels, the commonest first.")
+    )
+    if len(found.labels.rows) > 1:
+        sections.append(page.Section(f"{name}Rate", [page.figures([_rates(found)])], "How fast the labels are said."))
+    return sections
+
+
+def _goals(found: Checked) -> Markup:
+    if not found.findings:
+        return page.goals([page.Goal(True, "Nothing was found to mend or to know.", "")])
+    weight = {"stop": "Mend first. ", "look": "", "fine": ""}
+    rows = [
+        [Markup("<b>{}</b>").format(f.topic), weight[f.weight] + f.what, f.fix] for f in found.findings
+    ]  # fmt: skip
+    return page.table(["topic", "what was found", "what to do"], rows, words=True)
+
+
+def _splits_page(found: Checked) -> Markup:
+    rows = []
+    for s in found.splits:
+        speakers = f"{s.speakers:,}" if s.speakers else "–"
+        rows.append([s.name, numbers.hours(s.hours), f"{s.clips:,}", speakers, f"{s.sentences:,}", f"{s.words:,}"])
+    return page.table(["split", "labelled", "clips", "speakers", "different labels", "words"], rows)
+
+
+def _drawn(found: Checked) -> list[tuple[int, str]]:
+    """A few labels, those first that the normaliser changes in more than case and punctuation."""
+    texts, normal = found.labels.texts, found.labels.normal
+
+    def told(place: int) -> int:
+        return len(set(normal[place]) - set(texts[place].lower())) + any(map(str.isdecimal, texts[place]))
+
+    places = sorted(range(len(texts)), key=lambda p: (-told(p), p))[:6]
+    return [(p, texts[p]) for p in places]
+
+
+def _letters(found: Checked) -> Markup:
+    rows: list[list[str | Markup]] = []
+    for letter, often, clips, word in found.letters[:LETTERS_ON_PAGE]:
+        shown = f"◌{letter}" if unicodedata.category(letter)[0] == "M" else letter
+        script = script_of(letter)
+        rows.append(
+            [shown, f"{often:,}", f"{clips:,}", f"U+{ord(letter):04X}", unicodedata.name(letter, "").lower(),
+             script_title(script) if script else "", word]
+        )  # fmt: skip
+    rest = len(found.letters) - LETTERS_ON_PAGE
+    head = ["character", "times", "clips", "code", "name", "script", "as in"]
+    return page.table(head, rows, words=True, aside=f"and {rest:,} more" if rest > 0 else "")
+
+
+def _rates(found: Checked) -> object:
+    rates = letters_per_s(found.labels)
+    high = max(float(np.quantile(rates, 0.995)) * 1.2, 1.0)
+    counts, edges = np.histogram(np.clip(rates, 0, high), bins=_BINS, range=(0, high))
+    middles = ((edges[1:] + edges[:-1]) / 2).tolist()
+    usual = float(np.median(rates))
+    return line_chart(
+        "letters per second of speech", [Line("clips", middles, counts.tolist())], caption=f"median {usual:.1f}",
+        x_name="letters per second", from_zero=True,
+    )  # fmt: skip
+
+
+def _heard(corpus: Corpus, found: Checked) -> list[Markup]:
+    blocks = []
+    seen: set[int] = set()
+    groups: list[tuple[str, list[Example]]] = [
+        (_title(f), f.examples[:HEARD]) for f in found.findings if f.topic != "pairs"
+    ]
+    groups.append(("something else is heard than the label says", found.suspects[:SUSPECTS]))
+    for title, examples in groups:
+        shown = [_shown(corpus, example) for example in examples if example.row not in seen]
+        seen.update(example.row for example in examples)
+        if shown:
+            blocks.append(page.clips(shown, Markup("<b>{}</b>").format(title)))
+    return blocks
+
+
+def _title(finding: Finding) -> str:
+    return f"{finding.topic}: {finding.what}"[:160]
+
+
+def _shown(corpus: Corpus, example: Example) -> ShownClip:
+    texts = [("label", escape(corpus.text(example.row)))]
+    if example.note:
+        texts.append(("", escape(example.note)))
+    id = corpus.id(example.row)
+    try:
+        wave_S = corpus.wave(example.row)[: int(HEARD_S * SAMPLE_RATE)]
+    except AudioError as error:
+        return ShownClip(id, [*texts, ("damaged", escape(str(error)))])
+    return ShownClip(id, texts, make_player(id, wave_S))

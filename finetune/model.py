@@ -1,0 +1,267 @@
+"""What a run starts from: an encoder, a baseline or a recogniser becomes the recogniser that learns.
+
+The encoders that come with the project, by name: `--encoder nano-multilingual` is `finetune/encoders/nano-multilingual`.
+
+Labels: how they are written down, and the vocabulary that follows from them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from finetune.config import FinetuneSettings, LabelSettings
+from finetune.presets import Learner
+from lalia.cards import read_card
+from lalia.cli.parser import closest
+from lalia.data.mixture import Mixture
+from lalia.errors import UserError
+from lalia.model_folder import find_made
+from lalia.models.adapters import adapt, adapter_of, load_adapter, rank_of
+from lalia.models.baselines import BaselineShape, make_encoder
+from lalia.models.encoder import Encoder, EncoderShape
+from lalia.models.recogniser import Recogniser
+from lalia.models.store import (
+    LanguagePart,
+    count_parameters,
+    language_facts,
+    languages_of,
+    load_encoder,
+    read_adapter,
+    save_adapted,
+)
+from lalia.text.language_codes import meant
+from lalia.text.normaliser import Normaliser, settings_for
+from lalia.text.tokens import BLANK, BOUNDARY, Tokens, choose_vocabulary, missing_letters
+
+# --- The encoders that come with the project, by name ----------------------------------------------------
+
+ENCODERS = Path(__file__).parent / "encoders"
+
+
+def place(encoder: str) -> str:
+    """The folder that ``encoder`` means: a shipped one where that is its name and no folder of that name is here."""
+    shipped = ENCODERS / encoder
+    return str(shipped) if encoder in names() and not Path(encoder).exists() else encoder
+
+
+def find(encoder: str) -> str:
+    """As ``place``, or the encoder in a run's folder; a ``UserError`` names the shipped ones where there is no such folder."""
+    folder = place(encoder)
+    if not Path(folder).is_dir():
+        raise UserError(
+            f"--encoder {encoder}: no such folder{closest(encoder, names())}; expected {' or '.join(names())}, which comes "
+            "along, or what lalia pretrain fit or lalia convert made"
+        )
+    return find_made(folder, "encoder", "--encoder")
+
+
+def names() -> list[str]:
+    """What is shipped."""
+    return sorted(card.parent.name for card in ENCODERS.glob("*/card.json"))
+
+
+# --- Labels ----------------------------------------------------------------------------------------------
+
+
+def make_normaliser(settings: LabelSettings, language: str) -> Normaliser:
+    """The normaliser that labels, language-model text and scoring share: the language's own, under what ``settings`` say."""
+    if settings.normaliser:
+        return Normaliser.from_json(Path(settings.normaliser))
+    said: dict[str, Any] = {"case": settings.case, "punctuation": settings.punctuation, "digits": settings.digits}
+    return Normaliser(settings_for(language, **{name: value for name, value in said.items() if value != "auto"}))
+
+
+def make_tokens(
+    mixture: Mixture,
+    rows: np.ndarray,
+    normaliser: Normaliser,
+    settings: LabelSettings | None = None,
+    known: Tokens | None = None,
+) -> Tokens:
+    """The vocabulary of the training labels; where there are ``known`` tokens, the letters alone that those cannot spell."""
+    texts = [normaliser(mixture.text(int(row))) for row in rows]
+    if not any(texts):
+        raise UserError(
+            f"all {len(texts)} training labels are empty once they are normalised ({mixture.text(int(rows[0]))!r}); "
+            "lalia finetune check CORPUS says what they hold"
+        )
+    if known is not None:
+        return Tokens([BLANK, *[BOUNDARY] * any(" " in text for text in texts), *missing_letters(known, texts)])
+    settings = settings or LabelSettings()
+    return choose_vocabulary(texts, settings.unit, settings.pieces).tokens
+
+
+def describe(tokens: Tokens, normaliser: Normaliser) -> str:
+    """What labels become, in two lines: the normaliser's settings, and the tokens."""
+    return f"labels: {normaliser.settings.describe()}\ntokens: {tokens.describe()}"
+
+
+# --- What a run starts from ------------------------------------------------------------------------------
+
+CONFORMER_WIDTH = 192
+
+
+def learner_of(settings: FinetuneSettings) -> Learner:
+    """What will be fine-tuned, as far as presets need to know."""
+    encoder = _fresh(settings) if settings.model.kind != "encoder" else load_encoder(Path(start_folder(settings)))
+    shape = encoder.shape
+    return Learner(count_parameters(encoder), shape.width, shape.frame_s, shape.input == "wave", settings.fresh)
+
+
+def start_folder(settings: FinetuneSettings) -> str:
+    """The folder that the encoder comes from; empty for a baseline."""
+    return settings.recogniser or settings.encoder
+
+
+def make_recogniser(settings: FinetuneSettings, mixture: Mixture, rows: np.ndarray, language: str) -> Recogniser:
+    """The recogniser that learns ``language`` from ``rows``, as ``settings.mode`` says what of it learns."""
+    known = _known(settings, language)
+    if known is None:
+        normaliser = make_normaliser(settings.labels, language)
+        tokens = make_tokens(mixture, rows, normaliser, settings.labels)
+    else:
+        normaliser = _speaking(known.normaliser, language)
+        tokens = extended(known.tokens, make_tokens(mixture, rows, normaliser, settings.labels, known.tokens))
+    torch.manual_seed(settings.seed)
+    encoder = make_start(settings, known)
+    recogniser = Recogniser(encoder, tokens, normaliser, settings.regular.dropout)
+    if known is not None:
+        keep_rows(recogniser, known)
+    if settings.mode == "head":
+        encoder.requires_grad_(False)
+    elif settings.mode == "adapter":
+        _adapt(settings, encoder, language)
+    elif settings.freeze.stem and encoder.shape.input == "wave":
+        encoder.frontend.requires_grad_(False)
+    return recogniser
+
+
+def make_start(settings: FinetuneSettings, known: Recogniser | None = None) -> Encoder:
+    """The encoder to start from, with fine-tuning's dropouts: that of ``known``, the one in a folder, or random weights (and
+    the same feature statistics, which no training made)."""
+    if settings.model.kind != "encoder":
+        return _fresh(settings)
+    shared = settings.mode == "adapter"  # whose weights are never a language's own
+    start = known.encoder if known is not None and not shared else load_encoder(Path(start_folder(settings)))
+    fresh = make_encoder(_with_dropout(settings, start.shape))
+    weights = start.state_dict()
+    if settings.start == "random":
+        fresh.load_state_dict(
+            {name: weights[name] for name, _ in fresh.named_buffers() if name in weights}, strict=False
+        )
+    else:
+        first_renewed = start.shape.layers - settings.freeze.renew
+        renewed = tuple(f"blocks.layers.{i}." for i in range(first_renewed, start.shape.layers))
+        kept = {key: w for key, w in weights.items() if not (renewed and key.startswith(renewed))}
+        fresh.load_state_dict(kept, strict=False)
+    return fresh
+
+
+def extended(old: Tokens, found: Tokens) -> Tokens:
+    """``old`` with the symbols behind it that only ``found`` has; every old symbol keeps its number."""
+    known = set(old.symbols)
+    return Tokens([*old.symbols, *(symbol for symbol in found.symbols if symbol not in known)])
+
+
+@torch.no_grad()
+def keep_rows(recogniser: Recogniser, known: Recogniser) -> None:
+    """Give ``recogniser``'s head the rows of ``known`` for the letters that ``known`` has; its tokens come first in both."""
+    if recogniser.head.in_features != known.head.in_features:
+        raise UserError(
+            f"the head was made for frames of {known.head.in_features} dimensions, the encoder has "
+            f"{recogniser.head.in_features}; start from the encoder that belongs to it"
+        )
+    rows = len(known.tokens)
+    recogniser.head.weight[:rows] = known.head.weight
+    recogniser.head.bias[:rows] = known.head.bias
+    # New letters begin rare, as they are: below the middle of the old ones, so that they don't talk over them.
+    recogniser.head.bias[rows:] = known.head.bias[1:].mean()
+
+
+def save(
+    settings: FinetuneSettings, recogniser: Recogniser, folder: Path, parents: list[dict[str, Any]], **facts: Any
+) -> None:
+    """Write ``recogniser`` to ``folder``: a plain one, or with adapters the shared encoder with all its languages."""
+    if settings.mode != "adapter":
+        recogniser.save(folder, parents, **facts)
+        return
+    weights = adapter_of(recogniser.encoder)
+    head = {name: w for name, w in recogniser.state_dict().items() if name.startswith("head.")}
+    start = Path(start_folder(settings))
+    part = LanguagePart(weights | head, recogniser.tokens, recogniser.normaliser)
+    save_adapted(part, load_encoder(start), start, folder, parents, **facts)
+
+
+def parents_of(settings: FinetuneSettings) -> list[dict[str, Any]]:
+    """The card of the folder that the run starts from."""
+    folder = start_folder(settings)
+    return [read_card(Path(folder))] if folder and settings.start == "pretrained" else []
+
+
+def fold(folder: Path, language: str, out: Path) -> None:
+    """Write one language of the recogniser with adapters in ``folder`` as a plain recogniser."""
+    if not languages_of(folder):
+        raise UserError(f"{folder}: has no adapters; it is a plain recogniser already")
+    card = read_card(folder, "recogniser")
+    language = next(iter(meant([language] if language else [], languages_of(folder))), "")
+    recogniser = Recogniser.load(folder, language)
+    spoken = language or languages_of(folder)[0]
+    recogniser.save(out, [card], language=spoken, **language_facts(folder, spoken))
+
+
+def _known(settings: FinetuneSettings, language: str) -> Recogniser | None:
+    """The recogniser in ``settings.recogniser``, where it has a head to go on from."""
+    if not settings.recogniser:
+        return None
+    folder = Path(settings.recogniser)
+    languages = languages_of(folder)
+    if languages:
+        return Recogniser.load(folder, language) if language in languages else None
+    known = Recogniser.load(folder)
+    if settings.mode == "adapter" and known.normaliser.settings.language != language:
+        return None  # its head stays its own; the new language gets another
+    return known
+
+
+def _speaking(normaliser: Normaliser, language: str) -> Normaliser:
+    return Normaliser(replace(normaliser.settings, language=language))
+
+
+def _adapt(settings: FinetuneSettings, encoder: Encoder, language: str) -> None:
+    """Freeze the shared encoder and give it the language's adapter: a new one, or the one it has."""
+    folder = Path(start_folder(settings))
+    rank, known = rank_of(encoder, settings.adapter.share), None
+    if language in languages_of(folder):
+        known = {k: w for k, w in read_adapter(folder, language).items() if not k.startswith("head.")}
+        ranks = [w.shape[1] for k, w in known.items() if k.endswith(".up")]
+        rank, known = (ranks[0], known) if ranks else (rank, None)
+    adapt(encoder, rank)
+    if known is not None:
+        load_adapter(encoder, known)
+
+
+def _with_dropout(settings: FinetuneSettings, shape: EncoderShape) -> EncoderShape:
+    regular = settings.regular
+    return replace(
+        shape, dropout=regular.dropout, attention_dropout=regular.dropout, feedforward_dropout=regular.dropout,
+        layerdrop=regular.layerdrop,
+    )  # fmt: skip
+
+
+def _fresh(settings: FinetuneSettings) -> Encoder:
+    """A baseline with random weights."""
+    model, regular = settings.model, settings.regular
+    if model.kind == "conformer":
+        mfcc, width = model.features == "mfcc", model.width or CONFORMER_WIDTH
+        shape = EncoderShape(
+            input="mfcc" if mfcc else "logmel", bins=40 if mfcc else 80, stack=4, width=width, layers=model.layers, heads=4,
+            feedforward=4 * width, block="conformer", block_kernel=15, position="rotary", position_groups=1,
+        )  # fmt: skip
+        return Encoder(_with_dropout(settings, shape))
+    assert model.kind != "encoder"
+    return make_encoder(BaselineShape.of(model.kind, model.features, model.width, regular.dropout))

@@ -1,0 +1,132 @@
+"""Voice activity: how likely each 32 ms of a wave holds speech, by the model that the package silero-vad carries.
+
+Read with onnxruntime alone: importing silero-vad would load torch. ``benchmarks/data/vad.py`` says why this model.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from lalia.errors import UserError
+from lalia.units import SAMPLE_RATE, Samples, Seconds, to_samples
+
+FRAME_SAMPLES = 512
+FRAME_S: Seconds = FRAME_SAMPLES / SAMPLE_RATE
+_CONTEXT_SAMPLES = 64
+_MODEL = Path("data") / "silero_vad_16k_sequence.onnx"
+_FRAMES_PER_CALL = 512
+_SPEECH = 0.5
+_MARGIN_S: Seconds = 0.5
+"""What is kept before and behind speech: detectors are late, and words begin and end softly."""
+
+
+class VoiceActivity:
+    """A detector; one serves any number of waves, one after the other, on one thread."""
+
+    def __init__(self) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        self._session = onnxruntime.InferenceSession(str(model_path()), options, providers=["CPUExecutionProvider"])
+        self.start()
+
+    def start(self) -> None:
+        """Forget the wave heard so far; the next block begins another."""
+        self._h = np.zeros((1, 1, 128), np.float32)
+        self._c = np.zeros((1, 1, 128), np.float32)
+        self._waiting_S = np.zeros(_CONTEXT_SAMPLES, np.float32)
+
+    def feed(self, block_S: np.ndarray, last: bool = False) -> np.ndarray:
+        """Probabilities (T,) float32 of the frames that ``block_S`` completes, continuing the wave fed before.
+
+        With ``last`` the wave's end is padded to a whole frame, so that N samples give ceil(N / 512) frames altogether.
+        """
+        wave_S = np.concatenate([self._waiting_S, block_S])
+        if last and (odd := (len(wave_S) - _CONTEXT_SAMPLES) % FRAME_SAMPLES):
+            wave_S = np.pad(wave_S, (0, FRAME_SAMPLES - odd))
+        frames = (len(wave_S) - _CONTEXT_SAMPLES) // FRAME_SAMPLES
+        self._waiting_S = wave_S[frames * FRAME_SAMPLES :]
+        if not frames:
+            return np.zeros(0, np.float32)
+        window = _CONTEXT_SAMPLES + FRAME_SAMPLES
+        frames_TS = np.lib.stride_tricks.sliding_window_view(wave_S, window)[::FRAME_SAMPLES]
+        found = []
+        for start in range(0, frames, _FRAMES_PER_CALL):
+            some_TS = np.ascontiguousarray(frames_TS[start : min(frames, start + _FRAMES_PER_CALL)], np.float32)
+            speech_T, self._h, self._c = self._session.run(None, {"input": some_TS, "h": self._h, "c": self._c})
+            found.append(speech_T.reshape(-1))
+        return np.concatenate(found)
+
+    def __call__(self, wave_S: np.ndarray) -> np.ndarray:
+        """Probabilities (ceil(S / 512),) float32 of a whole wave, float32 (S,) at 16 kHz."""
+        self.start()
+        return self.feed(wave_S, last=True)
+
+
+def mark_speech(blocks: Iterable[np.ndarray], grid: Samples) -> Iterator[tuple[bool, np.ndarray]]:
+    """The wave whose consecutive pieces are ``blocks``, as pieces with speech near (True) and pieces of silence instead.
+
+    Where no speech is within half a second the samples are zeros. All pieces but the last begin and end on multiples of
+    ``grid`` samples. Memory holds two blocks.
+    """
+    unit = math.lcm(FRAME_SAMPLES, grid)
+    margin = -(-to_samples(_MARGIN_S) // unit)
+    detector = VoiceActivity()
+    waiting_S = np.zeros(0, np.float32)
+    raw_U = np.zeros(0, bool)  # of units that are known but not yet given away, behind `margin` of those that are
+    speech_T = np.zeros(0, np.float32)
+    given = 0
+    for block_S, last in _with_last(blocks):
+        waiting_S = np.concatenate([waiting_S, block_S])
+        speech_T = np.concatenate([speech_T, detector.feed(block_S.astype(np.float32, copy=False), last)])
+        per_unit = unit // FRAME_SAMPLES
+        if last and len(speech_T) % per_unit:
+            speech_T = np.pad(speech_T, (0, per_unit - len(speech_T) % per_unit))
+        units = len(speech_T) // per_unit
+        raw_U = np.concatenate(
+            [raw_U, speech_T[: units * per_unit].reshape(units, per_unit).max(1, initial=0) > _SPEECH]
+        )
+        speech_T = speech_T[units * per_unit :]
+        ready = len(raw_U) - given - (0 if last else margin)
+        if ready <= 0:
+            continue
+        padded_U = np.pad(raw_U, margin)
+        near_U = np.lib.stride_tricks.sliding_window_view(padded_U, 2 * margin + 1).max(1)[given : given + ready]
+        ends = np.append(np.flatnonzero(np.diff(near_U)) + 1, ready)
+        start = 0
+        for end in ends:
+            piece_S = waiting_S[start * unit : end * unit]
+            if len(piece_S):
+                speech = bool(near_U[start])
+                yield speech, piece_S if speech else np.zeros_like(piece_S)
+            start = int(end)
+        waiting_S = waiting_S[ready * unit :]
+        kept = min(margin, given + ready)
+        raw_U, given = raw_U[given + ready - kept :], kept
+
+
+def _with_last(blocks: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, bool]]:
+    held: np.ndarray | None = None
+    for block in blocks:
+        if held is not None:
+            yield held, False
+        held = block
+    if held is not None:
+        yield held, True
+
+
+def model_path() -> Path:
+    """The model file inside the package silero-vad; ``UserError`` where that is not installed."""
+    found = importlib.util.find_spec("silero_vad")
+    if found is None or not found.submodule_search_locations:
+        raise UserError("voice activity needs the package silero-vad; pip install 'lalia[train]'")
+    path = Path(found.submodule_search_locations[0]) / _MODEL
+    if not path.is_file():
+        raise UserError(f"{path}: is missing; lalia needs silero-vad 6.2.3 or newer: pip install -U 'silero-vad<7'")
+    return path

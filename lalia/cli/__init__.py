@@ -1,0 +1,1 @@
+"""The program ``lalia``: one module per verb. Nothing outside this package knows argparse."""

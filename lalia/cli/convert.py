@@ -1,0 +1,150 @@
+"""``lalia convert``: its arguments, and the call that they become."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lalia.errors import UserError
+from lalia.inputs import address, is_address
+from lalia.text.language_codes import iso_639_3
+
+if TYPE_CHECKING:
+    from lalia.models.convert.parts import Parts
+
+KINDS = ("hf", "fairseq", "fairseq2", "sherpa", "half")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what ``lalia convert`` takes."""
+    parser.add_argument("source", metavar="SRC", help="lalia folder, hf:FOLDER, fairseq:FILE or fairseq2:FILE")
+    parser.add_argument(
+        "target",
+        metavar="DST",
+        help="lalia folder, hf:FOLDER, fairseq2:FILE, half:FOLDER or (of a student) sherpa:FOLDER; made anew",
+    )
+    parser.add_argument(
+        "--language", default="", metavar="CODE", help="for a recogniser's normaliser: isl, is, Icelandic"
+    )
+    checkpoints = parser.add_argument_group("where a checkpoint does not say it itself")
+    checkpoints.add_argument("--heads", type=int, default=0, metavar="N", help="attention heads")
+    checkpoints.add_argument("--strides", default="", metavar="N,N,…", help="stride of each convolution of the stem")
+    checkpoints.add_argument("--norm", choices=("pre", "post"), default="", help="where the blocks' layer norms stand")
+    checkpoints.add_argument("--tokens", type=Path, metavar="FILE", help="symbols of the CTC head")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Convert; 0 when the result is there."""
+    if is_address(args.source):
+        raise address(args.source)
+    source, source_path = _place(args.source)
+    target, target_path = _place(args.target)
+    if target == "fairseq":
+        raise UserError(f"{args.target}: fairseq's files can be read but not written; take hf:FOLDER or fairseq2:FILE")
+    if source == "sherpa" or (target == "sherpa" and source != "lalia"):
+        raise UserError(
+            f"{args.source} to {args.target}: only a lalia student becomes sherpa:FOLDER, and none comes back"
+        )
+    if source == "half" or (target == "half" and source != "lalia"):
+        raise UserError(
+            f"{args.source} to {args.target}: only a lalia encoder becomes half:FOLDER, which is one as well"
+        )
+    if source == target == "lalia":
+        raise UserError(
+            f"{args.source} and {args.target} are both lalia's; expected hf:, fairseq: or fairseq2: before one"
+        )
+    if target_path.exists():
+        raise UserError(f"{target_path}: is there already; remove it or give another name")
+    try:
+        import fairseq2  # noqa: F401
+        import safetensors  # noqa: F401
+    except ImportError as error:
+        raise UserError(f"lalia convert needs {error.name}; pip install 'lalia[train]'") from error
+    if target == "sherpa":
+        return _share(source_path, target_path)
+    if target == "half":
+        return _halve(source_path, target_path)
+    parts = _read(source, source_path, args)
+    if target == "hf":
+        from lalia.models.convert.hf import write_hf
+
+        made = f"transformers' {write_hf(parts, target_path)}"
+    elif target == "fairseq2":
+        from lalia.models.convert.fairseq_checkpoints import write_fairseq2
+
+        made = f"fairseq2's {write_fairseq2(parts, target_path)}"
+    else:
+        from lalia.models.convert.parts import to_lalia
+
+        facts = {"converted": {"from": args.source, "weights": _digest(source_path)}}
+        made = f"a lalia {to_lalia(parts, target_path, args.source, **facts)}"
+    shape = parts.shape
+    has = [f"{shape.layers} blocks of {shape.width}, {shape.heads} heads, frames of {1000 * shape.frame_s:g} ms"]
+    has += [f"{len(parts.head.tokens)} tokens"] * (parts.head is not None) if parts.head else []
+    has += ["quantizer"] if parts.quantizer is not None else []
+    print(f"{target_path}: {made} ({', '.join(has)})")
+    return 0
+
+
+def _share(student: Path, folder: Path) -> int:
+    from lalia.models.convert.sherpa import write_sherpa
+
+    remarks = write_sherpa(student, folder)
+    print(f"{folder}: for sherpa-onnx's OfflineRecognizer.from_omnilingual_asr_ctc{''.join(f'; {r}' for r in remarks)}")
+    return 0
+
+
+def _halve(source: Path, folder: Path) -> int:
+    """An encoder to give away: half the bytes, without the quantizer."""
+    from lalia.cards import read_card
+    from lalia.models.store import WEIGHTS, load_encoder, save_encoder
+
+    card = read_card(source, "encoder")
+    encoder = load_encoder(source)
+    save_encoder(encoder, folder, [card], half=True, pretraining=card.get("pretraining", {}))
+    print(f"{folder}: a lalia encoder, {(folder / WEIGHTS).stat().st_size / 1e6:.1f} MB, matrices in float16")
+    return 0
+
+
+def _place(text: str) -> tuple[str, Path]:
+    kind, colon, rest = text.partition(":")
+    if colon and kind in KINDS:
+        if not rest:
+            raise UserError(f"{text}: expected a {'file' if kind.startswith('fairseq') else 'folder'} behind the colon")
+        return kind, Path(rest)
+    return "lalia", Path(text)
+
+
+def _read(kind: str, path: Path, args: argparse.Namespace) -> Parts:
+    if kind == "lalia":
+        from lalia.models.convert.parts import from_lalia
+
+        return from_lalia(path)
+    if kind == "hf":
+        from lalia.models.convert.hf import read_hf
+
+        return read_hf(path, iso_639_3(args.language) if args.language else "")
+    from lalia.models.convert.fairseq_checkpoints import Hints, read_checkpoint
+
+    try:
+        strides = tuple(int(stride) for stride in args.strides.split(",") if stride)
+    except ValueError as error:
+        raise UserError(f"--strides {args.strides}: expected whole numbers with commas between them") from error
+    language = iso_639_3(args.language) if args.language else ""
+    hints = Hints(args.heads, strides, args.norm, args.tokens, language)
+    return read_checkpoint(path, "fairseq2" if kind == "fairseq2" else "fairseq", hints)
+
+
+def _digest(path: Path) -> str:
+    """A content hash of a file, or of all files of a folder."""
+    if path.is_dir():
+        from lalia.cards import content_hash
+
+        return content_hash(path)
+    total = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            total.update(block)
+    return "sha256:" + total.hexdigest()

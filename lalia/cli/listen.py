@@ -1,0 +1,245 @@
+"""``lalia listen``: its arguments, and what it shows while somebody speaks."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import signal
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TextIO
+
+from lalia.cards import write_text
+from lalia.cli.options import called, kept
+from lalia.decoding.greedy import PAUSE_S, Word
+from lalia.errors import UserError
+from lalia.inputs import address, is_address
+from lalia.runtime.microphone import Block, Microphone, devices, file_blocks
+from lalia.runtime.streaming import Said, Stream, as_dict
+from lalia.runtime.student import Student
+from lalia.runtime.transcript import FORMATS, render
+from lalia.text.unicode import join_words
+from lalia.units import SAMPLE_RATE, Seconds
+
+ABOUT = """\
+Write down what is being said, from the microphone, with a streaming student.
+
+  lalia listen my-student                        words appear as they are said; faint ones may still change. Ctrl-C ends it
+  lalia listen my-student --save talk.srt        and keep them: .txt, .json, .srt or .vtt
+  lalia listen my-student --format json          one JSON object for each change, for programs
+  lalia listen my-student --from talk.flac       a file in the microphone's place, at the speed of speech (--fast: at once)
+  lalia listen --devices                         which microphones there are; then --device 3, or a part of its name
+
+The microphone needs the extra [listen] and PortAudio. Students hear whole clips unless they were made to stream: see
+configs/distill/streaming-nano.yaml.
+"""
+SENTENCE_S: Seconds = 1.0
+"""A pause as long as this begins a new line."""
+_FAINT, _PLAIN, _CLEAR = "\033[2m", "\033[0m", "\r\033[K"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what ``lalia listen`` takes."""
+    from lalia.cli.options import add_decoding
+
+    parser.description = ABOUT
+    parser.set_defaults(call=main)
+    parser.add_argument("model", metavar="MODEL", nargs="?", type=Path, help="the folder of a streaming student")
+    parser.add_argument("--format", choices=FORMATS, default="txt", help="what to write to stdout (default: txt)")
+    parser.add_argument("--save", metavar="FILE", type=Path, help="keep the transcript; its name says in which format")
+    parser.add_argument(
+        "--from", dest="source", metavar="FILE", type=Path, help="a file in the microphone's place, - for a pipe"
+    )
+    parser.add_argument("--fast", action="store_true", help="do not wait while the file is being spoken")
+    parser.add_argument("--device", metavar="NAME", help="which microphone: its number, or a part of its name")
+    parser.add_argument("--devices", action="store_true", help="list the microphones and stop")
+    pause = f"seconds without a letter that end a word (default: {PAUSE_S:g}; more for slow speakers)"
+    parser.add_argument("--pause", type=float, default=PAUSE_S, metavar="S", help=pause)
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="processor threads (default: 1)")
+    add_decoding(parser)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Listen until Ctrl-C, or to the end of the file."""
+    if args.devices:
+        print("\n".join(devices()) or "there is no microphone")
+        return 0
+    if args.model is None:
+        raise UserError("listen: expected the folder of a streaming student; see: lalia listen --help")
+    if args.fast and args.source is None:
+        raise UserError("--fast: nobody speaks faster than he does; it goes with --from FILE")
+    if args.threads < 1:
+        raise UserError(f"--threads {args.threads}: expected a whole number from 1")
+    if not 0 < args.pause < 60:
+        raise UserError(f"--pause {args.pause:g}: expected seconds, such as {PAUSE_S:g}")
+    form = _format_of(args.save) if args.save else ""
+    if args.source and is_address(args.source):
+        raise address(args.source)
+    from lalia.cli.options import decoders
+
+    student = Student.load(args.model, args.threads)
+    decoder = decoders(args, student)()
+    with ExitStack() as opened:
+        stopped = opened.enter_context(_until_interrupted())
+        if args.source is None:
+            microphone = Microphone(args.device)
+            stream = student.stream(rate=microphone.rate, pause_s=args.pause, decoder=decoder)
+            opened.enter_context(microphone)
+            print(f"lalia: listening to {microphone.name}; Ctrl-C ends it", file=sys.stderr, flush=True)
+            blocks = microphone.blocks(stopped)
+        else:
+            microphone = None
+            stream = student.stream(rate=SAMPLE_RATE, pause_s=args.pause, decoder=decoder)
+            blocks = file_blocks(opened.enter_context(kept(args.source)), args.fast, stopped)
+        show = _make_display(args.format)
+        late_s, work_s = hear(stream, blocks, show)
+    heard = stream.transcript()
+    name = called(args.source) if args.source else "microphone"
+    if args.format in ("srt", "vtt"):
+        sys.stdout.write(render(heard, args.format, name))
+    if args.save:
+        try:
+            write_text(args.save, render(heard, form, name))
+        except OSError as error:
+            raise UserError(f"{args.save}: cannot be written ({error.strerror}); the text is above") from error
+    print(f"lalia: {summary(stream, [] if args.fast else late_s, work_s)}", file=sys.stderr)
+    if microphone is not None and microphone.lost:
+        lost_s = microphone.lost / microphone.rate
+        print(f"lalia: {lost_s:.1f} s were lost: this machine is too slow for this student", file=sys.stderr)
+    return 0
+
+
+def hear(stream: Stream, blocks: Iterator[Block], show: Callable[[Said, bool], None]) -> tuple[list[Seconds], Seconds]:
+    """Feed ``blocks`` to ``stream`` and ``show`` what comes of it, the last with True.
+
+    Returns how long behind its end each word was shown as stable (those that the end of the stream settled left out), and the
+    seconds of work.
+    """
+    late_s: list[Seconds] = []
+    work_s = 0.0
+    for samples, began in blocks:
+        start = time.monotonic()
+        said = stream.feed(samples)
+        show(said, False)
+        now = time.monotonic()
+        work_s += now - start
+        late_s += [now - (began + word.end_s) for word in said.stable]
+    start = time.monotonic()
+    show(stream.finish(), True)
+    return late_s, work_s + time.monotonic() - start
+
+
+def summary(stream: Stream, late_s: list[Seconds], work_s: Seconds) -> str:
+    """One line on how it went."""
+    said = f"{stream.heard_s:.1f} s heard, {len(stream.words)} words, RTF {work_s / max(stream.heard_s, 1e-9):.3f}"
+    if late_s:
+        most = sorted(late_s)[min(len(late_s) - 1, round(0.9 * len(late_s)))]
+        said += (
+            f"; stable {statistics.median(late_s):.2f} s behind the end of a word (median; nine of ten {most:.2f} s)"
+        )
+    return said
+
+
+class Terminal:
+    """Stable words, and faint behind them those that may change, on the last line of a terminal."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._line: list[Word] = []
+
+    def __call__(self, said: Said, last: bool) -> None:
+        columns = shutil.get_terminal_size().columns - 1
+        for word in said.stable:
+            if self._line and (
+                word.start_s - self._line[-1].end_s >= SENTENCE_S or len(_text([*self._line, word])) > columns
+            ):
+                self._out.write(f"{_CLEAR}{_text(self._line)}\n")
+                self._line.clear()
+            self._line.append(word)
+        stable = _text(self._line)
+        rest = _text([*self._line, *said.tentative])[len(stable) :][: columns - len(stable)]
+        self._out.write(f"{_CLEAR}{stable}{_FAINT}{rest}{_PLAIN}" + ("\n" if last and stable else ""))
+        self._out.flush()
+
+
+class Lines:
+    """Stable words, a line for each sentence as soon as it has ended."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._line: list[Word] = []
+
+    def __call__(self, said: Said, last: bool) -> None:
+        for word in said.stable:
+            if self._line and word.start_s - self._line[-1].end_s >= SENTENCE_S:
+                self._end()
+            self._line.append(word)
+        pause_s = said.heard_s - self._line[-1].end_s if self._line else 0.0
+        if self._line and (last or (not said.tentative and pause_s >= 2 * SENTENCE_S)):
+            self._end()
+
+    def _end(self) -> None:
+        self._out.write(_text(self._line) + "\n")
+        self._out.flush()
+        self._line.clear()
+
+
+class Objects:
+    """A JSON object for each change: the words that became stable, those that are tentative, the seconds heard."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._tentative: list[Word] = []
+
+    def __call__(self, said: Said, last: bool) -> None:
+        if said.stable or said.tentative != self._tentative or last:
+            self._out.write(json.dumps(as_dict(said, last), ensure_ascii=False) + "\n")
+            self._out.flush()
+            self._tentative = said.tentative
+
+
+def _make_display(format: str) -> Callable[[Said, bool], None]:
+    if format == "json":
+        return Objects(sys.stdout)
+    if format == "txt":
+        return Terminal(sys.stdout) if sys.stdout.isatty() else Lines(sys.stdout)
+    if sys.stderr.isatty():  # subtitles are written in the end
+        return Terminal(sys.stderr)
+    return lambda said, last: None
+
+
+def _format_of(path: Path) -> str:
+    format = path.suffix[1:].lower()
+    if format not in FORMATS:
+        raise UserError(f"--save {path}: expected a name that ends in {', '.join('.' + f for f in FORMATS)}")
+    return format
+
+
+def _text(words: list[Word]) -> str:
+    return join_words(word.text for word in words)
+
+
+@contextmanager
+def _until_interrupted() -> Iterator[Callable[[], bool]]:
+    """Whether Ctrl-C was pressed (or SIGTERM came) since the block began; pressed again, it interrupts as ever."""
+    pressed: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def press(number: int, _: FrameType | None) -> None:
+        pressed.append(number)
+        for known, handler in before.items():
+            signal.signal(known, handler)
+
+    for number in before:
+        signal.signal(number, press)
+    try:
+        yield lambda: bool(pressed)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

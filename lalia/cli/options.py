@@ -1,0 +1,208 @@
+"""The options of decoding that several verbs of the program ``lalia`` share.
+
+What comes through a pipe, kept in a temporary file while it is needed: audio is read forwards and back.
+
+Which clips a command line means, and where their transcripts go.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import stat
+import sys
+import tempfile
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from lalia.audio.formats import is_audio
+from lalia.audio.reading import SUFFIXES
+from lalia.errors import UserError
+from lalia.inputs import CARD, SETTINGS, look
+
+if TYPE_CHECKING:
+    from lalia.decoding.decoder import Decoder
+    from lalia.runtime.student import Student
+
+
+# --- What comes through a pipe, kept in a temporary file while it is needed ------------------------------
+
+STDIN = "-"
+"""What people write for it."""
+MOST_BYTES = 4 << 30
+"""A pipe may have no end; what is longer is a file first."""
+_PIECE_BYTES = 1 << 20
+
+
+def text_path(argument: str) -> Path:
+    """The path of a text that is read once from front to back, for ``type=``; ``-`` is stdin."""
+    return Path("/dev/stdin" if argument == STDIN else argument)
+
+
+def is_pipe(path: Path) -> bool:
+    """Whether ``path`` can be read but once: ``-``, or a named pipe, or a socket."""
+    if str(path) == STDIN:
+        return True
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
+
+
+def called(path: Path) -> str:
+    """What messages call ``path``."""
+    return "stdin" if str(path) == STDIN else str(path)
+
+
+@contextmanager
+def kept(path: Path) -> Iterator[Path]:
+    """``path``, or where it is a pipe a temporary file with all that came through it.
+
+    A ``UserError`` where more than ``MOST_BYTES`` come, or there is no room for them.
+    """
+    if not is_pipe(path):
+        yield path
+        return
+    if str(path) == STDIN and sys.stdin.isatty():
+        raise UserError(
+            "stdin: is the terminal; expected audio through a pipe: cat talk.mp3 | lalia transcribe STUDENT -"
+        )
+    with tempfile.NamedTemporaryFile(prefix="lalia-") as file:
+        try:
+            if str(path) == STDIN:
+                _copy(sys.stdin.buffer, file, path)
+            else:
+                with path.open("rb") as pipe:
+                    _copy(pipe, file, path)
+            file.flush()
+        except OSError as error:
+            where = os.fspath(Path(file.name).parent)
+            raise UserError(f"{called(path)}: cannot be kept in {where} ({error.strerror}); set TMPDIR") from error
+        yield Path(file.name)
+
+
+def _copy(pipe: IO[bytes], file: IO[bytes], path: Path) -> None:
+    size = 0
+    while piece := pipe.read(_PIECE_BYTES):
+        size += len(piece)
+        if size > MOST_BYTES:
+            raise UserError(
+                f"{called(path)}: more than {MOST_BYTES >> 30} GB came through the pipe; save it as a file first"
+            )
+        file.write(piece)
+
+
+# --- Which clips a command line means, and where their transcripts go ------------------------------------
+
+
+@dataclass(frozen=True)
+class Clip:
+    """An audio file, and its name below the argument that it came from."""
+
+    path: Path
+    name: Path
+
+
+def find_clips(arguments: Sequence[str], say: Callable[[str], None]) -> list[Clip]:
+    """The files among ``arguments`` as given, and the audio files in the folders among them, in order, hidden ones left out.
+
+    In a folder a file is audio by its first bytes or by its name; ``say`` receives a line that counts the others. A
+    ``UserError`` where a folder holds none. Files that are named are not opened: missing ones are found later, one by one.
+    """
+    clips: list[Clip] = []
+    for argument in arguments:
+        path = Path(argument)
+        if not path.is_dir():
+            clips.append(Clip(path, Path("stdin" if argument == STDIN else path.name)))
+            continue
+        found, others = [], Counter[str]()
+        for file in sorted(path.rglob("*")):
+            name = file.relative_to(path)
+            if not file.is_file() or any(part.startswith(".") for part in name.parts):
+                continue
+            if file.suffix.lower() in SUFFIXES or is_audio(file):
+                found.append(Clip(file, name))
+            else:
+                others[file.suffix.lower() or "without a suffix"] += 1
+        if found and others:
+            counted = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common())
+            say(f"{path}: other files that are no audio: {counted}")
+        if not found:
+            told = look(path).told if (path / CARD).exists() or (path / SETTINGS).exists() else ""
+            raise UserError(
+                f"{path}: {told and f'{told} and '}holds no audio files; expected names like .wav, .flac, .mp3 or .m4a"
+            )
+        clips += found
+    return clips
+
+
+def output_paths(clips: Sequence[Clip], out: Path, format: str) -> list[Path]:
+    """``out/NAME.FORMAT`` for every clip; a ``UserError`` where two clips would write the same file."""
+    taken: dict[Path, Path] = {}
+    for clip in clips:
+        path = out / clip.name.with_suffix(f".{format}")
+        if path in taken:
+            raise UserError(
+                f"{clip.path} and {taken[path]} would both be written to {path}; rename one, or run them apart"
+            )
+        taken[path] = clip.path
+    return list(taken)
+
+
+# --- The options of decoding that several verbs of the program ``lalia`` share ---------------------------
+
+DECODING = ("lm", "rescore", "hot", "only")
+"""What ``add_decoding`` declares."""
+
+
+def add_language(parser: argparse.ArgumentParser) -> None:
+    """Which clips of a corpus are meant, for ``lalia.model_folder``."""
+    parser.add_argument(
+        "--language",
+        metavar="CODE",
+        action="append",
+        help="clips of this one (ita, it, it-IT or Italian; may be repeated; default: the student's own)",
+    )
+
+
+def add_decoding(parser: argparse.ArgumentParser) -> None:
+    """The options that say what is known of the language."""
+    parser.add_argument("--lm", type=Path, metavar="LM", help="a language model made by lalia lm")
+    parser.add_argument("--rescore", type=Path, metavar="LM", help="an LSTM (lalia lm --lstm) to weigh what --lm found")
+    parser.add_argument(
+        "--hot", type=Path, metavar="FILE", help="words to listen for: one a line, tab, boost (default: 6)"
+    )
+    parser.add_argument(
+        "--only", type=Path, metavar="FILE", help="only these phrases, one a line: turn (on|off) [the] light"
+    )
+
+
+def decoders(args: argparse.Namespace, student: Student) -> Callable[[], Decoder | None]:
+    """What gives every thread the decoder that the options ask for; None where they ask for none."""
+    if not (args.lm or args.rescore or args.hot or args.only):
+        return lambda: None
+    from lalia.decoding.automata import read_closed, read_hot_words
+    from lalia.decoding.decoder import make_decoder
+    from lalia.lm.folder import LanguageModel
+    from lalia.lm.lstm import LstmModel
+
+    lm = LanguageModel.load(args.lm) if args.lm else None
+    rescore = LstmModel.load(args.rescore) if args.rescore else None
+    hot = read_hot_words(args.hot, student.normaliser, student.tokens) if args.hot else None
+    only = read_closed(args.only, student.normaliser, student.tokens) if args.only else None
+    made = threading.local()
+
+    def decoder() -> Decoder:
+        if not hasattr(made, "decoder"):
+            made.decoder = make_decoder(student, lm, rescore=rescore, hot_words=hot, only=only)
+        found: Decoder = made.decoder
+        return found
+
+    decoder()  # what is wrong is told before the first clip
+    return decoder

@@ -1,0 +1,211 @@
+"""``lalia prepare``: its arguments, and the call that they become."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lalia.audio.channels import parse_choice
+from lalia.cards import cores
+from lalia.errors import UserError
+
+if TYPE_CHECKING:
+    from lalia.data.prepare.listing import Options
+    from lalia.data.prepare.pipeline import Engine, Recipe
+    from lalia.data.prepare.segments import Cutting
+
+_SOURCES = """\
+SOURCE is one of
+  FOLDER            of anything, at any depth: audio of any name with its transcripts (a.txt beside a.wav, or txt/a.txt of
+                    wav/a.wav), releases in the layout of LibriSpeech, Common Voice, FLEURS, LJSpeech, OpenSLR, MLS or the
+                    hub's AudioFolder, tables that name audio there, Kaldi's wav.scp, annotations beside their
+                    recordings, a dataset made by save_to_disk. What is not used is counted
+  FILE.wav          or other audio: one recording
+  FILE.tsv|.csv|.jsonl|.json|.parquet, also .gz   a table with a column for the audio, and text, language, speaker, split, start,
+                    end where known; manifests of NeMo and lhotse; or lines that begin with the name of an audio file
+  FILE.eaf|.TextGrid|.trs|.cha|.stm|.srt|.vtt|.ass   annotations of ELAN, Praat, Transcriber, CHAT or NIST, or subtitles; also
+                    ELAN's tab-delimited export and Audacity's labels (.txt). --tier says which tiers
+  kaldi:DIR         wav.scp, segments, text, utt2spk
+  fairseq:FILE.tsv  with FILE.wrd or FILE.ltr beside it, or a folder of them
+  hub:NAME[/CONFIG] a dataset of the hub, streamed, or a folder in such a layout
+  demo              Asterisk's sound prompts in five languages, fetched
+
+The same command again continues what was interrupted, and leaves what is finished alone.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what ``lalia prepare`` takes."""
+    parser.description = f"{parser.description or ''}\n\n{_SOURCES}"
+    parser.add_argument("source", metavar="SOURCE", help="what to read (see above)")
+    parser.add_argument("--out", type=Path, required=True, metavar="CORPUS", help="the folder to make")
+    parser.add_argument(
+        "--language", default="", metavar="CODE", help="of all clips: ita, it, it-IT (default: as said there)"
+    )
+    parser.add_argument("--licence", default="", metavar="TEXT", help="of the source, for the card")
+    parser.add_argument("--root", type=Path, metavar="FOLDER", help="where a table's paths start (default: beside it)")
+    parser.add_argument(
+        "--columns",
+        action="append",
+        default=[],
+        metavar="OURS=THEIRS,…",
+        help="a table's columns: text=sentence,audio=path; may be repeated",
+    )
+    parser.add_argument(
+        "--tier",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="annotations: a tier to read, by its name or a pattern such as 'tx@*'; several times for several (default: the "
+        "transcriptions)",
+    )
+    parser.add_argument(
+        "--dev",
+        type=_percent,
+        metavar="PERCENT",
+        help="held out where there are no splits (5, of few labelled clips as many as make 20, at most 20 percent)",
+    )
+    parser.add_argument("--test", type=_percent, metavar="PERCENT", help="the same for the test split")
+    parser.add_argument(
+        "--limit", type=int, default=0, metavar="N", help="only the first N clips (of a hub split each)"
+    )
+    parser.add_argument(
+        "--channels",
+        type=_channels,
+        default="mix",
+        metavar="mix|each|N",
+        help="of stereo files: the mix, each as a speaker of its own (a telephone call's two sides), or one, from 1 (mix)",
+    )
+    parser.add_argument(
+        "--cut",
+        choices=("long", "all", "never"),
+        default="long",
+        help="cut unlabelled recordings into utterances by voice activity: those over --longest, all, or none (long)",
+    )
+    parser.add_argument(
+        "--shortest", type=float, default=2.0, metavar="S", help="seconds of the shortest utterance (2)"
+    )
+    parser.add_argument(
+        "--longest", type=float, default=20.0, metavar="S", help="seconds of the longest utterance (20)"
+    )
+    parser.add_argument(
+        "--duplicates",
+        choices=("near", "exact", "keep"),
+        default="near",
+        help="leave out the same recording, also re-encoded; the same samples only; or nothing (near)",
+    )
+    parser.add_argument(
+        "--strict", action="store_true", help="leave out files whose end is missing (default: read as far as they go)"
+    )
+    parser.add_argument("--audio", type=Path, metavar="FOLDER", help="demo: the archives, brought by hand")
+    parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes (default: one per core)")
+    parser.add_argument("--engine", choices=("local", "ray"), default="local", help="where the processes are (local)")
+    parser.add_argument(
+        "--address", default="", metavar="HOST:PORT", help="ray: of the cluster (default: as RAY_ADDRESS says)"
+    )
+    parser.add_argument(
+        "--push", default="", metavar="USER/NAME", help="hand the finished corpus to the hub, privately"
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    """Prepare the corpus that ``args`` describe; 0 when it is there."""
+    try:
+        import pyarrow  # noqa: F401
+        from rich.console import Console
+    except ImportError as error:
+        raise UserError(f"lalia prepare needs {error.name}; pip install 'lalia[train]'") from error
+    from lalia.data.prepare.pipeline import prepare
+    from lalia.data.prepare.sources.opening import open_source
+    from lalia.text.language_codes import describe_language
+
+    console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+    options = _options(args)
+    if args.language:
+        console.print(describe_language(args.language, options.language))
+    recipe = _recipe(args, _cutting(args))
+    source = open_source(args.source, options, args.audio, console.print)
+    prepare(source, recipe, args.out, _engine(args), console)
+    if args.push:
+        from lalia.data.prepare.sources.hub import push
+
+        console.print(f"{args.out}: pushed to {push(args.out, args.push)}")
+    return 0
+
+
+def _options(args: argparse.Namespace) -> Options:
+    from lalia.data.prepare.listing import Options, parse_columns
+    from lalia.files import find_path
+    from lalia.text.language_codes import iso_639_3
+
+    if (args.dev or 0) + (args.test or 0) > 50:
+        raise UserError(f"--dev {args.dev:g} --test {args.test:g}: more than half would be held out; say less")
+    return Options(
+        language=iso_639_3(args.language) if args.language else "",
+        licence=args.licence,
+        root=None if args.root is None else find_path(args.root),
+        columns=parse_columns(args.columns),
+        dev_percent=args.dev,
+        test_percent=args.test,
+        limit=max(0, args.limit),
+        tiers=tuple(args.tier),
+    )
+
+
+def _cutting(args: argparse.Namespace) -> Cutting | None:
+    from lalia.data.prepare.segments import Cutting
+
+    if args.cut == "never" or args.source == "demo":
+        return None
+    if not 0.1 <= args.shortest <= args.longest / 2 or args.longest > 120:
+        raise UserError(
+            f"--shortest {args.shortest:g} --longest {args.longest:g}: expected at least 0.1 s, at most 120 s, and the longest"
+            " to be twice the shortest"
+        )
+    return Cutting(args.shortest, args.longest, args.cut == "all")
+
+
+def _recipe(args: argparse.Namespace, cutting: Cutting | None) -> Recipe:
+    from lalia.data.prepare.pipeline import Recipe
+    from lalia.files import readable
+
+    if args.source == "demo":
+        return Recipe("demo", {}, None, args.duplicates)
+    settings = {name: getattr(args, name) for name in ("language", "licence", "dev", "test", "limit", "strict", "tier")}
+    settings["columns"] = ",".join(args.columns)
+    settings["channels"] = "" if args.channels == "mix" else args.channels
+    return Recipe(readable(args.source), {**settings, "root": readable(str(args.root or ""))}, cutting, args.duplicates)
+
+
+def _engine(args: argparse.Namespace) -> Engine:
+    workers = args.workers or cores()
+    if workers < 1:
+        raise UserError(f"--workers {args.workers}: expected 1 or more")
+    if args.engine == "ray":
+        from lalia.data.prepare.workers import make_parts_on_cluster
+
+        return lambda units, work, cutting, report: make_parts_on_cluster(
+            units, work, cutting, args.address, report, args.strict
+        )
+    from lalia.data.prepare.workers import make_parts
+
+    return lambda units, work, cutting, report: make_parts(units, work, cutting, workers, report, args.strict)
+
+
+def _channels(text: str) -> str:
+    try:
+        parse_choice(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
+
+
+def _percent(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 50:
+        raise argparse.ArgumentTypeError(f"{text!r} is no percentage from 0 to 50")
+    return value

@@ -1,0 +1,100 @@
+"""``lalia serve``: its arguments, and the call that they become."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from lalia.cli.parser import positive
+from lalia.errors import UserError
+from lalia.serve.http import MEGABYTE, Limits
+
+TOKEN = "LALIA_TOKEN"
+
+ABOUT = """\
+A student over HTTP, with a page to drop a file on.
+
+  lalia serve my-student                                  then open http://127.0.0.1:8000
+  curl --data-binary @talk.mp3 'http://127.0.0.1:8000/transcribe?format=srt'
+  curl -F file=@talk.mp3 -F response_format=verbose_json http://127.0.0.1:8000/v1/audio/transcriptions
+
+  GET / /health /metrics /v1/models    POST /transcribe /v1/audio/transcriptions (the form of OpenAI's API)
+  WebSocket /stream?rate=16000         16-bit samples in, words out while they are spoken (streaming students)
+
+Requests advance in turns, window by window. What is too much is refused: 413 too large or too long, 408 too slow, 429 too many.
+With a token (the variable LALIA_TOKEN, or --token-file) all but the page and /health want 'Authorization: Bearer TOKEN'.
+SIGTERM and Ctrl-C let requests under way finish. TLS and the open internet are a reverse proxy's work.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what ``lalia serve`` takes."""
+    default = Limits()
+    parser.description = ABOUT
+    parser.set_defaults(call=main)
+    parser.add_argument("model", metavar="MODEL", type=Path, help="a student folder")
+    parser.add_argument("--host", default="127.0.0.1", help="address (default: 127.0.0.1, this machine alone)")
+    parser.add_argument("--port", type=_port, default=8000, help="port (default: 8000; 0: any free one)")
+    parser.add_argument("--token-file", type=Path, metavar="FILE", help="holds the token; LALIA_TOKEN otherwise")
+    limits = parser.add_argument_group("limits")
+    _number(limits, "--jobs", default.jobs, "N", "windows heard at a time, one thread each (default: all cores)")
+    _number(limits, "--requests", default.requests, "N", f"requests inside at a time (default: {default.requests})")
+    _number(limits, "--connections", default.connections, "N", f"open connections (default: {default.connections})")
+    size = default.upload_bytes // MEGABYTE
+    _number(limits, "--max-mb", size, "N", f"megabytes of a file (default: {size})")
+    minutes = int(default.audio_s // 60)
+    _number(limits, "--max-minutes", minutes, "N", f"minutes of audio in a file (default: {minutes})")
+    _number(limits, "--timeout", int(default.work_s), "S", f"seconds for an answer (default: {default.work_s:g})")
+    _number(limits, "--patience", int(default.patience_s), "S",
+            f"seconds for headers and for slow uploads (default: {default.patience_s:g})")  # fmt: skip
+
+
+def main(args: argparse.Namespace) -> int:
+    """Serve until told to stop."""
+    try:
+        from lalia.serve.application import Service
+        from lalia.serve.connections import listen, serve
+    except ImportError as error:
+        raise UserError(f"lalia serve needs {error.name}, which is missing; run: pip install 'lalia[serve]'") from error
+    from lalia.runtime.student import Student
+
+    limits = Limits(
+        jobs=args.jobs, requests=args.requests, connections=args.connections, upload_bytes=args.max_mb * MEGABYTE,
+        audio_s=args.max_minutes * 60.0, work_s=float(args.timeout), patience_s=float(args.patience),
+    )  # fmt: skip
+    token = _token(args.token_file)
+    student = Student.load(args.model, threads=1)
+    bound = listen(args.host, args.port)
+    with tempfile.TemporaryDirectory(prefix="lalia-serve-") as folder:
+        service = Service(student, args.model.resolve().name, limits, Path(folder), token)
+        host, port = bound.getsockname()[:2]
+        shown = f"[{host}]" if ":" in host else host
+        open_to = "" if token or host in ("127.0.0.1", "::1") else "; without a token anybody who reaches it may use it"
+        print(f"lalia: serving {service.name} on http://{shown}:{port}{open_to}", file=sys.stderr, flush=True)
+        serve(service.application(), bound, limits)
+    return 0
+
+
+def _token(path: Path | None) -> str:
+    if path is None:
+        return os.environ.get(TOKEN, "").strip()
+    try:
+        token = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as the token ({error})") from error
+    if not token:
+        raise UserError(f"{path}: is empty; expected the token in it")
+    return token
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65_535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port; expected 0 to 65535")
+    return int(text)
+
+
+def _number(group: argparse._ArgumentGroup, flag: str, default: int, metavar: str, help: str) -> None:
+    group.add_argument(flag, type=positive, default=default, metavar=metavar, help=help)

@@ -1,0 +1,471 @@
+"""A corpus written anew: rows left out, texts and splits changed, everything else as it was.
+
+Sealing: from finished parts to a corpus: duplicates out, shards in place, index, list of what was skipped, card.
+
+One preparation from its source to the sealed corpus: begun, continued or found done.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+import pickle
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from lalia.audio.channels import parse_choice
+from lalia.audio.reading import TWO_VOICES
+from lalia.cards import NAME, read_card, write_card, write_json, write_text
+from lalia.data.corpus import SCHEMA, Corpus, write_index
+from lalia.data.prepare.duplicates import CONFLICT, find_duplicates
+from lalia.data.prepare.listing import Clip, Dropped, Listing, Noted
+from lalia.data.prepare.rows import Heard
+from lalia.data.prepare.segments import Cutting, split_recordings
+from lalia.data.prepare.shards import (
+    SHARD_BYTES,
+    SHARD_ROWS,
+    Record,
+    Unit,
+    plan_units,
+    record_path,
+    write_file,
+    write_shard,
+)
+from lalia.data.prepare.sources.opening import ListSource
+from lalia.data.prepare.splits import PERCENT, WAYS, pieces
+from lalia.data.prepare.workers import Progress as Report
+from lalia.errors import UserError
+from lalia.text.language_codes import UNKNOWN
+
+# --- Sealing ---------------------------------------------------------------------------------------------
+
+SKIPPED = "skipped.tsv"
+NOTES = "notes.tsv"
+
+
+def seal(
+    listing: Listing, work: Path, out: Path, units: int, duplicates: str, recipe: dict[str, Any]
+) -> dict[str, Any]:
+    """Make ``out`` a corpus of the parts below ``work``; its card is written last and returned.
+
+    May be interrupted at any point and done again: parts stay until the card is there.
+    """
+    records = [Record.read(record_path(work, number)) for number in range(units)]
+    gone = find_duplicates(records, work, duplicates)
+    dropped = [*listing.dropped, *(d for record in records for d in record.dropped)]
+    dropped += [gone[row] for row in sorted(gone)]
+    placed: list[tuple[Path, np.ndarray]] = []
+    start = 0
+    for path, rows in [(work / "parts" / name, rows) for record in records for name, rows, _ in record.shards]:
+        keep = np.array([row not in gone for row in range(start, start + rows)], bool)
+        start += rows
+        if keep.any():
+            placed.append((path, keep))
+    out.mkdir(parents=True, exist_ok=True)
+    write_skipped(out, dropped)
+    notes = _once(noted for record in records for noted in record.notes)
+    if notes:
+        _write_table(out / NOTES, ("clip", "kind", "text"), [(n.id, n.kind, n.text) for n in notes])
+    if not placed:
+        reasons = ", ".join(f"{n} {reason}" for reason, n in Counter(d.reason for d in dropped).most_common())
+        raise UserError(f"{listing.name}: not one clip is fit ({reasons or 'there are none'}); see {out / SKIPPED}")
+    kept = [row for number, row in enumerate(row for record in records for row in record.rows) if number not in gone]
+    fingerprint = hashlib.sha256("\n".join(f"{id} {content}" for id, content, *_ in kept).encode()).hexdigest()[:16]
+    _write_shards(placed, out, fingerprint, f"Speech prepared by lalia from {listing.name}")
+    for name, text in listing.documents.items():
+        write_text(out / name, text)
+    return write_card(out, "corpus", [], **_facts(listing, out, dropped, notes, records, recipe))
+
+
+def write_skipped(out: Path, dropped: list[Dropped]) -> None:
+    """``skipped.tsv``: every clip that is not in the corpus, with the reason."""
+    _write_table(out / SKIPPED, ("clip", "reason", "detail"), [(d.id, d.reason, d.detail) for d in dropped])
+
+
+def _once(notes: Iterable[Noted]) -> list[Noted]:
+    """The notes without repetitions: of a file that is read for several clips, or again by a continued preparation."""
+    found: dict[tuple[str, str, str], Noted] = {}
+    for noted in notes:
+        found.setdefault((noted.path, noted.kind, noted.text), noted)
+    return list(found.values())
+
+
+def _write_table(path: Path, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    text = io.StringIO()
+    table = csv.writer(text, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE, escapechar="\\")
+    table.writerow(columns)
+    table.writerows([" ".join(value.split()) for value in row] for row in rows)
+    write_text(path, text.getvalue())
+
+
+def _write_shards(placed: list[tuple[Path, np.ndarray]], out: Path, fingerprint: str, about: str) -> None:
+    names, rows, size = [], 0, 0
+    for number, (path, keep) in enumerate(placed):
+        names.append(f"data-{number:05d}-of-{len(placed):05d}.arrow")
+        size += _place(path, keep, out / names[-1])
+        rows += int(keep.sum())
+    write_index(out, names, rows, size, fingerprint, about)
+
+
+def _facts(
+    listing: Listing,
+    out: Path,
+    dropped: list[Dropped],
+    notes: list[Noted],
+    records: list[Record],
+    recipe: dict[str, Any],
+) -> dict[str, Any]:
+    corpus = Corpus.open(out, {})
+    facts = {
+        "source": listing.name,
+        "clips": corpus.tally(),
+        "labelled_clips": corpus.tally(labelled=True),
+        "hours": _rounded(corpus.hours()),
+        "labelled_hours": _rounded(corpus.hours(labelled=True)),
+        "speakers": corpus.count("speaker"),
+        "dropped": dict(Counter(d.reason for d in dropped).most_common()),
+        "dropped_list": SKIPPED,
+        "notes": dict(Counter(noted.kind for noted in notes).most_common()),
+        "recipe": recipe,
+        **listing.facts,
+    }
+    heard = Heard()
+    for record in records:
+        heard.add(record.heard)
+    if heard.recordings:
+        hours = {f"{name[:-2]}_h": round(value / 3600, 4) for name, value in vars(heard).items() if name.endswith("_s")}
+        facts["cut"] = {**hours, "recordings": heard.recordings}
+    return facts
+
+
+def _rounded(hours: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    return {language: {split: round(value, 4) for split, value in splits.items()} for language, splits in hours.items()}
+
+
+def _place(part: Path, keep: np.ndarray, shard: Path) -> int:
+    """Put the kept rows of ``part`` at ``shard``: the file itself where that is all of them. Bytes of the shard."""
+    if not keep.all():
+        with pa.memory_map(os.fspath(part)) as file:
+            batch = pa.ipc.open_stream(file).read_next_batch()
+            return write_shard(shard, batch.filter(pa.array(keep)))
+    shard.unlink(missing_ok=True)
+    try:
+        os.link(part, shard)
+    except OSError:  # Another disk, or one without links.
+        shutil.copyfile(part, shard)
+    return shard.stat().st_size
+
+
+# --- One preparation from its source to the sealed corpus ------------------------------------------------
+
+Engine = Callable[[list[Unit], Path, Cutting | None, Report], None]
+"""Makes the parts of units below a folder, with a way of cutting, telling how far it is."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides what is in the corpus: two preparations with the same recipe are the same preparation."""
+
+    source: str
+    settings: dict[str, Any]
+    cutting: Cutting | None
+    duplicates: str
+
+    def card(self) -> dict[str, Any]:
+        """The recipe as the card keeps it: what is not as usual."""
+        found = {"source": self.source, **{name: value for name, value in self.settings.items() if value}}
+        if self.cutting is not None:
+            found["cut"] = vars(self.cutting)
+        if self.duplicates != "near":
+            found["duplicates"] = self.duplicates
+        return found
+
+
+def prepare(list_source: ListSource, recipe: Recipe, out: Path, engine: Engine, console: Console) -> dict[str, Any]:
+    """Make ``out`` a corpus and return its card; a finished one is left alone, an interrupted one continued."""
+    wanted = recipe.card()
+    if (out / NAME).exists():
+        card = read_card(out, "corpus")
+        if found := _differences(_unasked(card.get("recipe"), wanted), wanted):
+            raise UserError(f"{out}: holds another corpus ({found}); choose another --out")
+        console.print(f"{out}: is finished ({_summary(card)})")
+        return card
+    work = out.parent / f".{out.name}.work"
+    _claim(work, out, wanted)
+    try:
+        listing = _listing(list_source, work, recipe.cutting)
+    except UserError:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+    _tell_unsaid(console, sum(clip.language == UNKNOWN for clip in listing.clips))
+    units = plan_units(listing, parse_choice(recipe.settings.get("channels") or "mix"))
+    todo = [unit for unit in units if not record_path(work, unit.number).exists()]
+    if len(todo) < len(units):
+        console.print(f"continuing: {len(units) - len(todo)} of {len(units)} parts are there")
+    with _bar(console) as bar:
+        done = dict.fromkeys((unit.number for unit in todo), 0)
+        before = len(listing.clips) - sum(len(unit.clips) for unit in todo)
+        total = None if listing.streams else len(listing.clips)
+        task = bar.add_task(listing.name, total=total, completed=before)
+
+        def report(unit: int, clips: int) -> None:
+            bar.advance(task, clips - done[unit])
+            done[unit] = clips
+
+        engine(todo, work, recipe.cutting, report)
+    try:
+        card = seal(listing, work, out, len(units), recipe.duplicates, wanted)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error.strerror or error}); make room and run again") from error
+    shutil.rmtree(work, ignore_errors=True)
+    console.print(f"{out}: {_summary(card)}")
+    console.print(f"{out}: {_splits(card)}")
+    if conflicts := card["dropped"].get(CONFLICT):
+        clips = "1 clip holds" if conflicts == 1 else f"{conflicts:,} clips hold"
+        console.print(
+            f"{clips} the same samples as another that is labelled otherwise, and the first one stays: see {CONFLICT!r} in "
+            f"{out / SKIPPED}, and correct the labels"
+        )
+    if line := _cut(card):
+        console.print(f"{out}: {line}")
+    if calls := card["notes"].get(TWO_VOICES):
+        files = "1 file holds" if calls == 1 else f"{calls:,} files hold"
+        console.print(
+            f"{files} different voices on two channels, which were mixed; --channels each makes two speakers of them"
+        )
+    if listing.streams:
+        _tell_unsaid(console, len(Corpus.load(out).select(language=UNKNOWN)) if UNKNOWN in card["hours"] else 0)
+    return card
+
+
+def _tell_unsaid(console: Console, clips: int) -> None:
+    if clips:
+        console.print(
+            f"the language of {clips:,} clips is said nowhere and will be {UNKNOWN} (undetermined); --language CODE says it, "
+            "such as swh, sw or Swahili"
+        )
+
+
+def _claim(work: Path, out: Path, recipe: dict[str, Any]) -> None:
+    """Make the work folder ours, or find that it is."""
+    begun = work / "recipe.json"
+    if begun.exists():
+        if found := _differences(json.loads(begun.read_text(encoding="utf-8")), recipe):
+            raise UserError(f"{out}: was begun otherwise ({found}); finish that, or delete {work}")
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out}: exists and is not a corpus; choose another --out, or empty it")
+    try:
+        (work / "parts").mkdir(parents=True, exist_ok=True)
+        if out.exists() and not os.access(out, os.W_OK):
+            raise PermissionError(13, "Permission denied")
+        write_json(begun, recipe)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error.strerror or error}); choose another --out") from error
+
+
+def _listing(list_source: ListSource, work: Path, cutting: Cutting | None) -> Listing:
+    """The listing this preparation began with: a source that grows meanwhile must not shift the units."""
+    kept = work / "listing.pickle"  # Our own file, read by us alone.
+    if kept.exists():
+        return pickle.loads(kept.read_bytes())
+    listing = list_source(work)
+    if cutting is not None:
+        listing.clips = list(split_recordings(listing.clips))
+    else:
+        entries = [piece for clip in listing.clips for piece in pieces(clip)]
+        listing.clips = [entry for entry in entries if isinstance(entry, Clip)]
+        listing.dropped += [entry for entry in entries if isinstance(entry, Dropped)]
+    write_file(kept, lambda file: pickle.dump(listing, file))
+    return listing
+
+
+def _bar(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("clips"),
+        TimeElapsedColumn(),
+        TextColumn("left:"),
+        TimeRemainingColumn(),
+        console=console,
+    )
+
+
+def _summary(card: dict[str, Any]) -> str:
+    clips = sum(card["clips"].values())
+    minutes = 60 * sum(sum(splits.values()) for splits in card["hours"].values())
+    length = f"{minutes / 60:,.1f} hours" if minutes >= 600 else f"{minutes:.1f} minutes"
+    skipped = _counts(card["dropped"])
+    noted = _counts(card.get("notes", {}))  # Corpora of before notes have none.
+    return (
+        f"{clips:,} clips{_labelled(card, clips)}, {length}, {', '.join(card['hours'])}"
+        + (f"; left out, see {SKIPPED}: {skipped}" if skipped else "")
+        + (f"; used with a note, see {NOTES}: {noted}" if noted else "")
+    )
+
+
+def _counts(found: dict[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in found.items())
+
+
+def _splits(card: dict[str, Any]) -> str:
+    """How much is held out, and by which rule."""
+    minutes = {split: 60 * sum(hours[split] for hours in card["hours"].values()) for split in card["clips"]}
+    held = ", ".join(
+        f"{split} {minutes[split]:.1f} min in {card['clips'][split]:,} clips"
+        for split in ("dev", "test")
+        if minutes[split]
+    )
+    how = card.get("splitting", "as the source says")
+    if held:
+        return f"held out: {held} ({how})"
+    then = "; `lalia pretrain fit` will hold out some of the training clips to validate on"
+    if any(way in how for way in WAYS):
+        return f"held out: nothing, since no clip that was chosen for it is usable, see {SKIPPED}{then}"
+    little = " too few " in how or " too little " in how
+    return f"held out: nothing, since {how}{then}" if little else f"held out: nothing ({how})"
+
+
+_CUT = {"silence_h": "silence", "music_h": "music", "noise_h": "noise", "left_out_speech_h": "speech too short or too uncertain",
+        "gap_h": "gaps before held-out audio"}  # fmt: skip
+
+
+def _cut(card: dict[str, Any]) -> str:
+    """What became of the recordings that were cut into utterances; "" where none was."""
+    cut = card.get("cut")
+    if not cut:
+        return ""
+    minutes = {name: 60 * value for name, value in cut.items() if name.endswith("_h")}
+    rest = [f"{minutes[name]:.1f} {word}" for name, word in _CUT.items() if minutes.get(name, 0.0) >= 0.05]
+    found = ", ".join([f"{minutes['kept_h']:.1f} min in utterances", *rest])
+    return f"{sum(minutes.values()):.1f} min of recordings were cut: {found}"
+
+
+def _labelled(card: dict[str, Any], clips: int) -> str:
+    """How many of ``clips`` have a label, in brackets."""
+    if "labelled_clips" not in card:  # a corpus of before they were counted
+        return ""
+    labelled = sum(card["labelled_clips"].values())
+    if labelled in (0, clips):
+        return " (all labelled)" if labelled else " (none labelled)"
+    return f" ({labelled:,} labelled, {clips - labelled:,} without a label)"
+
+
+def _differences(found: Any, wanted: dict[str, Any]) -> str:
+    """In what two recipes differ, in words; empty where they are the same, in whichever way paths were typed."""
+    if not isinstance(found, dict):
+        return "made by another program"
+    keys = [key for key in {**found, **wanted} if not _same(key, found.get(key), wanted.get(key))]
+    return "; ".join(f"{key}: {found.get(key, 'as usual')}, now {wanted.get(key, 'as usual')}" for key in keys)
+
+
+def _unasked(found: Any, wanted: dict[str, Any]) -> Any:
+    """The recipe of a finished corpus without the usual share of dev and test, which cards named also where nobody asked."""
+    if not isinstance(found, dict):
+        return found
+    usual = {name for name in ("dev", "test") if found.get(name) == PERCENT and name not in wanted}
+    return {name: value for name, value in found.items() if name not in usual}
+
+
+def _same(key: str, one: Any, other: Any) -> bool:
+    if key in ("source", "root") and one and other and Path(other).exists():
+        return Path(one).resolve() == Path(other).resolve()
+    return bool(one == other)
+
+
+# --- A corpus written anew -------------------------------------------------------------------------------
+
+Changes = Mapping[int, Mapping[str, str]]
+"""row -> column -> its new value"""
+
+
+def rewrite(
+    corpus: Corpus, out: Path, rows: np.ndarray, changes: Changes, dropped: list[Dropped], documents: Mapping[str, str],
+    **facts: Any,
+) -> dict[str, Any]:  # fmt: skip
+    """Write the ``rows`` of ``corpus`` to ``out`` with ``changes`` made, ``dropped`` listed and ``documents`` (name to
+    text) beside them, and return the card.
+
+    ``facts`` go into the card, whose parent is the corpus's. Where ``out`` holds the result of the very same call, its card is
+    returned. ``UserError`` where ``out`` holds anything else or nothing is left.
+    """
+    changed = sorted((row, sorted(new.items())) for row, new in changes.items())
+    wanted = repr((corpus.card.get("id"), rows.tolist(), changed, [(d.id, d.reason) for d in dropped]))
+    fingerprint = hashlib.sha256(wanted.encode()).hexdigest()[:16]
+    if (out / NAME).is_file() and (card := read_card(out, "corpus")).get("rewriting") == fingerprint:
+        return card
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out}: exists and is not empty; choose another --out")
+    if not len(rows):
+        raise UserError(f"{corpus.folder}: not one clip is left to write to {out}")
+    # Written beside its place, so that an interrupted call leaves nothing that stands in the way of the same one.
+    begun = out.parent / f".{out.name}.work"
+    shutil.rmtree(begun, ignore_errors=True)
+    begun.mkdir(parents=True)
+    _write(corpus, begun, rows, changes, dropped, documents, {**facts, "rewriting": fingerprint}, fingerprint)
+    if out.exists():
+        out.rmdir()
+    begun.replace(out)
+    return read_card(out, "corpus")
+
+
+def _write(
+    corpus: Corpus, out: Path, rows: np.ndarray, changes: Changes, dropped: list[Dropped], documents: Mapping[str, str],
+    facts: Mapping[str, Any], fingerprint: str,
+) -> None:  # fmt: skip
+    names, size, written = [], 0, 0
+    batches = list(_batches(corpus, rows))
+    for number, batch_rows in enumerate(batches):
+        names.append(f"data-{number:05d}-of-{len(batches):05d}.arrow")
+        table = [_row(corpus, row) | dict(changes.get(row, {})) for row in batch_rows]
+        size += write_shard(out / names[-1], pa.RecordBatch.from_pylist(table, schema=SCHEMA))
+        written += len(table)
+    write_index(out, names, written, size, fingerprint, f"Speech of {corpus.folder.name}, rewritten by lalia")
+    write_skipped(out, dropped)
+    for name, text in documents.items():
+        write_text(out / name, text)
+    for document in ("ATTRIBUTION.md", "COPYRIGHT.txt"):
+        if (corpus.folder / document).is_file():
+            (out / document).write_bytes((corpus.folder / document).read_bytes())
+    made = Corpus.open(out, {})
+    kept = {key: value for key, value in corpus.card.items() if key in ("source", "licences", "sources", "attribution")}
+    write_card(
+        out, "corpus", [corpus.card],
+        **kept,
+        clips=made.tally(), labelled_clips=made.tally(labelled=True),
+        hours=_rounded(made.hours()), labelled_hours=_rounded(made.hours(labelled=True)), speakers=made.count("speaker"),
+        dropped=dict(Counter(d.reason for d in dropped).most_common()), **facts,
+    )  # fmt: skip
+
+
+def _row(corpus: Corpus, row: int) -> dict[str, Any]:
+    """All columns of ``row``."""
+    return {name: corpus.column(name, np.array([row]))[0] for name in SCHEMA.names}
+
+
+def _batches(corpus: Corpus, rows: np.ndarray) -> Iterator[list[int]]:
+    """Rows of one shard each."""
+    batch: list[int] = []
+    size = 0
+    for row in rows.tolist():
+        cost = len(corpus.audio_bytes(row))
+        if batch and (len(batch) >= SHARD_ROWS or size + cost > SHARD_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(row)
+        size += cost
+    if batch:
+        yield batch

@@ -1,0 +1,313 @@
+"""From a listed clip to rows of the corpus: reading, judging, cutting, measuring, packing."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lalia.audio.channels import EACH, compare, cross_talk, is_same
+from lalia.audio.encoding import flac_bytes
+from lalia.audio.reading import Note, probe_form, read_audio, read_blocks
+from lalia.audio.vad import FRAME_S, FRAME_SAMPLES, VoiceActivity
+from lalia.data.prepare.listing import Clip, Dropped, Noted
+from lalia.data.prepare.quality import NO_SPEECH, is_music, likeness, measure
+from lalia.data.prepare.segments import BEGIN, Cutting, StoredWave, cut, heard_from, own_part
+from lalia.data.prepare.splits import GAP, split_at
+from lalia.errors import AudioError
+from lalia.files import readable
+from lalia.units import SAMPLE_RATE, Frames, Samples, Seconds, to_samples, to_seconds
+
+ROUNDING_S: Seconds = 0.1  # A segment that passes its recording by more is left out: its text may be another's.
+SHORTEST_S: Seconds = 0.05  # Below that there is not one phone.
+SILENCE = 1e-3  # A peak of -60 dBFS
+_SMOOTHED: Frames = 11  # Cross-talk is judged by a third of a second: syllables are shorter.
+SHORTEST_SOUND_S: Seconds = 0.1  # of a whole clip: less is a click, or nothing but an offset
+SILENT_POWER = 1e-5  # Frames under -50 dBFS that hold no speech are silence; above it, music or noise.
+
+
+Side = tuple[str, int]
+"""A recording and one of its channels."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """A row, its wave, what tells whether another clip holds the same samples, and of one channel its ``Side``."""
+
+    row: dict[str, Any]
+    wave_S: np.ndarray
+    content: str
+    side: Side | None = None
+
+
+@dataclass
+class Heard:
+    """What recordings that were cut hold, in seconds: utterances, and what lies between them."""
+
+    recordings: int = 0
+    kept_s: Seconds = 0.0
+    silence_s: Seconds = 0.0
+    music_s: Seconds = 0.0
+    noise_s: Seconds = 0.0
+    left_out_speech_s: Seconds = 0.0
+    gap_s: Seconds = 0.0
+
+    def add(self, other: Heard) -> None:
+        for name, value in vars(other).items():
+            setattr(self, name, getattr(self, name) + value)
+
+
+@dataclass
+class Reader:
+    """Reads clips; keeps what was decoded last, since many clips may be parts of one file."""
+
+    cutting: Cutting | None
+    scratch: Path  # a folder with room for the samples of a recording
+    heard: Heard = field(default_factory=Heard)
+    strict: bool = False  # refuse what is cut short
+    choice: int | None = None  # of channels, where the source picks none
+
+    def __post_init__(self) -> None:
+        self._notes: list[Note] = []
+        self._voice = VoiceActivity()
+        self._opened: Clip | None = None
+        self._rate, self._channels = 0, 0  # of that file
+        self._waves: dict[int | None, np.ndarray] = {}  # of the file decoded last, by channel
+
+    def read(self, clip: Clip) -> Iterator[Made | Dropped | Noted]:
+        """The rows of ``clip``, what is left out of it and why, and notes. The same ones in the same order, every time."""
+        self._notes.clear()
+        yield from self._rows(clip)
+        yield from (Noted(_named(clip), note.kind, note.text, clip.path) for note in self._notes)
+
+    def _rows(self, clip: Clip) -> Iterator[Made | Dropped]:
+        try:
+            self._open(clip)
+            sides = self._sides(clip)
+            if self.cutting is not None and not clip.text and (clip.end_s is None or clip.stretch):
+                yield from self._utterances(sides, self.cutting)
+                return
+            waves = [self._part(side) for side in sides]
+        except AudioError as error:
+            yield _dropped(clip, error)
+            return
+        for number, (side, wave_S) in enumerate(zip(sides, waves, strict=True)):
+            twin = next((n for n in range(number) if is_same(compare(waves[n], wave_S, SAMPLE_RATE))), None)
+            if twin is not None:
+                yield _same(side, twin)
+            elif reason := unfit(wave_S):
+                yield Dropped(side.id, reason, f"{len(wave_S)} samples")
+            else:
+                yield self._make(side, side.id, wave_S)
+
+    def _open(self, clip: Clip) -> None:
+        """Make the file of ``clip`` the one that is read."""
+        if self._opened is None or clip.path != self._opened.path or clip.data is not self._opened.data:
+            self._opened, self._waves = None, {}
+            self._rate, self._channels = probe_form(_source(clip), clip.path)
+            self._opened = clip
+
+    def _sides(self, clip: Clip) -> list[Clip]:
+        """The channels that are read of ``clip``: itself, or under ``--channels each`` a clip of another speaker for each."""
+        if clip.channel is not None or self.choice is None:
+            return [clip]
+        if self.choice != EACH:
+            return [replace(clip, channel=self.choice)]
+        if self._channels == 1:
+            return [clip]
+        if clip.text:
+            found = f"has a label and {self._channels} channels, and nothing says which of them its words are on: mixed"
+            self._notes.append(Note("label of the mix", f"{found}; --columns channel=NAME names the column that does"))
+            return [clip]
+        numbers = range(1, self._channels + 1)
+        ids, speakers = f"{clip.id}-", f"{clip.speaker or clip.id}-"
+        return [replace(clip, id=f"{ids}{n}", speaker=f"{speakers}{n}", channel=n - 1) for n in numbers]
+
+    def _part(self, clip: Clip) -> np.ndarray:
+        wave_S = self._waves.get(clip.channel)
+        if wave_S is None:
+            tell, strict = self._notes.append, self.strict
+            wave_S = read_audio(_source(clip), clip.path, channel=clip.channel, tell=tell, strict=strict)
+            self._waves[clip.channel] = wave_S
+        reach_s, length_s = clip.start_s if clip.end_s is None else clip.end_s, to_seconds(len(wave_S))
+        if reach_s > length_s + ROUNDING_S:
+            raise AudioError(
+                f"{clip.path}: a segment to {reach_s:.2f} s is past the end of the recording at {length_s:.2f} s; "
+                "is it the right recording?"
+            )
+        end = len(wave_S) if clip.end_s is None else to_samples(clip.end_s)
+        return wave_S[to_samples(clip.start_s) : end]
+
+    def _utterances(self, sides: list[Clip], cutting: Cutting) -> Iterator[Made | Dropped]:
+        """The channels of a recording, or of a stretch of one, as their utterances; samples wait in files."""
+        with ExitStack() as opened:
+            waves = [opened.enter_context(StoredWave(self.scratch)) for _ in sides]
+            voices = [self._listen(side, wave) for side, wave in zip(sides, waves, strict=True)]
+            for number, (side, wave, voice_T) in enumerate(zip(sides, waves, voices, strict=True)):
+                twin = next((n for n in range(number) if _one_sound(waves[n], wave)), None)
+                if twin is not None:
+                    yield _same(side, twin)
+                    continue
+                if len(sides) > 1:
+                    _silence_others(voice_T, wave, [other for other in waves if other is not wave])
+                if side.stretch or to_seconds(wave.count) > cutting.longest_s or cutting.always:
+                    yield from self._cut(side, wave, voice_T, cutting)
+                    continue
+                whole_S = wave.part(0, wave.count)
+                if reason := unfit(whole_S):
+                    yield Dropped(side.id, reason, f"{len(whole_S)} samples")
+                elif len(sides) > 1 and float(voice_T.max(initial=0.0)) < BEGIN:
+                    yield Dropped(side.id, "no speech", f"of its own in {to_seconds(wave.count):.1f} s")
+                else:
+                    yield self._make(side, side.id, whole_S, voice_T)
+
+    def _listen(self, clip: Clip, wave: StoredWave) -> np.ndarray:
+        """Store what is read of ``clip`` in ``wave``: how likely each of its frames holds speech, (T,)."""
+        start_s, end_s = heard_from(clip)
+        self._voice.start()
+        voices = []
+        channel, tell, strict = clip.channel, self._notes.append, self.strict
+        source = _source(clip)
+        for block_S in read_blocks(source, clip.path, start_s, end_s, channel=channel, tell=tell, strict=strict):
+            voices.append(self._voice.feed(block_S))
+            wave.add(block_S)
+        voices.append(self._voice.feed(np.zeros(0, np.float32), last=True))
+        return np.concatenate(voices)
+
+    def _cut(self, clip: Clip, wave: StoredWave, voice_T: np.ndarray, cutting: Cutting) -> Iterator[Made | Dropped]:
+        before: Frames = round(heard_from(clip)[0] / FRAME_S)  # frames of the recording in front of `wave`
+        first, last = own_part(clip, _source(clip), self._voice) if clip.stretch else (0, None)
+        first, last = first - before, len(voice_T) if last is None else min(last - before, len(voice_T))
+        voice_T = voice_T[first:last]
+        levels_T = wave.levels()[first:last]
+        kept_T, gap_T = np.zeros(len(voice_T), bool), np.zeros(len(voice_T), bool)
+        for start, end in cut(voice_T, levels_T, cutting):
+            part_S = wave.part((first + start) * FRAME_SAMPLES, (first + end) * FRAME_SAMPLES)
+            begin_s = (before + first + start) * FRAME_S
+            name = f"{clip.id}#{begin_s:.2f}-{begin_s + to_seconds(len(part_S)):.2f}"
+            if reason := unfit(part_S):
+                yield Dropped(name, reason, f"{len(part_S)} samples")
+                continue
+            split = split_at(clip.held_out, begin_s, begin_s + to_seconds(len(part_S))) if clip.held_out else clip.split
+            if not split:
+                gap_T[start:end] = True
+                yield Dropped(name, GAP, f"of {clip.id}")
+                continue
+            kept_T[start:end] = True
+            yield self._make(replace(clip, split=split), name, part_S, voice_T[start:end])
+        if not kept_T.any() and not gap_T.any():
+            yield Dropped(_named(clip), "no speech", f"in {len(voice_T) * FRAME_S:.1f} s")
+        speech_T = (voice_T >= NO_SPEECH) & ~kept_T & ~gap_T
+        silent_T = (levels_T < SILENT_POWER) & ~kept_T & ~gap_T & ~speech_T
+        other_T = ~(kept_T | gap_T | speech_T | silent_T)
+        music_T = is_music(_likeness(wave, first, other_T), other_T)
+        kinds = (kept_T, silent_T, music_T, other_T & ~music_T, speech_T, gap_T)
+        another = (clip.stretch and clip.start_s) or (self.choice == EACH and clip.channel)
+        recordings = 0 if another else 1  # of the stretches and channels of a recording the first counts
+        self.heard.add(Heard(recordings, *(float(frames_T.sum()) * FRAME_S for frames_T in kinds)))
+
+    def _make(self, clip: Clip, name: str, wave_S: np.ndarray, voice_T: np.ndarray | None = None) -> Made:
+        quality = measure(wave_S, self._voice(wave_S) if voice_T is None else voice_T)
+        pcm_S = np.clip(np.rint(wave_S * 32768.0), -32768, 32767).astype("<i2")
+        row = {
+            "id": name,
+            "audio": {"bytes": flac_bytes(wave_S), "path": f"{name}.flac"},
+            "language": clip.language,
+            "text": clip.text,
+            "speaker": clip.speaker,
+            "split": clip.split,
+            "duration_s": to_seconds(len(wave_S)),
+            "source": clip.source,
+            "original_rate": self._rate,
+            **vars(quality),
+        }
+        side = None if clip.channel is None else (readable(clip.path), clip.channel)
+        return Made(row, wave_S, hashlib.sha256(pcm_S.tobytes()).hexdigest()[:16], side)
+
+
+def unfit(wave_S: np.ndarray) -> str:
+    """Why ``wave_S`` cannot train anything, ``""`` where it can."""
+    if len(wave_S) == 0:
+        return "empty"
+    if not np.isfinite(wave_S).all():
+        return "not finite"
+    if to_seconds(len(wave_S)) < SHORTEST_S:
+        return "too short"
+    if float(np.abs(wave_S).max()) < SILENCE:
+        return "silent"
+    if _sounding_s(wave_S) < min(SHORTEST_SOUND_S, to_seconds(len(wave_S)) / 2):
+        return "no speech"
+    return ""
+
+
+def _sounding_s(wave_S: np.ndarray) -> Seconds:
+    """For how long something sounds: what is left of its 10 ms frames without offset and drift. Clicks are over at once."""
+    frame: Samples = SAMPLE_RATE // 100
+    frames_TS = wave_S[: len(wave_S) // frame * frame].reshape(-1, frame)
+    rise_T1 = frames_TS[:, -1:] - frames_TS[:, :1]
+    level_TS = frames_TS - frames_TS[:, :1] - rise_T1 * np.linspace(0, 1, frame, dtype=np.float32)
+    peaks_T = (level_TS.max(axis=1) - level_TS.min(axis=1)) / 2
+    return to_seconds(frame * int((peaks_T >= SILENCE).sum()))
+
+
+def _one_sound(one: StoredWave, other: StoredWave) -> bool:
+    """Whether two channels hold the same sound."""
+    frames: Frames = -(-one.count // FRAME_SAMPLES)
+    minutes = zip(one.minutes(0, frames), other.minutes(0, frames), strict=True)
+    return is_same(np.concatenate([np.zeros((0, 2)), *(compare(*pair, SAMPLE_RATE) for pair in minutes)]))
+
+
+def _silence_others(voice_T: np.ndarray, wave: StoredWave, others: list[StoredWave]) -> None:
+    """Take out of ``voice_T`` what ``wave`` picks up of other channels."""
+    smooth = np.ones(_SMOOTHED) / _SMOOTHED
+    if len(voice_T) < _SMOOTHED:
+        return
+    levels_T, *louder = (np.convolve(w.levels(), smooth, mode="same") for w in (wave, *others))
+    for other_T in louder:
+        voice_T[levels_T < cross_talk(levels_T, other_T) * other_T] = 0.0
+
+
+def _likeness(wave: StoredWave, first: Frames, wanted_T: np.ndarray) -> np.ndarray:
+    """The likeness of the frames from ``first`` on, measured in the minutes that hold any of ``wanted_T``: (T,)."""
+    found = [np.zeros(0, np.float32)]
+    at: Frames = 0
+    for part_S in wave.minutes(first, first + len(wanted_T)):
+        frames: Frames = -(-len(part_S) // FRAME_SAMPLES)
+        wanted = wanted_T[at : at + frames].any()
+        found.append(likeness(part_S) if wanted else np.zeros(frames, np.float32))
+        at += frames
+    return np.concatenate(found)
+
+
+def _source(clip: Clip) -> Path | bytes:
+    return Path(clip.path) if clip.data is None else clip.data
+
+
+def _same(side: Clip, twin: int) -> Dropped:
+    return Dropped(_named(side), "duplicate", f"the same sound as channel {twin + 1}")
+
+
+def _dropped(clip: Clip, error: AudioError) -> Dropped:
+    message = str(error).removeprefix(f"{clip.path}: ")
+    reason = next((word for word, sign in _REASONS.items() if sign in message), "unreadable")
+    return Dropped(_named(clip), reason, message)
+
+
+def _named(clip: Clip) -> str:
+    """A clip's name, with the time of a stretch."""
+    return f"{clip.id}#{clip.start_s:.0f}-" if clip.stretch else clip.id
+
+
+_REASONS = {
+    "missing": "no such file",
+    "empty": "is empty",
+    "cut short": "cut short",
+    "not finite": "are no numbers",
+    "past the end": "is past the end",
+    "no such channel": "has no channel",
+}

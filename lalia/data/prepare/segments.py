@@ -1,0 +1,259 @@
+"""Stretches: a recording of hours as parts that any worker can cut on its own, with the same utterances whoever does.
+
+A part is planned to begin every half an hour. Where it really begins is the middle of a pause nearby, which the worker of
+this part and that of the one before find in the same way: both listen to the same seconds around the planned place, from
+the same moment on. So parts neither overlap nor leave anything out, and no utterance is cut by them where people pause.
+
+The wave of a recording of hours, kept in a nameless file: memory does not grow with its length.
+
+Utterances: where to cut a long recording, from how likely each of its frames holds speech.
+
+Legend: T frames of 32 ms. Spans are (start, end) in frames, the end not included.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from lalia.audio.reading import probe_audio, read_blocks
+from lalia.audio.vad import FRAME_S, FRAME_SAMPLES, VoiceActivity
+from lalia.data.prepare.listing import Clip
+from lalia.data.prepare.sources.folders import BYTES_PER_S
+from lalia.errors import AudioError
+from lalia.units import SAMPLE_RATE, Frames, Samples, Seconds
+
+# --- The wave of a recording of hours, kept in a nameless file -------------------------------------------
+
+_MINUTE: Frames = 60 * SAMPLE_RATE // FRAME_SAMPLES
+
+
+class StoredWave:
+    """Samples are added at the end and read anywhere; the file is gone with the ``with`` block."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed by __exit__
+        self.count: Samples = 0
+
+    def __enter__(self) -> StoredWave:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._file.close()
+
+    def add(self, block_S: np.ndarray) -> None:
+        self._file.write(block_S.astype("<f4").tobytes())
+        self.count += len(block_S)
+
+    def part(self, start: Samples, end: Samples) -> np.ndarray:
+        """The samples from ``start`` to ``end`` or the recording's, float32."""
+        self._file.seek(4 * start)
+        return np.frombuffer(self._file.read(4 * max(0, min(end, self.count) - start)), "<f4").astype(np.float32)
+
+    def minutes(self, start: Frames, end: Frames) -> Iterator[np.ndarray]:
+        """The samples of the 32 ms frames from ``start`` to ``end`` or the recording's, a minute at a time."""
+        for at in range(start, end, _MINUTE):
+            part_S = self.part(at * FRAME_SAMPLES, min(end, at + _MINUTE) * FRAME_SAMPLES)
+            if len(part_S):
+                yield part_S
+
+    def levels(self) -> np.ndarray:
+        """Mean square of every 32 ms frame: (T,)."""
+        minutes = []
+        for part_S in self.minutes(0, -(-self.count // FRAME_SAMPLES)):
+            odd: Samples = -len(part_S) % FRAME_SAMPLES
+            squares_S = np.square(np.pad(part_S, (0, odd)), dtype=np.float64)
+            minutes.append(squares_S.reshape(-1, FRAME_SAMPLES).mean(axis=1))
+        return np.concatenate(minutes) if minutes else np.zeros(0)
+
+
+# --- Utterances ------------------------------------------------------------------------------------------
+
+Span = tuple[Frames, Frames]
+
+BEGIN, GO_ON = 0.5, 0.35  # Speech begins above the first and lasts while above the second.
+JOIN_S: Seconds = 0.5  # A shorter pause is inside of an utterance,
+REACH_S: Seconds = 1.5  # and one up to this may be, when an utterance would be too short without.
+PAD_S: Seconds = 0.16
+
+
+@dataclass(frozen=True)
+class Cutting:
+    """How recordings are cut: utterances of ``shortest_s`` to ``longest_s``; clips up to ``longest_s`` stay whole.
+
+    ``always`` cuts the pauses off those as well.
+    """
+
+    shortest_s: Seconds = 2.0
+    longest_s: Seconds = 20.0
+    always: bool = False
+
+
+def cut(voice_T: np.ndarray, levels_T: np.ndarray, cutting: Cutting) -> list[Span]:
+    """The utterances of a recording, in order, none overlapping another.
+
+    ``voice_T`` are probabilities of speech, ``levels_T`` powers of the frames: what must be split where nobody pauses is
+    split where it is quietest. Speech that stays shorter than ``shortest_s`` is left out.
+    """
+    pad = round(PAD_S / FRAME_S)
+    longest = int(cutting.longest_s / FRAME_S)
+    shortest = min(round(cutting.shortest_s / FRAME_S), longest // 2)
+    spans = _join(_regions(voice_T), round(JOIN_S / FRAME_S), longest - 2 * pad)
+    spans = _lengthen(spans, shortest - 2 * pad, round(REACH_S / FRAME_S), longest - 2 * pad)
+    if not spans:
+        return []
+    smooth_T = np.convolve(levels_T, np.ones(5) / 5, mode="same")
+    pieces = [piece for span in _pad(spans, pad, len(voice_T)) for piece in _split(span, smooth_T, shortest, longest)]
+    return [(start, end) for start, end in pieces if end - start >= shortest]
+
+
+def _regions(voice_T: np.ndarray) -> list[Span]:
+    """Where speech is, with the two thresholds."""
+    if not len(voice_T):
+        return []
+    weak_T = np.concatenate([[False], voice_T >= GO_ON, [False]])
+    edges = np.flatnonzero(np.diff(weak_T.astype(np.int8)))
+    spans = zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
+    return [(start, end) for start, end in spans if float(voice_T[start:end].max()) >= BEGIN]
+
+
+def _join(spans: list[Span], gap: Frames, longest: Frames) -> list[Span]:
+    """Neighbours with a pause of at most ``gap`` become one, while that is no longer than ``longest``."""
+    joined: list[Span] = []
+    for start, end in spans:
+        if joined and start - joined[-1][1] <= gap and end - joined[-1][0] <= longest:
+            joined[-1] = (joined[-1][0], end)
+        else:
+            joined.append((start, end))
+    return joined
+
+
+def _lengthen(spans: list[Span], shortest: Frames, gap: Frames, longest: Frames) -> list[Span]:
+    """What is too short is joined to the nearer neighbour within ``gap``, once more for as long as it helps."""
+    spans = list(spans)
+    at = 0
+    while at < len(spans):
+        start, end = spans[at]
+        choices = []
+        if end - start < shortest:
+            if at and start - spans[at - 1][1] <= gap and end - spans[at - 1][0] <= longest:
+                choices.append((start - spans[at - 1][1], at - 1))
+            if at + 1 < len(spans) and spans[at + 1][0] - end <= gap and spans[at + 1][1] - start <= longest:
+                choices.append((spans[at + 1][0] - end, at))
+        if not choices:
+            at += 1
+            continue
+        left = min(choices)[1]
+        spans[left : left + 2] = [(spans[left][0], spans[left + 1][1])]
+        at = left
+    return spans
+
+
+def _pad(spans: list[Span], pad: Frames, frames: Frames) -> list[Span]:
+    """A little room on both sides, where the neighbours leave it."""
+    padded = []
+    for number, (start, end) in enumerate(spans):
+        before = spans[number - 1][1] if number else 0
+        after = spans[number + 1][0] if number + 1 < len(spans) else frames
+        padded.append((start - min(pad, (start - before + 1) // 2), end + min(pad, (after - end) // 2)))
+    return [(max(0, start), min(frames, end)) for start, end in padded]
+
+
+def _split(span: Span, levels_T: np.ndarray, shortest: Frames, longest: Frames) -> list[Span]:
+    """Pieces no longer than ``longest``, cut where it is quietest in the middle part."""
+    start, end = span
+    if end - start <= longest:
+        return [span]
+    margin = max(shortest, (end - start) // 4 if end - start < 2 * longest else longest // 2)
+    middle_T = levels_T[start + margin : end - margin if end - start < 2 * longest else start + longest]
+    at = start + margin + int(np.argmin(middle_T))
+    return [*_split((start, at), levels_T, shortest, longest), *_split((at, end), levels_T, shortest, longest)]
+
+
+# --- Stretches -------------------------------------------------------------------------------------------
+
+# Multiples of 4 s: whole frames and whole samples at every rate, so that all parts share one grid.
+STRETCH_S: Seconds = 1800.0
+BEFORE_S: Seconds = 32.0  # The detector remembers; after this long it no longer matters where it began to listen.
+AFTER_S: Seconds = 32.0
+_PROBED_S: Seconds = 300.0  # by what the source says, or the size of the file
+_SEEKABLE = ("WAV", "FLAC", "RF64", "W64", "AIFF", "AU", "CAF", "MP3", "Ogg")
+
+
+def split_recordings(clips: Iterable[Clip]) -> Iterator[Clip]:
+    """The clips, long unlabelled recordings as stretches of ``STRETCH_S``; the last one is up to half as long again.
+
+    Only of kinds that can be read from anywhere; others would be decoded from their beginning for every part.
+    """
+    for clip in clips:
+        duration_s = _duration_s(clip)
+        parts = max(1, int(duration_s / STRETCH_S + 0.5)) if duration_s >= 1.5 * STRETCH_S else 1
+        if parts == 1:
+            yield clip
+            continue
+        for number in range(parts):
+            start_s, last = number * STRETCH_S, number == parts - 1
+            length_s = duration_s - start_s if last else STRETCH_S
+            end_s = None if last else start_s + STRETCH_S
+            yield replace(clip, start_s=start_s, end_s=end_s, duration_s=length_s, stretch=True)
+
+
+def _duration_s(clip: Clip) -> Seconds:
+    """How long a clip is that may be split; 0 for all others, and for what cannot be read, which its worker will find out."""
+    if clip.text or clip.data is not None or clip.start_s or clip.end_s is not None:
+        return 0.0
+    path = Path(clip.path)
+    try:
+        if (clip.duration_s or path.stat().st_size / BYTES_PER_S) < _PROBED_S:
+            return 0.0
+        found = probe_audio(path)
+    except (AudioError, OSError):
+        return 0.0
+    return found.duration_s if found.format in _SEEKABLE else 0.0
+
+
+def own_part(clip: Clip, source: Path | bytes, voice: VoiceActivity) -> tuple[Frames, Frames | None]:
+    """Where the stretch ``clip`` really begins and ends, in frames of the recording; None: with it.
+
+    The worker of the next stretch asks the same of its beginning, in the same words, and so gets the same answer.
+    """
+
+    def met(at_s: Seconds) -> Frames:
+        # Four seconds more than are judged: the end of what is read is resampled otherwise than its middle.
+        start_s, end_s = round(at_s - BEFORE_S), round(at_s + AFTER_S) + 4
+        wave_S = np.concatenate(
+            [*read_blocks(source, clip.path, start_s, end_s, channel=clip.channel), np.zeros(0, np.float32)]
+        )
+        frames: Frames = min(len(wave_S) // FRAME_SAMPLES, round((BEFORE_S + AFTER_S) / FRAME_S))
+        levels_T = np.square(wave_S[: frames * FRAME_SAMPLES]).reshape(frames, FRAME_SAMPLES).mean(axis=1)
+        return round(start_s / FRAME_S) + meeting(voice(wave_S)[:frames], levels_T)
+
+    return met(clip.start_s) if clip.start_s else 0, None if clip.end_s is None else met(clip.end_s)
+
+
+def heard_from(clip: Clip) -> tuple[int, int | None]:
+    """From which second of the recording to which (None: its end) the worker of a stretch has to listen."""
+    end_s = None if clip.end_s is None else round(clip.end_s + AFTER_S)
+    return (max(0, round(clip.start_s - BEFORE_S)), end_s) if clip.stretch else (0, None)
+
+
+def meeting(voice_T: np.ndarray, levels_T: np.ndarray) -> Frames:
+    """Where two stretches meet, as a frame of what both have heard: from ``BEFORE_S`` before the planned place on.
+
+    ``voice_T`` are probabilities of speech, ``levels_T`` powers. It is the middle of the first pause that no utterance
+    reaches across, else the quietest moment.
+    """
+    first: Frames = round(BEFORE_S / FRAME_S)
+    needed: Frames = round(REACH_S / FRAME_S) + 1
+    begin = first
+    for frame in range(first, len(voice_T)):
+        if voice_T[frame] >= GO_ON:
+            begin = frame + 1
+        elif frame + 1 - begin == needed:
+            return begin + needed // 2
+    smooth_T = np.convolve(levels_T, np.ones(5) / 5, mode="same")
+    return first + int(np.argmin(smooth_T[first:])) if len(voice_T) > first else len(voice_T)

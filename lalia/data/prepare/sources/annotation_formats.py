@@ -1,0 +1,456 @@
+"""NIST's segment time marks (``.stm``): file, channel, speaker, two times, perhaps labels, and a text in each line.
+
+XML files of annotation programs, read without what could make a reader busy for ever.
+
+ELAN's ``.eaf`` files, and the tables that ELAN exports (tab-delimited text).
+
+Praat's ``.TextGrid`` files, in the long and the short form.
+
+Subtitles (SRT, WebVTT, SubStation) and Audacity's label tracks.
+
+CHAT transcripts (``.cha``) of CHILDES and TalkBank.
+
+Transcriber's ``.trs`` files: turns of speakers, with times at their beginnings and within.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from xml.etree import ElementTree
+
+from lalia.data.prepare.sources.annotations import Annotated, Annotation, Tier, seconds
+from lalia.errors import UserError
+from lalia.text.text_files import decoded, first_line
+from lalia.units import Seconds
+
+# --- XML files of annotation programs, read without what could make a reader busy for ever ---------------
+
+
+def read_xml(path: Path, top: str, what: str) -> ElementTree.Element:
+    """The root of the XML file ``path``, which is called ``top``; ``UserError`` where it is no such file.
+
+    None of these formats declares entities, and entities within entities can grow without bounds: such a file is refused.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); expected {what}") from error
+    if b"<!ENTITY" in data.replace(b"\0", b""):
+        raise UserError(f"{path}: declares entities, which {what} never does; save it again with its program")
+    try:
+        root = ElementTree.fromstring(data)
+    except (ElementTree.ParseError, ValueError, LookupError) as error:
+        raise UserError(f"{path}: cannot be read as XML ({error}); expected {what}") from error
+    if root.tag != top:
+        raise UserError(f"{path}: is XML of another kind (<{root.tag}>); expected {what}")
+    return root
+
+
+# --- ELAN's ``.eaf`` files, and the tables that ELAN exports (tab-delimited text) ------------------------
+
+
+def read_elan(path: Path) -> Annotated:
+    """Every tier of an ``.eaf``.
+
+    An annotation without times of its own has those of the one it refers to. Where several share a time (words below an
+    utterance, or parts that nobody has aligned) they become one: when each of them is spoken is not known.
+    """
+    root = read_xml(path, "ANNOTATION_DOCUMENT", "an ELAN file")
+    per_s = 1000.0 if root.find("HEADER") is None else _units_per_s(root)
+    slots: dict[str, Seconds | None] = {}
+    for slot in root.iterfind("TIME_ORDER/TIME_SLOT"):
+        value = slot.get("TIME_VALUE")
+        try:
+            slots[slot.get("TIME_SLOT_ID", "")] = None if value is None else float(value) / per_s
+        except ValueError as error:
+            raise UserError(f"{path}: holds a time that is none ({error}); save it again in ELAN") from error
+    media = list(root.iterfind("HEADER/MEDIA_DESCRIPTOR"))
+    # Audio before video: a recording is often both.
+    media.sort(key=lambda one: not one.get("MIME_TYPE", "").startswith("audio"))
+    origin = media[0].get("TIME_ORIGIN", "0") if media else "0"
+    origin_s = int(origin) / 1000 if origin.removeprefix("-").isdecimal() else 0.0
+    times = _times(root, slots)
+    tiers = []
+    for tier in root.iterfind("TIER"):
+        found = [(one.get("ANNOTATION_ID", ""), one.findtext("ANNOTATION_VALUE") or "") for one in tier.iterfind("*/*")]
+        tiers.append(
+            Tier(
+                name=tier.get("TIER_ID", ""),
+                annotations=_joined([(times.get(id, (None, None)), text) for id, text in found], origin_s),
+                kind=tier.get("LINGUISTIC_TYPE_REF", ""),
+                parent=tier.get("PARENT_REF", ""),
+                speaker=tier.get("PARTICIPANT", "").strip(),
+            )
+        )
+    links = [one.get(name, "") for name in ("RELATIVE_MEDIA_URL", "MEDIA_URL") for one in media]
+    header = root.find("HEADER")
+    links.append("" if header is None else header.get("MEDIA_FILE", ""))
+    return Annotated("ELAN file", tiers, [link for link in links if link])
+
+
+def _units_per_s(root: ElementTree.Element) -> float:
+    header = root.find("HEADER")
+    units = "milliseconds" if header is None else header.get("TIME_UNITS", "milliseconds")
+    return {"milliseconds": 1000.0, "NTSC-frames": 30000 / 1001, "PAL-frames": 25.0}.get(units, 1000.0)
+
+
+_Times = tuple[Seconds | None, Seconds | None]
+
+
+def _times(root: ElementTree.Element, slots: dict[str, Seconds | None]) -> dict[str, _Times]:
+    """From when to when each annotation goes, by its name."""
+    times: dict[str, _Times] = {}
+    refers: dict[str, str] = {}
+    for tier in root.iterfind("TIER"):
+        chain: list[tuple[str, str, str]] = []
+        for one in tier.iterfind("ANNOTATION/ALIGNABLE_ANNOTATION"):
+            chain.append((one.get("ANNOTATION_ID", ""), one.get("TIME_SLOT_REF1", ""), one.get("TIME_SLOT_REF2", "")))
+        times |= _aligned(chain, slots)
+        for one in tier.iterfind("ANNOTATION/REF_ANNOTATION"):
+            refers[one.get("ANNOTATION_ID", "")] = one.get("ANNOTATION_REF", "")
+    for id in refers:
+        above, seen = id, set()
+        while above in refers and above not in seen:
+            seen.add(above)
+            above = refers[above]
+        times[id] = times.get(above, (None, None))
+    return times
+
+
+def _aligned(chain: list[tuple[str, str, str]], slots: dict[str, Seconds | None]) -> dict[str, _Times]:
+    """Annotations of a tier that meet in slots without a time all get the known times around them."""
+    starts = {first: (id, last) for id, first, last in chain}
+    ends = {last: (id, first) for id, first, last in chain}
+
+    def known(slot: str, beyond: dict[str, tuple[str, str]]) -> Seconds | None:
+        seen = set()
+        while slots.get(slot) is None and slot in beyond and slot not in seen:
+            seen.add(slot)
+            slot = beyond[slot][1]
+        return slots.get(slot)
+
+    return {id: (known(first, ends), known(last, starts)) for id, first, last in chain}
+
+
+def _joined(found: Sequence[tuple[_Times, str]], origin_s: Seconds) -> list[Annotation]:
+    """Annotations in order; neighbours with the same times are one."""
+    groups: list[tuple[_Times, list[str]]] = []
+    for times, text in found:
+        if groups and groups[-1][0] == times and None not in times:
+            groups[-1][1].append(text)
+        else:
+            groups.append((times, [text]))
+    return [
+        Annotation(
+            " ".join(texts),
+            None if start_s is None else start_s + origin_s,
+            None if end_s is None else end_s + origin_s,
+        )
+        for (start_s, end_s), texts in groups
+    ]
+
+
+_HEADER = re.compile(r"(begin|end) ?time(?: ?- ?(hh:mm:ss\.ms|ss\.msec|msec|.*frames))?", re.IGNORECASE)
+_CLOCK = re.compile(r"\d+:\d\d:\d+\.\d+")
+_DECIMAL = re.compile(r"\d+\.\d+")
+_NOT_TEXT = re.compile(
+    r"(begin|end) ?time.*|duration.*|tier.*|speaker|participant|annotator|file.*|media.*", re.IGNORECASE
+)
+
+
+def is_elan_export(path: Path) -> bool:
+    """Whether a file is a table that ELAN exported: its columns are called so, or its first row holds times of its form."""
+    cells = first_line(path).split("\t")
+    return bool(_time_columns(cells)) or _bare_columns(cells) is not None
+
+
+def read_elan_export(path: Path) -> Annotated:
+    """The rows of a table that ELAN exported, with or without names of columns, a tier or a file each.
+
+    A column that is none of those that ELAN names is a tier (``Separate column for each tier``).
+    """
+    rows = [line.split("\t") for line in decoded(path).splitlines() if line.strip()]
+    names = [cell.strip() for cell in rows[0]] if rows else []
+    times = _time_columns(names)
+    if times:
+        rows = rows[1:]
+        lower = [name.casefold() for name in names]
+        column = {
+            "tier": _first(lower, "tier", "tier name"),
+            "speaker": _first(lower, "speaker", "participant"),
+            "file": _first(lower, "file", "file name", "media", "media file", "file path"),
+        }
+        texts = [number for number, name in enumerate(names) if name and not _NOT_TEXT.fullmatch(name)]
+    else:
+        bare = _bare_columns(names)
+        if bare is None:
+            raise UserError(f"{path}: is no table that ELAN exported; expected columns such as Begin Time - ss.msec")
+        times, column, texts = bare
+    tiers: dict[str, Tier] = {}
+    for row in rows:
+        cell = {name: row[number].strip() if 0 <= number < len(row) else "" for name, number in column.items()}
+        start_s, end_s = (_time(row, *found) for found in times)
+        for number in texts:
+            if len(texts) > 1 and not (number < len(row) and row[number].strip()):
+                continue  # Each tier has its column: the row is another's.
+            name = names[number] if len(texts) > 1 else cell["tier"]
+            text = row[number] if number < len(row) else ""
+            tier = tiers.setdefault(name, Tier(name, []))
+            tier.annotations.append(Annotation(text, start_s, end_s, cell["speaker"], cell["file"]))
+    return Annotated("ELAN export", list(tiers.values()))
+
+
+_TimeColumns = list[tuple[int, float]]
+
+
+def _first(names: list[str], *usual: str) -> int:
+    return next((names.index(name) for name in usual if name in names), -1)
+
+
+def _time_columns(names: list[str]) -> _TimeColumns:
+    """The columns of begin and end and their units in seconds, the surest form first; [] where there are none."""
+    found: dict[str, list[tuple[int, int, float]]] = {"begin": [], "end": []}
+    for number, name in enumerate(names):
+        match = _HEADER.fullmatch(name.strip())
+        form = (match[2] or "").casefold() if match else "frames"
+        if match and "frames" not in form:
+            order = ["ss.msec", "hh:mm:ss.ms", "msec", ""].index(form)
+            found[match[1].casefold()].append((order, number, 0.001 if form == "msec" else 1.0))
+    if not found["begin"] or not found["end"]:
+        return []
+    return [(min(found[which])[1], min(found[which])[2]) for which in ("begin", "end")]
+
+
+def _bare_columns(cells: list[str]) -> tuple[_TimeColumns, dict[str, int], list[int]] | None:
+    """What the columns of a table without a header hold: tier, participant, begin, end, perhaps duration, text."""
+    clocks = [number for number, cell in enumerate(cells) if _CLOCK.fullmatch(cell.strip())]
+    if len(clocks) < 2 or clocks[0] > 2:
+        return None
+    numbers = [number for number, cell in enumerate(cells) if _DECIMAL.fullmatch(cell.strip()) or number in clocks]
+    text = next((number for number in range(clocks[1] + 1, len(cells)) if number not in numbers), None)
+    if text is None or any(cells[number].strip().isdecimal() for number in (text,)):
+        return None
+    column = {"tier": 0 if clocks[0] else -1, "speaker": 1 if clocks[0] > 1 else -1, "file": -1}
+    return [(clocks[0], 1.0), (clocks[1], 1.0)], column, [text]
+
+
+def _time(row: list[str], number: int, unit_s: Seconds) -> Seconds | None:
+    try:
+        return seconds(row[number]) * unit_s
+    except (ValueError, IndexError):
+        return None
+
+
+# --- Praat's ``.TextGrid`` files, in the long and the short form -----------------------------------------
+
+
+def read_textgrid(path: Path) -> Annotated:
+    """Every tier of intervals; points have no length, so their tiers are empty."""
+    try:
+        from praatio.utilities.textgrid_io import parseTextgridStr
+    except ImportError as error:
+        raise UserError(
+            f"{path}: a TextGrid is read by praatio, which is not installed; run: pip install praatio"
+        ) from error
+    with path.open("rb") as file:
+        if file.read(12) == b"ooBinaryFile":
+            raise UserError(f"{path}: is a binary TextGrid; in Praat: Save as text file")
+    text = decoded(path).replace("\r\n", "\n").replace("\r", "\n")
+    found = []
+    try:
+        for tier in parseTextgridStr(text, includeEmptyIntervals=True)["tiers"]:
+            entries = tier["entries"] if tier["class"] == "IntervalTier" else []
+            rows = [Annotation(text, float(start) + 0.0, float(end)) for start, end, text in entries]
+            found.append(Tier(tier["name"], rows))
+    except Exception as error:  # Whatever its parser stumbles over.
+        raise UserError(
+            f"{path}: cannot be read as a TextGrid ({error or 'it ends early'}); save it again in Praat"
+        ) from error
+    return Annotated("Praat TextGrid", found)
+
+
+# --- Subtitles (SRT, WebVTT, SubStation) and Audacity's label tracks -------------------------------------
+
+FORMATS = {".srt": "srt", ".vtt": "vtt", ".ass": "ass", ".ssa": "ass"}
+_VOICE = re.compile(r"<v(?:\.[^\s>]*)?\s+([^>]+)>")
+_TAG = re.compile(r"<[^<>]*>|\{\\[^{}]*\}")
+
+
+def read_subtitles(path: Path) -> Annotated:
+    """The lines of subtitles without their markup; WebVTT's ``<v Anna>`` and SubStation's names are the speakers."""
+    try:
+        import pysubs2
+    except ImportError as error:
+        raise UserError(
+            f"{path}: subtitles are read by pysubs2, which is not installed; run: pip install pysubs2"
+        ) from error
+    text = decoded(path)
+    form = FORMATS[path.suffix.lower()]
+    keep = {"keep_html_tags": True} if form in ("srt", "vtt") else {}
+    try:
+        lines = [line for line in pysubs2.SSAFile.from_string(text, format_=form, **keep) if not line.is_comment]
+    except Exception as error:
+        raise UserError(f"{path}: cannot be read as {form.upper()} ({error}); expected subtitles") from error
+    if not lines:
+        raise UserError(
+            f"{path}: holds no subtitles; expected {form.upper()} with times such as 00:00:01,000 --> 00:00:02,500"
+        )
+    found = []
+    for line in lines:
+        voice = _VOICE.search(line.text)
+        words = html.unescape(_TAG.sub("", re.sub(r"\\[Nnh]", " ", line.text)))
+        found.append(Annotation(words, line.start / 1000, line.end / 1000, voice[1].strip() if voice else line.name))
+    return Annotated("subtitles", [Tier("", found)], language=_language(path, text))
+
+
+def _language(path: Path, text: str) -> str:
+    """The language that a WebVTT says in its header, as those of video sites do, or that a name such as ``talk.it.srt`` says."""
+    found = re.search(r"^Language:\s*([\w-]+)\s*$", text[:1000], re.MULTILINE)
+    return found[1] if found else path.stem.rpartition(".")[2] if "." in path.stem else ""
+
+
+_LABEL = re.compile(r"(\d+(?:[.,]\d+)?)\t(\d+(?:[.,]\d+)?)(?:\t(.*))?")
+
+
+def is_label_track(path: Path) -> bool:
+    """Whether a text file holds Audacity's labels: two times and a text in each line."""
+    return _LABEL.fullmatch(first_line(path)) is not None
+
+
+def read_labels(path: Path) -> Annotated:
+    """The labels of an Audacity track. A line of frequencies below a label, which starts with a backslash, is not used."""
+    found = []
+    for number, line in enumerate(decoded(path).splitlines(), 1):
+        if not line.strip() or line.startswith("\\"):
+            continue
+        label = _LABEL.fullmatch(line)
+        if label is None:
+            raise UserError(
+                f"{path}: line {number} is no label ({line[:40]!r}); expected two times and a text, parted by tabs"
+            )
+        found.append(Annotation(label[3] or "", seconds(label[1]), seconds(label[2])))
+    return Annotated("Audacity labels", [Tier("", found)])
+
+
+# --- CHAT transcripts (``.cha``) of CHILDES and TalkBank -------------------------------------------------
+
+_UNKNOWN_WORDS = frozenset(("xxx", "yyy", "www"))  # unintelligible, phonological, untranscribed
+
+
+def read_chat(path: Path) -> Annotated:
+    """The utterances with what can be heard of each: codes and what is between brackets are taken out.
+
+    One with words that nobody could understand has no text: its label would leave them out.
+    """
+    try:
+        from rustling.chat import CHAT
+    except ImportError as error:
+        raise UserError(
+            f"{path}: CHAT is read by rustling, which is not installed; run: pip install rustling"
+        ) from error
+    text = decoded(path)
+    try:
+        chat = CHAT.from_strs([text], parallel=False, strict=False, mor_tier=None, gra_tier=None)
+        header = chat.headers()[0]
+        utterances = chat.utterances()
+    except Exception as error:
+        raise UserError(f"{path}: cannot be read as CHAT ({error}); expected a .cha file") from error
+    names = {one.code: one.name or one.code for one in header.participants}
+    found = []
+    for one in utterances:
+        if one.changeable_header is not None:
+            continue
+        words = (one.audible or "").split()
+        text = "" if _UNKNOWN_WORDS & set(words) else " ".join(words)
+        start_s, end_s = (at / 1000 for at in one.time_marks) if one.time_marks else (None, None)
+        found.append(Annotation(text.rstrip(' .?!+/"').strip(), start_s, end_s, names.get(one.participant or "", "")))
+    if not found:
+        raise UserError(f"{path}: holds no utterance; expected a CHAT transcript with lines such as *CHI:")
+    media = (header.media or {}).get("filename") or ""
+    return Annotated("CHAT transcript", [Tier("", found)], [media], (header.languages or [""])[0])
+
+
+# --- Transcriber's ``.trs`` files ------------------------------------------------------------------------
+
+_NOT_SPOKEN = ("Event", "Comment", "Background")
+
+
+def read_transcriber(path: Path) -> Annotated:
+    """What is said between two times; where two speak at once, what each of them says."""
+    root = read_xml(path, "Trans", "a Transcriber file")
+    names = {one.get("id", ""): one.get("name", one.get("id", "")) for one in root.iterfind("Speakers/Speaker")}
+    found: list[Annotation] = []
+    try:
+        for turn in root.iter("Turn"):
+            speakers = [names.get(id, id) for id in turn.get("speaker", "").split()]
+            pieces: list[tuple[float, list[list[str]]]] = [(float(turn.get("startTime", "")), [[turn.text or ""]])]
+            for one in turn:
+                if one.tag == "Sync":
+                    at_s = float(one.get("time", ""))
+                    if at_s > pieces[-1][0]:
+                        pieces.append((at_s, [[]]))
+                elif one.tag == "Who":
+                    who = int(one.get("nb", "1"))
+                    while len(pieces[-1][1]) < who:
+                        pieces[-1][1].append([])
+                    pieces[-1][1][who - 1].append(one.tail or "")
+                    continue
+                elif one.tag not in _NOT_SPOKEN:
+                    pieces[-1][1][-1].append("".join(one.itertext()))
+                pieces[-1][1][-1].append(one.tail or "")
+            ends_s = [start_s for start_s, _ in pieces[1:]] + [float(turn.get("endTime", ""))]
+            for (start_s, said), end_s in zip(pieces, ends_s, strict=True):
+                texts = [" ".join("".join(words).split()) for words in said]
+                for number, text in enumerate(texts):
+                    if text or not any(texts):
+                        speaker = speakers[number] if number < len(speakers) else ""
+                        found.append(Annotation(text, start_s, end_s, speaker))
+                        if not text:
+                            break
+    except ValueError as error:
+        raise UserError(f"{path}: holds a time that is none ({error}); expected a Transcriber file") from error
+    language = root.get("{http://www.w3.org/XML/1998/namespace}lang", "")
+    return Annotated("Transcriber file", [Tier("", found)], [root.get("audio_filename", "")], language)
+
+
+# --- NIST's segment time marks (``.stm``) ----------------------------------------------------------------
+
+_LINE = re.compile(
+    r"(\S+)\s+(\S+)\s+(\S+)\s+(\d+(?:\.\d+)?)\s+(\d+(?:\.\d+)?)(?:\s+<[^<>\s]*,[^<>]*>|\s+<[\w]*>)?(?:\s+(.*))?"
+)
+_NOT_SCORED = "ignore_time_segment_in_scoring"
+_CHANNELS = {"a": 0, "b": 1, "1": 0, "2": 1}
+
+
+def read_stm(path: Path) -> Annotated:
+    """Its segments. Those that are not scored have no text; of alternatives (``{ a / b }``) the first is read.
+
+    The channels of a file count where it has segments on several.
+    """
+    found: list[tuple[str, Annotation]] = []
+    for number, line in enumerate(decoded(path).splitlines(), 1):
+        if not line.strip() or line.startswith(";;"):
+            continue
+        parts = _LINE.fullmatch(line.strip())
+        if parts is None:
+            raise UserError(
+                f"{path}: line {number} is none of an .stm ({line[:40]!r}); expected FILE CHANNEL SPEAKER START END <LABELS> TEXT"
+            )
+        file, channel, speaker, start, end, text = parts.groups()
+        text = (
+            "" if (text or "").strip().casefold() == _NOT_SCORED else re.sub(r"\{([^{}/]*)/[^{}]*\}", r"\1", text or "")
+        )
+        text = " ".join(word for word in text.split() if word != "@")
+        found.append(
+            (channel, Annotation(text, float(start), float(end), speaker, file, _CHANNELS.get(channel.casefold())))
+        )
+    if not found:
+        raise UserError(f"{path}: holds no segment; expected lines of FILE CHANNEL SPEAKER START END <LABELS> TEXT")
+    channels: dict[str, set[str]] = {}
+    for channel, one in found:
+        channels.setdefault(one.media, set()).add(channel)
+    kept = [one if len(channels[one.media]) > 1 else one.of_all_channels() for _, one in found]
+    return Annotated("STM file", [Tier("", kept)])

@@ -1,0 +1,63 @@
+"""Files that are no source: what each is, and what to do so that it can be used."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+from lalia.data.prepare.listing import Options
+from lalia.data.prepare.sources import tables
+
+_SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
+_DOCUMENTS = (".docx", ".doc", ".odt", ".rtf", ".pdf", ".pages", ".html", ".htm")
+_UNPACK = {
+    ".zip": "unzip -d FOLDER",
+    ".7z": "7z x -oFOLDER",
+    ".rar": "unrar x",
+    **dict.fromkeys(
+        (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst"), "tar -C FOLDER -xf"
+    ),
+    **dict.fromkeys((".bz2", ".xz", ".zst"), "unar"),
+}
+_LABELS = (".mlf", ".ctm", ".wrd", ".phn", ".exb", ".tdf", ".antx", ".xml", ".transcript")
+_ABOUT = re.compile(
+    r"(readme|licen[cs]e|copying|changelog|changes|about|credits|attribution|notice|version|times)\b.*", re.IGNORECASE
+)
+
+
+def what(path: Path) -> str:
+    """What a file is that is never read, and what to do ("is an archive; unpack it first: …"); "" of any other."""
+    name = path.name.lower()
+    if name.endswith(_SPREADSHEETS):
+        return "is a spreadsheet; save it as CSV (UTF-8) in its program, and give that"
+    if command := next((how for suffix, how in _UNPACK.items() if name.endswith(suffix)), ""):
+        return f"is an archive; unpack it first: {command} {shlex.quote(str(path))}"
+    if name.endswith(_DOCUMENTS):
+        return "is a document; save its table as CSV (UTF-8), or the text of each recording as a .txt of the recording's name"
+    if name.endswith(".arrow") or name in ("dataset_info.json", "dataset_dict.json", "state.json"):
+        return f"is a part of a dataset; give its folder: hub:{shlex.quote(str(path.parent))}"
+    return ""
+
+
+NO_AUDIO_COLUMN = "is not used, since none of its columns is known to name audio; --columns audio=NAME says which does"
+
+
+def advice(path: Path, options: Options) -> str:
+    """Why a file in a folder is not used, where it may hold labels or audio, and how it would be; "" of others."""
+    if path.suffix.lower() in _DOCUMENTS or _ABOUT.fullmatch(path.name):
+        return ""
+    if told := what(path):
+        of_dataset = (
+            path.name.endswith(".arrow") or path.name == "dataset_info.json"
+        )  # Its state.json stands for them all.
+        return "" if of_dataset else f"is not used: it {told}"
+    if form := tables.form_of(path):
+        if tables.names_audio(path, options):
+            return "is not used, although it may name audio; give it as the source to use it"
+        return "" if form == ".json" else NO_AUDIO_COLUMN
+    if path.suffix.lower() in _LABELS:
+        return "is not used: labels in a form that is not read; a table with audio, start, end and text would be"
+    if path.suffix.lower() in (".txt", ".lab", ".lst"):
+        return "is not used: no transcript of an audio file of its name, and no table of names of audio files and texts"
+    return ""

@@ -1,0 +1,94 @@
+"""How a command ends: what each exit status means, and the one place that turns an exception into it.
+
+0 done · 1 a gate said no, or some of many files failed · 2 the user can mend it (one line says how) · 3 stopped by the guard ·
+130 interrupted
+
+130 whatever interrupted it: Ctrl-C, or a SIGTERM or SIGUSR1 that a training run answers by saving. A pipeline must not take a run
+that was stopped for one that is finished.
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+import os
+import sys
+import warnings
+from collections.abc import Callable
+
+from lalia.files import readable
+
+STATUSES = (
+    "exit status: 0 done, 1 a gate said no or some files failed, 2 you can mend it (one line says how), "
+    "3 stopped by the training guard, 130 interrupted; a training run is saved then, and the same command continues it"
+)
+
+
+class UserError(Exception):
+    """Something the user can mend. The message is one line: where, what was found, what was expected, what to do."""
+
+    status = 2
+
+
+class AudioError(UserError):
+    """A clip that cannot be used. The message is one line: which clip, what is wrong with it, what was expected."""
+
+
+class GateRefused(Exception):
+    """A gate looked at the result and said no; the message says what missed its budget."""
+
+    status = 1
+
+
+class GuardStopped(Exception):
+    """The training guard ended a run that nothing could mend; the message says why and what to change."""
+
+    status = 3
+
+
+class Interrupted(Exception):
+    """A training run was asked to stop; the message says by what, what is saved, and where the same command continues."""
+
+    status = 130
+
+
+def run(main: Callable[[], int | None], program: str) -> int:
+    """Call ``main`` and return the exit status; expected endings print one line instead of a traceback.
+
+    Set ``LALIA_TRACEBACK=1`` to see the traceback as well.
+    """
+    speak_utf8()
+    warnings.formatwarning = lambda message, *where, **line: f"{program}: {message}\n"  # whose line of code is no news
+    try:
+        return main() or 0
+    except (UserError, GateRefused, GuardStopped, Interrupted) as error:
+        if os.environ.get("LALIA_TRACEBACK"):
+            raise
+        print(f"{program}: {error}", file=sys.stderr)
+        return error.status
+    except KeyboardInterrupt:
+        print(f"\n{program}: interrupted", file=sys.stderr)
+        return Interrupted.status
+    except BrokenPipeError:  # `lalia ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def speak_utf8() -> None:
+    """Make stdout and stderr UTF-8 where they are pipes or files, whatever the locale says; a terminal keeps its encoding.
+
+    What an encoding has no letters for, such as file names that are no UTF-8, is written out and ends nothing.
+    """
+    codecs.register_error("readable", _written_out)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding=None if stream.isatty() else "utf-8", errors="readable")
+
+
+def _written_out(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    told = readable(error.object[error.start : error.end])
+    if not error.encoding.lower().startswith("utf"):
+        told = told.encode("ascii", "backslashreplace").decode()
+    return told, error.end

@@ -1,0 +1,395 @@
+"""What a file is that was given for a language model: an ARPA file, KenLM's binary file, audio, or text.
+
+What a path on a command line is: every kind of folder and file that people give, and what to do where another was expected.
+
+This is the one place that knows. ``look`` says what is there, ``refusal`` is the line for who expected something else.
+"""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import json
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+from lalia.audio.formats import HEAD_BYTES, recognise
+from lalia.errors import UserError
+
+# --- What a path on a command line is --------------------------------------------------------------------
+
+CARD, SETTINGS = "card.json", "config.yaml"
+"""What a made folder has, and what a run's folder has."""
+MADE = ("encoder", "recogniser", "student")
+"""The folders that runs make, by the names they have in a run."""
+_MOST_LOOKED_AT = 2000
+_WEIGHTS = (".pt", ".pth", ".bin", ".safetensors", ".th")
+_ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
+_TABLES = (".tsv", ".csv", ".jsonl", ".json", ".parquet", ".eaf", ".textgrid", ".scp")
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a path is: its ``kind`` for a program, and ``told`` for a person, as "is …" goes on."""
+
+    kind: str
+    told: str
+
+
+def look(path: Path | str) -> Found:
+    """What ``path`` is, by what is in it."""
+    if is_address(path):
+        return Found("address", "is an address, not a file here; download it first, e.g. curl -LO " + str(path))
+    path = Path(path)
+    try:
+        if path.is_dir():
+            return _look_in(path)
+        if path.is_file():
+            return _look_at(path)
+    except OSError as error:
+        return Found("unreadable", f"cannot be read ({error.strerror})")
+    return Found("nothing", "no such folder")
+
+
+def is_address(given: Path | str) -> bool:
+    """Whether ``given`` is a URL; as a path its two slashes are one."""
+    return re.match(r"(https?|ftp|s3|gs|file):/", str(given), re.IGNORECASE) is not None
+
+
+def address(given: Path | str) -> UserError:
+    """The refusal of a URL."""
+    url = re.sub(r"^(\w+):/+", r"\1://", str(given))
+    return UserError(f"{url}: is an address, and only files here are read; download it first, e.g. curl -LO {url}")
+
+
+def refusal(path: Path | str, expected: str, flag: str = "") -> UserError:
+    """The line for ``path``, which is not what is ``expected`` (a card's kind, "n-grams" or "lstm"; "" = anything of ours)."""
+    if is_address(path):
+        return address(path)
+    path, found = Path(path), look(path)
+    wanted = _article(expected) if expected else "a corpus, encoder, recogniser, student, language model or run"
+    place = f"{flag} {path}".strip()
+    if found.kind == "nothing":
+        return UserError(f"{place}: no such folder; expected {wanted} made by lalia{_of_run(expected)}")
+    advice = next(
+        (text for (kind, wish), text in _ADVICE.items() if kind == found.kind and wish in (expected, "*")), None
+    )
+    how = advice(path) if advice else ""
+    return UserError(f"{place}: {found.told}, expected {wanted}{f'; {how}' if how else ''}")
+
+
+def _of_run(expected: str) -> str:
+    return f", or the run that made {'an' if expected[0] in 'aeiou' else 'a'} {expected}" if expected in MADE else ""
+
+
+def _article(kind: str) -> str:
+    names = {"n-grams": "a language model", "lstm": "a language model that is an LSTM"}
+    return names.get(kind) or f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
+
+
+def _look_in(folder: Path) -> Found:
+    if (folder / CARD).is_file():
+        return _carded(folder)
+    if (folder / SETTINGS).is_file():
+        return _run(folder)
+    names = {entry.name for entry in islice(os.scandir(folder), _MOST_LOOKED_AT)}
+    if "config.json" in names and any(Path(name).suffix in _WEIGHTS for name in names):
+        return Found("transformers", "is a model of transformers")
+    if "model.onnx" in names:
+        return Found("bare student", f"has no {CARD} beside its model.onnx (copied in part?)")
+    below_it = [folder / name for name in names]
+    made = sorted((below.name, _carded(below).kind) for below in below_it if (below / CARD).is_file())
+    if made:
+        listed = ", ".join(f"{name} ({kind})" for name, kind in made[:6]) + (", …" if len(made) > 6 else "")
+        return Found("several", f"has no {CARD} of its own; in it are {listed}")
+    if runs := sorted(below.name for below in below_it if (below / SETTINGS).is_file()):
+        return Found("several", f"has no {CARD} of its own; in it are the runs {', '.join(runs[:6])}")
+    if not names:
+        return Found("empty", "is an empty folder")
+    if (folder.parent / SETTINGS).is_file():
+        return Found("part", f"is a folder of {folder.parent}, which {_run(folder.parent).told}")
+    audio, tables = _sources_in(folder)
+    if audio or tables:
+        return Found("source", f"has no {CARD}, but {audio or tables}")
+    if any(name.endswith((".txt", ".txt.gz")) for name in names):
+        return Found("texts", f"has no {CARD}, but text files")
+    return Found("folder", f"has no {CARD}")
+
+
+def _carded(folder: Path) -> Found:
+    try:
+        card: dict[str, Any] = json.loads((folder / CARD).read_text(encoding="utf-8"))
+        kind = str(card["kind"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return Found("broken", f"has a {CARD} that cannot be read")
+    if kind == "language model":
+        form = "lstm" if card.get("form") == "lstm" else "n-grams"
+        return Found(form, "is a language model")
+    return Found(kind, f"is {_article(kind)}")
+
+
+def _run(folder: Path) -> Found:
+    settings = (folder / SETTINGS).read_text(encoding="utf-8", errors="replace")
+    keys = set(re.findall(r"^(\w+):", settings, re.MULTILINE))
+    name = "distillation" if "teacher" in keys else "fine-tuning" if "labels" in keys else "pretraining" if keys else ""
+    made = [kind for kind in MADE if (folder / kind / CARD).is_file()]
+    what = f"is a {name} run" if name else "is a run"
+    if not made:
+        return Found("unfinished run", f"{what} that is not finished")
+    return Found(f"run of {made[0]}", f"{what} that made {_article(made[0])}")
+
+
+def _sources_in(folder: Path) -> tuple[str, str]:
+    """How many audio files, and which tables, are in ``folder`` and below, as far as it is looked through."""
+    from lalia.audio.reading import SUFFIXES
+
+    audio, tables = 0, list[str]()
+    for path in islice(folder.rglob("*"), _MOST_LOOKED_AT):
+        audio += path.suffix.lower() in SUFFIXES
+        if path.suffix.lower() in _TABLES:
+            tables.append(path.name)
+    return (
+        f"{audio:,} audio file{'s' if audio > 1 else ''}" if audio else "",
+        f"the table {tables[0]}" if tables else "",
+    )
+
+
+def _look_at(file: Path) -> Found:
+    name = file.name.lower()
+    if file.suffix == ".onnx":
+        return Found("part", "is the model file of a student, without what belongs beside it")
+    if (file.parent / CARD).is_file() and name != SETTINGS and file.suffix in (".json", ".txt", *_WEIGHTS):
+        return Found("part", f"is a file of {file.parent}, which {_carded(file.parent).told}")
+    if file.suffix == ".ckpt":
+        return Found("checkpoint", "is a checkpoint of a run")
+    if name == SETTINGS:
+        return Found("part", f"is the settings of {file.parent}, which {_run(file.parent).told}")
+    if name.endswith(_ARCHIVES):
+        return Found("archive", "is an archive")
+    if told := document(file):
+        return Found("document", f"is {told}")
+    kind = kind_of(file)
+    if file.suffix.lower() in _WEIGHTS and kind != "kenlm":
+        return Found("weights", "is a file of weights of another toolkit")
+    words = {
+        "arpa": "an ARPA file", "kenlm": "KenLM's binary file, which keeps no n-grams but their hashes", "audio": "audio",
+        "text": "a text file",
+    }  # fmt: skip
+    return Found(kind, f"is {words[kind]}")
+
+
+def document(file: Path) -> str:
+    """What document ``file`` is by its first bytes: XML, a web page, PDF, RTF, or of an office program; "" where it is none."""
+    with file.open("rb") as opened:
+        head = opened.read(512)
+    start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if start.startswith(b"%pdf-"):
+        return "a PDF"
+    if start.startswith((b"<!doctype html", b"<html")):
+        return "a web page (HTML)"
+    if start.startswith(b"<?xml") or re.match(
+        rb"<(tei|mediawiki|annotation_document|trans|corpus|text|doc)[\s>]", start
+    ):
+        return "XML"
+    if start.startswith(b"{\\rtf"):
+        return "RTF"
+    if head.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")) and file.suffix.lower() in (
+        ".docx", ".odt", ".epub", ".xlsx", ".ods", ".pptx", ".doc", ".xls",
+    ):  # fmt: skip
+        return "a document of an office program"
+    return ""
+
+
+def _student_of(folder: Path) -> str:
+    """What to do with a recogniser where a student is needed."""
+    run = folder.parent if (folder.parent / SETTINGS).is_file() else None
+    if run and (run / "student" / CARD).is_file():
+        return f"it needs torch; its student is {run / 'student'}"
+    whole = f"lalia finetune eval {run or folder} makes its student" + ("" if run else " (with --corpus and --out)")
+    return f"it needs torch; {whole}, lalia distill export --recogniser {folder} a small one"
+
+
+def _student_of_run(folder: Path) -> str:
+    return (
+        f"lalia finetune eval {folder} makes one of its recogniser, lalia distill export --recogniser {folder / 'recogniser'} "
+        "a small one"
+    )
+
+
+def _fine_tune(path: Path) -> str:
+    return (
+        f"fine-tune it first: lalia finetune fit --encoder {path} --data.corpus CORPUS --data.language CODE --out RUN"
+    )
+
+
+def _go_on(path: Path) -> str:
+    return "the command that began it goes on with it"
+
+
+def _convert(what: str) -> Callable[[Path], str]:
+    def advice(path: Path) -> str:
+        of = "hf" if path.is_dir() else "fairseq"
+        then = ", then lalia distill export --recogniser" if what == "RECOGNISER" else ""
+        return f"convert it first: lalia convert {of}:{path} {what}{then}"
+
+    return advice
+
+
+def _prepare(path: Path) -> str:
+    return f"make a corpus of it first: lalia prepare {path} --out CORPUS"
+
+
+def _make_lm(more: str = "") -> Callable[[Path], str]:
+    return lambda path: f"make one of it first: lalia lm {path}{more} --like STUDENT --out LM"
+
+
+def _text_lm(more: str = "") -> Callable[[Path], str]:
+    return lambda path: f"a language model is made of text: lalia lm TEXT --like STUDENT --out LM{more}"
+
+
+def _lm_of_run(run: Path) -> str:
+    made = (run / "lm" / CARD).is_file()
+    return f"its language model is {run / 'lm'}" if made else f"make one first: lalia finetune lm {run}"
+
+
+def _its_folder(path: Path) -> str:
+    return f"give its folder: {path.parent}"
+
+
+def _its_run(path: Path) -> str:
+    run = next((folder for folder in path.parents if (folder / SETTINGS).is_file()), path.parent)
+    return f"give its run: {run}"
+
+
+def _in_order(what: str) -> Callable[[Path], str]:
+    return lambda path: what.format(path=path)
+
+
+_ADVICE: dict[tuple[str, str], Callable[[Path], str]] = {
+    ("recogniser", "student"): _student_of,
+    ("run of recogniser", "student"): _student_of_run,
+    ("encoder", "student"): _fine_tune,
+    ("encoder", "recogniser"): _fine_tune,
+    ("run of encoder", "student"): _fine_tune,
+    ("run of encoder", "recogniser"): _fine_tune,
+    ("run of recogniser", "encoder"): _in_order("give {path}/recogniser to go on from the encoder in it"),
+    ("student", "encoder"): _in_order(
+        "a student is not trained further; give what it was made of: lalia inspect {path}"
+    ),
+    ("student", "recogniser"): _in_order(
+        "it holds no torch weights; give the recogniser that it was made of: lalia inspect {path}"
+    ),
+    ("student", "corpus"): _in_order("the model comes first, then the corpus"),
+    ("student", "n-grams"): _text_lm(),
+    ("unfinished run", "*"): _go_on,
+    ("corpus", "student"): _in_order(
+        "the model comes first; one is made of it: lalia finetune fit --encoder nano-multilingual --data.corpus {path}"
+        " --data.language CODE --out RUN"
+    ),
+    ("corpus", "recogniser"): _in_order(
+        "one is made of it: lalia finetune fit --encoder nano-multilingual --data.corpus {path} --data.language CODE --out RUN"
+    ),
+    ("corpus", "n-grams"): _make_lm(),
+    ("texts", "n-grams"): _make_lm("/*.txt"),
+    ("run of recogniser", "n-grams"): _lm_of_run,
+    ("run of encoder", "encoder"): _in_order("give {path}/encoder"),
+    ("corpus", "lstm"): _in_order("an LSTM learns from it: lalia lm {path} --like STUDENT --out LM --lstm"),
+    ("n-grams", "lstm"): _in_order("it holds n-grams, which the search is led by: give it as --lm"),
+    ("lstm", "n-grams"): _in_order(
+        "it holds an LSTM, which weighs what a search has found: give it as --rescore, and n-grams as --lm"
+    ),
+    ("n-grams", "student"): _in_order("give it beside a student: lalia transcribe STUDENT AUDIO --lm {path}"),
+    ("lstm", "student"): _in_order("give it beside a student and n-grams: --lm LM --rescore {path}"),
+    ("transformers", "student"): _convert("RECOGNISER"),
+    ("transformers", "recogniser"): _convert("RECOGNISER"),
+    ("transformers", "encoder"): _convert("ENCODER"),
+    ("weights", "student"): _convert("RECOGNISER"),
+    ("weights", "recogniser"): _convert("RECOGNISER"),
+    ("weights", "encoder"): _convert("ENCODER"),
+    ("transformers", ""): _convert("OUT"),
+    ("weights", ""): _convert("OUT"),
+    ("source", "corpus"): _prepare,
+    ("source", ""): _prepare,
+    ("audio", "corpus"): _in_order("put it into a folder and make a corpus of that: lalia prepare FOLDER --out CORPUS"),
+    ("audio", "student"): _in_order("the model comes first, then the audio: lalia transcribe STUDENT {path}"),
+    ("audio", "n-grams"): _text_lm(),
+    ("audio", "lstm"): _text_lm(" --lstm"),
+    ("text", "n-grams"): _make_lm(),
+    ("text", "lstm"): _in_order("make one of it first: lalia lm {path} --like STUDENT --out LM --lstm"),
+    ("text", "corpus"): _prepare,
+    ("arpa", "n-grams"): _make_lm(" [--unit word]"),
+    ("arpa", "lstm"): _in_order(
+        "it holds n-grams; an LSTM learns from text: lalia lm TEXT --like STUDENT --out LM --lstm"
+    ),
+    ("kenlm", "n-grams"): _in_order(
+        "make the folder of its ARPA file: lalia lm ARPA [--unit word] --like STUDENT --out LM"
+    ),
+    ("kenlm", "lstm"): _in_order(
+        "it holds n-grams; an LSTM learns from text: lalia lm TEXT --like STUDENT --out LM --lstm"
+    ),
+    ("document", "n-grams"): _in_order("save its text as plain UTF-8, a sentence a line, and make one: lalia lm TEXT"),
+    ("archive", "*"): _in_order("unpack it first"),
+    ("part", "*"): _its_folder,
+    ("checkpoint", "*"): _its_run,
+    ("several", "*"): _in_order("give one of them: {path}/NAME"),
+    ("bare student", "student"): _in_order("copy the whole student folder again"),
+    ("broken", "*"): _in_order("make the folder again"),
+    ("folder", "*"): _in_order("was its making interrupted?"),
+}
+"""(found, expected) → how to go on; ``*`` is whatever is expected."""
+
+
+# --- What a file is that was given for a language model --------------------------------------------------
+
+KENLM_MAGIC = b"mmap lm http://kheafield.com/code"
+"""How KenLM's binary files of every version begin."""
+Kind = Literal["arpa", "kenlm", "audio", "text"]
+
+
+def kind_of(path: Path) -> Kind:
+    """What the file ``path`` is, by its first bytes; an ARPA file by its name as well. What cannot be told is text.
+
+    Raises ``OSError`` where it cannot be read.
+    """
+    if is_arpa(path):
+        return "arpa"
+    if is_kenlm(path):
+        return "kenlm"
+    with path.open("rb") as file:
+        head = file.read(HEAD_BYTES)
+    # Signatures of audio are short, and words may begin like one (caffè like Apple's CAF): what is UTF-8 is text.
+    if _is_text(head):
+        return "text"
+    return "audio" if recognise(head, path.suffix.lower(), path.stat().st_size) else "text"
+
+
+def is_kenlm(path: Path) -> bool:
+    """Whether ``path`` is a binary file of KenLM, of whatever version."""
+    with path.open("rb") as file:
+        return file.read(len(KENLM_MAGIC)) == KENLM_MAGIC
+
+
+def is_arpa(path: Path) -> bool:
+    """Whether ``path`` is named as an ARPA file, or begins as one (``.gz`` too)."""
+    if path.name.endswith((".arpa", ".arpa.gz")):
+        return True
+    if not path.is_file():  # a pipe is read but once
+        return False
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            return file.read(HEAD_BYTES).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"\\data\\")
+    except (OSError, EOFError):
+        return False
+
+
+def _is_text(head: bytes) -> bool:
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head)  # a character may be cut at the end of what was read
+    except UnicodeDecodeError:
+        return False
+    return b"\0" not in head

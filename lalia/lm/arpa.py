@@ -1,0 +1,291 @@
+"""N-gram models as ARPA files, the form that every language model toolkit reads and writes.
+
+N-gram models as KenLM's binary files, which decoders built on KenLM map into memory: no ARPA file is parsed at start.
+
+The layout is KenLM's version 5, "probing hash tables" (lm/binary_format.cc, lm/search_hashed.hh, util/probing_hash_table.hh of
+kpu/kenlm): a header, a table of the words' hashes, the 1-grams, one table for each longer n-gram keyed by the hash of its symbols
+from the last to the first, then the words themselves.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from lalia.cards import write_bytes, write_text
+from lalia.errors import UserError
+from lalia.inputs import KENLM_MAGIC
+from lalia.lm.ngrams import BEGIN, SPECIALS, Level, Ngrams, children
+
+# --- N-gram models as ARPA files, the form that every language model toolkit reads and writes ------------
+
+LN10 = math.log(10)
+NEVER = -99.0
+"""What the field writes for the probability of the begin of a sentence (to base 10)."""
+
+_Entries = dict[tuple[int, ...], tuple[float, float]]
+
+
+def write_arpa(model: Ngrams, path: Path) -> None:
+    """Write ``model`` to ``path``: logarithms to base 10, n-grams in the model's own order."""
+    lines = ["\\data\\", *(f"ngram {n}={len(level.symbols)}" for n, level in enumerate(model.levels, start=1))]
+    for n, level in enumerate(model.levels, start=1):
+        lines += ["", f"\\{n}-grams:"]
+        for i, entry in enumerate(model.entries(n).tolist()):
+            words = [model.symbols[symbol] for symbol in entry]
+            log_prob = NEVER if words == [SPECIALS[BEGIN]] else level.log_probs[i] / LN10
+            backoff = f"\t{level.backoffs[i] / LN10:.7g}" if len(level.backoffs) else ""
+            lines.append(f"{log_prob:.7g}\t{' '.join(words)}{backoff}")
+    write_text(path, "\n".join([*lines, "", "\\end\\", ""]))
+
+
+def read_arpa(path: Path) -> Ngrams:
+    """The model in an ARPA file (``.gz`` too); a ``UserError`` names the line that is wrong.
+
+    Shorter n-grams that a pruning toolkit left out are put back with the probability that backing off gives them.
+    """
+    try:
+        opened: IO[str] = (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8")
+        with opened as file:
+            symbols, levels = _parse(path, file)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file; expected an ARPA file") from error
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as an ARPA file ({error})") from error
+    order = sorted(range(len(SPECIALS), len(symbols)), key=symbols.__getitem__)
+    rank = {old: new for new, old in enumerate([*range(len(SPECIALS)), *order])}
+    sorted_levels = [{tuple(rank[i] for i in key): value for key, value in level.items()} for level in levels]
+    for n, keys in enumerate(_close(path, sorted_levels), start=1):
+        for key in keys:  # shorter ones are there by now
+            weight = sorted_levels[n - 2].get(key[:-1], (0.0, 0.0))[1]
+            sorted_levels[n - 1][key] = (weight + sorted_levels[n - 2][key[1:]][0], 0.0)
+    return _model([symbols[i] for i in rank], sorted_levels)
+
+
+def _parse(path: Path, file: IO[str]) -> tuple[list[str], list[_Entries]]:
+    symbols = list(SPECIALS)
+    ids = {symbol: i for i, symbol in enumerate(symbols)}
+    ids |= {"<UNK>": 0}
+    levels: list[_Entries] = []
+    expected: list[int] = []
+    ended = False
+    for number, line in enumerate(file, start=1):
+        line = line.strip("\r\n")
+        if line.startswith("ngram ") and not levels:
+            expected.append(_whole(path, number, line.partition("=")[2]))
+        elif line.startswith("\\") and line.endswith("-grams:"):
+            levels.append({})
+            if line != f"\\{len(levels)}-grams:":
+                raise UserError(f"{path}: line {number} is {line!r}; expected \\{len(levels)}-grams:")
+        elif line == "\\end\\":
+            ended = True
+            break
+        elif line.strip() and levels:
+            _entry(path, number, line, levels, symbols, ids)
+    counts = [len(level) for level in levels]
+    if not ended or not levels or counts != expected:
+        told, found = "/".join(map(str, expected)) or "no", "/".join(map(str, counts)) or "none"
+        raise UserError(
+            f"{path}: announces {told} n-grams and holds {found}{'' if ended else ', without an end'};"
+            " expected a whole ARPA file, copy it again"
+        )
+    for i in range(len(SPECIALS)):
+        levels[0].setdefault((i,), (NEVER * LN10, 0.0))
+    return symbols, levels
+
+
+def _entry(path: Path, number: int, line: str, levels: list[_Entries], symbols: list[str], ids: dict[str, int]) -> None:
+    n = len(levels)
+    fields = line.split()
+    try:
+        if len(fields) not in (n + 1, n + 2):
+            raise ValueError
+        log_prob, backoff = float(fields[0]), float(fields[n + 1]) if len(fields) == n + 2 else 0.0
+        if not math.isfinite(log_prob) or not math.isfinite(backoff) or log_prob > 1e-3:
+            raise ValueError
+    except ValueError:
+        raise UserError(
+            f"{path}: line {number} is {line[:60]!r}; expected a log probability, {n} symbols and maybe a back-off weight"
+        ) from None
+    words = fields[1 : n + 1]
+    if n == 1 and words[0] not in ids:
+        ids[words[0]] = len(symbols)
+        symbols.append(words[0])
+    try:
+        key = tuple(ids[word] for word in words)
+    except KeyError as error:
+        raise UserError(f"{path}: line {number} has {error.args[0]!r}, which is no 1-gram of this file") from None
+    levels[-1][key] = (log_prob * LN10, backoff * LN10)
+
+
+def _whole(path: Path, number: int, text: str) -> int:
+    if not text.strip().isdecimal():
+        raise UserError(f"{path}: line {number} announces {text!r} n-grams; expected a whole number")
+    return int(text)
+
+
+def _close(path: Path, levels: list[_Entries]) -> list[list[tuple[int, ...]]]:
+    """Put in the missing last n - 1 symbols of every n-gram; the keys put in, by length. First ones must be there."""
+    added: list[list[tuple[int, ...]]] = [[] for _ in levels]
+    for n in range(len(levels) - 1, 0, -1):
+        shorter = levels[n - 1]
+        for key in levels[n]:
+            if key[:-1] not in shorter:
+                raise UserError(
+                    f"{path}: has {n + 1}-grams whose first {n} symbols are no {n}-gram; expected every prefix"
+                )
+            if key[1:] not in shorter:
+                shorter[key[1:]] = (0.0, 0.0)
+                added[n - 1].append(key[1:])
+    return added
+
+
+def _model(symbols: list[str], levels: list[_Entries]) -> Ngrams:
+    made: list[Level] = []
+    numbers: dict[tuple[int, ...], int] = {(): 0}
+    keys = [sorted(level) for level in levels]
+    for n, level in enumerate(levels):
+        prefixes = np.array([numbers[key[:-1]] for key in keys[n]], np.int64)
+        if made:
+            made[-1] = Level(
+                made[-1].symbols, made[-1].log_probs, made[-1].backoffs, children(prefixes, len(keys[n - 1]))
+            )
+        last = n + 1 == len(levels)
+        made.append(
+            Level(
+                np.array([key[-1] for key in keys[n]], np.int32),
+                np.array([level[key][0] for key in keys[n]], np.float32),
+                np.array([] if last else [level[key][1] for key in keys[n]], np.float32),
+                np.zeros(0, np.int64),
+            )
+        )
+        numbers = {key: i for i, key in enumerate(keys[n])}
+    return Ngrams(symbols, made)
+
+
+# --- N-gram models as KenLM's binary files, which decoders built on KenLM map into memory ----------------
+
+_MAGIC = KENLM_MAGIC + b" format version 5\n\0"
+_SPACE = 1.5
+"""Places of a hash table for each of its entries; what KenLM's own program takes."""
+_SANITY = np.dtype(
+    [("magic", "S56"), ("floats", "<f4", 3), ("words", "<u4", 3), ("one", "<u8")]
+)  # says that whoever reads has the writer's floats, sizes and byte order
+_FIXED = np.dtype(
+    {
+        "names": ["order", "multiplier", "type", "has_words", "version"],
+        "formats": ["u1", "<f4", "<u4", "u1", "<u4"],
+        "offsets": [0, 4, 8, 12, 16],
+        "itemsize": 20,
+    }
+)
+_WORD = np.dtype([("key", "<u8"), ("value", "<u4")])
+_UNIGRAM = np.dtype([("prob", "<f4"), ("backoff", "<f4")])
+_MIDDLE = np.dtype([("key", "<u8"), ("prob", "<f4"), ("backoff", "<f4")])
+_LONGEST = np.dtype([("key", "<u8"), ("prob", "<f4")])
+
+
+def write_kenlm(model: Ngrams, path: Path) -> None:
+    """Write ``model`` to ``path`` as a binary file of KenLM. A ``UserError`` for 1-grams alone, which KenLM cannot read.
+
+    KenLM reads up to 6-grams unless it was compiled for more.
+    """
+    if model.order < 2:
+        raise UserError(f"{path}: KenLM reads models of 2-grams and longer; make one with --order 2 or more")
+    entries = [model.entries(n) for n in range(1, model.order + 1)]
+    # The sign bit of a probability says that no longer n-gram ends in this one, that of a back-off weight of zero that none
+    # begins with it: a state may then be shorter.
+    ending = [_keys(longer[:, 1:]) for longer in entries[1:]] + [np.zeros(0, np.uint64)]
+    parts = [_header([len(level.symbols) for level in model.levels]), _vocabulary(model.symbols)]
+    for n, level in enumerate(model.levels, start=1):
+        keys = _keys(entries[n - 1])
+        probs = np.abs(level.log_probs / LN10).astype(np.float32)
+        if n == 1:
+            probs[BEGIN] = -NEVER
+        values = {"prob": np.where(np.isin(keys, ending[n - 1]), probs, -probs)}
+        if n == model.order:
+            parts.append(_table(keys, _LONGEST, values))
+            continue
+        backoffs = (level.backoffs / LN10).astype(np.float32)
+        leads = np.diff(level.children) > 0
+        values["backoff"] = np.where((backoffs == 0) & ~leads, np.float32(-0.0), backoffs + np.float32(0))
+        parts.append(_unigrams(values) if n == 1 else _table(keys, _MIDDLE, values))
+    words = b"".join(symbol.encode() + b"\0" for symbol in model.symbols)
+    write_bytes(path, b"".join(part.tobytes() for part in parts) + words)
+
+
+def _header(counts: list[int]) -> np.ndarray:
+    header = np.zeros(-(-(_SANITY.itemsize + _FIXED.itemsize + 8 * len(counts)) // 8) * 8, np.uint8)
+    sanity = header[: _SANITY.itemsize].view(_SANITY)
+    sanity["magic"], sanity["floats"], sanity["words"], sanity["one"] = _MAGIC, (0, 1, -0.5), (1, 2**32 - 1, 0), 1
+    fixed = header[_SANITY.itemsize :][: _FIXED.itemsize].view(_FIXED)
+    fixed["order"], fixed["multiplier"], fixed["has_words"] = len(counts), _SPACE, 1
+    header[_SANITY.itemsize + _FIXED.itemsize :][: 8 * len(counts)].view("<u8")[:] = counts
+    return header
+
+
+def _vocabulary(symbols: list[str]) -> np.ndarray:
+    """How many words there are, and where each is found; ``<unk>`` is what is not found."""
+    keys = np.array([murmur(symbol.encode()) for symbol in symbols[1:]], np.uint64)
+    table = _table(keys, _WORD, {"value": np.arange(1, len(symbols))}, room=1)
+    return np.concatenate([np.array([0, len(symbols)], "<u4").view(np.uint8), table.view(np.uint8)])
+
+
+def _unigrams(values: dict[str, np.ndarray]) -> np.ndarray:
+    rows = np.zeros(len(values["prob"]) + 1, _UNIGRAM)  # one more, for files whose 1-grams have no <unk>
+    for name, column in values.items():
+        rows[name][:-1] = column
+    return rows
+
+
+def _table(keys: np.ndarray, kind: np.dtype, values: dict[str, np.ndarray], room: int = 0) -> np.ndarray:
+    """A hash table of linear probing: each of ``keys`` (N,) in the first free place from key % places on.
+
+    All that have no place yet try at once; the first of those that want the same free place gets it. Every place before the one
+    an entry ends in is taken, which is all that a search asks for.
+    """
+    entries = len(keys) + room
+    table = np.zeros(max(entries + 1, int(np.float32(_SPACE) * np.float32(entries))), kind)
+    places = (keys % np.uint64(len(table))).astype(np.int64)
+    waiting = np.arange(len(keys))
+    taken = np.zeros(len(table), bool)
+    while len(waiting):
+        wanted, first = np.unique(places[waiting], return_index=True)
+        first = first[~taken[wanted]]
+        taken[wanted] = True
+        placed = waiting[first]
+        table["key"][places[placed]] = keys[placed]
+        for name, column in values.items():
+            table[name][places[placed]] = column[placed]
+        waiting = np.delete(waiting, first)
+        places[waiting] = (places[waiting] + 1) % len(table)
+    return table
+
+
+def _keys(entries: np.ndarray) -> np.ndarray:
+    """KenLM's hashes (N,) of n-grams (N, n): of the last symbol first; of a single symbol its number."""
+    symbols = entries.astype(np.uint64)
+    keys = symbols[:, -1]
+    for column in range(symbols.shape[1] - 2, -1, -1):
+        keys = (keys * np.uint64(8978948897894561157)) ^ (
+            (symbols[:, column] + np.uint64(1)) * np.uint64(17894857484156487943)
+        )
+    return keys
+
+
+def murmur(word: bytes) -> int:
+    """MurmurHash64A of ``word`` with seed 0 (Austin Appleby, public domain), by which KenLM finds words."""
+    mask, factor = 2**64 - 1, 0xC6A4A7935BD1E995
+    value = len(word) * factor & mask
+    whole = len(word) // 8 * 8
+    for start in range(0, whole, 8):
+        block = int.from_bytes(word[start : start + 8], "little") * factor & mask
+        value = (value ^ ((block ^ block >> 47) * factor & mask)) * factor & mask
+    if whole < len(word):
+        value = (value ^ int.from_bytes(word[whole:], "little")) * factor & mask
+    value = (value ^ value >> 47) * factor & mask
+    return value ^ value >> 47

@@ -1,0 +1,402 @@
+"""The sentences that a language model is made of: text files and the labels of corpora, as a student writes them.
+
+Text files a sentence a line, as a language model learns from them; and what else people give in their place.
+
+Sentences that held-out clips say, found in text and taken out: a model that has read them looks better than it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import io
+import re
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain, islice
+from operator import itemgetter
+from pathlib import Path
+from typing import IO, Any, cast
+
+from lalia.audio.reading import SUFFIXES
+from lalia.cards import NAME, read_card
+from lalia.errors import UserError
+from lalia.inputs import address, document, is_address, kind_of, look, refusal
+from lalia.model_folder import OpenCorpus, find_student, labelled_rows, languages_of, languages_taken, require_alphabet
+from lalia.text.normaliser import FILE_NAME as NORMALISER
+from lalia.text.normaliser import Normaliser
+from lalia.text.text_files import conversion, utf_16
+from lalia.text.tokens import FILE_NAME as TOKENS
+from lalia.text.tokens import Tokens
+from lalia.text.unicode import is_ideograph, script_of
+
+# --- Text files a sentence a line, as a language model learns from them; and what else people give in their place ---
+
+_WAYS = {
+    "a PDF": " (pdftotext FILE)",
+    "a web page (HTML)": " (pandoc -t plain FILE)",
+    "a document of an office program": " (pandoc -t plain FILE)",
+    "RTF": " (pandoc -t plain FILE)",
+    "XML": ", without the tags",
+}
+"""How the text of a document is had."""
+_TAG = re.compile(r"</?[A-Za-z][^<>]*>")
+_MOST_TAGGED = 0.3
+"""The share of lines that may hold a tag: more is the source of a page, and a model would learn the names of its tags."""
+_HEAD_LINES = 1000
+_FEWEST_ROWS = 3
+_LINE_CHARACTERS = 1 << 16
+"""The longest line that is read as one: a book without line ends shall not be held as a whole."""
+
+
+def lines(path: Path) -> Iterator[str]:
+    """The lines of a text file (``.gz`` too), those longer than 65,536 characters in pieces, cut between words.
+
+    Raises a ``UserError`` where it is missing or neither UTF-8 nor UTF-16, and where it is a table: file names and speakers in
+    every sentence are no text of any language, and a model that counts them says it knows words that nobody speaks.
+    """
+    if is_address(path):
+        raise address(path)
+    if path.is_file() and (told := document(path)):
+        raise UserError(
+            f"{path}: is {told}, not text; give its words alone as UTF-8, a sentence a line{_WAYS.get(told, '')}"
+        )
+    try:
+        with _opened(path) as file:
+            pieces = _pieces(file)
+            head = list(islice(pieces, _HEAD_LINES))
+            if table := Table.of(head):
+                raise UserError(table.complaint(path))
+            if tagged := [line for line in head if _TAG.search(line)]:
+                _refuse_tags(path, tagged, head)
+            yield from chain(head, pieces)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file; expected text, a sentence a line") from error
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: {_instead(path, error)}") from error
+
+
+def _opened(path: Path) -> io.TextIOWrapper:
+    """A text file or a pipe, in UTF-8 or in UTF-16 as its first bytes tell; a pipe is read but once."""
+    opened = gzip.open if path.suffix == ".gz" else open
+    file = cast(io.BufferedReader, opened(path, "rb"))
+    return io.TextIOWrapper(file, encoding=utf_16(file.peek(1)) or "utf-8-sig")
+
+
+def _refuse_tags(path: Path, tagged: Sequence[str], head: Sequence[str]) -> None:
+    if len(tagged) > _MOST_TAGGED * len(head):
+        found = _TAG.search(tagged[0])
+        raise UserError(
+            f"{path}: {len(tagged)} of its first {len(head)} lines hold tags such as {found[0][:40] if found else ''}: is it XML "
+            "or HTML? Give its words alone, a sentence a line"
+        )
+
+
+def _pieces(file: IO[str]) -> Iterator[str]:
+    begun = ""
+    while piece := file.readline(_LINE_CHARACTERS):
+        piece, begun = begun + piece, ""
+        if not piece.endswith("\n") and len(piece) >= _LINE_CHARACTERS:
+            whole, space, rest = piece.rpartition(" ")
+            piece, begun = (whole, rest) if space else (piece, "")
+        yield piece
+    if begun:
+        yield begun
+
+
+def _instead(path: Path, error: Exception) -> str:
+    """What ``path`` is, which could not be read as text."""
+    kind = kind_of(path) if isinstance(error, UnicodeDecodeError) and path.is_file() else "text"
+    if kind == "kenlm":
+        return "is KenLM's binary file, which keeps no n-grams but their hashes; give its ARPA file"
+    if kind == "audio":
+        return "is audio, not text; expected what is said, a sentence a line (lalia transcribe writes it down)"
+    if isinstance(error, UnicodeDecodeError) and error.encoding == "utf-8" and path.is_file():
+        zipped = path.suffix == ".gz"
+        how = f"gzip -cd {path} | {conversion(path)}" if zipped else f"{conversion(path)} {path}"
+        return f"cannot be read as UTF-8 text; convert it: {how} > text-utf8.txt"
+    return f"cannot be read as text ({error}); give it as UTF-8, or leave it out"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of columns: what parts them, how many there are, and which holds the most words (from 1; 0: not known)."""
+
+    separator: str
+    columns: int
+    wordiest: int
+
+    @classmethod
+    def of(cls, head: Sequence[str]) -> Table | None:
+        """The table that begins with ``head``; None where those lines are text.
+
+        Half of the lines, and three at least, have the same number of columns. Of columns that commas part, half of the lines
+        name an audio file in one: sentences have commas too, and how many there are says nothing.
+        """
+        rows = [line.strip() for line in head if line.strip()]
+        most = max(_FEWEST_ROWS, len(rows) / 2)
+        for separator in "\t|;":
+            parted = [row.split(separator) for row in rows]
+            columns, alike = Counter(map(len, parted)).most_common(1)[0] if parted else (0, 0)
+            if columns > 1 and alike >= most:
+                words = [sum(len(row[i].split()) for row in parted if len(row) == columns) for i in range(columns)]
+                return cls(separator, columns, 1 + words.index(max(words)))
+        if sum("," in row and any(map(_names_audio, row.split(","))) for row in rows) >= most:
+            return cls(",", rows[0].count(",") + 1, 0)
+        return None
+
+    def complaint(self, path: Path) -> str:
+        """What is wrong, and how to go on."""
+        column = ""
+        if self.wordiest:
+            by = "" if self.separator == "\t" else f" -d'{self.separator}'"
+            column = f" (cut{by} -f{self.wordiest} {path} > sentences.txt)"
+            if path.suffix == ".gz":
+                column = f" (gzip -cd {path} | cut{by} -f{self.wordiest} > sentences.txt)"
+        corpus = f", or a table of clips as a corpus (lalia prepare {path} --out CORPUS)"
+        return (
+            f"{path}: looks like a table with {self.columns} columns; text files have a sentence a line: give the column of"
+            f" sentences alone{column}{corpus if path.suffix in ('.tsv', '.csv') else ''}"
+        )
+
+
+def _names_audio(cell: str) -> bool:
+    return Path(cell.strip(' "')).suffix.lower() in SUFFIXES
+
+
+# --- Sentences that held-out clips say, found in text and taken out --------------------------------------
+
+SHORTEST = 4
+"""Words that a sentence must have to be taken out of the middle of other text. Shorter ones ("please", "I don't know") are what
+any text says of its own: to take them out would tear its sentences apart and hide from the model what everybody says. Four words
+or more hardly ever meet by chance, and where they do, little is lost."""
+_UNSPACED = {"THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN"}
+_IDEOGRAPHS_OF_A_WORD, _LETTERS_OF_A_WORD = 2, 4
+_BLOCK = 4096
+
+
+class HeldOut:
+    """Sentences that no text may teach. ``without`` takes them out of a text.
+
+    A line that is one of them goes, however short it is. One of ``SHORTEST`` words or more goes wherever it stands: inside a
+    line, from one line to the next, in text that is wrapped or is all one paragraph; what stood before and after it are
+    sentences of their own. In scripts that put no spaces between words two ideographs count as a word, or four letters.
+
+    The time is that of a look-up of every place's first four words in a dictionary, whatever the number of sentences; the
+    memory is that of the sentences and of a few thousand words.
+    """
+
+    def __init__(self, sentences: Iterable[str], spaced: bool = True) -> None:
+        """``sentences`` are normalised, as the texts will be; ``spaced``: the normaliser keeps spaces between words."""
+        self._spaced = spaced
+        self._lines = frozenset(sentences)
+        self._longest = SHORTEST
+        self._by_start: dict[tuple[str, ...], list[list[str]]] = {}
+        for sentence in self._lines:
+            units = self._units(sentence)
+            if self._words(units) >= SHORTEST:
+                self._by_start.setdefault(tuple(units[:SHORTEST]), []).append(units)
+                self._longest = max(self._longest, len(units))
+        for alike in self._by_start.values():
+            alike.sort(key=len, reverse=True)
+        self.taken = 0
+        """how often ``without`` has taken one out"""
+
+    def without(self, lines: Iterable[str]) -> Iterator[str]:
+        """The normalised ``lines`` of one text, none empty, without the sentences."""
+        if not self._lines:
+            yield from lines
+            return
+        waiting: list[tuple[str, list[str]]] = []
+        units: list[str] = []  # of all lines that wait
+        searched = 0  # places in ``units`` where no sentence begins that is not in ``found``
+        found: list[tuple[int, int]] = []
+        for line in lines:
+            waiting.append((line, self._units(line)))
+            units += waiting[-1][1]
+            if len(units) - searched >= _BLOCK + self._longest:
+                safe = len(units) - self._longest + 1
+                self._search(units, searched, safe, found)
+                done = 0
+                while waiting and done + len(waiting[0][1]) <= safe:
+                    yield from self._rest(*waiting[0], done, found)
+                    done += len(waiting.pop(0)[1])
+                units, searched = units[done:], safe - done
+                found = [(start - done, end - done) for start, end in found if end > done]
+        self._search(units, searched, len(units), found)
+        done = 0
+        for line, own in waiting:
+            yield from self._rest(line, own, done, found)
+            done += len(own)
+
+    def _search(self, units: list[str], start: int, end: int, found: list[tuple[int, int]]) -> None:
+        """Add to ``found`` the places (from, to) of what begins at ``start`` to ``end`` (not included) of ``units``.
+
+        Of two that overlap the second is found as well, one that lies within another is not: both ends only ever grow.
+        """
+        starts = zip(*(units[start + i : end + i] for i in range(SHORTEST)), strict=False)
+        known = self._by_start
+        for at in [start + i for i, key in enumerate(starts) if key in known]:
+            for sentence in known[tuple(units[at : at + SHORTEST])]:
+                last = at + len(sentence)
+                if found and last <= found[-1][1]:
+                    break
+                if units[at:last] == sentence:
+                    found.append((at, last))
+                    self.taken += 1
+                    break
+
+    def _rest(self, line: str, units: list[str], start: int, found: list[tuple[int, int]]) -> Iterator[str]:
+        """What is left of ``line``, whose ``units`` stand at ``start`` of those that were searched."""
+        end = start + len(units)
+        gaps, at = [], start
+        for i in range(bisect_right(found, start, key=itemgetter(1)), len(found)):
+            first, last = found[i]
+            if first >= end:
+                break
+            gaps.append((at, first))
+            at = last
+        if not gaps:
+            if line in self._lines:
+                self.taken += 1
+            else:
+                yield line
+            return
+        places = _places(line, units)
+        for first, last in [*gaps, (at, end)]:
+            if last > first:
+                yield line[places[first - start][0] : places[last - start - 1][1]]
+
+    def _units(self, text: str) -> list[str]:
+        """The words of ``text``, or its letters where nothing parts the words."""
+        if not self._spaced:
+            return list(text)
+        words = text.split(" ")
+        if text.isascii() or not any(map(_stands_alone, text)):
+            return words
+        units = []
+        for word in words:
+            run = ""
+            for letter in word:
+                if not _stands_alone(letter):
+                    run += letter
+                    continue
+                units += [run, letter] if run else [letter]
+                run = ""
+            units += [run] if run else []
+        return units
+
+    def _words(self, units: list[str]) -> float:
+        """How many words ``units`` are, more or less."""
+        ideographs = sum(is_ideograph(unit[0]) for unit in units)
+        letters = sum(not self._spaced or _stands_alone(unit[0]) for unit in units) - ideographs
+        whole = len(units) - ideographs - letters
+        return whole + ideographs / _IDEOGRAPHS_OF_A_WORD + letters / _LETTERS_OF_A_WORD
+
+
+@lru_cache(maxsize=65536)
+def _stands_alone(letter: str) -> bool:
+    """Whether a letter is of a script that puts no spaces between words."""
+    return is_ideograph(letter) or script_of(letter) in _UNSPACED
+
+
+def _places(text: str, units: list[str]) -> list[tuple[int, int]]:
+    """Where each of its ``units`` begins and ends in ``text``."""
+    places, at = [], 0
+    for unit in units:
+        at = text.index(unit, at)
+        places.append((at, at + len(unit)))
+        at += len(unit)
+    return places
+
+
+# --- The sentences that a language model is made of ------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a model is made of: sentences of symbols, the student's normaliser and tokens, and what the card shall say."""
+
+    sentences: list[list[str]]
+    normaliser: Normaliser
+    tokens: Tokens
+    parents: list[dict[str, Any]]
+    facts: dict[str, Any]
+    held_back: int = 0
+    """how often a held-out clip of the corpora was found in the text files beside them, and taken out"""
+
+    @classmethod
+    def read(cls, args: argparse.Namespace, open_corpus: OpenCorpus, paths: Iterable[Path]) -> Material:
+        """The sentences of all ``paths``; a ``UserError`` names the first that has none that the student could write."""
+        from lalia.lm.folder import symbols_of
+
+        folder = args.like if (args.like / NAME).is_file() else find_student(args.like)
+        if look(folder).kind not in ("student", "recogniser"):
+            raise refusal(folder, "student", "--like")
+        like = read_card(folder)
+        normaliser, tokens = Normaliser.from_json(folder / NORMALISER), Tokens.load(folder / TOKENS)
+        parents: list[dict[str, Any]] = []
+        sentences: list[list[str]] = []
+        paths = list(paths)
+        for path in paths:
+            if path.is_file() or not path.exists():  # a pipe is read but once
+                next(lines(path), None)  # what is no text is told before an hour of text is read
+        own, taken_in = languages_of(like, normaliser.settings.language), dict[Path, list[str]]()
+        for path in paths:
+            if path.is_dir():
+                there = open_corpus(path).language_names
+                taken_in[path] = languages_taken(args.language, own, there, args.like, path)
+        said = {normaliser(text) for path in taken_in for text in _held_out(path, taken_in[path], open_corpus)} - {""}
+        apart = HeldOut(said, normaliser.settings.spaces == "keep")
+        strange_words = 0
+        for path in paths:
+            written = filter(None, map(normaliser, _texts(path, taken_in.get(path, []), open_corpus, parents)))
+            words, strange, example, taken = 0, 0, "", apart.taken
+            for text in written if path.is_dir() else apart.without(written):
+                symbols, unknown = symbols_of(text, args.unit, tokens)
+                words += text.count(" ") + 1
+                strange += unknown
+                example = example or (text if unknown else "")
+                sentences.append(symbols)
+            if not words and apart.taken > taken:
+                raise UserError(
+                    f"{path}: holds nothing but what dev or test clips say; leave it out, or give other text"
+                )
+            if not words:
+                raise UserError(f"{path}: holds no words; expected text, a sentence a line, or a corpus with labels")
+            require_alphabet(str(path), strange, words, example)
+            strange_words += strange
+        facts = {"language": like.get("language"), "sentences": len(sentences), "unknown_words": strange_words}
+        return cls(sentences, normaliser, tokens, parents, facts, apart.taken)
+
+    def heldout(self, args: argparse.Namespace) -> list[list[str]]:
+        """The sentences of ``--heldout``."""
+        from lalia.lm.folder import symbols_of
+
+        texts = (self.normaliser(line) for line in lines(args.heldout))
+        return [symbols_of(text, args.unit, self.tokens)[0] for text in texts if text]
+
+
+def _texts(
+    path: Path, languages: Sequence[str], open_corpus: OpenCorpus, parents: list[dict[str, Any]]
+) -> Iterator[str]:
+    """The sentences of a text file, or the training labels of a corpus, whose card becomes a parent."""
+    if not path.is_dir():
+        yield from lines(path)
+        return
+    corpus = open_corpus(path)
+    parents.append(corpus.card)
+    for row in labelled_rows(corpus, path, "train", languages, None):
+        yield corpus.text(row)
+
+
+def _held_out(path: Path, languages: Sequence[str], open_corpus: OpenCorpus) -> Iterator[str]:
+    """What the dev and test clips of a corpus say."""
+    corpus, every = open_corpus(path), list[str | None](languages) or [None]
+    for split in ("dev", "test"):
+        for language in every:
+            for row in corpus.select(split=split, language=language, with_text=True):
+                yield corpus.text(int(row))

@@ -1,0 +1,146 @@
+"""A language model that is an LSTM over letters: ONNX Runtime scores whole texts with it, many at a time.
+
+N texts, K prefixes of texts, P prefixes one letter shorter, L layers, V symbols, H width of the layers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lalia.cards import write_text
+from lalia.errors import UserError
+from lalia.lm.folder import LSTM, ModelFolder, open_folder, write_folder
+from lalia.lm.ngrams import BEGIN, END, SPECIALS, SYMBOLS_FILE, UNKNOWN
+from lalia.text.normaliser import Normaliser
+from lalia.text.tokens import BOUNDARY
+
+MODEL = "model.onnx"
+INPUTS = ("symbols", "parents", "hidden", "cells")
+"""One step of the network: the last symbol of each prefix (K,), the row of the prefix without it (K,), the states (L, P, H)."""
+OUTPUTS = ("log_probs", "next_hidden", "next_cells")
+"""Natural log probabilities of the next symbol (K, V), the new states (L, K, H). float32; ``INPUTS`` are int64 and float32."""
+_TEXTS = 256
+"""Texts scored together; this bounds the memory."""
+
+
+class Lstm:
+    """The network (Hochreiter and Schmidhuber 1997, with forget gates) and its symbols, the first of which are ``SPECIALS``.
+
+    ``model`` is the ONNX graph of one step, as ``INPUTS`` and ``OUTPUTS`` describe it. Raises ``ValueError`` where it is none, or
+    of another number of symbols.
+    """
+
+    def __init__(self, symbols: Sequence[str], model: bytes) -> None:
+        import onnxruntime
+
+        self.symbols = list(symbols)
+        self.model = model
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1  # the matrices are too small to share
+        options.log_severity_level = 3
+        try:
+            self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime's errors share no class of their own
+            raise ValueError(f"ONNX Runtime cannot load it: {' '.join(str(error).split())}") from error
+        inputs = {found.name: found.shape for found in self._session.get_inputs()}
+        outputs = {found.name: found.shape for found in self._session.get_outputs()}
+        if (tuple(inputs), tuple(outputs)) != (INPUTS, OUTPUTS):
+            raise ValueError(f"its graph maps {', '.join(inputs)} to {', '.join(outputs)}")
+        if outputs["log_probs"][-1] != len(self.symbols) or tuple(self.symbols[:3]) != SPECIALS:
+            raise ValueError(f"its graph and its {len(self.symbols)} symbols are of different language models")
+        self.layers, _, self._width = inputs["hidden"]
+        self._ids = {symbol: i for i, symbol in enumerate(self.symbols)}
+
+    def ids(self, text: str | Sequence[str]) -> list[int]:
+        """A text's letters (spaces between words), or its symbols, as numbers; those unknown as ``<unk>``."""
+        return [self._ids.get(BOUNDARY if symbol == " " else symbol, UNKNOWN) for symbol in text]
+
+    def log_probs(self, texts: Sequence[Sequence[int]]) -> np.ndarray:
+        """Natural log probabilities (N,) float64 of whole texts, their ends counted.
+
+        Goes letter by letter through all texts together and computes each prefix once: the texts of one beam share most of them.
+        """
+        parts = [self._score(texts[start : start + _TEXTS]) for start in range(0, len(texts), _TEXTS)]
+        return np.concatenate(parts) if parts else np.zeros(0)
+
+    def perplexity(self, texts: Sequence[Sequence[int]]) -> float:
+        """Per symbol, ends of texts counted."""
+        symbols = sum(len(text) + 1 for text in texts)
+        return math.exp(-float(self.log_probs(texts).sum()) / symbols) if symbols else math.nan
+
+    def _score(self, texts: Sequence[Sequence[int]]) -> np.ndarray:
+        total_N = np.zeros(len(texts))
+        left_N = np.array([len(text) for text in texts])
+        padded = np.full((len(texts), int(left_N.max()) + 1), END)
+        for n, text in enumerate(texts):
+            padded[n, : len(text)] = text
+        at_N = np.zeros(len(texts), np.int64)  # the row of each text's prefix
+        state = np.zeros((self.layers, 1, self._width), np.float32)
+        log_probs_KV, hidden, cells = self._step(np.array([BEGIN]), np.array([0]), state, state)
+        live = np.arange(len(texts))
+        for place in range(padded.shape[1]):
+            next_N = padded[live, place]
+            total_N[live] += log_probs_KV[at_N[live], next_N]
+            going = left_N[live] > place
+            live, next_N = live[going], next_N[going]
+            if not len(live):
+                break
+            # Texts that share the longer prefix as well share its row.
+            longer, at_N[live] = np.unique(at_N[live] * len(self.symbols) + next_N, return_inverse=True)
+            parents, symbols = np.divmod(longer, len(self.symbols))
+            log_probs_KV, hidden, cells = self._step(symbols, parents, hidden, cells)
+        return total_N
+
+    def _step(self, *values: np.ndarray) -> Sequence[np.ndarray]:
+        found: Sequence[np.ndarray] = self._session.run(OUTPUTS, dict(zip(INPUTS, values, strict=True)))
+        return found
+
+    def save(self, folder: Path) -> None:
+        """Write ``symbols.txt`` and ``model.onnx`` into ``folder``."""
+        write_text(folder / SYMBOLS_FILE, "".join(f"{symbol}\n" for symbol in self.symbols))
+        (folder / MODEL).write_bytes(self.model)
+
+    @classmethod
+    def load(cls, folder: Path) -> Lstm:
+        """The network in ``folder``; a ``UserError`` names what is missing or broken."""
+        again = "copy the folder again, or make it: lalia lm TEXT --like STUDENT --out LM --lstm"
+        try:
+            symbols = (folder / SYMBOLS_FILE).read_text(encoding="utf-8").split("\n")[:-1]
+            return cls(symbols, (folder / MODEL).read_bytes())
+        except FileNotFoundError as error:
+            raise UserError(
+                f"{error.filename}: is missing; the folder is incomplete or of an earlier version; {again}"
+            ) from error
+        except (OSError, ValueError) as error:
+            raise UserError(f"{folder}: cannot be read ({error}); {again}") from error
+
+
+class LstmModel(ModelFolder):
+    """An LSTM, the normaliser its text went through, and the card. ``LstmModel.load(folder)``"""
+
+    def __init__(self, folder: Path, lstm: Lstm, normaliser: Normaliser, card: dict[str, Any]) -> None:
+        super().__init__(folder, normaliser, card)
+        self.lstm = lstm
+
+    @classmethod
+    def load(cls, folder: Path | str) -> LstmModel:
+        """The model in ``folder``; a ``UserError`` where it is missing, damaged or something else."""
+        folder = Path(folder)
+        normaliser, card = open_folder(folder, LSTM)
+        return cls(folder, Lstm.load(folder), normaliser, card)
+
+    def perplexity(self, sentences: Iterable[Sequence[str]]) -> float:
+        """Per letter of ``sentences`` as ``symbols_of`` makes them, their ends counted."""
+        return self.lstm.perplexity([self.lstm.ids(sentence) for sentence in sentences])
+
+
+def make(out: Path, lstm: Lstm, normaliser: Normaliser, parents: list[dict[str, Any]], **facts: Any) -> LstmModel:
+    """Write ``lstm`` as the folder ``out``, which appears at once when it is whole."""
+    described = {"form": LSTM, "unit": "letter", "layers": lstm.layers, **facts}
+    write_folder(out, lstm.save, normaliser, parents, described)
+    return LstmModel.load(out)

@@ -1,0 +1,181 @@
+"""A recogniser as a student: the folder that runs without torch, made of its graph, its tokens and its normaliser.
+
+From a recogniser to one ONNX graph: raw wave in, log-probabilities out, batch and length free.
+
+``wave`` (B, S) float32, 16 kHz, unpadded -> ``log_probs`` (B, T, V) float32. Features are inside; weights keep their names.
+
+A streaming recogniser's graph has inputs ``state.NAME`` besides, which need not be given (then nothing was heard before), and
+outputs ``next.NAME`` that are the states of the piece behind. So one file, with its weights once, hears whole clips as any other
+does, and streams piece by piece (``lalia/models/export/deployed.py``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import math
+import shutil
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxscript.optimizer
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from lalia.cards import read_card, write_card
+from lalia.model_folder import MODEL, NORMALISER, TOKENS, file_hashes, languages_in
+from lalia.models.export.deployed import Streamed, deploy, streaming_facts
+from lalia.models.frontend import FFT
+from lalia.models.recogniser import Recogniser
+from lalia.models.store import count_parameters, replacing
+from lalia.units import SAMPLE_RATE
+
+# --- From a recogniser to one ONNX graph -----------------------------------------------------------------
+
+INPUT, OUTPUT = "wave", "log_probs"
+STATE, NEXT = "state.", "next."
+OPSET = 20
+"""The first with GELU as one operator; ONNX Runtime knows it since 1.17."""
+
+
+def export_graph(recogniser: Recogniser, path: Path) -> None:
+    """Write ``recogniser`` to ``path`` as ONNX in float32."""
+    with torch.no_grad(), _quiet():
+        buffer = io.BytesIO()
+        deployed = deploy(recogniser).eval()
+        states = deployed.begin() if isinstance(deployed, Streamed) else []
+        names = [state.name for state in deployed.states] if isinstance(deployed, Streamed) else []
+        kept = [STATE + name for name in names]
+        axes = {INPUT: {0: "B", 1: "S"}, OUTPUT: {0: "B", 1: "T"}} | {name: {0: "C", 1: "P"} for name in kept}
+        # By tracing: torch.export makes the same graph in ten times as long, and specialises lengths without a word.
+        torch.onnx.export(
+            deployed,
+            (torch.zeros(2, SAMPLE_RATE * 3 // 2), *states),
+            buffer,  # type: ignore[arg-type]  # the tracing exporter takes files; its annotation knows paths only
+            input_names=[INPUT, *kept],
+            output_names=[OUTPUT, *(NEXT + name for name in names)],
+            dynamic_axes=axes,
+            opset_version=OPSET,
+            dynamo=False,
+        )
+        # Folds what follows from constants; the large weights are stored the way they are used already.
+        model = onnxscript.optimizer.optimize(onnx.load_from_string(buffer.getvalue()))
+    for name, function in (("frontend.cos_KF", "Cos"), ("frontend.sin_KF", "Sin")):
+        _compute_table(model, name, function)
+    _clean(model, len(recogniser.tokens))
+    for name, output, state in zip(kept, model.graph.output[1:], states, strict=True):
+        model.graph.initializer.append(numpy_helper.from_array(state.numpy(), name))
+        output.CopyFrom(helper.make_tensor_value_info(output.name, TensorProto.FLOAT, ["B", "P", *state.shape[2:]]))
+    onnx.checker.check_model(model, full_check=True)
+    path.write_bytes(model.SerializeToString())
+
+
+def _compute_table(model: onnx.ModelProto, name: str, function: str) -> None:
+    """Put the few operators that make a table of the Fourier transform in the place of its 200 kB; runtimes compute it once,
+    when they load the model."""
+    graph = model.graph
+    table = next((tensor for tensor in graph.initializer if tensor.name == name), None)
+    if table is None:
+        return
+    taps, frequencies = table.dims
+    constants = {
+        "taps": np.arange(taps, dtype=np.int64)[:, None],
+        "frequencies": np.arange(frequencies, dtype=np.int64)[None],
+        "turn": np.array(FFT, np.int64),
+        "step": np.array(2 * math.pi / FFT, np.float32),
+    }
+    graph.initializer.remove(table)
+    graph.initializer.extend(numpy_helper.from_array(value, f"{name}.{key}") for key, value in constants.items())
+    nodes = [
+        helper.make_node("Mul", [f"{name}.taps", f"{name}.frequencies"], [f"{name}.product"]),
+        # Whole turns are left out while the numbers are whole: a cosine of a large angle in float32 is not exact.
+        helper.make_node("Mod", [f"{name}.product", f"{name}.turn"], [f"{name}.part"]),
+        helper.make_node("Cast", [f"{name}.part"], [f"{name}.number"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", [f"{name}.number", f"{name}.step"], [f"{name}.angle"]),
+        helper.make_node(function, [f"{name}.angle"], [name]),
+    ]
+    for node in nodes:
+        node.name = node.output[0]
+    for place, node in enumerate(nodes):
+        graph.node.insert(place, node)
+
+
+def _clean(model: onnx.ModelProto, tokens: int) -> None:
+    """Take out what exporters leave behind (stack traces, source paths, shapes of intermediate tensors); name the free axes."""
+    graph = model.graph
+    for node in graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for tensor in graph.initializer:
+        del tensor.metadata_props[:]
+        tensor.doc_string = ""
+    del graph.value_info[:]
+    del graph.metadata_props[:]
+    del model.metadata_props[:]
+    del model.functions[:]
+    graph.name, graph.doc_string, model.doc_string = "recogniser", "", ""
+    graph.input[0].CopyFrom(helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["B", "S"]))
+    graph.output[0].CopyFrom(helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["B", "T", tokens]))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's notes to its developers, which no user can act on."""
+    names = ("torch.onnx", "onnxscript", "onnx_ir")
+    levels = {name: logging.getLogger(name).level for name in names}
+    for name in names:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+
+
+# --- A recogniser as a student ---------------------------------------------------------------------------
+
+
+def assemble(
+    recogniser: Recogniser, graph: Path, folder: Path, parents: list[dict[str, Any]], language: str | Sequence[str]
+) -> None:
+    """Make ``folder`` a student that runs ``graph`` and says that it is of ``recogniser``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(graph, folder / MODEL)
+    seal(recogniser, folder, parents, language)
+
+
+def seal(
+    recogniser: Recogniser, folder: Path, parents: list[dict[str, Any]], language: str | Sequence[str], **facts: Any
+) -> dict[str, Any]:
+    """Write what belongs beside the graph in ``folder``: tokens, normaliser and the card, which is returned."""
+    recogniser.tokens.save(folder / TOKENS)
+    recogniser.normaliser.to_json(folder / NORMALISER)
+    if streaming := streaming_facts(recogniser.encoder.shape):
+        facts["streaming"] = streaming
+    return write_card(
+        folder, "student", parents, frame_s=recogniser.frame_s, sample_rate=SAMPLE_RATE, language=language,
+        tokens=len(recogniser.tokens), bytes=sum((folder / name).stat().st_size for name in (MODEL, TOKENS, NORMALISER)),
+        files=file_hashes(folder), **facts,
+    )  # fmt: skip
+
+
+def export_student(source: Path, out: Path, language: str = "") -> dict[str, Any]:
+    """Write the student ``out`` of the recogniser in ``source`` (of many languages: that of ``language``); its card.
+
+    In float32, so it answers as the recogniser does; ``lalia distill`` makes small ones and proves them. A ``UserError``
+    where the recogniser is of a kind that is not exported.
+    """
+    recogniser = Recogniser.load(source, language)
+    with replacing(out) as folder:
+        export_graph(recogniser, folder / MODEL)
+        spoken = language or languages_in(source)
+        return seal(
+            recogniser, folder, [read_card(source, "recogniser")], spoken, parameters=count_parameters(recogniser)
+        )

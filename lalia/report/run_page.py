@@ -1,0 +1,519 @@
+"""``RUN/report.html``: what a run is, how it went and what it made, on one page.
+
+Published curves that a run is read against.
+
+The curves of a run: which metric is drawn where, and what it is read against.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, is_dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from markupsafe import Markup
+
+from lalia import config as settings_door
+from lalia.cards import read_json_lines
+from lalia.errors import UserError
+from lalia.models.quantizer import ContrastiveShape
+from lalia.models.shape import EncoderShape
+from lalia.report import numbers, page
+from lalia.report.charts import (
+    SERIES,
+    Band,
+    Bar,
+    Chart,
+    Level,
+    Line,
+    bar_chart,
+    heat_chart,
+    line_chart,
+    plain,
+    share,
+    small,
+)
+from lalia.report.page import clips_section, lineage_of, product_card
+from lalia.training.run_log import in_words, read_bad_clips, read_metrics
+from lalia.training.settings import (
+    BatchSettings,
+    DataSettings,
+    HardwareSettings,
+    LogSettings,
+    OptimSettings,
+    ScheduleSettings,
+)
+from lalia.training.trainer import CONFIG, FINISHED
+from lalia.units import clock
+
+# --- Published curves that a run is read against ---------------------------------------------------------
+
+# wav2vec 2.0 BASE on 960 hours, 8 seeds in bfloat16 (NVIDIA's DeepLearningExamples, wav2vec2 README): contrastive accuracy among
+# 100 distractors, mean over the seeds, by updates of 400,000. The spread is given at the first and at the last of them.
+_STEPS, _DISTRACTORS = 400_000, 100
+_ACCURACY = ((50_000, 0.491), (100_000, 0.537), (200_000, 0.580), (300_000, 0.610), (400_000, 0.629))
+_SPREAD = ((50_000, 0.011), (400_000, 0.007))
+_WIDE = 2.0
+"""Standard deviations to either side."""
+
+
+def healthy_accuracy(steps: int, distractors: int) -> Band:
+    """BASE's accuracy, two standard deviations of its seeds to either side, over a run of ``steps`` steps: the same share of the
+    schedule stands at the same place, and other numbers of distractors keep the odds against a single one."""
+    x, low, high = [], [], []
+    for at, mean in _ACCURACY:
+        (first, wide), (last, narrow) = _SPREAD
+        spread = _WIDE * (wide + (narrow - wide) * (at - first) / (last - first))
+        x.append(steps * at / _STEPS)
+        low.append(among(mean - spread, distractors))
+        high.append(among(mean + spread, distractors))
+    return Band("BASE as published", x, low, high)
+
+
+def among(accuracy: float, distractors: int, known: int = _DISTRACTORS) -> float:
+    """What ``accuracy`` among ``known`` distractors is among ``distractors``: chance stays chance, certainty certainty."""
+    odds = accuracy * known / (1.0 - accuracy)
+    return odds / (odds + distractors)
+
+
+# --- The curves of a run ---------------------------------------------------------------------------------
+
+Metrics = Sequence[dict[str, Any]]
+
+# Counts of things that should not happen: said in words where they did, never drawn.
+TALLIES = {"train/bad_clips": "clips could not be read", "train/impossible": "labels did not fit their audio"}
+
+MIX = "languages/"
+MOST_LANGUAGES = 12
+
+_ACCURACY_WORDS = (
+    "How often the hidden frame is told from its distractors. The band is BASE on 960 hours (two standard deviations of 8 "
+    "seeds), set to this schedule and these distractors: smaller models and less audio stay below it, a run above it is suspect."
+)
+
+_DRAWN = {
+    "loss", "info_nce", "accuracy", "code_perplexity", "cer", "wer", "wer_lm", "lr", "blank", "diversity", "gumbel",
+}  # fmt: skip
+
+# Titles and captions of metrics that need no chart of their own shape.
+_WORDS = {
+    "posteriors": ("Divergence from the teacher's letters", "Of training batches, at the temperature of the loss."),
+    "divergence": ("Divergence from the teacher, held out", "Nats per frame."),
+    "hidden": ("Distance from the teacher's hidden frames", "L1 and cosine."),
+    "labels": ("CTC on labels", "Nats per letter, over clips that have one."),
+    "pseudo": ("CTC on what the teacher heard", "Nats per letter, over unlabelled clips that it was sure of."),
+    "labelled": ("Clips with a label", "Share of the batch."),
+    "pseudo_labelled": ("Clips that the teacher was sure of", "Share of the batch."),
+    "gradient_norm": ("Size of the gradient", "Watched by the guard: a batch far above the median is left out."),
+    "feature_std": ("Spread of the features", "Watched by the guard: near 0 the stem says the same of everything."),
+    "hidden_share": ("Hidden frames", "Share of all frames."),
+    "code_share": ("Use of the worst codebook", "Watched by the guard: perplexity as a share of what is possible."),
+    "rate_factor": ("The guard's factor on the learning rate", ""),
+    "diversity_factor": ("The guard's factor on the diversity penalty", ""),
+    "loss_scale": ("Loss scale", "Of float16: halved when a gradient overflows."),
+}
+
+
+def series(metrics: Metrics, name: str) -> tuple[list[float], list[float]]:
+    """(steps, values) of one metric; lines that lack it or hold no number are passed over."""
+    found = [(line["step"], line[name]) for line in metrics if isinstance(line.get(name), (int, float))]
+    return [step for step, _ in found], [value for _, value in found]
+
+
+def curves(metrics: Metrics, config: dict[str, Any]) -> list[Chart]:
+    """Every chart that ``metrics`` have numbers for, the ones that matter first."""
+    chance = [Level(chance_of(config), f"chance {chance_of(config):.4f}")] if "objective" in config else []
+    codes = codes_of(config) if "quantizer" in config else 0
+    learned = "quantizer" in config and config["quantizer"].get("kind") != "kmeans"
+    charts = [
+        _chart(
+            metrics, "Contrastive loss", {"train/info_nce": "training", "valid/info_nce": "held out"},
+            caption="Of telling each hidden frame from its distractors (InfoNCE), in nats.",
+        ),
+        _chart(
+            metrics, "Contrastive accuracy", {"train/accuracy": "training", "valid/accuracy": "held out"}, chance,
+            _ACCURACY_WORDS if chance else "", share, from_zero=True,
+            band=healthy_accuracy(config["schedule"]["steps"], config["objective"]["distractors"]) if chance else None,
+        ),
+        _chart(
+            metrics, "Codebook use", {"train/code_perplexity": "training batch", "valid/code_perplexity": "all held-out audio"},
+            [Level(codes, f"all {codes} codes")] if codes else [],
+            "Perplexity of the codes: how many are in use as if all were used alike. Near 1 is a collapse; healthy is more than "
+            "a third of them.",
+            from_zero=True, band=_over_all(metrics, codes / 3, codes) if codes else None,
+        ),
+        _chart(
+            metrics, "Errors on held-out clips",
+            {"valid/cer": "characters (CER)", "valid/wer": "words (WER)", "valid/wer_lm": "words, with the language model"},
+            caption="Of the dev split, which chooses the weights that are kept.", y_label=share, from_zero=True,
+        ),
+        _chart(
+            metrics, "Blanks", {"train/blank": "share of frames"}, y_label=share,
+            caption="Frames that are answered with the blank, the sign for no new letter. From random weights it begins near all "
+            "and falls when the run starts to read; a pretrained encoder mostly begins low and rises first, until each letter is "
+            "written once. Nearly all for long: nothing is written.",
+        ),
+        _chart(
+            metrics, "Loss", {"train/loss": "training", "valid/loss": "held out"},
+            caption=_loss_words(config),
+        ),
+        *(_learned_codes(metrics) if learned else []),
+        *_others(metrics),
+        language_mix(metrics),
+        speed(metrics, config),
+        _chart(
+            metrics, "Waiting for audio", {"speed/data_wait": "share of the time"}, y_label=share, from_zero=True,
+            caption="Time in which the training had nothing to do since its audio was not decoded yet: raise data.workers.",
+        ),
+        _chart(
+            metrics, "Learning rate", {"train/lr": "rate"}, y_label=small, from_zero=True, rough=False,
+            caption="How far a step moves the weights, as the schedule says.",
+        ),
+    ]  # fmt: skip
+    return [chart for chart in charts if chart is not None]
+
+
+def _loss_words(config: dict[str, Any]) -> str:
+    """What the loss of this stage is."""
+    if "objective" in config or "teacher" in config:
+        return "All that training minimises, weighted and added up."
+    return "What training minimises: how unlikely it finds the right text, in nats per letter."
+
+
+def chance_of(config: dict[str, Any]) -> float:
+    """Accuracy of guessing: one of the target and its distractors."""
+    return 1.0 / (config["objective"]["distractors"] + 1)
+
+
+def codes_of(config: dict[str, Any]) -> int:
+    """Codes of all codebooks together."""
+    return int(config["quantizer"]["codebooks"] * config["quantizer"]["entries"])
+
+
+def language_mix(metrics: Metrics) -> Chart | None:
+    """How much of what was heard so far is in which language; None where there is one."""
+    heard = [line for line in metrics if any(key.startswith(MIX) for key in line)]
+    shares = {key.removeprefix(MIX): value for key, value in heard[-1].items() if key.startswith(MIX)} if heard else {}
+    if len(shares) < 2:
+        return None
+    ranked = sorted(shares.items(), key=lambda pair: -pair[1])
+    bars = [Bar(name, value, text=f"{100 * value:.1f}\u2009%") for name, value in ranked[:MOST_LANGUAGES]]
+    if rest := ranked[MOST_LANGUAGES:]:
+        value = sum(value for _, value in rest)
+        bars.append(Bar(f"{len(rest)} others", value, text=f"{100 * value:.1f}\u2009%"))
+    return bar_chart("Languages heard", bars, "Share of the audio that the run has trained on so far.")
+
+
+def speed(metrics: Metrics, config: dict[str, Any]) -> Chart | None:
+    """Seconds of audio trained on per second, looks at held-out audio included."""
+    per_step = audio_per_step_s(config)
+    lines = [line for line in metrics if any(key.startswith("train/") for key in line)]
+    steps, rates = [], []
+    for before, after in pairwise(lines):
+        seconds = after["time_s"] - before["time_s"]
+        if seconds > 0 and after["step"] > before["step"]:
+            steps.append(after["step"])
+            rates.append(per_step * (after["step"] - before["step"]) / seconds)
+    if len(rates) < 2:
+        return None
+    return line_chart(
+        "Speed", [Line("speed", steps, rates, "s3", rough=True)], caption="Seconds of audio per second of training.",
+        y_label=lambda value: f"{plain(value)} ×", from_zero=True,
+    )  # fmt: skip
+
+
+def audio_per_step_s(config: dict[str, Any]) -> float:
+    """Seconds of audio that one optimizer step sees, over all devices."""
+    batch, hardware = BatchSettings(**config["batch"]), config["hardware"]
+    ranks = hardware["devices"] * hardware["nodes"]
+    return batch.accumulation(ranks) * ranks * batch.micro_s
+
+
+def tallies(metrics: Metrics) -> Iterator[str]:
+    """What went wrong on the way, counted over the logged steps: empty where nothing did."""
+    for name, what in TALLIES.items():
+        total = sum(series(metrics, name)[1])
+        if total:
+            yield f"{total:,.0f} {what} in the logged steps"
+
+
+def _chart(
+    metrics: Metrics, title: str, names: dict[str, str], levels: Sequence[Level] = (), caption: str = "",
+    y_label: Any = plain, from_zero: bool = False, rough: bool = True, band: Band | None = None,
+) -> Chart | None:  # fmt: skip
+    lines: list[Line] = []
+    for name, label in names.items():
+        steps, values = series(metrics, name)
+        if values:
+            colour = SERIES[len(lines)]
+            held_out = name.startswith("valid/")
+            lines.append(Line(label, steps, values, colour, rough=rough and not held_out, dots=held_out))
+    if not lines:
+        return None
+    return line_chart(title, lines, levels, caption, y_label, from_zero=from_zero, band=band)
+
+
+def _over_all(metrics: Metrics, low: float, high: float) -> Band:
+    """A band from ``low`` to ``high`` over every step so far."""
+    last = max(line["step"] for line in metrics) if metrics else 0
+    return Band("healthy", (0, last), (low, low), (high, high))
+
+
+def _learned_codes(metrics: Metrics) -> list[Chart | None]:
+    """What matters where the quantizer learns its codes; k-means codes are what they are."""
+    penalty = _chart(
+        metrics, "Diversity penalty", {"train/diversity": "penalty"}, caption="0: every code is used alike."
+    )
+    return [
+        penalty,
+        _chart(metrics, "Gumbel temperature", {"train/gumbel": "temperature"}, from_zero=True, rough=False),
+    ]
+
+
+def _others(metrics: Metrics) -> Iterator[Chart | None]:
+    """A chart for each metric that is drawn nowhere else, training and held out together; none where it never changes."""
+    drawn = ("train/", "valid/", "guard/")
+    names = {key.partition("/")[2] for line in metrics for key in line if key.startswith(drawn) and key not in TALLIES}
+    known = list(_WORDS)
+    for name in sorted(names - _DRAWN, key=lambda name: (known.index(name) if name in known else len(known), name)):
+        title, caption = _WORDS.get(name, (name.replace("_", " ").capitalize(), ""))
+        lines = {f"train/{name}": "training", f"valid/{name}": "held out", f"guard/{name}": "training"}
+        if len({value for full in lines for value in series(metrics, full)[1]}) > 1:
+            yield _chart(metrics, title, lines, caption=caption)
+
+
+# --- RUN/report.html -------------------------------------------------------------------------------------
+
+NAME = "report.html"
+GUARD, CODES = "guard.jsonl", "codes.json"
+SHOWN_BAD = 5
+SHOWN_MEASURES = 50
+
+_SHARED: dict[str, Any] = {
+    "data": DataSettings, "model": EncoderShape, "quantizer": ContrastiveShape, "batch": BatchSettings,
+    "optim": OptimSettings, "schedule": ScheduleSettings, "hardware": HardwareSettings, "log": LogSettings,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """What a run left on disk."""
+
+    folder: Path
+    config: dict[str, Any]
+    metrics: list[dict[str, Any]]
+    finished: dict[str, Any] | None
+    scores: dict[str, Any] | None
+    guard: list[dict[str, Any]]
+    """what the training guard did, one measure each"""
+    codes: dict[str, Any] | None
+    """pretraining: how often each code was used as it went on"""
+    card: dict[str, Any] | None
+
+    @classmethod
+    def load(cls, folder: Path | str) -> RunFolder:
+        """Read ``folder``; ``UserError`` where it holds no run."""
+        folder = Path(folder)
+        if not (folder / CONFIG).is_file():
+            raise UserError(f"{folder}: has no {CONFIG}; expected the folder of a run (the --out of a `fit`)")
+        try:
+            config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+            kept = {name: _read_json(folder / name) for name in (FINISHED, "scores.json", CODES)}
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise UserError(f"{folder}: cannot be read as a run ({' '.join(str(error).split())})") from error
+        if not isinstance(config, dict) or "schedule" not in config:
+            raise UserError(
+                f"{folder / CONFIG}: holds no settings of a run; expected sections such as schedule and batch"
+            )
+        metrics = read_metrics(folder)
+        guard = read_json_lines(folder / GUARD)
+        return cls(
+            folder, config, metrics, kept[FINISHED], kept["scores.json"], guard, kept[CODES], product_card(folder)
+        )
+
+    @property
+    def stage(self) -> str:
+        """pretraining, fine-tuning or distillation, by what its settings speak of."""
+        if "objective" in self.config and "quantizer" in self.config:
+            return "pretraining"
+        return "distillation" if "teacher" in self.config else "fine-tuning"
+
+    @property
+    def steps(self) -> tuple[int, int]:
+        """(steps done, steps in all)."""
+        total = int(self.config["schedule"]["steps"])
+        done = total if self.finished else max((int(line["step"]) + 1 for line in self.metrics), default=0)
+        return min(done, total), total
+
+    @property
+    def seconds(self) -> float:
+        """How long the run took so far."""
+        return float(self.metrics[-1].get("time_s", 0.0)) if self.metrics else 0.0
+
+    def last(self, name: str) -> float | None:
+        """The newest value of a metric."""
+        values = series(self.metrics, name)[1]
+        return values[-1] if values else None
+
+    def best(self, name: str) -> float | None:
+        """The smallest value of a metric."""
+        return min(series(self.metrics, name)[1], default=None)
+
+
+def write_run_report(run: Path, mixture: Any = None, defaults: Any = None) -> Path:
+    """Write ``run/report.html`` and return its path; may be called while the run goes on, and again.
+
+    ``mixture`` (``lalia.data.mixture.Mixture`` of the run) gives the shown clips their sound. ``defaults`` (the stage's settings
+    as they are by default) lets the page show only what this run changed; without them, of the stage's own sections all is shown.
+    """
+    found = RunFolder.load(run)
+    charts = [*curves(found.metrics, found.config), *_codebooks(found.codes)]
+    sections = [page.Section("Curves", [page.figures(charts)])] if charts else []
+    if found.guard:
+        sections.append(_guard(found.guard))
+    if found.scores and found.scores.get("clips"):
+        sections.append(_clips(found.scores, mixture))
+    if found.card:
+        intro = "What this run made, and everything behind it, each by the first letters of its content's hash."
+        sections.append(page.Section("Lineage", [page.lineage(lineage_of(found.card))], intro))
+    sections.append(_settings(found.config, defaults))
+    done, total = found.steps
+    state = f"finished after {total:,} steps" if found.finished else f"at step {done:,} of {total:,}"
+    lead = Markup("{} Now <strong>{}</strong>, {} of training.").format(
+        _LEADS[found.stage], state, clock(found.seconds)
+    )
+    return page.Page(
+        kicker=f"{found.stage} run", title=str(found.config.get("out") or run), lead=lead, summary=page.tiles(_tiles(found)),
+        sections=sections,
+        footer=[*tallies(found.metrics), *_unread(Path(run)), "Everything on this page is inside this one file."],
+    ).write(Path(run) / NAME)  # fmt: skip
+
+
+_LEADS = {
+    "pretraining": "An encoder learns from raw audio alone: spans of frames are hidden, and it must tell what was there from "
+    "what was elsewhere in the clip.",
+    "fine-tuning": "A recogniser learns to write what it hears, from audio with transcripts, by CTC: each frame is answered "
+    "with a letter or a blank, and every way of spelling the transcript so is right.",
+    "distillation": "A smaller student learns to answer as its teacher does.",
+}
+
+
+def _unread(run: Path) -> list[str]:
+    """Which clips could not be read."""
+    bad = read_bad_clips(run)
+    return [f"{in_words(run)}: {'; '.join(bad[:SHOWN_BAD])}{'; …' if len(bad) > SHOWN_BAD else ''}"] if bad else []
+
+
+def _tiles(run: RunFolder) -> list[page.Tile]:
+    tiles: list[page.Tile] = []
+    if run.stage == "pretraining":
+        accuracy, perplexity = run.last("valid/accuracy"), run.last("valid/code_perplexity")
+        chance, codes = chance_of(run.config), codes_of(run.config)
+        if accuracy is not None:
+            verdict = "good" if accuracy >= 5 * chance else "bad"
+            note = f"chance is {numbers.percent(chance)}"
+            tiles.append(page.Tile(numbers.percent(accuracy), "contrastive accuracy, held out", note, verdict))
+        if perplexity is not None:
+            verdict = "good" if perplexity > codes / 3 else "bad"
+            tiles.append(page.Tile(f"{perplexity:.0f}", f"code perplexity of {codes} codes", "held out", verdict))
+    if run.scores:
+        low, high = (numbers.percent(end) for end in run.scores["cer_interval"])
+        tiles.append(page.Tile(numbers.percent(run.scores["cer"]), "test CER", f"95 % between {low} and {high}"))
+        low, high = (numbers.percent(end) for end in run.scores["wer_interval"])
+        tiles.append(page.Tile(numbers.percent(run.scores["wer"]), "test WER", f"95 % between {low} and {high}"))
+    elif (cer := run.best("valid/cer")) is not None:
+        tiles.append(page.Tile(numbers.percent(cer), "best CER so far", "dev split"))
+    if run.card and "parameters" in run.card:
+        tiles.append(page.Tile(numbers.count(run.card["parameters"]), "parameters"))
+    done, total = run.steps
+    per_step = audio_per_step_s(run.config)
+    tiles.append(page.Tile(f"{done:,}", f"steps of {total:,}", f"{per_step:.0f} s of audio each"))
+    if run.seconds:
+        tiles.append(
+            page.Tile(numbers.times(done * per_step / run.seconds), "real time", "audio heard per second of training")
+        )
+    return tiles
+
+
+def _codebooks(codes: dict[str, Any] | None) -> list[Chart]:
+    """A picture of each codebook: a column for each look at held-out audio, the most used codes on top."""
+    if codes is None or len(codes["steps"]) < 2:
+        return []
+    charts = []
+    usage_GVL = np.asarray(codes["usage"], np.float64).transpose(1, 2, 0)
+    for book, shares_VL in enumerate(usage_GVL):
+        title = "Codes in use" if len(usage_GVL) == 1 else f"Codes in use, codebook {book + 1}"
+        ranked_VL = shares_VL[np.argsort(-shares_VL.mean(1), kind="stable")]
+        charts.append(heat_chart(title, ranked_VL, codes["steps"], "By training batches; the most used code is on top. "
+                                 "Empty rows are dead codes."))  # fmt: skip
+    return charts
+
+
+def _guard(measures: list[dict[str, Any]]) -> page.Section:
+    rows = [[f"{measure['step']:,}", measure["action"], measure["says"]] for measure in measures[-SHOWN_MEASURES:]]
+    left = len(measures) - len(rows)
+    aside = f"{left} measures before these stand in {GUARD}." if left else ""
+    intro = "Where the run left what is healthy, and what was done about it."
+    return page.Section(
+        "What the guard did", [page.table(["step", "measure", "why"], rows, words=True, aside=aside)], intro
+    )
+
+
+def _clips(scores: dict[str, Any], mixture: Any) -> page.Section:
+    """The clips that went worst and those in the middle, with their sound where the corpus is at hand."""
+    clips = [(clip["id"], clip["reference"], clip["hypothesis"]) for clip in scores["clips"]]
+    rows = _rows(mixture, {id for id, _, _ in clips})
+    intro = f"By characters wrong, out of {len(clips)} clips that training never heard."
+    return clips_section(clips, lambda id: mixture.wave(rows[id]) if id in rows else None, intro)
+
+
+def _rows(mixture: Any, ids: set[str]) -> dict[str, int]:
+    """The row of each of ``ids`` in the test split."""
+    if mixture is None:
+        return {}
+    found = {}
+    for row in mixture.select("test").tolist():
+        if (id := mixture.id(row)) in ids:
+            found[id] = row
+    return found
+
+
+def _settings(config: dict[str, Any], defaults: Any) -> page.Section:
+    if defaults is not None:
+        known = settings_door.to_dict(defaults) if is_dataclass(defaults) else dict(defaults)
+    else:
+        known = {name: settings_door.to_dict(schema()) for name, schema in _SHARED.items() if name in config}
+    groups = []
+    alone = [(key, _spell(value), None) for key, value in config.items() if not isinstance(value, dict)]
+    for name, section in config.items():
+        if isinstance(section, dict) and (rows := _changed(section, known.get(name))):
+            groups.append((name, rows))
+    intro = "As they differ from the defaults, which stand in brackets; everything resolved is in config.yaml beside this page."
+    return page.Section("Settings", [page.settings([("run", alone), *groups])], intro)
+
+
+def _changed(section: dict[str, Any], defaults: dict[str, Any] | None) -> list[tuple[str, str, str | None]]:
+    if defaults is None:
+        return [(key, _spell(value), None) for key, value in section.items()]
+    return [
+        (key, _spell(value), None if isinstance(value, list) else _spell(defaults.get(key)))
+        for key, value in section.items()
+        if value != defaults.get(key)
+    ]
+
+
+def _spell(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "none"}[value]
+    if isinstance(value, list):
+        return " ".join(_spell(item) for item in value) if value else "none"
+    return numbers.number(value) if isinstance(value, (int, float)) else str(value) or "–"
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None

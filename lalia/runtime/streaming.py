@@ -1,0 +1,215 @@
+"""A stream: samples in as they come, words out as they become final.
+
+Hearing chunk by chunk: a streaming student's graph, and what it keeps from one chunk to the next.
+
+The graph (``lalia/models/export/onnx_export.py``) has optional inputs ``state.NAME`` and outputs ``next.NAME`` that are
+handed to it again with the next chunk. Every call hears one chunk, whatever blocks come in, in a file as from a microphone:
+int8 products take their scale from all that they see at once, so only calls of the same frames give the same numbers to the
+last bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lalia.audio.reading import Resampler
+from lalia.decoding.greedy import Growing, Word
+from lalia.errors import AudioError, UserError
+from lalia.runtime.transcript import Transcript
+from lalia.runtime.windows import silence
+from lalia.text.unicode import join_words
+from lalia.units import SAMPLE_RATE, Frames, Samples, Seconds, to_samples
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+    from lalia.decoding.decoder import Decoder
+
+
+# --- Hearing chunk by chunk ------------------------------------------------------------------------------
+
+STATE, NEXT = "state.", "next."
+SILENCE_PEAK = 5e-4
+"""Below this (-66 dB) what is heard is silent. Models level their input, and would read letters into the noise."""
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """How a streaming student hears: what ``streaming`` says in its card."""
+
+    frame: Samples
+    """from one frame to the next"""
+    chunk: Frames
+    """heard at once"""
+    receptive_field: Samples
+    """what one frame needs: the first one of a chunk begins where the chunk does"""
+
+    @classmethod
+    def of(cls, card: Mapping[str, Any]) -> Chunks | None:
+        """What ``card`` says of streaming; None for a student that hears clips whole."""
+        said = card.get("streaming")
+        if said is None:
+            return None
+        try:
+            chunk, receptive_field = int(said["chunk_frames"]), int(said["receptive_field"])
+        except (TypeError, KeyError, ValueError) as error:
+            raise UserError(f"student: its card says streaming {said!r}; export it again") from error
+        if chunk < 1 or receptive_field < 1:
+            raise UserError(f"student: its card says streaming {said!r}; expected numbers from 1 on; export it again")
+        return cls(to_samples(float(card["frame_s"])), chunk, receptive_field)
+
+    def samples(self, frames: Frames) -> Samples:
+        """What ``frames`` frames need to be heard."""
+        return (frames - 1) * self.frame + self.receptive_field
+
+
+class Hearing:
+    """One stream on its way through ``session``; several may share it, each from a thread of its own."""
+
+    def __init__(self, session: onnxruntime.InferenceSession, chunks: Chunks, tokens: int) -> None:
+        self._session = session
+        self._chunks = chunks
+        self._tokens = tokens
+        self._outputs = [output.name for output in session.get_outputs()]
+        self._kept: dict[str, np.ndarray] = {}
+        self._waiting_S = np.zeros(0, np.float32)
+
+    def feed(self, block_S: np.ndarray) -> np.ndarray:
+        """Log-probabilities (T, V) float32 of the chunks that ``block_S`` (float32, 16 kHz, any size) completes."""
+        self._waiting_S = np.concatenate([self._waiting_S, block_S.astype(np.float32, copy=False)])
+        due, step = self._chunks.samples(self._chunks.chunk), self._chunks.chunk * self._chunks.frame
+        said, at = [], 0
+        while len(self._waiting_S) - at >= due:
+            said.append(self._hear(self._waiting_S[at : at + due]))
+            at += step
+        self._waiting_S = self._waiting_S[at:]
+        return np.concatenate(said) if said else np.zeros((0, self._tokens), np.float32)
+
+    def finish(self) -> np.ndarray:
+        """Log-probabilities (T, V) of the frames behind the last whole chunk; the stream is over."""
+        frames = (len(self._waiting_S) - self._chunks.receptive_field) // self._chunks.frame + 1
+        if frames < 1:
+            return np.zeros((0, self._tokens), np.float32)
+        piece_S, self._waiting_S = self._waiting_S[: self._chunks.samples(frames)], self._waiting_S[:0]
+        return self._hear(piece_S)
+
+    def _hear(self, piece_S: np.ndarray) -> np.ndarray:
+        said = dict(zip(self._outputs, self._session.run(None, {"wave": piece_S[None], **self._kept}), strict=True))
+        self._kept = {STATE + name.removeprefix(NEXT): value for name, value in said.items() if name.startswith(NEXT)}
+        log_probs_TV = said["log_probs"][0]
+        # What is silent is silent, and what comes behind it still knows that it was.
+        return silence(*log_probs_TV.shape) if float(np.abs(piece_S).max()) < SILENCE_PEAK else log_probs_TV
+
+
+# --- A stream --------------------------------------------------------------------------------------------
+
+RATES = (4_000, 768_000)
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a block of samples brought: words that will not change any more, and how the sentence goes on as it seems now."""
+
+    stable: list[Word] = field(default_factory=list)
+    """those that became final with this block, in order"""
+    tentative: list[Word] = field(default_factory=list)
+    """all that are not final yet; the next block may change them"""
+    heard_s: Seconds = 0.0
+    """how much was fed up to now"""
+
+
+class Stream:
+    """``feed`` it samples in blocks of any size, then ``finish``; ``words`` are all stable ones so far.
+
+    Without a decoder words come by CTC's best path, and are stable as soon as a boundary or a pause ends them. A ``decoder``
+    (``lalia.decoding.decoder``) searches whole utterances: its words are stable when a pause of a second ends one, and until
+    then the best path is shown. How samples are parted into blocks changes nothing that is said in the end.
+    """
+
+    def __init__(
+        self, hearing: Hearing, growing: Growing, decoder: Decoder | None = None, rate: int = SAMPLE_RATE
+    ) -> None:
+        """Made by ``Student.stream``. ``UserError`` where no audio has such a ``rate``."""
+        if not RATES[0] <= rate <= RATES[1]:
+            raise UserError(f"stream: {rate} samples per second; expected {RATES[0]} to {RATES[1]}")
+        self.words: list[Word] = []
+        self._hearing = hearing
+        self._growing = growing
+        self._decoder = decoder
+        self._resampler = Resampler(rate)
+        self.rate = rate
+        self._fed = 0
+        self._over = False
+        self._shown: list[Word] = []  # with a decoder: words of the best path that it has not decided on
+        if decoder is not None:
+            decoder.begin()
+
+    def feed(self, samples: np.ndarray) -> Said:
+        """Hear on: floats from -1 to 1, mono, of shape (samples,). ``AudioError`` where they are anything else."""
+        if self._over:
+            raise UserError("stream: is finished; begin another one")
+        if samples.ndim != 1 or not np.issubdtype(samples.dtype, np.floating):
+            found = f"{samples.dtype} of shape {samples.shape}"
+            raise AudioError(f"stream: was fed {found}; expected floats from -1 to 1 of shape (samples,), mono")
+        if not np.isfinite(samples).all():
+            raise AudioError("stream: was fed samples that are no numbers (NaN or infinite)")
+        self._fed += len(samples)
+        wave_S = self._resampler(samples.astype(np.float32, copy=False))
+        return self._said(self._hearing.feed(wave_S))
+
+    def finish(self) -> Said:
+        """The last words; all are stable now."""
+        if self._over:
+            return Said(heard_s=self.heard_s)
+        self._over = True
+        rest_S = self._resampler(np.zeros(0, np.float32), last=True)
+        said = [self._hearing.feed(rest_S), self._hearing.finish()]
+        return self._said(np.concatenate(said))
+
+    @property
+    def heard_s(self) -> Seconds:
+        """How much was fed."""
+        return self._fed / self.rate
+
+    def transcript(self) -> Transcript:
+        """All that is stable."""
+        return Transcript(join_words(word.text for word in self.words), list(self.words), round(self.heard_s, 3))
+
+    def _said(self, log_probs_TV: np.ndarray) -> Said:
+        stable = self._growing.feed(log_probs_TV)
+        if self._over:
+            stable += self._growing.finish()
+        tentative = self._growing.tentative()
+        if self._decoder is not None:
+            self._shown += stable
+            self._decoder.feed(log_probs_TV)
+            found = self._decoder.finish() if self._over else self._decoder.settled
+            stable = found.words[len(self.words) :]
+            settled_s = found.words[-1].end_s if found.words else 0.0
+            waits = self._decoder.waits and not self._over
+            self._shown = [word for word in self._shown if word.start_s >= settled_s] if waits else []
+            tentative = self._shown + tentative
+        self.words += stable
+        return Said(stable, tentative, self.heard_s)
+
+
+def as_dict(said: Said, last: bool) -> dict[str, object]:
+    """``said`` as JSON has it, here and from the server: words with text, start_s, end_s and confidence."""
+
+    def words(found: list[Word]) -> list[dict[str, object]]:
+        # A stream is one channel, so its words have none.
+        return [
+            {"text": w.text, "start_s": w.start_s, "end_s": w.end_s, "confidence": round(w.confidence, 4)}
+            for w in found
+        ]
+
+    return {
+        "stable": words(said.stable),
+        "tentative": words(said.tentative),
+        "heard_s": round(said.heard_s, 3),
+        "last": last,
+    }

@@ -1,0 +1,249 @@
+"""How well and how fast a student does on labelled clips: the exported file itself, run as its users run it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from lalia.decoding.decoder import Decoder
+from lalia.decoding.greedy import Word
+from lalia.errors import AudioError
+from lalia.runtime.student import Student
+from lalia.scoring.rates import (
+    UNKNOWN,
+    Part,
+    Score,
+    by_group,
+    character_errors,
+    confusions,
+    length_band,
+    noise_band,
+    score,
+    telling,
+)
+from lalia.text.edit_distance import alignment
+from lalia.units import Seconds, clock, to_seconds
+
+LENGTH, NOISE, SPEAKER = "length", "signal to noise", "speaker"
+MOST_SPEAKERS = 8
+
+
+class Clips(Protocol):
+    """Labelled clips by row number; a corpus is one."""
+
+    def id(self, row: int) -> str: ...
+
+    def language(self, row: int) -> str: ...
+
+    def text(self, row: int) -> str: ...
+
+    def wave(self, row: int) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class Heard:
+    """One clip: what was said and what was heard, both normalised."""
+
+    id: str
+    language: str
+    reference: str
+    hypothesis: str
+    duration_s: Seconds
+    words: tuple[tuple[float, bool], ...] = ()
+    """confidence of each word that was heard, and whether it is right"""
+
+
+@dataclass(frozen=True)
+class About:
+    """What is known of a clip beside its text."""
+
+    speaker: str = ""
+    """"" where nobody knows"""
+    snr_db: float = math.nan
+
+
+@dataclass
+class Evaluation:
+    """Every clip heard, the clips left out with the reason, and how long transcribing took (reading files not counted)."""
+
+    heard: list[Heard] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    elapsed_s: Seconds = 0.0
+
+    @property
+    def audio_s(self) -> Seconds:
+        return sum(clip.duration_s for clip in self.heard)
+
+    @property
+    def rtf(self) -> float:
+        """Real-time factor: seconds of work per second of audio."""
+        return self.elapsed_s / max(self.audio_s, 1e-9)
+
+    def languages(self) -> list[str]:
+        return sorted({clip.language for clip in self.heard})
+
+    def score(self, language: str | None = None) -> Score:
+        """CER and WER of all clips, or of one language's."""
+        clips = [clip for clip in self.heard if language in (None, clip.language)]
+        return score([clip.reference for clip in clips], [clip.hypothesis for clip in clips])
+
+    def as_dict(self) -> dict[str, Any]:
+        """Figures and clips for a JSON file."""
+        groups = {"all": self.score(), **{language: self.score(language) for language in self.languages()}}
+        return {
+            "scores": {name: _as_dict(found) for name, found in groups.items()},
+            "audio_s": round(self.audio_s, 3),
+            "elapsed_s": round(self.elapsed_s, 3),
+            "rtf": self.rtf,
+            "skipped": self.skipped,
+            "clips": [vars(clip) for clip in self.heard],
+        }
+
+
+def evaluate(
+    student: Student,
+    clips: Clips,
+    rows: Iterable[int],
+    progress: Callable[[Evaluation], None] | None = None,
+    decoder: Decoder | None = None,
+) -> Evaluation:
+    """Transcribe ``rows`` of ``clips`` one by one, by ``decoder`` where one is given, and keep both sides normalised.
+
+    A clip that cannot be read, or whose label holds no letter after normalisation, is skipped and named.
+    """
+    found = Evaluation()
+    # A recogniser in torch stands in for a student here, and knows no decoder and no words.
+    hear = student.transcribe if decoder is None else partial(student.transcribe, decoder=decoder)
+    for row in rows:
+        reference = student.normaliser(clips.text(row))
+        if not reference:
+            found.skipped.append(f"{clips.id(row)}: its label holds no letters")
+            continue
+        try:
+            wave = clips.wave(row)
+        except AudioError as error:
+            found.skipped.append(str(error))
+            continue
+        except MemoryError:
+            found.skipped.append(
+                f"{clips.id(row)}: is longer than the memory that is free; give it in parts, each with its label"
+            )
+            continue
+        start = time.perf_counter()
+        transcript = hear(wave, clips.id(row))
+        found.elapsed_s += time.perf_counter() - start
+        found.heard.append(
+            Heard(
+                clips.id(row),
+                clips.language(row),
+                reference,
+                student.normaliser(transcript.text),
+                to_seconds(len(wave)),
+                _judged(reference, getattr(transcript, "words", ())),
+            )
+        )
+        if progress:
+            progress(found)
+    return found
+
+
+def _judged(reference: str, words: Sequence[Word]) -> tuple[tuple[float, bool], ...]:
+    """The confidence of each of ``words`` and whether it is right, by the alignment with the reference."""
+    steps = alignment(reference, " ".join(word.text for word in words))
+    right = [step.kind == "equal" for step in steps if step.kind != "deletion"]
+    return tuple((word.confidence, ok) for word, ok in zip(words, right, strict=False))
+
+
+def table(found: Evaluation) -> str:
+    """Error rates by language and of all clips, with their intervals, and the speed."""
+    languages = found.languages()
+    groups = [(name, found.score(name)) for name in languages]
+    if len(languages) != 1:
+        groups.append(("all", found.score()))
+    lines = [f"{'':8}{'clips':>7}{'words':>8}   {'CER %':>6} {'(95 %)':15}{'WER %':>6} {'(95 %)':15}".rstrip()]
+    for name, group in groups:
+        rates = "".join(
+            f"{100 * counts.rate:6.1f} {f'({100 * low:.1f} to {100 * high:.1f})':15}"
+            for counts, (low, high) in ((group.cer, group.cer_interval), (group.wer, group.wer_interval))
+        )
+        lines.append(f"{name:8}{group.clips:7}{group.wer.reference:8}   {rates}".rstrip())
+    speed = f"{found.elapsed_s:.1f} s for {clock(found.audio_s)} of audio"
+    lines.append(f"RTF {found.rtf:.4f} ({1 / max(found.rtf, 1e-9):.0f} × real time, {speed})")
+    if found.skipped:
+        lines.append(f"clips skipped: {len(found.skipped)}")
+    return "\n".join(lines)
+
+
+def details(found: Evaluation, about: Mapping[str, About]) -> str:
+    """Where the errors are, as a page of text; ``about`` has what is known of the clips, by their ids."""
+    references = [clip.reference for clip in found.heard]
+    hypotheses = [clip.hypothesis for clip in found.heard]
+    lines: list[str] = []
+    for name, groups in circumstances(found, about).items():
+        parts = {group: _errors(clips) for group, clips in groups.items()}
+        told = ""
+        if name == SPEAKER:
+            parts = dict(sorted(parts.items(), key=lambda item: -item[1].cer.rate)[:MOST_SPEAKERS])
+            told = f"   (worst of {len(groups)})"
+        lines += [*([""] if lines else []), f"{name:20}{'clips':>7}{'CER %':>8}{'WER %':>8}{told}"]
+        lines += [_part(group, part) for group, part in parts.items()]
+    units: tuple[tuple[Literal["character", "word"], str], ...] = (("character", "letters"), ("word", "words"))
+    for unit, name in units:
+        taken = confusions(references, hypotheses, unit)
+        shown = ", ".join(f"{_shown(c.said)} → {_shown(c.heard)} {c.count}" for c in telling(taken))
+        lines += ["", f"{name} taken for others: {shown or ('none twice' if taken else 'none')}"]
+    ranked = sorted(found.heard, key=lambda c: -character_errors(c.reference, c.hypothesis).rate)
+    for clip in ranked[:3]:
+        lines += ["", f"{clip.id}", f"  said   {clip.reference}", f"  heard  {clip.hypothesis}"]
+    return "\n".join(lines)
+
+
+def circumstances(found: Evaluation, about: Mapping[str, About]) -> dict[str, dict[str, list[Heard]]]:
+    """The clips by length, by signal-to-noise ratio and by speaker; what nothing is known of, or is one for all, is left out."""
+    by_length = sorted(found.heard, key=lambda clip: clip.duration_s)
+    known = {clip.id: about.get(clip.id, About()) for clip in found.heard}
+    by_noise = sorted(found.heard, key=lambda clip: (math.isnan(known[clip.id].snr_db), known[clip.id].snr_db))
+    groups = {
+        LENGTH: _grouped(by_length, lambda clip: length_band(clip.duration_s)),
+        NOISE: _grouped(by_noise, lambda clip: noise_band(known[clip.id].snr_db)),
+        SPEAKER: _grouped(found.heard, lambda clip: known[clip.id].speaker or UNKNOWN),
+    }
+    return {name: group for name, group in groups.items() if len(group) > 1 or name == LENGTH}
+
+
+def _grouped(clips: Iterable[Heard], name: Callable[[Heard], str]) -> dict[str, list[Heard]]:
+    groups: dict[str, list[Heard]] = {}
+    for clip in clips:
+        groups.setdefault(name(clip), []).append(clip)
+    return groups
+
+
+def _errors(clips: Sequence[Heard]) -> Part:
+    [part] = by_group([c.reference for c in clips], [c.hypothesis for c in clips], [""] * len(clips)).values()
+    return part
+
+
+def _part(name: str, part: Part) -> str:
+    return f"{name[:20]:20}{part.clips:7}{100 * part.cer.rate:8.1f}{100 * part.wer.rate:8.1f}"
+
+
+def _shown(text: str) -> str:
+    return "nothing" if not text else "space" if text == " " else text
+
+
+def _as_dict(found: Score) -> dict[str, Any]:
+    return {
+        "cer": found.cer.rate,
+        "cer_interval": list(found.cer_interval),
+        "wer": found.wer.rate,
+        "wer_interval": list(found.wer_interval),
+        "clips": found.clips,
+        "words": found.wer.reference,
+        "characters": found.cer.reference,
+    }

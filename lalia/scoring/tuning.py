@@ -1,0 +1,221 @@
+"""How much n-grams, and an LSTM beside them, count for a student, and its confidence calibrated: found on held-out clips."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lalia.decoding.beam import Hypothesis
+from lalia.decoding.confidence import Bin, Evidence, calibrate, confidence, expected_error, reliability
+from lalia.decoding.decoder import Decoder, Rescorer, make_decoder, text_of
+from lalia.errors import AudioError, UserError
+from lalia.lm.folder import LanguageModel
+from lalia.lm.lstm import LstmModel
+from lalia.runtime.student import Student
+from lalia.scoring.evaluation import Clips
+from lalia.scoring.rates import ErrorCounts, character_errors, word_errors
+from lalia.text.edit_distance import alignment
+
+WEIGHTS = (0.2, 0.4, 0.7, 1.0)
+BONUSES = {"letter": (0.0, 1.0, 2.0, 3.0), "word": (-1.0, 0.5, 2.0, 4.0)}
+LSTM_WEIGHTS, LSTM_BONUSES = (0.1, 0.2, 0.3, 0.5, 0.8), (0.0, 1.0, 1.5, 2.0, 3.0)
+"""Tried with each other, the bonus as so many times the weight."""
+PER_WEIGHT = 2.0
+"""The bonus that goes with a weight of 1 while weights are tried: near enough for both units."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One setting and its errors on the held-out clips."""
+
+    weight: float
+    bonus: float
+    cer: ErrorCounts
+    wer: ErrorCounts
+
+    @property
+    def cost(self) -> float:
+        """What tuning makes small: letters and words wrong, in equal parts, since either alone is coarse on few clips."""
+        return self.cer.rate + self.wer.rate
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """Every setting tried, the best of them, and confidence before and after its calibration."""
+
+    trials: list[Trial]
+    best: Trial
+    weights: list[float]
+    before: list[Bin]
+    after: list[Bin]
+    clips: int
+    """that could be read and have a label with letters"""
+
+    def as_dict(self, **facts: Any) -> dict[str, Any]:
+        """What the language model's card keeps."""
+        return {
+            "weight": self.best.weight,
+            "bonus": self.best.bonus,
+            "confidence": self.weights,
+            "cer": self.best.cer.rate,
+            "wer": self.best.wer.rate,
+            "calibration_error": {"before": expected_error(self.before), "after": expected_error(self.after)},
+            "clips": self.clips,
+            **facts,
+        }
+
+
+def tune(
+    student: Student,
+    lm: LanguageModel,
+    clips: Clips,
+    rows: Iterable[int],
+    progress: Callable[[Trial], None] | None = None,
+) -> Tuning:
+    """The weight and bonus with the fewest errors on ``rows`` of ``clips``, and confidence calibrated at that setting.
+
+    The acoustic model runs once. Weights are tried with a bonus in proportion, then bonuses at the best weight, then what lies
+    around the best of both: the two depend on each other, but not by much. Calibration is fitted and judged on the same
+    clips; its error on others is larger. ``UserError`` where no clip can be used.
+    """
+    held = hear(student, clips, rows)
+    tried: dict[tuple[float, float], Trial] = {}
+
+    def attempt(weight: float, bonus: float) -> Trial:
+        key = (weight, bonus)
+        if key not in tried:
+            decoder = make_decoder(student, lm, weight=weight, bonus=bonus)
+            texts = [
+                student.normaliser(text_of(decoder.decode(log_probs_TV), student.tokens)) for _, log_probs_TV in held
+            ]
+            pairs = [(reference, text) for (reference, _), text in zip(held, texts, strict=True)]
+            tried[key] = _trial(weight, bonus, pairs)
+            if progress:
+                progress(tried[key])
+        return tried[key]
+
+    def better(settings: Iterable[tuple[float, float]], best: Trial | None = None) -> Trial:
+        trials = [attempt(weight, bonus) for weight, bonus in settings]
+        return min([best, *trials] if best else trials, key=lambda trial: trial.cost)
+
+    best = better((weight, PER_WEIGHT * weight) for weight in WEIGHTS)
+    best = better(((best.weight, bonus) for bonus in BONUSES[lm.unit]), best)
+    best = better(((round(factor * best.weight, 3), best.bonus) for factor in (0.75, 1.3)), best)
+    best = better(((best.weight, best.bonus + step) for step in (-0.5, 0.5)), best)
+
+    return _calibrated(
+        make_decoder(student, lm, weight=best.weight, bonus=best.bonus), held, list(tried.values()), best
+    )
+
+
+def tune_lstm(
+    student: Student,
+    lm: LanguageModel,
+    lstm: LstmModel,
+    clips: Clips,
+    rows: Iterable[int],
+    progress: Callable[[Trial], None] | None = None,
+) -> Tuning:
+    """How much an LSTM counts beside n-grams that were tuned: as ``tune``, on the texts that a search under them ends with.
+
+    The search runs once and the LSTM weighs each text once; every setting only adds up their scores. A weight of 0 is tried
+    as well, and found where the LSTM brings nothing.
+    """
+    held = hear(student, clips, rows)
+    unweighed = Rescorer(lstm.lstm, student.tokens, 0.0, 0.0)
+    beams: list[list[Hypothesis]] = []
+
+    def keep(paths: list[Hypothesis]) -> list[Hypothesis]:
+        beams.append(paths)
+        return paths
+
+    decoder = make_decoder(student, lm, rescore=keep)
+    found: list[tuple[str, list[_Weighed]]] = []
+    for reference, log_probs_TV in held:
+        beams.clear()
+        decoder.decode(log_probs_TV)
+        found.append((reference, [_Weighed.of(paths, unweighed, student) for paths in beams if paths]))
+    trials = []
+    for weight in (0.0, *LSTM_WEIGHTS):
+        for per_weight in LSTM_BONUSES if weight else (0.0,):
+            bonus = round(per_weight * weight, 3)
+            pairs = [
+                (ref, student.normaliser(" ".join(u.best(weight, bonus) for u in uttered))) for ref, uttered in found
+            ]
+            trials.append(_trial(weight, bonus, pairs))
+            if progress:
+                progress(trials[-1])
+    best = min(trials, key=lambda trial: (trial.cost, trial.weight))
+    rescorer = Rescorer(lstm.lstm, student.tokens, best.weight, best.bonus)
+    return _calibrated(make_decoder(student, lm, rescore=rescorer), held, trials, best)
+
+
+@dataclass(frozen=True)
+class _Weighed:
+    """What the beam of one utterance ended with: N texts, the search's scores, the LSTM's, and how many letters."""
+
+    texts: list[str]
+    scores_N: np.ndarray
+    log_probs_N: np.ndarray
+    letters_N: np.ndarray
+
+    @classmethod
+    def of(cls, paths: Sequence[Hypothesis], rescorer: Rescorer, student: Student) -> _Weighed:
+        texts = [student.tokens.decode(path.tokens) for path in paths]
+        return cls(texts, np.array([path.score for path in paths]), *rescorer.weigh(paths))
+
+    def best(self, weight: float, bonus: float) -> str:
+        return self.texts[int(np.argmax(self.scores_N + weight * self.log_probs_N + bonus * self.letters_N))]
+
+
+def hear(student: Student, clips: Clips, rows: Iterable[int]) -> list[tuple[str, np.ndarray]]:
+    """(reference, log-probabilities (T, V)) of every labelled clip that can be read; a ``UserError`` where none can."""
+    held: list[tuple[str, np.ndarray]] = []
+    for row in rows:
+        reference = student.normaliser(clips.text(row))
+        try:
+            if reference:
+                held.append((reference, student.log_probs(clips.wave(row))))
+        except (AudioError, MemoryError):
+            continue
+    if not held:
+        raise UserError("tuning: no clip with a label could be read; expected labelled clips that were held out")
+    return held
+
+
+def _trial(weight: float, bonus: float, pairs: Sequence[tuple[str, str]]) -> Trial:
+    """The errors of (reference, hypothesis) at a setting."""
+    return Trial(
+        weight,
+        bonus,
+        sum((character_errors(*pair) for pair in pairs), ErrorCounts()),
+        sum((word_errors(*pair) for pair in pairs), ErrorCounts()),
+    )
+
+
+def _calibrated(decoder: Decoder, held: Sequence[tuple[str, np.ndarray]], trials: list[Trial], best: Trial) -> Tuning:
+    evidence, right = judged(decoder, held)
+    weights = calibrate(evidence, right) if evidence else [0.0, 0.0, 0.0, 0.0]
+    return Tuning(
+        trials,
+        best,
+        weights,
+        reliability([confidence(e) for e in evidence], right),
+        reliability([confidence(e, weights) for e in evidence], right),
+        len(held),
+    )
+
+
+def judged(decoder: Decoder, held: Iterable[tuple[str, np.ndarray]]) -> tuple[list[Evidence], list[bool]]:
+    """The evidence for every word that is heard in ``held`` (reference, log-probabilities), and whether it is right."""
+    evidence: list[Evidence] = []
+    right: list[bool] = []
+    for reference, log_probs_TV in held:
+        found = decoder.decode(log_probs_TV)
+        steps = alignment(reference, " ".join(word.text for word in found.words))
+        evidence += found.evidence
+        right += [step.kind == "equal" for step in steps if step.kind != "deletion"]
+    return evidence, right

@@ -1,0 +1,246 @@
+"""A transcript as the body of an answer: our formats, and those of OpenAI's API.
+
+What a server takes at most: size, time, how much at once.
+
+What a client is told when it gets no transcript: a status, one line, and when to come again.
+
+A file from a request to the disk: bounded in size and in patience, in a folder of our own, under a name of our own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from lalia.audio.reading import TWO_VOICES, Note
+from lalia.runtime.transcript import Transcript, make_cues, render
+from lalia.text.unicode import join_words
+from lalia.units import Seconds
+
+# --- What a server takes at most -------------------------------------------------------------------------
+
+MEGABYTE = 1_000_000
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Defaults are for a small machine that serves a few people."""
+
+    jobs: int = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """windows heard at a time, one thread each"""
+    requests: int = 32
+    """requests inside at a time, uploads among them; the next one is told to come again (429)"""
+    connections: int = 512
+    """open connections; the next one is closed"""
+    upload_bytes: int = 200 * MEGABYTE
+    """a file, as it is sent (413)"""
+    audio_s: Seconds = 4 * 3600.0
+    """audio in a file, once it is decoded (413): a few kilobytes can hold days of silence"""
+    work_s: Seconds = 1800.0
+    """from the end of the upload to the answer (504)"""
+    patience_s: Seconds = 10.0
+    """for the headers, and for an upload beyond what its rate allows (408)"""
+    upload_rate: int = 4_000
+    """bytes per second that an upload must reach after ``patience_s``"""
+    message_bytes: int = 1 << 20
+    """a message of a stream (closed)"""
+    header_bytes: int = 16_384
+    """all headers of a request (400)"""
+    drain_s: Seconds = 30.0
+    """for requests under way when the server is told to stop"""
+
+
+# --- What a client is told when it gets no transcript ----------------------------------------------------
+
+
+class Refusal(Exception):
+    """Answered with ``status`` and the message; ``code`` names the kind for programs."""
+
+    def __init__(self, status: int, code: str, message: str, retry_s: Seconds | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.retry_s = retry_s
+
+    def as_dict(self) -> dict[str, dict[str, str | None]]:
+        """In the form of OpenAI's API, whose clients show ``message``."""
+        kind = "server_error" if self.status >= 500 else "invalid_request_error"
+        return {"error": {"message": str(self), "type": kind, "param": None, "code": self.code}}
+
+
+def busy(requests: int) -> Refusal:
+    return Refusal(429, "busy", f"{requests} requests are being served already; come again in a second", retry_s=1.0)
+
+
+# --- A file from a request to the disk -------------------------------------------------------------------
+
+_FIELDS, _FIELD_BYTES, _NAME_CHARACTERS = 32, 65_536, 120
+_LINGER_S = 2.0
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A file that was sent: where it lies, what the client calls it, and the form's other fields."""
+
+    path: Path
+    name: str
+    fields: dict[str, str]
+
+
+@asynccontextmanager
+async def received(request: Request, limits: Limits, folder: Path) -> AsyncIterator[Upload]:
+    """The request's file (a form's ``file``, or the whole body) in ``folder`` while the block lasts.
+
+    ``Refusal`` where it is too large, too slow, or not there.
+    """
+    stream = _bounded(request, limits)
+    with tempfile.NamedTemporaryFile(dir=folder, prefix="upload-") as file:
+        try:
+            if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+                name, fields = await _form(request, stream, file)
+            else:
+                name, fields = request.query_params.get("name", ""), {}
+                async for chunk in stream:
+                    await run_in_threadpool(file.write, chunk)
+            file.flush()
+        except ClientDisconnect as error:
+            raise Refusal(499, "gone", "the client left before all was sent") from error
+        except OSError as error:
+            raise Refusal(507, "no_space", f"the upload cannot be stored ({error.strerror})", retry_s=30.0) from error
+        except Refusal as refusal:
+            if refusal.status == 413 and "expect" not in request.headers:
+                await _linger(request)
+            raise
+        yield Upload(Path(file.name), _shown(name), fields)
+
+
+async def _bounded(request: Request, limits: Limits) -> AsyncGenerator[bytes, None]:
+    """The body's chunks; ``Refusal`` as soon as they are too many or come too slowly."""
+    too_large = Refusal(
+        413, "too_large", f"is larger than {limits.upload_bytes / MEGABYTE:g} MB; send it in pieces, or as FLAC or MP3"
+    )
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > limits.upload_bytes:
+        raise too_large
+    chunks = request.stream()
+    start, total = time.monotonic(), 0
+    while True:
+        left_s = limits.patience_s + total / limits.upload_rate - (time.monotonic() - start)
+        try:
+            chunk = await asyncio.wait_for(chunks.__anext__(), max(left_s, 0.001))
+        except StopAsyncIteration:
+            return
+        except asyncio.TimeoutError as error:
+            raise Refusal(408, "too_slow", f"came slower than {limits.upload_rate} bytes per second") from error
+        total += len(chunk)
+        if total > limits.upload_bytes:
+            raise too_large
+        yield chunk
+
+
+async def _form(request: Request, stream: AsyncGenerator[bytes, None], file: IO[bytes]) -> tuple[str, dict[str, str]]:
+    try:
+        parser = MultiPartParser(request.headers, stream, max_files=1, max_fields=_FIELDS, max_part_size=_FIELD_BYTES)
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise Refusal(400, "bad_form", f"the form cannot be read ({error.message})") from error
+    async with contextlib.AsyncExitStack() as opened:
+        fields = {key: value for key, value in form.multi_items() if isinstance(value, str)}
+        sent = form.get("file")
+        for value in form.values():
+            if isinstance(value, UploadFile):
+                opened.push_async_callback(value.close)
+        if not isinstance(sent, UploadFile):
+            raise Refusal(400, "no_file", "the form has no file; expected one in the field 'file'")
+        await run_in_threadpool(shutil.copyfileobj, sent.file, file)
+        return sent.filename or "", fields
+
+
+async def _linger(request: Request) -> None:
+    """Read on for a moment: a client that still sends would get a reset instead of our answer."""
+
+    async def discard() -> None:
+        while (await request.receive()).get("more_body", False):
+            pass
+
+    with contextlib.suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(discard(), _LINGER_S)
+
+
+def _shown(name: str) -> str:
+    """A client's file name as errors may show it: the last part, without control characters. It is never opened."""
+    last = name.replace("\\", "/").rsplit("/", 1)[-1]
+    return "".join(c for c in last if c.isprintable())[:_NAME_CHARACTERS] or "upload"
+
+
+# --- A transcript as the body of an answer ---------------------------------------------------------------
+
+MEDIA = {
+    "txt": "text/plain; charset=utf-8",
+    "json": "application/json",
+    "srt": "application/x-subrip; charset=utf-8",
+    "vtt": "text/vtt; charset=utf-8",
+}
+OPENAI = ("json", "text", "srt", "verbose_json", "vtt")
+
+
+def answer(transcript: Transcript, format: str, name: str, notes: Sequence[Note]) -> Response:
+    """``transcript`` of the file ``name`` in one of our formats; JSON has the ``notes`` of its reader as ``warnings``."""
+    if format == "json":
+        return _json(json.loads(render(transcript, format, name)) | _warnings(notes))
+    return Response(render(transcript, format, name), media_type=MEDIA[format])
+
+
+def openai_answer(transcript: Transcript, format: str, name: str, language: str, notes: Sequence[Note]) -> Response:
+    """``transcript`` as ``/v1/audio/transcriptions`` gives it."""
+    if format == "json":
+        return _json({"text": transcript.text} | _warnings(notes))
+    if format != "verbose_json":
+        return answer(transcript, {"text": "txt"}.get(format, format), name, notes)
+    cues = make_cues(transcript.words)
+    return _json(
+        {
+            "task": "transcribe",
+            "language": language,
+            "duration": transcript.duration_s,
+            "text": transcript.text,
+            "words": [
+                {"word": w.text, "start": w.start_s, "end": w.end_s} | _channel(w.channel) for w in transcript.words
+            ],
+            "segments": [
+                {"id": number, "start": cue.start_s, "end": cue.end_s, "text": join_words(cue.lines)}
+                | _channel(cue.channel)
+                for number, cue in enumerate(cues)
+            ],
+        }
+        | _warnings(notes)
+    )
+
+
+def _channel(channel: int) -> dict[str, int]:
+    return {"channel": channel} if channel else {}
+
+
+def _warnings(notes: Sequence[Note]) -> dict[str, list[str]]:
+    hints = {TWO_VOICES: "; channels=each keeps them apart"}
+    return {"warnings": [note.text + hints.get(note.kind, "") for note in notes]} if notes else {}
+
+
+def _json(value: object) -> Response:
+    return Response(json.dumps(value, ensure_ascii=False), media_type=MEDIA["json"])

@@ -1,0 +1,184 @@
+"""Speech over a WebSocket while it is spoken: samples in, words out as they become final.
+
+The client sends binary messages of 16-bit little-endian mono samples at ``?rate=`` (16,000 unless given), the last one behind
+``{"finish": true}``; the server sends JSON objects with ``stable`` and ``tentative`` words, ``heard_s`` and ``last``. Who cannot
+send an Authorization header, as pages cannot, sends ``{"token": "…"}`` first. A message is heard before the next one is read:
+who sends faster than this machine hears is slowed by TCP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import numpy as np
+from starlette.responses import JSONResponse
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from lalia.errors import AudioError, UserError
+from lalia.runtime.streaming import Said, Stream, as_dict
+from lalia.serve.http import Refusal, busy
+from lalia.serve.scheduler import Once
+from lalia.units import SAMPLE_RATE, Seconds, clock
+
+if TYPE_CHECKING:
+    from lalia.serve.application import Service
+
+ROUTE = "/stream"
+PIECE_S: Seconds = 1.0
+"""At most so much is heard in one turn, so that nobody's large message holds up other streams."""
+_RATES = (8_000, 192_000)
+_POLICY, _FAULT, _DONE = 1008, 1011, 1000
+
+
+async def serve_stream(service: Service, socket: WebSocket) -> None:
+    """One client from handshake to close; what it must not do costs this client alone."""
+    try:
+        stream, trusted = _admit(service, socket)
+    except Refusal as refusal:
+        service.metrics.answered(ROUTE, refusal.status)
+        headers = {"retry-after": f"{refusal.retry_s:.0f}"} if refusal.retry_s is not None else {}
+        await socket.send_denial_response(JSONResponse(refusal.as_dict(), refusal.status, headers))
+        return
+    service.inside += 1
+    service.streams += 1
+    speaker = _Speaker(service, socket, stream)
+    status = 101
+    try:
+        await socket.accept()
+        if not trusted:
+            await speaker.prove()
+        await speaker.listen()
+    except (WebSocketDisconnect, asyncio.CancelledError):
+        pass
+    except Refusal as refusal:
+        status = refusal.status
+        await speaker.refuse(refusal, _POLICY)
+    except AudioError as error:
+        status = 415
+        await speaker.refuse(Refusal(415, "bad_audio", str(error)), _POLICY)
+    except Exception as error:  # a fault of ours: it costs this stream and no other
+        status = 500
+        what = f"{type(error).__name__} in the server; please report it"
+        await speaker.refuse(Refusal(500, "fault", what), _FAULT)
+    finally:
+        service.inside -= 1
+        service.streams -= 1
+        service.metrics.answered(ROUTE, status)
+        service.metrics.streamed(stream.heard_s, speaker.worked_s)
+
+
+def _admit(service: Service, socket: WebSocket) -> tuple[Stream, bool]:
+    """A stream for who asks for it, and whether he has shown the token already; a ``Refusal`` before the handshake else."""
+    origin = socket.headers.get("origin")
+    if origin and urlsplit(origin).netloc != socket.headers.get("host", ""):
+        # Browsers let any page open a WebSocket to any server, with this machine's own among them.
+        raise Refusal(403, "other_origin", f"pages of {origin[:80]} may not speak to this server")
+    trusted = service.trusts(socket.headers.get("authorization", ""))
+    if not trusted and "authorization" in socket.headers:
+        raise Refusal(401, "no_token", "the token in the header Authorization is not this server's")
+    asked = socket.query_params.get("rate", str(SAMPLE_RATE))
+    if not asked.isdecimal() or not _RATES[0] <= int(asked) <= _RATES[1]:
+        raise Refusal(400, "bad_rate", f"rate {asked[:20]!r}: expected {_RATES[0]} to {_RATES[1]} samples per second")
+    if service.inside >= service.limits.requests:
+        raise busy(service.limits.requests)
+    try:
+        return service.student.stream(rate=int(asked)), trusted
+    except UserError as error:
+        raise Refusal(400, "no_stream", str(error)) from error
+
+
+class _Speaker:
+    """A client whose handshake is done."""
+
+    def __init__(self, service: Service, socket: WebSocket, stream: Stream) -> None:
+        self.worked_s: Seconds = 0.0
+        self._service = service
+        self._socket = socket
+        self._stream = stream
+        self._rate = stream.rate
+        self._shown: list[Any] = []
+
+    async def prove(self) -> None:
+        """Take the token out of the first message; ``Refusal`` where it is not there or not right."""
+        said = await self._receive()
+        token = _object(said).get("token") if isinstance(said, str) else None
+        if not isinstance(token, str) or not self._service.trusts(f"Bearer {token}"):
+            raise Refusal(401, "no_token", 'expected {"token": "…"} with this server\'s token as the first message')
+
+    async def listen(self) -> None:
+        """Hear all messages, to the end."""
+        longest = self._service.limits.audio_s
+        while True:
+            said = await self._receive()
+            if isinstance(said, str):
+                if _object(said).get("finish") is not True:
+                    raise Refusal(400, "bad_message", 'expected samples, or {"finish": true}')
+                await self._tell(await self._work(self._stream.finish), last=True)
+                await self._socket.close(_DONE)
+                return
+            if len(said) % 2:
+                raise Refusal(400, "bad_audio", f"{len(said)} bytes are no 16-bit samples")
+            samples = np.frombuffer(said, "<i2").astype(np.float32) / 32_768
+            size = round(PIECE_S * self._rate)
+            for start in range(0, len(samples), size):
+                feed = partial(self._stream.feed, samples[start : start + size])
+                await self._tell(await self._work(feed), last=False)
+            if self._stream.heard_s > longest:
+                raise Refusal(413, "too_long", f"more than {clock(longest)} were spoken; begin another stream")
+
+    async def refuse(self, refusal: Refusal, code: int) -> None:
+        """Say why, where anybody still listens, and close."""
+        try:
+            await asyncio.wait_for(self._socket.send_text(json.dumps(refusal.as_dict())), self._patience_s)
+            await asyncio.wait_for(self._socket.close(code, refusal.code), self._patience_s)
+        except (WebSocketDisconnect, RuntimeError, asyncio.TimeoutError):
+            pass
+
+    @property
+    def _patience_s(self) -> Seconds:
+        return self._service.limits.patience_s
+
+    async def _receive(self) -> str | bytes:
+        try:
+            message = await asyncio.wait_for(self._socket.receive(), self._patience_s)
+        except asyncio.TimeoutError as error:
+            raise Refusal(
+                408, "too_slow", f"nothing came for {self._patience_s:g} s; silence is samples too"
+            ) from error
+        if message["type"] == "websocket.disconnect":
+            raise WebSocketDisconnect(message.get("code", _DONE))
+        text = message.get("text")
+        return text if text is not None else bytes(message.get("bytes") or b"")
+
+    async def _work(self, work: Callable[[], Said]) -> Said:
+        """``work`` as the next turn: a stream's pieces are short, and somebody waits for them as he speaks."""
+        once = Once(work)
+        self._service.turns.add(once, first=True)
+        said = await asyncio.wrap_future(once.future)
+        self.worked_s += once.worked_s
+        return said
+
+    async def _tell(self, said: Said, last: bool) -> None:
+        if not (said.stable or said.tentative != self._shown or last):
+            return
+        self._shown = said.tentative
+        text = json.dumps(as_dict(said, last), ensure_ascii=False)
+        try:
+            await asyncio.wait_for(self._socket.send_text(text), self._patience_s)
+        except asyncio.TimeoutError as error:
+            raise Refusal(408, "too_slow", "answers are not read") from error
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise Refusal(400, "bad_message", "expected samples as a binary message, or a JSON object")
+    return found

@@ -1,0 +1,190 @@
+"""Languages by their ISO 639-3 codes, whatever code, locale or English name a source uses.
+
+ISO 639-3: every code with its English name, and the code of several languages that it is a part of (swh of swa).
+
+``iso_639_3.tsv`` is IANA's Language Subtag Registry of 2025-08-25 (CC0), its two letters written as three.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from lalia.errors import UserError
+
+# --- ISO 639-3 -------------------------------------------------------------------------------------------
+
+TABLE = Path(__file__).with_name("iso_639_3.tsv")
+
+
+class Code(NamedTuple):
+    """What is known of one code."""
+
+    name: str
+    part_of: str
+    """the macrolanguage, "" where there is none"""
+
+
+@cache
+def codes() -> dict[str, Code]:
+    """Every code of the standard; those for private use (qaa to qtz) have no entry."""
+    lines = TABLE.read_text(encoding="utf-8").splitlines()[1:]
+    return {code: Code(name, part_of) for code, name, part_of in (line.split("\t") for line in lines)}
+
+
+def is_code(word: str) -> bool:
+    """Whether ``word`` is a code of ISO 639-3, those for private use among them."""
+    return word in codes() or re.fullmatch(r"q[a-t][a-z]", word) is not None
+
+
+def name_of(code: str) -> str:
+    """The English name, "" where there is none."""
+    known = codes().get(code)
+    return known.name if known else ""
+
+
+def codes_named(name: str) -> list[str]:
+    """The codes whose name is ``name``, else those whose name has it as a word, in the order of their names."""
+    word = name.strip().casefold()
+    names = {code: known.name.casefold() for code, known in codes().items()}
+    same = [code for code, known in names.items() if known == word]
+    if same:  # A macrolanguage and the part of it that has its name are told apart by nobody: the whole.
+        return [code for code in same if codes()[code].part_of not in same]
+    return sorted(
+        (code for code, known in names.items() if word and word in re.findall(r"[^\W\d_]+", known)),
+        key=names.__getitem__,
+    )
+
+
+def kin(code: str, among: Collection[str]) -> str | None:
+    """Of ``among`` the one code that means ``code`` as well: its macrolanguage, or the only part of it that is there."""
+    whole = codes()[code].part_of if code in codes() else ""
+    if whole in among:
+        return whole or None
+    parts = [other for other in among if other in codes() and codes()[other].part_of == code]
+    return parts[0] if len(parts) == 1 and code else None
+
+
+# --- Languages by their ISO 639-3 codes, whatever code, locale or English name a source uses -------------
+
+UNKNOWN = "und"
+
+_CODES = """
+aa aar afar, ab abk abkhazian, ae ave avestan, af afr afrikaans, ak aka akan, am amh amharic, an arg aragonese,
+ar ara arabic, as asm assamese, av ava avaric, ay aym aymara, az aze azerbaijani, ba bak bashkir, be bel belarusian,
+bg bul bulgarian, bi bis bislama, bm bam bambara, bn ben bengali, bo bod tibetan, br bre breton, bs bos bosnian,
+ca cat catalan, ce che chechen, ch cha chamorro, co cos corsican, cr cre cree, cs ces czech, cu chu churchslavonic,
+cv chv chuvash, cy cym welsh, da dan danish, de deu german, dv div divehi, dz dzo dzongkha, ee ewe ewe, el ell greek,
+en eng english, eo epo esperanto, es spa spanish, et est estonian, eu eus basque, fa fas persian, ff ful fulah,
+fi fin finnish, fj fij fijian, fo fao faroese, fr fra french, fy fry frisian, ga gle irish, gd gla gaelic,
+gl glg galician, gn grn guarani, gu guj gujarati, gv glv manx, ha hau hausa, he heb hebrew, hi hin hindi,
+ho hmo hirimotu, hr hrv croatian, ht hat haitian, hu hun hungarian, hy hye armenian, hz her herero, ia ina interlingua,
+id ind indonesian, ie ile interlingue, ig ibo igbo, ii iii nuosu, ik ipk inupiaq, io ido ido, is isl icelandic,
+it ita italian, iu iku inuktitut, ja jpn japanese, jv jav javanese, ka kat georgian, kg kon kongo, ki kik kikuyu,
+kj kua kwanyama, kk kaz kazakh, kl kal greenlandic, km khm khmer, kn kan kannada, ko kor korean, kr kau kanuri,
+ks kas kashmiri, ku kur kurdish, kv kom komi, kw cor cornish, ky kir kyrgyz, la lat latin, lb ltz luxembourgish,
+lg lug ganda, li lim limburgish, ln lin lingala, lo lao lao, lt lit lithuanian, lu lub lubakatanga, lv lav latvian,
+mg mlg malagasy, mh mah marshallese, mi mri maori, mk mkd macedonian, ml mal malayalam, mn mon mongolian,
+mr mar marathi, ms msa malay, mt mlt maltese, my mya burmese, na nau nauru, nb nob bokmal, nd nde sindebele,
+ne nep nepali, ng ndo ndonga, nl nld dutch, nn nno nynorsk, no nor norwegian, nr nbl isindebele, nv nav navajo,
+ny nya chichewa, oc oci occitan, oj oji ojibwe, om orm oromo, or ori odia, os oss ossetian, pa pan punjabi, pi pli pali,
+pl pol polish, ps pus pashto, pt por portuguese, qu que quechua, rm roh romansh, rn run rundi, ro ron romanian,
+ru rus russian, rw kin kinyarwanda, sa san sanskrit, sc srd sardinian, sd snd sindhi, se sme sami, sg sag sango,
+sh hbs serbocroatian, si sin sinhala, sk slk slovak, sl slv slovenian, sm smo samoan, sn sna shona, so som somali,
+sq sqi albanian, sr srp serbian, ss ssw swati, st sot sotho, su sun sundanese, sv swe swedish, sw swa swahili,
+ta tam tamil, te tel telugu, tg tgk tajik, th tha thai, ti tir tigrinya, tk tuk turkmen, tl tgl tagalog, tn tsn tswana,
+to ton tonga, tr tur turkish, ts tso tsonga, tt tat tatar, tw twi twi, ty tah tahitian, ug uig uyghur, uk ukr ukrainian,
+ur urd urdu, uz uzb uzbek, ve ven venda, vi vie vietnamese, vo vol volapuk, wa wln walloon, wo wol wolof, xh xho xhosa,
+yi yid yiddish, yo yor yoruba, za zha zhuang, zh zho chinese, zu zul zulu
+"""
+_ENTRIES = [entry.split() for entry in _CODES.split(",")]
+_SHORT = {short: code for short, code, _ in _ENTRIES}
+_NAMES = {name: code for _, code, name in _ENTRIES}
+_KNOWN = {code for _, code, _ in _ENTRIES} | {
+    "ast",
+    "ceb",
+    "ckb",
+    "cmn",
+    "fil",
+    "kab",
+    "kam",
+    "kea",
+    "luo",
+    "nso",
+    "umb",
+    "yue",
+}
+
+
+_BIBLIOGRAPHIC = {
+    "alb": "sqi", "arm": "hye", "baq": "eus", "bur": "mya", "chi": "zho", "cze": "ces", "dut": "nld", "fre": "fra",
+    "geo": "kat", "ger": "deu", "gre": "ell", "ice": "isl", "mac": "mkd", "mao": "mri", "may": "msa", "per": "fas",
+    "rum": "ron", "slo": "slk", "tib": "bod", "wel": "cym",
+}  # fmt: skip
+"""Libraries' codes of ISO 639-2; as names of folders some are any word."""
+
+
+def iso_639_3(name: str) -> str:
+    """The code for what a person or a table wrote: ``it``, ``it-IT``, ``ita``, ``italian``, ``wyn``, ``Wyandot``.
+
+    ``""`` becomes ``und``. Raises ``UserError`` for what is no language, with those that it may mean.
+    """
+    code = _code_of(name)
+    if code is not None:
+        return code
+    named = codes_named(name)
+    like = ", ".join(f"{code} ({name_of(code)})" for code in named[:5])
+    meant = f"did you mean {like}?" if like else "a language without a code takes one for private use, qaa to qtz"
+    raise UserError(
+        f"language {name!r} is unknown; say its ISO 639-3 code, such as ita (or a locale such as it-IT, or its English name); "
+        f"{meant}"
+    )
+
+
+def describe_language(word: str, code: str) -> str:
+    """What ``word`` was taken for, in a line."""
+    name = name_of(code) or "for private use"
+    return f"language: {name} ({code})" + ("" if word == code else f", from {word!r}")
+
+
+def meant(asked: Iterable[str], there: Collection[str]) -> list[str]:
+    """``asked`` (codes, locales or names), each by the code of it that is ``there``: its own, else that of its kin.
+
+    What is not there stays, to be refused with ``not_there``.
+    """
+    taken = []
+    for word in asked:
+        code = word if word in there else _code_of(word) or word
+        taken.append(code if code in there else kin(code, there) or code)
+    return taken
+
+
+def not_there(where: str, code: str, there: Collection[str]) -> UserError:
+    """The refusal of a language that no clip is in; ``where`` says which language was asked for, and by what."""
+    other = kin(code, there)
+    hint = f"; say {other}, which is {name_of(other)} too" if other else ""
+    return UserError(f"{where}: not in the corpus, which has {', '.join(there)}{hint}")
+
+
+def find_language(name: str) -> str | None:
+    """The code that ``name`` surely means, ``None`` where it might be any word: for names of folders."""
+    word = name.strip().lower()
+    if word in ("", UNKNOWN):
+        return UNKNOWN
+    if word in _NAMES:
+        return _NAMES[word]
+    head = re.split(r"[-_]", word)[0]
+    if head != word and not re.fullmatch(r"[a-z]{2,3}([-_][a-z]{4})?[-_]([a-z]{2}|\d{3})", word):
+        return None
+    return _SHORT.get(head) or (head if head in _KNOWN else None)
+
+
+def _code_of(name: str) -> str | None:
+    """The code that ``name`` means where somebody says that it is a language; None where it is none, or several."""
+    word = name.strip().lower()
+    code = find_language(name) or _BIBLIOGRAPHIC.get(word) or (word if is_code(word) else None)
+    named = [] if code else codes_named(word)
+    return named[0] if len(named) == 1 else code

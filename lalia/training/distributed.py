@@ -1,0 +1,331 @@
+"""Strategies: one device, DDP, or ZeRO by DeepSpeed (``zero.py``), and whether this machine can do what was asked for.
+
+Ranks: which process of a run this one is, what part of the work is its own, and sums over all of them.
+
+A run starts its own processes on one machine; torchrun and SLURM start them on one or several. In every case the rank is
+known from the environment before the processes have met.
+
+Precision: float32, or bfloat16 and float16 by autocast over float32 weights, with dynamic loss scaling for float16.
+
+The weights, and what the models keep out of autocast, are float32 under every strategy: half-precision weights would round
+the islands too.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import astuple
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.fabric.plugins.environments import (
+    ClusterEnvironment,
+    LightningEnvironment,
+    SLURMEnvironment,
+    TorchElasticEnvironment,
+)
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.plugins.precision import DeepSpeedPrecision, MixedPrecision, Precision
+from lightning.pytorch.strategies import DDPStrategy, Strategy
+from torch import Tensor
+from torch import distributed as dist
+
+from lalia.errors import UserError
+from lalia.scoring.rates import ErrorCounts
+from lalia.training.settings import HardwareSettings
+from lalia.training.zero import DeepSpeedZero
+
+if TYPE_CHECKING:
+    from collections.abc import Sized
+
+    from lalia.training.settings import HardwareSettings
+
+
+# --- Ranks -----------------------------------------------------------------------------------------------
+
+L = TypeVar("L", bound="Sized")
+
+
+def environment() -> ClusterEnvironment:
+    """Who starts the processes: torchrun, SLURM, or the run itself."""
+    if TorchElasticEnvironment.detect():
+        return TorchElasticEnvironment()
+    if SLURMEnvironment.detect():
+        return SLURMEnvironment(
+            auto_requeue=False
+        )  # a signal saves and ends the run; the job script asks for its requeue
+    return LightningEnvironment()
+
+
+def rank(hardware: HardwareSettings) -> int:
+    """This process's number among ``hardware.ranks``.
+
+    A ``UserError`` where torchrun or SLURM started another number of processes than the settings say.
+    """
+    found = environment()
+    if isinstance(found, LightningEnvironment):
+        return found.node_rank() * hardware.devices + found.local_rank()
+    started = found.world_size()
+    if started != hardware.ranks:
+        who = "torchrun" if isinstance(found, TorchElasticEnvironment) else "SLURM"
+        raise UserError(
+            f"{who} started {started} processes, expected hardware.devices {hardware.devices} × hardware.nodes "
+            f"{hardware.nodes} = {hardware.ranks}; give --hardware.devices the processes of one node"
+        )
+    return found.global_rank()
+
+
+def leads(hardware: HardwareSettings) -> bool:
+    """Whether this process is the one that writes and prints."""
+    return rank(hardware) == 0
+
+
+def shared(make: Callable[[int, int], L], hardware: HardwareSettings) -> L:
+    """This rank's loader of held-out batches, out of ``make(ranks, rank)``.
+
+    Every rank gets all of them where they cannot be shared: fewer batches than ranks, or ZeRO 3, whose ranks must run equally
+    many. Sums over ranks then count every batch ``ranks`` times, and rates stay what they are.
+    """
+    if hardware.ranks == 1 or hardware.strategy.startswith("zero3"):
+        return make(1, 0)
+    everything = make(1, 0)
+    return everything if len(everything) < hardware.ranks else make(hardware.ranks, rank(hardware))
+
+
+def total(values: Tensor) -> Tensor:
+    """``values`` summed over all ranks, in float64; the same tensor everywhere."""
+    values = values.double()
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(values)
+    return values
+
+
+def from_leader(values: Tensor) -> Tensor:
+    """The leading rank's ``values``, on this rank's own device; the ranks' may differ in shape, not in dimensions.
+
+    Sent as numbers: a tensor inside a pickled object would arrive on the leader's device.
+    """
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return values
+    shape = torch.tensor(values.shape, device=values.device)
+    dist.broadcast(shape, 0)
+    sent = values.contiguous() if dist.get_rank() == 0 else values.new_empty(shape.tolist())
+    dist.broadcast(sent, 0)
+    return sent
+
+
+def over_ranks(errors: ErrorCounts, device: torch.device) -> ErrorCounts:
+    """Errors counted on all ranks."""
+    counts = torch.tensor(astuple(errors), device=device)
+    return ErrorCounts(*(int(count) for count in total(counts)))
+
+
+def set_threads(hardware: HardwareSettings) -> None:
+    """CPU threads of this process and of those it starts."""
+    if hardware.threads:
+        os.environ["OMP_NUM_THREADS"] = str(hardware.threads)
+        torch.set_num_threads(hardware.threads)
+
+
+# --- Precision -------------------------------------------------------------------------------------------
+
+FIRST_SCALE, PATIENCE = 2.0**16, 2000
+"""The loss scale that a float16 run begins with, and the good steps after which it doubles."""
+
+
+class Float16(MixedPrecision):
+    """float16 autocast with a gradient scaler, on a GPU as on a CPU; counts the steps that overflowed and were left out."""
+
+    def __init__(self, device: str) -> None:
+        super().__init__(
+            "16-mixed", device, torch.amp.GradScaler(device, init_scale=FIRST_SCALE, growth_interval=PATIENCE)
+        )
+        self.skipped = 0
+
+    @property
+    def scale(self) -> float:
+        assert self.scaler is not None
+        return float(self.scaler.get_scale())
+
+    def optimizer_step(self, optimizer: Any, model: LightningModule, closure: Callable[[], Any], **kwargs: Any) -> Any:  # type: ignore[override]
+        before = self.scale
+        result = super().optimizer_step(optimizer, model, closure, **kwargs)
+        self.skipped += self.scale < before
+        return result
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"skipped": self.skipped}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.skipped = int(state_dict.get("skipped", 0))
+        super().load_state_dict(state_dict)
+
+
+class ShardedPrecision(DeepSpeedPrecision):
+    """For ZeRO: DeepSpeed's engine does the autocast; float16 takes a loss scaler that knows of sharded gradients.
+
+    DeepSpeed's own float16 mode makes the weights float16, and its autocast mode clips gradients before it divides the loss
+    scale out. So the float32 optimizer gets DeepSpeed's dynamic loss scaler put in, which unscales, checks all ranks' shards
+    for overflow and clips in the right order.
+    """
+
+    def __init__(self, float16: bool) -> None:
+        super().__init__("32-true")
+        self.float16 = float16
+        self._engine: Any = None
+
+    def convert_input(self, data: Any) -> Any:
+        return data
+
+    def backward(self, tensor: Any, model: LightningModule, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
+        # Lightning has divided the loss by the accumulation already; DeepSpeed would do it again.
+        self._engine.backward(tensor, scale_wrt_gas=False)
+
+    def attach(self, engine: Any) -> None:
+        """Give ``engine``'s optimizer its loss scaler."""
+        self._engine = engine
+        if self.float16:
+            from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler
+
+            optimizer = engine.optimizer
+            optimizer.torch_autocast_gradscaler = None
+            optimizer.check_grad_overflow = True
+            optimizer.dynamic_loss_scale = True
+            optimizer.loss_scaler = DynamicLossScaler(
+                init_scale=FIRST_SCALE, scale_window=PATIENCE, min_scale=1.0, delayed_shift=1,
+                consecutive_hysteresis=False, raise_error_at_min_scale=False, dtype=torch.float16,
+            )  # fmt: skip
+
+    @property
+    def skipped(self) -> int:
+        return int(self._engine.skipped_steps)
+
+    @property
+    def scale(self) -> float:
+        return float(self._engine.optimizer.loss_scaler.loss_scale)
+
+    def state_dict(self) -> dict[str, Any]:
+        if not self.float16:
+            return {}
+        scaler = self._engine.optimizer.loss_scaler
+        kept = {key: getattr(scaler, key) for key in ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")}
+        return kept | {"skipped": self.skipped}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if self.float16 and state_dict:
+            self._engine.skipped_steps = int(state_dict["skipped"])
+            for key, value in state_dict.items():
+                if key != "skipped":
+                    setattr(self._engine.optimizer.loss_scaler, key, value)
+
+
+class LossScale(Callback):
+    """Logs ``train/loss_scale`` and ``train/skipped_steps`` of a float16 run."""
+
+    def __init__(self, precision: Precision) -> None:
+        self.precision: Any = precision
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        pl_module.log_dict(
+            {"train/loss_scale": self.precision.scale, "train/skipped_steps": float(self.precision.skipped)}
+        )
+
+
+# --- Strategies ------------------------------------------------------------------------------------------
+
+BUCKET = 50_000_000
+"""Numbers that ZeRO sends at a time."""
+COMPILERS = ("c++", "g++", "clang++")
+"""of which torch.compile needs one on a CPU"""
+
+
+def check_hardware(hardware: HardwareSettings) -> None:
+    """A ``UserError`` where this machine cannot do what ``hardware`` asks for."""
+    gpus = torch.cuda.device_count()
+    if hardware.devices < 1 or hardware.nodes < 1:
+        raise UserError(
+            f"hardware.devices {hardware.devices}, hardware.nodes {hardware.nodes}: expected at least 1 of each"
+        )
+    if gpus and hardware.devices > gpus:
+        raise UserError(f"hardware.devices {hardware.devices}: this machine has {gpus}; lower it, or start more nodes")
+    if gpus and hardware.precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        name = torch.cuda.get_device_name()
+        raise UserError(f"hardware.precision bf16: {name} has no bfloat16 arithmetic; take fp16 or fp32")
+    if gpus and hardware.precision == "fp16" and torch.cuda.get_device_capability() < (5, 3):
+        name = torch.cuda.get_device_name()
+        raise UserError(f"hardware.precision fp16: {name} has no float16 arithmetic; take fp32")
+    if hardware.precision == "fp16" and not gpus and device_type() != "cpu":
+        raise UserError(f"hardware.precision fp16: not on {device_type()}; take bf16 or fp32")
+    if hardware.compile:
+        if hardware.strategy.startswith("zero3"):
+            raise UserError(
+                f"hardware.compile: not with {hardware.strategy}, which gathers a block's weights as it runs; take zero2"
+            )
+        if device_type() == "cpu" and not any(map(shutil.which, COMPILERS)):
+            raise UserError("hardware.compile: no C++ compiler found; install one (g++), or leave it off")
+    if hardware.strategy.startswith("zero"):
+        if device_type() == "mps":
+            raise UserError(f"hardware.strategy {hardware.strategy}: DeepSpeed does not run on mps; take auto")
+        if device_type() == "cpu":
+            os.environ.setdefault("DS_ACCELERATOR", "cpu")  # it warns where it has to find that out
+        try:
+            import deepspeed  # noqa: F401
+        except ImportError as error:
+            raise UserError(
+                f"hardware.strategy {hardware.strategy} needs DeepSpeed ({error}); pip install 'lalia[train]'"
+            ) from error
+
+
+def device_type() -> str:
+    """What runs train on here: cuda, mps or cpu."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def make_strategy(hardware: HardwareSettings, parameters: int) -> tuple[Strategy | str, Precision]:
+    """What Lightning's Trainer needs to run a model of ``parameters`` numbers as ``hardware`` says."""
+    check_hardware(hardware)
+    if hardware.strategy.startswith("zero"):
+        config = zero_config(hardware.strategy, hardware.precision, parameters)
+        return DeepSpeedZero(config), ShardedPrecision(hardware.precision == "fp16")
+    precision: Precision = Precision()
+    if hardware.precision == "bf16":
+        precision = MixedPrecision("bf16-mixed", device_type())
+    elif hardware.precision == "fp16":
+        precision = Float16(device_type())
+    if hardware.ranks == 1:
+        return "auto", precision
+    # Weights without a gradient are the rule while fine-tuning's encoder is frozen. Buffers are constants.
+    return DDPStrategy(find_unused_parameters=True, broadcast_buffers=False), precision
+
+
+def zero_config(strategy: str, precision: str, parameters: int) -> dict[str, Any]:
+    """DeepSpeed's configuration for ``strategy`` (zero1 … zero3-offload); Lightning adds clipping and accumulation."""
+    name, _, offload = strategy.partition("-")
+    stage = int(name.removeprefix("zero"))
+    zero: dict[str, Any] = {
+        "stage": stage, "contiguous_gradients": True, "overlap_comm": device_type() != "cpu",
+        "reduce_bucket_size": BUCKET, "allgather_bucket_size": BUCKET,
+    }  # fmt: skip
+    pinned = {"device": "cpu", "pin_memory": device_type() == "cuda"}
+    if stage == 3:
+        # Smaller tensors stay whole on every rank: gathering them costs more than they weigh.
+        zero["stage3_param_persistence_threshold"] = min(100_000, parameters // 1000)
+        if offload:
+            zero["offload_param"] = pinned
+    if offload:
+        zero["offload_optimizer"] = pinned
+    config: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": 1, "zero_optimization": zero,
+        # torch's AdamW, as everywhere else: the same update on every strategy.
+        "zero_allow_untested_optimizer": True, "zero_force_ds_cpu_optimizer": False,
+    }  # fmt: skip
+    if precision != "fp32":
+        dtype = {"bf16": "bfloat16", "fp16": "float16"}[precision]
+        # No module's gradients travel in half precision: sums over ranks are those of one process.
+        config["torch_autocast"] = {"enabled": True, "dtype": dtype, "lower_precision_safe_modules": []}
+    return config

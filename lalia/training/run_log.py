@@ -1,0 +1,295 @@
+"""What a run says while it goes: a line of ``metrics.jsonl`` per logged step, a progress bar with speed and time left, how
+audio flows, and the way to TensorBoard.
+
+Bad clips: those that a run could not read, in training or validation, each named in ``RUN/bad_clips.tsv`` and on stderr.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.utilities import rank_zero_only
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from lalia.cards import read_json_lines, write_text
+from lalia.data.batch import Batch
+from lalia.training.distributed import total
+from lalia.training.settings import ScheduleSettings
+from lalia.units import SAMPLE_RATE
+
+# --- Bad clips -------------------------------------------------------------------------------------------
+
+NAME = "bad_clips.tsv"
+SAID = 5
+"""Clips that are named on stderr; the file names all."""
+
+
+class BadClips(Callback):
+    """Writes a line for each clip that a batch had to leave out: the step at which it was met first, and why. Every rank
+    appends those that it meets."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / NAME
+        self._known = set(read_bad_clips(folder))
+        self._said = 0
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._note(trainer.global_step, batch.bad)
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any
+    ) -> None:
+        self._note(trainer.global_step, batch.bad)
+
+    def _note(self, step: int, bad: tuple[str, ...]) -> None:
+        new = [line for line in dict.fromkeys(" ".join(line.split()) for line in bad) if line not in self._known]
+        if not new:
+            return
+        self._known.update(new)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write("".join(f"{step}\t{line}\n" for line in new))
+        for line in new[: SAID - self._said]:
+            print(f"left out: {line}", file=sys.stderr, flush=True)
+        if self._said < SAID <= self._said + len(new):
+            print(f"left out: further clips that cannot be read are named in {self.path}", file=sys.stderr, flush=True)
+        self._said += len(new)
+
+
+def read_bad_clips(folder: Path) -> list[str]:
+    """What ``RUN/bad_clips.tsv`` says of each clip, once, in the order in which they were met."""
+    path = folder / NAME
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return list(dict.fromkeys(line.partition("\t")[2] for line in lines))
+
+
+def in_words(folder: Path) -> str:
+    """How many clips a run could not read, in words; "" where it read all."""
+    found = read_bad_clips(folder)
+    one = len(found) == 1
+    return f"{len(found):,} clip{'' if one else 's'} could not be read, named in {folder / NAME}" if found else ""
+
+
+# --- What a run says while it goes -----------------------------------------------------------------------
+
+METRICS = "metrics.jsonl"
+
+
+class MetricsFile(Logger):
+    """``RUN/metrics.jsonl``: one JSON object per line with ``step``, ``time_s`` since the process began, and numbers."""
+
+    def __init__(self, run: Path, first_step: int) -> None:
+        super().__init__()
+        self.path = run / METRICS
+        self.started = time.monotonic()
+        # A run that was killed behind its last checkpoint does those steps again; their old lines leave.
+        kept = [line for line in read_metrics(run) if line["step"] < first_step]
+        self.path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        self.offset_s = kept[-1].get("time_s", 0.0) if kept else 0.0
+
+    @property
+    def name(self) -> str:
+        return "metrics"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        numbers = {k: _short(v) for k, v in metrics.items() if k != "epoch"}
+        if numbers:
+            line = {"step": step, "time_s": round(self.offset_s + time.monotonic() - self.started, 2), **numbers}
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Nothing: ``RUN/config.yaml`` holds the settings."""
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """The lines of ``run``'s metrics."""
+    return read_json_lines(run / METRICS)
+
+
+class Measures:
+    """``RUN/NAME.jsonl``: what a watcher of the run did and why, a line each; said on stderr and in TensorBoard as well."""
+
+    def __init__(self, run: Path, name: str) -> None:
+        self.path, self.name = run / f"{name}.jsonl", name
+
+    def add(self, trainer: Trainer, line: dict[str, Any]) -> None:
+        """Write ``line``, which holds ``step``, ``action`` and ``says``; the leading rank does."""
+        if not trainer.is_global_zero:
+            return
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(_as_line(line))
+        for logger in trainer.loggers:
+            logger.log_metrics({f"{self.name}/{line['action'].replace(' ', '_')}": 1.0}, line["step"])
+        print(f"{self.name}: step {line['step']}: {line['says']}", file=sys.stderr, flush=True)
+
+    def forget_from(self, step: int) -> None:
+        """Steps from ``step`` on are done again, and write their lines again."""
+        if self.path.exists():
+            kept = [line for line in read_json_lines(self.path) if line["step"] < step]
+            write_text(self.path, "".join(map(_as_line, kept)))
+
+
+def _as_line(line: dict[str, Any]) -> str:
+    return json.dumps(line, ensure_ascii=False) + "\n"
+
+
+class ProgressBar(Callback):
+    """Steps done, audio-seconds per second, time left and the numbers that matter, on stderr."""
+
+    def __init__(self, schedule: ScheduleSettings, audio_s_per_step: float, show: tuple[str, ...], title: str) -> None:
+        self.audio_s_per_step = audio_s_per_step
+        self.show = show
+        self.schedule = schedule
+        self.title = title
+        self.bar: Progress | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        console = Console(file=sys.stderr)
+        self.bar = Progress(
+            TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(), TextColumn("{task.fields[numbers]}"),
+            TextColumn("left"), TimeRemainingColumn(compact=True), console=console,
+            # Without a terminal one line every now and then is enough: see on_validation_end.
+            disable=not console.is_terminal,
+        )  # fmt: skip
+        self.bar.start()
+        self.task = self.bar.add_task(self.title, total=self.schedule.steps, completed=trainer.global_step, numbers="")
+        self.begun, self.first = time.monotonic(), trainer.global_step
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        if self.bar is not None and trainer.global_step:
+            self.bar.update(
+                self.task, total=self.schedule.steps, completed=trainer.global_step, numbers=self._numbers(trainer)
+            )
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.bar is not None and not self.bar.console.is_terminal:
+            print(
+                f"{self.title} {trainer.global_step}/{self.schedule.steps} {self._numbers(trainer)}",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
+
+    def _numbers(self, trainer: Trainer) -> str:
+        seconds = time.monotonic() - self.begun
+        speed = (trainer.global_step - self.first) * self.audio_s_per_step / seconds if seconds > 1 else 0.0
+        return " · ".join([*told(self.show, trainer.callback_metrics), f"{speed:.0f} × real time"])
+
+
+def told(show: Iterable[str], metrics: Mapping[str, Any]) -> list[str]:
+    """Those of the metrics ``show`` that are known, as "train loss 2.655, accuracy 0.125" and "held-out accuracy 0.052"."""
+    parts = []
+    for group, audio in (("train", "train"), ("valid", "held-out")):
+        names = [name for name in show if name.startswith(f"{group}/") and name in metrics]
+        figures = [f"{name.partition('/')[2].replace('_', ' ')} {float(metrics[name]):.3f}" for name in names]
+        if figures:
+            parts.append(f"{audio} {', '.join(figures)}")
+    return parts
+
+
+class Waited(Iterable[Batch]):
+    """The batches of ``loader``, and in ``seconds`` how long their user had to wait for them."""
+
+    def __init__(self, loader: Iterable[Batch]) -> None:
+        self.loader = loader
+        self.seconds = 0.0
+
+    def __iter__(self) -> Iterator[Batch]:
+        batches = iter(self.loader)
+        while True:
+            begun = time.monotonic()
+            batch = next(batches, None)
+            self.seconds += time.monotonic() - begun
+            if batch is None:
+                return
+            yield batch
+
+
+class Flow(Callback):
+    """Logs ``speed/audio_s_per_s`` (of all ranks; looks at held-out audio not counted) and ``speed/data_wait`` (share of the time
+    that this rank waited for audio) since the last logged step, and behind each look at held-out audio ``languages/NAME``: the
+    share of each language in all that was heard so far."""
+
+    def __init__(self, train: Waited, languages: list[str]) -> None:
+        self.train, self.languages = train, languages
+        self.heard_s = torch.zeros(len(languages), dtype=torch.float64)
+        """seconds of each language that this rank has trained on"""
+        self._begun = self._looked = self._waited = self._audio_s = 0.0
+        self._step = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._begin(trainer)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        seconds_B = batch.lengths_B.double().cpu() / SAMPLE_RATE
+        self.heard_s.index_add_(0, batch.languages_B.cpu(), seconds_B)
+        self._audio_s += float(seconds_B.sum()) * trainer.world_size
+        if trainer.global_step == self._step:
+            return  # in the middle of a batch
+        self._step = trainer.global_step
+        passed_s = max(1e-6, time.monotonic() - self._begun)
+        wait = (self.train.seconds - self._waited) / passed_s
+        pl_module.log_dict({"speed/audio_s_per_s": self._audio_s / passed_s, "speed/data_wait": min(1.0, wait)})
+        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self._begin(trainer)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._looked = time.monotonic()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._begun += time.monotonic() - self._looked
+        heard_s = total(self.heard_s.to(pl_module.device))
+        shares = (heard_s / heard_s.sum().clamp(min=1e-9)).tolist()
+        mix = {f"languages/{name}": value for name, value in zip(self.languages, shares, strict=True) if value}
+        for logger in trainer.loggers:
+            logger.log_metrics(mix, trainer.global_step - 1)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"heard_s": dict(zip(self.languages, self.heard_s.tolist(), strict=True))}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.heard_s = torch.tensor(
+            [state_dict["heard_s"].get(name, 0.0) for name in self.languages], dtype=torch.float64
+        )
+
+    def _begin(self, trainer: Trainer) -> None:
+        self._begun, self._waited, self._audio_s = time.monotonic(), self.train.seconds, 0.0
+        self._step = trainer.global_step
+
+
+def tensorboard(trainer: Trainer) -> Any:
+    """TensorBoard's writer of the run, for pictures and sounds; None on the ranks that write nothing."""
+    return next((logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)), None)
+
+
+def _short(value: float) -> float | None:
+    """Six digits, and null for what JSON cannot say."""
+    return float(f"{value:.6g}") if math.isfinite(value) else None

@@ -1,0 +1,469 @@
+"""A training run from settings to finished weights: the Trainer, its checkpoints, its resume.
+
+Learning rates over a run, as a factor of the peak.
+
+Budgets: how many optimizer steps ``schedule.minutes`` hold, by a clock that other work on the same cores does not move.
+
+A step is timed before the run begins, forward and backward, and once more over the run's first steps, with the optimizer and
+whatever else they take; where those are slower or faster, the steps are planned once more. ``RUN/config.yaml`` holds what was
+planned, so that a run that is continued keeps it.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import distributed as dist
+from torch import nn
+
+from lalia import config
+from lalia.errors import Interrupted, UserError
+from lalia.training.checkpoints import (
+    CHECKPOINTS,
+    AtomicFiles,
+    Checkpoints,
+    Patience,
+    Stopped,
+    best_weights,
+    check_fits,
+    ended_early,
+    first_step,
+    newest_checkpoint,
+)
+from lalia.training.distributed import (
+    LossScale,
+    check_hardware,
+    environment,
+    from_leader,
+    leads,
+    make_strategy,
+    set_threads,
+)
+from lalia.training.run_log import BadClips, MetricsFile, ProgressBar, in_words
+from lalia.training.settings import HardwareSettings, LogSettings, OptimSettings, ScheduleSettings
+
+# --- Learning rates over a run, as a factor of the peak --------------------------------------------------
+
+
+def rate(step: int, schedule: ScheduleSettings) -> float:
+    """The factor of the peak learning rate at ``step`` of ``schedule.steps``.
+
+    With warmup 0.1, hold 0.4, exponential decay and final 0.05 it is wav2vec 2.0's tri-stage schedule (fine-tuning); with hold 0
+    and linear decay its polynomial one (pretraining).
+    """
+    total = max(1, schedule.steps)
+    warmup, hold = schedule.warmup * total, schedule.hold * total
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    if step < warmup + hold:
+        return 1.0
+    done = min(1.0, (step - warmup - hold) / max(1.0, total - warmup - hold))
+    if schedule.decay == "exponential":
+        return float(max(schedule.final, 1e-3) ** done)
+    if schedule.decay == "cosine":
+        return schedule.final + (1.0 - schedule.final) * 0.5 * (1.0 + math.cos(math.pi * done))
+    return 1.0 - (1.0 - schedule.final) * done
+
+
+def rise(step: int, begun: float, schedule: ScheduleSettings) -> float:
+    """The factor, from 0 to 1, of what learns only since the step ``begun``: its rate rises over as large a share of the steps
+    that are left as the schedule's own warmup is of all. With ``begun`` 0 the schedule's is enough."""
+    if begun <= 0:
+        return 1.0
+    warmup = schedule.warmup * max(0.0, schedule.steps - begun)
+    return min(1.0, max(0.0, step + 1 - begun) / (warmup + 1))
+
+
+# --- Budgets ---------------------------------------------------------------------------------------------
+
+FEWEST = 20
+STRETCH = 10.0
+"""A stage's least steps may take so many times the minutes; where they would take longer, the run is told to be too short."""
+WARM, TIMED = 3, 10
+"""First steps of a run that are not timed, and those behind them that are."""
+APART = 1.2
+"""Planned anew where a step takes so many times as long, or as short."""
+
+
+@dataclass(frozen=True)
+class Least:
+    """The fewest steps of a stage that mean anything, and why."""
+
+    steps: int
+    why: str
+
+
+def seconds_of(device: torch.device) -> float:
+    """A clock of what training on ``device`` takes of it.
+
+    On a CPU the processor time of the thread that leads the training: it has its share in all that others compute for it, and
+    time in which another program has its core does not count. A GPU is nobody else's, and there the time that passes counts.
+    """
+    if device.type == "cpu":
+        return time.thread_time()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def timed(micro_step: Callable[[], None], warm: int = 2, times: int = 6, most_s: float = 60.0) -> float:
+    """Seconds of ``micro_step`` on the CPU, run ``times`` times behind ``warm`` others; where it takes long, fewer times."""
+    device, seconds = torch.device("cpu"), []
+    begun = seconds_of(device)
+    for _ in range(warm + times):
+        before = seconds_of(device)
+        micro_step()
+        seconds.append(seconds_of(device) - before)
+        if seconds_of(device) - begun > most_s:
+            break
+    counted = seconds[min(warm, len(seconds) - 1) :]
+    return sum(counted) / len(counted)
+
+
+@dataclass
+class Budget:
+    """The minutes of a run and what they are solved into: ``settings.schedule.steps``, kept in the file ``path``."""
+
+    settings: Any
+    path: Path
+    least: Least
+    step_s: float = math.nan
+    """what a step was planned to take; not a number in a run that is continued"""
+
+    @property
+    def schedule(self) -> ScheduleSettings:
+        schedule: ScheduleSettings = self.settings.schedule
+        return schedule
+
+    def plan(self, step_s: float, tell: bool) -> int:
+        """The steps that the minutes hold at ``step_s`` seconds each, not fewer than the stage needs; ``tell`` says so."""
+        minutes, least = self.schedule.minutes, self.least
+        self.step_s = step_s
+        held = max(1, int(minutes * 60 / step_s))
+        if held >= least.steps:
+            return held
+        took = f"schedule.minutes {minutes:g} holds {held} steps of {step_s:.3g} s, and {least.why}"
+        if least.steps > STRETCH * held:
+            steps = max(FEWEST, held)
+            advice = f"only {steps} steps are done: give it more minutes, a smaller batch or a smaller model"
+        else:
+            steps = least.steps
+            advice = f"{steps} are done, about {steps * step_s / 60:.2g} minutes"
+        if tell:
+            print(f"note: {took}; {advice}", file=sys.stderr)
+        return steps
+
+    def keep(self, steps: int) -> None:
+        """Take ``steps`` and keep them with the run's settings."""
+        self.schedule.steps = steps
+        config.dump(self.settings, self.path)
+
+
+class PlanOnceMore(Callback):
+    """Times the first steps of a run, also of one that was stopped in them; where they take another time than was planned, the
+    budget is solved once more.
+
+    Every rank takes what the leading one found. What depends on the number of steps reads it from the schedule.
+    """
+
+    def __init__(self, budget: Budget, title: str, first_step: int) -> None:
+        self.budget, self.title, self.first_step = budget, title, first_step
+        self.planned = budget.schedule.steps
+        self._begun: float | None = None
+        self._outside = 0.0
+        self._left: float | None = None
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._left = seconds_of(pl_module.device)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._left is not None:
+            self._outside += seconds_of(pl_module.device) - self._left
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        step = trainer.global_step
+        if step == self.first_step + WARM and self._begun is None:
+            self._begun, self._outside = seconds_of(pl_module.device), 0.0
+        elif step == self.first_step + WARM + TIMED and self._begun is not None:
+            step_s = (seconds_of(pl_module.device) - self._begun - self._outside) / TIMED
+            self._begun = None
+            self._replan(trainer, float(from_leader(torch.tensor([step_s], device=pl_module.device))))
+
+    def _replan(self, trainer: Trainer, step_s: float) -> None:
+        schedule, hoped_s = self.budget.schedule, self.budget.step_s
+        steps = max(self.budget.plan(step_s, tell=False), trainer.global_step + 1)
+        if 1 / APART <= steps / self.planned <= APART:
+            return
+        schedule.steps = trainer.fit_loop.epoch_loop.max_steps = steps
+        looks = trainer.val_check_batch
+        assert isinstance(looks, int)
+        trainer.val_check_batch = min(looks, steps * trainer.accumulate_grad_batches)
+        if trainer.is_global_zero:
+            self.budget.keep(steps)
+            was = f", not {hoped_s:.3g} s" if math.isfinite(hoped_s) else ""
+            print(
+                f"{self.title}: a step takes {step_s:.3g} s{was}: {steps} steps, not {self.planned}, in "
+                f"schedule.minutes {schedule.minutes:g}",
+                file=sys.stderr, flush=True,
+            )  # fmt: skip
+
+
+# --- A training run from settings to finished weights ----------------------------------------------------
+
+__all__ = [
+    "CHECKPOINTS",
+    "CONFIG",
+    "FINISHED",
+    "Budget",
+    "Least",
+    "Patience",
+    "Run",
+    "adamw",
+    "best_weights",
+    "finished",
+    "first_step",
+    "fit",
+    "newest_checkpoint",
+    "parameter_groups",
+    "settle",
+]
+
+CONFIG, FINISHED = "config.yaml", "finished.json"
+
+
+@dataclass
+class Run:
+    """Where a run stands on disk and what of it the trainer needs to know."""
+
+    folder: Path
+    hardware: HardwareSettings
+    log: LogSettings
+    schedule: ScheduleSettings
+    accumulation: int
+    audio_s_per_step: float
+    title: str
+    show: tuple[str, ...]
+    """metrics for the progress bar"""
+    monitor: tuple[str, str] | None = None
+    """(metric, "min" or "max") by which the best checkpoint is kept; None = the last is the best"""
+    clip: float = 5.0
+    patience: Patience = field(default_factory=Patience)
+    """when the run ends before its last step, by ``monitor``"""
+    budget: Budget | None = None
+    """the minutes that the steps were solved from; None = the steps were given"""
+
+
+def settle(
+    settings: Any,
+    folder: Path,
+    micro_step: Callable[[], None],
+    accumulation: int,
+    least: Least,
+    patience_s: float = 1800,
+) -> Budget | None:
+    """Fix ``settings.schedule.steps``, keep the resolved settings in the run's folder, and return the budget of minutes that the
+    steps were solved from, if they were.
+
+    A new run's ``minutes`` become steps by timing ``micro_step`` (one forward and backward; the caller restores what it
+    changes), not fewer than ``least``. A run that is there already must have been begun with the same settings; its steps
+    hold. Of several ranks the leading one does this and the others wait for its settings, at most ``patience_s``.
+    """
+    schedule: ScheduleSettings = settings.schedule
+    path = folder / CONFIG
+    budget = Budget(settings, path, least) if schedule.steps == 0 else None
+    check_hardware(settings.hardware)
+    set_threads(settings.hardware)
+    if not path.exists() and not leads(settings.hardware):
+        _wait(path, patience_s)
+    if path.exists():
+        known = config.load(type(settings), ["--config", str(path)], "run", "")
+        if schedule.steps == 0:
+            schedule.steps = known.schedule.steps
+        same_settings(config.to_dict(known), config.to_dict(settings), path)
+        return budget
+    if budget is None:
+        config.dump(settings, path)
+    elif schedule.minutes <= 0:
+        raise UserError("schedule.steps and schedule.minutes are both 0: say how long to train")
+    else:
+        budget.keep(budget.plan(timed(micro_step) * accumulation, tell=True))
+    return budget
+
+
+def _wait(path: Path, patience_s: float) -> None:
+    begun = time.monotonic()
+    while not path.exists():
+        if time.monotonic() - begun > patience_s:
+            raise UserError(
+                f"{path}: not written by the leading process in {patience_s:.0f} s; do all nodes share --out?"
+            )
+        time.sleep(0.2)
+
+
+def same_settings(known: dict[str, Any], asked: dict[str, Any], path: Path) -> None:
+    """A ``UserError`` that names every setting in which ``asked`` differs from the run begun with ``known`` (at ``path``).
+
+    Where it runs and what it logs may differ; the number of ranks may, since accumulation is solved for them.
+    """
+    where = ("strategy", "checkpointing", "devices", "nodes", "threads")
+    free = {"log", "data.workers", "out", *(f"hardware.{name}" for name in where)}
+
+    def differences(known: dict[str, Any], asked: dict[str, Any], prefix: str) -> Iterator[str]:
+        for key, value in known.items():
+            name = prefix + key
+            if name in free:
+                continue
+            if isinstance(value, dict):
+                yield from differences(value, asked[key], name + ".")
+            elif asked[key] != value:
+                yield f"{name} {value}, now {asked[key]}"
+
+    if found := list(differences(known, asked, "")):
+        raise UserError(
+            f"{path}: this run was begun with {'; '.join(found)}; give the same settings to continue it, or another --out "
+            "for a new run"
+        )
+
+
+def fit(task: LightningModule, run: Run, train: Iterable[Any], valid: Iterable[Any], extra: list[Callback]) -> None:
+    """Train ``task`` to ``run.schedule.steps`` or the end of ``run.patience``, from its newest checkpoint where there is one.
+
+    Returns when the run is finished, on every rank, with the final weights in ``task``. Ctrl-C, SIGTERM and SIGUSR1 save and
+    raise ``Interrupted`` on the leading rank; the others end their programs in silence.
+    """
+    _quiet()
+    hardware, steps = run.hardware, run.schedule.steps
+    set_threads(hardware)
+    leader = leads(hardware)
+    start = newest_checkpoint(run.folder)
+    if start is not None:
+        check_fits(start[0], start[1]["state_dict"], task)
+    if start is None or (start[1]["global_step"] < steps and not ended_early(start[1])):
+        strategy, precision = make_strategy(hardware, sum(p.numel() for p in task.parameters()))
+        checkpoints = Checkpoints(run.folder, run.schedule, run.log, run.accumulation, run.monitor, run.patience)
+        progress = ProgressBar(run.schedule, run.audio_s_per_step, run.show, run.title)
+        callbacks = [progress, BadClips(run.folder), *extra, checkpoints]
+        if run.budget is not None and (begun := start[1]["global_step"] if start else 0) < WARM + TIMED:
+            callbacks.insert(0, PlanOnceMore(run.budget, run.title, begun))
+        if hardware.precision == "fp16":
+            callbacks.insert(0, LossScale(precision))
+        loggers = [MetricsFile(run.folder, start[1]["global_step"] if start else 0),
+                   TensorBoardLogger(run.folder, name="tensorboard", version="")] if leader else False  # fmt: skip
+        trainer = Trainer(
+            accelerator="auto",
+            devices=hardware.devices,
+            num_nodes=hardware.nodes,
+            strategy=strategy,
+            plugins=[precision, AtomicFiles(), *([environment()] if hardware.ranks > 1 else [])],
+            max_steps=steps,
+            accumulate_grad_batches=run.accumulation,
+            gradient_clip_val=run.clip,
+            val_check_interval=checkpoints.valid_every * run.accumulation,
+            check_val_every_n_epoch=None,
+            num_sanity_val_steps=0,
+            log_every_n_steps=run.log.every,
+            logger=loggers,
+            callbacks=callbacks,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            benchmark=False,
+        )  # fmt: skip
+        checkpoints.listen()
+        try:
+            trainer.fit(task, train, valid, ckpt_path=str(start[0]) if start else None)
+        except Stopped as stop:
+            if not leader:
+                raise SystemExit(0) from stop
+            raise Interrupted(_how_it_stopped(stop, run)) from stop
+        finally:
+            checkpoints.restore()
+        if checkpoints.ended and leader:
+            looks = f"{checkpoints.waited} looks at held-out audio brought nothing better"
+            print(f"{run.title} ends at step {trainer.global_step} of {run.schedule.steps}: {looks}", file=sys.stderr)
+        elif trainer.global_step < run.schedule.steps and not checkpoints.ended:
+            raise RuntimeError(f"training ended at step {trainer.global_step} of {run.schedule.steps}")
+        if dist.is_initialized():
+            dist.barrier()
+            dist.destroy_process_group()
+    if leader and (bad := in_words(run.folder)):
+        print(f"{run.title}: {bad}", file=sys.stderr)
+    final = newest_checkpoint(run.folder)
+    if final is None:
+        raise UserError(f"{run.folder}: the last checkpoint cannot be read any more; run the same command again")
+    task.to("cpu").load_state_dict(final[1]["state_dict"])
+
+
+def _how_it_stopped(stop: Stopped, run: Run) -> str:
+    """What stopped the run, what of it is saved, and what the same command will do."""
+    what = f"{run.folder}: {run.title} stopped by {signal.Signals(stop.signum).name}"
+    if stop.step is not None:
+        return f"{what}, saved at step {stop.step} of {run.schedule.steps}; the same command continues there"
+    kept = first_step(run.folder)
+    then = f"continues from step {kept}" if kept else "begins anew"
+    return f"{what}; nothing new is saved, the same command {then}"
+
+
+def adamw(groups: list[dict[str, Any]], optim: OptimSettings, schedule: ScheduleSettings) -> dict[str, Any]:
+    """AdamW over ``groups`` (each with its own ``lr``) and the schedule's factor on all of them, as Lightning takes it.
+
+    A group may say when it ``begins`` to learn (a function that tells the step): its rate then rises from there. AdamW's first
+    steps are as long as the rate, and at its peak they would undo what the weights know.
+    """
+    begins = [group.pop("begins", None) for group in groups]
+
+    def factor(begin: Callable[[], float] | None) -> Callable[[int], float]:
+        return lambda step: rate(step, schedule) * (1.0 if begin is None else rise(step, begin(), schedule))
+
+    optimizer = torch.optim.AdamW(
+        groups, lr=optim.lr, betas=(optim.beta1, optim.beta2), eps=optim.eps, weight_decay=optim.weight_decay
+    )
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, [factor(begin) for begin in begins])
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def parameter_groups(module: nn.Module, lr: float) -> list[dict[str, Any]]:
+    """The trainable parameters of ``module`` at ``lr``; vectors (norms, biases, embeddings) without weight decay."""
+    trainable = [p for p in module.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trainable if p.ndim > 1], "lr": lr},
+        {"params": [p for p in trainable if p.ndim <= 1], "lr": lr, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def _quiet() -> None:
+    """Lightning's and fairseq2's chatter, none of which a user can act on."""
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for text in (".*does not have many workers.*", ".*treespec.*", ".*weight_norm.*", ".*callbacks used to create.*",
+                 ".*not resumable.*", ".*lr_scheduler.step.*", ".*self.trainer.*log.*"):  # fmt: skip
+        warnings.filterwarnings("ignore", message=text)
+
+
+def finished(folder: Path, settings: Any = None, stated: Collection[str] = ()) -> bool:
+    """Whether the run in ``folder`` has reached its end and written its result.
+
+    A ``UserError`` where it was made with other values than ``settings`` has of what is ``stated`` (``config.stated``): whoever
+    asks for something else is not to be told that it is there already.
+    """
+    path = folder / CONFIG
+    if not (folder / FINISHED).is_file():
+        return False
+    if stated and path.is_file():
+        same_settings(config.select(path, stated), config.to_dict(settings), path)
+    return True

@@ -1,0 +1,131 @@
+"""What a pretrained quantizer says of audio: the code of every frame, and how often each code is used.
+
+S samples, T frames, G codebooks, V entries.
+
+Transcripts and error rates of a recogniser over clips of a corpus, in padded batches on the recogniser's device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+
+from lalia.data.loader import make_eval_loader
+from lalia.data.mixture import Mixture
+from lalia.decoding.greedy import best_path, transcript
+from lalia.errors import UserError
+from lalia.models.encoder import Encoder
+from lalia.models.quantizer import ContrastiveHead, ContrastiveShape
+from lalia.models.recogniser import Recogniser
+from lalia.models.shape import EncoderShape
+from lalia.scoring.rates import Score, score
+from lalia.training.trainer import CONFIG, newest_checkpoint
+
+# --- Transcripts and error rates of a recogniser over clips of a corpus, in padded batches on the recogniser's device ---
+
+
+@dataclass
+class Transcripts:
+    """What a recogniser heard in clips, beside what was said; normalised both."""
+
+    ids: list[str]
+    references: list[str]
+    hypotheses: list[str]
+    unread: list[str] = field(default_factory=list)
+    """a line for each clip that could not be read"""
+
+    def score(self) -> Score:
+        return score(self.references, self.hypotheses)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Rates with their intervals, and every clip's pair of texts."""
+        scored = self.score()
+        pairs = zip(self.ids, self.references, self.hypotheses, strict=True)
+        unread = {"unread": self.unread} if self.unread else {}
+        return {
+            "cer": scored.cer.rate,
+            "wer": scored.wer.rate,
+            "cer_interval": list(scored.cer_interval),
+            "wer_interval": list(scored.wer_interval),
+            "clips": [{"id": i, "reference": r, "hypothesis": h} for i, r, h in pairs],
+            **unread,
+        }
+
+
+def told_of(scores: dict[str, Any]) -> str:
+    """On how many clips ``scores`` (``Transcripts.as_dict``) were made, and how many could not be read."""
+    unread = scores.get("unread", [])
+    return f"{len(scores['clips'])} clips" + (f" ({len(unread)} more cannot be read: {unread[0]})" if unread else "")
+
+
+def transcribe_rows(recogniser: Recogniser, mixture: Mixture, rows: np.ndarray, micro_s: float = 60.0) -> Transcripts:
+    """Greedy transcripts of ``rows``; clips that cannot be read are left out and named."""
+    device = recogniser.head.weight.device
+    found = Transcripts([], [], [])
+    for batch in make_eval_loader(mixture, rows, micro_s):
+        found.unread += batch.bad
+        batch = batch.to(device)
+        log_probs_BTV, frames_B = recogniser.log_probs(batch.wave_BS, batch.lengths_B)
+        for row, log_probs_TV, frames in zip(
+            batch.rows_B.tolist(), log_probs_BTV.cpu().numpy(), frames_B.tolist(), strict=True
+        ):
+            found.ids.append(mixture.id(row))
+            found.references.append(recogniser.normaliser(mixture.text(row)))
+            found.hypotheses.append(transcript(best_path(log_probs_TV[:frames]), recogniser.tokens))
+    return found
+
+
+# --- What a pretrained quantizer says of audio -----------------------------------------------------------
+
+
+class CodeReader:
+    """The encoder and quantizer of a pretraining run, as its newest checkpoint holds them."""
+
+    def __init__(self, encoder: Encoder, head: ContrastiveHead) -> None:
+        self.encoder = encoder.eval()
+        self.head = head.eval()
+
+    @classmethod
+    def load(cls, run: Path | str) -> CodeReader:
+        """From the folder of a pretraining run; ``UserError`` where it has no checkpoint or is none."""
+        run = Path(run)
+        try:
+            config = yaml.safe_load((run / CONFIG).read_text(encoding="utf-8"))
+            shape, quantizer = EncoderShape(**config["model"]), ContrastiveShape(**config["quantizer"])
+        except (OSError, KeyError, TypeError, yaml.YAMLError) as error:
+            raise UserError(f"{run}: expected the folder of a pretraining run ({error})") from error
+        found = newest_checkpoint(run)
+        if found is None:
+            raise UserError(f"{run}: has no checkpoint that can be read; the quantizer is kept only there")
+        reader = cls(Encoder(shape), ContrastiveHead(shape, quantizer))
+        weights = found[1]["state_dict"]
+        for name, module in (("encoder.", reader.encoder), ("head.", reader.head)):
+            module.load_state_dict({k.removeprefix(name): w for k, w in weights.items() if k.startswith(name)})
+        return reader
+
+    @torch.inference_mode()
+    def codes(self, wave: np.ndarray) -> np.ndarray:
+        """The entry of each codebook that each frame of ``wave`` (S,) chooses: (T, G) int64; no frames where it is too short."""
+        if self.encoder.shape.frames(len(wave)) < 1:
+            return np.zeros((0, self.head.shape.codebooks), np.int64)
+        wave_1S, length_1 = torch.from_numpy(wave)[None], torch.tensor([len(wave)])
+        features_1TF, raw_1TF, frames_1 = self.encoder.features(wave_1S, length_1)
+        if self.head.shape.kind == "kmeans":
+            return self.head.clusters(wave_1S, length_1, raw_1TF, frames_1)[0].numpy()
+        return self.head.logits(features_1TF)[0].argmax(-1).numpy()
+
+    def usage(self, waves: Iterable[np.ndarray]) -> np.ndarray:
+        """The share of all frames of ``waves`` that chooses each entry: (G, V), each codebook adding up to 1."""
+        G, V = self.head.shape.codebooks, self.head.shape.entries
+        counts_GV = np.zeros((G, V))
+        for wave in waves:
+            codes_TG = self.codes(wave)
+            for g in range(G):
+                counts_GV[g] += np.bincount(codes_TG[:, g], minlength=V)
+        return counts_GV / np.maximum(counts_GV.sum(1, keepdims=True), 1.0)

@@ -1,0 +1,44 @@
+"""The benchmark of decoding runs on any student and corpus, and writes its table."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.decoding import language_models
+from lalia.audio.encoding import flac_bytes
+from tests.cli.test_main import make_corpus
+from tests.tiny_student import make_student, sing
+
+
+def test_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = {"train": ("a bad bed", "add a cab"), "dev": ("bad cab", "a cab"), "test": ("ace bed", "a bad cab")}
+    clips = [("ita", split, text, flac_bytes(sing(text))) for split, some in texts.items() for text in some]
+    corpus = make_corpus(tmp_path / "corpus", clips)
+    (tmp_path / "free.txt").write_text("a dead bed\nace bed\n")
+    table = tmp_path / "table.md"
+    argv = [
+        make_student(tmp_path / "student"),
+        corpus,
+        "--language",
+        "ita",
+        "--text",
+        tmp_path / "free.txt",
+        "--out",
+        table,
+        "--width",
+        16,
+    ]
+    monkeypatch.setattr(sys, "argv", ["decoding", *map(str, argv)])
+    language_models.main()
+    rows = table.read_text().splitlines()
+    assert len(rows) == 2 + 2 + 2 * 4 + 4
+    assert [row.split(" | ")[0] for row in rows[-4:]] == [
+        "| 6-grams of letters and the LSTM, labels and free text (weight 0, bonus 0)",
+        "| the same, beam 64",
+        "| 6-grams of letters, labels and free text, 1 hot words",
+        "| closed list of 4 sentences",
+    ]
+    assert rows[2].startswith("| best path | 0.0 | 0.0 (0.0 to 0.0) | ")

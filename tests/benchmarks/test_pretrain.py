@@ -1,0 +1,38 @@
+"""What benchmarks/training/pretrain_step.py compares is comparable: one shape, one batch; and its parts run."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from benchmarks.training.pretrain_contenders import CONTENDERS, SIZES, batch
+from benchmarks.training.pretrain_profile import attention_seconds, where
+from benchmarks.training.pretrain_step import race
+
+
+def test_the_contenders_are_one_shape_and_take_steps_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda *a, **k: lambda f: f)
+    monkeypatch.setattr("pretrain.task.span_mask", None)  # put back behind the test: our contender is given a mask
+    seconds, weights = race("warm-up", "bf16", list(CONTENDERS), rounds=2)
+    assert {name: len(times) for name, times in seconds.items()} == dict.fromkeys(CONTENDERS, 2)
+    assert weights > 10_000
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_as_many_frames_are_hidden_of_each_clip(size: str) -> None:
+    wave_BS, mask_BT = batch(SIZES[size])
+    assert wave_BS.shape == (SIZES[size].clips, SIZES[size].samples)
+    hidden = mask_BT.sum(1)
+    assert bool((hidden == hidden[0]).all()) and 0.3 < float(mask_BT.float().mean()) < 0.6
+
+
+def test_a_profile_finds_the_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pretrain.task.span_mask", None)
+    seconds, operations, best = where("warm-up", "fp32", 1)
+    assert min(seconds["matrix products"], seconds["convolutions"], seconds["AdamW"], operations, best) > 0
+    assert seconds["other"] < 0.5 * sum(seconds.values())
+
+
+def test_attention_is_timed_both_ways() -> None:
+    fused, written = attention_seconds((1, 2, 9, 8), torch.bfloat16, 0.1, rounds=2, calls=1)
+    assert len(fused) == len(written) == 2 and min(fused + written) > 0

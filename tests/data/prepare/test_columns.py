@@ -1,0 +1,130 @@
+"""Whoever brings a table is told which column became what, what has no label, and which language was understood."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from lalia.cli.main import main
+from lalia.data.corpus import Corpus
+from lalia.data.prepare import pipeline
+from lalia.data.prepare.listing import Options, parse_columns
+from lalia.data.prepare.sources.opening import open_source
+from lalia.errors import UserError
+from lalia.text.language_codes import codes, describe_language, iso_639_3, kin
+from lalia.text.languages import profile
+from tests.tiny_clips import in_this_process, save, voiced
+
+
+def table(folder: Path, header: str, *rows: str) -> Path:
+    """A table of clips that are there, as far as the first column can be read."""
+    for number, row in enumerate(rows):
+        save(folder / row.split("\t")[0], voiced(number, 1.0))
+    path = folder / "labels.tsv"
+    path.write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
+    return path
+
+
+def told(path: Path, **options: object) -> tuple[list[str], list[tuple[str, str]]]:
+    """What is said of a table, and the (text, speaker) of its clips."""
+    lines: list[str] = []
+    listing = open_source(str(path), Options(**options), None, lines.append)(path.parent)  # type: ignore[arg-type]
+    return lines, [(clip.text, clip.speaker) for clip in listing.clips]
+
+
+def summary(path: Path, out: Path, **options: object) -> str:
+    """The last line of a preparation."""
+    console = Console(file=io.StringIO(), soft_wrap=True)
+    source = open_source(str(path), Options(**options), None, lambda words: None)  # type: ignore[arg-type]
+    pipeline.prepare(source, pipeline.Recipe("test", {}, None, "near"), out, in_this_process, console)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_each_column_is_said_and_so_is_what_is_not_used(tmp_path: Path) -> None:
+    path = table(tmp_path, "file\ttranscript\tvoice\tage", "a.wav\tmoja\tasha\t30", "b.wav\tmbili\tjuma\t31")
+    lines, clips = told(path)
+    assert clips == [("moja", "asha"), ("mbili", "juma")]
+    assert lines == ["columns: audio=file, text=transcript, speaker=voice; not used: age (--columns OURS=NAME uses it)"]
+    assert "not used" not in told(path, columns={"id": "age"})[0][0]
+
+
+def test_a_table_whose_texts_are_not_recognised_says_so(tmp_path: Path) -> None:
+    path = table(tmp_path, "file\tsaid_here\tperson", "a.wav\tmoja\tasha")
+    lines, clips = told(path)
+    assert clips == [("", "")]
+    assert lines[0] == "columns: audio=file; not used: said_here, person (--columns text=said_here uses one)"
+    assert lines[1:] == [
+        f"{path}: no column is known to hold texts, so no clip will have a label; --columns text=NAME names one of "
+        "said_here, person"
+    ]
+    assert len(told(path, columns={"text": "said_here"})[0]) == 1
+    assert told(table(tmp_path, "file\tutterance_text", "a.wav\tmoja"))[1] == [("moja", "")]
+
+
+def test_empty_labels_are_counted_in_the_table_and_in_the_corpus(tmp_path: Path) -> None:
+    path = table(tmp_path, "file\ttext", "a.wav\tmoja", "b.wav\t ", "c.wav\ttatu")
+    assert told(path)[0][1] == (f"{path}: text is empty in 1 of 3 rows, such as b.wav; that clip will have no label")
+    assert "3 clips (2 labelled, 1 without a label), " in summary(path, tmp_path / "some")
+    assert Corpus.load(tmp_path / "some").card["labelled_clips"] == {"train": 2, "dev": 0, "test": 0}
+    audio = table(tmp_path, "file", "a.wav", "b.wav", "c.wav")
+    assert "3 clips (none labelled), " in summary(audio, tmp_path / "none")
+
+
+def test_a_table_without_a_header_is_told_what_to_write(tmp_path: Path) -> None:
+    path = table(tmp_path, "a.wav\tmoja mbili tatu\tasha", "b.wav\tnne\tjuma")
+    assert told(path)[1] == [("moja mbili tatu", ""), ("nne", "")], "audio of it is there, so it can be read"
+    (tmp_path / "b.wav").unlink()
+    for columns in ({}, {"audio": "file"}):
+        with pytest.raises(UserError) as found:
+            told(path, columns=columns)
+        assert "its first line looks like data ('a.wav'), not like the names of its columns" in str(found.value)
+        assert "as in: audio, text, column3" in str(found.value)
+
+
+def test_the_language_that_was_understood_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert describe_language("sw", iso_639_3("sw")) == "language: Swahili (swa), from 'sw'"
+    assert describe_language("sqh", iso_639_3("sqh")) == "language: Shau (sqh)", "a slip of the keyboard can be seen"
+    assert [iso_639_3(name) for name in ("kr", "ger", "Bambara", "gilaki", "qab")] == [
+        "kau",
+        "deu",
+        "bam",
+        "glk",
+        "qab",
+    ]
+    with pytest.raises(UserError, match=r"did you mean .*bem \(Bemba \(Zambia\)\)"):
+        iso_639_3("bemba")
+    path = table(tmp_path, "file\ttext", "a.wav\tmoja")
+    assert main(["prepare", str(path), "--out", str(tmp_path / "c"), "--language", "zzz"]) == 2
+    assert "language 'zzz' is unknown" in capsys.readouterr().err
+
+
+def test_a_language_that_nobody_says_is_one_line(tmp_path: Path) -> None:
+    path = table(tmp_path, "file\ttext", "a.wav\tmoja", "b.wav\tmbili")
+    assert "the language of 2 clips is said nowhere and will be und" in summary(path, tmp_path / "none")
+    assert "und" not in summary(path, tmp_path / "said", language="swh")
+
+
+def test_codes_know_their_kin() -> None:
+    assert len(codes()) > 7900 and all(known.part_of in (*codes(), "") for known in codes().values())
+    assert (kin("swh", ["ita", "swa"]), kin("swa", ["swh"])) == ("swa", "swh")
+    assert kin("swa", ["swh", "swc"]) is None, "which of the two"
+    assert kin("swh", ["swc"]) is kin("ita", ["und"]) is kin("", ["ita"]) is None
+    assert profile("bem").title == "Bemba (Zambia) (bem)"
+
+
+def test_columns_may_be_told_in_one_flag_or_in_several() -> None:
+    told = {"audio": "skrá", "text": "texti", "speaker": "lesari"}
+    assert parse_columns(["audio=skrá,text=texti", "speaker = lesari"]) == told
+    assert parse_columns(["audio=skrá", "text=texti", "speaker=lesari", "audio=skrá"]) == told
+    assert parse_columns([]) == {}
+    for words, complaint in (
+        (["audio"], "expected OURS=THEIRS"),
+        (["name=x"], "OURS one of"),
+        (["text=a", "text=b"], "twice"),
+    ):
+        with pytest.raises(UserError, match=complaint):
+            parse_columns(words)

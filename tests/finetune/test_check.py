@@ -1,0 +1,381 @@
+"""The check: what is wrong with a corpus is named with its remedy, what can be mended is, and sound data passes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from finetune.__main__ import main as program
+from finetune.check import check
+from lalia.cards import ancestors, read_card
+from lalia.data.corpus import Corpus
+from lalia.data.prepare.pipeline import rewrite
+from lalia.errors import UserError
+from lalia.text.normaliser import NormaliserSettings
+from tests.tiny_corpus import make_corpus
+
+SENTENCES = (
+    "la casa è grande e di legno", "il treno parte per la città", "non è una buona idea che resti",
+    "un gatto nero dorme in cucina",
+    "la pioggia cade su tutta la valle", "che ora è adesso per favore", "il libro di storia è molto bello",
+    "una barca a vela lascia il porto", "non so dove sia la chiave", "per cena c'è la zuppa di pesce",
+    "il vento soffia forte sul monte", "la neve copre il tetto di casa",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    """Sixty clips in Italian with no fault that matters: no sentence in two splits."""
+    folder = tmp_path_factory.mktemp("check")
+    plain = Corpus.load(make_corpus(folder / "plain", 60, ("ita",)))
+    numbers = ["uno", "due", "tre", "quattro", "cinque", "sei", "sette", "otto", "nove", "dieci"]
+    places: dict[int, int] = {}
+    changes: dict[int, dict[str, Any]] = {}
+    for row in range(len(plain)):
+        split = int(plain.splits[row])
+        places[split] = places.get(split, -1) + 1
+        sentence = SENTENCES[3 * (places[split] % 4) + split]
+        counted = f"{numbers[places[split] % 10]} {numbers[places[split] // 10]}"
+        text = f"{sentence} {counted}"
+        # As fast as people speak, whatever the clip's sound: nothing listens here.
+        changes[row] = {"text": text, "speech_ratio": 1.0, "duration_s": len(text) / 15 + 0.01 * (row % 5)}
+    rewrite(plain, folder / "sound", np.arange(len(plain)), changes, [], {})
+    return Corpus.load(folder / "sound")
+
+
+def changed(corpus: Corpus, tmp_path: Path, changes: Mapping[int, Mapping[str, Any]]) -> Path:
+    rewrite(corpus, tmp_path / "changed", np.arange(len(corpus)), changes, [], {})  # type: ignore[arg-type]
+    return tmp_path / "changed"
+
+
+def topics(corpus: Path, language: str = "ita") -> dict[str, str]:
+    found = check.check(Corpus.load(corpus), language)
+    return {finding.topic: f"{finding.weight}: {finding.what}" for finding in found.findings}
+
+
+def train_rows(corpus: Corpus) -> list[int]:
+    return [int(row) for row in corpus.select("train")]
+
+
+def test_sound_data_passes(sound: Corpus, capsys: pytest.CaptureFixture[str]) -> None:
+    assert check.main([str(sound.folder)]) == 0
+    said = capsys.readouterr().out
+    assert "ready to train" in said
+    assert "Italian (ita)" in said
+    assert "letters, " in said
+
+
+def each(rows: list[int], corpus: Corpus, change: Any) -> dict[int, dict[str, Any]]:
+    return {row: {"text": change(corpus.text(row))} for row in rows}
+
+
+@pytest.mark.parametrize(
+    ("topic", "weight", "said", "change"),
+    [
+        ("encoding", "stop", "in the wrong encoding", lambda t: t.replace("a", "à").encode().decode("latin-1")),
+        ("encoding", "stop", "letters are lost", lambda t: t + "\ufffd"),
+        ("look-alikes", "look", "words of mixed scripts: ", lambda t: t.replace("o ", "о ", 1) + " lаtte"),
+        ("unicode", "look", "invisible characters: zero width space", lambda t: t + "\u200b"),
+        ("unicode", "look", "not in NFC", lambda t: t + " perche\u0301"),
+        ("digits", "look", "spelled out by num2words: '21' as 'ventuno'", lambda t: t + " 21"),
+        ("empty labels", "look", "say nothing", lambda t: "…"),
+        ("label > frames", "stop", "more letters than frames", lambda t: " ".join([t] * 20)),
+        ("script", "look", "Cyrillic", lambda t: t + " привет"),
+        ("language", "look", "look like English", lambda t: "this is what the man said to you"),
+        ("rare characters", "look", "ñ", lambda t: t + " añ"),
+    ],
+)  # fmt: skip
+def test_a_fault_is_named(sound: Corpus, tmp_path: Path, topic: str, weight: str, said: str, change: Any) -> None:
+    rows = train_rows(sound)[: 1 if topic == "rare characters" else 2]
+    found = topics(changed(sound, tmp_path, each(rows, sound, change)))
+    assert topic in found, found
+    assert found[topic].startswith(weight) and said in found[topic]
+
+
+def test_another_script_and_another_language_stop(sound: Corpus, tmp_path: Path) -> None:
+    every = list(range(len(sound)))
+    russian = changed(sound, tmp_path / "a", each(every, sound, lambda t: f"привет мир {len(t)} и так далее"))
+    assert "Italian (ita) is written in Latin" in topics(russian)["script"]
+    german = changed(sound, tmp_path / "b", each(every, sound, lambda t: f"der die und das ist nicht so {t[:3]}"))
+    assert topics(german)["language"].startswith("stop: the labels look like German (deu), not Italian (ita)")
+
+
+def test_clips_that_nobody_labelled_are_counted_by_name(sound: Corpus, tmp_path: Path, capsys: Any) -> None:
+    row = train_rows(sound)[3]
+    some = changed(sound, tmp_path / "a", {row: {"text": ""}})
+    assert topics(some)["unlabelled"].startswith(f"look: 1 of {len(sound)} clips has no label")
+    check.main([str(some), "--fix", "--out", str(tmp_path / "mended")])
+    said = capsys.readouterr().out
+    assert f"{sound.id(row)}: no label" in said
+    most = changed(sound, tmp_path / "b", {row: {"text": ""} for row in train_rows(sound)[: len(sound) // 2 + 1]})
+    assert topics(most)["unlabelled"].startswith("fine: ")
+    assert "unlabelled" not in topics(sound.folder)
+
+
+def test_a_language_is_found_by_the_code_it_is_a_part_of(sound: Corpus, tmp_path: Path, capsys: Any) -> None:
+    rows = range(len(sound))
+    whole = changed(sound, tmp_path, {row: {"language": "swa"} for row in rows})
+    check.main([str(whole), "--language", "swh"])
+    said = capsys.readouterr()
+    assert "--language swh: the corpus is in swa (Swahili), which is taken" in said.err
+    assert "Swahili (swa)" in said.out
+    for word in ("sw", "swahili", "sw-KE"):
+        check.main([str(whole), "--language", word])
+        said = capsys.readouterr()
+        assert f"language: Swahili (swa), from {word!r}" in said.err and "Swahili (swa)" in said.out
+    with pytest.raises(
+        UserError, match=r"language swh: not in the corpus, which has swa; say swa, which is Swahili too"
+    ):
+        Corpus.load(whole).select(language="swh")
+
+
+def test_numbers_that_nobody_can_spell_are_to_be_written_out(sound: Corpus, tmp_path: Path) -> None:
+    row = train_rows(sound)[0]
+    changes: dict[int, dict[str, Any]] = {r: {"language": "swh"} for r in range(len(sound))}
+    changes[row] = {"language": "swh", "text": sound.text(row) + " 13"}
+    findings = check.check(Corpus.load(changed(sound, tmp_path, changes)), "swh").findings
+    told = {finding.topic: (finding.what, finding.fix) for finding in findings}
+    assert told["digits"][0].startswith("1 label keeps digits, which are said in words: ")
+    assert told["digits"][1] == "write them out: num2words does not know the numbers of Swahili (swh)"
+    assert "characters of " in told["rare characters"][0], "digits are no letters"
+
+
+def test_leaks_stop(sound: Corpus, tmp_path: Path) -> None:
+    test = [int(row) for row in sound.select("test")]
+    train = train_rows(sound)
+    leaky = changed(sound, tmp_path, {train[i]: {"text": sound.text(row)} for i, row in enumerate(test[:4])})
+    found = topics(leaky)
+    assert found["sentence leak"].startswith("stop: 4 test clips")
+    mended = tmp_path / "mended"
+    assert check.main([str(leaky), "--fix", "--out", str(mended)]) == 1
+    assert "sentence leak" not in topics(mended)
+
+
+def test_missing_splits_are_made(sound: Corpus, tmp_path: Path) -> None:
+    whole = changed(sound, tmp_path, {row: {"split": "train"} for row in range(len(sound))})
+    assert topics(whole)["splits"].startswith("stop: no labelled clips in dev and test")
+    check.main([str(whole), "--fix", "--out", str(tmp_path / "mended")])
+    found = topics(tmp_path / "mended")
+    assert "splits" not in found and "sentence leak" not in found
+    counts = Corpus.load(tmp_path / "mended").tally()
+    assert counts["dev"] == pytest.approx(12, abs=2) and counts["test"] == pytest.approx(12, abs=2), "as prepare does"
+
+
+def test_too_few_clips_to_hold_any_out(sound: Corpus, tmp_path: Path) -> None:
+    few = {row: {"split": "train", **({} if row < 15 else {"text": ""})} for row in range(len(sound))}
+    [finding] = [
+        f for f in check.check(Corpus.load(changed(sound, tmp_path, few)), "ita").findings if f.topic == "splits"
+    ]
+    assert finding.fix == "label more: of 15 clips nothing can be held out; 20 are the least" and not finding.mended
+
+
+def test_silence_and_speed_are_noticed(sound: Corpus, tmp_path: Path) -> None:
+    rows = train_rows(sound)
+    changes: dict[int, dict[str, Any]] = {rows[0]: {"speech_ratio": 0.01}, rows[1]: {"text": "no"}}
+    found = topics(changed(sound, tmp_path, changes))
+    assert "1 labelled clip " in found["no speech"]
+    assert "1 label is said far faster or slower" in found["rate"]
+
+
+def test_fix_says_what_it_did_and_keeps_the_lineage(
+    sound: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a, b, c, *_ = train_rows(sound)
+    wrong = sound.text(a).replace("è", "é").encode().decode("latin-1") + "Ã©"
+    damaged = changed(sound, tmp_path, {a: {"text": wrong}, b: {"text": "cаsа"}, c: {"text": "?!"}})
+    assert check.main([str(damaged), "--fix", "--out", str(tmp_path / "mended")]) in (0, 1)
+    said = capsys.readouterr().out
+    assert "encoding" in said and "changed.tsv" in said
+    mended = Corpus.load(tmp_path / "mended")
+    assert mended.text(a).endswith("é") and "Ã" not in mended.text(a)
+    assert mended.text(b) in ("casa", "")  # mended, or too slow for its clip
+    assert mended.text(c) == ""
+    assert np.array_equal(mended.wave(a), sound.wave(a))
+    table = (tmp_path / "mended" / "changed.tsv").read_text(encoding="utf-8").splitlines()
+    assert table[0] == "clip\twhy\tbefore\tafter" and len(table) >= 4
+    card = read_card(tmp_path / "mended", "corpus")
+    assert card["fixed"]["encoding"] == 1
+    assert [parent["kind"] for parent in ancestors(card)].count("corpus") >= 2
+
+
+def test_page_and_json(sound: Corpus, tmp_path: Path) -> None:
+    damaged = changed(sound, tmp_path, {0: {"text": "<b>lаtte</b> 21"}})
+    page, figures = tmp_path / "check.html", tmp_path / "check.json"
+    check.main([str(damaged), "--language", "ita", "--html", str(page), "--json", str(figures)])
+    html = page.read_text(encoding="utf-8")
+    assert "&lt;b&gt;" in html and "<b>lаtte" not in html
+    assert "data:audio/mpeg" in html
+    found = json.loads(figures.read_text(encoding="utf-8"))["languages"]["ita"]
+    assert found["ready"] in (True, False) and found["letters"]["e"] > 10
+    assert any(finding["topic"] == "look-alikes" for finding in found["findings"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nowhere"], "no such folder"),
+        (["CORPUS", "--language", "deu"], "language deu: not in the corpus"),
+        (["CORPUS", "--fix"], "--fix and --out belong together"),
+        (["CORPUS", "--encodr", "x"], "--encodr"),
+        (["CORPUS", "--frame_s", "20"], "expected seconds per frame"),
+        ([], "required: CORPUS"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(
+    sound: Corpus, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    words = [str(sound.folder) if word == "CORPUS" else word for word in arguments]
+    monkeypatch.setattr(sys, "argv", ["finetune", "check", *words])
+    assert program() == 2
+    told = capsys.readouterr().err
+    assert said in told and len(told.strip().splitlines()) == 1
+
+
+def test_a_corpus_without_labels(sound: Corpus, tmp_path: Path) -> None:
+    bare = changed(sound, tmp_path, {row: {"text": ""} for row in range(len(sound))})
+    with pytest.raises(UserError, match="not one of 60 clips has a label"):
+        check.main([str(bare)])
+
+
+def test_labels_that_all_say_nothing_stop(sound: Corpus, tmp_path: Path) -> None:
+    nothing = changed(sound, tmp_path, {row: {"text": "…?!"} for row in range(len(sound))})
+    assert topics(nothing)["empty labels"].startswith("stop: all 60 labels")
+
+
+def test_a_split_that_is_there_stays_where_another_is_missing(sound: Corpus, tmp_path: Path) -> None:
+    no_dev = changed(sound, tmp_path, {int(row): {"split": "train"} for row in sound.select("dev")})
+    check.main([str(no_dev), "--fix", "--out", str(tmp_path / "mended")])
+    mended = Corpus.load(tmp_path / "mended")
+    assert len(mended.select("dev"))
+    assert {mended.id(r) for r in mended.select("test")} == {sound.id(r) for r in sound.select("test")}
+
+
+WRITTEN = {
+    "rus": "все люди рождаются свободными и равными в своём достоинстве и правах они наделены разумом",
+    "ara": "يولد جميع الناس أحرارا متساوين في الكرامة والحقوق وقد وهبوا عقلا على أن إلى هذا",
+    "hin": "सभी मनुष्यों को गौरव और अधिकारों के मामले में जन्मजात स्वतंत्रता और समानता प्राप्त है",
+    "cmn": "人人生而自由 在尊严和权利上一律平等 他们赋有理性和良心 并应以兄弟关系的精神相对待",
+    "kor": "모든 인간은 태어날 때부터 자유로우며 그 존엄과 권리에 있어 동등하다 인간은 천부적으로",
+    "amh": "የሰው ልጅ ሁሉ ሲወለድ ነጻና በክብርና በመብትም እኩልነት ያለው ነው የተፈጥሮ ማስተዋልና ሕሊና",
+    "yor": "gbogbo ènìyàn ni a bí ní òmìnira iyì àti ẹ̀tọ́ kọ̀ọ̀kan sì dọ́gba wọ́n ní ẹ̀bùn",
+    "jpn": "すべての人間は 生まれながらにして自由であり かつ 尊厳と権利とについて 平等である",
+    "ell": "όλοι οι άνθρωποι γεννιούνται ελεύθεροι και ίσοι στην αξιοπρέπεια και τα δικαιώματα",
+}
+
+
+@pytest.mark.parametrize("language", WRITTEN)
+def test_no_writing_is_a_fault(sound: Corpus, tmp_path: Path, language: str) -> None:
+    random = np.random.default_rng(1)
+    words = WRITTEN[language].split()
+    changes: dict[int, dict[str, Any]] = {}
+    for row in range(len(sound)):
+        text = " ".join(random.permutation(words)[:6])
+        changes[row] = {"text": text, "language": language, "duration_s": len(text) / 8}
+    found = topics(changed(sound, tmp_path, changes), language)
+    assert not {"script", "encoding", "look-alikes", "language", "unicode", "marks", "rate", "label > frames"} & set(
+        found
+    ), found
+
+
+def test_a_label_that_can_be_read_again_is_not_called_lost(sound: Corpus, tmp_path: Path) -> None:
+    wrong = sound.text(0).replace("è", "ç") + " Það"
+    changes = {0: {"text": wrong.encode().decode("latin-1")}}  # its bytes are control characters in Latin-1
+    found = check.check(Corpus.load(changed(sound, tmp_path, changes)), "ita").findings
+    [encoding] = [finding for finding in found if finding.topic == "encoding"]
+    assert "wrong encoding" in encoding.what
+
+
+def test_few_held_out_clips_and_how_to_hold_out_more(sound: Corpus, tmp_path: Path) -> None:
+    dev = sound.select(split="dev").tolist()
+    assert len(dev) < 20
+    [amount] = [f for f in check.check(sound, "ita").findings if f.what.startswith("dev has")]
+    assert amount.fix.startswith(
+        "hold out 12 clips or more: lalia prepare … --dev 20 (percent); it takes no more than 20 %"
+    )
+
+
+def test_what_comes_next_is_said(sound: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert check.main([str(sound.folder), "--language", "ita"]) == 0
+    out = capsys.readouterr().out
+    assert (
+        f"train: lalia finetune fit --encoder nano-multilingual --data.corpus {sound.folder} --data.language ita" in out
+    )
+    odd = changed(sound, tmp_path, {0: {"text": "…"}})
+    check.main([str(odd)])
+    assert f"mend 1 of these: lalia finetune check {odd} --fix --out {odd}-mended" in capsys.readouterr().out
+    check.main([str(odd), "--fix", "--out", str(tmp_path / "mended")])
+    out = capsys.readouterr().out
+    assert f"--data.corpus {tmp_path / 'mended'} " in out and "mend 1" not in out
+
+
+def test_transcribers_marks_are_named_and_taken_out(sound: Corpus, tmp_path: Path, capsys: Any) -> None:
+    """What is no word goes, what may be said stays and is listed, and signs are named as digits are."""
+    texts = dict(enumerate(sound.column("text")))
+    new = {
+        0: f"[laughter] {texts[0]}", 1: f"<noise> {texts[1]}", 2: "[laughter]", 3: f"xxx {texts[3]}", 4: f"%um {texts[4]}",
+        5: f"*EXP: {texts[5]}", 7: f"{texts[7]} mor- morte", 8: f"{texts[8]} 5 %", 9: f"[forse] {texts[9]}",
+    }  # fmt: skip
+    odd = changed(sound, tmp_path, {row: {"text": text} for row, text in new.items()})
+    findings = check.check(Corpus.load(odd), "ita").findings
+    told = {f"{finding.topic}: {finding.weight}: {finding.what}": finding for finding in findings}
+
+    def one(start: str) -> Any:
+        [found] = [finding for line, finding in told.items() if line.startswith(start)]
+        return found
+
+    unsaid = one(
+        "transcribers' marks: stop: 4 labels with transcribers' marks, which would be learned as words: [laughter] (2)"
+    )
+    assert unsaid.mended and "the whole label of 1 clip without a word beside them" in unsaid.fix
+    assert one("transcribers' marks: look: 1 label says of speech that nobody understood it: xxx (1)").mended
+    assert one("transcribers' marks: look: 1 label marks a hesitation: %um (1)").mended
+    assert not one(
+        "transcribers' marks: look: 1 label holds brackets or codes of a transcriber that may be said or not: [forse]"
+    ).mended
+    assert "mor- (1)" in one("cut-off words: look").what
+    assert "% (1)" in one("digits: look: 1 label has signs that are said in words").what
+    check.main([str(odd), "--fix", "--out", str(tmp_path / "mended")])
+    mended = Corpus.load(tmp_path / "mended")
+    after = dict(zip(mended.column("id"), mended.column("text"), strict=True))
+    ids = sound.column("id")
+    assert [after[ids[row]] for row in (0, 1, 2, 3, 5)] == [texts[0], texts[1], "", texts[3], texts[5]]
+    assert after[ids[4]] == f"um {texts[4]}"
+    assert [after[ids[row]] for row in (7, 8, 9)] == [new[row] for row in (7, 8, 9)]
+    assert "nothing but transcribers' marks" in (tmp_path / "mended" / "changed.tsv").read_text(encoding="utf-8")
+    capsys.readouterr()
+
+
+def test_casing_and_punctuation_are_shown_with_what_becomes_of_them(
+    sound: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = {0: "LA CASA È GRANDE!", 1: "«Non è l'ora», disse.", 2: "Il treno."}
+    odd = changed(sound, tmp_path, {row: {"text": text} for row, text in texts.items()})
+    assert "casing" not in topics(odd)  # the normaliser lowers them all
+    check.main([str(odd)])
+    out = " ".join(capsys.readouterr().out.split())
+    assert "capitals in 3 labels (1 in nothing else), lowered" in out
+    assert "! 1" in out and "« 1" in out and ", dropped" in out and "' " in out
+    settings = tmp_path / "normaliser.json"
+    NormaliserSettings(language="ita", case="keep").to_json(settings)
+    findings = check.check(Corpus.load(odd), "ita", normaliser=settings).findings
+    [casing] = [finding for finding in findings if finding.topic == "casing"]
+    assert "1 label is in capitals throughout" in casing.what
+
+
+def test_the_same_fix_again_finds_its_corpus_and_another_one_is_refused(sound: Corpus, tmp_path: Path) -> None:
+    fixed, again = tmp_path / "fixed", tmp_path / "again"
+    (tmp_path / ".again.work").mkdir()  # what a call that was killed leaves
+    statuses = {check.main([str(sound.folder), "--fix", "--out", str(out)]) for out in (fixed, again)}
+    card = (fixed / "card.json").read_bytes()
+    statuses.add(check.main([str(sound.folder), "--fix", "--out", str(fixed)]))
+    assert len(statuses) == 1
+    assert (fixed / "card.json").read_bytes() == card
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "fixed"]
+    with pytest.raises(UserError, match="exists and is not empty"):
+        rewrite(sound, fixed, np.arange(3), {}, [], {})

@@ -1,0 +1,45 @@
+"""The encoders that come with the project are found by name, small, whole, and say where they come from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from finetune import model
+from lalia.cards import ancestors, content_hash, read_card
+from lalia.errors import UserError
+from lalia.models.encoder import Encoder
+
+
+def test_the_multilingual_nano_encoder_is_found_by_name() -> None:
+    folder = Path(model.place("nano-multilingual"))
+    assert (folder / "model.safetensors").stat().st_size <= 10_000_000
+    card = read_card(folder, "encoder")
+    assert card["id"] == content_hash(folder)
+    assert sum(parent["kind"] == "corpus" for parent in ancestors(card)) > 10
+    wave = torch.from_numpy(np.sin(np.arange(16_000) / 20).astype(np.float32))[None]
+    hidden_BTD, frames_B = Encoder.load(folder)(wave, torch.tensor([16_000]))
+    assert hidden_BTD.isfinite().all() and int(frames_B[0]) == hidden_BTD.shape[1] > 20
+
+
+def test_a_folder_of_that_name_comes_first_and_other_names_are_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert model.place("runs/encoder") == "runs/encoder"
+    (tmp_path / "nano-multilingual").mkdir()
+    assert model.place("nano-multilingual") == "nano-multilingual"
+
+
+def test_a_slip_in_its_name_is_told_the_right_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as caught:
+        model.find("nano-multilingaul")
+    assert str(caught.value) == (
+        "--encoder nano-multilingaul: no such folder (did you mean nano-multilingual?); expected nano-multilingual, which comes "
+        "along, or what lalia pretrain fit or lalia convert made"
+    )
+    assert model.find("nano-multilingual") == model.place("nano-multilingual")

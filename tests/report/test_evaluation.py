@@ -1,0 +1,101 @@
+"""The page of an evaluation: its figures are those of the clips, and what is not known is left out."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from lalia.audio.encoding import flac_bytes
+from lalia.cli import main
+from lalia.errors import AudioError
+from lalia.report.evaluation_page import write_evaluation
+from lalia.scoring.evaluation import About, Evaluation, Heard
+from tests.cli.test_main import make_corpus
+from tests.tiny_student import make_student, sing
+
+CARD = {"kind": "student", "id": "sha256:0123456789ab", "parents": []}
+
+
+def clip(number: int, reference: str, hypothesis: str, seconds: float = 1.0, language: str = "ita") -> Heard:
+    words = tuple((0.9, word in reference.split()) for word in hypothesis.split())
+    return Heard(str(number), language, reference, hypothesis, seconds, words)
+
+
+def write(path: Path, heard: list[Heard], about: dict[str, About], **asked: str) -> str:
+    found = Evaluation(heard, ["7: <cut> short"], elapsed_s=0.5)
+
+    def wave(id: str) -> np.ndarray:
+        if id == "1":
+            raise AudioError("clip 1: is cut short")
+        return sing("bad cab")
+
+    write_evaluation(path, "mine on <theirs>", {"split": "test", **asked}, found, about, bool(asked), wave, CARD)
+    text = path.read_text(encoding="utf-8")
+    assert "mine on &lt;theirs&gt;" in text and "7: &lt;cut&gt; short" in text and "https://" not in text
+    return text
+
+
+def rows(text: str) -> dict[str, list[str]]:
+    """The cells of the table by the first of each row."""
+    found = {}
+    for row in re.findall(r"<tr[^>]*>(.*?)</tr>", text, re.DOTALL):
+        cells = [re.sub("<.*?>", "", cell) for cell in re.findall(r"<td>(.*?)</td>", row)]
+        found |= {cells[0]: cells[1:]} if cells else {}
+    return found
+
+
+def test_page(tmp_path: Path) -> None:
+    heard = [clip(0, "bad cab", "bad cab"), clip(1, "dad ebb", "dad abb", 3.0), clip(2, "ace", "", 3.0, "rus")]
+    about = {"0": About("anna", 5.0), "1": About("ben", 25.0), "2": About("", float("nan"))}
+    text = write(tmp_path / "page.html", heard, about, language="ita", lm="lms/letters", hot="names.txt")
+    found = rows(text)
+    assert found["length: under 2 s"][:3] == ["1", "2", "0.0\u202f%"]
+    assert found["length: 2 to 5 s"][:3] == ["2", "3", "40.0\u202f%"]
+    assert found["signal to noise: 20 to 30 dB"][0] == "1" and found["signal to noise: unknown"][4] == "100.0\u202f%"
+    assert {f"speaker: {name}" for name in ("anna", "ben", "unknown")} < set(found)
+    assert found["language: rus"][0] == "1" and found["all"][:3] == ["3", "5", "23.5\u202f%"]
+    assert "a language model (letters) and hot words (names.txt)" in text
+    assert text.count("<audio preload") == 2  # the sound of clip 1 is cut short
+    assert (
+        "ebb → abb" in text
+        and "Letters: every error occurs once." in text
+        and "ace → nothing" in text
+        and "1 of 1" in text
+    )
+    assert "Expected calibration error (ECE): 0.150" in text and "calibrated by lalia tune" in text
+
+
+def test_little_is_known(tmp_path: Path) -> None:
+    text = write(tmp_path / "page.html", [Heard("0", "ita", "bad", "bad", 1.0)], {})
+    assert "Nothing: every clip was heard as it was said." in text and "by best path" in text
+    assert "speaker" not in text and "calibration" not in text and set(rows(text)) == {"length: under 2 s", "all"}
+
+
+def test_errors_that_occur_once_are_no_bars(tmp_path: Path) -> None:
+    heard = [clip(n, f"bad {word}", "bad cab") for n, word in enumerate(("ace", "add", "fade", "feed"))]
+    text = write(tmp_path / "page.html", heard, {})
+    assert "Words: every error occurs once." in text and "Words taken for others" not in text
+    assert "Letters taken for others" in text, "some of them occur more often"
+
+
+def test_many_speakers(tmp_path: Path) -> None:
+    heard = [clip(n, "bad cab", "bad cab" if n < 15 else "bad") for n in range(20)]
+    found = write(tmp_path / "page.html", heard, {str(n): About(f"s{n:02}", 30.0) for n in range(20)})
+    assert [name for name in rows(found) if name.startswith("speaker")][:5] == [f"speaker: s{n}" for n in range(15, 20)]
+    assert "Of 20 speakers those 8 with the most letters wrong" in found and "In the middle" in found
+
+
+def test_command(tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
+    student = make_student(tmp_path / "student")
+    clips = [("ita", "test", text, flac_bytes(sing(text))) for text in ("bad cab", "ace")]
+    corpus = make_corpus(tmp_path / "corpus", clips)
+    page = tmp_path / "out" / "page.html"
+    assert main.main([str(a) for a in ("evaluate", student, corpus, "--html", page)]) == 0
+    text = page.read_text(encoding="utf-8")
+    assert f"page: {page}" in capsys.readouterr().out and "student on corpus" in text and "2 clips" in text
+    (tmp_path / "file").write_text("")
+    assert main.main([str(a) for a in ("evaluate", student, corpus, "--html", tmp_path / "file" / "page.html")]) == 2
+    error = capsys.readouterr().err
+    assert "cannot be written" in error and error.count("\n") == 1

@@ -1,0 +1,344 @@
+"""The server: a file in and a transcript out, limits kept, fair turns, an orderly end."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import soundfile
+
+from lalia.audio.encoding import flac_bytes
+from tests.tiny_student import make_student, sing
+
+pytest.importorskip("starlette", reason="the extra [serve] is not installed")
+pytest.importorskip("uvicorn", reason="the extra [serve] is not installed")
+
+
+@dataclass
+class Running:
+    """A server in a process of its own, its address, and its working and temporary folders, which hold nothing else."""
+
+    process: subprocess.Popen
+    port: int
+    folder: Path
+
+    def url(self, path: str) -> str:
+        return f"http://127.0.0.1:{self.port}{path}"
+
+    def post(self, path: str, **kwargs: object) -> httpx.Response:
+        return httpx.post(self.url(path), timeout=60, **kwargs)  # type: ignore[arg-type]
+
+    def get(self, path: str, **kwargs: object) -> httpx.Response:
+        return httpx.get(self.url(path), timeout=60, **kwargs)  # type: ignore[arg-type]
+
+    def files(self) -> list[str]:
+        return sorted(path.name for path in self.folder.rglob("*") if path.is_file())
+
+    def inside(self) -> int:
+        return self.get("/health").json()["inside"]
+
+
+@contextmanager
+def served(folder: Path, *flags: object, student: Path | None = None, **environment: str) -> Iterator[Running]:
+    """`lalia serve` of ``student`` (the tiny one unless given) with ``flags``, until the block ends."""
+    student = student or make_student(folder / "tones", language=["ita"])
+    (folder / "work" / "tmp").mkdir(parents=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lalia.cli.main", "serve", str(student), "--port", "0", *map(str, flags)],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=folder / "work",
+        env={**os.environ, "TMPDIR": str(folder / "work" / "tmp"), **environment},
+    )
+    try:
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        found = re.search(r"http://127\.0\.0\.1:(\d+)", line)
+        assert found, line + process.stderr.read()
+        yield Running(process, int(found[1]), folder / "work")
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    flags = ("--jobs", 2, "--max-mb", 2, "--max-minutes", 30, "--patience", 1, "--requests", 8)
+    with served(tmp_path_factory.mktemp("server"), *flags) as running:
+        wait_for(lambda: running.get("/health").status_code == 200)
+        yield running
+
+
+def wait_for(condition, patience_s: float = 60.0) -> None:
+    end = time.monotonic() + patience_s
+    while True:
+        try:
+            if condition():
+                return
+        except httpx.TransportError:
+            pass
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+def test_a_file_in_and_text_out(server: Running) -> None:
+    flac = flac_bytes(sing("bad cab"))
+    assert server.post("/transcribe?format=txt", content=flac).text == "bad cab\n"
+    found = server.post("/transcribe?name=talk.flac", content=flac)
+    assert found.headers["content-type"] == "application/json"
+    assert found.json()["audio"] == "talk.flac" and found.json()["text"] == "bad cab"
+    assert [w["text"] for w in found.json()["words"]] == ["bad", "cab"]
+    srt = server.post("/transcribe?format=srt", files={"file": ("a.flac", flac)})
+    assert srt.text.startswith("1\n00:00:00,") and "bad cab" in srt.text
+    assert server.post("/transcribe?format=vtt", content=flac).text.startswith("WEBVTT\n")
+    assert server.files() == []
+
+
+def test_what_is_odd_about_a_file_is_told_as_a_warning(server: Running) -> None:
+    out = io.BytesIO()
+    soundfile.write(out, sing("bad cab"), 16_000, format="WAV")
+    lying = out.getvalue()[:40] + (1600).to_bytes(4, "little") + out.getvalue()[44:]
+    assert out.getvalue()[36:40] == b"data"
+    found = server.post("/transcribe?name=talk.wav", content=lying).json()
+    assert found["text"] == "bad cab" and len(found["warnings"]) == 1
+    assert found["warnings"][0].startswith("the header says 0.1 s, the file holds ")
+    found = server.post("/v1/audio/transcriptions", files={"file": ("a.wav", lying)}).json()
+    assert found["text"] == "bad cab" and len(found["warnings"]) == 1
+
+
+def test_as_openai_clients_ask(server: Running) -> None:
+    out = io.BytesIO()
+    soundfile.write(out, np.stack([sing("ace dab")] * 2, 1), 16_000, format="WAV")
+
+    def ask(**fields: str) -> httpx.Response:
+        return server.post("/v1/audio/transcriptions", files={"file": ("a.wav", out.getvalue())}, data=fields)
+
+    assert ask(model="whisper-1").json() == {"text": "ace dab"}
+    assert ask(model="x", response_format="text").text == "ace dab\n"
+    full = ask(response_format="verbose_json", **{"timestamp_granularities[]": "word"}).json()
+    assert full["task"] == "transcribe" and full["language"] == "ita" and full["duration"] > 1
+    assert [w["word"] for w in full["words"]] == ["ace", "dab"]
+    assert full["segments"][0]["text"] == "ace dab" and full["segments"][0]["end"] > full["segments"][0]["start"]
+    assert "-->" in ask(response_format="srt").text and ask(response_format="vtt").text.startswith("WEBVTT")
+    bad = ask(response_format="xml")
+    assert bad.status_code == 400 and "verbose_json" in bad.json()["error"]["message"]
+    assert ask(stream="true").status_code == 400
+    assert server.get("/v1/models").json()["data"][0]["id"] == "tones"
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "says"),
+    [
+        (dict(content=b""), 415, "is empty"),
+        (dict(content=b"<html>hello</html>"), 415, "is no audio file we know"),
+        (dict(content=b"x" * 3_000_000), 413, "larger than 2 MB"),
+        (dict(content=iter([b"x" * 1_000_000] * 4)), 413, "larger than 2 MB"),
+        (dict(files={"other": ("a.wav", b"x")}), 400, "'file'"),
+        (dict(content=b"x", headers={"content-type": "multipart/form-data"}), 400, "boundary"),
+        (dict(files=[("file", ("a", b"x")), ("file", ("b", b"y"))]), 400, "Too many files"),
+    ],
+)
+def test_what_is_refused_says_why(server: Running, request_: dict, status: int, says: str) -> None:
+    try:
+        found = server.post("/transcribe", **request_)
+    except httpx.TransportError:
+        assert status == 413  # closed while we were still sending
+        return
+    assert found.status_code == status
+    error = found.json()["error"]
+    assert says in error["message"] and "\n" not in error["message"] and error["code"]
+    assert "Traceback" not in found.text and "/tmp" not in error["message"]
+
+
+def test_other_routes_and_methods(server: Running) -> None:
+    assert server.get("/nothing").status_code == 404
+    assert server.get("/transcribe").status_code == 405
+    assert server.post("/transcribe?format=doc", content=b"x").status_code == 400
+    assert "POST /transcribe" in server.get("/../etc/passwd").json()["error"]["message"]
+
+
+def test_days_of_silence_in_a_few_kilobytes(server: Running) -> None:
+    out = io.BytesIO()
+    with soundfile.SoundFile(out, "w", 16_000, 1, format="FLAC") as file:
+        for _ in range(40):
+            file.write(np.zeros(16_000 * 60, np.int16))
+    assert len(out.getvalue()) < 200_000
+    found = server.post("/transcribe", content=out.getvalue())
+    assert found.status_code == 413 and "more than 30:00 of audio" in found.json()["error"]["message"]
+
+
+def test_the_page_is_one_file_under_a_strict_policy(server: Running) -> None:
+    page = server.get("/")
+    assert page.headers["content-type"].startswith("text/html")
+    policy = page.headers["content-security-policy"]
+    assert "default-src 'none'" in policy and "unsafe" not in policy
+    assert not re.search(r"(src|href)=\"?https?:", page.text) and "innerHTML" not in page.text
+    assert page.headers["x-content-type-options"] == "nosniff"
+
+
+def test_metrics(server: Running) -> None:
+    def value(name: str) -> float:
+        return float(re.search(rf"^{re.escape(name)} (\S+)$", server.get("/metrics").text, re.M)[1])  # type: ignore[index]
+
+    server.post("/transcribe", content=flac_bytes(sing("bad")))
+    before = value("lalia_transcription_seconds_count"), value("lalia_audio_seconds_total")
+    server.post("/transcribe", content=flac_bytes(sing("bad")))
+    assert value("lalia_transcription_seconds_count") == before[0] + 1
+    assert value("lalia_audio_seconds_total") == pytest.approx(before[1] + len(sing("bad")) / 16_000, abs=0.01)
+    assert value('lalia_transcription_seconds_bucket{le="+Inf"}') == before[0] + 1
+    assert value("lalia_requests_limit") == 8 and value("lalia_requests_inside") == 0
+    text = server.get("/metrics").text
+    assert all(re.match(r"# (HELP|TYPE) \w+ |\w+(\{[^}]*\})? [-+0-9.e]+$", line) for line in text.splitlines())
+
+
+def test_too_many_are_told_to_come_again(server: Running) -> None:
+    """Eight clients that begin a request and go on slowly; the ninth gets 429, and one that waits gets its turn."""
+    flac = flac_bytes(sing("bad cab"))
+    head = f"POST /transcribe HTTP/1.1\r\nHost: a\r\nContent-Length: {len(flac)}\r\n\r\n".encode()
+    held = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(8)]
+    try:
+        for connection in held:
+            connection.sendall(head + flac[:100])
+        wait_for(lambda: server.inside() == 8, 5)
+        found = server.post("/transcribe", content=flac)
+        assert found.status_code == 429 and found.headers["retry-after"] == "1"
+        assert server.get("/health").status_code == 200
+        # They are too slow as well: their places are free again soon.
+        wait_for(lambda: server.inside() == 0)
+        assert held[0].recv(20).startswith(b"HTTP/1.1 408")
+        assert server.post("/transcribe?format=txt", content=flac).text == "bad cab\n"
+    finally:
+        for connection in held:
+            connection.close()
+
+
+def test_silent_connections_are_closed(server: Running) -> None:
+    silent = socket.create_connection(("127.0.0.1", server.port), timeout=30)
+    dripping = socket.create_connection(("127.0.0.1", server.port), timeout=30)
+    dripping.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\n")
+    for connection in (silent, dripping):
+        with connection, suppress(ConnectionResetError):
+            assert connection.recv(1) == b""
+
+
+def test_a_client_that_leaves_ends_its_job(server: Running) -> None:
+    long = flac_bytes(np.tile(sing("bad cab ace "), 90))
+    assert len(long) < 2_000_000
+    with socket.create_connection(("127.0.0.1", server.port)) as connection:
+        connection.sendall(
+            f"POST /transcribe HTTP/1.1\r\nHost: a\r\nContent-Length: {len(long)}\r\n\r\n".encode() + long
+        )
+        time.sleep(0.1)
+    wait_for(lambda: server.inside() == 0)
+    assert server.files() == []
+
+
+def test_many_at_once_get_their_own_text(server: Running) -> None:
+    texts = ["bad", "cab ace", "dab", "ebb deed", "add", "bed a", "face"[1:], "cede"]
+
+    def ask(number: int) -> bool:
+        text = texts[number % len(texts)]
+        found = server.post("/transcribe?format=txt", content=flac_bytes(sing(text)))
+        return found.status_code == 200 and found.text == text + "\n"
+
+    with ThreadPoolExecutor(6) as pool:
+        assert all(pool.map(ask, range(60)))
+
+
+def test_the_token(tmp_path: Path) -> None:
+    with served(tmp_path, LALIA_TOKEN="s3cret") as running:
+        wait_for(lambda: running.get("/health").status_code == 200)
+        flac = flac_bytes(sing("bad"))
+        for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "Basic s3cret"}):
+            found = running.post("/transcribe", content=flac, headers=headers)
+            assert found.status_code == 401 and found.headers["www-authenticate"] == "Bearer"
+            assert running.get("/metrics", headers=headers).status_code == 401
+        given = {"authorization": "Bearer s3cret"}
+        assert running.post("/transcribe", content=flac, headers=given).json()["text"] == "bad"
+        assert running.get("/").status_code == 200
+
+
+def test_told_to_stop_it_finishes_what_it_has_begun(tmp_path: Path) -> None:
+    with served(tmp_path, "--jobs", 1) as running:
+        wait_for(lambda: running.get("/health").status_code == 200)
+        long = flac_bytes(np.tile(sing("bad cab ace "), 300))
+        answers: list[httpx.Response] = []
+        asking = threading.Thread(target=lambda: answers.append(running.post("/transcribe", content=long)))
+        asking.start()
+        wait_for(lambda: running.inside() == 1 or bool(answers))
+        running.process.send_signal(signal.SIGTERM)
+        asking.join(60)
+        assert answers[0].status_code == 200 and answers[0].json()["text"].startswith("bad cab ace")
+        assert running.process.wait(60) == 0
+        assert running.process.stderr is not None and running.process.stderr.read() == ""
+        with pytest.raises(httpx.TransportError):
+            running.get("/health")
+        assert running.files() == []
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["absent"], "no such folder"),
+        (["{student}", "--port", "99999"], "expected 0 to 65535"),
+        (["{student}", "--host", "no.such.host.invalid"], "cannot be listened on"),
+        (["{student}", "--port", "{taken}"], "cannot be listened on"),
+        (["{student}", "--token-file", "absent"], "cannot be read as the token"),
+        (["{student}", "--jobs", "0"], "no whole number from 1"),
+    ],
+)
+def test_what_can_be_mended_is_one_line(tmp_path: Path, capsys, argv: list[str], says: str) -> None:
+    from lalia.cli import main
+
+    student = make_student(tmp_path / "tones")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        filled = [a.format(student=student, taken=taken.getsockname()[1]) for a in argv]
+        assert main.main(["serve", *filled]) == 2
+    err = capsys.readouterr().err
+    assert says in err and err.count("\n") == 1
+
+
+def test_json_is_for_machines(server: Running) -> None:
+    assert json.loads(server.post("/transcribe", content=flac_bytes(np.zeros(16_000, np.float32))).text)["text"] == ""
+
+
+def test_the_channels_of_an_upload(server: Running) -> None:
+    silence = np.zeros(16_000, np.float32)
+    left = np.concatenate([sing("bad cab"), silence, np.zeros_like(sing("dad")), silence])
+    right = np.concatenate([np.zeros_like(sing("bad cab")), silence, sing("dad"), silence])
+    out = io.BytesIO()
+    soundfile.write(out, np.stack([left, right], axis=1), 16_000, format="WAV")
+    file = {"file": ("call.wav", out.getvalue())}
+    found = server.post("/transcribe?channels=each", content=out.getvalue()).json()
+    assert [(w["text"], w["channel"]) for w in found["words"]] == [("bad", 1), ("cab", 1), ("dad", 2)]
+    assert [(t["channel"], t["text"]) for t in found["turns"]] == [(1, "bad cab"), (2, "dad")]
+    assert server.post("/transcribe?format=txt", files=file, data={"channels": "2"}).text == "dad\n"
+    openai = {"response_format": "verbose_json", "channels": "each"}
+    found = server.post("/v1/audio/transcriptions", files=file, data=openai).json()
+    assert [(w["word"], w["channel"]) for w in found["words"]] == [("bad", 1), ("cab", 1), ("dad", 2)]
+    assert [(s["channel"], s["text"]) for s in found["segments"]] == [(1, "bad cab"), (2, "dad")]
+    assert "channel" not in server.post("/transcribe", content=flac_bytes(sing("ace"))).json()["words"][0]
+    for path, data in (("/transcribe?channels=both", {}), ("/v1/audio/transcriptions", {"channels": "both"})):
+        refused = server.post(path, files=file, data=data)
+        assert refused.status_code == 400 and refused.json()["error"] == {
+            "message": "channels 'both': expected mix, each, or the number of one from 1 on",
+            "type": "invalid_request_error", "param": None, "code": "bad_channels",
+        }  # fmt: skip
+    refused = server.post("/transcribe?channels=3", content=out.getvalue())
+    assert refused.status_code == 415 and refused.json()["error"]["message"].endswith("has no channel 3; it has 2")

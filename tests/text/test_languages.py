@@ -1,0 +1,71 @@
+"""Languages: the data file is sound, and each language's normaliser does what its writers expect, digits included."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from lalia.errors import UserError
+from lalia.text.languages import profile, profiles, spell_numbers
+from lalia.text.normaliser import Normaliser, settings_for
+from lalia.text.unicode import script_of
+
+
+@pytest.mark.parametrize(
+    ("language", "written", "normal"),
+    [
+        (
+            "eng", "The 1st of 1,984 cats: 3.5kg at 10:30, 007!",
+            "the first of one thousand nine hundred and eighty four cats three point five kg at ten thirty zero zero seven",
+        ),
+        ("ita", "Il 1º po’ d’oro: 1.984 e 3,5", "il primo po' d'oro millenovecentottantaquattro e tre virgola cinque"),
+        ("isl", "Árið 21", "árið tuttugu og einn"),
+        ("ara", "٣ كُتُب", "ثلاثة كتب"),
+        ("jpn", "３月10日 です。", "三月十日です"),
+        ("kor", "3월 10일", "삼월 십일"),
+        ("tur", "IĞDIR 2", "ığdır iki"),
+        ("swh", "watu 13 ng’ombe", "watu 13 ng'ombe"),
+        ("cmn", "你好，世界 ＯＫ", "你好世界ok"),
+        ("uzn", "O‘zbekiston g'alaba a’lo", "oʻzbekiston gʻalaba aʼlo"),
+        ("haw", "‘Okina, Hawai'i", "ʻokina hawaiʻi"),
+        ("chr", "ᏣᎳᎩ!", "ᏣᎳᎩ"),
+        ("ron", "Şi ţară", "și țară"),
+        ("fas", "كتاب ي", "کتاب ی"),
+        ("amh", "ሰላም፡ለዓለም። 1984", "ሰላም ለዓለም 1984"),
+        ("nld", "'s Avonds 2e", "'s avonds tweede"),
+    ],
+)  # fmt: skip
+def test_each_language_is_written_its_own_way(language: str, written: str, normal: str) -> None:
+    normalise = Normaliser(settings_for(language))
+    assert normalise(written) == normal
+    assert normalise(normal) == normal
+
+
+@pytest.mark.parametrize("language", sorted(profiles()))
+def test_profiles_are_sound(language: str) -> None:
+    known = profile(language)
+    normalise = Normaliser(settings_for(language))
+    assert known.code == language and known.name and known.scripts
+    for word in known.common:
+        assert {script_of(c) for c in normalise(word)} - {""} <= set(known.scripts), word
+    if known.numbers:
+        spelled = spell_numbers("0 1 2 3 4 5 6 7 8 9 10 21 100 1999 07", language)
+        assert not any(map(str.isdecimal, spelled))
+
+
+def test_a_language_of_no_one_is_written_as_all_are() -> None:
+    assert not profile("wyn").known
+    assert Normaliser(settings_for("wyn"))("Yahra'h, 12!") == "yahra'h 12"
+
+
+def test_one_word_for_two_codes() -> None:
+    assert profile("swa").name == profile("swh").name == "Swahili"
+    assert profile("swa").code == "swa"
+
+
+def test_where_num2words_is_missing_the_line_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "num2words", None)
+    assert spell_numbers("no digits here", "eng") == "no digits here"
+    with pytest.raises(UserError, match=r"pip install 'lalia\[train\]'"):
+        spell_numbers("exactly 4711 of them", "eng")

@@ -1,0 +1,152 @@
+"""A signal to the whole process group, as SLURM sends it, saves every stage and ends it at once, and leaves no process behind."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.data import Dataset
+
+from lalia.data.loader import RunLoader
+from lalia.training.checkpoints import first_step
+from tests.tiny_stop import make_folder
+
+ROOT = Path(__file__).parents[2]
+PROMPT_S = 30.0
+"""From the signal to the end of the program, on a machine that is busy with other tests; seconds where it is not."""
+
+pytestmark = [
+    pytest.mark.xdist_group("ranks"),  # processes of their own: one test at a time
+    pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc"),
+]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_folder(tmp_path_factory.mktemp("signals"))
+
+
+def start(made: Path, stage: str, out: Path, when: str, *flags: str) -> tuple[int, str]:
+    """(exit status, stderr) of a stage that signals itself; neither late nor survived by a process of its own."""
+    command = [sys.executable, "-W", "ignore", "-m", "tests.tiny_stop", stage, str(made), when, f"--out={out}", *flags]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    ) as process:  # fmt: skip
+        _, complaints = process.communicate(timeout=300)
+    if "never" not in when:
+        assert time.time() - float((made / "signalled").read_text()) < PROMPT_S
+    assert survivors(process.pid) == [], complaints
+    return process.returncode, complaints
+
+
+def survivors(session: int) -> list[int]:
+    """Processes of ``session`` that are still there after some seconds."""
+    alive = [0]
+    for _ in range(50):
+        alive = [int(folder.name) for folder in Path("/proc").iterdir() if _belongs(folder, session)]
+        if not alive:
+            break
+        time.sleep(0.1)
+    return alive
+
+
+def _belongs(folder: Path, session: int) -> bool:
+    """Whether a process is of ``session`` and has not ended (a zombie waits for nobody but its parent)."""
+    try:
+        state, _, _, found = (folder / "stat").read_text().rpartition(")")[2].split()[:4]
+    except (OSError, ValueError):
+        return False
+    return int(found) == session and state != "Z"
+
+
+def test_a_pretraining_run_with_worker_processes_is_stopped_at_any_moment(made: Path, tmp_path: Path) -> None:
+    flags = ["--augment.speed=0.5", "--augment.noise=0.3"]  # these make the workers processes
+    status, said = start(made, "pretrain", tmp_path, "TERM:setup", *flags)
+    assert status == 130 and "stopped by SIGTERM; nothing new is saved, the same command begins anew" in said, said
+    assert first_step(tmp_path) == 0
+    status, said = start(made, "pretrain", tmp_path, "TERM:step", *flags)
+    assert status == 130 and "stopped by SIGTERM, saved at step " in said and "the same command continues" in said, said
+    assert (saved := first_step(tmp_path)) in (1, 2)
+    status, said = start(made, "pretrain", tmp_path, "USR1:validation", *flags)
+    assert status == 130 and "stopped by SIGUSR1, saved at step 3 of 12" in said and f"from step {saved}" in said, said
+    status, said = start(made, "pretrain", tmp_path, "TERM:saving", *flags)
+    assert status == 130 and "saved at step 5" in said, said
+    assert first_step(tmp_path) == 5
+    status, said = start(made, "pretrain", tmp_path, "TERM:never", *flags)
+    assert status == 0 and (tmp_path / "finished.json").is_file(), said
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_pretraining_run_with_worker_threads_is_stopped(made: Path, tmp_path: Path, devices: int) -> None:
+    status, said = start(made, "pretrain", tmp_path, "TERM:step", f"--hardware.devices={devices}")
+    assert status == 130 and first_step(tmp_path) in (1, 2), said
+    assert said.count("stopped by SIGTERM") == 1 and "Traceback" not in said, said  # one rank speaks for all
+
+
+@pytest.mark.parametrize("stage", ["finetune", "distill"])
+def test_other_stages_are_stopped(made: Path, tmp_path: Path, stage: str) -> None:
+    status, said = start(made, stage, tmp_path, "TERM:step")
+    assert status == 130 and first_step(tmp_path) in (1, 2), said
+    status, said = start(made, stage, tmp_path, "TERM:validation")
+    assert status == 130 and first_step(tmp_path) == 3, said
+
+
+def test_a_second_ctrl_c_stops_at_once_and_says_what_is_lost(made: Path, tmp_path: Path) -> None:
+    status, said = start(made, "finetune", tmp_path, "INT:twice")
+    assert status == 130 and "Traceback" not in said, said
+    assert "stopped by SIGINT; nothing new is saved, the same command begins anew" in said and first_step(tmp_path) == 0
+    status, said = start(made, "finetune", tmp_path, "INT:step")
+    assert status == 130 and "stopped by SIGINT, saved at step 2 of 12" in said, said
+    status, said = start(made, "finetune", tmp_path, "INT:twice")
+    assert status == 130 and "nothing new is saved, the same command continues from step 2" in said, said
+
+
+class Noise(Dataset[torch.Tensor]):
+    def __len__(self) -> int:
+        return 1000
+
+    def __getitem__(self, number: int) -> torch.Tensor:
+        time.sleep(0.01)
+        return torch.full((3,), float(number))
+
+
+@pytest.mark.parametrize("context", ["fork", "spawn", "forkserver"])
+def test_workers_end_by_nobody_s_signal_but_their_run_s(context: str) -> None:
+    loader: RunLoader = RunLoader(Noise(), batch_size=None, num_workers=2, multiprocessing_context=context)
+    batches = iter(loader)
+    assert float(next(batches)[0]) == 0
+    workers = multiprocessing.active_children()
+    assert len(workers) == 2
+    pids = [str(worker.pid) for worker in workers]
+    for name in ("TERM", "INT", "USR1"):
+        subprocess.run(["sh", "-c", f"kill -{name} {' '.join(pids)}"], check=True)
+    for expected in range(1, 200):
+        assert float(next(batches)[0]) == expected
+    assert all(worker.is_alive() for worker in workers)
+    begun = time.monotonic()
+    for worker in workers:
+        worker.terminate()
+    for worker in workers:
+        worker.join()
+    assert time.monotonic() - begun < 5
+    assert [worker.exitcode for worker in workers] == [0, 0]
+
+
+def test_workers_go_where_their_run_is_killed(made: Path, tmp_path: Path) -> None:
+    code = (
+        "import os, signal; from tests.training.test_signals import Noise, RunLoader\n"
+        "batches = iter(RunLoader(Noise(), batch_size=None, num_workers=2)); next(batches)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, start_new_session=True) as process:
+        process.wait(60)
+    assert process.returncode == -signal.SIGKILL
+    assert survivors(process.pid) == []
