@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from finetune import model
+from finetune import presets
 from finetune.config import FinetuneSettings, FoldSettings
 from finetune.presets import check_mode
 from lalia import config
@@ -59,7 +59,7 @@ def fit(argv: list[str]) -> int:
     require(settings.out, "--out", "the folder this run is kept in")
     require(settings.data.corpus, "--data.corpus", "the folder of a corpus made by `lalia prepare`")
     check_mode(settings)
-    settings.encoder = model.find(settings.encoder) if settings.encoder else ""
+    settings.encoder = presets.find(settings.encoder) if settings.encoder else ""
     settings.recogniser = find_made(settings.recogniser, "recogniser", "--recogniser") if settings.recogniser else ""
     require_corpora(settings.data.corpus, "--data.corpus")
     from finetune.fit import finetune  # late: torch and fairseq2 take seconds to import, a typo should not

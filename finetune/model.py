@@ -17,10 +17,8 @@ import torch
 from finetune.config import FinetuneSettings, LabelSettings
 from finetune.presets import Learner
 from lalia.cards import read_card
-from lalia.cli.parser import closest
 from lalia.data.mixture import Mixture
 from lalia.errors import UserError
-from lalia.model_folder import find_made
 from lalia.models.adapters import adapt, adapter_of, load_adapter, rank_of
 from lalia.models.baselines import BaselineShape, make_encoder
 from lalia.models.encoder import Encoder, EncoderShape
@@ -37,33 +35,6 @@ from lalia.models.store import (
 from lalia.text.language_codes import meant
 from lalia.text.normaliser import Normaliser, settings_for
 from lalia.text.tokens import BLANK, BOUNDARY, Tokens, choose_vocabulary, missing_letters
-
-# --- The encoders that come with the project, by name ----------------------------------------------------
-
-ENCODERS = Path(__file__).parent / "encoders"
-
-
-def place(encoder: str) -> str:
-    """The folder that ``encoder`` means: a shipped one where that is its name and no folder of that name is here."""
-    shipped = ENCODERS / encoder
-    return str(shipped) if encoder in names() and not Path(encoder).exists() else encoder
-
-
-def find(encoder: str) -> str:
-    """As ``place``, or the encoder in a run's folder; a ``UserError`` names the shipped ones where there is no such folder."""
-    folder = place(encoder)
-    if not Path(folder).is_dir():
-        raise UserError(
-            f"--encoder {encoder}: no such folder{closest(encoder, names())}; expected {' or '.join(names())}, which comes "
-            "along, or what lalia pretrain fit or lalia convert made"
-        )
-    return find_made(folder, "encoder", "--encoder")
-
-
-def names() -> list[str]:
-    """What is shipped."""
-    return sorted(card.parent.name for card in ENCODERS.glob("*/card.json"))
-
 
 # --- Labels ----------------------------------------------------------------------------------------------
 

@@ -11,11 +11,13 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from finetune import model
 from finetune.config import FinetuneSettings
+from lalia.cli.parser import closest
 from lalia.errors import UserError
+from lalia.model_folder import find_made
 from lalia.units import Seconds
 
 SMALL_M, LARGE_M = 2.9, 95.0
@@ -173,7 +175,7 @@ def check_mode(settings: FinetuneSettings) -> None:
                 f"expected --encoder or --recogniser to start from, found {' and '.join(started)}; take one"
             )
         raise UserError(
-            f"--encoder is missing: say {' or '.join(model.names())}, which comes along, or the folder that lalia pretrain "
+            f"--encoder is missing: say {' or '.join(names())}, which comes along, or the folder that lalia pretrain "
             "fit or lalia convert made; or --recogniser to go on from that of another run"
         )
     if settings.start == "random" and (settings.recogniser or settings.mode != "full"):
@@ -235,3 +237,30 @@ def _said(value: Any) -> str:
 
 def _minutes(settings: FinetuneSettings) -> bool:
     return settings.schedule.steps == 0 and settings.schedule.minutes > 0
+
+
+# --- The encoders that come with the project, by name ----------------------------------------------------
+
+ENCODERS = Path(__file__).parent / "encoders"
+
+
+def place(encoder: str) -> str:
+    """The folder that ``encoder`` means: a shipped one where that is its name and no folder of that name is here."""
+    shipped = ENCODERS / encoder
+    return str(shipped) if encoder in names() and not Path(encoder).exists() else encoder
+
+
+def find(encoder: str) -> str:
+    """As ``place``, or the encoder in a run's folder; a ``UserError`` names the shipped ones where there is no such folder."""
+    folder = place(encoder)
+    if not Path(folder).is_dir():
+        raise UserError(
+            f"--encoder {encoder}: no such folder{closest(encoder, names())}; expected {' or '.join(names())}, which comes "
+            "along, or what lalia pretrain fit or lalia convert made"
+        )
+    return find_made(folder, "encoder", "--encoder")
+
+
+def names() -> list[str]:
+    """What is shipped."""
+    return sorted(card.parent.name for card in ENCODERS.glob("*/card.json"))

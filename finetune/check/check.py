@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune import model
 from finetune.check.clips import check_lengths, check_sound, check_splits, count_splits
 from finetune.check.findings import Checked, Finding, read_labels
 from finetune.check.text import check_language, check_letters, check_marks, check_writing, choose, count_letters
@@ -42,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("corpus", type=Path, metavar="CORPUS", help="a corpus made by lalia prepare")
     parser.add_argument("--language", metavar="CODE", help="only this one: isl, is, is-IS or Icelandic")
     parser.add_argument(
-        "--encoder", type=model.find, metavar="FOLDER", help="the encoder to be used: its frames are counted"
+        "--encoder", type=presets.find, metavar="FOLDER", help="the encoder to be used: its frames are counted"
     )
     parser.add_argument("--frame_s", type=float, metavar="S", help="seconds per frame of the encoder (default: 0.02)")
     parser.add_argument(

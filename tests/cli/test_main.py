@@ -300,7 +300,7 @@ def test_import_loads_nothing_that_takes_time() -> None:
 
 def test_help_loads_nothing_heavy() -> None:
     code = (
-        "import sys; from lalia.cli import main\n"
+        "import sys; from lalia.cli.main import main\n"
         "try: main(['--help'])\n"
         "except SystemExit: pass\n"
         "print(sorted({'numpy', 'onnxruntime', 'soundfile', 'torch', 'pyarrow'} & set(sys.modules)), file=sys.stderr)"

@@ -43,7 +43,7 @@ def dies_once(reader, clip):
         os.kill(os.getpid(), signal.SIGKILL)
     return read(reader, clip)
 parts.Reader.read = dies_once
-from lalia.cli import main
+from lalia.cli.main import main
 if __name__ == '__main__': sys.exit(main(sys.argv[2:]))
 """
 

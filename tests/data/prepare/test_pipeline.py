@@ -281,7 +281,7 @@ def test_a_full_disk_is_said_and_what_is_done_is_kept(tmp_path: Path) -> None:
     for number in range(6):
         save(listing / f"{number}.wav", voiced(number, 3.0))
     code = (
-        "import resource, sys; from lalia.cli import main;"
+        "import resource, sys; from lalia.cli.main import main;"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000));"
         f"sys.exit(main(['prepare', {str(listing)!r}, '--out', {str(tmp_path / 'c')!r}, '--workers', '1']))"
     )
@@ -304,7 +304,7 @@ def test_killed_processes_leave_what_the_next_ones_finish(tmp_path: Path) -> Non
         save(tmp_path / "a" / f"{number:02d}.wav", voiced(number, 1.0))
     code = (
         "import sys; from lalia.data.prepare import parts; parts.SHARD_ROWS = 5\n"
-        "from lalia.cli import main\n"
+        "from lalia.cli.main import main\n"
         "if __name__ == '__main__': sys.exit(main(sys.argv[1:]))\n"
     )
     script = tmp_path / "small_shards.py"
@@ -341,7 +341,7 @@ def test_a_decoder_that_crashes_costs_one_clip(tmp_path: Path) -> None:
         "    if str(source).endswith('2.wav'): os.abort()\n"
         "    return read(source, *rest, **how)\n"
         "reading.read_blocks = crashes\n"
-        "from lalia.cli import main\n"
+        "from lalia.cli.main import main\n"
         "if __name__ == '__main__': sys.exit(main(sys.argv[1:]))\n"
     )
     script = tmp_path / "crashing.py"
