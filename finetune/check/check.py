@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from finetune import presets
 from finetune.check.clips import check_lengths, check_sound, check_splits, count_splits
 from finetune.check.findings import Checked, Finding, read_labels
 from finetune.check.text import check_language, check_letters, check_marks, check_writing, choose, count_letters
