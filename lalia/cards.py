@@ -1,9 +1,7 @@
-"""Cards: what a folder is, what it is made of, and its parents by content hash.
+"""Cards: the ``card.json`` of every folder that lalia makes (what it is, its content hash, its parents), and atomic writes.
 
-Every corpus, encoder, recogniser and student carries a ``card.json``. A card holds its parents' cards, so from a student one
-can walk back to the hours of raw audio although the folders in between are long gone.
-
-The machine that figures were measured on.
+A card holds its parents' cards, so a student can be traced back to the hours of raw audio even if the folders in between
+are gone.
 """
 
 from __future__ import annotations
@@ -27,7 +25,7 @@ KINDS = ("corpus", "encoder", "recogniser", "student", "language model")
 
 
 def content_hash(folder: Path) -> str:
-    """``sha256:…`` over the names and bytes of every file in ``folder`` but its card, in the order of their names."""
+    """``sha256:…`` over the names and bytes of every file in ``folder`` except its card, in the order of their names."""
     total = hashlib.sha256()
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != NAME):
         total.update(path.relative_to(folder).as_posix().encode() + b"\0")
@@ -51,7 +49,7 @@ def write_card(folder: Path, kind: str, parents: list[dict[str, Any]], **facts: 
 
 
 def read_card(folder: Path | str, kind: str | None = None) -> dict[str, Any]:
-    """The card of ``folder``; a ``UserError`` where there is none, it is broken, or it is not of ``kind``."""
+    """The card of ``folder``; ``UserError`` if there is none, it is damaged, or it is not of ``kind``."""
     folder = Path(folder)
     path = folder / NAME
     if not path.is_file():
@@ -67,7 +65,7 @@ def read_card(folder: Path | str, kind: str | None = None) -> dict[str, Any]:
 
 
 def ancestors(card: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Every card behind ``card``, nearest first, each content once."""
+    """Every ancestor of ``card``, nearest first, each content hash once."""
     seen: set[str] = set()
     queue = list(card.get("parents", []))
     while queue:
@@ -79,7 +77,7 @@ def ancestors(card: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` to ``path`` atomically: a reader sees the old file or the new one, never half of it."""
+    """Write ``value`` to ``path`` atomically: a reader sees the old file or the new one, never a partial one."""
     write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
 
 
@@ -97,7 +95,7 @@ def write_bytes(path: Path, data: bytes) -> None:
             file.write(data)
         umask = os.umask(0)
         os.umask(umask)
-        Path(temporary).chmod(0o666 & ~umask)  # mkstemp makes private files; a corpus is to be shared
+        Path(temporary).chmod(0o666 & ~umask)  # mkstemp makes private files; a corpus is shared
         Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -105,7 +103,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a file that holds one a line, none where there is no file; a last line cut short by a kill is left out."""
+    """The objects of a JSON Lines file, none if there is no file; a last line cut short by a kill is left out."""
     lines = []
     for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
         try:
@@ -119,7 +117,7 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def processor() -> str:
-    """The processor's name, as exactly as the system tells it."""
+    """The processor's name as the system reports it."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
     named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

@@ -1,10 +1,8 @@
-"""How a command ends: what each exit status means, and the one place that turns an exception into it.
+"""Errors and exit statuses: the exceptions that end a command, and the function that turns them into one line and a status.
 
-0 done · 1 a gate said no, or some of many files failed · 2 the user can mend it (one line says how) · 3 stopped by the guard ·
-130 interrupted
-
-130 whatever interrupted it: Ctrl-C, or a SIGTERM or SIGUSR1 that a training run answers by saving. A pipeline must not take a run
-that was stopped for one that is finished.
+0 done · 1 a quality check failed, or some of many files did · 2 the user can fix it (one line says how) · 3 stopped by the
+training guard · 130 interrupted (Ctrl-C, SIGTERM or SIGUSR1; a training run saves first). A stopped run never exits with 0, so a
+pipeline cannot take it for a finished one.
 """
 
 from __future__ import annotations
@@ -19,13 +17,13 @@ from collections.abc import Callable
 from lalia.files import readable
 
 STATUSES = (
-    "exit status: 0 done, 1 a gate said no or some files failed, 2 you can mend it (one line says how), "
-    "3 stopped by the training guard, 130 interrupted; a training run is saved then, and the same command continues it"
+    "exit status: 0 done, 1 a quality check or some files failed, 2 you can fix it (one line says how), "
+    "3 stopped by the training guard, 130 interrupted (a training run is saved, and the same command continues it)"
 )
 
 
 class UserError(Exception):
-    """Something the user can mend. The message is one line: where, what was found, what was expected, what to do."""
+    """Something the user can fix. The message is one line: where, what was found, what was expected, what to do."""
 
     status = 2
 
@@ -58,7 +56,7 @@ def run(main: Callable[[], int | None], program: str) -> int:
     Set ``LALIA_TRACEBACK=1`` to see the traceback as well.
     """
     speak_utf8()
-    warnings.formatwarning = lambda message, *where, **line: f"{program}: {message}\n"  # whose line of code is no news
+    warnings.formatwarning = lambda message, *where, **line: f"{program}: {message}\n"  # without the source line
     try:
         return main() or 0
     except (UserError, GateRefused, GuardStopped, Interrupted) as error:
@@ -75,9 +73,9 @@ def run(main: Callable[[], int | None], program: str) -> int:
 
 
 def speak_utf8() -> None:
-    """Make stdout and stderr UTF-8 where they are pipes or files, whatever the locale says; a terminal keeps its encoding.
+    """Make stdout and stderr UTF-8 if they are pipes or files, whatever the locale; a terminal keeps its encoding.
 
-    What an encoding has no letters for, such as file names that are no UTF-8, is written out and ends nothing.
+    Characters that an encoding lacks, such as file names that are not UTF-8, are escaped instead of raising an error.
     """
     codecs.register_error("readable", _written_out)
     for stream in (sys.stdout, sys.stderr):

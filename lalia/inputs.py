@@ -1,8 +1,7 @@
-"""What a file is that was given for a language model: an ARPA file, KenLM's binary file, audio, or text.
+"""What a path on the command line is: every kind of folder and file that people give, and what to do if another was expected.
 
-What a path on a command line is: every kind of folder and file that people give, and what to do where another was expected.
-
-This is the one place that knows. ``look`` says what is there, ``refusal`` is the line for who expected something else.
+``look`` tells what a path is, ``refusal`` makes the error line for a verb that expected something else, ``kind_of`` tells the
+files that a language model may be made of (ARPA, KenLM, audio, text).
 """
 
 from __future__ import annotations
@@ -24,9 +23,9 @@ from lalia.errors import UserError
 # --- What a path on a command line is --------------------------------------------------------------------
 
 CARD, SETTINGS = "card.json", "config.yaml"
-"""What a made folder has, and what a run's folder has."""
+"""The file that marks a folder made by lalia, and the one that marks a run."""
 MADE = ("encoder", "recogniser", "student")
-"""The folders that runs make, by the names they have in a run."""
+"""The model folders inside a run."""
 _MOST_LOOKED_AT = 2000
 _WEIGHTS = (".pt", ".pth", ".bin", ".safetensors", ".th")
 _ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
@@ -35,16 +34,16 @@ _TABLES = (".tsv", ".csv", ".jsonl", ".json", ".parquet", ".eaf", ".textgrid", "
 
 @dataclass(frozen=True)
 class Found:
-    """What a path is: its ``kind`` for a program, and ``told`` for a person, as "is …" goes on."""
+    """What a path is: ``kind`` for programs, ``told`` for people (it completes the sentence "PATH …")."""
 
     kind: str
     told: str
 
 
 def look(path: Path | str) -> Found:
-    """What ``path`` is, by what is in it."""
+    """What ``path`` is, by its content."""
     if is_address(path):
-        return Found("address", "is an address, not a file here; download it first, e.g. curl -LO " + str(path))
+        return Found("address", "is a URL, not a local file; download it first, e.g. curl -LO " + str(path))
     path = Path(path)
     try:
         if path.is_dir():
@@ -57,18 +56,18 @@ def look(path: Path | str) -> Found:
 
 
 def is_address(given: Path | str) -> bool:
-    """Whether ``given`` is a URL; as a path its two slashes are one."""
+    """Whether ``given`` is a URL, also after ``Path`` has merged its two slashes."""
     return re.match(r"(https?|ftp|s3|gs|file):/", str(given), re.IGNORECASE) is not None
 
 
 def address(given: Path | str) -> UserError:
-    """The refusal of a URL."""
+    """The error for a URL."""
     url = re.sub(r"^(\w+):/+", r"\1://", str(given))
-    return UserError(f"{url}: is an address, and only files here are read; download it first, e.g. curl -LO {url}")
+    return UserError(f"{url}: is a URL, and only local files are read; download it first, e.g. curl -LO {url}")
 
 
 def refusal(path: Path | str, expected: str, flag: str = "") -> UserError:
-    """The line for ``path``, which is not what is ``expected`` (a card's kind, "n-grams" or "lstm"; "" = anything of ours)."""
+    """The error for ``path``, which is not ``expected`` (a card's kind, "n-grams" or "lstm"; "" = anything made by lalia)."""
     if is_address(path):
         return address(path)
     path, found = Path(path), look(path)
@@ -99,9 +98,9 @@ def _look_in(folder: Path) -> Found:
         return _run(folder)
     names = {entry.name for entry in islice(os.scandir(folder), _MOST_LOOKED_AT)}
     if "config.json" in names and any(Path(name).suffix in _WEIGHTS for name in names):
-        return Found("transformers", "is a model of transformers")
+        return Found("transformers", "is a transformers model")
     if "model.onnx" in names:
-        return Found("bare student", f"has no {CARD} beside its model.onnx (copied in part?)")
+        return Found("bare student", f"has no {CARD} beside its model.onnx (was it copied only in part?)")
     below_it = [folder / name for name in names]
     made = sorted((below.name, _carded(below).kind) for below in below_it if (below / CARD).is_file())
     if made:
@@ -162,29 +161,29 @@ def _sources_in(folder: Path) -> tuple[str, str]:
 def _look_at(file: Path) -> Found:
     name = file.name.lower()
     if file.suffix == ".onnx":
-        return Found("part", "is the model file of a student, without what belongs beside it")
+        return Found("part", "is the model file of a student, without the other files of its folder")
     if (file.parent / CARD).is_file() and name != SETTINGS and file.suffix in (".json", ".txt", *_WEIGHTS):
         return Found("part", f"is a file of {file.parent}, which {_carded(file.parent).told}")
     if file.suffix == ".ckpt":
         return Found("checkpoint", "is a checkpoint of a run")
     if name == SETTINGS:
-        return Found("part", f"is the settings of {file.parent}, which {_run(file.parent).told}")
+        return Found("part", f"is the settings file of {file.parent}, which {_run(file.parent).told}")
     if name.endswith(_ARCHIVES):
         return Found("archive", "is an archive")
     if told := document(file):
         return Found("document", f"is {told}")
     kind = kind_of(file)
     if file.suffix.lower() in _WEIGHTS and kind != "kenlm":
-        return Found("weights", "is a file of weights of another toolkit")
+        return Found("weights", "is a weights file of another toolkit")
     words = {
-        "arpa": "an ARPA file", "kenlm": "KenLM's binary file, which keeps no n-grams but their hashes", "audio": "audio",
+        "arpa": "an ARPA file", "kenlm": "a KenLM binary file, which holds hashes instead of n-grams", "audio": "audio",
         "text": "a text file",
     }  # fmt: skip
     return Found(kind, f"is {words[kind]}")
 
 
 def document(file: Path) -> str:
-    """What document ``file`` is by its first bytes: XML, a web page, PDF, RTF, or of an office program; "" where it is none."""
+    """The kind of document ``file`` is by its first bytes: XML, HTML, PDF, RTF or an office document; "" if it is none."""
     with file.open("rb") as opened:
         head = opened.read(512)
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
@@ -201,12 +200,12 @@ def document(file: Path) -> str:
     if head.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")) and file.suffix.lower() in (
         ".docx", ".odt", ".epub", ".xlsx", ".ods", ".pptx", ".doc", ".xls",
     ):  # fmt: skip
-        return "a document of an office program"
+        return "an office document"
     return ""
 
 
 def _student_of(folder: Path) -> str:
-    """What to do with a recogniser where a student is needed."""
+    """What to do with a recogniser if a student is needed."""
     run = folder.parent if (folder.parent / SETTINGS).is_file() else None
     if run and (run / "student" / CARD).is_file():
         return f"it needs torch; its student is {run / 'student'}"
@@ -216,7 +215,7 @@ def _student_of(folder: Path) -> str:
 
 def _student_of_run(folder: Path) -> str:
     return (
-        f"lalia finetune eval {folder} makes one of its recogniser, lalia distill export --recogniser {folder / 'recogniser'} "
+        f"lalia finetune eval {folder} makes one from its recogniser, lalia distill export --recogniser {folder / 'recogniser'} "
         "a small one"
     )
 
@@ -228,7 +227,7 @@ def _fine_tune(path: Path) -> str:
 
 
 def _go_on(path: Path) -> str:
-    return "the command that began it goes on with it"
+    return "run the command that began it again to continue it"
 
 
 def _convert(what: str) -> Callable[[Path], str]:
@@ -241,15 +240,15 @@ def _convert(what: str) -> Callable[[Path], str]:
 
 
 def _prepare(path: Path) -> str:
-    return f"make a corpus of it first: lalia prepare {path} --out CORPUS"
+    return f"make a corpus from it first: lalia prepare {path} --out CORPUS"
 
 
 def _make_lm(more: str = "") -> Callable[[Path], str]:
-    return lambda path: f"make one of it first: lalia lm {path}{more} --like STUDENT --out LM"
+    return lambda path: f"make one from it first: lalia lm {path}{more} --like STUDENT --out LM"
 
 
 def _text_lm(more: str = "") -> Callable[[Path], str]:
-    return lambda path: f"a language model is made of text: lalia lm TEXT --like STUDENT --out LM{more}"
+    return lambda path: f"a language model is made from text: lalia lm TEXT --like STUDENT --out LM{more}"
 
 
 def _lm_of_run(run: Path) -> str:
@@ -277,34 +276,32 @@ _ADVICE: dict[tuple[str, str], Callable[[Path], str]] = {
     ("encoder", "recogniser"): _fine_tune,
     ("run of encoder", "student"): _fine_tune,
     ("run of encoder", "recogniser"): _fine_tune,
-    ("run of recogniser", "encoder"): _in_order("give {path}/recogniser to go on from the encoder in it"),
+    ("run of recogniser", "encoder"): _in_order("give {path}/recogniser to continue from its encoder"),
     ("student", "encoder"): _in_order(
-        "a student is not trained further; give what it was made of: lalia inspect {path}"
+        "a student cannot be trained further; give the recogniser that it was made from: lalia inspect {path}"
     ),
     ("student", "recogniser"): _in_order(
-        "it holds no torch weights; give the recogniser that it was made of: lalia inspect {path}"
+        "it holds no torch weights; give the recogniser that it was made from: lalia inspect {path}"
     ),
     ("student", "corpus"): _in_order("the model comes first, then the corpus"),
     ("student", "n-grams"): _text_lm(),
     ("unfinished run", "*"): _go_on,
     ("corpus", "student"): _in_order(
-        "the model comes first; one is made of it: lalia finetune fit --encoder nano-multilingual --data.corpus {path}"
+        "the model comes first; train one on it: lalia finetune fit --encoder nano-multilingual --data.corpus {path}"
         " --data.language CODE --out RUN"
     ),
     ("corpus", "recogniser"): _in_order(
-        "one is made of it: lalia finetune fit --encoder nano-multilingual --data.corpus {path} --data.language CODE --out RUN"
+        "train one on it: lalia finetune fit --encoder nano-multilingual --data.corpus {path} --data.language CODE --out RUN"
     ),
     ("corpus", "n-grams"): _make_lm(),
     ("texts", "n-grams"): _make_lm("/*.txt"),
     ("run of recogniser", "n-grams"): _lm_of_run,
     ("run of encoder", "encoder"): _in_order("give {path}/encoder"),
-    ("corpus", "lstm"): _in_order("an LSTM learns from it: lalia lm {path} --like STUDENT --out LM --lstm"),
-    ("n-grams", "lstm"): _in_order("it holds n-grams, which the search is led by: give it as --lm"),
-    ("lstm", "n-grams"): _in_order(
-        "it holds an LSTM, which weighs what a search has found: give it as --rescore, and n-grams as --lm"
-    ),
-    ("n-grams", "student"): _in_order("give it beside a student: lalia transcribe STUDENT AUDIO --lm {path}"),
-    ("lstm", "student"): _in_order("give it beside a student and n-grams: --lm LM --rescore {path}"),
+    ("corpus", "lstm"): _in_order("train an LSTM on it: lalia lm {path} --like STUDENT --out LM --lstm"),
+    ("n-grams", "lstm"): _in_order("it holds n-grams: give it as --lm"),
+    ("lstm", "n-grams"): _in_order("it holds an LSTM for rescoring: give it as --rescore, and n-grams as --lm"),
+    ("n-grams", "student"): _in_order("give it with a student: lalia transcribe STUDENT AUDIO --lm {path}"),
+    ("lstm", "student"): _in_order("give it with a student and n-grams: --lm LM --rescore {path}"),
     ("transformers", "student"): _convert("RECOGNISER"),
     ("transformers", "recogniser"): _convert("RECOGNISER"),
     ("transformers", "encoder"): _convert("ENCODER"),
@@ -315,33 +312,37 @@ _ADVICE: dict[tuple[str, str], Callable[[Path], str]] = {
     ("weights", ""): _convert("OUT"),
     ("source", "corpus"): _prepare,
     ("source", ""): _prepare,
-    ("audio", "corpus"): _in_order("put it into a folder and make a corpus of that: lalia prepare FOLDER --out CORPUS"),
+    ("audio", "corpus"): _in_order(
+        "put it into a folder and make a corpus from that: lalia prepare FOLDER --out CORPUS"
+    ),
     ("audio", "student"): _in_order("the model comes first, then the audio: lalia transcribe STUDENT {path}"),
     ("audio", "n-grams"): _text_lm(),
     ("audio", "lstm"): _text_lm(" --lstm"),
     ("text", "n-grams"): _make_lm(),
-    ("text", "lstm"): _in_order("make one of it first: lalia lm {path} --like STUDENT --out LM --lstm"),
+    ("text", "lstm"): _in_order("make one from it first: lalia lm {path} --like STUDENT --out LM --lstm"),
     ("text", "corpus"): _prepare,
     ("arpa", "n-grams"): _make_lm(" [--unit word]"),
     ("arpa", "lstm"): _in_order(
-        "it holds n-grams; an LSTM learns from text: lalia lm TEXT --like STUDENT --out LM --lstm"
+        "it holds n-grams; an LSTM is trained on text: lalia lm TEXT --like STUDENT --out LM --lstm"
     ),
     ("kenlm", "n-grams"): _in_order(
-        "make the folder of its ARPA file: lalia lm ARPA [--unit word] --like STUDENT --out LM"
+        "make the folder from its ARPA file: lalia lm ARPA [--unit word] --like STUDENT --out LM"
     ),
     ("kenlm", "lstm"): _in_order(
-        "it holds n-grams; an LSTM learns from text: lalia lm TEXT --like STUDENT --out LM --lstm"
+        "it holds n-grams; an LSTM is trained on text: lalia lm TEXT --like STUDENT --out LM --lstm"
     ),
-    ("document", "n-grams"): _in_order("save its text as plain UTF-8, a sentence a line, and make one: lalia lm TEXT"),
+    ("document", "n-grams"): _in_order(
+        "save its text as UTF-8, one sentence per line, and make one from that: lalia lm TEXT"
+    ),
     ("archive", "*"): _in_order("unpack it first"),
     ("part", "*"): _its_folder,
     ("checkpoint", "*"): _its_run,
     ("several", "*"): _in_order("give one of them: {path}/NAME"),
     ("bare student", "student"): _in_order("copy the whole student folder again"),
     ("broken", "*"): _in_order("make the folder again"),
-    ("folder", "*"): _in_order("was its making interrupted?"),
+    ("folder", "*"): _in_order("was the command that made it interrupted?"),
 }
-"""(found, expected) → how to go on; ``*`` is whatever is expected."""
+"""(found, expected) → what to do; ``*`` matches any expected kind."""
 
 
 # --- What a file is that was given for a language model --------------------------------------------------
@@ -352,9 +353,9 @@ Kind = Literal["arpa", "kenlm", "audio", "text"]
 
 
 def kind_of(path: Path) -> Kind:
-    """What the file ``path`` is, by its first bytes; an ARPA file by its name as well. What cannot be told is text.
+    """What the file ``path`` is by its first bytes (an ARPA file also by its name); text if nothing else matches.
 
-    Raises ``OSError`` where it cannot be read.
+    Raises ``OSError`` if it cannot be read.
     """
     if is_arpa(path):
         return "arpa"
@@ -362,23 +363,23 @@ def kind_of(path: Path) -> Kind:
         return "kenlm"
     with path.open("rb") as file:
         head = file.read(HEAD_BYTES)
-    # Signatures of audio are short, and words may begin like one (caffè like Apple's CAF): what is UTF-8 is text.
+    # Signatures of audio are short, and a word may begin like one (caffè like Apple's CAF): valid UTF-8 is text.
     if _is_text(head):
         return "text"
     return "audio" if recognise(head, path.suffix.lower(), path.stat().st_size) else "text"
 
 
 def is_kenlm(path: Path) -> bool:
-    """Whether ``path`` is a binary file of KenLM, of whatever version."""
+    """Whether ``path`` is a KenLM binary file of any version."""
     with path.open("rb") as file:
         return file.read(len(KENLM_MAGIC)) == KENLM_MAGIC
 
 
 def is_arpa(path: Path) -> bool:
-    """Whether ``path`` is named as an ARPA file, or begins as one (``.gz`` too)."""
+    """Whether ``path`` is an ARPA file by its name or its first bytes (``.gz`` too)."""
     if path.name.endswith((".arpa", ".arpa.gz")):
         return True
-    if not path.is_file():  # a pipe is read but once
+    if not path.is_file():  # a pipe can be read only once
         return False
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:

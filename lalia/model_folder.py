@@ -1,10 +1,8 @@
-"""Whether a student hears what it was made for: a low confidence throughout means another language, or unknown speech.
+"""Model folders: find a student, recogniser or encoder in a run, check its files, and match its languages to a corpus.
 
-The limits are measured (docs/runtime.md has the table).
-
-Where in a run's folder a student, recogniser or encoder is, and whether a student is whole, by its card's hashes.
-
-The languages of a model, and which of a corpus's languages are therefore meant where nobody says.
+``find_student`` and ``find_made`` accept a model's folder or the run that made it; ``check_files`` verifies a student by the
+hashes in its card; ``languages_taken`` and ``labelled_rows`` choose the clips of a corpus that a model can be scored on;
+``doubt`` warns if a student's confidence is low throughout (another language, or unfamiliar speech).
 """
 
 from __future__ import annotations

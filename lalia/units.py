@@ -1,4 +1,4 @@
-"""Seconds, samples and frames, and the only conversions between them."""
+"""Units: seconds, samples and frames, and every conversion between them."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def to_samples(seconds: Seconds) -> Samples:
 
 
 def to_seconds(samples: Samples) -> Seconds:
-    """How long ``samples`` samples last."""
+    """The duration of ``samples`` samples."""
     return samples / SAMPLE_RATE
 
 
 def clock(seconds: Seconds) -> str:
-    """``seconds`` for people: ``0:07``, ``12:30``, ``3:05:09``."""
+    """``seconds`` as a clock shows them: ``0:07``, ``12:30``, ``3:05:09``."""
     minutes, s = divmod(round(seconds), 60)
     hours, m = divmod(minutes, 60)
     return f"{hours}:{m:02d}:{s:02d}" if hours else f"{m}:{s:02d}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,6 +89,7 @@ LATE_PACKAGES = {
 }
 # A room for those alone who ask for its extra; the program loads it late, as it does heavy ones.
 EXTRA_ROOMS = {"serve": {"starlette", "uvicorn", "h11", "websockets"}}
+LONGEST = 600
 VAGUE = {"utils", "util", "common", "base", "helpers", "helper", "misc"}
 
 
@@ -261,3 +263,30 @@ def test_packages_are_packages() -> None:
             if not (folder / "__init__.py").is_file()
         ]
     )
+
+
+def test_packages_form_no_circle() -> None:
+    """Packages and top modules of ``lalia`` import one another in one direction only, late imports counted, typing ones not."""
+    needs: dict[str, set[str]] = {}
+    for path in sources("lalia"):
+        own = room(path)
+        if own == "__init__":  # offers Student and the version to all
+            continue
+        named = [found.module.split(".") for found in imports(parsed(path)) if not found.typing]
+        needs.setdefault(own, set()).update(
+            words[1] for words in named if words[0] == "lalia" and len(words) > 1 and words[1] != own
+        )
+    left = {name: found & needs.keys() for name, found in needs.items()}
+    while ready := [name for name, found in left.items() if not found & left.keys()]:
+        for name in ready:
+            del left[name]
+    assert not left, f"in a circle: {left}"
+
+
+def test_a_basename_stands_once_in_lalia() -> None:
+    names = Counter(path.name for path in sources("lalia") if path.name != "__init__.py")
+    assert not [name for name, count in names.items() if count > 1]
+
+
+def test_a_module_is_as_long_as_its_one_idea() -> None:
+    assert not [relative(p) for p in SOURCES if len(p.read_text(encoding="utf-8").splitlines()) > LONGEST]

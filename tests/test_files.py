@@ -92,7 +92,7 @@ def refused(path: str, expected: str, flag: str = "") -> str:
         (
             "pretraining-begun",
             "student",
-            "is a pretraining run that is not finished, expected a student; the command that began it",
+            "is a pretraining run that is not finished, expected a student; run the command that began it again",
         ),
         (
             "fine-tuning",
@@ -103,12 +103,12 @@ def refused(path: str, expected: str, flag: str = "") -> str:
             "distillation",
             "student",
             "is a distillation run that made a recogniser, expected a student; lalia finetune eval "
-            "distillation makes one of its recogniser, lalia distill export --recogniser distillation/recogniser a small one",
+            "distillation makes one from its recogniser, lalia distill export --recogniser distillation/recogniser a small one",
         ),
         (
             "fine-tuning",
             "encoder",
-            "made a recogniser, expected an encoder; give fine-tuning/recogniser to go on from the encoder",
+            "made a recogniser, expected an encoder; give fine-tuning/recogniser to continue from its encoder",
         ),
         (
             "recogniser",
@@ -119,23 +119,23 @@ def refused(path: str, expected: str, flag: str = "") -> str:
         (
             "corpus",
             "student",
-            "is a corpus, expected a student; the model comes first; one is made of it: lalia finetune fit",
+            "is a corpus, expected a student; the model comes first; train one on it: lalia finetune fit",
         ),
         (
             "corpus",
             "n-grams",
-            "is a corpus, expected a language model; make one of it first: lalia lm corpus --like STUDENT",
+            "is a corpus, expected a language model; make one from it first: lalia lm corpus --like STUDENT",
         ),
         (
             "lm",
             "student",
-            "is a language model, expected a student; give it beside a student: lalia transcribe STUDENT AUDIO --lm lm",
+            "is a language model, expected a student; give it with a student: lalia transcribe STUDENT AUDIO --lm lm",
         ),
-        ("lm", "lstm", "it holds n-grams, which the search is led by: give it as --lm"),
+        ("lm", "lstm", "it holds n-grams: give it as --lm"),
         (
             "lstm",
             "n-grams",
-            "it holds an LSTM, which weighs what a search has found: give it as --rescore, and n-grams as --lm",
+            "it holds an LSTM for rescoring: give it as --rescore, and n-grams as --lm",
         ),
         ("student", "corpus", "is a student, expected a corpus; the model comes first, then the corpus"),
         (
@@ -143,27 +143,27 @@ def refused(path: str, expected: str, flag: str = "") -> str:
             "recogniser",
             "is a student, expected a recogniser; it holds no torch weights; give the recogniser",
         ),
-        ("student", "encoder", "is a student, expected an encoder; a student is not trained further"),
+        ("student", "encoder", "is a student, expected an encoder; a student cannot be trained further"),
         (
             "xls-r",
             "student",
-            "is a model of transformers, expected a student; convert it first: lalia convert hf:xls-r RECOGNISER",
+            "is a transformers model, expected a student; convert it first: lalia convert hf:xls-r RECOGNISER",
         ),
         (
             "xls-r",
             "encoder",
-            "is a model of transformers, expected an encoder; convert it first: lalia convert hf:xls-r ENCODER",
+            "is a transformers model, expected an encoder; convert it first: lalia convert hf:xls-r ENCODER",
         ),
         ("xlsr2_300m.pt", "encoder", "convert it first: lalia convert fairseq:xlsr2_300m.pt ENCODER"),
         (
             "copied",
             "student",
-            "has no card.json beside its model.onnx (copied in part?), expected a student; copy the whole",
+            "has no card.json beside its model.onnx (was it copied only in part?), expected a student; copy the whole",
         ),
         (
             "student/model.onnx",
             "student",
-            "is the model file of a student, without what belongs beside it, expected a student; give its "
+            "is the model file of a student, without the other files of its folder, expected a student; give its "
             "folder: student",
         ),
         (
@@ -184,18 +184,18 @@ def refused(path: str, expected: str, flag: str = "") -> str:
         (
             "talks",
             "corpus",
-            "has no card.json, but 1 audio file, expected a corpus; make a corpus of it first: lalia prepare talks",
+            "has no card.json, but 1 audio file, expected a corpus; make a corpus from it first: lalia prepare talks",
         ),
         ("empty", "student", "is an empty folder, expected a student"),
-        ("things", "student", "has no card.json, expected a student; was its making interrupted?"),
+        ("things", "student", "has no card.json, expected a student; was the command that made it interrupted?"),
         ("broken", "student", "has a card.json that cannot be read, expected a student; make the folder again"),
         (
             "talk.flac",
             "student",
             "is audio, expected a student; the model comes first, then the audio: lalia transcribe STUDENT talk.flac",
         ),
-        ("talk.txt", "n-grams", "is a text file, expected a language model; make one of it first: lalia lm talk.txt"),
-        ("book.pdf", "n-grams", "is a PDF, expected a language model; save its text as plain UTF-8"),
+        ("talk.txt", "n-grams", "is a text file, expected a language model; make one from it first: lalia lm talk.txt"),
+        ("book.pdf", "n-grams", "is a PDF, expected a language model; save its text as UTF-8"),
         ("corpus.zip", "corpus", "is an archive, expected a corpus; unpack it first"),
         ("fine-tuning", "n-grams", "expected a language model; make one first: lalia finetune lm fine-tuning"),
         ("pretraining", "encoder", "expected an encoder; give pretraining/encoder"),
@@ -207,9 +207,9 @@ def refused(path: str, expected: str, flag: str = "") -> str:
         (
             "texts",
             "n-grams",
-            "but text files, expected a language model; make one of it first: lalia lm texts/*.txt --like",
+            "but text files, expected a language model; make one from it first: lalia lm texts/*.txt --like",
         ),
-        ("corpus", "recogniser", "is a corpus, expected a recogniser; one is made of it: lalia finetune fit"),
+        ("corpus", "recogniser", "is a corpus, expected a recogniser; train one on it: lalia finetune fit"),
         (
             "absent",
             "recogniser",
@@ -218,7 +218,7 @@ def refused(path: str, expected: str, flag: str = "") -> str:
         (
             "https://example.org/student",
             "student",
-            "https://example.org/student: is an address, and only files here are read; "
+            "https://example.org/student: is a URL, and only local files are read; "
             "download it first, e.g. curl -LO https://example.org/student",
         ),
     ],
@@ -246,13 +246,13 @@ def test_every_kind_is_called_what_it_is(place: Path, path: str, expected: str, 
         (["evaluate", "corpus", "student"], "is a corpus, expected a student; the model comes first"),
         (
             ["evaluate", "student", "talks"],
-            "but 1 audio file, expected a corpus; make a corpus of it first: lalia prepare talks",
+            "but 1 audio file, expected a corpus; make a corpus from it first: lalia prepare talks",
         ),
         (["tune", "student", "corpus", "--lm", "student"], "is a student, expected a language model"),
-        (["transcribe", "student", "talk.flac", "--lm", "corpus"], "make one of it first: lalia lm corpus"),
+        (["transcribe", "student", "talk.flac", "--lm", "corpus"], "make one from it first: lalia lm corpus"),
         (
             ["inspect", "xls-r"],
-            "is a model of transformers, expected a corpus, encoder, recogniser, student, language model or run; "
+            "is a transformers model, expected a corpus, encoder, recogniser, student, language model or run; "
             "convert it first",
         ),
         (["inspect", "talks"], "has no card.json, but 1 audio file"),

@@ -38,7 +38,7 @@ from lalia.text.unicode import is_ideograph, script_of
 _WAYS = {
     "a PDF": " (pdftotext FILE)",
     "a web page (HTML)": " (pandoc -t plain FILE)",
-    "a document of an office program": " (pandoc -t plain FILE)",
+    "an office document": " (pandoc -t plain FILE)",
     "RTF": " (pandoc -t plain FILE)",
     "XML": ", without the tags",
 }
@@ -111,7 +111,7 @@ def _instead(path: Path, error: Exception) -> str:
     """What ``path`` is, which could not be read as text."""
     kind = kind_of(path) if isinstance(error, UnicodeDecodeError) and path.is_file() else "text"
     if kind == "kenlm":
-        return "is KenLM's binary file, which keeps no n-grams but their hashes; give its ARPA file"
+        return "is a KenLM binary file, which holds hashes instead of n-grams; give its ARPA file"
     if kind == "audio":
         return "is audio, not text; expected what is said, a sentence a line (lalia transcribe writes it down)"
     if isinstance(error, UnicodeDecodeError) and error.encoding == "utf-8" and path.is_file():

@@ -293,7 +293,7 @@ def test_without_pyav_the_line_tells_what_to_install(tmp_path: Path) -> None:
     code = (
         "import sys; sys.modules['av'] = None\n"
         "from lalia.audio.reading import read_audio\n"
-        "from lalia.exits import AudioError\n"
+        "from lalia.errors import AudioError\n"
         f"try: read_audio({str(path)!r})\n"
         "except AudioError as error: print(error)\n"
     )

@@ -185,7 +185,7 @@ def test_an_address_among_files_is_one_line(student: Path, talks: Path, capsys: 
     printed = capsys.readouterr()
     assert printed.out.endswith("\tace\n")
     assert printed.err.splitlines()[0] == (
-        "lalia: https://example.org/a/talk.mp3: is an address, and only files here are read; download it first, e.g. "
+        "lalia: https://example.org/a/talk.mp3: is a URL, and only local files are read; download it first, e.g. "
         "curl -LO https://example.org/a/talk.mp3"
     )
 

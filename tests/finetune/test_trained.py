@@ -164,7 +164,8 @@ def test_what_is_no_finished_run_is_said(made: Path, tmp_path: Path) -> None:
         evaluate([str(made / "corpus")])
     shutil.copy(made / "run" / "config.yaml", tmp_path / "config.yaml")
     with pytest.raises(
-        UserError, match="run that is not finished, expected a recogniser; the command that began it goes on with it"
+        UserError,
+        match="run that is not finished, expected a recogniser; run the command that began it again to continue it",
     ):
         lm([str(tmp_path)])
     with pytest.raises(

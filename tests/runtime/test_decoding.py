@@ -95,7 +95,7 @@ def test_made_of_text(run, lm: Path, student: Path, tmp_path: Path) -> None:  # 
     [
         (["absent.txt"], "absent.txt: no such file"),
         (["latin.txt"], "latin.txt: cannot be read as UTF-8 text; convert it: iconv -f latin1 -t utf-8 latin.txt > "),
-        (["kenlm.bin"], "kenlm.bin: is KenLM's binary file, which keeps no n-grams but their hashes"),
+        (["kenlm.bin"], "kenlm.bin: is a KenLM binary file, which holds hashes instead of n-grams"),
         (["empty.txt"], "holds no words"),
         (["russian.txt"], "russian.txt: the student has no letters for 2 of its 3 words, such as 'a привет мир'"),
         (["text.txt", "--order", "40"], "--order 40: expected 1 to 12"),
@@ -154,25 +154,25 @@ def test_without_the_training_extra(student: Path, tmp_path: Path) -> None:
     [
         (
             "eng.txt",
-            "is a text file, expected a language model; make one of it first: lalia lm eng.txt --like STUDENT --out LM",
-            "is a text file, expected a language model that is an LSTM; make one of it first: lalia lm eng.txt --like STUDENT "
+            "is a text file, expected a language model; make one from it first: lalia lm eng.txt --like STUDENT --out LM",
+            "is a text file, expected a language model that is an LSTM; make one from it first: lalia lm eng.txt --like STUDENT "
             "--out LM --lstm",
         ),
         (
             "my.arpa",
-            "is an ARPA file, expected a language model; make one of it first: lalia lm my.arpa [--unit word] --like",
-            "is an ARPA file, expected a language model that is an LSTM; it holds n-grams; an LSTM learns from text: lalia lm "
+            "is an ARPA file, expected a language model; make one from it first: lalia lm my.arpa [--unit word] --like",
+            "is an ARPA file, expected a language model that is an LSTM; it holds n-grams; an LSTM is trained on text: lalia lm "
             "TEXT --like STUDENT --out LM --lstm",
         ),
         (
             "my.bin",
-            "is KenLM's binary file, which keeps no n-grams but their hashes, expected a language model; make the folder of "
+            "is a KenLM binary file, which holds hashes instead of n-grams, expected a language model; make the folder from "
             "its ARPA file: lalia lm",
-            "is KenLM's binary file, which keeps no n-grams but their hashes, expected a language model that",
+            "is a KenLM binary file, which holds hashes instead of n-grams, expected a language model that",
         ),
         (
             "talk.flac",
-            "is audio, expected a language model; a language model is made of text: lalia lm TEXT",
+            "is audio, expected a language model; a language model is made from text: lalia lm TEXT",
             "is audio",
         ),
         ("absent", "no such folder; expected a language model", "no such folder"),

@@ -30,7 +30,10 @@ def test_a_run_stands_for_what_it_made(tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "told"),
     [
-        ("", "is a run that is not finished, expected a recogniser; the command that began it goes on with it"),
+        (
+            "",
+            "is a run that is not finished, expected a recogniser; run the command that began it again to continue it",
+        ),
         (
             "encoder",
             "is a run that made an encoder, expected a recogniser; fine-tune it first: lalia finetune fit --encoder .*",

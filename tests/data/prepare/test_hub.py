@@ -33,16 +33,16 @@ datasets = pytest.importorskip("datasets")
 _DYING = """\
 import os, signal, sys
 from pathlib import Path
-from lalia.data.prepare import parts
-parts.SHARD_ROWS = 2
-read = parts.Reader.read
+from lalia.data.prepare import rows, shards
+shards.SHARD_ROWS = 2
+read = rows.Reader.read
 died = Path(sys.argv[1])
 def dies_once(reader, clip):
     if clip.text == 'text 5' and not died.exists():
         died.write_text(str(os.getpid()))
         os.kill(os.getpid(), signal.SIGKILL)
     return read(reader, clip)
-parts.Reader.read = dies_once
+rows.Reader.read = dies_once
 from lalia.cli.main import main
 if __name__ == '__main__': sys.exit(main(sys.argv[2:]))
 """

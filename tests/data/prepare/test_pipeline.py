@@ -303,7 +303,7 @@ def test_killed_processes_leave_what_the_next_ones_finish(tmp_path: Path) -> Non
     for number in range(40):
         save(tmp_path / "a" / f"{number:02d}.wav", voiced(number, 1.0))
     code = (
-        "import sys; from lalia.data.prepare import parts; parts.SHARD_ROWS = 5\n"
+        "import sys; from lalia.data.prepare import shards; shards.SHARD_ROWS = 5\n"
         "from lalia.cli.main import main\n"
         "if __name__ == '__main__': sys.exit(main(sys.argv[1:]))\n"
     )
@@ -335,12 +335,12 @@ def test_a_decoder_that_crashes_costs_one_clip(tmp_path: Path) -> None:
     for number in range(4):
         save(tmp_path / "a" / f"{number}.wav", voiced(number, 0.5))
     code = (
-        "import os, sys; from lalia.data.prepare import reading\n"
-        "read = reading.read_blocks\n"
+        "import os, sys; from lalia.data.prepare import rows\n"
+        "read = rows.read_blocks\n"
         "def crashes(source, *rest, **how):\n"
         "    if str(source).endswith('2.wav'): os.abort()\n"
         "    return read(source, *rest, **how)\n"
-        "reading.read_blocks = crashes\n"
+        "rows.read_blocks = crashes\n"
         "from lalia.cli.main import main\n"
         "if __name__ == '__main__': sys.exit(main(sys.argv[1:]))\n"
     )

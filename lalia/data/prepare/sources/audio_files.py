@@ -110,7 +110,7 @@ class NamedAudio:
             if is_file(path):
                 return path
         if re.match(r"[a-z0-9]+://", name, re.IGNORECASE) and not name.casefold().startswith("file:"):
-            return f"{name} is an address, and only files here are read; download it first"
+            return f"{name} is a URL, and only local files are read; download it first"
         found, way = self._search(name)
         if len(found) > 1:
             some = ", ".join(self._relative(path) for path in found[:3])
