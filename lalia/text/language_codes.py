@@ -47,16 +47,17 @@ def name_of(code: str) -> str:
 
 
 def codes_named(name: str) -> list[str]:
-    """The codes whose name is ``name``, else those whose name has it as a word, in the order of their names."""
+    """The codes whose name is ``name``, else those whose name has it as a word, in the order of their names.
+
+    A sign language is found by its whole name only: Valencian is not Valencian Sign Language.
+    """
     word = name.strip().casefold()
     names = {code: known.name.casefold() for code, known in codes().items()}
     same = [code for code, known in names.items() if known == word]
     if same:  # A macrolanguage and the part of it that has its name are told apart by nobody: the whole.
         return [code for code in same if codes()[code].part_of not in same]
-    return sorted(
-        (code for code, known in names.items() if word and word in re.findall(r"[^\W\d_]+", known)),
-        key=names.__getitem__,
-    )
+    words = {code: re.findall(r"[^\W\d_]+", known) for code, known in names.items()}
+    return sorted((code for code in words if word in words[code] and "sign" not in words[code]), key=names.__getitem__)
 
 
 def kin(code: str, among: Collection[str]) -> str | None:

@@ -97,6 +97,9 @@ def test_the_language_that_was_understood_is_said(tmp_path: Path, capsys: pytest
     ]
     with pytest.raises(UserError, match=r"did you mean .*bem \(Bemba \(Zambia\)\)"):
         iso_639_3("bemba")
+    assert iso_639_3("Valencian Sign Language") == "vsv"
+    with pytest.raises(UserError, match="language 'Valencian' is unknown"):
+        iso_639_3("Valencian")
     path = table(tmp_path, "file\ttext", "a.wav\tmoja")
     assert main(["prepare", str(path), "--out", str(tmp_path / "c"), "--language", "zzz"]) == 2
     assert "language 'zzz' is unknown" in capsys.readouterr().err
