@@ -170,7 +170,7 @@ def test_what_is_no_finished_run_is_said(made: Path, tmp_path: Path) -> None:
         lm([str(tmp_path)])
     with pytest.raises(
         UserError,
-        match=r"run that is not finished, expected a student; the command that",
+        match=r"run that is not finished, expected a student; run the command that",
     ):
         Student.load(tmp_path)
 
