@@ -384,11 +384,11 @@ READERS: dict[str, Callable[[str, bytes], Verdict]] = {
 
 
 def judged(found: Verdict, right_s: Seconds) -> str:
-    """``full``, ``told`` (less, and said so), ``silent`` (less, and nothing said), ``more`` or ``refused``."""
+    """``full``, ``noted`` (less, with a note), ``silent`` (less, without one), ``more`` or ``refused``."""
     if found.seconds is None:
         return "refused"
     if found.seconds < right_s - NEAR_S:
-        return "told" if found.said else "silent"
+        return "noted" if found.said else "silent"
     return "full" if found.seconds <= right_s + NEAR_S else "more"
 
 
@@ -441,7 +441,7 @@ def _print_table(counts: dict[str, dict[str, Counter[str]]], readers: list[str])
         cells = [
             ", ".join(
                 f"{n} {word}"
-                for word in ("full", "more", "told", "silent", "refused")
+                for word in ("full", "more", "noted", "silent", "refused")
                 if (n := counts[group][name][word])
             )
             for name in readers
