@@ -6,14 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from lalia.data.augment import AugmentSettings
-from lalia.training.settings import (
-    BatchSettings,
-    DataSettings,
-    HardwareSettings,
-    LogSettings,
-    OptimSettings,
-    ScheduleSettings,
-)
+from lalia.training.settings import DataSettings, RunSettings, SpecAugmentSettings
 
 
 @dataclass
@@ -76,23 +69,16 @@ class LossSettings:
 
 
 @dataclass
-class RegularSettings:
-    """What the student hears is masked as in SpecAugment (Park et al. 2019); the teacher hears it clean."""
+class RegularSettings(SpecAugmentSettings):
+    """SpecAugment on the student's features; the teacher's are not masked."""
 
     time_coverage: float = 0.3
-    """sum of the hidden spans of frames as a share of the clip"""
-    time_span: int = 5
-    """frames of one span"""
     channel_coverage: float = 0.1
-    """sum of the hidden spans of channels as a share of the width"""
-    channel_span: int = 16
-    """channels of one span"""
     dropout: float = 0.0
-    """in the student's blocks"""
 
 
 @dataclass
-class DistillSettings:
+class DistillSettings(RunSettings):
     """Everything a distillation run is made of."""
 
     teacher: str = ""
@@ -103,22 +89,12 @@ class DistillSettings:
     qat: bool = False
     """the student computes in fake int8 while it learns, rounded as the exported file will be, and comes to terms with it; for
     one that lost too much: `--qat true --student.start RUN/recogniser` and a few hundred steps"""
-    data: DataSettings = field(default_factory=DataSettings)
     labels: LabelSettings = field(default_factory=LabelSettings)
     student: StudentSettings = field(default_factory=StudentSettings)
     loss: LossSettings = field(default_factory=LossSettings)
     regular: RegularSettings = field(default_factory=RegularSettings)
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     """other speeds are for teacher and student alike; rooms, noise and telephones are for the student alone"""
-    batch: BatchSettings = field(default_factory=BatchSettings)
-    optim: OptimSettings = field(default_factory=OptimSettings)
-    schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
-    hardware: HardwareSettings = field(default_factory=HardwareSettings)
-    log: LogSettings = field(default_factory=LogSettings)
-    out: str = ""
-    """run folder; the same command continues what is there"""
-    seed: int = 1
-    """everything random is a function of this and the number of the step"""
 
 
 @dataclass

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from finetune import presets
 from finetune.config import FinetuneSettings, FoldSettings
-from finetune.presets import check_mode
+from finetune.presets import check_settings
 from lalia import config
 from lalia.cards import read_card
 from lalia.cli.parser import run_stage
@@ -58,8 +58,8 @@ def fit(argv: list[str]) -> int:
     settings = config.load(FinetuneSettings, argv, "lalia finetune fit", ABOUT["fit"])
     require(settings.out, "--out", "the folder this run is kept in")
     require(settings.data.corpus, "--data.corpus", "the folder of a corpus made by `lalia prepare`")
-    check_mode(settings)
-    settings.encoder = presets.find(settings.encoder) if settings.encoder else ""
+    check_settings(settings)
+    settings.encoder = presets.find_encoder(settings.encoder) if settings.encoder else ""
     settings.recogniser = find_made(settings.recogniser, "recogniser", "--recogniser") if settings.recogniser else ""
     require_corpora(settings.data.corpus, "--data.corpus")
     from finetune.fit import finetune  # late: torch and fairseq2 take seconds to import, a typo should not
@@ -71,15 +71,15 @@ def fit(argv: list[str]) -> int:
     )
     _warn(settings)
     finetune(settings, Path(settings.out), config.stated(FinetuneSettings, argv))
-    from finetune.evaluate import hand_over
+    from finetune.evaluate import export_finished
 
-    hand_over(settings)
+    export_finished(settings)
     return 0
 
 
 def _warn(settings: FinetuneSettings) -> None:
     """Say what `check` would call in the way of a run that is about to begin; whoever knows better lets it run on."""
-    from finetune.check.check import FRAME_S, troubles
+    from finetune.check.check import FRAME_S, blocking_findings
     from lalia.training.distributed import leads
 
     if (Path(settings.out) / "config.yaml").exists() or not leads(settings.hardware):
@@ -87,7 +87,7 @@ def _warn(settings: FinetuneSettings) -> None:
     start = settings.encoder or settings.recogniser
     frame_s = float(read_card(start).get("frame_s", FRAME_S)) if start else FRAME_S
     normaliser = Path(settings.labels.normaliser) if settings.labels.normaliser else None
-    for trouble in troubles(settings.data.corpus, settings.data.language, frame_s, normaliser):
+    for trouble in blocking_findings(settings.data.corpus, settings.data.language, frame_s, normaliser):
         print(f"✗ {trouble}", file=sys.stderr)
 
 

@@ -1,6 +1,6 @@
-"""``lalia finetune eval RUN``: how well what a run made does, where it errs, and how it got there.
+"""Evaluation of a fine-tuning run (``lalia finetune eval RUN``): error rates, an error analysis and a report page.
 
-What a run left behind: its recogniser, the student made of it, and the clips to judge it on.
+It also finds what a run has made (``FinetunedModel``): recogniser, exported student, corpora and languages.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from lalia.report.evaluation_page import write_evaluation
 from lalia.report.run_page import RunFolder, curves
 from lalia.text.language_codes import meant
 
-# --- What a run left behind ------------------------------------------------------------------------------
+# --- The model and corpora of a run --------------------------------------------------------------------
 
-RECOGNISER, LM, LSTM, EVALUATION, WAYS = "recogniser", "lm", "lstm", "evaluation", "decoding.json"
+RECOGNISER, LM, LSTM, EVALUATION, DECODING = "recogniser", "lm", "lstm", "evaluation", "decoding.json"
 
 
-class Clips:
-    """Labelled clips of one corpus or several, of the languages that were trained, as the runtime's verbs ask for them."""
+class EvaluationClips:
+    """Labelled clips of one or several corpora in the trained languages, with the interface of a ``Corpus``."""
 
     def __init__(self, corpora: Sequence[Corpus], languages: Sequence[str] = ()) -> None:
         self._mixture = Mixture(corpora)
@@ -50,13 +50,13 @@ class Clips:
     def select(
         self, split: str | None = None, language: str | None = None, with_text: bool | None = None
     ) -> np.ndarray:
-        """Row numbers (K,) that meet every condition given."""
-        asked = [language] if language else self._languages
+        """Row numbers (K,) of the clips that meet all given conditions."""
+        wanted = [language] if language else self._languages
         rows = []
         for start, corpus in zip(self._mixture.starts, self._mixture.corpora, strict=False):
             here = corpus.select(split=split, with_text=with_text)
-            if asked:
-                codes = [corpus.language_names.index(name) for name in asked if name in corpus.language_names]
+            if wanted:
+                codes = [corpus.language_names.index(name) for name in wanted if name in corpus.language_names]
                 here = here[np.isin(corpus.languages[here], codes)]
             rows.append(start + here)
         return np.concatenate(rows)
@@ -87,19 +87,19 @@ class Clips:
 
 
 @dataclass(frozen=True)
-class Trained:
-    """A recogniser (or a student), the corpora and languages it belongs to, and the folder for what is made of it."""
+class FinetunedModel:
+    """A recogniser or student, its corpora and languages, and the folder for what is made from it."""
 
     source: Path
     home: Path
     corpora: list[Path]
     languages: list[str]
     run: Path | None
-    """the folder of the run that made it, where there is one"""
+    """the folder of the run that made it, if any"""
 
     @classmethod
-    def find(cls, args: argparse.Namespace) -> Trained:
-        """What ``add_arguments`` was told; a ``UserError`` where it is no finished run, recogniser or student."""
+    def from_arguments(cls, args: argparse.Namespace) -> FinetunedModel:
+        """From the arguments of ``add_arguments``; a ``UserError`` if RUN is no finished run, recogniser or student."""
         folder: Path = args.run
         if not folder.exists():
             raise UserError(f"{folder}: no such run; lalia finetune fit … --out {folder} makes it")
@@ -114,12 +114,10 @@ class Trained:
         data = yaml.safe_load((run / RUN).read_text(encoding="utf-8"))["data"] if run else {}
         corpora = args.corpus or [Path(path) for path in data.get("corpus", [])]
         if not corpora:
-            raise UserError(f"{folder}: belongs to no run that names a corpus; say --corpus CORPUS")
+            raise UserError(f"{folder}: is in no run that names a corpus; give --corpus CORPUS")
         home = args.out or run
         if home is None:
-            raise UserError(
-                f"{folder}: belongs to no run; say --out FOLDER, where what is made of it (student, lm, evaluation) shall be"
-            )
+            raise UserError(f"{folder}: is in no run; give --out FOLDER for the results (student, lm, evaluation)")
         if args.language or run:
             languages = languages_meant(args.language or data.get("language", []), corpora, "--language")
         else:
@@ -131,11 +129,11 @@ class Trained:
 
     @property
     def name(self) -> str:
-        """What a person calls it."""
+        """Its name in titles."""
         return (self.run or self.source).resolve().name
 
     def student(self) -> Path:
-        """The folder of the student, made where it is missing or of another recogniser than the one that is there now."""
+        """The folder of the student; exported first if it is missing or was made from another recogniser."""
         card = read_card(self.source)
         if card["kind"] == STUDENT:
             return self.source
@@ -149,20 +147,20 @@ class Trained:
         from lalia.models.export.onnx_export import export_student  # late: tracing takes seconds to import
 
         export_student(self.source, out, language)
-        print(f"{out}: the recogniser as it runs without torch, in float32", file=sys.stderr)
+        print(f"{out}: the recogniser as an ONNX student in float32, which runs without torch", file=sys.stderr)
         return out
 
-    def clips(self) -> Clips:
+    def clips(self) -> EvaluationClips:
         """All of its corpora."""
-        return Clips([Corpus.load(path) for path in self.corpora], self.languages)
+        return EvaluationClips([Corpus.load(path) for path in self.corpora], self.languages)
 
-    def open(self, path: Path) -> Clips:
+    def open_corpus(self, path: Path) -> EvaluationClips:
         """One corpus."""
         corpus = Corpus.load(path)
         asked = meant(self.languages, corpus.language_names)
-        return Clips([corpus], [name for name in asked if name in corpus.language_names])
+        return EvaluationClips([corpus], [name for name in asked if name in corpus.language_names])
 
-    def speaking(self) -> list[Path]:
+    def corpora_in_languages(self) -> list[Path]:
         """The corpora that have one of its languages."""
         names = {path: Corpus.load(path).language_names for path in self.corpora}
         return [
@@ -170,8 +168,8 @@ class Trained:
         ]
 
 
-def hand_over(settings: FinetuneSettings) -> None:
-    """Make the student of the run that ``settings`` describe, once it is finished, and say what can be done with it."""
+def export_finished(settings: FinetuneSettings) -> None:
+    """Export the student of the run of ``settings`` once it is finished, and print the next commands."""
     from lalia.training.distributed import leads
     from lalia.training.trainer import finished
 
@@ -179,16 +177,16 @@ def hand_over(settings: FinetuneSettings) -> None:
     if not finished(run) or not leads(settings.hardware):
         return
     data = settings.data
-    Trained(run / RECOGNISER, run, [Path(path) for path in data.corpus], data.language, run).student()
+    FinetunedModel(run / RECOGNISER, run, [Path(path) for path in data.corpus], data.language, run).student()
     print(
-        f"next: lalia transcribe {run} talk.mp3      hear it\n"
-        f"      lalia finetune lm {run}       give it a language model, of its labels and of any text\n"
-        f"      lalia finetune eval {run}     see where it errs, on a page with clips to hear"
+        f"next: lalia transcribe {run} talk.mp3      transcribe a file\n"
+        f"      lalia finetune lm {run}       build and tune a language model from its labels and any text\n"
+        f"      lalia finetune eval {run}     evaluate it: a page with error analysis and audio"
     )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what says whose work is judged, and on what."""
+    """Declare the arguments that name the model and the corpora."""
     parser.add_argument(
         "run", metavar="RUN", type=Path, help="the --out of a fit; or a recogniser or student, with --corpus and --out"
     )
@@ -204,7 +202,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="FOLDER", type=Path, help="where to write (default: into the run)")
 
 
-# --- lalia finetune eval RUN -----------------------------------------------------------------------------
+# --- The command ---------------------------------------------------------------------------------------
 
 ABOUT = """\
 Say how well the recogniser of a run does on clips that its training never heard, where it errs, and write a page of it.
@@ -225,7 +223,7 @@ _LEARNING = ("Errors on held-out clips", "Loss", "Blanks")
 
 
 def main(argv: list[str]) -> int:
-    """Judge, show and write; the exit status."""
+    """Evaluate, print and write the page; returns the exit status."""
     parser = Parser(prog="lalia finetune eval", description=ABOUT)
     add_arguments(parser)
     evaluate.add_questions(parser)
@@ -233,47 +231,47 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--greedy", action="store_true", help="without the run's language model")
     parser.add_argument("--threads", type=positive, metavar="N", help="processor threads (default: all cores)")
     args = parser.parse_args(argv)
-    trained = Trained.find(args)
+    model = FinetunedModel.from_arguments(args)
     if args.greedy and (args.lm or args.rescore or args.hot or args.only):
         raise UserError("--greedy knows nothing of the language; leave it out, or --lm, --rescore, --hot and --only")
-    if not args.greedy and args.lm is None and (trained.home / LM / NAME).is_file():
-        args.lm = trained.home / LM
+    if not args.greedy and args.lm is None and (model.home / LM / NAME).is_file():
+        args.lm = model.home / LM
         print(f"with the language model {args.lm}; --greedy leaves it out")
-    clips = trained.clips()
-    args.model, args.corpus = trained.student(), trained.corpora[0]
+    clips = model.clips()
+    args.model, args.corpus = model.student(), model.corpora[0]
     args.language = []  # the clips are of the languages asked for already
-    args.title = f"{trained.name} on {', '.join(path.resolve().name for path in trained.corpora)}"
+    args.title = f"{model.name} on {', '.join(path.resolve().name for path in model.corpora)}"
     args.details = True
-    folder = trained.home / EVALUATION
+    folder = model.home / EVALUATION
     args.html, args.json = args.html or folder / "report.html", args.json or folder / "scores.json"
-    more = [*_language(trained.home / WAYS), *(_learning(trained.run) if trained.run else [])]
+    more = [*_decoding(model.home / DECODING), *(_learning(model.run) if model.run else [])]
     return evaluate.evaluate(args, lambda _: clips, partial(write_evaluation, more=more))
 
 
 def _learning(run: Path) -> list[page.Section]:
-    """How the errors fell while the run trained."""
+    """Learning curves of the run."""
     found = RunFolder.load(run)
     charts = [chart for chart in curves(found.metrics, found.config) if chart.title in _LEARNING]
-    intro = "How it learned: each dot is a look at held-out clips. All curves are in the run's own report.html."
+    intro = "Each dot is a validation on held-out clips. All curves are in the run's report.html."
     return [page.Section("Learning curve", [page.figures(charts)], intro)] if charts else []
 
 
-def _language(path: Path) -> list[page.Section]:
-    """What `lm` found when it set the ways of decoding side by side."""
+def _decoding(path: Path) -> list[page.Section]:
+    """The comparison of decoders made by ``lalia finetune lm``."""
     if not path.is_file():
         return []
     found = json.loads(path.read_text(encoding="utf-8"))
     rows = [
-        [way["name"], *_rates(way, "cer"), *_rates(way, "wer"), f"{way['seconds_per_hour']:.1f}"]
-        for way in found["ways"]
+        [decoder["name"], *_rates(decoder, "cer"), *_rates(decoder, "wer"), f"{decoder['seconds_per_hour']:.1f}"]
+        for decoder in found["ways"]
     ]
     head = ["decoding", "CER", "95 %", "WER", "95 %", "s per hour of speech"]
     intro = (
         f"On {found['clips']} clips of the {found['split']} split, by lalia finetune lm. {'. '.join(found['verdict'])}."
     )
-    return [page.Section("What is known of the language", [page.table(head, rows)], intro)]
+    return [page.Section("Decoding with a language model", [page.table(head, rows)], intro)]
 
 
-def _rates(way: dict[str, object], name: str) -> list[str]:
-    low, high = way[f"{name}_interval"]  # type: ignore[misc]
-    return [f"{100 * way[name]:.1f} %", f"{100 * low:.1f} to {100 * high:.1f}"]  # type: ignore[has-type, operator]
+def _rates(scores: dict[str, object], name: str) -> list[str]:
+    low, high = scores[f"{name}_interval"]  # type: ignore[misc]
+    return [f"{100 * scores[name]:.1f} %", f"{100 * low:.1f} to {100 * high:.1f}"]  # type: ignore[has-type, operator]

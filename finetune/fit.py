@@ -1,4 +1,4 @@
-"""A fine-tuning run: an encoder, labelled corpora and settings in, ``RUN/recogniser`` and ``RUN/scores.json`` out."""
+"""One fine-tuning run: from an encoder, labelled corpora and settings to ``RUN/recogniser`` and ``RUN/scores.json``."""
 
 from __future__ import annotations
 
@@ -12,10 +12,16 @@ import torch
 
 from finetune.blank_alarm import BlankAlarm
 from finetune.config import FinetuneSettings
-from finetune.loss import ctc
-from finetune.model import describe, learner_of, make_recogniser, parents_of, save
-from finetune.presets import check_mode, data_choices, lay, row_for, solve, told
-from finetune.task import METRICS, FinetuneTask, Listener, make_listener
+from finetune.model import describe, initial_model_of, make_recogniser, parents_of, save
+from finetune.presets import (
+    apply_choices,
+    check_settings,
+    data_choices,
+    describe_choices,
+    nearest_preset,
+    preset_choices,
+)
+from finetune.task import METRICS, FinetuneTask, LmDecoder, make_lm_decoder
 from lalia.cards import write_json
 from lalia.data.augment import Augment
 from lalia.data.labels import choose, digest, encoder_of, left_out, tell_unvalidated, to_be_scored
@@ -25,7 +31,7 @@ from lalia.data.plan import BatchPlan
 from lalia.decoding.forced_alignment import frames_needed
 from lalia.errors import UserError
 from lalia.models.adapters import adapter_of, count
-from lalia.models.recogniser import Recogniser
+from lalia.models.recogniser import Recogniser, ctc
 from lalia.models.store import count_parameters
 from lalia.report.run_page import write_run_report
 from lalia.training.distributed import leads, rank, shared
@@ -34,23 +40,23 @@ from lalia.training.validation import told_of, transcribe_rows
 from lalia.units import to_samples
 
 SHOW = ("train/loss", "train/blank", "valid/cer", "valid/wer")
-LEAST = Least(200, "for the first 50 to 150 of its steps a recogniser writes nothing but blank")
+LEAST = Least(200, "a recogniser outputs only blanks for its first 50 to 150 steps")
 MEASURED = 200
-"""Clips that a baseline's feature statistics are taken from."""
+"""Clips used to compute a baseline's feature statistics."""
 
 
 def finetune(settings: FinetuneSettings, folder: Path, stated: Collection[str] | None = None) -> None:
-    """Train to the end of the schedule, or go on from where the run in ``folder`` stopped.
+    """Train to the end of the schedule, or continue the run in ``folder``.
 
-    ``stated`` are the settings that the user gave (``config.stated``): the others are chosen by the preset, and a finished run
-    must have been made with them. None = all are, and nothing is compared.
+    ``stated`` names the settings that the user gave (``config.stated``): the preset chooses the others, and a finished run must
+    have been made with them. None = all settings are given, and nothing is compared.
     """
     if finished(folder, settings, stated or ()):
         print(f"{folder}: this run is finished; its recogniser is {folder / 'recogniser'}")
         return
-    check_mode(settings)
+    check_settings(settings)
     chosen = settings.preset != "none" and stated is not None
-    laid = lay(settings, data_choices(settings, stated or ()), stated or ()) if chosen else []
+    applied = apply_choices(settings, data_choices(settings, stated or ()), stated or ()) if chosen else []
     data = settings.data
     mixture = Mixture.load(data.corpus)
     labelled = mixture.select("train", data.language, labelled=True, min_s=data.min_s, max_s=data.max_s)
@@ -64,21 +70,21 @@ def finetune(settings: FinetuneSettings, folder: Path, stated: Collection[str] |
     hours = float(mixture.durations_s[rows].sum()) / 3600
     step = first_step(folder)
     if chosen:
-        learner = learner_of(settings)
-        asked = settings.preset != "auto"
-        name = settings.preset if asked else row_for(hours)
-        choices = solve(name, learner, settings.mode, settings.schedule.steps, data.max_s)
-        laid += lay(settings, choices, stated or ())
+        model = initial_model_of(settings)
+        requested = settings.preset != "auto"
+        name = settings.preset if requested else nearest_preset(hours)
+        choices = preset_choices(name, model, settings.mode, settings.schedule.steps, data.max_s)
+        applied += apply_choices(settings, choices, stated or ())
         if leader and not step:
-            print(told(name, hours, learner, laid, asked), file=sys.stderr)
+            print(describe_choices(name, hours, model, applied, requested), file=sys.stderr)
 
-    def begin() -> Recogniser:
+    def make_initial() -> Recogniser:
         recogniser = make_recogniser(settings, mixture, rows, language)
         if settings.model.kind != "encoder":
             recogniser.encoder.measure(_readable(mixture, rows[:MEASURED]))
         return recogniser
 
-    recogniser = begin()
+    recogniser = make_initial()
     if leader and not step:
         print(describe(recogniser.tokens, recogniser.normaliser), file=sys.stderr)
     encode = encoder_of(recogniser.tokens, recogniser.normaliser)
@@ -90,8 +96,8 @@ def finetune(settings: FinetuneSettings, folder: Path, stated: Collection[str] |
     ranks = settings.hardware.ranks
     accumulation = settings.batch.accumulation(ranks)
     references = {int(row): recogniser.normaliser(mixture.text(int(row))) for row in held_out}
-    listener = make_listener(settings.select, recogniser, map(mixture.text, rows.tolist()), held_out.tolist())
-    task = FinetuneTask(settings, recogniser, references, mixture.id, listener)
+    lm_decoder = make_lm_decoder(settings.select, recogniser, map(mixture.text, rows.tolist()), held_out.tolist())
+    task = FinetuneTask(settings, recogniser, references, mixture.id, lm_decoder)
     budget = settle(settings, folder, lambda: _micro_step(task, mixture, plan, encode), accumulation, LEAST)
     task.zero_grad(set_to_none=True)
 
@@ -100,18 +106,18 @@ def finetune(settings: FinetuneSettings, folder: Path, stated: Collection[str] |
         print(
             f"fine-tuning {_what(settings, recogniser)} on {60 * hours:.1f} minutes in {len(rows)} clips"
             f"{left_out(mixture, 'train', data.language, data.min_s, data.max_s)}, {len(recogniser.tokens)} tokens, "
-            f"{settings.schedule.steps} steps of {audio_s:.0f} s" + (f"; going on from step {step}" if step else ""),
+            f"{settings.schedule.steps} steps of {audio_s:.0f} s" + (f"; continuing from step {step}" if step else ""),
             file=sys.stderr,
         )
-        if listener is not None:
-            print(_heard(listener, mixture, len(held_out)), file=sys.stderr)
+        if lm_decoder is not None:
+            print(_describe_selection(lm_decoder, mixture, len(held_out)), file=sys.stderr)
     metric = METRICS[settings.select.by]
     run = Run(
         folder, settings.hardware, settings.log, settings.schedule, accumulation, audio_s,
         f"finetune ({settings.weights})", tuple(dict.fromkeys((*SHOW, metric))), monitor=(metric, "min"),
         clip=settings.optim.clip,
         budget=budget,
-        patience=Patience(settings.schedule.patience, lambda: task.speaks_by(task.frozen_steps)),
+        patience=Patience(settings.schedule.patience, lambda: task.grace_end(task.frozen_steps)),
     )  # fmt: skip
     augment = Augment(settings.augment) if settings.augment.any else None
     train = make_loader(
@@ -129,7 +135,7 @@ def finetune(settings: FinetuneSettings, folder: Path, stated: Collection[str] |
         settings.hardware,
     )
 
-    alarm = BlankAlarm(settings.alarm, folder, begin)
+    alarm = BlankAlarm(settings.alarm, folder, make_initial)
     fit(task, run, train, valid, [alarm] if settings.alarm.enabled else [])
     if leader:
         _finish(settings, folder, task, mixture, test, rows)
@@ -145,7 +151,7 @@ def _language(settings: FinetuneSettings, mixture: Mixture, rows: np.ndarray) ->
 
 
 def _readable(mixture: Mixture, rows: np.ndarray) -> Iterator[np.ndarray]:
-    """The waves of ``rows``; a clip that cannot be read is counted when its batch comes."""
+    """The waves of ``rows``; an unreadable clip is skipped here and counted in training."""
     for row in rows.tolist():
         with contextlib.suppress(UserError):
             yield mixture.wave(row)
@@ -154,7 +160,7 @@ def _readable(mixture: Mixture, rows: np.ndarray) -> Iterator[np.ndarray]:
 def _check_lengths(
     mixture: Mixture, rows: np.ndarray, encode: Callable[[str], list[int]], recogniser: Recogniser, leader: bool
 ) -> None:
-    """Say which clips have more letters than frames, from which CTC cannot learn; a ``UserError`` where all have."""
+    """Print which clips have more letters than frames, which CTC cannot learn from; a ``UserError`` if all have."""
     long = []
     for row in rows.tolist():
         frames = recogniser.encoder.shape.frames(to_samples(float(mixture.durations_s[row])))
@@ -163,41 +169,41 @@ def _check_lengths(
     named = ", ".join(mixture.id(row) for row in long[:3])
     if len(long) == len(rows):
         raise UserError(
-            f"every one of {len(rows)} clips has more letters than frames of {1000 * recogniser.frame_s:g} ms ({named}, …): "
-            "do texts and audio belong together?"
+            f"all {len(rows)} clips have more letters than frames of {1000 * recogniser.frame_s:g} ms ({named}, …): "
+            "do the texts belong to the audio?"
         )
     if long and leader:
         print(
             f"note: {len(long)} of {len(rows)} clips have more letters than frames of {1000 * recogniser.frame_s:g} ms and "
-            f"count for nothing: {named}{', …' if len(long) > 3 else ''}",
+            f"are ignored: {named}{', …' if len(long) > 3 else ''}",
             file=sys.stderr,
         )
 
 
 def _what(settings: FinetuneSettings, recogniser: Recogniser) -> str:
-    """What learns, in words."""
+    """What is trained, for the terminal."""
     if settings.model.kind != "encoder":
-        return f"a {settings.model.kind} of {count_parameters(recogniser) / 1e6:.1f} M weights from random ones"
+        return f"a {settings.model.kind} of {count_parameters(recogniser) / 1e6:.1f} M weights, random"
     if settings.mode == "adapter":
         adapter, whole = count(adapter_of(recogniser.encoder)), count_parameters(recogniser.encoder)
         return f"an adapter of {adapter} weights ({adapter / (whole - adapter):.1%} of the encoder's)"
     what = "the head" if settings.mode == "head" else f"from {settings.start} weights"
-    return f"{what}, starting at {settings.recogniser}" if settings.recogniser else what
+    return f"{what}, starting from {settings.recogniser}" if settings.recogniser else what
 
 
-def _heard(listener: Listener, mixture: Mixture, held_out: int) -> str:
-    """What a look decodes with a language model, in words."""
-    minutes = float(mixture.durations_s[sorted(listener.rows)].sum()) / 60
+def _describe_selection(lm_decoder: LmDecoder, mixture: Mixture, held_out: int) -> str:
+    """How the best checkpoint is chosen with a language model, for the terminal."""
+    minutes = float(mixture.durations_s[sorted(lm_decoder.rows)].sum()) / 60
     return (
-        f"the best checkpoint is the one with the fewest words wrong under {listener.told}: {len(listener.rows)} of {held_out} "
-        f"held-out clips, {minutes:.1f} minutes, are decoded so at each look"
+        f"the best checkpoint is the one with the lowest WER with {lm_decoder.description}; each validation decodes "
+        f"{len(lm_decoder.rows)} of {held_out} held-out clips with it, {minutes:.1f} minutes"
     )
 
 
 def _finish(
     settings: FinetuneSettings, folder: Path, task: FinetuneTask, mixture: Mixture, test: np.ndarray, rows: np.ndarray
 ) -> None:
-    """Keep the recogniser of the best checkpoint, and what it scores on the test clips."""
+    """Save the recogniser of the best checkpoint and its scores on the test clips."""
     recogniser = task.recogniser
     best, step = best_weights(folder)
     task.load_state_dict(best)
@@ -222,7 +228,7 @@ def _finish(
 
 
 def _micro_step(task: FinetuneTask, mixture: Mixture, plan: BatchPlan, encode: Callable[[str], list[int]]) -> None:
-    """One forward and backward as training does it; parameters stay as they are."""
+    """One forward and backward pass as in training, for timing; the parameters do not change."""
     batch = next(iter(make_loader(mixture, plan, start=0, workers=0, labels=encode)))
     assert batch.labels_BU is not None and batch.label_lengths_B is not None
     with torch.autocast("cpu", torch.bfloat16, enabled=task.settings.hardware.precision == "bf16"):

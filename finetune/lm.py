@@ -1,4 +1,4 @@
-"""``lalia finetune lm RUN``: a language model for what a run made, tuned, and set beside decoding without it."""
+"""Language model for a fine-tuned recogniser (``lalia finetune lm RUN``): built, tuned, and compared with greedy decoding."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from finetune.evaluate import LM, LSTM, WAYS, Clips, Trained, add_arguments
+from finetune.evaluate import DECODING, LM, LSTM, EvaluationClips, FinetunedModel, add_arguments
 from lalia.cards import NAME, write_json
 from lalia.cli import lm
 from lalia.cli.options import text_path
@@ -47,58 +47,58 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--limit", type=int, default=300, metavar="N", help="at most N clips of dev to tune on (300)")
     parser.add_argument("--split", choices=("dev", "test"), default="test", help="which clips the table is of (test)")
     args = parser.parse_args(argv)
-    trained = Trained.find(args)
-    folder = trained.student()
-    clips = trained.clips()
-    labelled_rows(clips, trained.corpora[0], "dev", [], None)  # what is missing is told before the work
-    ngrams, lstm = trained.home / LM, trained.home / LSTM
+    model = FinetunedModel.from_arguments(args)
+    folder = model.student()
+    clips = model.clips()
+    labelled_rows(clips, model.corpora[0], "dev", [], None)  # report missing labels before the work starts
+    ngrams, lstm = model.home / LM, model.home / LSTM
     ready = lm.arpa_files(args.text)
     asked = {**vars(args), "like": folder, "language": [], "steps": None, "heldout": None}
-    material = {"text": args.text if ready else [*trained.speaking(), *args.text]}
+    material = {"text": args.text if ready else [*model.corpora_in_languages(), *args.text]}
 
     def make(**said: Any) -> None:
-        lm.make_lm(argparse.Namespace(**{**asked, **material, **said}), trained.open, _train)
+        lm.make_lm(argparse.Namespace(**{**asked, **material, **said}), model.open_corpus, _train)
 
     def tune(rescore: Path | None) -> None:
-        wanted = {"model": folder, "corpus": trained.corpora[0], "lm": ngrams, "rescore": rescore, "split": "dev"}
+        wanted = {"model": folder, "corpus": model.corpora[0], "lm": ngrams, "rescore": rescore, "split": "dev"}
         lm.tune(argparse.Namespace(**{**asked, **wanted}), lambda _: clips)
 
     make(out=ngrams, lstm=False)
     tune(None)
     if args.lstm:
         counted = {"order": None, "arpa": None, "kenlm": None}
-        make(out=lstm, lstm=True, unit="letter", **counted, text=_learned_from(trained, args.text))
+        make(out=lstm, lstm=True, unit="letter", **counted, text=_learned_from(model, args.text))
         tune(lstm)
-    _compare(args, trained, folder, clips)
+    _compare(args, model, folder, clips)
     return 0
 
 
-def _learned_from(trained: Trained, texts: list[Path]) -> list[Path]:
-    """What an LSTM learns from: an ARPA file holds counts, and no text."""
+def _learned_from(model: FinetunedModel, texts: list[Path]) -> list[Path]:
+    """Training text of the LSTM: everything but ARPA files, which hold counts and no text."""
     counted = lm.arpa_files(texts)
-    return [*trained.speaking(), *(path for path in texts if path not in counted)]
+    return [*model.corpora_in_languages(), *(path for path in texts if path not in counted)]
 
 
-def _compare(args: argparse.Namespace, trained: Trained, folder: Path, clips: Clips) -> None:
-    """The ways of decoding side by side, on the terminal and in ``RUN/decoding.json``."""
+def _compare(args: argparse.Namespace, model: FinetunedModel, folder: Path, clips: EvaluationClips) -> None:
+    """Compare the decoders on the terminal and in ``RUN/decoding.json``."""
     student = Student.load(folder, 1)
-    ngrams, lstm = trained.home / LM, trained.home / LSTM
-    model = LanguageModel.load(ngrams)
-    rows = labelled_rows(clips, trained.corpora[0], args.split, [], None)
-    check_labels(clips, trained.corpora[0], rows, student)
-    name = f"{model.ngrams.order}-grams of {model.unit}s"
-    ways: dict[str, Decoder | None] = {"best path": None, name: make_decoder(student, model)}
+    ngrams, lstm = model.home / LM, model.home / LSTM
+    ngram_model = LanguageModel.load(ngrams)
+    rows = labelled_rows(clips, model.corpora[0], args.split, [], None)
+    check_labels(clips, model.corpora[0], rows, student)
+    name = f"{ngram_model.ngrams.order}-grams of {ngram_model.unit}s"
+    decoders: dict[str, Decoder | None] = {"best path": None, name: make_decoder(student, ngram_model)}
     if args.lstm:
-        ways[f"{name} and LSTM"] = make_decoder(student, model, rescore=lstm)
-    shown = (lambda way: print(f"\r\033[K{way} …", end="", file=sys.stderr)) if sys.stderr.isatty() else None
-    found = compare(student, clips, rows, ways, shown)
+        decoders[f"{name} and LSTM"] = make_decoder(student, ngram_model, rescore=lstm)
+    shown = (lambda name: print(f"\r\033[K{name} …", end="", file=sys.stderr)) if sys.stderr.isatty() else None
+    found = compare(student, clips, rows, decoders, shown)
     if shown:
         print("\r\033[K", end="", file=sys.stderr)
     print(f"\n{args.split} split\n{table(found)}")
-    write_json(trained.home / WAYS, {"split": args.split, "lm": model.id, **found.as_dict()})
-    place = trained.home if (trained.home / STUDENT / NAME).is_file() else folder
+    write_json(model.home / DECODING, {"split": args.split, "lm": ngram_model.id, **found.as_dict()})
+    place = model.home if (model.home / STUDENT / NAME).is_file() else folder
     given = f"--lm {ngrams}" + (f" --rescore {lstm}" if args.lstm else "")
-    corpora = "" if trained.run else "".join(f" --corpus {corpus}" for corpus in trained.corpora)
+    corpora = "" if model.run else "".join(f" --corpus {corpus}" for corpus in model.corpora)
     here = corpora + (f" --out {args.out}" if args.out else "")
     print(f"next: lalia finetune eval {args.run}{here}\n      lalia transcribe {place} talk.mp3 {given}")
 

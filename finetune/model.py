@@ -1,8 +1,7 @@
-"""What a run starts from: an encoder, a baseline or a recogniser becomes the recogniser that learns.
+"""Initial models: turns an encoder, a recogniser or a baseline's settings into the recogniser to fine-tune, and saves it.
 
-The encoders that come with the project, by name: `--encoder nano-multilingual` is `finetune/encoders/nano-multilingual`.
-
-Labels: how they are written down, and the vocabulary that follows from them.
+It chooses normaliser and vocabulary from the labels, copies or re-initialises weights, extends an old head by new letters, and
+adds a language's adapter.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import numpy as np
 import torch
 
 from finetune.config import FinetuneSettings, LabelSettings
-from finetune.presets import Learner
+from finetune.presets import InitialModel
 from lalia.cards import read_card
 from lalia.data.mixture import Mixture
 from lalia.errors import UserError
@@ -36,70 +35,34 @@ from lalia.text.language_codes import meant
 from lalia.text.normaliser import Normaliser, settings_for
 from lalia.text.tokens import BLANK, BOUNDARY, Tokens, choose_vocabulary, missing_letters
 
-# --- Labels ----------------------------------------------------------------------------------------------
-
-
-def make_normaliser(settings: LabelSettings, language: str) -> Normaliser:
-    """The normaliser that labels, language-model text and scoring share: the language's own, under what ``settings`` say."""
-    if settings.normaliser:
-        return Normaliser.from_json(Path(settings.normaliser))
-    said: dict[str, Any] = {"case": settings.case, "punctuation": settings.punctuation, "digits": settings.digits}
-    return Normaliser(settings_for(language, **{name: value for name, value in said.items() if value != "auto"}))
-
-
-def make_tokens(
-    mixture: Mixture,
-    rows: np.ndarray,
-    normaliser: Normaliser,
-    settings: LabelSettings | None = None,
-    known: Tokens | None = None,
-) -> Tokens:
-    """The vocabulary of the training labels; where there are ``known`` tokens, the letters alone that those cannot spell."""
-    texts = [normaliser(mixture.text(int(row))) for row in rows]
-    if not any(texts):
-        raise UserError(
-            f"all {len(texts)} training labels are empty once they are normalised ({mixture.text(int(rows[0]))!r}); "
-            "lalia finetune check CORPUS says what they hold"
-        )
-    if known is not None:
-        return Tokens([BLANK, *[BOUNDARY] * any(" " in text for text in texts), *missing_letters(known, texts)])
-    settings = settings or LabelSettings()
-    return choose_vocabulary(texts, settings.unit, settings.pieces).tokens
-
-
-def describe(tokens: Tokens, normaliser: Normaliser) -> str:
-    """What labels become, in two lines: the normaliser's settings, and the tokens."""
-    return f"labels: {normaliser.settings.describe()}\ntokens: {tokens.describe()}"
-
-
-# --- What a run starts from ------------------------------------------------------------------------------
+# --- The initial model ---------------------------------------------------------------------------------
 
 CONFORMER_WIDTH = 192
 
 
-def learner_of(settings: FinetuneSettings) -> Learner:
-    """What will be fine-tuned, as far as presets need to know."""
-    encoder = _fresh(settings) if settings.model.kind != "encoder" else load_encoder(Path(start_folder(settings)))
+def initial_model_of(settings: FinetuneSettings) -> InitialModel:
+    """The facts about the model to fine-tune that presets depend on."""
+    encoder = _fresh(settings) if settings.model.kind != "encoder" else load_encoder(Path(initial_folder(settings)))
     shape = encoder.shape
-    return Learner(count_parameters(encoder), shape.width, shape.frame_s, shape.input == "wave", settings.fresh)
+    return InitialModel(count_parameters(encoder), shape.width, shape.frame_s, shape.input == "wave", settings.fresh)
 
 
-def start_folder(settings: FinetuneSettings) -> str:
-    """The folder that the encoder comes from; empty for a baseline."""
+def initial_folder(settings: FinetuneSettings) -> str:
+    """The folder of the initial encoder or recogniser; empty for a baseline."""
     return settings.recogniser or settings.encoder
 
 
 def make_recogniser(settings: FinetuneSettings, mixture: Mixture, rows: np.ndarray, language: str) -> Recogniser:
-    """The recogniser that learns ``language`` from ``rows``, as ``settings.mode`` says what of it learns."""
+    """The recogniser to train on ``rows`` in ``language``, with everything frozen that ``settings.mode`` freezes."""
     known = _known(settings, language)
     if known is None:
         normaliser = make_normaliser(settings.labels, language)
         tokens = make_tokens(mixture, rows, normaliser, settings.labels)
     else:
-        normaliser = _speaking(known.normaliser, language)
+        normaliser = _with_language(known.normaliser, language)
         tokens = extended(known.tokens, make_tokens(mixture, rows, normaliser, settings.labels, known.tokens))
     torch.manual_seed(settings.seed)
-    encoder = make_start(settings, known)
+    encoder = make_initial_encoder(settings, known)
     recogniser = Recogniser(encoder, tokens, normaliser, settings.regular.dropout)
     if known is not None:
         keep_rows(recogniser, known)
@@ -112,13 +75,13 @@ def make_recogniser(settings: FinetuneSettings, mixture: Mixture, rows: np.ndarr
     return recogniser
 
 
-def make_start(settings: FinetuneSettings, known: Recogniser | None = None) -> Encoder:
-    """The encoder to start from, with fine-tuning's dropouts: that of ``known``, the one in a folder, or random weights (and
-    the same feature statistics, which no training made)."""
+def make_initial_encoder(settings: FinetuneSettings, known: Recogniser | None = None) -> Encoder:
+    """The initial encoder with fine-tuning's dropouts: that of ``known``, the one in a folder, or random weights with the
+    folder's feature statistics."""
     if settings.model.kind != "encoder":
         return _fresh(settings)
-    shared = settings.mode == "adapter"  # whose weights are never a language's own
-    start = known.encoder if known is not None and not shared else load_encoder(Path(start_folder(settings)))
+    shared = settings.mode == "adapter"  # its weights belong to no single language
+    start = known.encoder if known is not None and not shared else load_encoder(Path(initial_folder(settings)))
     fresh = make_encoder(_with_dropout(settings, start.shape))
     weights = start.state_dict()
     if settings.start == "random":
@@ -134,14 +97,14 @@ def make_start(settings: FinetuneSettings, known: Recogniser | None = None) -> E
 
 
 def extended(old: Tokens, found: Tokens) -> Tokens:
-    """``old`` with the symbols behind it that only ``found`` has; every old symbol keeps its number."""
+    """``old`` followed by the symbols that only ``found`` has; old symbols keep their numbers."""
     known = set(old.symbols)
     return Tokens([*old.symbols, *(symbol for symbol in found.symbols if symbol not in known)])
 
 
 @torch.no_grad()
 def keep_rows(recogniser: Recogniser, known: Recogniser) -> None:
-    """Give ``recogniser``'s head the rows of ``known`` for the letters that ``known`` has; its tokens come first in both."""
+    """Copy the head of ``known`` to the first rows of ``recogniser``'s head; the tokens of ``known`` come first in both."""
     if recogniser.head.in_features != known.head.in_features:
         raise UserError(
             f"the head was made for frames of {known.head.in_features} dimensions, the encoder has "
@@ -150,34 +113,34 @@ def keep_rows(recogniser: Recogniser, known: Recogniser) -> None:
     rows = len(known.tokens)
     recogniser.head.weight[:rows] = known.head.weight
     recogniser.head.bias[:rows] = known.head.bias
-    # New letters begin rare, as they are: below the middle of the old ones, so that they don't talk over them.
+    # New letters start as unlikely as an average old one, so that they do not displace the old ones.
     recogniser.head.bias[rows:] = known.head.bias[1:].mean()
 
 
 def save(
     settings: FinetuneSettings, recogniser: Recogniser, folder: Path, parents: list[dict[str, Any]], **facts: Any
 ) -> None:
-    """Write ``recogniser`` to ``folder``: a plain one, or with adapters the shared encoder with all its languages."""
+    """Write ``recogniser`` to ``folder``; in adapter mode, the shared encoder with the adapters of all its languages."""
     if settings.mode != "adapter":
         recogniser.save(folder, parents, **facts)
         return
     weights = adapter_of(recogniser.encoder)
     head = {name: w for name, w in recogniser.state_dict().items() if name.startswith("head.")}
-    start = Path(start_folder(settings))
+    start = Path(initial_folder(settings))
     part = LanguagePart(weights | head, recogniser.tokens, recogniser.normaliser)
     save_adapted(part, load_encoder(start), start, folder, parents, **facts)
 
 
 def parents_of(settings: FinetuneSettings) -> list[dict[str, Any]]:
     """The card of the folder that the run starts from."""
-    folder = start_folder(settings)
+    folder = initial_folder(settings)
     return [read_card(Path(folder))] if folder and settings.start == "pretrained" else []
 
 
 def fold(folder: Path, language: str, out: Path) -> None:
     """Write one language of the recogniser with adapters in ``folder`` as a plain recogniser."""
     if not languages_of(folder):
-        raise UserError(f"{folder}: has no adapters; it is a plain recogniser already")
+        raise UserError(f"{folder}: has no adapters, so it is a plain recogniser already")
     card = read_card(folder, "recogniser")
     language = next(iter(meant([language] if language else [], languages_of(folder))), "")
     recogniser = Recogniser.load(folder, language)
@@ -186,7 +149,7 @@ def fold(folder: Path, language: str, out: Path) -> None:
 
 
 def _known(settings: FinetuneSettings, language: str) -> Recogniser | None:
-    """The recogniser in ``settings.recogniser``, where it has a head to go on from."""
+    """The recogniser in ``settings.recogniser``, if it has a head for ``language`` to continue from."""
     if not settings.recogniser:
         return None
     folder = Path(settings.recogniser)
@@ -195,17 +158,17 @@ def _known(settings: FinetuneSettings, language: str) -> Recogniser | None:
         return Recogniser.load(folder, language) if language in languages else None
     known = Recogniser.load(folder)
     if settings.mode == "adapter" and known.normaliser.settings.language != language:
-        return None  # its head stays its own; the new language gets another
+        return None  # another language: it gets a new head
     return known
 
 
-def _speaking(normaliser: Normaliser, language: str) -> Normaliser:
+def _with_language(normaliser: Normaliser, language: str) -> Normaliser:
     return Normaliser(replace(normaliser.settings, language=language))
 
 
 def _adapt(settings: FinetuneSettings, encoder: Encoder, language: str) -> None:
-    """Freeze the shared encoder and give it the language's adapter: a new one, or the one it has."""
-    folder = Path(start_folder(settings))
+    """Freeze the shared encoder and add the language's adapter, an existing one if there is one."""
+    folder = Path(initial_folder(settings))
     rank, known = rank_of(encoder, settings.adapter.share), None
     if language in languages_of(folder):
         known = {k: w for k, w in read_adapter(folder, language).items() if not k.startswith("head.")}
@@ -236,3 +199,39 @@ def _fresh(settings: FinetuneSettings) -> Encoder:
         return Encoder(_with_dropout(settings, shape))
     assert model.kind != "encoder"
     return make_encoder(BaselineShape.of(model.kind, model.features, model.width, regular.dropout))
+
+
+# --- Normaliser and vocabulary -------------------------------------------------------------------------
+
+
+def make_normaliser(settings: LabelSettings, language: str) -> Normaliser:
+    """The normaliser for labels, language-model text and scoring: the language's defaults, changed by ``settings``."""
+    if settings.normaliser:
+        return Normaliser.from_json(Path(settings.normaliser))
+    given: dict[str, Any] = {"case": settings.case, "punctuation": settings.punctuation, "digits": settings.digits}
+    return Normaliser(settings_for(language, **{name: value for name, value in given.items() if value != "auto"}))
+
+
+def make_tokens(
+    mixture: Mixture,
+    rows: np.ndarray,
+    normaliser: Normaliser,
+    settings: LabelSettings | None = None,
+    known: Tokens | None = None,
+) -> Tokens:
+    """The vocabulary of the training labels; with ``known`` tokens, only the letters that those lack."""
+    texts = [normaliser(mixture.text(int(row))) for row in rows]
+    if not any(texts):
+        raise UserError(
+            f"all {len(texts)} training labels are empty after normalisation ({mixture.text(int(rows[0]))!r}); "
+            "lalia finetune check CORPUS shows what they contain"
+        )
+    if known is not None:
+        return Tokens([BLANK, *[BOUNDARY] * any(" " in text for text in texts), *missing_letters(known, texts)])
+    settings = settings or LabelSettings()
+    return choose_vocabulary(texts, settings.unit, settings.pieces).tokens
+
+
+def describe(tokens: Tokens, normaliser: Normaliser) -> str:
+    """The normaliser's settings and the tokens, a line each."""
+    return f"labels: {normaliser.settings.describe()}\ntokens: {tokens.describe()}"

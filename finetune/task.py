@@ -1,12 +1,9 @@
-"""The fine-tuning task: a recogniser and one training step of CTC.
+"""The training and validation step of CTC fine-tuning, as a LightningModule.
+
+Validation reports CER and WER of greedy decoding and, with ``select.by: wer_lm``, WER of beam search with a language model.
+A loss that is not finite stops the run and names the clips.
 
 B clips, S samples, T frames, F features, D width, V tokens.
-
-What the best checkpoint is known by: letters or words wrong by best path, or words wrong as heard with a language model.
-
-T frames, V tokens.
-
-Blame: which clips made a loss that is no number.
 """
 
 from __future__ import annotations
@@ -20,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from finetune.config import FinetuneSettings, SelectSettings
-from finetune.loss import ctc
 from lalia.data.batch import span_mask
 from lalia.data.loader import Batch
 from lalia.decoding.automata import LetterModel, Machine, machine_of
@@ -30,7 +26,7 @@ from lalia.errors import GuardStopped, UserError
 from lalia.lm.folder import BONUS, ORDERS, WEIGHT, LanguageModel, symbols_of
 from lalia.lm.ngrams import SPECIALS, UNKNOWN, estimate
 from lalia.models.baselines import Baseline
-from lalia.models.recogniser import Recogniser
+from lalia.models.recogniser import Recogniser, ctc
 from lalia.scoring.rates import ErrorCounts, character_errors, word_errors
 from lalia.text.normaliser import Normaliser
 from lalia.text.tokens import Tokens
@@ -39,120 +35,17 @@ from lalia.training.distributed import over_ranks, total
 from lalia.training.seeds import generator, reseed
 from lalia.training.trainer import adamw, parameter_groups
 
-# --- What the best checkpoint is known by ----------------------------------------------------------------
-
 WITH_LM = "valid/wer_lm"
 METRICS = {"cer": "valid/cer", "wer": "valid/wer", "wer_lm": WITH_LM}
 
-
-class Listener:
-    """Hears held-out clips with a language model; ``rows`` are those that it is asked for at each look."""
-
-    def __init__(self, recogniser: Recogniser, machine: Machine, rows: Sequence[int], told: str) -> None:
-        self.rows = frozenset(rows)
-        self.told = told
-        """which language model it is, in words"""
-        self._tokens, self._normaliser = recogniser.tokens, recogniser.normaliser
-        self._decoder = Decoder(recogniser.tokens, recogniser.frame_s, [machine])
-
-    def text(self, log_probs_TV: np.ndarray) -> str:
-        """What is said, normalised as labels are."""
-        return self._normaliser(text_of(self._decoder.decode(log_probs_TV), self._tokens))
-
-
-def make_listener(
-    settings: SelectSettings, recogniser: Recogniser, labels: Iterable[str], held_out: Sequence[int]
-) -> Listener | None:
-    """What hears ``held_out`` clips (``settings.clips`` of them, spread evenly); None where ``settings`` ask for none.
-
-    Without a language model of its own it takes n-grams of the letters of ``labels``, which the run learns from. A
-    ``UserError`` where the model is of another alphabet, or no label has a word to count.
-    """
-    if settings.by != "wer_lm":
-        return None
-    if settings.lm:
-        machine, told = _given(Path(settings.lm), recogniser.tokens, recogniser.normaliser)
-    else:
-        machine, told = _counted(labels, recogniser.tokens, recogniser.normaliser)
-    count = min(settings.clips or len(held_out), len(held_out))
-    rows = [int(held_out[i * len(held_out) // count]) for i in range(count)]
-    return Listener(recogniser, machine, rows, told)
-
-
-def _given(folder: Path, tokens: Tokens, normaliser: Normaliser) -> tuple[Machine, str]:
-    """The language model in ``folder``, with the weight and bonus that tuning found last, whatever student it was for."""
-    try:
-        model = LanguageModel.load(folder)
-        model.check(tokens, normaliser)
-    except UserError as error:
-        raise UserError(f"--select.lm {error}") from error
-    last = next(reversed(model.card.get("tuned", {})), "")
-    found = model.tuned(last)
-    told = f"{model.ngrams.order}-grams of {model.unit}s in {folder}"
-    return machine_of(model, found["weight"], found["bonus"]), told
-
-
-def _counted(labels: Iterable[str], tokens: Tokens, normaliser: Normaliser) -> tuple[Machine, str]:
-    """N-grams of letters of ``labels``, as ``lalia finetune lm`` counts them."""
-    texts = (normaliser(label) for label in labels)
-    sentences = [symbols_of(text, "letter", tokens)[0] for text in texts if text]
-    if not any(symbol != SPECIALS[UNKNOWN] for sentence in sentences for symbol in sentence):
-        raise UserError(
-            "--select.by wer_lm: no label has a word to count a language model from; give one made by `lalia lm` with --select.lm"
-        )
-    ngrams = estimate(sentences, ORDERS["letter"])
-    return LetterModel(ngrams, WEIGHT, BONUS), f"{ngrams.order}-grams of letters of {len(sentences)} training labels"
-
-
-# --- Blame -----------------------------------------------------------------------------------------------
-
-NAMED = 5
-
-
-def check_finite(
-    logits_BTV: Tensor, loss: Tensor, rows: Sequence[int], before: Sequence[int], model: nn.Module,
-    name: Callable[[int], str], step: int, precision: str,
-) -> None:  # fmt: skip
-    """A ``GuardStopped`` that names the clips of ``rows`` whose scores are no numbers, where there are any or ``loss`` is none.
-
-    Where all clips are, the weights are ruined and no clip of this batch is to blame: those of the step ``before`` are named.
-    """
-    if bool(torch.isfinite(loss + logits_BTV.float().sum())):
-        return
-    fp16 = precision == "fp16"
-    advice = (
-        "take --hardware.precision bf16 or fp32: float16 ends at 65,504"
-        if fp16
-        else "lower --optim.lr, or clip harder (--optim.clip)"
-    )
-    bad = [row for row, scores_TV in zip(rows, logits_BTV, strict=True) if not bool(torch.isfinite(scores_TV).all())]
-    ruined = not all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters())
-    if ruined or len(bad) == len(rows) > 1:
-        raise GuardStopped(
-            f"step {step}: every score is no number, so the weights are ruined; they were changed last by the clips "
-            f"{_listed(before, name)}. {advice[0].upper()}{advice[1:]}, and listen to these clips"
-        )
-    raise GuardStopped(
-        f"step {step}: the loss is {float(loss.detach()):g}, from {_listed(bad or rows, name)}. Listen to these clips and mend "
-        f"or leave them out; if nothing is wrong with them, {advice}"
-    )
-
-
-def _listed(rows: Sequence[int], name: Callable[[int], str]) -> str:
-    if not rows:
-        return "not known"
-    more = f" and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
-    return ", ".join(name(row) for row in rows[:NAMED]) + more
-
-
-# --- The fine-tuning task --------------------------------------------------------------------------------
+# --- The task ------------------------------------------------------------------------------------------
 
 
 class FinetuneTask(LightningModule):
     """CTC fine-tuning of ``recogniser``; runs under anybody's Trainer.
 
-    ``references`` maps a row to its normalised text, ``name`` to what a person calls the clip; ``listener`` hears held-out clips
-    with a language model as well.
+    ``references`` maps a row to its normalised text, ``name`` to the clip's id; ``lm_decoder`` also decodes held-out clips with a
+    language model.
     """
 
     def __init__(
@@ -161,20 +54,20 @@ class FinetuneTask(LightningModule):
         recogniser: Recogniser,
         references: dict[int, str],
         name: Callable[[int], str] = str,
-        listener: Listener | None = None,
+        lm_decoder: LmDecoder | None = None,
     ) -> None:
         super().__init__()
         self.settings = settings
         self.recogniser = recogniser
         self.references = references
         self.name = name
-        self.listener = listener
-        self.pulse: Tensor | None = None
-        """letters said, letters to say and loss of the last micro-batch, for the alarm"""
+        self.lm_decoder = lm_decoder
+        self.output_counts: Tensor | None = None
+        """tokens of the greedy output, reference tokens and loss of the last micro-batch, for the blank alarm"""
         self.frozen_until = 0
-        """the alarm lets the head learn alone until this step"""
+        """the blank alarm keeps the encoder frozen until this step"""
         self._clips: tuple[int, list[int], list[int]] = (-1, [], [])
-        """a step, its clips so far and those of the step before"""
+        """a step, its clips so far, and the clips of the step before"""
         if settings.hardware.checkpointing:
             recogniser.encoder.checkpoint_blocks()
         if settings.hardware.compile:
@@ -190,11 +83,11 @@ class FinetuneTask(LightningModule):
 
     @property
     def frozen_steps(self) -> float:
-        """The first step in which the encoder learns, as the settings say; random weights are never kept from it."""
+        """The first step in which the encoder learns, by the settings; random weights are never frozen."""
         return 0.0 if self.settings.fresh else self.settings.freeze.encoder_share * self.settings.schedule.steps
 
-    def speaks_by(self, begun: float) -> int:
-        """The step until which a head may be silent that learns since ``begun``; a look before it says nothing of the end."""
+    def grace_end(self, begun: float) -> int:
+        """The step until which the output of a head that learns since step ``begun`` may be blank."""
         steps = self.settings.schedule.steps
         return round(begun + self.settings.alarm.grace * (steps - begun))
 
@@ -228,10 +121,10 @@ class FinetuneTask(LightningModule):
             self.settings.hardware.precision,
         )  # fmt: skip
         self._clips = (self.global_step, rows + batch.rows_B.tolist(), before)
-        heard_BT = logits_BTV.detach().argmax(-1)
-        blank = (heard_BT == 0).float().mean()
-        self.pulse = torch.stack(
-            [letters(heard_BT, frames_B).double(), found.count.double(), found.loss.detach().double()]
+        best_BT = logits_BTV.detach().argmax(-1)
+        blank = (best_BT == 0).float().mean()
+        self.output_counts = torch.stack(
+            [count_tokens(best_BT, frames_B).double(), found.count.double(), found.loss.detach().double()]
         )
         self.log_dict(
             {
@@ -253,15 +146,15 @@ class FinetuneTask(LightningModule):
         for row, log_probs_TV, frames in zip(batch.rows_B.tolist(), log_probs_BTV, frames_B.tolist(), strict=True):
             text = transcript(best_path(log_probs_TV[:frames]), self.recogniser.tokens)
             reference = self.references[row]
-            characters, words, heard = self._errors
-            if self.listener is not None and row in self.listener.rows:
-                heard += word_errors(reference, self.listener.text(log_probs_TV[:frames]))
+            characters, words, lm_words = self._errors
+            if self.lm_decoder is not None and row in self.lm_decoder.rows:
+                lm_words += word_errors(reference, self.lm_decoder.transcribe(log_probs_TV[:frames]))
             self._errors = (
-                characters + character_errors(reference, text), words + word_errors(reference, text), heard
+                characters + character_errors(reference, text), words + word_errors(reference, text), lm_words
             )  # fmt: skip
 
     def on_validation_epoch_end(self) -> None:
-        characters, words, heard = (over_ranks(errors, self.device) for errors in self._errors)
+        characters, words, lm_words = (over_ranks(errors, self.device) for errors in self._errors)
         loss, count = total(torch.stack(self._losses).sum(0))
         self._errors = (ErrorCounts(), ErrorCounts(), ErrorCounts())
         self._losses.clear()
@@ -270,13 +163,13 @@ class FinetuneTask(LightningModule):
                 "valid/cer": characters.rate,
                 "valid/wer": words.rate,
                 "valid/loss": (loss / count.clamp(min=1)).float(),
-                **({WITH_LM: heard.rate} if self.listener is not None else {}),
+                **({WITH_LM: lm_words.rate} if self.lm_decoder is not None else {}),
             }
         )
 
     def configure_optimizers(self) -> Any:
-        """The head at ``optim.lr``; the encoder at a share of it, falling from the top block to the frontend. Where it begins to
-        learn later than the head, its rate rises from there."""
+        """The head at ``optim.lr``; the encoder at a share of it, lower from block to block towards the frontend. If the encoder
+        is frozen at first, its warm-up starts when it begins to learn."""
         optim, freeze, encoder = self.settings.optim, self.settings.freeze, self.recogniser.encoder
         groups = parameter_groups(self.recogniser.head, optim.lr)
         head = len(groups)
@@ -292,12 +185,116 @@ class FinetuneTask(LightningModule):
         return adamw(groups, optim, self.settings.schedule)
 
     def begins(self) -> float:
-        """The step at which the encoder begins to learn, for the last time so far."""
+        """The step at which the encoder begins to learn, after the latest restart."""
         return max(self.frozen_steps, self.frozen_until)
 
 
-def letters(heard_BT: Tensor, frames_B: Tensor) -> Tensor:
-    """How many tokens the best path ``heard_BT`` says within each clip's frames, all clips together."""
-    inside_BT = torch.arange(heard_BT.shape[1], device=heard_BT.device) < frames_B.to(heard_BT.device)[:, None]
-    before_BT = torch.nn.functional.pad(heard_BT, (1, 0))[:, :-1]
-    return ((heard_BT != 0) & (heard_BT != before_BT) & inside_BT).sum()
+def count_tokens(best_BT: Tensor, frames_B: Tensor) -> Tensor:
+    """Number of tokens in the greedy output ``best_BT`` of all clips together, within ``frames_B``."""
+    inside_BT = torch.arange(best_BT.shape[1], device=best_BT.device) < frames_B.to(best_BT.device)[:, None]
+    before_BT = torch.nn.functional.pad(best_BT, (1, 0))[:, :-1]
+    return ((best_BT != 0) & (best_BT != before_BT) & inside_BT).sum()
+
+
+# --- Validation with a language model ------------------------------------------------------------------
+
+
+class LmDecoder:
+    """Decodes held-out clips with a language model; ``rows`` are those that each validation decodes with it."""
+
+    def __init__(self, recogniser: Recogniser, machine: Machine, rows: Sequence[int], description: str) -> None:
+        self.rows = frozenset(rows)
+        self.description = description
+        """names the language model in messages"""
+        self._tokens, self._normaliser = recogniser.tokens, recogniser.normaliser
+        self._decoder = Decoder(recogniser.tokens, recogniser.frame_s, [machine])
+
+    def transcribe(self, log_probs_TV: np.ndarray) -> str:
+        """The text of beam search, normalised as labels are."""
+        return self._normaliser(text_of(self._decoder.decode(log_probs_TV), self._tokens))
+
+
+def make_lm_decoder(
+    settings: SelectSettings, recogniser: Recogniser, labels: Iterable[str], held_out: Sequence[int]
+) -> LmDecoder | None:
+    """The decoder for ``settings.clips`` of the ``held_out`` clips, spread evenly; None unless ``settings.by`` is "wer_lm".
+
+    Without ``settings.lm`` its language model is n-grams of the letters of ``labels``. A ``UserError`` if the model has another
+    alphabet, or if no label has a word to count.
+    """
+    if settings.by != "wer_lm":
+        return None
+    if settings.lm:
+        machine, description = _load_lm(Path(settings.lm), recogniser.tokens, recogniser.normaliser)
+    else:
+        machine, description = _count_labels(labels, recogniser.tokens, recogniser.normaliser)
+    count = min(settings.clips or len(held_out), len(held_out))
+    rows = [int(held_out[i * len(held_out) // count]) for i in range(count)]
+    return LmDecoder(recogniser, machine, rows, description)
+
+
+def _load_lm(folder: Path, tokens: Tokens, normaliser: Normaliser) -> tuple[Machine, str]:
+    """The language model in ``folder`` with the weight and bonus of the last tuning, for whichever student that was."""
+    try:
+        model = LanguageModel.load(folder)
+        model.check(tokens, normaliser)
+    except UserError as error:
+        raise UserError(f"--select.lm {error}") from error
+    last = next(reversed(model.card.get("tuned", {})), "")
+    found = model.tuned(last)
+    description = f"{model.ngrams.order}-grams of {model.unit}s in {folder}"
+    return machine_of(model, found["weight"], found["bonus"]), description
+
+
+def _count_labels(labels: Iterable[str], tokens: Tokens, normaliser: Normaliser) -> tuple[Machine, str]:
+    """N-grams of letters of ``labels``, as ``lalia finetune lm`` counts them."""
+    texts = (normaliser(label) for label in labels)
+    sentences = [symbols_of(text, "letter", tokens)[0] for text in texts if text]
+    if not any(symbol != SPECIALS[UNKNOWN] for sentence in sentences for symbol in sentence):
+        raise UserError(
+            "--select.by wer_lm: the labels have no words to build a language model from; "
+            "give one made by `lalia lm` with --select.lm"
+        )
+    ngrams = estimate(sentences, ORDERS["letter"])
+    return LetterModel(ngrams, WEIGHT, BONUS), f"{ngrams.order}-grams of letters of {len(sentences)} training labels"
+
+
+# --- Losses that are not finite ------------------------------------------------------------------------
+
+CLIPS_NAMED = 5
+
+
+def check_finite(
+    logits_BTV: Tensor, loss: Tensor, rows: Sequence[int], before: Sequence[int], model: nn.Module,
+    name: Callable[[int], str], step: int, precision: str,
+) -> None:  # fmt: skip
+    """Raise ``GuardStopped`` if ``loss`` or a score is not finite; it names the clips of ``rows`` with such scores.
+
+    If all clips have such scores, the weights are not finite and the error names the clips of the step ``before``.
+    """
+    if bool(torch.isfinite(loss + logits_BTV.float().sum())):
+        return
+    fp16 = precision == "fp16"
+    advice = (
+        "use --hardware.precision bf16 or fp32: the largest float16 is 65,504"
+        if fp16
+        else "lower --optim.lr or --optim.clip"
+    )
+    bad = [row for row, scores_TV in zip(rows, logits_BTV, strict=True) if not bool(torch.isfinite(scores_TV).all())]
+    ruined = not all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters())
+    if ruined or len(bad) == len(rows) > 1:
+        raise GuardStopped(
+            f"step {step}: all scores are not finite (NaN or infinity), so the weights are too; the clips of the last update "
+            f"are {_listed(before, name)}. {advice[0].upper()}{advice[1:]}, and listen to these clips"
+        )
+    raise GuardStopped(
+        f"step {step}: the loss is {float(loss.detach()):g}, from {_listed(bad or rows, name)}. Listen to these clips, and fix "
+        f"or remove them; if nothing is wrong with them, {advice}"
+    )
+
+
+def _listed(rows: Sequence[int], name: Callable[[int], str]) -> str:
+    if not rows:
+        return "not known"
+    more = f" and {len(rows) - CLIPS_NAMED} more" if len(rows) > CLIPS_NAMED else ""
+    return ", ".join(name(row) for row in rows[:CLIPS_NAMED]) + more

@@ -7,14 +7,7 @@ from dataclasses import dataclass, field
 from lalia.data.augment import AugmentSettings
 from lalia.models.quantizer import ContrastiveShape
 from lalia.models.shape import EncoderShape
-from lalia.training.settings import (
-    BatchSettings,
-    DataSettings,
-    HardwareSettings,
-    LogSettings,
-    OptimSettings,
-    ScheduleSettings,
-)
+from lalia.training.settings import RunSettings
 from pretrain.bands import GuardSettings
 from pretrain.loss import MaskSettings
 
@@ -45,7 +38,7 @@ class ObjectiveSettings:
 
 
 @dataclass
-class PretrainSettings:
+class PretrainSettings(RunSettings):
     """Everything a pretraining run is made of."""
 
     encoder: str = ""
@@ -53,19 +46,9 @@ class PretrainSettings:
     its quantizer, where it keeps one and `quantizer.teacher` is not given, that of `quantizer`"""
     join_s: float = 0.0
     """clips are joined, language by language, to waves of at most this many seconds; 0 = each clip for itself"""
-    data: DataSettings = field(default_factory=DataSettings)
     model: EncoderShape = field(default_factory=EncoderShape)
     quantizer: ContrastiveShape = field(default_factory=ContrastiveShape)
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     mask: MaskSettings = field(default_factory=MaskSettings)
     objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
-    batch: BatchSettings = field(default_factory=BatchSettings)
-    optim: OptimSettings = field(default_factory=OptimSettings)
-    schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
-    hardware: HardwareSettings = field(default_factory=HardwareSettings)
-    log: LogSettings = field(default_factory=LogSettings)
     guard: GuardSettings = field(default_factory=GuardSettings)
-    out: str = ""
-    """run folder; the same command continues what is there"""
-    seed: int = 1
-    """everything random is a function of this and the number of the step"""

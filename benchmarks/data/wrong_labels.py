@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from finetune.check.clips import judge, load_judge, rate_outliers, suspects
+from finetune.check.clips import find_wrong_labels, load_pair_model, rate_outliers, score_pairs
 from finetune.check.findings import Labels, read_labels
 from lalia.data.corpus import Corpus
 from lalia.text.languages import profile
@@ -53,11 +53,11 @@ def main() -> int:
         args.seed,
     )
     begun = time.perf_counter()
-    judged = list(judge(labels, load_judge(args.recogniser)))
+    judged = list(score_pairs(labels, load_pair_model(args.recogniser)))
     elapsed_s = time.perf_counter() - begun
-    found = {j.place for j in suspects(judged)}
+    found = {j.place for j in find_wrong_labels(judged)}
     fast = set(rate_outliers(labels))
-    right = [j.errors for j in judged if j.place not in wrong]
+    right = [j.cer for j in judged if j.place not in wrong]
     print(f"{len(labels.rows)} clips, {labels.durations_s.sum() / 60:.1f} minutes, {len(wrong)} wrong labels")
     print(f"errors a letter where the label is right: {np.mean(right):.2f}")
     print(f"by listening: {len(found & wrong)} wrong ones found, {len(found - wrong)} others named, {elapsed_s:.0f} s")

@@ -106,7 +106,7 @@ def ngrams(bench: Bench, unit: Unit, sentences: list[str], out: Path) -> Languag
 
 
 def lstm(bench: Bench, under: LanguageModel, sentences: list[str], out: Path, settings: LstmSettings) -> LstmModel:
-    """Trained, and tuned on what the n-grams ``under`` it find of dev, as ``lalia lm --lstm`` and ``lalia tune`` do."""
+    """FinetunedModel, and tuned on what the n-grams ``under`` it find of dev, as ``lalia lm --lstm`` and ``lalia tune`` do."""
     train_model(symbols(bench, sentences, "letter"), out, bench.student.normaliser, [], {"letters": {}}, settings)
     model = LstmModel.load(out)
     say_perplexity(model, symbols(bench, held_out(bench, "dev"), "letter"))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune.evaluate import WAYS
+from finetune.evaluate import DECODING
 from lalia.cards import read_card
 from lalia.errors import UserError
 from lalia.report.page import Goal
@@ -75,7 +75,7 @@ class Weighed:
     @classmethod
     def load(cls, demo: Demo) -> Weighed:
         """A ``UserError`` where it is not made yet."""
-        path = demo.decoding / WAYS
+        path = demo.decoding / DECODING
         if not path.is_file():
             raise UserError(f"{path}: is not made yet; run the demo again to continue it")
         found = json.loads(path.read_text(encoding="utf-8"))

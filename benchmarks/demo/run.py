@@ -27,7 +27,7 @@ import numpy as np
 
 from benchmarks.data.corpora import typed
 from benchmarks.demo.figures import DEMO, Part, dev_cer, parts_of
-from finetune.evaluate import LM, WAYS
+from finetune.evaluate import DECODING, LM
 from lalia.audio.encoding import flac_bytes
 from lalia.cards import NAME as CARD
 from lalia.cards import read_card, write_json
@@ -218,7 +218,7 @@ def exported(demo: Demo) -> bool:
 
 def weighed(demo: Demo) -> bool:
     """Whether the language model was made and tuned for the student that is there."""
-    table, student = demo.decoding / WAYS, demo.student / CARD
+    table, student = demo.decoding / DECODING, demo.student / CARD
     return table.is_file() and student.is_file() and table.stat().st_mtime > student.stat().st_mtime
 
 

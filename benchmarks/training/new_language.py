@@ -26,7 +26,7 @@ from pathlib import Path
 from benchmarks.training.learning import BASELINES, finetune, late, without_until
 from benchmarks.training.learning_corpora import TARGETS, Target, call, prepare_all
 from benchmarks.training.learning_report import SHIPPED, Cell, Trial, best_cells, collect, panels
-from finetune.evaluate import WAYS
+from finetune.evaluate import DECODING
 from finetune.presets import ADAPTER_SHARES
 from lalia.cards import processor, write_text
 from lalia.data.mixture import Mixture
@@ -118,7 +118,7 @@ def afternoon(target: Target, minutes: float, corpus: Path, out: Path, arguments
     for start in DECODED:
         if start in cells and not late(arguments.until):
             folder = Trial(target, start, minutes, cells[start].rate, SEED).folder(out)
-            if not (folder / WAYS).is_file():
+            if not (folder / DECODING).is_file():
                 call(["lalia", "finetune", "lm", str(folder)])
 
 
@@ -144,9 +144,9 @@ def known(target: Target, minutes: float, out: Path, arguments: argparse.Namespa
 
 def read(folder: Path) -> Decoded | None:
     """What ``lalia finetune lm`` found of the run in ``folder``."""
-    if not (folder / WAYS).is_file():
+    if not (folder / DECODING).is_file():
         return None
-    found = json.loads((folder / WAYS).read_text(encoding="utf-8"))["ways"]
+    found = json.loads((folder / DECODING).read_text(encoding="utf-8"))["ways"]
     return Decoded(*((way["wer"], *way["wer_interval"]) for way in found))
 
 

@@ -1,1 +1,1 @@
-"""``lalia finetune check``: what is wrong with labels, before it costs a night. ``verdict.py`` runs the checks."""
+"""Data checks before fine-tuning (``lalia finetune check``): finds and fixes problems of labels, audio and splits."""

@@ -1,6 +1,6 @@
-"""``lalia finetune check CORPUS``: is this data fit to train on, and if not, why and what to do.
+"""Runs all data checks on a corpus (``lalia finetune check CORPUS``) and reports what to fix before training.
 
-Exit status: 0 nothing stands in the way · 1 something is to be mended first · 2 there is nothing to check.
+Exit status: 0 ready to train, 1 something must be fixed first, 2 nothing to check.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("corpus", type=Path, metavar="CORPUS", help="a corpus made by lalia prepare")
     parser.add_argument("--language", metavar="CODE", help="only this one: isl, is, is-IS or Icelandic")
     parser.add_argument(
-        "--encoder", type=presets.find, metavar="FOLDER", help="the encoder to be used: its frames are counted"
+        "--encoder", type=presets.find_encoder, metavar="FOLDER", help="the encoder to be used: its frames are counted"
     )
     parser.add_argument("--frame_s", type=float, metavar="S", help="seconds per frame of the encoder (default: 0.02)")
     parser.add_argument(
@@ -56,25 +56,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(argv: list[str]) -> int:
-    """Check, show, and mend where that is asked for; the exit status."""
+    """Check, print, and fix if requested; returns the exit status."""
     parser = Parser(prog="lalia finetune check", description=ABOUT)
     add_arguments(parser)
     args = parser.parse_args(argv)
     if args.fix != bool(args.out):
-        raise UserError("--fix and --out belong together: --fix --out CORPUS2 writes the mended corpus there")
+        raise UserError("--fix and --out belong together: --fix --out CORPUS2 writes the fixed corpus there")
     begun = time.perf_counter()
     corpus = Corpus.load(args.corpus)
     languages = _languages(corpus, args)
     frame_s = _frame_s(args)
-    checked, suspects = [], {}
+    checked, wrong_labels = [], {}
     for language in languages:
         found = check(corpus, language, frame_s, args.normaliser)
         if args.recogniser:
             from finetune.check.clips import check_pairs
 
-            findings, found.suspects, places = check_pairs(found.labels, args.recogniser)
+            findings, found.wrong_labels, places = check_pairs(found.labels, args.recogniser)
             found.findings += findings
-            suspects[language] = places
+            wrong_labels[language] = places
         checked.append(found)
     from finetune.check.report import show, show_next
 
@@ -89,7 +89,7 @@ def main(argv: list[str]) -> int:
         from finetune.check.fixes import apply_fixes, plan_fixes
         from finetune.check.report import show_fixes
 
-        fixes = plan_fixes(checked, suspects)
+        fixes = plan_fixes(checked, wrong_labels)
         card = apply_fixes(corpus, fixes, args.out)
         show_fixes(args.out, fixes, card)
     show_next(args.corpus, checked, args.out, args.encoder)
@@ -97,7 +97,7 @@ def main(argv: list[str]) -> int:
 
 
 def check(corpus: Corpus, language: str, frame_s: float = FRAME_S, normaliser: Path | None = None) -> Checked:
-    """Everything that is found about the labels of ``language`` in ``corpus``; needs no model and no audio."""
+    """All findings on the labels of ``language`` in ``corpus``; needs no model and no audio."""
     made = Normaliser.from_json(normaliser) if normaliser else Normaliser(settings_for(language))
     labels = read_labels(corpus, profile(language), made, frame_s)
     vocabulary = choose(labels)
@@ -110,12 +110,14 @@ def check(corpus: Corpus, language: str, frame_s: float = FRAME_S, normaliser: P
     return Checked(labels, count_splits(labels), count_letters(labels), vocabulary, findings)
 
 
-def troubles(corpora: Sequence[str], languages: Sequence[str], frame_s: float, normaliser: Path | None) -> list[str]:
-    """What is to be mended before a run on ``corpora`` in ``languages`` (none given = all), a line each, for who did not ask.
+def blocking_findings(
+    corpora: Sequence[str], languages: Sequence[str], frame_s: float, normaliser: Path | None
+) -> list[str]:
+    """What must be fixed before a run on ``corpora`` in ``languages`` (none given = all), a line each.
 
-    That a split is missing is for the run to say, which may find it in another corpus.
+    A missing split is not reported, because the run may find it in another corpus.
     """
-    told = []
+    lines = []
     for path in corpora:
         corpus = Corpus.load(path)
         for language in corpus.language_names:
@@ -126,8 +128,8 @@ def troubles(corpora: Sequence[str], languages: Sequence[str], frame_s: float, n
                     for finding in check(corpus, language, frame_s, normaliser).stops
                     if finding.topic != "splits"
                 ]
-                told += [f"{path}, {language}: {finding.topic}: {finding.what} → {finding.fix}" for finding in stops]
-    return told
+                lines += [f"{path}, {language}: {finding.topic}: {finding.what} → {finding.fix}" for finding in stops]
+    return lines
 
 
 def as_dict(corpus: Corpus, checked: list[Checked]) -> dict[str, Any]:
@@ -152,7 +154,7 @@ def as_dict(corpus: Corpus, checked: list[Checked]) -> dict[str, Any]:
                 "vocabulary": found.vocabulary.describe() if found.vocabulary else None,
                 "letters": {letter: often for letter, often, _, _ in found.letters},
                 "findings": [one(finding) for finding in found.findings],
-                "suspects": [{"clip": corpus.id(e.row), "note": e.note} for e in found.suspects],
+                "suspects": [{"clip": corpus.id(e.row), "note": e.note} for e in found.wrong_labels],
             }
             for found in checked
         },
@@ -163,18 +165,18 @@ def _languages(corpus: Corpus, args: argparse.Namespace) -> list[str]:
     labelled = [name for name in corpus.language_names if len(corpus.select(language=name, with_text=True))]
     if args.language:
         args.language = languages_meant([args.language], [args.corpus], "--language")[0]
-        corpus.select(language=args.language)  # says which languages there are
+        corpus.select(language=args.language)  # its error names the languages in the corpus
         if args.language not in labelled:
             others = f"; labelled are {', '.join(labelled)}" if labelled else ""
             count = len(corpus.select(language=args.language))
             raise UserError(
-                f"{args.corpus}: none of {count:,} clips in {args.language} has a label{others}; was the column of texts named "
-                "otherwise? lalia prepare TABLE --columns text=NAME"
+                f"{args.corpus}: none of {count:,} clips in {args.language} has a label{others}; does the text column have "
+                "another name? lalia prepare TABLE --columns text=NAME"
             )
         return [args.language]
     if not labelled:
         raise UserError(
-            f"{args.corpus}: not one of {len(corpus):,} clips has a label; was the column of texts named otherwise? "
+            f"{args.corpus}: none of {len(corpus):,} clips has a label; does the text column have another name? "
             "lalia prepare TABLE --columns text=NAME. Without labels a corpus is for lalia pretrain fit"
         )
     return labelled

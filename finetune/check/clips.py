@@ -1,10 +1,7 @@
-"""The check of pairs: does a rough recogniser hear in a clip what its label says (forced alignment against its best path).
+"""Data checks that compare labels with their clips: lengths and speaking rates, audio quality, splits, wrong labels.
 
-The check of lengths: labels that say nothing, too much for their clip, or far more or less per second than the others.
-
-The check of the sound, by the figures that preparation measured: clips without speech, noise, clipping.
-
-The check of the splits: is there enough of each, and does any clip stand on both sides of the test.
+Audio quality uses the measurements of ``lalia prepare``. Wrong labels need a recogniser: they are found by forced alignment,
+compared with greedy decoding.
 """
 
 from __future__ import annotations
@@ -29,16 +26,16 @@ from lalia.scoring.rates import character_errors
 from lalia.text.normaliser import Normaliser
 from lalia.text.tokens import Tokens, Vocabulary, require_head
 
-# --- The check of lengths --------------------------------------------------------------------------------
+# --- Lengths and speaking rates ------------------------------------------------------------------------
 
 TOO_LONG = 0.02
-"""Share of labels longer than their frames that must be mended first."""
+"""Above this share of labels with more letters than frames, training must wait."""
 FAR = 5.0
-"""Outlier: so many times the usual deviation (1.4826 times the median's) from the median ..."""
+"""Outlier: this many deviations (1.4826 times the median absolute deviation) from the median ..."""
 AT_LEAST = 2.5
-"""... and at least so many times faster or slower than it."""
+"""... and at least this many times faster or slower."""
 FEWEST_FOR_RATES = 20
-"""Below so many clips there is no usual rate."""
+"""Fewest clips to estimate the usual rate from."""
 REPEATED = 0.05
 LONGEST_S = 30.0
 
@@ -48,24 +45,24 @@ def check_lengths(labels: Labels, vocabulary: Vocabulary | None) -> list[Finding
     return [*_empty(labels), *_beyond_frames(labels, vocabulary), *_rates(labels), *_repeated(labels), *_long(labels)]
 
 
-def silent_labels(labels: Labels) -> list[int]:
-    """Places of labels that hold nothing to say once they are normalised."""
+def empty_labels(labels: Labels) -> list[int]:
+    """Places of labels that are empty after normalisation."""
     return [p for p, text in enumerate(labels.normal) if not text]
 
 
 def _empty(labels: Labels) -> list[Finding]:
-    places = silent_labels(labels)
+    places = empty_labels(labels)
     if not places:
         return []
-    what = f"{plural(len(places), 'label', 'says', 'say')} nothing, as {labels.texts[places[0]]!r}"
+    what = f"{plural(len(places), 'label', 'is', 'are')} empty after normalisation, as {labels.texts[places[0]]!r}"
     if len(places) == len(labels.normal):
-        return [Finding("empty labels", "stop", f"all {what}", "give labels with letters", labels.examples(places))]
-    fix = "--fix takes them off; the audio stays, unlabelled"
+        return [Finding("empty labels", "stop", f"all: {what}", "give labels with letters", labels.examples(places))]
+    fix = "--fix removes them; the audio stays, unlabelled"
     return [Finding("empty labels", "look", what, fix, labels.examples(places), True)]
 
 
 def beyond_frames(labels: Labels, vocabulary: Vocabulary) -> list[int]:
-    """Places of labels that their clips have too few frames for."""
+    """Places of labels with more letters than their clips have frames."""
     needed = np.array([frames_needed(vocabulary.tokens.encode(text, skip_unknown=True)) for text in labels.normal])
     return np.flatnonzero(needed > np.floor(labels.durations_s / labels.frame_s)).tolist()
 
@@ -79,7 +76,7 @@ def _beyond_frames(labels: Labels, vocabulary: Vocabulary | None) -> list[Findin
         f"{plural(len(places), 'label')} ({share:.1%}) with more letters than frames of "
         f"{1000 * labels.frame_s:g} ms in the clip: nothing can be learned from them"
     )
-    fix = "are these the labels of other clips? --fix takes them off"
+    fix = "are these the labels of other clips? --fix removes them"
     weight = "stop" if share > TOO_LONG else "look"
     return [Finding("label > frames", weight, what, fix, labels.examples(places), True)]  # type: ignore[arg-type]
 
@@ -92,7 +89,7 @@ def letters_per_s(labels: Labels) -> np.ndarray:
 
 
 def rate_outliers(labels: Labels) -> list[int]:
-    """Places of labels said far faster or slower than the corpus is, the farthest first."""
+    """Places of labels with an unusual speaking rate for this corpus, the most unusual first."""
     if len(labels.rows) < FEWEST_FOR_RATES:
         return []
     spoken = np.array([bool(text) for text in labels.normal]) & (labels.speech_ratio > 0.05)
@@ -102,7 +99,7 @@ def rate_outliers(labels: Labels) -> list[int]:
     middle = np.median(logs[spoken])
     deviation = 1.4826 * np.median(np.abs(logs[spoken] - middle))
     off = np.abs(logs - middle)
-    # One word in a second of speech may be half breath: short labels vary the most.
+    # Rates of short labels vary the most.
     letters = np.array([len(text) for text in labels.normal])
     slack = np.where(letters < 8, np.log(2.0), 0.0)
     places = np.flatnonzero(spoken & (off - slack > max(FAR * deviation, np.log(AT_LEAST))))
@@ -117,11 +114,9 @@ def _rates(labels: Labels) -> list[Finding]:
     usual = float(np.median(rates))
     words = [len(labels.normal[p].split()) / labels.durations_s[p] for p in places]
     notes = [f"{rates[p]:.1f} letters, {w:.1f} words a second" for p, w in zip(places, words, strict=True)]
-    worst = f"{rates[places[0]]:.1f} letters a second of speech, where {usual:.1f} are usual"
-    what = (
-        f"{plural(len(places), 'label', 'is', 'are')} said far faster or slower than the others, the worst at {worst}"
-    )
-    fix = "most likely another clip's label or a cut clip; --fix takes them off"
+    worst = f"{rates[places[0]]:.1f} letters a second of speech (median {usual:.1f})"
+    what = f"{plural(len(places), 'label', 'has', 'have')} a far higher or lower speaking rate than the others, the worst {worst}"
+    fix = "probably the label of another clip, or a cut clip; --fix removes them"
     return [Finding("rate", "look", what, fix, labels.examples(places, notes), True)]
 
 
@@ -133,8 +128,8 @@ def _repeated(labels: Labels) -> list[Finding]:
     if times < max(5, REPEATED * len(labels.normal)):
         return []
     places = [p for p, other in enumerate(labels.normal) if other == text]
-    what = f"one label stands at {plural(times, 'clip')} ({times / len(labels.normal):.0%}): {text[:60]!r}"
-    return [Finding("repeated label", "look", what, "was a default filled in? listen to some", labels.examples(places))]
+    what = f"one label belongs to {plural(times, 'clip')} ({times / len(labels.normal):.0%}): {text[:60]!r}"
+    return [Finding("repeated label", "look", what, "is it a default value? listen to some", labels.examples(places))]
 
 
 def _long(labels: Labels) -> list[Finding]:
@@ -143,35 +138,33 @@ def _long(labels: Labels) -> list[Finding]:
         return []
     minutes = float(labels.durations_s[places].sum()) / 60
     what = f"{plural(len(places), f'{SPLITS[TRAIN]} clip')} ({minutes:.1f} min) longer than {LONGEST_S:g} s"
-    fix = (
-        f"fit leaves out what is longer than --data.max_s; set it to {np.ceil(labels.durations_s.max()):g} to have all"
-    )
+    fix = f"fit skips clips longer than --data.max_s; set it to {np.ceil(labels.durations_s.max()):g} to use all"
     return [Finding("long clips", "look", what, fix, labels.examples(places))]
 
 
-# --- The check of the sound, by the figures that preparation measured ------------------------------------
+# --- Audio quality -------------------------------------------------------------------------------------
 
 NO_SPEECH = 0.05
-"""Share of a clip's frames with speech below which it has none."""
+"""A clip with a lower share of speech frames has no speech."""
 MANY = 0.05
 NOISY_DB = 0.0
 CLIPPED = 0.01
 
 
 def without_speech(labels: Labels) -> list[int]:
-    """Places of labelled clips in which voice activity found next to no speech."""
+    """Places of labelled clips in which voice activity detection found almost no speech."""
     return np.flatnonzero(labels.speech_ratio < NO_SPEECH).tolist()
 
 
 def check_sound(labels: Labels) -> list[Finding]:
-    """Findings on what can be heard."""
+    """Findings on audio quality."""
     found = []
     silent = without_speech(labels)
     if silent:
         share = len(silent) / len(labels.rows)
-        what = f"{plural(len(silent), 'labelled clip')} ({share:.1%}) with next to no speech"
+        what = f"{plural(len(silent), 'labelled clip')} ({share:.1%}) with almost no speech"
         weight = "stop" if share > MANY else "look"
-        fix = "--fix takes their labels off; very short words may be missed by voice activity: listen to some"
+        fix = "--fix removes their labels; voice activity detection can miss very short words: listen to some"
         found.append(Finding("no speech", weight, what, fix, labels.examples(silent), True))  # type: ignore[arg-type]
     for column, topic, bad, words in (
         ("snr_db", "noise", lambda value: value < NOISY_DB, f"with more noise than speech (SNR below {NOISY_DB:g} dB)"),
@@ -186,17 +179,17 @@ def check_sound(labels: Labels) -> list[Finding]:
     return found
 
 
-# --- The check of the splits -----------------------------------------------------------------------------
+# --- Splits --------------------------------------------------------------------------------------------
 
 LEAST_TRAIN_S = 120.0
 LEAKING = 0.05
-"""Share of the test's clips whose sentence is trained on that makes its figures worthless."""
+"""Above this share of test clips whose sentence is in train, test scores mean nothing."""
 CLOSED = 0.2
-"""Fewer different sentences than this share of the clips: commands, not sentences."""
+"""Below this ratio of different sentences to clips, the corpus is commands, not sentences."""
 
 
 def count_splits(labels: Labels) -> list[Split]:
-    """What the labelled clips of each split add up to."""
+    """Totals of the labelled clips of each split."""
     found = []
     for code, name in enumerate(SPLITS):
         places = labels.where(code)
@@ -217,33 +210,33 @@ def _amounts(labels: Labels) -> list[Finding]:
     counts = [len(labels.where(code)) for code in range(3)]
     missing = [SPLITS[code] for code in range(3) if not counts[code]]
     if missing:
-        what = f"no labelled clips in {' and '.join(missing)}; fit needs train, dev (to choose the best step) and test"
+        what = f"no labelled clips in {' and '.join(missing)}; fit needs train, dev (for validation) and test"
         few = sum(counts)
         if few < FEWEST:
-            fix = f"label more: of {plural(few, 'clip')} nothing can be held out; {FEWEST} are the least"
+            fix = f"label more: {plural(few, 'clip')} are too few to hold any out; the minimum is {FEWEST}"
             return [Finding("splits", "stop", what, fix)]
         percent = held_out_percent(few)
         fix = f"--fix makes new splits, by speaker and sentence, as lalia prepare does: {percent:.3g} % for dev and for test each"
-        return [Finding("splits", "stop", what, fix, mended=True)]
+        return [Finding("splits", "stop", what, fix, fixable=True)]
     found = []
     seconds = float(labels.durations_s[labels.where(TRAIN)].sum())
     if seconds < LEAST_TRAIN_S:
-        what = f"{seconds:.0f} s of labels to train on; ten minutes are about the least that gives readable text"
-        found.append(Finding("amount", "look", what, "label more clips; every minute counts here"))
+        what = f"{seconds:.0f} s of labels to train on; readable text needs about ten minutes or more"
+        found.append(Finding("amount", "look", what, "label more clips; every minute helps"))
     for code in (DEV, TEST):
         if counts[code] < LEAST_HELD_OUT:
-            what = f"{SPLITS[code]} has {plural(counts[code], 'clip')}; its error rate will jump from run to run"
+            what = f"{SPLITS[code]} has {plural(counts[code], 'clip')}; its error rate will vary much from run to run"
             percent = math.ceil(held_out_percent(sum(counts)))
             clips = min(LEAST_HELD_OUT, int(percent / 100 * sum(counts)))
             fix = f"hold out {clips} clips or more: lalia prepare … --{SPLITS[code]} {percent} (percent)"
             if percent >= MOST_PERCENT:
-                fix += f"; it takes no more than {MOST_PERCENT:g} % unasked, since what is held out is not trained on"
+                fix += f"; by default it takes at most {MOST_PERCENT:g} %, because held-out clips are not trained on"
             found.append(Finding("amount", "look", what, fix))
     return found
 
 
 def _unlabelled(labels: Labels) -> list[Finding]:
-    """Clips of the language that nobody labelled: a slip where they are few, meant where they are most."""
+    """Unlabelled clips of the language: probably a mistake if they are the minority, intended otherwise."""
     rows = labels.corpus.select(language=labels.language, with_text=False)
     clips = len(rows) + len(labels.rows)
     if not len(rows) or not len(labels.rows):
@@ -252,18 +245,18 @@ def _unlabelled(labels: Labels) -> list[Finding]:
     what = f"{len(rows):,} of {clips:,} clips {have} no label; fit does not learn from {them}"
     if len(rows) > clips / 2:
         return [Finding("unlabelled", "fine", f"{what}, pretraining does")]
-    fix = "if that is an oversight, write what is said into the table and prepare it again"
+    fix = "if that is a mistake, add the texts to the table and prepare it again"
     return [Finding("unlabelled", "look", what, fix, [Example(int(row), "no label") for row in rows[:EXAMPLES]])]
 
 
 def leaking(labels: Labels) -> list[int]:
-    """Places of training clips whose sentence is said in dev or test."""
+    """Places of training clips whose sentence is also in dev or test."""
     held = {labels.normal[p] for code in (DEV, TEST) for p in labels.where(code)} - {""}
     return [int(p) for p in labels.where(TRAIN) if labels.normal[p] in held]
 
 
 def is_closed(labels: Labels) -> bool:
-    """Whether the labels are a few phrases said again and again, as commands are."""
+    """Whether the labels are a few phrases that repeat, as commands do."""
     return len(set(labels.normal)) <= CLOSED * len(labels.normal)
 
 
@@ -274,15 +267,15 @@ def _sentences(labels: Labels) -> list[Finding]:
     if not places or not trained:
         return []
     share = len(places) / len(test)
-    what = f"{plural(len(places), 'test clip')} ({share:.0%}) with a sentence that is trained on"
+    what = f"{plural(len(places), 'test clip')} ({share:.0%}) with a sentence that is also in train"
     if is_closed(labels):
         phrases = plural(len(set(labels.normal)), "phrase")
-        what = f"the labels are {phrases} again and again ({share:.0%} of the test's are trained on)"
-        fix = "fine for commands: the test tells about new voices, not new words"
+        what = f"the labels are {phrases} that repeat ({share:.0%} of the test clips' are in train)"
+        fix = "fine for commands: the test measures new voices, not new words"
         return [Finding("sentence leak", "look", what, fix, labels.examples(places))]
-    fix = "--fix takes the labels off the training clips that say them, or makes new splits where that is too many"
+    fix = "--fix removes the labels of these training clips, or makes new splits if they are too many"
     weight = "stop" if share > LEAKING else "look"
-    return [Finding("sentence leak", weight, what, fix, labels.examples(places), mended=True)]  # type: ignore[arg-type]
+    return [Finding("sentence leak", weight, what, fix, labels.examples(places), fixable=True)]  # type: ignore[arg-type]
 
 
 def _speakers(labels: Labels) -> list[Finding]:
@@ -290,22 +283,22 @@ def _speakers(labels: Labels) -> list[Finding]:
     both = of[TRAIN] & (of[TEST] | of[DEV])
     everyone = of[TRAIN] | of[DEV] | of[TEST]
     if not everyone:
-        what = "no clip says who speaks: whether voices are in train and test alike cannot be told"
+        what = "no clip names its speaker, so speakers in both train and test cannot be detected"
         return [Finding("speakers", "look", what, "give a speaker column to lalia prepare, if there are several")]
     if not both:
         return []
     named = some(sorted(both), 4)
     if len(everyone) < ENOUGH_SPEAKERS:
-        what = f"{plural(len(everyone), 'voice')}, in train and test alike: the test tells of new sentences, not of new voices"
-        return [Finding("speakers", "look", what, "record others before you rely on it for others")]
+        what = (
+            f"{plural(len(everyone), 'voice')}, in both train and test: the test measures new sentences, not new voices"
+        )
+        return [Finding("speakers", "look", what, "test with other speakers before you rely on it for them")]
     what = f"{len(both)} of {len(everyone)} speakers are in train and in dev or test ({named})"
-    return [
-        Finding("speaker leak", "look", what, "split by speaker: lalia prepare does where the splits are left to it")
-    ]
+    return [Finding("speaker leak", "look", what, "split by speaker, as lalia prepare does when it makes the splits")]
 
 
 def _recordings(labels: Labels) -> list[Finding]:
-    """The same samples twice, and parts of one recording on both sides."""
+    """Duplicate recordings, and parts of one recording in both train and held-out splits."""
     found = []
     twins = same_recordings(labels.corpus, labels.rows)
     splits = labels.corpus.splits
@@ -319,7 +312,7 @@ def _recordings(labels: Labels) -> list[Finding]:
                 "recording leak",
                 "stop",
                 what,
-                "--fix keeps the test's and drops the others",
+                "--fix keeps that of test and drops the others",
                 labels.examples(places),
                 True,
             )
@@ -327,7 +320,7 @@ def _recordings(labels: Labels) -> list[Finding]:
     inside = [group for group in twins if len({int(splits[row]) for row in group}) == 1]
     if inside:
         differing = [g for g in inside if len({labels.normal[place[r]] for r in g}) > 1]
-        what = f"{plural(len(inside), 'recording', 'is', 'are')} there twice" + (
+        what = f"{plural(len(inside), 'recording', 'is', 'are')} in the corpus twice" + (
             f", {len(differing)} of them with different labels" if differing else ""
         )
         places = [place[row] for group in differing or inside for row in group]
@@ -342,12 +335,12 @@ def _recordings(labels: Labels) -> list[Finding]:
         what = (
             f"{plural(len(shared), 'recording', 'has', 'have')} parts in train and in dev or test ({some(shared, 2)})"
         )
-        found.append(Finding("recording leak", "look", what, "split whole recordings: name one speaker per recording"))
+        found.append(Finding("recording leak", "look", what, "split whole recordings: give one speaker per recording"))
     return found
 
 
 def same_recordings(corpus: Corpus, rows: np.ndarray) -> list[list[int]]:
-    """Groups of rows that hold the same bytes of audio. Only clips that last equally long are read."""
+    """Groups of rows with the same bytes of audio. Only clips of equal duration are read."""
     _, inverse, counts = np.unique(corpus.durations_s[rows], return_inverse=True, return_counts=True)
     groups: dict[bytes, list[int]] = defaultdict(list)
     for row in rows[counts[inverse] > 1]:
@@ -355,42 +348,43 @@ def same_recordings(corpus: Corpus, rows: np.ndarray) -> list[list[int]]:
     return [group for group in groups.values() if len(group) > 1]
 
 
-# --- The check of pairs ----------------------------------------------------------------------------------
+# --- Wrong labels --------------------------------------------------------------------------------------
 
-FAR_BELOW = 4.0
-"""A suspect: so many usual deviations worse than the median pair ..."""
-MISHEARD = 0.6
-"""... of which the recogniser hears so few letters: errors per letter, at least; ..."""
-UNLIKELY = 10.0
-"""... and so many nats in all: a word of two letters that is misheard is no proof."""
+FAR_GAP = 4.0
+"""A label is likely wrong if its gap is this many deviations above the median ..."""
+LEAST_CER = 0.6
+"""... and the CER of the recogniser's transcript against it is at least this, ..."""
+LEAST_NATS = 10.0
+"""... and the gap in all is at least this many nats: one misrecognised short word proves nothing."""
 
 
 @dataclass(frozen=True)
-class Judge:
-    """A recogniser or student as far as it is needed here."""
+class PairModel:
+    """What the check needs of a recogniser or student."""
 
     name: str
     tokens: Tokens
     normaliser: Normaliser
     log_probs: Callable[[np.ndarray], np.ndarray]
     align: Callable[[np.ndarray, list[int]], np.ndarray]
-    """(log-probabilities (T, V), token numbers) -> which of them each frame says: ``lalia.decoding.forced_alignment.align``"""
+    """(log-probabilities (T, V), token numbers) -> the place of each frame's token among them, -1 for blank:
+    ``lalia.decoding.forced_alignment.align``"""
 
 
-def load_judge(folder: Path) -> Judge:
+def load_pair_model(folder: Path) -> PairModel:
     """The recogniser or student in ``folder``."""
     kind = read_card(folder)["kind"]
     if kind == "student":
         from lalia.runtime.student import Student
 
         student = Student.load(folder)
-        return Judge(str(folder), student.tokens, student.normaliser, student.log_probs, align)
+        return PairModel(str(folder), student.tokens, student.normaliser, student.log_probs, align)
     if kind != "recogniser":
-        raise UserError(f"--recogniser {folder}: is of kind {kind}; expected a recogniser or a student")
+        raise UserError(f"--recogniser {folder}: is a {kind}; expected a recogniser or a student")
     import torch
 
     from lalia.models.recogniser import Recogniser
-    from lalia.models.recogniser import align as align_sooner
+    from lalia.models.recogniser import align as align_on_device
 
     recogniser = Recogniser.load(folder)
 
@@ -398,70 +392,70 @@ def load_judge(folder: Path) -> Judge:
         found_BTV, frames_B = recogniser.log_probs(torch.from_numpy(wave_S)[None], torch.tensor([len(wave_S)]))
         return found_BTV[0, : int(frames_B[0])].numpy()
 
-    return Judge(str(folder), recogniser.tokens, recogniser.normaliser, log_probs, align_sooner)
+    return PairModel(str(folder), recogniser.tokens, recogniser.normaliser, log_probs, align_on_device)
 
 
 @dataclass(frozen=True)
-class Judged:
-    """A pair: its place, by how much the label is less likely than what is heard (nats a letter, and in all), errors a letter,
-    and what is heard."""
+class PairScore:
+    """How well a label fits its clip: place, how much less likely the label is than the greedy transcript (``gap`` in nats per
+    letter, ``nats`` in all), CER of the transcript against the label, and the transcript."""
 
     place: int
     gap: float
     nats: float
-    errors: float
-    heard: str
+    cer: float
+    transcript: str
 
 
-def judge(labels: Labels, judge: Judge) -> Iterator[Judged]:
-    """Every pair that can be judged; a label that does not fit its frames has an infinite gap.
+def score_pairs(labels: Labels, model: PairModel) -> Iterator[PairScore]:
+    """Scores of all pairs that have letters and readable audio; a label longer than its frames has an infinite gap.
 
-    The gap is the log-probability of the best path less that of the best path that spells the label, per letter of it.
+    The gap is the log-probability of the best path minus that of the best alignment of the label, per letter of the label.
     """
-    require_head(judge.tokens, (judge.normaliser(text) for text in labels.texts), judge.name)
+    require_head(model.tokens, (model.normaliser(text) for text in labels.texts), model.name)
     for place, row in enumerate(labels.rows):
-        text = judge.normaliser(labels.texts[place])
-        ids = judge.tokens.encode(text, skip_unknown=True)
+        text = model.normaliser(labels.texts[place])
+        ids = model.tokens.encode(text, skip_unknown=True)
         if not ids:
             continue
         try:
-            log_probs_TV = judge.log_probs(labels.corpus.wave(int(row)))
+            log_probs_TV = model.log_probs(labels.corpus.wave(int(row)))
         except AudioError:
             continue
-        heard = transcript(best_path(log_probs_TV), judge.tokens)
-        errors = character_errors(text, heard).rate
+        heard = transcript(best_path(log_probs_TV), model.tokens)
+        cer = character_errors(text, heard).rate
         try:
-            path_T = judge.align(log_probs_TV, ids)
+            path_T = model.align(log_probs_TV, ids)
         except ValueError:
-            yield Judged(place, float("inf"), float("inf"), errors, heard)
+            yield PairScore(place, float("inf"), float("inf"), cer, heard)
             continue
         spoken_T = np.where(path_T >= 0, np.asarray(ids)[path_T], 0)
         spelled = float(log_probs_TV[np.arange(len(path_T)), spoken_T].sum())
         nats = float(log_probs_TV.max(1).sum()) - spelled
-        yield Judged(place, nats / len(ids), nats, errors, heard)
+        yield PairScore(place, nats / len(ids), nats, cer, heard)
 
 
-def suspects(judged: list[Judged]) -> list[Judged]:
-    """The pairs that fall out of the ordinary, the worst first."""
-    if not judged:
+def find_wrong_labels(scored: list[PairScore]) -> list[PairScore]:
+    """The pairs whose label is likely wrong, the worst first."""
+    if not scored:
         return []
-    gaps = np.array([j.gap for j in judged])
+    gaps = np.array([j.gap for j in scored])
     finite = gaps[np.isfinite(gaps)]
     if not len(finite):
         return []
     middle = float(np.median(finite))
     deviation = 1.4826 * float(np.median(np.abs(finite - middle)))
-    beyond = middle + FAR_BELOW * max(deviation, 1e-3)
-    found = [j for j in judged if j.gap > beyond and j.errors >= MISHEARD and j.nats >= UNLIKELY]
+    beyond = middle + FAR_GAP * max(deviation, 1e-3)
+    found = [j for j in scored if j.gap > beyond and j.cer >= LEAST_CER and j.nats >= LEAST_NATS]
     return sorted(found, key=lambda j: -j.gap)
 
 
 def check_pairs(labels: Labels, folder: Path) -> tuple[list[Finding], list[Example], list[int]]:
-    """The finding, all suspects with what is heard in them, and their places."""
-    found = suspects(list(judge(labels, load_judge(folder))))
-    examples = [Example(int(labels.rows[j.place]), f"heard: {j.heard or 'nothing'}") for j in found]
+    """The finding, all clips with likely wrong labels and their transcripts, and their places."""
+    found = find_wrong_labels(list(score_pairs(labels, load_pair_model(folder))))
+    examples = [Example(int(labels.rows[j.place]), f"transcript: {j.transcript or '(empty)'}") for j in found]
     if not found:
-        return [Finding("pairs", "fine", f"{folder} hears in every clip something like its label")], [], []
-    what = f"in {plural(len(found), 'clip')} {folder} hears something else than the label says"
-    fix = "listen to them on the page; --fix takes these labels off"
+        return [Finding("pairs", "fine", f"the transcripts of {folder} resemble the labels in every clip")], [], []
+    what = f"{plural(len(found), 'label')} likely wrong: the transcript of {folder} is very different"
+    fix = "listen to them on the page; --fix removes these labels"
     return [Finding("pairs", "look", what, fix, examples[:5], True)], examples, [j.place for j in found]

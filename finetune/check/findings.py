@@ -1,4 +1,4 @@
-"""What the check finds: labels as it reads them, and findings with their weight, reason and remedy."""
+"""Data types of the data checks: the labels that are checked, and findings with severity, reason and remedy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EXAMPLES = 5
 
 @dataclass(frozen=True)
 class Example:
-    """A clip that shows what is meant."""
+    """A clip that illustrates a finding."""
 
     row: int
     note: str = ""
@@ -27,20 +27,23 @@ class Example:
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing about the data. ``stop``: mend it first; ``look``: know it; ``fine``: as it should be."""
+    """One result of a check. Weight ``stop``: fix it before training; ``look``: worth knowing; ``fine``: as it should be."""
 
     topic: str
     weight: Literal["stop", "look", "fine"]
     what: str
     fix: str = ""
     examples: list[Example] = field(default_factory=list)
-    mended: bool = False
-    """whether ``--fix`` takes care of it"""
+    fixable: bool = False
+    """whether ``--fix`` fixes it"""
 
 
 @dataclass(frozen=True)
 class Labels:
-    """The labelled clips of one language: rows of the corpus, their texts as written and as normalised, all in one order."""
+    """The labelled clips of one language: corpus rows, original and normalised texts, speakers, in the same order.
+
+    A *place* is an index into these lists, a *row* an index into the corpus.
+    """
 
     corpus: Corpus
     profile: Profile
@@ -69,18 +72,18 @@ class Labels:
         return self.corpus.numbers("speech_ratio")[self.rows]
 
     def where(self, split: int) -> np.ndarray:
-        """Places (not rows) of the clips of ``split``."""
+        """Places of the clips of ``split``."""
         return np.flatnonzero(self.splits == split)
 
     def examples(self, places: np.ndarray | list[int], notes: list[str] | None = None) -> list[Example]:
-        """The first few of ``places`` to show."""
+        """The first ``EXAMPLES`` of ``places``."""
         few = [int(place) for place in places[:EXAMPLES]]
         return [Example(int(self.rows[p]), notes[i] if notes else "") for i, p in enumerate(few)]
 
 
 @dataclass(frozen=True)
 class Split:
-    """What one split holds of labelled clips."""
+    """Totals of the labelled clips in one split."""
 
     name: str
     clips: int
@@ -92,16 +95,16 @@ class Split:
 
 @dataclass
 class Checked:
-    """All that was found about one language."""
+    """All results for one language."""
 
     labels: Labels
     splits: list[Split]
     letters: list[tuple[str, int, int, str]]
-    """character, how often, in how many clips, an example of a word"""
+    """character, occurrences, clips that have it, an example word"""
     vocabulary: Vocabulary | None
     findings: list[Finding]
-    suspects: list[Example] = field(default_factory=list)
-    """clips whose label is likely not what is said, the worst first"""
+    wrong_labels: list[Example] = field(default_factory=list)
+    """clips whose label is likely wrong, the worst first"""
 
     @property
     def stops(self) -> list[Finding]:
@@ -131,5 +134,5 @@ def plural(count: int, noun: str, one: str = "", many: str = "") -> str:
 
 
 def some(items: list[str], most: int = 6) -> str:
-    """The first of ``items`` in a row."""
+    """The first ``most`` of ``items``, comma-separated, with the number of the others."""
     return ", ".join(items[:most]) + (f" and {len(items) - most:,} more" if len(items) > most else "")

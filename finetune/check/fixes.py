@@ -1,4 +1,4 @@
-"""Fixes: what ``check --fix`` changes in a corpus, and the corpus it writes."""
+"""Automatic fixes (``lalia finetune check --fix``): which labels, splits and clips change, and the corpus with the changes."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import numpy as np
 
 from finetune.check.clips import (
     beyond_frames,
+    empty_labels,
     is_closed,
     leaking,
     rate_outliers,
     same_recordings,
-    silent_labels,
     without_speech,
 )
 from finetune.check.findings import DEV, TEST, TRAIN, Checked, Labels
@@ -31,60 +31,60 @@ from lalia.text.marks import find_marks, without_marks
 from lalia.text.unicode import is_unreadable, mend, mend_encoding
 
 CHANGED = "changed.tsv"
-"""Every label and split that was changed: clip, why, before, after."""
+"""Table of all changed labels and splits: clip, why, before, after."""
 WORTH_LOSING = 0.2
-"""Share of the training clips that may lose their labels to a leak; beyond it the splits are made anew."""
+"""Largest share of training clips that may lose their labels because of a leak; above it, new splits are made."""
 
 
 @dataclass
 class Fixes:
-    """What is to be changed: new values by row and column, rows to leave out, and why."""
+    """Planned changes: new values by row and column, rows to drop, and the reasons."""
 
     changes: dict[int, dict[str, str]] = field(default_factory=dict)
     dropped: dict[int, Dropped] = field(default_factory=dict)
-    told: list[tuple[str, str, str, str]] = field(default_factory=list)
+    log: list[tuple[str, str, str, str]] = field(default_factory=list)
     reasons: Counter[str] = field(default_factory=Counter)
 
     def text(self, labels: Labels, place: int, new: str, why: str) -> None:
-        """Write another label; ``""`` takes it off. The first reason to take one off is the one that counts."""
+        """Replace a label; ``""`` removes it. The first reason for a removal is kept."""
         row = int(labels.rows[place])
         old = self.changes.get(row, {}).get("text", labels.texts[place])
         if row in self.dropped or old == new or not old:
             return
         self.changes.setdefault(row, {})["text"] = new
-        self._tell(labels.corpus.id(row), why, old, new)
+        self._record(labels.corpus.id(row), why, old, new)
 
     def split(self, corpus: Corpus, row: int, new: str, why: str) -> None:
         """Move a clip to another split."""
         old = SPLITS[corpus.splits[row]]
         if row not in self.dropped and old != new:
             self.changes.setdefault(row, {})["split"] = new
-            self._tell(corpus.id(row), why, old, new)
+            self._record(corpus.id(row), why, old, new)
 
     def drop(self, corpus: Corpus, row: int, why: str, detail: str = "") -> None:
-        """Leave a clip out altogether."""
+        """Drop a clip."""
         if row not in self.dropped:
             self.dropped[row] = Dropped(corpus.id(row), why, detail)
-            self.reasons[f"clip left out: {why}"] += 1
+            self.reasons[f"clip dropped: {why}"] += 1
 
-    def _tell(self, id: str, why: str, old: str, new: str) -> None:
-        self.told.append((id, why, old, new))
-        self.reasons[f"label taken off: {why}" if not new else why] += 1
+    def _record(self, id: str, why: str, old: str, new: str) -> None:
+        self.log.append((id, why, old, new))
+        self.reasons[f"label removed: {why}" if not new else why] += 1
 
 
-def plan_fixes(checked: list[Checked], suspects: dict[str, list[int]]) -> Fixes:
-    """All that the findings ask for; ``suspects`` are places by language whose label is not what is heard."""
+def plan_fixes(checked: list[Checked], wrong_labels: dict[str, list[int]]) -> Fixes:
+    """The changes for all fixable findings; ``wrong_labels`` are places of clips with a likely wrong label, by language."""
     fixes = Fixes()
     for found in checked:
         labels = found.labels
-        _doubles(fixes, labels)
+        _duplicates(fixes, labels)
         _texts(fixes, labels)
         for why, places in (
-            ("says nothing", silent_labels(labels)),
-            ("longer than its frames", beyond_frames(labels, found.vocabulary) if found.vocabulary else []),
+            ("empty label", empty_labels(labels)),
+            ("more letters than frames", beyond_frames(labels, found.vocabulary) if found.vocabulary else []),
             ("no speech", without_speech(labels)),
             ("far too fast or slow", rate_outliers(labels)),
-            ("something else is heard", suspects.get(labels.language, [])),
+            ("likely wrong label", wrong_labels.get(labels.language, [])),
         ):
             for place in places:
                 fixes.text(labels, place, "", why)
@@ -105,14 +105,14 @@ def table_of(fixes: Fixes) -> str:
     text = io.StringIO()
     table = csv.writer(text, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE, escapechar="\\")
     table.writerow(["clip", "why", "before", "after"])
-    table.writerows([" ".join(value.split()) for value in told] for told in fixes.told)
+    table.writerows([" ".join(value.split()) for value in change] for change in fixes.log)
     return text.getvalue()
 
 
 def clean(text: str, script: str = "") -> str:
-    """A label as it should have been written: rightly decoded, in NFC, nothing invisible, look-alikes mended."""
+    """A label with encoding errors and look-alikes fixed, in NFC, without invisible characters."""
     text = unicodedata.normalize("NFC", mend_encoding(text))
-    # Joiners stay where they part letters (Persian, Indic); the normaliser knows what to do with them.
+    # Joiners stay, because Persian and Indic scripts need them; the normaliser handles them.
     text = "".join(c for c in text if unicodedata.category(c) not in ("Cf", "Cc") or c in "\u200c\u200d\t\n")
     return " ".join(mend(text, script).split())
 
@@ -123,8 +123,8 @@ def _texts(fixes: Fixes, labels: Labels) -> None:
         if is_unreadable(mend_encoding(text)):
             fixes.text(labels, place, "", "unreadable bytes")
             continue
-        mended = mend_encoding(text)
-        if mended != text:
+        decoded = mend_encoding(text)
+        if decoded != text:
             fixes.text(labels, place, clean(text, script), "encoding")
         elif clean(text, script) != text:
             alike = mend(text, script) != text
@@ -132,12 +132,12 @@ def _texts(fixes: Fixes, labels: Labels) -> None:
         written = fixes.changes.get(int(labels.rows[place]), {}).get("text", text)
         if find_marks(written):
             alone = only_marks(written)
-            why = "nothing but transcribers' marks" if alone else "transcribers' marks"
+            why = "only transcribers' marks" if alone else "transcribers' marks"
             fixes.text(labels, place, "" if alone else without_marks(written), why)
 
 
-def _doubles(fixes: Fixes, labels: Labels) -> None:
-    """Of recordings that are there twice the test's stays, else dev's, else the first."""
+def _duplicates(fixes: Fixes, labels: Labels) -> None:
+    """Keep one of each duplicate recording: that of test, else of dev, else the first."""
     order = {TEST: 0, DEV: 1, TRAIN: 2}
     for group in same_recordings(labels.corpus, labels.rows):
         ranked = sorted(group, key=lambda row: (order[int(labels.corpus.splits[row])], row))
@@ -146,7 +146,7 @@ def _doubles(fixes: Fixes, labels: Labels) -> None:
 
 
 def _splits(fixes: Fixes, labels: Labels) -> None:
-    """New splits where one is missing or the leak is large; else the labels of the leaking training clips go."""
+    """Make new splits if one is missing or the leak is large; else remove the labels of leaking training clips."""
     kept = [
         p for p, row in enumerate(labels.rows)
         if int(row) not in fixes.dropped and fixes.changes.get(int(row), {}).get("text", labels.texts[p])
@@ -159,14 +159,14 @@ def _splits(fixes: Fixes, labels: Labels) -> None:
     few = len(leaks) <= WORTH_LOSING * codes[TRAIN]
     if few:
         for place in leaks:
-            fixes.text(labels, place, "", "said in dev or test")
+            fixes.text(labels, place, "", "same sentence in dev or test")
     if few and codes[TRAIN] and not missing:
         return
-    if few and len(missing) == 1 and codes[TRAIN]:  # The held-out split that is there stays as its makers had it.
+    if few and len(missing) == 1 and codes[TRAIN]:  # Keep the existing held-out split.
         leaking_too = set(leaks)
         kept = [p for p in kept if labels.splits[p] == TRAIN and p not in leaking_too]
         shares = {code: None if code in missing else 0.0 for code in (DEV, TEST)}
-    else:  # As large as they were, if they were large enough.
+    else:  # Keep the sizes of the splits that were large enough.
         shares = {
             code: min(100 * codes[code] / len(kept), MOST_PERCENT) if codes[code] >= LEAST_HELD_OUT else None
             for code in (DEV, TEST)

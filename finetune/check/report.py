@@ -1,7 +1,4 @@
-"""The check as a page: verdict, findings, letters, rates, and the odd clips to hear.
-
-The check on the terminal: the verdict, what each split holds, the letters, and every finding with its remedy.
-"""
+"""Reports of the data checks, on the terminal and as an HTML page: verdict, splits, letters, findings with remedies, clips."""
 
 from __future__ import annotations
 
@@ -35,7 +32,7 @@ LETTERS_SHOWN = 60
 
 
 def show(corpus: Corpus, checked: list[Checked], elapsed_s: float, console: Console | None = None) -> None:
-    """Print everything that was found; ``console`` for those who want it elsewhere."""
+    """Print the results to ``console`` (default: the terminal)."""
     console = console or Console(highlight=False, markup=False)
     for found in checked:
         title = found.labels.profile.title
@@ -50,31 +47,31 @@ def show(corpus: Corpus, checked: list[Checked], elapsed_s: float, console: Cons
 
 
 def show_fixes(out: Path, fixes: Fixes, card: dict[str, Any], console: Console | None = None) -> None:
-    """Print what was changed and where the mended corpus is."""
+    """Print what was changed and where the fixed corpus is."""
     console = console or Console(highlight=False, markup=False, soft_wrap=True)
     if not fixes.reasons:
-        console.print(f"{out}: nothing was to be mended; the corpus is as it was")
+        console.print(f"{out}: nothing to fix; the corpus is unchanged")
         return
     for reason, count in fixes.reasons.most_common():
         console.print(f"  {count:6,}  {reason}")
     minutes = 60 * sum(sum(splits.values()) for splits in card["labelled_hours"].values())
     clips, labelled = (sum(card[fact].values()) for fact in ("clips", "labelled_clips"))
-    bare = f", {clips - labelled:,} clips without a label" if labelled < clips else ""
+    bare = f", {clips - labelled:,} clips unlabelled" if labelled < clips else ""
     console.print(f"{out}: {clips:,} clips, {minutes:.1f} minutes labelled{bare}; each change is in {CHANGED}")
 
 
-def show_next(corpus: Path, checked: list[Checked], mended: Path | None, encoder: Path | str | None) -> None:
-    """Print the command that comes next: mending what can be mended, or training on what is ready (or is mended now)."""
-    amiss = [finding for found in checked for finding in found.findings if finding.mended]
-    if amiss and mended is None:
-        print(f"mend {len(amiss)} of these: lalia finetune check {corpus} --fix --out {corpus}-mended")
+def show_next(corpus: Path, checked: list[Checked], fixed: Path | None, encoder: Path | str | None) -> None:
+    """Print the next command: fixing what can be fixed, or training on what is ready."""
+    fixable = [finding for found in checked for finding in found.findings if finding.fixable]
+    if fixable and fixed is None:
+        print(f"fix {plural(len(fixable), 'finding')}: lalia finetune check {corpus} --fix --out {corpus}-fixed")
     ready = [
         found.labels.language for found in checked
-        if not found.stops or (mended and all(finding.mended for finding in found.stops))
+        if not found.stops or (fixed and all(finding.fixable for finding in found.stops))
     ]  # fmt: skip
     for language in ready[:1]:
         print(
-            f"train: lalia finetune fit --encoder {encoder or 'nano-multilingual'} --data.corpus {mended or corpus} "
+            f"train: lalia finetune fit --encoder {encoder or 'nano-multilingual'} --data.corpus {fixed or corpus} "
             f"--data.language {language} --out runs/{language}"
         )
 
@@ -126,28 +123,28 @@ def _findings(found: Checked) -> Table:
     table.add_column(overflow="fold")
     for finding in found.findings:
         mark, style = MARKS[finding.weight]
-        table.add_row(Text(mark, style=style), finding.topic, _told(found, finding))
+        table.add_row(Text(mark, style=style), finding.topic, _describe(found, finding))
     return table
 
 
-def _told(found: Checked, finding: Finding) -> Text:
-    told = Text(finding.what)
+def _describe(found: Checked, finding: Finding) -> Text:
+    text = Text(finding.what)
     if finding.fix:
-        told.append(f"\n→ {finding.fix}", style="cyan")
+        text.append(f"\n→ {finding.fix}", style="cyan")
     corpus = found.labels.corpus
     for example in finding.examples[:2]:
-        said = example.note or corpus.text(example.row)
-        told.append(f"\n  {corpus.id(example.row)}: {said[:90]}", style="dim")
-    return told
+        note = example.note or corpus.text(example.row)
+        text.append(f"\n  {corpus.id(example.row)}: {note[:90]}", style="dim")
+    return text
 
 
 def _verdict(found: Checked) -> Text:
     looks = sum(finding.weight == "look" for finding in found.findings)
     if found.stops:
-        mended = all(finding.mended for finding in found.stops)
-        how = "; --fix --out CORPUS2 does it" if mended else ""
-        return Text(f"✗ not yet: {plural(len(found.stops), 'thing')} to mend first{how}", style="bold red")
-    rest = f", {plural(looks, 'thing')} to know" if looks else ""
+        fixable = all(finding.fixable for finding in found.stops)
+        how = "; --fix --out CORPUS2 fixes it" if fixable else ""
+        return Text(f"✗ not ready: {plural(len(found.stops), 'problem')} to fix first{how}", style="bold red")
+    rest = f", {plural(looks, 'warning')}" if looks else ""
     return Text(f"✓ ready to train{rest}", style="bold green")
 
 
@@ -158,10 +155,10 @@ def _short(count: int) -> str:
 # --- The check as a page ---------------------------------------------------------------------------------
 
 LETTERS_ON_PAGE = 400
-HEARD = 3
-"""Clips to hear of each finding."""
-SUSPECTS = 20
-HEARD_S: Seconds = 20.0
+CLIPS_PER_FINDING = 3
+"""Clips with audio for each finding."""
+WRONG_LABELS_SHOWN = 20
+CLIP_S: Seconds = 20.0
 _BINS = 40
 
 
@@ -171,11 +168,11 @@ def write_page(corpus: Corpus, checked: list[Checked], path: Path) -> Path:
     sections.append(page.Section("Where it comes from", [page.lineage(lineage_of(corpus.card))]))
     stops = sum(len(found.stops) for found in checked)
     tiles = [
-        page.Tile("not yet" if stops else "ready", "to train", verdict="bad" if stops else "good"),
+        page.Tile("not ready" if stops else "ready", "to train", verdict="bad" if stops else "good"),
         page.Tile(numbers.hours(sum(s.hours for f in checked for s in f.splits)), "labelled"),
         page.Tile(numbers.count(sum(s.clips for f in checked for s in f.splits)), "labelled clips"),
-        page.Tile(str(stops), "to mend first", verdict="bad" if stops else ""),
-        page.Tile(str(sum(f.weight == "look" for c in checked for f in c.findings)), "to know"),
+        page.Tile(str(stops), "to fix first", verdict="bad" if stops else ""),
+        page.Tile(str(sum(f.weight == "look" for c in checked for f in c.findings)), "warnings"),
     ]
     title = str(corpus.card.get("source") or corpus.folder.name)
     return page.Page("check", title, summary=page.tiles(tiles), sections=sections).write(path)
@@ -183,33 +180,39 @@ def write_page(corpus: Corpus, checked: list[Checked], path: Path) -> Path:
 
 def _sections(corpus: Corpus, found: Checked, several: bool) -> list[page.Section]:
     name = f"{found.labels.profile.title}: " if several else ""
-    sections = [page.Section(f"{name}What stands in the way" if found.stops else f"{name}Findings", [_goals(found)])]
-    heard = _heard(corpus, found)
-    if heard:
-        sections.append(page.Section(f"{name}To hear", heard, "Clips of the findings; the first seconds of long ones."))
-    sections.append(page.Section(f"{name}Splits", [_splits_page(found)], "Labelled clips alone."))
+    sections = [
+        page.Section(
+            f"{name}Findings: fix before training" if found.stops else f"{name}Findings", [_findings_on_page(found)]
+        )
+    ]
+    clips = _example_clips(corpus, found)
+    if clips:
+        sections.append(page.Section(f"{name}Clips", clips, "Examples of the findings; long clips are cut."))
+    sections.append(page.Section(f"{name}Splits", [_splits_page(found)], "Labelled clips only."))
     settings = found.labels.normaliser.settings.describe()
-    vocabulary = found.vocabulary.describe(40) if found.vocabulary else "none: the labels hold no letters"
-    pairs = [[text, found.labels.normal[p] or "(nothing)"] for p, text in _drawn(found)]
+    vocabulary = found.vocabulary.describe(40) if found.vocabulary else "none: the labels have no letters"
+    pairs = [[text, found.labels.normal[p] or "(nothing)"] for p, text in _sample_labels(found)]
     sections.append(
         page.Section(
             f"{name}From label to tokens",
-            [page.table(["as written", "as it is learned and scored"], pairs, words=True)],
+            [page.table(["label", "normalised"], pairs, words=True)],
             Markup("<b>Normaliser</b>: {}. <b>Vocabulary</b>: {}.").format(settings, vocabulary),
         )
     )
     sections.append(
-        page.Section(f"{name}Characters", [_letters(found)], "Of the normalised labels, the commonest first.")
+        page.Section(f"{name}Characters", [_letters(found)], "Of the normalised labels, most frequent first.")
     )
     if len(found.labels.rows) > 1:
-        sections.append(page.Section(f"{name}Rate", [page.figures([_rates(found)])], "How fast the labels are said."))
+        sections.append(
+            page.Section(f"{name}Speaking rate", [page.figures([_rates(found)])], "Letters per second of speech.")
+        )
     return sections
 
 
-def _goals(found: Checked) -> Markup:
+def _findings_on_page(found: Checked) -> Markup:
     if not found.findings:
-        return page.goals([page.Goal(True, "Nothing was found to mend or to know.", "")])
-    weight = {"stop": "Mend first. ", "look": "", "fine": ""}
+        return page.goals([page.Goal(True, "No findings.", "")])
+    weight = {"stop": "Fix first. ", "look": "", "fine": ""}
     rows = [
         [Markup("<b>{}</b>").format(f.topic), weight[f.weight] + f.what, f.fix] for f in found.findings
     ]  # fmt: skip
@@ -224,14 +227,14 @@ def _splits_page(found: Checked) -> Markup:
     return page.table(["split", "labelled", "clips", "speakers", "different labels", "words"], rows)
 
 
-def _drawn(found: Checked) -> list[tuple[int, str]]:
-    """A few labels, those first that the normaliser changes in more than case and punctuation."""
+def _sample_labels(found: Checked) -> list[tuple[int, str]]:
+    """A few labels with their places, those first that the normaliser changes in more than case and punctuation."""
     texts, normal = found.labels.texts, found.labels.normal
 
-    def told(place: int) -> int:
+    def changes(place: int) -> int:
         return len(set(normal[place]) - set(texts[place].lower())) + any(map(str.isdecimal, texts[place]))
 
-    places = sorted(range(len(texts)), key=lambda p: (-told(p), p))[:6]
+    places = sorted(range(len(texts)), key=lambda p: (-changes(p), p))[:6]
     return [(p, texts[p]) for p in places]
 
 
@@ -261,13 +264,13 @@ def _rates(found: Checked) -> object:
     )  # fmt: skip
 
 
-def _heard(corpus: Corpus, found: Checked) -> list[Markup]:
+def _example_clips(corpus: Corpus, found: Checked) -> list[Markup]:
     blocks = []
     seen: set[int] = set()
     groups: list[tuple[str, list[Example]]] = [
-        (_title(f), f.examples[:HEARD]) for f in found.findings if f.topic != "pairs"
+        (_title(f), f.examples[:CLIPS_PER_FINDING]) for f in found.findings if f.topic != "pairs"
     ]
-    groups.append(("something else is heard than the label says", found.suspects[:SUSPECTS]))
+    groups.append(("likely wrong label: the recogniser's transcript differs", found.wrong_labels[:WRONG_LABELS_SHOWN]))
     for title, examples in groups:
         shown = [_shown(corpus, example) for example in examples if example.row not in seen]
         seen.update(example.row for example in examples)
@@ -286,7 +289,7 @@ def _shown(corpus: Corpus, example: Example) -> ShownClip:
         texts.append(("", escape(example.note)))
     id = corpus.id(example.row)
     try:
-        wave_S = corpus.wave(example.row)[: int(HEARD_S * SAMPLE_RATE)]
+        wave_S = corpus.wave(example.row)[: int(CLIP_S * SAMPLE_RATE)]
     except AudioError as error:
-        return ShownClip(id, [*texts, ("damaged", escape(str(error)))])
+        return ShownClip(id, [*texts, ("unreadable", escape(str(error)))])
     return ShownClip(id, texts, make_player(id, wave_S))

@@ -1,11 +1,4 @@
-"""The check of the language: are the labels in the one they are said to be in.
-
-The check of the letters: which characters the labels hold, and those that should not be there or mean the same.
-
-The check of transcribers' marks: sounds, codes and comments that would be learned as words, and words broken off.
-
-The check of casing and punctuation: what labels write that the normaliser takes away, and what it leaves uneven.
-"""
+"""Data checks on the text of the labels: characters and encoding, transcribers' marks, case and punctuation, language."""
 
 from __future__ import annotations
 
@@ -22,20 +15,20 @@ from lalia.text.normaliser import Normaliser
 from lalia.text.tokens import RARE, Vocabulary, choose_vocabulary
 from lalia.text.unicode import alike_in, is_unreadable, mend, mend_encoding, mixed_words, script_title, scripts_of
 
-# --- The check of the letters ----------------------------------------------------------------------------
+# --- Characters and encoding ---------------------------------------------------------------------------
 
 WRONG_ENCODING = 0.01
-"""Share of the labels in the wrong encoding that must be mended first."""
+"""Above this share of labels in the wrong encoding, training must wait."""
 FOREIGN = 0.5
-"""Share of the letters in another script than the language's that means the wrong labels."""
+"""Above this share of letters in another script than the language's, the labels are wrong."""
 MARKED = 0.04
-"""Marks per letter from which an orthography counts as marked (tones, vowel signs)."""
+"""Marks (tones, vowel signs) per letter that an orthography with marks has at least."""
 UNMARKED = 0.03
 _KNOWN_TOGETHER = {"HIRAGANA": "CJK", "KATAKANA": "CJK"}
 
 
 def count_letters(labels: Labels) -> list[tuple[str, int, int, str]]:
-    """Every character of the normalised labels: how often, in how many clips, and a word that has it; commonest first."""
+    """Characters of the normalised labels, most frequent first: character, occurrences, clips, an example word."""
     often: Counter[str] = Counter()
     clips: Counter[str] = Counter()
     words: dict[str, str] = {}
@@ -50,7 +43,7 @@ def count_letters(labels: Labels) -> list[tuple[str, int, int, str]]:
 
 
 def choose(labels: Labels) -> Vocabulary | None:
-    """The vocabulary that fit would choose of the training labels; None where they hold no letters."""
+    """The vocabulary that fit would choose from the training labels; None if they have no letters."""
     try:
         return choose_vocabulary(labels.normal[p] for p in labels.where(TRAIN))
     except UserError:
@@ -58,7 +51,7 @@ def choose(labels: Labels) -> Vocabulary | None:
 
 
 def main_script(labels: Labels) -> str:
-    """The script of most letters."""
+    """The most frequent script."""
     found: Counter[str] = Counter()
     for text in labels.texts:
         found.update(scripts_of(text))
@@ -68,7 +61,7 @@ def main_script(labels: Labels) -> str:
 def check_letters(labels: Labels) -> list[Finding]:
     """Findings on the characters of the labels."""
     return [
-        *_encodings(labels), *_scripts(labels), *_mixed(labels), *_unseen(labels), *_digits(labels), *_alike(labels),
+        *_encodings(labels), *_scripts(labels), *_mixed(labels), *_unicode(labels), *_digits(labels), *_alike(labels),
         *_marks(labels), *_rare(labels), *_never_trained(labels),
     ]  # fmt: skip
 
@@ -80,13 +73,13 @@ def _encodings(labels: Labels) -> list[Finding]:
         share = len(wrong) / len(labels.texts)
         first = labels.texts[wrong[0]]
         what = f"{plural(len(wrong), 'label')} in the wrong encoding: {_short(first)!r} is {_short(mend_encoding(first))!r}"
-        fix = "--fix reads them again as UTF-8; better still, open the source as UTF-8"
+        fix = "--fix decodes them as UTF-8; it is better to read the source as UTF-8"
         weight = "stop" if share > WRONG_ENCODING else "look"
         found.append(Finding("encoding", weight, what, fix, labels.examples(wrong), True))  # type: ignore[arg-type]
     lost = [p for p, text in enumerate(labels.texts) if is_unreadable(mend_encoding(text))]
     if lost:
-        what = f"{plural(len(lost), 'label', 'holds', 'hold')} bytes that are no text (U+FFFD or the like): letters are lost"
-        fix = "make them again from the source; --fix takes these labels off"
+        what = f"{plural(len(lost), 'label', 'has', 'have')} undecodable characters (such as U+FFFD): letters are lost"
+        fix = "read them again from the source; --fix removes these labels"
         weight = "stop" if len(lost) > WRONG_ENCODING * len(labels.texts) else "look"
         found.append(Finding("encoding", weight, what, fix, labels.examples(lost), True))  # type: ignore[arg-type]
     return found
@@ -118,10 +111,10 @@ def _scripts(labels: Labels) -> list[Finding]:
     if share > FOREIGN and labels.profile.scripts:
         expected = " or ".join(script_title(s) for s in labels.profile.scripts)
         what = f"the labels are in {named}; {labels.profile.title} is written in {expected}"
-        fix = f"give the right labels, or the right language: --language says {labels.language}"
+        fix = f"give the right labels or the right language (now {labels.language})"
         return [Finding("script", "stop", what, fix, labels.examples(places[first]))]
     what = f"letters of another script: {named}"
-    fix = "look-alikes are mended by --fix; write foreign names as the language does"
+    fix = "--fix replaces look-alikes; write foreign names as the language does"
     return [Finding("script", "look", what, fix, labels.examples(places[first]))]
 
 
@@ -132,23 +125,23 @@ def _mixed(labels: Labels) -> list[Finding]:
         return []
     script = main_script(labels)
     shown = some([_spelled(word) for p in places[:3] for word in words[p][:1]], 3)
-    mended = sum(not mixed_words(mend(labels.texts[p], script)) for p in places)
+    fixable = sum(not mixed_words(mend(labels.texts[p], script)) for p in places)
     what = f"{plural(len(places), 'label', 'has', 'have')} words of mixed scripts: {shown}"
     fix = (
-        f"--fix writes the look-alikes of {mended} of them in the word's own script"
-        if mended
+        f"--fix writes the look-alikes of {fixable} of them in the word's own script"
+        if fixable
         else "write them in one script"
     )
-    return [Finding("look-alikes", "look", what, fix, labels.examples(places), bool(mended))]
+    return [Finding("look-alikes", "look", what, fix, labels.examples(places), bool(fixable))]
 
 
-def _unseen(labels: Labels) -> list[Finding]:
+def _unicode(labels: Labels) -> list[Finding]:
     found = []
     composed = [p for p, text in enumerate(labels.texts) if not unicodedata.is_normalized("NFC", text)]
     if composed:
-        what = f"{plural(len(composed), 'label', 'is', 'are')} not in NFC: the same letter in two codes"
+        what = f"{plural(len(composed), 'label', 'is', 'are')} not in NFC: the same letter has two codes"
         found.append(
-            Finding("unicode", "look", what, "the normaliser composes them; --fix does in the corpus", mended=True)
+            Finding("unicode", "look", what, "the normaliser composes them; --fix does so in the corpus", fixable=True)
         )
     invisible: Counter[str] = Counter()
     places = []
@@ -162,7 +155,7 @@ def _unseen(labels: Labels) -> list[Finding]:
             [f"{unicodedata.name(c, 'no name').lower()} U+{ord(c):04X}" for c, _ in invisible.most_common()], 3
         )
         what = f"{plural(len(places), 'label', 'has', 'have')} invisible characters: {named}"
-        fix = "the normaliser drops them; --fix does in the corpus"
+        fix = "the normaliser drops them; --fix does so in the corpus"
         found.append(Finding("unicode", "look", what, fix, labels.examples(places), True))
     return found
 
@@ -174,15 +167,15 @@ def _digits(labels: Labels) -> list[Finding]:
     left = [p for p in written if any(map(str.isdecimal, labels.normal[p]))]
     first = (left or written)[0]
     if left:
-        what = f"{plural(len(left), 'label', 'keeps', 'keep')} digits, which are said in words: {_short(labels.texts[first])!r}"
-        fix = f"write them out: num2words does not know the numbers of {labels.profile.title}"
+        what = f"{plural(len(left), 'label', 'keeps', 'keep')} digits, which are spoken as words: {_short(labels.texts[first])!r}"
+        fix = f"write them as words: num2words does not support {labels.profile.title}"
         if labels.profile.numbers:
-            fix = 'have them spelled out ("digits": "spell" in normaliser.json), or write them out'
+            fix = 'spell them ("digits": "spell" in normaliser.json), or write them as words'
         return [Finding("digits", "look", what, fix, labels.examples(left))]
     what = (
         f"{plural(len(written), 'label', 'has', 'have')} digits, spelled out by num2words: {_digits_of(labels, first)}"
     )
-    fix = "listen to a few: 1984 may be said as a year, a number or four digits"
+    fix = "listen to a few: 1984 may be spoken as a year, a number or four digits"
     return [Finding("digits", "look", what, fix, labels.examples(written))]
 
 
@@ -194,14 +187,14 @@ def _alike(labels: Labels) -> list[Finding]:
     for group in alike_in(counts):
         named = ", ".join(f"{c} U+{ord(c):04X} ({counts[c]:,} times)" for c in group)
         places = [p for p, text in enumerate(labels.normal) if group[-1] in text]
-        what = f"one letter in {len(group)} codes? {named}"
-        fix = "if they are one letter, write one of them: set `replace` in normaliser.json, or mend the labels"
+        what = f"look-alike letters: {named}"
+        fix = "if they are one letter, use one code: set `replace` in normaliser.json, or fix the labels"
         found.append(Finding("look-alikes", "look", what, fix, labels.examples(places)))
     return found
 
 
 def _marks(labels: Labels) -> list[Finding]:
-    """Labels without the marks (tones, vowel signs) that the others write."""
+    """Labels without the marks (tones, vowel signs) that the others have."""
     letters = np.array([sum(map(str.isalpha, text)) for text in labels.normal])
     marks = np.array(
         [sum(unicodedata.category(c) == "Mn" for c in unicodedata.normalize("NFD", t)) for t in labels.normal]
@@ -214,15 +207,15 @@ def _marks(labels: Labels) -> list[Finding]:
     if len(bare) < max(2, UNMARKED * len(letters)):
         return []
     what = (
-        f"{plural(len(bare), 'label', 'has', 'have')} no marks (accents, tones, vowel signs) where the others have one on "
-        f"{usual:.0%} of their letters"
+        f"{plural(len(bare), 'label', 'has', 'have')} no marks (accents, tones, vowel signs) but the average is one on "
+        f"{usual:.0%} of the letters"
     )
     return [
         Finding(
             "marks",
             "look",
             what,
-            "write them throughout, or drop them throughout: `drop` in normaliser.json",
+            "write them everywhere, or drop them everywhere: `drop` in normaliser.json",
             labels.examples(bare),
         )
     ]
@@ -237,14 +230,14 @@ def _rare(labels: Labels) -> list[Finding]:
     if not rare:
         return []
     places = [p for p in labels.where(TRAIN) if rare & set(labels.normal[p])]
-    named = some([_seen(c) for c in sorted(rare, key=lambda c: -counts[c])], 12)
-    what = f"{plural(len(rare), 'character')} of {len(counts):,} seen less than {RARE} times in training: {named}"
+    named = some([_visible(c) for c in sorted(rare, key=lambda c: -counts[c])], 12)
+    what = f"{plural(len(rare), 'character')} of {len(counts):,} with fewer than {RARE} occurrences in train: {named}"
     return [
         Finding(
             "rare characters",
             "look",
             what,
-            "they will not be learned; are they meant to be there?",
+            "too rare to be learned; are they intended?",
             labels.examples(places),
         )
     ]
@@ -258,15 +251,15 @@ def _never_trained(labels: Labels) -> list[Finding]:
         return []
     letters = sorted(set().union(*(labels.normal[p] for p in places)) - trained)
     what = (
-        f"{plural(len(letters), 'character')} of dev and test, never trained on: "
-        f"{some([_seen(c) for c in letters], 12)}"
+        f"{plural(len(letters), 'character')} of dev and test that train lacks: "
+        f"{some([_visible(c) for c in letters], 12)}"
     )
     return [
         Finding(
             "unseen characters",
             "look",
             what,
-            "they can never come out right; move such clips to train",
+            "they cannot be recognised; move such clips to train",
             labels.examples(places),
         )
     ]
@@ -278,13 +271,13 @@ def _digits_of(labels: Labels, place: int) -> str:
     return f"{word!r} as {labels.normaliser(word)!r}"
 
 
-def _seen(character: str) -> str:
-    """A character as it can be seen alone."""
+def _visible(character: str) -> str:
+    """A character in a form that is visible on its own."""
     return f"◌{character}" if unicodedata.category(character)[0] == "M" else character
 
 
 def _spelled(word: str) -> str:
-    """A mixed word with the code of its odd letters."""
+    """A word of mixed scripts, with the scripts of its odd letters."""
     usual = scripts_of(word).most_common(1)[0][0]
     odd = [c for c in word if scripts_of(c) and usual not in scripts_of(c)]
     return f"{word} ({', '.join(f'{c} is {script_title(next(iter(scripts_of(c))))}' for c in dict.fromkeys(odd))})"
@@ -294,14 +287,14 @@ def _short(text: str) -> str:
     return text if len(text) <= 50 else text[:49] + "…"
 
 
-# --- The check of transcribers' marks --------------------------------------------------------------------
+# --- Transcribers' marks -------------------------------------------------------------------------------
 
 TOO_MANY = 0.02
-"""Share of the labels with words that nobody says from which they must be taken out first."""
+"""Above this share of labels with marks that would be learned as words, training must wait."""
 
 
 def check_marks(labels: Labels) -> list[Finding]:
-    """Findings on what conventions of transcription leave in the labels."""
+    """Findings on transcribers' marks: events, codes, comments and cut-off words."""
     of: dict[Kind, Counter[str]] = {}
     places: dict[Kind, list[int]] = {}
     for place, text in enumerate(labels.texts):
@@ -309,40 +302,40 @@ def check_marks(labels: Labels) -> list[Finding]:
             of.setdefault(mark.kind, Counter())[written] += 1
             if place not in places.setdefault(mark.kind, [])[-1:]:
                 places[mark.kind].append(place)
-    return [*_unsaid(labels, of, places), *_others(labels, of, places), *_cut_off(labels), *_signs(labels)]
+    return [*_unspoken(labels, of, places), *_other_marks(labels, of, places), *_cut_off(labels), *_signs(labels)]
 
 
 def only_marks(text: str) -> bool:
-    """Whether nothing that is said is left once the marks are out."""
+    """Whether the text has no spoken word besides marks."""
     return any(map(str.isalnum, text)) and not any(map(str.isalnum, without_marks(text)))
 
 
-def _unsaid(labels: Labels, of: dict[Kind, Counter[str]], places: dict[Kind, list[int]]) -> list[Finding]:
+def _unspoken(labels: Labels, of: dict[Kind, Counter[str]], places: dict[Kind, list[int]]) -> list[Finding]:
     written = of.get("event", Counter()) + of.get("code", Counter())
     if not written:
         return []
     here = sorted({*places.get("event", []), *places.get("code", [])})
     alone = sum(only_marks(labels.texts[place]) for place in here)
     what = f"{plural(len(here), 'label')} with transcribers' marks, which would be learned as words: {_named(written)}"
-    fix = "--fix takes them out" + (
-        f", and the whole label of {plural(alone, 'clip')} without a word beside them" if alone else ""
+    fix = "--fix removes them" + (
+        f", and the whole label of {plural(alone, 'clip')} with no other words" if alone else ""
     )
     weight = "stop" if len(here) > TOO_MANY * len(labels.texts) else "look"
     return [Finding("transcribers' marks", weight, what, fix, labels.examples(here), True)]  # type: ignore[arg-type]
 
 
-def _others(labels: Labels, of: dict[Kind, Counter[str]], places: dict[Kind, list[int]]) -> list[Finding]:
-    told: tuple[tuple[Kind, str, str, str, str, bool], ...] = (
-        ("unclear", "says", "say", "of speech that nobody understood it", "--fix takes the marks out; what is said there then "
-         "has no label: listen, and leave the clip out where it is much", True),
-        ("word", "marks", "mark", "a hesitation", "--fix keeps the word, which is said, and takes its sign off", True),
-        ("unsure", "holds", "hold", "brackets or codes of a transcriber that may be said or not", "they stay as they are: write "
-         "what is said, and nothing else", False),
+def _other_marks(labels: Labels, of: dict[Kind, Counter[str]], places: dict[Kind, list[int]]) -> list[Finding]:
+    kinds: tuple[tuple[Kind, str, str, str, str, bool], ...] = (
+        ("unclear", "marks", "mark", "unintelligible speech", "--fix removes the marks; the speech there then has no "
+         "label: listen, and drop the clip if it is much", True),
+        ("word", "marks", "mark", "a hesitation", "--fix keeps the word, which is spoken, and removes its sign", True),
+        ("unsure", "has", "have", "brackets or codes that may or may not be spoken", "--fix does not change them: write only "
+         "what is spoken", False),
     )  # fmt: skip
     return [
         Finding("transcribers' marks", "look", f"{plural(len(places[kind]), 'label', one, many)} {what}: {_named(of[kind])}", fix,
-                labels.examples(places[kind]), mended)
-        for kind, one, many, what, fix, mended in told if of.get(kind)
+                labels.examples(places[kind]), fixable)
+        for kind, one, many, what, fix, fixable in kinds if of.get(kind)
     ]  # fmt: skip
 
 
@@ -351,8 +344,8 @@ def _cut_off(labels: Labels) -> list[Finding]:
     if not words:
         return []
     counted = Counter(word for found in words.values() for word in found)
-    what = f"{plural(len(words), 'label', 'has', 'have')} words that break off: {_named(counted)}"
-    fix = "right where the clip breaks off there too; else write the whole word, or nothing"
+    what = f"{plural(len(words), 'label', 'has', 'have')} cut-off words: {_named(counted)}"
+    fix = "correct if the speech is cut off there too; else write the whole word, or nothing"
     return [Finding("cut-off words", "look", what, fix, labels.examples(list(words)))]
 
 
@@ -366,10 +359,10 @@ def _signs(labels: Labels) -> list[Finding]:
     counted = Counter(sign for found in lost.values() for sign in found)
     first = next(iter(lost))
     what = (
-        f"{plural(len(lost), 'label', 'has', 'have')} signs that are said in words and dropped here: {_named(counted)}; "
+        f"{plural(len(lost), 'label', 'has', 'have')} signs that are spoken as words but dropped here: {_named(counted)}; "
         f"{labels.texts[first][:50]!r} is learned as {labels.normal[first][:50]!r}"
     )
-    fix = "write them as they are said: 5 percent, not 5 %"
+    fix = "write them as they are spoken: 5 percent, not 5 %"
     return [Finding("digits", "look", what, fix, labels.examples(list(lost)))]
 
 
@@ -377,42 +370,42 @@ def _named(counted: Counter[str]) -> str:
     return some([f"{written} ({often:,})" for written, often in counted.most_common()], 8)
 
 
-# --- The check of casing and punctuation -----------------------------------------------------------------
+# --- Case and punctuation ------------------------------------------------------------------------------
 
 SHOWN = 8
-LOUD = 0.5
-"""Labels all in capitals are odd where they are fewer than this share."""
+FEW_CAPITALS = 0.5
+"""Labels in capitals are a finding if they are fewer than this share."""
 
 
 def describe_writing(labels: Labels) -> str:
-    """Which capitals and which punctuation the labels have, and what becomes of them; "" where they have neither."""
+    """Capitals and punctuation of the labels and how they are normalised; "" if they have neither."""
     settings = labels.normaliser.settings
-    told = []
+    described = []
     if capital := sum(text != text.lower() for text in labels.texts):
-        loud = len(shouted(labels))
-        aside = f" ({loud:,} in nothing else)" if loud else ""
+        all_caps = len(all_capitals(labels))
+        aside = f" ({all_caps:,} in capitals only)" if all_caps else ""
         fate = {"lower": "lowered", "upper": "raised with the rest", "keep": "kept"}[settings.case]
-        told.append(f"capitals in {plural(capital, 'label')}{aside}, {fate}")
+        described.append(f"capitals in {plural(capital, 'label')}{aside}, {fate}")
     marks = Counter(c for text in labels.texts for c in text if unicodedata.category(c)[0] in "PS")
     for fate, kept in (("dropped", False), ("kept", True)):
-        some = [(c, n) for c, n in marks.most_common() if _stays(c, labels.normaliser) == kept]
+        some = [(c, n) for c, n in marks.most_common() if _kept(c, labels.normaliser) == kept]
         if some:
             rest = f" and {len(some) - SHOWN} more" if len(some) > SHOWN else ""
-            told.append(" ".join(f"{c} {n:,}" for c, n in some[:SHOWN]) + f"{rest}, {fate}")
-    return "; ".join(told)
+            described.append(" ".join(f"{c} {n:,}" for c, n in some[:SHOWN]) + f"{rest}, {fate}")
+    return "; ".join(described)
 
 
 def check_writing(labels: Labels) -> list[Finding]:
-    """Labels in capitals among others that are not, where the normaliser would let the same letter be learned in two shapes."""
-    loud = shouted(labels)
-    if labels.normaliser.settings.case != "keep" or not 0 < len(loud) < LOUD * len(labels.texts):
+    """Labels in capitals among others that are not, if the normaliser keeps case."""
+    capitals = all_capitals(labels)
+    if labels.normaliser.settings.case != "keep" or not 0 < len(capitals) < FEW_CAPITALS * len(labels.texts):
         return []
-    what = f"{plural(len(loud), 'label', 'is', 'are')} in capitals throughout, the others are not"
-    fix = "let the normaliser lower them: --labels.case lower, or case in normaliser.json"
-    return [Finding("casing", "look", what, fix, labels.examples(loud))]
+    what = f"{plural(len(capitals), 'label', 'is', 'are')} all in capitals, unlike the others"
+    fix = "lower their case: --labels.case lower, or case in normaliser.json"
+    return [Finding("casing", "look", what, fix, labels.examples(capitals))]
 
 
-def shouted(labels: Labels) -> list[int]:
+def all_capitals(labels: Labels) -> list[int]:
     """Places of labels with two words or more, all in capitals."""
     return [
         p
@@ -421,27 +414,27 @@ def shouted(labels: Labels) -> list[int]:
     ]
 
 
-def _stays(character: str, normaliser: Normaliser) -> bool:
-    """Whether a mark is still there within a word."""
+def _kept(character: str, normaliser: Normaliser) -> bool:
+    """Whether the normaliser keeps ``character`` inside a word."""
     return character in normaliser(f"a{character}a")
 
 
-# --- The check of the language ---------------------------------------------------------------------------
+# --- Language ------------------------------------------------------------------------------------------
 
 FEWEST_WORDS = 100
 LIKELY = 0.06
-"""Share of the words that the commonest words of a language make up, at least, where text is in it (0.1 to 0.3 is usual)."""
+"""Text in a language has at least this share of the language's commonest words (0.1 to 0.3 is usual)."""
 TIMES = 3.0
 WORDS_OF_A_LABEL = 4
 
 
 def check_language(labels: Labels) -> list[Finding]:
-    """A finding where another language's commonest words are far more frequent than the declared one's."""
+    """A finding if another language's commonest words are far more frequent than those of the declared one."""
     counts = Counter(word for text in labels.normal for word in text.split())
     total = sum(counts.values())
     own = labels.profile
     if not own.known:
-        what = f"nothing is known here about writing {labels.language}: no script, numbers or casing of its own are assumed"
+        what = f"lalia has no data on {labels.language}: no script, number words or casing rules are assumed"
         return [Finding("language", "fine", what)]
     if total < FEWEST_WORDS or not own.common:
         return []
@@ -466,7 +459,7 @@ def check_language(labels: Labels) -> list[Finding]:
 
 
 def _odd_labels(labels: Labels) -> list[Finding]:
-    """Single labels in which another language's commonest words stand and none of the declared one's."""
+    """Labels that contain common English words and none of the declared language's."""
     own = set(labels.profile.common)
     english = set(profiles()["eng"].common) - own
     if labels.language == "eng":
@@ -483,5 +476,5 @@ def _odd_labels(labels: Labels) -> list[Finding]:
     if not places:
         return []
     what = f"{plural(len(places), 'label', 'looks', 'look')} like English: {labels.texts[places[0]][:60]!r}"
-    fix = "listen: is it said so? else take them out, or move them to a corpus of their own language"
+    fix = "listen: if the speech is English too, move them to an English corpus; else fix them"
     return [Finding("language", "look", what, fix, labels.examples(places))]

@@ -1,4 +1,4 @@
-"""The settings sections that every stage shares: data, batch, optim, schedule, hardware, log."""
+"""Training settings that the stages share: data, batch, optimizer, schedule, hardware, logging, SpecAugment."""
 
 from __future__ import annotations
 
@@ -118,6 +118,38 @@ class LogSettings:
     """steps between two looks at held-out audio"""
     checkpoint_every: int = 200
     """steps between two checkpoints"""
+
+
+@dataclass
+class RunSettings:
+    """The settings that every training run has; each stage adds its own."""
+
+    data: DataSettings = field(default_factory=DataSettings)
+    batch: BatchSettings = field(default_factory=BatchSettings)
+    optim: OptimSettings = field(default_factory=OptimSettings)
+    schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
+    hardware: HardwareSettings = field(default_factory=HardwareSettings)
+    log: LogSettings = field(default_factory=LogSettings)
+    out: str = ""
+    """run folder; the same command continues what is there"""
+    seed: int = 1
+    """everything random is a function of this and the number of the step"""
+
+
+@dataclass
+class SpecAugmentSettings:
+    """Masks on features as in SpecAugment (Park et al. 2019), and dropout."""
+
+    time_coverage: float = 0.5
+    """sum of the masked spans of frames as a share of the clip"""
+    time_span: int = 5
+    """frames of one span"""
+    channel_coverage: float = 0.3
+    """sum of the masked spans of channels as a share of the width"""
+    channel_span: int = 16
+    """channels of one span"""
+    dropout: float = 0.1
+    """in the blocks of the model that learns, and before its head"""
 
 
 def require(value: object, flag: str, what: str) -> None:

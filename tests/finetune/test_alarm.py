@@ -1,4 +1,4 @@
-"""The alarm: a run that really collapses into blanks is mended, one that speaks is not touched, a hopeless one is stopped."""
+"""The blank alarm restarts a collapsed run, stops a hopeless one, and leaves others alone; a loss that is not finite stops a run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from finetune.blank_alarm import BlankAlarm
 from finetune.config import AlarmSettings, FinetuneSettings
-from finetune.task import FinetuneTask, check_finite, letters
+from finetune.task import FinetuneTask, check_finite, count_tokens
 from lalia.errors import GuardStopped
 from lalia.models.recogniser import Recogniser
 from tests.tiny_finetune import fit, make_folder, metrics
@@ -23,7 +23,7 @@ def folder(tmp_path_factory) -> Path:
     return make_folder(tmp_path_factory.mktemp("alarm"))
 
 
-def test_a_run_that_collapses_is_mended_and_the_reason_is_told(folder, capsys):
+def test_a_collapsed_run_is_restarted_with_a_reason(folder, capsys):
     run = fit(
         folder, "collapsed", *RUINOUS, "--schedule.steps", "320", "--log.valid_every", "40", "--alarm.grace", "0.15",
         "--alarm.cut", "0.013", "--alarm.warm", "0.05",
@@ -31,27 +31,27 @@ def test_a_run_that_collapses_is_mended_and_the_reason_is_told(folder, capsys):
     lines = [json.loads(line) for line in (run / "alarm.jsonl").read_text().splitlines()]
     assert [line["action"] for line in lines] == ["restart"]
     assert 48 <= lines[0]["step"] <= 160
-    assert "everything else is blank" in lines[0]["says"]
-    assert "its weights are those it began with" in lines[0]["says"]
-    assert "the rate is cut to 0.013" in lines[0]["says"]
+    assert "the rest is blank" in lines[0]["says"]
+    assert "the initial weights are restored" in lines[0]["says"]
+    assert "the learning rate is now 0.013" in lines[0]["says"]
     assert lines[0]["says"] in capsys.readouterr().err
     rates = metrics(run, "train/lr")
     assert max(rates[lines[0]["step"] + 1 :]) < 0.005
     errors = metrics(run, "valid/cer")
     assert errors[0] > 0.9
-    assert errors[-1] < 0.7, "what was mended has learned to speak"
+    assert errors[-1] < 0.7, "after the restart the run has learned"
 
 
-def test_random_weights_are_not_held_still(folder):
+def test_random_weights_are_not_frozen(folder):
     run = fit(
         folder, "random", *RUINOUS, "--start", "random", "--schedule.steps", "160", "--log.valid_every", "40",
         "--alarm.grace", "0.15", "--alarm.cut", "0.013",
     )  # fmt: skip
     restart = json.loads((run / "alarm.jsonl").read_text().splitlines()[0])
-    assert "its weights are those it began with, and the rate is cut to 0.013" in restart["says"]
+    assert "the initial weights are restored, and the learning rate is now 0.013" in restart["says"]
 
 
-def test_a_run_that_speaks_is_not_touched(folder):
+def test_a_healthy_run_is_not_changed(folder):
     flags = ("--optim.lr", "4e-3", "--schedule.steps", "40", "--log.valid_every", "40", "--alarm.grace", "0.9")
     watched = fit(folder, "watched", *flags)
     alone = fit(folder, "alone", *flags, "--alarm.enabled", "false")
@@ -60,35 +60,35 @@ def test_a_run_that_speaks_is_not_touched(folder):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_a_run_that_nothing_helps_is_stopped_with_advice(folder):
-    with pytest.raises(GuardStopped, match=r"everything else is blank.*Do labels and audio belong together"):
+def test_a_hopeless_run_is_stopped_with_advice(folder):
+    with pytest.raises(GuardStopped, match=r"the rest is blank.*Do the labels belong to the audio"):
         fit(
             folder, "hopeless", *RUINOUS, "--schedule.steps", "320", "--log.valid_every", "40", "--alarm.grace", "0.15",
             "--alarm.tries", "0",
         )  # fmt: skip
 
 
-def test_falling_silent_after_speaking_is_noticed_at_once(tmp_path):
+def test_a_late_collapse_is_detected_at_once(tmp_path):
     settings = FinetuneSettings(encoder="e")
     settings.schedule.steps = 1000
     task = FinetuneTask(settings, torch.nn.Module(), {})  # type: ignore[arg-type]
     alarm = BlankAlarm(AlarmSettings(), tmp_path, Recogniser)  # type: ignore[arg-type]
     alarm.figures = [0.5, 100.0, 300.0]
-    assert alarm._judge(20, task) == ""  # everybody begins with blanks
+    assert alarm._check(20, task) == ""  # every run starts with blanks
     alarm.figures = [80.0, 100.0, 100.0]
-    assert alarm._judge(40, task) == ""
-    alarm.spoke = True  # a look at held-out audio has found words
+    assert alarm._check(40, task) == ""
+    alarm.spoke = True  # a validation has found text
     alarm.figures = [0.5, 100.0, 300.0]
-    assert "after it had spoken well" in alarm._judge(60, task)
-    # A head that learns on a frozen encoder has its time.
+    assert "after better output before" in alarm._check(60, task)
+    # The grace period starts when the frozen steps end.
     settings.freeze.encoder_share = 0.7
     alarm = BlankAlarm(AlarmSettings(), tmp_path, Recogniser)  # type: ignore[arg-type]
     alarm.figures = [0.5, 100.0, 300.0]
-    assert alarm._judge(600, task) == ""
-    assert "has not moved" in alarm._judge(800, task)
+    assert alarm._check(600, task) == ""
+    assert "has not improved" in alarm._check(800, task)
 
 
-def test_random_weights_are_never_kept_from_learning():
+def test_random_weights_have_no_frozen_steps():
     settings = FinetuneSettings(encoder="e")
     settings.schedule.steps, settings.freeze.encoder_share = 100, 0.3
     assert FinetuneTask(settings, torch.nn.Module(), {}).frozen_steps == 30  # type: ignore[arg-type]
@@ -96,12 +96,12 @@ def test_random_weights_are_never_kept_from_learning():
     assert FinetuneTask(settings, torch.nn.Module(), {}).frozen_steps == 0  # type: ignore[arg-type]
 
 
-def test_letters_are_counted_as_the_best_path_says_them():
-    heard_BT = torch.tensor([[0, 3, 3, 0, 3, 2], [1, 1, 0, 0, 5, 5]])
-    assert int(letters(heard_BT, torch.tensor([6, 3]))) == 3 + 1
+def test_tokens_of_the_greedy_output_are_counted():
+    best_BT = torch.tensor([[0, 3, 3, 0, 3, 2], [1, 1, 0, 0, 5, 5]])
+    assert int(count_tokens(best_BT, torch.tensor([6, 3]))) == 3 + 1
 
 
-def test_a_clip_that_makes_the_loss_no_number_is_named():
+def test_a_clip_with_a_loss_that_is_not_finite_is_named():
     logits_BTV, model = torch.zeros(2, 4, 3), torch.nn.Linear(2, 2)
     say = ("bulletin-17", "weather-3")
 
@@ -115,12 +115,12 @@ def test_a_clip_that_makes_the_loss_no_number_is_named():
     with pytest.raises(GuardStopped, match=r"weather-3.*bf16 or fp32"):
         look(1.0, "fp16")
     torch.nn.init.constant_(model.weight, torch.inf)
-    with pytest.raises(GuardStopped, match=r"the weights are ruined; .* by the clips weather-3"):
+    with pytest.raises(GuardStopped, match=r"not finite.* so the weights are too; .* are weather-3"):
         look(torch.nan)
 
 
 def test_a_run_whose_weights_overflow_stops_and_names_its_clips(folder):
-    with pytest.raises(GuardStopped, match=r"weights are ruined; .* by the clips ita/\d+"):
+    with pytest.raises(GuardStopped, match=r"so the weights are too; .* are ita/\d+"):
         fit(
             folder,
             "overflow",

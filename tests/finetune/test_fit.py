@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from finetune.config import FinetuneSettings, FreezeSettings
-from finetune.model import make_start
+from finetune.model import make_initial_encoder
 from finetune.task import FinetuneTask
 from lalia.cards import ancestors, read_card
 from lalia.data.labels import left_out, tell_unvalidated
@@ -122,7 +122,7 @@ def settings(made, **changes) -> FinetuneSettings:
 def test_a_random_start_shares_the_shape_and_the_feature_statistics_alone(made):
     known = Encoder.load(made / "encoder").state_dict()
     torch.manual_seed(1)
-    fresh = make_start(settings(made, start="random")).state_dict()
+    fresh = make_initial_encoder(settings(made, start="random")).state_dict()
     assert {k: w.shape for k, w in fresh.items()} == {k: w.shape for k, w in known.items()}
     matrices = [k for k, w in known.items() if w.ndim > 1 and "prior" not in k]
     assert not any(torch.equal(known[k], fresh[k]) for k in matrices)
@@ -133,7 +133,7 @@ def test_a_random_start_shares_the_shape_and_the_feature_statistics_alone(made):
 def test_renewed_blocks_start_anew_and_the_others_stay(made):
     known = Encoder.load(made / "encoder").state_dict()
     torch.manual_seed(1)
-    fresh = make_start(settings(made, freeze=FreezeSettings(renew=1))).state_dict()
+    fresh = make_initial_encoder(settings(made, freeze=FreezeSettings(renew=1))).state_dict()
     assert torch.equal(known["blocks.layers.0.ffn.inner_proj.weight"], fresh["blocks.layers.0.ffn.inner_proj.weight"])
     assert not torch.equal(
         known["blocks.layers.1.ffn.inner_proj.weight"], fresh["blocks.layers.1.ffn.inner_proj.weight"]

@@ -58,7 +58,7 @@ def test_of_a_known_head_only_what_it_lacks_is_asked_for() -> None:
 
 
 def test_labels_that_are_all_empty_are_named() -> None:
-    with pytest.raises(UserError, match="all 2 training labels are empty once they are normalised"):
+    with pytest.raises(UserError, match="all 2 training labels are empty after normalisation"):
         tokens_of("…", "?!")
 
 

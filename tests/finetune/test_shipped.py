@@ -15,7 +15,7 @@ from lalia.models.encoder import Encoder
 
 
 def test_the_multilingual_nano_encoder_is_found_by_name() -> None:
-    folder = Path(presets.place("nano-multilingual"))
+    folder = Path(presets.resolve_encoder("nano-multilingual"))
     assert (folder / "model.safetensors").stat().st_size <= 10_000_000
     card = read_card(folder, "encoder")
     assert card["id"] == content_hash(folder)
@@ -29,17 +29,17 @@ def test_a_folder_of_that_name_comes_first_and_other_names_are_folders(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert presets.place("runs/encoder") == "runs/encoder"
+    assert presets.resolve_encoder("runs/encoder") == "runs/encoder"
     (tmp_path / "nano-multilingual").mkdir()
-    assert presets.place("nano-multilingual") == "nano-multilingual"
+    assert presets.resolve_encoder("nano-multilingual") == "nano-multilingual"
 
 
 def test_a_slip_in_its_name_is_told_the_right_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError) as caught:
-        presets.find("nano-multilingaul")
+        presets.find_encoder("nano-multilingaul")
     assert str(caught.value) == (
-        "--encoder nano-multilingaul: no such folder (did you mean nano-multilingual?); expected nano-multilingual, which comes "
-        "along, or what lalia pretrain fit or lalia convert made"
+        "--encoder nano-multilingaul: no such folder (did you mean nano-multilingual?); expected nano-multilingual (shipped), or "
+        "a folder made by lalia pretrain fit or lalia convert"
     )
-    assert presets.find("nano-multilingual") == presets.place("nano-multilingual")
+    assert presets.find_encoder("nano-multilingual") == presets.resolve_encoder("nano-multilingual")

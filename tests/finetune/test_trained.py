@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from finetune.__main__ import evaluate, fit, lm
-from finetune.check.clips import judge, load_judge, suspects
+from finetune.check.clips import find_wrong_labels, load_pair_model, score_pairs
 from finetune.check.findings import read_labels
 from lalia.audio.encoding import flac_bytes
 from lalia.cards import read_card
@@ -131,7 +131,7 @@ def test_an_evaluation_from_the_run_alone(made: Path, capfd: pytest.CaptureFixtu
     out = capfd.readouterr().out
     assert f"with the language model {run / 'lm'}" in out and "letters taken for others" in out and "under 2 s" in out
     page = (run / "evaluation" / "report.html").read_text(encoding="utf-8")
-    assert "Learning curve" in page and "Errors on held-out clips" in page and "What is known of the language" in page
+    assert "Learning curve" in page and "Errors on held-out clips" in page and "Decoding with a language model" in page
     assert page.count("<audio") >= 5 and "Lineage" in page
     scores = json.loads((run / "evaluation" / "scores.json").read_text())
     assert scores["scores"]["all"]["wer"] == pytest.approx(ways[1]["wer"])
@@ -145,9 +145,9 @@ def test_an_evaluation_from_the_run_alone(made: Path, capfd: pytest.CaptureFixtu
 
 def test_a_recogniser_without_its_run_needs_to_be_told_more(made: Path, tmp_path: Path) -> None:
     teacher, corpus = str(made / "teacher"), str(made / "corpus")
-    with pytest.raises(UserError, match="say --corpus CORPUS"):
+    with pytest.raises(UserError, match="give --corpus CORPUS"):
         evaluate([teacher])
-    with pytest.raises(UserError, match="say --out FOLDER"):
+    with pytest.raises(UserError, match="give --out FOLDER"):
         evaluate([teacher, "--corpus", corpus])
     assert evaluate([teacher, "--corpus", corpus, "--language", "ita", "--out", str(tmp_path / "seen")]) == 0
     assert (tmp_path / "seen" / "evaluation" / "report.html").is_file()
@@ -199,7 +199,7 @@ def test_fit_names_what_check_would_stop_at(
     flags = ["--recogniser", str(made / "teacher"), "--data.corpus", str(tmp_path / "wrong"), "--data.language", "ita"]
     assert fit([*SMALL, *flags, "--out", str(tmp_path / "run")]) == 0
     said = capfd.readouterr().err
-    assert "✗" in said and "script: the labels are in Cyrillic" in said and "--language says ita" in said
+    assert "✗" in said and "script: the labels are in Cyrillic" in said and "now ita" in said
     assert len(trained) == 1 and not (tmp_path / "run").exists()
 
 
@@ -221,8 +221,8 @@ def test_a_label_that_is_not_said_is_heard_by_recogniser_and_student_alike(made:
     others = [text for text in texts if not set(text.split()) & set(texts[wrong].split())]
     texts[wrong] = min(others, key=lambda text: abs(len(text) - len(texts[wrong])))
     exchanged = replace(labels, texts=texts)
-    judged = [list(judge(exchanged, load_judge(made / "run" / kind))) for kind in ("recogniser", "student")]
+    judged = [list(score_pairs(exchanged, load_pair_model(made / "run" / kind))) for kind in ("recogniser", "student")]
     for found in judged:
-        assert suspects(found)[0].place == wrong
+        assert find_wrong_labels(found)[0].place == wrong
     for first, second in zip(*judged, strict=True):
         assert first.gap == pytest.approx(second.gap, rel=0.05, abs=0.05)
