@@ -1,4 +1,4 @@
-"""The blank alarm restarts a collapsed run, stops a hopeless one, and leaves others alone; a loss that is not finite stops a run."""
+"""The blank alarm restarts a collapsed run and stops a hopeless one; a loss that is not finite stops a run."""
 
 from __future__ import annotations
 

@@ -364,7 +364,7 @@ def test_casing_and_punctuation_are_shown_with_what_becomes_of_them(
     NormaliserSettings(language="ita", case="keep").to_json(settings)
     findings = check.check(Corpus.load(odd), "ita", normaliser=settings).findings
     [casing] = [finding for finding in findings if finding.topic == "casing"]
-    assert "1 label is in capitals throughout" in casing.what
+    assert "1 label is all in capitals" in casing.what
 
 
 def test_the_same_fix_again_finds_its_corpus_and_another_one_is_refused(sound: Corpus, tmp_path: Path) -> None:
