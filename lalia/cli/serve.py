@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lalia.cli.parser import positive
 from lalia.errors import UserError
-from lalia.serve.http import MEGABYTE, Limits
+from lalia.serve.limits import MEGABYTE, Limits
 
 TOKEN = "LALIA_TOKEN"
 

@@ -31,7 +31,8 @@ from lalia.audio.reading import Note, Tell
 from lalia.errors import AudioError
 from lalia.runtime.student import Student
 from lalia.runtime.transcript import FORMATS, Transcript
-from lalia.serve.http import OPENAI, Limits, Refusal, Upload, answer, busy, openai_answer, received
+from lalia.serve.http import OPENAI, Upload, answer, openai_answer, received
+from lalia.serve.limits import Limits, Refusal, busy
 from lalia.serve.scheduler import Job, Steps, Turns
 from lalia.serve.websocket import ROUTE, serve_stream
 from lalia.units import Seconds

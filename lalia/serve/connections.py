@@ -14,7 +14,7 @@ import websockets  # noqa: F401  # uvicorn asks for it only when somebody comes;
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from lalia.errors import UserError
-from lalia.serve.http import Limits
+from lalia.serve.limits import Limits
 
 
 def make_protocol(limits: Limits) -> type[H11Protocol]:

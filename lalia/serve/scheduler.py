@@ -10,7 +10,7 @@ from concurrent.futures import Future
 
 from lalia.runtime.streaming import Said
 from lalia.runtime.transcript import Transcript
-from lalia.serve.http import Refusal
+from lalia.serve.limits import Refusal
 from lalia.units import Seconds, clock
 
 Steps = Generator[Seconds, None, Transcript]

@@ -21,7 +21,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from lalia.errors import AudioError, UserError
 from lalia.runtime.streaming import Said, Stream, as_dict
-from lalia.serve.http import Refusal, busy
+from lalia.serve.limits import Refusal, busy
 from lalia.serve.scheduler import Once
 from lalia.units import SAMPLE_RATE, Seconds, clock
 

@@ -133,7 +133,7 @@ def test_codes_that_die_in_every_batch_are_seen_while_weights_swing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At a high rate each step's frames choose one code, and the next step's another: over ten steps that looks like variety."""
-    monkeypatch.setattr("pretrain.guard.mending.gradient_norm", lambda *_: 1.0)
+    monkeypatch.setattr("lalia.training.interventions.gradient_norm", lambda *_: 1.0)
     guard, one = Guard(GuardSettings(), tmp_path), torch.tensor(1.0)
     trainer: Any = SimpleNamespace(accumulate_grad_batches=1, world_size=1)
     task: Any = SimpleNamespace(settings=PretrainSettings(), head=SimpleNamespace(shape=ContrastiveShape(entries=16)))

@@ -9,7 +9,7 @@ import pytest
 
 from lalia.errors import AudioError
 from lalia.runtime.transcript import Transcript
-from lalia.serve.http import Limits, Refusal
+from lalia.serve.limits import Limits, Refusal
 from lalia.serve.scheduler import Job, Turns
 
 
