@@ -30,7 +30,7 @@ from lalia.model_folder import RUN, STUDENT, languages_in, languages_taken
 from lalia.report import page
 from lalia.report.evaluation_page import write_evaluation
 from lalia.report.run_page import RunFolder, curves
-from lalia.text.language_codes import meant
+from lalia.text.language_codes import match_languages
 
 # --- The model and corpora of a run --------------------------------------------------------------------
 
@@ -42,7 +42,7 @@ class EvaluationClips:
 
     def __init__(self, corpora: Sequence[Corpus], languages: Sequence[str] = ()) -> None:
         self._mixture = Mixture(corpora)
-        languages = meant(languages, self._mixture.language_names)
+        languages = match_languages(languages, self._mixture.language_names)
         self._mixture.require(languages, "--language")
         self._languages = list(languages)
         self.card: dict[str, Any] = {**corpora[0].card, "id": " ".join(corpus.card["id"] for corpus in corpora)}
@@ -157,14 +157,16 @@ class FinetunedModel:
     def open_corpus(self, path: Path) -> EvaluationClips:
         """One corpus."""
         corpus = Corpus.load(path)
-        asked = meant(self.languages, corpus.language_names)
+        asked = match_languages(self.languages, corpus.language_names)
         return EvaluationClips([corpus], [name for name in asked if name in corpus.language_names])
 
     def corpora_in_languages(self) -> list[Path]:
         """The corpora that have one of its languages."""
         names = {path: Corpus.load(path).language_names for path in self.corpora}
         return [
-            path for path in names if not self.languages or set(meant(self.languages, names[path])) & set(names[path])
+            path
+            for path in names
+            if not self.languages or set(match_languages(self.languages, names[path])) & set(names[path])
         ]
 
 

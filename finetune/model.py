@@ -31,9 +31,9 @@ from lalia.models.store import (
     read_adapter,
     save_adapted,
 )
-from lalia.text.language_codes import meant
+from lalia.text.language_codes import match_languages
 from lalia.text.normaliser import Normaliser, settings_for
-from lalia.text.tokens import BLANK, BOUNDARY, Tokens, choose_vocabulary, missing_letters
+from lalia.text.tokens import BLANK, BOUNDARY, Tokens, choose_vocabulary, missing_characters
 
 # --- The initial model ---------------------------------------------------------------------------------
 
@@ -142,7 +142,7 @@ def fold(folder: Path, language: str, out: Path) -> None:
     if not languages_of(folder):
         raise UserError(f"{folder}: has no adapters, so it is a plain recogniser already")
     card = read_card(folder, "recogniser")
-    language = next(iter(meant([language] if language else [], languages_of(folder))), "")
+    language = next(iter(match_languages([language] if language else [], languages_of(folder))), "")
     recogniser = Recogniser.load(folder, language)
     spoken = language or languages_of(folder)[0]
     recogniser.save(out, [card], language=spoken, **language_facts(folder, spoken))
@@ -227,7 +227,7 @@ def make_tokens(
             "lalia finetune check CORPUS shows what they contain"
         )
     if known is not None:
-        return Tokens([BLANK, *[BOUNDARY] * any(" " in text for text in texts), *missing_letters(known, texts)])
+        return Tokens([BLANK, *[BOUNDARY] * any(" " in text for text in texts), *missing_characters(known, texts)])
     settings = settings or LabelSettings()
     return choose_vocabulary(texts, settings.unit, settings.pieces).tokens
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from lalia.cards import NAME, read_card
 from lalia.errors import UserError
 from lalia.inputs import look, refusal
-from lalia.text.language_codes import meant, name_of
+from lalia.text.language_codes import language_name, match_languages
 from lalia.text.normaliser import FILE_NAME as NORMALISER
 from lalia.text.normaliser import Normaliser
 
@@ -133,9 +133,9 @@ def languages_taken(
     A ``UserError`` where the corpus has several languages and none is the model's.
     """
     if asked is not None:
-        return list(dict.fromkeys(meant(asked, there)))
+        return list(dict.fromkeys(match_languages(asked, there)))
     names, spoken = ", ".join(sorted(there)), " and ".join(map(_named, own))
-    taken = [code for code in dict.fromkeys(meant(own, there)) if code in there]
+    taken = [code for code in dict.fromkeys(match_languages(own, there)) if code in there]
     if len(there) < 2:
         strange = bool(own) and not taken and UNKNOWN not in there
         taken, told = (
@@ -157,7 +157,7 @@ def languages_taken(
 
 
 def _named(code: str) -> str:
-    return f"{code} ({name_of(code)})" if name_of(code) else code
+    return f"{code} ({language_name(code)})" if language_name(code) else code
 
 
 def labelled_rows(corpus: Any, path: Path, split: str, languages: Sequence[str], limit: int | None) -> list[int]:
@@ -217,7 +217,7 @@ def doubtful(words: Sequence[Word], limit: float) -> bool:
 
 def doubt(words: Sequence[Word], languages: Sequence[str]) -> str:
     """What to tell a person of ``words`` that are ``doubtful``, heard by a student of ``languages``."""
-    own = " or ".join(f"{code} ({name_of(code)})" if name_of(code) else code for code in languages)
+    own = " or ".join(f"{code} ({language_name(code)})" if language_name(code) else code for code in languages)
     return (
         f"low confidence throughout (mean {_mean(words):.2f}): is it {own or 'the language of this student'}, and speech like "
         "what the student learned from? Most words may be wrong"

@@ -47,7 +47,7 @@ from lalia.models.shape import FRAME_HOP, FRAME_WINDOW, EncoderShape
 from lalia.report.charts import SERIES, Chart, Level, Line, line_chart, share
 from lalia.report.page import Page, Section, figures, table
 from lalia.scoring.rates import score
-from lalia.text.language_codes import meant
+from lalia.text.language_codes import match_languages
 from lalia.text.normaliser import Normaliser
 from lalia.text.tokens import Tokens
 from lalia.training.seeds import generator, mix
@@ -301,7 +301,7 @@ class Questions:
     def _language_of_letters(self, wanted: str, train: np.ndarray) -> str:
         labelled = train[self.mixture.labelled[train]]
         if wanted:
-            (code,) = meant([wanted], self.mixture.language_names)
+            (code,) = match_languages([wanted], self.mixture.language_names)
             self.mixture.require([code], "--language")
             return code
         if not len(labelled):

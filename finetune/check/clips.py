@@ -24,7 +24,7 @@ from lalia.decoding.greedy import best_path, transcript
 from lalia.errors import AudioError, UserError
 from lalia.scoring.rates import character_errors
 from lalia.text.normaliser import Normaliser
-from lalia.text.tokens import Tokens, Vocabulary, require_head
+from lalia.text.tokens import Tokens, Vocabulary, require_coverage
 
 # --- Lengths and speaking rates ------------------------------------------------------------------------
 
@@ -412,7 +412,7 @@ def score_pairs(labels: Labels, model: PairModel) -> Iterator[PairScore]:
 
     The gap is the log-probability of the best path minus that of the best alignment of the label, per letter of the label.
     """
-    require_head(model.tokens, (model.normaliser(text) for text in labels.texts), model.name)
+    require_coverage(model.tokens, (model.normaliser(text) for text in labels.texts), model.name)
     for place, row in enumerate(labels.rows):
         text = model.normaliser(labels.texts[place])
         ids = model.tokens.encode(text, skip_unknown=True)

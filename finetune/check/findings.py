@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from lalia.data.corpus import Corpus
-from lalia.text.languages import Profile
+from lalia.text.languages import LanguageProfile
 from lalia.text.normaliser import Normaliser
 from lalia.text.tokens import Vocabulary
 
@@ -46,7 +46,7 @@ class Labels:
     """
 
     corpus: Corpus
-    profile: Profile
+    profile: LanguageProfile
     normaliser: Normaliser
     rows: np.ndarray
     texts: list[str]
@@ -111,7 +111,7 @@ class Checked:
         return [finding for finding in self.findings if finding.weight == "stop"]
 
 
-def read_labels(corpus: Corpus, profile: Profile, normaliser: Normaliser, frame_s: float) -> Labels:
+def read_labels(corpus: Corpus, profile: LanguageProfile, normaliser: Normaliser, frame_s: float) -> Labels:
     """The labelled clips of ``profile``'s language."""
     rows = corpus.select(language=profile.code, with_text=True)
     texts = corpus.column("text", rows)

@@ -27,8 +27,8 @@ from lalia.data.corpus import SPLITS, Corpus
 from lalia.data.prepare.listing import Clip, Dropped
 from lalia.data.prepare.pipeline import rewrite
 from lalia.data.prepare.splits import LEAST_HELD_OUT, MOST_PERCENT, assign_splits
-from lalia.text.marks import find_marks, without_marks
-from lalia.text.unicode import is_unreadable, mend, mend_encoding
+from lalia.text.marks import find_marks, strip_marks
+from lalia.text.unicode import is_unreadable, repair_encoding, repair_look_alikes
 
 CHANGED = "changed.tsv"
 """Table of all changed labels and splits: clip, why, before, after."""
@@ -111,29 +111,29 @@ def table_of(fixes: Fixes) -> str:
 
 def clean(text: str, script: str = "") -> str:
     """A label with encoding errors and look-alikes fixed, in NFC, without invisible characters."""
-    text = unicodedata.normalize("NFC", mend_encoding(text))
+    text = unicodedata.normalize("NFC", repair_encoding(text))
     # Joiners stay, because Persian and Indic scripts need them; the normaliser handles them.
     text = "".join(c for c in text if unicodedata.category(c) not in ("Cf", "Cc") or c in "\u200c\u200d\t\n")
-    return " ".join(mend(text, script).split())
+    return " ".join(repair_look_alikes(text, script).split())
 
 
 def _texts(fixes: Fixes, labels: Labels) -> None:
     script = main_script(labels)
     for place, text in enumerate(labels.texts):
-        if is_unreadable(mend_encoding(text)):
+        if is_unreadable(repair_encoding(text)):
             fixes.text(labels, place, "", "unreadable bytes")
             continue
-        decoded = mend_encoding(text)
+        decoded = repair_encoding(text)
         if decoded != text:
             fixes.text(labels, place, clean(text, script), "encoding")
         elif clean(text, script) != text:
-            alike = mend(text, script) != text
+            alike = repair_look_alikes(text, script) != text
             fixes.text(labels, place, clean(text, script), "look-alikes" if alike else "unicode")
         written = fixes.changes.get(int(labels.rows[place]), {}).get("text", text)
         if find_marks(written):
             alone = only_marks(written)
             why = "only transcribers' marks" if alone else "transcribers' marks"
-            fixes.text(labels, place, "" if alone else without_marks(written), why)
+            fixes.text(labels, place, "" if alone else strip_marks(written), why)
 
 
 def _duplicates(fixes: Fixes, labels: Labels) -> None:

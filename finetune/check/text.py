@@ -10,10 +10,18 @@ import numpy as np
 from finetune.check.findings import DEV, TEST, TRAIN, Finding, Labels, plural, some
 from lalia.errors import UserError
 from lalia.text.languages import profiles
-from lalia.text.marks import Kind, cut_off_words, find_marks, signs, without_marks
+from lalia.text.marks import MarkKind, find_marks, spoken_symbols, strip_marks, truncated_words
 from lalia.text.normaliser import Normaliser
-from lalia.text.tokens import RARE, Vocabulary, choose_vocabulary
-from lalia.text.unicode import alike_in, is_unreadable, mend, mend_encoding, mixed_words, script_title, scripts_of
+from lalia.text.tokens import RARE_COUNT, Vocabulary, choose_vocabulary
+from lalia.text.unicode import (
+    is_unreadable,
+    look_alike_groups,
+    mixed_words,
+    repair_encoding,
+    repair_look_alikes,
+    script_title,
+    scripts_of,
+)
 
 # --- Characters and encoding ---------------------------------------------------------------------------
 
@@ -68,15 +76,15 @@ def check_letters(labels: Labels) -> list[Finding]:
 
 def _encodings(labels: Labels) -> list[Finding]:
     found = []
-    wrong = [p for p, text in enumerate(labels.texts) if mend_encoding(text) != text]
+    wrong = [p for p, text in enumerate(labels.texts) if repair_encoding(text) != text]
     if wrong:
         share = len(wrong) / len(labels.texts)
         first = labels.texts[wrong[0]]
-        what = f"{plural(len(wrong), 'label')} in the wrong encoding: {_short(first)!r} is {_short(mend_encoding(first))!r}"
+        what = f"{plural(len(wrong), 'label')} in the wrong encoding: {_short(first)!r} is {_short(repair_encoding(first))!r}"
         fix = "--fix decodes them as UTF-8; it is better to read the source as UTF-8"
         weight = "stop" if share > WRONG_ENCODING else "look"
         found.append(Finding("encoding", weight, what, fix, labels.examples(wrong), True))  # type: ignore[arg-type]
-    lost = [p for p, text in enumerate(labels.texts) if is_unreadable(mend_encoding(text))]
+    lost = [p for p, text in enumerate(labels.texts) if is_unreadable(repair_encoding(text))]
     if lost:
         what = f"{plural(len(lost), 'label', 'has', 'have')} undecodable characters (such as U+FFFD): letters are lost"
         fix = "read them again from the source; --fix removes these labels"
@@ -125,7 +133,7 @@ def _mixed(labels: Labels) -> list[Finding]:
         return []
     script = main_script(labels)
     shown = some([_spelled(word) for p in places[:3] for word in words[p][:1]], 3)
-    fixable = sum(not mixed_words(mend(labels.texts[p], script)) for p in places)
+    fixable = sum(not mixed_words(repair_look_alikes(labels.texts[p], script)) for p in places)
     what = f"{plural(len(places), 'label', 'has', 'have')} words of mixed scripts: {shown}"
     fix = (
         f"--fix writes the look-alikes of {fixable} of them in the word's own script"
@@ -184,7 +192,7 @@ def _alike(labels: Labels) -> list[Finding]:
     for text in labels.normal:
         counts.update(text)
     found = []
-    for group in alike_in(counts):
+    for group in look_alike_groups(counts):
         named = ", ".join(f"{c} U+{ord(c):04X} ({counts[c]:,} times)" for c in group)
         places = [p for p, text in enumerate(labels.normal) if group[-1] in text]
         what = f"look-alike letters: {named}"
@@ -226,12 +234,12 @@ def _rare(labels: Labels) -> list[Finding]:
     for p in labels.where(TRAIN):
         counts.update(labels.normal[p])
     del counts[" "]
-    rare = {c for c, n in counts.items() if n < RARE}
+    rare = {c for c, n in counts.items() if n < RARE_COUNT}
     if not rare:
         return []
     places = [p for p in labels.where(TRAIN) if rare & set(labels.normal[p])]
     named = some([_visible(c) for c in sorted(rare, key=lambda c: -counts[c])], 12)
-    what = f"{plural(len(rare), 'character')} of {len(counts):,} with fewer than {RARE} occurrences in train: {named}"
+    what = f"{plural(len(rare), 'character')} of {len(counts):,} with fewer than {RARE_COUNT} occurrences in train: {named}"
     return [
         Finding(
             "rare characters",
@@ -295,8 +303,8 @@ TOO_MANY = 0.02
 
 def check_marks(labels: Labels) -> list[Finding]:
     """Findings on transcribers' marks: events, codes, comments and cut-off words."""
-    of: dict[Kind, Counter[str]] = {}
-    places: dict[Kind, list[int]] = {}
+    of: dict[MarkKind, Counter[str]] = {}
+    places: dict[MarkKind, list[int]] = {}
     for place, text in enumerate(labels.texts):
         for mark, written in find_marks(text):
             of.setdefault(mark.kind, Counter())[written] += 1
@@ -307,10 +315,10 @@ def check_marks(labels: Labels) -> list[Finding]:
 
 def only_marks(text: str) -> bool:
     """Whether the text has no spoken word besides marks."""
-    return any(map(str.isalnum, text)) and not any(map(str.isalnum, without_marks(text)))
+    return any(map(str.isalnum, text)) and not any(map(str.isalnum, strip_marks(text)))
 
 
-def _unspoken(labels: Labels, of: dict[Kind, Counter[str]], places: dict[Kind, list[int]]) -> list[Finding]:
+def _unspoken(labels: Labels, of: dict[MarkKind, Counter[str]], places: dict[MarkKind, list[int]]) -> list[Finding]:
     written = of.get("event", Counter()) + of.get("code", Counter())
     if not written:
         return []
@@ -324,8 +332,8 @@ def _unspoken(labels: Labels, of: dict[Kind, Counter[str]], places: dict[Kind, l
     return [Finding("transcribers' marks", weight, what, fix, labels.examples(here), True)]  # type: ignore[arg-type]
 
 
-def _other_marks(labels: Labels, of: dict[Kind, Counter[str]], places: dict[Kind, list[int]]) -> list[Finding]:
-    kinds: tuple[tuple[Kind, str, str, str, str, bool], ...] = (
+def _other_marks(labels: Labels, of: dict[MarkKind, Counter[str]], places: dict[MarkKind, list[int]]) -> list[Finding]:
+    kinds: tuple[tuple[MarkKind, str, str, str, str, bool], ...] = (
         ("unclear", "marks", "mark", "unintelligible speech", "--fix removes the marks; the speech there then has no "
          "label: listen, and drop the clip if it is much", True),
         ("word", "marks", "mark", "a hesitation", "--fix keeps the word, which is spoken, and removes its sign", True),
@@ -340,7 +348,7 @@ def _other_marks(labels: Labels, of: dict[Kind, Counter[str]], places: dict[Kind
 
 
 def _cut_off(labels: Labels) -> list[Finding]:
-    words = {place: found for place, text in enumerate(labels.texts) if (found := list(cut_off_words(text)))}
+    words = {place: found for place, text in enumerate(labels.texts) if (found := list(truncated_words(text)))}
     if not words:
         return []
     counted = Counter(word for found in words.values() for word in found)
@@ -352,7 +360,7 @@ def _cut_off(labels: Labels) -> list[Finding]:
 def _signs(labels: Labels) -> list[Finding]:
     lost = {
         place: found for place, text in enumerate(labels.texts)
-        if (found := [sign for sign in signs(text) if sign not in labels.normal[place]])
+        if (found := [sign for sign in spoken_symbols(text) if sign not in labels.normal[place]])
     }  # fmt: skip
     if not lost:
         return []

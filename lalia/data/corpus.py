@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from lalia.audio.flac import read_flac
 from lalia.cards import read_card, write_json
 from lalia.errors import UserError
-from lalia.text.language_codes import not_there
+from lalia.text.language_codes import language_not_in_corpus
 from lalia.units import SAMPLE_RATE
 
 SPLITS = ("train", "dev", "test")
@@ -191,7 +191,7 @@ class Corpus:
             keep &= self.splits == SPLITS.index(split)
         if language is not None:
             if language not in self.language_names:
-                raise not_there(f"{self.folder}: language {language}", language, self.language_names)
+                raise language_not_in_corpus(f"{self.folder}: language {language}", language, self.language_names)
             keep &= self.languages == self.language_names.index(language)
         if with_text is not None:
             keep &= self.labelled == with_text

@@ -12,7 +12,13 @@ import numpy as np
 from lalia.data.corpus import SPLITS, Corpus, Recordings
 from lalia.data.prepare.splits import choose_recordings, gap_of
 from lalia.errors import UserError
-from lalia.text.language_codes import describe_language, iso_639_3, meant, name_of, not_there
+from lalia.text.language_codes import (
+    describe_language,
+    iso_639_3,
+    language_name,
+    language_not_in_corpus,
+    match_languages,
+)
 from lalia.units import Seconds
 
 
@@ -23,11 +29,11 @@ def languages_meant(asked: Sequence[str], folders: Sequence[str | Path], flag: s
     stderr says so if ``tell``. What is not there at all stays, to be refused by ``select``.
     """
     there = {name for folder in folders for name in Corpus.load(folder).language_names} if asked else set()
-    taken = meant(asked, there)
+    taken = match_languages(asked, there)
     for name, code in zip(asked, taken, strict=True):
         if name != code and tell:
             same = code not in there or code == iso_639_3(name)
-            kin = f"{flag} {name}: the corpus is in {code} ({name_of(code)}), which is taken"
+            kin = f"{flag} {name}: the corpus is in {code} ({language_name(code)}), which is taken"
             print(describe_language(name, code) if same else kin, file=sys.stderr)
     return list(dict.fromkeys(taken))
 
@@ -74,7 +80,7 @@ class Mixture:
     def require(self, languages: Sequence[str], flag: str) -> None:
         """Raise a ``UserError``, beginning with ``flag``, that names the first of ``languages`` that no corpus has."""
         if unknown := [name for name in languages if name not in self.language_names]:
-            raise not_there(f"{flag} {unknown[0]}", unknown[0], self.language_names)
+            raise language_not_in_corpus(f"{flag} {unknown[0]}", unknown[0], self.language_names)
 
     def select(
         self, split: str, languages: Sequence[str] = (), *, labelled: bool | None = None,

@@ -18,7 +18,7 @@ from lalia.errors import UserError
 from lalia.lm.folder import LanguageModel
 from lalia.lm.ngrams import END, SPECIALS, UNKNOWN, Ngrams
 from lalia.text.normaliser import Normaliser
-from lalia.text.tokens import BOUNDARY, Tokens, spellings
+from lalia.text.tokens import BOUNDARY, Tokens, token_texts
 
 # --- What a text may look like, letter by letter ---------------------------------------------------------
 
@@ -43,7 +43,7 @@ class Spelled:
     """Machines run side by side over tokens; their scores add up. Spaces at the begin and doubled ones pass unseen."""
 
     def __init__(self, tokens: Tokens, machines: Sequence[Machine]) -> None:
-        self._spellings = spellings(tokens)
+        self._spellings = token_texts(tokens)
         self._machines = list(machines)
         self.start = (True, *(machine.start for machine in machines))
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lalia.decoding.automata import Machine, Walk
-from lalia.text.tokens import Tokens, spellings
+from lalia.text.tokens import Tokens, token_texts
 
 # --- CTC prefix beam search ------------------------------------------------------------------------------
 
@@ -206,7 +206,7 @@ class PhraseTree:
             self.ends.append(node)
         self.parents_N, self.lasts_N = np.array(parents), np.array(lasts)
         self.boundary = tokens.boundary
-        spelled = spellings(tokens)
+        spelled = token_texts(tokens)
         self.worth = np.array([_worth("".join(spelled[t] for t in phrase).strip(), machines) for phrase in self.tokens])
 
     def __len__(self) -> int:

@@ -26,7 +26,7 @@ from lalia.errors import UserError
 from lalia.lm.folder import LanguageModel
 from lalia.lm.lstm import Lstm, LstmModel
 from lalia.text.edit_distance import alignment
-from lalia.text.tokens import Tokens, spell, spellings
+from lalia.text.tokens import Tokens, spell, token_texts
 from lalia.text.unicode import is_ideograph
 from lalia.units import Frames, Seconds
 
@@ -45,7 +45,7 @@ class Rescorer:
 
     def __init__(self, lstm: Lstm, tokens: Tokens, weight: float, bonus: float) -> None:
         self._lstm = lstm
-        self._spellings = spellings(tokens)
+        self._spellings = token_texts(tokens)
         self.weight, self.bonus = weight, bonus
 
     def __call__(self, paths: list[Hypothesis]) -> list[Hypothesis]:

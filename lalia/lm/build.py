@@ -28,7 +28,7 @@ from lalia.inputs import address, document, is_address, kind_of, look, refusal
 from lalia.model_folder import OpenCorpus, find_student, labelled_rows, languages_of, languages_taken, require_alphabet
 from lalia.text.normaliser import FILE_NAME as NORMALISER
 from lalia.text.normaliser import Normaliser
-from lalia.text.text_files import conversion, utf_16
+from lalia.text.text_files import iconv_command, utf_16_variant
 from lalia.text.tokens import FILE_NAME as TOKENS
 from lalia.text.tokens import Tokens
 from lalia.text.unicode import is_ideograph, script_of
@@ -83,7 +83,7 @@ def _opened(path: Path) -> io.TextIOWrapper:
     """A text file or a pipe, in UTF-8 or in UTF-16 as its first bytes tell; a pipe is read but once."""
     opened = gzip.open if path.suffix == ".gz" else open
     file = cast(io.BufferedReader, opened(path, "rb"))
-    return io.TextIOWrapper(file, encoding=utf_16(file.peek(1)) or "utf-8-sig")
+    return io.TextIOWrapper(file, encoding=utf_16_variant(file.peek(1)) or "utf-8-sig")
 
 
 def _refuse_tags(path: Path, tagged: Sequence[str], head: Sequence[str]) -> None:
@@ -116,7 +116,7 @@ def _instead(path: Path, error: Exception) -> str:
         return "is audio, not text; expected what is said, a sentence a line (lalia transcribe writes it down)"
     if isinstance(error, UnicodeDecodeError) and error.encoding == "utf-8" and path.is_file():
         zipped = path.suffix == ".gz"
-        how = f"gzip -cd {path} | {conversion(path)}" if zipped else f"{conversion(path)} {path}"
+        how = f"gzip -cd {path} | {iconv_command(path)}" if zipped else f"{iconv_command(path)} {path}"
         return f"cannot be read as UTF-8 text; convert it: {how} > text-utf8.txt"
     return f"cannot be read as text ({error}); give it as UTF-8, or leave it out"
 

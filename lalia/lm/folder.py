@@ -22,7 +22,7 @@ from lalia.inputs import look, refusal
 from lalia.lm.ngrams import SPECIALS, UNKNOWN, Ngrams, estimate
 from lalia.text.normaliser import FILE_NAME as NORMALISER
 from lalia.text.normaliser import Normaliser
-from lalia.text.tokens import BOUNDARY, Tokens, spell, spellings
+from lalia.text.tokens import BOUNDARY, Tokens, spell, token_texts
 
 # --- What every language model's folder has, whatever is counted or learned in it ------------------------
 
@@ -49,7 +49,7 @@ class ModelFolder:
 
     def check(self, tokens: Tokens, normaliser: Normaliser) -> None:
         """Raise a ``UserError`` where a student with these tokens cannot write what the model expects."""
-        letters = {letter for spelling in spellings(tokens) for letter in spelling}
+        letters = {letter for spelling in token_texts(tokens) for letter in spelling}
         foreign = {letter: share for letter, share in self.card["letters"].items() if letter not in letters}
         if sum(foreign.values()) > FOREIGN:
             most = ", ".join(sorted(foreign, key=foreign.__getitem__, reverse=True)[:8])

@@ -20,19 +20,19 @@ from lalia.errors import UserError
 TABLE = Path(__file__).with_name("iso_639_3.tsv")
 
 
-class Code(NamedTuple):
+class CodeEntry(NamedTuple):
     """What is known of one code."""
 
     name: str
-    part_of: str
+    macrolanguage: str
     """the macrolanguage, "" where there is none"""
 
 
 @cache
-def codes() -> dict[str, Code]:
+def codes() -> dict[str, CodeEntry]:
     """Every code of the standard; those for private use (qaa to qtz) have no entry."""
     lines = TABLE.read_text(encoding="utf-8").splitlines()[1:]
-    return {code: Code(name, part_of) for code, name, part_of in (line.split("\t") for line in lines)}
+    return {code: CodeEntry(name, macrolanguage) for code, name, macrolanguage in (line.split("\t") for line in lines)}
 
 
 def is_code(word: str) -> bool:
@@ -40,13 +40,13 @@ def is_code(word: str) -> bool:
     return word in codes() or re.fullmatch(r"q[a-t][a-z]", word) is not None
 
 
-def name_of(code: str) -> str:
+def language_name(code: str) -> str:
     """The English name, "" where there is none."""
     known = codes().get(code)
     return known.name if known else ""
 
 
-def codes_named(name: str) -> list[str]:
+def codes_by_name(name: str) -> list[str]:
     """The codes whose name is ``name``, else those whose name has it as a word, in the order of their names.
 
     A sign language is found by its whole name only: Valencian is not Valencian Sign Language.
@@ -55,17 +55,17 @@ def codes_named(name: str) -> list[str]:
     names = {code: known.name.casefold() for code, known in codes().items()}
     same = [code for code, known in names.items() if known == word]
     if same:  # A macrolanguage and the part of it that has its name are told apart by nobody: the whole.
-        return [code for code in same if codes()[code].part_of not in same]
+        return [code for code in same if codes()[code].macrolanguage not in same]
     words = {code: re.findall(r"[^\W\d_]+", known) for code, known in names.items()}
     return sorted((code for code in words if word in words[code] and "sign" not in words[code]), key=names.__getitem__)
 
 
-def kin(code: str, among: Collection[str]) -> str | None:
+def related_code(code: str, among: Collection[str]) -> str | None:
     """Of ``among`` the one code that means ``code`` as well: its macrolanguage, or the only part of it that is there."""
-    whole = codes()[code].part_of if code in codes() else ""
+    whole = codes()[code].macrolanguage if code in codes() else ""
     if whole in among:
         return whole or None
-    parts = [other for other in among if other in codes() and codes()[other].part_of == code]
+    parts = [other for other in among if other in codes() and codes()[other].macrolanguage == code]
     return parts[0] if len(parts) == 1 and code else None
 
 
@@ -133,40 +133,40 @@ def iso_639_3(name: str) -> str:
 
     ``""`` becomes ``und``. Raises ``UserError`` for what is no language, with those that it may mean.
     """
-    code = _code_of(name)
+    code = _resolve(name)
     if code is not None:
         return code
-    named = codes_named(name)
-    like = ", ".join(f"{code} ({name_of(code)})" for code in named[:5])
-    meant = f"did you mean {like}?" if like else "a language without a code takes one for private use, qaa to qtz"
+    named = codes_by_name(name)
+    like = ", ".join(f"{code} ({language_name(code)})" for code in named[:5])
+    hint = f"did you mean {like}?" if like else "a language without a code takes one for private use, qaa to qtz"
     raise UserError(
         f"language {name!r} is unknown; say its ISO 639-3 code, such as ita (or a locale such as it-IT, or its English name); "
-        f"{meant}"
+        f"{hint}"
     )
 
 
 def describe_language(word: str, code: str) -> str:
     """What ``word`` was taken for, in a line."""
-    name = name_of(code) or "for private use"
+    name = language_name(code) or "for private use"
     return f"language: {name} ({code})" + ("" if word == code else f", from {word!r}")
 
 
-def meant(asked: Iterable[str], there: Collection[str]) -> list[str]:
+def match_languages(asked: Iterable[str], there: Collection[str]) -> list[str]:
     """``asked`` (codes, locales or names), each by the code of it that is ``there``: its own, else that of its kin.
 
-    What is not there stays, to be refused with ``not_there``.
+    What is not there stays, to be refused with ``language_not_in_corpus``.
     """
     taken = []
     for word in asked:
-        code = word if word in there else _code_of(word) or word
-        taken.append(code if code in there else kin(code, there) or code)
+        code = word if word in there else _resolve(word) or word
+        taken.append(code if code in there else related_code(code, there) or code)
     return taken
 
 
-def not_there(where: str, code: str, there: Collection[str]) -> UserError:
+def language_not_in_corpus(where: str, code: str, there: Collection[str]) -> UserError:
     """The refusal of a language that no clip is in; ``where`` says which language was asked for, and by what."""
-    other = kin(code, there)
-    hint = f"; say {other}, which is {name_of(other)} too" if other else ""
+    other = related_code(code, there)
+    hint = f"; say {other}, which is {language_name(other)} too" if other else ""
     return UserError(f"{where}: not in the corpus, which has {', '.join(there)}{hint}")
 
 
@@ -183,9 +183,9 @@ def find_language(name: str) -> str | None:
     return _SHORT.get(head) or (head if head in _KNOWN else None)
 
 
-def _code_of(name: str) -> str | None:
+def _resolve(name: str) -> str | None:
     """The code that ``name`` means where somebody says that it is a language; None where it is none, or several."""
     word = name.strip().lower()
     code = find_language(name) or _BIBLIOGRAPHIC.get(word) or (word if is_code(word) else None)
-    named = [] if code else codes_named(word)
+    named = [] if code else codes_by_name(word)
     return named[0] if len(named) == 1 else code

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lalia.errors import UserError
-from lalia.text.language_codes import name_of
+from lalia.text.language_codes import language_name
 from lalia.text.unicode import script_of
 
 # --- What is known about writing languages ---------------------------------------------------------------
@@ -23,7 +23,7 @@ DATA = Path(__file__).with_name("languages.json")
 
 
 @dataclass(frozen=True)
-class Profile:
+class LanguageProfile:
     """How one language is written. Of a language that the data file lacks, only the code is known."""
 
     code: str
@@ -50,31 +50,31 @@ class Profile:
     @property
     def title(self) -> str:
         """Its name where there is one, with the code."""
-        name = self.name or name_of(self.code)
+        name = self.name or language_name(self.code)
         return f"{name} ({self.code})" if name else self.code or "no language"
 
 
 @cache
-def profiles() -> dict[str, Profile]:
+def profiles() -> dict[str, LanguageProfile]:
     """Every language of the data file by its ISO 639-3 code."""
     stored: dict[str, dict[str, Any]] = json.loads(DATA.read_text(encoding="utf-8"))
     return {code: _profile(code, stored[entry.get("same_as", code)]) for code, entry in stored.items()}
 
 
-def profile(language: str) -> Profile:
+def profile(language: str) -> LanguageProfile:
     """The profile of ``language`` (ISO 639-3); an empty one where it is not known."""
-    return profiles().get(language) or Profile(language)
+    return profiles().get(language) or LanguageProfile(language)
 
 
-def _profile(code: str, entry: dict[str, Any]) -> Profile:
+def _profile(code: str, entry: dict[str, Any]) -> LanguageProfile:
     lists = {name: tuple(value) for name, value in entry.items() if isinstance(value, list)}
-    return Profile(code, **{**entry, **lists})
+    return LanguageProfile(code, **{**entry, **lists})
 
 
 # --- Digits as words, by num2words where it knows the language -------------------------------------------
 
-_LONGEST = 12  # Digits of a number that is read as one; a telephone number is read digit by digit.
-_CLOSED_UP = {"CJK", "HIRAGANA", "KATAKANA", "HANGUL", "THAI"}
+_MAX_DIGITS = 12  # Digits of a number that is read as one; a telephone number is read digit by digit.
+_UNSPACED_SCRIPTS = {"CJK", "HIRAGANA", "KATAKANA", "HANGUL", "THAI"}
 
 
 def spell_numbers(text: str, language: str) -> str:
@@ -97,7 +97,7 @@ def spell_numbers(text: str, language: str) -> str:
             after = " ".join(_words(str(int(c)), known.numbers, False) for c in fraction)
             words = f"{words} {known.point} {after}" if known.point else f"{words} {after}"
         before, behind = text[: found.start()][-1:], text[found.end() :][:1]
-        return f"{' ' if _parts(before, words[0]) else ''}{words}{' ' if _parts(behind, words[-1]) else ''}"
+        return f"{' ' if _needs_space(before, words[0]) else ''}{words}{' ' if _needs_space(behind, words[-1]) else ''}"
 
     return _pattern(known.decimal, known.ordinals).sub(spelled, text)
 
@@ -127,7 +127,7 @@ def _words(digits: str, numbers: str, ordinal: bool) -> str:
             raise ValueError(words)
         return " ".join(words.split())
 
-    if len(digits) <= _LONGEST and (digits[0] != "0" or len(digits) == 1):
+    if len(digits) <= _MAX_DIGITS and (digits[0] != "0" or len(digits) == 1):
         for kind in ("ordinal", "cardinal") if ordinal else ("cardinal",):
             # Each language of num2words fails in its own way; single digits it can always say.
             with suppress(Exception):
@@ -135,6 +135,6 @@ def _words(digits: str, numbers: str, ordinal: bool) -> str:
     return " ".join(spell(digit, "cardinal") for digit in digits)
 
 
-def _parts(neighbour: str, letter: str) -> bool:
+def _needs_space(neighbour: str, letter: str) -> bool:
     """Whether a space must part a number's words from the letter beside it."""
-    return neighbour.isalnum() and not {script_of(neighbour), script_of(letter)} & _CLOSED_UP
+    return neighbour.isalnum() and not {script_of(neighbour), script_of(letter)} & _UNSPACED_SCRIPTS

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["event", "unclear", "code", "word", "unsure"]
+MarkKind = Literal["event", "unclear", "code", "word", "unsure"]
 """event: a sound that is no speech · unclear: speech that nobody wrote down · code: a speaker, a pause, a comment, a tag ·
 word: a word that is said, with a sign in front · unsure: may be said or not, so it is named and left alone"""
 
@@ -33,7 +33,7 @@ _EVENTS = frozenset(
     """.split()  # noqa: SIM905
 )
 """Words that describe a sound, in the languages that transcribers write most."""
-_ORDINARY = frozenset(
+_AMBIGUOUS = frozenset(
     """
     door ring ringing song static traffic background click clicks hum cry cries bang knock buzz hiss swallow ride rit tose
     pause silence latter brus lach stille static overlap
@@ -57,7 +57,7 @@ _PARTS = re.compile(r"[^\w]+|_")
 class Mark:
     """One mark of a convention."""
 
-    kind: Kind
+    kind: MarkKind
     pattern: re.Pattern[str]
     source: str
     """the convention that writes it so"""
@@ -74,7 +74,7 @@ class Mark:
         return bool(words) and all(word in self.of for word in words)
 
 
-def _mark(kind: Kind, pattern: str, source: str, becomes: str = " ", of: frozenset[str] | None = None) -> Mark:
+def _mark(kind: MarkKind, pattern: str, source: str, becomes: str = " ", of: frozenset[str] | None = None) -> Mark:
     return Mark(kind, re.compile(pattern), source, becomes, of)
 
 
@@ -85,7 +85,7 @@ _SWITCHBOARD = "Switchboard (ISIP)"
 _HIAT = "HIAT, as ELAN and EXMARaLDA export it"
 _SUBTITLES = "SubRip, WebVTT"
 
-_BRACKETED: tuple[tuple[Kind, frozenset[str]], ...] = (("event", _EVENTS), ("unclear", _UNCLEAR))
+_BRACKETED: tuple[tuple[MarkKind, frozenset[str]], ...] = (("event", _EVENTS), ("unclear", _UNCLEAR))
 
 MARKS = (
     # Speakers and lines of notes.
@@ -102,7 +102,7 @@ MARKS = (
             kind,
             opening + r"\s*/?([^\[\](){}<>]*?)/?\s*" + closing,
             source,
-            of=words - _ORDINARY if opening == r"\(" else words,
+            of=words - _AMBIGUOUS if opening == r"\(" else words,
         )
         for kind, words in _BRACKETED
         for opening, closing, source in (
@@ -138,45 +138,45 @@ MARKS = (
 )
 """In the order in which they are looked for: what one takes the next no longer sees."""
 
-_ALONE = re.compile(r"(?<![\w-])[^\W\d_]+(?:\[[^\W\d_]+\])?-(?=[\s,.;:?!…]|$)")
-_SHARED = re.compile(
+_TRUNCATED = re.compile(r"(?<![\w-])[^\W\d_]+(?:\[[^\W\d_]+\])?-(?=[\s,.;:?!…]|$)")
+_COORDINATION = re.compile(
     r"\s*,?\s*(?:und|oder|bzw|sowie|en|of|og|och|eller|and|or|to|ja|tai|e|ed|o|y|et|ou)\b", re.IGNORECASE
 )
-_SIGNS = re.compile(r"[%‰€$£¥₹₽₺₦₩§№@&=+°]")
+_SYMBOLS = re.compile(r"[%‰€$£¥₹₽₺₦₩§№@&=+°]")
 
 
 def find_marks(text: str) -> list[tuple[Mark, str]]:
     """The marks in ``text``, and how each is written there."""
     found: list[tuple[Mark, str]] = []
-    _each(text, lambda mark, written: found.append((mark, written.strip())))
+    _substitute(text, lambda mark, written: found.append((mark, written.strip())))
     return found
 
 
-def without_marks(text: str) -> str:
+def strip_marks(text: str) -> str:
     """``text`` without the marks that are none of its words; what may be said stays."""
-    return " ".join(_each(text, lambda mark, written: None).split())
+    return " ".join(_substitute(text, lambda mark, written: None).split())
 
 
-def cut_off_words(text: str) -> Iterator[str]:
+def truncated_words(text: str) -> Iterator[str]:
     """Words that end in a hyphen, as those that a speaker broke off; not the first half of *Vor- und Nachname*."""
-    for match in _ALONE.finditer(text):
-        if not _SHARED.match(text, match.end()):
+    for match in _TRUNCATED.finditer(text):
+        if not _COORDINATION.match(text, match.end()):
             yield match[0]
 
 
-def signs(text: str) -> list[str]:
+def spoken_symbols(text: str) -> list[str]:
     """Signs that are said as words, such as the one of percent."""
-    return _SIGNS.findall(without_marks(text))
+    return _SYMBOLS.findall(strip_marks(text))
 
 
-def _each(text: str, tell: Callable[[Mark, str], None]) -> str:
+def _substitute(text: str, on_mark: Callable[[Mark, str], None]) -> str:
     """``text`` after every mark, each of which is told."""
     for mark in MARKS:
 
         def replaced(match: re.Match[str], mark: Mark = mark) -> str:
             if not mark.fits(match):
                 return match[0]
-            tell(mark, match[0])
+            on_mark(mark, match[0])
             return match[0] if mark.kind == "unsure" else match.expand(mark.becomes)
 
         text = mark.pattern.sub(replaced, text)

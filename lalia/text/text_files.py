@@ -11,7 +11,7 @@ from pathlib import Path
 from lalia.errors import UserError
 
 _GZIP = b"\x1f\x8b"
-_LOOKED_AT = 1 << 16
+_SNIFFED_BYTES = 1 << 16
 
 
 def read_lines(path: Path, limit: int | None = None) -> list[bytes]:
@@ -23,13 +23,13 @@ def read_lines(path: Path, limit: int | None = None) -> list[bytes]:
     return lines[:-1] if limit is not None and len(lines) > 1 and path.stat().st_size > limit else lines
 
 
-def decoded(path: Path) -> str:
+def read_unicode(path: Path) -> str:
     """The text of a file in UTF-8 or UTF-16, without its byte-order mark; ``UserError`` where it is neither."""
     data = _read(path)
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: is not UTF-8 ({error.reason}); convert it: {conversion(path)}") from error
+        raise UserError(f"{path}: is not UTF-8 ({error.reason}); convert it: {iconv_command(path)}") from error
 
 
 def first_line(path: Path) -> str:
@@ -45,12 +45,12 @@ def first_line(path: Path) -> str:
 
 
 @lru_cache(maxsize=64)
-def conversion(path: Path) -> str:
+def iconv_command(path: Path) -> str:
     """The command that converts a text file which is not UTF-8, with the encoding that its bytes look like."""
-    return f"iconv -f {encoding_of(_read(path))} -t utf-8"
+    return f"iconv -f {guess_encoding(_read(path))} -t utf-8"
 
 
-def encoding_of(data: bytes) -> str:
+def guess_encoding(data: bytes) -> str:
     """What iconv calls the encoding of ``data``, which is not UTF-8, as far as its bytes tell.
 
     Between ASCII letters single high bytes are accents of a Latin alphabet; runs of them are letters of another one.
@@ -84,16 +84,16 @@ def _read(path: Path, limit: int | None = None) -> bytes:
     except (OSError, EOFError, zlib.error) as error:
         why = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: cannot be read ({why}); expected a text file") from error
-    if form := utf_16(data):
+    if form := utf_16_variant(data):
         data = data.decode(form, "replace").encode()
     return data.removeprefix(b"\xef\xbb\xbf")
 
 
-def utf_16(data: bytes) -> str:
+def utf_16_variant(data: bytes) -> str:
     """Which UTF-16 ``data`` is, also without a byte-order mark where every second byte is null; "" where it is none."""
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return "utf-16"
-    even, odd = data[0:_LOOKED_AT:2], data[1:_LOOKED_AT:2]
+    even, odd = data[0:_SNIFFED_BYTES:2], data[1:_SNIFFED_BYTES:2]
     if odd and odd.count(0) > 0.4 * len(odd) and even.count(0) < 0.1 * len(even):
         return "utf-16-le"
     if odd and even.count(0) > 0.4 * len(even) and odd.count(0) < 0.1 * len(odd):

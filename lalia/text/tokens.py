@@ -25,7 +25,7 @@ BLANK = "<blank>"
 BOUNDARY = "|"
 """The symbol between words; a space in text."""
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
-_BYTES = 0xE000
+_BYTE_AREA = 0xE000
 
 
 def byte_symbol(value: int) -> str:
@@ -168,28 +168,28 @@ def _short(text: str) -> str:
     return text if len(text) <= 60 else text[:57] + "…"
 
 
-def spellings(tokens: Tokens) -> list[str]:
+def token_texts(tokens: Tokens) -> list[str]:
     """The letters that each token adds to a text, word boundaries as spaces; ``""`` for the blank.
 
     Pieces that carry their space in front of them (``▁the``) are spelled with it. A byte (``<0xE4>``) is a letter of its own,
     from the private use area.
     """
-    return ["", *(_spelling(symbol) for symbol in tokens.symbols[1:])]
+    return ["", *(_token_text(symbol) for symbol in tokens.symbols[1:])]
 
 
-def _spelling(symbol: str) -> str:
+def _token_text(symbol: str) -> str:
     byte = _BYTE.fullmatch(symbol)
     if byte:
-        return chr(_BYTES + int(byte[1], 16))
+        return chr(_BYTE_AREA + int(byte[1], 16))
     return " " if symbol == BOUNDARY else symbol.replace("▁", " ")
 
 
 def spell(text: str, tokens: Tokens) -> str:
-    """A normalised text in the letters of ``spellings``: itself, but for syllables that the tokens take apart.
+    """A normalised text in the letters of ``token_texts``: itself, but for syllables that the tokens take apart.
 
     A ``UserError`` names the characters that there is no token for.
     """
-    spelled = spellings(tokens)
+    spelled = token_texts(tokens)
     return "".join(spelled[token] for token in tokens.encode(text)).strip()
 
 
@@ -197,16 +197,16 @@ def spell(text: str, tokens: Tokens) -> str:
 
 Unit = Literal["auto", "letters", "graphemes", "jamo", "pieces"]
 
-MANY = 300
+MANY_LETTERS = 300
 """More letters than this are too many to see each one often: Ge'ez has about 280, Han thousands."""
-RARE = 5
+RARE_COUNT = 5
 """A letter seen less often than this is hardly learned; among pieces it is spelled in bytes."""
-FEW_GRAPHEMES = 120
-GRAPHEMES_SEEN = 0.98
+MAX_GRAPHEMES = 120
+GRAPHEME_COVERAGE = 0.98
 PIECES = 512
-FOREIGN_TO_HEAD = 0.02
+MAX_UNCOVERED = 0.02
 """Share of the letters that a head need not know."""
-_LETTERS_KEPT = 0.98
+_LETTER_COVERAGE = 0.98
 
 
 @dataclass(frozen=True)
@@ -221,7 +221,7 @@ class Vocabulary:
     @property
     def rare(self) -> list[str]:
         """Symbols that the labels hold less than five times, the commonest first."""
-        rare = [symbol for symbol in self.tokens.symbols[1:] if 0 < self.counts.get(symbol, 0) < RARE]
+        rare = [symbol for symbol in self.tokens.symbols[1:] if 0 < self.counts.get(symbol, 0) < RARE_COUNT]
         return sorted(rare, key=lambda symbol: -self.counts[symbol])
 
     def describe(self, shown: int = 80) -> str:
@@ -257,7 +257,7 @@ def choose_vocabulary(texts: Iterable[str], unit: Unit = "auto", pieces: int = P
     return Vocabulary(unit, reason, tokens, {**counts, BOUNDARY: spaced})
 
 
-def missing_letters(tokens: Tokens, texts: Iterable[str]) -> dict[str, int]:
+def missing_characters(tokens: Tokens, texts: Iterable[str]) -> dict[str, int]:
     """How often each character of ``texts`` has no symbol among ``tokens``; the commonest first."""
     counts = Counter(c for text in texts for c in unicodedata.normalize("NFC", text) if c != " ")
     # A mark may be known together with its letter alone.
@@ -265,12 +265,12 @@ def missing_letters(tokens: Tokens, texts: Iterable[str]) -> dict[str, int]:
     return {c: n for c, n in counts.most_common() if c not in marks and tokens.unknown(c)}
 
 
-def require_head(tokens: Tokens, texts: Iterable[str], model: str) -> None:
+def require_coverage(tokens: Tokens, texts: Iterable[str], model: str) -> None:
     """A ``UserError`` where more than a few letters of ``texts`` are ones that the head of ``model`` does not speak."""
     texts = list(texts)
-    lacking = missing_letters(tokens, texts)
+    lacking = missing_characters(tokens, texts)
     total = sum(len(text) - text.count(" ") for text in texts)
-    if sum(lacking.values()) > FOREIGN_TO_HEAD * total:
+    if sum(lacking.values()) > MAX_UNCOVERED * total:
         shown = ", ".join(f"{c!r} (U+{ord(c):04X}, {n:,} times)" for c, n in list(lacking.items())[:8])
         raise UserError(
             f"{model}: its head has no token for {len(lacking)} characters of the labels, {shown}; is it of another language "
@@ -287,10 +287,10 @@ def _choose(words: Counter[str], letters: Counter[str]) -> tuple[Unit, str]:
     # Accents above and below (classes 200 and up); vowel signs of Indic scripts are letters of their own.
     marks = sum(n for c, n in letters.items() if unicodedata.combining(c) >= 200)
     clusters = _count(words, graphemes)
-    often = sum(n for n in clusters.values() if n >= RARE) / sum(clusters.values())
-    if marks > total / 200 and len(clusters) <= FEW_GRAPHEMES and often >= GRAPHEMES_SEEN:
+    often = sum(n for n in clusters.values() if n >= RARE_COUNT) / sum(clusters.values())
+    if marks > total / 200 and len(clusters) <= MAX_GRAPHEMES and often >= GRAPHEME_COVERAGE:
         return "graphemes", f"marks stay with their letters, as in {_marked(clusters)}"
-    if len(letters) > MANY:
+    if len(letters) > MANY_LETTERS:
         return "pieces", f"{len(letters):,} different letters are too many to see each one often"
     return "letters", "few enough to see each one often"
 
@@ -317,7 +317,7 @@ def _pieces(words: Counter[str], letters: Counter[str], size: int) -> list[str]:
         han = range(0xE3, 0xEA) if any(0xE3 <= value <= 0xE9 for value in in_bytes) else ()
         in_bytes = sorted({*in_bytes, *range(0x80, 0xC0), *han})
     room = size - 2 - len(in_bytes) - len(kept)
-    groups = _groups(words, kept, room) if room > 0 else []
+    groups = _letter_groups(words, kept, room) if room > 0 else []
     return [*sorted(kept), *groups, *map(byte_symbol, in_bytes)]
 
 
@@ -325,14 +325,14 @@ def _commonest(letters: Counter[str], most: int) -> set[str]:
     """At most ``most`` letters, seen often enough, that make up nearly all of the text."""
     total, seen, kept = sum(letters.values()), 0, set()
     for letter, count in letters.most_common(most):
-        if seen > _LETTERS_KEPT * total and count < RARE:
+        if seen > _LETTER_COVERAGE * total and count < RARE_COUNT:
             break
         seen += count
         kept.add(letter)
     return kept
 
 
-def _groups(words: Counter[str], kept: set[str], room: int) -> list[str]:
+def _letter_groups(words: Counter[str], kept: set[str], room: int) -> list[str]:
     """The ``room`` likeliest groups of two and more of the letters ``kept``."""
     try:
         import sentencepiece

@@ -101,10 +101,10 @@ def is_jamo(character: str) -> bool:
 
 def to_jamo(text: str) -> str:
     """Hangul syllables as two or three conjoining parts each; NFC puts them together again. Other letters stay."""
-    return "".join(_parts(c) if is_hangul_syllable(c) else c for c in text)
+    return "".join(_conjoining_parts(c) if is_hangul_syllable(c) else c for c in text)
 
 
-def _parts(syllable: str) -> str:
+def _conjoining_parts(syllable: str) -> str:
     number = ord(syllable) - _SYLLABLES[0]
     last = number % _LASTS
     parts = chr(_FIRST + number // (_VOWELS * _LASTS)) + chr(_VOWEL + number // _LASTS % _VOWELS)
@@ -121,21 +121,21 @@ AАΑ BВΒ CСϹ EЕΕ FϜ GԌ HНΗ IІΙӀ JЈͿ KКΚ MМΜ NΝ OОΟ PРΡ 
 şș ţț ŞȘ ŢȚ ĐÐƉ ŁⱠ
 يی كک هہ ةۃ ٱا
 """
-GROUPS = tuple(_SHAPES.split())
+LOOK_ALIKES = tuple(_SHAPES.split())
 _APOSTROPHES = "'’‘ʼʻʽ`´ˈꞌ"
-_TOGETHER = ({"CJK", "HIRAGANA", "KATAKANA"}, {"CJK", "HANGUL"}, {"CJK", "BOPOMOFO"})
+_COMPATIBLE_SCRIPTS = ({"CJK", "HIRAGANA", "KATAKANA"}, {"CJK", "HANGUL"}, {"CJK", "BOPOMOFO"})
 _WORD = re.compile(r"[^\W\d_]+(?:[\u0300-\u036f]*[^\W\d_]*)*")
 
 
 def _table() -> dict[str, set[str]]:
     table: dict[str, set[str]] = {}
-    for group in GROUPS:
+    for group in LOOK_ALIKES:
         for letter in group:
             table.setdefault(letter, set()).update(set(group) - {letter})
     return table
 
 
-_ALIKE = _table()
+_LOOK_ALIKES_OF = _table()
 
 
 def scripts_of(text: str) -> Counter[str]:
@@ -150,24 +150,24 @@ def mixed_words(text: str) -> list[str]:
     return [word for word in _WORD.findall(text) if _mixed(scripts_of(word))]
 
 
-def mend(text: str, usual: str = "") -> str:
+def repair_look_alikes(text: str, usual: str = "") -> str:
     """``text`` with look-alikes in mixed words replaced by the letter of the word's own script, where there is one.
 
     A word's own script is the one of most of its letters; of two that share it evenly, ``usual`` (else the text's own).
     """
     if not usual and (scripts := scripts_of(text)):
         usual = scripts.most_common(1)[0][0]
-    return _WORD.sub(lambda found: _mended(found[0], usual), text)
+    return _WORD.sub(lambda found: _repaired_word(found[0], usual), text)
 
 
-def alike_in(counts: Counter[str], scripts: Iterable[str] = ()) -> list[list[str]]:
+def look_alike_groups(counts: Counter[str], scripts: Iterable[str] = ()) -> list[list[str]]:
     """Groups of characters of ``counts`` that look alike, each by how often they are used; ``scripts`` limits to those.
 
     Letters that one of the usual scripts has in its own right (Greek beside Latin) are a group only within that script.
     """
     wanted = set(scripts)
     found = []
-    for group in (_APOSTROPHES, *GROUPS):
+    for group in (_APOSTROPHES, *LOOK_ALIKES):
         there = [c for c in group if counts[c] and (not wanted or script_of(c) in wanted | {""})]
         if len(there) > 1 and len({script_of(c) for c in there} - {""}) <= 1:
             found.append(sorted(there, key=lambda c: -counts[c]))
@@ -175,22 +175,22 @@ def alike_in(counts: Counter[str], scripts: Iterable[str] = ()) -> list[list[str
 
 
 def _mixed(scripts: Counter[str]) -> bool:
-    return len(scripts) > 1 and not any(set(scripts) <= together for together in _TOGETHER)
+    return len(scripts) > 1 and not any(set(scripts) <= together for together in _COMPATIBLE_SCRIPTS)
 
 
-def _mended(word: str, usual: str) -> str:
+def _repaired_word(word: str, usual: str) -> str:
     scripts = scripts_of(word)
     if not _mixed(scripts):
         return word
     most = max(scripts.values())
     own = usual if scripts.get(usual) == most else scripts.most_common(1)[0][0]
-    return "".join(_as(c, own) for c in word)
+    return "".join(_in_script(c, own) for c in word)
 
 
-def _as(letter: str, script: str) -> str:
+def _in_script(letter: str, script: str) -> str:
     if script_of(letter) in ("", script):
         return letter
-    return next((c for c in sorted(_ALIKE.get(letter, ())) if script_of(c) == script), letter)
+    return next((c for c in sorted(_LOOK_ALIKES_OF.get(letter, ())) if script_of(c) == script), letter)
 
 
 # --- Text that was read in the wrong encoding ------------------------------------------------------------
@@ -198,10 +198,10 @@ def _as(letter: str, script: str) -> str:
 REPLACEMENT = "\ufffd"
 """What stands where a byte could not be read; the letter is lost."""
 
-_PAGES = ("cp1252", "cp1250", "cp1251")
+_CODE_PAGES = ("cp1252", "cp1250", "cp1251")
 
 
-def mend_encoding(text: str) -> str:
+def repair_encoding(text: str) -> str:
     """``text`` as it was before UTF-8 was read as an 8-bit code page (``cittÃ `` is città); unchanged where it was not.
 
     Text that was read rightly hardly ever makes UTF-8 when it is written in a code page: each of its letters would have to be
@@ -210,7 +210,7 @@ def mend_encoding(text: str) -> str:
     for _ in range(2):  # Twice over is not rare.
         if text.isascii():
             return text
-        mended = next((read for page in _PAGES if (read := _again(text, page)) is not None), None)
+        mended = next((read for page in _CODE_PAGES if (read := _reread(text, page)) is not None), None)
         if mended is None or len(mended) >= len(text):
             return text
         text = mended
@@ -224,7 +224,7 @@ def is_unreadable(text: str) -> bool:
     )
 
 
-def _again(text: str, page: str) -> str | None:
+def _reread(text: str, page: str) -> str | None:
     """The bytes of ``text`` in ``page``, read as UTF-8."""
     raw = bytearray()
     for character in text:

@@ -27,7 +27,7 @@ from lalia.decoding.greedy import best_path, transcript
 from lalia.errors import UserError
 from lalia.lm.ngrams import estimate
 from lalia.text.normaliser import Normaliser
-from lalia.text.tokens import Tokens, spell, spellings
+from lalia.text.tokens import Tokens, spell, token_texts
 
 TOKENS = Tokens(["<blank>", "|", *"abcdehinorst"])
 ALPHABET = Tokens(["<blank>", "|", *"abcdefghijklmnopqrstuvwxyz"])
@@ -274,7 +274,7 @@ def test_calibration() -> None:
 
 def test_spellings() -> None:
     pieces = Tokens(["<blank>", "|", "▁a", "b", "<0xC3>", "<0xA0>"])
-    assert spellings(pieces)[:4] == ["", " ", " a", "b"] and len({*spellings(pieces)}) == 6
+    assert token_texts(pieces)[:4] == ["", " ", " a", "b"] and len({*token_texts(pieces)}) == 6
     assert spell("ab b", Tokens(["<blank>", "|", "a", "b"])) == "ab b"
 
 

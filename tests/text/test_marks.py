@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lalia.text.marks import MARKS, cut_off_words, find_marks, signs, without_marks
+from lalia.text.marks import MARKS, find_marks, spoken_symbols, strip_marks, truncated_words
 
 WRITTEN = {
     "[laughter] good morning": ("good morning", ["event"]),
@@ -32,9 +32,9 @@ WRITTEN = {
 @pytest.mark.parametrize("text", WRITTEN)
 def test_marks_are_found_and_taken_out(text: str) -> None:
     left, kinds = WRITTEN[text]
-    assert without_marks(text) == left
+    assert strip_marks(text) == left
     assert [mark.kind for mark, _ in find_marks(text)] == kinds
-    assert without_marks(left) == left
+    assert strip_marks(left) == left
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_marks_are_found_and_taken_out(text: str) -> None:
 )  # fmt: skip
 def test_ordinary_text_has_none(text: str) -> None:
     assert find_marks(text) == []
-    assert without_marks(text) == text
+    assert strip_marks(text) == text
 
 
 def test_every_mark_names_its_convention() -> None:
@@ -54,7 +54,7 @@ def test_every_mark_names_its_convention() -> None:
 
 
 def test_words_that_break_off_and_signs_that_are_said() -> None:
-    assert list(cut_off_words("good mor- morning, th[at]- that")) == ["mor-", "th[at]-"]
-    assert list(cut_off_words("Vor- und Nachname, well-known, 5-6")) == []
-    assert signs("it rained 5 % more for 3 €") == ["%", "€"]
-    assert signs("%um well") == []
+    assert list(truncated_words("good mor- morning, th[at]- that")) == ["mor-", "th[at]-"]
+    assert list(truncated_words("Vor- und Nachname, well-known, 5-6")) == []
+    assert spoken_symbols("it rained 5 % more for 3 €") == ["%", "€"]
+    assert spoken_symbols("%um well") == []

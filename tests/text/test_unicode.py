@@ -6,7 +6,15 @@ from collections import Counter
 
 import pytest
 
-from lalia.text.unicode import alike_in, is_unreadable, mend, mend_encoding, mixed_words, script_of, script_title
+from lalia.text.unicode import (
+    is_unreadable,
+    look_alike_groups,
+    mixed_words,
+    repair_encoding,
+    repair_look_alikes,
+    script_of,
+    script_title,
+)
 
 RIGHT = [
     "città è già così", "Þar sem sjávarfalla gætir", "příliš žluťoučký kůň", "привет мир", "Ελλάδα", "السلام عليكم", "नमस्ते",
@@ -21,18 +29,18 @@ def test_utf8_read_in_a_code_page_is_read_again(text: str, page: str) -> None:
         wrong = text.encode("utf-8").decode(page)
     except UnicodeDecodeError:
         pytest.skip("the page has no such bytes")
-    assert mend_encoding(wrong) == text
+    assert repair_encoding(wrong) == text
 
 
 @pytest.mark.parametrize("text", RIGHT)
 def test_right_text_stays(text: str) -> None:
-    assert mend_encoding(text) == text
+    assert repair_encoding(text) == text
     assert not is_unreadable(text)
 
 
 def test_twice_wrong_is_mended_twice() -> None:
     wrong = "città più".encode().decode("latin-1").encode().decode("latin-1")
-    assert mend_encoding(wrong) == "città più"
+    assert repair_encoding(wrong) == "città più"
 
 
 def test_lost_bytes_are_noticed() -> None:
@@ -52,14 +60,14 @@ def test_lost_bytes_are_noticed() -> None:
     ],
 )
 def test_lookalikes_become_letters_of_the_words_own_script(written: str, mended: str) -> None:
-    assert mend(written) == mended
+    assert repair_look_alikes(written) == mended
     assert not mixed_words(mended)
 
 
 def test_two_codes_for_one_letter() -> None:
-    assert alike_in(Counter("şşşș")) == [["ş", "ș"]]
-    assert alike_in(Counter("a'bʼ")) == [["'", "ʼ"]]
-    assert not alike_in(Counter("abcабв"))  # two alphabets, each in its own right
+    assert look_alike_groups(Counter("şşşș")) == [["ş", "ș"]]
+    assert look_alike_groups(Counter("a'bʼ")) == [["'", "ʼ"]]
+    assert not look_alike_groups(Counter("abcабв"))  # two alphabets, each in its own right
 
 
 def test_scripts_have_names() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lalia.errors import UserError
-from lalia.text.tokens import Tokens, choose_vocabulary, missing_letters, require_head
+from lalia.text.tokens import Tokens, choose_vocabulary, missing_characters, require_coverage
 from lalia.text.unicode import graphemes, to_jamo
 
 HAN = [chr(0x4E00 + i) for i in range(400)]
@@ -99,10 +99,10 @@ def test_labels_without_letters() -> None:
 
 def test_a_head_of_another_alphabet_is_refused() -> None:
     tokens = Tokens.from_texts(["abcde"])
-    require_head(tokens, ["abc"] * 40 + ["x"], "model")  # a few strange letters are no reason
-    assert missing_letters(tokens, ["axb", "x я"]) == {"x": 2, "я": 1}
+    require_coverage(tokens, ["abc"] * 40 + ["x"], "model")  # a few strange letters are no reason
+    assert missing_characters(tokens, ["axb", "x я"]) == {"x": 2, "я": 1}
     with pytest.raises(UserError, match=r"model: its head has no token for 6 characters .*'п' \(U\+043F, 1 times\)"):
-        require_head(tokens, ["привет"], "model")
+        require_coverage(tokens, ["привет"], "model")
 
 
 def test_what_cannot_be_spelled_is_left_out_when_asked() -> None:

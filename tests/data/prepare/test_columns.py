@@ -14,7 +14,7 @@ from lalia.data.prepare import pipeline
 from lalia.data.prepare.listing import Options, parse_columns
 from lalia.data.prepare.sources.opening import open_source
 from lalia.errors import UserError
-from lalia.text.language_codes import codes, describe_language, iso_639_3, kin
+from lalia.text.language_codes import codes, describe_language, iso_639_3, related_code
 from lalia.text.languages import profile
 from tests.tiny_clips import in_this_process, save, voiced
 
@@ -112,10 +112,10 @@ def test_a_language_that_nobody_says_is_one_line(tmp_path: Path) -> None:
 
 
 def test_codes_know_their_kin() -> None:
-    assert len(codes()) > 7900 and all(known.part_of in (*codes(), "") for known in codes().values())
-    assert (kin("swh", ["ita", "swa"]), kin("swa", ["swh"])) == ("swa", "swh")
-    assert kin("swa", ["swh", "swc"]) is None, "which of the two"
-    assert kin("swh", ["swc"]) is kin("ita", ["und"]) is kin("", ["ita"]) is None
+    assert len(codes()) > 7900 and all(known.macrolanguage in (*codes(), "") for known in codes().values())
+    assert (related_code("swh", ["ita", "swa"]), related_code("swa", ["swh"])) == ("swa", "swh")
+    assert related_code("swa", ["swh", "swc"]) is None, "which of the two"
+    assert related_code("swh", ["swc"]) is related_code("ita", ["und"]) is related_code("", ["ita"]) is None
     assert profile("bem").title == "Bemba (Zambia) (bem)"
 
 

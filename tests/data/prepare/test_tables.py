@@ -14,7 +14,7 @@ import pytest
 from lalia.data.prepare.listing import Listing, Options
 from lalia.data.prepare.sources.opening import open_source
 from lalia.errors import UserError
-from lalia.text.text_files import encoding_of
+from lalia.text.text_files import guess_encoding
 from tests.tiny_clips import encoded, save, voiced
 
 
@@ -197,7 +197,7 @@ def test_rows_that_repeat_the_names_of_columns(tmp_path: Path) -> None:
     ],
 )
 def test_the_encoding_is_guessed(text: str, encoding: str, guess: str, tmp_path: Path) -> None:
-    assert encoding_of(text.encode(encoding)) == guess
+    assert guess_encoding(text.encode(encoding)) == guess
     (audio(tmp_path, "a.wav") / "t.tsv").write_bytes(f"path\tsentence\na.wav\t{text}\n".encode(encoding))
     with pytest.raises(
         UserError, match=rf"1 bad row; .*is not UTF-8; save the table as UTF-8 \(iconv -f {guess} -t utf-8\)"

@@ -23,7 +23,7 @@ from xml.etree import ElementTree
 
 from lalia.data.prepare.sources.annotations import Annotated, Annotation, Tier, seconds
 from lalia.errors import UserError
-from lalia.text.text_files import decoded, first_line
+from lalia.text.text_files import first_line, read_unicode
 from lalia.units import Seconds
 
 # --- XML files of annotation programs, read without what could make a reader busy for ever ---------------
@@ -172,7 +172,7 @@ def read_elan_export(path: Path) -> Annotated:
 
     A column that is none of those that ELAN names is a tier (``Separate column for each tier``).
     """
-    rows = [line.split("\t") for line in decoded(path).splitlines() if line.strip()]
+    rows = [line.split("\t") for line in read_unicode(path).splitlines() if line.strip()]
     names = [cell.strip() for cell in rows[0]] if rows else []
     times = _time_columns(names)
     if times:
@@ -258,7 +258,7 @@ def read_textgrid(path: Path) -> Annotated:
     with path.open("rb") as file:
         if file.read(12) == b"ooBinaryFile":
             raise UserError(f"{path}: is a binary TextGrid; in Praat: Save as text file")
-    text = decoded(path).replace("\r\n", "\n").replace("\r", "\n")
+    text = read_unicode(path).replace("\r\n", "\n").replace("\r", "\n")
     found = []
     try:
         for tier in parseTextgridStr(text, includeEmptyIntervals=True)["tiers"]:
@@ -287,7 +287,7 @@ def read_subtitles(path: Path) -> Annotated:
         raise UserError(
             f"{path}: subtitles are read by pysubs2, which is not installed; run: pip install pysubs2"
         ) from error
-    text = decoded(path)
+    text = read_unicode(path)
     form = FORMATS[path.suffix.lower()]
     keep = {"keep_html_tags": True} if form in ("srt", "vtt") else {}
     try:
@@ -323,7 +323,7 @@ def is_label_track(path: Path) -> bool:
 def read_labels(path: Path) -> Annotated:
     """The labels of an Audacity track. A line of frequencies below a label, which starts with a backslash, is not used."""
     found = []
-    for number, line in enumerate(decoded(path).splitlines(), 1):
+    for number, line in enumerate(read_unicode(path).splitlines(), 1):
         if not line.strip() or line.startswith("\\"):
             continue
         label = _LABEL.fullmatch(line)
@@ -351,7 +351,7 @@ def read_chat(path: Path) -> Annotated:
         raise UserError(
             f"{path}: CHAT is read by rustling, which is not installed; run: pip install rustling"
         ) from error
-    text = decoded(path)
+    text = read_unicode(path)
     try:
         chat = CHAT.from_strs([text], parallel=False, strict=False, mor_tier=None, gra_tier=None)
         header = chat.headers()[0]
@@ -431,7 +431,7 @@ def read_stm(path: Path) -> Annotated:
     The channels of a file count where it has segments on several.
     """
     found: list[tuple[str, Annotation]] = []
-    for number, line in enumerate(decoded(path).splitlines(), 1):
+    for number, line in enumerate(read_unicode(path).splitlines(), 1):
         if not line.strip() or line.startswith(";;"):
             continue
         parts = _LINE.fullmatch(line.strip())

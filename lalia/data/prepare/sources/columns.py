@@ -19,7 +19,7 @@ from lalia.data.prepare.sources.audio_files import NamedAudio
 from lalia.errors import UserError
 from lalia.files import is_utf8
 from lalia.text.language_codes import iso_639_3
-from lalia.text.text_files import conversion, read_lines
+from lalia.text.text_files import iconv_command, read_lines
 
 # --- Columns of tables -----------------------------------------------------------------------------------
 
@@ -177,7 +177,7 @@ def list_headless(
             if not any(row):
                 continue
             if not is_utf8("".join(row[1:])):  # Whatever its bytes, a name may be that of a file.
-                yield Dropped(where, "bad row", f"is not UTF-8; save the table as UTF-8 ({conversion(path)})")
+                yield Dropped(where, "bad row", f"is not UTF-8; save the table as UTF-8 ({iconv_command(path)})")
                 continue
             if not 2 <= len(row) <= form.width:
                 wanted = "2" if form.width == 2 else f"2 to {form.width}"

@@ -41,7 +41,7 @@ from lalia.errors import UserError
 from lalia.files import readable
 from lalia.inputs import document
 from lalia.text.language_codes import UNKNOWN, find_language
-from lalia.text.text_files import decoded
+from lalia.text.text_files import read_unicode
 
 # --- Transcripts -----------------------------------------------------------------------------------------
 
@@ -118,7 +118,7 @@ def read_transcript(path: Path) -> str | None:
     """
     if told := document(path):
         raise UserError(f"{path}: is {told}, not a text; save it as plain text")
-    lines = [line.strip() for line in decoded(path).splitlines() if line.strip()]
+    lines = [line.strip() for line in read_unicode(path).splitlines() if line.strip()]
     timed = [found for line in lines if (found := _OFFSETS.fullmatch(line))]
     if len(lines) == 1 and timed and timed[0][1] == "0" and int(timed[0][2]) >= _LEAST_SAMPLES:
         return " ".join(timed[0][3].split())

@@ -20,7 +20,7 @@ from lalia.data.prepare.sources.tables import SPLIT_NAMES, clip_of, read_table
 from lalia.errors import UserError
 from lalia.files import find_path, is_file, is_utf8
 from lalia.text.language_codes import UNKNOWN, find_language, iso_639_3
-from lalia.text.text_files import conversion, read_lines
+from lalia.text.text_files import iconv_command, read_lines
 from lalia.units import SAMPLE_RATE
 
 # --- Folder layouts of well-known corpora ----------------------------------------------------------------
@@ -208,7 +208,7 @@ def list_kaldi(folder: Path, options: Options) -> Part:
                 yield Dropped(id, "bad row", f"utt2lang: {error}")
                 continue
             if not is_utf8(texts.get(id, "")):
-                yield Dropped(id, "bad row", f"text: is not UTF-8; save it as UTF-8 ({conversion(folder / 'text')})")
+                yield Dropped(id, "bad row", f"text: is not UTF-8; save it as UTF-8 ({iconv_command(folder / 'text')})")
                 continue
             end = None if end is not None and end < 0 else end
             if not 0 <= start < math.inf or (end is not None and not start < end < math.inf):

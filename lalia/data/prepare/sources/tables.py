@@ -23,7 +23,7 @@ from lalia.data.prepare.sources.columns import NAMES, describe_columns, find_col
 from lalia.errors import UserError
 from lalia.files import is_utf8
 from lalia.text.language_codes import iso_639_3
-from lalia.text.text_files import conversion, read_lines
+from lalia.text.text_files import iconv_command, read_lines
 
 SUFFIXES = (".tsv", ".csv", ".jsonl", ".ndjson", ".json", ".parquet")
 SPLIT_NAMES = {
@@ -282,7 +282,7 @@ def clip_of(
         return Dropped(value("id") or where, "no audio named", where)
     for ours, theirs in fields.items():
         if ours != "audio" and not is_utf8(value(ours)):  # Whatever its bytes, a name may be that of a file.
-            save = f"save the table as UTF-8 ({conversion(named.table)})"
+            save = f"save the table as UTF-8 ({iconv_command(named.table)})"
             return Dropped(id, "bad row", f"{where}: {theirs} is not UTF-8; {save}")
     try:
         start = time("start") if value("start") else 0.0
