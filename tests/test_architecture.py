@@ -1,4 +1,4 @@
-"""The house's rules: who may import whom, and the one door of every big dependency. Checked on the source, not by running."""
+"""Import rules: which package may import which, and the only places of each large dependency. Checked on the source."""
 
 from __future__ import annotations
 
@@ -87,8 +87,8 @@ LATE_PACKAGES = {
     "lalia/text/languages.py": {"num2words"},
     "lalia/text/tokens.py": {"sentencepiece"},
 }
-# A room for those alone who ask for its extra; the program loads it late, as it does heavy ones.
-EXTRA_ROOMS = {"serve": {"starlette", "uvicorn", "h11", "websockets"}}
+# Packages that need an extra; the program loads them late, like heavy ones.
+EXTRA_PACKAGES = {"serve": {"starlette", "uvicorn", "h11", "websockets"}}
 LONGEST = 600
 VAGUE = {"utils", "util", "common", "base", "helpers", "helper", "misc"}
 
@@ -136,8 +136,8 @@ def relative(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-def room(path: Path) -> str:
-    """The room of ``lalia`` a file is in: ``audio`` for lalia/audio/reading.py, ``cli`` for lalia/cli/main.py."""
+def package_of(path: Path) -> str:
+    """The package of ``lalia`` that a file is in: ``audio`` for lalia/audio/reading.py, ``cli`` for lalia/cli/main.py."""
     return path.relative_to(ROOT / "lalia").parts[0].removesuffix(".py")
 
 
@@ -150,12 +150,12 @@ def complain(found: list[str]) -> None:
     assert not found, "\n" + "\n".join(found)
 
 
-def test_every_room_is_known() -> None:
+def test_every_package_is_known() -> None:
     complain(
         [
-            f"{relative(p)}: room {room(p)!r} is neither light nor heavy"
+            f"{relative(p)}: package {package_of(p)!r} is neither light nor heavy"
             for p in sources("lalia")
-            if room(p) not in (*LIGHT, *HEAVY, "__init__")
+            if package_of(p) not in (*LIGHT, *HEAVY, "__init__")
         ]
     )
 
@@ -183,44 +183,44 @@ def test_lalia_does_not_import_stages() -> None:
     )
 
 
-def test_light_rooms_do_not_import_heavy_ones() -> None:
+def test_light_packages_do_not_import_heavy_ones() -> None:
     heavy = tuple(f"lalia.{name}" for name in HEAVY)
     found_any = []
     for path in sources("lalia"):
-        if room(path) not in LIGHT:
+        if package_of(path) not in LIGHT:
             continue
         for found in imports(parsed(path)):
             to_heavy = found.module in heavy or found.module.startswith(tuple(f"{name}." for name in heavy))
             # The program is where the packages meet: a verb loads a heavy one late.
-            if to_heavy and not (room(path) == "cli" and (found.late or found.typing)):
+            if to_heavy and not (package_of(path) == "cli" and (found.late or found.typing)):
                 found_any.append(f"{relative(path)}:{found.line}: imports {found.module}")
     complain(found_any)
 
 
-def test_light_rooms_need_only_light_packages() -> None:
+def test_light_packages_need_only_light_dependencies() -> None:
     import sys
 
     found_any = []
     for path in sources("lalia"):
-        if room(path) not in (*LIGHT, "__init__"):
+        if package_of(path) not in (*LIGHT, "__init__"):
             continue
-        allowed = LIGHT_PACKAGES | EXTRA_ROOMS.get(room(path), set()) | set(sys.stdlib_module_names)
+        allowed = LIGHT_PACKAGES | EXTRA_PACKAGES.get(package_of(path), set()) | set(sys.stdlib_module_names)
         for found in imports(parsed(path)):
             fine = allowed | (LATE_PACKAGES.get(relative(path), set()) if found.late else set())
-            heavy_verb = room(path) == "cli" and (found.late or found.typing)  # a verb loads what only it needs
+            heavy_verb = package_of(path) == "cli" and (found.late or found.typing)  # a verb loads what only it needs
             if found.package not in fine and not heavy_verb:
                 found_any.append(f"{relative(path)}:{found.line}: imports {found.module}")
     complain(found_any)
 
 
-def test_extra_rooms_are_entered_by_the_program_alone() -> None:
+def test_extras_are_imported_by_the_program_alone() -> None:
     complain(
         [
             f"{relative(path)}:{found.line}: imports {found.module}"
             for path in sources("lalia")
             for found in imports(parsed(path))
-            for extra in EXTRA_ROOMS
-            if found.module.startswith(f"lalia.{extra}") and room(path) != extra and room(path) != "cli"
+            for extra in EXTRA_PACKAGES
+            if found.module.startswith(f"lalia.{extra}") and package_of(path) != extra and package_of(path) != "cli"
         ]
     )
 
@@ -230,7 +230,7 @@ def test_doors(package: str) -> None:
     doors = DOORS[package]
     complain(
         [
-            f"{relative(path)}:{found.line}: imports {found.module}; its door is {', '.join(doors)}"
+            f"{relative(path)}:{found.line}: imports {found.module}; only these may: {', '.join(doors)}"
             for path in EVERYTHING
             for found in imports(parsed(path))
             if found.package == package and not relative(path).startswith(doors)
@@ -269,7 +269,7 @@ def test_packages_form_no_circle() -> None:
     """Packages and top modules of ``lalia`` import one another in one direction only, late imports counted, typing ones not."""
     needs: dict[str, set[str]] = {}
     for path in sources("lalia"):
-        own = room(path)
+        own = package_of(path)
         if own == "__init__":  # offers Student and the version to all
             continue
         named = [found.module.split(".") for found in imports(parsed(path)) if not found.typing]
