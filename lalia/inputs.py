@@ -17,7 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from lalia.audio.formats import HEAD_BYTES, recognise
+from lalia.audio.formats import HEAD_BYTES, detect_format
 from lalia.errors import UserError
 
 # --- What a path on a command line is --------------------------------------------------------------------
@@ -366,7 +366,7 @@ def kind_of(path: Path) -> Kind:
     # Signatures of audio are short, and a word may begin like one (caffè like Apple's CAF): valid UTF-8 is text.
     if _is_text(head):
         return "text"
-    return "audio" if recognise(head, path.suffix.lower(), path.stat().st_size) else "text"
+    return "audio" if detect_format(head, path.suffix.lower(), path.stat().st_size) else "text"
 
 
 def is_kenlm(path: Path) -> bool:

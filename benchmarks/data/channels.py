@@ -21,7 +21,7 @@ import numpy as np
 import soundfile
 
 from lalia.audio.channels import EACH
-from lalia.audio.reading import CANCELLED, TWO_VOICES, Note, read_audio
+from lalia.audio.reading import CHANNELS_CANCEL, TWO_VOICES, Note, read_audio
 from lalia.data.corpus import Corpus
 from lalia.data.prepare.listing import Clip
 from lalia.data.prepare.rows import Made, Reader
@@ -139,7 +139,7 @@ def measure(corpus: Corpus, kind: str, recordings: int, seconds: float, scratch:
         notes: list[Note] = []
         mixed_S = read_audio(out.getvalue(), tell=notes.append)
         found.two_voices += any(note.kind == TWO_VOICES for note in notes)
-        found.cancelled += any(note.kind == CANCELLED for note in notes)
+        found.cancelled += any(note.kind == CHANNELS_CANCEL for note in notes)
         found.levels_db.append(10 * np.log10(max(mixed_S.var(), 1e-12) / audio_CS.var(axis=1).max()))
         if kind.startswith("call"):
             sides(out.getvalue(), drawn.turn_S, scratch, found)

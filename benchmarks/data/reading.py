@@ -27,8 +27,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from lalia.audio.mpeg import after_id3, frame_bytes
-from lalia.audio.ogg import _flagged, _pages
+from lalia.audio.mpeg import frame_bytes, id3_end
+from lalia.audio.ogg import _pages, _with_flags
 from lalia.audio.reading import Note, read_audio
 from lalia.errors import AudioError
 from lalia.units import SAMPLE_RATE, Seconds
@@ -204,7 +204,7 @@ def _mp3_cases(made: dict[str, bytes]) -> Iterator[Case]:
     tag = b"ID3\x04\0\0\0\0\x10\x10" + b"\xff\xfb\x90\xc4" * 516
     streams = {name: data for name, data in made.items() if Path(name).suffix in (".mp3", ".mp2")}
     for name, data in streams.items():
-        start = after_id3(data)
+        start = id3_end(data)
         first = frame_bytes(data, start)
         info = max(data.find(b"Xing", start, start + 200), data.find(b"Info", start, start + 200))
         if info > 0:
@@ -249,11 +249,11 @@ def _ogg_cases(made: dict[str, bytes]) -> Iterator[Case]:
     for name, data in streams.items():
         pages = [(data[start : start + length], flags) for start, length, flags, _ in _pages(data, len(data))]
         plain = [page for page, _ in pages]
-        last = _flagged(plain[-1], pages[-1][1] & ~4)
+        last = _with_flags(plain[-1], pages[-1][1] & ~4)
         yield Case(f"no-end-flag-{name}", "Ogg: no last flag", b"".join([*plain[:-1], last]))
         yield Case(f"no-last-page-{name}", "Ogg: no last flag", b"".join(plain[:-1]))
         middle = len(plain) // 2
-        early = _flagged(plain[middle], pages[middle][1] | 4)
+        early = _with_flags(plain[middle], pages[middle][1] | 4)
         yield Case(
             f"early-end-{name}", "Ogg: pages behind the end", b"".join([*plain[:middle], early, *plain[middle + 1 :]])
         )
@@ -261,7 +261,7 @@ def _ogg_cases(made: dict[str, bytes]) -> Iterator[Case]:
 
         def numbered(data: bytes, serial: int) -> list[bytes]:
             return [
-                _flagged(data[a : a + n][:14] + struct.pack("<I", serial) + data[a : a + n][18:], flags)
+                _with_flags(data[a : a + n][:14] + struct.pack("<I", serial) + data[a : a + n][18:], flags)
                 for a, n, flags, _ in _pages(data, len(data))
             ]
 
@@ -271,7 +271,7 @@ def _ogg_cases(made: dict[str, bytes]) -> Iterator[Case]:
             yield Case(f"{Path(name).stem}-then-{other}", "Ogg: chained", chain, sum(held_s))
         fishead = b"OggS\0\x02" + bytes(8) + struct.pack("<III", 9, 0, 0) + b"\x01\x08fishead\0"
         page = b"OggS\0\0" + bytes(8) + struct.pack("<III", 9, 1, 0) + b"\x01\x04data"
-        beside = [_flagged(fishead, 2), plain[0], _flagged(page, 0), *plain[1:]]
+        beside = [_with_flags(fishead, 2), plain[0], _with_flags(page, 0), *plain[1:]]
         yield Case(f"beside-{name}", "Ogg: multiplexed", b"".join(beside), _ffmpeg(name, data).seconds)
 
 

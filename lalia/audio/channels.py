@@ -29,35 +29,39 @@ from lalia.units import Seconds
 
 EACH = -1
 """A choice of channels: each by itself. Others are None, the mix, and a channel's number from 0."""
-CANCELS = 0.25
+CANCELLING_RATIO = 0.25
 """Power of the sum over the sum of the powers, below which channels cancel: 2 for one voice on two channels, 1 for two voices
 or one dead channel, 0 for R = -L."""
-SOUND = 1e-7
+SILENCE_POWER = 1e-7
 """Mean square (-70 dB) of the differences between points, below which a second is silent."""
 FADE_S: Seconds = 0.01
 
-_POINTS = 4000  # a second; judging by some of the samples costs a tenth of judging by all
-_CLEARLY = (
-    1.5  # A later channel is the louder one only where it has so many times the power: equal ones shall not take turns.
-)
-_FRAMES = 40  # a second
-_LOUD = -5.0  # log10 of a frame's power from which somebody may be speaking
-_APART = 1.0  # a tenth of the power: this channel is the one that speaks
-_FEWEST_S: Seconds = 1.0
-_OFTEN, _SOMETIMES = 0.2, 0.05  # shares of the loud frames in which a channel is the one that speaks
-_LIVELY = 0.5  # standard deviation of log10 power: speech comes and goes, the noise of a line does not
-_ALIKE = 0.5  # correlation of log10 powers, from which two channels come and go together
+_POINTS_PER_S = 4000  # Comparing a part of the samples costs a tenth of comparing all.
+_LOUDER_RATIO = 1.5  # A later channel must have this many times the power, so that equal channels do not alternate.
+
+# Two speakers on two channels (`_VoiceStatistics`)
+_FRAMES_PER_S = 40
+_LOUD_LOG_POWER = -5.0  # log10 of a frame's power from which somebody may be speaking
+_DOMINANT_LOG_RATIO = 1.0  # ten times the power of the other channel: this one holds the speaker
+_MIN_LOUD_S: Seconds = 1.0
+_OFTEN_SHARE, _SOMETIMES_SHARE = 0.2, 0.05  # shares of the loud frames that a channel dominates
+_MIN_SPEECH_STD = 0.5  # standard deviation of log10 power: speech varies, line noise does not
+_MAX_CORRELATION = 0.5  # correlation of log10 powers from which two channels vary together
 _MIX = -1
-_CROSS_TALK = 0.1  # of another channel's power: at most that is picked up from it, not said here,
-_USUAL = 8.0  # and at most so many times what this channel holds in the quieter fifth of the time in which the other is loud:
-_LOUD_PART = 0.1  # from this part of the power that it passes in a twentieth of the time.
-_SAME = 0.9  # squared correlation, from which a second of two channels is the same sound,
-_NEARLY_ALL = 0.99  # in so many of the seconds that are no pause:
-_PAUSE = 1e-3  # of the loudest second's power, the noise of a line or less,
-_LEVELS = 4.0  # and neither channel has so many times the power of the other.
+
+# Cross-talk (`cross_talk_ratio`)
+_MAX_CROSS_TALK = 0.1  # of the other channel's power
+_CROSS_TALK_HEADROOM = 8.0  # times the 20th percentile of the power ratio while the other channel is loud
+_LOUD_SHARE = 0.1  # of the other channel's 95th percentile of power: it is loud from there on
+
+# The same sound on two channels (`compare_seconds`, `is_same_sound`)
+_SAME_CORRELATION = 0.9  # squared correlation of a second
+_SAME_SECONDS_SHARE = 0.99  # of the seconds that are no pause
+_PAUSE_POWER_SHARE = 1e-3  # of the loudest second's power
+_MAX_LEVEL_RATIO = 4.0  # between the powers of the two channels
 
 
-def parse_choice(word: str) -> int | None:
+def parse_channels(word: str) -> int | None:
     """What ``mix``, ``each`` or a channel's number from 1 chooses; ``ValueError`` says what was expected."""
     if word == "mix":
         return None
@@ -77,12 +81,12 @@ class Mixer:
     def __init__(self, rate: int, channel: int | None = None) -> None:
         self._rate = rate
         self._channel = channel
-        self._lag = max(1, rate // _POINTS)
+        self._lag = max(1, rate // _POINTS_PER_S)
         self._pending_SC: np.ndarray | None = None
         self._before: int | None = None  # what the second before was taken from: a channel, or _MIX
         self._taken: list[int] = []  # seconds that were taken from each channel alone
         self._sounding = 0
-        self._voices = _Voices()
+        self._voices = _VoiceStatistics()
 
     def __call__(self, block_SC: np.ndarray, last: bool = False) -> np.ndarray:
         """The samples that are decided after ``block_SC``: those of whole seconds, or with ``last`` all that there are."""
@@ -141,46 +145,48 @@ class Mixer:
         squares_PC = np.square(steps_PC)
         powers_C = squares_PC.mean(axis=0)
         total = float(powers_C.sum())
-        if total < SOUND:
+        if total < SILENCE_POWER:
             return _MIX
         self._sounding += 1
         self._taken += [0] * (len(powers_C) - len(self._taken))
         if len(powers_C) == 2:
             self._voices.add(squares_PC)
-        if float(np.square(_sum(steps_PC)).mean()) >= CANCELS * total:
+        if float(np.square(_sum(steps_PC)).mean()) >= CANCELLING_RATIO * total:
             return _MIX
-        louder = int(np.argmax(powers_C >= powers_C.max() / _CLEARLY))
+        louder = int(np.argmax(powers_C >= powers_C.max() / _LOUDER_RATIO))
         self._taken[louder] += 1
         return louder
 
 
-def cross_talk(own_T: np.ndarray, other_T: np.ndarray) -> float:
+def cross_talk_ratio(own_T: np.ndarray, other_T: np.ndarray) -> float:
     """The share of another channel's power, up to which a channel only picks it up; from the powers of all frames of both."""
-    loud_T = other_T >= max(SOUND, _LOUD_PART * float(np.percentile(other_T, 95))) if len(other_T) else other_T > 0
+    loud_T = (
+        other_T >= max(SILENCE_POWER, _LOUD_SHARE * float(np.percentile(other_T, 95))) if len(other_T) else other_T > 0
+    )
     if not loud_T.any():
         return 0.0
-    return min(_CROSS_TALK, _USUAL * float(np.percentile(own_T[loud_T] / other_T[loud_T], 20)))
+    return min(_MAX_CROSS_TALK, _CROSS_TALK_HEADROOM * float(np.percentile(own_T[loud_T] / other_T[loud_T], 20)))
 
 
-def compare(one_S: np.ndarray, other_S: np.ndarray, rate: int) -> np.ndarray:
+def compare_seconds(one_S: np.ndarray, other_S: np.ndarray, rate: int) -> np.ndarray:
     """Of every second of two waves of the same length its power, and 1 where both hold the same sound there, else 0: (N, 2)."""
     found = []
     for start in range(0, len(one_S), rate):
         a_S, b_S = (wave_S[start : start + rate].astype(np.float64) for wave_S in (one_S, other_S))
         aa, bb, ab = float(a_S @ a_S), float(b_S @ b_S), float(a_S @ b_S)
-        same = ab * ab >= _SAME * aa * bb and max(aa, bb) < _LEVELS * min(aa, bb)
+        same = ab * ab >= _SAME_CORRELATION * aa * bb and max(aa, bb) < _MAX_LEVEL_RATIO * min(aa, bb)
         found.append((max(aa, bb) / len(a_S), float(same)))
     return np.array(found).reshape(-1, 2)
 
 
-def is_same(compared: np.ndarray) -> bool:
-    """Whether two channels hold the same sound, from what ``compare`` found of all their seconds: (N, 2)."""
+def is_same_sound(compared: np.ndarray) -> bool:
+    """Whether two channels hold the same sound, from what ``compare_seconds`` found of all their seconds: (N, 2)."""
     powers, same = compared.T
-    loud = powers >= max(SOUND, _PAUSE * float(powers.max(initial=0.0)))
-    return bool(loud.any()) and float(same[loud].mean()) >= _NEARLY_ALL
+    loud = powers >= max(SILENCE_POWER, _PAUSE_POWER_SHARE * float(powers.max(initial=0.0)))
+    return bool(loud.any()) and float(same[loud].mean()) >= _SAME_SECONDS_SHARE
 
 
-class _Voices:
+class _VoiceStatistics:
     """Whether two channels hold two voices: they come and go at different times, now the one louder and now the other."""
 
     def __init__(self) -> None:
@@ -192,26 +198,28 @@ class _Voices:
 
     def add(self, squares_PC: np.ndarray) -> None:
         """The squares of a second's points."""
-        points = len(squares_PC) // _FRAMES
+        points = len(squares_PC) // _FRAMES_PER_S
         if not points:
             return
-        frames_TPC = squares_PC[: points * _FRAMES].reshape(_FRAMES, points, 2)
-        levels_TC = np.log10(np.maximum(frames_TPC.mean(axis=1), SOUND)).astype(np.float64)
-        apart_T = (levels_TC[:, 0] - levels_TC[:, 1])[levels_TC.max(axis=1) >= _LOUD]
+        frames_TPC = squares_PC[: points * _FRAMES_PER_S].reshape(_FRAMES_PER_S, points, 2)
+        levels_TC = np.log10(np.maximum(frames_TPC.mean(axis=1), SILENCE_POWER)).astype(np.float64)
+        apart_T = (levels_TC[:, 0] - levels_TC[:, 1])[levels_TC.max(axis=1) >= _LOUD_LOG_POWER]
         self._loud += len(apart_T)
-        self._ahead += ((apart_T >= _APART).sum(), (apart_T <= -_APART).sum())
-        self._frames += _FRAMES
+        self._ahead += ((apart_T >= _DOMINANT_LOG_RATIO).sum(), (apart_T <= -_DOMINANT_LOG_RATIO).sum())
+        self._frames += _FRAMES_PER_S
         self._sums += levels_TC.sum(axis=0)
         self._products += levels_TC.T @ levels_TC
 
     def differ(self) -> bool:
         share = float(self._ahead.min()) / max(1, self._loud)
-        if self._loud < _FEWEST_S * _FRAMES or share < _SOMETIMES:
+        if self._loud < _MIN_LOUD_S * _FRAMES_PER_S or share < _SOMETIMES_SHARE:
             return False
         mean = self._sums / self._frames
         covariance = self._products / self._frames - np.outer(mean, mean)
         one, other = (math.sqrt(max(0.0, float(covariance[i, i]))) for i in (0, 1))
-        return min(one, other) >= _LIVELY and (share >= _OFTEN or float(covariance[0, 1]) < _ALIKE * one * other)
+        return min(one, other) >= _MIN_SPEECH_STD and (
+            share >= _OFTEN_SHARE or float(covariance[0, 1]) < _MAX_CORRELATION * one * other
+        )
 
 
 def _sum(block_SC: np.ndarray) -> np.ndarray:

@@ -39,7 +39,7 @@ TELEPHONE_RATE = 8_000
 _FRAME_SAMPLES = 160
 
 
-def gsm(wave_S: np.ndarray) -> np.ndarray:
+def gsm_round_trip(wave_S: np.ndarray) -> np.ndarray:
     """``wave_S`` (S,) float32 at 8 kHz, -1 to 1, after GSM 06.10 full rate (13 kbit/s): as long, not delayed."""
     out = io.BytesIO()
     odd = -len(wave_S) % (2 * _FRAME_SAMPLES)  # WAV holds GSM frames in pairs.

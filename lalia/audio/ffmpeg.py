@@ -10,9 +10,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-_GUESSED = ("g722", "aac", "mp3", "mpegts", "mpeg", "ac3", "loas", "ogg", "flv", "amr")
-_LISTEN_S, _SILENCE = 120.0, 1e-3
-_MOST_BOXES = 100_000
+_ESTIMATED_DURATION = ("g722", "aac", "mp3", "mpegts", "mpeg", "ac3", "loas", "ogg", "flv", "amr")
+_SILENCE_CHECK_S, _SILENCE = 120.0, 1e-3
+_MAX_BOXES = 100_000
 
 
 class DecodingFailed(Exception):
@@ -24,7 +24,7 @@ class DecoderMissing(Exception):
 
 
 @dataclass
-class Decoding:
+class DecodingReport:
     """What became of a file while it was decoded, for those who tell people."""
 
     declared_s: float | None = None
@@ -35,15 +35,15 @@ class Decoding:
     bad_packets: int = 0
 
 
-def stream_facts(file: BinaryIO, container: str) -> tuple[int, int, float | None]:
+def stream_info(file: BinaryIO, container: str) -> tuple[int, int, float | None]:
     """Sample rate, channels and declared duration in seconds (None: not said) of the stream that is read."""
     with _open(file, container) as opened:
-        number, _ = _choose(file, container, opened)
+        number, _ = _choose_track(file, container, opened)
         stream = opened.streams.audio[number]
         return stream.rate, stream.channels, _declared_s(opened, stream)
 
 
-def stream_blocks(file: BinaryIO, container: str, decoding: Decoding) -> Iterator[tuple[int, np.ndarray]]:
+def stream_blocks(file: BinaryIO, container: str, decoding: DecodingReport) -> Iterator[tuple[int, np.ndarray]]:
     """Blocks of a file's sound as (rate, float32 samples of shape (samples, channels)); ``decoding`` is filled meanwhile.
 
     Of several tracks the first that decodes and is not silent. Packets that are damaged are counted and left out; raises
@@ -51,7 +51,7 @@ def stream_blocks(file: BinaryIO, container: str, decoding: Decoding) -> Iterato
     """
     with ExitStack() as stack:
         opened = stack.enter_context(_open(file, container))
-        number, decoding.tracks = _choose(file, container, opened)
+        number, decoding.tracks = _choose_track(file, container, opened)
         if decoding.tracks:  # Listening to them moved the file.
             stack.close()
             opened = stack.enter_context(_open(file, container))
@@ -60,7 +60,7 @@ def stream_blocks(file: BinaryIO, container: str, decoding: Decoding) -> Iterato
         yield from _blocks(opened, stream, decoding)
 
 
-def _blocks(opened: Any, stream: Any, decoding: Decoding) -> Iterator[tuple[int, np.ndarray]]:
+def _blocks(opened: Any, stream: Any, decoding: DecodingReport) -> Iterator[tuple[int, np.ndarray]]:
     av = _av()
     convert: Any = None
     failed: Exception | None = None
@@ -105,7 +105,7 @@ def _block(frame: Any) -> tuple[int, np.ndarray]:
     return frame.sample_rate, frame.to_ndarray().reshape(frame.samples, -1)
 
 
-def _choose(file: BinaryIO, container: str, opened: Any) -> tuple[int, str]:
+def _choose_track(file: BinaryIO, container: str, opened: Any) -> tuple[int, str]:
     """Which of the audio streams is read, and, where there are several, in words."""
     streams = opened.streams.audio
     if not streams:
@@ -117,22 +117,22 @@ def _choose(file: BinaryIO, container: str, opened: Any) -> tuple[int, str]:
     if len(streams) == 1:
         return 0, ""
     fit.sort(key=lambda number: not streams[number].disposition & _av().stream.Disposition.default)
-    number = next((number for number in fit if _sounds(file, container, number)), fit[0])
+    number = next((number for number in fit if _has_sound(file, container, number)), fit[0])
     language = streams[number].language
     which = f"{number + 1}" + (f" ({language})" if language and language != "und" else "")
     return number, f"holds {len(streams)} audio tracks: read track {which}"
 
 
-def _sounds(file: BinaryIO, container: str, number: int) -> bool:
+def _has_sound(file: BinaryIO, container: str, number: int) -> bool:
     """Whether the first minutes of a stream hold more than silence."""
     try:
         with _open(file, container) as opened:
             seconds = 0.0
-            for rate, block_SC in _blocks(opened, opened.streams.audio[number], Decoding()):
+            for rate, block_SC in _blocks(opened, opened.streams.audio[number], DecodingReport()):
                 if len(block_SC) and float(np.abs(block_SC).max()) > _SILENCE:
                     return True
                 seconds += len(block_SC) / rate
-                if seconds > _LISTEN_S:
+                if seconds > _SILENCE_CHECK_S:
                     break
     except DecodingFailed:
         pass
@@ -155,17 +155,17 @@ def _open(file: BinaryIO, container: str) -> Any:
         # The container is named, never guessed: FFmpeg finds an audio format in almost any bytes.
         return av.open(file, format=container, metadata_errors="ignore")
     except (av.error.FFmpegError, ValueError, OSError) as error:
-        if container == "mov" and not _has_index(file):
+        if container == "mov" and not _has_moov(file):
             raise DecodingFailed(
                 "its index (moov) is missing, as when a recorder is switched off; untrunc can make one"
             ) from error
         raise DecodingFailed(_reason(error)) from error
 
 
-def _has_index(file: BinaryIO) -> bool:
+def _has_moov(file: BinaryIO) -> bool:
     """Whether an MP4 file has a box ``moov``, by a walk over its boxes."""
     size, at = file.seek(0, os.SEEK_END), 0
-    for _ in range(_MOST_BOXES):
+    for _ in range(_MAX_BOXES):
         file.seek(at)
         head = file.read(16)
         length = int.from_bytes(head[8:16] if head[:4] == b"\0\0\0\x01" else head[:4], "big")
@@ -179,7 +179,7 @@ def _has_index(file: BinaryIO) -> bool:
 
 def _declared_s(opened: Any, stream: Any) -> float | None:
     """What the header promises; None for streams without one, of which FFmpeg guesses the length by their bit rate."""
-    if opened.format.name.partition(",")[0] in _GUESSED:
+    if opened.format.name.partition(",")[0] in _ESTIMATED_DURATION:
         return None
     if said := stream.metadata.get("DURATION", ""):  # Matroska's, per track
         hours, _, rest = said.partition(":")

@@ -7,60 +7,62 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 
-from lalia.audio.contents import Contents, Kind, Part, untouched
-from lalia.audio.mpeg import Data, after_id3
+from lalia.audio.file_structure import AudioFormat, FileStructure, Stream, whole_file
+from lalia.audio.mpeg import Data, id3_end
 
-_BEGIN = b"fLaC\x00\x00\x00\x22"
+_STREAM_START = b"fLaC\x00\x00\x00\x22"
 _HEAD_BYTES = 42
 _TAIL_BYTES = 1 << 15
 _LARGEST_FRAME_BYTES = 1 << 18
-_BLOCKS = {
+_BLOCK_SIZES = {
     1: 192,
     **{code: 576 << code - 2 for code in range(2, 6)},
     **{code: 256 << code - 8 for code in range(8, 16)},
 }
 
 
-def flac_contents(data: Data, size: int, kind: Kind) -> Contents:
+def flac_structure(data: Data, size: int, file_format: AudioFormat) -> FileStructure:
     """What a FLAC file holds: each stream of a row with the total in its header that its last whole frame gives."""
-    begins = [after_id3(data)]
-    while (joined := data.find(_BEGIN, begins[-1] + _HEAD_BYTES)) >= 0:
+    begins = [id3_end(data)]
+    while (joined := data.find(_STREAM_START, begins[-1] + _HEAD_BYTES)) >= 0:
         begins.append(joined)
-    found = [_stream(data, begin, end, kind) for begin, end in pairwise([*begins, size])]
-    if len(found) == 1 and found[0].declared_s == found[0].held_s:
-        return untouched(kind)
+    found = [_stream(data, begin, end, file_format) for begin, end in pairwise([*begins, size])]
+    if len(found) == 1 and found[0].declared_s == found[0].actual_s:
+        return whole_file(file_format)
     declared_s = sum(one.declared_s or 0.0 for one in found[:1]) or None
-    held_s = sum(one.held_s for one in found if one.held_s) if all(one.held_s for one in found) else None
-    return Contents(tuple(part for one in found for part in one.parts), declared_s, held_s, found[-1].cut)
+    actual_s = sum(one.actual_s for one in found if one.actual_s) if all(one.actual_s for one in found) else None
+    return FileStructure(
+        tuple(stream for one in found for stream in one.streams), declared_s, actual_s, found[-1].truncation
+    )
 
 
-def _stream(data: Data, start: int, end: int, kind: Kind) -> Contents:
+def _stream(data: Data, start: int, end: int, file_format: AudioFormat) -> FileStructure:
     """One stream; both lengths are None where no more is known."""
     head = data[start : start + _HEAD_BYTES]
     as_it_is = (start, end - start)
     if len(head) < _HEAD_BYTES or head[:4] != b"fLaC" or head[4] & 0x7F or not any(head[18:21]):
-        return Contents((Part(kind, (as_it_is,)),))
+        return FileStructure((Stream(file_format, (as_it_is,)),))
     facts = int.from_bytes(head[18:26], "big")
     rate, total = facts >> 44, facts & (1 << 36) - 1
     block = int.from_bytes(head[8:10], "big") if head[8:10] == head[10:12] else 0  # one size of block, or many
-    held, cut = 0, ""
+    actual, truncation = 0, ""
     begin = start + _HEAD_BYTES
     for tail_bytes in (_TAIL_BYTES, _LARGEST_FRAME_BYTES):
         tail = max(begin, end - tail_bytes)
-        ends = _ends(data[tail:end], block, total)
+        ends = _last_frames(data[tail:end], block, total)
         if any(frame.end == total for frame in ends):
-            return Contents((Part(kind, (as_it_is,)),), total / rate, total / rate)
+            return FileStructure((Stream(file_format, (as_it_is,)),), total / rate, total / rate)
         if ends:
             # The last frame is whole where its checksum says so; what is behind it may be a tag.
-            held = ends[0].end if ends[0].whole else ends[0].first
-            if not ends[0].whole:
-                end, cut = tail + ends[0].at, "its last frame is incomplete"
+            actual = ends[0].end if ends[0].intact else ends[0].first
+            if not ends[0].intact:
+                end, truncation = tail + ends[0].at, "its last frame is incomplete"
             break
-    if not held or not rate:
-        return Contents((Part(kind, (as_it_is,)),))
-    patched = head[:18] + struct.pack(">Q", facts >> 36 << 36 | held) + head[26:]
+    if not actual or not rate:
+        return FileStructure((Stream(file_format, (as_it_is,)),))
+    patched = head[:18] + struct.pack(">Q", facts >> 36 << 36 | actual) + head[26:]
     pieces = (bytes(patched), (begin, end - begin))
-    return Contents((Part(kind, pieces),), total / rate if total else None, held / rate, cut)
+    return FileStructure((Stream(file_format, pieces),), total / rate if total else None, actual / rate, truncation)
 
 
 @dataclass(frozen=True)
@@ -70,26 +72,26 @@ class _Frame:
     at: int
     first: int
     end: int
-    whole: bool
+    intact: bool
 
 
-def _ends(tail: bytes, block: int, total: int) -> list[_Frame]:
+def _last_frames(tail: bytes, block: int, total: int) -> list[_Frame]:
     """The frames that begin in ``tail``, the last first, no further than to one that ends at ``total``."""
     found: list[_Frame] = []
     at = len(tail)
     sync = b"\xff\xf8" if block else b"\xff"
     while (at := tail.rfind(sync, 0, at)) >= 0 and len(found) < 64:
-        header = _header(tail, at, block)
+        header = _parse_header(tail, at, block)
         if header is None:
             continue
         first, samples = header
         if first + samples == total:
             return [_Frame(at, first, total, True)]
-        found.append(_Frame(at, first, first + samples, not found and _whole(tail[at:])))
+        found.append(_Frame(at, first, first + samples, not found and _crc_matches(tail[at:])))
     return found
 
 
-def _header(data: bytes, at: int, fixed: int) -> tuple[int, int] | None:
+def _parse_header(data: bytes, at: int, fixed: int) -> tuple[int, int] | None:
     """First sample and samples of the frame header at ``at``, where its checksum holds (RFC 9639, section 9.1)."""
     if at + 6 > len(data) or data[at + 1] & 0xFE != 0xF8:
         return None
@@ -104,7 +106,7 @@ def _header(data: bytes, at: int, fixed: int) -> tuple[int, int] | None:
     for byte in data[end : end + extra]:
         number = number << 6 | byte & 0x3F
     end += extra
-    samples = _BLOCKS.get(size_code, 0)
+    samples = _BLOCK_SIZES.get(size_code, 0)
     if size_code in (6, 7):
         width = size_code - 5
         samples = int.from_bytes(data[end : end + width], "big") + 1
@@ -118,7 +120,7 @@ def _header(data: bytes, at: int, fixed: int) -> tuple[int, int] | None:
     return (number if variable else number * fixed), samples
 
 
-def _whole(frame: bytes) -> bool:
+def _crc_matches(frame: bytes) -> bool:
     """Whether a frame's checksum stands somewhere at its end; tags behind it are 128 bytes or none."""
     for behind in (0, 128):
         body = frame[: len(frame) - behind]

@@ -6,12 +6,12 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from lalia.audio.contents import Kind
-from lalia.audio.mpeg import after_id3, frame_bytes
+from lalia.audio.file_structure import AudioFormat
+from lalia.audio.mpeg import frame_bytes, id3_end
 
 HEAD_BYTES = 1 << 16
-_LISTED_BYTES = 1 << 14
-_NOT_AUDIO = frozenset(
+_SNIFFED_BYTES = 1 << 14
+_OTHER_SUFFIXES = frozenset(
     f".{suffix}"
     for names in (
         "txt lab tsv csv json jsonl md rst html htm xml yaml yml toml ini log tex pdf doc docx odt xls xlsx ods ppt pptx",
@@ -23,43 +23,43 @@ _NOT_AUDIO = frozenset(
 )
 
 RAW_G722 = "G.722"
-LATER_PIECE = "later piece"
+FRAGMENT = "later piece"
 """Of a recording that was made in pieces: without the header that says what it is."""
-_LARGEST_BLOCK = 1 << 16
+_MAX_BLOCK_BYTES = 1 << 16
 G722_BYTES_PER_SECOND = 8_000
 
 
 _MAGIC = (
-    (b"fLaC", 0, Kind("FLAC", "flac", True)),
-    (b"OggS", 0, Kind("Ogg", "ogg", True)),
-    (b"RIFF", 0, Kind("WAV", "wav", True)),
-    (b"RIFX", 0, Kind("WAV", "wav", True)),
-    (b"RF64", 0, Kind("RF64", "wav", True)),
-    (b"BW64", 0, Kind("RF64", "wav", True)),
-    (b"riff\x2e\x91\xcf\x11", 0, Kind("W64", "w64", True)),
-    (b"FORM", 0, Kind("AIFF", "aiff", True)),
-    (b".snd", 0, Kind("AU", "au", True)),
-    (b"caff", 0, Kind("CAF", "caf", True)),
-    (b"NIST_1A", 0, Kind("NIST SPHERE", "nistsphere", True)),
-    (b"Creative Voice File", 0, Kind("VOC", "voc", True)),
-    (b"ftyp", 4, Kind("MP4", "mov", False)),
-    (b"moov", 4, Kind("MP4", "mov", False)),
-    (b"mdat", 4, Kind("MP4", "mov", False)),
-    (b"wide", 4, Kind("MP4", "mov", False)),
-    (b"moof", 4, Kind(LATER_PIECE, "", False)),
-    (b"styp", 4, Kind(LATER_PIECE, "", False)),
-    (b"\x1f\x43\xb6\x75", 0, Kind(LATER_PIECE, "", False)),
-    (b"\x1aE\xdf\xa3", 0, Kind("WebM", "matroska", False)),
-    (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", 0, Kind("WMA", "asf", False)),
-    (b"#!AMR", 0, Kind("AMR", "amr", False)),
-    (b"\0\0\1\xba", 0, Kind("MPEG-PS", "mpeg", False)),
-    (b"FLV\1", 0, Kind("FLV", "flv", False)),
-    (b"wvpk", 0, Kind("WavPack", "wv", False)),
-    (b"MAC ", 0, Kind("Monkey's Audio", "ape", False)),
-    (b"TTA1", 0, Kind("True Audio", "tta", False)),
-    (b"ajkg", 0, Kind("Shorten", "shn", False)),
+    (b"fLaC", 0, AudioFormat("FLAC", "flac", True)),
+    (b"OggS", 0, AudioFormat("Ogg", "ogg", True)),
+    (b"RIFF", 0, AudioFormat("WAV", "wav", True)),
+    (b"RIFX", 0, AudioFormat("WAV", "wav", True)),
+    (b"RF64", 0, AudioFormat("RF64", "wav", True)),
+    (b"BW64", 0, AudioFormat("RF64", "wav", True)),
+    (b"riff\x2e\x91\xcf\x11", 0, AudioFormat("W64", "w64", True)),
+    (b"FORM", 0, AudioFormat("AIFF", "aiff", True)),
+    (b".snd", 0, AudioFormat("AU", "au", True)),
+    (b"caff", 0, AudioFormat("CAF", "caf", True)),
+    (b"NIST_1A", 0, AudioFormat("NIST SPHERE", "nistsphere", True)),
+    (b"Creative Voice File", 0, AudioFormat("VOC", "voc", True)),
+    (b"ftyp", 4, AudioFormat("MP4", "mov", False)),
+    (b"moov", 4, AudioFormat("MP4", "mov", False)),
+    (b"mdat", 4, AudioFormat("MP4", "mov", False)),
+    (b"wide", 4, AudioFormat("MP4", "mov", False)),
+    (b"moof", 4, AudioFormat(FRAGMENT, "", False)),
+    (b"styp", 4, AudioFormat(FRAGMENT, "", False)),
+    (b"\x1f\x43\xb6\x75", 0, AudioFormat(FRAGMENT, "", False)),
+    (b"\x1aE\xdf\xa3", 0, AudioFormat("WebM", "matroska", False)),
+    (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", 0, AudioFormat("WMA", "asf", False)),
+    (b"#!AMR", 0, AudioFormat("AMR", "amr", False)),
+    (b"\0\0\1\xba", 0, AudioFormat("MPEG-PS", "mpeg", False)),
+    (b"FLV\1", 0, AudioFormat("FLV", "flv", False)),
+    (b"wvpk", 0, AudioFormat("WavPack", "wv", False)),
+    (b"MAC ", 0, AudioFormat("Monkey's Audio", "ape", False)),
+    (b"TTA1", 0, AudioFormat("True Audio", "tta", False)),
+    (b"ajkg", 0, AudioFormat("Shorten", "shn", False)),
 )
-_RIFF_FORMS = {b"WAVE": None, b"AVI ": Kind("AVI", "avi", False)}
+_RIFF_FORMS = {b"WAVE": None, b"AVI ": AudioFormat("AVI", "avi", False)}
 _PICTURES = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1", b"avif", b"avis", b"crx ")
 
 
@@ -69,19 +69,19 @@ def is_audio(path: Path) -> bool:
     What cannot be opened, pipes and devices are not. Names that end as documents, pictures and programs do are not opened.
     """
     suffix = path.suffix.lower()
-    if suffix in _NOT_AUDIO:
+    if suffix in _OTHER_SUFFIXES:
         return False
     try:
         if not path.is_file():  # a pipe would be waited for without end
             return False
         with path.open("rb", buffering=0) as file:
-            head = file.read(_LISTED_BYTES)
-            return recognise(head, suffix, os.fstat(file.fileno()).st_size) is not None
+            head = file.read(_SNIFFED_BYTES)
+            return detect_format(head, suffix, os.fstat(file.fileno()).st_size) is not None
     except OSError:
         return False
 
 
-def recognise(head: bytes, suffix: str, size: int) -> Kind | None:
+def detect_format(head: bytes, suffix: str, size: int) -> AudioFormat | None:
     """The kind of a file that starts with ``head`` (up to ``HEAD_BYTES``); None when it is no audio we know.
 
     ``suffix`` (``.g722``) is believed only where the bytes cannot tell: raw G.722 has no header.
@@ -95,30 +95,30 @@ def recognise(head: bytes, suffix: str, size: int) -> Kind | None:
     if head[4:8] == b"ftyp" and head[8:12] in _PICTURES:
         return None
     if head[:4] == b"OggS" and len(head) > 5 and not head[5] & 2:
-        return Kind(LATER_PIECE, "", False)
-    for magic, offset, kind in _MAGIC:
+        return AudioFormat(FRAGMENT, "", False)
+    for magic, offset, file_format in _MAGIC:
         if head.startswith(magic, offset):
-            return kind
-    if _is_block(head):
-        return Kind(LATER_PIECE, "", False)
+            return file_format
+    if _is_webm_blocks(head):
+        return AudioFormat(FRAGMENT, "", False)
     for at, packet in ((0, 188), (4, 192)):  # as broadcast, and as camcorders write it
         if len(head) > at + 4 * packet and set(head[at : at + 5 * packet : packet]) == {0x47}:
-            return Kind("MPEG-TS", "mpegts", False)
-    start = after_id3(head)
+            return AudioFormat("MPEG-TS", "mpegts", False)
+    start = id3_end(head)
     if start and start >= len(head):  # a tag with a cover picture larger than what we look at
-        return Kind("MP3", "mp3", True) if start < size else None
+        return AudioFormat("MP3", "mp3", True) if start < size else None
     if head.startswith(b"fLaC", start):
-        return Kind("FLAC", "flac", True)
-    if _chained(head, start, size, frame_bytes):
-        return Kind("MP3", "mp3", True)
-    if _chained(head, start, size, _aac_frame_bytes):
-        return Kind("AAC", "aac", False)
+        return AudioFormat("FLAC", "flac", True)
+    if _has_frames(head, start, size, frame_bytes):
+        return AudioFormat("MP3", "mp3", True)
+    if _has_frames(head, start, size, _aac_frame_bytes):
+        return AudioFormat("AAC", "aac", False)
     if suffix == ".g722" and head and not _is_text(head):
-        return Kind(RAW_G722, "g722", False)
+        return AudioFormat(RAW_G722, "g722", False)
     return None
 
 
-def _is_block(head: bytes) -> bool:
+def _is_webm_blocks(head: bytes) -> bool:
     """Whether WebM blocks of one track stand in a row: a piece of a recording that begins within a cluster."""
     at = 0
     for _ in range(3):
@@ -126,13 +126,13 @@ def _is_block(head: bytes) -> bool:
             return False
         width = 9 - head[at + 1].bit_length()
         length = int.from_bytes(head[at + 1 : at + 1 + width], "big") & (1 << 7 * width) - 1
-        if not 4 < length < _LARGEST_BLOCK or head[at + 1 + width] & 0xF0 != 0x80:
+        if not 4 < length < _MAX_BLOCK_BYTES or head[at + 1 + width] & 0xF0 != 0x80:
             return False
         at += 1 + width + length
     return True
 
 
-def _chained(head: bytes, start: int, size: int, frame_bytes: Callable[[bytes, int], int]) -> bool:
+def _has_frames(head: bytes, start: int, size: int, frame_bytes: Callable[[bytes, int], int]) -> bool:
     """Whether three frames in a row stand within the first 8 kB; fewer only where the file ends before that."""
     at = head.find(b"\xff", start, start + 8192)
     while at >= 0:

@@ -11,25 +11,25 @@ import struct
 from dataclasses import dataclass, field
 from mmap import mmap
 
-from lalia.audio.contents import Contents, Kind, Part, untouched
+from lalia.audio.file_structure import AudioFormat, FileStructure, Stream, whole_file
 from lalia.units import Samples, Seconds
 
-MP3 = Kind("MP3", "mp3", True)
+MP3 = AudioFormat("MP3", "mp3", True)
 Data = bytes | mmap
 
-_KBPS_1 = {
+_KBPS_MPEG1 = {
     1: (0, 32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
     2: (0, 32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
     3: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
 }
-_KBPS_2 = {
+_KBPS_MPEG2 = {
     1: (0, 32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
     2: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
     3: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
 _DECODER_DELAY: Samples = 529
 _SYNC = re.compile(rb"\xff[\xe2-\xff][\x10-\xef]")
-_NEEDED = 3
+_MIN_FRAMES = 3
 """Frames in a row that are taken for sound and not for bytes that look like it."""
 
 
@@ -41,7 +41,7 @@ class _FrameBytes(dict[int, int]):
         bits, rate_code, padding = key >> 4 & 15, key >> 2 & 3, key >> 1 & 1
         length = 0
         if key >> 13 == 7 and version != 1 and layer != 4 and bits not in (0, 15) and rate_code != 3:
-            kbps, rate = (_KBPS_1 if version == 3 else _KBPS_2)[layer][bits], _rate(version, rate_code)
+            kbps, rate = (_KBPS_MPEG1 if version == 3 else _KBPS_MPEG2)[layer][bits], _rate(version, rate_code)
             if layer == 1:
                 length = (12_000 * kbps // rate + padding) * 4
             else:
@@ -53,7 +53,7 @@ class _FrameBytes(dict[int, int]):
 _FRAME_BYTES = _FrameBytes()
 
 
-class _RunBytes(dict[int, int]):
+class _FrameBytesOfFormat(dict[int, int]):
     """The bytes of a frame by its header, a whole one; 0 where it begins none of the same form."""
 
     def __init__(self, form: tuple[int, int, int, int] | None) -> None:
@@ -61,7 +61,7 @@ class _RunBytes(dict[int, int]):
 
     def __missing__(self, header: int) -> int:
         data = header.to_bytes(4, "big")
-        self[header] = length = frame_bytes(data, 0) if _form(data, 0) == self._wanted else 0
+        self[header] = length = frame_bytes(data, 0) if _frame_format(data, 0) == self._wanted else 0
         return length
 
 
@@ -73,7 +73,7 @@ def frame_bytes(data: Data, at: int) -> int:
 
 
 @dataclass
-class Run:
+class FrameRun:
     """Frames of one rate and one number of channels. ``pieces`` are where they are, as (start, length)."""
 
     layer: int
@@ -82,9 +82,9 @@ class Run:
     frame_samples: Samples
     frames: int = 0
     pieces: list[tuple[int, int]] = field(default_factory=list)
-    declared: int | None = None
+    declared_frames: int | None = None
     """frames that its head says it has"""
-    head: bytes = b""
+    info_frame: bytes = b""
     """the frame that says so"""
 
     @property
@@ -94,49 +94,49 @@ class Run:
 
     @property
     def declared_s(self) -> Seconds | None:
-        return None if self.declared is None else self._seconds(self.declared)
+        return None if self.declared_frames is None else self._seconds(self.declared_frames)
 
     def _seconds(self, frames: int) -> Seconds:
-        before, behind = self.added
-        taken = before + _DECODER_DELAY + (max(0, behind - _DECODER_DELAY) if frames == self.declared else 0)
+        before, behind = self.encoder_padding
+        taken = before + _DECODER_DELAY + (max(0, behind - _DECODER_DELAY) if frames == self.declared_frames else 0)
         return max(0, frames * self.frame_samples - taken) / self.rate
 
     @property
-    def added(self) -> tuple[Samples, Samples]:
+    def encoder_padding(self) -> tuple[Samples, Samples]:
         """How many samples the encoder says that it added before and behind."""
-        at = _encoder_at(self.head)
-        delays = int.from_bytes(self.head[at + 21 : at + 24], "big") if at else 0
+        at = _lame_tag_at(self.info_frame)
+        delays = int.from_bytes(self.info_frame[at + 21 : at + 24], "big") if at else 0
         return delays >> 12, delays & 0xFFF
 
 
 @dataclass
-class Frames:
+class FrameScan:
     """What a walk found: runs of frames, and whether the last frame of all is cut off."""
 
-    runs: list[Run]
-    cut: bool
-    strays: bool
+    runs: list[FrameRun]
+    truncated: bool
+    has_junk: bool
     """whether anything lies between frames or behind them"""
 
 
-def walk(data: Data, start: int, end: int) -> Frames:
+def scan_frames(data: Data, start: int, end: int) -> FrameScan:
     """All frames between ``start`` and ``end``, over whatever lies between them."""
-    found = Frames([], False, False)
+    found = FrameScan([], False, False)
     unpack = struct.Struct(">I").unpack_from
     at = start
-    while (begin := _next_frames(data, at, end)) is not None:
-        found.strays |= bool(found.runs)
+    while (begin := _find_run(data, at, end)) is not None:
+        found.has_junk |= bool(found.runs)
         at = begin
         while at + 4 <= end and data[at] == 0xFF:  # a run, or the rest of one behind a stray
-            form = _form(data, at)
-            if form is None or (found.runs and form != _form_of(found.runs[-1]) and not _starts(data, at, end)):
+            form = _frame_format(data, at)
+            if form is None or (found.runs and form != _run_format(found.runs[-1]) and not _begins_run(data, at, end)):
                 break
-            if not found.runs or form != _form_of(found.runs[-1]):
-                found.runs.append(Run(*form))
+            if not found.runs or form != _run_format(found.runs[-1]):
+                found.runs.append(FrameRun(*form))
                 if len(found.runs) == 1:  # Players take those of joined files for silent frames.
-                    at = _read_head(data, at, end, found.runs[-1])
+                    at = _read_info_frame(data, at, end, found.runs[-1])
             run, first, frames, last = found.runs[-1], at, 0, end - 4
-            lengths = _RunBytes(form)
+            lengths = _FrameBytesOfFormat(form)
             while at <= last:
                 length = lengths[unpack(data, at)[0]]
                 if not length:
@@ -144,36 +144,36 @@ def walk(data: Data, start: int, end: int) -> Frames:
                 at += length
                 frames += 1
             if at > end:
-                at, frames, found.cut = at - length, frames - 1, True
+                at, frames, found.truncated = at - length, frames - 1, True
             if frames:
                 run.frames += frames
                 if run.pieces and sum(run.pieces[-1]) == first:
                     first, _ = run.pieces.pop()
                 run.pieces.append((first, at - first))
-            if found.cut or not frames:
+            if found.truncated or not frames:
                 break
-        if found.cut:
+        if found.truncated:
             # A frame that seems to reach past the end may be a tag that looks like one.
-            found.cut = end - at >= 4 and data[at : at + 3] not in (b"TAG", b"APE", b"LYR", b"ID3")
+            found.truncated = end - at >= 4 and data[at : at + 3] not in (b"TAG", b"APE", b"LYR", b"ID3")
             break
         at = max(at, begin + 1)
     found.runs = [run for run in found.runs if run.frames]
-    found.strays |= end > at and bool(found.runs)
+    found.has_junk |= end > at and bool(found.runs)
     return found
 
 
-def whole_head(run: Run) -> bytes:
+def xing_frame(run: FrameRun) -> bytes:
     """A first frame that says how many frames ``run`` has, for decoders that go by it."""
     count = struct.pack(">I", run.frames)
-    if run.head and (at := max(run.head.find(b"Xing"), run.head.find(b"Info"))) > 0:
-        head = bytearray(run.head)
+    if run.info_frame and (at := max(run.info_frame.find(b"Xing"), run.info_frame.find(b"Info"))) > 0:
+        head = bytearray(run.info_frame)
         (flags,) = struct.unpack(">I", head[at + 4 : at + 8])
         head[at + 8 : at + 12] = count
         if flags & 2:
             length = len(head) + sum(length for _, length in run.pieces)
             head[at + 12 : at + 16] = struct.pack(">I", length & 0xFFFFFFFF)
-        encoder = _encoder_at(run.head)
-        if run.declared != run.frames and encoder:
+        encoder = _lame_tag_at(run.info_frame)
+        if run.declared_frames != run.frames and encoder:
             # The samples that the encoder filled up with stand at another end: none are to be cut off there.
             head[encoder + 22] &= 0xF0
             head[encoder + 23] = 0
@@ -183,25 +183,29 @@ def whole_head(run: Run) -> bytes:
     version, rate_code = rates[run.rate]
     # MPEG version, layer III, no checksum; 128 or 80 kbit/s, so that there is room; joint stereo would need bits, plain does not.
     header = bytes((0xFF, 0xE0 | version << 3 | 1 << 1 | 1, 9 << 4 | rate_code << 2, 0xC0 if run.channels == 1 else 0))
-    side = _side_bytes(version, run.channels)
+    side = _side_info_bytes(version, run.channels)
     body = header + bytes(side) + b"Xing" + struct.pack(">I", 1) + count
     return body.ljust(frame_bytes(header, 0), b"\0")
 
 
-def mpeg_contents(data: Data, start: int, end: int, inside: bool = False) -> Contents:
+def mpeg_structure(data: Data, start: int, end: int, inside: bool = False) -> FileStructure:
     """What a file of MPEG audio holds between ``start`` and ``end``; ``inside`` another container it is never the file itself."""
-    found = walk(data, start, end)
+    found = scan_frames(data, start, end)
     if not found.runs:
-        return untouched(MP3)
+        return whole_file(MP3)
     first = found.runs[0]
-    cut = "its last frame is incomplete" if found.cut else ""
-    if len(found.runs) == 1 and not (found.strays or found.cut or inside) and first.declared == first.frames:
-        return untouched(MP3)
-    parts = (Part(MP3, (*((whole_head(run),) if run.layer == 3 else ()), *run.pieces)) for run in found.runs)
-    return Contents(tuple(parts), first.declared_s, sum(run.duration_s for run in found.runs), cut)
+    truncation = "its last frame is incomplete" if found.truncated else ""
+    if (
+        len(found.runs) == 1
+        and not (found.has_junk or found.truncated or inside)
+        and first.declared_frames == first.frames
+    ):
+        return whole_file(MP3)
+    streams = (Stream(MP3, (*((xing_frame(run),) if run.layer == 3 else ()), *run.pieces)) for run in found.runs)
+    return FileStructure(tuple(streams), first.declared_s, sum(run.duration_s for run in found.runs), truncation)
 
 
-def _encoder_at(head: bytes) -> int:
+def _lame_tag_at(head: bytes) -> int:
     """Where in a first frame the encoder says who it is and what it added; 0 where it does not."""
     at = max(head.find(b"Xing"), head.find(b"Info"))
     if at < 0:
@@ -211,7 +215,7 @@ def _encoder_at(head: bytes) -> int:
     return encoder if encoder + 24 <= len(head) else 0
 
 
-def after_id3(data: Data, at: int = 0) -> int:
+def id3_end(data: Data, at: int = 0) -> int:
     """Where the ID3v2 tag that begins at ``at`` ends; 0 where none begins."""
     head = data[at : at + 10]
     if head[:3] != b"ID3" or len(head) < 10 or any(b & 0x80 for b in head[6:10]):
@@ -220,10 +224,10 @@ def after_id3(data: Data, at: int = 0) -> int:
     return at + 10 + (a << 21 | b << 14 | c << 7 | d)
 
 
-def _next_frames(data: Data, at: int, end: int) -> int | None:
+def _find_run(data: Data, at: int, end: int) -> int | None:
     """Where the next row of frames begins; tags are stepped over, for a picture in one may hold bytes like frames."""
     while at < end:
-        if tag := after_id3(data, at):
+        if tag := id3_end(data, at):
             at = tag
         elif data[at : at + 8] == b"APETAGEX" and at + 16 <= end:
             at += 32 + int.from_bytes(data[at + 12 : at + 16], "little")
@@ -233,29 +237,29 @@ def _next_frames(data: Data, at: int, end: int) -> int | None:
             break
     while at < end and (found := _SYNC.search(data, at, end)):
         at = found.start()
-        if _starts(data, at, end):
+        if _begins_run(data, at, end):
             return at
-        if (tagged := data.find(b"ID3", at, min(end, at + 3))) >= 0 and (tag := after_id3(data, tagged)):
+        if (tagged := data.find(b"ID3", at, min(end, at + 3))) >= 0 and (tag := id3_end(data, tagged)):
             at = tag
         else:
             at += 1
     return None
 
 
-def _starts(data: Data, at: int, end: int) -> bool:
-    """Whether frames of one kind stand in a row from ``at`` on; fewer than ``_NEEDED`` only at the end."""
-    form, frames = _form(data, at), 0
-    while form is not None and frames < _NEEDED:
+def _begins_run(data: Data, at: int, end: int) -> bool:
+    """Whether frames of one kind stand in a row from ``at`` on; fewer than ``_MIN_FRAMES`` only at the end."""
+    form, frames = _frame_format(data, at), 0
+    while form is not None and frames < _MIN_FRAMES:
         at += frame_bytes(data, at)
         frames += 1
         if at >= end:
             return at == end
-        if frames < _NEEDED and _form(data, at) != form:
+        if frames < _MIN_FRAMES and _frame_format(data, at) != form:
             return False
-    return frames == _NEEDED
+    return frames == _MIN_FRAMES
 
 
-def _form(data: Data, at: int) -> tuple[int, int, int, int] | None:
+def _frame_format(data: Data, at: int) -> tuple[int, int, int, int] | None:
     """Layer, rate, channels and samples of the frame at ``at``."""
     if not frame_bytes(data, at):
         return None
@@ -264,7 +268,7 @@ def _form(data: Data, at: int) -> tuple[int, int, int, int] | None:
     return layer, _rate(version, data[at + 2] >> 2 & 3), 1 if data[at + 3] >> 6 == 3 else 2, samples
 
 
-def _form_of(run: Run) -> tuple[int, int, int, int]:
+def _run_format(run: FrameRun) -> tuple[int, int, int, int]:
     return run.layer, run.rate, run.channels, run.frame_samples
 
 
@@ -272,25 +276,25 @@ def _rate(version: int, code: int) -> int:
     return (44_100, 48_000, 32_000)[code] // {3: 1, 2: 2, 0: 4}[version]
 
 
-def _side_bytes(version: int, channels: int) -> int:
+def _side_info_bytes(version: int, channels: int) -> int:
     return {(3, 1): 17, (3, 2): 32}.get((version, channels), 9 if channels == 1 else 17)
 
 
-def _read_head(data: Data, at: int, end: int, run: Run) -> int:
+def _read_info_frame(data: Data, at: int, end: int, run: FrameRun) -> int:
     """Note what the first frame of ``run`` says of its length; where the sound begins."""
     length = frame_bytes(data, at)
     if run.layer != 3 or at + length > end:
         return at
     head = bytes(data[at : at + length])
-    side = 4 + _side_bytes(head[1] >> 3 & 3, run.channels)
+    side = 4 + _side_info_bytes(head[1] >> 3 & 3, run.channels)
     for found in (side, side + 2):  # with a checksum behind the header
         if head[found : found + 4] in (b"Xing", b"Info") and len(head) >= found + 12:
             (flags,) = struct.unpack(">I", head[found + 4 : found + 8])
             if flags & 1:
-                run.head = head
-                (run.declared,) = struct.unpack(">I", head[found + 8 : found + 12])
+                run.info_frame = head
+                (run.declared_frames,) = struct.unpack(">I", head[found + 8 : found + 12])
             return at + length
     if head[36:40] == b"VBRI" and len(head) >= 54:
-        (run.declared,) = struct.unpack(">I", head[50:54])
+        (run.declared_frames,) = struct.unpack(">I", head[50:54])
         return at + length
     return at

@@ -7,57 +7,59 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 
-from lalia.audio.contents import Contents, Kind, Part, Piece, untouched
+from lalia.audio.file_structure import AudioFormat, FileStructure, Piece, Stream, whole_file
 from lalia.audio.mpeg import Data
 
-_FIRST, _LAST = 0x02, 0x04
-_MOST_STREAMS = 64  # beside one another; a file with more was made to keep somebody busy
+_BOS, _EOS = 0x02, 0x04
+_MAX_STREAMS = 64  # beside one another; a file with more was made to keep somebody busy
 _CODECS = (b"\x01vorbis", b"OpusHead", b"\x7fFLAC", b"Speex   ", b"fLaC", b"PCM     ")
 
 
 @dataclass
-class _Stream:
+class _LogicalStream:
     """One logical stream: its pages as (start, length, flags), and whether it is sound."""
 
     serial: int
-    sound: bool
+    is_audio: bool
     pages: list[tuple[int, int, int]] = field(default_factory=list)
-    gaps: bool = False
+    has_gaps: bool = False
     """whether something lies between its pages"""
 
 
-def ogg_contents(data: Data, size: int, kind: Kind) -> Contents:
+def ogg_structure(data: Data, size: int, file_format: AudioFormat) -> FileStructure:
     """What an Ogg file holds: each link of a chain is a part, of the streams in a link the first that is sound."""
-    links: list[list[_Stream]] = []
+    links: list[list[_LogicalStream]] = []
     fresh, end = True, 0
     for start, length, flags, serial in _pages(data, size):
         link = links[-1] if links else []
         stream = next((found for found in link if found.serial == serial), None)
-        if flags & _FIRST and (stream is None or len(stream.pages) > 0):
+        if flags & _BOS and (stream is None or len(stream.pages) > 0):
             if not links or not fresh:  # Streams that begin together stand beside one another; later ones are a chain.
                 links.append([])
             body = start + 27 + data[start + 26]
-            if len(links[-1]) == _MOST_STREAMS:
-                return untouched(kind)
-            links[-1].append(stream := _Stream(serial, data[body : body + 8].startswith(_CODECS)))
+            if len(links[-1]) == _MAX_STREAMS:
+                return whole_file(file_format)
+            links[-1].append(stream := _LogicalStream(serial, data[body : body + 8].startswith(_CODECS)))
             fresh = True
         else:
             fresh = False
         if stream is None:
             continue  # a page of a stream that never began
-        stream.gaps |= bool(stream.pages) and start != end
+        stream.has_gaps |= bool(stream.pages) and start != end
         stream.pages.append((start, length, flags))
         end = start + length
-    chosen = [next((stream for stream in link if stream.sound), None) for link in links]
+    chosen = [next((stream for stream in link if stream.is_audio), None) for link in links]
     streams = [stream for stream in chosen if stream is not None and len(stream.pages) > 1]
     if not streams:
-        return untouched(kind)
-    cut = "" if _ends_well(data, end, size) else "its last page is incomplete"
+        return whole_file(file_format)
+    truncation = "" if _ends_on_page(data, end, size) else "its last page is incomplete"
     first = streams[0]
-    ends = [number for number, (_, _, flags) in enumerate(first.pages, 1) if flags & _LAST]
-    if len(links) == len(links[0]) == 1 and not cut and not first.gaps and ends == [len(first.pages)]:
-        return untouched(kind)
-    return Contents(tuple(Part(kind, tuple(_pieces(data, stream))) for stream in streams), cut=cut)
+    ends = [number for number, (_, _, flags) in enumerate(first.pages, 1) if flags & _EOS]
+    if len(links) == len(links[0]) == 1 and not truncation and not first.has_gaps and ends == [len(first.pages)]:
+        return whole_file(file_format)
+    return FileStructure(
+        tuple(Stream(file_format, tuple(_pieces(data, stream))) for stream in streams), truncation=truncation
+    )
 
 
 def _pages(data: Data, size: int) -> Iterator[tuple[int, int, int, int]]:
@@ -78,16 +80,16 @@ def _pages(data: Data, size: int) -> Iterator[tuple[int, int, int, int]]:
         at += length
 
 
-def _ends_well(data: Data, end: int, size: int) -> bool:
+def _ends_on_page(data: Data, end: int, size: int) -> bool:
     """Whether behind the last whole page there is no beginning of another one."""
     return size - end < 4 or data[end : end + 4] != b"OggS"
 
 
-def _pieces(data: Data, stream: _Stream) -> Iterator[Piece]:
+def _pieces(data: Data, stream: _LogicalStream) -> Iterator[Piece]:
     """The pages of a stream, with the flag for its end on the last one and no other, where decoders look for it."""
     begin, end = stream.pages[0][0], stream.pages[0][0]
     for number, (start, length, flags) in enumerate(stream.pages):
-        right = flags | _LAST if number == len(stream.pages) - 1 else flags & ~_LAST
+        right = flags | _EOS if number == len(stream.pages) - 1 else flags & ~_EOS
         if right == flags and start == end:
             end += length
             continue
@@ -95,13 +97,13 @@ def _pieces(data: Data, stream: _Stream) -> Iterator[Piece]:
             yield begin, end - begin
         begin, end = start, start + length
         if right != flags:
-            yield _flagged(bytes(data[start:end]), right)
+            yield _with_flags(bytes(data[start:end]), right)
             begin = end
     if end > begin:
         yield begin, end - begin
 
 
-def _flagged(page: bytes, flags: int) -> bytes:
+def _with_flags(page: bytes, flags: int) -> bytes:
     bare = page[:5] + bytes((flags,)) + page[6:22] + bytes(4) + page[26:]
     checksum, table = 0, _table()
     for byte in bare:

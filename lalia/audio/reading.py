@@ -19,7 +19,7 @@ import soxr
 
 from lalia.audio import ffmpeg, flac_frames, formats, mpeg, ogg, riff
 from lalia.audio.channels import Mixer
-from lalia.audio.contents import Contents, Kind, Part, all_bytes, as_file, untouched
+from lalia.audio.file_structure import AudioFormat, FileStructure, Stream, open_stream, read_or_map, whole_file
 from lalia.errors import AudioError
 from lalia.units import SAMPLE_RATE, Seconds, to_seconds
 
@@ -62,13 +62,13 @@ SUFFIXES = frozenset(
 """Names that audio files usually have: what is picked up in a folder."""
 
 _BLOCK_SAMPLES = 1 << 18
-_RATES = (4_000, 768_000)
-_MOST_CHANNELS = 64
-_LOUDEST = 100.0
-_TOLD_S: Seconds = 0.05
-_ENCODERS_S: Seconds = 0.1  # Of what only decoding shows: encoders count the silence that they add in or out,
-_PACKETS_S: Seconds = 0.3  # and containers count whole packets.
-_DECODERS_S: Seconds = 0.2
+_RATE_RANGE = (4_000, 768_000)
+_MAX_CHANNELS = 64
+_MAX_PEAK = 100.0
+_HEADER_TOLERANCE_S: Seconds = 0.05
+_ENCODER_TOLERANCE_S: Seconds = 0.1  # Of what only decoding shows: encoders count the silence that they add in or out,
+_PACKET_TOLERANCE_S: Seconds = 0.3  # and containers count whole packets.
+_DECODER_TOLERANCE_S: Seconds = 0.2
 
 
 @dataclass(frozen=True)
@@ -92,19 +92,19 @@ class Note:
     text: str
 
 
-Tell = Callable[[Note], None]
+NoteHandler = Callable[[Note], None]
 """Receives the notes of a file while it is read."""
 
 
-CANCELLED, TWO_VOICES = "channels cancel", "two voices"
+CHANNELS_CANCEL, TWO_VOICES = "channels cancel", "two voices"
 """Kinds of notes that are about channels."""
 
 LENGTH, CUT_SHORT, DAMAGED = "length", "cut short", "damaged"
-JOINED, TRACKS, STRAY = "joined", "tracks", "bytes behind"
+JOINED, TRACKS, TRAILING_BYTES = "joined", "tracks", "bytes behind"
 """Kinds of notes that are about what a header promises and what is there."""
 
 
-def ignore(note: Note) -> None:
+def ignore_note(note: Note) -> None:
     """For callers that have nobody to tell."""
 
 
@@ -113,7 +113,7 @@ def read_audio(
     name: str | None = None,
     *,
     channel: int | None = None,
-    tell: Tell = ignore,
+    tell: NoteHandler = ignore_note,
     strict: bool = False,
 ) -> np.ndarray:
     """The whole clip as a wave: float32, shape (samples,), mono, 16 kHz, -1 to 1.
@@ -137,7 +137,7 @@ def read_blocks(
     end_s: int | None = None,
     *,
     channel: int | None = None,
-    tell: Tell = ignore,
+    tell: NoteHandler = ignore_note,
     strict: bool = False,
 ) -> Iterator[np.ndarray]:
     """The clip as consecutive blocks of the wave that ``read_audio`` returns, in memory that does not grow with it.
@@ -145,23 +145,23 @@ def read_blocks(
     ``start_s`` and ``end_s`` (None: to its end) are whole seconds, which are whole samples at every rate.
     """
     label = _label(source, name)
-    with _opened(source, name) as (file, kind):
-        contents = _contents(file, kind)
-        promise = _Promise(label, kind, tell, strict)
-        promise.compare(contents)
-        line: _Line | None = None
+    with _open(source, name) as (file, kind):
+        structure = _structure(file, kind)
+        promise = _LengthCheck(label, kind, tell, strict)
+        promise.before_decoding(structure)
+        line: _Converter | None = None
         first_s = max(0, start_s - 1)  # How the second before was mixed decides how the first one begins.
         begun_s, read = float(first_s), 0  # of the sound in this rate and with these channels
-        decoding = ffmpeg.Decoding()
-        for rate, block_SC in _all_blocks(source, file, contents.parts, label, first_s, decoding):
+        decoding = ffmpeg.DecodingReport()
+        for rate, block_SC in _file_blocks(source, file, structure.streams, label, first_s, decoding):
             channels = block_SC.shape[1]
-            if line is None or (rate, channels) != line.form:
-                _check_form(rate, channels, label)
+            if line is None or (rate, channels) != line.format:
+                _check_format(rate, channels, label)
                 _check_channel(channel, channels, label)
                 if line is not None:
                     yield from line.finish(tell)
-                    begun_s, read = begun_s + read / line.form[0], 0
-                line = _Line(rate, channels, channel, max(0, round((start_s - begun_s) * rate)))
+                    begun_s, read = begun_s + read / line.format[0], 0
+                line = _Converter(rate, channels, channel, max(0, round((start_s - begun_s) * rate)))
             if end_s is not None:
                 block_SC = block_SC[: max(0, round((end_s - begun_s) * rate) - read)]
                 if not len(block_SC):
@@ -170,17 +170,17 @@ def read_blocks(
             read += len(block_SC)
             yield from line.feed(block_SC)
         else:
-            read_s = begun_s + (read / line.form[0] if line else 0.0)
-            promise.kept(read_s, decoding)
+            read_s = begun_s + (read / line.format[0] if line else 0.0)
+            promise.after_decoding(read_s, decoding)
         if line is not None:
             yield from line.finish(tell)
 
 
-class _Line:
+class _Converter:
     """From blocks of one rate and number of channels to blocks of the wave, without the first ``passed`` samples."""
 
     def __init__(self, rate: int, channels: int, channel: int | None, passed: int) -> None:
-        self.form = (rate, channels)
+        self.format = (rate, channels)
         self._resampler, self._mixer = Resampler(rate), Mixer(rate, channel)
         self._passed = passed
 
@@ -191,123 +191,130 @@ class _Line:
         if wave.size:
             yield wave
 
-    def finish(self, tell: Tell) -> Iterator[np.ndarray]:
+    def finish(self, tell: NoteHandler) -> Iterator[np.ndarray]:
         wave = self._resampler(self._mixer.finish()[self._passed :], last=True)
         if wave.size:
             yield wave
         if self._mixer.cancelled:
-            tell(Note(CANCELLED, self._mixer.cancelled))
+            tell(Note(CHANNELS_CANCEL, self._mixer.cancelled))
         if self._mixer.two_voices:
             tell(Note(TWO_VOICES, "its two channels hold different voices, which are mixed"))
 
 
-class _Promise:
+class _LengthCheck:
     """The policy where a header and the bytes of a file disagree: the bytes decide, and one note has both figures.
 
     More than was promised is read (``length``). Less than was promised is read as far as it goes (``cut short``), and refused
     with ``strict``. What is damaged inside and can be decoded around is read with a note (``damaged``).
     """
 
-    def __init__(self, label: str, kind: Kind, tell: Tell, strict: bool) -> None:
-        self._label, self._kind, self._tell, self._strict = label, kind, tell, strict
-        self._held_s: Seconds | None = None
-        self._told = False
+    def __init__(self, label: str, kind: AudioFormat, tell: NoteHandler, strict: bool) -> None:
+        self._label, self._kind, self._note, self._strict = label, kind, tell, strict
+        self._actual_s: Seconds | None = None
+        self._reported = False
 
-    def compare(self, contents: Contents) -> None:
+    def before_decoding(self, structure: FileStructure) -> None:
         """Before decoding: what the header says with what the walk over the file found."""
-        declared_s, self._held_s = contents.declared_s, contents.held_s
-        if declared_s is not None and self._held_s is not None:
-            self._figures(declared_s, self._held_s, _TOLD_S)
-        if contents.cut and not self._told:
-            self._cut(contents.cut)
-        if len(contents.parts) > 1 and not self._told:
-            self._tell(Note(JOINED, f"holds {len(contents.parts)} recordings one after the other: read all of them"))
-        if contents.stray:
-            self._tell(Note(STRAY, f"{contents.stray} bytes behind its sound are nothing that is known: not read"))
+        declared_s, self._actual_s = structure.declared_s, structure.actual_s
+        if declared_s is not None and self._actual_s is not None:
+            self._figures(declared_s, self._actual_s, _HEADER_TOLERANCE_S)
+        if structure.truncation and not self._reported:
+            self._cut(structure.truncation)
+        if len(structure.streams) > 1 and not self._reported:
+            self._note(Note(JOINED, f"holds {len(structure.streams)} recordings one after the other: read all of them"))
+        if structure.trailing_bytes:
+            self._note(
+                Note(
+                    TRAILING_BYTES,
+                    f"{structure.trailing_bytes} bytes behind its sound are nothing that is known: not read",
+                )
+            )
 
-    def kept(self, read_s: Seconds, decoding: ffmpeg.Decoding) -> None:
+    def after_decoding(self, read_s: Seconds, decoding: ffmpeg.DecodingReport) -> None:
         """After decoding to the end: what was expected with what was read."""
         if decoding.tracks:
-            self._tell(Note(TRACKS, decoding.tracks))
+            self._note(Note(TRACKS, decoding.tracks))
         if decoding.bad_packets:
             total = decoding.packets + decoding.bad_packets
-            self._tell(Note(DAMAGED, f"is damaged: {decoding.bad_packets} of {total} packets cannot be decoded"))
-        if self._told:
+            self._note(Note(DAMAGED, f"is damaged: {decoding.bad_packets} of {total} packets cannot be decoded"))
+        if self._reported:
             return
         if decoding.declared_s is not None:
-            self._figures(decoding.declared_s, read_s, _PACKETS_S if decoding.packets else _ENCODERS_S)
-        elif self._held_s is not None and read_s < self._held_s - _DECODERS_S:
-            self._cut(f"it holds {self._held_s:.1f} s, of which {read_s:.1f} s can be decoded")
+            self._figures(
+                decoding.declared_s, read_s, _PACKET_TOLERANCE_S if decoding.packets else _ENCODER_TOLERANCE_S
+            )
+        elif self._actual_s is not None and read_s < self._actual_s - _DECODER_TOLERANCE_S:
+            self._cut(f"it holds {self._actual_s:.1f} s, of which {read_s:.1f} s can be decoded")
 
-    def _figures(self, declared_s: Seconds, held_s: Seconds, least_s: Seconds) -> None:
-        if abs(declared_s - held_s) <= least_s:
+    def _figures(self, declared_s: Seconds, actual_s: Seconds, least_s: Seconds) -> None:
+        if abs(declared_s - actual_s) <= least_s:
             return
-        digits = 1 if abs(declared_s - held_s) > 0.1 else 2
-        said = f"the header says {declared_s:,.{digits}f} s, the file holds {held_s:,.{digits}f} s"
-        if held_s > declared_s:
-            self._told = True
-            self._tell(Note(LENGTH, f"{said}: read {held_s:,.{digits}f} s"))
+        digits = 1 if abs(declared_s - actual_s) > 0.1 else 2
+        said = f"the header says {declared_s:,.{digits}f} s, the file holds {actual_s:,.{digits}f} s"
+        if actual_s > declared_s:
+            self._reported = True
+            self._note(Note(LENGTH, f"{said}: read {actual_s:,.{digits}f} s"))
         else:
-            self._cut(said, f": read {held_s:,.{digits}f} s")
+            self._cut(said, f": read {actual_s:,.{digits}f} s")
 
     def _cut(self, why: str, read: str = ": read as far as it goes") -> None:
-        self._told = True
+        self._reported = True
         if self._strict:
             raise AudioError(
                 f"{self._label}: is cut short: {self._kind.name}: {why}; copy it again, or leave out --strict"
             )
-        self._tell(Note(CUT_SHORT, f"is cut short: {why}{read}"))
+        self._note(Note(CUT_SHORT, f"is cut short: {why}{read}"))
 
 
 def probe_audio(source: Source, name: str | None = None) -> AudioInfo:
     """What the clip's headers say, without decoding it where they say how long it is."""
     label = _label(source, name)
-    with _opened(source, name) as (file, kind):
+    with _open(source, name) as (file, kind):
         if kind.name == formats.RAW_G722:
             return AudioInfo(file.seek(0, os.SEEK_END) / formats.G722_BYTES_PER_SECOND, SAMPLE_RATE, 1, kind.name)
-        contents = _contents(file, kind)
-        length_s, form = contents.held_s, None
+        structure = _structure(file, kind)
+        length_s, form = structure.actual_s, None
         lengths = []
-        for part in contents.parts if length_s is None else contents.parts[:1]:
-            rate, channels, part_s = _facts(source, file, part, label)
+        for stream in structure.streams if length_s is None else structure.streams[:1]:
+            rate, channels, stream_s = _stream_info(source, file, stream, label)
             form = form or (rate, channels)
-            lengths.append(part_s)
+            lengths.append(stream_s)
         assert form is not None
-        _check_form(*form, label)
+        _check_format(*form, label)
         if length_s is None and None not in lengths:
-            length_s = sum(part_s for part_s in lengths if part_s is not None)
-        return AudioInfo(_believed(length_s, source, name), *form, kind.name)
+            length_s = sum(stream_s for stream_s in lengths if stream_s is not None)
+        return AudioInfo(_plausible_duration(length_s, source, name), *form, kind.name)
 
 
-def probe_form(source: Source, name: str | None = None) -> tuple[int, int]:
+def probe_rate_channels(source: Source, name: str | None = None) -> tuple[int, int]:
     """Samples per second and channels alone, which costs less than to know how long a clip is."""
     label = _label(source, name)
-    with _opened(source, name) as (file, kind):
+    with _open(source, name) as (file, kind):
         try:
-            rate, channels, _ = _facts(source, file, Part(kind), label)
+            rate, channels, _ = _stream_info(source, file, Stream(kind), label)
         except AudioError:  # Its header may need to be put right first.
-            rate, channels, _ = _facts(source, file, _contents(file, kind).parts[0], label)
-        _check_form(rate, channels, label)
+            rate, channels, _ = _stream_info(source, file, _structure(file, kind).streams[0], label)
+        _check_format(rate, channels, label)
         return rate, channels
 
 
-def _facts(source: Source, file: BinaryIO, part: Part, label: str) -> tuple[int, int, Seconds | None]:
+def _stream_info(source: Source, file: BinaryIO, stream: Stream, label: str) -> tuple[int, int, Seconds | None]:
     """Rate, channels and, where it is said, the length of a part."""
-    if part.kind.libsndfile:
+    if stream.format.libsndfile:
         try:
-            with _soundfile(source, file, part) as opened:
+            with _soundfile(source, file, stream) as opened:
                 return opened.samplerate, opened.channels, opened.frames / opened.samplerate
         except soundfile.LibsndfileError:
             pass
     try:
-        return ffmpeg.stream_facts(as_file(file, part), part.kind.container)
+        return ffmpeg.stream_info(open_stream(file, stream), stream.format.container)
     except ffmpeg.DecoderMissing as error:
-        raise _decoder_missing(label, part.kind) from error
+        raise _decoder_missing(label, stream.format) from error
     except ffmpeg.DecodingFailed as error:
-        raise AudioError(f"{label}: cannot be read as {part.kind.name}: {error}") from error
+        raise AudioError(f"{label}: cannot be read as {stream.format.name}: {error}") from error
 
 
-def _believed(duration_s: Seconds | None, source: Source, name: str | None) -> Seconds:
+def _plausible_duration(duration_s: Seconds | None, source: Source, name: str | None) -> Seconds:
     """A duration that headers declare; counted where they declare none, or more seconds than the file has bytes."""
     size = len(source) if isinstance(source, bytes) else Path(source).stat().st_size
     if duration_s is not None and 0 <= duration_s <= size:
@@ -315,38 +322,43 @@ def _believed(duration_s: Seconds | None, source: Source, name: str | None) -> S
     return to_seconds(sum(len(block) for block in read_blocks(source, name)))
 
 
-def _contents(file: BinaryIO, kind: Kind) -> Contents:
+def _structure(file: BinaryIO, kind: AudioFormat) -> FileStructure:
     """What a file really holds. A look at its structure: samples are not decoded."""
     size = file.seek(0, os.SEEK_END)
     if kind.name in ("WAV", "RF64", "W64"):
-        return riff.wav_contents(file, kind, size)
+        return riff.wav_structure(file, kind, size)
     if kind.name == "AIFF":
-        return riff.aiff_contents(file, kind, size)
+        return riff.aiff_structure(file, kind, size)
     if kind.name == "AU":
-        return riff.au_contents(file, kind, size)
+        return riff.au_structure(file, kind, size)
     if kind.name == "CAF":
-        return riff.caf_contents(file, kind, size)
+        return riff.caf_structure(file, kind, size)
     if kind.name == "NIST SPHERE":
-        return riff.sphere_contents(file, kind, size)
+        return riff.sphere_structure(file, kind, size)
     if kind.name == "MP3":
-        return mpeg.mpeg_contents(all_bytes(file, size), 0, size)
+        return mpeg.mpeg_structure(read_or_map(file, size), 0, size)
     if kind.name == "FLAC":
-        return flac_frames.flac_contents(all_bytes(file, size), size, kind)
+        return flac_frames.flac_structure(read_or_map(file, size), size, kind)
     if kind.name == "Ogg":
-        return ogg.ogg_contents(all_bytes(file, size), size, kind)
-    return untouched(kind)
+        return ogg.ogg_structure(read_or_map(file, size), size, kind)
+    return whole_file(kind)
 
 
-def _all_blocks(
-    source: Source, file: BinaryIO, parts: tuple[Part, ...], label: str, start_s: int, decoding: ffmpeg.Decoding
+def _file_blocks(
+    source: Source,
+    file: BinaryIO,
+    streams: tuple[Stream, ...],
+    label: str,
+    start_s: int,
+    decoding: ffmpeg.DecodingReport,
 ) -> Iterator[tuple[int, np.ndarray]]:
     """The blocks of all parts, from ``start_s`` on, as (rate, samples)."""
-    if len(parts) == 1:
-        yield from _part_blocks(source, file, parts[0], label, start_s, decoding)
+    if len(streams) == 1:
+        yield from _stream_blocks(source, file, streams[0], label, start_s, decoding)
         return
     left_s = float(start_s)
-    for part in parts:
-        for rate, block_SC in _part_blocks(source, file, part, label, 0, decoding):
+    for stream in streams:
+        for rate, block_SC in _stream_blocks(source, file, stream, label, 0, decoding):
             skipped = min(len(block_SC), round(left_s * rate))
             left_s -= skipped / rate
             if skipped < len(block_SC):
@@ -354,14 +366,14 @@ def _all_blocks(
     decoding.declared_s = None  # of the last part alone
 
 
-def _part_blocks(
-    source: Source, file: BinaryIO, part: Part, label: str, start_s: int, decoding: ffmpeg.Decoding
+def _stream_blocks(
+    source: Source, file: BinaryIO, stream: Stream, label: str, start_s: int, decoding: ffmpeg.DecodingReport
 ) -> Iterator[tuple[int, np.ndarray]]:
     failed = "no decoder"
-    kind = part.kind
+    kind = stream.format
     if kind.libsndfile:
         try:
-            opened = _soundfile(source, file, part)
+            opened = _soundfile(source, file, stream)
         except soundfile.LibsndfileError as error:
             failed = _libsndfile_reason(error)
         else:
@@ -370,7 +382,7 @@ def _part_blocks(
             return
     try:
         passed = 0  # FFmpeg's containers are not all indexed: what is before the start is decoded and let go.
-        for rate, block_SC in ffmpeg.stream_blocks(as_file(file, part), kind.container, decoding):
+        for rate, block_SC in ffmpeg.stream_blocks(open_stream(file, stream), kind.container, decoding):
             yield rate, block_SC[max(0, start_s * rate - passed) :]
             passed += len(block_SC)
     except ffmpeg.DecoderMissing as error:
@@ -389,9 +401,9 @@ class _Sequential(soundfile.SoundFile):
         return False
 
 
-def _soundfile(source: Source, file: BinaryIO, part: Part) -> soundfile.SoundFile:
-    if part.pieces:
-        return _Sequential(as_file(file, part))
+def _soundfile(source: Source, file: BinaryIO, stream: Stream) -> soundfile.SoundFile:
+    if stream.pieces:
+        return _Sequential(open_stream(file, stream))
     file.seek(0)
     if isinstance(source, bytes):
         return _Sequential(file)
@@ -403,9 +415,9 @@ def _soundfile(source: Source, file: BinaryIO, part: Part) -> soundfile.SoundFil
 
 
 def _soundfile_blocks(
-    opened: soundfile.SoundFile, kind: Kind, label: str, start_s: int, decoding: ffmpeg.Decoding
+    opened: soundfile.SoundFile, kind: AudioFormat, label: str, start_s: int, decoding: ffmpeg.DecodingReport
 ) -> Iterator[tuple[int, np.ndarray]]:
-    _check_form(opened.samplerate, opened.channels, label)
+    _check_format(opened.samplerate, opened.channels, label)
     read, block_frames = min(start_s * opened.samplerate, opened.frames), _BLOCK_SAMPLES // opened.channels
     skip = read > 0
     while True:
@@ -428,7 +440,7 @@ def _soundfile_blocks(
 
 
 @contextmanager
-def _opened(source: Source, name: str | None) -> Iterator[tuple[BinaryIO, Kind]]:
+def _open(source: Source, name: str | None) -> Iterator[tuple[BinaryIO, AudioFormat]]:
     label = _label(source, name)
     try:
         # Closed by the `with` below, once it is known that it could be opened.
@@ -451,13 +463,13 @@ def _opened(source: Source, name: str | None) -> Iterator[tuple[BinaryIO, Kind]]
         if not size:
             raise AudioError(f"{label}: is empty (0 bytes); copy it again")
         suffix = Path(name or (source if not isinstance(source, bytes) else "")).suffix.lower()
-        kind = formats.recognise(head, suffix, size)
+        kind = formats.detect_format(head, suffix, size)
         if kind is None:
             raise AudioError(
                 f"{label}: is no audio file we know (starts with {head[:8].hex(' ')}); "
                 "expected WAV, FLAC, Ogg, Opus, MP3, M4A, WebM or G.722 (raw samples: give them a header first)"
             )
-        if kind.name == formats.LATER_PIECE:
+        if kind.name == formats.FRAGMENT:
             raise AudioError(
                 f"{label}: is a later piece of a recording that was made in pieces, as browsers do, and only the first one says"
                 " how to decode it; join the pieces in their order into one file"
@@ -476,11 +488,11 @@ def _check_channel(channel: int | None, channels: int, label: str) -> None:
         raise AudioError(f"{label}: has no channel {channel + 1}; {there}")
 
 
-def _check_form(rate: int, channels: int, label: str) -> None:
-    if not _RATES[0] <= rate <= _RATES[1]:
-        raise AudioError(f"{label}: has {rate} samples per second; expected {_RATES[0]} to {_RATES[1]}")
-    if not 1 <= channels <= _MOST_CHANNELS:
-        raise AudioError(f"{label}: has {channels} channels; expected 1 to {_MOST_CHANNELS}")
+def _check_format(rate: int, channels: int, label: str) -> None:
+    if not _RATE_RANGE[0] <= rate <= _RATE_RANGE[1]:
+        raise AudioError(f"{label}: has {rate} samples per second; expected {_RATE_RANGE[0]} to {_RATE_RANGE[1]}")
+    if not 1 <= channels <= _MAX_CHANNELS:
+        raise AudioError(f"{label}: has {channels} channels; expected 1 to {_MAX_CHANNELS}")
 
 
 def _check_samples(block_SC: np.ndarray, at_s: Seconds, label: str) -> None:
@@ -491,7 +503,7 @@ def _check_samples(block_SC: np.ndarray, at_s: Seconds, label: str) -> None:
         raise AudioError(
             f"{label}: holds samples that are no numbers (NaN or infinite) after {at_s:.1f} s; export it again"
         )
-    if peak > _LOUDEST:
+    if peak > _MAX_PEAK:
         raise AudioError(
             f"{label}: samples reach {peak:.0f}; expected floats from -1 to 1 (divide by 32768 and save again)"
         )
@@ -503,7 +515,7 @@ def _label(source: Source, name: str | None) -> str:
     return f"{len(source)} bytes of audio" if isinstance(source, bytes) else os.fspath(source)
 
 
-def _decoder_missing(label: str, kind: Kind) -> AudioError:
+def _decoder_missing(label: str, kind: AudioFormat) -> AudioError:
     return AudioError(f"{label}: {kind.name} is decoded by PyAV, which is not installed; run: pip install av")
 
 

@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from lalia.audio.contents import Contents, Kind, Part, Piece, all_bytes, untouched
-from lalia.audio.mpeg import Data, mpeg_contents
+from lalia.audio.file_structure import AudioFormat, FileStructure, Piece, Stream, read_or_map, whole_file
+from lalia.audio.mpeg import Data, mpeg_structure
 from lalia.units import Seconds
 
 _MOST_CHUNKS = 10_000
-_UNKNOWN = 0x7FFF0000  # Sizes from here on that the file does not have are no promise: they say "until it ends".
-_NO_SIZE = 1 << 62
+_STREAMING_SIZE = 0x7FFF0000  # Sizes from here on that the file does not have are no promise: they say "until it ends".
+_STREAMING_SIZE_64 = 1 << 62
 _NAMES = (
     b"LISTINFObextiXMLaxmlcue factJUNKjunkPAD FLLRsmplinstid3 ID3 PEAKcartumidacidafspDISPlevlminffmt dataSSNDelm1regn"
     b"_PMXSAURLGWVmextlinkchnaCOMTMARKINSTAUTHNAMEANNOAPPL(c) AESDMIDIFVERCOMM"
@@ -32,30 +32,30 @@ _SPHERE = re.compile(rb"(sample_count|sample_n_bytes|channel_count|sample_rate) 
 _PLAIN_TAGS = (1, 3, 6, 7)
 _BLOCK_TAGS = (0x02, 0x11, 0x31)
 _MPEG_TAGS = (0x50, 0x55)
-_TOO_LONG = 0xFFFF_F000  # Beyond it a size does not fit into 32 bits with what stands around it.
+_MAX_RIFF_BYTES = 0xFFFF_F000  # Beyond it a size does not fit into 32 bits with what stands around it.
 _W64_TAIL = b"\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
 
 
 @dataclass
-class _Sound:
+class _SampleData:
     """Where the samples of a file begin, how many bytes the header gives them (None: it does not say), and how many there are."""
 
     start: int
     declared: int | None
-    held: int
-    stray: int = 0
+    actual: int
+    trailing: int = 0
 
     @property
-    def honest(self) -> bool:
-        return self.declared == self.held
+    def consistent(self) -> bool:
+        return self.declared == self.actual
 
 
-def wav_contents(file: BinaryIO, kind: Kind, size: int) -> Contents:
+def wav_structure(file: BinaryIO, file_format: AudioFormat, size: int) -> FileStructure:
     """WAV, RIFX, RF64, BW64 and W64: also several of them in a row."""
-    parts: list[Part] = []
+    streams: list[Stream] = []
     declared_s: Seconds | None = 0.0
-    held_s: Seconds | None = 0.0
-    cut, at, honest, stray = "", 0, True, 0
+    actual_s: Seconds | None = 0.0
+    truncation, at, consistent, trailing = "", 0, True, 0
     data: Data | None = None
     while True:
         file.seek(at)
@@ -63,43 +63,45 @@ def wav_contents(file: BinaryIO, kind: Kind, size: int) -> Contents:
         order = ">" if head[:4] == b"RIFX" else "<"
         w64 = head[:4] == b"riff"
         chunks = _w64_chunks(file, at, size) if w64 else _riff_chunks(file, order, at + 12, size)
-        form, sound = _wav_sound(file, chunks, order, size, w64)
-        if form is None or sound is None or len(form) < 16:
+        form, samples = _wav_samples(file, chunks, order, size, w64)
+        if form is None or samples is None or len(form) < 16:
             break
         tag, per_s, block = _codec(form, order)
-        last = sound.start + sound.held
+        last = samples.start + samples.actual
         after = last + (last - at & 1)
-        joined = _begins(file, after, size)
-        stray = 0 if joined else sound.stray
+        joined = _wav_begins(file, after, size)
+        trailing = 0 if joined else samples.trailing
         if tag in _MPEG_TAGS:
-            data = all_bytes(file, size) if data is None else data
-            found = mpeg_contents(data, sound.start, last, inside=True)
-            parts += found.parts
-            declared_s, held_s, cut, honest = found.declared_s, found.held_s, found.cut, False
+            data = read_or_map(file, size) if data is None else data
+            found = mpeg_structure(data, samples.start, last, inside=True)
+            streams += found.streams
+            declared_s, actual_s, truncation, consistent = found.declared_s, found.actual_s, found.truncation, False
         elif per_s:
-            held = sound.held
-            if sound.declared is not None and sound.declared > held:
-                held -= held % block  # Decoders fill the last block up.
-            elif (lacking := -held % block) and last + lacking <= size and not _is_known(file, last):
-                held, stray = held + lacking, max(0, stray - lacking)
-            declared_s = None if declared_s is None or sound.declared is None else declared_s + sound.declared / per_s
-            held_s = None if held_s is None else held_s + held / per_s
-            parts.append(Part(kind, (_wav_head(form, order, held), (sound.start, held))))
+            actual = samples.actual
+            if samples.declared is not None and samples.declared > actual:
+                actual -= actual % block  # Decoders fill the last block up.
+            elif (lacking := -actual % block) and last + lacking <= size and not _is_known(file, last):
+                actual, trailing = actual + lacking, max(0, trailing - lacking)
+            declared_s = (
+                None if declared_s is None or samples.declared is None else declared_s + samples.declared / per_s
+            )
+            actual_s = None if actual_s is None else actual_s + actual / per_s
+            streams.append(Stream(file_format, (_wav_header(form, order, actual), (samples.start, actual))))
             # Decoders do not know BW64, and look for chunks at even places alone.
-            honest &= sound.declared == held and head[:4] != b"BW64" and not sound.start & 1
+            consistent &= samples.declared == actual and head[:4] != b"BW64" and not samples.start & 1
         else:
             break
         if not joined:
             break
-        at, honest = after, False
-    if not parts or honest:
-        return Contents((Part(kind),), stray=stray)
-    return Contents(tuple(parts), declared_s, held_s, cut, stray)
+        at, consistent = after, False
+    if not streams or consistent:
+        return FileStructure((Stream(file_format),), trailing_bytes=trailing)
+    return FileStructure(tuple(streams), declared_s, actual_s, truncation, trailing)
 
 
-def aiff_contents(file: BinaryIO, kind: Kind, size: int) -> Contents:
+def aiff_structure(file: BinaryIO, file_format: AudioFormat, size: int) -> FileStructure:
     """AIFF, and AIFF-C with samples that are not compressed."""
-    common, sound, at = 0, None, 0
+    common, samples, at = 0, None, 0
     for name, begin, length, where in _riff_chunks(file, ">", 12, size):
         if name == b"COMM":
             common = where
@@ -107,13 +109,15 @@ def aiff_contents(file: BinaryIO, kind: Kind, size: int) -> Contents:
             file.seek(where)
             offset, at = int.from_bytes(file.read(4), "big"), begin
             declared = length - 8 - offset
-            sound = _behind(file, where + 8 + offset, declared, size, declared if 0 < length < _UNKNOWN else None)
+            samples = _locate_samples(
+                file, where + 8 + offset, declared, size, declared if 0 < length < _STREAMING_SIZE else None
+            )
             break
-    if not common or sound is None:
-        return untouched(kind)
+    if not common or samples is None:
+        return whole_file(file_format)
     file.seek(common)
     channels, frames, bits = struct.unpack(">HIH", file.read(8))
-    rate, packed = _extended(file.read(10)), file.read(4)
+    rate, packed = _float80(file.read(10)), file.read(4)
     file.seek(8)
     compressed = file.read(4) == b"AIFC" and packed.lower() not in (
         b"none",
@@ -126,40 +130,42 @@ def aiff_contents(file: BinaryIO, kind: Kind, size: int) -> Contents:
     )
     width = channels * (1 if packed.lower() in (b"ulaw", b"alaw") else -(-bits // 8))
     if compressed or not width or not rate:
-        return untouched(kind)
-    held = sound.held // width
-    if sound.honest and frames == held:
-        return Contents((Part(kind),), stray=sound.stray)
+        return whole_file(file_format)
+    actual = samples.actual // width
+    if samples.consistent and frames == actual:
+        return FileStructure((Stream(file_format),), trailing_bytes=samples.trailing)
     file.seek(0)
     head = bytearray(file.read(at))
-    head[common + 2 : common + 6] = struct.pack(">I", held)
-    head[4:8] = struct.pack(">I", at + 16 + sound.held - 8)
-    head += b"SSND" + struct.pack(">III", sound.held + 8, 0, 0)
-    said = frames if sound.declared is None or frames != held else sound.declared // width
-    return Contents(
-        (Part(kind, (bytes(head), (sound.start, held * width))),), said / rate if said else None, held / rate
+    head[common + 2 : common + 6] = struct.pack(">I", actual)
+    head[4:8] = struct.pack(">I", at + 16 + samples.actual - 8)
+    head += b"SSND" + struct.pack(">III", samples.actual + 8, 0, 0)
+    said = frames if samples.declared is None or frames != actual else samples.declared // width
+    return FileStructure(
+        (Stream(file_format, (bytes(head), (samples.start, actual * width))),),
+        said / rate if said else None,
+        actual / rate,
     )
 
 
-def au_contents(file: BinaryIO, kind: Kind, size: int) -> Contents:
+def au_structure(file: BinaryIO, file_format: AudioFormat, size: int) -> FileStructure:
     """Sun's AU."""
     file.seek(0)
     head = file.read(24)
     if len(head) < 24:
-        return untouched(kind)
+        return whole_file(file_format)
     start, length, encoding, rate, channels = struct.unpack(">IIIII", head[4:])
     width = _AU_BYTES.get(encoding, 0) * channels
-    held = size - start
-    if not width or not rate or held <= 0 or length == held:
-        return untouched(kind)
+    actual = size - start
+    if not width or not rate or actual <= 0 or length == actual:
+        return whole_file(file_format)
     file.seek(0)
     head = file.read(start)
-    pieces: tuple[Piece, ...] = (head[:8] + struct.pack(">I", min(held, 0xFFFFFFFF)) + head[12:], (start, held))
-    declared_s = None if length >= _UNKNOWN or not length else length / (rate * width)
-    return Contents((Part(kind, pieces),), declared_s, held / (rate * width))
+    pieces: tuple[Piece, ...] = (head[:8] + struct.pack(">I", min(actual, 0xFFFFFFFF)) + head[12:], (start, actual))
+    declared_s = None if length >= _STREAMING_SIZE or not length else length / (rate * width)
+    return FileStructure((Stream(file_format, pieces),), declared_s, actual / (rate * width))
 
 
-def caf_contents(file: BinaryIO, kind: Kind, size: int) -> Contents:
+def caf_structure(file: BinaryIO, file_format: AudioFormat, size: int) -> FileStructure:
     """Apple's Core Audio, with samples that are not compressed."""
     per_s, at = 0.0, 8
     for _ in range(_MOST_CHUNKS):
@@ -172,20 +178,23 @@ def caf_contents(file: BinaryIO, kind: Kind, size: int) -> Contents:
             rate, _, _, packet_bytes, packet_frames = struct.unpack(">d4sIII", head[12:36])
             per_s = rate * packet_bytes / packet_frames if packet_frames else 0.0
         if name == b"data":
-            sound = _behind(file, at + 16, length - 4, size, None if length < 0 else length - 4)
-            if sound.honest or not per_s > 0 or length == -1:
-                return Contents((Part(kind),), stray=sound.stray)
+            samples = _locate_samples(file, at + 16, length - 4, size, None if length < 0 else length - 4)
+            if samples.consistent or not per_s > 0 or length == -1:
+                return FileStructure((Stream(file_format),), trailing_bytes=samples.trailing)
             file.seek(0)
-            pieces = (file.read(at + 4) + struct.pack(">q", sound.held + 4) + bytes(4), (sound.start, sound.held))
-            declared_s = None if sound.declared is None else sound.declared / per_s
-            return Contents((Part(kind, pieces),), declared_s, sound.held / per_s)
+            pieces = (
+                file.read(at + 4) + struct.pack(">q", samples.actual + 4) + bytes(4),
+                (samples.start, samples.actual),
+            )
+            declared_s = None if samples.declared is None else samples.declared / per_s
+            return FileStructure((Stream(file_format, pieces),), declared_s, samples.actual / per_s)
         if length < 0:
             break
         at += 12 + length
-    return untouched(kind)
+    return whole_file(file_format)
 
 
-def sphere_contents(file: BinaryIO, kind: Kind, size: int) -> Contents:
+def sphere_structure(file: BinaryIO, file_format: AudioFormat, size: int) -> FileStructure:
     """NIST SPHERE, with samples that are not compressed."""
     file.seek(0)
     head = file.read(1 << 14)
@@ -193,17 +202,17 @@ def sphere_contents(file: BinaryIO, kind: Kind, size: int) -> Contents:
     start = int(head[8:16]) if head[8:16].strip().isdigit() else 0
     width = said.get(b"sample_n_bytes", 0) * said.get(b"channel_count", 1)
     count, rate = said.get(b"sample_count", 0), said.get(b"sample_rate", 0)
-    held = (size - start) // width if width else 0
-    if not count or not rate or held <= 0 or count == held or not 0 < start <= len(head):
-        return untouched(kind)
-    right = re.sub(rb"(sample_count -i )\d+", rb"\g<1>%d" % held, head[:start])
+    actual = (size - start) // width if width else 0
+    if not count or not rate or actual <= 0 or count == actual or not 0 < start <= len(head):
+        return whole_file(file_format)
+    right = re.sub(rb"(sample_count -i )\d+", rb"\g<1>%d" % actual, head[:start])
     right = right.ljust(start)[:start]  # What fills the header up behind its end is shorter or longer by a digit.
-    return Contents((Part(kind, (right, (start, held * width))),), count / rate, held / rate)
+    return FileStructure((Stream(file_format, (right, (start, actual * width))),), count / rate, actual / rate)
 
 
-def _wav_sound(
+def _wav_samples(
     file: BinaryIO, chunks: Iterator[tuple[bytes, int, int, int]], order: str, size: int, w64: bool
-) -> tuple[bytes | None, _Sound | None]:
+) -> tuple[bytes | None, _SampleData | None]:
     """What the chunk ``fmt`` says, and where the samples are."""
     form, long = None, 0
     for name, _, length, where in chunks:
@@ -216,36 +225,38 @@ def _wav_sound(
         elif name == b"data":
             declared = long if length == 0xFFFFFFFF and long else length
             beyond = declared > size - where
-            endless = declared >= (_NO_SIZE if long or w64 else _UNKNOWN)
-            return form, _behind(file, where, declared, size, None if beyond and endless else declared, w64)
+            endless = declared >= (_STREAMING_SIZE_64 if long or w64 else _STREAMING_SIZE)
+            return form, _locate_samples(file, where, declared, size, None if beyond and endless else declared, w64)
     return form, None
 
 
-def _behind(file: BinaryIO, start: int, declared: int, size: int, promised: int | None, w64: bool = False) -> _Sound:
+def _locate_samples(
+    file: BinaryIO, start: int, declared: int, size: int, promised: int | None, w64: bool = False
+) -> _SampleData:
     """The samples from ``start`` on: to where they are said to end if another chunk follows there, else to the file's end."""
     rest = max(0, size - start)
     declared = max(0, declared)
     if declared >= rest:
-        return _Sound(start, rest if declared - rest <= 1 else promised, rest)
+        return _SampleData(start, rest if declared - rest <= 1 else promised, rest)
     end = start + declared
     if w64:
         file.seek(end + (-end & 7))
         behind = file.read(24)
         follows = len(behind) < 24 or behind[4:16] == _W64_TAIL or behind[:4] == b"riff"
-        return _extent(start, declared, rest, follows or _is_filling(file, end, size))
+        return _sample_extent(start, declared, rest, follows or _is_padding(file, end, size))
     for at in dict.fromkeys((end + (end - start & 1), end)):
-        if _follows(file, at, size):
-            return _Sound(start, declared, declared)
-    return _extent(start, declared, rest, False)
+        if _chunk_follows(file, at, size):
+            return _SampleData(start, declared, declared)
+    return _sample_extent(start, declared, rest, False)
 
 
-def _extent(start: int, declared: int, rest: int, ends: bool) -> _Sound:
+def _sample_extent(start: int, declared: int, rest: int, ends: bool) -> _SampleData:
     if not ends and (rest - declared > _STRAY_BYTES or not declared):
-        return _Sound(start, declared or None, rest)  # A size of 0 says nothing rather than that there is nothing.
-    return _Sound(start, declared, declared, 0 if ends else rest - declared)
+        return _SampleData(start, declared or None, rest)  # A size of 0 says nothing rather than that there is nothing.
+    return _SampleData(start, declared, declared, 0 if ends else rest - declared)
 
 
-def _follows(file: BinaryIO, at: int, size: int) -> bool:
+def _chunk_follows(file: BinaryIO, at: int, size: int) -> bool:
     """Whether a chunk, a tag, filling or nothing begins at ``at``."""
     if size - at < 8:
         return True
@@ -256,15 +267,15 @@ def _follows(file: BinaryIO, at: int, size: int) -> bool:
         return True
     if all(32 <= byte < 127 for byte in name) and min(little, big) <= size - at - 8 + 1:
         return True
-    return _is_filling(file, at, size)
+    return _is_padding(file, at, size)
 
 
-def _is_filling(file: BinaryIO, at: int, size: int) -> bool:
+def _is_padding(file: BinaryIO, at: int, size: int) -> bool:
     file.seek(at)
     return size - at <= _PADDING_BYTES and not any(file.read(_PADDING_BYTES))
 
 
-def _begins(file: BinaryIO, at: int, size: int) -> bool:
+def _wav_begins(file: BinaryIO, at: int, size: int) -> bool:
     """Whether another WAV begins at ``at``."""
     file.seek(at)
     head = file.read(12)
@@ -283,7 +294,7 @@ def _riff_chunks(file: BinaryIO, order: str, at: int, size: int) -> Iterator[tup
         if length & 1:
             file.seek(after)
             odd = file.read(9)
-            if _is_name(odd[:4]) and odd[1:5] not in _KNOWN:
+            if _is_fourcc(odd[:4]) and odd[1:5] not in _KNOWN:
                 after -= 1
         at = after + (length & 1)
 
@@ -304,14 +315,14 @@ def _is_known(file: BinaryIO, at: int) -> bool:
     return file.read(4) in _KNOWN
 
 
-def _is_name(name: bytes) -> bool:
+def _is_fourcc(name: bytes) -> bool:
     return len(name) == 4 and all(32 <= byte < 127 for byte in name)
 
 
-def _wav_head(form: bytes, order: str, length: int) -> bytes:
+def _wav_header(form: bytes, order: str, length: int) -> bytes:
     """A WAV header for samples of ``length`` bytes."""
     chunk = b"fmt " + struct.pack(f"{order}I", len(form)) + form + bytes(len(form) & 1)
-    if length < _TOO_LONG:
+    if length < _MAX_RIFF_BYTES:
         body = b"WAVE" + chunk + b"data" + struct.pack(f"{order}I", length)
         return (b"RIFX" if order == ">" else b"RIFF") + struct.pack(f"{order}I", len(body) + length) + body
     body = (
@@ -336,7 +347,7 @@ def _codec(form: bytes, order: str) -> tuple[int, float, int]:
     return tag, byte_rate, 1
 
 
-def _extended(data: bytes) -> float:
+def _float80(data: bytes) -> float:
     """An 80-bit number as AIFF writes rates."""
     if len(data) < 10:
         return 0.0

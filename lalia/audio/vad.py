@@ -21,7 +21,7 @@ FRAME_S: Seconds = FRAME_SAMPLES / SAMPLE_RATE
 _CONTEXT_SAMPLES = 64
 _MODEL = Path("data") / "silero_vad_16k_sequence.onnx"
 _FRAMES_PER_CALL = 512
-_SPEECH = 0.5
+_SPEECH_THRESHOLD = 0.5
 _MARGIN_S: Seconds = 0.5
 """What is kept before and behind speech: detectors are late, and words begin and end softly."""
 
@@ -69,7 +69,7 @@ class VoiceActivity:
         return self.feed(wave_S, last=True)
 
 
-def mark_speech(blocks: Iterable[np.ndarray], grid: Samples) -> Iterator[tuple[bool, np.ndarray]]:
+def mute_non_speech(blocks: Iterable[np.ndarray], grid: Samples) -> Iterator[tuple[bool, np.ndarray]]:
     """The wave whose consecutive pieces are ``blocks``, as pieces with speech near (True) and pieces of silence instead.
 
     Where no speech is within half a second the samples are zeros. All pieces but the last begin and end on multiples of
@@ -82,7 +82,7 @@ def mark_speech(blocks: Iterable[np.ndarray], grid: Samples) -> Iterator[tuple[b
     raw_U = np.zeros(0, bool)  # of units that are known but not yet given away, behind `margin` of those that are
     speech_T = np.zeros(0, np.float32)
     given = 0
-    for block_S, last in _with_last(blocks):
+    for block_S, last in _flag_last(blocks):
         waiting_S = np.concatenate([waiting_S, block_S])
         speech_T = np.concatenate([speech_T, detector.feed(block_S.astype(np.float32, copy=False), last)])
         per_unit = unit // FRAME_SAMPLES
@@ -90,7 +90,7 @@ def mark_speech(blocks: Iterable[np.ndarray], grid: Samples) -> Iterator[tuple[b
             speech_T = np.pad(speech_T, (0, per_unit - len(speech_T) % per_unit))
         units = len(speech_T) // per_unit
         raw_U = np.concatenate(
-            [raw_U, speech_T[: units * per_unit].reshape(units, per_unit).max(1, initial=0) > _SPEECH]
+            [raw_U, speech_T[: units * per_unit].reshape(units, per_unit).max(1, initial=0) > _SPEECH_THRESHOLD]
         )
         speech_T = speech_T[units * per_unit :]
         ready = len(raw_U) - given - (0 if last else margin)
@@ -111,7 +111,7 @@ def mark_speech(blocks: Iterable[np.ndarray], grid: Samples) -> Iterator[tuple[b
         raw_U, given = raw_U[given + ready - kept :], kept
 
 
-def _with_last(blocks: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, bool]]:
+def _flag_last(blocks: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, bool]]:
     held: np.ndarray | None = None
     for block in blocks:
         if held is not None:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lalia.audio.channels import parse_choice
+from lalia.audio.channels import parse_channels
 from lalia.cards import cores
 from lalia.errors import UserError
 
@@ -195,7 +195,7 @@ def _engine(args: argparse.Namespace) -> Engine:
 
 def _channels(text: str) -> str:
     try:
-        parse_choice(text)
+        parse_channels(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
     return text

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lalia.audio.channels import parse_choice
+from lalia.audio.channels import parse_channels
 from lalia.audio.reading import TWO_VOICES, Note
 from lalia.cards import cores, write_text
 from lalia.cli.options import Clip, add_decoding, called, decoders, find_clips, kept, output_paths
@@ -76,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _channels(text: str) -> int | None:
     try:
-        return parse_choice(text)
+        return parse_channels(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchaudio import functional
 
-from lalia.audio.encoding import TELEPHONE_RATE, gsm
+from lalia.audio.encoding import TELEPHONE_RATE, gsm_round_trip
 from lalia.audio.reading import SUFFIXES, read_audio
 from lalia.errors import AudioError, UserError
 from lalia.units import SAMPLE_RATE, Samples, Seconds, to_samples
@@ -156,7 +156,7 @@ def telephone(wave_S: Tensor, codec: Literal["mu-law", "gsm"] = "mu-law") -> Ten
         narrow_S = functional.highpass_biquad(narrow_S, TELEPHONE_RATE, low_hz)
         narrow_S = functional.lowpass_biquad(narrow_S, TELEPHONE_RATE, high_hz)
     if codec == "gsm":
-        narrow_S = torch.from_numpy(gsm(narrow_S.clamp(-1, 1).numpy()))
+        narrow_S = torch.from_numpy(gsm_round_trip(narrow_S.clamp(-1, 1).numpy()))
     else:
         codes_S = functional.mu_law_encoding(narrow_S.clamp(-1, 1), _MU_LAW_LEVELS)
         narrow_S = functional.mu_law_decoding(codes_S, _MU_LAW_LEVELS)

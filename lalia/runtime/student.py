@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lalia.audio.channels import EACH
-from lalia.audio.reading import Note, Source, Tell, ignore, probe_form, read_blocks
+from lalia.audio.reading import Note, NoteHandler, Source, ignore_note, probe_rate_channels, read_blocks
 from lalia.cards import cores, read_card
 from lalia.decoding.greedy import PAUSE_S, Growing, Word, collapse, peaks, transcript, words
 from lalia.errors import AudioError, UserError
@@ -97,7 +97,7 @@ class Student:
         voice: bool = False,
         jobs: int = 1,
         decoder: Decoder | None = None,
-        tell: Tell = ignore,
+        tell: NoteHandler = ignore_note,
         channels: int | None = None,
     ) -> Transcript:
         """What is said in an audio file (its path or its bytes), or in a wave (float32, mono, 16 kHz).
@@ -124,7 +124,7 @@ class Student:
         voice: bool = False,
         jobs: int = 1,
         decoder: Decoder | None = None,
-        tell: Tell = ignore,
+        tell: NoteHandler = ignore_note,
         channels: int | None = None,
     ) -> Generator[Seconds, None, Transcript]:
         """``transcribe`` window by window: after each the seconds read so far, in the end the transcript as its value.
@@ -134,12 +134,12 @@ class Student:
         if channels != EACH or isinstance(source, np.ndarray):
             blocks = _blocks(source, name, tell, channels)
             return (yield from self._steps(blocks, voice, jobs, decoder))
-        _, count = probe_form(source, name)
+        _, count = probe_rate_channels(source, name)
         if count == 1:
             return (yield from self._steps(_blocks(source, name, tell, None), voice, jobs, decoder))
         tracks, heard = [Track() for _ in range(count)], []
         for channel, track in enumerate(tracks):
-            blocks = track.listen(_blocks(source, name, tell if channel == 0 else ignore, channel))
+            blocks = track.listen(_blocks(source, name, tell if channel == 0 else ignore_note, channel))
             # Whoever listens for a while goes on with another word.
             heard.append((yield from self._steps(blocks, voice, jobs, decoder, PHRASE_S)))
         if same := repeated(tracks):
@@ -218,9 +218,9 @@ class Student:
     def _streamed(self, blocks: Iterable[np.ndarray], voice: bool) -> Iterator[np.ndarray]:
         hearing = self._hearing()
         if voice:
-            from lalia.audio.vad import mark_speech
+            from lalia.audio.vad import mute_non_speech
 
-            blocks = map(itemgetter(1), mark_speech(blocks, self._frame))
+            blocks = map(itemgetter(1), mute_non_speech(blocks, self._frame))
         for block in blocks:
             for start in range(0, len(block), self._window):
                 yield hearing.feed(block[start : start + self._window])
@@ -230,9 +230,9 @@ class Student:
         if not voice:
             yield from cut_windows(blocks, self._window, self._overlap)
             return
-        from lalia.audio.vad import mark_speech
+        from lalia.audio.vad import mute_non_speech
 
-        for _, stretch in groupby(mark_speech(blocks, self._frame), itemgetter(0)):
+        for _, stretch in groupby(mute_non_speech(blocks, self._frame), itemgetter(0)):
             yield from cut_windows(map(itemgetter(1), stretch), self._window, self._overlap)
 
     def _hear(self, window: Window) -> Heard:
@@ -267,7 +267,7 @@ class _Counter:
 
 
 def _blocks(
-    source: Source | np.ndarray, name: str | None, tell: Tell = ignore, channel: int | None = None
+    source: Source | np.ndarray, name: str | None, tell: NoteHandler = ignore_note, channel: int | None = None
 ) -> Iterable[np.ndarray]:
     if not isinstance(source, np.ndarray):
         return read_blocks(source, name, channel=channel, tell=tell)

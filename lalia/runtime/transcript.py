@@ -15,7 +15,7 @@ from itertools import zip_longest
 
 import numpy as np
 
-from lalia.audio.channels import compare, cross_talk, is_same
+from lalia.audio.channels import compare_seconds, cross_talk_ratio, is_same_sound
 from lalia.decoding.greedy import Word
 from lalia.errors import UserError
 from lalia.text.unicode import join_words
@@ -73,7 +73,7 @@ class Track:
 
     def _cross_talk(self, other: Track) -> float:
         if other not in self._shares:
-            self._shares[other] = cross_talk(self._joined(self._powers), self._joined(other._powers))
+            self._shares[other] = cross_talk_ratio(self._joined(self._powers), self._joined(other._powers))
         return self._shares[other]
 
     def _power(self, word: Word) -> float:
@@ -85,7 +85,7 @@ class Track:
     def holds(self, other: Track) -> bool:
         """Whether the two hold the same sound: a mono recording, saved as stereo."""
         rate = SAMPLE_RATE // _POINT
-        return is_same(compare(self._joined(self._points), other._joined(other._points), rate))
+        return is_same_sound(compare_seconds(self._joined(self._points), other._joined(other._points), rate))
 
     def _joined(self, parts: list[np.ndarray]) -> np.ndarray:
         parts[:] = [np.concatenate([np.zeros(0, np.float32), *parts])]

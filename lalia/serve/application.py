@@ -26,8 +26,8 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
-from lalia.audio.channels import parse_choice
-from lalia.audio.reading import Note, Tell
+from lalia.audio.channels import parse_channels
+from lalia.audio.reading import Note, NoteHandler
 from lalia.errors import AudioError
 from lalia.runtime.student import Student
 from lalia.runtime.transcript import FORMATS, Transcript
@@ -218,7 +218,7 @@ class Service:
         finally:
             self.inside -= 1
 
-    def _steps(self, upload: Upload, tell: Tell, channels: int | None) -> Callable[[], Steps]:
+    def _steps(self, upload: Upload, tell: NoteHandler, channels: int | None) -> Callable[[], Steps]:
         return lambda: self.student.steps(upload.path, upload.name, tell=tell, channels=channels)
 
     async def _wait(self, request: Request, job: Job) -> Transcript:
@@ -293,7 +293,7 @@ def _one_of(field: str, value: str, known: tuple[str, ...]) -> str:
 
 def _choice(told: Mapping[str, str]) -> int | None:
     try:
-        return parse_choice(told.get("channels", "mix"))
+        return parse_channels(told.get("channels", "mix"))
     except ValueError as error:
         raise Refusal(400, "bad_channels", str(error)) from error
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from lalia.audio.channels import CANCELS, SOUND, Mixer
-from lalia.audio.reading import CANCELLED, TWO_VOICES, Note, read_audio, read_blocks
+from lalia.audio.channels import CANCELLING_RATIO, SILENCE_POWER, Mixer
+from lalia.audio.reading import CHANNELS_CANCEL, TWO_VOICES, Note, read_audio, read_blocks
 from lalia.errors import AudioError
 
 RATE = 8_000
@@ -55,7 +55,7 @@ def slowly(audio_SC: np.ndarray, rate: int = RATE) -> np.ndarray:
         decided = None
         if decisions and len(second_SC) < rate:
             decided = decisions[-1]
-        elif sum(powers) >= SOUND and together < CANCELS * sum(powers):
+        elif sum(powers) >= SILENCE_POWER and together < CANCELLING_RATIO * sum(powers):
             decided = next(c for c in range(channels) if powers[c] >= max(powers) / 1.5)
         fade = rate // 100
         for at, sample_C in enumerate(second_SC):
@@ -207,10 +207,10 @@ def test_files_are_read_by_the_policy_and_what_it_did_is_told() -> None:
     one_S, other_S = voice(12.0, 1, 16_000), voice(12.0, 2, 16_000)
     notes: list[Note] = []
     np.testing.assert_allclose(read_audio(wav(stereo(one_S, -one_S), 16_000), tell=notes.append), one_S, atol=1e-7)
-    assert [note.kind for note in notes] == [CANCELLED]
+    assert [note.kind for note in notes] == [CHANNELS_CANCEL]
     call = wav(stereo(one_S, other_S), 16_000)
     found_S = read_audio(call, tell=notes.append)
-    assert [note.kind for note in notes] == [CANCELLED, TWO_VOICES]
+    assert [note.kind for note in notes] == [CHANNELS_CANCEL, TWO_VOICES]
     np.testing.assert_allclose(found_S, (one_S + other_S) / 2, atol=1e-7)
     for channel, expected_S in enumerate((one_S, other_S)):
         assert np.array_equal(read_audio(call, channel=channel, tell=notes.append), np.clip(expected_S, -1, 1))

@@ -15,7 +15,7 @@ import pytest
 import soundfile
 
 from lalia.audio.encoding import mp3_bytes
-from lalia.audio.mpeg import frame_bytes, walk
+from lalia.audio.mpeg import frame_bytes, scan_frames
 from lalia.audio.reading import Note, probe_audio, read_audio, read_blocks
 from lalia.errors import AudioError
 from tests.audio.test_reading import av_bytes, closeness, sndfile_bytes, tone
@@ -79,7 +79,7 @@ def test_an_mp3_whose_count_is_wrong(frames: int, said: str) -> None:
     content = with_count(sndfile_bytes(sound(), RATE, "MP3"), frames)
     seconds, notes = told(content)
     assert abs(seconds - SECONDS) < 0.1
-    (run,) = walk(content, 0, len(content)).runs
+    (run,) = scan_frames(content, 0, len(content)).runs
     held = run.duration_s
     kind, cut = ("length", "") if frames < run.frames else ("cut short", "is cut short: ")
     (note,) = notes
@@ -90,7 +90,7 @@ def test_an_mp3_whose_count_is_wrong(frames: int, said: str) -> None:
 def test_mp3s_joined_with_tags_and_junk_between() -> None:
     one = sndfile_bytes(sound(), RATE, "MP3")
     tag = b"ID3\x04\0\0\0\0\x10\x10" + b"\xff\xf3\x88\xc4" * 516  # a picture whose bytes look like frames
-    assert len(walk(tag, 0, len(tag)).runs) == 0
+    assert len(scan_frames(tag, 0, len(tag)).runs) == 0
     seconds, notes = told(one + tag + bytes(5_000) + one + b"TAG" + bytes(125))
     assert abs(seconds - 2 * SECONDS) < 0.3 and [note.kind for note in notes] == ["length"]
     other = sndfile_bytes(sound(3, 44_100), 44_100, "MP3")

@@ -124,7 +124,7 @@ def test_ffmpeg_gives_each_channel_as_it_is(channels: int) -> None:
     pytest.importorskip("av")
     samples = np.random.default_rng(channels).uniform(-0.5, 0.5, (5000, channels)).astype(np.float32)
     content = io.BytesIO(sndfile_bytes(samples, 16_000, "WAV", "FLOAT"))
-    blocks = ffmpeg.stream_blocks(content, "wav", ffmpeg.Decoding())
+    blocks = ffmpeg.stream_blocks(content, "wav", ffmpeg.DecodingReport())
     np.testing.assert_array_equal(np.concatenate([block_SC for _, block_SC in blocks]), samples)
 
 

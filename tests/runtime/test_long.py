@@ -96,7 +96,7 @@ def test_speech_and_what_is_near_it_stays_all_else_is_silence(monkeypatch, block
     wave = (0.01 * random.standard_normal(16_000 * 40 + 77)).astype(np.float32)
     for start in (3, 4, 17, 39):
         wave[start * 16_000 : start * 16_000 + 8000] = 0.5
-    marked = list(vad.mark_speech((wave[i : i + block] for i in range(0, len(wave), block)), FRAME))
+    marked = list(vad.mute_non_speech((wave[i : i + block] for i in range(0, len(wave), block)), FRAME))
     found = np.concatenate([piece for _, piece in marked])
     assert len(found) == len(wave)
     assert all(len(piece) % FRAME == 0 for _, piece in marked[:-1])
@@ -137,7 +137,7 @@ class Counted:
 def test_the_real_detector_hears_no_speech_in_noise() -> None:
     pytest.importorskip("silero_vad", reason="silero-vad is not installed")
     wave = (0.05 * np.random.default_rng(0).standard_normal(16_000 * 10)).astype(np.float32)
-    marked = list(vad.mark_speech([wave], FRAME))
+    marked = list(vad.mute_non_speech([wave], FRAME))
     assert sum(len(piece) for speech, piece in marked if speech) < 16_000
 
 

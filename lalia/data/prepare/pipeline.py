@@ -25,7 +25,7 @@ import pyarrow as pa
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from lalia.audio.channels import parse_choice
+from lalia.audio.channels import parse_channels
 from lalia.audio.reading import TWO_VOICES
 from lalia.cards import NAME, read_card, write_card, write_json, write_text
 from lalia.data.corpus import SCHEMA, Corpus, write_index
@@ -210,7 +210,7 @@ def prepare(list_source: ListSource, recipe: Recipe, out: Path, engine: Engine, 
         shutil.rmtree(work, ignore_errors=True)
         raise
     _tell_unsaid(console, sum(clip.language == UNKNOWN for clip in listing.clips))
-    units = plan_units(listing, parse_choice(recipe.settings.get("channels") or "mix"))
+    units = plan_units(listing, parse_channels(recipe.settings.get("channels") or "mix"))
     todo = [unit for unit in units if not record_path(work, unit.number).exists()]
     if len(todo) < len(units):
         console.print(f"continuing: {len(units) - len(todo)} of {len(units)} parts are there")

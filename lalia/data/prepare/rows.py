@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from lalia.audio.channels import EACH, compare, cross_talk, is_same
+from lalia.audio.channels import EACH, compare_seconds, cross_talk_ratio, is_same_sound
 from lalia.audio.encoding import flac_bytes
-from lalia.audio.reading import Note, probe_form, read_audio, read_blocks
+from lalia.audio.reading import Note, probe_rate_channels, read_audio, read_blocks
 from lalia.audio.vad import FRAME_S, FRAME_SAMPLES, VoiceActivity
 from lalia.data.prepare.listing import Clip, Dropped, Noted
 from lalia.data.prepare.quality import NO_SPEECH, is_music, likeness, measure
@@ -97,7 +97,9 @@ class Reader:
             yield _dropped(clip, error)
             return
         for number, (side, wave_S) in enumerate(zip(sides, waves, strict=True)):
-            twin = next((n for n in range(number) if is_same(compare(waves[n], wave_S, SAMPLE_RATE))), None)
+            twin = next(
+                (n for n in range(number) if is_same_sound(compare_seconds(waves[n], wave_S, SAMPLE_RATE))), None
+            )
             if twin is not None:
                 yield _same(side, twin)
             elif reason := unfit(wave_S):
@@ -109,7 +111,7 @@ class Reader:
         """Make the file of ``clip`` the one that is read."""
         if self._opened is None or clip.path != self._opened.path or clip.data is not self._opened.data:
             self._opened, self._waves = None, {}
-            self._rate, self._channels = probe_form(_source(clip), clip.path)
+            self._rate, self._channels = probe_rate_channels(_source(clip), clip.path)
             self._opened = clip
 
     def _sides(self, clip: Clip) -> list[Clip]:
@@ -259,7 +261,7 @@ def _one_sound(one: StoredWave, other: StoredWave) -> bool:
     """Whether two channels hold the same sound."""
     frames: Frames = -(-one.count // FRAME_SAMPLES)
     minutes = zip(one.minutes(0, frames), other.minutes(0, frames), strict=True)
-    return is_same(np.concatenate([np.zeros((0, 2)), *(compare(*pair, SAMPLE_RATE) for pair in minutes)]))
+    return is_same_sound(np.concatenate([np.zeros((0, 2)), *(compare_seconds(*pair, SAMPLE_RATE) for pair in minutes)]))
 
 
 def _silence_others(voice_T: np.ndarray, wave: StoredWave, others: list[StoredWave]) -> None:
@@ -269,7 +271,7 @@ def _silence_others(voice_T: np.ndarray, wave: StoredWave, others: list[StoredWa
         return
     levels_T, *louder = (np.convolve(w.levels(), smooth, mode="same") for w in (wave, *others))
     for other_T in louder:
-        voice_T[levels_T < cross_talk(levels_T, other_T) * other_T] = 0.0
+        voice_T[levels_T < cross_talk_ratio(levels_T, other_T) * other_T] = 0.0
 
 
 def _likeness(wave: StoredWave, first: Frames, wanted_T: np.ndarray) -> np.ndarray:

@@ -13,11 +13,11 @@ from lalia.units import Seconds
 
 Piece = bytes | tuple[int, int]
 """Bytes that are made up, or (start, length) in the file."""
-_READ_WHOLE_BYTES = 1 << 26
+_MAX_READ_BYTES = 1 << 26
 
 
 @dataclass(frozen=True)
-class Kind:
+class AudioFormat:
     """What a file is: for people, and what FFmpeg calls its container; ``libsndfile``: whether that reads it too."""
 
     name: str
@@ -26,30 +26,30 @@ class Kind:
 
 
 @dataclass(frozen=True)
-class Part:
+class Stream:
     """What one decoder reads as one stream: the file as it is, or ``pieces`` of it as if they were a file."""
 
-    kind: Kind
+    format: AudioFormat
     pieces: tuple[Piece, ...] = ()
 
 
 @dataclass(frozen=True)
-class Contents:
-    """The parts of a file, one after the other, and how long they are by its bytes.
+class FileStructure:
+    """The streams of a file, one after the other, and how long they are by its bytes.
 
-    ``declared_s`` is what the header promises, ``held_s`` what the bytes hold; None: it does not say, or decoding will tell.
-    ``cut`` says in words why the end must be missing, ``""`` where it is not known to be. ``stray`` bytes stand behind the
-    sound that are too few to be more of it.
+    ``declared_s`` is the duration in the header, ``actual_s`` the duration of the bytes; None where only decoding can tell.
+    ``truncation`` says why the end must be missing ("" where it is not known to be). ``trailing_bytes`` follow the sound
+    and are too few to be more of it.
     """
 
-    parts: tuple[Part, ...]
+    streams: tuple[Stream, ...]
     declared_s: Seconds | None = None
-    held_s: Seconds | None = None
-    cut: str = ""
-    stray: int = 0
+    actual_s: Seconds | None = None
+    truncation: str = ""
+    trailing_bytes: int = 0
 
 
-class View(io.RawIOBase):
+class SplicedFile(io.RawIOBase):
     """Pieces of a file, and bytes between them, as one file that can be read and sought in."""
 
     def __init__(self, file: BinaryIO, pieces: Sequence[Piece]) -> None:
@@ -95,21 +95,21 @@ class View(io.RawIOBase):
         return len(found)
 
 
-def as_file(file: BinaryIO, part: Part) -> BinaryIO:
-    """What a decoder of ``part`` reads."""
-    return io.BufferedReader(View(file, part.pieces), 1 << 16) if part.pieces else file
+def open_stream(file: BinaryIO, stream: Stream) -> BinaryIO:
+    """What a decoder of ``stream`` reads."""
+    return io.BufferedReader(SplicedFile(file, stream.pieces), 1 << 16) if stream.pieces else file
 
 
-def untouched(kind: Kind) -> Contents:
+def whole_file(file_format: AudioFormat) -> FileStructure:
     """A file whose headers are honest, or of which no more is known."""
-    return Contents((Part(kind),))
+    return FileStructure((Stream(file_format),))
 
 
-def all_bytes(file: BinaryIO, size: int) -> bytes | mmap:
+def read_or_map(file: BinaryIO, size: int) -> bytes | mmap:
     """The bytes of a file, of a large one mapped and not read."""
     if isinstance(file, io.BytesIO):
         return file.getvalue()
-    if size > _READ_WHOLE_BYTES:
+    if size > _MAX_READ_BYTES:
         return mmap(file.fileno(), size, access=ACCESS_READ)
     file.seek(0)
     return file.read()
