@@ -1,4 +1,4 @@
-"""``lalia distill VERB``: fit and prune make a small recogniser of a large one, export ships it if it is good enough."""
+"""``lalia distill VERB``: fit or prune a small recogniser from a large one, export it if it keeps its budget."""
 
 from __future__ import annotations
 
@@ -9,12 +9,19 @@ from typing import Any
 
 from distill.config import DistillSettings, ExportSettings, PruneSettings
 from lalia import config
-from lalia.cli.parser import run_stage
+from lalia.cli.parser import print_next, run_stage
 from lalia.model_folder import RUN, find_made, languages_in, languages_taken
 from lalia.training.settings import require, require_corpora
 
 RECOGNISER = "recogniser"
 ABOUT = {
+    "": """\
+Make a small student of a recogniser, and export it to int8 ONNX for CPUs.
+
+  lalia distill fit --config configs/distill/nano.yaml --teacher runs/italian --data.corpus data/demo --out runs/small
+  lalia distill export --recogniser runs/small --teacher runs/italian --data.corpus data/demo --out students/italian
+  lalia transcribe students/italian talk.mp3
+""",
     "fit": """\
 Distil a recogniser into a smaller one, on unlabelled audio and on labels where there are some; it ends in RUN/recogniser.
 
@@ -31,12 +38,12 @@ used most
   --schedule.minutes N   how long; or --schedule.steps N
 """,
     "prune": """\
-Take out of a recogniser what it needs least, then heal it by distillation; it ends in RUN/recogniser.
+Prune a recogniser to a target size, then distil it from the original; it ends in RUN/recogniser.
 
   lalia distill prune --config configs/distill/prune-nano.yaml --data.corpus data/demo --teacher runs/italian/recogniser \\
       --out runs/pruned
 
-Gates on heads, feed-forward units and convolution channels learn under a target size what can go, and it is really cut. The
+L0 gates on heads, feed-forward units and convolution channels learn under the target size what to remove, and it is removed. The
 language is the teacher's. The same command again continues the run in --out.
 
 used most
@@ -46,12 +53,12 @@ used most
   --schedule.minutes N   how long; or --schedule.steps N
 """,
     "export": """\
-Turn a recogniser into a student folder, one int8 ONNX file and what it needs, if it keeps its budget.
+Export a recogniser as a student folder, one int8 ONNX file and what it needs, if it keeps its budget.
 
   lalia distill export --recogniser runs/student/recogniser --teacher runs/italian/recogniser --data.corpus data/demo \\
       --out students/italian
 
-The file is run on held-out clips and measured beside its float self and its teacher. The language is the recogniser's.
+The file is evaluated on held-out clips beside its float version and its teacher. The language is the recogniser's.
 Exit status 1: the budget was missed, and OUT.refused.json says why.
 
 used most
@@ -74,6 +81,7 @@ def fit(argv: list[str]) -> int:
     from distill.fit import distill  # late: torch and fairseq2 take seconds to import, a typo should not
 
     distill(settings, Path(settings.out), config.stated(DistillSettings, argv))
+    _print_next(settings)
     return 0
 
 
@@ -83,11 +91,26 @@ def prune(argv: list[str]) -> int:
     from distill.prune import prune as prune_teacher
 
     prune_teacher(settings, Path(settings.out), config.stated(PruneSettings, argv))
+    _print_next(settings)
     return 0
 
 
+def _print_next(settings: DistillSettings) -> None:
+    """The export of the run that ``settings`` describe, once it is finished."""
+    from lalia.training.distributed import leads
+    from lalia.training.trainer import finished
+
+    run = Path(settings.out)
+    if finished(run) and leads(settings.hardware):
+        corpora = "".join(f" --data.corpus {corpus}" for corpus in settings.data.corpus)
+        export = (
+            f"lalia distill export --recogniser {run} --teacher {settings.teacher}{corpora} --out {run / 'student'}"
+        )
+        print_next((export, "int8 ONNX for CPUs, if it keeps its budget"))
+
+
 def _check(settings: DistillSettings) -> None:
-    """A ``UserError`` for what a run cannot do without."""
+    """A ``UserError`` where a setting that a run needs is missing."""
     require(settings.out, "--out", "the folder this run is kept in")
     require(settings.teacher, "--teacher", "the folder of the recogniser to learn from")
     require(settings.data.corpus, "--data.corpus", "the folder of a corpus made by `lalia prepare`")
@@ -103,7 +126,7 @@ def _check(settings: DistillSettings) -> None:
 def check_data(settings: DistillSettings | ExportSettings, recogniser: str, unknown: bool = False) -> None:
     """A ``UserError`` where a corpus is not there; languages by the codes that the corpora have.
 
-    Where no language is said it is the ``recogniser``'s, and with ``unknown`` also clips whose language nobody knows.
+    The default language is the ``recogniser``'s; ``unknown`` adds clips without a known language.
     """
     data = settings.data
     require_corpora(data.corpus, "--data.corpus")
@@ -133,11 +156,16 @@ def export(argv: list[str]) -> int:
     from distill.export import export as export_student
 
     print(_table(export_student(settings, Path(settings.out)), settings.out))
+    print_next(
+        (f"lalia transcribe {settings.out} talk.mp3", "try it"),
+        (f"lalia evaluate {settings.out} {settings.data.corpus[0]}", "CER and WER of the test split"),
+        (f"lalia serve {settings.out}", "serve it over HTTP"),
+    )
     return 0
 
 
 def _table(card: dict[str, Any], out: str) -> str:
-    """What was exported, beside its teacher, for the terminal."""
+    """The exported student beside its teacher, for the terminal."""
     sizes = {"teacher": card["bytes_teacher"], "float": card["bytes_float"], "int8": card["bytes"]}
     lines = [f"{'':8} {'MB':>7} {'CER':>7} {'WER':>7} {'x real time, 1 thread':>22} {'2 threads':>10}"]
     for name, rtf in card["rtf"].items():

@@ -1,4 +1,4 @@
-"""``lalia finetune VERB``: check labels, fit a recogniser to them, give it a language model, evaluate it, fold one out."""
+"""``lalia finetune VERB``: check labels, fit a recogniser, make its language model, evaluate it, fold an adapter into it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,15 @@ from lalia.model_folder import find_made
 from lalia.training.settings import require, require_corpora
 
 ABOUT = {
-    "check": "Say in seconds whether a corpus is fit to train on, and what to mend.",
+    "": """\
+Train a recogniser on labelled audio: an encoder with a CTC head.
+
+  lalia finetune check data/mine
+  lalia finetune fit --encoder nano-multilingual --data.corpus data/mine --data.language swh --out runs/swahili
+  lalia finetune lm runs/swahili news.txt
+  lalia finetune eval runs/swahili
+""",
+    "check": "Check in seconds whether a corpus is fit to train on, and how to fix it.",
     "fit": """\
 Fine-tune an encoder on labelled audio with CTC; the recogniser ends in RUN/recogniser, what runs without torch in RUN/student.
 
@@ -34,10 +42,10 @@ used most
   --schedule.steps N     how long, where it is not chosen
   --recogniser FOLDER    go on from this recogniser; with --mode adapter add a language to it
 """,
-    "lm": "Make a language model of the run's labels and of any text, tune it, and say what it brings and costs.",
-    "eval": "Say how well the recogniser of a run does and where it errs, on the terminal and as a page with clips to hear.",
+    "lm": "Make a language model from the run's labels and any text, tune it, and measure its effect.",
+    "eval": "Evaluate the recogniser of a run: error rates and where the errors are, and a page with clips to hear.",
     "fold": """\
-Make a plain recogniser of one language of a recogniser with adapters, to be distilled and exported.
+Fold one language's adapter into a recogniser of that language alone, which can be distilled and exported.
 
   lalia finetune fold --recogniser runs/swahili/recogniser --language swh --out runs/swahili-alone
 """,
@@ -49,9 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def check(argv: list[str]) -> int:
-    from finetune.check.check import main as say_verdict
+    from finetune.check.check import main as check_corpus
 
-    return say_verdict(argv)
+    return check_corpus(argv)
 
 
 def fit(argv: list[str]) -> int:
@@ -78,7 +86,7 @@ def fit(argv: list[str]) -> int:
 
 
 def _warn(settings: FinetuneSettings) -> None:
-    """Say what `check` would call in the way of a run that is about to begin; whoever knows better lets it run on."""
+    """Print what `lalia finetune check` would stop at, before a new run begins; the run goes on."""
     from finetune.check.check import FRAME_S, blocking_findings
     from lalia.training.distributed import leads
 
@@ -98,9 +106,9 @@ def lm(argv: list[str]) -> int:
 
 
 def evaluate(argv: list[str]) -> int:
-    from finetune.evaluate import main as judge
+    from finetune.evaluate import main as evaluate_run
 
-    return judge(argv)
+    return evaluate_run(argv)
 
 
 def fold(argv: list[str]) -> int:

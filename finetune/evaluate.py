@@ -5,12 +5,10 @@ It also finds what a run has made (``FinetunedModel``): recogniser, exported stu
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +17,15 @@ import yaml
 
 from finetune.config import FinetuneSettings
 from lalia.cards import NAME, read_card
-from lalia.cli import evaluate
-from lalia.cli.options import add_decoding
-from lalia.cli.parser import Parser, positive
+from lalia.cli.evaluate import add_clips_and_results, evaluate
+from lalia.cli.options import Decoding, add_decoding
+from lalia.cli.parser import Parser, positive, print_next
 from lalia.data.corpus import Corpus
 from lalia.data.mixture import Mixture, languages_meant
 from lalia.errors import UserError
 from lalia.inputs import look, refusal
 from lalia.model_folder import RUN, STUDENT, languages_in, languages_taken
 from lalia.report import page
-from lalia.report.evaluation_page import write_evaluation
 from lalia.report.run_page import RunFolder, curves
 from lalia.text.language_codes import match_languages
 
@@ -98,9 +95,13 @@ class FinetunedModel:
     """the folder of the run that made it, if any"""
 
     @classmethod
-    def from_arguments(cls, args: argparse.Namespace) -> FinetunedModel:
-        """From the arguments of ``add_arguments``; a ``UserError`` if RUN is no finished run, recogniser or student."""
-        folder: Path = args.run
+    def find(
+        cls, folder: Path, corpora: Sequence[Path] = (), asked: Sequence[str] = (), out: Path | None = None
+    ) -> FinetunedModel:
+        """From ``folder``, a run, recogniser or student; a ``UserError`` where it is none of them, or the run is not finished.
+
+        ``corpora``, the languages ``asked`` and ``out`` replace those of the run.
+        """
         if not folder.exists():
             raise UserError(f"{folder}: no such run; lalia finetune fit … --out {folder} makes it")
         run = folder if (folder / RUN).is_file() else None
@@ -112,14 +113,14 @@ class FinetunedModel:
         if look(source).kind not in (RECOGNISER, STUDENT):
             raise refusal(folder, RECOGNISER)
         data = yaml.safe_load((run / RUN).read_text(encoding="utf-8"))["data"] if run else {}
-        corpora = args.corpus or [Path(path) for path in data.get("corpus", [])]
+        corpora = list(corpora) or [Path(path) for path in data.get("corpus", [])]
         if not corpora:
             raise UserError(f"{folder}: is in no run that names a corpus; give --corpus CORPUS")
-        home = args.out or run
+        home = out or run
         if home is None:
             raise UserError(f"{folder}: is in no run; give --out FOLDER for the results (student, lm, evaluation)")
-        if args.language or run:
-            languages = languages_meant(args.language or data.get("language", []), corpora, "--language")
+        if asked or run:
+            languages = languages_meant(list(asked) or data.get("language", []), corpora, "--language")
         else:
             places = ", ".join(map(str, corpora))
             languages = languages_taken(
@@ -180,15 +181,15 @@ def export_finished(settings: FinetuneSettings) -> None:
         return
     data = settings.data
     FinetunedModel(run / RECOGNISER, run, [Path(path) for path in data.corpus], data.language, run).student()
-    print(
-        f"next: lalia transcribe {run} talk.mp3      transcribe a file\n"
-        f"      lalia finetune lm {run}       build and tune a language model from its labels and any text\n"
-        f"      lalia finetune eval {run}     evaluate it: a page with error analysis and audio"
+    print_next(
+        (f"lalia transcribe {run} talk.mp3", "transcribe a file"),
+        (f"lalia finetune lm {run}", "build and tune a language model from its labels and any text"),
+        (f"lalia finetune eval {run}", "evaluate it: a page with error analysis and audio"),
     )
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments that name the model and the corpora."""
+def add_run(parser: Parser) -> None:
+    """The arguments that ``FinetunedModel.find`` takes."""
     parser.add_argument(
         "run", metavar="RUN", type=Path, help="the --out of a fit; or a recogniser or student, with --corpus and --out"
     )
@@ -207,19 +208,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 # --- The command ---------------------------------------------------------------------------------------
 
 ABOUT = """\
-Say how well the recogniser of a run does on clips that its training never heard, where it errs, and write a page of it.
+Evaluate the recogniser of a run on held-out clips: error rates, where the errors are, and a page with clips to hear.
 
   lalia finetune eval runs/swahili                        the test split, with the language model of `lm` where there is one
-  lalia finetune eval runs/swahili --greedy               letters as they are heard, with nothing known of the language
+  lalia finetune eval runs/swahili --greedy               greedy decoding, without the language model
   lalia finetune eval runs/swahili --split dev --hot names.txt
   lalia finetune eval runs/swahili --corpus data/other    clips from elsewhere
 
-On the terminal: letters and words wrong (CER, WER) with the intervals that 95 % of bootstrap resamples lie in, by length of
-clip, signal-to-noise ratio and speaker, what is taken for what, the worst clips. The page, RUN/evaluation/report.html, has the
-same as charts, the worst and the median clips to hear, the run's learning curve and what the language model brings;
-scores.json beside it every clip's texts.
+On the terminal: CER and WER with 95 % bootstrap intervals, by length of clip, signal-to-noise ratio and speaker, the commonest
+confusions, the worst clips. The page, RUN/evaluation/report.html, has the same as charts, the worst and the median clips to hear,
+the run's learning curve and the effect of the language model; scores.json beside it has every clip's texts.
 
-What is judged is RUN/student, the recogniser as `lalia transcribe RUN talk.mp3` runs it; it is made where it is missing.
+It evaluates RUN/student, the recogniser as `lalia transcribe RUN talk.mp3` runs it, and exports it first where it is missing.
 """
 _LEARNING = ("Errors on held-out clips", "Loss", "Blanks")
 
@@ -227,27 +227,30 @@ _LEARNING = ("Errors on held-out clips", "Loss", "Blanks")
 def main(argv: list[str]) -> int:
     """Evaluate, print and write the page; returns the exit status."""
     parser = Parser(prog="lalia finetune eval", description=ABOUT)
-    add_arguments(parser)
-    evaluate.add_questions(parser)
+    add_run(parser)
+    add_clips_and_results(parser)
     add_decoding(parser)
     parser.add_argument("--greedy", action="store_true", help="without the run's language model")
     parser.add_argument("--threads", type=positive, metavar="N", help="processor threads (default: all cores)")
     args = parser.parse_args(argv)
-    model = FinetunedModel.from_arguments(args)
-    if args.greedy and (args.lm or args.rescore or args.hot or args.only):
-        raise UserError("--greedy knows nothing of the language; leave it out, or --lm, --rescore, --hot and --only")
-    if not args.greedy and args.lm is None and (model.home / LM / NAME).is_file():
-        args.lm = model.home / LM
-        print(f"with the language model {args.lm}; --greedy leaves it out")
-    clips = model.clips()
-    args.model, args.corpus = model.student(), model.corpora[0]
-    args.language = []  # the clips are of the languages asked for already
-    args.title = f"{model.name} on {', '.join(path.resolve().name for path in model.corpora)}"
-    args.details = True
+    model = FinetunedModel.find(args.run, args.corpus or (), args.language or (), args.out)
+    decoding = Decoding.of(args)
+    if args.greedy and decoding != Decoding():
+        raise UserError(
+            "--greedy uses no language model and no phrases; leave it out, or --lm, --rescore, --hot and --only"
+        )
+    if not args.greedy and decoding.lm is None and (model.home / LM / NAME).is_file():
+        decoding = replace(decoding, lm=model.home / LM)
+        print(f"with the language model {decoding.lm}; --greedy leaves it out")
     folder = model.home / EVALUATION
-    args.html, args.json = args.html or folder / "report.html", args.json or folder / "scores.json"
-    more = [*_decoding(model.home / DECODING), *(_learning(model.run) if model.run else [])]
-    return evaluate.evaluate(args, lambda _: clips, partial(write_evaluation, more=more))
+    evaluate(
+        model.student(), model.corpora[0], model.clips(), decoding, languages=[],  # clips() has chosen them
+        split=args.split, limit=args.limit, threads=args.threads, details=True,
+        json=args.json or folder / "scores.json", html=args.html or folder / "report.html",
+        title=f"{model.name} on {', '.join(path.resolve().name for path in model.corpora)}",
+        more=[*_decoding(model.home / DECODING), *(_learning(model.run) if model.run else [])],
+    )  # fmt: skip
+    return 0
 
 
 def _learning(run: Path) -> list[page.Section]:

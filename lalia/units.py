@@ -1,4 +1,4 @@
-"""Units: seconds, samples and frames, and every conversion between them."""
+"""Units: seconds, samples and frames, every conversion between them, and numbers with their unit for messages."""
 
 from __future__ import annotations
 
@@ -25,3 +25,9 @@ def clock(seconds: Seconds) -> str:
     minutes, s = divmod(round(seconds), 60)
     hours, m = divmod(minutes, 60)
     return f"{hours}:{m:02d}:{s:02d}" if hours else f"{m}:{s:02d}"
+
+
+def plural(count: int, noun: str, one: str = "", many: str = "") -> str:
+    """``1 clip``, ``1,234 clips``; with a verb ``1 clip is``, ``2 clips are``."""
+    verb = one if count == 1 else many
+    return f"{count:,} {noun}{'' if count == 1 else 's'}{f' {verb}' if verb else ''}"

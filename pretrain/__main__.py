@@ -1,4 +1,4 @@
-"""``lalia pretrain VERB``: plan says what a run will take, fit trains an encoder on raw audio, probe says what it learned."""
+"""``lalia pretrain VERB``: plan a run, fit an encoder to raw audio, probe what it learned."""
 
 from __future__ import annotations
 
@@ -7,13 +7,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lalia import config
-from lalia.cli.parser import run_stage
+from lalia.cli.parser import print_next, run_stage
 from lalia.training.settings import DataSettings, require, require_corpora
 from pretrain.config import PretrainSettings
 
 ABOUT = {
+    "": """\
+Train an encoder on audio without transcripts, by wav2vec 2.0's masked contrastive objective.
+
+  lalia pretrain plan --config configs/pretrain/nano.yaml --data.corpus data/demo
+  lalia pretrain fit --config configs/pretrain/nano.yaml --data.corpus data/demo --schedule.minutes 60 --out runs/encoder
+  lalia pretrain probe runs/encoder/encoder data/demo --out probe.html
+""",
     "plan": """\
-Say what a run will take: memory by part, how its batch is cut, steps, passes and time. It takes the settings of fit.
+Estimate what a run needs before it starts: memory by part, micro-batches, steps, passes over the data, and time.
 
   lalia pretrain plan --config configs/pretrain/nano.yaml --data.corpus data/demo
   lalia pretrain plan --config configs/pretrain/base.yaml --data.corpus data/mine --plan.memory_gb 24
@@ -40,7 +47,7 @@ used most
   --hardware.devices N   processes, or GPUs, on this machine (docs/hardware.md)
 """,
     "probe": """\
-Say in minutes what encoders have learned: language, speaker and letters from every frozen layer, beside log-mel.
+Measure in minutes what encoders have learned: linear probes of language, speaker and letters on every frozen layer.
 
   lalia pretrain probe runs/encoder/encoder data/demo --out probe.html
 """,
@@ -67,9 +74,21 @@ def fit(argv: list[str]) -> int:
     require(settings.out, "--out", "the folder this run is kept in")
     _require_corpus(settings.data)
     _resolve_languages(settings)
+    from lalia.training.distributed import leads
+    from lalia.training.trainer import finished
     from pretrain.fit import pretrain
 
-    pretrain(settings, Path(settings.out), config.stated(PretrainSettings, argv))
+    run = Path(settings.out)
+    pretrain(settings, run, config.stated(PretrainSettings, argv))
+    if finished(run) and leads(settings.hardware):
+        encoder = run / "encoder"
+        print_next(
+            (
+                f"lalia finetune fit --encoder {encoder} --data.corpus CORPUS --out RUN",
+                "train a recogniser on labelled audio",
+            ),
+            (f"lalia pretrain probe {encoder} {settings.data.corpus[0]}", "measure what each layer learned"),
+        )
     return 0
 
 

@@ -1,25 +1,13 @@
-"""``lalia pretrain probe``: what encoders have learned, layer by layer, before anybody fine-tunes them.
+"""``lalia pretrain probe``: linear probes of every frozen layer of encoders, for language, speaker and letters.
 
-Language and speaker from the mean over time of a layer's frozen features, letters from its frames, each by one matrix
-(``linear.py``) and on clips that were held out. The first row of every table is plain log-mel: an encoder is worth its name
-where it beats that.
+Language and speaker are classified from the mean over time of a layer's features, letters from its frames by CTC, each with one
+matrix and scored on held-out clips. The first row of every table is plain log-mel, the baseline that an encoder has to beat.
 
-B clips, S samples, T frames, D dimensions.
-
-Linear probes: what can be read from frozen features by nothing more than one matrix.
-
-N clips, T frames, D dimensions of a feature, C classes, V tokens.
-
-What a corpus can ask of frozen features: language, speaker and letters, of the same clips for every layer of every encoder.
-
-T frames, D dimensions.
-
-What a probe found: a table for the terminal, and a page with a curve over the layers for each question.
+B clips, N clips of a probe, S samples, T frames, D dimensions of a feature, C classes, V tokens.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -33,7 +21,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from lalia.cards import write_json
-from lalia.cli.parser import Parser
+from lalia.cli.parser import Parser, positive
 from lalia.data.corpus import SPLITS
 from lalia.data.labels import encoder_of
 from lalia.data.loader import make_eval_loader
@@ -137,6 +125,21 @@ FEWEST = 8
 """clips that a speaker needs to be asked for"""
 
 
+@dataclass(frozen=True)
+class ProbeSettings:
+    """What is probed, on which clips; the help of ``lalia pretrain probe`` explains each."""
+
+    encoders: Sequence[str]
+    corpus: str
+    out: str | None = None
+    language: str = ""
+    clips: int = 80
+    minutes: float = 8.0
+    steps: int = 300
+    max_s: float = 15.0
+    seed: int = 1
+
+
 @dataclass
 class ProbeRow:
     """What one layer gave; None where the corpus cannot ask that."""
@@ -190,7 +193,7 @@ class Groups:
 class Questions:
     """What a corpus can be asked, and the clips to ask it of; every layer gets the same."""
 
-    def __init__(self, mixture: Mixture, ask: argparse.Namespace) -> None:
+    def __init__(self, mixture: Mixture, ask: ProbeSettings) -> None:
         self.mixture, self.steps, self.seed = mixture, ask.steps, ask.seed
         self.notes: list[str] = []
         self._random = np.random.default_rng(mix(ask.seed, "probe clips"))
@@ -395,17 +398,17 @@ def _cell(row: ProbeRow, own: list[ProbeRow], name: str) -> str:
 # --- lalia pretrain probe --------------------------------------------------------------------------------
 
 
-def arguments(program: str, about: str, argv: Sequence[str]) -> argparse.Namespace:
-    """ENCODER… CORPUS and options; a ``UserError`` where they make no sense."""
+def arguments(program: str, about: str, argv: Sequence[str]) -> ProbeSettings:
+    """The settings in ``argv``; a ``UserError`` says what is wrong with it."""
     parser = Parser(prog=program, description=about)
     parser.add_argument("paths", nargs="+", metavar="ENCODER… CORPUS", help="encoder folders to compare, then a corpus")
     parser.add_argument("--out", help="page with table and plots (.html) or the numbers alone (.json)")
     parser.add_argument("--language", default="", help="language of the letters; default: the one with most labels")
-    parser.add_argument("--clips", type=int, default=80, help="clips per language, and at most per speaker (80)")
+    parser.add_argument("--clips", type=positive, default=80, help="clips per language, and at most per speaker (80)")
     parser.add_argument(
         "--minutes", type=float, default=8.0, help="minutes of labels that the letters are learned from (8)"
     )
-    parser.add_argument("--steps", type=int, default=300, help="steps of the CTC probe of a layer (300)")
+    parser.add_argument("--steps", type=positive, default=300, help="steps of the CTC probe of a layer (300)")
     parser.add_argument("--max_s", type=float, default=15.0, help="longer clips are left out, seconds (15)")
     parser.add_argument("--seed", type=int, default=1)
     found = parser.parse_args(list(argv))
@@ -413,12 +416,15 @@ def arguments(program: str, about: str, argv: Sequence[str]) -> argparse.Namespa
         raise UserError(f"{found.paths[0]}: one path given, expected ENCODER… CORPUS; see: {program} --help")
     if found.out and Path(found.out).suffix not in (".html", ".json"):
         raise UserError(f"--out {found.out}: expected a name that ends in .html or .json")
-    return found
+    *encoders, corpus = found.paths
+    return ProbeSettings(
+        encoders, corpus, found.out, found.language, found.clips, found.minutes, found.steps, found.max_s, found.seed
+    )
 
 
-def probe(ask: argparse.Namespace, console: Console | None = None) -> Probe:
+def probe(ask: ProbeSettings, console: Console | None = None) -> Probe:
     """Run the probes, print their table and write ``ask.out``."""
-    *folders, corpus = ask.paths
+    folders, corpus = ask.encoders, ask.corpus
     mixture = Mixture.load([corpus])
     encoders = {name: Encoder.load(folder) for name, folder in zip(_names(folders), folders, strict=True)}
     questions = Questions(mixture, ask)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lalia.cli import main
-from lalia.cli.parser import STAGES
+from lalia.cli.main import STAGES
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

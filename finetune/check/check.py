@@ -5,7 +5,6 @@ Exit status: 0 ready to train, 1 something must be fixed first, 2 nothing to che
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,41 +21,43 @@ from lalia.data.mixture import languages_meant
 from lalia.errors import UserError
 from lalia.text.languages import profile
 from lalia.text.normaliser import Normaliser, settings_for
+from lalia.units import plural
 
 ABOUT = """\
-Say in seconds whether a corpus is fit to train on, with reasons and remedies, before it costs a night.
+Check in seconds whether a corpus is fit to train on, with reasons and fixes.
 
   lalia finetune check data/mine                                        every language in it
   lalia finetune check data/mine --language isl --html check.html       one, and a page to hear the odd clips on
-  lalia finetune check data/mine --fix --out data/mended                a mended corpus; says what it did
-  lalia finetune check data/mine --recogniser runs/rough/recogniser     also: is in each clip what its label says
+  lalia finetune check data/mine --fix --out data/fixed                 a fixed corpus, and what was changed
+  lalia finetune check data/mine --recogniser runs/rough/recogniser     also: whether each clip matches its label
 
-exit status: 0 nothing stands in the way, 1 something is to be mended first, 2 there is nothing to check
+exit status: 0 ready to train, 1 something to fix first, 2 there is nothing to check
 """
 FRAME_S = 0.02
 WEIGHTS = ("stop", "look", "fine")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what ``lalia finetune check`` takes."""
+def add_arguments(parser: Parser) -> None:
     parser.add_argument("corpus", type=Path, metavar="CORPUS", help="a corpus made by lalia prepare")
     parser.add_argument("--language", metavar="CODE", help="only this one: isl, is, is-IS or Icelandic")
     parser.add_argument(
-        "--encoder", type=presets.find_encoder, metavar="FOLDER", help="the encoder to be used: its frames are counted"
+        "--encoder", type=presets.find_encoder, metavar="FOLDER", help="the encoder to train: its frame length counts"
     )
     parser.add_argument("--frame_s", type=float, metavar="S", help="seconds per frame of the encoder (default: 0.02)")
     parser.add_argument(
         "--normaliser", type=Path, metavar="FILE", help="a normaliser.json instead of the language's own"
     )
-    parser.add_argument("--recogniser", type=Path, metavar="FOLDER", help="a rough recogniser or student that listens")
-    parser.add_argument("--fix", action="store_true", help="write a mended corpus to --out")
+    parser.add_argument(
+        "--recogniser", type=Path, metavar="FOLDER", help="a recogniser or student to transcribe the clips with"
+    )
+    parser.add_argument("--fix", action="store_true", help="write a fixed corpus to --out")
     parser.add_argument("--out", type=Path, metavar="CORPUS2", help="where --fix writes to")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page as well")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the findings as JSON as well")
 
 
 def main(argv: list[str]) -> int:
-    """Check, print, and fix if requested; returns the exit status."""
+    """Check, print, and with --fix write the fixed corpus; the exit status."""
     parser = Parser(prog="lalia finetune check", description=ABOUT)
     add_arguments(parser)
     args = parser.parse_args(argv)
@@ -64,8 +65,8 @@ def main(argv: list[str]) -> int:
         raise UserError("--fix and --out belong together: --fix --out CORPUS2 writes the fixed corpus there")
     begun = time.perf_counter()
     corpus = Corpus.load(args.corpus)
-    languages = _languages(corpus, args)
-    frame_s = _frame_s(args)
+    languages = _languages(corpus, args.corpus, args.language)
+    frame_s = _frame_s(args.encoder, args.frame_s)
     checked, wrong_labels = [], {}
     for language in languages:
         found = check(corpus, language, frame_s, args.normaliser)
@@ -161,33 +162,32 @@ def as_dict(corpus: Corpus, checked: list[Checked]) -> dict[str, Any]:
     }
 
 
-def _languages(corpus: Corpus, args: argparse.Namespace) -> list[str]:
+def _languages(corpus: Corpus, path: Path, asked: str | None) -> list[str]:
     labelled = [name for name in corpus.language_names if len(corpus.select(language=name, with_text=True))]
-    if args.language:
-        args.language = languages_meant([args.language], [args.corpus], "--language")[0]
-        corpus.select(language=args.language)  # its error names the languages in the corpus
-        if args.language not in labelled:
+    if asked:
+        language = languages_meant([asked], [path], "--language")[0]
+        count = len(corpus.select(language=language))  # a UserError names the languages there are
+        if language not in labelled:
             others = f"; labelled are {', '.join(labelled)}" if labelled else ""
-            count = len(corpus.select(language=args.language))
             raise UserError(
-                f"{args.corpus}: none of {count:,} clips in {args.language} has a label{others}; does the text column have "
-                "another name? lalia prepare TABLE --columns text=NAME"
+                f"{path}: none of {plural(count, 'clip')} in {language} has a label{others}; does the text column have another "
+                "name? lalia prepare TABLE --columns text=NAME"
             )
-        return [args.language]
+        return [language]
     if not labelled:
         raise UserError(
-            f"{args.corpus}: none of {len(corpus):,} clips has a label; does the text column have another name? "
+            f"{path}: none of {plural(len(corpus), 'clip')} has a label; does the text column have another name? "
             "lalia prepare TABLE --columns text=NAME. Without labels a corpus is for lalia pretrain fit"
         )
     return labelled
 
 
-def _frame_s(args: argparse.Namespace) -> float:
-    if args.encoder:
-        return float(read_card(args.encoder).get("frame_s", FRAME_S))
-    if args.frame_s is not None and not 0.001 <= args.frame_s <= 1:
-        raise UserError(f"--frame_s {args.frame_s:g}: expected seconds per frame, such as 0.02")
-    return float(args.frame_s or FRAME_S)
+def _frame_s(encoder: str | None, asked: float | None) -> float:
+    if encoder:
+        return float(read_card(encoder).get("frame_s", FRAME_S))
+    if asked is not None and not 0.001 <= asked <= 1:
+        raise UserError(f"--frame_s {asked:g}: expected seconds per frame, such as 0.02")
+    return asked or FRAME_S
 
 
 def _written(path: Path, write: Callable[[], object]) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from finetune.check.findings import DEV, EXAMPLES, TEST, TRAIN, Example, Finding, Labels, Split, plural, some
+from finetune.check.findings import DEV, EXAMPLES, TEST, TRAIN, Example, Finding, Labels, Split, some
 from lalia.cards import read_card
 from lalia.data.corpus import SPLITS, Corpus
 from lalia.data.prepare.splits import ENOUGH_SPEAKERS, FEWEST, LEAST_HELD_OUT, MOST_PERCENT, held_out_percent
@@ -25,6 +25,7 @@ from lalia.errors import AudioError, UserError
 from lalia.scoring.rates import character_errors
 from lalia.text.normaliser import Normaliser
 from lalia.text.tokens import Tokens, Vocabulary, require_coverage
+from lalia.units import plural
 
 # --- Lengths and speaking rates ------------------------------------------------------------------------
 

@@ -127,12 +127,6 @@ def read_labels(corpus: Corpus, profile: LanguageProfile, normaliser: Normaliser
     )
 
 
-def plural(count: int, noun: str, one: str = "", many: str = "") -> str:
-    """``1 clip``, ``1,234 clips``; with a verb ``1 clip is``, ``2 clips are``."""
-    verb = one if count == 1 else many
-    return f"{count:,} {noun}{'' if count == 1 else 's'}{f' {verb}' if verb else ''}"
-
-
 def some(items: list[str], most: int = 6) -> str:
     """The first ``most`` of ``items``, comma-separated, with the number of the others."""
     return ", ".join(items[:most]) + (f" and {len(items) - most:,} more" if len(items) > most else "")

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from finetune.check.clips import letters_per_s
-from finetune.check.findings import Checked, Example, Finding, plural
+from finetune.check.findings import Checked, Example, Finding
 from finetune.check.fixes import CHANGED, Fixes
 from finetune.check.text import describe_writing
 from lalia.data.corpus import Corpus
@@ -23,7 +23,7 @@ from lalia.report import numbers, page
 from lalia.report.charts import Line, line_chart
 from lalia.report.page import ShownClip, lineage_of, make_player
 from lalia.text.unicode import script_of, script_title
-from lalia.units import SAMPLE_RATE, Seconds
+from lalia.units import SAMPLE_RATE, Seconds, plural
 
 # --- The check on the terminal ---------------------------------------------------------------------------
 

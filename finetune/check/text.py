@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 
 import numpy as np
 
-from finetune.check.findings import DEV, TEST, TRAIN, Finding, Labels, plural, some
+from finetune.check.findings import DEV, TEST, TRAIN, Finding, Labels, some
 from lalia.errors import UserError
 from lalia.text.languages import profiles
 from lalia.text.marks import MarkKind, find_marks, spoken_symbols, strip_marks, truncated_words
@@ -22,6 +22,7 @@ from lalia.text.unicode import (
     script_title,
     scripts_of,
 )
+from lalia.units import plural
 
 # --- Characters and encoding ---------------------------------------------------------------------------
 

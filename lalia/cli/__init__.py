@@ -1,1 +1,1 @@
-"""The program ``lalia``: one module per verb. Nothing outside this package knows argparse."""
+"""The program ``lalia``: one module per verb. Only this package imports argparse; functions elsewhere take typed arguments."""

@@ -1,4 +1,4 @@
-"""``lalia convert``: its arguments, and the call that they become."""
+"""``lalia convert``: encoders and recognisers from and to the formats of other toolkits."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lalia.cli.options import needs
+from lalia.cli.parser import Parser
 from lalia.errors import UserError
 from lalia.inputs import address, is_address
 from lalia.text.language_codes import iso_639_3
@@ -14,11 +16,22 @@ from lalia.text.language_codes import iso_639_3
 if TYPE_CHECKING:
     from lalia.models.convert.parts import Parts
 
+ABOUT = """\
+Make an encoder or a recogniser from another toolkit's wav2vec 2.0 weights, or the reverse.
+
+  lalia convert hf:wav2vec2-xls-r-300m encoders/xls-r           transformers: pretrained, with a CTC head, or bare
+  lalia convert fairseq:xlsr2_300m.pt encoders/xls-r            fairseq: the file alone
+  lalia convert fairseq2:omniASR_CTC_300M.pt asr --tokens omniASR_tokenizer.model
+  lalia convert my-recogniser hf:shared                         for Wav2Vec2ForCTC.from_pretrained("shared")
+
+Logits stay the same. A pretrained model's quantizer is kept: lalia pretrain fit --encoder continues from it.
+"""
 KINDS = ("hf", "fairseq", "fairseq2", "sherpa", "half")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what ``lalia convert`` takes."""
+def add_arguments(parser: Parser) -> None:
+    parser.description = ABOUT
+    parser.set_defaults(call=main)
     parser.add_argument("source", metavar="SRC", help="lalia folder, hf:FOLDER, fairseq:FILE or fairseq2:FILE")
     parser.add_argument(
         "target",
@@ -36,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Convert; 0 when the result is there."""
+    """``lalia convert``."""
     if is_address(args.source):
         raise address(args.source)
     source, source_path = _place(args.source)
@@ -57,11 +70,9 @@ def main(args: argparse.Namespace) -> int:
         )
     if target_path.exists():
         raise UserError(f"{target_path}: is there already; remove it or give another name")
-    try:
+    with needs("lalia convert"):
         import fairseq2  # noqa: F401
         import safetensors  # noqa: F401
-    except ImportError as error:
-        raise UserError(f"lalia convert needs {error.name}; pip install 'lalia[train]'") from error
     if target == "sherpa":
         return _share(source_path, target_path)
     if target == "half":

@@ -1,4 +1,4 @@
-"""The verb ``evaluate`` of the program ``lalia``: how well a student does, where it errs, and a page to see and hear it on."""
+"""``lalia evaluate``: the error rates of a student on a corpus, where the errors are, and a page to see and hear them on."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lalia.cli.options import DECODING, add_language
-from lalia.cli.parser import positive
+from lalia.cli.options import Decoding, add_decoding, add_language, decoders, needs, open_corpus
+from lalia.cli.parser import Parser, positive
 from lalia.errors import UserError
-from lalia.model_folder import OpenCorpus, check_labels, labelled_rows, languages_taken
+from lalia.model_folder import check_labels, labelled_rows, languages_taken
+from lalia.units import plural
 
 if TYPE_CHECKING:
+    from lalia.report.page import Section
     from lalia.scoring.evaluation import Evaluation
 
 ABOUT = """\
@@ -29,42 +31,69 @@ Labels and transcripts pass the student's own normaliser first.
 Corpora are read by a package of the training extra: pip install 'lalia[train]'.
 """
 MOST_SKIPPED = 20
-WritePage = Callable[..., object]
-"""``lalia.report.evaluation_page.write_evaluation``, which is heavy."""
+"""Skipped clips that are named; the others are counted."""
 
 
-def add_evaluate(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
+    parser.description = ABOUT
+    parser.set_defaults(call=main)
     parser.add_argument("model", metavar="MODEL", type=Path, help="a student folder, or the run it is in")
     parser.add_argument("corpus", metavar="CORPUS", type=Path, help="a corpus folder")
     add_language(parser)
     parser.add_argument(
-        "--details", action="store_true", help="say where the errors are: lengths, noise, speakers, words"
+        "--details", action="store_true", help="print where the errors are: lengths, noise, speakers, words"
     )
-    add_questions(parser)
+    add_clips_and_results(parser)
+    parser.add_argument("--threads", type=positive, metavar="N", help="processor threads (default: all cores)")
+    add_decoding(parser)
 
 
-def add_questions(parser: argparse.ArgumentParser) -> None:
-    """Which clips are judged, and where what is found is written."""
+def add_clips_and_results(parser: Parser) -> None:
+    """The options for which clips are scored and where the results are written."""
     parser.add_argument("--split", default="test", help="train, dev or test (default: test)")
     parser.add_argument("--limit", type=positive, metavar="N", help="only N clips, spread evenly over the corpus")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write figures and every clip's texts here as well")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with charts and clips to hear")
 
 
-def evaluate(args: argparse.Namespace, open_corpus: OpenCorpus, write_page: WritePage) -> int:
-    """``lalia evaluate``; ``args.title`` is what the page is called, "" = after the student and the corpus."""
-    from lalia.cli.options import decoders
-    from lalia.runtime.student import Student
-    from lalia.scoring.evaluation import About, details, table
-    from lalia.scoring.evaluation import evaluate as hear
+def main(args: argparse.Namespace) -> int:
+    """``lalia evaluate``."""
+    evaluate(
+        args.model, args.corpus, open_corpus(args.corpus), Decoding.of(args), split=args.split, languages=args.language,
+        limit=args.limit, threads=args.threads, details=args.details, json=args.json, html=args.html,
+    )  # fmt: skip
+    return 0
 
-    student = Student.load(args.model, args.threads)
-    decoder = decoders(args, student)()
-    corpus = open_corpus(args.corpus)
-    args.language = languages_taken(args.language, student.languages, corpus.language_names, args.model, args.corpus)
-    rows = labelled_rows(corpus, args.corpus, args.split, args.language, args.limit)
-    check_labels(corpus, args.corpus, rows, student)
-    found = hear(student, corpus, rows, _progress(rows), decoder)
+
+def evaluate(
+    model: Path,
+    path: Path,
+    corpus: Any,
+    decoding: Decoding,
+    *,
+    split: str = "test",
+    languages: Sequence[str] | None = None,
+    limit: int | None = None,
+    threads: int | None = None,
+    details: bool = False,
+    json: Path | None = None,
+    html: Path | None = None,
+    title: str = "",
+    more: Sequence[Section] = (),
+) -> None:
+    """Evaluate the student in ``model`` on ``corpus``, which messages call ``path``; print a table, write ``json`` and ``html``.
+
+    ``languages`` None means the student's own. ``title`` and ``more`` sections are for the page.
+    """
+    from lalia.runtime.student import Student
+    from lalia.scoring import evaluation
+
+    student = Student.load(model, threads)
+    decoder = decoders(decoding, student)()
+    taken = languages_taken(languages, student.languages, corpus.language_names, model, path)
+    rows = labelled_rows(corpus, path, split, taken, limit)
+    check_labels(corpus, path, rows, student)
+    found = evaluation.evaluate(student, corpus, rows, _progress(rows), decoder)
     if sys.stderr.isatty():
         print("\r\033[K", end="", file=sys.stderr)
     for reason in found.skipped[:MOST_SKIPPED]:
@@ -72,30 +101,42 @@ def evaluate(args: argparse.Namespace, open_corpus: OpenCorpus, write_page: Writ
     if len(found.skipped) > MOST_SKIPPED:
         print(f"lalia: skipped: {len(found.skipped) - MOST_SKIPPED} more", file=sys.stderr)
     if not found.heard:
-        raise UserError(f"{args.corpus}: none of {len(rows)} clips could be scored; the lines above say why")
-    print(table(found))
-    asked = {name: str(path) for name in DECODING if (path := getattr(args, name))}
-    about: dict[str, About] = {}
-    if args.details or args.html:
+        raise UserError(f"{path}: none of {plural(len(rows), 'clip')} could be scored; the lines above say why")
+    print(evaluation.table(found))
+    about: dict[str, evaluation.About] = {}
+    if details or html:
         snrs_db = corpus.numbers("snr_db")
-        about = {corpus.id(row): About(corpus.speaker(row), float(snrs_db[row])) for row in rows}
-    if args.details:
-        print("\n" + details(found, about))
-    if args.json:
-        _write_json(args, found, {"student": student.card["id"], "corpus": corpus.card["id"]} | asked)
-    if args.html:
+        about = {corpus.id(row): evaluation.About(corpus.speaker(row), float(snrs_db[row])) for row in rows}
+    if details:
+        print("\n" + evaluation.details(found, about))
+    if json:
+        facts = {
+            "student": student.card["id"], "corpus": corpus.card["id"], **decoding.as_dict(),
+            "split": split, "language": taken, "limit": limit, "threads": threads,
+        }  # fmt: skip
+        _write_json(json, {**facts, **found.as_dict()})
+    if html:
+        with needs("a page"):
+            from lalia.report.evaluation_page import write_evaluation
         places = {corpus.id(row): row for row in rows}
-        told = {"split": args.split} | ({"language": ", ".join(args.language)} if args.language else {}) | asked
+        settings = {"split": split} | ({"language": ", ".join(taken)} if taken else {}) | decoding.as_dict()
         calibrated = decoder is not None and decoder.weights is not None
-        title = args.title or f"{args.model.resolve().name} on {args.corpus.resolve().name}"
+        title = title or f"{model.resolve().name} on {path.resolve().name}"
         try:
-            write_page(
-                args.html, title, told, found, about, calibrated, lambda id: corpus.wave(places[id]), student.card
+            write_evaluation(
+                html,
+                title,
+                settings,
+                found,
+                about,
+                calibrated,
+                lambda id: corpus.wave(places[id]),
+                student.card,
+                more=more,
             )
         except OSError as error:
-            raise UserError(f"{args.html}: cannot be written ({error.strerror or error})") from error
-        print(f"page: {args.html}")
-    return 0
+            raise UserError(f"{html}: cannot be written ({error.strerror or error})") from error
+        print(f"page: {html}")
 
 
 def _progress(rows: Sequence[int]) -> Callable[[Evaluation], None] | None:
@@ -108,11 +149,10 @@ def _progress(rows: Sequence[int]) -> Callable[[Evaluation], None] | None:
     return progress
 
 
-def _write_json(args: argparse.Namespace, found: Evaluation, facts: dict[str, Any]) -> None:
+def _write_json(path: Path, facts: dict[str, Any]) -> None:
     from lalia.cards import write_json
 
-    asked = {"split": args.split, "language": args.language, "limit": args.limit, "threads": args.threads}
     try:
-        write_json(args.json, {**facts, **asked, **found.as_dict()})
+        write_json(path, facts)
     except OSError as error:
-        raise UserError(f"{args.json}: cannot be written ({error.strerror})") from error
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from error

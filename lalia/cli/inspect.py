@@ -1,4 +1,4 @@
-"""``lalia inspect``: what a folder is, what it holds, how good that is, and where it comes from."""
+"""``lalia inspect``: what a folder is, what it holds, its scores, and its lineage."""
 
 from __future__ import annotations
 
@@ -8,33 +8,56 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lalia.cards import NAME, ancestors, read_card
+from lalia.cli.options import needs, open_corpus
+from lalia.cli.parser import Parser
 from lalia.errors import UserError
+from lalia.units import clock, plural
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from lalia.data.corpus import Corpus
 
+ABOUT = """\
+Print what a folder is (corpus, encoder, recogniser, student, language model, run), what it holds and where it comes from.
+
+  lalia inspect my-student                        its card and its lineage
+  lalia inspect runs/italian                      a run: its newest metrics and what it made; --all: every metric and card
+  lalia inspect corpora/demo                      hours by language and split, lengths and quality
+  lalia inspect corpora/demo --html corpus.html   a page with histograms and clips to hear
+"""
 _RUN_FILES = ("metrics.jsonl", "config.yaml", "checkpoints")
 _PRODUCTS = ("encoder", "recogniser", "student")
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _LONGEST_VALUE = 240
+_METRICS = {
+    "held out": ("valid/cer", "valid/wer", "valid/wer_lm", "valid/accuracy", "valid/loss", "valid/info_nce", "valid/divergence",
+                 "valid/code_perplexity"),
+    "training": ("train/loss", "train/accuracy", "train/blank", "train/code_perplexity", "train/lr"),
+    "guard": ("guard/skipped", "guard/rate_factor"),
+    "speed": ("speed/audio_s_per_s", "speed/data_wait"),
+}  # fmt: skip
+"""The metrics of a run that are printed without --all, by group."""
+_MOST_CORPORA = 3
+"""Corpora of one parent that are named without --all; more are one line."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what ``lalia inspect`` takes."""
+def add_arguments(parser: Parser) -> None:
+    parser.description = ABOUT
+    parser.set_defaults(call=main)
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="a corpus, encoder, recogniser, student or run")
     parser.add_argument(
         "--html", type=Path, metavar="FILE", help="of a corpus: a page with histograms and clips to hear"
     )
+    parser.add_argument(
+        "--all", action="store_true", help="of a run every metric and card; of a model its whole lineage"
+    )
 
 
 def main(args: argparse.Namespace) -> int:
-    """Print what ``args.folder`` is; 0 when it is something of ours."""
-    try:
+    """``lalia inspect``."""
+    with needs("lalia inspect"):
         from rich.console import Console
-    except ImportError as error:
-        raise UserError(f"lalia inspect needs {error.name}; pip install 'lalia[train]'") from error
 
     console = Console(highlight=False, markup=False, soft_wrap=True)
     folder: Path = args.folder
@@ -45,29 +68,27 @@ def main(args: argparse.Namespace) -> int:
     else:
         card = read_card(folder)  # says what is missing
     if card is not None and card["kind"] == "corpus":
-        _inspect_corpus(folder, card, args.html, console)
+        _inspect_corpus(folder, card, args.html, console, args.all)
         return 0
     if args.html is not None:
         what = "run (its page is report.html)" if card is None else card["kind"]
         raise UserError(f"{folder}: is a {what}; --html makes the page of a corpus")
     if card is None:
-        _print_run(folder, console)
+        _print_run(folder, console, args.all)
     else:
-        _print_card(folder, card, console)
+        _print_card(folder, card, console, args.all)
     return 0
 
 
-def _inspect_corpus(folder: Path, card: dict[str, Any], html: Path | None, console: Console) -> None:
-    try:
-        from lalia.data.corpus import Corpus
-    except ImportError as error:
-        raise UserError(f"corpora are read by {error.name}, which is missing; pip install 'lalia[train]'") from error
-    corpus = Corpus.load(folder)
-    console.print(f"{folder}: corpus, {len(corpus):,} clips, {_length(float(corpus.durations_s.sum(dtype='float64')))}")
+def _inspect_corpus(folder: Path, card: dict[str, Any], html: Path | None, console: Console, every: bool) -> None:
+    corpus = open_corpus(folder)
+    console.print(
+        f"{folder}: corpus, {plural(len(corpus), 'clip')}, {_length(float(corpus.durations_s.sum(dtype='float64')))}"
+    )
     _print_hours(corpus, console)
     _print_quantiles(corpus, console)
     _print_facts(card, console, skip=("clips", "hours", "labelled_hours"))
-    _print_lineage(card, console)
+    _print_lineage(card, console, every)
     if html is not None:
         from lalia.report.corpus_page import write_page
 
@@ -117,28 +138,58 @@ def _print_quantiles(corpus: Corpus, console: Console) -> None:
     console.print(table)
 
 
-def _print_card(folder: Path, card: dict[str, Any], console: Console) -> None:
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    console.print(f"{folder}: {card['kind']}, {size / 1e6:,.1f} MB")
+def _print_card(folder: Path, card: dict[str, Any], console: Console, every: bool) -> None:
+    console.print(f"{folder}: {card['kind']}, {_megabytes(folder)}")
     _print_facts(card, console)
-    _print_lineage(card, console)
+    _print_lineage(card, console, every)
 
 
-def _print_run(folder: Path, console: Console) -> None:
-    """A run says of itself: finished or not, its last figures, and what it made."""
+def _print_run(folder: Path, console: Console, every: bool) -> None:
+    """Whether the run is finished, its newest metrics, and what it made."""
     finished = (folder / "finished.json").is_file()
     console.print(f"{folder}: run, {'finished' if finished else 'not finished: the same command continues it'}")
     last = _last_metrics(folder / "metrics.jsonl")
-    for name, value in last.items():
-        console.print(f"  {name}: {_spell(value)}")
+    if every:
+        for name, value in last.items():
+            console.print(f"  {name}: {_spell(value)}")
+    else:
+        if "step" in last:
+            took = f", {clock(last['time_s'])}" if "time_s" in last else ""
+            console.print(f"  {'step':12}{last['step']:,}{took}")
+        for group, names in _METRICS.items():
+            shown = [f"{name.partition('/')[2]} {_spell(last[name])}" for name in names if name in last]
+            if shown:
+                console.print(f"  {group:12}{', '.join(shown)}")
+        for name in sorted(set(last) - {"step", "time_s"}):
+            if "/" not in name:
+                console.print(f"  {name:12}{_spell(last[name])}")
     for name in _PRODUCTS:
-        if (folder / name / NAME).is_file():
-            console.print()
-            _print_card(folder / name, read_card(folder / name), console)
+        made = folder / name
+        if (made / NAME).is_file():
+            card = read_card(made)
+            if every:
+                console.print()
+                _print_card(made, card, console, every)
+            else:
+                console.print(f"  {name:12}{', '.join([_megabytes(made), *_summary(card)])}")
+    if not every:
+        report = f"; charts: {folder / 'report.html'}" if (folder / "report.html").is_file() else ""
+        console.print(f"every metric and card: lalia inspect {folder} --all{report}")
+
+
+def _summary(card: dict[str, Any]) -> list[str]:
+    """What one line says of a model."""
+    words = [f"{card['parameters'] / 1e6:.1f} M parameters"] if "parameters" in card else []
+    languages = card.get("languages") or card.get("language")
+    return words + ([languages if isinstance(languages, str) else ", ".join(languages)] if languages else [])
+
+
+def _megabytes(folder: Path) -> str:
+    return f"{sum(path.stat().st_size for path in folder.rglob('*') if path.is_file()) / 1e6:,.1f} MB"
 
 
 def _last_metrics(path: Path) -> dict[str, Any]:
-    """The newest value of every metric; lines cut short by a crash are passed over."""
+    """The newest value of every metric; lines cut short by a crash are skipped."""
     found: dict[str, Any] = {}
     if path.is_file():
         with path.open(encoding="utf-8") as file:
@@ -156,32 +207,41 @@ def _print_facts(card: dict[str, Any], console: Console, skip: tuple[str, ...] =
             console.print(f"  {name}: {_spell(value)}")
 
 
-def _print_lineage(card: dict[str, Any], console: Console) -> None:
-    """The tree of cards behind this one."""
+def _print_lineage(card: dict[str, Any], console: Console, every: bool) -> None:
+    """The tree of the cards that ``card`` was made from; many corpora of one parent are one line unless ``every``."""
     if not card.get("parents"):
         return
     from rich.tree import Tree
 
     def grow(branch: Tree, parents: list[dict[str, Any]]) -> None:
+        corpora = [parent for parent in parents if parent["kind"] == "corpus"]
+        together = not every and len(corpora) > _MOST_CORPORA
+        if together:
+            languages = {language for parent in corpora for language in parent.get("hours", {})}
+            length = _length(sum(map(_seconds, corpora)))
+            branch.add(f"{len(corpora)} corpora · {length} · {plural(len(languages), 'language')}")
         for parent in parents:
-            grow(branch.add(_branch(parent)), parent.get("parents", []))
+            if not (together and parent["kind"] == "corpus"):
+                grow(branch.add(_branch(parent)), parent.get("parents", []))
 
-    tree = Tree("made of")
+    tree = Tree("made from")
     grow(tree, card["parents"])
     console.print(tree)
     raw = [parent for parent in ancestors(card) if parent["kind"] == "corpus"]
-    seconds = sum(sum(splits.values()) for parent in raw for splits in parent.get("hours", {}).values()) * 3600
+    seconds = sum(map(_seconds, raw))
     if seconds:
-        console.print(
-            f"  {_length(seconds)} of audio in {len(raw)} {'corpora' if len(raw) > 1 else 'corpus'} behind it"
-        )
+        console.print(f"  {_length(seconds)} of audio in {len(raw)} {'corpora' if len(raw) > 1 else 'corpus'} in all")
+
+
+def _seconds(card: dict[str, Any]) -> float:
+    """The length of a corpus by its card."""
+    return sum(sum(splits.values()) for splits in card.get("hours", {}).values()) * 3600
 
 
 def _branch(card: dict[str, Any]) -> str:
     words = [card["kind"], str(card.get("id", ""))[:17]]
     if card["kind"] == "corpus" and card.get("hours"):
-        seconds = sum(sum(splits.values()) for splits in card["hours"].values()) * 3600
-        words += [str(card.get("source", "")), _length(seconds), "+".join(card["hours"])]
+        words += [str(card.get("source", "")), _length(_seconds(card)), "+".join(card["hours"])]
     elif "parameters" in card:
         words.append(f"{card['parameters'] / 1e6:.1f} M parameters")
     return " · ".join(word for word in words if word)

@@ -1,4 +1,4 @@
-"""``lalia listen``: its arguments, and what it shows while somebody speaks."""
+"""``lalia listen``: live transcription of a microphone or a file with a streaming student."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from types import FrameType
 from typing import TextIO
 
 from lalia.cards import write_text
-from lalia.cli.options import called, kept
+from lalia.cli.options import Decoding, add_decoding, called, decoders, kept
+from lalia.cli.parser import Parser, positive
 from lalia.decoding.greedy import PAUSE_S, Word
 from lalia.errors import UserError
 from lalia.inputs import address, is_address
@@ -28,15 +29,15 @@ from lalia.text.unicode import join_words
 from lalia.units import SAMPLE_RATE, Seconds
 
 ABOUT = """\
-Write down what is being said, from the microphone, with a streaming student.
+Transcribe the microphone live with a streaming student.
 
-  lalia listen my-student                        words appear as they are said; faint ones may still change. Ctrl-C ends it
+  lalia listen my-student                        words appear as they are spoken; faint ones may still change. Ctrl-C ends it
   lalia listen my-student --save talk.srt        and keep them: .txt, .json, .srt or .vtt
   lalia listen my-student --format json          one JSON object for each change, for programs
-  lalia listen my-student --from talk.flac       a file in the microphone's place, at the speed of speech (--fast: at once)
-  lalia listen --devices                         which microphones there are; then --device 3, or a part of its name
+  lalia listen my-student --from talk.flac       a file instead of the microphone, at the speed of speech (--fast: at once)
+  lalia listen --devices                         the microphones; then --device 3, or a part of its name
 
-The microphone needs the extra [listen] and PortAudio. Students hear whole clips unless they were made to stream: see
+The microphone needs the extra [listen] and PortAudio. A student streams only if it was trained to: see
 configs/distill/streaming-nano.yaml.
 """
 SENTENCE_S: Seconds = 1.0
@@ -44,24 +45,23 @@ SENTENCE_S: Seconds = 1.0
 _FAINT, _PLAIN, _CLEAR = "\033[2m", "\033[0m", "\r\033[K"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what ``lalia listen`` takes."""
-    from lalia.cli.options import add_decoding
-
+def add_arguments(parser: Parser) -> None:
     parser.description = ABOUT
     parser.set_defaults(call=main)
     parser.add_argument("model", metavar="MODEL", nargs="?", type=Path, help="the folder of a streaming student")
     parser.add_argument("--format", choices=FORMATS, default="txt", help="what to write to stdout (default: txt)")
-    parser.add_argument("--save", metavar="FILE", type=Path, help="keep the transcript; its name says in which format")
     parser.add_argument(
-        "--from", dest="source", metavar="FILE", type=Path, help="a file in the microphone's place, - for a pipe"
+        "--save", metavar="FILE", type=Path, help="write the transcript to FILE; its name says the format"
     )
-    parser.add_argument("--fast", action="store_true", help="do not wait while the file is being spoken")
+    parser.add_argument(
+        "--from", dest="source", metavar="FILE", type=Path, help="a file instead of the microphone, - for a pipe"
+    )
+    parser.add_argument("--fast", action="store_true", help="read the file as fast as it can be transcribed")
     parser.add_argument("--device", metavar="NAME", help="which microphone: its number, or a part of its name")
     parser.add_argument("--devices", action="store_true", help="list the microphones and stop")
     pause = f"seconds without a letter that end a word (default: {PAUSE_S:g}; more for slow speakers)"
     parser.add_argument("--pause", type=float, default=PAUSE_S, metavar="S", help=pause)
-    parser.add_argument("--threads", type=int, default=1, metavar="N", help="processor threads (default: 1)")
+    parser.add_argument("--threads", type=positive, default=1, metavar="N", help="processor threads (default: 1)")
     add_decoding(parser)
 
 
@@ -73,18 +73,14 @@ def main(args: argparse.Namespace) -> int:
     if args.model is None:
         raise UserError("listen: expected the folder of a streaming student; see: lalia listen --help")
     if args.fast and args.source is None:
-        raise UserError("--fast: nobody speaks faster than he does; it goes with --from FILE")
-    if args.threads < 1:
-        raise UserError(f"--threads {args.threads}: expected a whole number from 1")
+        raise UserError("--fast: a microphone has one speed; expected --from FILE beside it")
     if not 0 < args.pause < 60:
         raise UserError(f"--pause {args.pause:g}: expected seconds, such as {PAUSE_S:g}")
     form = _format_of(args.save) if args.save else ""
     if args.source and is_address(args.source):
         raise address(args.source)
-    from lalia.cli.options import decoders
-
     student = Student.load(args.model, args.threads)
-    decoder = decoders(args, student)()
+    decoder = decoders(Decoding.of(args), student)()
     with ExitStack() as opened:
         stopped = opened.enter_context(_until_interrupted())
         if args.source is None:

@@ -1,36 +1,28 @@
-"""The verbs ``lm`` and ``tune`` of the program ``lalia``: a language model from text, and how much it counts."""
+"""``lalia lm``: a language model for a student, of n-grams or an LSTM, from text files and the labels of corpora."""
 
 from __future__ import annotations
 
 import argparse
-import math
-import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from datetime import date
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from lalia.cli.options import add_language, text_path
+from lalia.cli.options import add_language, needs, open_corpus, text_path
+from lalia.cli.parser import Parser, print_next
 from lalia.errors import UserError
-from lalia.model_folder import OpenCorpus, check_labels, labelled_rows, languages_taken
+from lalia.model_folder import OpenCorpus
 from lalia.text.tokens import BOUNDARY
-from lalia.units import clock
+from lalia.units import clock, plural
 
 if TYPE_CHECKING:
     from lalia.lm.build import Material
+    from lalia.lm.folder import Unit
 
-TrainLstm = Callable[..., bool]
-"""(sentences, folder, normaliser, parents, facts, steps=…): makes the folder of an LSTM, and says whether it had to."""
-
-ENOUGH_CLIPS = 40
-"""Of 193 held-out Italian prompts, those that tuning chose by n of them at random had so many words in 100 more wrong on the
-others than the best setting had (mean of 400 draws): n 5: 3.0, 10: 1.7, 20: 1.1, 40: 0.9, 80: 1.1. With 10 clips one draw in
-eleven was worse than no tuning at all, with 20 one in 33, with 40 none (docs/decoding.md)."""
-
-LM = """\
-Make a language model of text: it tells a student which words its language has, and which follow which.
+ABOUT = """\
+Make a language model from text: which words a language has, and which follow which.
 
   lalia lm talks.txt news.txt --like my-student --out my-lm       plain text, a sentence a line
   lalia lm corpora/demo --like my-student --out my-lm             the training labels of a corpus, in the student's language
@@ -46,18 +38,11 @@ the text say is left out of it, also inside running text where it has four words
 --lstm trains a small LSTM of letters instead (minutes to an hour on one core; pip install 'lalia[train]'): it is too slow to lead
 a search and is given as --rescore beside n-grams as --lm. The same command again continues an interrupted training.
 """
-TUNE = """\
-Find how much a language model counts for a student, on clips that neither learned from, and calibrate its confidence.
-
-  lalia tune my-student corpora/demo --lm my-lm                       clips of the student's language
-  lalia tune my-student corpora/demo --lm my-lm --rescore my-lstm   then: how much an LSTM counts beside them
-
-The setting with the fewest errors is stored in the language model's card and used from then on with this student; the one
-before stays there as `previous`.
-"""
 
 
-def add_lm(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
+    parser.description = ABOUT
+    parser.set_defaults(call=main)
     parser.add_argument(
         "text",
         metavar="TEXT",
@@ -73,11 +58,11 @@ def add_lm(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lstm", action="store_true", help="an LSTM of letters, for --rescore, and no n-grams")
     parser.add_argument("--steps", type=int, metavar="N", help="of the LSTM's training, at most (default: 6000)")
     add_language(parser)
-    parser.add_argument("--heldout", metavar="TEXT", type=Path, help="say the perplexity of this text")
+    parser.add_argument("--heldout", metavar="TEXT", type=Path, help="print the perplexity of this text")
 
 
-def add_ngrams(parser: argparse.ArgumentParser) -> None:
-    """The options that say what is counted."""
+def add_ngrams(parser: Parser) -> None:
+    """The options of ``Ngrams``."""
     parser.add_argument(
         "--unit", choices=("letter", "word"), default="letter", help="n-grams of what (default: letter)"
     )
@@ -91,60 +76,135 @@ def add_ngrams(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_tune(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", type=Path, help="a student folder")
-    parser.add_argument("corpus", metavar="CORPUS", type=Path, help="a corpus with labelled clips")
-    parser.add_argument("--lm", metavar="LM", type=Path, required=True, help="the language model to tune")
-    parser.add_argument("--rescore", metavar="LM", type=Path, help="tune this LSTM beside --lm, which is tuned already")
-    parser.add_argument(
-        "--split", choices=("dev", "train"), default="dev", help="which clips (default: dev; never test)"
-    )
-    add_language(parser)
-    parser.add_argument("--limit", type=int, default=300, metavar="N", help="at most N clips (default: 300)")
+@dataclass(frozen=True)
+class Ngrams:
+    """The n-grams to count."""
+
+    unit: Unit = "letter"
+    """letter or word"""
+    order: int | None = None
+    """the longest; None = 6 letters or 3 words"""
+    arpa: Path | None = None
+    """write them as an ARPA file as well"""
+    kenlm: Path | None = None
+    """write them as a binary file of KenLM as well"""
+
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> Ngrams:
+        """From the parsed arguments that ``add_ngrams`` declared."""
+        return cls(args.unit, args.order, args.arpa, args.kenlm)
 
 
-def lm(args: argparse.Namespace, open_corpus: OpenCorpus, train: TrainLstm) -> int:
+def main(args: argparse.Namespace) -> int:
     """``lalia lm``."""
-    make_lm(args, open_corpus, train)
-    given = f"--lm NGRAMS --rescore {args.out}" if args.lstm else f"--lm {args.out}"
-    print(f"{args.out}: next, lalia tune {args.like} CORPUS {given}")
-    return 0
-
-
-def make_lm(args: argparse.Namespace, open_corpus: OpenCorpus, train: TrainLstm) -> None:
-    """Make the language model that ``add_lm`` was told of, and say what it is."""
-    from lalia.lm.build import Material
-    from lalia.lm.folder import ORDERS, require_free
-
-    if args.lstm and (args.order or args.arpa or args.kenlm or args.unit == "word"):
+    ngrams = Ngrams.of(args)
+    if args.lstm and (ngrams.order or ngrams.arpa or ngrams.kenlm or ngrams.unit == "word"):
         raise UserError("--lstm is of letters and holds no n-grams; leave out --unit word, --order, --arpa and --kenlm")
     if args.steps is not None and (not args.lstm or args.steps < 1):
         raise UserError(f"--steps {args.steps}: expected 1 or more, beside --lstm")
-    order = args.order or ORDERS[args.unit]
+    if args.lstm:
+        make_lstm(args.text, args.like, args.out, args.language, args.heldout, steps=args.steps)
+    else:
+        make_ngrams(args.text, args.like, args.out, ngrams, args.language, args.heldout)
+    given = f"--lm NGRAMS --rescore {args.out}" if args.lstm else f"--lm {args.out}"
+    print_next((f"lalia tune {args.like} CORPUS {given}", "tune its weight on dev clips"))
+    return 0
+
+
+def make_ngrams(
+    texts: Sequence[Path],
+    like: Path,
+    out: Path,
+    ngrams: Ngrams,
+    languages: Sequence[str] | None = None,
+    heldout: Path | None = None,
+    open_corpus: OpenCorpus = open_corpus,
+) -> None:
+    """Count the n-grams of ``texts`` (files, corpora, or one ARPA file) as the student ``like`` spells them; write ``out``.
+
+    ``languages`` are those of corpora, None means the student's own. Prints the size, and the perplexity of ``heldout``.
+    """
+    from lalia.lm.arpa import read_arpa, write_arpa, write_kenlm
+    from lalia.lm.folder import ORDERS, make, require_free
+
+    unit, order = ngrams.unit, ngrams.order or ORDERS[ngrams.unit]
     if not 1 <= order <= 12:
         raise UserError(f"--order {order}: expected 1 to 12")
-    ready = arpa_files(args.text)
-    if ready and args.lstm:
-        raise UserError(f"{ready[0]}: an ARPA file holds counts; an LSTM learns from text")
-    if ready and len(args.text) > 1:
+    ready = arpa_files(texts)
+    if ready and len(texts) > 1:
         raise UserError(f"{ready[0]}: an ARPA file is a whole model; give it alone, or texts to count together")
-    require_free(args.out)
-    material = Material.read(args, open_corpus, () if ready else args.text)
+    require_free(out)
+    material = _read(() if ready else texts, like, unit, languages, open_corpus)
+    start = time.perf_counter()
+    counted = read_arpa(ready[0]) if ready else None
+    if counted:
+        _require_unit(ready[0], counted.symbols, unit)
+    source = counted or material.sentences
+    model = make(out, source, unit, order, material.normaliser, material.parents, **material.facts)
+    model.check(material.tokens, material.normaliser)
+    counts = ", ".join(f"{count:,}" for count in model.card["ngrams"])
+    print(f"n-grams   {counts} of 1 to {model.ngrams.order} {unit}s")
+    print(f"size      {_megabytes(out):.1f} MB, made in {time.perf_counter() - start:.1f} s")
+    if heldout:
+        print(f"held out  perplexity {model.perplexity(material.heldout(heldout, unit)):.2f} per {unit}")
+    if ngrams.arpa:
+        write_arpa(model.ngrams, ngrams.arpa)
+    if ngrams.kenlm:
+        write_kenlm(model.ngrams, ngrams.kenlm)
+
+
+def make_lstm(
+    texts: Sequence[Path],
+    like: Path,
+    out: Path,
+    languages: Sequence[str] | None = None,
+    heldout: Path | None = None,
+    open_corpus: OpenCorpus = open_corpus,
+    steps: int | None = None,
+) -> None:
+    """Train an LSTM of letters on ``texts`` as ``make_ngrams`` reads them, for at most ``steps``; write ``out``."""
+    with needs("training an LSTM"):
+        from lalia.training.letter_lstm import LstmSettings, train_model
+    from lalia.lm.folder import require_free
+    from lalia.lm.lstm import LstmModel
+
+    if ready := arpa_files(texts):
+        raise UserError(f"{ready[0]}: an ARPA file holds counts; an LSTM learns from text")
+    require_free(out)
+    material = _read(texts, like, "letter", languages, open_corpus)
+    facts = {**material.facts, "letters": _letters(material.sentences)}
+    settings = LstmSettings() if steps is None else LstmSettings(steps=steps)
+    trained = train_model(material.sentences, out, material.normaliser, material.parents, facts, settings)
+    model = LstmModel.load(out)
+    model.check(material.tokens, material.normaliser)
+    found = model.card
+    took = f"trained for {clock(found['seconds'])}" if trained else "was trained on this text before"
+    print(f"lstm      {found['parameters']:,} weights, {_megabytes(out):.1f} MB, {took}")
+    print(f"held out  perplexity {found['perplexity']:.2f} per letter, of sentences kept from its training")
+    if heldout:
+        perplexity = model.perplexity(material.heldout(heldout, "letter"))
+        print(f"held out  perplexity {perplexity:.2f} per letter of {heldout}")
+
+
+def _read(
+    texts: Sequence[Path], like: Path, unit: Unit, languages: Sequence[str] | None, open_corpus: OpenCorpus
+) -> Material:
+    """The sentences of ``texts``, with a line on stdout that counts them."""
+    from lalia.lm.build import Material
+
+    material = Material.read(texts, like, unit, languages, open_corpus)
     if material.sentences:
         count = sum(len(sentence) for sentence in material.sentences)
         odd = material.facts["unknown_words"]
-        told = f", {odd:,} words that the student has no letters for" if odd else ""
+        remarks = f", {plural(odd, 'word')} that the student has no letters for" if odd else ""
         if material.held_back:
-            told += f"; {material.held_back:,} left out, which dev or test clips say"
-        print(f"text      {len(material.sentences):,} sentences, {count:,} {args.unit}s{told}", flush=True)
-    if args.lstm:
-        _lstm(args, material, train)
-    else:
-        _ngrams(args, material, order, ready)
+            remarks += f"; {material.held_back:,} left out, which dev or test clips say"
+        print(f"text      {plural(len(material.sentences), 'sentence')}, {plural(count, unit)}{remarks}", flush=True)
+    return material
 
 
 def arpa_files(paths: Sequence[Path]) -> list[Path]:
-    """Those of ``paths`` that are ARPA files: n-grams counted already, and no text."""
+    """Those of ``paths`` that are ARPA files: counted n-grams, not text."""
     from lalia.inputs import is_arpa
 
     return [path for path in paths if is_arpa(path)]
@@ -163,124 +223,8 @@ def _require_unit(path: Path, symbols: Sequence[str], unit: str) -> None:
         raise UserError(f"{path}: holds n-grams of letters, and not of words; leave out --unit word")
 
 
-def _ngrams(args: argparse.Namespace, material: Material, order: int, ready: Sequence[Path]) -> None:
-    from lalia.lm.arpa import read_arpa, write_arpa, write_kenlm
-    from lalia.lm.folder import make
-
-    start = time.perf_counter()
-    counted = read_arpa(ready[0]) if ready else None
-    if counted:
-        _require_unit(ready[0], counted.symbols, args.unit)
-    source = counted or material.sentences
-    model = make(args.out, source, args.unit, order, material.normaliser, material.parents, **material.facts)
-    model.check(material.tokens, material.normaliser)
-    counts = ", ".join(f"{count:,}" for count in model.card["ngrams"])
-    print(f"n-grams   {counts} of 1 to {model.ngrams.order} {args.unit}s")
-    print(f"size      {_megabytes(args.out):.1f} MB, made in {time.perf_counter() - start:.1f} s")
-    if args.heldout:
-        print(f"held out  perplexity {model.perplexity(material.heldout(args)):.2f} per {args.unit}")
-    if args.arpa:
-        write_arpa(model.ngrams, args.arpa)
-    if args.kenlm:
-        write_kenlm(model.ngrams, args.kenlm)
-
-
-def _lstm(args: argparse.Namespace, material: Material, train: TrainLstm) -> None:
-    from lalia.lm.lstm import LstmModel
-
-    facts = {**material.facts, "letters": _letters(material.sentences)}
-    trained = train(material.sentences, args.out, material.normaliser, material.parents, facts, steps=args.steps)
-    model = LstmModel.load(args.out)
-    model.check(material.tokens, material.normaliser)
-    found = model.card
-    took = f"trained for {clock(found['seconds'])}" if trained else "was trained on this text before"
-    print(f"lstm      {found['parameters']:,} weights, {_megabytes(args.out):.1f} MB, {took}")
-    print(f"held out  perplexity {found['perplexity']:.2f} per letter, of sentences kept from its training")
-    if args.heldout:
-        print(f"held out  perplexity {model.perplexity(material.heldout(args)):.2f} per letter of {args.heldout}")
-
-
-def tune(args: argparse.Namespace, open_corpus: OpenCorpus) -> int:
-    """``lalia tune``."""
-    from lalia.decoding.decoder import pair_name
-    from lalia.lm.folder import LanguageModel
-    from lalia.lm.lstm import LstmModel
-    from lalia.runtime.student import Student
-    from lalia.scoring.tuning import Trial, tune_lstm
-    from lalia.scoring.tuning import tune as tune_ngrams
-
-    student = Student.load(args.model)
-    model = LanguageModel.load(args.lm)
-    model.check(student.tokens, student.normaliser)
-    student_id = str(student.card["id"])
-    lstm = LstmModel.load(args.rescore) if args.rescore else None
-    if lstm is not None:
-        lstm.check(student.tokens, student.normaliser)
-        if student_id not in model.card.get("tuned", {}):
-            raise UserError(
-                f"{args.lm}: is not tuned for {args.model}; first: lalia tune {args.model} CORPUS --lm {args.lm}"
-            )
-    corpus = open_corpus(args.corpus)
-    languages = languages_taken(args.language, student.languages, corpus.language_names, args.model, args.corpus)
-    rows = labelled_rows(corpus, args.corpus, args.split, languages, args.limit)
-    check_labels(corpus, args.corpus, rows, student)
-    print(
-        f"{'weight':>7}{'bonus':>7}{'CER %':>7}{'WER %':>7}   * best so far: fewest letters and words wrong", flush=True
-    )
-    costs: list[float] = []
-
-    def show(trial: Trial) -> None:
-        mark = " *" if trial.cost < min(costs, default=math.inf) else ""
-        costs.append(trial.cost)
-        rates = f"{100 * trial.cer.rate:7.1f}{100 * trial.wer.rate:7.1f}"
-        print(f"{trial.weight:7.2f}{trial.bonus:7.2f}{rates}{mark}", flush=True)
-
-    facts = {
-        "corpus": corpus.card["id"], "split": args.split, "languages": languages, "date": date.today().isoformat(),
-    }  # fmt: skip
-    known = model.card.get("tuned", {}).get(student_id)
-    if lstm is None:
-        found = tune_ngrams(student, model, corpus, rows, show)
-        model.store_tuned(student_id, found.as_dict(**facts))
-    else:
-        found = tune_lstm(student, model, lstm, corpus, rows, show)
-        under = model.tuned(student_id)
-        facts |= {"lm_weight": under["weight"], "lm_bonus": under["bonus"]}
-        known = lstm.card.get("tuned", {}).get(pair_name(student, model))
-        lstm.store_tuned(pair_name(student, model), found.as_dict(**facts))
-    settled = f"weight {found.best.weight:g}, bonus {found.best.bonus:g} for {args.model} from now on"
-    print(f"{args.rescore or args.lm}: {settled} (the last row with *)")
-    if known:
-        print(f"before: {_tuned(known)}; the card keeps it as `previous`")
-    if found.clips < len(rows):
-        print(f"{len(rows) - found.clips} of {len(rows)} clips were left out: unreadable, or a label without letters")
-    if found.clips < ENOUGH_CLIPS:
-        print(
-            f"lalia: {found.clips} clips are few to tune on: from {ENOUGH_CLIPS} on it hardly depends on which they are",
-            file=sys.stderr,
-        )
-    if not found.best.weight:
-        print("the LSTM lowers no errors here beside these n-grams; without --rescore the answers are the same, sooner")
-    print(
-        "after calibration on these clips: words of each confidence, and the share of them right (the nearer to it, the truer)"
-    )
-    print(f"{'confidence':>10}{'words':>7}{'right':>7}")
-    for bin in found.after:
-        print(f"{bin.confidence:10.2f}{bin.words:7}{bin.right:7.2f}")
-    return 0
-
-
-def _tuned(known: Mapping[str, Any]) -> str:
-    """What a tuning found, in a line."""
-    where = [f"on {known['clips']} clips of {known['split']}"] if "clips" in known and "split" in known else []
-    spoken = known.get("languages") or known.get("language")
-    where += [f"in {spoken if isinstance(spoken, str) else ', '.join(spoken)}"] if spoken else []
-    where += [known["date"]] if "date" in known else []
-    return f"weight {known['weight']:g}, bonus {known['bonus']:g} ({', '.join(where)})"
-
-
 def _letters(sentences: Sequence[Sequence[str]]) -> dict[str, float]:
-    """How much of the text each letter is: what an alphabet is compared by."""
+    """The share of each letter in the text, by which alphabets are compared."""
     from lalia.lm.folder import shares
     from lalia.lm.ngrams import SPECIALS
 

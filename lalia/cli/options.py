@@ -1,13 +1,7 @@
-"""The options of decoding that several verbs of the program ``lalia`` share.
-
-What comes through a pipe, kept in a temporary file while it is needed: audio is read forwards and back.
-
-Which clips a command line means, and where their transcripts go.
-"""
+"""What several verbs share: audio from files, folders and pipes, corpora, the options of decoding, missing packages."""
 
 from __future__ import annotations
 
-import argparse
 import os
 import stat
 import sys
@@ -18,24 +12,37 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from lalia.audio.formats import is_audio
 from lalia.audio.reading import SUFFIXES
+from lalia.cli.parser import Parser
 from lalia.errors import UserError
 from lalia.inputs import CARD, SETTINGS, look
 
 if TYPE_CHECKING:
+    from lalia.data.corpus import Corpus
     from lalia.decoding.decoder import Decoder
     from lalia.runtime.student import Student
 
 
-# --- What comes through a pipe, kept in a temporary file while it is needed ------------------------------
+@contextmanager
+def needs(program: str, extra: str = "train") -> Iterator[None]:
+    """Turn a failed import in the block into the ``UserError`` that ``program`` needs the ``extra`` with that package."""
+    try:
+        yield
+    except ImportError as error:
+        raise UserError(
+            f"{program} needs the package {error.name}, which is missing; run: pip install 'lalia[{extra}]'"
+        ) from error
+
+
+# --- Audio through a pipe, kept in a temporary file because it is read forwards and back -----------------
 
 STDIN = "-"
-"""What people write for it."""
+"""The argument that means stdin."""
 MOST_BYTES = 4 << 30
-"""A pipe may have no end; what is longer is a file first."""
+"""The most that is read from a pipe, which may have no end."""
 _PIECE_BYTES = 1 << 20
 
 
@@ -45,7 +52,7 @@ def text_path(argument: str) -> Path:
 
 
 def is_pipe(path: Path) -> bool:
-    """Whether ``path`` can be read but once: ``-``, or a named pipe, or a socket."""
+    """Whether ``path`` can be read only once: ``-``, a named pipe or a socket."""
     if str(path) == STDIN:
         return True
     try:
@@ -56,15 +63,15 @@ def is_pipe(path: Path) -> bool:
 
 
 def called(path: Path) -> str:
-    """What messages call ``path``."""
+    """The name of ``path`` in messages."""
     return "stdin" if str(path) == STDIN else str(path)
 
 
 @contextmanager
 def kept(path: Path) -> Iterator[Path]:
-    """``path``, or where it is a pipe a temporary file with all that came through it.
+    """``path``, or for a pipe a temporary file with its content.
 
-    A ``UserError`` where more than ``MOST_BYTES`` come, or there is no room for them.
+    A ``UserError`` where that is more than ``MOST_BYTES``, or the disk has no room for it.
     """
     if not is_pipe(path):
         yield path
@@ -98,7 +105,7 @@ def _copy(pipe: IO[bytes], file: IO[bytes], path: Path) -> None:
         file.write(piece)
 
 
-# --- Which clips a command line means, and where their transcripts go ------------------------------------
+# --- Audio files, and where their transcripts are written ------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -155,14 +162,18 @@ def output_paths(clips: Sequence[Clip], out: Path, format: str) -> list[Path]:
     return list(taken)
 
 
-# --- The options of decoding that several verbs of the program ``lalia`` share ---------------------------
-
-DECODING = ("lm", "rescore", "hot", "only")
-"""What ``add_decoding`` declares."""
+# --- Corpora ---------------------------------------------------------------------------------------------
 
 
-def add_language(parser: argparse.ArgumentParser) -> None:
-    """Which clips of a corpus are meant, for ``lalia.model_folder``."""
+def open_corpus(path: Path) -> Corpus:
+    """The corpus in ``path``; a ``UserError`` where the packages that read it are missing."""
+    with needs("reading a corpus"):
+        from lalia.data.corpus import Corpus
+    return Corpus.load(path)
+
+
+def add_language(parser: Parser) -> None:
+    """``--language``: which clips of a corpus are used, for ``lalia.model_folder.languages_taken``."""
     parser.add_argument(
         "--language",
         metavar="CODE",
@@ -171,8 +182,34 @@ def add_language(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_decoding(parser: argparse.ArgumentParser) -> None:
-    """The options that say what is known of the language."""
+# --- Decoding --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """The files that decoding uses beside the student; none = greedy decoding."""
+
+    lm: Path | None = None
+    """folder of n-grams, for beam search"""
+    rescore: Path | None = None
+    """folder of an LSTM, for what beam search under ``lm`` found"""
+    hot: Path | None = None
+    """words to boost"""
+    only: Path | None = None
+    """the closed list of phrases"""
+
+    @classmethod
+    def of(cls, args: Any) -> Decoding:
+        """From the parsed arguments that ``add_decoding`` declared."""
+        return cls(args.lm, args.rescore, args.hot, args.only)
+
+    def as_dict(self) -> dict[str, str]:
+        """The files that are given, by the names of their options."""
+        return {name: str(path) for name, path in vars(self).items() if path}
+
+
+def add_decoding(parser: Parser) -> None:
+    """The options that ``Decoding`` is made from."""
     parser.add_argument("--lm", type=Path, metavar="LM", help="a language model made by lalia lm")
     parser.add_argument("--rescore", type=Path, metavar="LM", help="an LSTM (lalia lm --lstm) to weigh what --lm found")
     parser.add_argument(
@@ -183,19 +220,19 @@ def add_decoding(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def decoders(args: argparse.Namespace, student: Student) -> Callable[[], Decoder | None]:
-    """What gives every thread the decoder that the options ask for; None where they ask for none."""
-    if not (args.lm or args.rescore or args.hot or args.only):
+def decoders(files: Decoding, student: Student) -> Callable[[], Decoder | None]:
+    """A function that returns the decoder of the thread that calls it; None means greedy decoding."""
+    if not files.as_dict():
         return lambda: None
     from lalia.decoding.automata import read_closed, read_hot_words
     from lalia.decoding.decoder import make_decoder
     from lalia.lm.folder import LanguageModel
     from lalia.lm.lstm import LstmModel
 
-    lm = LanguageModel.load(args.lm) if args.lm else None
-    rescore = LstmModel.load(args.rescore) if args.rescore else None
-    hot = read_hot_words(args.hot, student.normaliser, student.tokens) if args.hot else None
-    only = read_closed(args.only, student.normaliser, student.tokens) if args.only else None
+    lm = LanguageModel.load(files.lm) if files.lm else None
+    rescore = LstmModel.load(files.rescore) if files.rescore else None
+    hot = read_hot_words(files.hot, student.normaliser, student.tokens) if files.hot else None
+    only = read_closed(files.only, student.normaliser, student.tokens) if files.only else None
     made = threading.local()
 
     def decoder() -> Decoder:
@@ -204,5 +241,5 @@ def decoders(args: argparse.Namespace, student: Student) -> Callable[[], Decoder
         found: Decoder = made.decoder
         return found
 
-    decoder()  # what is wrong is told before the first clip
+    decoder()  # raises what is wrong with the files before the first clip is decoded
     return decoder

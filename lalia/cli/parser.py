@@ -1,8 +1,7 @@
-"""The training stages as verbs of the program ``lalia``: where the checkout that holds them is, and how one is run.
+"""The argument parser of every program, what its errors say, and the verbs of a training stage.
 
-They are packages beside ``lalia`` in the repository, not parts of it: an editable install has them, a wheel does not.
-
-A command line: the parser of every program of the house, what a slip may have meant, and the numbers that flags take.
+Settings that ``lalia.config`` reads are no concern of argparse, but their errors have the form that is written here:
+``WHAT: expected …; see: PROGRAM --help`` in one line.
 """
 
 from __future__ import annotations
@@ -12,17 +11,13 @@ import re
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from difflib import get_close_matches
-from importlib import import_module
 from typing import Any, NoReturn
 
 from lalia.errors import UserError, run
-from lalia.files import CHECKOUT
-
-# --- A command line --------------------------------------------------------------------------------------
 
 
 class Parser(argparse.ArgumentParser):
-    """Descriptions keep their lines, flags are spelled out, and a wrong one is one line that says where help is."""
+    """Argparse with descriptions that keep their lines, flags that are never abbreviated, and errors of one line."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         settings = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False, **kwargs}
@@ -34,21 +29,80 @@ class Parser(argparse.ArgumentParser):
         return self._verbs
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
-        """As argparse's; a flag that no one knows is told by the verb that it was given to."""
+        """As argparse's; the verb that got an unknown flag is the one that reports it."""
         args = sys.argv[1:] if args is None else args
         found, unknown = self.parse_known_args(args, namespace)
         if unknown:
             verbs = self._verbs.choices if self._verbs else {}
             parser = next((verbs[word] for word in args if word in verbs), self)
-            flags = [flag for action in parser._actions for flag in action.option_strings]
-            named = next((word for word in unknown if word.startswith("-")), "")
-            parser.error(f"unrecognized arguments: {' '.join(unknown)}{closest(named.partition('=')[0], flags)}")
+            raise unrecognized(
+                unknown, [flag for action in parser._actions for flag in action.option_strings], parser.prog
+            )
         return found
 
     def error(self, message: str) -> NoReturn:
         if self._verbs and (wrong := re.search(r"invalid choice: '(.*?)' \(choose from", message)):
             raise UserError(_wrong_verb(self.prog, wrong[1], self._verbs.choices))
-        raise UserError(f"{message}; see: {self.prog} --help")
+        raise UserError(f"{message.removeprefix('argument ')}; see: {self.prog} --help")
+
+    def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
+        """The value of a word; a ``UserError`` names the argument, the word and what was expected."""
+        try:
+            return super()._get_value(action, arg_string)
+        except argparse.ArgumentError as error:
+            kind = getattr(action, "type", None)
+            expected = _EXPECTED.get(kind, error.message) if isinstance(kind, type) else error.message
+            raise UserError(wrong_value(_name(action), arg_string, expected, self.prog)) from error
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is None or value in action.choices or action.nargs == argparse.PARSER:
+            super()._check_value(action, value)
+            return
+        raise UserError(
+            wrong_value(_name(action), str(value), one_of(list(map(str, action.choices)), str(value)), self.prog)
+        )
+
+
+_EXPECTED: dict[type, str] = {int: "expected a whole number", float: "expected a number"}
+
+
+def _name(action: argparse.Action) -> str:
+    return action.option_strings[-1] if action.option_strings else str(action.metavar or action.dest)
+
+
+def wrong_value(name: str, value: str, expected: str, program: str) -> str:
+    """The error for a ``value`` that the argument or setting ``name`` does not take."""
+    return f"{name} {value or repr(value)}: {expected}; see: {program} --help"
+
+
+def unrecognized(words: Sequence[str], flags: Collection[str], program: str) -> UserError:
+    """The error for ``words`` of a command line that ``program``, which takes ``flags``, does not know."""
+    flag = next((word for word in words if word.startswith("-")), "").partition("=")[0]
+    return UserError(f"unrecognized arguments: {' '.join(words)}{closest(flag, flags)}; see: {program} --help")
+
+
+def one_of(choices: Sequence[str], value: str = "") -> str:
+    """``expected a, b or c``, with the one that ``value`` is like."""
+    *most, last = choices
+    return f"expected {', '.join(most)}{' or ' * bool(most)}{last}{closest(value, choices)}"
+
+
+def closest(word: str, among: Collection[str]) -> str:
+    """`` (did you mean X?)`` for the one of ``among`` that ``word`` is like; "" where it is like none.
+
+    ``--corpus`` is like ``--data.corpus``, and no word is like ``--help``.
+    """
+    bare = {known.lstrip("-"): known for known in among if known not in ("-h", "--help")}
+    meant = word.lstrip("-")
+    near = [name for name in bare if meant and name.rpartition(".")[2] == meant] or get_close_matches(meant, bare, 1)
+    return f" (did you mean {bare[near[0]]}?)" if near else ""
+
+
+def positive(text: str) -> int:
+    """A whole number from 1, for ``type=``."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError("expected a whole number from 1")
+    return int(text)
 
 
 def run_stage(
@@ -57,16 +111,17 @@ def run_stage(
     about: Mapping[str, str],
     argv: Sequence[str] | None = None,
 ) -> int:
-    """``lalia STAGE VERB …``: the exit status of what ``verbs`` has for the first word of ``argv``, which gets the others.
+    """``lalia STAGE VERB …``: calls the verb that is the first word of ``argv`` with the others; the exit status.
 
-    Without a word, or with ``--help``, it prints what every verb is ``about``; a word that is no verb is one line.
+    Without a word, or with ``--help``, it prints ``about`` (under "": the stage itself) each verb; another word is an error.
     """
     program, words = f"lalia {stage}", list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help"):
-        width = max(map(len, about))
-        for verb, told in about.items():
-            print(f"{program} {verb:{width}}   {told.splitlines()[0]}")
-        print(f"\n{program} VERB --help: examples, the flags used most, and every setting")
+        print(f"{about['']}\nverbs:")
+        width = max(map(len, verbs))
+        for verb in verbs:
+            print(f"  {program} {verb:{width}}   {about[verb].splitlines()[0]}")
+        print(f"\n{program} VERB --help: examples and the settings used most; --help all: every setting")
         return 0 if words else 2
 
     def begin() -> int:
@@ -77,47 +132,12 @@ def run_stage(
     return run(begin, "lalia")
 
 
+def print_next(*steps: tuple[str, str]) -> None:
+    """Print the commands to type next, each with what it is for."""
+    width = max(len(command) for command, _ in steps)
+    for number, (command, why) in enumerate(steps):
+        print(f"{'      ' if number else 'next: '}{command:{width}}   {why}".rstrip())
+
+
 def _wrong_verb(program: str, word: str, verbs: Collection[str]) -> str:
     return f"no verb {word!r}{closest(word, verbs)}; expected {', '.join(verbs)}; see: {program} --help"
-
-
-def closest(word: str, among: Collection[str]) -> str:
-    """`` (did you mean X?)`` for the one of ``among`` that ``word`` is a slip of; "" where it is like none."""
-    near = get_close_matches(word, among, 1)
-    return f" (did you mean {near[0]}?)" if near else ""
-
-
-def positive(text: str) -> int:
-    """A whole number from 1, for ``type=``."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1")
-    return int(text)
-
-
-# --- The training stages as verbs of the program ``lalia -------------------------------------------------
-
-STAGES = {
-    "pretrain": "an encoder from raw audio: plan, fit, probe",
-    "finetune": "a recogniser from labelled audio: check, fit, lm, eval, fold",
-    "distill": "a small student of a recogniser: fit, prune, export",
-}
-
-
-def enter(stage: str, argv: Sequence[str]) -> int:
-    """What ``python -m STAGE VERB …`` does in the checkout, from any folder; the exit status.
-
-    A ``UserError`` where this install has no stages, or a package is missing that they need.
-    """
-    if not (CHECKOUT / stage / "__main__.py").is_file():
-        raise UserError(
-            f"{stage}: this install of lalia runs students and does not train; clone the repository, and in it run: "
-            "pip install -e '.[train]'"
-        )
-    if str(CHECKOUT) not in sys.path:
-        sys.path.insert(0, str(CHECKOUT))  # first: a folder of that name where the user stands is not the stage
-    try:
-        return int(import_module(f"{stage}.__main__").main(argv))
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"{stage} needs the package {error.name}, which is missing; run: pip install -e '{CHECKOUT}[train]'"
-        ) from error

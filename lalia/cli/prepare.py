@@ -1,4 +1,4 @@
-"""``lalia prepare``: its arguments, and the call that they become."""
+"""``lalia prepare``: a corpus from audio of any kind, with or without transcripts."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from lalia.audio.channels import parse_channels
 from lalia.cards import cores
+from lalia.cli.options import needs
+from lalia.cli.parser import Parser
 from lalia.errors import UserError
 
 if TYPE_CHECKING:
@@ -15,7 +17,14 @@ if TYPE_CHECKING:
     from lalia.data.prepare.pipeline import Engine, Recipe
     from lalia.data.prepare.segments import Cutting
 
-_SOURCES = """\
+ABOUT = """\
+Make a corpus (16 kHz mono FLAC, languages, labels, splits) from raw audio.
+
+  lalia prepare recordings/ --language swh --out data/mine      audio of any kind, with or without transcripts beside it
+  lalia prepare clips.tsv --columns audio=path,text=sentence --language isl --out data/isl
+  lalia prepare calls/ --channels each --out data/calls         a telephone call's two sides as two speakers
+  lalia prepare demo --out data/demo                            prompts in five languages, to try everything with
+
 SOURCE is one of
   FOLDER            of anything, at any depth: audio of any name with its transcripts (a.txt beside a.wav, or txt/a.txt of
                     wav/a.wav), releases in the layout of LibriSpeech, Common Voice, FLEURS, LJSpeech, OpenSLR, MLS or the
@@ -35,9 +44,9 @@ The same command again continues what was interrupted, and leaves what is finish
 """
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what ``lalia prepare`` takes."""
-    parser.description = f"{parser.description or ''}\n\n{_SOURCES}"
+def add_arguments(parser: Parser) -> None:
+    parser.description = ABOUT
+    parser.set_defaults(call=main)
     parser.add_argument("source", metavar="SOURCE", help="what to read (see above)")
     parser.add_argument("--out", type=Path, required=True, metavar="CORPUS", help="the folder to make")
     parser.add_argument(
@@ -110,12 +119,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Prepare the corpus that ``args`` describe; 0 when it is there."""
-    try:
+    """``lalia prepare``."""
+    with needs("lalia prepare"):
         import pyarrow  # noqa: F401
         from rich.console import Console
-    except ImportError as error:
-        raise UserError(f"lalia prepare needs {error.name}; pip install 'lalia[train]'") from error
     from lalia.data.prepare.pipeline import prepare
     from lalia.data.prepare.sources.opening import open_source
     from lalia.text.language_codes import describe_language
@@ -140,7 +147,7 @@ def _options(args: argparse.Namespace) -> Options:
     from lalia.text.language_codes import iso_639_3
 
     if (args.dev or 0) + (args.test or 0) > 50:
-        raise UserError(f"--dev {args.dev:g} --test {args.test:g}: more than half would be held out; say less")
+        raise UserError(f"--dev {args.dev:g} --test {args.test:g}: expected at most 50 together")
     return Options(
         language=iso_639_3(args.language) if args.language else "",
         licence=args.licence,
@@ -207,5 +214,5 @@ def _percent(text: str) -> float:
     except ValueError:
         value = -1.0
     if not 0 <= value <= 50:
-        raise argparse.ArgumentTypeError(f"{text!r} is no percentage from 0 to 50")
+        raise argparse.ArgumentTypeError("expected a percentage from 0 to 50")
     return value

@@ -1,4 +1,4 @@
-"""``lalia serve``: its arguments, and the call that they become."""
+"""``lalia serve``: a student over HTTP and WebSocket, with a page to drop a file on."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from lalia.cli.parser import positive
+from lalia.cli.options import needs
+from lalia.cli.parser import Parser, positive
 from lalia.errors import UserError
 from lalia.serve.limits import MEGABYTE, Limits
 
@@ -24,14 +25,13 @@ A student over HTTP, with a page to drop a file on.
   GET / /health /metrics /v1/models    POST /transcribe /v1/audio/transcriptions (the form of OpenAI's API)
   WebSocket /stream?rate=16000         16-bit samples in, words out while they are spoken (streaming students)
 
-Requests advance in turns, window by window. What is too much is refused: 413 too large or too long, 408 too slow, 429 too many.
-With a token (the variable LALIA_TOKEN, or --token-file) all but the page and /health want 'Authorization: Bearer TOKEN'.
-SIGTERM and Ctrl-C let requests under way finish. TLS and the open internet are a reverse proxy's work.
+Requests share the processor fairly, window by window. Over a limit the answer is 413 (too large or too long), 408 (too slow) or
+429 (too many). With a token (the variable LALIA_TOKEN, or --token-file) all but the page and /health require
+'Authorization: Bearer TOKEN'. SIGTERM and Ctrl-C let running requests finish. For TLS and the open internet use a reverse proxy.
 """
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what ``lalia serve`` takes."""
+def add_arguments(parser: Parser) -> None:
     default = Limits()
     parser.description = ABOUT
     parser.set_defaults(call=main)
@@ -40,8 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=_port, default=8000, help="port (default: 8000; 0: any free one)")
     parser.add_argument("--token-file", type=Path, metavar="FILE", help="holds the token; LALIA_TOKEN otherwise")
     limits = parser.add_argument_group("limits")
-    _number(limits, "--jobs", default.jobs, "N", "windows heard at a time, one thread each (default: all cores)")
-    _number(limits, "--requests", default.requests, "N", f"requests inside at a time (default: {default.requests})")
+    _number(limits, "--jobs", default.jobs, "N", "windows transcribed at a time, one thread each (default: all cores)")
+    _number(limits, "--requests", default.requests, "N", f"requests at a time (default: {default.requests})")
     _number(limits, "--connections", default.connections, "N", f"open connections (default: {default.connections})")
     size = default.upload_bytes // MEGABYTE
     _number(limits, "--max-mb", size, "N", f"megabytes of a file (default: {size})")
@@ -53,12 +53,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Serve until told to stop."""
-    try:
+    """``lalia serve``: until SIGTERM or Ctrl-C."""
+    with needs("lalia serve", "serve"):
         from lalia.serve.application import Service
         from lalia.serve.connections import listen, serve
-    except ImportError as error:
-        raise UserError(f"lalia serve needs {error.name}, which is missing; run: pip install 'lalia[serve]'") from error
     from lalia.runtime.student import Student
 
     limits = Limits(
@@ -92,7 +90,7 @@ def _token(path: Path | None) -> str:
 
 def _port(text: str) -> int:
     if not text.isdecimal() or int(text) > 65_535:
-        raise argparse.ArgumentTypeError(f"{text!r} is no port; expected 0 to 65535")
+        raise argparse.ArgumentTypeError("expected a port from 0 to 65535")
     return int(text)
 
 

@@ -1,4 +1,4 @@
-"""The verb ``transcribe`` of the program ``lalia``: audio files to text, on the terminal and in files."""
+"""``lalia transcribe``: audio files to text, on the terminal and in files."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pathlib import Path
 from lalia.audio.channels import parse_channels
 from lalia.audio.reading import TWO_VOICES, Note
 from lalia.cards import cores, write_text
-from lalia.cli.options import Clip, add_decoding, called, decoders, find_clips, kept, output_paths
-from lalia.cli.parser import closest, positive
+from lalia.cli.options import Clip, Decoding, add_decoding, called, decoders, find_clips, kept, output_paths
+from lalia.cli.parser import Parser, one_of, positive
 from lalia.decoding.decoder import Decoder
 from lalia.decoding.greedy import Word
 from lalia.errors import AudioError, UserError
@@ -23,10 +23,10 @@ from lalia.model_folder import BEST_PATH, CALIBRATED, doubt, doubtful
 from lalia.runtime.student import Student
 from lalia.runtime.transcript import FORMATS, Transcript, render
 from lalia.runtime.windows import in_order
-from lalia.units import clock
+from lalia.units import clock, plural
 
 ABOUT = """\
-Write down what is said in audio files of any format, rate and length.
+Transcribe audio files of any format, rate and length.
 
   lalia transcribe my-student talk.mp3                          one clip: its text
   lalia transcribe my-student a.wav b.flac                      several: name, tab, text
@@ -44,10 +44,9 @@ Silence gives the empty text. M4A, WebM and G.722 need PyAV (pip install av).
 """
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what ``lalia transcribe`` takes."""
+def add_arguments(parser: Parser) -> None:
     parser.description = ABOUT
-    parser.set_defaults(call=transcribe)
+    parser.set_defaults(call=main)
     parser.add_argument("model", metavar="MODEL", type=Path, help="a student folder, or the run it is in")
     parser.add_argument("audio", metavar="AUDIO", nargs="+", help="audio files, folders of them, - for a pipe")
     parser.add_argument(
@@ -69,7 +68,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="mix|each|N",
         help="of stereo files: the mix, each by itself with turns in order (a telephone call), or one, from 1 (default: mix)",
     )
-    parser.add_argument("--voice", action="store_true", help="hear only where there is speech (needs silero-vad)")
+    parser.add_argument(
+        "--voice", action="store_true", help="transcribe speech only, by voice activity detection (needs silero-vad)"
+    )
     parser.add_argument("--threads", type=positive, metavar="N", help="processor threads (default: all cores)")
     add_decoding(parser)
 
@@ -85,9 +86,7 @@ def _formats(text: str) -> tuple[str, ...]:
     """Formats from ``srt,json``, for ``type=``."""
     found = tuple(dict.fromkeys(word.strip().lower() for word in text.split(",")))
     if wrong := [word for word in found if word not in FORMATS]:
-        raise argparse.ArgumentTypeError(
-            f"{wrong[0]!r} is no format{closest(wrong[0], FORMATS)}; expected {', '.join(FORMATS)}, or several as srt,json"
-        )
+        raise argparse.ArgumentTypeError(f"{one_of(FORMATS, wrong[0])}, or several as srt,json")
     return found
 
 
@@ -99,7 +98,7 @@ class _Job:
     files: dict[str, Path]
 
 
-def transcribe(args: argparse.Namespace) -> int:
+def main(args: argparse.Namespace) -> int:
     """``lalia transcribe``."""
     clips = find_clips(args.audio, lambda line: print(f"lalia: {one_line(line)}", file=sys.stderr))
     several = len(clips) > 1 or Path(args.audio[0]).is_dir()
@@ -107,14 +106,14 @@ def transcribe(args: argparse.Namespace) -> int:
     if args.skip_existing:
         todo = [job for job in todo if not all(path.exists() for path in job.files.values())]
         if there := len(clips) - len(todo):
-            print(f"lalia: {there} of {len(clips)} clips have their files in {args.out} already", file=sys.stderr)
+            print(f"lalia: {there} of {plural(len(clips), 'clip')} already in {args.out}", file=sys.stderr)
     # Jobs of one thread each do more than one job of several.
     jobs = args.jobs or max(1, cores() // (args.threads or 1))
     student = Student.load(args.model, args.threads or (1 if jobs > 1 else None))
     shown = sys.stderr.isatty() and (args.out is not None or not sys.stdout.isatty())
     start, audio_s, done, calls = time.perf_counter(), 0.0, 0, 0
 
-    decoder = decoders(args, student)
+    decoder = decoders(Decoding.of(args), student)
     limit = _limit(args, decoder())
     words, odd = list[Word](), list[tuple[str, list[Word]]]()
 
@@ -159,18 +158,23 @@ def transcribe(args: argparse.Namespace) -> int:
             _write(None, "".join(named + line for line in text.splitlines(keepends=True)))
         if shown:
             speed = audio_s / (time.perf_counter() - start)
-            print(f"\r{number} of {len(todo)} clips, {speed:.0f} × real time ", end="", file=sys.stderr, flush=True)
+            print(
+                f"\r{number} of {plural(len(todo), 'clip')}, {speed:.0f} × real time ",
+                end="",
+                file=sys.stderr,
+                flush=True,
+            )
     elapsed_s = time.perf_counter() - start
     if shown:
         print(file=sys.stderr)
     if odd or doubtful(words, limit):
         _tell_doubts(words, odd, done, student.languages)
     if calls:
-        which = f"{calls} of {len(todo)} clips hold" if several else f"{one_line(called(todo[0].clip.path))}: holds"
-        print(f"lalia: {which} different voices on two channels; --channels each keeps them apart", file=sys.stderr)
+        which = f"in {calls} of {plural(len(todo), 'clip')}" if several else one_line(called(todo[0].clip.path))
+        print(f"lalia: {which}: different voices on two channels; --channels each keeps them apart", file=sys.stderr)
     if several and todo:
         speed = audio_s / max(elapsed_s, 1e-9)
-        bad = f"; {len(todo) - done} of {len(todo)} clips could not be read" if done < len(todo) else ""
+        bad = f"; {len(todo) - done} of {plural(len(todo), 'clip')} could not be read" if done < len(todo) else ""
         print(f"lalia: {clock(audio_s)} of audio in {elapsed_s:.1f} s ({speed:.0f} × real time){bad}", file=sys.stderr)
     return 0 if done == len(todo) else 1 if done or len(todo) < len(clips) else 2
 

@@ -7,7 +7,6 @@ Sentences that held-out clips say, found in text and taken out: a model that has
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import io
 import re
@@ -25,6 +24,7 @@ from lalia.audio.reading import SUFFIXES
 from lalia.cards import NAME, read_card
 from lalia.errors import UserError
 from lalia.inputs import address, document, is_address, kind_of, look, refusal
+from lalia.lm.folder import Unit, symbols_of
 from lalia.model_folder import OpenCorpus, find_student, labelled_rows, languages_of, languages_taken, require_alphabet
 from lalia.text.normaliser import FILE_NAME as NORMALISER
 from lalia.text.normaliser import Normaliser
@@ -329,26 +329,34 @@ class Material:
     """how often a held-out clip of the corpora was found in the text files beside them, and taken out"""
 
     @classmethod
-    def read(cls, args: argparse.Namespace, open_corpus: OpenCorpus, paths: Iterable[Path]) -> Material:
-        """The sentences of all ``paths``; a ``UserError`` names the first that has none that the student could write."""
-        from lalia.lm.folder import symbols_of
+    def read(
+        cls,
+        paths: Sequence[Path],
+        like: Path,
+        unit: Unit,
+        languages: Sequence[str] | None,
+        open_corpus: OpenCorpus,
+    ) -> Material:
+        """The sentences of text files and corpora as the student ``like`` spells them, in symbols of ``unit`` (letter or word).
 
-        folder = args.like if (args.like / NAME).is_file() else find_student(args.like)
+        ``languages`` are those of corpora, None means the student's own. A ``UserError`` names the first path without a sentence
+        that the student could write.
+        """
+        folder = like if (like / NAME).is_file() else find_student(like)
         if look(folder).kind not in ("student", "recogniser"):
             raise refusal(folder, "student", "--like")
-        like = read_card(folder)
+        card = read_card(folder)
         normaliser, tokens = Normaliser.from_json(folder / NORMALISER), Tokens.load(folder / TOKENS)
         parents: list[dict[str, Any]] = []
         sentences: list[list[str]] = []
-        paths = list(paths)
         for path in paths:
             if path.is_file() or not path.exists():  # a pipe is read but once
                 next(lines(path), None)  # what is no text is told before an hour of text is read
-        own, taken_in = languages_of(like, normaliser.settings.language), dict[Path, list[str]]()
+        own, taken_in = languages_of(card, normaliser.settings.language), dict[Path, list[str]]()
         for path in paths:
             if path.is_dir():
                 there = open_corpus(path).language_names
-                taken_in[path] = languages_taken(args.language, own, there, args.like, path)
+                taken_in[path] = languages_taken(languages, own, there, like, path)
         said = {normaliser(text) for path in taken_in for text in _held_out(path, taken_in[path], open_corpus)} - {""}
         apart = HeldOut(said, normaliser.settings.spaces == "keep")
         strange_words = 0
@@ -356,7 +364,7 @@ class Material:
             written = filter(None, map(normaliser, _texts(path, taken_in.get(path, []), open_corpus, parents)))
             words, strange, example, taken = 0, 0, "", apart.taken
             for text in written if path.is_dir() else apart.without(written):
-                symbols, unknown = symbols_of(text, args.unit, tokens)
+                symbols, unknown = symbols_of(text, unit, tokens)
                 words += text.count(" ") + 1
                 strange += unknown
                 example = example or (text if unknown else "")
@@ -369,15 +377,13 @@ class Material:
                 raise UserError(f"{path}: holds no words; expected text, a sentence a line, or a corpus with labels")
             require_alphabet(str(path), strange, words, example)
             strange_words += strange
-        facts = {"language": like.get("language"), "sentences": len(sentences), "unknown_words": strange_words}
+        facts = {"language": card.get("language"), "sentences": len(sentences), "unknown_words": strange_words}
         return cls(sentences, normaliser, tokens, parents, facts, apart.taken)
 
-    def heldout(self, args: argparse.Namespace) -> list[list[str]]:
-        """The sentences of ``--heldout``."""
-        from lalia.lm.folder import symbols_of
-
-        texts = (self.normaliser(line) for line in lines(args.heldout))
-        return [symbols_of(text, args.unit, self.tokens)[0] for text in texts if text]
+    def heldout(self, path: Path, unit: Unit) -> list[list[str]]:
+        """The sentences of the text file ``path``, in symbols of ``unit``."""
+        texts = (self.normaliser(line) for line in lines(path))
+        return [symbols_of(text, unit, self.tokens)[0] for text in texts if text]
 
 
 def _texts(

@@ -59,7 +59,7 @@ def test_a_lineage(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "student, " in shown
     assert "encoder · sha256:" in shown
     assert "corpus · sha256:" in shown
-    assert "of audio in 1 corpus behind it" in shown
+    assert "of audio in 1 corpus in all" in shown
     assert main(["inspect", str(tmp_path / "student"), "--html", "x.html"]) == 2
 
 
@@ -75,9 +75,39 @@ def test_a_run(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert main(["inspect", str(tmp_path / "run")]) == 0
     shown = capsys.readouterr().out
     assert "run, not finished" in shown
-    assert "loss: 4.5" in shown
-    assert "accuracy: 0.1" in shown
-    assert "parameters: 2000000" in shown
+    assert (
+        "step        2" in shown
+        and "loss        4.5" in shown
+        and "accuracy    0.1" in shown
+        and "2.0 M parameters" in shown
+    )
+    assert "made from" not in shown and f"lalia inspect {tmp_path / 'run'} --all" in shown
+    assert main(["inspect", str(tmp_path / "run"), "--all"]) == 0
+    shown = capsys.readouterr().out
+    assert "loss: 4.5" in shown and "accuracy: 0.1" in shown and "parameters: 2000000" in shown and "made from" in shown
+
+
+def test_a_long_run_is_a_screen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Metrics in groups, and a model of many corpora in lines that count them."""
+    run = tmp_path / "run"
+    (run / "recogniser").mkdir(parents=True)
+    corpora = [
+        {"kind": "corpus", "id": f"sha256:{n}", "source": f"voice {n}", "hours": {"ita": {"train": 1.0}}, "parents": []}
+        for n in range(40)
+    ]
+    write_card(run / "recogniser", "recogniser", corpora, parameters=2_000_000, languages=["ita"])
+    metrics = {"step": 1199, "time_s": 90.0, "valid/cer": 0.125, "train/loss": 0.5, "guard/skipped": 0.0}
+    metrics |= {f"languages/{n}": 0.01 for n in range(100)}
+    (run / "metrics.jsonl").write_text(json.dumps(metrics) + "\n")
+    assert main(["inspect", str(run)]) == 0
+    shown = capsys.readouterr().out
+    assert "step        1,199, 1:30" in shown and "held out    cer 0.125" in shown and "training    loss 0.5" in shown
+    assert len(shown.splitlines()) < 20
+    assert main(["inspect", str(run / "recogniser")]) == 0
+    shown = capsys.readouterr().out
+    assert "40 corpora · 40.0 h · 1 language" in shown and "voice 7" not in shown
+    assert main(["inspect", str(run / "recogniser"), "--all"]) == 0
+    assert "voice 7" in capsys.readouterr().out
 
 
 def test_what_is_nothing_of_ours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -154,7 +154,7 @@ def test_what_can_be_mended_is_one_line(made: Path, tmp_path: Path, capsys, monk
         ([], "expected the folder"),
         ([student], "microphone: cannot be used"),
         ([student, "--device", "Nose"], "microphone 'Nose': cannot be used"),
-        ([student, "--fast"], "goes with --from"),
+        ([student, "--fast"], "expected --from FILE"),
         ([student, "--from", "absent.wav"], "absent.wav"),
         ([student, "--from", clip, "--save", "talk.doc"], "ends in .txt"),
         ([student, "--from", clip, "--threads", "0"], "from 1"),

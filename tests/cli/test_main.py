@@ -184,7 +184,7 @@ def test_models_that_are_none(lalia, tmp_path: Path, talks: Path) -> None:
     [
         (["transcribe"], "MODEL, AUDIO; see: lalia transcribe --help"),
         (["transcribe", "m", "a", "--format", "doc"], "doc"),
-        (["transcribe", "m", "a", "--threads", "0"], "no whole number from 1"),
+        (["transcribe", "m", "a", "--threads", "0"], "--threads 0: expected a whole number from 1"),
         (["transcribe", "m", "a", "--thread", "1"], "unrecognized"),
         (["transcripe", "m"], "transcripe"),
         (["evaluate", "m"], "CORPUS"),
@@ -285,7 +285,7 @@ def test_evaluate_nothing(lalia, student: Path, corpus: Path, options: list[str]
 def test_evaluate_only_rotten_clips(lalia, student: Path, tmp_path: Path) -> None:
     rotten = make_corpus(tmp_path / "rotten", [("ita", "test", "bed", b"rotten")])
     ended = lalia("evaluate", student, rotten)
-    assert ended.status == 2 and "none of 1 clips could be scored" in ended.err
+    assert ended.status == 2 and "none of 1 clip could be scored" in ended.err
 
 
 def test_import_loads_nothing_that_takes_time() -> None:

@@ -15,10 +15,20 @@ from lalia.errors import UserError
 def test_a_wrong_argument_is_one_line_with_the_way_to_help() -> None:
     parser = Parser(prog="lalia sing")
     parser.add_argument("--often", type=positive)
+    parser.add_argument("--key", type=float)
+    parser.add_argument("--voice", choices=("alto", "tenor", "bass"))
     for argv, told in (
         (["--loud"], "unrecognized arguments: --loud; see: lalia sing --help"),
         (["--oft", "2"], "unrecognized arguments: --oft 2 (did you mean --often?); see: lalia sing --help"),
-        (["--often", "0"], "argument --often: '0' is no whole number from 1; see: lalia sing --help"),
+        (["--often", "0"], "--often 0: expected a whole number from 1; see: lalia sing --help"),
+        (["--often"], "--often: expected one argument; see: lalia sing --help"),
+        (["--key", "H"], "--key H: expected a number; see: lalia sing --help"),
+        (
+            ["--voice", "tenr"],
+            "--voice tenr: expected alto, tenor or bass (did you mean tenor?); see: lalia sing --help",
+        ),
+        (["--lm", "x"], "unrecognized arguments: --lm x; see: lalia sing --help"),
+        (["aria"], "unrecognized arguments: aria; see: lalia sing --help"),
     ):
         with pytest.raises(UserError) as caught:
             parser.parse_args(argv)
@@ -61,7 +71,7 @@ def test_a_slip_in_a_stage_s_verb_is_one_line(
 
 @pytest.mark.parametrize("text", ["", "x", "-1", "1.5", "²"])
 def test_what_is_no_whole_number_is_refused(text: str) -> None:
-    with pytest.raises(argparse.ArgumentTypeError, match="is no whole number from 1"):
+    with pytest.raises(argparse.ArgumentTypeError, match="expected a whole number from 1"):
         positive(text)
 
 

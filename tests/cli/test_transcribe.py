@@ -124,7 +124,7 @@ def test_several_formats_go_to_a_folder(
     for argv, told in (
         (["--format", "srt,json"], "srt and json cannot share stdout; say --out FOLDER"),
         (["--format", "srt"], "2 clips cannot share one srt file; say --out FOLDER"),
-        (["--format", "str"], "'str' is no format (did you mean srt?); expected txt, json, srt, vtt, or several"),
+        (["--format", "str"], "--format str: expected txt, json, srt or vtt (did you mean srt?), or several"),
         (["--out", "x.srt"], "--out x.srt: 2 clips cannot share one file; name a folder: --out x --format srt"),
         (["--skip-existing"], "--skip-existing looks for the files of --out; say --out FOLDER"),
     ):
@@ -154,12 +154,12 @@ def test_skip_existing(student: Path, talks: Path, tmp_path: Path, capsys: pytes
     (out / "a.srt").write_text("")
     (out / "b.txt").write_text("half of it")
     assert main.main(argv) == 0
-    assert "1 of 2 clips have their files" in capsys.readouterr().err
+    assert "1 of 2 clips already in" in capsys.readouterr().err
     assert (out / "a.txt").read_text() == "from before" and (out / "b.txt").read_text() == "ace\n"
     (talks / "c.flac").write_bytes(b"no sound")
     assert main.main(argv) == 1
     said = capsys.readouterr().err
-    assert "2 of 3 clips have their files" in said and "1 of 1 clips could not be read" in said
+    assert "2 of 3 clips already in" in said and "1 of 1 clip could not be read" in said
 
 
 def test_a_write_that_fails_leaves_no_half_file(

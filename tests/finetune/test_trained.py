@@ -153,7 +153,7 @@ def test_a_recogniser_without_its_run_needs_to_be_told_more(made: Path, tmp_path
     assert (tmp_path / "seen" / "evaluation" / "report.html").is_file()
     with pytest.raises(UserError, match="--language swa: not in the corpus, which has eng, ita"):
         evaluate([teacher, "--corpus", corpus, "--language", "swa", "--out", str(tmp_path / "seen")])
-    with pytest.raises(UserError, match="--greedy knows nothing of the language"):
+    with pytest.raises(UserError, match="--greedy uses no language model"):
         evaluate([teacher, "--corpus", corpus, "--out", str(tmp_path / "seen"), "--greedy", "--lm", "lm"])
 
 

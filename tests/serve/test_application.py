@@ -300,7 +300,7 @@ def test_told_to_stop_it_finishes_what_it_has_begun(tmp_path: Path) -> None:
         (["{student}", "--host", "no.such.host.invalid"], "cannot be listened on"),
         (["{student}", "--port", "{taken}"], "cannot be listened on"),
         (["{student}", "--token-file", "absent"], "cannot be read as the token"),
-        (["{student}", "--jobs", "0"], "no whole number from 1"),
+        (["{student}", "--jobs", "0"], "expected a whole number from 1"),
     ],
 )
 def test_what_can_be_mended_is_one_line(tmp_path: Path, capsys, argv: list[str], says: str) -> None:
