@@ -242,9 +242,9 @@ def main(argv: list[str]) -> int:
     if not args.greedy and decoding.lm is None and (model.home / LM / NAME).is_file():
         decoding = replace(decoding, lm=model.home / LM)
         print(f"with the language model {decoding.lm}; --greedy leaves it out")
-    folder = model.home / EVALUATION
+    clips, folder = model.clips(), model.home / EVALUATION
     evaluate(
-        model.student(), model.corpora[0], model.clips(), decoding, languages=[],  # clips() has chosen them
+        model.student(), model.corpora[0], clips, decoding, languages=[],  # those of clips
         split=args.split, limit=args.limit, threads=args.threads, details=True,
         json=args.json or folder / "scores.json", html=args.html or folder / "report.html",
         title=f"{model.name} on {', '.join(path.resolve().name for path in model.corpora)}",
