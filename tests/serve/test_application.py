@@ -296,7 +296,7 @@ def test_told_to_stop_it_finishes_what_it_has_begun(tmp_path: Path) -> None:
     ("argv", "says"),
     [
         (["absent"], "no such folder"),
-        (["{student}", "--port", "99999"], "expected 0 to 65535"),
+        (["{student}", "--port", "99999"], "expected a port from 0 to 65535"),
         (["{student}", "--host", "no.such.host.invalid"], "cannot be listened on"),
         (["{student}", "--port", "{taken}"], "cannot be listened on"),
         (["{student}", "--token-file", "absent"], "cannot be read as the token"),
