@@ -244,7 +244,7 @@ def main(argv: list[str]) -> int:
         print(f"with the language model {decoding.lm}; --greedy leaves it out")
     clips, folder = model.clips(), model.home / EVALUATION
     evaluate(
-        model.student(), model.corpora[0], clips, decoding, languages=[],  # those of clips
+        model.student(), model.corpora[0], decoding, lambda _: clips, languages=[],  # those of clips
         split=args.split, limit=args.limit, threads=args.threads, details=True,
         json=args.json or folder / "scores.json", html=args.html or folder / "report.html",
         title=f"{model.name} on {', '.join(path.resolve().name for path in model.corpora)}",

@@ -57,12 +57,12 @@ def main(argv: list[str]) -> int:
     labels = model.corpora_in_languages()
     texts = args.text if counted else [*labels, *args.text]
     make_ngrams(texts, student, ngrams, Ngrams.of(args), [], open_corpus=model.open_corpus)
-    tune(student, model.corpora[0], clips, ngrams, None, "dev", [], args.limit)
+    tune(student, model.corpora[0], ngrams, None, "dev", [], args.limit, lambda _: clips)
     if args.lstm:
         # An ARPA file holds counts and no text, so an LSTM cannot learn from it.
         texts = [*labels, *(path for path in args.text if path not in counted)]
         make_lstm(texts, student, lstm, [], open_corpus=model.open_corpus)
-        tune(student, model.corpora[0], clips, ngrams, lstm, "dev", [], args.limit)
+        tune(student, model.corpora[0], ngrams, lstm, "dev", [], args.limit, lambda _: clips)
     _compare(model, student, clips, args.split, args.lstm)
     place = model.home if (model.home / STUDENT / NAME).is_file() else student
     given = f"--lm {ngrams}" + (f" --rescore {lstm}" if args.lstm else "")

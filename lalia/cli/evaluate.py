@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from lalia.cli.options import Decoding, add_decoding, add_language, decoders, needs, open_corpus
 from lalia.cli.parser import Parser, positive
 from lalia.errors import UserError
-from lalia.model_folder import check_labels, labelled_rows, languages_taken
+from lalia.model_folder import OpenCorpus, check_labels, labelled_rows, languages_taken
 from lalia.units import plural
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def add_clips_and_results(parser: Parser) -> None:
 def main(args: argparse.Namespace) -> int:
     """``lalia evaluate``."""
     evaluate(
-        args.model, args.corpus, open_corpus(args.corpus), Decoding.of(args), split=args.split, languages=args.language,
+        args.model, args.corpus, Decoding.of(args), split=args.split, languages=args.language,
         limit=args.limit, threads=args.threads, details=args.details, json=args.json, html=args.html,
     )  # fmt: skip
     return 0
@@ -68,8 +68,8 @@ def main(args: argparse.Namespace) -> int:
 def evaluate(
     model: Path,
     path: Path,
-    corpus: Any,
     decoding: Decoding,
+    open_corpus: OpenCorpus = open_corpus,
     *,
     split: str = "test",
     languages: Sequence[str] | None = None,
@@ -81,7 +81,7 @@ def evaluate(
     title: str = "",
     more: Sequence[Section] = (),
 ) -> None:
-    """Evaluate the student in ``model`` on ``corpus``, which messages call ``path``; print a table, write ``json`` and ``html``.
+    """Evaluate the student in ``model`` on the corpus in ``path``; print a table, write ``json`` and ``html``.
 
     ``languages`` None means the student's own. ``title`` and ``more`` sections are for the page.
     """
@@ -90,6 +90,7 @@ def evaluate(
 
     student = Student.load(model, threads)
     decoder = decoders(decoding, student)()
+    corpus = open_corpus(path)
     taken = languages_taken(languages, student.languages, corpus.language_names, model, path)
     rows = labelled_rows(corpus, path, split, taken, limit)
     check_labels(corpus, path, rows, student)

@@ -13,7 +13,7 @@ from typing import Any
 from lalia.cli.options import add_language, open_corpus
 from lalia.cli.parser import Parser, positive
 from lalia.errors import UserError
-from lalia.model_folder import check_labels, labelled_rows, languages_taken
+from lalia.model_folder import OpenCorpus, check_labels, labelled_rows, languages_taken
 from lalia.units import plural
 
 ABOUT = """\
@@ -47,22 +47,21 @@ def add_arguments(parser: Parser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """``lalia tune``."""
-    corpus = open_corpus(args.corpus)
-    tune(args.model, args.corpus, corpus, args.lm, args.rescore, args.split, args.language, args.limit)
+    tune(args.model, args.corpus, args.lm, args.rescore, args.split, args.language, args.limit)
     return 0
 
 
 def tune(
     model: Path,
     path: Path,
-    corpus: Any,
     lm: Path,
     rescore: Path | None = None,
     split: str = "dev",
     languages: Sequence[str] | None = None,
     limit: int | None = 300,
+    open_corpus: OpenCorpus = open_corpus,
 ) -> None:
-    """Tune ``lm``, or the LSTM ``rescore`` beside it, for the student in ``model`` on ``corpus``, which messages call ``path``.
+    """Tune ``lm``, or the LSTM ``rescore`` beside it, for the student in ``model`` on the corpus in ``path``.
 
     ``languages`` None means the student's own.
     """
@@ -82,6 +81,7 @@ def tune(
         lstm.check(student.tokens, student.normaliser)
         if student_id not in ngrams.card.get("tuned", {}):
             raise UserError(f"{lm}: is not tuned for {model}; first: lalia tune {model} CORPUS --lm {lm}")
+    corpus = open_corpus(path)
     taken = languages_taken(languages, student.languages, corpus.language_names, model, path)
     rows = labelled_rows(corpus, path, split, taken, limit)
     check_labels(corpus, path, rows, student)

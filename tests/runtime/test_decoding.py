@@ -245,7 +245,7 @@ def test_commands_of_evaluation(run, lm: Path, student: Path, tmp_path: Path) ->
     (found,) = card.values()
     starred = [line.split() for line in out.splitlines() if line.endswith(" *")]
     assert [float(figure) for figure in starred[-1][:2]] == [round(found["weight"], 2), round(found["bonus"], 2)]
-    assert out.splitlines()[0].endswith("* best so far: fewest letters and words wrong")
+    assert out.splitlines()[0].endswith("* best so far: lowest CER and WER")
     assert [(found["split"], found["clips"], found["wer"]) for found in card.values()] == [("dev", 3, 0)]
     (tmp_path / "only.txt").write_text("a bad bed\n")
     status, out, _ = run(
