@@ -131,9 +131,9 @@ def check_data(settings: DistillSettings | ExportSettings, recogniser: str, unkn
     data = settings.data
     require_corpora(data.corpus, "--data.corpus")
     from lalia.data.mixture import Mixture, languages_meant
-    from lalia.training.distributed import leads
+    from lalia.training.distributed import is_rank_zero
 
-    told = isinstance(settings, ExportSettings) or leads(settings.hardware)
+    told = isinstance(settings, ExportSettings) or is_rank_zero(settings.hardware)
     if data.language:
         data.language = languages_meant(data.language, data.corpus, "--data.language", told)
         return

@@ -34,7 +34,7 @@ from lalia.cards import read_card, write_json
 from lalia.data.mixture import Mixture
 from lalia.errors import AudioError, GateRefused, UserError
 from lalia.model_folder import MODEL
-from lalia.models.export.onnx_export import assemble, export_graph, seal
+from lalia.models.export.onnx_export import assemble, export_graph, write_student_files
 from lalia.models.recogniser import Recogniser
 from lalia.models.store import WEIGHTS, count_parameters, replacing
 from lalia.runtime.student import Student
@@ -317,7 +317,7 @@ class Job:
 
     def seal(self, folder: Path, **facts: Any) -> dict[str, Any]:
         """Write the card of the student in ``folder``."""
-        return seal(self.recogniser, folder, [self.card], self._language, **facts)
+        return write_student_files(self.recogniser, folder, [self.card], self._language, **facts)
 
     @property
     def _language(self) -> list[str]:

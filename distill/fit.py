@@ -27,15 +27,24 @@ from lalia.data.plan import BatchPlan
 from lalia.models.recogniser import Recogniser
 from lalia.models.store import count_parameters
 from lalia.report.run_page import write_run_report
-from lalia.training.distributed import leads, rank, shared
+from lalia.training.distributed import is_rank_zero, rank, shard_loader
 from lalia.training.seeds import generator
-from lalia.training.trainer import FINISHED, Least, Run, best_weights, finished, first_step, fit, settle
-from lalia.training.validation import told_of, transcribe_rows
+from lalia.training.trainer import (
+    FINISHED,
+    MinimumSteps,
+    Run,
+    best_weights,
+    finished,
+    first_step,
+    fit,
+    resolve_schedule,
+)
+from lalia.training.validation import describe_clips, transcribe_rows
 
 # --- What a run learns from ------------------------------------------------------------------------------
 
 SHOW = ("train/loss", "train/posteriors", "valid/divergence", "valid/cer", "valid/wer")
-LEAST = Least(200, "in fewer a student does not come near its teacher")
+MINIMUM_STEPS = MinimumSteps(200, "in fewer a student does not come near its teacher")
 
 
 @dataclass
@@ -71,12 +80,12 @@ class Material:
             durations_s=mixture.durations_s, groups=groups, rows=rows, seed=settings.seed,
             micro_batch_s=settings.batch.micro_s, min_s=data.min_s, max_s=data.max_s, alpha=data.alpha, crop=False,
         )  # fmt: skip
-        if leads(settings.hardware):
+        if is_rank_zero(settings.hardware):
             tell_unvalidated(mixture, data.language, data.min_s, data.max_s)
         return cls(
             teacher, card, mixture, rows, labelled,
             mixture.select("dev", data.language, labelled=True, min_s=data.min_s, max_s=data.max_s),
-            to_be_scored(mixture, data.language, data.min_s, data.max_s, leads(settings.hardware)),
+            to_be_scored(mixture, data.language, data.min_s, data.max_s, is_rank_zero(settings.hardware)),
             plan, encoder_of(teacher.tokens, teacher.normaliser),
         )  # fmt: skip
 
@@ -144,17 +153,17 @@ def learn(
     """Train ``task`` to the end of the schedule in the run ``folder``; with ``best``, the best checkpoint is kept as well."""
     ranks = settings.hardware.ranks
     accumulation = settings.batch.accumulation(ranks)
-    budget = settle(settings, folder, lambda: _micro_step(task, material), accumulation, LEAST)
+    budget = resolve_schedule(settings, folder, lambda: _micro_step(task, material), accumulation, MINIMUM_STEPS)
     task.zero_grad(set_to_none=True)
     if settings.loss.pseudo and settings.loss.pseudo_lm:
         unlabelled = np.setdiff1d(material.rows, material.labelled)
         task.pseudo = beam_labels(
             material.teacher, material.card, settings.loss.pseudo_lm, material.mixture, unlabelled, settings.loss.confidence,
-            folder, leads(settings.hardware),
+            folder, is_rank_zero(settings.hardware),
         )  # fmt: skip
     step = first_step(folder)
     audio_s = accumulation * ranks * settings.batch.micro_s
-    if leads(settings.hardware):
+    if is_rank_zero(settings.hardware):
         print(
             f"{title}: {count_parameters(material.teacher) / 1e6:.2f} M parameters teach "
             f"{count_parameters(task.student) / 1e6:.2f} M on {material.minutes(material.rows):.1f} minutes in "
@@ -169,7 +178,7 @@ def learn(
         material.clips, material.plan, start=step * accumulation * ranks, ranks=ranks, rank=rank(settings.hardware),
         workers=settings.data.workers, labels=material.encode, augment=Augment(speed) if speed.any else None,
     )  # fmt: skip
-    valid = shared(
+    valid = shard_loader(
         lambda ranks, rank: make_eval_loader(
             material.mixture, material.held_out, settings.batch.micro_s, material.encode, ranks=ranks, rank=rank
         ),
@@ -207,7 +216,7 @@ def distill(settings: DistillSettings, folder: Path, stated: Collection[str] = (
     student = make_student(material.teacher, settings.student, settings.regular)
     task = DistillTask(settings, material.teacher, student, material.references)
     learn(settings, folder, task, material, "distill", best=True)
-    if leads(settings.hardware):
+    if is_rank_zero(settings.hardware):
         _finish(settings, folder, task, material)
 
 
@@ -233,7 +242,7 @@ def _finish(settings: DistillSettings, folder: Path, task: DistillTask, material
     write_run_report(folder, material.mixture, type(settings)())
     low, high = scores["cer_interval"]
     print(
-        f"test CER {scores['cer']:.3f} (95 % {low:.3f} to {high:.3f}), WER {scores['wer']:.3f} on {told_of(scores)}; "
+        f"test CER {scores['cer']:.3f} (95 % {low:.3f} to {high:.3f}), WER {scores['wer']:.3f} on {describe_clips(scores)}; "
         f"the teacher's {facts['teacher_cer']:.3f} and {facts['teacher_wer']:.3f}; "
         f"the recogniser is {folder / 'recogniser'}"
     )

@@ -31,7 +31,7 @@ from lalia.models.encoder import Encoder
 from lalia.models.frontend import ConvolutionStem, StemLayer
 from lalia.models.recogniser import Recogniser
 from lalia.models.store import count_parameters
-from lalia.training.distributed import leads
+from lalia.training.distributed import is_rank_zero
 from lalia.training.trainer import FINISHED, adamw, finished, parameter_groups
 from lalia.training.validation import transcribe_rows
 
@@ -408,7 +408,7 @@ def learn_gates(settings: PruneSettings, folder: Path) -> None:
     whole = count_parameters(student)
     task = PruneTask(settings, material.teacher, student, material.references)
     learn(settings, folder, task, material, "prune", best=False)
-    if not leads(settings.hardware):
+    if not is_rank_zero(settings.hardware):
         return
     small = task.cut()
     shape = small.encoder.shape

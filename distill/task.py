@@ -25,7 +25,7 @@ from lalia.models.recogniser import Recogniser
 from lalia.scoring.rates import ErrorCounts, character_errors, word_errors
 from lalia.text.unicode import is_ideograph
 from lalia.training import LightningModule
-from lalia.training.distributed import over_ranks, total
+from lalia.training.distributed import all_reduce_errors, all_reduce_sum
 from lalia.training.seeds import generator, mix, reseed
 from lalia.training.trainer import adamw, parameter_groups
 
@@ -216,8 +216,8 @@ class DistillTask(LightningModule):
             self._errors = (characters + character_errors(reference, found), words + word_errors(reference, found))
 
     def on_validation_epoch_end(self) -> None:
-        characters, words = (over_ranks(errors, self.device) for errors in self._errors)
-        apart, frames = total(torch.stack(self._divergences).sum(0))
+        characters, words = (all_reduce_errors(errors, self.device) for errors in self._errors)
+        apart, frames = all_reduce_sum(torch.stack(self._divergences).sum(0))
         self._errors = (ErrorCounts(), ErrorCounts())
         self._divergences.clear()
         self.log_dict(

@@ -72,10 +72,10 @@ def fit(argv: list[str]) -> int:
     require_corpora(settings.data.corpus, "--data.corpus")
     from finetune.fit import finetune  # late: torch and fairseq2 take seconds to import, a typo should not
     from lalia.data.mixture import languages_meant
-    from lalia.training.distributed import leads
+    from lalia.training.distributed import is_rank_zero
 
     settings.data.language = languages_meant(
-        settings.data.language, settings.data.corpus, "--data.language", leads(settings.hardware)
+        settings.data.language, settings.data.corpus, "--data.language", is_rank_zero(settings.hardware)
     )
     _warn(settings)
     finetune(settings, Path(settings.out), config.stated(FinetuneSettings, argv))
@@ -88,9 +88,9 @@ def fit(argv: list[str]) -> int:
 def _warn(settings: FinetuneSettings) -> None:
     """Print what `lalia finetune check` would stop at, before a new run begins; the run goes on."""
     from finetune.check.check import FRAME_S, blocking_findings
-    from lalia.training.distributed import leads
+    from lalia.training.distributed import is_rank_zero
 
-    if (Path(settings.out) / "config.yaml").exists() or not leads(settings.hardware):
+    if (Path(settings.out) / "config.yaml").exists() or not is_rank_zero(settings.hardware):
         return
     start = settings.encoder or settings.recogniser
     frame_s = float(read_card(start).get("frame_s", FRAME_S)) if start else FRAME_S

@@ -22,7 +22,7 @@ from lalia.errors import GuardStopped
 from lalia.models.recogniser import Recogniser
 from lalia.training import Callback, Trainer, interventions
 from lalia.training.checkpoints import BEST, CHECKPOINTS, Checkpoints
-from lalia.training.run_log import Measures
+from lalia.training.run_log import InterventionLog
 from lalia.training.zero import DeepSpeedZero
 
 EVERY = 10
@@ -43,7 +43,7 @@ class BlankAlarm(Callback):
 
     def __init__(self, settings: AlarmSettings, folder: Path, make_initial: Callable[[], Recogniser]) -> None:
         self.settings, self.folder, self.make_initial = settings, folder, make_initial
-        self.record = Measures(folder, "alarm")
+        self.record = InterventionLog(folder, "alarm")
         self.acted, self.frozen_until, self.rate_factor = 0, 0, 1.0
         self.spoke = False
         self.figures: list[float] | None = None
@@ -115,7 +115,7 @@ class BlankAlarm(Callback):
             )
         restored = self._roll_back(trainer, task)
         self.rate_factor *= self.settings.cut
-        interventions.cut_rate(trainer, self.settings.cut)
+        interventions.scale_learning_rates(trainer, self.settings.cut)
         kept = 0 if task.settings.fresh else max(1, round(self.settings.warm * task.settings.schedule.steps))
         self.frozen_until = task.frozen_until = step + kept
         self.since, self.spoke = self.frozen_until, False
@@ -144,7 +144,9 @@ class BlankAlarm(Callback):
         """Validations do not count for early stopping until the grace period after the restart ends."""
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, Checkpoints):
-                callback.patience = replace(callback.patience, first_step=lambda: task.grace_end(self.since))
+                callback.early_stopping = replace(
+                    callback.early_stopping, first_step=lambda: task.grace_end(self.since)
+                )
                 if trainer.global_step <= self.since:
                     callback.waited = 0
 

@@ -173,11 +173,11 @@ class FinetunedModel:
 
 def export_finished(settings: FinetuneSettings) -> None:
     """Export the student of the run of ``settings`` once it is finished, and print the next commands."""
-    from lalia.training.distributed import leads
+    from lalia.training.distributed import is_rank_zero
     from lalia.training.trainer import finished
 
     run = Path(settings.out)
-    if not finished(run) or not leads(settings.hardware):
+    if not finished(run) or not is_rank_zero(settings.hardware):
         return
     data = settings.data
     FinetunedModel(run / RECOGNISER, run, [Path(path) for path in data.corpus], data.language, run).student()

@@ -34,13 +34,23 @@ from lalia.models.adapters import adapter_of, count
 from lalia.models.recogniser import Recogniser, ctc
 from lalia.models.store import count_parameters
 from lalia.report.run_page import write_run_report
-from lalia.training.distributed import leads, rank, shared
-from lalia.training.trainer import FINISHED, Least, Patience, Run, best_weights, finished, first_step, fit, settle
-from lalia.training.validation import told_of, transcribe_rows
+from lalia.training.distributed import is_rank_zero, rank, shard_loader
+from lalia.training.trainer import (
+    FINISHED,
+    EarlyStopping,
+    MinimumSteps,
+    Run,
+    best_weights,
+    finished,
+    first_step,
+    fit,
+    resolve_schedule,
+)
+from lalia.training.validation import describe_clips, transcribe_rows
 from lalia.units import to_samples
 
 SHOW = ("train/loss", "train/blank", "valid/cer", "valid/wer")
-LEAST = Least(200, "a recogniser outputs only blanks for its first 50 to 150 steps")
+MINIMUM_STEPS = MinimumSteps(200, "a recogniser outputs only blanks for its first 50 to 150 steps")
 MEASURED = 200
 """Clips used to compute a baseline's feature statistics."""
 
@@ -62,7 +72,7 @@ def finetune(settings: FinetuneSettings, folder: Path, stated: Collection[str] |
     labelled = mixture.select("train", data.language, labelled=True, min_s=data.min_s, max_s=data.max_s)
     rows = choose(mixture, labelled, settings.labels.minutes)
     held_out = mixture.select("dev", data.language, labelled=True, min_s=data.min_s, max_s=data.max_s)
-    leader = leads(settings.hardware)
+    leader = is_rank_zero(settings.hardware)
     test = to_be_scored(mixture, data.language, data.min_s, data.max_s, leader)
     if leader:
         tell_unvalidated(mixture, data.language, data.min_s, data.max_s)
@@ -98,7 +108,9 @@ def finetune(settings: FinetuneSettings, folder: Path, stated: Collection[str] |
     references = {int(row): recogniser.normaliser(mixture.text(int(row))) for row in held_out}
     lm_decoder = make_lm_decoder(settings.select, recogniser, map(mixture.text, rows.tolist()), held_out.tolist())
     task = FinetuneTask(settings, recogniser, references, mixture.id, lm_decoder)
-    budget = settle(settings, folder, lambda: _micro_step(task, mixture, plan, encode), accumulation, LEAST)
+    budget = resolve_schedule(
+        settings, folder, lambda: _micro_step(task, mixture, plan, encode), accumulation, MINIMUM_STEPS
+    )
     task.zero_grad(set_to_none=True)
 
     audio_s = accumulation * ranks * settings.batch.micro_s
@@ -117,7 +129,7 @@ def finetune(settings: FinetuneSettings, folder: Path, stated: Collection[str] |
         f"finetune ({settings.weights})", tuple(dict.fromkeys((*SHOW, metric))), monitor=(metric, "min"),
         clip=settings.optim.clip,
         budget=budget,
-        patience=Patience(settings.schedule.patience, lambda: task.grace_end(task.frozen_steps)),
+        early_stopping=EarlyStopping(settings.schedule.patience, lambda: task.grace_end(task.frozen_steps)),
     )  # fmt: skip
     augment = Augment(settings.augment) if settings.augment.any else None
     train = make_loader(
@@ -130,7 +142,7 @@ def finetune(settings: FinetuneSettings, folder: Path, stated: Collection[str] |
         labels=encode,
         augment=augment,
     )
-    valid = shared(
+    valid = shard_loader(
         lambda ranks, rank: make_eval_loader(mixture, held_out, settings.batch.micro_s, encode, ranks=ranks, rank=rank),
         settings.hardware,
     )
@@ -222,7 +234,7 @@ def _finish(
     write_run_report(folder, mixture, type(settings)())
     low, high = scores["cer_interval"]
     print(
-        f"test CER {scores['cer']:.3f} (95 % {low:.3f} to {high:.3f}), WER {scores['wer']:.3f} on {told_of(scores)}; "
+        f"test CER {scores['cer']:.3f} (95 % {low:.3f} to {high:.3f}), WER {scores['wer']:.3f} on {describe_clips(scores)}; "
         f"the recogniser is {folder / 'recogniser'}"
     )
 

@@ -31,7 +31,7 @@ from lalia.scoring.rates import ErrorCounts, character_errors, word_errors
 from lalia.text.normaliser import Normaliser
 from lalia.text.tokens import Tokens
 from lalia.training import LightningModule
-from lalia.training.distributed import over_ranks, total
+from lalia.training.distributed import all_reduce_errors, all_reduce_sum
 from lalia.training.seeds import generator, reseed
 from lalia.training.trainer import adamw, parameter_groups
 
@@ -154,8 +154,8 @@ class FinetuneTask(LightningModule):
             )  # fmt: skip
 
     def on_validation_epoch_end(self) -> None:
-        characters, words, lm_words = (over_ranks(errors, self.device) for errors in self._errors)
-        loss, count = total(torch.stack(self._losses).sum(0))
+        characters, words, lm_words = (all_reduce_errors(errors, self.device) for errors in self._errors)
+        loss, count = all_reduce_sum(torch.stack(self._losses).sum(0))
         self._errors = (ErrorCounts(), ErrorCounts(), ErrorCounts())
         self._losses.clear()
         self.log_dict(

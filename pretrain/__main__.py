@@ -107,10 +107,10 @@ def _require_corpus(data: DataSettings) -> None:
 
 def _resolve_languages(settings: PretrainSettings) -> None:
     from lalia.data.mixture import languages_meant
-    from lalia.training.distributed import leads
+    from lalia.training.distributed import is_rank_zero
 
     data = settings.data
-    data.language = languages_meant(data.language, data.corpus, "--data.language", leads(settings.hardware))
+    data.language = languages_meant(data.language, data.corpus, "--data.language", is_rank_zero(settings.hardware))
 
 
 if __name__ == "__main__":

@@ -13,9 +13,9 @@ from statistics import median
 from typing import Any, Literal
 
 Action = Literal["tell", "skip", "revive", "raise diversity", "cut the rate", "roll back", "stop"]
-CALM = 100
+CALM_STEPS = 100
 """healthy steps after which a band's measures begin again with the mildest"""
-SETTLE = 25
+EFFECT_STEPS = 25
 """steps that a measure is given to work"""
 HISTORY = 64
 """steps that running medians look back"""
@@ -106,7 +106,7 @@ def healthy_bands(
     whether its loss has a diversity penalty, whose weight can be raised; ``stem``: whether features are learned, and can die."""
     learned = kind == "gumbel"
     spread: tuple[Action, ...] = ("raise diversity",) if learned and diversity else ()
-    mend_codes: tuple[Action, ...] = ("revive", *spread, "cut the rate", "roll back", "stop")
+    fix_codes: tuple[Action, ...] = ("revive", *spread, "cut the rate", "roll back", "stop")
     rate_advice = "lower --optim.lr, raise --batch.hours, and look at the clips named in metrics.jsonl's last steps"
     bands = [
         Band("loss", "the loss is not a number", ("skip", "roll back", "stop"),
@@ -135,7 +135,7 @@ def healthy_bands(
     if learned:
         bands.insert(
             0, Band("code_share", "a codebook uses {value} of its entries' perplexity ({limit} at least): its codes are dying",
-                 mend_codes, "the codes died again and again: lower --optim.lr, raise --objective.diversity_weight, raise "
+                 fix_codes, "the codes died again and again: lower --optim.lr, raise --objective.diversity_weight, raise "
                  "--batch.hours, or take --quantizer.kind kmeans", low=settings.code_share, patience=10, grace=40)
         )  # fmt: skip
     if stem:  # before the codes: to features that are all alike no code can be brought back
@@ -149,7 +149,7 @@ def healthy_bands(
 
 
 @dataclass
-class _Course:
+class _BandState:
     """Where one band stands: steps outside and inside in a row, the next measure, and the step it may be taken from; the value
     and the limit it was last left with."""
 
@@ -167,17 +167,17 @@ class Watch:
     """Vitals in, at most one breach out; knows nothing of models. Its whole memory is in ``state``."""
 
     bands: Sequence[Band]
-    courses: list[_Course] = field(default_factory=list)
+    courses: list[_BandState] = field(default_factory=list)
     history: dict[str, list[float]] = field(default_factory=dict)
     """values of the healthy steps behind relative bands, and of the wave's variation"""
 
     def __post_init__(self) -> None:
-        self.courses = [_Course() for _ in self.bands]
+        self.courses = [_BandState() for _ in self.bands]
 
     def batch(self, vitals: Vitals, step: int) -> Breach | None:
         """Whether this step's batch is to be left out, or worse; asked before the optimizer's step."""
-        found = [b for b in (self._judge(i, vitals, step) for i, band in enumerate(self.bands) if band.skips) if b]
-        if not found and not any(self._left(band, vitals, step) for band in self.bands if band.relative):
+        found = [b for b in (self._check(i, vitals, step) for i, band in enumerate(self.bands) if band.skips) if b]
+        if not found and not any(self._outside(band, vitals, step) for band in self.bands if band.relative):
             for name in {"wave_variation", *(band.vital for band in self.bands if band.relative)}:
                 value = getattr(vitals, name)
                 if value is not None:
@@ -186,7 +186,7 @@ class Watch:
 
     def run(self, vitals: Vitals, step: int) -> Breach | None:
         """The breach to act on behind the optimizer's step."""
-        judged = [(i, self._judge(i, vitals, step)) for i, band in enumerate(self.bands) if not band.skips]
+        judged = [(i, self._check(i, vitals, step)) for i, band in enumerate(self.bands) if not band.skips]
         found = [(i, breach) for i, breach in judged if breach is not None]
         if not found:
             return None
@@ -196,7 +196,7 @@ class Watch:
             self.courses[first].rung += 1
         # One measure at a time, and every band is given the time to see whether it works.
         for course in self.courses:
-            course.not_before = max(course.not_before, step + SETTLE)
+            course.not_before = max(course.not_before, step + EFFECT_STEPS)
         return breach
 
     @property
@@ -225,28 +225,28 @@ class Watch:
         self.history.clear()
         for course in self.courses:
             course.outside = course.inside = course.skipped = 0
-            course.not_before = max(course.not_before, step + SETTLE)
+            course.not_before = max(course.not_before, step + EFFECT_STEPS)
 
     def state(self) -> dict[str, Any]:
         return {"courses": [vars(course).copy() for course in self.courses], "history": self.history}
 
     def restore(self, state: dict[str, Any]) -> None:
-        courses = [_Course(**values) for values in state["courses"]]
+        courses = [_BandState(**values) for values in state["courses"]]
         if len(courses) == len(self.bands) - 1 and self.bands[0].audio == "lively":
-            courses.insert(0, _Course())  # checkpoints until 22 November 2026 know of no stem that has died
+            courses.insert(0, _BandState())  # checkpoints until 22 November 2026 know of no stem that has died
         if len(courses) == len(self.bands):
             self.courses = courses
             self.history = {name: list(values) for name, values in state["history"].items()}
 
-    def _judge(self, i: int, vitals: Vitals, step: int) -> Breach | None:
+    def _check(self, i: int, vitals: Vitals, step: int) -> Breach | None:
         band, course = self.bands[i], self.courses[i]
         if getattr(vitals, band.vital) is None:
             return None
-        left = self._left(band, vitals, step)
+        left = self._outside(band, vitals, step)
         if left is None:
             course.outside, course.skipped = 0, 0
             course.inside += 1
-            if course.inside >= CALM:
+            if course.inside >= CALM_STEPS:
                 course.rung = 0
             return None
         course.outside += 1
@@ -261,7 +261,7 @@ class Watch:
             return None  # said once
         return Breach(band, value, limit, action)
 
-    def _left(self, band: Band, vitals: Vitals, step: int) -> tuple[float, float] | None:
+    def _outside(self, band: Band, vitals: Vitals, step: int) -> tuple[float, float] | None:
         """(value, limit) where this step is outside ``band``."""
         value = getattr(vitals, band.vital)
         if value is None or (band.audio != "any" and band.audio != self._audio(band, vitals)):
@@ -284,7 +284,7 @@ class Watch:
         lively = usual is not None and math.isfinite(vitals.wave_variation) and vitals.wave_variation > LIVELY * usual
         return "lively" if lively else "still"
 
-    def _skip_or_more(self, band: Band, course: _Course, value: float, limit: float) -> Breach:
+    def _skip_or_more(self, band: Band, course: _BandState, value: float, limit: float) -> Breach:
         course.skipped += 1
         if course.skipped <= band.skips:
             return Breach(band, value, limit, "skip")

@@ -17,7 +17,7 @@ from lalia.cards import write_json
 from lalia.data.batch import Batch
 from lalia.models.encoder import valid_frames
 from lalia.training import Callback, Trainer
-from lalia.training.distributed import total
+from lalia.training.distributed import all_reduce_sum
 from lalia.training.run_log import tensorboard
 from lalia.units import SAMPLE_RATE, to_samples
 from pretrain.task import PretrainTask
@@ -57,8 +57,8 @@ class CodeRecord(Callback):
                 self.usage.append(usage)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: PretrainTask, *args: Any) -> None:  # type: ignore[override]
-        if pl_module.pulse is not None:
-            used_GV = pl_module.pulse.used_GV
+        if pl_module.batch_stats is not None:
+            used_GV = pl_module.batch_stats.used_GV
             self._counts_GV = used_GV.double() if self._counts_GV is None else self._counts_GV + used_GV
 
     def on_validation_start(self, trainer: Trainer, pl_module: PretrainTask) -> None:  # type: ignore[override]
@@ -69,7 +69,9 @@ class CodeRecord(Callback):
         self._found.clear()
         self._wanted = []
         if self._counts_GV is not None and (last or look % -(-looks // HEARINGS) == 0):
-            self._wanted = total(self._counts_GV).topk(min(SOUNDED, self._counts_GV.shape[1]), dim=1).indices.tolist()
+            self._wanted = (
+                all_reduce_sum(self._counts_GV).topk(min(SOUNDED, self._counts_GV.shape[1]), dim=1).indices.tolist()
+            )
 
     def on_validation_batch_end(  # type: ignore[override]
         self, trainer: Trainer, pl_module: PretrainTask, outputs: Any, batch: Batch, batch_idx: int, *args: Any
@@ -89,7 +91,7 @@ class CodeRecord(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: PretrainTask) -> None:  # type: ignore[override]
         if self._counts_GV is None:
             return
-        counts_GV = total(self._counts_GV)
+        counts_GV = all_reduce_sum(self._counts_GV)
         self._counts_GV = None
         if not trainer.is_global_zero:
             return

@@ -23,15 +23,15 @@ from lalia.models.quantizer import ContrastiveHead, kmeans
 from lalia.models.shape import EncoderShape
 from lalia.models.store import load_quantizer
 from lalia.report.run_page import write_run_report
-from lalia.training.distributed import leads, rank, shared
-from lalia.training.run_log import Flow, Waited, read_metrics
+from lalia.training.distributed import is_rank_zero, rank, shard_loader
+from lalia.training.run_log import ThroughputLog, TimedLoader, read_metrics
 from lalia.training.seeds import generator
-from lalia.training.trainer import FINISHED, Run, finished, first_step, fit, newest_checkpoint, settle
+from lalia.training.trainer import FINISHED, Run, finished, first_step, fit, newest_checkpoint, resolve_schedule
 from lalia.units import to_samples
 from pretrain.code_usage import CodeRecord
 from pretrain.config import PretrainSettings
 from pretrain.guard import Guard
-from pretrain.plan import LEAST, check_room
+from pretrain.plan import MINIMUM_STEPS, check_memory
 from pretrain.task import PretrainTask
 
 SHOW = ("train/loss", "train/accuracy", "train/code_perplexity", "valid/accuracy", "valid/code_perplexity")
@@ -45,7 +45,7 @@ def pretrain(settings: PretrainSettings, folder: Path, stated: Collection[str] =
     if finished(folder, settings, stated):
         print(f"{folder}: this run is finished; its encoder is {folder / 'encoder'}")
         return
-    start = _start(settings) if settings.encoder else None
+    start = _load_initial_model(settings) if settings.encoder else None
     data = settings.data
     mixture = Mixture.load(data.corpus)
     notes = [mixture.hold_out_recordings(data.language, data.min_s)]
@@ -60,28 +60,28 @@ def pretrain(settings: PretrainSettings, folder: Path, stated: Collection[str] =
     accumulation = settings.batch.accumulation(ranks)
 
     if not newest_checkpoint(folder):
-        check_room(settings)
+        check_memory(settings)
     torch.manual_seed(settings.seed)
     task = PretrainTask(settings)
     if start is not None:
-        start.give(task)
+        start.load_into(task)
     if not newest_checkpoint(folder):
-        _measure(task, mixture, rows, start)
-    budget = settle(settings, folder, lambda: _micro_step(task, mixture, plan), accumulation, LEAST)
+        _initialise_from_audio(task, mixture, rows, start)
+    budget = resolve_schedule(settings, folder, lambda: _micro_step(task, mixture, plan), accumulation, MINIMUM_STEPS)
     task.zero_grad(set_to_none=True)
 
-    leader = leads(settings.hardware)
+    leader = is_rank_zero(settings.hardware)
     step = first_step(folder)
     hours = mixture.durations_s[rows].sum() / 3600
     chance = 1 / (settings.objective.distractors + 1)
     codes = settings.quantizer.codebooks * settings.quantizer.entries
-    said = (
+    summary = (
         f"pretraining on {hours:.2f} hours in {len(rows)} clips, {settings.schedule.steps} steps of "
         f"{accumulation * ranks * settings.batch.micro_s:.0f} s; chance is {chance:.4f}, codes {codes}"
         + (f"; going on from step {step}" if step else "")
     )
     if leader:
-        print(*filter(None, notes), said, sep="\n", file=sys.stderr)
+        print(*filter(None, notes), summary, sep="\n", file=sys.stderr)
     run = Run(
         folder, settings.hardware, settings.log, settings.schedule, accumulation,
         accumulation * ranks * settings.batch.micro_s, "pretrain", SHOW, clip=settings.optim.clip,
@@ -96,14 +96,14 @@ def pretrain(settings: PretrainSettings, folder: Path, stated: Collection[str] =
         workers=data.workers,
         augment=Augment(settings.augment) if settings.augment.any else None,
     )
-    valid = shared(
+    valid = shard_loader(
         lambda ranks, rank: make_eval_loader(
             mixture, held_out, settings.batch.micro_s, ranks=ranks, rank=rank, max_s=data.max_s
         ),
         settings.hardware,
     )
-    train = Waited(loader)
-    recorders = [Flow(train, mixture.language_names), CodeRecord(folder)]
+    train = TimedLoader(loader)
+    recorders = [ThroughputLog(train, mixture.language_names), CodeRecord(folder)]
     fit(task, run, train, valid, [*([Guard(settings.guard, folder)] if settings.guard.enabled else []), *recorders])
 
     if not leader:
@@ -127,26 +127,26 @@ def pretrain(settings: PretrainSettings, folder: Path, stated: Collection[str] =
 
 
 @dataclass
-class Start:
+class InitialModel:
     """What continued pretraining begins with."""
 
     encoder: Encoder
     quantizer: ContrastiveHead | None
     """None where the folder keeps none: it is learned anew"""
 
-    def give(self, task: PretrainTask) -> None:
+    def load_into(self, task: PretrainTask) -> None:
         """Put the weights into ``task``."""
         task.encoder.load_state_dict(self.encoder.state_dict())
         if self.quantizer is not None:
             task.head.load_state_dict(self.quantizer.state_dict())
 
 
-def _start(settings: PretrainSettings) -> Start:
+def _load_initial_model(settings: PretrainSettings) -> InitialModel:
     """The encoder and quantizer in ``settings.encoder``; ``settings.model`` and ``settings.quantizer`` become their shapes,
     with the model's dropouts and stem_gradient_scale as the settings have them: these are training's, not the weights'. With a
     ``quantizer.teacher`` the quantizer is made anew: the targets are others."""
     quantizer = None if settings.quantizer.teacher else load_quantizer(Path(settings.encoder))
-    start = Start(Encoder.load(settings.encoder), quantizer)
+    start = InitialModel(Encoder.load(settings.encoder), quantizer)
     values, asked = start.encoder.shape.to_dict(), settings.model.to_dict()
     free = ("dropout", "attention_dropout", "feedforward_dropout", "layerdrop", "stem_gradient_scale")
     settings.model = EncoderShape.from_dict(values | {name: asked[name] for name in free})
@@ -175,7 +175,9 @@ def _held_out(settings: PretrainSettings, mixture: Mixture) -> tuple[np.ndarray,
     return rows, f"validation: of {len(every):,} held-out clips {' and '.join(told)}" if told else ""
 
 
-def _measure(task: PretrainTask, mixture: Mixture, rows: np.ndarray, start: Start | None, most: int = 1500) -> None:
+def _initialise_from_audio(
+    task: PretrainTask, mixture: Mixture, rows: np.ndarray, start: InitialModel | None, most: int = 1500
+) -> None:
     """What the encoder and the quantizer take from the audio before training: feature statistics, k-means centres.
 
     What ``start`` brought stays as it is: the weights have learned to live with it.

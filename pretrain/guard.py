@@ -23,11 +23,11 @@ from torch import Tensor
 from lalia.cards import read_json_lines
 from lalia.errors import GuardStopped, UserError
 from lalia.training import Callback, Trainer, interventions
-from lalia.training.distributed import from_leader
-from lalia.training.run_log import Measures
+from lalia.training.distributed import broadcast
+from lalia.training.run_log import InterventionLog
 from pretrain.bands import Band, Breach, GuardSettings, Vitals, Watch, healthy_bands
 from pretrain.loss import perplexity
-from pretrain.task import PretrainTask, Pulse
+from pretrain.task import BatchStats, PretrainTask
 
 # --- Healthy weights -------------------------------------------------------------------------------------
 
@@ -78,7 +78,7 @@ class HealthyWeights:
         self._newest = None
         self._named.append(self.steps)
 
-    def forget(self) -> None:
+    def delete(self) -> None:
         """Take the copies off the disk: the run is over."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -104,11 +104,11 @@ DEAD = 0.05
 
 
 class Guard(Callback):
-    """Reads ``task.pulse`` of each micro-batch, judges each optimizer step, acts, and writes ``RUN/guard.jsonl``."""
+    """Reads ``task.batch_stats`` of each micro-batch, judges each optimizer step, acts, and writes ``RUN/guard.jsonl``."""
 
     def __init__(self, settings: GuardSettings, folder: Path) -> None:
         self.settings, self.folder = settings, folder
-        self.record = Measures(folder, NAME)
+        self.record = InterventionLog(folder, NAME)
         self.diversity_factor, self.rate_factor = 1.0, 1.0
         self.measures = self.skipped = self.rollbacks = 0
         self.usage_GV: Tensor | None = None
@@ -116,7 +116,7 @@ class Guard(Callback):
         self.watch: Watch | None = None
         self.healthy = HealthyWeights(folder / "guard")
         self._restored: dict[str, Any] | None = None
-        self._pulses: list[tuple[Tensor, Pulse]] = []
+        self._stats: list[tuple[Tensor, BatchStats]] = []
         self._vitals: Vitals | None = None
         self._left_out = False
         self._steps = 0
@@ -134,33 +134,37 @@ class Guard(Callback):
         if trainer.is_global_zero:
             self.record.forget_from(trainer.global_step)
         if not self.healthy.steps:
-            self._keep(trainer, task)
+            self._save_healthy(trainer, task)
 
     def on_before_backward(self, trainer: Trainer, pl_module: PretrainTask, loss: Tensor) -> None:  # type: ignore[override]
-        assert pl_module.pulse is not None
-        self._pulses.append((loss.detach(), pl_module.pulse))
+        assert pl_module.batch_stats is not None
+        self._stats.append((loss.detach(), pl_module.batch_stats))
 
     def on_before_optimizer_step(  # type: ignore[override]
         self, trainer: Trainer, pl_module: PretrainTask, optimizer: torch.optim.Optimizer
     ) -> None:
-        if len(self._pulses) < trainer.accumulate_grad_batches:
+        if len(self._stats) < trainer.accumulate_grad_batches:
             return  # DeepSpeed asks at every micro-batch
         assert self.watch is not None
         if self._steps != pl_module.settings.schedule.steps:
             self.watch.bands = self._bands(pl_module)
         usage_GV, share_within = self.usage_GV, self.share_within
         self._vitals = self._measure(trainer, pl_module)
-        self._pulses.clear()
+        self._stats.clear()
         breach = self.watch.batch(self._vitals, trainer.global_step)
         self._left_out = breach is not None
         if breach is None:
             return
         # A batch that is left out says nothing of the codes.
         self.usage_GV, self.share_within = usage_GV, share_within
-        interventions.leave_out(trainer, pl_module)
+        interventions.skip_step(trainer, pl_module)
         self.skipped += 1
         action = breach.action
-        if action == "skip" and breach.band.vital == "loss" and not interventions.finite(trainer, pl_module):
+        if (
+            action == "skip"
+            and breach.band.vital == "loss"
+            and not interventions.weights_are_finite(trainer, pl_module)
+        ):
             action = "roll back"  # no batch can be blamed for weights that are not numbers
         self._act(trainer, pl_module, breach, action)
 
@@ -174,7 +178,7 @@ class Guard(Callback):
         if breach is not None:
             self._act(trainer, pl_module, breach, breach.action)
         elif self.watch.well and step % self.settings.keep_every == 0:
-            self._keep(trainer, pl_module)
+            self._save_healthy(trainer, pl_module)
         pl_module.log_dict(
             {f"guard/{k}": float(v) for k, v in asdict(vitals).items() if v is not None and k not in ("loss", "accuracy")}
             | {
@@ -188,7 +192,7 @@ class Guard(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: PretrainTask) -> None:  # type: ignore[override]
         if trainer.is_global_zero and trainer.global_step >= pl_module.settings.schedule.steps:
-            self.healthy.forget()
+            self.healthy.delete()
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -215,14 +219,14 @@ class Guard(Callback):
 
     def _measure(self, trainer: Trainer, task: PretrainTask) -> Vitals:
         """The vitals of the step whose gradients are ready, the same on every rank."""
-        losses, pulses = zip(*self._pulses, strict=True)
+        losses, stats = zip(*self._stats, strict=True)
         sums = torch.stack([
             torch.stack(losses).float().sum() * trainer.accumulate_grad_batches,  # Lightning has divided by it
-            torch.stack([p.correct for p in pulses]).sum().float(), torch.stack([p.hidden for p in pulses]).sum().float(),
-            torch.stack([p.frames for p in pulses]).sum().float(), torch.stack([p.feature_std for p in pulses]).sum(),
-            torch.stack([p.wave_variation for p in pulses]).sum(), torch.tensor(float(len(pulses)), device=losses[0].device),
+            torch.stack([p.correct for p in stats]).sum().float(), torch.stack([p.hidden for p in stats]).sum().float(),
+            torch.stack([p.frames for p in stats]).sum().float(), torch.stack([p.feature_std for p in stats]).sum(),
+            torch.stack([p.wave_variation for p in stats]).sum(), torch.tensor(float(len(stats)), device=losses[0].device),
         ])  # fmt: skip
-        used_GV = torch.stack([p.used_GV for p in pulses]).sum(0).float()
+        used_GV = torch.stack([p.used_GV for p in stats]).sum(0).float()
         everything = torch.cat([sums, used_GV.flatten()])
         if trainer.world_size > 1:
             everything = trainer.strategy.reduce(everything, reduce_op="sum")
@@ -231,7 +235,7 @@ class Guard(Callback):
         self.usage_GV = used_GV if self.usage_GV is None else MEMORY * self.usage_GV + used_GV
         within = _code_share(used_GV)
         self.share_within = within if self.share_within is None else MEMORY * self.share_within + (1 - MEMORY) * within
-        self._live_KF = torch.cat([p.live_KF for p in pulses])
+        self._live_KF = torch.cat([p.live_KF for p in stats])
         scale = float(trainer.precision_plugin.scale) if task.settings.hardware.precision == "fp16" else None  # type: ignore[attr-defined]
         norm: float | None = interventions.gradient_norm(trainer, task)
         if scale is not None and norm is not None and not math.isfinite(norm):
@@ -255,8 +259,8 @@ class Guard(Callback):
             "tell": lambda: "nothing was changed; see --mask.coverage and the lengths of the clips",
             "skip": lambda: "this batch is left out",
             "revive": lambda: self._revive(trainer, task),
-            "raise diversity": lambda: self._raise(task),
-            "cut the rate": lambda: self._cut(trainer),
+            "raise diversity": lambda: self._raise_diversity(task),
+            "cut the rate": lambda: self._cut_learning_rate(trainer),
             "roll back": lambda: self._roll_back(trainer, task),
             "stop": lambda: "the run is stopped",
         }[action]()
@@ -284,11 +288,11 @@ class Guard(Callback):
 
     def _revive(self, trainer: Trainer, task: PretrainTask) -> str:
         assert self.usage_GV is not None and self._live_KF is not None
-        live_KF = from_leader(self._live_KF)
+        live_KF = broadcast(self._live_KF)
         V = task.head.shape.entries
         revived = 0
         aim = list(task.head.code_logits.parameters())  # weight and bias
-        with interventions.edited(trainer, aim):
+        with interventions.editing(trainer, aim):
             places = [torch.zeros_like(parameter, dtype=torch.bool) for parameter in aim]
             for group, usage_V in enumerate(self.usage_GV):
                 dead_K = torch.nonzero(usage_V < DEAD / V * usage_V.sum())[:, 0].to(live_KF.device)
@@ -301,21 +305,21 @@ class Guard(Callback):
                     place[group * V + dead_K] = True
                 revived += len(dead_K)
         for parameter, place in zip(aim, places, strict=True):
-            interventions.forget(
+            interventions.reset_moments(
                 trainer, parameter, place
             )  # where the dead ones were heading is of no use to the new ones
         self.usage_GV = self.share_within = None
         return f"{revived} dead codes start again at live features"
 
-    def _raise(self, task: PretrainTask) -> str:
+    def _raise_diversity(self, task: PretrainTask) -> str:
         self.diversity_factor = min(MOST_RAISE, RAISE * self.diversity_factor)
         task.diversity_factor = self.diversity_factor
         weight = task.settings.objective.diversity_weight * self.diversity_factor
         return f"the diversity weight is now {weight:g}"
 
-    def _cut(self, trainer: Trainer) -> str:
+    def _cut_learning_rate(self, trainer: Trainer) -> str:
         self.rate_factor *= CUT
-        interventions.cut_rate(trainer, CUT)
+        interventions.scale_learning_rates(trainer, CUT)
         return f"the learning rate is cut to {self.rate_factor:g} of what was asked for"
 
     def _roll_back(self, trainer: Trainer, task: PretrainTask) -> str:
@@ -323,13 +327,13 @@ class Guard(Callback):
         self.rollbacks += 1
         # A second time in a row, further back: the newest copy may have been ill already.
         step, kept = self.healthy.copy(older=self.rollbacks > 1)
-        interventions.put_back(trainer, task, kept)
+        interventions.restore(trainer, task, kept)
         self.usage_GV = self.share_within = None
         self.watch.rolled_back(trainer.global_step)
-        return f"weights and optimizer are those of step {step} again, and {self._cut(trainer)}"
+        return f"weights and optimizer are those of step {step} again, and {self._cut_learning_rate(trainer)}"
 
-    def _keep(self, trainer: Trainer, task: PretrainTask) -> None:
-        self.healthy.keep(interventions.copied(trainer, task), trainer.global_step, write=trainer.is_global_zero)
+    def _save_healthy(self, trainer: Trainer, task: PretrainTask) -> None:
+        self.healthy.keep(interventions.snapshot(trainer, task), trainer.global_step, write=trainer.is_global_zero)
 
     # -- Records -----------------------------------------------------------------------------------------------------------
 
@@ -351,4 +355,4 @@ def _code_share(usage_GV: Tensor) -> float:
 
 def read_record(run: Path) -> list[dict[str, Any]]:
     """What the guard did in ``run``, in order."""
-    return read_json_lines(Measures(run, NAME).path)
+    return read_json_lines(InterventionLog(run, NAME).path)

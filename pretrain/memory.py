@@ -132,7 +132,7 @@ class Memory:
         return self.state + self.activations
 
 
-class Moment(NamedTuple):
+class Peak(NamedTuple):
     """Bytes that the passes of a micro-batch hold at some moment."""
 
     once: float
@@ -148,18 +148,18 @@ class Footprint:
     parameters: int
     clip_s: Seconds
     """of the longest clip"""
-    moments: Callable[[bool], tuple[Moment, ...]]
+    peaks: Callable[[bool], tuple[Peak, ...]]
     """of the passes as they are, or (True) with activation checkpointing"""
     buffers: float = 0.0
     """bytes of tables, and of a teacher, which are not trained"""
 
     def held(self, micro_s: Seconds, again: bool = False) -> float:
         """Bytes for a micro-batch of ``micro_s`` seconds; ``again`` = with activation checkpointing."""
-        return max(once + micro_s / self.clip_s * a_clip for once, a_clip in self.moments(again))
+        return max(once + micro_s / self.clip_s * a_clip for once, a_clip in self.peaks(again))
 
     def fitting_s(self, free: float, again: bool = False) -> Seconds:
         """Seconds of audio whose passes fit into ``free`` bytes."""
-        return min(max(0.0, free - once) / a_clip * self.clip_s for once, a_clip in self.moments(again))
+        return min(max(0.0, free - once) / a_clip * self.clip_s for once, a_clip in self.peaks(again))
 
 
 def trace(settings: PretrainSettings, cuda: bool = False) -> Footprint:
@@ -169,19 +169,19 @@ def trace(settings: PretrainSettings, cuda: bool = False) -> Footprint:
     (weights_1, buffers_1), (weights_2, buffers_2) = (_sizes(_shallow(settings, blocks, False)) for blocks in (1, 2))
 
     @cache
-    def moments(again: bool) -> tuple[Moment, ...]:
+    def peaks(again: bool) -> tuple[Peak, ...]:
         one, two = (_passes(_shallow(settings, blocks, again), clip_s, cuda) for blocks in (1, 2))
         found = []
         for (once_1, twice_1), (once_2, twice_2) in zip(one, two, strict=True):
             clip_1, clip_2 = twice_1 - once_1, twice_2 - once_2
             rest_1, rest_2 = once_1 - clip_1, once_2 - clip_2
-            found.append(Moment(max(0, rest_1 + more * (rest_2 - rest_1)), max(1, clip_1 + more * (clip_2 - clip_1))))
+            found.append(Peak(max(0, rest_1 + more * (rest_2 - rest_1)), max(1, clip_1 + more * (clip_2 - clip_1))))
         return tuple(found)
 
     return Footprint(
         parameters=weights_1 + more * (weights_2 - weights_1),
         clip_s=clip_s,
-        moments=moments,
+        peaks=peaks,
         buffers=buffers_1 + more * (buffers_2 - buffers_1),
     )
 
@@ -215,7 +215,7 @@ def machine_bytes(devices: int = 1) -> float:
         return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) / devices
 
 
-def worst_moments(task: PretrainTask, batch: Batch, cuda: bool = False) -> tuple[float, ...]:
+def peak_bytes(task: PretrainTask, batch: Batch, cuda: bool = False) -> tuple[float, ...]:
     """Bytes that forward and backward pass of ``batch`` hold at most beside weights and their gradients: before the blocks, until
     the gradient has left them, and from then on."""
     for weight in task.parameters():
@@ -269,5 +269,5 @@ def _sizes(task: PretrainTask) -> tuple[int, int]:
 def _passes(task: PretrainTask, clip_s: Seconds, cuda: bool) -> list[tuple[float, float]]:
     """For each moment the bytes held with one clip of the longest length, and with two."""
     with torch.random.fork_rng(devices=[]):
-        once, twice = (worst_moments(task, noise(clips, clip_s), cuda) for clips in (1, 2))
+        once, twice = (peak_bytes(task, noise(clips, clip_s), cuda) for clips in (1, 2))
     return list(zip(once, twice, strict=True))

@@ -15,7 +15,7 @@ from lalia.data.loader import make_loader
 from lalia.data.mixture import Mixture
 from lalia.data.plan import BatchPlan
 from lalia.errors import UserError
-from lalia.training.trainer import Budget, Least, seconds_of
+from lalia.training.trainer import Budget, MinimumSteps, training_clock
 from lalia.units import Seconds
 from pretrain.config import PretrainSettings
 from pretrain.memory import GB, Footprint, Memory, forward, machine_bytes, predict, trace
@@ -23,7 +23,7 @@ from pretrain.task import PretrainTask
 
 HEADROOM = 0.9
 """Share of a device's memory that is planned with; the rest is for what backward passes and libraries take for a moment."""
-LEAST = Least(400, "its accuracy may be at chance for the first 400")
+MINIMUM_STEPS = MinimumSteps(400, "its accuracy may be at chance for the first 400")
 STAGES = ("none", "zero1", "zero2", "zero3", "zero3-offload")
 
 
@@ -49,7 +49,7 @@ class PlanRequest(PretrainSettings):
 
 
 @dataclass(frozen=True)
-class Cut:
+class HardwarePlan:
     """A batch cut for the hardware."""
 
     micro_s: Seconds
@@ -75,7 +75,7 @@ def solve(
     ranks: int,
     device_bytes: float,
     checkpointing: bool = False,
-) -> Cut:
+) -> HardwarePlan:
     """The mildest cut that fits: lower ZeRO stages first, then offload, then activation checkpointing (from the start where
     ``checkpointing`` asks for it); the micro-batch that is wanted where it fits, else the largest that does.
 
@@ -96,7 +96,7 @@ def solve(
                 accumulation += 1
             micro_s = max(footprint.clip_s, share_s / accumulation)
             memory = predict(footprint, micro_s, stage, ranks, offload, again)
-            return Cut(micro_s, accumulation, stage, offload, again, largest_s, memory)
+            return HardwarePlan(micro_s, accumulation, stage, offload, again, largest_s, memory)
     last = choices[-1]
     needed = predict(footprint, footprint.clip_s, last[0], ranks, last[1], True).total / HEADROOM
     free_s = footprint.fitting_s(usable - predict(footprint, 0.0, last[0], ranks, last[1], True).state, True)
@@ -111,7 +111,7 @@ def solve(
     )
 
 
-def check_room(settings: PretrainSettings) -> None:
+def check_memory(settings: PretrainSettings) -> None:
     """A ``UserError`` that says what fits where a run's micro-batch is larger than the memory that is free here."""
     footprint = trace(settings)
     free, ranks = machine_bytes(settings.hardware.devices), settings.hardware.ranks
@@ -135,7 +135,7 @@ def check_room(settings: PretrainSettings) -> None:
     )
 
 
-def plan(settings: PlanRequest, console: Console | None = None) -> Cut:
+def plan(settings: PlanRequest, console: Console | None = None) -> HardwarePlan:
     """Solve and print the plan; returns the cut of the batch."""
     console = console or Console()
     ask = settings.plan
@@ -166,7 +166,7 @@ def plan(settings: PlanRequest, console: Console | None = None) -> Cut:
 
 
 def _batch_table(
-    settings: PlanRequest, cut: Cut, ranks: int, device_bytes: float, given: bool, footprint: Footprint
+    settings: PlanRequest, cut: HardwarePlan, ranks: int, device_bytes: float, given: bool, footprint: Footprint
 ) -> Table:
     wanted = settings.batch.micro_s
     table = _table("The batch", "", "")
@@ -193,7 +193,7 @@ def _batch_table(
     return table
 
 
-def _memory_table(cut: Cut, footprint: Footprint, device_bytes: float) -> Table:
+def _memory_table(cut: HardwarePlan, footprint: Footprint, device_bytes: float) -> Table:
     table = _table(f"Memory of a device ({footprint.parameters / 1e6:.1f} M weights)", "part", "GB")
     for part in ("weights", "gradients", "optimizer", "activations"):
         table.add_row(part, f"{getattr(cut.memory, part) / GB:.3f}")
@@ -204,14 +204,14 @@ def _memory_table(cut: Cut, footprint: Footprint, device_bytes: float) -> Table:
 
 
 def _course_table(
-    settings: PlanRequest, cut: Cut, ranks: int, batches: BatchPlan, micro_step_s: Seconds | None
+    settings: PlanRequest, cut: HardwarePlan, ranks: int, batches: BatchPlan, micro_step_s: Seconds | None
 ) -> Table:
     schedule, step_s = settings.schedule, None
     if micro_step_s is not None:
         step_s = micro_step_s * cut.accumulation
     steps = schedule.steps
     if not steps and schedule.minutes and step_s is not None:
-        steps = Budget(settings, Path(), LEAST).plan(step_s, tell=True)
+        steps = Budget(settings, Path(), MINIMUM_STEPS).plan(step_s, tell=True)
     table = _table("The course", "", "")
     table.add_row("corpus", f"{batches.hours:.2f} h in {batches.clips} clips")
     audio_h = steps * cut.accumulation * ranks * batches.mean_s / 3600
@@ -230,7 +230,7 @@ def _course_table(
 
 
 def _timed(
-    settings: PlanRequest, mixture: Mixture, batches: BatchPlan, cut: Cut, footprint: Footprint
+    settings: PlanRequest, mixture: Mixture, batches: BatchPlan, cut: HardwarePlan, footprint: Footprint
 ) -> Seconds | None:
     """Seconds of one forward and backward pass on this machine's processor; None where the model does not fit here."""
     if predict(footprint, cut.micro_s, 0, 1, again=cut.checkpointing).total > HEADROOM * machine_bytes():
@@ -243,9 +243,9 @@ def _timed(
     seconds = []
     for _ in range(5):
         batch = task.joined(next(loader))
-        begun = seconds_of(torch.device("cpu"))
+        begun = training_clock(torch.device("cpu"))
         forward(task, batch).backward()
-        seconds.append(seconds_of(torch.device("cpu")) - begun)
+        seconds.append(training_clock(torch.device("cpu")) - begun)
     return sorted(seconds[1:])[1]  # the first one warms up; a slow one had to share the machine
 
 

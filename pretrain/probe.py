@@ -190,7 +190,7 @@ class Groups:
         return self.classes > 1 and len(self.test) > 0
 
 
-class Questions:
+class ProbeData:
     """What a corpus can be asked, and the clips to ask it of; every layer gets the same."""
 
     def __init__(self, mixture: Mixture, ask: ProbeSettings) -> None:
@@ -224,7 +224,7 @@ class Questions:
         self.tokens = Tokens.from_texts([self._texts[int(r)] for r in self.letters_train] or ["a"])
         self._encode = encoder_of(self.tokens, normaliser)
 
-    def ask(
+    def probe_layers(
         self, encoder: str, layers: list[str], features: Callable[[Tensor, Tensor], list[list[Tensor]]]
     ) -> list[ProbeRow]:
         """A row for each of ``layers``; ``features`` gives, for a batch, each layer's list of (T, D), one per clip."""
@@ -333,21 +333,21 @@ def rich_table(found: Probe) -> Table:
     shown = Table(box=box.SIMPLE_HEAD)
     for name in ("encoder", "layer"):
         shown.add_column(name)
-    for name in heads(found):
+    for name in column_titles(found):
         shown.add_column(name, justify="right")
-    for cells in body(found):
+    for cells in table_rows(found):
         shown.add_row(*cells)
     return shown
 
 
-def heads(found: Probe) -> Iterator[str]:
+def column_titles(found: Probe) -> Iterator[str]:
     """What was asked, with how much chance would give."""
     yield f"language (of {found.languages}, chance {found.chance_language:.2f})"
     yield f"speaker (of {found.speakers}, chance {found.chance_speaker:.2f})"
     yield f"CER {found.letters_of}".strip()
 
 
-def body(found: Probe) -> Iterator[list[str]]:
+def table_rows(found: Probe) -> Iterator[list[str]]:
     for row in found.rows:
         own = [other for other in found.rows if other.encoder == row.encoder]
         yield [row.encoder or "-", row.layer, *(_cell(row, own, name) for name in QUESTIONS)]
@@ -364,7 +364,7 @@ def write_page(path: Path, found: Probe, folders: Sequence[str], corpus: str) ->
             Section("By layer", [figures(charts)], "The dashed line is plain log-mel, read by the same probe."),
             Section(
                 "All figures",
-                [table(["encoder", "layer", *heads(found)], list(body(found)))],
+                [table(["encoder", "layer", *column_titles(found)], list(table_rows(found)))],
                 " ".join(["The best layer of each encoder is starred.", *(f"{note}." for note in found.notes)]),
             ),
         ],
@@ -427,18 +427,18 @@ def probe(ask: ProbeSettings, console: Console | None = None) -> Probe:
     folders, corpus = ask.encoders, ask.corpus
     mixture = Mixture.load([corpus])
     encoders = {name: Encoder.load(folder) for name, folder in zip(_names(folders), folders, strict=True)}
-    questions = Questions(mixture, ask)
+    data = ProbeData(mixture, ask)
     found = Probe(
-        languages=questions.languages.classes, speakers=questions.speakers.classes, notes=questions.notes,
-        chance_language=questions.languages.chance, chance_speaker=questions.speakers.chance,
-        letters_of=questions.letters_of,
+        languages=data.languages.classes, speakers=data.speakers.classes, notes=data.notes,
+        chance_language=data.languages.chance, chance_speaker=data.speakers.chance,
+        letters_of=data.letters_of,
     )  # fmt: skip
     shape = next(iter(encoders.values())).shape
     stack = max(1, round(shape.frame_s * SAMPLE_RATE / FRAME_HOP))
-    found.rows += questions.ask("", [BASELINE], LogMel(stack))
+    found.rows += data.probe_layers("", [BASELINE], LogMel(stack))
     for name, encoder in encoders.items():
         layers = ["input", *(f"{i + 1}" for i in range(encoder.shape.layers))]
-        found.rows += questions.ask(name, layers, Layers(encoder))
+        found.rows += data.probe_layers(name, layers, Layers(encoder))
     (console or Console()).print(rich_table(found))
     for note in found.notes:
         print(note, file=sys.stderr)

@@ -15,7 +15,7 @@ from lalia.data.loader import Batch
 from lalia.models.encoder import Encoder, valid_frames
 from lalia.models.quantizer import ContrastiveHead
 from lalia.training import LightningModule
-from lalia.training.distributed import total
+from lalia.training.distributed import all_reduce_sum
 from lalia.training.seeds import generator, reseed
 from lalia.training.trainer import adamw, parameter_groups
 from pretrain.config import PretrainSettings
@@ -34,7 +34,7 @@ from pretrain.loss import (
 )
 
 
-class Pass(NamedTuple):
+class ForwardOutput(NamedTuple):
     """What one forward pass found."""
 
     hidden: Contrast
@@ -44,10 +44,10 @@ class Pass(NamedTuple):
     codes: Codes
     """of the hidden frames"""
     feature_penalty: Tensor
-    pulse: Pulse
+    batch_stats: BatchStats
 
 
-class Pulse(NamedTuple):
+class BatchStats(NamedTuple):
     """What the guard needs to know of one micro-batch; all without gradient."""
 
     correct: Tensor
@@ -67,7 +67,7 @@ class Pulse(NamedTuple):
 
 
 LIVE = 256
-"""Features that a pulse carries at most."""
+"""Features that a batch_stats carries at most."""
 
 
 class PretrainTask(LightningModule):
@@ -84,11 +84,11 @@ class PretrainTask(LightningModule):
             self.encoder.compile_blocks()
         self.diversity_factor = 1.0
         """the guard raises it where codes die"""
-        self.pulse: Pulse | None = None
+        self.batch_stats: BatchStats | None = None
         """of the last training micro-batch"""
         self._seen: list[tuple[Tensor, Tensor]] = []
 
-    def forward(self, batch: Batch, random: torch.Generator, gumbel: float | None) -> Pass:
+    def forward(self, batch: Batch, random: torch.Generator, gumbel: float | None) -> ForwardOutput:
         """One forward pass. ``gumbel`` is the temperature of the codes' noise; None = no noise, and distinct distractors."""
         variation = wave_variation(batch)  # first, while nothing else is held: it takes as much as the waves
         features_BTF, raw_BTF, frames_B = self.encoder.features(batch.wave_BS, batch.lengths_B)
@@ -123,8 +123,8 @@ class PretrainTask(LightningModule):
         hidden, codes = contrast(mask_BT)
         weighs = self.settings.objective.visible_weight > 0 and gumbel is not None
         visible = contrast(inside_BT & ~mask_BT)[0] if weighs else None
-        pulse = _pulse(hidden, codes, features_BTF, mask_BT, raw_BTF, inside_BT, variation)
-        return Pass(hidden, visible, codes, feature_penalty(raw_BTF, inside_BT), pulse)
+        batch_stats = _batch_stats(hidden, codes, features_BTF, mask_BT, raw_BTF, inside_BT, variation)
+        return ForwardOutput(hidden, visible, codes, feature_penalty(raw_BTF, inside_BT), batch_stats)
 
     def joined(self, batch: Batch) -> Batch:
         """``batch`` with its short clips joined, where the settings want that."""
@@ -139,7 +139,7 @@ class PretrainTask(LightningModule):
             int(objective.gumbel_share * self.settings.schedule.steps),
         )  # fmt: skip
         seen = self(batch, generator(seed, "objective", batch.number), gumbel)
-        self.pulse = seen.pulse
+        self.batch_stats = seen.batch_stats
         info_nce = seen.hidden.loss / seen.hidden.count.clamp(min=1)
         loss = info_nce
         if seen.visible is not None:
@@ -173,8 +173,8 @@ class PretrainTask(LightningModule):
         # Over all held-out audio of all ranks: the perplexity of one batch is bounded by how little one batch holds.
         sums, usages = zip(*self._seen, strict=True)
         self._seen.clear()
-        loss, correct, count = total(torch.stack(sums).sum(0))
-        usage_GV = total(torch.stack(usages).sum(0)) / count
+        loss, correct, count = all_reduce_sum(torch.stack(sums).sum(0))
+        usage_GV = all_reduce_sum(torch.stack(usages).sum(0)) / count
         self.log_dict(
             {
                 "valid/info_nce": (loss / count).float(),
@@ -198,10 +198,10 @@ def wave_variation(batch: Batch) -> Tensor:
 
 
 @torch.no_grad()
-def _pulse(
+def _batch_stats(
     hidden: Contrast, codes: Codes, features_BTF: Tensor, mask_BT: Tensor, raw_BTF: Tensor, inside_BT: Tensor,
     variation: Tensor,
-) -> Pulse:  # fmt: skip
+) -> BatchStats:  # fmt: skip
     inside_BT1 = inside_BT[:, :, None]
     count_B1F = inside_BT1.sum(1, keepdim=True).clamp(min=1)
     raw = raw_BTF.float() * inside_BT1
@@ -210,4 +210,4 @@ def _pulse(
     masked_NF = features_BTF[mask_BT]
     live_KF = masked_NF[:: max(1, len(masked_NF) // LIVE)][:LIVE].float()
     used_GV = codes.usage_GV * hidden.count
-    return Pulse(hidden.correct.detach(), hidden.count, inside_BT.sum(), std, variation, used_GV, live_KF)
+    return BatchStats(hidden.correct.detach(), hidden.count, inside_BT.sum(), std, variation, used_GV, live_KF)

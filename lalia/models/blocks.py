@@ -77,8 +77,8 @@ class ChunkedConvolution(nn.Conv1d):
         N = -(-T // chunk)
         windows_BCNK = F.pad(x_BCT, (side, N * chunk - T)).unfold(2, side + chunk, chunk)
         windows_MCK = F.pad(windows_BCNK.transpose(1, 2).reshape(B * N, C, side + chunk), (0, side))
-        said_MCK = F.conv1d(windows_MCK, self.weight, groups=C)
-        return said_MCK.view(B, N, C, chunk).transpose(1, 2).reshape(B, C, N * chunk)[:, :, :T]
+        out_MCK = F.conv1d(windows_MCK, self.weight, groups=C)
+        return out_MCK.view(B, N, C, chunk).transpose(1, 2).reshape(B, C, N * chunk)[:, :, :T]
 
 
 # --- The blocks of an encoder, put together from fairseq2's parts ----------------------------------------

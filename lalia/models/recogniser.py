@@ -131,7 +131,7 @@ def align(log_probs_TV: np.ndarray, ids: list[int]) -> np.ndarray:
     if not ids:
         return np.full(T, -1)
     log_probs_1TV = torch.from_numpy(np.ascontiguousarray(log_probs_TV, np.float32))[None]
-    said_T = forced_align(log_probs_1TV, torch.tensor([ids]), blank=0)[0][0].numpy()
+    path_T = forced_align(log_probs_1TV, torch.tensor([ids]), blank=0)[0][0].numpy()
     # A token is a new one behind a blank or another one; of two equal ones a blank is always between.
-    begins_T = (said_T != 0) & (said_T != np.append(0, said_T[:-1]))
-    return np.where(said_T != 0, begins_T.cumsum() - 1, -1)
+    begins_T = (path_T != 0) & (path_T != np.append(0, path_T[:-1]))
+    return np.where(path_T != 0, begins_T.cumsum() - 1, -1)

@@ -39,7 +39,7 @@ from lalia.report.charts import (
     small,
 )
 from lalia.report.page import clips_section, lineage_of, product_card
-from lalia.training.run_log import in_words, read_bad_clips, read_metrics
+from lalia.training.run_log import bad_clips_summary, read_bad_clips, read_metrics
 from lalia.training.settings import (
     BatchSettings,
     DataSettings,
@@ -406,7 +406,11 @@ _LEADS = {
 def _unread(run: Path) -> list[str]:
     """Which clips could not be read."""
     bad = read_bad_clips(run)
-    return [f"{in_words(run)}: {'; '.join(bad[:SHOWN_BAD])}{'; …' if len(bad) > SHOWN_BAD else ''}"] if bad else []
+    return (
+        [f"{bad_clips_summary(run)}: {'; '.join(bad[:SHOWN_BAD])}{'; …' if len(bad) > SHOWN_BAD else ''}"]
+        if bad
+        else []
+    )
 
 
 def _tiles(run: RunFolder) -> list[page.Tile]:

@@ -28,7 +28,7 @@ CHECKPOINTS, BEST = "checkpoints", "best.ckpt"
 KEPT = 2
 
 
-class AtomicFiles(TorchCheckpointIO):
+class AtomicCheckpointIO(TorchCheckpointIO):
     """Checkpoint files that are there whole or not at all, and that are read without unpickling anything."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
@@ -46,10 +46,10 @@ class AtomicFiles(TorchCheckpointIO):
 
 
 @dataclass(frozen=True)
-class Patience:
+class EarlyStopping:
     """When a run ends before its last step."""
 
-    looks: int = 0
+    validations: int = 0
     """looks at held-out audio in a row without a better one; 0 = never"""
     first_step: Callable[[], int] = int
     """looks up to this step, which follows the number of steps, do not count"""
@@ -83,12 +83,12 @@ class Checkpoints(Callback):
         log: LogSettings,
         accumulation: int,
         monitor: tuple[str, str] | None,
-        patience: Patience | None = None,
+        early_stopping: EarlyStopping | None = None,
     ) -> None:
         self.folder = folder / CHECKPOINTS
         self.schedule, self.logs, self.accumulation = schedule, log, accumulation
         self.monitor = monitor
-        self.patience = patience or Patience()
+        self.early_stopping = early_stopping or EarlyStopping()
         self.best: float | None = None
         self.waited = 0
         """looks in a row without a better one"""
@@ -106,20 +106,20 @@ class Checkpoints(Callback):
 
     # -- stopping --
 
-    def listen(self) -> None:
-        """Take the signals that ask for a stop over until ``restore``; does nothing outside the main thread."""
+    def catch_signals(self) -> None:
+        """Take the signals that ask for a stop over until ``release_signals``; does nothing outside the main thread."""
         if threading.current_thread() is threading.main_thread():
             for signum in STOPPING:
-                before = signal.signal(signum, self._heard)
+                before = signal.signal(signum, self._on_signal)
                 self._previous.setdefault(signum, before)
 
-    def restore(self) -> None:
+    def release_signals(self) -> None:
         """Give the signals back."""
         for signum, before in self._previous.items():
             signal.signal(signum, before)
         self._previous.clear()
 
-    def _heard(self, signum: int, frame: FrameType | None) -> None:
+    def _on_signal(self, signum: int, frame: FrameType | None) -> None:
         if signum == signal.SIGINT and self.asked == signal.SIGINT:
             raise Stopped(signum, None)
         self.asked = signum
@@ -127,7 +127,7 @@ class Checkpoints(Callback):
             print("\nfinishing this step, then saving; Ctrl-C again stops at once", file=sys.stderr, flush=True)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.listen()  # Lightning has put handlers of its own there since
+        self.catch_signals()  # Lightning has put handlers of its own there since
         self.done = trainer.global_step
         if trainer.strategy.reduce_boolean_decision(self.asked is not None, all=False):
             raise Stopped(self.asked or signal.SIGTERM, None)  # nothing is new since the start
@@ -137,7 +137,7 @@ class Checkpoints(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         step = trainer.global_step
         if step != self.done and step % self.valid_every:
-            self._behind(trainer, step)
+            self._after_step(trainer, step)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         step = trainer.global_step
@@ -154,13 +154,13 @@ class Checkpoints(Callback):
                 self.best = value
                 self.waited = 0
                 trainer.save_checkpoint(self.folder / BEST, weights_only=True)
-            elif step > self.patience.first_step():
+            elif step > self.early_stopping.first_step():
                 self.waited += 1
-                self.ended = 0 < self.patience.looks <= self.waited
-        self._behind(trainer, step)
+                self.ended = 0 < self.early_stopping.validations <= self.waited
+        self._after_step(trainer, step)
         trainer.should_stop = trainer.should_stop or self.ended
 
-    def _behind(self, trainer: Trainer, step: int) -> None:
+    def _after_step(self, trainer: Trainer, step: int) -> None:
         """What is due behind ``step``: a checkpoint, and the end of the run where any rank was asked for it."""
         self.done = step
         stop = trainer.strategy.reduce_boolean_decision(self.asked is not None, all=False)

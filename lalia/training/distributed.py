@@ -78,12 +78,12 @@ def rank(hardware: HardwareSettings) -> int:
     return found.global_rank()
 
 
-def leads(hardware: HardwareSettings) -> bool:
+def is_rank_zero(hardware: HardwareSettings) -> bool:
     """Whether this process is the one that writes and prints."""
     return rank(hardware) == 0
 
 
-def shared(make: Callable[[int, int], L], hardware: HardwareSettings) -> L:
+def shard_loader(make: Callable[[int, int], L], hardware: HardwareSettings) -> L:
     """This rank's loader of held-out batches, out of ``make(ranks, rank)``.
 
     Every rank gets all of them where they cannot be shared: fewer batches than ranks, or ZeRO 3, whose ranks must run equally
@@ -95,7 +95,7 @@ def shared(make: Callable[[int, int], L], hardware: HardwareSettings) -> L:
     return everything if len(everything) < hardware.ranks else make(hardware.ranks, rank(hardware))
 
 
-def total(values: Tensor) -> Tensor:
+def all_reduce_sum(values: Tensor) -> Tensor:
     """``values`` summed over all ranks, in float64; the same tensor everywhere."""
     values = values.double()
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
@@ -103,7 +103,7 @@ def total(values: Tensor) -> Tensor:
     return values
 
 
-def from_leader(values: Tensor) -> Tensor:
+def broadcast(values: Tensor) -> Tensor:
     """The leading rank's ``values``, on this rank's own device; the ranks' may differ in shape, not in dimensions.
 
     Sent as numbers: a tensor inside a pickled object would arrive on the leader's device.
@@ -117,10 +117,10 @@ def from_leader(values: Tensor) -> Tensor:
     return sent
 
 
-def over_ranks(errors: ErrorCounts, device: torch.device) -> ErrorCounts:
+def all_reduce_errors(errors: ErrorCounts, device: torch.device) -> ErrorCounts:
     """Errors counted on all ranks."""
     counts = torch.tensor(astuple(errors), device=device)
-    return ErrorCounts(*(int(count) for count in total(counts)))
+    return ErrorCounts(*(int(count) for count in all_reduce_sum(counts)))
 
 
 def set_threads(hardware: HardwareSettings) -> None:

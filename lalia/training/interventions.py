@@ -23,23 +23,23 @@ def gradient_norm(trainer: Trainer, module: LightningModule) -> float:
     return float(torch.nn.utils.get_total_norm([p.grad for p in module.parameters() if p.grad is not None]))
 
 
-def leave_out(trainer: Trainer, module: LightningModule) -> None:
+def skip_step(trainer: Trainer, module: LightningModule) -> None:
     """The step that waits will change nothing, the optimizer's moments included."""
     if isinstance(trainer.strategy, DeepSpeedZero):
-        trainer.strategy.leave_out()
+        trainer.strategy.skip_step()
         return
     for parameter in module.parameters():
         parameter.grad = None
 
 
-def finite(trainer: Trainer, module: LightningModule) -> bool:
+def weights_are_finite(trainer: Trainer, module: LightningModule) -> bool:
     """Whether all weights are numbers."""
     if isinstance(trainer.strategy, DeepSpeedZero):
-        return trainer.strategy.finite()
+        return trainer.strategy.weights_are_finite()
     return all(bool(torch.isfinite(parameter).all()) for parameter in module.parameters())
 
 
-def copied(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
+def snapshot(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
     """``weights`` and ``moments`` as they are, on the CPU; both empty where ranks hold shards and this one does not lead."""
     if isinstance(trainer.strategy, DeepSpeedZero):
         weights = trainer.strategy.lightning_module_state_dict()
@@ -49,10 +49,10 @@ def copied(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
     return {"weights": _cloned(weights), "moments": _cloned(moments)}
 
 
-def put_back(trainer: Trainer, module: LightningModule, kept: dict[str, Any]) -> None:
+def restore(trainer: Trainer, module: LightningModule, kept: dict[str, Any]) -> None:
     """Take the weights and moments of a copy, which every rank must have; learning rates stay."""
     if isinstance(trainer.strategy, DeepSpeedZero):
-        trainer.strategy.put_back(kept["weights"], kept["moments"])
+        trainer.strategy.restore(kept["weights"], kept["moments"])
         return
     module.load_state_dict(kept["weights"])
     optimizer = trainer.optimizers[0]
@@ -62,7 +62,7 @@ def put_back(trainer: Trainer, module: LightningModule, kept: dict[str, Any]) ->
     )
 
 
-def cut_rate(trainer: Trainer, factor: float) -> None:
+def scale_learning_rates(trainer: Trainer, factor: float) -> None:
     """Every learning rate from here on is ``factor`` of what the schedule says."""
     for config in trainer.lr_scheduler_configs:
         config.scheduler.base_lrs = [rate * factor for rate in config.scheduler.base_lrs]
@@ -73,19 +73,19 @@ def cut_rate(trainer: Trainer, factor: float) -> None:
 
 
 @contextmanager
-def edited(trainer: Trainer, parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+def editing(trainer: Trainer, parameters: Sequence[nn.Parameter]) -> Iterator[None]:
     """``parameters`` whole inside, to be changed alike on every rank."""
     if isinstance(trainer.strategy, DeepSpeedZero):
-        with trainer.strategy.edited(parameters):
+        with trainer.strategy.editing(parameters):
             yield
     else:
         yield
 
 
-def forget(trainer: Trainer, parameter: nn.Parameter, places: Tensor) -> None:
+def reset_moments(trainer: Trainer, parameter: nn.Parameter, places: Tensor) -> None:
     """Zero the optimizer's moments of ``parameter`` where ``places``, of its shape, is true."""
     if isinstance(trainer.strategy, DeepSpeedZero):
-        trainer.strategy.forget(parameter, places)
+        trainer.strategy.reset_moments(parameter, places)
         return
     for moment in trainer.optimizers[0].state.get(parameter, {}).values():
         if moment.ndim:

@@ -107,7 +107,7 @@ HELD_OUT, HELD_OUT_MOST = 20, 2_000
 """Every so many-th sentence is held out, by its hash, but not more than so many."""
 LONGEST = 300
 """Sentences of more letters are learned from in pieces."""
-LOOK = 500
+VALIDATION_STEPS = 500
 """Steps between two looks at the held-out sentences, where a pass over the text takes more."""
 STATE = "state.pt"
 _SORTED = 16
@@ -145,7 +145,7 @@ class Trained:
     seconds: float
 
 
-class _Texts:
+class _Sentences:
     """Sentences as one array of numbers each, begin and end with them; those held out apart."""
 
     def __init__(self, sentences: Sequence[Sequence[str]], seed: int) -> None:
@@ -189,7 +189,7 @@ def train(sentences: Sequence[Sequence[str]], out: Path, settings: LstmSettings 
     A ``UserError`` where there is too little text.
     """
     settings = settings or LstmSettings()
-    texts = _Texts(sentences, settings.seed)
+    texts = _Sentences(sentences, settings.seed)
     if len(texts.train) < 2:
         raise UserError(
             f"{len(sentences)} sentences are too few for an LSTM, of which some are held out; give it more text"
@@ -232,7 +232,7 @@ def train_model(
 class _Training:
     """The loop and all that it has to remember."""
 
-    def __init__(self, model: LetterLstm, texts: _Texts, settings: LstmSettings, path: Path, made_of: str) -> None:
+    def __init__(self, model: LetterLstm, texts: _Sentences, settings: LstmSettings, path: Path, made_of: str) -> None:
         self.model, self.texts, self.settings, self.path, self.made_of = model, texts, settings, path, made_of
         self.optimiser = torch.optim.AdamW(model.parameters(), lr=settings.rate, weight_decay=0.01)
         self.per_pass = len(texts.batches(0, settings))
@@ -247,18 +247,18 @@ class _Training:
             TextColumn("lstm"), BarColumn(24), MofNCompleteColumn(), TextColumn("{task.fields[numbers]}"),
             TextColumn("left"), TimeRemainingColumn(compact=True), console=console, disable=not console.is_terminal,
         )  # fmt: skip
-        self._continue(console)
+        self._resume(console)
         begun = time.monotonic() - self.seconds
         with bar:
             shown = bar.add_task("lstm", total=self.steps, completed=self.step, numbers=self._numbers())
             for batch in self._batches():
-                self._learn(batch)
+                self._train_step(batch)
                 bar.update(shown, completed=self.step)
-                if self.step % min(self.per_pass, LOOK) and self.step < self.steps:
+                if self.step % min(self.per_pass, VALIDATION_STEPS) and self.step < self.steps:
                     continue
-                self._look()
+                self._validate()
                 self.seconds = time.monotonic() - begun
-                self._keep()
+                self._save()
                 bar.update(shown, numbers=self._numbers())
                 if not console.is_terminal:
                     print(f"lstm {self.step}/{self.steps} {self._numbers()}", file=sys.stderr, flush=True)
@@ -271,7 +271,7 @@ class _Training:
             number, place = divmod(self.step, self.per_pass)
             yield from self.texts.batches(number, self.settings)[place : place + self.steps - self.step]
 
-    def _learn(self, batch: Sequence[np.ndarray]) -> None:
+    def _train_step(self, batch: Sequence[np.ndarray]) -> None:
         self.model.train()
         reseed(self.settings.seed, "step", self.step)
         warm = min(1.0, (self.step + 1) / 50)
@@ -285,7 +285,7 @@ class _Training:
         self.step += 1
 
     @torch.no_grad()
-    def _look(self) -> None:
+    def _validate(self) -> None:
         """Judge the weights by the held-out sentences and keep them where they are the best so far."""
         self.model.eval()
         held = sorted(self.texts.held, key=len)
@@ -299,7 +299,7 @@ class _Training:
             self.best_loss, self.best_step, self.in_vain = loss, self.step, 0
             self.best = {name: value.clone() for name, value in self.model.state_dict().items()}
 
-    def _keep(self) -> None:
+    def _save(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.path.with_suffix(".part")
         names = ("made_of", "step", "in_vain", "seconds", "best", "best_loss", "best_step")
@@ -310,7 +310,7 @@ class _Training:
             os.fsync(file.fileno())
         temporary.replace(self.path)
 
-    def _continue(self, console: Console) -> None:
+    def _resume(self, console: Console) -> None:
         """Go on from what was kept, where it is of this training."""
         try:
             state = torch.load(self.path, map_location="cpu", weights_only=True)

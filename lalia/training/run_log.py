@@ -25,7 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from lalia.cards import read_json_lines, write_text
 from lalia.data.batch import Batch
-from lalia.training.distributed import total
+from lalia.training.distributed import all_reduce_sum
 from lalia.training.settings import ScheduleSettings
 from lalia.units import SAMPLE_RATE
 
@@ -76,7 +76,7 @@ def read_bad_clips(folder: Path) -> list[str]:
     return list(dict.fromkeys(line.partition("\t")[2] for line in lines))
 
 
-def in_words(folder: Path) -> str:
+def bad_clips_summary(folder: Path) -> str:
     """How many clips a run could not read, in words; "" where it read all."""
     found = read_bad_clips(folder)
     one = len(found) == 1
@@ -126,7 +126,7 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     return read_json_lines(run / METRICS)
 
 
-class Measures:
+class InterventionLog:
     """``RUN/NAME.jsonl``: what a watcher of the run did and why, a line each; said on stderr and in TensorBoard as well."""
 
     def __init__(self, run: Path, name: str) -> None:
@@ -199,10 +199,10 @@ class ProgressBar(Callback):
     def _numbers(self, trainer: Trainer) -> str:
         seconds = time.monotonic() - self.begun
         speed = (trainer.global_step - self.first) * self.audio_s_per_step / seconds if seconds > 1 else 0.0
-        return " · ".join([*told(self.show, trainer.callback_metrics), f"{speed:.0f} × real time"])
+        return " · ".join([*format_metrics(self.show, trainer.callback_metrics), f"{speed:.0f} × real time"])
 
 
-def told(show: Iterable[str], metrics: Mapping[str, Any]) -> list[str]:
+def format_metrics(show: Iterable[str], metrics: Mapping[str, Any]) -> list[str]:
     """Those of the metrics ``show`` that are known, as "train loss 2.655, accuracy 0.125" and "held-out accuracy 0.052"."""
     parts = []
     for group, audio in (("train", "train"), ("valid", "held-out")):
@@ -213,7 +213,7 @@ def told(show: Iterable[str], metrics: Mapping[str, Any]) -> list[str]:
     return parts
 
 
-class Waited(Iterable[Batch]):
+class TimedLoader(Iterable[Batch]):
     """The batches of ``loader``, and in ``seconds`` how long their user had to wait for them."""
 
     def __init__(self, loader: Iterable[Batch]) -> None:
@@ -231,17 +231,21 @@ class Waited(Iterable[Batch]):
             yield batch
 
 
-class Flow(Callback):
+class ThroughputLog(Callback):
     """Logs ``speed/audio_s_per_s`` (of all ranks; looks at held-out audio not counted) and ``speed/data_wait`` (share of the time
     that this rank waited for audio) since the last logged step, and behind each look at held-out audio ``languages/NAME``: the
     share of each language in all that was heard so far."""
 
-    def __init__(self, train: Waited, languages: list[str]) -> None:
+    def __init__(self, train: TimedLoader, languages: list[str]) -> None:
         self.train, self.languages = train, languages
         self.heard_s = torch.zeros(len(languages), dtype=torch.float64)
         """seconds of each language that this rank has trained on"""
         self._begun = self._looked = self._waited = self._audio_s = 0.0
         self._step = 0
+
+    @property
+    def state_key(self) -> str:
+        return "ThroughputLog"  # the key of its state in checkpoints
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._begin(trainer)
@@ -266,7 +270,7 @@ class Flow(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._begun += time.monotonic() - self._looked
-        heard_s = total(self.heard_s.to(pl_module.device))
+        heard_s = all_reduce_sum(self.heard_s.to(pl_module.device))
         shares = (heard_s / heard_s.sum().clamp(min=1e-9)).tolist()
         mix = {f"languages/{name}": value for name, value in zip(self.languages, shares, strict=True) if value}
         for logger in trainer.loggers:

@@ -33,9 +33,9 @@ from lalia import config
 from lalia.errors import Interrupted, UserError
 from lalia.training.checkpoints import (
     CHECKPOINTS,
-    AtomicFiles,
+    AtomicCheckpointIO,
     Checkpoints,
-    Patience,
+    EarlyStopping,
     Stopped,
     best_weights,
     check_fits,
@@ -45,20 +45,20 @@ from lalia.training.checkpoints import (
 )
 from lalia.training.distributed import (
     LossScale,
+    broadcast,
     check_hardware,
     environment,
-    from_leader,
-    leads,
+    is_rank_zero,
     make_strategy,
     set_threads,
 )
-from lalia.training.run_log import BadClips, MetricsFile, ProgressBar, in_words
+from lalia.training.run_log import BadClips, MetricsFile, ProgressBar, bad_clips_summary
 from lalia.training.settings import HardwareSettings, LogSettings, OptimSettings, ScheduleSettings
 
 # --- Learning rates over a run, as a factor of the peak --------------------------------------------------
 
 
-def rate(step: int, schedule: ScheduleSettings) -> float:
+def lr_factor(step: int, schedule: ScheduleSettings) -> float:
     """The factor of the peak learning rate at ``step`` of ``schedule.steps``.
 
     With warmup 0.1, hold 0.4, exponential decay and final 0.05 it is wav2vec 2.0's tri-stage schedule (fine-tuning); with hold 0
@@ -78,7 +78,7 @@ def rate(step: int, schedule: ScheduleSettings) -> float:
     return 1.0 - (1.0 - schedule.final) * done
 
 
-def rise(step: int, begun: float, schedule: ScheduleSettings) -> float:
+def warmup_since(step: int, begun: float, schedule: ScheduleSettings) -> float:
     """The factor, from 0 to 1, of what learns only since the step ``begun``: its rate rises over as large a share of the steps
     that are left as the schedule's own warmup is of all. With ``begun`` 0 the schedule's is enough."""
     if begun <= 0:
@@ -89,24 +89,24 @@ def rise(step: int, begun: float, schedule: ScheduleSettings) -> float:
 
 # --- Budgets ---------------------------------------------------------------------------------------------
 
-FEWEST = 20
-STRETCH = 10.0
+SHORTEST_RUN = 20
+MAX_OVERRUN = 10.0
 """A stage's least steps may take so many times the minutes; where they would take longer, the run is told to be too short."""
-WARM, TIMED = 3, 10
+UNTIMED_STEPS, TIMED_STEPS = 3, 10
 """First steps of a run that are not timed, and those behind them that are."""
-APART = 1.2
+REPLAN_RATIO = 1.2
 """Planned anew where a step takes so many times as long, or as short."""
 
 
 @dataclass(frozen=True)
-class Least:
+class MinimumSteps:
     """The fewest steps of a stage that mean anything, and why."""
 
     steps: int
     why: str
 
 
-def seconds_of(device: torch.device) -> float:
+def training_clock(device: torch.device) -> float:
     """A clock of what training on ``device`` takes of it.
 
     On a CPU the processor time of the thread that leads the training: it has its share in all that others compute for it, and
@@ -119,15 +119,15 @@ def seconds_of(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def timed(micro_step: Callable[[], None], warm: int = 2, times: int = 6, most_s: float = 60.0) -> float:
+def time_micro_step(micro_step: Callable[[], None], warm: int = 2, times: int = 6, most_s: float = 60.0) -> float:
     """Seconds of ``micro_step`` on the CPU, run ``times`` times behind ``warm`` others; where it takes long, fewer times."""
     device, seconds = torch.device("cpu"), []
-    begun = seconds_of(device)
+    begun = training_clock(device)
     for _ in range(warm + times):
-        before = seconds_of(device)
+        before = training_clock(device)
         micro_step()
-        seconds.append(seconds_of(device) - before)
-        if seconds_of(device) - begun > most_s:
+        seconds.append(training_clock(device) - before)
+        if training_clock(device) - begun > most_s:
             break
     counted = seconds[min(warm, len(seconds) - 1) :]
     return sum(counted) / len(counted)
@@ -139,7 +139,7 @@ class Budget:
 
     settings: Any
     path: Path
-    least: Least
+    least: MinimumSteps
     step_s: float = math.nan
     """what a step was planned to take; not a number in a run that is continued"""
 
@@ -156,8 +156,8 @@ class Budget:
         if held >= least.steps:
             return held
         took = f"schedule.minutes {minutes:g} holds {held} steps of {step_s:.3g} s, and {least.why}"
-        if least.steps > STRETCH * held:
-            steps = max(FEWEST, held)
+        if least.steps > MAX_OVERRUN * held:
+            steps = max(SHORTEST_RUN, held)
             advice = f"only {steps} steps are done: give it more minutes, a smaller batch or a smaller model"
         else:
             steps = least.steps
@@ -172,7 +172,7 @@ class Budget:
         config.dump(self.settings, self.path)
 
 
-class PlanOnceMore(Callback):
+class ReplanSteps(Callback):
     """Times the first steps of a run, also of one that was stopped in them; where they take another time than was planned, the
     budget is solved once more.
 
@@ -187,25 +187,25 @@ class PlanOnceMore(Callback):
         self._left: float | None = None
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._left = seconds_of(pl_module.device)
+        self._left = training_clock(pl_module.device)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._left is not None:
-            self._outside += seconds_of(pl_module.device) - self._left
+            self._outside += training_clock(pl_module.device) - self._left
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         step = trainer.global_step
-        if step == self.first_step + WARM and self._begun is None:
-            self._begun, self._outside = seconds_of(pl_module.device), 0.0
-        elif step == self.first_step + WARM + TIMED and self._begun is not None:
-            step_s = (seconds_of(pl_module.device) - self._begun - self._outside) / TIMED
+        if step == self.first_step + UNTIMED_STEPS and self._begun is None:
+            self._begun, self._outside = training_clock(pl_module.device), 0.0
+        elif step == self.first_step + UNTIMED_STEPS + TIMED_STEPS and self._begun is not None:
+            step_s = (training_clock(pl_module.device) - self._begun - self._outside) / TIMED_STEPS
             self._begun = None
-            self._replan(trainer, float(from_leader(torch.tensor([step_s], device=pl_module.device))))
+            self._replan(trainer, float(broadcast(torch.tensor([step_s], device=pl_module.device))))
 
     def _replan(self, trainer: Trainer, step_s: float) -> None:
         schedule, hoped_s = self.budget.schedule, self.budget.step_s
         steps = max(self.budget.plan(step_s, tell=False), trainer.global_step + 1)
-        if 1 / APART <= steps / self.planned <= APART:
+        if 1 / REPLAN_RATIO <= steps / self.planned <= REPLAN_RATIO:
             return
         schedule.steps = trainer.fit_loop.epoch_loop.max_steps = steps
         looks = trainer.val_check_batch
@@ -228,8 +228,8 @@ __all__ = [
     "CONFIG",
     "FINISHED",
     "Budget",
-    "Least",
-    "Patience",
+    "EarlyStopping",
+    "MinimumSteps",
     "Run",
     "adamw",
     "best_weights",
@@ -238,7 +238,7 @@ __all__ = [
     "fit",
     "newest_checkpoint",
     "parameter_groups",
-    "settle",
+    "resolve_schedule",
 ]
 
 CONFIG, FINISHED = "config.yaml", "finished.json"
@@ -260,18 +260,18 @@ class Run:
     monitor: tuple[str, str] | None = None
     """(metric, "min" or "max") by which the best checkpoint is kept; None = the last is the best"""
     clip: float = 5.0
-    patience: Patience = field(default_factory=Patience)
+    early_stopping: EarlyStopping = field(default_factory=EarlyStopping)
     """when the run ends before its last step, by ``monitor``"""
     budget: Budget | None = None
     """the minutes that the steps were solved from; None = the steps were given"""
 
 
-def settle(
+def resolve_schedule(
     settings: Any,
     folder: Path,
     micro_step: Callable[[], None],
     accumulation: int,
-    least: Least,
+    least: MinimumSteps,
     patience_s: float = 1800,
 ) -> Budget | None:
     """Fix ``settings.schedule.steps``, keep the resolved settings in the run's folder, and return the budget of minutes that the
@@ -286,7 +286,7 @@ def settle(
     budget = Budget(settings, path, least) if schedule.steps == 0 else None
     check_hardware(settings.hardware)
     set_threads(settings.hardware)
-    if not path.exists() and not leads(settings.hardware):
+    if not path.exists() and not is_rank_zero(settings.hardware):
         _wait(path, patience_s)
     if path.exists():
         known = config.load(type(settings), ["--config", str(path)], "run", "")
@@ -299,7 +299,7 @@ def settle(
     elif schedule.minutes <= 0:
         raise UserError("schedule.steps and schedule.minutes are both 0: say how long to train")
     else:
-        budget.keep(budget.plan(timed(micro_step) * accumulation, tell=True))
+        budget.keep(budget.plan(time_micro_step(micro_step) * accumulation, tell=True))
     return budget
 
 
@@ -339,25 +339,25 @@ def same_settings(known: dict[str, Any], asked: dict[str, Any], path: Path) -> N
 
 
 def fit(task: LightningModule, run: Run, train: Iterable[Any], valid: Iterable[Any], extra: list[Callback]) -> None:
-    """Train ``task`` to ``run.schedule.steps`` or the end of ``run.patience``, from its newest checkpoint where there is one.
+    """Train ``task`` to ``run.schedule.steps`` or until it stops early, from its newest checkpoint where there is one.
 
     Returns when the run is finished, on every rank, with the final weights in ``task``. Ctrl-C, SIGTERM and SIGUSR1 save and
     raise ``Interrupted`` on the leading rank; the others end their programs in silence.
     """
-    _quiet()
+    _silence_lightning()
     hardware, steps = run.hardware, run.schedule.steps
     set_threads(hardware)
-    leader = leads(hardware)
+    leader = is_rank_zero(hardware)
     start = newest_checkpoint(run.folder)
     if start is not None:
         check_fits(start[0], start[1]["state_dict"], task)
     if start is None or (start[1]["global_step"] < steps and not ended_early(start[1])):
         strategy, precision = make_strategy(hardware, sum(p.numel() for p in task.parameters()))
-        checkpoints = Checkpoints(run.folder, run.schedule, run.log, run.accumulation, run.monitor, run.patience)
+        checkpoints = Checkpoints(run.folder, run.schedule, run.log, run.accumulation, run.monitor, run.early_stopping)
         progress = ProgressBar(run.schedule, run.audio_s_per_step, run.show, run.title)
         callbacks = [progress, BadClips(run.folder), *extra, checkpoints]
-        if run.budget is not None and (begun := start[1]["global_step"] if start else 0) < WARM + TIMED:
-            callbacks.insert(0, PlanOnceMore(run.budget, run.title, begun))
+        if run.budget is not None and (begun := start[1]["global_step"] if start else 0) < UNTIMED_STEPS + TIMED_STEPS:
+            callbacks.insert(0, ReplanSteps(run.budget, run.title, begun))
         if hardware.precision == "fp16":
             callbacks.insert(0, LossScale(precision))
         loggers = [MetricsFile(run.folder, start[1]["global_step"] if start else 0),
@@ -367,7 +367,7 @@ def fit(task: LightningModule, run: Run, train: Iterable[Any], valid: Iterable[A
             devices=hardware.devices,
             num_nodes=hardware.nodes,
             strategy=strategy,
-            plugins=[precision, AtomicFiles(), *([environment()] if hardware.ranks > 1 else [])],
+            plugins=[precision, AtomicCheckpointIO(), *([environment()] if hardware.ranks > 1 else [])],
             max_steps=steps,
             accumulate_grad_batches=run.accumulation,
             gradient_clip_val=run.clip,
@@ -383,7 +383,7 @@ def fit(task: LightningModule, run: Run, train: Iterable[Any], valid: Iterable[A
             use_distributed_sampler=False,
             benchmark=False,
         )  # fmt: skip
-        checkpoints.listen()
+        checkpoints.catch_signals()
         try:
             trainer.fit(task, train, valid, ckpt_path=str(start[0]) if start else None)
         except Stopped as stop:
@@ -391,7 +391,7 @@ def fit(task: LightningModule, run: Run, train: Iterable[Any], valid: Iterable[A
                 raise SystemExit(0) from stop
             raise Interrupted(_how_it_stopped(stop, run)) from stop
         finally:
-            checkpoints.restore()
+            checkpoints.release_signals()
         if checkpoints.ended and leader:
             looks = f"{checkpoints.waited} looks at held-out audio brought nothing better"
             print(f"{run.title} ends at step {trainer.global_step} of {run.schedule.steps}: {looks}", file=sys.stderr)
@@ -400,7 +400,7 @@ def fit(task: LightningModule, run: Run, train: Iterable[Any], valid: Iterable[A
         if dist.is_initialized():
             dist.barrier()
             dist.destroy_process_group()
-    if leader and (bad := in_words(run.folder)):
+    if leader and (bad := bad_clips_summary(run.folder)):
         print(f"{run.title}: {bad}", file=sys.stderr)
     final = newest_checkpoint(run.folder)
     if final is None:
@@ -427,7 +427,9 @@ def adamw(groups: list[dict[str, Any]], optim: OptimSettings, schedule: Schedule
     begins = [group.pop("begins", None) for group in groups]
 
     def factor(begin: Callable[[], float] | None) -> Callable[[int], float]:
-        return lambda step: rate(step, schedule) * (1.0 if begin is None else rise(step, begin(), schedule))
+        return lambda step: (
+            lr_factor(step, schedule) * (1.0 if begin is None else warmup_since(step, begin(), schedule))
+        )
 
     optimizer = torch.optim.AdamW(
         groups, lr=optim.lr, betas=(optim.beta1, optim.beta2), eps=optim.eps, weight_decay=optim.weight_decay
@@ -446,7 +448,7 @@ def parameter_groups(module: nn.Module, lr: float) -> list[dict[str, Any]]:
     return [group for group in groups if group["params"]]
 
 
-def _quiet() -> None:
+def _silence_lightning() -> None:
     """Lightning's and fairseq2's chatter, none of which a user can act on."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.ERROR)

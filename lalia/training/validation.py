@@ -58,7 +58,7 @@ class Transcripts:
         }
 
 
-def told_of(scores: dict[str, Any]) -> str:
+def describe_clips(scores: dict[str, Any]) -> str:
     """On how many clips ``scores`` (``Transcripts.as_dict``) were made, and how many could not be read."""
     unread = scores.get("unread", [])
     return f"{len(scores['clips'])} clips" + (f" ({len(unread)} more cannot be read: {unread[0]})" if unread else "")

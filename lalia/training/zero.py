@@ -151,7 +151,7 @@ class DeepSpeedZero(DeepSpeedStrategy):
             norm = zero.scaled_global_norm()
         return float(norm) / float(zero.loss_scale)
 
-    def leave_out(self) -> None:
+    def skip_step(self) -> None:
         """The step that waits will change neither weights nor moments, and the loss scale will not hear of it."""
         zero = self._zero
 
@@ -171,20 +171,20 @@ class DeepSpeedZero(DeepSpeedStrategy):
 
         zero.step = cleared
 
-    def finite(self) -> bool:
+    def weights_are_finite(self) -> bool:
         """Whether all weights are numbers, the same answer on every rank."""
         assert self.lightning_module is not None
         mine = [getattr(p, "ds_tensor", p) for p in self.lightning_module.parameters()]
         return self.reduce_boolean_decision(all(bool(torch.isfinite(part).all()) for part in mine), all=True)
 
     @contextmanager
-    def edited(self, parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    def editing(self, parameters: Sequence[nn.Parameter]) -> Iterator[None]:
         """``parameters`` whole inside, to be changed alike on every rank, and what was changed in all shards behind it."""
         with self._gathered(parameters):
             yield
         self._zero.refresh_fp32_params()
 
-    def put_back(self, weights: Mapping[str, Tensor], moments: Mapping[int, Any]) -> None:
+    def restore(self, weights: Mapping[str, Tensor], moments: Mapping[int, Any]) -> None:
         """Take whole ``weights`` and AdamW's whole ``moments``, given on every rank; learning rates stay."""
         assert self.lightning_module is not None
         for name, buffer in self.lightning_module.named_buffers():
@@ -197,7 +197,7 @@ class DeepSpeedZero(DeepSpeedStrategy):
         groups: list[dict[str, Any]] = [{} for _ in self._zero.optimizer.param_groups]
         self.load_optimizer_state_dict({"optimizer_states": [{"state": moments, "param_groups": groups}]})
 
-    def forget(self, parameter: nn.Parameter, places: Tensor) -> None:
+    def reset_moments(self, parameter: nn.Parameter, places: Tensor) -> None:
         """Zero AdamW's moments of ``parameter`` where ``places``, of its shape, is true."""
         for key in MOMENTS if any(self._zero.optimizer.state.values()) else ():
             for shard, part in self._shards(parameter, key):

@@ -8,7 +8,7 @@ import pytest
 
 from finetune.config import FinetuneSettings
 from finetune.task import FinetuneTask
-from lalia.training.trainer import rate, rise
+from lalia.training.trainer import lr_factor, warmup_since
 from tests.tiny_teacher import make_recogniser
 
 
@@ -59,7 +59,9 @@ def test_an_encoder_that_the_alarm_holds_still_rises_again() -> None:
 
 def test_the_rise_ends_where_the_schedule_goes_on() -> None:
     schedule = settings_of(0.3).schedule
-    assert [rise(step, 0, schedule) for step in (0, 50)] == [1.0, 1.0]
-    assert rise(29, 30, schedule) == 0.0
-    assert all(rise(step, 30, schedule) * rate(step, schedule) <= rate(step, schedule) for step in range(100))
-    assert rise(99, 99.9, schedule) == pytest.approx(0.1 / 1.01, abs=0.01)
+    assert [warmup_since(step, 0, schedule) for step in (0, 50)] == [1.0, 1.0]
+    assert warmup_since(29, 30, schedule) == 0.0
+    assert all(
+        warmup_since(step, 30, schedule) * lr_factor(step, schedule) <= lr_factor(step, schedule) for step in range(100)
+    )
+    assert warmup_since(99, 99.9, schedule) == pytest.approx(0.1 / 1.01, abs=0.01)

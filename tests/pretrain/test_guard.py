@@ -20,11 +20,11 @@ from lalia.training import Callback
 from lalia.training.settings import BatchSettings, DataSettings, LogSettings, OptimSettings, ScheduleSettings
 from lalia.training.trainer import newest_checkpoint
 from pretrain import fit as fit_module
-from pretrain.bands import SETTLE, GuardSettings, Vitals, Watch, healthy_bands
+from pretrain.bands import EFFECT_STEPS, GuardSettings, Vitals, Watch, healthy_bands
 from pretrain.config import ObjectiveSettings, PretrainSettings
 from pretrain.fit import pretrain
 from pretrain.guard import Guard, read_record
-from pretrain.task import PretrainTask, Pulse
+from pretrain.task import BatchStats, PretrainTask
 from tests.tiny_corpus import make_corpus
 
 HEALTHY = Vitals(loss=3.0, accuracy=0.3, code_share=0.8, gradient_norm=1.0, loss_scale=None, feature_std=1.0,
@@ -108,7 +108,7 @@ def test_measures_go_from_mild_to_strong_with_time_between() -> None:
         "roll back",
         "roll back",
     ]
-    assert all(later - earlier >= SETTLE for (earlier, _), (later, _) in pairwise(taken))
+    assert all(later - earlier >= EFFECT_STEPS for (earlier, _), (later, _) in pairwise(taken))
 
 
 def test_a_mended_band_begins_again_with_the_mildest_measure() -> None:
@@ -140,7 +140,7 @@ def test_codes_that_die_in_every_batch_are_seen_while_weights_swing(
     for step in range(40):
         used_GV = torch.zeros(2, 16)
         used_GV[:, step % 16] = 100
-        guard._pulses = [(one, Pulse(one, 100 * one, 200 * one, one, one, used_GV, torch.zeros(1, 4)))]
+        guard._stats = [(one, BatchStats(one, 100 * one, 200 * one, one, one, used_GV, torch.zeros(1, 4)))]
         share = guard._measure(trainer, task).code_share
     assert share == pytest.approx(1 / 16, rel=0.01)
 

@@ -30,7 +30,7 @@ from lalia.models.shape import EncoderShape
 from lalia.models.store import load_quantizer
 from pretrain.config import PretrainSettings
 from pretrain.loss import diversity_penalty, masked_positions, sample_distractors
-from pretrain.task import Pass, PretrainTask
+from pretrain.task import ForwardOutput, PretrainTask
 
 K, G, V = 7, 2, 5
 STEM = [(12, 10, 5), (12, 3, 4), (12, 3, 4)]
@@ -90,7 +90,7 @@ def our_step(
     lengths_B: Tensor,
     temperature: float,
     patch: pytest.MonkeyPatch,
-) -> tuple[PretrainTask, Pass]:
+) -> tuple[PretrainTask, ForwardOutput]:
     """A forward pass of the task that starts from ``folder``, without dropout, on what is given."""
     encoder, head = Encoder.load(folder), load_quantizer(folder)
     assert head is not None

@@ -17,8 +17,8 @@ from lalia.training.settings import BatchSettings, DataSettings, HardwareSetting
 from pretrain import memory as memory_module
 from pretrain import plan as plan_module
 from pretrain.config import ObjectiveSettings
-from pretrain.memory import GB, Footprint, LiveBytes, Moment, noise, predict, trace, worst_moments
-from pretrain.plan import HEADROOM, PlanRequest, PlanSettings, check_room, plan, solve
+from pretrain.memory import GB, Footprint, LiveBytes, Peak, noise, peak_bytes, predict, trace
+from pretrain.plan import HEADROOM, PlanRequest, PlanSettings, check_memory, plan, solve
 from pretrain.task import PretrainTask
 from tests.tiny_corpus import make_corpus
 
@@ -28,13 +28,11 @@ WAVE = EncoderShape(stem=[[16, 10, 5], [32, 8, 8], [32, 4, 4], [32, 4, 4]], widt
                     position_groups=4, position_kernel=9)  # fmt: skip
 
 
-def moments(plain: Moment, *again: Moment) -> Callable[[bool], tuple[Moment, ...]]:
+def peaks(plain: Peak, *again: Peak) -> Callable[[bool], tuple[Peak, ...]]:
     return lambda asked: again if asked else (plain,)
 
 
-MILLION = Footprint(
-    parameters=1_000_000, clip_s=10.0, moments=moments(Moment(0.0, 12e6), Moment(0.0, 4e6), Moment(0.0, 3e6))
-)
+MILLION = Footprint(parameters=1_000_000, clip_s=10.0, peaks=peaks(Peak(0.0, 12e6), Peak(0.0, 4e6), Peak(0.0, 3e6)))
 
 
 def request(shape: EncoderShape, **changes: object) -> PlanRequest:
@@ -57,11 +55,11 @@ def test_what_is_predicted_is_what_the_whole_model_holds(shape: EncoderShape, pr
     settings = request(replace(shape, layerdrop=0.0, layers=9), hardware=hardware)
     footprint = trace(settings)
     task = PretrainTask(settings).train()
-    held = max(worst_moments(task, noise(3, 4.0)))
+    held = max(peak_bytes(task, noise(3, 4.0)))
     assert footprint.held(12.0, again) == pytest.approx(held, rel=0.05)
     assert footprint.parameters == sum(weight.numel() for weight in task.parameters())
     assert footprint.buffers == sum(table.nbytes for table in task.buffers())
-    assert footprint.moments(True)[1].a_clip < 0.7 * footprint.moments(False)[1].a_clip  # in the blocks
+    assert footprint.peaks(True)[1].a_clip < 0.7 * footprint.peaks(False)[1].a_clip  # in the blocks
 
 
 def test_what_passes_by_is_counted_until_it_is_let_go() -> None:
@@ -76,7 +74,7 @@ def test_what_passes_by_is_counted_until_it_is_let_go() -> None:
 
 
 def test_on_a_gpu_attention_keeps_no_weights() -> None:
-    assert trace(request(LOGMEL), cuda=True).moments(False)[1].a_clip < trace(request(LOGMEL)).moments(False)[1].a_clip
+    assert trace(request(LOGMEL), cuda=True).peaks(False)[1].a_clip < trace(request(LOGMEL)).peaks(False)[1].a_clip
 
 
 def test_zero_stages_share_out_one_part_after_the_other() -> None:
@@ -110,7 +108,7 @@ def test_the_lowest_stage_that_fits_is_taken() -> None:
 
 
 def test_activations_are_computed_again_only_where_nothing_else_fits() -> None:
-    deep = replace(MILLION, moments=moments(Moment(0.0, 102e6), Moment(0.0, 13e6)))
+    deep = replace(MILLION, peaks=peaks(Peak(0.0, 102e6), Peak(0.0, 13e6)))
     assert not solve(deep, 100.0, 10.0, 1, 0.2 * GB).checkpointing
     assert solve(deep, 100.0, 10.0, 1, 0.05 * GB).checkpointing
     assert solve(deep, 100.0, 10.0, 1, 0.2 * GB, checkpointing=True).largest_s > 80.0
@@ -122,7 +120,7 @@ def test_what_cannot_fit_says_what_would() -> None:
         UserError, match=r"one clip of 10 s needs .* GB on each of 1 devices, which have 0.0 GB; take a"
     ):
         solve(MILLION, 100.0, 10.0, 1, 0.002 * GB)
-    long = replace(MILLION, moments=moments(Moment(0.0, 1e9), Moment(0.0, 1e9)), clip_s=100.0)
+    long = replace(MILLION, peaks=peaks(Peak(0.0, 1e9), Peak(0.0, 1e9)), clip_s=100.0)
     with pytest.raises(UserError, match=r"--data.max_s \d"):
         solve(long, 100.0, 100.0, 1, 0.5 * GB)
 
@@ -132,12 +130,12 @@ def test_a_run_larger_than_memory_is_refused_with_what_fits(monkeypatch: pytest.
     footprint = trace(settings)
     monkeypatch.setattr(plan_module, "machine_bytes", lambda devices: footprint.held(400.0))
     with pytest.raises(UserError, match=r"batch.micro_s 3600 needs about .*--batch.micro_s 3\d\d fits"):
-        check_room(settings)
-    check_room(request(LOGMEL))
+        check_memory(settings)
+    check_memory(request(LOGMEL))
     one_clip = predict(footprint, 4.0, 0, 1, again=True).total
     monkeypatch.setattr(plan_module, "machine_bytes", lambda devices: 1.02 * one_clip / HEADROOM)
     with pytest.raises(UserError, match=r"with --hardware\.checkpointing true a smaller --batch\.micro_s would fit"):
-        check_room(settings)
+        check_memory(settings)
 
 
 def test_a_run_that_fits_is_traced_only_as_it_will_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,13 +148,13 @@ def test_a_run_that_fits_is_traced_only_as_it_will_run(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(memory_module, "_passes", passes)
     monkeypatch.setattr(plan_module, "machine_bytes", lambda devices: 100 * GB)
-    check_room(request(LOGMEL))
+    check_memory(request(LOGMEL))
     assert traced == [False, False]
-    check_room(request(LOGMEL, hardware=HardwareSettings(checkpointing=True)))
+    check_memory(request(LOGMEL, hardware=HardwareSettings(checkpointing=True)))
     assert traced[2:] == [True, True]
     monkeypatch.setattr(plan_module, "machine_bytes", lambda devices: 0.1 * GB)
     with pytest.raises(UserError, match="needs about"):
-        check_room(request(LOGMEL))
+        check_memory(request(LOGMEL))
     assert traced[4:] == [False, False, True, True]
 
 

@@ -15,7 +15,7 @@ from lalia.decoding.decoder import make_decoder
 from lalia.decoding.greedy import Growing
 from lalia.errors import AudioError, UserError
 from lalia.model_folder import file_hashes
-from lalia.models.export.deployed import Streamed, streaming_facts
+from lalia.models.export.deployed import StreamingDeployed, streaming_facts
 from lalia.models.export.onnx_export import export_graph
 from lalia.runtime.student import Student
 from lalia.text.tokens import Tokens
@@ -63,7 +63,7 @@ def folder(tmp_path_factory) -> Path:
 def test_what_is_kept_stands_for_what_was_heard(name: str) -> None:
     """In torch: pieces of one to four chunks against the whole clip with masks."""
     recogniser = loud(name)
-    shape, deployed = recogniser.encoder.shape, Streamed(recogniser).eval()
+    shape, deployed = recogniser.encoder.shape, StreamingDeployed(recogniser).eval()
     wave_BS = noise(20_123, 2)
     whole_BTV, _ = recogniser.log_probs(wave_BS, torch.tensor([20_123] * 2))
     states, at = deployed.begin(), 0

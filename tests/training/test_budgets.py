@@ -16,17 +16,17 @@ from lalia import config
 from lalia.training import trainer
 from lalia.training.checkpoints import newest_checkpoint
 from lalia.training.settings import LogSettings, ScheduleSettings
-from lalia.training.trainer import Budget, Least, seconds_of, timed
+from lalia.training.trainer import Budget, MinimumSteps, time_micro_step, training_clock
 from pretrain.config import PretrainSettings
 from pretrain.fit import pretrain
 from tests.tiny_corpus import make_corpus
 from tests.training.test_recording import tiny
 
-LEAST = Least(200, "fewer mean nothing")
+MINIMUM_STEPS = MinimumSteps(200, "fewer mean nothing")
 
 
 def budget(minutes: float, folder: Path = Path()) -> Budget:
-    return Budget(PretrainSettings(schedule=ScheduleSettings(minutes=minutes)), folder / "config.yaml", LEAST)
+    return Budget(PretrainSettings(schedule=ScheduleSettings(minutes=minutes)), folder / "config.yaml", MINIMUM_STEPS)
 
 
 def work(ms: float = 60) -> None:
@@ -55,23 +55,23 @@ def test_but_not_a_day_for_a_minute(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_clock_of_a_cpu_is_not_moved_by_neighbours() -> None:
-    alone = timed(work, warm=0, times=3)
+    alone = time_micro_step(work, warm=0, times=3)
     burners = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(6)]
     try:
-        busy = timed(work, warm=0, times=3)
+        busy = time_micro_step(work, warm=0, times=3)
     finally:
         for burner in burners:
             burner.kill()
             burner.wait()
     assert alone == pytest.approx(0.06, rel=0.1) and busy == pytest.approx(0.06, rel=0.1)
-    begun = seconds_of(torch.device("cpu"))
+    begun = training_clock(torch.device("cpu"))
     time.sleep(0.2)
-    assert seconds_of(torch.device("cpu")) - begun < 0.1
+    assert training_clock(torch.device("cpu")) - begun < 0.1
 
 
 def test_what_takes_long_is_timed_less_often() -> None:
     calls = itertools.count()
-    timed(lambda: (next(calls), work(30))[0], most_s=0.05)  # type: ignore[arg-type,return-value]
+    time_micro_step(lambda: (next(calls), work(30))[0], most_s=0.05)  # type: ignore[arg-type,return-value]
     assert next(calls) < 4
 
 
@@ -96,10 +96,10 @@ def test_a_plan_is_made_once_more_from_the_first_steps(
     """The timing says another time than the steps take; the run ends at the steps that its own first steps allow."""
     clock = itertools.count()
     # Each look at the clock is a second later; a step of the run is one of ten between two looks.
-    monkeypatch.setattr(trainer, "seconds_of", lambda device: float(next(clock)))
-    real = trainer.TIMED
-    monkeypatch.setattr("lalia.training.trainer.timed", lambda micro_step: times_too_long / real / 2)
-    monkeypatch.setattr("pretrain.fit.LEAST", Least(1, ""))
+    monkeypatch.setattr(trainer, "training_clock", lambda device: float(next(clock)))
+    real = trainer.TIMED_STEPS
+    monkeypatch.setattr("lalia.training.trainer.time_micro_step", lambda micro_step: times_too_long / real / 2)
+    monkeypatch.setattr("pretrain.fit.MINIMUM_STEPS", MinimumSteps(1, ""))
     settings = planned(corpus, minutes=4 / 60 + 1e-6)
     pretrain(settings, tmp_path)
     steps = 40  # four seconds, of which ten steps took one

@@ -18,7 +18,7 @@ from lalia.data.corpus import Corpus
 from lalia.data.prepare.pipeline import rewrite
 from lalia.models.quantizer import ContrastiveShape
 from lalia.models.shape import EncoderShape
-from lalia.training.run_log import Waited, read_bad_clips, read_metrics, told
+from lalia.training.run_log import TimedLoader, format_metrics, read_bad_clips, read_metrics
 from lalia.training.settings import BatchSettings, DataSettings, LogSettings, OptimSettings, ScheduleSettings
 from pretrain.code_usage import LOOKS, CodeRecord, heat_map, read_codes
 from pretrain.config import ObjectiveSettings, PretrainSettings
@@ -143,7 +143,7 @@ def test_waiting_is_what_the_loader_takes() -> None:
                 time.sleep(0.02)
                 yield number  # type: ignore[misc]
 
-    loader = Waited(Slow())  # type: ignore[arg-type]
+    loader = TimedLoader(Slow())  # type: ignore[arg-type]
     found = []
     for batch in loader:
         time.sleep(0.03)
@@ -157,6 +157,6 @@ def test_the_progress_line_says_which_figure_is_training_and_which_held_out() ->
         "train/loss": torch.tensor(2.6), "valid/accuracy": 0.21, "train/accuracy": 0.223, "valid/code_perplexity": 28.6,
         "guard/x": 1.0,
     }  # fmt: skip
-    said = told((*SHOW, "valid/missing"), metrics)
+    said = format_metrics((*SHOW, "valid/missing"), metrics)
     assert said == ["train loss 2.600, accuracy 0.223", "held-out accuracy 0.210, code perplexity 28.600"]
-    assert told(SHOW, {"train/loss": 1.0}) == ["train loss 1.000"]  # before the first validation
+    assert format_metrics(SHOW, {"train/loss": 1.0}) == ["train loss 1.000"]  # before the first validation

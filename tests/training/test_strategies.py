@@ -75,10 +75,10 @@ def test_float16_and_deepspeed_are_not_for_every_device(monkeypatch: pytest.Monk
 
 def test_the_rank_comes_from_who_started_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     two = HardwareSettings(devices=2, nodes=2)
-    assert distributed.rank(two) == 0 and distributed.leads(two)
+    assert distributed.rank(two) == 0 and distributed.is_rank_zero(two)
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setenv("NODE_RANK", "1")
-    assert distributed.rank(two) == 3 and not distributed.leads(two)
+    assert distributed.rank(two) == 3 and not distributed.is_rank_zero(two)
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
     monkeypatch.setenv("RANK", "2")
     monkeypatch.setenv("WORLD_SIZE", "4")
@@ -96,11 +96,11 @@ def test_held_out_batches_are_shared_where_that_works(monkeypatch: pytest.Monkey
     def make(batches: int):
         return lambda ranks, rank: list(range(batches))[rank::ranks]
 
-    assert distributed.shared(make(5), HardwareSettings(devices=2)) == [1, 3]
-    assert distributed.shared(make(1), HardwareSettings(devices=2)) == [0]
-    assert distributed.shared(make(5), HardwareSettings(devices=2, strategy="zero3")) == [0, 1, 2, 3, 4]
+    assert distributed.shard_loader(make(5), HardwareSettings(devices=2)) == [1, 3]
+    assert distributed.shard_loader(make(1), HardwareSettings(devices=2)) == [0]
+    assert distributed.shard_loader(make(5), HardwareSettings(devices=2, strategy="zero3")) == [0, 1, 2, 3, 4]
 
 
 def test_sums_of_one_rank_are_its_own() -> None:
-    assert distributed.over_ranks(ErrorCounts(1, 2, 3, 10), torch.device("cpu")) == ErrorCounts(1, 2, 3, 10)
-    assert distributed.total(torch.tensor([1, 2])).tolist() == [1.0, 2.0]
+    assert distributed.all_reduce_errors(ErrorCounts(1, 2, 3, 10), torch.device("cpu")) == ErrorCounts(1, 2, 3, 10)
+    assert distributed.all_reduce_sum(torch.tensor([1, 2])).tolist() == [1.0, 2.0]

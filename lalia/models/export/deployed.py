@@ -68,7 +68,7 @@ class Deployed(nn.Module):
             raise TypeError("a baseline is deployed by lalia.models.export.deployed")
         if encoder.shape.streaming and type(self) is Deployed:
             raise TypeError("a streaming recogniser is deployed by lalia.models.export.deployed")
-        copy = copied(recogniser)
+        copy = deployable_copy(recogniser)
         encoder = copy.encoder
         frontend = cast(ConvolutionStem | StackedFrames, encoder.frontend)
         self.frontend = Stem(frontend) if isinstance(frontend, ConvolutionStem) else FoldedFrames(frontend)
@@ -84,9 +84,9 @@ class Deployed(nn.Module):
         self._replace(self.blocks)
 
     def forward(self, wave_BS: Tensor) -> Tensor:
-        return self.said(wave_BS, Unpadded())
+        return self.log_probs(wave_BS, Unpadded())
 
-    def said(self, wave_BS: Tensor, layout: Any) -> Tensor:
+    def log_probs(self, wave_BS: Tensor, layout: Any) -> Tensor:
         """log-probabilities_BTV; ``layout`` is handed to every part of every block."""
         x_BTD = self.projection(self.feature_norm(self.frontend(wave_BS)))
         if self.position is not None:
@@ -112,7 +112,7 @@ class Deployed(nn.Module):
                 self._replace(child)
 
 
-def copied(recogniser: Recogniser) -> Recogniser:
+def deployable_copy(recogniser: Recogniser) -> Recogniser:
     """A copy by way of the weights, in eval mode: what is changed in it does not reach the recogniser itself."""
     copy = Recogniser(make_encoder(recogniser.encoder.shape), recogniser.tokens, recogniser.normaliser)
     copy.load_state_dict(recogniser.state_dict())
@@ -187,13 +187,13 @@ class SelfAttention(nn.Module):
         qkv_BHTd = self.qkv(seqs).reshape(B, T, 3 * H, d).transpose(1, 2)
         qk_BHTd, v_BHTd = qkv_BHTd.split([2 * H, H], 1)
         if self.rotary is not None:
-            qk_BHTd = turn(qk_BHTd, *seqs_layout.angles(T, d // 2, self.rotary))
+            qk_BHTd = rotate(qk_BHTd, *seqs_layout.angles(T, d // 2, self.rotary))
         q_BHTd, k_BHTd = qk_BHTd.split([H, H], 1)
         weights_BHTT = torch.matmul(q_BHTd, k_BHTd.transpose(2, 3)).softmax(-1)
         return self.output(torch.matmul(weights_BHTT, v_BHTd).transpose(1, 2).reshape(B, T, H * d))
 
 
-def turn(x_BHTd: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def rotate(x_BHTd: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Queries or keys turned by rotary positions, cosines and sines (T, d / 2)."""
     first, second = x_BHTd.split([cos.shape[1], cos.shape[1]], 3)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], 3)
@@ -318,7 +318,7 @@ class DeployedBaseline(nn.Module):
 
     def __init__(self, recogniser: Recogniser) -> None:
         super().__init__()
-        copy = copied(recogniser)
+        copy = deployable_copy(recogniser)
         encoder = cast(Wav2LetterEncoder | DeepSpeechEncoder, copy.encoder)
         self.frontend = FoldedFrames(cast(StackedFrames, encoder.frontend))
         self.layers = Convolutions(encoder) if isinstance(encoder, Wav2LetterEncoder) else Recurrent(encoder)
@@ -386,7 +386,7 @@ class State:
     """of one clip before the first piece: (1, …), zeros"""
 
 
-class Streamed(Deployed):
+class StreamingDeployed(Deployed):
     """wave_BS, kept states -> log-probabilities_BTV, the states to keep; ``states`` lists them in order."""
 
     def __init__(self, recogniser: Recogniser) -> None:
@@ -409,11 +409,11 @@ class Streamed(Deployed):
         return [torch.zeros(state.shape) for state in self.states]
 
     def forward(self, wave_BS: Tensor, *states: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
-        layout = Kept(self.chunk, self.left_chunks, states)
-        return self.said(wave_BS, layout), *layout.left
+        layout = StreamingCache(self.chunk, self.left_chunks, states)
+        return self.log_probs(wave_BS, layout), *layout.next_states
 
 
-class Kept(Unpadded):
+class StreamingCache(Unpadded):
     """What parts of blocks take of the pieces before and leave for the next one, in the order in which they are run."""
 
     def __init__(self, chunk: int, left_chunks: int, states: tuple[Tensor, ...]) -> None:
@@ -421,7 +421,7 @@ class Kept(Unpadded):
         self.chunk = chunk
         self._left_chunks = left_chunks
         self._given = iter(states)
-        self.left: list[Tensor] = []
+        self.next_states: list[Tensor] = []
         self._bias: Tensor | None = None
 
     def join(self, x_BTXx: Tensor, keep: int) -> Tensor:
@@ -429,7 +429,7 @@ class Kept(Unpadded):
         past = next(self._given)
         # A state that nobody gave is that of one clip.
         joined = torch.cat([past.expand(x_BTXx.shape[0], *past.shape[1:]), x_BTXx], 1)
-        self.left.append(joined[:, -keep:] if keep else joined[:, :0])
+        self.next_states.append(joined[:, -keep:] if keep else joined[:, :0])
         return joined
 
     def bias(self, past: Any, frames: Any) -> Tensor:
@@ -449,7 +449,7 @@ class Kept(Unpadded):
 class ChunkedAttention(SelfAttention):
     """Self-attention over a piece and the kept keys and values, which are stored as they were before positions turned them."""
 
-    def forward(self, seqs: Tensor, seqs_layout: Kept, **_: Any) -> Tensor:  # type: ignore[override]
+    def forward(self, seqs: Tensor, seqs_layout: StreamingCache, **_: Any) -> Tensor:  # type: ignore[override]
         H, d = self.heads, self.head_width
         B, T, _D = seqs.shape
         q_BTHd, kv_BTHd = self.qkv(seqs).reshape(B, T, 3 * H, d).split([H, 2 * H], 2)
@@ -459,7 +459,7 @@ class ChunkedAttention(SelfAttention):
         if self.rotary is not None:
             # Only distances count, so positions are counted from the first kept frame and stay small for ever.
             cos, sin = seqs_layout.angles(past + T, d // 2, self.rotary)
-            q_BHTd, k_BHPd = turn(q_BHTd, cos[past:], sin[past:]), turn(k_BHPd, cos, sin)
+            q_BHTd, k_BHPd = rotate(q_BHTd, cos[past:], sin[past:]), rotate(k_BHPd, cos, sin)
         scores = torch.matmul(q_BHTd, k_BHPd.transpose(2, 3)) + seqs_layout.bias(past, T)
         return self.output(torch.matmul(scores.softmax(-1), v_BHPd).transpose(1, 2).reshape(B, T, H * d))
 
@@ -467,7 +467,7 @@ class ChunkedAttention(SelfAttention):
 class ChunkedBlockConvolution(BlockConvolution):
     """The convolution inside a block, for which everything behind a frame's own chunk is zero."""
 
-    def filtered(self, x_BTD: Tensor, seqs_layout: Kept) -> Tensor:  # type: ignore[override]
+    def filtered(self, x_BTD: Tensor, seqs_layout: StreamingCache) -> Tensor:  # type: ignore[override]
         weight, C = self.depthwise.weight, self.depthwise.groups
         side, chunk = self.depthwise.kernel_size[0] // 2, seqs_layout.chunk
         B, T = x_BTD.shape[:2]
@@ -475,11 +475,11 @@ class ChunkedBlockConvolution(BlockConvolution):
         starts = torch.arange(0, T, chunk)[:, None]
         windows_BNKC = joined_BPC[:, starts + torch.arange(side + chunk)]
         windows_MCK = F.pad(windows_BNKC.flatten(0, 1).transpose(1, 2), (0, side))
-        said_MKC = F.conv1d(windows_MCK, weight, groups=C).transpose(1, 2)
-        return said_MKC.reshape(B, -1, C)[:, :T]
+        out_MKC = F.conv1d(windows_MCK, weight, groups=C).transpose(1, 2)
+        return out_MKC.reshape(B, -1, C)[:, :T]
 
 
-Streamed.attention, Streamed.convolution = ChunkedAttention, ChunkedBlockConvolution
+StreamingDeployed.attention, StreamingDeployed.convolution = ChunkedAttention, ChunkedBlockConvolution
 
 
 def streaming_facts(shape: EncoderShape) -> dict[str, float | int] | None:
@@ -499,4 +499,4 @@ def deploy(recogniser: Recogniser) -> Deployed | DeployedBaseline:
     """``recogniser`` as it runs after training, chunk by chunk where it is a streaming one."""
     if isinstance(recogniser.encoder, Baseline):
         return DeployedBaseline(recogniser)
-    return Streamed(recogniser) if recogniser.encoder.shape.streaming else Deployed(recogniser)
+    return StreamingDeployed(recogniser) if recogniser.encoder.shape.streaming else Deployed(recogniser)

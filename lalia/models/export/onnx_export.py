@@ -29,7 +29,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lalia.cards import read_card, write_card
 from lalia.model_folder import MODEL, NORMALISER, TOKENS, file_hashes, languages_in
-from lalia.models.export.deployed import Streamed, deploy, streaming_facts
+from lalia.models.export.deployed import StreamingDeployed, deploy, streaming_facts
 from lalia.models.frontend import FFT
 from lalia.models.recogniser import Recogniser
 from lalia.models.store import count_parameters, replacing
@@ -48,8 +48,8 @@ def export_graph(recogniser: Recogniser, path: Path) -> None:
     with torch.no_grad(), _quiet():
         buffer = io.BytesIO()
         deployed = deploy(recogniser).eval()
-        states = deployed.begin() if isinstance(deployed, Streamed) else []
-        names = [state.name for state in deployed.states] if isinstance(deployed, Streamed) else []
+        states = deployed.begin() if isinstance(deployed, StreamingDeployed) else []
+        names = [state.name for state in deployed.states] if isinstance(deployed, StreamingDeployed) else []
         kept = [STATE + name for name in names]
         axes = {INPUT: {0: "B", 1: "S"}, OUTPUT: {0: "B", 1: "T"}} | {name: {0: "C", 1: "P"} for name in kept}
         # By tracing: torch.export makes the same graph in ten times as long, and specialises lengths without a word.
@@ -148,10 +148,10 @@ def assemble(
     """Make ``folder`` a student that runs ``graph`` and says that it is of ``recogniser``."""
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(graph, folder / MODEL)
-    seal(recogniser, folder, parents, language)
+    write_student_files(recogniser, folder, parents, language)
 
 
-def seal(
+def write_student_files(
     recogniser: Recogniser, folder: Path, parents: list[dict[str, Any]], language: str | Sequence[str], **facts: Any
 ) -> dict[str, Any]:
     """Write what belongs beside the graph in ``folder``: tokens, normaliser and the card, which is returned."""
@@ -176,6 +176,6 @@ def export_student(source: Path, out: Path, language: str = "") -> dict[str, Any
     with replacing(out) as folder:
         export_graph(recogniser, folder / MODEL)
         spoken = language or languages_in(source)
-        return seal(
+        return write_student_files(
             recogniser, folder, [read_card(source, "recogniser")], spoken, parameters=count_parameters(recogniser)
         )
