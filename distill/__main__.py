@@ -97,11 +97,11 @@ def prune(argv: list[str]) -> int:
 
 def _print_next(settings: DistillSettings) -> None:
     """The export of the run that ``settings`` describe, once it is finished."""
-    from lalia.training.distributed import leads
+    from lalia.training.distributed import is_rank_zero
     from lalia.training.trainer import finished
 
     run = Path(settings.out)
-    if finished(run) and leads(settings.hardware):
+    if finished(run) and is_rank_zero(settings.hardware):
         corpora = "".join(f" --data.corpus {corpus}" for corpus in settings.data.corpus)
         export = (
             f"lalia distill export --recogniser {run} --teacher {settings.teacher}{corpora} --out {run / 'student'}"

@@ -74,13 +74,13 @@ def fit(argv: list[str]) -> int:
     require(settings.out, "--out", "the folder this run is kept in")
     _require_corpus(settings.data)
     _resolve_languages(settings)
-    from lalia.training.distributed import leads
+    from lalia.training.distributed import is_rank_zero
     from lalia.training.trainer import finished
     from pretrain.fit import pretrain
 
     run = Path(settings.out)
     pretrain(settings, run, config.stated(PretrainSettings, argv))
-    if finished(run) and leads(settings.hardware):
+    if finished(run) and is_rank_zero(settings.hardware):
         encoder = run / "encoder"
         print_next(
             (
