@@ -1,22 +1,22 @@
-"""Channels: how the channels of a recording become the one wave that a model hears. The policy is here and nowhere else.
+"""Downmix: how the channels of a recording become one mono wave, or one wave each without cross-talk.
 
-Legend: S samples, C channels, P points (samples far enough apart to judge by), T frames of 25 ms.
+Legend: S samples, C channels, P points (subsampled samples), T frames of 25 ms, N seconds.
 
-- A channel that was asked for is taken as it is.
-- Where each is wanted by itself, speech belongs to the channel that it is loudest on. What has ten times the power on another is
-  that one's cross-talk, if the channel usually holds so little while the other speaks: who really speaks softly into a clean
-  channel is heard. Channels that hold the same sound (a mono recording, saved as stereo) are one.
-- Otherwise the channels are averaged. A dead channel halves the level and changes nothing else: a gain that depends on which
-  channels sound would jump within a recording.
-- A second in which the channels cancel each other is taken from its louder channel alone. Swapped wires in one plug of a
-  stereo cable turn R into -L, and the average of that is silence.
+- A requested channel is taken as it is.
+- With ``EACH``, speech belongs to the channel on which it is loudest. A channel with a tenth of another's power holds that
+  one's cross-talk, if it usually holds so little while the other speaks; soft speech on a clean channel is kept. Channels
+  with the same sound (mono saved as stereo) count once.
+- Otherwise the channels are averaged. A dead channel only halves the level: a gain that depends on the active channels
+  would jump within a recording.
+- A second in which the channels cancel each other is taken from its louder channel alone. Swapped wires in a stereo plug
+  turn R into -L, whose average is silence.
 
-What is promised: the wave does not depend on how the recording is parted into blocks, nor on which second reading starts
-from. Each second of the recording decides for itself; where two neighbours decide differently, the first 10 ms of the later
-one fade over. What is left behind the last whole second goes with the second before it. Memory holds a second.
+The wave does not depend on block sizes or on the second at which reading starts. Each second is decided by itself; where two
+neighbours differ, the first 10 ms of the later one cross-fade. The rest after the last whole second follows the second before
+it. Memory holds one second.
 
-What is not: channels that cancel only in part (one delayed by 5 ms, or much softer than the other) are averaged, with the
-colour that this gives. An offset does not count as sound, and hum little.
+Limits: channels that cancel in part (one delayed by 5 ms, or much softer) are averaged, with a comb filter's colour. A DC
+offset does not count as sound, and hum little.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ import numpy as np
 from lalia.units import Seconds
 
 EACH = -1
-"""A choice of channels: each by itself. Others are None, the mix, and a channel's number from 0."""
+"""A choice of channels: each separately. The others are None (the mix) and a channel's number from 0."""
 CANCELLING_RATIO = 0.25
-"""Power of the sum over the sum of the powers, below which channels cancel: 2 for one voice on two channels, 1 for two voices
-or one dead channel, 0 for R = -L."""
+"""Channels cancel below this power of their sum over the sum of their powers: 2 for one voice on two channels, 1 for two
+voices or one dead channel, 0 for R = -L."""
 SILENCE_POWER = 1e-7
-"""Mean square (-70 dB) of the differences between points, below which a second is silent."""
+"""A second is silent below this mean square (-70 dB) of the differences between points."""
 FADE_S: Seconds = 0.01
 
 _POINTS_PER_S = 4000  # Comparing a part of the samples costs a tenth of comparing all.
@@ -62,7 +62,7 @@ _MAX_LEVEL_RATIO = 4.0  # between the powers of the two channels
 
 
 def parse_channels(word: str) -> int | None:
-    """What ``mix``, ``each`` or a channel's number from 1 chooses; ``ValueError`` says what was expected."""
+    """``mix`` as None, ``each`` as ``EACH``, a channel's number from 1 as its number from 0; ``ValueError`` for others."""
     if word == "mix":
         return None
     if word == "each":
@@ -73,9 +73,9 @@ def parse_channels(word: str) -> int | None:
 
 
 class Mixer:
-    """Turns the consecutive blocks of a recording, of shape (S, C), into the blocks of one wave (S,), float32.
+    """Mixes the consecutive blocks (S, C) of a recording to blocks of one wave (S,), float32.
 
-    ``channel`` counts from 0; None follows the policy above. Mono passes through untouched.
+    ``channel`` counts from 0; None follows the rules above. Mono passes unchanged.
     """
 
     def __init__(self, rate: int, channel: int | None = None) -> None:
@@ -83,13 +83,13 @@ class Mixer:
         self._channel = channel
         self._lag = max(1, rate // _POINTS_PER_S)
         self._pending_SC: np.ndarray | None = None
-        self._before: int | None = None  # what the second before was taken from: a channel, or _MIX
-        self._taken: list[int] = []  # seconds that were taken from each channel alone
+        self._before: int | None = None  # source of the second before: a channel, or _MIX
+        self._taken: list[int] = []  # seconds taken from each channel alone
         self._sounding = 0
         self._voices = _VoiceStatistics()
 
     def __call__(self, block_SC: np.ndarray, last: bool = False) -> np.ndarray:
-        """The samples that are decided after ``block_SC``: those of whole seconds, or with ``last`` all that there are."""
+        """The wave (S,) of the whole seconds up to the end of ``block_SC``; with ``last``, of all samples."""
         channels = block_SC.shape[1]
         if channels == 1:
             return block_SC[:, 0]
@@ -107,26 +107,26 @@ class Mixer:
         return wave_S
 
     def finish(self) -> np.ndarray:
-        """What is left behind the last whole second."""
+        """The wave (S,) after the last whole second."""
         pending_SC = self._pending_SC
         return np.zeros(0, np.float32) if pending_SC is None else self(pending_SC[:0], last=True)
 
     @property
     def cancelled(self) -> str:
-        """In a line that the channels cancel each other; ``""`` where they do so for less than a hundredth of the sound."""
+        """One line that says that the channels cancel; "" where they do so in less than a hundredth of the sound."""
         if sum(self._taken) < max(1, self._sounding / 100):
             return ""
         which = [number for number, seconds in enumerate(self._taken, 1) if seconds]
         one = f"channel {which[0]}" if len(which) == 1 else "the louder one"
-        return f"its channels cancel each other, as when a cable is wired the wrong way round: read from {one} where they do"
+        return f"its channels cancel each other, as with swapped wires in a cable: read from {one} where they do"
 
     @property
     def two_voices(self) -> bool:
-        """Whether the two channels hold two people (a telephone call) and not one scene."""
+        """Whether the two channels hold two speakers (a telephone call) and not one scene."""
         return self._voices.differ()
 
     def _second(self, second_SC: np.ndarray, wave_S: np.ndarray) -> None:
-        """Decide on a second, and correct its average ``wave_S`` in place where it is not to be had."""
+        """Choose the source of a second, and replace its average ``wave_S`` in place where that is a channel."""
         before, rest = self._before, len(second_SC) < self._rate
         taken = before if before is not None and rest else self._decide(second_SC)
         if taken != _MIX:
@@ -159,7 +159,7 @@ class Mixer:
 
 
 def cross_talk_ratio(own_T: np.ndarray, other_T: np.ndarray) -> float:
-    """The share of another channel's power, up to which a channel only picks it up; from the powers of all frames of both."""
+    """The share of another channel's power up to which a channel holds its cross-talk; from the powers (T,) of both."""
     loud_T = (
         other_T >= max(SILENCE_POWER, _LOUD_SHARE * float(np.percentile(other_T, 95))) if len(other_T) else other_T > 0
     )
@@ -169,7 +169,7 @@ def cross_talk_ratio(own_T: np.ndarray, other_T: np.ndarray) -> float:
 
 
 def compare_seconds(one_S: np.ndarray, other_S: np.ndarray, rate: int) -> np.ndarray:
-    """Of every second of two waves of the same length its power, and 1 where both hold the same sound there, else 0: (N, 2)."""
+    """Power, and 1 for the same sound or else 0, of every second of two waves (S,) of one length: (N, 2)."""
     found = []
     for start in range(0, len(one_S), rate):
         a_S, b_S = (wave_S[start : start + rate].astype(np.float64) for wave_S in (one_S, other_S))
@@ -180,14 +180,14 @@ def compare_seconds(one_S: np.ndarray, other_S: np.ndarray, rate: int) -> np.nda
 
 
 def is_same_sound(compared: np.ndarray) -> bool:
-    """Whether two channels hold the same sound, from what ``compare_seconds`` found of all their seconds: (N, 2)."""
+    """Whether two channels hold the same sound, from ``compare_seconds`` (N, 2)."""
     powers, same = compared.T
     loud = powers >= max(SILENCE_POWER, _PAUSE_POWER_SHARE * float(powers.max(initial=0.0)))
     return bool(loud.any()) and float(same[loud].mean()) >= _SAME_SECONDS_SHARE
 
 
 class _VoiceStatistics:
-    """Whether two channels hold two voices: they come and go at different times, now the one louder and now the other."""
+    """Statistics that tell two speakers on two channels: their levels vary at different times, and each is louder at times."""
 
     def __init__(self) -> None:
         self._loud = 0
@@ -197,7 +197,7 @@ class _VoiceStatistics:
         self._products = np.zeros((2, 2))
 
     def add(self, squares_PC: np.ndarray) -> None:
-        """The squares of a second's points."""
+        """Add the squared points (P, C) of a second."""
         points = len(squares_PC) // _FRAMES_PER_S
         if not points:
             return
@@ -223,7 +223,7 @@ class _VoiceStatistics:
 
 
 def _sum(block_SC: np.ndarray) -> np.ndarray:
-    """Of two channels by columns: a sum along rows of two costs ten times as much."""
+    """The sum over channels (S,). Two channels are added by columns, which is ten times as fast as a sum along rows."""
     return block_SC[:, 0] + block_SC[:, 1] if block_SC.shape[1] == 2 else block_SC.sum(axis=1, dtype=np.float32)
 
 

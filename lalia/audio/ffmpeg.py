@@ -1,4 +1,4 @@
-"""Containers and codecs that libsndfile does not know, decoded by FFmpeg: the one door to PyAV."""
+"""Decode containers and codecs that libsndfile lacks (M4A, WebM, AMR, ...) with FFmpeg; the only module that imports PyAV."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MAX_BOXES = 100_000
 
 
 class DecodingFailed(Exception):
-    """FFmpeg could not open or decode the file; the message says what it said."""
+    """FFmpeg cannot open or decode the file; the message is FFmpeg's."""
 
 
 class DecoderMissing(Exception):
@@ -25,18 +25,18 @@ class DecoderMissing(Exception):
 
 @dataclass
 class DecodingReport:
-    """What became of a file while it was decoded, for those who tell people."""
+    """What was found while a file was decoded; filled by ``stream_blocks``."""
 
     declared_s: float | None = None
-    """seconds that its header promises; None: it does not say"""
+    """duration in the header; None where it has none"""
     tracks: str = ""
-    """which of several tracks was read, in words"""
+    """which of several tracks was read, as a sentence; "" for a file with one"""
     packets: int = 0
     bad_packets: int = 0
 
 
 def stream_info(file: BinaryIO, container: str) -> tuple[int, int, float | None]:
-    """Sample rate, channels and declared duration in seconds (None: not said) of the stream that is read."""
+    """Sample rate in Hz, channels and declared duration in seconds (None where there is none) of the stream that is read."""
     with _open(file, container) as opened:
         number, _ = _choose_track(file, container, opened)
         stream = opened.streams.audio[number]
@@ -44,15 +44,15 @@ def stream_info(file: BinaryIO, container: str) -> tuple[int, int, float | None]
 
 
 def stream_blocks(file: BinaryIO, container: str, decoding: DecodingReport) -> Iterator[tuple[int, np.ndarray]]:
-    """Blocks of a file's sound as (rate, float32 samples of shape (samples, channels)); ``decoding`` is filled meanwhile.
+    """Decoded blocks as (rate in Hz, float32 (S, C)); ``decoding`` is filled meanwhile.
 
-    Of several tracks the first that decodes and is not silent. Packets that are damaged are counted and left out; raises
-    ``DecodingFailed`` where nothing can be decoded, or most of it cannot.
+    Of several tracks, reads the first that decodes and is not silent, the default track first. Damaged packets are counted
+    and skipped. Raises ``DecodingFailed`` where no packet or too few can be decoded.
     """
     with ExitStack() as stack:
         opened = stack.enter_context(_open(file, container))
         number, decoding.tracks = _choose_track(file, container, opened)
-        if decoding.tracks:  # Listening to them moved the file.
+        if decoding.tracks:  # Probing the tracks moved the file position.
             stack.close()
             opened = stack.enter_context(_open(file, container))
         stream = opened.streams.audio[number]
@@ -71,7 +71,7 @@ def _blocks(opened: Any, stream: Any, decoding: DecodingReport) -> Iterator[tupl
         except (av.error.FFmpegError, ValueError, OSError) as error:
             if not decoding.packets:
                 raise DecodingFailed(_reason(error)) from error
-            return  # The container ends in the middle of something.
+            return  # The container is truncated.
         if packet is None:
             break
         try:
@@ -86,12 +86,12 @@ def _blocks(opened: Any, stream: Any, decoding: DecodingReport) -> Iterator[tupl
         for frame in frames:
             try:
                 parts = convert.resample(frame) if convert is not None else []
-            except ValueError:  # The sound goes on in another form.
+            except ValueError:  # The sample rate or the channels change.
                 yield from map(_block, convert.resample(None))
                 convert = None
             if convert is None:
-                # Channels side by side, not each by itself: PyAV counts a frame's planes up to the first that is empty, and
-                # of eight or more none is, so it reads on behind the last.
+                # Interleaved, not planar: PyAV counts a frame's planes up to the first empty one, and with eight or more
+                # channels there is none, so that it would read past the last.
                 convert = av.AudioResampler(format="flt", rate=frame.sample_rate)
                 parts = convert.resample(frame)
             yield from map(_block, parts)
@@ -106,14 +106,14 @@ def _block(frame: Any) -> tuple[int, np.ndarray]:
 
 
 def _choose_track(file: BinaryIO, container: str, opened: Any) -> tuple[int, str]:
-    """Which of the audio streams is read, and, where there are several, in words."""
+    """The index of the audio stream to read, and a sentence about it where there are several."""
     streams = opened.streams.audio
     if not streams:
         raise DecodingFailed("it holds no audio stream")
     fit = [number for number, stream in enumerate(streams) if stream.codec_context is not None and stream.rate]
     if not fit:
         known = any(stream.codec_context is not None for stream in streams)
-        raise DecodingFailed("it does not say how many samples a second has" if known else "no decoder knows its codec")
+        raise DecodingFailed("it gives no sample rate" if known else "no decoder knows its codec")
     if len(streams) == 1:
         return 0, ""
     fit.sort(key=lambda number: not streams[number].disposition & _av().stream.Disposition.default)
@@ -124,7 +124,7 @@ def _choose_track(file: BinaryIO, container: str, opened: Any) -> tuple[int, str
 
 
 def _has_sound(file: BinaryIO, container: str, number: int) -> bool:
-    """Whether the first minutes of a stream hold more than silence."""
+    """Whether the first two minutes of a stream hold more than silence."""
     try:
         with _open(file, container) as opened:
             seconds = 0.0
@@ -157,13 +157,13 @@ def _open(file: BinaryIO, container: str) -> Any:
     except (av.error.FFmpegError, ValueError, OSError) as error:
         if container == "mov" and not _has_moov(file):
             raise DecodingFailed(
-                "its index (moov) is missing, as when a recorder is switched off; untrunc can make one"
+                "its index (moov) is missing, as after a recorder lost power; untrunc can rebuild it"
             ) from error
         raise DecodingFailed(_reason(error)) from error
 
 
 def _has_moov(file: BinaryIO) -> bool:
-    """Whether an MP4 file has a box ``moov``, by a walk over its boxes."""
+    """Whether an MP4 file has a ``moov`` box (ISO/IEC 14496-12)."""
     size, at = file.seek(0, os.SEEK_END), 0
     for _ in range(_MAX_BOXES):
         file.seek(at)
@@ -178,7 +178,7 @@ def _has_moov(file: BinaryIO) -> bool:
 
 
 def _declared_s(opened: Any, stream: Any) -> float | None:
-    """What the header promises; None for streams without one, of which FFmpeg guesses the length by their bit rate."""
+    """The duration in the header; None for formats without one, whose duration FFmpeg estimates from the bit rate."""
     if opened.format.name.partition(",")[0] in _ESTIMATED_DURATION:
         return None
     if said := stream.metadata.get("DURATION", ""):  # Matroska's, per track

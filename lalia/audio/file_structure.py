@@ -1,4 +1,8 @@
-"""What a file really holds, beside what its header promises, and the pieces of it that a decoder should be given."""
+"""The real structure of an audio file: its streams and durations, and the byte ranges that a decoder should read.
+
+Parsers (`riff`, `mpeg`, `flac_frames`, `ogg`) return a `FileStructure`; `reading` decodes its streams. A stream whose header
+is wrong becomes a `SplicedFile`: a corrected header followed by ranges of the file.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +16,13 @@ from typing import BinaryIO
 from lalia.units import Seconds
 
 Piece = bytes | tuple[int, int]
-"""Bytes that are made up, or (start, length) in the file."""
+"""New bytes, or a (start, length) range of the file."""
 _MAX_READ_BYTES = 1 << 26
 
 
 @dataclass(frozen=True)
 class AudioFormat:
-    """What a file is: for people, and what FFmpeg calls its container; ``libsndfile``: whether that reads it too."""
+    """A format by its name, FFmpeg's name of its container, and whether libsndfile reads it."""
 
     name: str
     container: str
@@ -27,7 +31,7 @@ class AudioFormat:
 
 @dataclass(frozen=True)
 class Stream:
-    """What one decoder reads as one stream: the file as it is, or ``pieces`` of it as if they were a file."""
+    """What one decoder reads: the whole file, or ``pieces`` of it as if they were a file."""
 
     format: AudioFormat
     pieces: tuple[Piece, ...] = ()
@@ -50,7 +54,7 @@ class FileStructure:
 
 
 class SplicedFile(io.RawIOBase):
-    """Pieces of a file, and bytes between them, as one file that can be read and sought in."""
+    """Ranges of a file and new bytes, joined into one seekable read-only file."""
 
     def __init__(self, file: BinaryIO, pieces: Sequence[Piece]) -> None:
         self._file = file
@@ -77,7 +81,7 @@ class SplicedFile(io.RawIOBase):
         return self._at
 
     def readinto(self, into: object) -> int:
-        """Fill ``into`` from one piece at most."""
+        """Read into ``into``, from one piece at most; the number of bytes."""
         buffer = memoryview(into)  # type: ignore[arg-type]
         while self._number < len(self._pieces) and self._at >= self._starts[self._number + 1]:
             self._number += 1
@@ -96,17 +100,17 @@ class SplicedFile(io.RawIOBase):
 
 
 def open_stream(file: BinaryIO, stream: Stream) -> BinaryIO:
-    """What a decoder of ``stream`` reads."""
+    """The file object that a decoder of ``stream`` reads."""
     return io.BufferedReader(SplicedFile(file, stream.pieces), 1 << 16) if stream.pieces else file
 
 
 def whole_file(file_format: AudioFormat) -> FileStructure:
-    """A file whose headers are honest, or of which no more is known."""
+    """One stream that is the whole file: its headers are right, or no more is known."""
     return FileStructure((Stream(file_format),))
 
 
 def read_or_map(file: BinaryIO, size: int) -> bytes | mmap:
-    """The bytes of a file, of a large one mapped and not read."""
+    """The bytes of a file; a large file is memory-mapped."""
     if isinstance(file, io.BytesIO):
         return file.getvalue()
     if size > _MAX_READ_BYTES:

@@ -1,6 +1,6 @@
-"""FLAC as corpora hold it, decoded in one call: no file object between, and a decoder nearly twice as fast as libsndfile's.
+"""Fast path for the FLAC clips of a prepared corpus: one call of dr_flac per clip, nearly twice as fast as libsndfile.
 
-Trainings read millions of short clips that `lalia prepare` wrote, so what each costs beside its samples matters.
+Training reads millions of short clips, so that the cost per clip matters as much as the cost per sample.
 """
 
 from __future__ import annotations
@@ -16,13 +16,16 @@ from lalia.errors import AudioError
 from lalia.units import SAMPLE_RATE, Samples
 
 _STREAMINFO_END = 42
-_SMALLEST_FRAME_BYTES, _LARGEST_FRAME = 8, 65_535  # a forged header must not reserve memory without end
-_BEFORE_STREAMINFO = (b"fLaC\x00\x00\x00\x22", b"fLaC\x80\x00\x00\x22")  # the second where no other block follows
+_SMALLEST_FRAME_BYTES, _LARGEST_FRAME = 8, 65_535  # A forged header must not allocate unlimited memory.
+_BEFORE_STREAMINFO = (
+    b"fLaC\x00\x00\x00\x22",
+    b"fLaC\x80\x00\x00\x22",
+)  # the second where no other metadata block follows
 
 
 @cache
 def _dr_flac() -> Any:
-    """The package that has dr_flac; None in the light installation, which reads few files, and any kind: libsndfile does."""
+    """miniaudio, which contains dr_flac; None where it is not installed: libsndfile decodes then."""
     try:
         import miniaudio
     except ImportError:
@@ -31,16 +34,16 @@ def _dr_flac() -> Any:
 
 
 def read_flac(data: bytes, name: Callable[[], str]) -> np.ndarray:
-    """The wave (samples,) float32 of a FLAC file's bytes; ``name`` is called for the name that an error shows.
+    """The wave (S,) float32 of a FLAC file's bytes; ``name`` is called for the name in errors.
 
-    Whatever is not a whole, sound FLAC file of 16 kHz mono goes the way of `lalia.audio.reading.read_audio`, with its
-    errors; a FLAC file that gives fewer samples than its header says is an AudioError too.
+    Files that are not intact 16 kHz mono FLAC are read by `lalia.audio.reading.read_audio`, with its errors. Raises
+    ``AudioError`` too where fewer samples can be decoded than the header says.
     """
     samples = _samples(data)
     miniaudio = _dr_flac()
     if samples and miniaudio is not None:
         wave = np.empty(samples, np.float32)
-        # A damaged frame fails its checksum and is left out: then there are fewer samples than the header says.
+        # dr_flac skips a frame with a wrong checksum, which leaves fewer samples than the header says.
         if _decode(miniaudio, data, wave) == samples:
             return wave
     wave = read_audio(data, name=name())
@@ -50,7 +53,7 @@ def read_flac(data: bytes, name: Callable[[], str]) -> np.ndarray:
 
 
 def _decode(miniaudio: Any, data: bytes, wave: np.ndarray) -> Samples:
-    """Decode ``data`` into ``wave`` (samples,) float32; how many samples there were. The decoder is dr_flac."""
+    """Decode ``data`` into ``wave`` (S,) float32 with dr_flac; the number of samples decoded."""
     decoder = miniaudio.lib.ma_dr_flac_open_memory(data, len(data), miniaudio.ffi.NULL)
     if not decoder:
         return 0
@@ -62,7 +65,7 @@ def _decode(miniaudio: Any, data: bytes, wave: np.ndarray) -> Samples:
 
 
 def _samples(data: bytes) -> Samples:
-    """How many samples the header says there are; 0 where it does not say, or not of 16 kHz mono."""
+    """The total samples in STREAMINFO; 0 where it has none or the file is not 16 kHz mono."""
     if len(data) < _STREAMINFO_END or not data.startswith(_BEFORE_STREAMINFO):
         return 0
     # 20 bits of rate, 3 of channels - 1, 5 of bits per sample - 1, 36 of samples (RFC 9639, section 8.2)

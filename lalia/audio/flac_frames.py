@@ -1,4 +1,7 @@
-"""FLAC by its last frame: how many samples there are, whatever the total in the header says."""
+"""Count the samples of a FLAC file by its last frame, for files whose STREAMINFO is wrong or empty (RFC 9639).
+
+Recorders that stream or lose power leave a total of 0 or a wrong one, and joined files hold several streams.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ _BLOCK_SIZES = {
 
 
 def flac_structure(data: Data, size: int, file_format: AudioFormat) -> FileStructure:
-    """What a FLAC file holds: each stream of a row with the total in its header that its last whole frame gives."""
+    """The streams of a FLAC file, each with the total samples that its last intact frame gives."""
     begins = [id3_end(data)]
     while (joined := data.find(_STREAM_START, begins[-1] + _HEAD_BYTES)) >= 0:
         begins.append(joined)
@@ -37,14 +40,14 @@ def flac_structure(data: Data, size: int, file_format: AudioFormat) -> FileStruc
 
 
 def _stream(data: Data, start: int, end: int, file_format: AudioFormat) -> FileStructure:
-    """One stream; both lengths are None where no more is known."""
+    """One stream between bytes ``start`` and ``end``; both durations are None where no more is known."""
     head = data[start : start + _HEAD_BYTES]
     as_it_is = (start, end - start)
     if len(head) < _HEAD_BYTES or head[:4] != b"fLaC" or head[4] & 0x7F or not any(head[18:21]):
         return FileStructure((Stream(file_format, (as_it_is,)),))
     facts = int.from_bytes(head[18:26], "big")
     rate, total = facts >> 44, facts & (1 << 36) - 1
-    block = int.from_bytes(head[8:10], "big") if head[8:10] == head[10:12] else 0  # one size of block, or many
+    block = int.from_bytes(head[8:10], "big") if head[8:10] == head[10:12] else 0  # 0: variable block sizes
     actual, truncation = 0, ""
     begin = start + _HEAD_BYTES
     for tail_bytes in (_TAIL_BYTES, _LARGEST_FRAME_BYTES):
@@ -53,7 +56,7 @@ def _stream(data: Data, start: int, end: int, file_format: AudioFormat) -> FileS
         if any(frame.end == total for frame in ends):
             return FileStructure((Stream(file_format, (as_it_is,)),), total / rate, total / rate)
         if ends:
-            # The last frame is whole where its checksum says so; what is behind it may be a tag.
+            # The last frame is intact where its checksum matches; a tag may follow it.
             actual = ends[0].end if ends[0].intact else ends[0].first
             if not ends[0].intact:
                 end, truncation = tail + ends[0].at, "its last frame is incomplete"
@@ -67,7 +70,7 @@ def _stream(data: Data, start: int, end: int, file_format: AudioFormat) -> FileS
 
 @dataclass(frozen=True)
 class _Frame:
-    """A frame at byte ``at``, from sample ``first`` to before sample ``end``."""
+    """A frame at byte ``at`` with the samples from ``first`` to before ``end``; ``intact``: its checksum matches."""
 
     at: int
     first: int
@@ -76,7 +79,7 @@ class _Frame:
 
 
 def _last_frames(tail: bytes, block: int, total: int) -> list[_Frame]:
-    """The frames that begin in ``tail``, the last first, no further than to one that ends at ``total``."""
+    """The frames that begin in ``tail``, last first; stops at a frame that ends at sample ``total``."""
     found: list[_Frame] = []
     at = len(tail)
     sync = b"\xff\xf8" if block else b"\xff"
@@ -92,14 +95,16 @@ def _last_frames(tail: bytes, block: int, total: int) -> list[_Frame]:
 
 
 def _parse_header(data: bytes, at: int, fixed: int) -> tuple[int, int] | None:
-    """First sample and samples of the frame header at ``at``, where its checksum holds (RFC 9639, section 9.1)."""
+    """First sample and number of samples by the frame header at ``at``; None where its CRC-8 fails (RFC 9639, section 9.1)."""
     if at + 6 > len(data) or data[at + 1] & 0xFE != 0xF8:
         return None
     size_code, rate_code = data[at + 2] >> 4, data[at + 2] & 15
     if not size_code or rate_code == 15 or data[at + 3] & 1:
         return None
     first_byte, end = data[at + 4], at + 5
-    extra = 0 if first_byte < 0x80 else 7 - (first_byte ^ 0xFF).bit_length()  # leading ones, less one
+    extra = (
+        0 if first_byte < 0x80 else 7 - (first_byte ^ 0xFF).bit_length()
+    )  # UTF-8-like coding: leading ones, less one
     if extra > 6 or 0x80 <= first_byte < 0xC0 or end + extra + 5 > len(data):
         return None
     number = first_byte if not extra else first_byte & (0x3F >> extra)
@@ -121,7 +126,7 @@ def _parse_header(data: bytes, at: int, fixed: int) -> tuple[int, int] | None:
 
 
 def _crc_matches(frame: bytes) -> bool:
-    """Whether a frame's checksum stands somewhere at its end; tags behind it are 128 bytes or none."""
+    """Whether a frame's CRC-16 matches, with or without an ID3v1 tag of 128 bytes after it."""
     for behind in (0, 128):
         body = frame[: len(frame) - behind]
         if len(body) > 2 and _crc(body[:-2], 16) == int.from_bytes(body[-2:], "big"):

@@ -1,4 +1,4 @@
-"""Which kind of audio file this is, by its first bytes."""
+"""Detect the format of an audio file by its first bytes (magic numbers and frame headers)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _OTHER_SUFFIXES = frozenset(
 
 RAW_G722 = "G.722"
 FRAGMENT = "later piece"
-"""Of a recording that was made in pieces: without the header that says what it is."""
+"""A later fragment of a recording made in pieces (MSE, fragmented MP4): it lacks the header that says how to decode it."""
 _MAX_BLOCK_BYTES = 1 << 16
 G722_BYTES_PER_SECOND = 8_000
 
@@ -64,15 +64,15 @@ _PICTURES = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1", b"av
 
 
 def is_audio(path: Path) -> bool:
-    """Whether a file is audio by its first bytes, whatever it is called; for folders of millions: one short read.
+    """Whether a file is audio by its first bytes; one short read, so that folders of millions can be searched.
 
-    What cannot be opened, pipes and devices are not. Names that end as documents, pictures and programs do are not opened.
+    False for pipes, devices and what cannot be opened. Files with suffixes of documents, pictures or programs are not opened.
     """
     suffix = path.suffix.lower()
     if suffix in _OTHER_SUFFIXES:
         return False
     try:
-        if not path.is_file():  # a pipe would be waited for without end
+        if not path.is_file():  # Opening a pipe would block.
             return False
         with path.open("rb", buffering=0) as file:
             head = file.read(_SNIFFED_BYTES)
@@ -82,9 +82,9 @@ def is_audio(path: Path) -> bool:
 
 
 def detect_format(head: bytes, suffix: str, size: int) -> AudioFormat | None:
-    """The kind of a file that starts with ``head`` (up to ``HEAD_BYTES``); None when it is no audio we know.
+    """The format of a file of ``size`` bytes that starts with ``head`` (up to ``HEAD_BYTES``); None where it is not known.
 
-    ``suffix`` (``.g722``) is believed only where the bytes cannot tell: raw G.722 has no header.
+    ``suffix`` (``.g722``) counts only where the bytes cannot tell: raw G.722 has no header.
     """
     if head[:4] in (b"RIFF", b"RIFX") and head[8:12] not in _RIFF_FORMS:
         return None
@@ -101,11 +101,11 @@ def detect_format(head: bytes, suffix: str, size: int) -> AudioFormat | None:
             return file_format
     if _is_webm_blocks(head):
         return AudioFormat(FRAGMENT, "", False)
-    for at, packet in ((0, 188), (4, 192)):  # as broadcast, and as camcorders write it
+    for at, packet in ((0, 188), (4, 192)):  # as broadcast, and with the timestamps of camcorders (M2TS)
         if len(head) > at + 4 * packet and set(head[at : at + 5 * packet : packet]) == {0x47}:
             return AudioFormat("MPEG-TS", "mpegts", False)
     start = id3_end(head)
-    if start and start >= len(head):  # a tag with a cover picture larger than what we look at
+    if start and start >= len(head):  # An ID3 tag with a cover picture is larger than ``head``.
         return AudioFormat("MP3", "mp3", True) if start < size else None
     if head.startswith(b"fLaC", start):
         return AudioFormat("FLAC", "flac", True)
@@ -119,7 +119,7 @@ def detect_format(head: bytes, suffix: str, size: int) -> AudioFormat | None:
 
 
 def _is_webm_blocks(head: bytes) -> bool:
-    """Whether WebM blocks of one track stand in a row: a piece of a recording that begins within a cluster."""
+    """Whether ``head`` is a row of WebM SimpleBlocks of one track: a fragment that begins within a cluster."""
     at = 0
     for _ in range(3):
         if len(head) < at + 16 or head[at] != 0xA3 or not head[at + 1]:
@@ -133,7 +133,7 @@ def _is_webm_blocks(head: bytes) -> bool:
 
 
 def _has_frames(head: bytes, start: int, size: int, frame_bytes: Callable[[bytes, int], int]) -> bool:
-    """Whether three frames in a row stand within the first 8 kB; fewer only where the file ends before that."""
+    """Whether three consecutive frames begin within the first 8 kB; fewer only where the file ends before."""
     at = head.find(b"\xff", start, start + 8192)
     while at >= 0:
         frames, position = 0, at
@@ -155,7 +155,7 @@ def _aac_frame_bytes(head: bytes, at: int) -> int:
 
 
 def _is_text(head: bytes) -> bool:
-    """Whether this is writing (an error page, a Git LFS pointer, a table) and not the bytes of a codec."""
+    """Whether ``head`` is text (an error page, a Git LFS pointer, a table) and not the bytes of a codec."""
     try:
         text = head[:1024].decode("utf-8", errors="strict" if len(head) <= 1024 else "ignore")
     except UnicodeDecodeError:

@@ -1,7 +1,7 @@
-"""MPEG audio (MP3) frame by frame: how much sound a file holds, whatever the count at its head says.
+"""Count the frames of an MP3 file, for files whose Xing, Info or VBRI header is wrong or missing (ISO/IEC 11172-3).
 
-An MP3 file is a row of frames. Only an optional first one (Xing, Info, VBRI) says how many follow; streams that were
-recorded have none, joined files have that of their first part, and libsndfile believes it or guesses.
+An MP3 file is a row of frames; only an optional first one says how many follow. Recorded streams have none, joined files
+have that of their first part, and libsndfile trusts it or guesses.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _KBPS_MPEG2 = {
 _DECODER_DELAY: Samples = 529
 _SYNC = re.compile(rb"\xff[\xe2-\xff][\x10-\xef]")
 _MIN_FRAMES = 3
-"""Frames in a row that are taken for sound and not for bytes that look like it."""
+"""Consecutive frames that are taken for audio; fewer may be other bytes that look like a header."""
 
 
 class _FrameBytes(dict[int, int]):
-    """The bytes of a frame by the second and third byte of its header; 0 where these begin none (ISO/IEC 11172-3, 2.4.1.3)."""
+    """Frame length in bytes by the second and third header byte; 0 for no valid header (ISO/IEC 11172-3, 2.4.1.3)."""
 
     def __missing__(self, key: int) -> int:
         version, layer = key >> 11 & 3, 4 - (key >> 9 & 3)
@@ -54,7 +54,7 @@ _FRAME_BYTES = _FrameBytes()
 
 
 class _FrameBytesOfFormat(dict[int, int]):
-    """The bytes of a frame by its header, a whole one; 0 where it begins none of the same form."""
+    """Frame length in bytes by the whole header; 0 for no valid header of the same format."""
 
     def __init__(self, form: tuple[int, int, int, int] | None) -> None:
         self._wanted = form
@@ -66,7 +66,7 @@ class _FrameBytesOfFormat(dict[int, int]):
 
 
 def frame_bytes(data: Data, at: int) -> int:
-    """Length of the MPEG audio frame at ``at``; 0 when none starts there."""
+    """Length in bytes of the MPEG audio frame at ``at``; 0 where none starts there."""
     if at + 4 > len(data) or data[at] != 0xFF:
         return 0
     return _FRAME_BYTES[data[at + 1] << 8 | data[at + 2]]
@@ -74,7 +74,7 @@ def frame_bytes(data: Data, at: int) -> int:
 
 @dataclass
 class FrameRun:
-    """Frames of one rate and one number of channels. ``pieces`` are where they are, as (start, length)."""
+    """Consecutive frames of one layer, rate and number of channels; ``pieces`` are their (start, length) in the file."""
 
     layer: int
     rate: int
@@ -83,13 +83,13 @@ class FrameRun:
     frames: int = 0
     pieces: list[tuple[int, int]] = field(default_factory=list)
     declared_frames: int | None = None
-    """frames that its head says it has"""
+    """frames by its info frame (Xing, Info or VBRI); None where it has none"""
     info_frame: bytes = b""
-    """the frame that says so"""
+    """the bytes of its Xing or Info frame"""
 
     @property
     def duration_s(self) -> Seconds:
-        """Of the sound, without what encoders add before and behind it and decoders take off."""
+        """Of the audio, without the encoder delay and padding that decoders remove."""
         return self._seconds(self.frames)
 
     @property
@@ -103,7 +103,7 @@ class FrameRun:
 
     @property
     def encoder_padding(self) -> tuple[Samples, Samples]:
-        """How many samples the encoder says that it added before and behind."""
+        """Encoder delay and padding in samples, from the LAME tag; 0 without one."""
         at = _lame_tag_at(self.info_frame)
         delays = int.from_bytes(self.info_frame[at + 21 : at + 24], "big") if at else 0
         return delays >> 12, delays & 0xFFF
@@ -111,29 +111,29 @@ class FrameRun:
 
 @dataclass
 class FrameScan:
-    """What a walk found: runs of frames, and whether the last frame of all is cut off."""
+    """Runs of frames, and whether the last frame is truncated."""
 
     runs: list[FrameRun]
     truncated: bool
     has_junk: bool
-    """whether anything lies between frames or behind them"""
+    """whether other bytes lie between or after the frames"""
 
 
 def scan_frames(data: Data, start: int, end: int) -> FrameScan:
-    """All frames between ``start`` and ``end``, over whatever lies between them."""
+    """All frames between bytes ``start`` and ``end``; other bytes are skipped."""
     found = FrameScan([], False, False)
     unpack = struct.Struct(">I").unpack_from
     at = start
     while (begin := _find_run(data, at, end)) is not None:
         found.has_junk |= bool(found.runs)
         at = begin
-        while at + 4 <= end and data[at] == 0xFF:  # a run, or the rest of one behind a stray
+        while at + 4 <= end and data[at] == 0xFF:  # a run, or the rest of one after other bytes
             form = _frame_format(data, at)
             if form is None or (found.runs and form != _run_format(found.runs[-1]) and not _begins_run(data, at, end)):
                 break
             if not found.runs or form != _run_format(found.runs[-1]):
                 found.runs.append(FrameRun(*form))
-                if len(found.runs) == 1:  # Players take those of joined files for silent frames.
+                if len(found.runs) == 1:  # In joined files, players decode later info frames as silence.
                     at = _read_info_frame(data, at, end, found.runs[-1])
             run, first, frames, last = found.runs[-1], at, 0, end - 4
             lengths = _FrameBytesOfFormat(form)
@@ -153,7 +153,7 @@ def scan_frames(data: Data, start: int, end: int) -> FrameScan:
             if found.truncated or not frames:
                 break
         if found.truncated:
-            # A frame that seems to reach past the end may be a tag that looks like one.
+            # A frame that seems to pass the end may be a tag that looks like one.
             found.truncated = end - at >= 4 and data[at : at + 3] not in (b"TAG", b"APE", b"LYR", b"ID3")
             break
         at = max(at, begin + 1)
@@ -163,7 +163,7 @@ def scan_frames(data: Data, start: int, end: int) -> FrameScan:
 
 
 def xing_frame(run: FrameRun) -> bytes:
-    """A first frame that says how many frames ``run`` has, for decoders that go by it."""
+    """A Xing or Info frame with the right number of frames of ``run``, for decoders that trust it."""
     count = struct.pack(">I", run.frames)
     if run.info_frame and (at := max(run.info_frame.find(b"Xing"), run.info_frame.find(b"Info"))) > 0:
         head = bytearray(run.info_frame)
@@ -174,14 +174,14 @@ def xing_frame(run: FrameRun) -> bytes:
             head[at + 12 : at + 16] = struct.pack(">I", length & 0xFFFFFFFF)
         encoder = _lame_tag_at(run.info_frame)
         if run.declared_frames != run.frames and encoder:
-            # The samples that the encoder filled up with stand at another end: none are to be cut off there.
+            # The padding belongs to another end: decoders must remove none here.
             head[encoder + 22] &= 0xF0
             head[encoder + 23] = 0
         return bytes(head)
     version = {1152: 3, 576: 2}[run.frame_samples]
     rates = {_rate(v, code): (v, code) for v in (3, 2, 0) for code in range(3)}
     version, rate_code = rates[run.rate]
-    # MPEG version, layer III, no checksum; 128 or 80 kbit/s, so that there is room; joint stereo would need bits, plain does not.
+    # MPEG version, layer III, no checksum; 128 or 80 kbit/s leave room; plain stereo needs no mode extension.
     header = bytes((0xFF, 0xE0 | version << 3 | 1 << 1 | 1, 9 << 4 | rate_code << 2, 0xC0 if run.channels == 1 else 0))
     side = _side_info_bytes(version, run.channels)
     body = header + bytes(side) + b"Xing" + struct.pack(">I", 1) + count
@@ -189,7 +189,7 @@ def xing_frame(run: FrameRun) -> bytes:
 
 
 def mpeg_structure(data: Data, start: int, end: int, inside: bool = False) -> FileStructure:
-    """What a file of MPEG audio holds between ``start`` and ``end``; ``inside`` another container it is never the file itself."""
+    """The streams of MPEG audio between bytes ``start`` and ``end``; ``inside``: of another container (WAV)."""
     found = scan_frames(data, start, end)
     if not found.runs:
         return whole_file(MP3)
@@ -206,7 +206,7 @@ def mpeg_structure(data: Data, start: int, end: int, inside: bool = False) -> Fi
 
 
 def _lame_tag_at(head: bytes) -> int:
-    """Where in a first frame the encoder says who it is and what it added; 0 where it does not."""
+    """The offset of the LAME tag (encoder, delay, padding) in a Xing or Info frame; 0 where it has none."""
     at = max(head.find(b"Xing"), head.find(b"Info"))
     if at < 0:
         return 0
@@ -225,7 +225,7 @@ def id3_end(data: Data, at: int = 0) -> int:
 
 
 def _find_run(data: Data, at: int, end: int) -> int | None:
-    """Where the next row of frames begins; tags are stepped over, for a picture in one may hold bytes like frames."""
+    """Where the next run of frames begins. Tags are skipped, because their pictures may hold bytes like frames."""
     while at < end:
         if tag := id3_end(data, at):
             at = tag
@@ -247,7 +247,7 @@ def _find_run(data: Data, at: int, end: int) -> int | None:
 
 
 def _begins_run(data: Data, at: int, end: int) -> bool:
-    """Whether frames of one kind stand in a row from ``at`` on; fewer than ``_MIN_FRAMES`` only at the end."""
+    """Whether ``_MIN_FRAMES`` frames of one format follow from ``at`` on; fewer only at the end."""
     form, frames = _frame_format(data, at), 0
     while form is not None and frames < _MIN_FRAMES:
         at += frame_bytes(data, at)
@@ -281,13 +281,13 @@ def _side_info_bytes(version: int, channels: int) -> int:
 
 
 def _read_info_frame(data: Data, at: int, end: int, run: FrameRun) -> int:
-    """Note what the first frame of ``run`` says of its length; where the sound begins."""
+    """Read the info frame at ``at`` into ``run``, if there is one; where the audio begins."""
     length = frame_bytes(data, at)
     if run.layer != 3 or at + length > end:
         return at
     head = bytes(data[at : at + length])
     side = 4 + _side_info_bytes(head[1] >> 3 & 3, run.channels)
-    for found in (side, side + 2):  # with a checksum behind the header
+    for found in (side, side + 2):  # the second: with a checksum after the header
         if head[found : found + 4] in (b"Xing", b"Info") and len(head) >= found + 12:
             (flags,) = struct.unpack(">I", head[found + 4 : found + 8])
             if flags & 1:

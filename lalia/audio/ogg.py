@@ -1,4 +1,8 @@
-"""Ogg page by page: links of a chain, streams beside one another, and ends that are missing, early or broken."""
+"""Parse the pages of an Ogg file (RFC 3533): chained and multiplexed streams, and missing, early or broken ends.
+
+Decoders stop at the first end-of-stream flag; `ogg_structure` returns each link of a chain as a stream with one such flag,
+on its last page.
+"""
 
 from __future__ import annotations
 
@@ -11,30 +15,30 @@ from lalia.audio.file_structure import AudioFormat, FileStructure, Piece, Stream
 from lalia.audio.mpeg import Data
 
 _BOS, _EOS = 0x02, 0x04
-_MAX_STREAMS = 64  # beside one another; a file with more was made to keep somebody busy
+_MAX_STREAMS = 64  # Multiplexed; a file with more is an attack.
 _CODECS = (b"\x01vorbis", b"OpusHead", b"\x7fFLAC", b"Speex   ", b"fLaC", b"PCM     ")
 
 
 @dataclass
 class _LogicalStream:
-    """One logical stream: its pages as (start, length, flags), and whether it is sound."""
+    """One logical stream: its pages as (start, length, flags), and whether it is audio."""
 
     serial: int
     is_audio: bool
     pages: list[tuple[int, int, int]] = field(default_factory=list)
     has_gaps: bool = False
-    """whether something lies between its pages"""
+    """whether other bytes lie between its pages"""
 
 
 def ogg_structure(data: Data, size: int, file_format: AudioFormat) -> FileStructure:
-    """What an Ogg file holds: each link of a chain is a part, of the streams in a link the first that is sound."""
+    """The streams of an Ogg file: the first audio stream of each link of a chain."""
     links: list[list[_LogicalStream]] = []
     fresh, end = True, 0
     for start, length, flags, serial in _pages(data, size):
         link = links[-1] if links else []
         stream = next((found for found in link if found.serial == serial), None)
         if flags & _BOS and (stream is None or len(stream.pages) > 0):
-            if not links or not fresh:  # Streams that begin together stand beside one another; later ones are a chain.
+            if not links or not fresh:  # Streams that begin together are multiplexed; later ones are chained.
                 links.append([])
             body = start + 27 + data[start + 26]
             if len(links[-1]) == _MAX_STREAMS:
@@ -44,7 +48,7 @@ def ogg_structure(data: Data, size: int, file_format: AudioFormat) -> FileStruct
         else:
             fresh = False
         if stream is None:
-            continue  # a page of a stream that never began
+            continue  # a page of a stream without a first page
         stream.has_gaps |= bool(stream.pages) and start != end
         stream.pages.append((start, length, flags))
         end = start + length
@@ -63,7 +67,7 @@ def ogg_structure(data: Data, size: int, file_format: AudioFormat) -> FileStruct
 
 
 def _pages(data: Data, size: int) -> Iterator[tuple[int, int, int, int]]:
-    """Whole pages as (start, length, flags, serial), over whatever lies between them."""
+    """Complete pages as (start, length, flags, serial number); other bytes are skipped."""
     at = 0
     while at + 27 <= size:
         if data[at : at + 4] != b"OggS":
@@ -73,7 +77,7 @@ def _pages(data: Data, size: int) -> Iterator[tuple[int, int, int, int]]:
             continue
         segments = data[at + 26]
         length = 27 + segments + sum(data[at + 27 : at + 27 + segments])
-        if data[at + 4] or at + length > size:  # of another version, or cut off
+        if data[at + 4] or at + length > size:  # of another version, or truncated
             at += 4
             continue
         yield at, length, data[at + 5], int.from_bytes(data[at + 14 : at + 18], "little")
@@ -81,12 +85,12 @@ def _pages(data: Data, size: int) -> Iterator[tuple[int, int, int, int]]:
 
 
 def _ends_on_page(data: Data, end: int, size: int) -> bool:
-    """Whether behind the last whole page there is no beginning of another one."""
+    """Whether no incomplete page follows the last complete one."""
     return size - end < 4 or data[end : end + 4] != b"OggS"
 
 
 def _pieces(data: Data, stream: _LogicalStream) -> Iterator[Piece]:
-    """The pages of a stream, with the flag for its end on the last one and no other, where decoders look for it."""
+    """The pages of a stream, with the end-of-stream flag on the last page only."""
     begin, end = stream.pages[0][0], stream.pages[0][0]
     for number, (start, length, flags) in enumerate(stream.pages):
         right = flags | _EOS if number == len(stream.pages) - 1 else flags & ~_EOS
@@ -104,6 +108,7 @@ def _pieces(data: Data, stream: _LogicalStream) -> Iterator[Piece]:
 
 
 def _with_flags(page: bytes, flags: int) -> bytes:
+    """``page`` with other ``flags`` and the checksum for them."""
     bare = page[:5] + bytes((flags,)) + page[6:22] + bytes(4) + page[26:]
     checksum, table = 0, _table()
     for byte in bare:
@@ -113,7 +118,7 @@ def _with_flags(page: bytes, flags: int) -> bytes:
 
 @cache
 def _table() -> tuple[int, ...]:
-    """Of the checksum of pages (RFC 3533, section 6)."""
+    """The CRC-32 table of page checksums (RFC 3533, section 6)."""
     table = []
     for byte in range(256):
         value = byte << 24

@@ -1,6 +1,10 @@
-"""Read any audio file as float32 mono 16 kHz, or say in one line why not.
+"""Read audio files of any format as float32 mono 16 kHz waves, whole or block by block.
 
-From any rate to 16 kHz, block by block.
+This is the only place that decides how a file is read: format by its first bytes (`formats`), real length by its structure
+(`riff`, `mpeg`, `flac_frames`, `ogg`), decoder (libsndfile, else FFmpeg by PyAV), downmix (`channels`), resampling (soxr).
+A file that cannot be read raises ``AudioError`` with its name, the reason and a remedy in one line.
+
+Legend: S samples, C channels.
 """
 
 from __future__ import annotations
@@ -23,32 +27,6 @@ from lalia.audio.file_structure import AudioFormat, FileStructure, Stream, open_
 from lalia.errors import AudioError
 from lalia.units import SAMPLE_RATE, Seconds, to_seconds
 
-# --- From any rate to 16 kHz, block by block -------------------------------------------------------------
-
-
-class Resampler:
-    """Turns blocks of a mono wave at ``rate``, of shape (samples,), into blocks of a wave at 16 kHz.
-
-    Blocks of any size give the same wave.
-    """
-
-    def __init__(self, rate: int) -> None:
-        self._stream = None if rate == SAMPLE_RATE else soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32")
-
-    def __call__(self, block_S: np.ndarray, last: bool = False) -> np.ndarray:
-        if self._stream is not None:
-            block_S = self._stream.resample_chunk(np.ascontiguousarray(block_S), last=last)
-        # A steep filter overshoots at clipped peaks.
-        return np.clip(block_S, -1.0, 1.0)
-
-
-def resample(wave: np.ndarray, rate: int) -> np.ndarray:
-    """``wave`` (samples,) at ``rate`` as a wave at 16 kHz."""
-    return Resampler(rate)(wave.astype(np.float32, copy=False), last=True)
-
-
-# --- Read any audio file as float32 mono 16 kHz, or say in one line why not ------------------------------
-
 Source = str | Path | bytes
 
 SUFFIXES = frozenset(
@@ -59,21 +37,22 @@ SUFFIXES = frozenset(
     )
     for suffix in names.split()
 )
-"""Names that audio files usually have: what is picked up in a folder."""
+"""Suffixes of the files that are read from a folder."""
 
 _BLOCK_SAMPLES = 1 << 18
 _RATE_RANGE = (4_000, 768_000)
 _MAX_CHANNELS = 64
 _MAX_PEAK = 100.0
+# Differences between two durations that are not reported.
 _HEADER_TOLERANCE_S: Seconds = 0.05
-_ENCODER_TOLERANCE_S: Seconds = 0.1  # Of what only decoding shows: encoders count the silence that they add in or out,
-_PACKET_TOLERANCE_S: Seconds = 0.3  # and containers count whole packets.
+_ENCODER_TOLERANCE_S: Seconds = 0.1  # Some encoders count the padding that they add, some do not.
+_PACKET_TOLERANCE_S: Seconds = 0.3  # Containers count whole packets.
 _DECODER_TOLERANCE_S: Seconds = 0.2
 
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """What a clip's headers say: seconds, samples per second, channels, and the kind of file."""
+    """What a file's headers say: duration in seconds, sample rate in Hz, channels, and format (``FLAC``)."""
 
     duration_s: Seconds
     rate: int
@@ -83,9 +62,9 @@ class AudioInfo:
 
 @dataclass(frozen=True)
 class Note:
-    """Something about a file that a person should be told once; the file is used all the same.
+    """A warning about a file that is used nevertheless.
 
-    ``kind`` is one of a few words, so that notes can be counted; ``text`` is one line without the file's name.
+    ``kind`` is one of the constants below, so that notes can be counted; ``text`` is one line without the file's name.
     """
 
     kind: str
@@ -93,19 +72,18 @@ class Note:
 
 
 NoteHandler = Callable[[Note], None]
-"""Receives the notes of a file while it is read."""
-
+"""Called with each note while a file is read."""
 
 CHANNELS_CANCEL, TWO_VOICES = "channels cancel", "two voices"
-"""Kinds of notes that are about channels."""
+"""Kinds of notes about channels."""
 
 LENGTH, CUT_SHORT, DAMAGED = "length", "cut short", "damaged"
 JOINED, TRACKS, TRAILING_BYTES = "joined", "tracks", "bytes behind"
-"""Kinds of notes that are about what a header promises and what is there."""
+"""Kinds of notes about a header that disagrees with the file."""
 
 
 def ignore_note(note: Note) -> None:
-    """For callers that have nobody to tell."""
+    """Drop a note: for callers that report none."""
 
 
 def read_audio(
@@ -116,12 +94,12 @@ def read_audio(
     tell: NoteHandler = ignore_note,
     strict: bool = False,
 ) -> np.ndarray:
-    """The whole clip as a wave: float32, shape (samples,), mono, 16 kHz, -1 to 1.
+    """The whole file as a wave: float32, shape (S,), mono, 16 kHz, -1 to 1.
 
-    ``source`` is a path or a file's bytes; ``name`` tells bytes' file name (errors name it; raw G.722 is known by it).
-    ``channel`` counts from 0; None mixes them (``lalia.audio.channels``).
-    ``tell`` receives notes; ``strict`` refuses what is cut short.
-    Raises ``AudioError`` when it is missing, empty, no audio, or holds NaN.
+    ``source`` is a path or a file's bytes; ``name`` is the file name of bytes, used in errors and to recognise raw G.722.
+    ``channel`` counts from 0; None mixes all channels (``lalia.audio.channels``).
+    ``tell`` is called with each note; ``strict`` raises for truncated files instead.
+    Raises ``AudioError`` where the file is missing, empty, truncated beyond use, not audio, or holds NaN.
     """
     blocks = list(read_blocks(source, name, channel=channel, tell=tell, strict=strict))
     wave = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
@@ -140,59 +118,59 @@ def read_blocks(
     tell: NoteHandler = ignore_note,
     strict: bool = False,
 ) -> Iterator[np.ndarray]:
-    """The clip as consecutive blocks of the wave that ``read_audio`` returns, in memory that does not grow with it.
+    """Consecutive blocks (S,) of the wave that ``read_audio`` returns, in memory that does not grow with the file.
 
-    ``start_s`` and ``end_s`` (None: to its end) are whole seconds, which are whole samples at every rate.
+    ``start_s`` and ``end_s`` (None: the end) are whole seconds, because these are whole samples at every rate.
     """
     label = _label(source, name)
     with _open(source, name) as (file, kind):
         structure = _structure(file, kind)
-        promise = _LengthCheck(label, kind, tell, strict)
-        promise.before_decoding(structure)
-        line: _Converter | None = None
-        first_s = max(0, start_s - 1)  # How the second before was mixed decides how the first one begins.
-        begun_s, read = float(first_s), 0  # of the sound in this rate and with these channels
+        check = _LengthCheck(label, kind, tell, strict)
+        check.before_decoding(structure)
+        converter: _Converter | None = None
+        first_s = max(0, start_s - 1)  # The mix of the second before affects the first 10 ms.
+        begun_s, read = float(first_s), 0  # start and samples of the section with this rate and these channels
         decoding = ffmpeg.DecodingReport()
         for rate, block_SC in _file_blocks(source, file, structure.streams, label, first_s, decoding):
             channels = block_SC.shape[1]
-            if line is None or (rate, channels) != line.format:
+            if converter is None or (rate, channels) != converter.format:
                 _check_format(rate, channels, label)
                 _check_channel(channel, channels, label)
-                if line is not None:
-                    yield from line.finish(tell)
-                    begun_s, read = begun_s + read / line.format[0], 0
-                line = _Converter(rate, channels, channel, max(0, round((start_s - begun_s) * rate)))
+                if converter is not None:
+                    yield from converter.finish(tell)
+                    begun_s, read = begun_s + read / converter.format[0], 0
+                converter = _Converter(rate, channels, channel, max(0, round((start_s - begun_s) * rate)))
             if end_s is not None:
                 block_SC = block_SC[: max(0, round((end_s - begun_s) * rate) - read)]
                 if not len(block_SC):
                     break
             _check_samples(block_SC, begun_s + read / rate, label)
             read += len(block_SC)
-            yield from line.feed(block_SC)
+            yield from converter.feed(block_SC)
         else:
-            read_s = begun_s + (read / line.format[0] if line else 0.0)
-            promise.after_decoding(read_s, decoding)
-        if line is not None:
-            yield from line.finish(tell)
+            read_s = begun_s + (read / converter.format[0] if converter else 0.0)
+            check.after_decoding(read_s, decoding)
+        if converter is not None:
+            yield from converter.finish(tell)
 
 
 class _Converter:
-    """From blocks of one rate and number of channels to blocks of the wave, without the first ``passed`` samples."""
+    """Mixes and resamples blocks (S, C) of one rate, without the first ``skipped`` samples of the mix."""
 
-    def __init__(self, rate: int, channels: int, channel: int | None, passed: int) -> None:
+    def __init__(self, rate: int, channels: int, channel: int | None, skipped: int) -> None:
         self.format = (rate, channels)
         self._resampler, self._mixer = Resampler(rate), Mixer(rate, channel)
-        self._passed = passed
+        self._skipped = skipped
 
     def feed(self, block_SC: np.ndarray) -> Iterator[np.ndarray]:
         mixed_S = self._mixer(block_SC)
-        wave = self._resampler(mixed_S[self._passed :])
-        self._passed = max(0, self._passed - len(mixed_S))
+        wave = self._resampler(mixed_S[self._skipped :])
+        self._skipped = max(0, self._skipped - len(mixed_S))
         if wave.size:
             yield wave
 
     def finish(self, tell: NoteHandler) -> Iterator[np.ndarray]:
-        wave = self._resampler(self._mixer.finish()[self._passed :], last=True)
+        wave = self._resampler(self._mixer.finish()[self._skipped :], last=True)
         if wave.size:
             yield wave
         if self._mixer.cancelled:
@@ -202,10 +180,10 @@ class _Converter:
 
 
 class _LengthCheck:
-    """The policy where a header and the bytes of a file disagree: the bytes decide, and one note has both figures.
+    """Compares the duration in a header with the file. The file decides, and one note gives both figures.
 
-    More than was promised is read (``length``). Less than was promised is read as far as it goes (``cut short``), and refused
-    with ``strict``. What is damaged inside and can be decoded around is read with a note (``damaged``).
+    A file longer than its header says is read whole (note ``length``). A shorter one is read to its end (note ``cut short``),
+    or raises ``AudioError`` with ``strict``. Damaged packets are skipped (note ``damaged``).
     """
 
     def __init__(self, label: str, kind: AudioFormat, tell: NoteHandler, strict: bool) -> None:
@@ -214,24 +192,24 @@ class _LengthCheck:
         self._reported = False
 
     def before_decoding(self, structure: FileStructure) -> None:
-        """Before decoding: what the header says with what the walk over the file found."""
+        """Compare the header with the structure of the file."""
         declared_s, self._actual_s = structure.declared_s, structure.actual_s
         if declared_s is not None and self._actual_s is not None:
-            self._figures(declared_s, self._actual_s, _HEADER_TOLERANCE_S)
+            self._compare_durations(declared_s, self._actual_s, _HEADER_TOLERANCE_S)
         if structure.truncation and not self._reported:
-            self._cut(structure.truncation)
+            self._truncated(structure.truncation)
         if len(structure.streams) > 1 and not self._reported:
             self._note(Note(JOINED, f"holds {len(structure.streams)} recordings one after the other: read all of them"))
         if structure.trailing_bytes:
             self._note(
                 Note(
                     TRAILING_BYTES,
-                    f"{structure.trailing_bytes} bytes behind its sound are nothing that is known: not read",
+                    f"{structure.trailing_bytes} bytes after its sound are in no known format: not read",
                 )
             )
 
     def after_decoding(self, read_s: Seconds, decoding: ffmpeg.DecodingReport) -> None:
-        """After decoding to the end: what was expected with what was read."""
+        """Compare the expected duration with what was decoded, after decoding to the end."""
         if decoding.tracks:
             self._note(Note(TRACKS, decoding.tracks))
         if decoding.bad_packets:
@@ -240,24 +218,24 @@ class _LengthCheck:
         if self._reported:
             return
         if decoding.declared_s is not None:
-            self._figures(
+            self._compare_durations(
                 decoding.declared_s, read_s, _PACKET_TOLERANCE_S if decoding.packets else _ENCODER_TOLERANCE_S
             )
         elif self._actual_s is not None and read_s < self._actual_s - _DECODER_TOLERANCE_S:
-            self._cut(f"it holds {self._actual_s:.1f} s, of which {read_s:.1f} s can be decoded")
+            self._truncated(f"it holds {self._actual_s:.1f} s, of which {read_s:.1f} s can be decoded")
 
-    def _figures(self, declared_s: Seconds, actual_s: Seconds, least_s: Seconds) -> None:
+    def _compare_durations(self, declared_s: Seconds, actual_s: Seconds, least_s: Seconds) -> None:
         if abs(declared_s - actual_s) <= least_s:
             return
         digits = 1 if abs(declared_s - actual_s) > 0.1 else 2
-        said = f"the header says {declared_s:,.{digits}f} s, the file holds {actual_s:,.{digits}f} s"
+        figures = f"the header says {declared_s:,.{digits}f} s, the file holds {actual_s:,.{digits}f} s"
         if actual_s > declared_s:
             self._reported = True
-            self._note(Note(LENGTH, f"{said}: read {actual_s:,.{digits}f} s"))
+            self._note(Note(LENGTH, f"{figures}: read {actual_s:,.{digits}f} s"))
         else:
-            self._cut(said, f": read {actual_s:,.{digits}f} s")
+            self._truncated(figures, f": read {actual_s:,.{digits}f} s")
 
-    def _cut(self, why: str, read: str = ": read as far as it goes") -> None:
+    def _truncated(self, why: str, read: str = ": read as far as it goes") -> None:
         self._reported = True
         if self._strict:
             raise AudioError(
@@ -267,7 +245,7 @@ class _LengthCheck:
 
 
 def probe_audio(source: Source, name: str | None = None) -> AudioInfo:
-    """What the clip's headers say, without decoding it where they say how long it is."""
+    """Duration, rate, channels and format by the headers; decodes only where no header gives a plausible duration."""
     label = _label(source, name)
     with _open(source, name) as (file, kind):
         if kind.name == formats.RAW_G722:
@@ -287,19 +265,19 @@ def probe_audio(source: Source, name: str | None = None) -> AudioInfo:
 
 
 def probe_rate_channels(source: Source, name: str | None = None) -> tuple[int, int]:
-    """Samples per second and channels alone, which costs less than to know how long a clip is."""
+    """Sample rate in Hz and channels; cheaper than ``probe_audio``, which also finds the duration."""
     label = _label(source, name)
     with _open(source, name) as (file, kind):
         try:
             rate, channels, _ = _stream_info(source, file, Stream(kind), label)
-        except AudioError:  # Its header may need to be put right first.
+        except AudioError:  # Its header may need repair first.
             rate, channels, _ = _stream_info(source, file, _structure(file, kind).streams[0], label)
         _check_format(rate, channels, label)
         return rate, channels
 
 
 def _stream_info(source: Source, file: BinaryIO, stream: Stream, label: str) -> tuple[int, int, Seconds | None]:
-    """Rate, channels and, where it is said, the length of a part."""
+    """Sample rate in Hz, channels, and the duration of a stream (None where its header gives none)."""
     if stream.format.libsndfile:
         try:
             with _soundfile(source, file, stream) as opened:
@@ -315,7 +293,7 @@ def _stream_info(source: Source, file: BinaryIO, stream: Stream, label: str) -> 
 
 
 def _plausible_duration(duration_s: Seconds | None, source: Source, name: str | None) -> Seconds:
-    """A duration that headers declare; counted where they declare none, or more seconds than the file has bytes."""
+    """The declared duration; decoded and counted where there is none, or more seconds than the file has bytes."""
     size = len(source) if isinstance(source, bytes) else Path(source).stat().st_size
     if duration_s is not None and 0 <= duration_s <= size:
         return duration_s
@@ -323,7 +301,7 @@ def _plausible_duration(duration_s: Seconds | None, source: Source, name: str | 
 
 
 def _structure(file: BinaryIO, kind: AudioFormat) -> FileStructure:
-    """What a file really holds. A look at its structure: samples are not decoded."""
+    """The streams of a file and their real duration, without decoding samples."""
     size = file.seek(0, os.SEEK_END)
     if kind.name in ("WAV", "RF64", "W64"):
         return riff.wav_structure(file, kind, size)
@@ -352,7 +330,7 @@ def _file_blocks(
     start_s: int,
     decoding: ffmpeg.DecodingReport,
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """The blocks of all parts, from ``start_s`` on, as (rate, samples)."""
+    """Blocks of all streams from ``start_s`` on, as (rate in Hz, samples (S, C))."""
     if len(streams) == 1:
         yield from _stream_blocks(source, file, streams[0], label, start_s, decoding)
         return
@@ -363,7 +341,7 @@ def _file_blocks(
             left_s -= skipped / rate
             if skipped < len(block_SC):
                 yield rate, block_SC[skipped:]
-    decoding.declared_s = None  # of the last part alone
+    decoding.declared_s = None  # This is the last stream's alone.
 
 
 def _stream_blocks(
@@ -381,7 +359,9 @@ def _stream_blocks(
                 yield from _soundfile_blocks(opened, kind, label, start_s, decoding)
             return
     try:
-        passed = 0  # FFmpeg's containers are not all indexed: what is before the start is decoded and let go.
+        passed = (
+            0  # Not all of FFmpeg's containers are indexed: decode from the beginning and drop what precedes the start.
+        )
         for rate, block_SC in ffmpeg.stream_blocks(open_stream(file, stream), kind.container, decoding):
             yield rate, block_SC[max(0, start_s * rate - passed) :]
             passed += len(block_SC)
@@ -394,8 +374,8 @@ def _stream_blocks(
 
 
 class _Sequential(soundfile.SoundFile):
-    """Read from front to back. soundfile seeks behind each block that it reads from what can be sought in, and an MP3
-    decoder that seeks has lost the bits of earlier frames: one frame in each block would be broken."""
+    """Reads without seeking. soundfile seeks after each block of a seekable file, and an MP3 decoder that seeks loses its
+    bit reservoir, which would break one frame of each block."""
 
     def seekable(self) -> bool:
         return False
@@ -408,9 +388,9 @@ def _soundfile(source: Source, file: BinaryIO, stream: Stream) -> soundfile.Soun
     if isinstance(source, bytes):
         return _Sequential(file)
     if str(source).lower().endswith(".raw"):
-        # libsndfile believes the suffix .raw more than the header, so it gets no name.
+        # libsndfile trusts the suffix .raw more than the header, so it gets no name.
         return _Sequential(io.BytesIO(file.read()))
-    # As bytes, since soundfile refuses a name that is not UTF-8; Windows has only names that are Unicode.
+    # As bytes, because soundfile rejects names that are not UTF-8; on Windows all names are Unicode.
     return _Sequential(os.fspath(source) if os.name == "nt" else os.fsencode(source))
 
 
@@ -425,7 +405,7 @@ def _soundfile_blocks(
             if skip:
                 opened.seek(read)
                 skip = False
-            if kind.name == "FLAC":  # What stands behind the last frame would be an error.
+            if kind.name == "FLAC":  # Bytes after the last frame would be an error.
                 block_frames = min(block_frames, opened.frames - read)
             block_SC = opened.read(block_frames, dtype="float32", always_2d=True)
         except soundfile.LibsndfileError as error:
@@ -443,7 +423,7 @@ def _soundfile_blocks(
 def _open(source: Source, name: str | None) -> Iterator[tuple[BinaryIO, AudioFormat]]:
     label = _label(source, name)
     try:
-        # Closed by the `with` below, once it is known that it could be opened.
+        # Closed by the `with` below.
         file: BinaryIO = io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb")  # noqa: SIM115
     except FileNotFoundError as error:
         raise AudioError(f"{label}: no such file") from error
@@ -466,17 +446,17 @@ def _open(source: Source, name: str | None) -> Iterator[tuple[BinaryIO, AudioFor
         kind = formats.detect_format(head, suffix, size)
         if kind is None:
             raise AudioError(
-                f"{label}: is no audio file we know (starts with {head[:8].hex(' ')}); "
+                f"{label}: is not a supported audio file (starts with {head[:8].hex(' ')}); "
                 "expected WAV, FLAC, Ogg, Opus, MP3, M4A, WebM or G.722 (raw samples: give them a header first)"
             )
         if kind.name == formats.FRAGMENT:
             raise AudioError(
-                f"{label}: is a later piece of a recording that was made in pieces, as browsers do, and only the first one says"
+                f"{label}: is a later piece of a recording (browsers record in pieces), and only the first piece says"
                 " how to decode it; join the pieces in their order into one file"
             )
         if kind.name == "NIST SPHERE" and b"shorten" in head[:1024]:
             raise AudioError(
-                f"{label}: is NIST SPHERE compressed with shorten, which is not decoded here; convert it: sph2pipe -f wav"
+                f"{label}: is NIST SPHERE compressed with shorten, which is not supported; convert it: sph2pipe -f wav"
                 " IN.sph OUT.wav"
             )
         yield file, kind
@@ -501,7 +481,7 @@ def _check_samples(block_SC: np.ndarray, at_s: Seconds, label: str) -> None:
     peak = max(float(block_SC.max()), -float(block_SC.min()))
     if not np.isfinite(peak):
         raise AudioError(
-            f"{label}: holds samples that are no numbers (NaN or infinite) after {at_s:.1f} s; export it again"
+            f"{label}: holds samples that are not finite (NaN or infinity) after {at_s:.1f} s; export it again"
         )
     if peak > _MAX_PEAK:
         raise AudioError(
@@ -521,3 +501,24 @@ def _decoder_missing(label: str, kind: AudioFormat) -> AudioError:
 
 def _libsndfile_reason(error: soundfile.LibsndfileError) -> str:
     return str(error.error_string).strip().rstrip(".") or f"libsndfile error {error.code}"
+
+
+# --- Resampling ------------------------------------------------------------------------------------------
+
+
+class Resampler:
+    """Resamples a mono wave from ``rate`` Hz to 16 kHz, block (S,) by block; the result does not depend on block sizes."""
+
+    def __init__(self, rate: int) -> None:
+        self._stream = None if rate == SAMPLE_RATE else soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32")
+
+    def __call__(self, block_S: np.ndarray, last: bool = False) -> np.ndarray:
+        if self._stream is not None:
+            block_S = self._stream.resample_chunk(np.ascontiguousarray(block_S), last=last)
+        # A steep filter overshoots (Gibbs) at clipped peaks.
+        return np.clip(block_S, -1.0, 1.0)
+
+
+def resample(wave: np.ndarray, rate: int) -> np.ndarray:
+    """``wave`` (S,) at ``rate`` Hz, resampled to 16 kHz, float32."""
+    return Resampler(rate)(wave.astype(np.float32, copy=False), last=True)

@@ -1,7 +1,7 @@
-"""Files in chunks (WAV, RF64, BW64, W64, AIFF, AU): where the samples are, whatever the sizes in their headers say.
+"""Find the samples of WAV, RF64, BW64, W64, AIFF, AU, CAF and NIST SPHERE files whose header gives a wrong size.
 
-A recorder that loses its battery leaves the size of the first second, or none; a program that writes into a pipe cannot know
-it. So what stands behind the samples is looked at: if it is another chunk, they end there; if not, they go on.
+A recorder that loses power leaves an early size or none, and a program that writes into a pipe cannot know it. The bytes
+after the declared end decide: if another chunk begins there, the samples end; if not, they continue.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from lalia.audio.mpeg import Data, mpeg_structure
 from lalia.units import Seconds
 
 _MOST_CHUNKS = 10_000
-_STREAMING_SIZE = 0x7FFF0000  # Sizes from here on that the file does not have are no promise: they say "until it ends".
+_STREAMING_SIZE = 0x7FFF0000  # Sizes from here on mean "until the file ends" where the file is shorter.
 _STREAMING_SIZE_64 = 1 << 62
 _NAMES = (
     b"LISTINFObextiXMLaxmlcue factJUNKjunkPAD FLLRsmplinstid3 ID3 PEAKcartumidacidafspDISPlevlminffmt dataSSNDelm1regn"
@@ -26,19 +26,19 @@ _NAMES = (
 _KNOWN = frozenset(_NAMES[at : at + 4] for at in range(0, len(_NAMES), 4))
 _PADDING_BYTES = 1 << 16
 _STRAY_BYTES = 4096
-"""So many bytes behind the samples that are no chunk are taken for rubbish; more of them are samples that no header counts."""
+"""Up to this many bytes after the samples that are no chunk are ignored; more are samples that the header does not count."""
 _AU_BYTES = {1: 1, 2: 1, 3: 2, 4: 3, 5: 4, 6: 4, 7: 8, 27: 1}
 _SPHERE = re.compile(rb"(sample_count|sample_n_bytes|channel_count|sample_rate) -i (\d{1,12})")
 _PLAIN_TAGS = (1, 3, 6, 7)
 _BLOCK_TAGS = (0x02, 0x11, 0x31)
 _MPEG_TAGS = (0x50, 0x55)
-_MAX_RIFF_BYTES = 0xFFFF_F000  # Beyond it a size does not fit into 32 bits with what stands around it.
+_MAX_RIFF_BYTES = 0xFFFF_F000  # Longer files do not fit into 32-bit sizes with their headers.
 _W64_TAIL = b"\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
 
 
 @dataclass
 class _SampleData:
-    """Where the samples of a file begin, how many bytes the header gives them (None: it does not say), and how many there are."""
+    """Where the samples begin, their bytes by the header (None: unknown) and in the file, and other bytes after them."""
 
     start: int
     declared: int | None
@@ -51,7 +51,7 @@ class _SampleData:
 
 
 def wav_structure(file: BinaryIO, file_format: AudioFormat, size: int) -> FileStructure:
-    """WAV, RIFX, RF64, BW64 and W64: also several of them in a row."""
+    """The streams of WAV, RIFX, RF64, BW64 and W64 files, also of several joined ones."""
     streams: list[Stream] = []
     declared_s: Seconds | None = 0.0
     actual_s: Seconds | None = 0.0
@@ -79,7 +79,7 @@ def wav_structure(file: BinaryIO, file_format: AudioFormat, size: int) -> FileSt
         elif per_s:
             actual = samples.actual
             if samples.declared is not None and samples.declared > actual:
-                actual -= actual % block  # Decoders fill the last block up.
+                actual -= actual % block  # Decoders pad the last block.
             elif (lacking := -actual % block) and last + lacking <= size and not _is_known(file, last):
                 actual, trailing = actual + lacking, max(0, trailing - lacking)
             declared_s = (
@@ -87,7 +87,7 @@ def wav_structure(file: BinaryIO, file_format: AudioFormat, size: int) -> FileSt
             )
             actual_s = None if actual_s is None else actual_s + actual / per_s
             streams.append(Stream(file_format, (_wav_header(form, order, actual), (samples.start, actual))))
-            # Decoders do not know BW64, and look for chunks at even places alone.
+            # libsndfile does not read BW64, and decoders look for chunks at even offsets only.
             consistent &= samples.declared == actual and head[:4] != b"BW64" and not samples.start & 1
         else:
             break
@@ -100,7 +100,7 @@ def wav_structure(file: BinaryIO, file_format: AudioFormat, size: int) -> FileSt
 
 
 def aiff_structure(file: BinaryIO, file_format: AudioFormat, size: int) -> FileStructure:
-    """AIFF, and AIFF-C with samples that are not compressed."""
+    """AIFF, and AIFF-C with uncompressed samples."""
     common, samples, at = 0, None, 0
     for name, begin, length, where in _riff_chunks(file, ">", 12, size):
         if name == b"COMM":
@@ -148,7 +148,7 @@ def aiff_structure(file: BinaryIO, file_format: AudioFormat, size: int) -> FileS
 
 
 def au_structure(file: BinaryIO, file_format: AudioFormat, size: int) -> FileStructure:
-    """Sun's AU."""
+    """Sun AU."""
     file.seek(0)
     head = file.read(24)
     if len(head) < 24:
@@ -166,7 +166,7 @@ def au_structure(file: BinaryIO, file_format: AudioFormat, size: int) -> FileStr
 
 
 def caf_structure(file: BinaryIO, file_format: AudioFormat, size: int) -> FileStructure:
-    """Apple's Core Audio, with samples that are not compressed."""
+    """Apple CAF with uncompressed samples."""
     per_s, at = 0.0, 8
     for _ in range(_MOST_CHUNKS):
         file.seek(at)
@@ -195,7 +195,7 @@ def caf_structure(file: BinaryIO, file_format: AudioFormat, size: int) -> FileSt
 
 
 def sphere_structure(file: BinaryIO, file_format: AudioFormat, size: int) -> FileStructure:
-    """NIST SPHERE, with samples that are not compressed."""
+    """NIST SPHERE with uncompressed samples."""
     file.seek(0)
     head = file.read(1 << 14)
     said = {name: int(value) for name, value in _SPHERE.findall(head)}
@@ -206,14 +206,14 @@ def sphere_structure(file: BinaryIO, file_format: AudioFormat, size: int) -> Fil
     if not count or not rate or actual <= 0 or count == actual or not 0 < start <= len(head):
         return whole_file(file_format)
     right = re.sub(rb"(sample_count -i )\d+", rb"\g<1>%d" % actual, head[:start])
-    right = right.ljust(start)[:start]  # What fills the header up behind its end is shorter or longer by a digit.
+    right = right.ljust(start)[:start]  # The padding absorbs a longer or shorter number.
     return FileStructure((Stream(file_format, (right, (start, actual * width))),), count / rate, actual / rate)
 
 
 def _wav_samples(
     file: BinaryIO, chunks: Iterator[tuple[bytes, int, int, int]], order: str, size: int, w64: bool
 ) -> tuple[bytes | None, _SampleData | None]:
-    """What the chunk ``fmt`` says, and where the samples are."""
+    """The contents of the ``fmt`` chunk, and the samples; None for what is missing."""
     form, long = None, 0
     for name, _, length, where in chunks:
         if name == b"fmt ":
@@ -233,7 +233,7 @@ def _wav_samples(
 def _locate_samples(
     file: BinaryIO, start: int, declared: int, size: int, promised: int | None, w64: bool = False
 ) -> _SampleData:
-    """The samples from ``start`` on: to where they are said to end if another chunk follows there, else to the file's end."""
+    """The samples from ``start``: to their declared end if another chunk follows there, else to the end of the file."""
     rest = max(0, size - start)
     declared = max(0, declared)
     if declared >= rest:
@@ -252,12 +252,12 @@ def _locate_samples(
 
 def _sample_extent(start: int, declared: int, rest: int, ends: bool) -> _SampleData:
     if not ends and (rest - declared > _STRAY_BYTES or not declared):
-        return _SampleData(start, declared or None, rest)  # A size of 0 says nothing rather than that there is nothing.
+        return _SampleData(start, declared or None, rest)  # A size of 0 means unknown, not empty.
     return _SampleData(start, declared, declared, 0 if ends else rest - declared)
 
 
 def _chunk_follows(file: BinaryIO, at: int, size: int) -> bool:
-    """Whether a chunk, a tag, filling or nothing begins at ``at``."""
+    """Whether a chunk, a tag, padding or the end of the file is at ``at``."""
     if size - at < 8:
         return True
     file.seek(at)
@@ -283,7 +283,7 @@ def _wav_begins(file: BinaryIO, at: int, size: int) -> bool:
 
 
 def _riff_chunks(file: BinaryIO, order: str, at: int, size: int) -> Iterator[tuple[bytes, int, int, int]]:
-    """Chunks as (name, where it begins, length, where its contents begin), also where odd ones were not filled up."""
+    """Chunks as (name, start, length, start of contents), also where odd lengths lack their padding byte."""
     for _ in range(_MOST_CHUNKS):
         if at + 8 > size:
             return
@@ -320,7 +320,7 @@ def _is_fourcc(name: bytes) -> bool:
 
 
 def _wav_header(form: bytes, order: str, length: int) -> bytes:
-    """A WAV header for samples of ``length`` bytes."""
+    """A WAV header for samples of ``length`` bytes; RF64 where they do not fit into 32 bits."""
     chunk = b"fmt " + struct.pack(f"{order}I", len(form)) + form + bytes(len(form) & 1)
     if length < _MAX_RIFF_BYTES:
         body = b"WAVE" + chunk + b"data" + struct.pack(f"{order}I", length)
@@ -335,11 +335,11 @@ def _wav_header(form: bytes, order: str, length: int) -> bytes:
 
 
 def _codec(form: bytes, order: str) -> tuple[int, float, int]:
-    """The codec's number, of an extensible header the one in its GUID; bytes a second; bytes that belong together."""
+    """Format tag (of an extensible header, the one in its GUID), bytes per second, and bytes per block."""
     tag, channels, rate, byte_rate, block, bits = struct.unpack(f"{order}HHIIHH", form[:16])
     if tag == 0xFFFE and len(form) >= 26:
         (tag,) = struct.unpack(f"{order}H", form[24:26])
-    if tag in _PLAIN_TAGS:  # The byte rate follows from the rest, and may be as wrong as any number.
+    if tag in _PLAIN_TAGS:  # Computed, because the byte rate in the header may be wrong.
         width = channels * -(-bits // 8)
         return tag, rate * width, max(1, width)
     if tag in _BLOCK_TAGS and len(form) >= 20 and (samples := struct.unpack(f"{order}H", form[18:20])[0]):
@@ -348,7 +348,7 @@ def _codec(form: bytes, order: str) -> tuple[int, float, int]:
 
 
 def _float80(data: bytes) -> float:
-    """An 80-bit number as AIFF writes rates."""
+    """An 80-bit extended float, as AIFF writes rates."""
     if len(data) < 10:
         return 0.0
     exponent, mantissa = int.from_bytes(data[:2], "big"), int.from_bytes(data[2:], "big")

@@ -1,6 +1,7 @@
-"""Voice activity: how likely each 32 ms of a wave holds speech, by the model that the package silero-vad carries.
+"""Voice activity detection: speech probabilities per 32 ms frame from the Silero VAD model, run by onnxruntime.
 
-Read with onnxruntime alone: importing silero-vad would load torch. ``benchmarks/data/vad.py`` says why this model.
+Only the model file of the package silero-vad is used: importing the package would load torch. ``benchmarks/data/vad.py``
+compares this model with others.
 """
 
 from __future__ import annotations
@@ -23,29 +24,29 @@ _MODEL = Path("data") / "silero_vad_16k_sequence.onnx"
 _FRAMES_PER_CALL = 512
 _SPEECH_THRESHOLD = 0.5
 _MARGIN_S: Seconds = 0.5
-"""What is kept before and behind speech: detectors are late, and words begin and end softly."""
+"""Kept before and after speech: detectors react late, and words begin and end softly."""
 
 
 class VoiceActivity:
-    """A detector; one serves any number of waves, one after the other, on one thread."""
+    """A detector for any number of waves, one after the other; it uses one thread."""
 
     def __init__(self) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3
         self._session = onnxruntime.InferenceSession(str(model_path()), options, providers=["CPUExecutionProvider"])
-        self.start()
+        self.reset()
 
-    def start(self) -> None:
-        """Forget the wave heard so far; the next block begins another."""
+    def reset(self) -> None:
+        """Reset the state: the next block begins another wave."""
         self._h = np.zeros((1, 1, 128), np.float32)
         self._c = np.zeros((1, 1, 128), np.float32)
         self._waiting_S = np.zeros(_CONTEXT_SAMPLES, np.float32)
 
     def feed(self, block_S: np.ndarray, last: bool = False) -> np.ndarray:
-        """Probabilities (T,) float32 of the frames that ``block_S`` completes, continuing the wave fed before.
+        """Speech probabilities (T,) float32 of the frames that ``block_S`` completes, continuing the wave.
 
-        With ``last`` the wave's end is padded to a whole frame, so that N samples give ceil(N / 512) frames altogether.
+        With ``last`` the wave is padded to a whole frame, so that N samples give ceil(N / 512) frames in total.
         """
         wave_S = np.concatenate([self._waiting_S, block_S])
         if last and (odd := (len(wave_S) - _CONTEXT_SAMPLES) % FRAME_SAMPLES):
@@ -64,22 +65,22 @@ class VoiceActivity:
         return np.concatenate(found)
 
     def __call__(self, wave_S: np.ndarray) -> np.ndarray:
-        """Probabilities (ceil(S / 512),) float32 of a whole wave, float32 (S,) at 16 kHz."""
-        self.start()
+        """Speech probabilities (ceil(S / 512),) float32 of a whole wave, float32 (S,) at 16 kHz."""
+        self.reset()
         return self.feed(wave_S, last=True)
 
 
 def mute_non_speech(blocks: Iterable[np.ndarray], grid: Samples) -> Iterator[tuple[bool, np.ndarray]]:
-    """The wave whose consecutive pieces are ``blocks``, as pieces with speech near (True) and pieces of silence instead.
+    """A wave, given as consecutive ``blocks`` (S,), as pieces (speech, samples); samples without speech are set to zero.
 
-    Where no speech is within half a second the samples are zeros. All pieces but the last begin and end on multiples of
+    A piece counts as speech where speech is within half a second. All pieces but the last begin and end on multiples of
     ``grid`` samples. Memory holds two blocks.
     """
     unit = math.lcm(FRAME_SAMPLES, grid)
     margin = -(-to_samples(_MARGIN_S) // unit)
     detector = VoiceActivity()
     waiting_S = np.zeros(0, np.float32)
-    raw_U = np.zeros(0, bool)  # of units that are known but not yet given away, behind `margin` of those that are
+    raw_U = np.zeros(0, bool)  # decided units: up to `margin` already returned, then those not yet returned
     speech_T = np.zeros(0, np.float32)
     given = 0
     for block_S, last in _flag_last(blocks):
@@ -122,10 +123,10 @@ def _flag_last(blocks: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, bool]
 
 
 def model_path() -> Path:
-    """The model file inside the package silero-vad; ``UserError`` where that is not installed."""
+    """The model file in the package silero-vad; ``UserError`` where that is not installed."""
     found = importlib.util.find_spec("silero_vad")
     if found is None or not found.submodule_search_locations:
-        raise UserError("voice activity needs the package silero-vad; pip install 'lalia[train]'")
+        raise UserError("voice activity detection needs the package silero-vad; pip install 'lalia[train]'")
     path = Path(found.submodule_search_locations[0]) / _MODEL
     if not path.is_file():
         raise UserError(f"{path}: is missing; lalia needs silero-vad 6.2.3 or newer: pip install -U 'silero-vad<7'")

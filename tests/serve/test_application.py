@@ -146,7 +146,7 @@ def test_as_openai_clients_ask(server: Running) -> None:
     ("request_", "status", "says"),
     [
         (dict(content=b""), 415, "is empty"),
-        (dict(content=b"<html>hello</html>"), 415, "is no audio file we know"),
+        (dict(content=b"<html>hello</html>"), 415, "is not a supported audio file"),
         (dict(content=b"x" * 3_000_000), 413, "larger than 2 MB"),
         (dict(content=iter([b"x" * 1_000_000] * 4)), 413, "larger than 2 MB"),
         (dict(files={"other": ("a.wav", b"x")}), 400, "'file'"),

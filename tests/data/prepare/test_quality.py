@@ -121,7 +121,7 @@ def test_voice_activity_in_pieces_is_that_of_the_whole() -> None:
     whole_T = detector(wave)
     assert whole_T.shape == (-(-len(wave) // 512),)
     assert np.all((whole_T >= 0) & (whole_T <= 1))
-    detector.start()
+    detector.reset()
     pieces = [detector.feed(wave[at : at + 7001]) for at in range(0, len(wave), 7001)]
     pieces.append(detector.feed(wave[:0], last=True))
     assert np.allclose(np.concatenate(pieces), whole_T, atol=1e-5)
