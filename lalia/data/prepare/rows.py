@@ -171,7 +171,7 @@ class Reader:
     def _listen(self, clip: Clip, wave: StoredWave) -> np.ndarray:
         """Store what is read of ``clip`` in ``wave``: how likely each of its frames holds speech, (T,)."""
         start_s, end_s = heard_from(clip)
-        self._voice.start()
+        self._voice.reset()
         voices = []
         channel, tell, strict = clip.channel, self._notes.append, self.strict
         source = _source(clip)
@@ -309,7 +309,7 @@ _REASONS = {
     "missing": "no such file",
     "empty": "is empty",
     "cut short": "cut short",
-    "not finite": "are no numbers",
+    "not finite": "are not finite",
     "past the end": "is past the end",
     "no such channel": "has no channel",
 }
