@@ -56,7 +56,7 @@ class LoudIsVoice:
     def __init__(self) -> None:
         self.start()
 
-    def start(self) -> None:
+    def reset(self) -> None:
         self._rest = np.zeros(0, np.float32)
 
     def feed(self, block_S: np.ndarray, last: bool = False) -> np.ndarray:
