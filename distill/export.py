@@ -325,12 +325,12 @@ class Job:
 
     def _heard(self, student: Student | TorchStudent, name: str) -> Evaluation:
         found = evaluate(cast(Student, student), self.mixture, self.rows)
-        if not found.heard:
+        if not found.clips:
             raise UserError(f"{self.settings.data.corpus[0]}: no {self.settings.measure.split} clip can be scored; "
                             f"the first: {found.skipped[0]}")  # fmt: skip
         scored = found.score()
         print(
-            f"{name}: CER {scored.cer.rate:.4f}, WER {scored.wer.rate:.4f} on {len(found.heard)} clips", file=sys.stderr
+            f"{name}: CER {scored.cer.rate:.4f}, WER {scored.wer.rate:.4f} on {len(found.clips)} clips", file=sys.stderr
         )
         return found
 

@@ -24,7 +24,7 @@ import torch
 from lalia.audio.encoding import flac_bytes
 from lalia.cards import processor
 from lalia.data.mixture import Mixture
-from lalia.decoding.greedy import best_path, transcript
+from lalia.decoding.greedy import greedy, transcript
 from lalia.errors import AudioError
 from lalia.models.recogniser import Recogniser
 from lalia.runtime.student import SHORTEST
@@ -62,13 +62,13 @@ class TorchStudent:
     def transcribe(self, source: np.ndarray, name: str | None = None) -> Transcript:
         wave = np.pad(source, (0, max(0, SHORTEST - len(source))))
         log_probs_BTV, _ = self.recogniser.log_probs(torch.from_numpy(wave)[None], torch.tensor([len(wave)]))
-        text = transcript(best_path(log_probs_BTV[0].numpy()), self.recogniser.tokens)
+        text = transcript(greedy(log_probs_BTV[0].numpy()), self.recogniser.tokens)
         return Transcript(text, duration_s=to_seconds(len(source)))
 
 
 def figures(found: Evaluation) -> dict[str, Any]:
     """Rates and intervals for a card."""
-    return rates(found.score()) | {"clips": len(found.heard)}
+    return rates(found.score()) | {"clips": len(found.clips)}
 
 
 def rates(scored: Score) -> dict[str, Any]:

@@ -84,9 +84,9 @@ def search(
         log_probs_BTV, frames_B = teacher.log_probs(batch.wave_BS, batch.lengths_B)
         heard = zip(batch.rows_B.tolist(), log_probs_BTV.cpu().numpy(), frames_B.tolist(), strict=True)
         for row, log_probs_TV, frames in heard:
-            hits = decoder.decode(log_probs_TV[:frames]).hits
-            mean = sum(math.log(max(hit.confidence, 1e-12)) for hit in hits) / max(1, len(hits))
-            found[mixture.id(row)] = ([hit.token for hit in hits], math.exp(mean) if hits else 0.0)
+            spans = decoder.decode(log_probs_TV[:frames]).spans
+            mean = sum(math.log(max(span.confidence, 1e-12)) for span in spans) / max(1, len(spans))
+            found[mixture.id(row)] = ([span.token for span in spans], math.exp(mean) if spans else 0.0)
     return found
 
 

@@ -18,7 +18,7 @@ from distill.quantize import fake_int8
 from distill.student import choose_blocks, kept_channels, make_projections
 from lalia.data.augment import Augment
 from lalia.data.batch import Batch, join_with_pauses, span_mask
-from lalia.decoding.greedy import best_path, transcript
+from lalia.decoding.greedy import greedy, transcript
 from lalia.errors import UserError
 from lalia.models.encoder import valid_frames
 from lalia.models.recogniser import Recogniser
@@ -210,7 +210,7 @@ class DistillTask(LightningModule):
         self._divergences.append(torch.stack([apart.loss.double(), apart.count.double()]))
         log_probs_BTV = said.logits_BTV.float().log_softmax(-1).cpu().numpy()
         for row, log_probs_TV, frames in zip(batch.rows_B.tolist(), log_probs_BTV, said.frames_B.tolist(), strict=True):
-            found = transcript(best_path(log_probs_TV[:frames]), self.student.tokens)
+            found = transcript(greedy(log_probs_TV[:frames]), self.student.tokens)
             reference = self.references[row]
             characters, words = self._errors
             self._errors = (characters + character_errors(reference, found), words + word_errors(reference, found))

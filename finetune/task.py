@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from finetune.config import FinetuneSettings, SelectSettings
 from lalia.data.batch import span_mask
 from lalia.data.loader import Batch
-from lalia.decoding.automata import LetterModel, Machine, machine_of
+from lalia.decoding.automata import Automaton, LetterModel, lm_automaton
 from lalia.decoding.decoder import Decoder, text_of
-from lalia.decoding.greedy import best_path, transcript
+from lalia.decoding.greedy import greedy, transcript
 from lalia.errors import GuardStopped, UserError
 from lalia.lm.folder import BONUS, ORDERS, WEIGHT, LanguageModel, symbols_of
 from lalia.lm.ngrams import SPECIALS, UNKNOWN, estimate
@@ -144,7 +144,7 @@ class FinetuneTask(LightningModule):
         self._losses.append(torch.stack([found.loss.double(), found.count.double()]))
         log_probs_BTV = logits_BTV.float().log_softmax(-1).cpu().numpy()
         for row, log_probs_TV, frames in zip(batch.rows_B.tolist(), log_probs_BTV, frames_B.tolist(), strict=True):
-            text = transcript(best_path(log_probs_TV[:frames]), self.recogniser.tokens)
+            text = transcript(greedy(log_probs_TV[:frames]), self.recogniser.tokens)
             reference = self.references[row]
             characters, words, lm_words = self._errors
             if self.lm_decoder is not None and row in self.lm_decoder.rows:
@@ -202,12 +202,12 @@ def count_tokens(best_BT: Tensor, frames_B: Tensor) -> Tensor:
 class LmDecoder:
     """Decodes held-out clips with a language model; ``rows`` are those that each validation decodes with it."""
 
-    def __init__(self, recogniser: Recogniser, machine: Machine, rows: Sequence[int], description: str) -> None:
+    def __init__(self, recogniser: Recogniser, automaton: Automaton, rows: Sequence[int], description: str) -> None:
         self.rows = frozenset(rows)
         self.description = description
         """names the language model in messages"""
         self._tokens, self._normaliser = recogniser.tokens, recogniser.normaliser
-        self._decoder = Decoder(recogniser.tokens, recogniser.frame_s, [machine])
+        self._decoder = Decoder(recogniser.tokens, recogniser.frame_s, [automaton])
 
     def transcribe(self, log_probs_TV: np.ndarray) -> str:
         """The text of beam search, normalised as labels are."""
@@ -225,15 +225,15 @@ def make_lm_decoder(
     if settings.by != "wer_lm":
         return None
     if settings.lm:
-        machine, description = _load_lm(Path(settings.lm), recogniser.tokens, recogniser.normaliser)
+        automaton, description = _load_lm(Path(settings.lm), recogniser.tokens, recogniser.normaliser)
     else:
-        machine, description = _count_labels(labels, recogniser.tokens, recogniser.normaliser)
+        automaton, description = _count_labels(labels, recogniser.tokens, recogniser.normaliser)
     count = min(settings.clips or len(held_out), len(held_out))
     rows = [int(held_out[i * len(held_out) // count]) for i in range(count)]
-    return LmDecoder(recogniser, machine, rows, description)
+    return LmDecoder(recogniser, automaton, rows, description)
 
 
-def _load_lm(folder: Path, tokens: Tokens, normaliser: Normaliser) -> tuple[Machine, str]:
+def _load_lm(folder: Path, tokens: Tokens, normaliser: Normaliser) -> tuple[Automaton, str]:
     """The language model in ``folder`` with the weight and bonus of the last tuning, for whichever student that was."""
     try:
         model = LanguageModel.load(folder)
@@ -243,10 +243,10 @@ def _load_lm(folder: Path, tokens: Tokens, normaliser: Normaliser) -> tuple[Mach
     last = next(reversed(model.card.get("tuned", {})), "")
     found = model.tuned(last)
     description = f"{model.ngrams.order}-grams of {model.unit}s in {folder}"
-    return machine_of(model, found["weight"], found["bonus"]), description
+    return lm_automaton(model, found["weight"], found["bonus"]), description
 
 
-def _count_labels(labels: Iterable[str], tokens: Tokens, normaliser: Normaliser) -> tuple[Machine, str]:
+def _count_labels(labels: Iterable[str], tokens: Tokens, normaliser: Normaliser) -> tuple[Automaton, str]:
     """N-grams of letters of ``labels``, as ``lalia finetune lm`` counts them."""
     texts = (normaliser(label) for label in labels)
     sentences = [symbols_of(text, "letter", tokens)[0] for text in texts if text]

@@ -26,7 +26,7 @@ from lalia.data.corpus import SPLITS
 from lalia.data.labels import encoder_of
 from lalia.data.loader import make_eval_loader
 from lalia.data.mixture import Mixture
-from lalia.decoding.greedy import best_path, transcript
+from lalia.decoding.greedy import greedy, transcript
 from lalia.errors import UserError
 from lalia.models.encoder import Encoder
 from lalia.models.frontend import FFT, StackedFrames
@@ -111,8 +111,7 @@ def read_letters(
         scheduler.step()
     with torch.inference_mode():
         heard = [
-            transcript(best_path(head((x_TD.float() - mean_D) / std_D).log_softmax(-1).numpy()), tokens)
-            for x_TD in test
+            transcript(greedy(head((x_TD.float() - mean_D) / std_D).log_softmax(-1).numpy()), tokens) for x_TD in test
         ]
     return score(truths, heard).cer.rate
 

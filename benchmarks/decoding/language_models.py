@@ -24,12 +24,12 @@ from lalia.data.corpus import Corpus
 from lalia.decoding.beam import BeamSettings
 from lalia.decoding.confidence import confidence, expected_error, reliability
 from lalia.decoding.decoder import Decoder, make_decoder, pair_name, text_of
-from lalia.decoding.greedy import best_path, transcript
+from lalia.decoding.greedy import greedy, transcript
 from lalia.lm.folder import ORDERS, LanguageModel, Unit, make, symbols_of
 from lalia.lm.lstm import LstmModel
 from lalia.runtime.student import Student
 from lalia.scoring.rates import score
-from lalia.scoring.tuning import Tuning, judged, tune, tune_lstm
+from lalia.scoring.tuning import Tuning, tune, tune_lstm, word_evidence
 from lalia.training.letter_lstm import LstmSettings, train_model
 
 Held = list[tuple[str, np.ndarray]]
@@ -77,7 +77,7 @@ class Bench:
 
     def calibration(self, decoder: Decoder) -> None:
         """Say how far confidence is from truth on the test clips, before calibration and after."""
-        evidence, right = judged(decoder, self.test)
+        evidence, right = word_evidence(decoder, self.test)
         errors = [
             expected_error(reliability([confidence(e, weights) for e in evidence], right))
             for weights in (None, decoder.weights)
@@ -134,7 +134,7 @@ def say_perplexity(model: LanguageModel | LstmModel, sentences: list[list[str]])
 def compare(bench: Bench, free: list[Path], work: Path, settings: LstmSettings) -> None:
     """Every row of the table."""
     student = bench.student
-    bench.row("best path", lambda log_probs_TV: transcript(best_path(log_probs_TV), student.tokens))
+    bench.row("best path", lambda log_probs_TV: transcript(greedy(log_probs_TV), student.tokens))
     bench.beam("beam alone", make_decoder(student))
     for source, sentences in texts(bench, free):
         of_letters: LanguageModel | None = None

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from lalia.data.corpus import Corpus
-from lalia.decoding.greedy import best_path, transcript
+from lalia.decoding.greedy import greedy, transcript
 from lalia.errors import UserError
 from lalia.models.frontend import PRIOR_FRAMES, StackedFrames
 from lalia.models.recogniser import Recogniser
@@ -111,7 +111,7 @@ class Bench:
         return self.recogniser.head(torch.cat(hidden, 1)).log_softmax(-1)[0].numpy()
 
     def text(self, log_probs_TV: np.ndarray) -> str:
-        return transcript(best_path(log_probs_TV), self.recogniser.tokens)
+        return transcript(greedy(log_probs_TV), self.recogniser.tokens)
 
 
 def main() -> None:

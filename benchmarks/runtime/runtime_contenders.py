@@ -24,7 +24,7 @@ def torch_recogniser(folder: str, threads: int, int8: bool) -> Hear:
     import soundfile as _  # noqa: F401  # before fairseq2
     import torch
 
-    from lalia.decoding.greedy import best_path, transcript
+    from lalia.decoding.greedy import greedy, transcript
     from lalia.models.recogniser import Recogniser
     from lalia.runtime.student import SHORTEST
 
@@ -61,7 +61,7 @@ def torch_recogniser(folder: str, threads: int, int8: bool) -> Hear:
             log_probs_BTV = model(wave_BS)
         else:
             log_probs_BTV, _ = recogniser.log_probs(wave_BS, torch.tensor([wave_BS.shape[1]]))
-        return transcript(best_path(log_probs_BTV[0].numpy()), recogniser.tokens)
+        return transcript(greedy(log_probs_BTV[0].numpy()), recogniser.tokens)
 
     return hear
 

@@ -22,7 +22,7 @@ import numpy as np
 from lalia.cards import processor
 from lalia.data.corpus import Corpus
 from lalia.decoding.forced_alignment import align
-from lalia.decoding.greedy import Hit, Word, words
+from lalia.decoding.greedy import TokenSpan, Word, words
 from lalia.model_folder import MODEL
 from lalia.runtime.microphone import BLOCK_S
 from lalia.runtime.student import Student
@@ -85,11 +85,11 @@ def ends_of(clip: Clip, offline: Student) -> list[Seconds]:
     """Where each word of the label ends, seconds into the clip."""
     ids = offline.tokens.encode(clip.text)
     path_T = align(offline.log_probs(clip.wave), ids)
-    hits = []
+    spans = []
     for place, token in enumerate(ids):
         frames = np.flatnonzero(path_T == place)
-        hits.append(Hit(token, int(frames[0]), int(frames[-1]) + 1, 1.0))
-    return [word.end_s for word in words(hits, offline.tokens, offline.frame_s)]
+        spans.append(TokenSpan(token, int(frames[0]), int(frames[-1]) + 1, 1.0))
+    return [word.end_s for word in words(spans, offline.tokens, offline.frame_s)]
 
 
 @dataclass

@@ -20,7 +20,7 @@ from lalia.cards import read_card
 from lalia.data.corpus import SPLITS, Corpus
 from lalia.data.prepare.splits import ENOUGH_SPEAKERS, FEWEST, LEAST_HELD_OUT, MOST_PERCENT, held_out_percent
 from lalia.decoding.forced_alignment import align, frames_needed
-from lalia.decoding.greedy import best_path, transcript
+from lalia.decoding.greedy import greedy, transcript
 from lalia.errors import AudioError, UserError
 from lalia.scoring.rates import character_errors
 from lalia.text.normaliser import Normaliser
@@ -423,7 +423,7 @@ def score_pairs(labels: Labels, model: PairModel) -> Iterator[PairScore]:
             log_probs_TV = model.log_probs(labels.corpus.wave(int(row)))
         except AudioError:
             continue
-        heard = transcript(best_path(log_probs_TV), model.tokens)
+        heard = transcript(greedy(log_probs_TV), model.tokens)
         cer = character_errors(text, heard).rate
         try:
             path_T = model.align(log_probs_TV, ids)

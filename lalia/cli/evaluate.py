@@ -101,13 +101,13 @@ def evaluate(
         print(f"lalia: skipped: {reason}", file=sys.stderr)
     if len(found.skipped) > MOST_SKIPPED:
         print(f"lalia: skipped: {len(found.skipped) - MOST_SKIPPED} more", file=sys.stderr)
-    if not found.heard:
+    if not found.clips:
         raise UserError(f"{path}: none of {plural(len(rows), 'clip')} could be scored; the lines above say why")
     print(evaluation.table(found))
-    about: dict[str, evaluation.About] = {}
+    about: dict[str, evaluation.ClipInfo] = {}
     if details or html:
         snrs_db = corpus.numbers("snr_db")
-        about = {corpus.id(row): evaluation.About(corpus.speaker(row), float(snrs_db[row])) for row in rows}
+        about = {corpus.id(row): evaluation.ClipInfo(corpus.speaker(row), float(snrs_db[row])) for row in rows}
     if details:
         print("\n" + evaluation.details(found, about))
     if json:
@@ -145,7 +145,7 @@ def _progress(rows: Sequence[int]) -> Callable[[Evaluation], None] | None:
         return None
 
     def progress(found: Evaluation) -> None:
-        print(f"\r{len(found.heard)} of {len(rows)} clips ", end="", file=sys.stderr, flush=True)
+        print(f"\r{len(found.clips)} of {len(rows)} clips ", end="", file=sys.stderr, flush=True)
 
     return progress
 

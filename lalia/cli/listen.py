@@ -22,7 +22,7 @@ from lalia.decoding.greedy import PAUSE_S, Word
 from lalia.errors import UserError
 from lalia.inputs import address, is_address
 from lalia.runtime.microphone import Block, Microphone, devices, file_blocks
-from lalia.runtime.streaming import Said, Stream, as_dict
+from lalia.runtime.streaming import Stream, StreamUpdate, as_dict
 from lalia.runtime.student import Student
 from lalia.runtime.transcript import FORMATS, render
 from lalia.text.unicode import join_words
@@ -111,7 +111,9 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def hear(stream: Stream, blocks: Iterator[Block], show: Callable[[Said, bool], None]) -> tuple[list[Seconds], Seconds]:
+def hear(
+    stream: Stream, blocks: Iterator[Block], show: Callable[[StreamUpdate, bool], None]
+) -> tuple[list[Seconds], Seconds]:
     """Feed ``blocks`` to ``stream`` and ``show`` what comes of it, the last with True.
 
     Returns how long behind its end each word was shown as stable (those that the end of the stream settled left out), and the
@@ -149,7 +151,7 @@ class Terminal:
         self._out = out
         self._line: list[Word] = []
 
-    def __call__(self, said: Said, last: bool) -> None:
+    def __call__(self, said: StreamUpdate, last: bool) -> None:
         columns = shutil.get_terminal_size().columns - 1
         for word in said.stable:
             if self._line and (
@@ -171,7 +173,7 @@ class Lines:
         self._out = out
         self._line: list[Word] = []
 
-    def __call__(self, said: Said, last: bool) -> None:
+    def __call__(self, said: StreamUpdate, last: bool) -> None:
         for word in said.stable:
             if self._line and word.start_s - self._line[-1].end_s >= SENTENCE_S:
                 self._end()
@@ -193,14 +195,14 @@ class Objects:
         self._out = out
         self._tentative: list[Word] = []
 
-    def __call__(self, said: Said, last: bool) -> None:
+    def __call__(self, said: StreamUpdate, last: bool) -> None:
         if said.stable or said.tentative != self._tentative or last:
             self._out.write(json.dumps(as_dict(said, last), ensure_ascii=False) + "\n")
             self._out.flush()
             self._tentative = said.tentative
 
 
-def _make_display(format: str) -> Callable[[Said, bool], None]:
+def _make_display(format: str) -> Callable[[StreamUpdate, bool], None]:
     if format == "json":
         return Objects(sys.stdout)
     if format == "txt":

@@ -1,6 +1,6 @@
-"""What a text may look like, letter by letter: machines that score the next letter, and one that makes them score tokens.
+"""What a text may look like, letter by letter: automata that score the next letter, and one that makes them score tokens.
 
-Language models as machines that score a text letter by letter: n-grams of letters, and n-grams of words.
+Language models as automata that score a text letter by letter: n-grams of letters, and n-grams of words.
 
 Lists of phrases that people write: hot words with boosts, and closed vocabularies with alternatives.
 """
@@ -25,7 +25,7 @@ from lalia.text.tokens import BOUNDARY, Tokens, token_texts
 FORBIDDEN = -math.inf
 
 
-class Machine(Protocol):
+class Automaton(Protocol):
     """Scores a text as it is spelled. Words are separated by single spaces, and none stands at the begin of the text."""
 
     start: Any
@@ -39,13 +39,13 @@ class Machine(Protocol):
         ...
 
 
-class Spelled:
+class TokenAutomaton:
     """Machines run side by side over tokens; their scores add up. Spaces at the begin and doubled ones pass unseen."""
 
-    def __init__(self, tokens: Tokens, machines: Sequence[Machine]) -> None:
+    def __init__(self, tokens: Tokens, automata: Sequence[Automaton]) -> None:
         self._spellings = token_texts(tokens)
-        self._machines = list(machines)
-        self.start = (True, *(machine.start for machine in machines))
+        self._automata = list(automata)
+        self.start = (True, *(automaton.start for automaton in automata))
 
     def arc(self, state: Any, token: int) -> tuple[float, Any]:
         """What ``token`` adds to the score, and the state behind it."""
@@ -55,8 +55,8 @@ class Spelled:
             if letter == " " and spaced:
                 continue
             spaced = letter == " "
-            for i, machine in enumerate(self._machines):
-                score, states[i] = machine.letter(states[i], letter)
+            for i, automaton in enumerate(self._automata):
+                score, states[i] = automaton.letter(states[i], letter)
                 total += score
             if total == FORBIDDEN:
                 break
@@ -64,16 +64,16 @@ class Spelled:
 
     def final(self, state: Any) -> float:
         """What the end of the text adds."""
-        return sum(machine.end(s) for machine, s in zip(self._machines, state[1:], strict=True))
+        return sum(automaton.end(s) for automaton, s in zip(self._automata, state[1:], strict=True))
 
 
-class Walk:
+class CachedAutomaton:
     """An automaton unfolded as it is walked: states become numbers, and no arc is computed twice."""
 
     MOST_ARCS = 400_000
-    """Beyond this (some 100 MB) the walk forgets what it knows when the next text begins."""
+    """Beyond this (some 100 MB) the automaton forgets what it knows when the next text begins."""
 
-    def __init__(self, automaton: Spelled, tokens: int) -> None:
+    def __init__(self, automaton: TokenAutomaton, tokens: int) -> None:
         self._automaton = automaton
         self._tokens = tokens
         self._forget()
@@ -109,7 +109,7 @@ class Walk:
         return number
 
 
-class Prefixes:
+class PrefixTree:
     """Sorted texts as a tree that costs nothing to make: a node is the range of those that begin alike, and how long."""
 
     def __init__(self, texts: Sequence[str], low: int = 0) -> None:
@@ -135,12 +135,12 @@ class Prefixes:
         return low if len(self._texts[low]) == length else None
 
 
-class Closed:
+class ClosedList:
     """Only these texts: anything else is forbidden. The empty text is allowed: nothing of the list was said."""
 
     def __init__(self, texts: Sequence[str]) -> None:
         self.texts = sorted(set(texts))
-        self._prefixes = Prefixes(self.texts)
+        self._prefixes = PrefixTree(self.texts)
         self.start = (self._prefixes.root, False)
 
     def letter(self, state: Any, letter: str) -> tuple[float, Any]:
@@ -157,7 +157,7 @@ class Closed:
         return 0.0 if node == self._prefixes.root or self._prefixes.whole(node) is not None else FORBIDDEN
 
 
-class Hot:
+class HotWords:
     """Texts that are likelier than the model thinks: each adds its boost, part of it with every letter on the way.
 
     What was added on the way is taken back where the text goes on otherwise (Aho and Corasick 1975, as context graphs in
@@ -219,9 +219,9 @@ class Hot:
         return score - self._credit[node]
 
 
-# --- Language models as machines that score a text letter by letter --------------------------------------
+# --- Language models as automata that score a text letter by letter --------------------------------------
 
-STRANGER = -4.0
+UNKNOWN_WORD = -4.0
 """Natural log score of a word that the model has never seen, on top of the model's own for unknown words."""
 
 
@@ -259,9 +259,9 @@ class WordModel:
     def __init__(self, ngrams: Ngrams, weight: float, bonus: float) -> None:
         self._ngrams = ngrams
         self._weight, self._bonus = weight, bonus
-        self._prefixes = Prefixes(ngrams.symbols, len(SPECIALS))
+        self._prefixes = PrefixTree(ngrams.symbols, len(SPECIALS))
         self._unigrams = ngrams.unigrams()
-        self._hopes: dict[tuple[int, int], float] = {}
+        self._lookaheads: dict[tuple[int, int], float] = {}
         # (what came before, where in the list of words or None for a stranger, what the word was given so far)
         self.start = (ngrams.start, self._prefixes.root, 0.0)
 
@@ -271,7 +271,7 @@ class WordModel:
             score, after = self._word(before, node)
             return score - given, (after, self._prefixes.root, 0.0)
         child = node and self._prefixes.child(node, letter)
-        hope = self._hope(child) if child else self._stranger(before)[0]
+        hope = self._lookahead(child) if child else self._unknown_word(before)[0]
         return hope - given, (before, child, hope)
 
     def end(self, state: Any) -> float:
@@ -284,22 +284,22 @@ class WordModel:
     def _word(self, before: Any, node: tuple[int, int, int] | None) -> tuple[float, Any]:
         number = self._prefixes.whole(node) if node else None
         if number is None:
-            return self._stranger(before)
+            return self._unknown_word(before)
         log_prob, after = self._ngrams.advance(before, number)
         return self._weight * log_prob + self._bonus, after
 
-    def _stranger(self, before: Any) -> tuple[float, Any]:
+    def _unknown_word(self, before: Any) -> tuple[float, Any]:
         log_prob, after = self._ngrams.advance(before, UNKNOWN)
-        return self._weight * log_prob + STRANGER + self._bonus, after
+        return self._weight * log_prob + UNKNOWN_WORD + self._bonus, after
 
-    def _hope(self, node: tuple[int, int, int]) -> float:
+    def _lookahead(self, node: tuple[int, int, int]) -> float:
         low, high, _ = node
-        if (low, high) not in self._hopes:
-            self._hopes[low, high] = self._weight * float(self._unigrams[low:high].max()) + self._bonus
-        return self._hopes[low, high]
+        if (low, high) not in self._lookaheads:
+            self._lookaheads[low, high] = self._weight * float(self._unigrams[low:high].max()) + self._bonus
+        return self._lookaheads[low, high]
 
 
-def machine_of(model: LanguageModel, weight: float, bonus: float) -> Machine:
+def lm_automaton(model: LanguageModel, weight: float, bonus: float) -> Automaton:
     """``model`` as scores of texts: ``weight`` times its log probability, and ``bonus`` for every letter or word."""
     return (LetterModel if model.unit == "letter" else WordModel)(model.ngrams, weight, bonus)
 
@@ -327,8 +327,8 @@ def read_hot_words(path: Path, normaliser: Normaliser, tokens: Tokens) -> dict[s
             raise UserError(
                 f"{path}: line {number}: the boost is {boost!r}; expected a number from -100 to 100"
             ) from None
-        found[_writable(path, number, phrase, normaliser, tokens)] = value
-    _refuse_none(path, found)
+        found[_normalised(path, number, phrase, normaliser, tokens)] = value
+    _require_any(path, found)
     return found
 
 
@@ -340,12 +340,12 @@ def read_closed(path: Path, normaliser: Normaliser, tokens: Tokens) -> list[str]
     found: set[str] = set()
     for number, line in _lines(path):
         for phrase in expand(line, f"{path}: line {number}"):
-            found.add(_writable(path, number, phrase, normaliser, tokens))
+            found.add(_normalised(path, number, phrase, normaliser, tokens))
             if len(found) > MOST_PHRASES:
                 raise UserError(
                     f"{path}: line {number}: more than {MOST_PHRASES:,} phrases; expected a smaller grammar"
                 )
-    _refuse_none(path, found)
+    _require_any(path, found)
     return sorted(found)
 
 
@@ -394,7 +394,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             yield number, line
 
 
-def _writable(path: Path, number: int, phrase: str, normaliser: Normaliser, tokens: Tokens) -> str:
+def _normalised(path: Path, number: int, phrase: str, normaliser: Normaliser, tokens: Tokens) -> str:
     written = normaliser(phrase)
     if not written:
         raise UserError(f"{path}: line {number}: {phrase.strip()!r} holds no letters")
@@ -405,6 +405,6 @@ def _writable(path: Path, number: int, phrase: str, normaliser: Normaliser, toke
     return written
 
 
-def _refuse_none(path: Path, found: Collection[str]) -> None:
+def _require_any(path: Path, found: Collection[str]) -> None:
     if not found:
         raise UserError(f"{path}: holds no phrases; expected one a line")

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lalia.decoding.automata import Machine, Walk
+from lalia.decoding.automata import Automaton, CachedAutomaton
 from lalia.text.tokens import Tokens, token_texts
 
 # --- CTC prefix beam search ------------------------------------------------------------------------------
@@ -31,7 +31,7 @@ class BeamSettings:
     beam: int = 16
     """How many prefixes are kept."""
     width: float = 12.0
-    """Prefixes worse than the best by more than this are dropped."""
+    """PrefixTree worse than the best by more than this are dropped."""
     token_floor: float = -5.0
     """Tokens less likely than this in a frame are not tried in it."""
     blank_skip: float = 0.999
@@ -59,8 +59,8 @@ class Beam:
     kept in two parts, of the paths that end in a blank and of those that do not (Graves 2012, 7.5.3).
     """
 
-    def __init__(self, walk: Walk, tokens: int, settings: BeamSettings | None = None) -> None:
-        self._walk = walk
+    def __init__(self, automaton: CachedAutomaton, tokens: int, settings: BeamSettings | None = None) -> None:
+        self._automaton = automaton
         self._V = tokens
         self.settings = settings or BeamSettings()
         self.begin()
@@ -70,7 +70,7 @@ class Beam:
         self._parents = [-1]
         self._lasts = [-1]
         self._numbers: dict[int, int] = {}
-        self._beam: list[_Entry] = [(0.0, 0, -1, -1, self._walk.begin(), 0.0, 0.0, NEVER, 0.0)]
+        self._beam: list[_Entry] = [(0.0, 0, -1, -1, self._automaton.begin(), 0.0, 0.0, NEVER, 0.0)]
 
     def pause(self) -> None:
         """A blank that is certain: every path ends in it."""
@@ -90,7 +90,7 @@ class Beam:
 
     def _frame(self, blank: float, likely: dict[int, float]) -> None:
         """One frame: every prefix stays, by a blank or its last token again, and grows by the likely tokens."""
-        V, width, arc = self._V, self.settings.width, self._walk.arc
+        V, width, arc = self._V, self.settings.width, self._automaton.arc
         before = self._beam
         stayed: list[_Entry] = []
         merged: set[int] = set()  # prefixes that stay, as what they would grow from
@@ -155,7 +155,7 @@ class Beam:
     def best(self) -> list[Hypothesis]:
         """The texts in the beam that may end here, the best first. Empty where none may."""
         found = [
-            Hypothesis(self._tokens(number), total + self._walk.final(state), both)
+            Hypothesis(self._tokens(number), total + self._automaton.final(state), both)
             for total, number, _, _, state, _, _, _, both in self._beam
         ]
         return sorted((path for path in found if path.score > NEVER), key=lambda path: -path.score)
@@ -185,10 +185,10 @@ _BEST = 16
 class PhraseTree:
     """The phrases as tokens, which begin alike from one root: what the search walks, and what each phrase is worth itself.
 
-    A phrase's worth is what the ``machines`` (a language model, hot words) score its text.
+    A phrase's worth is what the ``automata`` (a language model, hot words) score its text.
     """
 
-    def __init__(self, phrases: Sequence[str], tokens: Tokens, machines: Sequence[Machine]) -> None:
+    def __init__(self, phrases: Sequence[str], tokens: Tokens, automata: Sequence[Automaton]) -> None:
         self.tokens: list[tuple[int, ...]] = [
             (),
             *(tuple(tokens.encode(text)) for text in sorted(set(phrases)) if text),
@@ -207,7 +207,9 @@ class PhraseTree:
         self.parents_N, self.lasts_N = np.array(parents), np.array(lasts)
         self.boundary = tokens.boundary
         spelled = token_texts(tokens)
-        self.worth = np.array([_worth("".join(spelled[t] for t in phrase).strip(), machines) for phrase in self.tokens])
+        self.text_scores = np.array(
+            [_text_score("".join(spelled[t] for t in phrase).strip(), automata) for phrase in self.tokens]
+        )
 
     def __len__(self) -> int:
         return len(self.parents_N)
@@ -260,20 +262,20 @@ class ClosedSearch:
     def best(self) -> list[Hypothesis]:
         """The likeliest phrases, the best first, the empty one among them."""
         acoustic = np.logaddexp(self._blank_N, self._letter_N)[self._tree.ends]
-        scores = acoustic + self._tree.worth
+        scores = acoustic + self._tree.text_scores
         order = np.argsort(-scores, kind="stable")[:_BEST].tolist()
         return [
             Hypothesis(self._tree.tokens[i], float(scores[i]), float(acoustic[i])) for i in order if scores[i] > NEVER
         ]
 
 
-def _worth(text: str, machines: Sequence[Machine]) -> float:
-    """What ``machines`` score a text, its end with it."""
+def _text_score(text: str, automata: Sequence[Automaton]) -> float:
+    """What ``automata`` score a text, its end with it."""
     scores = []
-    for machine in machines:
-        state = machine.start
+    for automaton in automata:
+        state = automaton.start
         for letter in text:
-            score, state = machine.letter(state, letter)
+            score, state = automaton.letter(state, letter)
             scores.append(score)
-        scores.append(machine.end(state))
+        scores.append(automaton.end(state))
     return math.fsum(scores)

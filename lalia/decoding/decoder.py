@@ -17,11 +17,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lalia.decoding.automata import Closed, Hot, Machine, Spelled, Walk, machine_of, read_closed, read_hot_words
+from lalia.decoding.automata import (
+    Automaton,
+    CachedAutomaton,
+    ClosedList,
+    HotWords,
+    TokenAutomaton,
+    lm_automaton,
+    read_closed,
+    read_hot_words,
+)
 from lalia.decoding.beam import MOST_NODES, Beam, BeamSettings, ClosedSearch, Hypothesis, PhraseTree
 from lalia.decoding.confidence import Evidence, confidence
 from lalia.decoding.forced_alignment import align
-from lalia.decoding.greedy import Hit, Word, transcript, words
+from lalia.decoding.greedy import TokenSpan, Word, transcript, words
 from lalia.errors import UserError
 from lalia.lm.folder import LanguageModel
 from lalia.lm.lstm import Lstm, LstmModel
@@ -52,12 +61,12 @@ class Rescorer:
         """The same paths with their new scores, the best first."""
         if not self.weight or len(paths) < 2:
             return paths
-        log_probs_N, letters_N = self.weigh(paths)
+        log_probs_N, letters_N = self.score_texts(paths)
         added_N = self.weight * log_probs_N + self.bonus * letters_N
         found = [replace(path, score=path.score + more) for path, more in zip(paths, added_N.tolist(), strict=True)]
         return sorted(found, key=lambda path: -path.score)
 
-    def weigh(self, paths: Sequence[Hypothesis]) -> tuple[np.ndarray, np.ndarray]:
+    def score_texts(self, paths: Sequence[Hypothesis]) -> tuple[np.ndarray, np.ndarray]:
         """The natural log probability of each path's text (N,), and how many letters it has (N,), spaces counted."""
         texts = [" ".join("".join(self._spellings[token] for token in path.tokens).split()) for path in paths]
         return self._lstm.log_probs([self._lstm.ids(text) for text in texts]), np.array([len(text) for text in texts])
@@ -80,7 +89,7 @@ _ALTERNATIVES = 8
 class Decoded:
     """What was said: tokens with frames, words with times and confidence, and what each word's confidence rests on."""
 
-    hits: list[Hit] = field(default_factory=list)
+    spans: list[TokenSpan] = field(default_factory=list)
     words: list[Word] = field(default_factory=list)
     evidence: list[Evidence] = field(default_factory=list)
 
@@ -96,7 +105,7 @@ class Decoder:
         self,
         tokens: Tokens,
         frame_s: Seconds,
-        machines: Sequence[Machine] = (),
+        automata: Sequence[Automaton] = (),
         *,
         hot_words: dict[str, float] | None = None,
         only: Sequence[str] | None = None,
@@ -111,20 +120,22 @@ class Decoder:
         """Of ``confidence``: found by tuning, None where it was not."""
         self._ideographs = any(is_ideograph(letter) for symbol in tokens.symbols for letter in symbol)
         self._reject = reject if only is not None else math.inf
-        machines = list(machines)
+        automata = list(automata)
         if hot_words:
             spelled = {spell(text, tokens): boost for text, boost in hot_words.items()}
-            machines.append(Hot(spelled, spaced=tokens.boundary is not None))
+            automata.append(HotWords(spelled, spaced=tokens.boundary is not None))
         self.settings = settings or (CLOSED if only is not None else BeamSettings())
         self._rescorer = rescorer
         self._beam: Beam | ClosedSearch
-        tree = PhraseTree(only, tokens, machines) if only is not None and settings is None else None
+        tree = PhraseTree(only, tokens, automata) if only is not None and settings is None else None
         if tree is not None and len(tree) <= MOST_NODES:
             self._beam = ClosedSearch(tree)
         else:
             if only is not None:
-                machines.append(Closed([spell(text, tokens) for text in only]))
-            self._beam = Beam(Walk(Spelled(tokens, machines), len(tokens)), len(tokens), self.settings)
+                automata.append(ClosedList([spell(text, tokens) for text in only]))
+            self._beam = Beam(
+                CachedAutomaton(TokenAutomaton(tokens, automata), len(tokens)), len(tokens), self.settings
+            )
         self._pause: Frames = max(1, round(PAUSE_S / frame_s))
         self._long: Frames = max(1, round(UTTERANCE_S / frame_s))
         self.begin()
@@ -194,12 +205,12 @@ class Decoder:
         return decoded
 
     @property
-    def settled(self) -> Decoded:
+    def finished(self) -> Decoded:
         """What was said in the utterances that have ended; more is added to it as others do."""
         return self._decoded
 
     @property
-    def waits(self) -> bool:
+    def in_utterance(self) -> bool:
         """Whether an utterance has begun that has not ended."""
         return bool(self._held)
 
@@ -213,14 +224,14 @@ class Decoder:
         self._next()
         if not paths or not paths[0].tokens or self._rejected(paths[0], log_probs_TV):
             return
-        hits = _hits(log_probs_TV, places_T, paths[0].tokens)
-        found = words(hits, self.tokens, self.frame_s)
-        evidence = self._evidence(paths, hits, found)
+        spans = _token_spans(log_probs_TV, places_T, paths[0].tokens)
+        found = words(spans, self.tokens, self.frame_s)
+        evidence = self._evidence(paths, spans, found)
         boundary = self.tokens.boundary
-        if boundary is not None and self._decoded.hits and found:
-            first = hits[0].start_frame
-            self._decoded.hits.append(Hit(boundary, first, first, 1.0))
-        self._decoded.hits += hits
+        if boundary is not None and self._decoded.spans and found:
+            first = spans[0].start_frame
+            self._decoded.spans.append(TokenSpan(boundary, first, first, 1.0))
+        self._decoded.spans += spans
         self._decoded.evidence += evidence
         self._decoded.words += [
             replace(word, confidence=confidence(e, self.weights)) for word, e in zip(found, evidence, strict=True)
@@ -230,7 +241,9 @@ class Decoder:
         free = float(log_probs_TV.max(axis=1).sum())
         return free - path.acoustic > self._reject * len(path.tokens)
 
-    def _evidence(self, paths: Sequence[Hypothesis], hits: Sequence[Hit], found: Sequence[Word]) -> list[Evidence]:
+    def _evidence(
+        self, paths: Sequence[Hypothesis], spans: Sequence[TokenSpan], found: Sequence[Word]
+    ) -> list[Evidence]:
         scores = np.array([path.score for path in paths[:_ALTERNATIVES]])
         share_K = np.exp(scores - scores.max())
         share_K /= share_K.sum()
@@ -244,24 +257,26 @@ class Decoder:
             shares[same] += share
         return [
             Evidence(word.confidence, min(lowest), float(share))
-            for word, lowest, share in zip(found, _by_word(hits, found, self.frame_s), shares, strict=True)
+            for word, lowest, share in zip(
+                found, _probabilities_by_word(spans, found, self.frame_s), shares, strict=True
+            )
         ]
 
     def _words(self, path: Hypothesis) -> str:
         """The words of a path, spaces between them: as ``words`` finds them, in less time where spaces part them anyway."""
         if not self._ideographs:
             return self.tokens.decode(path.tokens)
-        hits = [Hit(token, 0, 0, 0.0) for token in path.tokens]
-        return " ".join(word.text for word in words(hits, self.tokens, self.frame_s))
+        spans = [TokenSpan(token, 0, 0, 0.0) for token in path.tokens]
+        return " ".join(word.text for word in words(spans, self.tokens, self.frame_s))
 
 
-def _hits(log_probs_TV: np.ndarray, places_T: np.ndarray, tokens: Sequence[int]) -> list[Hit]:
+def _token_spans(log_probs_TV: np.ndarray, places_T: np.ndarray, tokens: Sequence[int]) -> list[TokenSpan]:
     """Where each of ``tokens`` is said: its frames on the likeliest path, the highest probability among them."""
     path_T = align(log_probs_TV, list(tokens))
     frames = np.flatnonzero(path_T >= 0)
     _, first, count = np.unique(path_T[frames], return_index=True, return_counts=True)
     return [
-        Hit(
+        TokenSpan(
             token,
             int(places_T[frames[start]]),
             int(places_T[frames[start + many - 1]]) + 1,
@@ -271,24 +286,24 @@ def _hits(log_probs_TV: np.ndarray, places_T: np.ndarray, tokens: Sequence[int])
     ]
 
 
-def _by_word(hits: Sequence[Hit], found: Sequence[Word], frame_s: Seconds) -> list[list[float]]:
-    """The probabilities of the letters of each word: those of the hits within its times."""
-    places = iter(hits)
+def _probabilities_by_word(spans: Sequence[TokenSpan], found: Sequence[Word], frame_s: Seconds) -> list[list[float]]:
+    """The probabilities of the letters of each word: those of the spans within its times."""
+    places = iter(spans)
     gathered = []
-    hit = next(places, None)
+    span = next(places, None)
     for word in found:
         letters: list[float] = []
-        while hit is not None and round(hit.end_frame * frame_s, 3) <= word.end_s:
-            if round(hit.start_frame * frame_s, 3) >= word.start_s:
-                letters.append(hit.confidence)
-            hit = next(places, None)
+        while span is not None and round(span.end_frame * frame_s, 3) <= word.end_s:
+            if round(span.start_frame * frame_s, 3) >= word.start_s:
+                letters.append(span.confidence)
+            span = next(places, None)
         gathered.append(letters or [word.confidence])
     return gathered
 
 
 def text_of(decoded: Decoded, tokens: Tokens) -> str:
     """The text of what was decoded, words separated by one space."""
-    return transcript(decoded.hits, tokens)
+    return transcript(decoded.spans, tokens)
 
 
 # --- A student's decoder ---------------------------------------------------------------------------------
@@ -315,13 +330,15 @@ def make_decoder(
     boosts in natural logarithms; ``only`` a file of phrases with ``(a|b)`` and ``[a]``, or a sequence of normalised phrases.
     A ``UserError`` where the student cannot write what they ask for, or they make no sense together.
     """
-    machines: list[Machine] = []
+    automata: list[Automaton] = []
     weights: Sequence[float] | None = None
     rescorer: Rescore | None = None
     if rescore is not None and lm is None:
         raise UserError("--rescore weighs what a search led by n-grams has found; give those as --lm")
     if rescore is not None and only is not None:
-        raise UserError("--rescore has nothing to weigh where --only says all that may be said; leave one of them out")
+        raise UserError(
+            "--rescore has nothing to score_texts where --only says all that may be said; leave one of them out"
+        )
     if lm is not None:
         model = lm if isinstance(lm, LanguageModel) else LanguageModel.load(lm)
         model.check(student.tokens, student.normaliser)
@@ -337,8 +354,8 @@ def make_decoder(
             # One set: the LSTM was tuned on what these n-grams found at that weight.
             tuned = {"weight": found.get("lm_weight", tuned["weight"]), "bonus": found.get("lm_bonus", tuned["bonus"])}
             weights = found["confidence"]
-        machines.append(
-            machine_of(
+        automata.append(
+            lm_automaton(
                 model,
                 tuned["weight"] if weight is None else weight,
                 tuned["bonus"] if bonus is None else bonus,
@@ -349,7 +366,7 @@ def make_decoder(
     if isinstance(only, Path):
         only = read_closed(only, student.normaliser, student.tokens)
     return Decoder(
-        student.tokens, student.frame_s, machines,
+        student.tokens, student.frame_s, automata,
         hot_words=hot_words, only=only, weights=weights, settings=settings, rescorer=rescorer,
     )  # fmt: skip
 

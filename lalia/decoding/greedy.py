@@ -22,7 +22,7 @@ from lalia.units import Frames, Seconds
 
 
 @dataclass(frozen=True)
-class Hit:
+class TokenSpan:
     """A token of the best path: frames ``start_frame`` up to, not including, ``end_frame``; probability 0 to 1."""
 
     token: int
@@ -45,7 +45,7 @@ class Word:
     channel: int = 0
 
 
-def best_path(log_probs_TV: np.ndarray) -> list[Hit]:
+def greedy(log_probs_TV: np.ndarray) -> list[TokenSpan]:
     """Greedy CTC decoding (Graves et al. 2006, 3.2): argmax, merge repeats, drop blanks (token 0)."""
     return collapse(*peaks(log_probs_TV))
 
@@ -59,60 +59,60 @@ def peaks(log_probs_TV: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return tokens_T, np.exp(np.take_along_axis(log_probs_TV, tokens_T[:, None], axis=1)[:, 0]).astype(np.float32)
 
 
-def collapse(tokens_T: np.ndarray, probs_T: np.ndarray) -> list[Hit]:
-    """Runs of the same token become hits; a hit's confidence is the highest probability of its frames."""
+def collapse(tokens_T: np.ndarray, probs_T: np.ndarray) -> list[TokenSpan]:
+    """Runs of the same token become spans; a span's confidence is the highest probability of its frames."""
     if not len(tokens_T):
         return []
     starts = np.flatnonzero(np.diff(tokens_T, prepend=-1))
     ends = np.append(starts[1:], len(tokens_T))
     tops = np.maximum.reduceat(probs_T, starts)
     return [
-        Hit(int(tokens_T[start]), int(start), int(end), min(float(top), 1.0))
+        TokenSpan(int(tokens_T[start]), int(start), int(end), min(float(top), 1.0))
         for start, end, top in zip(starts, ends, tops, strict=True)
         if tokens_T[start] != 0
     ]
 
 
-def transcript(hits: Iterable[Hit], tokens: Tokens) -> str:
-    """The text of ``hits``, words separated by one space."""
-    return " ".join(tokens.decode(hit.token for hit in hits).split())
+def transcript(spans: Iterable[TokenSpan], tokens: Tokens) -> str:
+    """The text of ``spans``, words separated by one space."""
+    return " ".join(tokens.decode(span.token for span in spans).split())
 
 
-def words(hits: Iterable[Hit], tokens: Tokens, frame_s: Seconds, pause_s: Seconds = math.inf) -> list[Word]:
-    """The words of ``hits`` with times, ``frame_s`` seconds per frame.
+def words(spans: Iterable[TokenSpan], tokens: Tokens, frame_s: Seconds, pause_s: Seconds = math.inf) -> list[Word]:
+    """The words of ``spans`` with times, ``frame_s`` seconds per frame.
 
     A word reaches from its first letter's first frame to its last letter's last. Han and kana characters are words each. A pause
     of ``pause_s`` ends a word too.
     """
     found: list[Word] = []
-    letters: list[Hit] = []
-    for hit in hits:
-        symbol = tokens.symbols[hit.token]
-        if letters and (hit.start_frame - letters[-1].end_frame) * frame_s >= pause_s:
+    letters: list[TokenSpan] = []
+    for span in spans:
+        symbol = tokens.symbols[span.token]
+        if letters and (span.start_frame - letters[-1].end_frame) * frame_s >= pause_s:
             _close(letters, tokens, frame_s, found)
         if symbol == BOUNDARY:
             _close(letters, tokens, frame_s, found)
         elif all(map(is_ideograph, symbol)):
             _close(letters, tokens, frame_s, found)
-            _close([hit], tokens, frame_s, found)
+            _close([span], tokens, frame_s, found)
         else:
-            letters.append(hit)
+            letters.append(span)
     _close(letters, tokens, frame_s, found)
     return found
 
 
-def _close(letters: list[Hit], tokens: Tokens, frame_s: Seconds, found: list[Word]) -> None:
+def _close(letters: list[TokenSpan], tokens: Tokens, frame_s: Seconds, found: list[Word]) -> None:
     if letters:
         found.append(_word(letters, tokens, frame_s))
         letters.clear()
 
 
-def _word(letters: Sequence[Hit], tokens: Tokens, frame_s: Seconds) -> Word:
+def _word(letters: Sequence[TokenSpan], tokens: Tokens, frame_s: Seconds) -> Word:
     return Word(
-        tokens.decode(hit.token for hit in letters),
+        tokens.decode(span.token for span in letters),
         round(letters[0].start_frame * frame_s, 3),
         round(letters[-1].end_frame * frame_s, 3),
-        sum(hit.confidence for hit in letters) / len(letters),
+        sum(span.confidence for span in letters) / len(letters),
     )
 
 
@@ -122,7 +122,7 @@ PAUSE_S: Seconds = 0.3
 """Blank frames for so long end a word: behind the last word of a sentence no boundary comes until somebody goes on."""
 
 
-class Growing:
+class StreamingGreedy:
     """Feed it log-probabilities as they come; memory holds the word that is being said.
 
     How frames are parted into calls changes nothing.
@@ -141,13 +141,13 @@ class Growing:
         tokens_T, probs_T = peaks(log_probs_TV)
         self._tokens_T = np.concatenate([self._tokens_T, tokens_T])
         self._probs_T = np.concatenate([self._probs_T, probs_T])
-        hits = collapse(self._tokens_T, self._probs_T)
+        spans = collapse(self._tokens_T, self._probs_T)
         closed = 0
-        for number, hit in enumerate(hits):
-            if self._ends(hit, hits[number + 1 :]):
+        for number, span in enumerate(spans):
+            if self._ends(span, spans[number + 1 :]):
                 closed = number + 1
-        final = self._words(hits[:closed])
-        self._forget(hits[closed - 1].end_frame if closed else 0 if hits else len(self._tokens_T))
+        final = self._words(spans[:closed])
+        self._forget(spans[closed - 1].end_frame if closed else 0 if spans else len(self._tokens_T))
         return final
 
     def tentative(self) -> list[Word]:
@@ -160,25 +160,25 @@ class Growing:
         self._forget(len(self._tokens_T))
         return final
 
-    def _ends(self, hit: Hit, later: Sequence[Hit]) -> bool:
-        """Whether no word goes on behind ``hit``."""
-        symbol, here = self._tokens.symbols[hit.token], len(self._tokens_T)
+    def _ends(self, span: TokenSpan, later: Sequence[TokenSpan]) -> bool:
+        """Whether no word goes on behind ``span``."""
+        symbol, here = self._tokens.symbols[span.token], len(self._tokens_T)
         if symbol == BOUNDARY:
             return True
-        if all(map(is_ideograph, symbol)) and hit.end_frame < here:
+        if all(map(is_ideograph, symbol)) and span.end_frame < here:
             return True
-        return (later[0].start_frame if later else here) - hit.end_frame >= self._pause
+        return (later[0].start_frame if later else here) - span.end_frame >= self._pause
 
-    def _words(self, hits: Sequence[Hit]) -> list[Word]:
-        """The words of pending ``hits``, parted at pauses too."""
+    def _words(self, spans: Sequence[TokenSpan]) -> list[Word]:
+        """The words of pending ``spans``, parted at pauses too."""
         found: list[Word] = []
         begin = 0
-        for number, hit in enumerate(hits):
-            last = number + 1 == len(hits)
-            if last or hits[number + 1].start_frame - hit.end_frame >= self._pause:
+        for number, span in enumerate(spans):
+            last = number + 1 == len(spans)
+            if last or spans[number + 1].start_frame - span.end_frame >= self._pause:
                 moved = [
-                    Hit(h.token, h.start_frame + self._start, h.end_frame + self._start, h.confidence)
-                    for h in hits[begin : number + 1]
+                    TokenSpan(h.token, h.start_frame + self._start, h.end_frame + self._start, h.confidence)
+                    for h in spans[begin : number + 1]
                 ]
                 found += words(moved, self._tokens, self._frame_s)
                 begin = number + 1

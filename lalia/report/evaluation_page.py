@@ -15,8 +15,8 @@ from lalia.errors import AudioError
 from lalia.report import numbers, page
 from lalia.report.charts import Bar, Chart, Line, bar_chart, line_chart, plain, share
 from lalia.report.page import clips_section, lineage_of
-from lalia.scoring.evaluation import MOST_SPEAKERS, SPEAKER, About, Evaluation, Heard, circumstances
-from lalia.scoring.rates import Confusion, Interval, Score, confusions, score, telling
+from lalia.scoring.evaluation import MOST_SPEAKERS, SPEAKER, ClipInfo, Evaluation, ScoredClip, groups_by_condition
+from lalia.scoring.rates import Confusion, Interval, Score, confusions, repeated_confusions, score
 from lalia.units import clock
 
 CONFUSIONS = 12
@@ -35,7 +35,7 @@ def write_evaluation(
     title: str,
     asked: Mapping[str, str],
     found: Evaluation,
-    about: Mapping[str, About],
+    about: Mapping[str, ClipInfo],
     calibrated: bool,
     wave: Callable[[str], np.ndarray],
     card: dict[str, Any],
@@ -47,8 +47,8 @@ def write_evaluation(
     ``wave`` gives a clip's sound (an ``AudioError`` leaves its player out), ``card`` is the student's.
     ``more`` sections stand before the lineage.
     """
-    sections = [_where(found, about), _taken(found.heard)]
-    pairs = [pair for clip in found.heard for pair in clip.words]
+    sections = [_where(found, about), _taken(found.clips)]
+    pairs = [pair for clip in found.clips for pair in clip.words]
     if pairs:
         sections.append(_confidence(pairs, calibrated))
 
@@ -58,14 +58,14 @@ def write_evaluation(
         except (AudioError, MemoryError):
             return None
 
-    said = [(clip.id, clip.reference, clip.hypothesis) for clip in found.heard]
+    said = [(clip.id, clip.reference, clip.hypothesis) for clip in found.clips]
     sections.append(clips_section(said, sound, f"By letters wrong, out of {len(said)} clips.", "Clips to hear"))
     sections += more
     intro = "What the student is made of, each by the first letters of its content's hash."
     sections.append(page.Section("Lineage", [page.lineage(lineage_of(card))], intro))
     ways = [_WAYS[name].format(Path(asked[name]).name) for name in _WAYS if name in asked]
     lead = Markup("<strong>{}</strong> of the {} split, {} of audio. Decoded {}.").format(
-        f"{len(found.heard):,} clips", " ".join(asked[name] for name in ("language", "split") if name in asked),
+        f"{len(found.clips):,} clips", " ".join(asked[name] for name in ("language", "split") if name in asked),
         clock(found.audio_s), "with " + " and ".join(ways) if ways else "by best path, with nothing known of the language",
     )  # fmt: skip
     footer = [f"left out: {reason}" for reason in found.skipped[:20]]
@@ -79,11 +79,11 @@ def write_evaluation(
 
 def _tiles(found: Evaluation, pairs: Sequence[tuple[float, bool]], calibrated: bool) -> list[page.Tile]:
     whole = found.score()
-    right = sum(clip.reference == clip.hypothesis for clip in found.heard) / len(found.heard)
+    right = sum(clip.reference == clip.hypothesis for clip in found.clips) / len(found.clips)
     tiles = [
         page.Tile(numbers.percent(whole.cer.rate), "letters wrong (CER)", _between(whole.cer_interval)),
         page.Tile(numbers.percent(whole.wer.rate), "words wrong (WER)", _between(whole.wer_interval)),
-        page.Tile(numbers.percent(right, 0), "clips without an error", f"of {len(found.heard):,}"),
+        page.Tile(numbers.percent(right, 0), "clips without an error", f"of {len(found.clips):,}"),
         page.Tile(numbers.times(1 / max(found.rtf, 1e-9)), "real time", f"RTF {found.rtf:.4f}"),
     ]
     if pairs:
@@ -101,11 +101,11 @@ def _between(interval: Interval) -> str:
     return "95 % between {} and {}".format(*map(numbers.percent, interval))
 
 
-def _where(found: Evaluation, about: Mapping[str, About]) -> page.Section:
+def _where(found: Evaluation, about: Mapping[str, ClipInfo]) -> page.Section:
     """The error rates by language, length, noise and speaker: a chart each, and all of them as one table."""
-    groups = circumstances(found, about)
+    groups = groups_by_condition(found, about)
     if len(found.languages()) > 1:
-        by_language = {name: [c for c in found.heard if c.language == name] for name in found.languages()}
+        by_language = {name: [c for c in found.clips if c.language == name] for name in found.languages()}
         groups = {"language": by_language, **groups}
     charts: list[Chart] = []
     rows: list[list[str]] = []
@@ -124,14 +124,14 @@ def _where(found: Evaluation, about: Mapping[str, About]) -> page.Section:
             [f"{name}: {group}", f"{one.clips:,}", f"{one.wer.reference:,}", *_rates(one)]
             for group, one in scores.items()
         ]
-    rows.append(["all", f"{len(found.heard):,}", f"{found.score().wer.reference:,}", *_rates(found.score())])
+    rows.append(["all", f"{len(found.clips):,}", f"{found.score().wer.reference:,}", *_rates(found.score())])
     head = ["", "clips", "words", "CER", "95 %", "WER", "95 %"]
     table = page.table(head, rows, chosen=len(rows) - 1, aside=aside)
     intro = "Letters and words wrong: as many as were missed, mistaken or invented, out of those that were said."
     return page.Section("Where the errors are", [*([page.figures(charts)] if charts else []), table], intro)
 
 
-def _score(clips: Sequence[Heard]) -> Score:
+def _score(clips: Sequence[ScoredClip]) -> Score:
     return score([clip.reference for clip in clips], [clip.hypothesis for clip in clips])
 
 
@@ -146,7 +146,7 @@ def _rates(one: Score) -> list[str]:
     return cells
 
 
-def _taken(clips: Sequence[Heard]) -> page.Section:
+def _taken(clips: Sequence[ScoredClip]) -> page.Section:
     """Which letters and words are missed, mistaken or invented most."""
     references, hypotheses = [clip.reference for clip in clips], [clip.hypothesis for clip in clips]
     charts: list[Chart] = []
@@ -155,8 +155,10 @@ def _taken(clips: Sequence[Heard]) -> page.Section:
     for unit, title in units:
         said = Counter(unit_ for text in references for unit_ in (text if unit == "character" else text.split()))
         most = confusions(references, hypotheses, unit, CONFUSIONS)
-        if shown := telling(most):
-            charts.append(bar_chart(f"{title} taken for others", [_bar(c, said[c.said]) for c in shown], y_label=plain))
+        if shown := repeated_confusions(most):
+            charts.append(
+                bar_chart(f"{title} taken for others", [_bar(c, said[c.reference]) for c in shown], y_label=plain)
+            )
         elif most:
             rare.append(title)
     if not charts and not rare:
@@ -171,9 +173,9 @@ def _taken(clips: Sequence[Heard]) -> page.Section:
 
 
 def _bar(one: Confusion, said: int) -> Bar:
-    colour = "bad" if not one.heard else "s1" if not one.said else "s5"
-    told = f"{one.count} of {said}" if one.said else f"{one.count}"
-    return Bar(f"{_spelled(one.said)} → {_spelled(one.heard)}", one.count, None, colour, told)
+    colour = "bad" if not one.hypothesis else "s1" if not one.reference else "s5"
+    told = f"{one.count} of {said}" if one.reference else f"{one.count}"
+    return Bar(f"{_spelled(one.reference)} → {_spelled(one.hypothesis)}", one.count, None, colour, told)
 
 
 def _spelled(text: str) -> str:

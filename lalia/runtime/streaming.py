@@ -1,6 +1,6 @@
 """A stream: samples in as they come, words out as they become final.
 
-Hearing chunk by chunk: a streaming student's graph, and what it keeps from one chunk to the next.
+StreamingState chunk by chunk: a streaming student's graph, and what it keeps from one chunk to the next.
 
 The graph (``lalia/models/export/onnx_export.py``) has optional inputs ``state.NAME`` and outputs ``next.NAME`` that are
 handed to it again with the next chunk. Every call hears one chunk, whatever blocks come in, in a file as from a microphone:
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lalia.audio.reading import Resampler
-from lalia.decoding.greedy import Growing, Word
+from lalia.decoding.greedy import StreamingGreedy, Word
 from lalia.errors import AudioError, UserError
 from lalia.runtime.transcript import Transcript
 from lalia.runtime.windows import silence
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from lalia.decoding.decoder import Decoder
 
 
-# --- Hearing chunk by chunk ------------------------------------------------------------------------------
+# --- StreamingState chunk by chunk ------------------------------------------------------------------------------
 
 STATE, NEXT = "state.", "next."
 SILENCE_PEAK = 5e-4
@@ -67,7 +67,7 @@ class Chunks:
         return (frames - 1) * self.frame + self.receptive_field
 
 
-class Hearing:
+class StreamingState:
     """One stream on its way through ``session``; several may share it, each from a thread of its own."""
 
     def __init__(self, session: onnxruntime.InferenceSession, chunks: Chunks, tokens: int) -> None:
@@ -84,7 +84,7 @@ class Hearing:
         due, step = self._chunks.samples(self._chunks.chunk), self._chunks.chunk * self._chunks.frame
         said, at = [], 0
         while len(self._waiting_S) - at >= due:
-            said.append(self._hear(self._waiting_S[at : at + due]))
+            said.append(self._run_chunk(self._waiting_S[at : at + due]))
             at += step
         self._waiting_S = self._waiting_S[at:]
         return np.concatenate(said) if said else np.zeros((0, self._tokens), np.float32)
@@ -95,9 +95,9 @@ class Hearing:
         if frames < 1:
             return np.zeros((0, self._tokens), np.float32)
         piece_S, self._waiting_S = self._waiting_S[: self._chunks.samples(frames)], self._waiting_S[:0]
-        return self._hear(piece_S)
+        return self._run_chunk(piece_S)
 
-    def _hear(self, piece_S: np.ndarray) -> np.ndarray:
+    def _run_chunk(self, piece_S: np.ndarray) -> np.ndarray:
         said = dict(zip(self._outputs, self._session.run(None, {"wave": piece_S[None], **self._kept}), strict=True))
         self._kept = {STATE + name.removeprefix(NEXT): value for name, value in said.items() if name.startswith(NEXT)}
         log_probs_TV = said["log_probs"][0]
@@ -111,7 +111,7 @@ RATES = (4_000, 768_000)
 
 
 @dataclass(frozen=True)
-class Said:
+class StreamUpdate:
     """What a block of samples brought: words that will not change any more, and how the sentence goes on as it seems now."""
 
     stable: list[Word] = field(default_factory=list)
@@ -131,14 +131,14 @@ class Stream:
     """
 
     def __init__(
-        self, hearing: Hearing, growing: Growing, decoder: Decoder | None = None, rate: int = SAMPLE_RATE
+        self, state: StreamingState, greedy: StreamingGreedy, decoder: Decoder | None = None, rate: int = SAMPLE_RATE
     ) -> None:
         """Made by ``Student.stream``. ``UserError`` where no audio has such a ``rate``."""
         if not RATES[0] <= rate <= RATES[1]:
             raise UserError(f"stream: {rate} samples per second; expected {RATES[0]} to {RATES[1]}")
         self.words: list[Word] = []
-        self._hearing = hearing
-        self._growing = growing
+        self._state = state
+        self._greedy = greedy
         self._decoder = decoder
         self._resampler = Resampler(rate)
         self.rate = rate
@@ -148,7 +148,7 @@ class Stream:
         if decoder is not None:
             decoder.begin()
 
-    def feed(self, samples: np.ndarray) -> Said:
+    def feed(self, samples: np.ndarray) -> StreamUpdate:
         """Hear on: floats from -1 to 1, mono, of shape (samples,). ``AudioError`` where they are anything else."""
         if self._over:
             raise UserError("stream: is finished; begin another one")
@@ -159,16 +159,16 @@ class Stream:
             raise AudioError("stream: was fed samples that are no numbers (NaN or infinite)")
         self._fed += len(samples)
         wave_S = self._resampler(samples.astype(np.float32, copy=False))
-        return self._said(self._hearing.feed(wave_S))
+        return self._update(self._state.feed(wave_S))
 
-    def finish(self) -> Said:
+    def finish(self) -> StreamUpdate:
         """The last words; all are stable now."""
         if self._over:
-            return Said(heard_s=self.heard_s)
+            return StreamUpdate(heard_s=self.heard_s)
         self._over = True
         rest_S = self._resampler(np.zeros(0, np.float32), last=True)
-        said = [self._hearing.feed(rest_S), self._hearing.finish()]
-        return self._said(np.concatenate(said))
+        said = [self._state.feed(rest_S), self._state.finish()]
+        return self._update(np.concatenate(said))
 
     @property
     def heard_s(self) -> Seconds:
@@ -179,25 +179,25 @@ class Stream:
         """All that is stable."""
         return Transcript(join_words(word.text for word in self.words), list(self.words), round(self.heard_s, 3))
 
-    def _said(self, log_probs_TV: np.ndarray) -> Said:
-        stable = self._growing.feed(log_probs_TV)
+    def _update(self, log_probs_TV: np.ndarray) -> StreamUpdate:
+        stable = self._greedy.feed(log_probs_TV)
         if self._over:
-            stable += self._growing.finish()
-        tentative = self._growing.tentative()
+            stable += self._greedy.finish()
+        tentative = self._greedy.tentative()
         if self._decoder is not None:
             self._shown += stable
             self._decoder.feed(log_probs_TV)
-            found = self._decoder.finish() if self._over else self._decoder.settled
+            found = self._decoder.finish() if self._over else self._decoder.finished
             stable = found.words[len(self.words) :]
-            settled_s = found.words[-1].end_s if found.words else 0.0
-            waits = self._decoder.waits and not self._over
-            self._shown = [word for word in self._shown if word.start_s >= settled_s] if waits else []
+            finished_s = found.words[-1].end_s if found.words else 0.0
+            in_utterance = self._decoder.in_utterance and not self._over
+            self._shown = [word for word in self._shown if word.start_s >= finished_s] if in_utterance else []
             tentative = self._shown + tentative
         self.words += stable
-        return Said(stable, tentative, self.heard_s)
+        return StreamUpdate(stable, tentative, self.heard_s)
 
 
-def as_dict(said: Said, last: bool) -> dict[str, object]:
+def as_dict(said: StreamUpdate, last: bool) -> dict[str, object]:
     """``said`` as JSON has it, here and from the server: words with text, start_s, end_s and confidence."""
 
     def words(found: list[Word]) -> list[dict[str, object]]:

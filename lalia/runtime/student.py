@@ -15,12 +15,12 @@ import numpy as np
 from lalia.audio.channels import EACH
 from lalia.audio.reading import Note, NoteHandler, Source, ignore_note, probe_rate_channels, read_blocks
 from lalia.cards import cores, read_card
-from lalia.decoding.greedy import PAUSE_S, Growing, Word, collapse, peaks, transcript, words
+from lalia.decoding.greedy import PAUSE_S, StreamingGreedy, Word, collapse, peaks, transcript, words
 from lalia.errors import AudioError, UserError
 from lalia.model_folder import MODEL, NORMALISER, TOKENS, check_files, find_student, languages_of
-from lalia.runtime.streaming import SILENCE_PEAK, STATE, Chunks, Hearing, Stream
-from lalia.runtime.transcript import PHRASE_S, Track, Transcript, converse, repeated, turns
-from lalia.runtime.windows import Heard, Window, cut_windows, in_order, silence, stitch
+from lalia.runtime.streaming import SILENCE_PEAK, STATE, Chunks, Stream, StreamingState
+from lalia.runtime.transcript import PHRASE_S, Track, Transcript, duplicate_channels, merge_channels, turns
+from lalia.runtime.windows import Window, WindowOutput, cut_windows, in_order, silence, stitch
 from lalia.text.normaliser import Normaliser
 from lalia.text.tokens import Tokens
 from lalia.text.unicode import join_words
@@ -132,22 +132,22 @@ class Student:
         Who shares one processor among several files goes on with each in turn.
         """
         if channels != EACH or isinstance(source, np.ndarray):
-            blocks = _blocks(source, name, tell, channels)
+            blocks = _audio_blocks(source, name, tell, channels)
             return (yield from self._steps(blocks, voice, jobs, decoder))
         _, count = probe_rate_channels(source, name)
         if count == 1:
-            return (yield from self._steps(_blocks(source, name, tell, None), voice, jobs, decoder))
+            return (yield from self._steps(_audio_blocks(source, name, tell, None), voice, jobs, decoder))
         tracks, heard = [Track() for _ in range(count)], []
         for channel, track in enumerate(tracks):
-            blocks = track.listen(_blocks(source, name, tell if channel == 0 else ignore_note, channel))
+            blocks = track.record(_audio_blocks(source, name, tell if channel == 0 else ignore_note, channel))
             # Whoever listens for a while goes on with another word.
             heard.append((yield from self._steps(blocks, voice, jobs, decoder, PHRASE_S)))
-        if same := repeated(tracks):
+        if same := duplicate_channels(tracks):
             which = ", ".join(str(channel + 1) for channel in same)
             tell(
                 Note("one sound", f"the sound of channel {which} is that of an earlier one, which is written down once")
             )
-        said = converse([found.words for found in heard], tracks)
+        said = merge_channels([found.words for found in heard], tracks)
         text = "\n".join(join_words(word.text for word in turn) for turn in turns(said))
         return Transcript(text, said, max(found.duration_s for found in heard))
 
@@ -160,71 +160,73 @@ class Student:
         pause_s: Seconds = math.inf,
     ) -> Generator[Seconds, None, Transcript]:
         heard: list[tuple[np.ndarray, np.ndarray]] = []
-        growing = None if self.chunks is None else self._growing()
+        greedy = None if self.chunks is None else self._streaming_greedy()
         said: list[Word] = []
         counter = _Counter(blocks)
         if decoder is not None:
             decoder.begin()
-        for log_probs_TV in self._stretches(counter, voice, jobs):
+        for log_probs_TV in self._log_prob_blocks(counter, voice, jobs):
             if decoder is not None:
                 decoder.feed(log_probs_TV)
-            elif growing is not None:
-                said += growing.feed(log_probs_TV)
+            elif greedy is not None:
+                said += greedy.feed(log_probs_TV)
             else:
                 heard.append(peaks(log_probs_TV))
             yield to_seconds(counter.samples)
         if decoder is not None:
             found = decoder.finish()
-            return Transcript(transcript(found.hits, self.tokens), found.words, round(to_seconds(counter.samples), 3))
-        if growing is not None:
-            said += growing.finish()
+            return Transcript(transcript(found.spans, self.tokens), found.words, round(to_seconds(counter.samples), 3))
+        if greedy is not None:
+            said += greedy.finish()
             return Transcript(join_words(word.text for word in said), said, round(to_seconds(counter.samples), 3))
         if not heard:
             return Transcript("")
-        hits = collapse(np.concatenate([h[0] for h in heard]), np.concatenate([h[1] for h in heard]))
+        spans = collapse(np.concatenate([h[0] for h in heard]), np.concatenate([h[1] for h in heard]))
         return Transcript(
-            transcript(hits, self.tokens),
-            words(hits, self.tokens, self.frame_s, pause_s),
+            transcript(spans, self.tokens),
+            words(spans, self.tokens, self.frame_s, pause_s),
             round(to_seconds(counter.samples), 3),
         )
 
     def stream(self, *, rate: int = SAMPLE_RATE, pause_s: Seconds = PAUSE_S, decoder: Decoder | None = None) -> Stream:
         """A stream to feed with samples at ``rate``, as they come from a microphone; words are stable ``pause_s`` behind their
         last letter at the latest. ``UserError`` where this student hears clips whole; a decoder serves one stream at a time."""
-        return Stream(self._hearing(), self._growing(pause_s), decoder, rate)
+        return Stream(self._streaming_state(), self._streaming_greedy(pause_s), decoder, rate)
 
-    def _hearing(self) -> Hearing:
+    def _streaming_state(self) -> StreamingState:
         if self.chunks is None:
             raise UserError(
                 "this student hears clips whole and cannot stream; make one that can: lalia distill fit --config "
                 "configs/distill/streaming-nano.yaml, then lalia distill export"
             )
-        return Hearing(self.session, self.chunks, len(self.tokens))
+        return StreamingState(self.session, self.chunks, len(self.tokens))
 
-    def _growing(self, pause_s: Seconds = PAUSE_S) -> Growing:
-        return Growing(self.tokens, self.frame_s, pause_s)
+    def _streaming_greedy(self, pause_s: Seconds = PAUSE_S) -> StreamingGreedy:
+        return StreamingGreedy(self.tokens, self.frame_s, pause_s)
 
     def log_probs(self, wave: np.ndarray) -> np.ndarray:
         """Log-probabilities (T, V) float32 of a wave of any length (float32, (samples,), 16 kHz), windows stitched."""
-        stretches = list(self._stretches(_blocks(wave, None)))
+        stretches = list(self._log_prob_blocks(_audio_blocks(wave, None)))
         return np.concatenate(stretches) if stretches else np.zeros((0, len(self.tokens)), np.float32)
 
-    def _stretches(self, blocks: Iterable[np.ndarray], voice: bool = False, jobs: int = 1) -> Iterator[np.ndarray]:
+    def _log_prob_blocks(
+        self, blocks: Iterable[np.ndarray], voice: bool = False, jobs: int = 1
+    ) -> Iterator[np.ndarray]:
         """The log-probabilities of consecutive stretches, (T', V) each, that follow one another without gap."""
         if self.chunks is not None:
-            return self._streamed(blocks, voice)
-        return stitch(in_order(self._hear, self._windows(blocks, voice), jobs))
+            return self._streaming_blocks(blocks, voice)
+        return stitch(in_order(self._run_window, self._windows(blocks, voice), jobs))
 
-    def _streamed(self, blocks: Iterable[np.ndarray], voice: bool) -> Iterator[np.ndarray]:
-        hearing = self._hearing()
+    def _streaming_blocks(self, blocks: Iterable[np.ndarray], voice: bool) -> Iterator[np.ndarray]:
+        state = self._streaming_state()
         if voice:
             from lalia.audio.vad import mute_non_speech
 
             blocks = map(itemgetter(1), mute_non_speech(blocks, self._frame))
         for block in blocks:
             for start in range(0, len(block), self._window):
-                yield hearing.feed(block[start : start + self._window])
-        yield hearing.finish()
+                yield state.feed(block[start : start + self._window])
+        yield state.finish()
 
     def _windows(self, blocks: Iterable[np.ndarray], voice: bool) -> Iterator[Window]:
         if not voice:
@@ -235,9 +237,9 @@ class Student:
         for _, stretch in groupby(mute_non_speech(blocks, self._frame), itemgetter(0)):
             yield from cut_windows(map(itemgetter(1), stretch), self._window, self._overlap)
 
-    def _hear(self, window: Window) -> Heard:
+    def _run_window(self, window: Window) -> WindowOutput:
         frames = -(-len(window.wave) // self._frame)
-        return Heard(self._run(window.wave), frames, window.shared // self._frame)
+        return WindowOutput(self._run(window.wave), frames, window.shared // self._frame)
 
     def _run(self, wave: np.ndarray) -> np.ndarray:
         if float(np.abs(wave).max()) < SILENCE_PEAK:
@@ -257,16 +259,16 @@ class _Counter:
     """Passes blocks on and counts their samples."""
 
     def __init__(self, blocks: Iterable[np.ndarray]) -> None:
-        self._blocks = blocks
+        self._audio_blocks = blocks
         self.samples: Samples = 0
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        for block in self._blocks:
+        for block in self._audio_blocks:
             self.samples += len(block)
             yield block
 
 
-def _blocks(
+def _audio_blocks(
     source: Source | np.ndarray, name: str | None, tell: NoteHandler = ignore_note, channel: int | None = None
 ) -> Iterable[np.ndarray]:
     if not isinstance(source, np.ndarray):

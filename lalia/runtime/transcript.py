@@ -53,7 +53,7 @@ class Track:
         self._points: list[np.ndarray] = []
         self._shares: dict[Track, float] = {}
 
-    def listen(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    def record(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """Pass ``blocks`` of a wave (float32, 16 kHz) on."""
         waiting_S = np.zeros(0, np.float32)
         first: Samples = 0
@@ -66,7 +66,7 @@ class Track:
             waiting_S = waiting_S[whole:]
             yield block_S
 
-    def picks_up(self, word: Word, others: Iterable[Track]) -> bool:
+    def is_cross_talk(self, word: Word, others: Iterable[Track]) -> bool:
         """Whether a word was said on one of the other channels, and is only cross-talk here."""
         here = self._power(word)
         return any(here < self._cross_talk(other) * other._power(word) for other in others)
@@ -82,7 +82,7 @@ class Track:
         last = max(first + 1, round((word.end_s + _AROUND_S) * SAMPLE_RATE / _FRAME))
         return float(powers_T[first:last].mean()) if first < len(powers_T) else 0.0
 
-    def holds(self, other: Track) -> bool:
+    def same_audio(self, other: Track) -> bool:
         """Whether the two hold the same sound: a mono recording, saved as stereo."""
         rate = SAMPLE_RATE // _POINT
         return is_same_sound(compare_seconds(self._joined(self._points), other._joined(other._points), rate))
@@ -92,36 +92,38 @@ class Track:
         return parts[0]
 
 
-def repeated(tracks: Sequence[Track]) -> list[int]:
+def duplicate_channels(tracks: Sequence[Track]) -> list[int]:
     """Which of the channels, from 0, hold the same sound as an earlier one."""
     return [
-        channel for channel, track in enumerate(tracks) if any(track.holds(earlier) for earlier in tracks[:channel])
+        channel
+        for channel, track in enumerate(tracks)
+        if any(track.same_audio(earlier) for earlier in tracks[:channel])
     ]
 
 
-def converse(words_C: Sequence[Sequence[Word]], tracks: Sequence[Track]) -> list[Word]:
+def merge_channels(words_C: Sequence[Sequence[Word]], tracks: Sequence[Track]) -> list[Word]:
     """The words of all channels, each with its channel from 1, phrase by phrase in the order in which they begin.
 
     A word that a channel only picks up from another is left out (``lalia.audio.channels``), and so are those of a channel that
     repeats another.
     """
     phrases: list[list[Word]] = []
-    left_out = repeated(tracks)
+    left_out = duplicate_channels(tracks)
     for channel, (words, track) in enumerate(zip(words_C, tracks, strict=True)):
         if channel in left_out:
             continue
         others = [other for other in tracks if other is not track]
-        own = [replace(word, channel=channel + 1) for word in words if not track.picks_up(word, others)]
-        phrases += _parted(own, PHRASE_S)
+        own = [replace(word, channel=channel + 1) for word in words if not track.is_cross_talk(word, others)]
+        phrases += _split(own, PHRASE_S)
     return [word for phrase in sorted(phrases, key=lambda phrase: phrase[0].start_s) for word in phrase]
 
 
 def turns(words: Sequence[Word]) -> list[list[Word]]:
     """The words of a conversation, parted where somebody else goes on, and at long pauses."""
-    return _parted(words, TURN_S)
+    return _split(words, TURN_S)
 
 
-def _parted(words: Sequence[Word], pause_s: Seconds) -> list[list[Word]]:
+def _split(words: Sequence[Word], pause_s: Seconds) -> list[list[Word]]:
     parts: list[list[Word]] = []
     for word in words:
         if parts and word.channel == parts[-1][-1].channel and word.start_s - parts[-1][-1].end_s <= pause_s:
@@ -159,8 +161,8 @@ def render(transcript: Transcript, format: str, name: str = "") -> str:
     """
     if format == "txt":
         lines = (
-            [f"{turn[0].channel}: {_said(turn)}" for turn in turns(transcript.words)]
-            if _parted_subtitles(transcript)
+            [f"{turn[0].channel}: {_turn_text(turn)}" for turn in turns(transcript.words)]
+            if _has_channels(transcript)
             else []
         )
         return "\n".join(lines or [transcript.text]) + "\n"
@@ -224,7 +226,7 @@ def _columns(text: str) -> int:
 
 
 def _json(transcript: Transcript, name: str) -> str:
-    parted = _parted_subtitles(transcript)
+    parted = _has_channels(transcript)
     found = {
         "audio": name,
         "duration_s": transcript.duration_s,
@@ -237,18 +239,18 @@ def _json(transcript: Transcript, name: str) -> str:
     }
     if parted:
         found["turns"] = [
-            {"channel": turn[0].channel, "start_s": turn[0].start_s, "end_s": turn[-1].end_s, "text": _said(turn)}
+            {"channel": turn[0].channel, "start_s": turn[0].start_s, "end_s": turn[-1].end_s, "text": _turn_text(turn)}
             for turn in turns(transcript.words)
         ]
     return json.dumps(found, ensure_ascii=False)
 
 
-def _parted_subtitles(transcript: Transcript) -> bool:
+def _has_channels(transcript: Transcript) -> bool:
     """Whether the channels were told apart."""
     return any(word.channel for word in transcript.words)
 
 
-def _said(turn: Sequence[Word]) -> str:
+def _turn_text(turn: Sequence[Word]) -> str:
     return join_words(word.text for word in turn)
 
 

@@ -22,7 +22,7 @@ from lalia.units import Frames, Samples
 SILENT_LOG_PROB = -100.0
 _SMOOTHED: Frames = 3
 _OFF_CENTRE = 1e-3
-"""What a frame away from the middle costs a seam: it decides between places that are as good as each other."""
+"""What a frame away from the middle costs a splice_frame: it decides between places that are as good as each other."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Window:
     shared: Samples
 
 
-class Heard(NamedTuple):
+class WindowOutput(NamedTuple):
     """What a model said to a window: frames due by its length, the first ``shared`` of them in the window before too."""
 
     log_probs_TV: np.ndarray
@@ -66,7 +66,7 @@ def cut_windows(blocks: Iterable[np.ndarray], length: Samples, overlap: Samples)
         yield Window(np.concatenate(pending), shared)
 
 
-def stitch(heard: Iterable[Heard]) -> Iterator[np.ndarray]:
+def stitch(heard: Iterable[WindowOutput]) -> Iterator[np.ndarray]:
     """Consecutive stretches of log-probabilities (T', V) without gap or overlap, from those of consecutive windows.
 
     A model may give a frame less than is due at the end of a window: in front of another one silence stands in for it.
@@ -78,7 +78,7 @@ def stitch(heard: Iterable[Heard]) -> Iterator[np.ndarray]:
             if len(held) < due:
                 held = np.concatenate([held, silence(due - len(held), held.shape[1])])
             start = due - found.shared
-            at = seam(held[start:due], found.log_probs_TV[: found.shared])
+            at = splice_frame(held[start:due], found.log_probs_TV[: found.shared])
             yield held[: start + at]
             held, due = found.log_probs_TV[at:], found.frames - at
         else:
@@ -87,10 +87,10 @@ def stitch(heard: Iterable[Heard]) -> Iterator[np.ndarray]:
         yield held
 
 
-def seam(left_NV: np.ndarray, right_NV: np.ndarray) -> Frames:
+def splice_frame(left_NV: np.ndarray, right_NV: np.ndarray) -> Frames:
     """How many of N shared frames to take from the left window; the others are the right one's.
 
-    A letter is lost or doubled where the windows date it to different sides of the seam. So it lies in the middle half, where
+    A letter is lost or doubled where the windows date it to different sides of the splice. So it lies in the middle half, where
     both have seen what is around, between those frames for which it is likeliest that both mean the same token: log of the
     sum over tokens of p_left · p_right, averaged over three frames on either side.
     """

@@ -11,19 +11,19 @@ from typing import Any
 import numpy as np
 
 from lalia.decoding.decoder import Decoder, text_of
-from lalia.decoding.greedy import best_path, transcript
+from lalia.decoding.greedy import greedy, transcript
 from lalia.runtime.student import Student
-from lalia.scoring.evaluation import Clips
+from lalia.scoring.evaluation import LabelledClips
 from lalia.scoring.rates import ErrorCounts, Interval, Score, bootstrap_interval, score, word_errors
-from lalia.scoring.tuning import hear
+from lalia.scoring.tuning import compute_log_probs
 from lalia.units import Seconds
 
 HOUR: Seconds = 3600.0
 
 
 @dataclass(frozen=True)
-class Way:
-    """One way of decoding: its error rates, and the processor time that it took for all clips."""
+class DecodingResult:
+    """One result of decoding: its error rates, and the processor time that it took for all clips."""
 
     name: str
     score: Score
@@ -33,10 +33,10 @@ class Way:
 
 
 @dataclass(frozen=True)
-class Compared:
+class Comparison:
     """Several ways on the same clips, from the simplest on."""
 
-    ways: tuple[Way, ...]
+    results: tuple[DecodingResult, ...]
     audio_s: Seconds
     model_s: Seconds
     """processor time of the acoustic model, once for all ways"""
@@ -49,45 +49,51 @@ class Compared:
         """Figures for a JSON file; rates as shares."""
         ways = [
             {
-                "name": way.name, "cer": way.score.cer.rate, "cer_interval": list(way.score.cer_interval),
-                "wer": way.score.wer.rate, "wer_interval": list(way.score.wer_interval),
-                "seconds_per_hour": round(self.per_hour(way.took_s), 3),
+                "name": result.name, "cer": result.score.cer.rate, "cer_interval": list(result.score.cer_interval),
+                "wer": result.score.wer.rate, "wer_interval": list(result.score.wer_interval),
+                "seconds_per_hour": round(self.per_hour(result.took_s), 3),
             }
-            for way in self.ways
+            for result in self.results
         ]  # fmt: skip
         model = round(self.per_hour(self.model_s), 3)
-        found = {"clips": len(self.ways[0].words), "audio_s": round(self.audio_s, 2), "model_seconds_per_hour": model}
+        found = {
+            "clips": len(self.results[0].words),
+            "audio_s": round(self.audio_s, 2),
+            "model_seconds_per_hour": model,
+        }
         return {**found, "ways": ways, "verdict": verdict(self)}
 
 
 def compare(
     student: Student,
-    clips: Clips,
+    clips: LabelledClips,
     rows: Iterable[int],
     decoders: Mapping[str, Decoder | None],
     progress: Callable[[str], None] | None = None,
-) -> Compared:
+) -> Comparison:
     """Decode ``rows`` of ``clips`` with each of ``decoders`` (None: best path), the simplest first, after hearing them once.
 
     Each decodes all clips twice, and the second time counts: what a decoder remembers is filled then, as after some minutes
     of anybody's speech. ``UserError`` where no clip can be used.
     """
     begun = time.process_time()
-    held = hear(student, clips, rows)
+    held = compute_log_probs(student, clips, rows)
     model_s = time.process_time() - begun
     audio_s = sum(len(log_probs_TV) for _, log_probs_TV in held) * student.frame_s
     ways = []
     for name, decoder in decoders.items():
         if progress:
             progress(name)
-        ways.append(_way(name, student, held, decoder))
-    return Compared(tuple(ways), audio_s, model_s)
+        ways.append(_decode_all(name, student, held, decoder))
+    return Comparison(tuple(ways), audio_s, model_s)
 
 
-def _way(name: str, student: Student, held: Sequence[tuple[str, np.ndarray]], decoder: Decoder | None) -> Way:
+def _decode_all(
+    name: str, student: Student, held: Sequence[tuple[str, np.ndarray]], decoder: Decoder | None
+) -> DecodingResult:
     def decoded(log_probs_TV: np.ndarray) -> str:
         if decoder is None:
-            return transcript(best_path(log_probs_TV), student.tokens)
+            return transcript(greedy(log_probs_TV), student.tokens)
         return text_of(decoder.decode(log_probs_TV), student.tokens)
 
     for _ in range(2):
@@ -96,10 +102,10 @@ def _way(name: str, student: Student, held: Sequence[tuple[str, np.ndarray]], de
         took_s = time.process_time() - begun
     references, heard = [reference for reference, _ in held], [student.normaliser(text) for text in texts]
     words = tuple(word_errors(*pair) for pair in zip(references, heard, strict=True))
-    return Way(name, score(references, heard), words, took_s)
+    return DecodingResult(name, score(references, heard), words, took_s)
 
 
-def spared(before: Way, after: Way) -> tuple[float, Interval]:
+def wer_reduction(before: DecodingResult, after: DecodingResult) -> tuple[float, Interval]:
     """By how much ``after`` lowers the word error rate of ``before``, and where that lies by resampling the same clips."""
     fewer = [
         ErrorCounts(one.errors - other.errors, 0, 0, one.reference)
@@ -113,35 +119,37 @@ def head() -> list[str]:
     return ["", "CER %", "(95 %)", "WER %", "(95 %)", "s per hour of speech"]
 
 
-def cells(found: Compared) -> list[list[str]]:
-    """A row for each way, as text."""
+def cells(found: Comparison) -> list[list[str]]:
+    """A row for each result, as text."""
     rows = []
-    for way in found.ways:
-        row = [way.name]
-        rates = ((way.score.cer, way.score.cer_interval), (way.score.wer, way.score.wer_interval))
+    for result in found.results:
+        row = [result.name]
+        rates = ((result.score.cer, result.score.cer_interval), (result.score.wer, result.score.wer_interval))
         for counts, (low, high) in rates:
             row += [f"{100 * counts.rate:.1f}", f"{100 * low:.1f} to {100 * high:.1f}"]
-        rows.append([*row, f"{found.per_hour(way.took_s):.1f}"])
+        rows.append([*row, f"{found.per_hour(result.took_s):.1f}"])
     return rows
 
 
-def table(found: Compared) -> str:
-    """Accuracy and cost of every way, and what follows from them, for the terminal."""
+def table(found: Comparison) -> str:
+    """Accuracy and cost of every result, and what follows from them, for the terminal."""
     lines = [head(), *cells(found)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     shown = [
         "  ".join(cell.ljust(width) if column == 0 else cell.rjust(width) for column, (cell, width) in places)
         for places in ([*enumerate(zip(line, widths, strict=True))] for line in lines)
     ]
-    clips = f"{len(found.ways[0].words)} clips; the acoustic model itself takes {found.per_hour(found.model_s):.1f} s"
+    clips = (
+        f"{len(found.results[0].words)} clips; the acoustic model itself takes {found.per_hour(found.model_s):.1f} s"
+    )
     return "\n".join([*shown, clips, *verdict(found)])
 
 
-def verdict(found: Compared) -> list[str]:
-    """A sentence for every way: what it brings beside the one before, for how much time, and how sure that is."""
+def verdict(found: Comparison) -> list[str]:
+    """A sentence for every result: what it brings beside the one before, for how much time, and how sure that is."""
     told = []
-    for before, after in pairwise(found.ways):
-        gain, (low, high) = spared(before, after)
+    for before, after in pairwise(found.results):
+        gain, (low, high) = wer_reduction(before, after)
         more_s = found.per_hour(after.took_s) - found.per_hour(before.took_s)
         worth = "worth it" if low > 0 else "harmful here" if high < 0 else "these clips do not show that it is worth it"
         told.append(

@@ -17,15 +17,15 @@ from lalia.errors import AudioError
 from lalia.runtime.student import Student
 from lalia.scoring.rates import (
     UNKNOWN,
-    Part,
+    GroupErrors,
     Score,
     by_group,
     character_errors,
     confusions,
     length_band,
     noise_band,
+    repeated_confusions,
     score,
-    telling,
 )
 from lalia.text.edit_distance import alignment
 from lalia.units import Seconds, clock, to_seconds
@@ -34,7 +34,7 @@ LENGTH, NOISE, SPEAKER = "length", "signal to noise", "speaker"
 MOST_SPEAKERS = 8
 
 
-class Clips(Protocol):
+class LabelledClips(Protocol):
     """Labelled clips by row number; a corpus is one."""
 
     def id(self, row: int) -> str: ...
@@ -47,7 +47,7 @@ class Clips(Protocol):
 
 
 @dataclass(frozen=True)
-class Heard:
+class ScoredClip:
     """One clip: what was said and what was heard, both normalised."""
 
     id: str
@@ -60,7 +60,7 @@ class Heard:
 
 
 @dataclass(frozen=True)
-class About:
+class ClipInfo:
     """What is known of a clip beside its text."""
 
     speaker: str = ""
@@ -72,13 +72,13 @@ class About:
 class Evaluation:
     """Every clip heard, the clips left out with the reason, and how long transcribing took (reading files not counted)."""
 
-    heard: list[Heard] = field(default_factory=list)
+    clips: list[ScoredClip] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     elapsed_s: Seconds = 0.0
 
     @property
     def audio_s(self) -> Seconds:
-        return sum(clip.duration_s for clip in self.heard)
+        return sum(clip.duration_s for clip in self.clips)
 
     @property
     def rtf(self) -> float:
@@ -86,11 +86,11 @@ class Evaluation:
         return self.elapsed_s / max(self.audio_s, 1e-9)
 
     def languages(self) -> list[str]:
-        return sorted({clip.language for clip in self.heard})
+        return sorted({clip.language for clip in self.clips})
 
     def score(self, language: str | None = None) -> Score:
         """CER and WER of all clips, or of one language's."""
-        clips = [clip for clip in self.heard if language in (None, clip.language)]
+        clips = [clip for clip in self.clips if language in (None, clip.language)]
         return score([clip.reference for clip in clips], [clip.hypothesis for clip in clips])
 
     def as_dict(self) -> dict[str, Any]:
@@ -102,13 +102,13 @@ class Evaluation:
             "elapsed_s": round(self.elapsed_s, 3),
             "rtf": self.rtf,
             "skipped": self.skipped,
-            "clips": [vars(clip) for clip in self.heard],
+            "clips": [vars(clip) for clip in self.clips],
         }
 
 
 def evaluate(
     student: Student,
-    clips: Clips,
+    clips: LabelledClips,
     rows: Iterable[int],
     progress: Callable[[Evaluation], None] | None = None,
     decoder: Decoder | None = None,
@@ -138,14 +138,14 @@ def evaluate(
         start = time.perf_counter()
         transcript = hear(wave, clips.id(row))
         found.elapsed_s += time.perf_counter() - start
-        found.heard.append(
-            Heard(
+        found.clips.append(
+            ScoredClip(
                 clips.id(row),
                 clips.language(row),
                 reference,
                 student.normaliser(transcript.text),
                 to_seconds(len(wave)),
-                _judged(reference, getattr(transcript, "words", ())),
+                _word_confidences(reference, getattr(transcript, "words", ())),
             )
         )
         if progress:
@@ -153,7 +153,7 @@ def evaluate(
     return found
 
 
-def _judged(reference: str, words: Sequence[Word]) -> tuple[tuple[float, bool], ...]:
+def _word_confidences(reference: str, words: Sequence[Word]) -> tuple[tuple[float, bool], ...]:
     """The confidence of each of ``words`` and whether it is right, by the alignment with the reference."""
     steps = alignment(reference, " ".join(word.text for word in words))
     right = [step.kind == "equal" for step in steps if step.kind != "deletion"]
@@ -180,12 +180,12 @@ def table(found: Evaluation) -> str:
     return "\n".join(lines)
 
 
-def details(found: Evaluation, about: Mapping[str, About]) -> str:
+def details(found: Evaluation, about: Mapping[str, ClipInfo]) -> str:
     """Where the errors are, as a page of text; ``about`` has what is known of the clips, by their ids."""
-    references = [clip.reference for clip in found.heard]
-    hypotheses = [clip.hypothesis for clip in found.heard]
+    references = [clip.reference for clip in found.clips]
+    hypotheses = [clip.hypothesis for clip in found.clips]
     lines: list[str] = []
-    for name, groups in circumstances(found, about).items():
+    for name, groups in groups_by_condition(found, about).items():
         parts = {group: _errors(clips) for group, clips in groups.items()}
         told = ""
         if name == SPEAKER:
@@ -196,40 +196,42 @@ def details(found: Evaluation, about: Mapping[str, About]) -> str:
     units: tuple[tuple[Literal["character", "word"], str], ...] = (("character", "letters"), ("word", "words"))
     for unit, name in units:
         taken = confusions(references, hypotheses, unit)
-        shown = ", ".join(f"{_shown(c.said)} → {_shown(c.heard)} {c.count}" for c in telling(taken))
+        shown = ", ".join(
+            f"{_shown(c.reference)} → {_shown(c.hypothesis)} {c.count}" for c in repeated_confusions(taken)
+        )
         lines += ["", f"{name} taken for others: {shown or ('none twice' if taken else 'none')}"]
-    ranked = sorted(found.heard, key=lambda c: -character_errors(c.reference, c.hypothesis).rate)
+    ranked = sorted(found.clips, key=lambda c: -character_errors(c.reference, c.hypothesis).rate)
     for clip in ranked[:3]:
         lines += ["", f"{clip.id}", f"  said   {clip.reference}", f"  heard  {clip.hypothesis}"]
     return "\n".join(lines)
 
 
-def circumstances(found: Evaluation, about: Mapping[str, About]) -> dict[str, dict[str, list[Heard]]]:
+def groups_by_condition(found: Evaluation, about: Mapping[str, ClipInfo]) -> dict[str, dict[str, list[ScoredClip]]]:
     """The clips by length, by signal-to-noise ratio and by speaker; what nothing is known of, or is one for all, is left out."""
-    by_length = sorted(found.heard, key=lambda clip: clip.duration_s)
-    known = {clip.id: about.get(clip.id, About()) for clip in found.heard}
-    by_noise = sorted(found.heard, key=lambda clip: (math.isnan(known[clip.id].snr_db), known[clip.id].snr_db))
+    by_length = sorted(found.clips, key=lambda clip: clip.duration_s)
+    known = {clip.id: about.get(clip.id, ClipInfo()) for clip in found.clips}
+    by_noise = sorted(found.clips, key=lambda clip: (math.isnan(known[clip.id].snr_db), known[clip.id].snr_db))
     groups = {
         LENGTH: _grouped(by_length, lambda clip: length_band(clip.duration_s)),
         NOISE: _grouped(by_noise, lambda clip: noise_band(known[clip.id].snr_db)),
-        SPEAKER: _grouped(found.heard, lambda clip: known[clip.id].speaker or UNKNOWN),
+        SPEAKER: _grouped(found.clips, lambda clip: known[clip.id].speaker or UNKNOWN),
     }
     return {name: group for name, group in groups.items() if len(group) > 1 or name == LENGTH}
 
 
-def _grouped(clips: Iterable[Heard], name: Callable[[Heard], str]) -> dict[str, list[Heard]]:
-    groups: dict[str, list[Heard]] = {}
+def _grouped(clips: Iterable[ScoredClip], name: Callable[[ScoredClip], str]) -> dict[str, list[ScoredClip]]:
+    groups: dict[str, list[ScoredClip]] = {}
     for clip in clips:
         groups.setdefault(name(clip), []).append(clip)
     return groups
 
 
-def _errors(clips: Sequence[Heard]) -> Part:
+def _errors(clips: Sequence[ScoredClip]) -> GroupErrors:
     [part] = by_group([c.reference for c in clips], [c.hypothesis for c in clips], [""] * len(clips)).values()
     return part
 
 
-def _part(name: str, part: Part) -> str:
+def _part(name: str, part: GroupErrors) -> str:
     return f"{name[:20]:20}{part.clips:7}{100 * part.cer.rate:8.1f}{100 * part.wer.rate:8.1f}"
 
 

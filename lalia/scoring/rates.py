@@ -130,14 +130,14 @@ FEW = 3
 class Confusion:
     """What was said, what was heard for it (``""``: nothing), and how often."""
 
-    said: str
-    heard: str
+    reference: str
+    hypothesis: str
     count: int
 
 
 @dataclass(frozen=True)
-class Part:
-    """Clips that have something in common, and their errors."""
+class GroupErrors:
+    """LabelledClips that have something in common, and their errors."""
 
     clips: int
     cer: ErrorCounts
@@ -155,17 +155,17 @@ def confusions(
     return [Confusion(said, heard, count) for (said, heard), count in ranked[:most]]
 
 
-def telling(found: Sequence[Confusion]) -> list[Confusion]:
+def repeated_confusions(found: Sequence[Confusion]) -> list[Confusion]:
     """Of ranked confusions those that occur more than once; a few are shown whatever they are, many that occur once never."""
     return list(found) if len(found) <= FEW else [one for one in found if one.count > 1]
 
 
-def by_group(references: Sequence[str], hypotheses: Sequence[str], groups: Sequence[Group]) -> dict[Group, Part]:
+def by_group(references: Sequence[str], hypotheses: Sequence[str], groups: Sequence[Group]) -> dict[Group, GroupErrors]:
     """The errors of the clips of every group, groups in the order in which they first appear."""
-    found: dict[Group, Part] = {}
+    found: dict[Group, GroupErrors] = {}
     for reference, hypothesis, group in zip(references, hypotheses, groups, strict=True):
-        before = found.get(group, Part(0, ErrorCounts(), ErrorCounts()))
-        found[group] = Part(
+        before = found.get(group, GroupErrors(0, ErrorCounts(), ErrorCounts()))
+        found[group] = GroupErrors(
             before.clips + 1,
             before.cer + character_errors(reference, hypothesis),
             before.wer + word_errors(reference, hypothesis),

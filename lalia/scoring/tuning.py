@@ -15,7 +15,7 @@ from lalia.errors import AudioError, UserError
 from lalia.lm.folder import LanguageModel
 from lalia.lm.lstm import LstmModel
 from lalia.runtime.student import Student
-from lalia.scoring.evaluation import Clips
+from lalia.scoring.evaluation import LabelledClips
 from lalia.scoring.rates import ErrorCounts, character_errors, word_errors
 from lalia.text.edit_distance import alignment
 
@@ -71,17 +71,17 @@ class Tuning:
 def tune(
     student: Student,
     lm: LanguageModel,
-    clips: Clips,
+    clips: LabelledClips,
     rows: Iterable[int],
     progress: Callable[[Trial], None] | None = None,
 ) -> Tuning:
     """The weight and bonus with the fewest errors on ``rows`` of ``clips``, and confidence calibrated at that setting.
 
     The acoustic model runs once. Weights are tried with a bonus in proportion, then bonuses at the best weight, then what lies
-    around the best of both: the two depend on each other, but not by much. Calibration is fitted and judged on the same
+    around the best of both: the two depend on each other, but not by much. Calibration is fitted and word_evidence on the same
     clips; its error on others is larger. ``UserError`` where no clip can be used.
     """
-    held = hear(student, clips, rows)
+    held = compute_log_probs(student, clips, rows)
     tried: dict[tuple[float, float], Trial] = {}
 
     def attempt(weight: float, bonus: float) -> Trial:
@@ -106,7 +106,7 @@ def tune(
     best = better(((round(factor * best.weight, 3), best.bonus) for factor in (0.75, 1.3)), best)
     best = better(((best.weight, best.bonus + step) for step in (-0.5, 0.5)), best)
 
-    return _calibrated(
+    return _with_calibration(
         make_decoder(student, lm, weight=best.weight, bonus=best.bonus), held, list(tried.values()), best
     )
 
@@ -115,7 +115,7 @@ def tune_lstm(
     student: Student,
     lm: LanguageModel,
     lstm: LstmModel,
-    clips: Clips,
+    clips: LabelledClips,
     rows: Iterable[int],
     progress: Callable[[Trial], None] | None = None,
 ) -> Tuning:
@@ -124,8 +124,8 @@ def tune_lstm(
     The search runs once and the LSTM weighs each text once; every setting only adds up their scores. A weight of 0 is tried
     as well, and found where the LSTM brings nothing.
     """
-    held = hear(student, clips, rows)
-    unweighed = Rescorer(lstm.lstm, student.tokens, 0.0, 0.0)
+    held = compute_log_probs(student, clips, rows)
+    scorer = Rescorer(lstm.lstm, student.tokens, 0.0, 0.0)
     beams: list[list[Hypothesis]] = []
 
     def keep(paths: list[Hypothesis]) -> list[Hypothesis]:
@@ -133,11 +133,11 @@ def tune_lstm(
         return paths
 
     decoder = make_decoder(student, lm, rescore=keep)
-    found: list[tuple[str, list[_Weighed]]] = []
+    found: list[tuple[str, list[_NBest]]] = []
     for reference, log_probs_TV in held:
         beams.clear()
         decoder.decode(log_probs_TV)
-        found.append((reference, [_Weighed.of(paths, unweighed, student) for paths in beams if paths]))
+        found.append((reference, [_NBest.of(paths, scorer, student) for paths in beams if paths]))
     trials = []
     for weight in (0.0, *LSTM_WEIGHTS):
         for per_weight in LSTM_BONUSES if weight else (0.0,):
@@ -150,11 +150,11 @@ def tune_lstm(
                 progress(trials[-1])
     best = min(trials, key=lambda trial: (trial.cost, trial.weight))
     rescorer = Rescorer(lstm.lstm, student.tokens, best.weight, best.bonus)
-    return _calibrated(make_decoder(student, lm, rescore=rescorer), held, trials, best)
+    return _with_calibration(make_decoder(student, lm, rescore=rescorer), held, trials, best)
 
 
 @dataclass(frozen=True)
-class _Weighed:
+class _NBest:
     """What the beam of one utterance ended with: N texts, the search's scores, the LSTM's, and how many letters."""
 
     texts: list[str]
@@ -163,15 +163,15 @@ class _Weighed:
     letters_N: np.ndarray
 
     @classmethod
-    def of(cls, paths: Sequence[Hypothesis], rescorer: Rescorer, student: Student) -> _Weighed:
+    def of(cls, paths: Sequence[Hypothesis], rescorer: Rescorer, student: Student) -> _NBest:
         texts = [student.tokens.decode(path.tokens) for path in paths]
-        return cls(texts, np.array([path.score for path in paths]), *rescorer.weigh(paths))
+        return cls(texts, np.array([path.score for path in paths]), *rescorer.score_texts(paths))
 
     def best(self, weight: float, bonus: float) -> str:
         return self.texts[int(np.argmax(self.scores_N + weight * self.log_probs_N + bonus * self.letters_N))]
 
 
-def hear(student: Student, clips: Clips, rows: Iterable[int]) -> list[tuple[str, np.ndarray]]:
+def compute_log_probs(student: Student, clips: LabelledClips, rows: Iterable[int]) -> list[tuple[str, np.ndarray]]:
     """(reference, log-probabilities (T, V)) of every labelled clip that can be read; a ``UserError`` where none can."""
     held: list[tuple[str, np.ndarray]] = []
     for row in rows:
@@ -196,8 +196,10 @@ def _trial(weight: float, bonus: float, pairs: Sequence[tuple[str, str]]) -> Tri
     )
 
 
-def _calibrated(decoder: Decoder, held: Sequence[tuple[str, np.ndarray]], trials: list[Trial], best: Trial) -> Tuning:
-    evidence, right = judged(decoder, held)
+def _with_calibration(
+    decoder: Decoder, held: Sequence[tuple[str, np.ndarray]], trials: list[Trial], best: Trial
+) -> Tuning:
+    evidence, right = word_evidence(decoder, held)
     weights = calibrate(evidence, right) if evidence else [0.0, 0.0, 0.0, 0.0]
     return Tuning(
         trials,
@@ -209,7 +211,7 @@ def _calibrated(decoder: Decoder, held: Sequence[tuple[str, np.ndarray]], trials
     )
 
 
-def judged(decoder: Decoder, held: Iterable[tuple[str, np.ndarray]]) -> tuple[list[Evidence], list[bool]]:
+def word_evidence(decoder: Decoder, held: Iterable[tuple[str, np.ndarray]]) -> tuple[list[Evidence], list[bool]]:
     """The evidence for every word that is heard in ``held`` (reference, log-probabilities), and whether it is right."""
     evidence: list[Evidence] = []
     right: list[bool] = []

@@ -31,9 +31,9 @@ from lalia.audio.reading import Note, NoteHandler
 from lalia.errors import AudioError
 from lalia.runtime.student import Student
 from lalia.runtime.transcript import FORMATS, Transcript
-from lalia.serve.http import OPENAI, Upload, answer, openai_answer, received
-from lalia.serve.limits import Limits, Refusal, busy
-from lalia.serve.scheduler import Job, Steps, Turns
+from lalia.serve.http import OPENAI, Upload, answer, openai_answer, receive_upload
+from lalia.serve.limits import Limits, RequestError, busy
+from lalia.serve.scheduler import Job, Scheduler, Steps
 from lalia.serve.websocket import ROUTE, serve_stream
 from lalia.units import Seconds
 
@@ -116,8 +116,8 @@ class Service:
         self.limits = limits
         self.folder = folder
         self.metrics = Metrics()
-        self.turns = Turns(limits.jobs)
-        self.inside = 0
+        self.scheduler = Scheduler(limits.jobs)
+        self.active = 0
         self.streams = 0
         self._token = token.encode()
         languages = student.card.get("language") or []
@@ -150,7 +150,7 @@ class Service:
         @asynccontextmanager
         async def lifespan(_: Starlette) -> AsyncIterator[None]:
             yield
-            await asyncio.get_running_loop().run_in_executor(None, self.turns.close)
+            await asyncio.get_running_loop().run_in_executor(None, self.scheduler.close)
 
         return Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: self._unknown})
 
@@ -159,18 +159,18 @@ class Service:
 
     async def health(self, _: Request) -> Response:
         card = self.student.card
-        facts = {"model": self.name, "id": card["id"], "inside": self.inside, "streaming": card.get("streaming")}
+        facts = {"model": self.name, "id": card["id"], "inside": self.active, "streaming": card.get("streaming")}
         return JSONResponse({"status": "ok"} | facts)
 
     async def show_metrics(self, _: Request) -> Response:
         gauges = {
-            "lalia_requests_inside": ("Requests uploading, waiting or being heard.", self.inside),
+            "lalia_requests_inside": ("Requests uploading, waiting or being transcript.", self.active),
             "lalia_requests_limit": (
-                "Requests inside from which on others are told to come again.",
+                "Requests inside from which on others are parameters to come again.",
                 self.limits.requests,
             ),
             "lalia_streams": ("Streams among the requests inside.", self.streams),
-            "lalia_jobs_waiting": ("Files that wait for their turn.", self.turns.waiting()),
+            "lalia_jobs_waiting": ("Files that wait for their turn.", self.scheduler.waiting()),
         }
         return Response(self.metrics.render(gauges), media_type=CONTENT_TYPE)
 
@@ -179,44 +179,50 @@ class Service:
 
     async def transcribe(self, request: Request) -> Response:
         """``POST /transcribe?format=srt``: the file as the body, or in a form."""
-        format = _one_of("format", request.query_params.get("format", "json"), FORMATS)
-        _choice(request.query_params)
-        return await self._hear(request, lambda heard, upload, notes: answer(heard, format, upload.name, notes))
+        format = _require_known("format", request.query_params.get("format", "json"), FORMATS)
+        _channel_choice(request.query_params)
+        return await self._transcribe(
+            request, lambda transcript, upload, notes: answer(transcript, format, upload.name, notes)
+        )
 
     async def transcribe_openai(self, request: Request) -> Response:
         """``POST /v1/audio/transcriptions``: a form as OpenAI's clients send it."""
 
-        def write(heard: Transcript, upload: Upload, notes: list[Note]) -> Response:
-            return openai_answer(heard, upload.fields.get("response_format", "json"), upload.name, self.language, notes)
+        def write(transcript: Transcript, upload: Upload, notes: list[Note]) -> Response:
+            return openai_answer(
+                transcript, upload.fields.get("response_format", "json"), upload.name, self.language, notes
+            )
 
         def check(upload: Upload) -> None:
-            _one_of("response_format", upload.fields.get("response_format", "json"), OPENAI)
+            _require_known("response_format", upload.fields.get("response_format", "json"), OPENAI)
             if upload.fields.get("stream", "false").lower() not in ("", "false", "0"):
-                raise Refusal(400, "no_stream", "stream is not known here; leave it out")
+                raise RequestError(400, "no_stream", "stream is not known here; leave it out")
 
-        return await self._hear(request, write, check)
+        return await self._transcribe(request, write, check)
 
     async def stream(self, socket: WebSocket) -> None:
         """``/stream``: speech while it is spoken."""
         await serve_stream(self, socket)
 
-    async def _hear(self, request: Request, write: Write, check: Callable[[Upload], None] | None = None) -> Response:
-        if self.inside >= self.limits.requests:
+    async def _transcribe(
+        self, request: Request, write: Write, check: Callable[[Upload], None] | None = None
+    ) -> Response:
+        if self.active >= self.limits.requests:
             raise busy(self.limits.requests)
-        self.inside += 1
+        self.active += 1
         try:
-            async with received(request, self.limits, self.folder) as upload:
+            async with receive_upload(request, self.limits, self.folder) as upload:
                 if check is not None:
                     check(upload)
                 start = time.monotonic()
                 notes: list[Note] = []
-                channels = _choice({**request.query_params, **upload.fields})
+                channels = _channel_choice({**request.query_params, **upload.fields})
                 job = Job(self._steps(upload, notes.append, channels), self.limits.audio_s, self.limits.work_s)
-                heard = await self._wait(request, job)
-                self.metrics.transcribed(time.monotonic() - start, heard.duration_s, job.worked_s)
-                return write(heard, upload, notes)
+                transcript = await self._wait(request, job)
+                self.metrics.transcribed(time.monotonic() - start, transcript.duration_s, job.worked_s)
+                return write(transcript, upload, notes)
         finally:
-            self.inside -= 1
+            self.active -= 1
 
     def _steps(self, upload: Upload, tell: NoteHandler, channels: int | None) -> Callable[[], Steps]:
         return lambda: self.student.steps(upload.path, upload.name, tell=tell, channels=channels)
@@ -227,15 +233,15 @@ class Service:
         gone: asyncio.Future[Any] = asyncio.ensure_future(
             request.receive()
         )  # after the body this only ever says that the client left
-        self.turns.add(job)
+        self.scheduler.add(job)
         try:
             await asyncio.wait({done, gone}, return_when=asyncio.FIRST_COMPLETED)
             if not done.done():
-                job.leave()
+                job.cancel()
             return cast(Transcript, await done)
         finally:
             gone.cancel()
-            job.leave()
+            job.cancel()
 
     def _guarded(self, route: str, handler: Handler, closed: bool = True) -> Handler:
         """``handler`` behind the token, its errors as answers, its answers counted."""
@@ -245,12 +251,14 @@ class Service:
                 if closed:
                     self._check_token(request)
                 response = await handler(request)
-            except Refusal as refusal:
-                response = _refused(refusal)
+            except RequestError as error:
+                response = _error_response(error)
             except AudioError as error:
-                response = _refused(Refusal(415, "bad_audio", str(error)))
+                response = _error_response(RequestError(415, "bad_audio", str(error)))
             except Exception as error:  # a fault of ours: it costs this request and no other
-                response = _refused(Refusal(500, "fault", f"{type(error).__name__} in the server; please report it"))
+                response = _error_response(
+                    RequestError(500, "fault", f"{type(error).__name__} in the server; please report it")
+                )
             self.metrics.answered(route, response.status_code)
             response.headers["x-content-type-options"] = "nosniff"
             return response
@@ -258,10 +266,12 @@ class Service:
         return call
 
     def _check_token(self, request: Request) -> None:
-        if not self.trusts(request.headers.get("authorization", "")):
-            raise Refusal(401, "no_token", "expected the header 'Authorization: Bearer TOKEN' with this server's token")
+        if not self.authorized(request.headers.get("authorization", "")):
+            raise RequestError(
+                401, "no_token", "expected the header 'Authorization: Bearer TOKEN' with this server's token"
+            )
 
-    def trusts(self, authorization: str) -> bool:
+    def authorized(self, authorization: str) -> bool:
         """Whether the header ``Authorization`` shows this server's token, where it has one."""
         kind, _, given = authorization.partition(" ")
         shown = kind.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), self._token)
@@ -272,30 +282,30 @@ class Service:
         self.metrics.answered("other", error.status_code)
         there = "GET / /health /metrics /v1/models, POST /transcribe /v1/audio/transcriptions, WebSocket /stream"
         what = f"{error.detail}; there are {there}"
-        return _refused(Refusal(error.status_code, "no_route", what))
+        return _error_response(RequestError(error.status_code, "no_route", what))
 
 
-def _refused(refusal: Refusal) -> Response:
+def _error_response(error: RequestError) -> Response:
     # Closed, since the body may not have been read to its end.
     headers = {"connection": "close"}
-    if refusal.retry_s is not None:
-        headers["retry-after"] = f"{refusal.retry_s:.0f}"
-    if refusal.status == 401:
+    if error.retry_s is not None:
+        headers["retry-after"] = f"{error.retry_s:.0f}"
+    if error.status == 401:
         headers["www-authenticate"] = "Bearer"
-    return JSONResponse(refusal.as_dict(), refusal.status, headers)
+    return JSONResponse(error.as_dict(), error.status, headers)
 
 
-def _one_of(field: str, value: str, known: tuple[str, ...]) -> str:
+def _require_known(field: str, value: str, known: tuple[str, ...]) -> str:
     if value not in known:
-        raise Refusal(400, "bad_format", f"{field} {value[:40]!r} is unknown; expected one of {', '.join(known)}")
+        raise RequestError(400, "bad_format", f"{field} {value[:40]!r} is unknown; expected one of {', '.join(known)}")
     return value
 
 
-def _choice(told: Mapping[str, str]) -> int | None:
+def _channel_choice(parameters: Mapping[str, str]) -> int | None:
     try:
-        return parse_channels(told.get("channels", "mix"))
+        return parse_channels(parameters.get("channels", "mix"))
     except ValueError as error:
-        raise Refusal(400, "bad_channels", str(error)) from error
+        raise RequestError(400, "bad_channels", str(error)) from error
 
 
 def _digest(text: str) -> str:

@@ -20,7 +20,7 @@ from lalia.serve.limits import Limits
 def make_protocol(limits: Limits) -> type[H11Protocol]:
     """uvicorn's protocol, which waits for headers and for readers without end, with an end to that."""
 
-    class Impatient(H11Protocol):
+    class TimeoutProtocol(H11Protocol):
         _cycle_before: Any = None
         _unsent_before = 0
         _timer: asyncio.TimerHandle | None = None
@@ -30,7 +30,7 @@ def make_protocol(limits: Limits) -> type[H11Protocol]:
             if len(self.connections) > limits.connections:
                 transport.abort()
                 return
-            self._timer = self.loop.call_later(limits.patience_s, self._look)
+            self._timer = self.loop.call_later(limits.patience_s, self._check_progress)
 
         def connection_lost(self, exc: Exception | None) -> None:
             if self._timer is not None:
@@ -42,7 +42,7 @@ def make_protocol(limits: Limits) -> type[H11Protocol]:
                 self._timer.cancel()
             super().handle_websocket_upgrade(event)
 
-        def _look(self) -> None:
+        def _check_progress(self) -> None:
             """Close a connection whose headers, or whose reading, made no progress since the last look."""
             unsent = self.transport.get_write_buffer_size()
             answered = self.cycle is not None and self.cycle.response_complete
@@ -51,9 +51,9 @@ def make_protocol(limits: Limits) -> type[H11Protocol]:
                 self.transport.abort()
                 return
             self._cycle_before, self._unsent_before = self.cycle, unsent
-            self._timer = self.loop.call_later(limits.patience_s, self._look)
+            self._timer = self.loop.call_later(limits.patience_s, self._check_progress)
 
-    return Impatient
+    return TimeoutProtocol
 
 
 class Server(uvicorn.Server):

@@ -29,7 +29,7 @@ from starlette.responses import Response
 
 from lalia.audio.reading import TWO_VOICES, Note
 from lalia.runtime.transcript import Transcript, make_cues, render
-from lalia.serve.limits import MEGABYTE, Limits, Refusal
+from lalia.serve.limits import MEGABYTE, Limits, RequestError
 from lalia.text.unicode import join_words
 
 # --- A file from a request to the disk -------------------------------------------------------------------
@@ -48,10 +48,10 @@ class Upload:
 
 
 @asynccontextmanager
-async def received(request: Request, limits: Limits, folder: Path) -> AsyncIterator[Upload]:
+async def receive_upload(request: Request, limits: Limits, folder: Path) -> AsyncIterator[Upload]:
     """The request's file (a form's ``file``, or the whole body) in ``folder`` while the block lasts.
 
-    ``Refusal`` where it is too large, too slow, or not there.
+    ``RequestError`` where it is too large, too slow, or not there.
     """
     stream = _bounded(request, limits)
     with tempfile.NamedTemporaryFile(dir=folder, prefix="upload-") as file:
@@ -64,19 +64,21 @@ async def received(request: Request, limits: Limits, folder: Path) -> AsyncItera
                     await run_in_threadpool(file.write, chunk)
             file.flush()
         except ClientDisconnect as error:
-            raise Refusal(499, "gone", "the client left before all was sent") from error
+            raise RequestError(499, "gone", "the client left before all was sent") from error
         except OSError as error:
-            raise Refusal(507, "no_space", f"the upload cannot be stored ({error.strerror})", retry_s=30.0) from error
-        except Refusal as refusal:
-            if refusal.status == 413 and "expect" not in request.headers:
-                await _linger(request)
+            raise RequestError(
+                507, "no_space", f"the upload cannot be stored ({error.strerror})", retry_s=30.0
+            ) from error
+        except RequestError as error:
+            if error.status == 413 and "expect" not in request.headers:
+                await _drain(request)
             raise
         yield Upload(Path(file.name), _shown(name), fields)
 
 
 async def _bounded(request: Request, limits: Limits) -> AsyncGenerator[bytes, None]:
-    """The body's chunks; ``Refusal`` as soon as they are too many or come too slowly."""
-    too_large = Refusal(
+    """The body's chunks; ``RequestError`` as soon as they are too many or come too slowly."""
+    too_large = RequestError(
         413, "too_large", f"is larger than {limits.upload_bytes / MEGABYTE:g} MB; send it in pieces, or as FLAC or MP3"
     )
     declared = request.headers.get("content-length", "")
@@ -91,7 +93,7 @@ async def _bounded(request: Request, limits: Limits) -> AsyncGenerator[bytes, No
         except StopAsyncIteration:
             return
         except asyncio.TimeoutError as error:
-            raise Refusal(408, "too_slow", f"came slower than {limits.upload_rate} bytes per second") from error
+            raise RequestError(408, "too_slow", f"came slower than {limits.upload_rate} bytes per second") from error
         total += len(chunk)
         if total > limits.upload_bytes:
             raise too_large
@@ -103,7 +105,7 @@ async def _form(request: Request, stream: AsyncGenerator[bytes, None], file: IO[
         parser = MultiPartParser(request.headers, stream, max_files=1, max_fields=_FIELDS, max_part_size=_FIELD_BYTES)
         form = await parser.parse()
     except MultiPartException as error:
-        raise Refusal(400, "bad_form", f"the form cannot be read ({error.message})") from error
+        raise RequestError(400, "bad_form", f"the form cannot be read ({error.message})") from error
     async with contextlib.AsyncExitStack() as opened:
         fields = {key: value for key, value in form.multi_items() if isinstance(value, str)}
         sent = form.get("file")
@@ -111,12 +113,12 @@ async def _form(request: Request, stream: AsyncGenerator[bytes, None], file: IO[
             if isinstance(value, UploadFile):
                 opened.push_async_callback(value.close)
         if not isinstance(sent, UploadFile):
-            raise Refusal(400, "no_file", "the form has no file; expected one in the field 'file'")
+            raise RequestError(400, "no_file", "the form has no file; expected one in the field 'file'")
         await run_in_threadpool(shutil.copyfileobj, sent.file, file)
         return sent.filename or "", fields
 
 
-async def _linger(request: Request) -> None:
+async def _drain(request: Request) -> None:
     """Read on for a moment: a client that still sends would get a reset instead of our answer."""
 
     async def discard() -> None:

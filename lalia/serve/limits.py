@@ -1,4 +1,4 @@
-"""Limits of the server (size, time, requests at once) and the refusal that a client gets beyond them."""
+"""Limits of the server (size, time, requests at once) and the error that a client gets beyond them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Limits:
     """for requests under way when the server is told to stop"""
 
 
-class Refusal(Exception):
+class RequestError(Exception):
     """Answered with ``status`` and the message; ``code`` names the kind for programs."""
 
     def __init__(self, status: int, code: str, message: str, retry_s: Seconds | None = None) -> None:
@@ -53,5 +53,7 @@ class Refusal(Exception):
         return {"error": {"message": str(self), "type": kind, "param": None, "code": self.code}}
 
 
-def busy(requests: int) -> Refusal:
-    return Refusal(429, "busy", f"{requests} requests are being served already; come again in a second", retry_s=1.0)
+def busy(requests: int) -> RequestError:
+    return RequestError(
+        429, "busy", f"{requests} requests are being served already; come again in a second", retry_s=1.0
+    )

@@ -8,16 +8,16 @@ from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
 
-from lalia.runtime.streaming import Said
+from lalia.runtime.streaming import StreamUpdate
 from lalia.runtime.transcript import Transcript
-from lalia.serve.limits import Refusal
+from lalia.serve.limits import RequestError
 from lalia.units import Seconds, clock
 
 Steps = Generator[Seconds, None, Transcript]
 
 
 class Job:
-    """One file on its way: ``future`` gets its transcript, an ``AudioError`` or a ``Refusal``."""
+    """One file on its way: ``future`` gets its transcript, an ``AudioError`` or a ``RequestError``."""
 
     def __init__(self, begin: Callable[[], Steps], audio_s: Seconds, work_s: Seconds) -> None:
         self.future: Future[Transcript] = Future()
@@ -31,25 +31,27 @@ class Job:
         self._work_s = work_s
         self._left = threading.Event()
 
-    def leave(self) -> None:
+    def cancel(self) -> None:
         """Nobody waits for it any more: it ends before its next turn."""
         self._left.set()
 
-    def turn(self) -> bool:
+    def step(self) -> bool:
         """Hear one more window; True when there is nothing left to do."""
         start = time.monotonic()
         try:
             if self._left.is_set():
-                raise Refusal(499, "gone", "the client left")
+                raise RequestError(499, "gone", "the client left")
             if start > self._deadline:
-                raise Refusal(
+                raise RequestError(
                     504, "timeout", f"not done within {self._work_s:g} s; the server is busy, or the file long"
                 )
             if self._steps is None:
                 self._steps = self._begin()
             self.heard_s = next(self._steps)
             if self.heard_s > self._audio_s:
-                raise Refusal(413, "too_long", f"holds more than {clock(self._audio_s)} of audio; send it in pieces")
+                raise RequestError(
+                    413, "too_long", f"holds more than {clock(self._audio_s)} of audio; send it in pieces"
+                )
             return False
         except StopIteration as end:
             self.heard_s = max(self.heard_s, end.value.duration_s)
@@ -62,10 +64,10 @@ class Job:
                 self._end()
         return True
 
-    def refuse(self, refusal: Refusal) -> None:
+    def fail(self, error: RequestError) -> None:
         """End it without another turn."""
         self._end()
-        self.future.set_exception(refusal)
+        self.future.set_exception(error)
 
     def _end(self) -> None:
         if self._steps is not None:
@@ -73,16 +75,16 @@ class Job:
         self._steps = None
 
 
-class Once:
-    """A piece of a stream: ``future`` gets what ``work`` returns or raises, or a ``Refusal``."""
+class StreamJob:
+    """A piece of a stream: ``future`` gets what ``work`` returns or raises, or a ``RequestError``."""
 
-    def __init__(self, work: Callable[[], Said]) -> None:
-        self.future: Future[Said] = Future()
+    def __init__(self, work: Callable[[], StreamUpdate]) -> None:
+        self.future: Future[StreamUpdate] = Future()
         self.future.set_running_or_notify_cancel()
         self.worked_s: Seconds = 0.0
         self._work = work
 
-    def turn(self) -> bool:
+    def step(self) -> bool:
         """All of it: True."""
         start = time.monotonic()
         try:
@@ -95,34 +97,34 @@ class Once:
             self.future.set_result(said)
         return True
 
-    def refuse(self, refusal: Refusal) -> None:
+    def fail(self, error: RequestError) -> None:
         """End it without its turn."""
-        self.future.set_exception(refusal)
+        self.future.set_exception(error)
 
 
-class Turns:
+class Scheduler:
     """``workers`` threads that take jobs from the front of a row and put unfinished ones at its end."""
 
     def __init__(self, workers: int) -> None:
-        self._row: deque[Job | Once] = deque()
+        self._queue: deque[Job | StreamJob] = deque()
         self._changed = threading.Condition()
         self._closing = False
         self._threads = [threading.Thread(target=self._work, name=f"turns-{i}", daemon=True) for i in range(workers)]
         for thread in self._threads:
             thread.start()
 
-    def add(self, job: Job | Once, first: bool = False) -> None:
+    def add(self, job: Job | StreamJob, first: bool = False) -> None:
         """Put ``job`` at the end of the row, or with ``first`` in front of it."""
         with self._changed:
             if not self._closing:
-                (self._row.appendleft if first else self._row.append)(job)
+                (self._queue.appendleft if first else self._queue.append)(job)
                 self._changed.notify()
                 return
-        job.refuse(Refusal(503, "closing", "the server is shutting down", retry_s=10.0))
+        job.fail(RequestError(503, "closing", "the server is shutting down", retry_s=10.0))
 
     def waiting(self) -> int:
         """Jobs in the row, those of this very moment's turns not counted."""
-        return len(self._row)
+        return len(self._queue)
 
     def close(self) -> None:
         """End after the turns under way; jobs that are not done by then are refused."""
@@ -131,18 +133,18 @@ class Turns:
             self._changed.notify_all()
         for thread in self._threads:
             thread.join(timeout=60)
-        while self._row:
-            self._row.popleft().refuse(Refusal(503, "closing", "the server is shutting down", retry_s=10.0))
+        while self._queue:
+            self._queue.popleft().fail(RequestError(503, "closing", "the server is shutting down", retry_s=10.0))
 
     def _work(self) -> None:
         while True:
             with self._changed:
-                while not self._row and not self._closing:
+                while not self._queue and not self._closing:
                     self._changed.wait()
                 if self._closing:
                     return
-                job = self._row.popleft()
-            if not job.turn():
+                job = self._queue.popleft()
+            if not job.step():
                 with self._changed:
-                    self._row.append(job)
+                    self._queue.append(job)
                     self._changed.notify()

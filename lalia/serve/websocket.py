@@ -20,9 +20,9 @@ from starlette.responses import JSONResponse
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from lalia.errors import AudioError, UserError
-from lalia.runtime.streaming import Said, Stream, as_dict
-from lalia.serve.limits import Refusal, busy
-from lalia.serve.scheduler import Once
+from lalia.runtime.streaming import Stream, StreamUpdate, as_dict
+from lalia.serve.limits import RequestError, busy
+from lalia.serve.scheduler import StreamJob
 from lalia.units import SAMPLE_RATE, Seconds, clock
 
 if TYPE_CHECKING:
@@ -39,60 +39,62 @@ async def serve_stream(service: Service, socket: WebSocket) -> None:
     """One client from handshake to close; what it must not do costs this client alone."""
     try:
         stream, trusted = _admit(service, socket)
-    except Refusal as refusal:
-        service.metrics.answered(ROUTE, refusal.status)
-        headers = {"retry-after": f"{refusal.retry_s:.0f}"} if refusal.retry_s is not None else {}
-        await socket.send_denial_response(JSONResponse(refusal.as_dict(), refusal.status, headers))
+    except RequestError as error:
+        service.metrics.answered(ROUTE, error.status)
+        headers = {"retry-after": f"{error.retry_s:.0f}"} if error.retry_s is not None else {}
+        await socket.send_denial_response(JSONResponse(error.as_dict(), error.status, headers))
         return
-    service.inside += 1
+    service.active += 1
     service.streams += 1
-    speaker = _Speaker(service, socket, stream)
+    client = _StreamClient(service, socket, stream)
     status = 101
     try:
         await socket.accept()
         if not trusted:
-            await speaker.prove()
-        await speaker.listen()
+            await client.authenticate()
+        await client.listen()
     except (WebSocketDisconnect, asyncio.CancelledError):
         pass
-    except Refusal as refusal:
-        status = refusal.status
-        await speaker.refuse(refusal, _POLICY)
+    except RequestError as error:
+        status = error.status
+        await client.fail(error, _POLICY)
     except AudioError as error:
         status = 415
-        await speaker.refuse(Refusal(415, "bad_audio", str(error)), _POLICY)
+        await client.fail(RequestError(415, "bad_audio", str(error)), _POLICY)
     except Exception as error:  # a fault of ours: it costs this stream and no other
         status = 500
         what = f"{type(error).__name__} in the server; please report it"
-        await speaker.refuse(Refusal(500, "fault", what), _FAULT)
+        await client.fail(RequestError(500, "fault", what), _FAULT)
     finally:
-        service.inside -= 1
+        service.active -= 1
         service.streams -= 1
         service.metrics.answered(ROUTE, status)
-        service.metrics.streamed(stream.heard_s, speaker.worked_s)
+        service.metrics.streamed(stream.heard_s, client.worked_s)
 
 
 def _admit(service: Service, socket: WebSocket) -> tuple[Stream, bool]:
-    """A stream for who asks for it, and whether he has shown the token already; a ``Refusal`` before the handshake else."""
+    """A stream for who asks for it, and whether he has shown the token already; a ``RequestError`` before the handshake else."""
     origin = socket.headers.get("origin")
     if origin and urlsplit(origin).netloc != socket.headers.get("host", ""):
         # Browsers let any page open a WebSocket to any server, with this machine's own among them.
-        raise Refusal(403, "other_origin", f"pages of {origin[:80]} may not speak to this server")
-    trusted = service.trusts(socket.headers.get("authorization", ""))
+        raise RequestError(403, "other_origin", f"pages of {origin[:80]} may not speak to this server")
+    trusted = service.authorized(socket.headers.get("authorization", ""))
     if not trusted and "authorization" in socket.headers:
-        raise Refusal(401, "no_token", "the token in the header Authorization is not this server's")
+        raise RequestError(401, "no_token", "the token in the header Authorization is not this server's")
     asked = socket.query_params.get("rate", str(SAMPLE_RATE))
     if not asked.isdecimal() or not _RATES[0] <= int(asked) <= _RATES[1]:
-        raise Refusal(400, "bad_rate", f"rate {asked[:20]!r}: expected {_RATES[0]} to {_RATES[1]} samples per second")
-    if service.inside >= service.limits.requests:
+        raise RequestError(
+            400, "bad_rate", f"rate {asked[:20]!r}: expected {_RATES[0]} to {_RATES[1]} samples per second"
+        )
+    if service.active >= service.limits.requests:
         raise busy(service.limits.requests)
     try:
         return service.student.stream(rate=int(asked)), trusted
     except UserError as error:
-        raise Refusal(400, "no_stream", str(error)) from error
+        raise RequestError(400, "no_stream", str(error)) from error
 
 
-class _Speaker:
+class _StreamClient:
     """A client whose handshake is done."""
 
     def __init__(self, service: Service, socket: WebSocket, stream: Stream) -> None:
@@ -103,12 +105,14 @@ class _Speaker:
         self._rate = stream.rate
         self._shown: list[Any] = []
 
-    async def prove(self) -> None:
-        """Take the token out of the first message; ``Refusal`` where it is not there or not right."""
+    async def authenticate(self) -> None:
+        """Take the token out of the first message; ``RequestError`` where it is not there or not right."""
         said = await self._receive()
         token = _object(said).get("token") if isinstance(said, str) else None
-        if not isinstance(token, str) or not self._service.trusts(f"Bearer {token}"):
-            raise Refusal(401, "no_token", 'expected {"token": "…"} with this server\'s token as the first message')
+        if not isinstance(token, str) or not self._service.authorized(f"Bearer {token}"):
+            raise RequestError(
+                401, "no_token", 'expected {"token": "…"} with this server\'s token as the first message'
+            )
 
     async def listen(self) -> None:
         """Hear all messages, to the end."""
@@ -117,25 +121,25 @@ class _Speaker:
             said = await self._receive()
             if isinstance(said, str):
                 if _object(said).get("finish") is not True:
-                    raise Refusal(400, "bad_message", 'expected samples, or {"finish": true}')
-                await self._tell(await self._work(self._stream.finish), last=True)
+                    raise RequestError(400, "bad_message", 'expected samples, or {"finish": true}')
+                await self._send(await self._work(self._stream.finish), last=True)
                 await self._socket.close(_DONE)
                 return
             if len(said) % 2:
-                raise Refusal(400, "bad_audio", f"{len(said)} bytes are no 16-bit samples")
+                raise RequestError(400, "bad_audio", f"{len(said)} bytes are no 16-bit samples")
             samples = np.frombuffer(said, "<i2").astype(np.float32) / 32_768
             size = round(PIECE_S * self._rate)
             for start in range(0, len(samples), size):
                 feed = partial(self._stream.feed, samples[start : start + size])
-                await self._tell(await self._work(feed), last=False)
+                await self._send(await self._work(feed), last=False)
             if self._stream.heard_s > longest:
-                raise Refusal(413, "too_long", f"more than {clock(longest)} were spoken; begin another stream")
+                raise RequestError(413, "too_long", f"more than {clock(longest)} were spoken; begin another stream")
 
-    async def refuse(self, refusal: Refusal, code: int) -> None:
+    async def fail(self, error: RequestError, code: int) -> None:
         """Say why, where anybody still listens, and close."""
         try:
-            await asyncio.wait_for(self._socket.send_text(json.dumps(refusal.as_dict())), self._patience_s)
-            await asyncio.wait_for(self._socket.close(code, refusal.code), self._patience_s)
+            await asyncio.wait_for(self._socket.send_text(json.dumps(error.as_dict())), self._patience_s)
+            await asyncio.wait_for(self._socket.close(code, error.code), self._patience_s)
         except (WebSocketDisconnect, RuntimeError, asyncio.TimeoutError):
             pass
 
@@ -147,7 +151,7 @@ class _Speaker:
         try:
             message = await asyncio.wait_for(self._socket.receive(), self._patience_s)
         except asyncio.TimeoutError as error:
-            raise Refusal(
+            raise RequestError(
                 408, "too_slow", f"nothing came for {self._patience_s:g} s; silence is samples too"
             ) from error
         if message["type"] == "websocket.disconnect":
@@ -155,15 +159,15 @@ class _Speaker:
         text = message.get("text")
         return text if text is not None else bytes(message.get("bytes") or b"")
 
-    async def _work(self, work: Callable[[], Said]) -> Said:
+    async def _work(self, work: Callable[[], StreamUpdate]) -> StreamUpdate:
         """``work`` as the next turn: a stream's pieces are short, and somebody waits for them as he speaks."""
-        once = Once(work)
-        self._service.turns.add(once, first=True)
-        said = await asyncio.wrap_future(once.future)
-        self.worked_s += once.worked_s
+        job = StreamJob(work)
+        self._service.scheduler.add(job, first=True)
+        said = await asyncio.wrap_future(job.future)
+        self.worked_s += job.worked_s
         return said
 
-    async def _tell(self, said: Said, last: bool) -> None:
+    async def _send(self, said: StreamUpdate, last: bool) -> None:
         if not (said.stable or said.tentative != self._shown or last):
             return
         self._shown = said.tentative
@@ -171,7 +175,7 @@ class _Speaker:
         try:
             await asyncio.wait_for(self._socket.send_text(text), self._patience_s)
         except asyncio.TimeoutError as error:
-            raise Refusal(408, "too_slow", "answers are not read") from error
+            raise RequestError(408, "too_slow", "answers are not read") from error
 
 
 def _object(text: str) -> dict[str, Any]:
@@ -180,5 +184,5 @@ def _object(text: str) -> dict[str, Any]:
     except ValueError:
         found = None
     if not isinstance(found, dict):
-        raise Refusal(400, "bad_message", "expected samples as a binary message, or a JSON object")
+        raise RequestError(400, "bad_message", "expected samples as a binary message, or a JSON object")
     return found

@@ -18,7 +18,7 @@ import yaml
 
 from lalia.data.loader import make_eval_loader
 from lalia.data.mixture import Mixture
-from lalia.decoding.greedy import best_path, transcript
+from lalia.decoding.greedy import greedy, transcript
 from lalia.errors import UserError
 from lalia.models.encoder import Encoder
 from lalia.models.quantizer import ContrastiveHead, ContrastiveShape
@@ -77,7 +77,7 @@ def transcribe_rows(recogniser: Recogniser, mixture: Mixture, rows: np.ndarray, 
         ):
             found.ids.append(mixture.id(row))
             found.references.append(recogniser.normaliser(mixture.text(row)))
-            found.hypotheses.append(transcript(best_path(log_probs_TV[:frames]), recogniser.tokens))
+            found.hypotheses.append(transcript(greedy(log_probs_TV[:frames]), recogniser.tokens))
     return found
 
 

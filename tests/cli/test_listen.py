@@ -20,7 +20,7 @@ from lalia.audio.encoding import flac_bytes
 from lalia.cli import main
 from lalia.cli.listen import Lines, Terminal
 from lalia.decoding.greedy import Word
-from lalia.runtime.streaming import Said
+from lalia.runtime.streaming import StreamUpdate
 from lalia.runtime.student import Student
 from tests.models.test_chunks import noise
 from tests.runtime.test_stream import make_student
@@ -192,10 +192,10 @@ def test_the_terminal_keeps_what_is_stable_and_rewrites_the_rest(monkeypatch) ->
     monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((12, 24)))
     out = io.StringIO()
     show = Terminal(out)
-    show(Said([], [word("he", 0)], 0.5), False)
-    show(Said([word("hello", 0)], [word("wo", 0.5)], 0.7), False)
-    show(Said([word("wonders", 0.5)], [], 1.2), False)
-    show(Said([word("late", 3.0)], [], 4.0), True)
+    show(StreamUpdate([], [word("he", 0)], 0.5), False)
+    show(StreamUpdate([word("hello", 0)], [word("wo", 0.5)], 0.7), False)
+    show(StreamUpdate([word("wonders", 0.5)], [], 1.2), False)
+    show(StreamUpdate([word("late", 3.0)], [], 4.0), True)
     faint = [part.replace("\033[2m", "<").replace("\033[0m", ">") for part in out.getvalue().split("\r\033[K")]
     assert faint == ["", "<he>", "hello< wo>", "hello\n", "wonders<>", "wonders\n", "late<>\n"]
 
@@ -203,11 +203,11 @@ def test_the_terminal_keeps_what_is_stable_and_rewrites_the_rest(monkeypatch) ->
 def test_lines_are_sentences() -> None:
     out = io.StringIO()
     show = Lines(out)
-    show(Said([word("one", 0), word("two", 0.5)], [word("th", 2.0)], 2.2), False)
+    show(StreamUpdate([word("one", 0), word("two", 0.5)], [word("th", 2.0)], 2.2), False)
     assert out.getvalue() == ""
-    show(Said([word("three", 2.0)], [], 2.6), False)
+    show(StreamUpdate([word("three", 2.0)], [], 2.6), False)
     assert out.getvalue() == "one two\n"
-    show(Said([], [], 4.4), False)
+    show(StreamUpdate([], [], 4.4), False)
     assert out.getvalue() == "one two\nthree\n"
-    show(Said([word("four", 5.0)], [], 5.5), True)
+    show(StreamUpdate([word("four", 5.0)], [], 5.5), True)
     assert out.getvalue() == "one two\nthree\nfour\n"

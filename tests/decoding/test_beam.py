@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lalia.decoding.automata import Closed, Hot, LetterModel, Machine, Spelled, Walk, WordModel
+from lalia.decoding.automata import (
+    Automaton,
+    CachedAutomaton,
+    ClosedList,
+    HotWords,
+    LetterModel,
+    TokenAutomaton,
+    WordModel,
+)
 from lalia.decoding.beam import Beam, BeamSettings
 from lalia.lm.ngrams import estimate
 from lalia.text.tokens import Tokens
@@ -25,8 +33,8 @@ def random_log_probs(frames: int, seed: int, sharpness: float = 2.0) -> np.ndarr
     return logits - np.log(np.exp(logits).sum(1, keepdims=True))
 
 
-def found_by_beam(log_probs_TV: np.ndarray, machines: list[Machine], settings: BeamSettings) -> dict[Any, float]:
-    beam = Beam(Walk(Spelled(TOKENS, machines), len(TOKENS)), len(TOKENS), settings)
+def found_by_beam(log_probs_TV: np.ndarray, automata: list[Automaton], settings: BeamSettings) -> dict[Any, float]:
+    beam = Beam(CachedAutomaton(TokenAutomaton(TOKENS, automata), len(TOKENS)), len(TOKENS), settings)
     beam.frames(log_probs_TV)
     return {path.tokens: path.score for path in beam.best()}
 
@@ -35,9 +43,9 @@ def add(a: float, b: float) -> float:
     return float(np.logaddexp(a, b))
 
 
-def found_slowly(log_probs_TV: np.ndarray, machines: list[Machine], settings: BeamSettings) -> dict[Any, float]:
+def found_slowly(log_probs_TV: np.ndarray, automata: list[Automaton], settings: BeamSettings) -> dict[Any, float]:
     """The same search written down plainly: prefix -> (ends in blank, ends in letter, score of the text, state)."""
-    automaton = Spelled(TOKENS, machines)
+    automaton = TokenAutomaton(TOKENS, automata)
     beam: dict[Any, tuple[float, float, float, Any]] = {(): (0.0, -math.inf, 0.0, automaton.start)}
     for log_probs_V in log_probs_TV:
         likely = [v for v in range(1, len(TOKENS)) if log_probs_V[v] >= settings.token_floor]
@@ -68,13 +76,13 @@ def found_slowly(log_probs_TV: np.ndarray, machines: list[Machine], settings: Be
     return {p: score for p, score in ends.items() if score > -math.inf}
 
 
-MACHINES: dict[str, list[Machine]] = {
+MACHINES: dict[str, list[Automaton]] = {
     "none": [],
     "letters": [LetterModel(LETTERS, 0.7, 0.5)],
     "words": [WordModel(WORDS, 0.6, 1.0)],
-    "hot": [Hot({"cab": 3.0, "abba cab": 5.0, "b": -2.0})],
-    "closed": [Closed(["cab a", "abba", "a cab", "aa"])],
-    "together": [LetterModel(LETTERS, 0.4, 0.2), WordModel(WORDS, 0.3, 0.1), Hot({"bac": 4.0}), Closed(TEXTS)],
+    "hot": [HotWords({"cab": 3.0, "abba cab": 5.0, "b": -2.0})],
+    "closed": [ClosedList(["cab a", "abba", "a cab", "aa"])],
+    "together": [LetterModel(LETTERS, 0.4, 0.2), WordModel(WORDS, 0.3, 0.1), HotWords({"bac": 4.0}), ClosedList(TEXTS)],
 }
 
 
@@ -123,7 +131,7 @@ def test_a_prefix_that_comes_back_is_itself() -> None:
 
 def test_a_pause_parts_equal_letters() -> None:
     said = np.log(np.array([[0.01, 0.01, 0.96, 0.01, 0.01]]))
-    beam = Beam(Walk(Spelled(TOKENS, []), len(TOKENS)), len(TOKENS))
+    beam = Beam(CachedAutomaton(TokenAutomaton(TOKENS, []), len(TOKENS)), len(TOKENS))
     beam.frames(said)
     beam.pause()
     beam.frames(said)
@@ -137,8 +145,8 @@ def test_a_pause_parts_equal_letters() -> None:
 def test_pieces_are_spelled() -> None:
     """Tokens of several letters, their space in front, score as their letters do."""
     pieces = Tokens(["<blank>", "▁a", "▁cab", "ba", "b", "a"])
-    machine = LetterModel(LETTERS, 1.0, 0.0)
-    automaton = Spelled(pieces, [machine])
+    automaton = LetterModel(LETTERS, 1.0, 0.0)
+    automaton = TokenAutomaton(pieces, [automaton])
     score, state = automaton.arc(automaton.start, 2)
     more, state = automaton.arc(state, 1)
     ids = [LETTERS.id(letter) for letter in "cab|a"]

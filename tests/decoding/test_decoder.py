@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from lalia.decoding.automata import (
-    Closed,
-    Hot,
+    Automaton,
+    ClosedList,
+    HotWords,
     LetterModel,
-    Machine,
-    Spelled,
+    TokenAutomaton,
     WordModel,
     expand,
     read_closed,
@@ -23,7 +23,7 @@ from lalia.decoding.automata import (
 from lalia.decoding.beam import BeamSettings, ClosedSearch, PhraseTree
 from lalia.decoding.confidence import Evidence, calibrate, confidence, expected_error, reliability
 from lalia.decoding.decoder import Decoder, text_of
-from lalia.decoding.greedy import best_path, transcript
+from lalia.decoding.greedy import greedy, transcript
 from lalia.errors import UserError
 from lalia.lm.ngrams import estimate
 from lalia.text.normaliser import Normaliser
@@ -46,14 +46,14 @@ def log_probs(path: str, sure: float = 0.9, **doubts: str) -> np.ndarray:
     return np.log(probs / probs.sum(1, keepdims=True)).astype(np.float32)
 
 
-def decode(log_probs_TV: np.ndarray, *machines: Machine, **options: object) -> str:
-    return text_of(Decoder(TOKENS, FRAME_S, machines, **options).decode(log_probs_TV), TOKENS)  # type: ignore[arg-type]
+def decode(log_probs_TV: np.ndarray, *automata: Automaton, **options: object) -> str:
+    return text_of(Decoder(TOKENS, FRAME_S, automata, **options).decode(log_probs_TV), TOKENS)  # type: ignore[arg-type]
 
 
 def test_nothing_known_is_best_path() -> None:
     for path in ("n_oo_n||iss_s_i_", "", "____", "a_b|"):
         log_probs_TV = log_probs(path)
-        assert decode(log_probs_TV) == transcript(best_path(log_probs_TV), TOKENS)
+        assert decode(log_probs_TV) == transcript(greedy(log_probs_TV), TOKENS)
 
 
 def test_language_models_correct_a_letter() -> None:
@@ -79,7 +79,7 @@ def test_hot_words() -> None:
 def test_hot_words_score_as_counted_by_hand() -> None:
     """Each whole word that is there adds its boost, and nothing else does."""
     boosts = {"on": 2.0, "on a": 3.0, "a car": 5.0, "cart": 1.0}
-    automaton = Spelled(TOKENS, [Hot(boosts)])
+    automaton = TokenAutomaton(TOKENS, [HotWords(boosts)])
     for text, boost in {
         "on": 2,
         "on a": 5,
@@ -320,7 +320,7 @@ def test_hot_words_files(tmp_path: Path) -> None:
 
 
 def test_closed_texts_one_within_another() -> None:
-    automaton = Spelled(TOKENS, [Closed(["on", "on a", "once"])])
+    automaton = TokenAutomaton(TOKENS, [ClosedList(["on", "on a", "once"])])
     for text, allowed in {"on": True, "on a": True, "o": False, "once": True, "on ": True, "": True}.items():
         state, score = automaton.start, 0.0
         for token in TOKENS.encode(text):

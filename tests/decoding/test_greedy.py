@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lalia.decoding.greedy import best_path, collapse, peaks, transcript, words
+from lalia.decoding.greedy import collapse, greedy, peaks, transcript, words
 from lalia.text.tokens import Tokens
 from lalia.text.unicode import join_words
 
@@ -32,7 +32,7 @@ def log_probs(path: str, top: float = 0.9) -> np.ndarray:
     ],
 )
 def test_transcript(path: str, text: str) -> None:
-    assert transcript(best_path(log_probs(path)), TOKENS) == text
+    assert transcript(greedy(log_probs(path)), TOKENS) == text
 
 
 def test_equal_to_the_obvious_loop() -> None:
@@ -49,7 +49,7 @@ def test_equal_to_the_obvious_loop() -> None:
                 slow[-1][2] = frame + 1
                 slow[-1][3] = max(slow[-1][3], float(np.exp(log_probs_TV[frame, token])))
             previous = token
-        fast = best_path(log_probs_TV)
+        fast = greedy(log_probs_TV)
         assert [(h.token, h.start_frame, h.end_frame) for h in fast] == [tuple(s[:3]) for s in slow]
         np.testing.assert_allclose([h.confidence for h in fast], [s[3] for s in slow], rtol=1e-5)
 
@@ -59,16 +59,16 @@ def test_peaks_of_pieces_collapse_as_the_whole() -> None:
     for cut in range(1, len(log_probs_TV)):
         first, second = peaks(log_probs_TV[:cut]), peaks(log_probs_TV[cut:])
         joined = collapse(np.concatenate([first[0], second[0]]), np.concatenate([first[1], second[1]]))
-        assert joined == best_path(log_probs_TV)
+        assert joined == greedy(log_probs_TV)
 
 
 def test_words_with_times() -> None:
-    found = words(best_path(log_probs("_aab_|_cc_|_")), TOKENS, frame_s=0.04)
+    found = words(greedy(log_probs("_aab_|_cc_|_")), TOKENS, frame_s=0.04)
     assert [(w.text, w.start_s, w.end_s) for w in found] == [("ab", 0.04, 0.16), ("c", 0.28, 0.36)]
     assert all(w.confidence == pytest.approx(0.9) for w in found)
 
 
 def test_ideographs_are_words_each() -> None:
-    found = words(best_path(log_probs("你_好ab|a")), TOKENS, frame_s=0.02)
+    found = words(greedy(log_probs("你_好ab|a")), TOKENS, frame_s=0.02)
     assert [w.text for w in found] == ["你", "好", "ab", "a"]
     assert join_words(w.text for w in found) == "你好 ab a"

@@ -167,7 +167,7 @@ def test_pseudo_labels_come_from_the_teachers_beam_under_a_language_model_where_
     for row in every:
         wave = mixture.wave(row)
         log_probs_BTV, _ = teacher.log_probs(torch.from_numpy(wave)[None], torch.tensor([len(wave)]))
-        assert every[row] == [hit.token for hit in decoder.decode(log_probs_BTV[0].numpy()).hits]
+        assert every[row] == [span.token for span in decoder.decode(log_probs_BTV[0].numpy()).spans]
 
 
 def kept_by(folder, confidence: float) -> set[str]:

@@ -137,7 +137,7 @@ def test_rescoring() -> None:
         beam.Hypothesis(tuple(tokens.encode(text)), score, score)
         for text, score in (("bad", -1.0), ("cab", -1.1), ("", -9.0))
     ]
-    log_probs, letters = Rescorer(lstm, tokens, 1.0, 0.0).weigh(paths)
+    log_probs, letters = Rescorer(lstm, tokens, 1.0, 0.0).score_texts(paths)
     assert letters.tolist() == [3, 3, 0] and log_probs == pytest.approx(
         lstm.log_probs([lstm.ids(t) for t in ("bad", "cab", "")])
     )

@@ -11,19 +11,19 @@ from lalia.audio.encoding import flac_bytes
 from lalia.cli import main
 from lalia.errors import AudioError
 from lalia.report.evaluation_page import write_evaluation
-from lalia.scoring.evaluation import About, Evaluation, Heard
+from lalia.scoring.evaluation import ClipInfo, Evaluation, ScoredClip
 from tests.cli.test_main import make_corpus
 from tests.tiny_student import make_student, sing
 
 CARD = {"kind": "student", "id": "sha256:0123456789ab", "parents": []}
 
 
-def clip(number: int, reference: str, hypothesis: str, seconds: float = 1.0, language: str = "ita") -> Heard:
+def clip(number: int, reference: str, hypothesis: str, seconds: float = 1.0, language: str = "ita") -> ScoredClip:
     words = tuple((0.9, word in reference.split()) for word in hypothesis.split())
-    return Heard(str(number), language, reference, hypothesis, seconds, words)
+    return ScoredClip(str(number), language, reference, hypothesis, seconds, words)
 
 
-def write(path: Path, heard: list[Heard], about: dict[str, About], **asked: str) -> str:
+def write(path: Path, heard: list[ScoredClip], about: dict[str, ClipInfo], **asked: str) -> str:
     found = Evaluation(heard, ["7: <cut> short"], elapsed_s=0.5)
 
     def wave(id: str) -> np.ndarray:
@@ -48,7 +48,7 @@ def rows(text: str) -> dict[str, list[str]]:
 
 def test_page(tmp_path: Path) -> None:
     heard = [clip(0, "bad cab", "bad cab"), clip(1, "dad ebb", "dad abb", 3.0), clip(2, "ace", "", 3.0, "rus")]
-    about = {"0": About("anna", 5.0), "1": About("ben", 25.0), "2": About("", float("nan"))}
+    about = {"0": ClipInfo("anna", 5.0), "1": ClipInfo("ben", 25.0), "2": ClipInfo("", float("nan"))}
     text = write(tmp_path / "page.html", heard, about, language="ita", lm="lms/letters", hot="names.txt")
     found = rows(text)
     assert found["length: under 2 s"][:3] == ["1", "2", "0.0\u202f%"]
@@ -68,7 +68,7 @@ def test_page(tmp_path: Path) -> None:
 
 
 def test_little_is_known(tmp_path: Path) -> None:
-    text = write(tmp_path / "page.html", [Heard("0", "ita", "bad", "bad", 1.0)], {})
+    text = write(tmp_path / "page.html", [ScoredClip("0", "ita", "bad", "bad", 1.0)], {})
     assert "Nothing: every clip was heard as it was said." in text and "by best path" in text
     assert "speaker" not in text and "calibration" not in text and set(rows(text)) == {"length: under 2 s", "all"}
 
@@ -82,7 +82,7 @@ def test_errors_that_occur_once_are_no_bars(tmp_path: Path) -> None:
 
 def test_many_speakers(tmp_path: Path) -> None:
     heard = [clip(n, "bad cab", "bad cab" if n < 15 else "bad") for n in range(20)]
-    found = write(tmp_path / "page.html", heard, {str(n): About(f"s{n:02}", 30.0) for n in range(20)})
+    found = write(tmp_path / "page.html", heard, {str(n): ClipInfo(f"s{n:02}", 30.0) for n in range(20)})
     assert [name for name in rows(found) if name.startswith("speaker")][:5] == [f"speaker: s{n}" for n in range(15, 20)]
     assert "Of 20 speakers those 8 with the most letters wrong" in found and "In the middle" in found
 

@@ -17,7 +17,7 @@ from lalia.cli import main
 from lalia.decoding.greedy import Word
 from lalia.errors import AudioError
 from lalia.runtime.student import Student
-from lalia.runtime.transcript import Track, Transcript, converse, render, turns
+from lalia.runtime.transcript import Track, Transcript, merge_channels, render, turns
 from tests.tiny_student import make_student, sing
 
 SILENCE = np.zeros(24_000, np.float32)
@@ -84,7 +84,7 @@ def heard(*loud: tuple[float, float], seconds: float = 20.0, level: float = 0.1)
     for start_s, end_s in loud:
         wave_S[round(start_s * 16_000) : round(end_s * 16_000)] *= level / 1e-4
     track = Track()
-    for _ in track.listen(np.array_split(wave_S, 7)):
+    for _ in track.record(np.array_split(wave_S, 7)):
         pass
     return track
 
@@ -92,7 +92,7 @@ def heard(*loud: tuple[float, float], seconds: float = 20.0, level: float = 0.1)
 def test_whoever_speaks_while_another_does_is_not_torn_apart() -> None:
     one = said(("allora", 0.0, 0.5), ("come", 0.7, 1.0), ("stai", 1.1, 1.5), ("bene", 4.0, 4.4))
     other = said(("si", 0.8, 0.9), ("grazie", 5.0, 5.6))
-    words = converse([one, other], [heard((0, 2), (4, 4.5)), heard((0.7, 1.0), (5, 6))])
+    words = merge_channels([one, other], [heard((0, 2), (4, 4.5)), heard((0.7, 1.0), (5, 6))])
     assert [word.text for word in words] == ["allora", "come", "stai", "si", "bene", "grazie"]
     assert [[word.text for word in turn] for turn in turns(words)] == [
         ["allora", "come", "stai"], ["si"], ["bene"], ["grazie"],
@@ -101,13 +101,13 @@ def test_whoever_speaks_while_another_does_is_not_torn_apart() -> None:
 
 def test_what_a_channel_only_picks_up_is_left_out() -> None:
     picked_up = heard((0, 2), level=0.01)
-    assert converse([said(("ciao", 0.5, 1.0)), said(("ciao", 0.5, 1.0))], [heard((0, 2)), picked_up]) == said(
+    assert merge_channels([said(("ciao", 0.5, 1.0)), said(("ciao", 0.5, 1.0))], [heard((0, 2)), picked_up]) == said(
         ("ciao", 0.5, 1.0), channel=1
     )
     soft = [heard((0, 4), level=0.2), heard((1, 2), level=0.02)]  # on a clean line, while the other goes on
-    assert len(converse([said(("ma", 0.5, 1.0)), said(("si", 1.2, 1.5))], soft)) == 2
+    assert len(merge_channels([said(("ma", 0.5, 1.0)), said(("si", 1.2, 1.5))], soft)) == 2
     near = heard((0, 2), (4, 5), level=0.05)  # a quarter of the power: no cross-talk
-    assert len(converse([said(("ciao", 0.5, 1.0)), said(("ciao", 0.5, 1.0))], [heard((0, 2)), near])) == 2
+    assert len(merge_channels([said(("ciao", 0.5, 1.0)), said(("ciao", 0.5, 1.0))], [heard((0, 2)), near])) == 2
 
 
 def test_every_format_says_the_channel() -> None:

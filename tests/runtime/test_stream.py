@@ -12,7 +12,7 @@ import torch
 from distill.quantize import groups, quantize
 from lalia.cards import read_card, write_card
 from lalia.decoding.decoder import make_decoder
-from lalia.decoding.greedy import Growing
+from lalia.decoding.greedy import StreamingGreedy
 from lalia.errors import AudioError, UserError
 from lalia.model_folder import file_hashes
 from lalia.models.export.deployed import StreamingDeployed, streaming_facts
@@ -88,9 +88,9 @@ def test_the_file_streams_what_torch_says_of_the_whole_clip(name: str, tmp_path:
     at_once = student.session.run(["log_probs"], {"wave": wave_S[None].numpy()})[0][0]
     np.testing.assert_allclose(at_once, whole_TV, atol=1e-4)
     for size in (160, 7_777):
-        hearing = student._hearing()
-        said = [hearing.feed(block) for block in np.split(wave_S.numpy(), range(size, 30_001, size))]
-        np.testing.assert_allclose(np.concatenate([*said, hearing.finish()]), whole_TV, atol=1e-4)
+        state = student._streaming_state()
+        said = [state.feed(block) for block in np.split(wave_S.numpy(), range(size, 30_001, size))]
+        np.testing.assert_allclose(np.concatenate([*said, state.finish()]), whole_TV, atol=1e-4)
 
 
 @pytest.mark.parametrize("int8", [False, True])
@@ -112,12 +112,12 @@ def test_blocks_of_any_size_and_files_say_the_very_same(int8: bool, tmp_path: Pa
 
 def test_a_stream_costs_the_same_however_long_it_runs(folder: Path) -> None:
     student = Student.load(folder, threads=1)
-    hearing = student._hearing()
-    hearing.feed(noise(16_000)[0].numpy())
-    sizes = {name: value.shape for name, value in hearing._kept.items()}
-    hearing.feed(noise(80_000)[0].numpy())
-    assert {name: value.shape for name, value in hearing._kept.items()} == sizes
-    assert len(hearing._waiting_S) < student.chunks.samples(CHUNK)
+    state = student._streaming_state()
+    state.feed(noise(16_000)[0].numpy())
+    sizes = {name: value.shape for name, value in state._kept.items()}
+    state.feed(noise(80_000)[0].numpy())
+    assert {name: value.shape for name, value in state._kept.items()} == sizes
+    assert len(state._waiting_S) < student.chunks.samples(CHUNK)
 
 
 def test_silence_is_the_empty_text(folder: Path) -> None:
@@ -148,7 +148,7 @@ def test_words_are_final_when_a_boundary_or_a_pause_ends_them() -> None:
     log_probs_TV = np.full((len(path), 4), np.log(0.1), np.float32)
     log_probs_TV[np.arange(len(path)), path] = np.log(0.7)
     due = {5: "ab", 13: "ab", 17: "a"}  # the boundary itself; then the third blank frame of each pause
-    growing, said = Growing(tokens, 0.04, pause_s=0.12), []
+    growing, said = StreamingGreedy(tokens, 0.04, pause_s=0.12), []
     for t in range(len(path)):
         final = growing.feed(log_probs_TV[t : t + 1])
         assert [word.text for word in final] == ([due[t]] if t in due else [])
@@ -159,13 +159,13 @@ def test_words_are_final_when_a_boundary_or_a_pause_ends_them() -> None:
         ("ab", 0.04, 0.2), ("ab", 0.28, 0.44), ("a", 0.56, 0.6), ("b", 0.8, 0.84),
     ]  # fmt: skip
     assert said[0].confidence == pytest.approx(0.7)
-    at_once = Growing(tokens, 0.04, pause_s=0.12)
+    at_once = StreamingGreedy(tokens, 0.04, pause_s=0.12)
     assert [*at_once.feed(log_probs_TV), *at_once.finish()] == said
 
 
 def test_han_characters_are_final_one_by_one() -> None:
     tokens = Tokens(("<blank>", "你", "好"))
-    growing = Growing(tokens, 0.04)
+    growing = StreamingGreedy(tokens, 0.04)
     path_TV = np.log(np.eye(3, dtype=np.float32)[[1, 1, 2, 0]] * 0.97 + 0.01)
     assert [[w.text for w in growing.feed(path_TV[t : t + 1])] for t in range(4)] == [[], [], ["你"], ["好"]]
 

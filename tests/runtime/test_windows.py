@@ -1,4 +1,4 @@
-"""Windows: they cover the wave, whatever the blocks it came in, and their frames become one row without seam errors."""
+"""Windows: they cover the wave, whatever the blocks it came in, and their frames become one row without splice_frame errors."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from lalia.runtime.windows import Heard, cut_windows, seam, silence, stitch
+from lalia.runtime.windows import WindowOutput, cut_windows, silence, splice_frame, stitch
 
 
 @pytest.mark.parametrize("samples", [1, 99, 100, 101, 130, 180, 181, 1000, 2345])
@@ -41,7 +41,11 @@ def said(stretches: list[np.ndarray]) -> str:
 
 def test_stitched_frames_are_those_of_the_whole() -> None:
     whole = "0012003100200130020012003"
-    parts = [Heard(spoken(whole[:10]), 10, 0), Heard(spoken(whole[4:14]), 10, 6), Heard(spoken(whole[8:]), 17, 6)]
+    parts = [
+        WindowOutput(spoken(whole[:10]), 10, 0),
+        WindowOutput(spoken(whole[4:14]), 10, 6),
+        WindowOutput(spoken(whole[8:]), 17, 6),
+    ]
     assert said(list(stitch(parts))) == whole
 
 
@@ -53,17 +57,23 @@ def test_a_letter_at_the_seam_is_neither_lost_nor_doubled(at: int, late: int) ->
     right = ["0"] * 20
     left[at] = "2"
     right[at + late if at + late < 20 else 19] = "2"
-    found = said(list(stitch([Heard(spoken("1" + "".join(left)), 21, 0), Heard(spoken("".join(right) + "3"), 21, 20)])))
+    found = said(
+        list(
+            stitch(
+                [WindowOutput(spoken("1" + "".join(left)), 21, 0), WindowOutput(spoken("".join(right) + "3"), 21, 20)]
+            )
+        )
+    )
     assert found.replace("0", "") == "123"
 
 
 def test_a_seam_in_the_middle_where_nothing_speaks_against_it() -> None:
-    assert seam(spoken("0" * 20), spoken("0" * 20)) == 10
-    assert seam(spoken(""), spoken("0")) == 0
-    assert seam(spoken("0"), spoken("0")) in (0, 1)
+    assert splice_frame(spoken("0" * 20), spoken("0" * 20)) == 10
+    assert splice_frame(spoken(""), spoken("0")) == 0
+    assert splice_frame(spoken("0"), spoken("0")) in (0, 1)
 
 
 def test_a_frame_that_the_model_owes_is_silence() -> None:
-    found = np.concatenate(list(stitch([Heard(spoken("123"), 4, 0), Heard(spoken("21"), 2, 0)])))
+    found = np.concatenate(list(stitch([WindowOutput(spoken("123"), 4, 0), WindowOutput(spoken("21"), 2, 0)])))
     assert said([found]) == "123021"
     assert np.array_equal(silence(2, 3), np.array([[0, -100, -100]] * 2, np.float32))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lalia.scoring.rates import Confusion, by_group, confusions, length_band, noise_band, score, telling
+from lalia.scoring.rates import Confusion, by_group, confusions, length_band, noise_band, repeated_confusions, score
 
 SAID = ["the red cat", "a red hat", "so"]
 HEARD = ["the rad cat", "a rad hat now", ""]
@@ -18,8 +18,8 @@ def test_confusions() -> None:
 
 def test_what_occurs_once_is_told_only_among_few() -> None:
     once = [Confusion(letter, "x", 1) for letter in "abcd"]
-    assert telling(once[:3]) == once[:3] and telling(once) == []
-    assert telling([Confusion("e", "a", 2), *once]) == [Confusion("e", "a", 2)]
+    assert repeated_confusions(once[:3]) == once[:3] and repeated_confusions(once) == []
+    assert repeated_confusions([Confusion("e", "a", 2), *once]) == [Confusion("e", "a", 2)]
 
 
 def test_groups_add_up() -> None:

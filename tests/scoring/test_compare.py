@@ -1,4 +1,4 @@
-"""Ways of decoding side by side: figures that are those of each way alone, and a verdict that chance does not make."""
+"""Ways of decoding side by side: figures that are those of each result alone, and a verdict that chance does not make."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from lalia.decoding.decoder import make_decoder
 from lalia.runtime.student import Student
-from lalia.scoring.compare import Compared, Way, compare, spared, table, verdict
+from lalia.scoring.compare import Comparison, DecodingResult, compare, table, verdict, wer_reduction
 from lalia.scoring.rates import ErrorCounts, score, word_errors
 from tests.tiny_student import make_student, sing
 
@@ -32,16 +32,16 @@ class Tunes:
         return sing(SAID[row])
 
 
-def way(name: str, references: list[str], heard: list[str], took_s: float) -> Way:
+def result(name: str, references: list[str], heard: list[str], took_s: float) -> DecodingResult:
     words = tuple(word_errors(*pair) for pair in zip(references, heard, strict=True))
-    return Way(name, score(references, heard), words, took_s)
+    return DecodingResult(name, score(references, heard), words, took_s)
 
 
 def test_each_way_has_its_own_figures(tmp_path: Path) -> None:
     student = Student.load(make_student(tmp_path / "student"), 1)
     decoders = {"best path": None, "closed list": make_decoder(student, only=["bad dab", "dad", "ace bed"])}
     found = compare(student, Tunes(), range(3), decoders)
-    first, second = found.ways
+    first, second = found.results
     assert first.score.wer == ErrorCounts(1, 0, 0, 5) and [c.errors for c in first.words] == [1, 0, 0]
     assert second.score.clips == 3
     assert found.audio_s == pytest.approx(sum(len(sing(text)) for text in SAID) / 16_000, rel=0.02)
@@ -53,15 +53,15 @@ def test_each_way_has_its_own_figures(tmp_path: Path) -> None:
 def test_what_a_way_spares_is_paired_by_clip() -> None:
     references = ["a b c d"] * 40
     worse, better = ["a b c x"] * 40, ["a b c d"] * 38 + ["a b c x"] * 2
-    gain, (low, high) = spared(way("1", references, worse, 1.0), way("2", references, better, 2.0))
+    gain, (low, high) = wer_reduction(result("1", references, worse, 1.0), result("2", references, better, 2.0))
     assert gain == pytest.approx(0.25 * 38 / 40) and 0 < low < gain < high
 
 
 def test_the_verdict_tells_chance_from_gain() -> None:
     references = ["a b c d"] * 40
-    plain = way("plain", references, ["a b c x"] * 40, 1.0)
-    better = way("better", references, ["a b c d"] * 38 + ["a b c x"] * 2, 3.0)
-    same = way("same", references, ["a b c d"] * 37 + ["a b c x"] * 3, 9.0)
-    first, second = verdict(Compared((plain, better, same), 3600.0, 1.0))
+    plain = result("plain", references, ["a b c x"] * 40, 1.0)
+    better = result("better", references, ["a b c d"] * 38 + ["a b c x"] * 2, 3.0)
+    same = result("same", references, ["a b c d"] * 37 + ["a b c x"] * 3, 9.0)
+    first, second = verdict(Comparison((plain, better, same), 3600.0, 1.0))
     assert first.endswith("for 2.0 s more an hour of speech: worth it")
     assert second.endswith("for 6.0 s more an hour of speech: these clips do not show that it is worth it")

@@ -10,7 +10,7 @@ import pytest
 
 from lalia import Student
 from lalia.errors import AudioError
-from lalia.scoring.evaluation import About, details, evaluate
+from lalia.scoring.evaluation import ClipInfo, details, evaluate
 from tests.tiny_student import make_student, sing
 
 
@@ -47,9 +47,9 @@ class Songs:
 def test_evaluate(tmp_path: Path) -> None:
     student = Student.load(make_student(tmp_path / "s"), threads=1)
     seen = []
-    found = evaluate(student, Songs(), range(6), progress=lambda so_far: seen.append(len(so_far.heard)))
+    found = evaluate(student, Songs(), range(6), progress=lambda so_far: seen.append(len(so_far.clips)))
     assert seen == [1, 2, 3]
-    assert [(c.reference, c.hypothesis) for c in found.heard] == [
+    assert [(c.reference, c.hypothesis) for c in found.clips] == [
         ("bad cab", "bad cab"),
         ("dad ebb", "dad abb"),
         ("ace", "ace"),
@@ -71,7 +71,7 @@ def test_evaluate(tmp_path: Path) -> None:
 
 def test_details(tmp_path: Path) -> None:
     student = Student.load(make_student(tmp_path / "s"), threads=1)
-    about = {"0": About("anna", 12.0), "1": About("anna", 35.0), "2": About("", 8.0)}
+    about = {"0": ClipInfo("anna", 12.0), "1": ClipInfo("anna", 35.0), "2": ClipInfo("", 8.0)}
     found = details(evaluate(student, Songs(), range(3)), about)
     lines = found.splitlines()
     assert lines[1].split() == ["under", "2", "s", "3", "5.9", "20.0"]

@@ -1,4 +1,4 @@
-"""Turns: short jobs pass long ones, what takes too long ends, and nothing is left hanging."""
+"""Scheduler: short jobs pass long ones, what takes too long ends, and nothing is left hanging."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 
 from lalia.errors import AudioError
 from lalia.runtime.transcript import Transcript
-from lalia.serve.limits import Limits, Refusal
-from lalia.serve.scheduler import Job, Turns
+from lalia.serve.limits import Limits, RequestError
+from lalia.serve.scheduler import Job, Scheduler
 
 
 def steps(name: str, count: int, log: list[str], pause_s: float = 0.0):
@@ -26,7 +26,7 @@ def steps(name: str, count: int, log: list[str], pause_s: float = 0.0):
 
 def test_a_short_job_does_not_wait_for_a_long_one() -> None:
     log: list[str] = []
-    turns = Turns(1)
+    turns = Scheduler(1)
     long, short = Job(steps("long", 100, log, 0.005), 1e9, 60), Job(steps("short", 2, log), 1e9, 60)
     turns.add(long)
     turns.add(short)
@@ -40,7 +40,7 @@ def test_a_short_job_does_not_wait_for_a_long_one() -> None:
 
 
 def test_limits_of_audio_and_time() -> None:
-    turns = Turns(2)
+    turns = Scheduler(2)
     closed = threading.Event()
 
     def endless():
@@ -53,13 +53,13 @@ def test_limits_of_audio_and_time() -> None:
 
     job = Job(endless, 600, 60)
     turns.add(job)
-    with pytest.raises(Refusal, match="more than 10:00 of audio") as caught:
+    with pytest.raises(RequestError, match="more than 10:00 of audio") as caught:
         job.future.result(30)
     assert caught.value.status == 413 and closed.wait(5)
     log: list[str] = []
     job = Job(steps("slow", 1000, log, 0.01), 1e9, 0.1)
     turns.add(job)
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(RequestError) as caught:
         job.future.result(30)
     assert caught.value.status == 504 and len(log) < 100
     turns.close()
@@ -70,7 +70,7 @@ def test_errors_are_the_jobs_own() -> None:
         yield 1.0
         raise AudioError("clip: is cut short")
 
-    turns = Turns(1)
+    turns = Scheduler(1)
     job, fine = Job(bad, 1e9, 60), Job(steps("fine", 3, []), 1e9, 60)
     turns.add(job)
     turns.add(fine)
@@ -82,18 +82,18 @@ def test_errors_are_the_jobs_own() -> None:
 
 def test_who_leaves_is_not_worked_for() -> None:
     log: list[str] = []
-    turns = Turns(1)
+    turns = Scheduler(1)
     job = Job(steps("gone", 10_000, log, 0.001), 1e9, 60)
     turns.add(job)
-    job.leave()
-    with pytest.raises(Refusal):
+    job.cancel()
+    with pytest.raises(RequestError):
         job.future.result(30)
     assert len(log) < 100 and turns.waiting() == 0
     turns.close()
 
 
 def test_closing_refuses_what_is_left() -> None:
-    turns = Turns(1)
+    turns = Scheduler(1)
     jobs = [Job(steps("x", 10_000, [], 0.01), 1e9, 60) for _ in range(5)]
     for job in jobs:
         turns.add(job)
@@ -101,7 +101,7 @@ def test_closing_refuses_what_is_left() -> None:
     late = Job(steps("late", 1, []), 1e9, 60)
     turns.add(late)
     for job in [*jobs, late]:
-        with pytest.raises(Refusal) as caught:
+        with pytest.raises(RequestError) as caught:
             job.future.result(0)
         assert caught.value.status == 503
 
