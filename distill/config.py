@@ -1,4 +1,4 @@
-"""The settings of a distillation run, a pruning run, and an export."""
+"""The settings of distillation, pruning and export."""
 
 from __future__ import annotations
 
@@ -11,61 +11,61 @@ from lalia.training.settings import DataSettings, RunSettings, SpecAugmentSettin
 
 @dataclass
 class StudentSettings:
-    """The student's shape; what is 0 or empty is as the teacher has it."""
+    """The student's shape; 0 or empty = as in the teacher."""
 
     start: str = ""
-    """folder of a recogniser to start from, shape and all; none given = cut out of the teacher as the others here say"""
+    """folder of a recogniser to start from, with its shape; none given = cut from the teacher by the settings below"""
     layers: int = 0
     """blocks; 0 = half as many as the teacher has, rounded up"""
     blocks: list[int] = field(default_factory=list)
-    """which of the teacher's blocks, from 0, the student's start from; none given = evenly spaced from first to last"""
+    """the teacher's blocks, from 0, that the student keeps; none given = evenly spaced from first to last"""
     width: int = 0
-    """dimensions of a frame; narrower keeps the teacher's most read channels, and its heads' width with fewer heads"""
+    """dimensions of a frame; a narrower student keeps the channels with the largest weights, and fewer heads of the same width"""
     feedforward: int = 0
-    """inner dimensions of the feed-forward layers; fewer keeps the units with the largest weights"""
+    """inner dimensions of the feed-forward layers; fewer = the units with the largest weights"""
     position_kernel: int = 0
-    """frames of the convolution that tells positions; shorter keeps its middle"""
+    """frames of the positional convolution; shorter = its middle"""
     chunk: int = 0
-    """a streaming student: frames that it hears at once and behind which none of them sees"""
+    """streaming student: frames of a chunk; no frame sees beyond its chunk"""
     left_chunks: int = 0
-    """a streaming student: chunks before its own that a frame's attention sees, in every block"""
+    """streaming student: earlier chunks that attention sees, in every block"""
 
 
 @dataclass
 class LabelSettings:
-    """Which labels the student may see."""
+    """Which labels are used."""
 
     minutes: float | None = None
-    """minutes of labelled audio; none given = as many as the teacher learned from, the same clips; 0 = all there are"""
+    """minutes of labelled audio; none given = the clips that the teacher was trained on; 0 = all"""
 
 
 @dataclass
 class LossSettings:
-    """What counts how much. Each loss is a mean over what it looks at."""
+    """Weights of the losses. Each loss is a mean over its frames or tokens."""
 
     posteriors: float = 1.0
-    """divergence of the student's letters from the teacher's, per frame"""
+    """KL divergence of the student's posteriors from the teacher's, per frame"""
     temperature: float = 2.0
-    """both sides' logits are divided by this before they are compared"""
+    """the logits of both are divided by this before they are compared"""
     blank_weight: float = 0.1
-    """what a frame counts where the teacher is sure of the blank, against 1 where it is sure of a letter"""
+    """weight of frames where the teacher is sure of the blank, against 1 where it is sure of a token"""
     hidden: float = 0.5
-    """distance of the student's hidden frames from the teacher's, L1 and cosine"""
+    """L1 and cosine distance of the student's hidden frames from the teacher's"""
     cosine: float = 1.0
-    """weight of the cosine against the L1 distance"""
+    """weight of the cosine relative to the L1 distance"""
     hidden_layers: list[int] = field(default_factory=list)
-    """the student's blocks, from 0, whose output is compared with that of the teacher's block they come from; none given = all"""
+    """the student's blocks, from 0, whose output is compared with that of their teacher block; none given = all"""
     labels: float = 0.3
     """CTC on labels, per token"""
     pseudo: float = 0.3
-    """CTC on what the teacher heard in clips without a label, per token"""
+    """CTC on pseudo-labels of unlabelled clips, per token"""
     confidence: float = 0.9
-    """how sure the teacher must be of a clip, on (geometric) average over its letters, for that"""
+    """a pseudo-label is used if the geometric mean of its tokens' probabilities reaches this"""
     pseudo_lm: str = ""
-    """folder of a language model (`lalia lm`): what the teacher heard is then searched for with it, once for each clip; none
-    given = the teacher's likeliest letters, found while training"""
+    """folder of a language model (`lalia lm`) for pseudo-labels by beam search, made once before training; none given = greedy
+    decoding while training"""
     pauses: float = 0.3
-    """CTC of a word boundary in each pause between clips that were joined"""
+    """CTC of a word boundary in each pause between joined clips"""
 
 
 @dataclass
@@ -79,108 +79,108 @@ class RegularSettings(SpecAugmentSettings):
 
 @dataclass
 class DistillSettings(RunSettings):
-    """Everything a distillation run is made of."""
+    """All settings of a distillation run."""
 
     teacher: str = ""
     """folder of the recogniser to learn from, made by `lalia finetune fit` or `lalia convert`"""
     join_s: float = 30.0
-    """the student hears clips joined, with pauses between them, to waves of up to this many seconds (the runtime's window), drawn
-    anew for each micro-batch; the teacher hears each alone. 0 = each clip for itself"""
+    """the student's clips are joined, with pauses, to waves of up to this many seconds (the runtime's window), newly drawn for
+    each micro-batch; the teacher gets single clips. 0 = no joining"""
     qat: bool = False
-    """the student computes in fake int8 while it learns, rounded as the exported file will be, and comes to terms with it; for
-    one that lost too much: `--qat true --student.start RUN/recogniser` and a few hundred steps"""
+    """quantization-aware training: weights and activations are rounded as in the exported int8 file. For a student that loses
+    too much in int8: `--qat true --student.start RUN/recogniser` and a few hundred steps"""
     labels: LabelSettings = field(default_factory=LabelSettings)
     student: StudentSettings = field(default_factory=StudentSettings)
     loss: LossSettings = field(default_factory=LossSettings)
     regular: RegularSettings = field(default_factory=RegularSettings)
     augment: AugmentSettings = field(default_factory=AugmentSettings)
-    """other speeds are for teacher and student alike; rooms, noise and telephones are for the student alone"""
+    """augmentation: speed for teacher and student, rooms, noise and telephones for the student only"""
 
 
 @dataclass
 class PruneSection:
-    """Which units get gates, and how much of the model shall be left."""
+    """Gates and the target size of pruning."""
 
     target: float = 0.5
-    """what shall be left of the whole model, as a share"""
+    """size of the pruned model as a share of the whole"""
     cost: Literal["parameters", "multiply_adds"] = "parameters"
-    """share of what: numbers in the file, or products per second of audio (they differ where a stem works on the wave)"""
+    """measure of size: weights, or multiply-adds per second of audio (they differ for convolutions on the wave)"""
     units: list[str] = field(default_factory=lambda: ["heads", "feedforward", "channels"])
-    """what may be taken out: attention heads, feed-forward units, channels of convolutions"""
+    """what may be removed: attention heads, feed-forward units, channels of convolutions"""
     share: float = 0.6
-    """share of the schedule in which gates are learned; in the rest what is left is healed"""
+    """share of the schedule for the gates; the rest is distillation of the pruned model"""
     warmup: float = 0.3
-    """share of that in which the target goes from 1 to `target`"""
+    """share of the gates' steps in which the target falls from 1 to `target`"""
     lr: float = 0.02
     """learning rate of gates and multipliers (DPHuBERT: 0.02)"""
     open_chance: float = 0.95
-    """chance of a gate to be open at the start"""
+    """initial probability that a gate is open"""
 
 
 @dataclass
 class PruneSettings(DistillSettings):
-    """Everything a pruning run is made of: that of a distillation run, and the gates."""
+    """All settings of a pruning run: those of distillation, and the gates."""
 
     prune: PruneSection = field(default_factory=PruneSection)
 
 
 @dataclass
 class QuantizeSettings:
-    """What becomes int8. Features, normalisation and attention scores are computed in float always."""
+    """What becomes int8. Features, normalisation and attention scores always stay float."""
 
     keep_float: list[str] = field(default_factory=list)
     """groups that stay float, as the sensitivity table names them: `blocks.0.feed-forward`, `head`, or a kind: `attention`"""
     rescue: int = 2
-    """groups that may return to float, the most harmful first, if the error grows too much with all of them in int8"""
+    """groups that may return to float, the most harmful first, if the error rate is too high with all in int8"""
     reduce_range: bool = False
-    """weights of 7 bits, for processors that add int8 products in 16 bits (x86 without VNNI)"""
+    """weights of 7 bits, for processors that accumulate int8 products in 16 bits (x86 without VNNI)"""
 
 
 @dataclass
 class GateSettings:
-    """The budget that the exported file must keep on held-out audio."""
+    """The budget of the quality checks at export, on held-out audio."""
 
     float_ratio: float = 1.05
     """character error rate at most this many times that of the same student in float"""
     teacher_ratio: float = 1.15
-    """and at most this many times the teacher's"""
+    """character error rate at most this many times the teacher's"""
     slack: float = 0.001
-    """errors per character that are forgiven besides: on a short test set one letter would otherwise decide"""
+    """additional errors per character that are allowed, because on a short test set one letter would decide"""
     speed: float = 20.0
     """seconds of audio per second on one thread, at least"""
     speedup: float = 0.0
-    """times the teacher's speed on one thread, at least; 0 = not asked"""
+    """at least this many times the teacher's speed on one thread; 0 = not checked"""
     size_ratio: float = 0.0
-    """bytes of the file at most this share of the teacher's weights; 0 = not asked"""
+    """size of the file, at most this share of the teacher's weights; 0 = not checked"""
 
 
 @dataclass
 class MeasureSettings:
-    """What is measured on how much audio."""
+    """Audio for the measurements at export."""
 
     split: str = "test"
-    """clips that errors are counted on: test, or dev"""
+    """split for error rates: test or dev"""
     clips: int = 0
-    """at most so many of them; 0 = all"""
+    """at most this many clips of it; 0 = all"""
     timing_s: float = 60.0
-    """seconds of them that speeds are measured on"""
+    """seconds of audio for the speed measurements"""
     repeats: int = 5
-    """the speed is the median of so many runs"""
+    """the speed is the median of this many runs"""
     sensitivity_s: float = 120.0
-    """seconds of them on which each group is quantized alone"""
+    """seconds of audio on which each group is quantized alone"""
 
 
 @dataclass
 class ExportSettings:
-    """Everything an export is made of."""
+    """All settings of an export."""
 
     recogniser: str = ""
     """folder of the recogniser to export: RUN/recogniser of `lalia distill fit`, or of `lalia finetune fit`"""
     teacher: str = ""
-    """folder of the recogniser it learned from, to be measured beside it; none given = no comparison"""
+    """folder of its teacher, for comparison; none given = no comparison"""
     data: DataSettings = field(default_factory=DataSettings)
     quantize: QuantizeSettings = field(default_factory=QuantizeSettings)
     gate: GateSettings = field(default_factory=GateSettings)
     measure: MeasureSettings = field(default_factory=MeasureSettings)
     out: str = ""
-    """the student folder; written only if the gate lets it pass"""
+    """the student folder; written only if the quality checks pass"""

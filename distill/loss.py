@@ -1,6 +1,8 @@
-"""The losses of distillation as pure functions in float32: sums with their counts; the task divides.
+"""The losses of distillation: posteriors, hidden frames, CTC of labels and pseudo-labels.
 
-B clips, T frames, V tokens, D width, U tokens of the longest text. ``valid_BT`` is False behind a clip's end. Token 0 is the
+Pure functions in float32 that return sums with their counts; the task divides.
+
+B clips, T frames, V tokens, D width, U tokens of the longest text. ``valid_BT`` is False after a clip's end. Token 0 is the
 blank. The CTC of labels is in ``lalia/models/recogniser.py``.
 """
 
@@ -38,18 +40,18 @@ class HiddenSum:
 
 @dataclass
 class PseudoLabels:
-    """What the teacher heard."""
+    """The teacher's greedy transcripts as labels."""
 
     labels_BU: Tensor
     """tokens, 0 after the end"""
     lengths_B: Tensor
-    """tokens of each clip; 0 where the teacher was not sure enough or heard nothing"""
+    """tokens of each clip; 0 if the confidence is too low or the transcript empty"""
     confidence_B: Tensor
-    """geometric mean of the letters' probabilities; 0 where nothing was heard"""
+    """geometric mean of the tokens' probabilities; 0 for an empty transcript"""
 
 
 def labelled_ctc(logits_BTV: Tensor, frames_B: Tensor, labels_BU: Tensor, label_lengths_B: Tensor) -> Sum:
-    """CTC of the clips that have a label, with the number of its tokens; to CTC itself an empty label means silence."""
+    """CTC of the clips that have a label, with the number of their tokens; CTC would take an empty label as silence."""
     kept = label_lengths_B > 0
     if not bool(kept.any()):
         return Sum(logits_BTV.new_zeros((), dtype=torch.float32), label_lengths_B.sum())
@@ -60,8 +62,8 @@ def labelled_ctc(logits_BTV: Tensor, frames_B: Tensor, labels_BU: Tensor, label_
 def pause_ctc(pauses: list[Tensor], boundary: int | None) -> Sum:
     """CTC of one word boundary in each pause between joined clips, logits (T', V) each, with the number of pauses.
 
-    A clip alone ends without one, so nobody else says that what follows a pause is another word. Nothing but blanks is asked
-    for where there is no ``boundary``, in languages written without spaces.
+    The label of a clip ends without a boundary, so no other loss says that a pause separates words. Without a ``boundary``, in
+    languages written without spaces, the target is blanks only.
     """
     if not pauses:
         return Sum(torch.zeros(()), torch.zeros(()))
@@ -79,14 +81,14 @@ def posterior_divergence(
 ) -> Sum:
     """Kullback-Leibler divergence of the student's tokens from the teacher's (both logits), in nats, at ``temperature``.
 
-    Multiplied by the temperature's square, so that gradients keep their size (Hinton et al. 2015, section 2). CTC's teacher says
-    blank on most frames; a frame counts ``blank_weight`` + (1 - ``blank_weight``) x (1 - the teacher's blank), lest the student
-    learn silence first.
+    Multiplied by the square of the temperature, so that gradients keep their size (Hinton et al. 2015, section 2). A frame has
+    the weight ``blank_weight`` + (1 - ``blank_weight``) x (1 - the teacher's blank probability), because most frames are blank
+    and the student would learn those first.
     """
     teacher = teacher_BTV.float()
     target = (teacher / temperature).log_softmax(-1)
-    heard = (logits_BTV.float() / temperature).log_softmax(-1)
-    divergence_BT = (target.exp() * (target - heard)).sum(-1) * temperature**2
+    student = (logits_BTV.float() / temperature).log_softmax(-1)
+    divergence_BT = (target.exp() * (target - student)).sum(-1) * temperature**2
     weight_BT = blank_weight + (1 - blank_weight) * (1 - teacher.softmax(-1)[..., 0])
     weight_BT = weight_BT * valid_BT
     return Sum((divergence_BT * weight_BT).sum(), weight_BT.sum())
@@ -101,9 +103,9 @@ def hidden_distance(hidden_BTD: Tensor, target_BTD: Tensor, valid_BT: Tensor) ->
 
 
 def pseudo_labels(teacher_BTV: Tensor, frames_B: Tensor, confidence: float) -> PseudoLabels:
-    """The best path of each clip, where the geometric mean probability of its letters reaches ``confidence``.
+    """Greedy transcripts of the clips whose geometric mean token probability reaches ``confidence``.
 
-    The probability of a letter is the highest in its run of frames, as in ``lalia/decoding/greedy.py``.
+    The probability of a token is the highest in its run of frames, as in ``lalia/decoding/greedy.py``.
     """
     best_BT, tokens_BT = teacher_BTV.float().log_softmax(-1).max(-1)
     labels: list[Tensor] = []
@@ -111,10 +113,10 @@ def pseudo_labels(teacher_BTV: Tensor, frames_B: Tensor, confidence: float) -> P
     for best_T, tokens_T, frames in zip(best_BT.cpu(), tokens_BT.cpu(), frames_B.tolist(), strict=True):
         runs_U, run_T = tokens_T[:frames].unique_consecutive(return_inverse=True)
         tops_U = torch.full((len(runs_U),), -torch.inf).scatter_reduce(0, run_T, best_T[:frames], "amax")
-        letters_U = runs_U != 0
-        sure = float(tops_U[letters_U].mean().exp()) if bool(letters_U.any()) else 0.0
-        confidences.append(sure)
-        labels.append(runs_U[letters_U] if sure >= confidence else runs_U[:0])
+        tokens_U = runs_U != 0
+        mean = float(tops_U[tokens_U].mean().exp()) if bool(tokens_U.any()) else 0.0
+        confidences.append(mean)
+        labels.append(runs_U[tokens_U] if mean >= confidence else runs_U[:0])
     device = teacher_BTV.device
     return PseudoLabels(
         torch.nn.utils.rnn.pad_sequence(labels, batch_first=True).to(device),

@@ -1,6 +1,6 @@
-"""What a recogniser costs and how often it errs, each contender on the same clips in the same run.
+"""Measurements for export: error rates, speed, memory and start-up time of students and teachers, on the same clips.
 
-The student is the exported folder, run by the runtime as its users run it; the teacher is torch.
+A student is measured as its users run it, from its folder with the runtime; a teacher runs in torch.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from lalia.scoring.rates import Score
 from lalia.units import Seconds, to_samples, to_seconds
 
 FOOTPRINT_S: Seconds = 30.0
-"""Length of the clip that memory and cold start are measured on: one whole window of the runtime."""
+"""Length of the clip for memory and cold start: one window of the runtime."""
 
 _COLD_START = """
 import json, pathlib, sys, time
@@ -43,7 +43,7 @@ text = Student.load(sys.argv[1], threads=1).transcribe(sys.argv[2]).text
 done = time.time()
 status = pathlib.Path("/proc/self/status")
 if status.exists():
-    # Not getrusage: its maximum counts what the parent held before this program took its place.
+    # Not getrusage: its maximum includes the memory of the parent before exec.
     peak = next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM"))
 else:
     import resource
@@ -53,7 +53,7 @@ print(json.dumps({"done": done, "peak_kb": peak}))
 
 
 class TorchStudent:
-    """A recogniser in torch with what ``evaluate`` needs of a student."""
+    """A recogniser in torch with the interface of a student that ``evaluate`` needs."""
 
     def __init__(self, recogniser: Recogniser) -> None:
         self.recogniser = recogniser.eval()
@@ -67,7 +67,7 @@ class TorchStudent:
 
 
 def figures(found: Evaluation) -> dict[str, Any]:
-    """Rates and intervals for a card."""
+    """Error rates, intervals and number of clips for a card."""
     return rates(found.score()) | {"clips": len(found.clips)}
 
 
@@ -79,7 +79,7 @@ def rates(scored: Score) -> dict[str, Any]:
 
 
 def sample(mixture: Mixture, rows: Sequence[int] | np.ndarray, seconds: Seconds) -> list[int]:
-    """Rows that last ``seconds`` together, spread evenly over ``rows``; one at least."""
+    """At least one row, about ``seconds`` in total, spread evenly over ``rows``."""
     total = float(mixture.durations_s[rows].sum())
     step = max(1.0, total / max(seconds, 1e-9))
     places = np.unique((np.arange(int(len(rows) / step) or 1) * step).astype(int))
@@ -87,7 +87,7 @@ def sample(mixture: Mixture, rows: Sequence[int] | np.ndarray, seconds: Seconds)
 
 
 def waves(mixture: Mixture, rows: Iterable[int]) -> list[np.ndarray]:
-    """The waves of ``rows`` that can be read."""
+    """The waves of the readable ``rows``."""
     found = []
     for row in rows:
         try:
@@ -103,7 +103,7 @@ def real_time_factors(
 ) -> dict[str, float]:  # fmt: skip
     """Seconds of work per second of audio by ``clock``, the median of ``repeats`` runs over ``clips``.
 
-    The contenders take turns clip by clip, so that whatever else the machine does meets them all alike.
+    The contenders alternate clip by clip, so that other load on the machine affects them equally.
     """
     audio_s = sum(to_seconds(len(clip)) for clip in clips)
     for run in contenders.values():  # the first run allocates and compiles
@@ -122,7 +122,7 @@ def real_time_factors(
 
 
 def with_threads(run: Callable[[np.ndarray], Any], threads: int) -> Callable[[np.ndarray], Any]:
-    """``run`` with torch on so many threads, and as before behind it."""
+    """``run`` with torch on ``threads`` threads; the previous number is restored after each call."""
 
     def threaded(clip: np.ndarray) -> Any:
         before = torch.get_num_threads()
@@ -136,7 +136,7 @@ def with_threads(run: Callable[[np.ndarray], Any], threads: int) -> Callable[[np
 
 
 def footprint(folder: Path, clip: np.ndarray, repeats: int = 3) -> dict[str, float]:
-    """Of a new process that transcribes 30 s with the student in ``folder``: seconds from its start to the text, peak memory."""
+    """Cold start (process start to text, seconds) and peak memory of a process that transcribes 30 s with ``folder``."""
     long = np.resize(clip, to_samples(FOOTPRINT_S))
     starts, peaks = [], []
     with tempfile.TemporaryDirectory() as work:
@@ -154,7 +154,7 @@ def footprint(folder: Path, clip: np.ndarray, repeats: int = 3) -> dict[str, flo
 
 
 def operator_shares(model: Path, clip: np.ndarray) -> dict[str, float]:
-    """Which share of a run each kind of operator takes, largest first."""
+    """Share of the run time of each operator type, largest first."""
     with tempfile.TemporaryDirectory() as work:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
@@ -175,7 +175,7 @@ def operator_shares(model: Path, clip: np.ndarray) -> dict[str, float]:
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
+    """The machine and versions of the measurements."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "processor": processor(), "cores": cores, "system": platform.system(), "python": platform.python_version(),

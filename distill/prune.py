@@ -1,12 +1,11 @@
-"""A pruning run: gates are learned under a target size, what they close is cut out, and what is left is healed by distillation.
+"""Structured pruning: learns gates on heads, feed-forward units and convolution channels, and cuts what they close.
 
-``RUN/gates`` is the run that learns the gates; its recogniser is the cut one. ``RUN`` is the distillation that heals it.
+``RUN/gates`` learns the gates under a target size and saves the pruned recogniser; ``RUN`` then distils it from the same teacher
+to recover accuracy.
 
-Gates: learned switches on heads, feed-forward units and convolution channels, and what the open ones would cost.
-
-Hard-concrete gates (Louizos et al. 2018, "Learning sparse neural networks through L0 regularization"): each unit's output is
-multiplied by a number that is exactly 0 or 1 with some chance, so that the number of open gates has a gradient. A unit whose
-gate is 0 can be taken out, and nothing changes.
+Gates are hard-concrete (Louizos et al. 2018, "Learning sparse neural networks through L0 regularization"): a unit's output is
+multiplied by a random number that is exactly 0 or 1 with some probability, so the expected number of open gates has a gradient.
+A unit whose gate is 0 can be removed without any change of the output.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from distill.config import DistillSettings, PruneSettings
-from distill.fit import Material, distill, learn
+from distill.fit import RunInputs, distill, train
 from distill.student import Kept, cut, everything, feedforwards, make_student, shape_of
-from distill.task import DistillTask, Said
+from distill.task import DistillTask, Outputs
 from lalia.cards import read_card, write_json
 from lalia.data.batch import Batch
 from lalia.errors import UserError
@@ -35,17 +34,149 @@ from lalia.training.distributed import is_rank_zero
 from lalia.training.trainer import FINISHED, adamw, finished, parameter_groups
 from lalia.training.validation import transcribe_rows
 
+# --- The run -------------------------------------------------------------------------------------------
+
+UNITS = ("heads", "feedforward", "channels")
+
+
+class PruneTask(DistillTask):
+    """Distillation of a teacher into a student with gates, under a target for their expected cost.
+
+    The constraint is enforced by multipliers that grow while it is violated (an augmented Lagrangian, Wang et al. 2020,
+    "Structured pruning of large language models", equation 8).
+    """
+
+    settings: PruneSettings
+
+    def __init__(
+        self, settings: PruneSettings, teacher: Recogniser, student: Recogniser, references: dict[int, str]
+    ) -> None:
+        super().__init__(settings, teacher, student, references)
+        units: Any = settings.prune.units
+        self.gates = Gates(student, units, settings.prune.open_chance)
+        self.multipliers = nn.Parameter(torch.zeros(2))
+        self.multipliers.register_hook(torch.neg)  # gradient ascent for the multipliers
+
+    @property
+    def target(self) -> float:
+        """The target share at this step."""
+        prune = self.settings.prune
+        done = min(1.0, self.global_step / max(1.0, prune.warmup * self.settings.schedule.steps))
+        return 1.0 - (1.0 - prune.target) * done
+
+    def student_outputs(self, batch: Batch, random: torch.Generator) -> Outputs:
+        self.gates.draw(random)
+        return super().student_outputs(batch, random)
+
+    def losses(self, batch: Batch, random: torch.Generator) -> dict[str, Tensor]:
+        found = super().losses(batch, random)
+        found["share"] = self.gates.share(self.settings.prune.cost)
+        excess = found["share"] - self.target
+        found["penalty"] = self.multipliers[0] * excess + self.multipliers[1] * excess.square()
+        return found
+
+    def weighted(self, found: dict[str, Tensor]) -> Tensor:
+        return super().weighted(found) + found["penalty"]
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self.gates.make_deterministic()
+        super().validation_step(batch, batch_idx)
+
+    def configure_optimizers(self) -> Any:
+        optim, lr = self.settings.optim, self.settings.prune.lr
+        groups = parameter_groups(nn.ModuleList([self.student, self.projections]), optim.lr)
+        groups.append({"params": [*self.gates.parameters(), self.multipliers], "lr": lr, "weight_decay": 0.0})
+        return adamw(groups, optim, self.settings.schedule)
+
+    @torch.no_grad()
+    def cut(self) -> Recogniser:
+        """The student without the closed units, no larger than the target."""
+        whole = self.student.eval()
+        self.gates.make_deterministic()
+        self.gates.close_to(self.settings.prune.target, self.settings.prune.cost)
+        kept = self.gates.kept(whole.encoder)
+        self.gates.fold(whole.encoder)
+        small = Recogniser(Encoder(shape_of(whole.encoder.shape, kept)), whole.tokens, whole.normaliser)
+        small.encoder.load_state_dict(cut(whole.encoder, kept, small.encoder.shape))
+        small.head.load_state_dict(whole.head.state_dict())
+        return small.eval()
+
+
+def prune(settings: PruneSettings, folder: Path, stated: Collection[str] = ()) -> None:
+    """Learn the gates, cut, and distil; or continue the run in ``folder``.
+
+    ``stated`` names the settings that the user gave (``config.stated``): finished gates must have been learned with them.
+    """
+    section = settings.prune
+    unknown = [unit for unit in section.units if unit not in UNITS]
+    if unknown or not section.units:
+        raise UserError(f"prune.units {unknown or '[]'}: expected some of {', '.join(UNITS)}")
+    if not 0 < section.target < 1 or not 0 < section.share < 1:
+        raise UserError(f"prune.target {section.target:g} and prune.share {section.share:g} must lie between 0 and 1")
+    gates = folder / "gates"
+    # The gates use a part of the schedule and a folder within --out, so those settings differ.
+    if not finished(gates, settings, [name for name in stated if not name.startswith(("schedule.", "student."))]):
+        train_gates(replace(settings, schedule=_part(settings, section.share), out=str(gates)), gates)
+    values = {field.name: getattr(settings, field.name) for field in fields(DistillSettings)}
+    values["student"] = replace(settings.student, start=str(gates / "recogniser"))
+    values["schedule"] = _part(settings, 1 - section.share)
+    distill(DistillSettings(**values), folder)
+
+
+def train_gates(settings: PruneSettings, folder: Path) -> None:
+    """Learn the gates and save the pruned recogniser in ``folder/recogniser``."""
+    inputs = RunInputs.load(settings)
+    if not settings.student.start and not settings.student.blocks and not settings.student.layers:
+        settings.student = replace(settings.student, layers=inputs.teacher.encoder.shape.layers)
+    torch.manual_seed(settings.seed)
+    student = make_student(inputs.teacher, settings.student, settings.regular)
+    whole = count_parameters(student)
+    task = PruneTask(settings, inputs.teacher, student, inputs.references)
+    train(settings, folder, task, inputs, "prune", best=False)
+    if not is_rank_zero(settings.hardware):
+        return
+    small = task.cut()
+    shape = small.encoder.shape
+    scored = transcribe_rows(small, inputs.mixture, inputs.test).score()
+    facts = inputs.facts | {
+        "target": settings.prune.target, "cost": settings.prune.cost, "share": count_parameters(small) / whole,
+        "heads": [shape.heads_of(block) for block in range(shape.layers)],
+        "feedforward": [shape.feedforward_of(block) for block in range(shape.layers)],
+        "channels": [shape.channels_of(block) for block in range(shape.layers)],
+        "stem": [row[0] for row in shape.stem] if shape.input == "wave" else [],
+        "steps": settings.schedule.steps, "test_cer": scored.cer.rate, "test_wer": scored.wer.rate,
+    }  # fmt: skip
+    start = [read_card(Path(settings.student.start))] if settings.student.start else []
+    small.save(
+        folder / "recogniser",
+        [*start, inputs.card, *inputs.mixture.cards],
+        language=inputs.languages,
+        pruning=facts,
+    )
+    write_json(folder / FINISHED, facts)
+    print(
+        f"pruned to {count_parameters(small) / 1e6:.2f} M of {whole / 1e6:.2f} M parameters; heads {facts['heads']}, "
+        f"feed-forward {facts['feedforward']}; test CER {scored.cer.rate:.3f} before distillation"
+    )
+
+
+def _part(settings: PruneSettings, share: float) -> Any:
+    """The schedule, shortened to ``share`` of it."""
+    schedule = settings.schedule
+    return replace(schedule, steps=round(schedule.steps * share), minutes=schedule.minutes * share)
+
+
 # --- Gates -----------------------------------------------------------------------------------------------
 
 Cost = Literal["parameters", "multiply_adds"]
 Unit = Literal["heads", "feedforward", "channels"]
 
 TEMPERATURE, LOW, HIGH = 2 / 3, -0.1, 1.1
-"""Louizos et al. 2018, section 4.1: the sigmoid's temperature, and the stretch that puts mass on exactly 0 and 1."""
+"""Louizos et al. 2018, section 4.1: temperature of the sigmoid, and the interval it is stretched to before clamping."""
 
 
 class Gate(nn.Module):
-    """Switches of ``count`` units."""
+    """Gates of ``count`` units."""
 
     def __init__(self, count: int, open_chance: float) -> None:
         super().__init__()
@@ -59,12 +190,12 @@ class Gate(nn.Module):
         noise = torch.log(uniform) - torch.log1p(-uniform)
         self.now = self._stretched(torch.sigmoid((noise + self.log_alpha.float()) / TEMPERATURE))
 
-    def settle(self) -> None:
-        """Set ``now`` to what is used after training (equation 13)."""
+    def make_deterministic(self) -> None:
+        """Set ``now`` to the deterministic gates that are used after training (equation 13)."""
         self.now = self._stretched(torch.sigmoid(self.log_alpha.float()))
 
     def open_chance(self) -> Tensor:
-        """The chance of each gate not to be 0 (equation 12)."""
+        """The probability of each gate not to be 0 (equation 12)."""
         return torch.sigmoid(self.log_alpha.float() - TEMPERATURE * math.log(-LOW / HIGH))
 
     @staticmethod
@@ -74,14 +205,14 @@ class Gate(nn.Module):
 
 @dataclass
 class Term:
-    """A part of the cost: ``each`` for every open unit of ``gates``, or for every pair where there are two."""
+    """A part of the model's cost: ``each`` for every open unit of ``gates``, or for every pair of them with two gates."""
 
     each: dict[Cost, float]
     gates: tuple[str, ...]
 
 
 class Gates(nn.Module):
-    """Gates on the units of ``recogniser``, multiplied in by hooks; ``remove`` takes them off again."""
+    """Gates on the units of ``recogniser``, applied by hooks; ``remove`` removes the hooks."""
 
     def __init__(self, recogniser: Recogniser, units: list[Unit], open_chance: float = 0.95) -> None:
         super().__init__()
@@ -103,7 +234,7 @@ class Gates(nn.Module):
             self._gate_stem(encoder)
         whole = sum(p.numel() for p in recogniser.parameters())
         gated = {cost: float(self._sum(cost, lambda gate: torch.ones(len(gate.log_alpha)))) for cost in _COSTS}
-        # What no gate can take away: its products run once a frame, like those of the blocks.
+        # The part without gates. Its products run once a frame, like those of the blocks.
         self.fixed: dict[Cost, float] = {cost: whole - gated["parameters"] for cost in _COSTS}
         self.total: dict[Cost, float] = {cost: self.fixed[cost] + gated[cost] for cost in _COSTS}
 
@@ -112,24 +243,24 @@ class Gates(nn.Module):
         for gate in self._all():
             gate.draw(random)
 
-    def settle(self) -> None:
-        """The gates as they will be cut."""
+    def make_deterministic(self) -> None:
+        """Use the deterministic gates."""
         for gate in self._all():
-            gate.settle()
+            gate.make_deterministic()
 
     def share(self, cost: Cost) -> Tensor:
-        """The expected cost as a share of the whole model's; has a gradient."""
+        """The expected cost as a share of the whole model's, with a gradient."""
         return (self.fixed[cost] + self._sum(cost, Gate.open_chance)) / self.total[cost]
 
     @torch.no_grad()
-    def shut(self, target: float, cost: Cost) -> None:
-        """Shut the least likely of the settled gates until at most ``target`` of the cost is left.
+    def close_to(self, target: float, cost: Cost) -> None:
+        """Close the least likely deterministic gates until at most ``target`` of the cost is left.
 
-        A short run leaves gates undecided: the expected cost is met, and yet more of them are open than it says.
+        After a short run many gates are undecided: the expected cost is met, but more gates are open than expected.
         """
 
         def still_open(gate: Gate, threshold: float) -> Tensor:
-            # One unit of each layer stays, the likeliest.
+            # The most likely unit of each layer always stays.
             return ((gate.now > 0) & (gate.log_alpha > threshold)) | (gate.log_alpha == gate.log_alpha.max())
 
         def left(threshold: float) -> float:
@@ -137,7 +268,7 @@ class Gates(nn.Module):
             return float(self.fixed[cost] + found) / self.total[cost]
 
         chances = torch.cat([gate.log_alpha[gate.now > 0] for gate in self._all()]).sort().values.tolist()
-        few, many = -1, len(chances) - 1  # how many to shut: `few` leaves too much, `many` does not
+        few, many = -1, len(chances) - 1  # how many to close: `few` leaves too much, `many` does not
         if left(-math.inf) <= target:
             return
         while many - few > 1:
@@ -148,7 +279,7 @@ class Gates(nn.Module):
 
     @torch.no_grad()
     def kept(self, encoder: Encoder) -> Kept:
-        """What the gates leave open now; of each layer the likeliest unit at least."""
+        """The units with open gates, in each layer at least the most likely one."""
         kept = everything(encoder)
         for name, module in self.gates.items():
             gate: Any = module
@@ -164,7 +295,7 @@ class Gates(nn.Module):
                 kept.filters[int(block)] = places
             else:
                 kept.units[int(block)][what] = places
-        for number, names in enumerate(kept.units):  # the two feed-forward layers of a conformer block are of one size
+        for number, names in enumerate(kept.units):  # the two feed-forward layers of a conformer block have one size
             most = max(map(len, names.values()))
             for what in [what for what, places in names.items() if len(places) < most]:
                 other: Any = self.gates[f"{number}-{what}"]
@@ -173,7 +304,7 @@ class Gates(nn.Module):
 
     @torch.no_grad()
     def fold(self, encoder: Encoder) -> None:
-        """Multiply what the gates say now into the weights behind them, and take the gates off."""
+        """Multiply the gates into the weights after them, and remove the hooks."""
         self.remove()
         for name, module in self.gates.items():
             gate: Any = module
@@ -192,7 +323,7 @@ class Gates(nn.Module):
                 getattr(layer, what).output_proj.weight.mul_(gate.now)
 
     def remove(self) -> None:
-        """Take the hooks off; the model computes as if all gates were open."""
+        """Remove the hooks; the model computes as if all gates were open."""
         for handle in self._handles:
             handle.remove()
         for parent, name, module in self._replaced:
@@ -250,7 +381,7 @@ class Gates(nn.Module):
         )
 
     def _gate_stem(self, encoder: Encoder) -> None:
-        """All layers but the last, whose channels are the features."""
+        """Gates on all layers except the last, whose channels are the features."""
         frontend: Any = encoder.frontend
         layers = list(frontend.layers)
         hop = encoder.shape.hop
@@ -259,7 +390,7 @@ class Gates(nn.Module):
         for number, layer in enumerate(layers):
             out, into, kernel = layer.conv.weight.shape
             stride *= layer.conv.stride[0]
-            # Per pair of channels that a filter joins; a layer runs more often than once a frame.
+            # Per pair of input and output channel; a layer runs more than once per frame.
             pair, runs = float(kernel), hop / stride
             own = float(layer.conv.bias is not None) + 2.0 * (
                 layer.group_norm is not None or layer.layer_norm is not None
@@ -288,7 +419,7 @@ class Gates(nn.Module):
 
 
 class OpenNorm(nn.Module):
-    """A layer norm over the channels whose gates are open: what it will be over those that are left."""
+    """Layer norm over the channels with open gates only, as after pruning."""
 
     def __init__(self, norm: Any, gate: Gate) -> None:
         super().__init__()
@@ -307,135 +438,3 @@ class OpenNorm(nn.Module):
 
 
 _COSTS: tuple[Cost, ...] = ("parameters", "multiply_adds")
-
-
-# --- A pruning run ---------------------------------------------------------------------------------------
-
-UNITS = ("heads", "feedforward", "channels")
-
-
-class PruneTask(DistillTask):
-    """Distillation of a teacher into a student with gates, whose expected cost is drawn to a target.
-
-    The constraint is held by multipliers that climb while it is broken (an augmented Lagrangian, Wang et al. 2020, "Structured
-    pruning of large language models", equation 8).
-    """
-
-    settings: PruneSettings
-
-    def __init__(
-        self, settings: PruneSettings, teacher: Recogniser, student: Recogniser, references: dict[int, str]
-    ) -> None:
-        super().__init__(settings, teacher, student, references)
-        units: Any = settings.prune.units
-        self.gates = Gates(student, units, settings.prune.open_chance)
-        self.multipliers = nn.Parameter(torch.zeros(2))
-        self.multipliers.register_hook(torch.neg)  # they climb where everything else descends
-
-    @property
-    def target(self) -> float:
-        """What shall be left at this step."""
-        prune = self.settings.prune
-        done = min(1.0, self.global_step / max(1.0, prune.warmup * self.settings.schedule.steps))
-        return 1.0 - (1.0 - prune.target) * done
-
-    def heard(self, batch: Batch, random: torch.Generator) -> Said:
-        self.gates.draw(random)
-        return super().heard(batch, random)
-
-    def losses(self, batch: Batch, random: torch.Generator) -> dict[str, Tensor]:
-        found = super().losses(batch, random)
-        found["share"] = self.gates.share(self.settings.prune.cost)
-        excess = found["share"] - self.target
-        found["penalty"] = self.multipliers[0] * excess + self.multipliers[1] * excess.square()
-        return found
-
-    def weighted(self, found: dict[str, Tensor]) -> Tensor:
-        return super().weighted(found) + found["penalty"]
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self.gates.settle()
-        super().validation_step(batch, batch_idx)
-
-    def configure_optimizers(self) -> Any:
-        optim, lr = self.settings.optim, self.settings.prune.lr
-        groups = parameter_groups(nn.ModuleList([self.student, self.projections]), optim.lr)
-        groups.append({"params": [*self.gates.parameters(), self.multipliers], "lr": lr, "weight_decay": 0.0})
-        return adamw(groups, optim, self.settings.schedule)
-
-    @torch.no_grad()
-    def cut(self) -> Recogniser:
-        """The student without what the settled gates close, no larger than the target."""
-        whole = self.student.eval()
-        self.gates.settle()
-        self.gates.shut(self.settings.prune.target, self.settings.prune.cost)
-        kept = self.gates.kept(whole.encoder)
-        self.gates.fold(whole.encoder)
-        small = Recogniser(Encoder(shape_of(whole.encoder.shape, kept)), whole.tokens, whole.normaliser)
-        small.encoder.load_state_dict(cut(whole.encoder, kept, small.encoder.shape))
-        small.head.load_state_dict(whole.head.state_dict())
-        return small.eval()
-
-
-def prune(settings: PruneSettings, folder: Path, stated: Collection[str] = ()) -> None:
-    """Learn gates, cut, heal; or go on from where the run in ``folder`` stopped.
-
-    ``stated`` are the settings that the user gave (``config.stated``): finished gates must have been learned with them.
-    """
-    section = settings.prune
-    unknown = [unit for unit in section.units if unit not in UNITS]
-    if unknown or not section.units:
-        raise UserError(f"prune.units {unknown or '[]'}: expected some of {', '.join(UNITS)}")
-    if not 0 < section.target < 1 or not 0 < section.share < 1:
-        raise UserError(f"prune.target {section.target:g} and prune.share {section.share:g} must lie between 0 and 1")
-    gates = folder / "gates"
-    # What the gates have of the schedule is a part of it, and of --out a folder within.
-    if not finished(gates, settings, [name for name in stated if not name.startswith(("schedule.", "student."))]):
-        learn_gates(replace(settings, schedule=_part(settings, section.share), out=str(gates)), gates)
-    values = {field.name: getattr(settings, field.name) for field in fields(DistillSettings)}
-    values["student"] = replace(settings.student, start=str(gates / "recogniser"))
-    values["schedule"] = _part(settings, 1 - section.share)
-    distill(DistillSettings(**values), folder)
-
-
-def learn_gates(settings: PruneSettings, folder: Path) -> None:
-    """The run that learns gates; ends with the cut recogniser in ``folder/recogniser``."""
-    material = Material.gather(settings)
-    if not settings.student.start and not settings.student.blocks and not settings.student.layers:
-        settings.student = replace(settings.student, layers=material.teacher.encoder.shape.layers)
-    torch.manual_seed(settings.seed)
-    student = make_student(material.teacher, settings.student, settings.regular)
-    whole = count_parameters(student)
-    task = PruneTask(settings, material.teacher, student, material.references)
-    learn(settings, folder, task, material, "prune", best=False)
-    if not is_rank_zero(settings.hardware):
-        return
-    small = task.cut()
-    shape = small.encoder.shape
-    scored = transcribe_rows(small, material.mixture, material.test).score()
-    facts = material.facts | {
-        "target": settings.prune.target, "cost": settings.prune.cost, "share": count_parameters(small) / whole,
-        "heads": [shape.heads_of(block) for block in range(shape.layers)],
-        "feedforward": [shape.feedforward_of(block) for block in range(shape.layers)],
-        "channels": [shape.channels_of(block) for block in range(shape.layers)],
-        "stem": [row[0] for row in shape.stem] if shape.input == "wave" else [],
-        "steps": settings.schedule.steps, "test_cer": scored.cer.rate, "test_wer": scored.wer.rate,
-    }  # fmt: skip
-    start = [read_card(Path(settings.student.start))] if settings.student.start else []
-    small.save(
-        folder / "recogniser",
-        [*start, material.card, *material.mixture.cards],
-        language=material.languages,
-        pruning=facts,
-    )
-    write_json(folder / FINISHED, facts)
-    print(
-        f"pruned to {count_parameters(small) / 1e6:.2f} M of {whole / 1e6:.2f} M parameters; heads {facts['heads']}, "
-        f"feed-forward {facts['feedforward']}; test CER {scored.cer.rate:.3f} before healing"
-    )
-
-
-def _part(settings: PruneSettings, share: float) -> Any:
-    """``share`` of the schedule."""
-    schedule = settings.schedule
-    return replace(schedule, steps=round(schedule.steps * share), minutes=schedule.minutes * share)

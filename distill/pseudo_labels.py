@@ -1,7 +1,7 @@
-"""Pseudo-labels by beam search: what the teacher hears in clips without a label where a language model helps it.
+"""Pseudo-labels by beam search: the teacher transcribes unlabelled clips with a language model.
 
-Found once before training and kept in the run, ``RUN/pseudo.json``: a search for every training step would cost more than the
-step, and best path, which costs nothing, is what a run without a language model learns from (``loss.py``).
+They are made once before training and stored in ``RUN/pseudo.json``, because beam search costs more than a training step. A run
+without a language model uses greedy decoding instead (``loss.py``).
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ MICRO_S, PATIENCE_S = 60.0, 86_400.0
 
 
 @dataclass
-class Writer:
-    """What a decoder asks of whom it is made for."""
+class TeacherDecoding:
+    """The attributes of a student that ``make_decoder`` needs, for a teacher."""
 
     tokens: Tokens
     normaliser: Normaliser
@@ -45,12 +45,11 @@ def beam_labels(
     teacher: Recogniser, card: dict[str, Any], lm: str, mixture: Mixture, rows: np.ndarray, confidence: float, folder: Path,
     leads: bool,
 ) -> dict[int, list[int]]:  # fmt: skip
-    """Row -> tokens of those of ``rows`` whose letters the teacher (with ``card``) was sure of to ``confidence``, by the
-    geometric mean of their probabilities without the language model ``lm``; its weights are those tuned for the teacher where
-    there are some.
+    """Row -> tokens of the pseudo-labels of ``rows`` whose confidence reaches ``confidence``.
 
-    Read from ``folder`` where the same teacher and the same model have been there. Of several processes the one that ``leads``
-    searches and the others wait.
+    The confidence is the geometric mean of the tokens' probabilities by the teacher alone. The language model ``lm`` has the
+    weights tuned for the teacher (with ``card``), if any. Read from ``folder`` if the same teacher and language model made them.
+    With several processes, the one that ``leads`` searches and the others wait.
     """
     model = LanguageModel.load(lm)
     path, facts = folder / PSEUDO, {"teacher": card["id"], "lm": model.card["id"]}
@@ -59,8 +58,8 @@ def beam_labels(
     found = _known(path, facts)
     if found is None:
         if len(rows):
-            print(f"the teacher searches {len(rows)} clips without a label by {lm}", file=sys.stderr)
-        writer = Writer(teacher.tokens, teacher.normaliser, teacher.frame_s, card)
+            print(f"the teacher transcribes {len(rows)} unlabelled clips with the language model {lm}", file=sys.stderr)
+        writer = TeacherDecoding(teacher.tokens, teacher.normaliser, teacher.frame_s, card)
         found = search(teacher, make_decoder(cast(Student, writer), model), mixture, rows)
         folder.mkdir(parents=True, exist_ok=True)
         write_json(path, facts | {"clips": found})
@@ -69,21 +68,21 @@ def beam_labels(
         by_id[name]: tokens for name, (tokens, sure) in found.items() if name in by_id and tokens and sure >= confidence
     }
     if leads:
-        print(f"{len(kept)} of {len(rows)} clips without a label have one that the teacher is sure of", file=sys.stderr)
+        print(f"{len(kept)} of {len(rows)} unlabelled clips get a pseudo-label with enough confidence", file=sys.stderr)
     return kept
 
 
 def search(
     teacher: Recogniser, decoder: Decoder, mixture: Mixture, rows: np.ndarray
 ) -> dict[str, tuple[list[int], float]]:
-    """Id of each of ``rows`` that can be read -> (tokens, geometric mean of their probabilities by the teacher alone)."""
+    """Id of each readable row -> (tokens, geometric mean of their probabilities by the teacher alone)."""
     found: dict[str, tuple[list[int], float]] = {}
     device = teacher.head.weight.device
     for batch in make_eval_loader(mixture, rows, MICRO_S):
         batch = batch.to(device)
         log_probs_BTV, frames_B = teacher.log_probs(batch.wave_BS, batch.lengths_B)
-        heard = zip(batch.rows_B.tolist(), log_probs_BTV.cpu().numpy(), frames_B.tolist(), strict=True)
-        for row, log_probs_TV, frames in heard:
+        decoded = zip(batch.rows_B.tolist(), log_probs_BTV.cpu().numpy(), frames_B.tolist(), strict=True)
+        for row, log_probs_TV, frames in decoded:
             spans = decoder.decode(log_probs_TV[:frames]).spans
             mean = sum(math.log(max(span.confidence, 1e-12)) for span in spans) / max(1, len(spans))
             found[mixture.id(row)] = ([span.token for span in spans], math.exp(mean) if spans else 0.0)
@@ -104,5 +103,5 @@ def _wait(path: Path, facts: dict[str, Any]) -> None:
     begun = time.monotonic()
     while _known(path, facts) is None:
         if time.monotonic() - begun > PATIENCE_S:
-            raise UserError(f"{path}: not written by the leading process; do all nodes share --out?")
+            raise UserError(f"{path}: not written by the leading process; do all nodes share the folder of --out?")
         time.sleep(1.0)

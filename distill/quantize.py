@@ -1,12 +1,11 @@
-"""From a float graph to int8: matrix products by weights per channel, wide convolutions stored small; all else stays float.
+"""Int8 quantization: of an ONNX graph for export, and simulated in torch for quantization-aware training.
 
-A group is what is quantized or kept together: a part of a block (``blocks.0.attention``), ``projection``, ``head``, ``position``.
+Matrix products become int8 with one scale per output channel and dynamic activation ranges; wide convolutions are only stored in
+int8; the rest stays float. A *group* is quantized as a whole: a part of a block (``blocks.0.attention``), ``projection``,
+``head``, ``position``.
 
-Fake int8: a recogniser in torch that says what its int8 file will say, and can still learn.
-
-The rounding is that of ``quantize.py``: weights of products by output channel, what they are multiplied by with the range of the
-moment, wide convolutions by output channel in their weights alone. Gradients pass it as if it were not there (Bengio et al. 2013,
-"Estimating or propagating gradients through stochastic neurons", section 4; Jacob et al. 2018).
+The simulation rounds as the file does and passes gradients straight through (Bengio et al. 2013, "Estimating or propagating
+gradients through stochastic neurons", section 4; Jacob et al. 2018).
 """
 
 from __future__ import annotations
@@ -29,12 +28,12 @@ from torch.nn import functional as F
 
 from lalia.models.recogniser import Recogniser
 
-# --- From a float graph to int8 --------------------------------------------------------------------------
+# --- Quantizing an ONNX graph --------------------------------------------------------------------------
 
 PRODUCT = ".weight_IO"
-"""How the names of weights end that are factors of a matrix product (``lalia/models/export/deployed.py``)."""
+"""Suffix of the names of matrix-product weights (``lalia/models/export/deployed.py``)."""
 WIDE = 1 << 16
-"""Weights of a convolution from which on they are stored in int8 and computed in float."""
+"""A convolution with at least this many weights is stored in int8 and computed in float."""
 _PARTS = {"self_attn": "attention", "conv": "convolution"}
 
 
@@ -48,12 +47,12 @@ def group_of(weight: str) -> str:
 
 
 def kind_of(group: str) -> str:
-    """What a group does: ``blocks.0.attention`` -> ``attention``."""
+    """The kind of a group: ``blocks.0.attention`` -> ``attention``."""
     return group.rpartition(".")[2]
 
 
 def groups(graph: Path) -> list[str]:
-    """Every group of ``graph`` that can become int8, in the order of computing."""
+    """All groups of ``graph`` that can become int8, in order of computation."""
     model = onnx.load(graph)
     return list(dict.fromkeys(group_of(name) for name in [*_products(model), *_wide_convolutions(model)]))
 
@@ -74,13 +73,13 @@ def quantize(source: Path, target: Path, chosen: Collection[str], reduce_range: 
     if len(kept) == sum(node.op_type == "MatMul" for node in model.graph.node):
         target.write_bytes(model.SerializeToString())
         return
-    # By way of a file: the library shapes a model in memory differently, and leaves its temporary files behind.
+    # Through a file: with a model in memory the library infers shapes differently and leaves temporary files.
     with tempfile.TemporaryDirectory() as work:
         float_path = Path(work) / "float.onnx"
         float_path.write_bytes(model.SerializeToString())
         logger = logging.getLogger()
         level = logger.level
-        logger.setLevel(logging.ERROR)  # it recommends a preparation that exporting has done
+        logger.setLevel(logging.ERROR)  # it recommends a preprocessing that the export has done
         try:
             quantize_dynamic(
                 float_path, target, op_types_to_quantize=["MatMul"], per_channel=True, reduce_range=reduce_range,
@@ -91,7 +90,7 @@ def quantize(source: Path, target: Path, chosen: Collection[str], reduce_range: 
 
 
 def _products(model: onnx.ModelProto) -> dict[str, str]:
-    """Name of each weight of a matrix product -> name of the node."""
+    """Weight of each matrix product -> its node; both by name."""
     weights = {tensor.name for tensor in model.graph.initializer}
     return {
         node.input[1]: node.name
@@ -101,7 +100,7 @@ def _products(model: onnx.ModelProto) -> dict[str, str]:
 
 
 def _wide_convolutions(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
-    """Name of each wide convolution's weight, without those of the stem, -> its tensor."""
+    """Name of each wide convolution's weight -> its tensor, without the frontend."""
     weights = {node.input[1] for node in model.graph.node if node.op_type == "Conv"}
     return {
         tensor.name: tensor
@@ -111,7 +110,7 @@ def _wide_convolutions(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
 
 
 def _store_small(model: onnx.ModelProto, tensor: onnx.TensorProto) -> None:
-    """Put int8 and a scale per output channel in the place of ``tensor``; runtimes multiply them when they load the model."""
+    """Replace ``tensor`` by int8 and a scale per output channel, which runtimes multiply when they load the model."""
     weight = numpy_helper.to_array(tensor)
     axes = tuple(range(1, weight.ndim))
     scale = np.maximum(np.abs(weight).max(axis=axes, keepdims=True), 1e-12) / 127
@@ -131,16 +130,16 @@ def _store_small(model: onnx.ModelProto, tensor: onnx.TensorProto) -> None:
         model.graph.node.insert(place, node)
 
 
-# --- Fake int8 -------------------------------------------------------------------------------------------
+# --- Simulated int8 in torch ---------------------------------------------------------------------------
 
 LEVELS, REDUCED_LEVELS = 127, 64
-"""Largest weight as a number; with reduced range one bit less."""
+"""Largest int8 weight; one bit less with ``reduce_range``."""
 
 
 def fake_int8(recogniser: Recogniser, reduce_range: bool = False) -> None:
-    """From now on ``recogniser`` computes in rounded numbers; its parameters stay what they are, in float.
+    """Make ``recogniser`` compute with weights and activations rounded to int8; its parameters stay float.
 
-    A clip's activations are rounded by its own range, as the file does where it hears one clip at a time.
+    Each clip's activations have their own range, as in the file, which processes one clip at a time.
     """
     levels = REDUCED_LEVELS if reduce_range else LEVELS
     encoder = recogniser.encoder
@@ -152,7 +151,7 @@ def fake_int8(recogniser: Recogniser, reduce_range: bool = False) -> None:
 
 
 def round_weight(weight: Tensor, levels: int = LEVELS) -> Tensor:
-    """``weight`` (O, …) as int8 by output channel would give it back, float32."""
+    """``weight`` (O, …) rounded to int8 per output channel and back, float32."""
     weight = weight.float()
     scale = weight.detach().abs().amax(dim=tuple(range(1, weight.ndim)), keepdim=True) / levels
     scale = torch.where(scale > 0, scale, 1.0)
@@ -160,7 +159,7 @@ def round_weight(weight: Tensor, levels: int = LEVELS) -> Tensor:
 
 
 def round_activations(x: Tensor) -> Tensor:
-    """``x`` (B, …) as uint8 would give it back, each clip by its own range, in which 0 lies: ONNX's DynamicQuantizeLinear."""
+    """``x`` (B, …) rounded to uint8 and back, by each clip's range including 0, as ONNX's DynamicQuantizeLinear does."""
     x = x.float()
     now = x.detach()
     rest = tuple(range(1, x.ndim))
@@ -176,7 +175,7 @@ def _straight_through(x: Tensor, rounded: Tensor) -> Tensor:
 
 
 def _rounded(module: Any, levels: int) -> Callable[[Tensor], Tensor] | None:
-    """What ``module`` shall do from now on; None where its int8 file computes as before."""
+    """The rounded forward function of ``module``; None if it is float in the int8 file."""
     if isinstance(module, nn.Linear) or (
         isinstance(getattr(module, "weight", None), Tensor) and hasattr(module, "input_dim")
     ):

@@ -1,4 +1,7 @@
-"""The distillation task: a teacher that hears the clean clip, a student that hears it masked, and one training step.
+"""The training and validation step of distillation, as a LightningModule.
+
+The teacher gets clean clips; the student gets them joined, augmented and masked, and learns the teacher's outputs and hidden
+frames.
 
 B clips, S samples, T frames, D width, V tokens, L compared layers.
 """
@@ -31,15 +34,15 @@ from lalia.training.trainer import adamw, parameter_groups
 
 
 @dataclass
-class Said:
-    """What a recogniser makes of a batch."""
+class Outputs:
+    """A recogniser's outputs for a batch."""
 
     logits_BTV: Tensor
     hidden_LBTD: list[Tensor]
     """the output of each block"""
     frames_B: Tensor
     pauses: list[Tensor] = field(default_factory=list)
-    """logits (T', V) of what lies between clips that were joined"""
+    """logits (T', V) of each pause between joined clips"""
 
 
 class DistillTask(LightningModule):
@@ -58,7 +61,7 @@ class DistillTask(LightningModule):
         self._teacher = (teacher.eval().requires_grad_(False),)
         self.references = references
         self.pseudo: dict[int, list[int]] | None = None
-        """tokens that the teacher found by beam search, by row; None = its best path is taken as training goes"""
+        """pseudo-labels by beam search, tokens by row; None = greedy decoding while training"""
         if settings.qat:
             fake_int8(student)
         if settings.hardware.checkpointing:
@@ -82,8 +85,8 @@ class DistillTask(LightningModule):
         self.projections = make_projections(teacher.encoder.shape, channels, len(self.compared))
         unspaced = any(is_ideograph(symbol[0]) for symbol in student.tokens.symbols)
         self.boundary = None if unspaced else student.tokens.boundary
-        disturbance = replace(settings.augment, speed=0.0)
-        self.augment = Augment(disturbance) if disturbance.any else None
+        student_only = replace(settings.augment, speed=0.0)
+        self.augment = Augment(student_only) if student_only.any else None
         self._errors = (ErrorCounts(), ErrorCounts())
         self._divergences: list[Tensor] = []
 
@@ -95,32 +98,32 @@ class DistillTask(LightningModule):
         self.teacher.to(self.device)
 
     @torch.no_grad()
-    def taught(self, batch: Batch) -> Said:
-        """What the teacher makes of the clean clips."""
-        return _said(self.teacher, batch, None, None)
+    def teacher_outputs(self, batch: Batch) -> Outputs:
+        """The teacher's outputs for the clean clips."""
+        return _outputs(self.teacher, batch, None, None)
 
-    def heard(self, batch: Batch, random: torch.Generator) -> Said:
-        """What the student makes of the clips with spans of frames and channels hidden, in noise where the settings say so.
+    def student_outputs(self, batch: Batch, random: torch.Generator) -> Outputs:
+        """The student's outputs for the augmented and masked clips.
 
-        It hears them joined to longer waves with pauses between them, as it will in long files, and each clip's frames are cut
-        out of what it says to those: what is before and behind a clip must not matter.
+        The clips are joined to longer waves with pauses, as in long recordings, and each clip's frames are cut out of the
+        outputs: what precedes or follows a clip must not matter.
         """
         if self.settings.join_s > 0:
             shape = self.student.encoder.shape
             hop = shape.hop
             joined = join_with_pauses(batch, self.settings.join_s, hop, random)
-            said = self._masked(joined.batch, random)
+            outputs = self._masked(joined.batch, random)
             frames_B = torch.tensor([shape.frames(length) for length in batch.lengths_B.tolist()])
-            return Said(
-                joined.apart(said.logits_BTV, frames_B, hop),
-                [joined.apart(hidden_JTD, frames_B, hop) for hidden_JTD in said.hidden_LBTD],
-                frames_B.to(said.logits_BTV.device), joined.pauses(said.logits_BTV, frames_B, hop),
+            return Outputs(
+                joined.apart(outputs.logits_BTV, frames_B, hop),
+                [joined.apart(hidden_JTD, frames_B, hop) for hidden_JTD in outputs.hidden_LBTD],
+                frames_B.to(outputs.logits_BTV.device), joined.pauses(outputs.logits_BTV, frames_B, hop),
             )  # fmt: skip
         return self._masked(batch, random)
 
-    def _masked(self, batch: Batch, random: torch.Generator) -> Said:
+    def _masked(self, batch: Batch, random: torch.Generator) -> Outputs:
         if self.augment is not None:
-            batch = replace(batch, wave_BS=self._disturbed(batch))
+            batch = replace(batch, wave_BS=self._augmented(batch))
         regular, shape = self.settings.regular, self.student.encoder.shape
         B, device = len(batch.lengths_B), batch.wave_BS.device
         frames_B = torch.tensor([shape.frames(length) for length in batch.lengths_B.tolist()])
@@ -128,10 +131,10 @@ class DistillTask(LightningModule):
         mask_BT = span_mask(frames_B, T, regular.time_coverage, regular.time_span, 0, random)
         widths_B = torch.full((B,), shape.width)
         channels_BD = span_mask(widths_B, shape.width, regular.channel_coverage, regular.channel_span, 0, random)
-        return _said(self.student, batch, mask_BT.to(device), channels_BD.to(device))
+        return _outputs(self.student, batch, mask_BT.to(device), channels_BD.to(device))
 
-    def _disturbed(self, batch: Batch) -> Tensor:
-        """The waves in other rooms, noise or on the telephone, drawn for each clip of each micro-batch."""
+    def _augmented(self, batch: Batch) -> Tensor:
+        """The waves with rooms, noise or telephone added, drawn anew for each clip of each micro-batch."""
         assert self.augment is not None
         wave_BS = torch.zeros_like(batch.wave_BS, device="cpu")
         for place, length in enumerate(batch.lengths_B.tolist()):
@@ -141,39 +144,39 @@ class DistillTask(LightningModule):
         return wave_BS.to(batch.wave_BS.device)
 
     def losses(self, batch: Batch, random: torch.Generator) -> dict[str, Tensor]:
-        """Each loss of the batch as a mean over what it looks at, and two figures that say how much that was."""
+        """Each loss of the batch as a mean, and the shares of labelled and pseudo-labelled clips."""
         settings = self.settings.loss
-        taught, heard = self.taught(batch), self.heard(batch, random)
-        T = heard.logits_BTV.shape[1]
-        valid_BT = valid_frames(heard.frames_B, T)
-        said = posterior_divergence(
-            heard.logits_BTV, taught.logits_BTV, valid_BT, settings.temperature, settings.blank_weight
+        teacher, student = self.teacher_outputs(batch), self.student_outputs(batch, random)
+        T = student.logits_BTV.shape[1]
+        valid_BT = valid_frames(student.frames_B, T)
+        posteriors = posterior_divergence(
+            student.logits_BTV, teacher.logits_BTV, valid_BT, settings.temperature, settings.blank_weight
         )
-        found = {"posteriors": said.loss / said.count.clamp(min=1)}
-        hidden = said.loss.new_zeros(())
-        for projection, (mine, theirs) in zip(self.projections, self.compared, strict=True):
-            apart = hidden_distance(projection(heard.hidden_LBTD[mine]), taught.hidden_LBTD[theirs], valid_BT)
+        found = {"posteriors": posteriors.loss / posteriors.count.clamp(min=1)}
+        hidden = posteriors.loss.new_zeros(())
+        for projection, (own, compared) in zip(self.projections, self.compared, strict=True):
+            apart = hidden_distance(projection(student.hidden_LBTD[own]), teacher.hidden_LBTD[compared], valid_BT)
             hidden = hidden + (apart.l1 + settings.cosine * apart.cosine) / apart.count.clamp(min=1)
         found["hidden"] = hidden / max(1, len(self.compared))
 
         assert batch.labels_BU is not None and batch.label_lengths_B is not None
         labelled_B = batch.label_lengths_B > 0
-        known = labelled_ctc(heard.logits_BTV, heard.frames_B, batch.labels_BU, batch.label_lengths_B)
+        known = labelled_ctc(student.logits_BTV, student.frames_B, batch.labels_BU, batch.label_lengths_B)
         found["labels"] = known.loss / known.count.clamp(min=1)
-        guess_BU, lengths_B = self.guessed(batch, taught)
+        pseudo_BU, lengths_B = self.pseudo_labels_of(batch, teacher)
         lengths_B = lengths_B.masked_fill(labelled_B, 0)
-        guessed = labelled_ctc(heard.logits_BTV, heard.frames_B, guess_BU, lengths_B)
-        found["pseudo"] = guessed.loss / guessed.count.clamp(min=1)
-        between = pause_ctc(heard.pauses, self.boundary)
-        found["pauses"] = between.loss / between.count.clamp(min=1)
+        pseudo = labelled_ctc(student.logits_BTV, student.frames_B, pseudo_BU, lengths_B)
+        found["pseudo"] = pseudo.loss / pseudo.count.clamp(min=1)
+        pauses = pause_ctc(student.pauses, self.boundary)
+        found["pauses"] = pauses.loss / pauses.count.clamp(min=1)
         found["labelled"] = labelled_B.float().mean()
         found["pseudo_labelled"] = (lengths_B > 0).float().mean()
         return found
 
-    def guessed(self, batch: Batch, taught: Said) -> tuple[Tensor, Tensor]:
-        """What the teacher heard where it is sure of it: labels_BU, and their lengths_B, 0 where it is not."""
+    def pseudo_labels_of(self, batch: Batch, teacher: Outputs) -> tuple[Tensor, Tensor]:
+        """Pseudo-labels: labels_BU and their lengths_B, 0 where the teacher is not confident enough."""
         if self.pseudo is None:
-            found = pseudo_labels(taught.logits_BTV, taught.frames_B, self.settings.loss.confidence)
+            found = pseudo_labels(teacher.logits_BTV, teacher.frames_B, self.settings.loss.confidence)
             return found.labels_BU, found.lengths_B
         labels = [torch.tensor(self.pseudo.get(row, []), dtype=torch.int64) for row in batch.rows_B.tolist()]
         lengths_B = torch.tensor([len(label) for label in labels])
@@ -204,12 +207,14 @@ class DistillTask(LightningModule):
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        said = _said(self.student, batch, None, None)
-        valid_BT = valid_frames(said.frames_B, said.logits_BTV.shape[1])
-        apart = posterior_divergence(said.logits_BTV, self.taught(batch).logits_BTV, valid_BT, 1.0, 1.0)
+        outputs = _outputs(self.student, batch, None, None)
+        valid_BT = valid_frames(outputs.frames_B, outputs.logits_BTV.shape[1])
+        apart = posterior_divergence(outputs.logits_BTV, self.teacher_outputs(batch).logits_BTV, valid_BT, 1.0, 1.0)
         self._divergences.append(torch.stack([apart.loss.double(), apart.count.double()]))
-        log_probs_BTV = said.logits_BTV.float().log_softmax(-1).cpu().numpy()
-        for row, log_probs_TV, frames in zip(batch.rows_B.tolist(), log_probs_BTV, said.frames_B.tolist(), strict=True):
+        log_probs_BTV = outputs.logits_BTV.float().log_softmax(-1).cpu().numpy()
+        for row, log_probs_TV, frames in zip(
+            batch.rows_B.tolist(), log_probs_BTV, outputs.frames_B.tolist(), strict=True
+        ):
             found = transcript(greedy(log_probs_TV[:frames]), self.student.tokens)
             reference = self.references[row]
             characters, words = self._errors
@@ -234,9 +239,9 @@ class DistillTask(LightningModule):
         return adamw(parameter_groups(learners, optim.lr), optim, self.settings.schedule)
 
 
-def _said(recogniser: Recogniser, batch: Batch, mask_BT: Tensor | None, channels_BD: Tensor | None) -> Said:
+def _outputs(recogniser: Recogniser, batch: Batch, mask_BT: Tensor | None, channels_BD: Tensor | None) -> Outputs:
     encoder = recogniser.encoder
     features_BTF, _, frames_B = encoder.features(batch.wave_BS, batch.lengths_B)
     hidden: list[Tensor] = []
     last_BTD = encoder.contextualise(features_BTF, frames_B, mask_BT, channels_BD, collect=hidden)
-    return Said(recogniser.head(recogniser.head_dropout(last_BTD)), hidden, frames_B)
+    return Outputs(recogniser.head(recogniser.head_dropout(last_BTD)), hidden, frames_B)

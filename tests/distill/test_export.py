@@ -1,4 +1,4 @@
-"""Export in miniature: a proved student that needs no torch, or nothing but a report with the part to blame."""
+"""Export of a tiny student: it runs without torch, or only a report names the cause of the failed check."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_a_spoiled_recogniser_is_refused_and_nothing_is_written(made, export, tm
     status, _, complained = export(spoiled, tmp_path / "student", "--quantize.rescue", "0")
     assert status == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["spoiled", "student.refused.json"]
-    assert "Quantizing projection is to blame most" in complained
+    assert "Quantizing projection costs most" in complained
     report = json.loads((tmp_path / "student.refused.json").read_text())
     assert report["missed"][0]["budget"] == "float_ratio"
     assert report["sensitivity"][0]["group"] == "projection"
@@ -109,7 +109,7 @@ def test_a_refusal_leaves_the_student_that_was_there(made, export, tmp_path):
         made / "teacher", tmp_path / "student", "--measure.clips", "2", "--gate.speed", "1e9"
     )
     assert status == 1
-    assert "asked for are 1e+09" in complained
+    assert "the limit is 1e+09" in complained
     assert (tmp_path / "student" / "card.json").read_text() == "the old one"
 
 

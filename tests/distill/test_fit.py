@@ -92,7 +92,7 @@ def test_from_a_teacher_to_a_student_with_scores_and_resumed_the_same(made, run)
     (made / "broken" / "checkpoints" / kept.name).write_bytes(kept.read_bytes())
     status, _, complained = run("broken")
     assert status == 0, complained
-    assert "going on from step 3" in complained
+    assert "continuing from step 3" in complained
     whole, resumed = (
         torch.load(made / name / "checkpoints" / "step00000006.ckpt", weights_only=True)["state_dict"]
         for name in ("run", "broken")
@@ -222,8 +222,8 @@ def test_joined_clips_are_compared_frame_by_frame_with_what_the_teacher_hears_in
     joined = task.losses(batch, torch.Generator().manual_seed(0))
     assert float(joined["posteriors"].detach()) > 1e-4  # neighbours are heard
     assert float(joined["pauses"].detach()) > 0.0
-    heard = task.heard(batch, torch.Generator().manual_seed(0))
-    assert heard.logits_BTV.shape == task.taught(batch).logits_BTV.shape
+    heard = task.student_outputs(batch, torch.Generator().manual_seed(0))
+    assert heard.logits_BTV.shape == task.teacher_outputs(batch).logits_BTV.shape
     assert len(heard.pauses) == len(batch.lengths_B) - 1
 
 
@@ -241,11 +241,11 @@ def test_noise_is_for_the_student_alone_and_drawn_by_the_micro_batch(made):
     task, batch = task_and_batch(made, chosen)
     quiet, _ = task_and_batch(made, settings(made, regular=chosen.regular))
     random = torch.Generator()
-    assert_close(task.taught(batch).logits_BTV, quiet.taught(batch).logits_BTV)
-    noisy = task.heard(batch, random).logits_BTV
+    assert_close(task.teacher_outputs(batch).logits_BTV, quiet.teacher_outputs(batch).logits_BTV)
+    noisy = task.student_outputs(batch, random).logits_BTV
     assert not torch.allclose(noisy, quiet.heard(batch, random).logits_BTV, atol=1e-3)
-    assert_close(noisy, task.heard(batch, random).logits_BTV)
-    assert not torch.allclose(noisy, task.heard(replace(batch, number=7), random).logits_BTV)
+    assert_close(noisy, task.student_outputs(batch, random).logits_BTV)
+    assert not torch.allclose(noisy, task.student_outputs(replace(batch, number=7), random).logits_BTV)
 
 
 def test_training_brings_the_student_to_the_teacher(made):

@@ -74,7 +74,7 @@ def test_open_chance_by_hand():
     with torch.no_grad():
         gate.log_alpha.zero_()
     assert float(gate.open_chance()[0].detach()) == pytest.approx(1 / (1 + 11 ** (-2 / 3)), abs=1e-6)
-    gate.settle()
+    gate.make_deterministic()
     assert float(gate.now[0].detach()) == pytest.approx(0.5)
 
 
@@ -85,7 +85,7 @@ def test_open_gates_change_nothing_and_come_off_again(name):
     gates = Gates(recogniser, UNITS)  # type: ignore[arg-type]
     assert_close(recogniser.log_probs(*clip())[0], before, atol=1e-5, rtol=1e-5)
     assert list(recogniser.state_dict()) == keys
-    half_shut(recogniser).settle()
+    half_shut(recogniser).make_deterministic()
     assert not torch.allclose(recogniser.log_probs(*clip())[0], before, atol=1e-3)
     del gates
 
@@ -96,7 +96,7 @@ def test_the_cut_model_says_what_the_gated_one_says_and_has_as_many_numbers_as_e
     recogniser = make_recogniser(**SHAPES[name])
     whole = count_parameters(recogniser)
     gates = half_shut(recogniser, between)
-    gates.settle()
+    gates.make_deterministic()
     gated = recogniser.log_probs(*clip())[0]
     kept = gates.kept(recogniser.encoder)
     gates.fold(recogniser.encoder)
@@ -117,7 +117,7 @@ def test_a_pruned_recogniser_is_stored_loaded_exported_and_cut_again(tmp_path):
 
     recogniser = make_recogniser()
     gates = half_shut(recogniser)
-    gates.settle()
+    gates.make_deterministic()
     kept = gates.kept(recogniser.encoder)
     gates.fold(recogniser.encoder)
     shape = shape_of(recogniser.encoder.shape, kept)
@@ -146,8 +146,8 @@ def test_undecided_gates_are_shut_until_the_target_is_kept(name, cost):
         for gate in gates.gates.values():
             gate.log_alpha.add_(0.1 * torch.randn(gate.log_alpha.shape, generator=generator))
     whole = count_parameters(recogniser)
-    gates.settle()
-    gates.shut(0.6, cost)
+    gates.make_deterministic()
+    gates.close_to(0.6, cost)
     kept = gates.kept(recogniser.encoder)
     gates.remove()
     small = Encoder(shape_of(recogniser.encoder.shape, kept))
