@@ -298,15 +298,15 @@ def check_budget(figures: Figures, gate: GateSettings) -> list[Miss]:
 def explain_misses(
     missed: Sequence[Miss],
     figures: Figures,
-    harms: Sequence[GroupSensitivity],
+    sensitivities: Sequence[GroupSensitivity],
     operators: dict[str, float],
     gate: GateSettings,
 ) -> list[str]:
     """For each failed check a sentence: which part of the model or operator causes it, and the remedy."""
     causes: list[str] = []
     budgets = {miss.budget for miss in missed}
-    if "float_ratio" in budgets and harms:
-        worst = max(harms, key=lambda harm: harm.order)
+    if "float_ratio" in budgets and sensitivities:
+        worst = max(sensitivities, key=lambda found: found.order)
         alone = worst.cer - worst.cer_float
         if alone > 0:
             causes.append(

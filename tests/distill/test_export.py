@@ -124,7 +124,7 @@ def test_the_harmful_group_returns_to_float_and_the_student_passes(made, export,
 @pytest.mark.parametrize(
     ("flags", "status", "said"),
     [
-        (["--gate.size_ratio", "0.01"], 1, "allowed are 0.01"),
+        (["--gate.size_ratio", "0.01"], 1, "the limit is 0.01"),
         (
             ["--quantize.keep_float", "tail"],
             2,
