@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from distill.__main__ import check_data, main
+from distill.__main__ import check_data
 from distill.config import ExportSettings
 from distill.measure import footprint, real_time_factors, sample
 from lalia.cards import ancestors, read_card
@@ -32,20 +31,12 @@ def made(tmp_path_factory):
 
 
 @pytest.fixture()
-def export(made, monkeypatch, capsys):
-    """``export(recogniser, out, *flags)``: the command in this process; (status, what it printed, what it complained)."""
-
-    def call(recogniser: Path, out: Path, *flags: str) -> tuple[int, str, str]:
-        command = [
-            "distill", "export", "--recogniser", str(recogniser), "--teacher", str(made / "teacher"),
-            "--data.corpus", str(made / "corpus"), "--data.language", "ita", "--out", str(out), *FEW, *flags,
-        ]  # fmt: skip
-        monkeypatch.setattr(sys, "argv", command)
-        status = main()
-        said = capsys.readouterr()
-        return status, said.out, said.err
-
-    return call
+def export(made, command):
+    """``export(recogniser, out, *flags)`` -> (exit status, standard output, standard error)."""
+    given = "--teacher", str(made / "teacher"), "--data.corpus", str(made / "corpus"), "--data.language", "ita"
+    return lambda recogniser, out, *flags: command(
+        "export", "--recogniser", str(recogniser), *given, "--out", str(out), *FEW, *flags
+    )
 
 
 def spoil(source: Path, folder: Path) -> Path:

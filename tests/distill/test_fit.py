@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
@@ -14,7 +13,6 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from distill.__main__ import main
 from distill.config import DistillSettings, LossSettings, StudentSettings
 from distill.fit import choose_labels
 from distill.pseudo_labels import beam_labels
@@ -45,23 +43,11 @@ def made(tmp_path_factory):
 
 
 @pytest.fixture()
-def run(made, monkeypatch, capsys):
-    """``run(out, *flags)``: the command in this process; (status, what it printed, what it complained)."""
-
-    def call(out: str, *flags: str) -> tuple[int, str, str]:
-        command = [
-            "distill", "fit", "--data.corpus", str(made / "corpus"), "--data.language", "ita",
-            "--teacher", str(made / "teacher"), "--data.workers", "0", "--batch.hours", "0.004", "--batch.micro_s", "15",
-            "--schedule.steps", "6", "--log.every", "2", "--log.valid_every", "3", "--log.checkpoint_every", "3",
-            "--augment.speed", "1.0", "--regular.dropout", "0.1", "--loss.confidence", "0.1",
-            "--out", str(made / out), *flags,
-        ]  # fmt: skip
-        monkeypatch.setattr(sys, "argv", command)
-        status = main()
-        said = capsys.readouterr()
-        return status, said.out, said.err
-
-    return call
+def run(made, train):
+    """``run(out, *flags)`` -> (exit status, standard output, standard error)."""
+    steps = "--schedule.steps", "6", "--log.valid_every", "3", "--log.checkpoint_every", "3"
+    losses = "--augment.speed", "1.0", "--regular.dropout", "0.1", "--loss.confidence", "0.1"
+    return lambda out, *flags: train("fit", made, out, *steps, *losses, *flags)
 
 
 def test_from_a_teacher_to_a_student_with_scores_and_resumed_the_same(made, run):
@@ -141,7 +127,7 @@ def test_pseudo_labels_come_from_the_teachers_beam_under_a_language_model_where_
     flags = ("--loss.pseudo_lm", str(made / "lm"), "--loss.confidence")
     status, _, complained = run("searched", *flags, "0.0")
     assert status == 0, complained
-    unlabelled = re.search(r"(\d+) of (\d+) clips without a label have one", complained)
+    unlabelled = re.search(r"(\d+) of (\d+) unlabelled clips get a pseudo-label", complained)
     assert unlabelled is not None and 0 < int(unlabelled[1]) <= int(unlabelled[2])
     kept = json.loads((made / "searched" / "pseudo.json").read_text())
     assert kept["teacher"] == read_card(made / "teacher")["id"] and kept["lm"] == read_card(made / "lm")["id"]
@@ -186,7 +172,7 @@ def test_labels_are_chosen_as_the_teacher_chose_them(made, capsys):
     other = settings(made)
     other.labels.minutes = 0.0
     assert len(choose_labels(other, mixture, rows, card)) == len(rows)
-    assert "not those the teacher learned from" in capsys.readouterr().err
+    assert "not those that the teacher was trained on" in capsys.readouterr().err
 
 
 def test_hidden_labels_are_not_to_be_seen(made):

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 
 import pytest
 import torch
 from torch.testing import assert_close
 
-from distill.__main__ import main
 from distill.config import PruneSection, PruneSettings, RegularSettings, StudentSettings
 from distill.prune import Gate, Gates, PruneTask
 from distill.student import cut, make_student, shape_of
@@ -182,20 +180,11 @@ def made(tmp_path_factory):
 
 
 @pytest.fixture()
-def run(made, monkeypatch, capsys):
-    def call(out: str, *flags: str) -> tuple[int, str, str]:
-        command = [
-            "distill", "prune", "--data.corpus", str(made / "corpus"), "--data.language", "ita",
-            "--teacher", str(made / "teacher"), "--data.workers", "0", "--batch.hours", "0.004", "--batch.micro_s", "15",
-            "--schedule.steps", "12", "--log.every", "2", "--log.valid_every", "4", "--log.checkpoint_every", "4",
-            "--prune.lr", "1.0", "--prune.target", "0.5", "--prune.warmup", "0.1", "--out", str(made / out), *flags,
-        ]  # fmt: skip
-        monkeypatch.setattr(sys, "argv", command)
-        status = main()
-        said = capsys.readouterr()
-        return status, said.out, said.err
-
-    return call
+def run(made, train):
+    """``run(out, *flags)`` -> (exit status, standard output, standard error)."""
+    steps = "--schedule.steps", "12", "--log.valid_every", "4", "--log.checkpoint_every", "4"
+    prune = "--prune.lr", "1.0", "--prune.target", "0.5", "--prune.warmup", "0.1"
+    return lambda out, *flags: train("prune", made, out, *steps, *prune, *flags)
 
 
 def test_a_teacher_becomes_smaller_and_is_healed(made, run):
