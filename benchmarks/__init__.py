@@ -1,1 +1,1 @@
-"""Measurements: the demo, and speed and quality side by side with peers. Each is runnable alone."""
+"""Benchmarks: the demo, and measurements of speed and quality beside other toolkits. Each runs alone."""

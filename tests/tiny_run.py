@@ -76,7 +76,7 @@ def main() -> int:
                 batch.wave_BS.fill_(float("nan"))
             if trainer.global_step == spoil and not self.spoiled:
                 self.spoiled = True
-                with interventions.edited(trainer, [task.encoder.projection.weight]), torch.no_grad():
+                with interventions.editing(trainer, [task.encoder.projection.weight]), torch.no_grad():
                     task.encoder.projection.weight.fill_(float("inf"))
 
         def on_train_end(self, trainer: Any, task: Any) -> None:

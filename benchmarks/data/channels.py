@@ -1,11 +1,11 @@
-"""What is made of stereo recordings whose truth is known: calls, one voice on two channels, and mis-wired cables.
+"""Channel handling of `lalia prepare` on stereo recordings of known content: calls, one voice on two channels, mis-wired cables.
 
     OMP_NUM_THREADS=1 python -m benchmarks.data.channels CORPUS [--recordings 40] [--seconds 60]
 
-CORPUS holds clips of several speakers. Every row of the table is a kind of recording, made of two speakers of the corpus or of
-one. Columns: in how many recordings a note names two voices, and cancelling channels; the level of the mix against that of
-the louder channel; and for calls what ``--channels each`` makes of them: how much of a side's utterances lies in its own turns,
-and how much of the time of all turns is in them.
+CORPUS has clips of several speakers. Each row of the table is a kind of recording, made from one or two of its speakers. Columns:
+recordings with a note about two voices, and about cancelling channels; the level of the mix relative to the louder channel; and
+for calls with ``--channels each``: the share of a side's utterances within its own turns, and the share of the turns' time that
+they cover.
 """
 
 from __future__ import annotations

@@ -1,12 +1,10 @@
-"""Raw audio of four shapes becomes corpora, is interrupted and continued, and every stage trains on what comes out.
+"""End-to-end check of corpus preparation and training with interruptions, on raw audio in four layouts.
 
     OMP_NUM_THREADS=1 python -m benchmarks.data.corpora data/demo [--hours 3] [--out runs/corpora] [--workers 2]
 
-Makes of the prompts in a corpus one continuous recording, a Kaldi folder, a manifest and a hub folder, prepares each by the
-commands of docs/corpora.md, kills one preparation with SIGKILL in the middle, kills a training of each stage, and prints
-what was kept and left out, how much memory that took, and whether what was continued equals what was never broken.
-
-Public commands run as they would be typed: how they end, what memory they take, and how it is when they are killed.
+From the prompts of a corpus it makes one continuous recording, a Kaldi folder, a manifest and a hub folder, prepares each with
+the commands of docs/corpora.md, kills one preparation and a training of each stage with SIGKILL, and continues them. It prints
+what was kept and dropped, the memory used, and whether a continued run equals an uninterrupted one.
 """
 
 from __future__ import annotations

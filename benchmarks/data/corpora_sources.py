@@ -1,6 +1,6 @@
-"""Raw audio as users have it, made from real prompts: a continuous recording, a Kaldi folder, a manifest, a hub folder.
+"""Raw audio in users' layouts, made from real prompts: a continuous recording, a Kaldi folder, a manifest, a hub folder.
 
-What was put in is known, so what preparation makes of it can be judged. Everything is drawn from fixed seeds.
+The content is known, so the result of preparation can be checked. Everything is drawn from fixed seeds.
 """
 
 from __future__ import annotations

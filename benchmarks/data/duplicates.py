@@ -1,9 +1,9 @@
-"""Near duplicates: how many copies of a clip are recognised after re-encoding, and how many clips are taken for copies.
+"""Near-duplicate detection: recall on re-encoded copies of clips, and false pairs.
 
     OMP_NUM_THREADS=1 python benchmarks/data/duplicates.py CORPUS
 
-Copies of up to 80 clips of each length stand beside all clips of CORPUS. Recognised: the share of copies paired with their
-own clip. Wrong: pairs of a copy with a clip that says something else, all changes and lengths together.
+Copies of up to 80 clips of each length are searched among all clips of CORPUS. Recognised: the share of copies paired with their
+own clip. Wrong: pairs of a copy with a clip of another text, over all changes and lengths.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Loaders side by side: ours, fairseq2's and what users of transformers write, on the same clips in one run.
+"""Data loaders compared on the same clips: lalia's, fairseq2's, and what users of transformers write.
 
     OMP_NUM_THREADS=1 python -m benchmarks.data.loader CORPUS [--join-s 12]
 
-Every contender reads the same FLAC files of 0.5 to 20 s with two decoding processes (or threads), makes float32 batches of
-about ``--batch-s`` seconds and is asked for one after another as fast as it can. Each runs in its own process, in turns, so
-that what else the machine does hits all alike; the best turn of each counts, by the clock and by processor time.
+Every contender reads the same FLAC files of 0.5 to 20 s with two decoding processes (or threads) and makes float32 batches of
+about ``--batch-s`` seconds as fast as it can. Each runs in its own process, in alternation, so that other load on the machine
+affects all equally; the best round of each counts, in wall and processor time.
 
-The contenders are described in benchmarks/data/loader_contenders.py.
+The contenders are in benchmarks/data/loader_contenders.py.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Loaders that benchmarks/data/loader.py sets side by side, each as its own users compose it.
+"""The data loaders that benchmarks/data/loader.py compares, each composed as its own users do.
 
 ours            BatchPlan + make_loader, which reads ahead with threads.
 ours-fork       the same with forked processes.
-transformers    ``datasets`` (Audio column, decoded as it comes) + Wav2Vec2FeatureExtractor + LengthGroupedSampler + DataLoader,
-                as run_speech_recognition_ctc.py of transformers does, decoding on the fly. Needs torchcodec and FFmpeg.
+transformers    ``datasets`` (Audio column, decoded on access) + Wav2Vec2FeatureExtractor + LengthGroupedSampler + DataLoader,
+                as run_speech_recognition_ctc.py of transformers does. Needs torchcodec and FFmpeg.
 transformers-sf the same, decoded with soundfile instead of torchcodec.
-fairseq2        the data pipeline of fairseq2 0.8.1's recipes/wav2vec2/ssl as composed there: shuffle, bucket_by_length,
-                FileMapper, AudioDecoder, crops to the shortest clip of a batch.
+fairseq2        the data pipeline of fairseq2 0.8.1's recipes/wav2vec2/ssl: shuffle, bucket_by_length, FileMapper,
+                AudioDecoder, crops to the shortest clip of a batch.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Speech, music, noise and silence as `lalia prepare` tells them apart, on recordings whose kind is known.
+"""Speech, music, noise and silence detection of `lalia prepare`, on recordings of known kind.
 
     OMP_NUM_THREADS=1 python -m benchmarks.data.music CORPUS [--noise FOLDER] [--music FOLDER] [--minutes 10]
 
-CORPUS is clean speech. Music is what the audio files of FOLDER hold, and chords made here; noise those of the other folder,
-and coloured noise. Each row is a kind, each cell the share of its time that preparation calls so: utterances are kept, the
-rest is left out and counted in the card. Noise files that are called music most are named below the table.
+CORPUS is clean speech. Music is the audio files of FOLDER and synthetic chords; noise is those of the other folder and coloured
+noise. Each row is a kind, each cell the share of its time that preparation assigns to a class: utterances are kept, the rest is
+dropped and counted in the card. The noise files most often classified as music are named below the table.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""The batch plan on an index as large as XLS-R's: start-up, memory and the time of one micro-batch.
+"""The batch plan with an index as large as XLS-R's: start-up time, memory, and the time of one micro-batch.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.data.plan    # 160 million clips, 436,000 hours; 1 GB of disk for a while
+    OMP_NUM_THREADS=1 python -m benchmarks.data.plan    # 160 million clips, 436,000 hours; needs 1 GB of disk while it runs
 
-The index is made up: lengths from a gamma distribution (9.8 s on average), 128 languages whose hours fall like 1 / rank, in
-runs of 1,000 clips as shards have them. It is memory-mapped, as a corpus of that size would be.
+The index is synthetic: lengths from a gamma distribution (mean 9.8 s), 128 languages with hours proportional to 1 / rank, in runs
+of 1,000 clips as in shards. It is memory-mapped, as the index of such a corpus would be.
 """
 
 from __future__ import annotations

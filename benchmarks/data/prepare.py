@@ -1,4 +1,4 @@
-"""Where the time of `lalia prepare` goes: each step over the same files, on one core, and how many hours a minute that makes.
+"""Time of each step of `lalia prepare` on the same files, on one core, and the hours of audio per minute.
 
 OMP_NUM_THREADS=1 python benchmarks/data/prepare.py FOLDER [--files 300]
 """

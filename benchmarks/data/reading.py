@@ -1,12 +1,12 @@
-"""Odd audio files: what lalia reads of each, beside FFmpeg, libsndfile, librosa and transformers.
+"""Reading of unusual and damaged audio files: lalia beside FFmpeg, libsndfile, librosa and transformers.
 
     python -m benchmarks.data.reading files CLIP --out FOLDER [--table TABLE.tsv]     (CLIP: speech of 5 to 15 s; needs ffmpeg)
     python -m benchmarks.data.reading time FOLDER --before TREE                      (TREE: a checkout of an older state)
 
-`files` makes several hundred files of CLIP: every container and codec, whole and with each fault. What is right is what the
-program ffmpeg decodes, but for headers that declare less than is there, which it believes: of those it is known how much was
-put in. A reader *loses silently* where it gives less than that by more than 50 ms and says nothing; only lalia says anything.
-`time` reads the whole files with this state and with TREE, in turn, each file at its best of several.
+`files` makes several hundred files from CLIP: every container and codec, whole and with each fault. The reference length is what
+the program ffmpeg decodes, except for headers that declare less than the file has, which ffmpeg believes: there it is the length
+written. A reader *loses silently* if it returns over 50 ms less without a message; only lalia gives messages. `time` reads the
+whole files with this state and with TREE, in alternation, each file at its best of several.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Voice activity detectors side by side: what they miss and what they take for speech, clean, in noise, music and by telephone.
+"""Voice activity detectors compared: missed speech and false alarms, in clean audio, noise, music and telephone audio.
 
     OMP_NUM_THREADS=1 python benchmarks/data/vad.py CORPUS [--noise FOLDER] [--minutes 18]
 
-CORPUS is clean speech (the demo's prompts): where its frames are within 38 dB of the loudest, closed over 0.2 s, is the truth,
-and pauses of digital silence stand between its clips. Noise is what the audio files of FOLDER hold, else white noise; music is
-made of plucked chords. Each detector is judged on its own frames: AUC of its scores, and at its own threshold the share of
-speech missed and of other frames taken for speech. Speed is audio time by processor time. Those not installed are left out.
+CORPUS is clean speech (the demo's prompts). Speech is where its frames are within 38 dB of the loudest, with gaps below 0.2 s
+closed; pauses of digital silence separate its clips. Noise is the audio files of FOLDER, else white noise; music is plucked
+chords. Each detector is scored on its own frames: AUC, and at its own threshold the share of missed speech and of false alarms.
+Speed is audio time by processor time. Detectors that are not installed are skipped.
 """
 
 from __future__ import annotations

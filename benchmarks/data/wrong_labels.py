@@ -1,8 +1,8 @@
-"""How many wrong labels the check finds by listening: some labels are exchanged, and the suspects are counted.
+"""Wrong-label detection of `lalia finetune check --recogniser`: precision and recall on exchanged labels.
 
     OMP_NUM_THREADS=1 python -m benchmarks.data.wrong_labels data/demo --language ita --recogniser runs/demo/student
 
-A label is exchanged for that of a clip about as long, so that its length and rate give nothing away.
+A label is exchanged for that of a clip of similar length, so that length and speaking rate do not reveal it.
 """
 
 from __future__ import annotations

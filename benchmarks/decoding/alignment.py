@@ -1,8 +1,8 @@
-"""Forced alignment, ours in NumPy beside torchaudio's: the paths must be equal, the time is each one's own on one thread.
+"""Forced alignment: lalia's in NumPy beside torchaudio's. The paths must be equal; times are on one thread.
 
     OMP_NUM_THREADS=1 python -m benchmarks.decoding.alignment data/demo --language ita --student runs/demo/student
 
-Clips with their labels, as `lalia finetune check --recogniser` aligns them; what the student takes to hear them is beside it.
+It aligns clips with their labels, as `lalia finetune check --recogniser` does; the student's own time is shown beside it.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""What a language model buys, and what it costs: best path, beam search and language models on one student's test clips.
+"""Decoders compared on one student's test clips: greedy, beam search and language models; error rates and time.
 
     python -m benchmarks.decoding.language_models STUDENT CORPUS --language ita [--text FREE.txt] [--work FOLDER] [--out TABLE.md]
 
-Language models are made of the corpus's training labels, and of free text with them where it is given, less every sentence
-of a held-out clip; they are tuned on the dev split. The LSTM learns from all of it and weighs what n-grams of letters found.
-Hot words are the words of the test clips that no text has: what somebody knows who knows the names. The closed list holds
-every sentence of dev and test. Times are of one thread by its own clock, and as ratios to the time that the student's
-acoustic model takes for the same clips in the same run. Models stay in --work, and an interrupted run takes them from there.
+Language models are built from the training labels, and from these with the free text, without sentences of held-out clips; they
+are tuned on the dev split. The LSTM is trained on all of it and rescores n-grams of letters. Hot words are the words of the test
+clips that no text has, as if the user knew the names. The closed list has all sentences of dev and test. Times are thread time on
+one thread, and ratios to the time of the acoustic model for the same clips in the same run. Models are kept in --work, and an
+interrupted run reuses them.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Bench:
         return self.student.normaliser(self.corpus.text(row))
 
     def row(self, name: str, hear: Callable[[np.ndarray], str]) -> None:
-        """Decode every test clip twice (the first time fills what is remembered) and keep the second's time."""
+        """Decode every test clip twice (the first time fills caches) and keep the second time."""
         for _ in range(2):
             start = time.process_time()
             heard = [self.student.normaliser(hear(log_probs_TV)) for _, log_probs_TV in self.test]
@@ -76,7 +76,7 @@ class Bench:
         self.row(name, lambda log_probs_TV: text_of(decoder.decode(log_probs_TV), self.student.tokens))
 
     def calibration(self, decoder: Decoder) -> None:
-        """Say how far confidence is from truth on the test clips, before calibration and after."""
+        """Print the calibration error of confidences on the test clips, before and after calibration."""
         evidence, right = word_evidence(decoder, self.test)
         errors = [
             expected_error(reliability([confidence(e, weights) for e in evidence], right))
@@ -96,7 +96,7 @@ def texts(bench: Bench, free: list[Path]) -> Iterator[tuple[str, list[str]]]:
 
 
 def ngrams(bench: Bench, unit: Unit, sentences: list[str], out: Path) -> LanguageModel:
-    """Made and tuned on dev, as ``lalia lm`` and ``lalia tune`` do; taken as it is where ``out`` is there."""
+    """Built and tuned on dev, as ``lalia lm`` and ``lalia tune`` do; reused if ``out`` exists."""
     if not out.exists():
         made = make(out, symbols(bench, sentences, unit), unit, ORDERS[unit], bench.student.normaliser, [])
         made.store_tuned(bench.id, tune(bench.student, made, bench.corpus, bench.dev).as_dict())
@@ -106,7 +106,7 @@ def ngrams(bench: Bench, unit: Unit, sentences: list[str], out: Path) -> Languag
 
 
 def lstm(bench: Bench, under: LanguageModel, sentences: list[str], out: Path, settings: LstmSettings) -> LstmModel:
-    """FinetunedModel, and tuned on what the n-grams ``under`` it find of dev, as ``lalia lm --lstm`` and ``lalia tune`` do."""
+    """An LSTM, tuned on dev with the candidates of the n-grams ``under``, as ``lalia lm --lstm`` and ``lalia tune`` do."""
     train_model(symbols(bench, sentences, "letter"), out, bench.student.normaliser, [], {"letters": {}}, settings)
     model = LstmModel.load(out)
     say_perplexity(model, symbols(bench, held_out(bench, "dev"), "letter"))
@@ -134,7 +134,7 @@ def say_perplexity(model: LanguageModel | LstmModel, sentences: list[list[str]])
 def compare(bench: Bench, free: list[Path], work: Path, settings: LstmSettings) -> None:
     """Every row of the table."""
     student = bench.student
-    bench.row("best path", lambda log_probs_TV: transcript(greedy(log_probs_TV), student.tokens))
+    bench.row("greedy", lambda log_probs_TV: transcript(greedy(log_probs_TV), student.tokens))
     bench.beam("beam alone", make_decoder(student))
     for source, sentences in texts(bench, free):
         of_letters: LanguageModel | None = None

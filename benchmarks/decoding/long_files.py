@@ -1,10 +1,10 @@
-"""What a recogniser says to clips alone and to the same clips in one long file, and which part of it minds the difference.
+"""Error rates of clips alone and of the same clips in one long recording, and the cause of the difference.
 
     python -m benchmarks.decoding.long_files RECOGNISER CORPUS --language ita [--pauses 0.5 2] [--causes]
 
-Test clips in an order of their own are joined to windows of 30 s with silence between them. With ``--causes`` the features are
-normalised by each clip's own level, each clip's frames contextualised by themselves, or both: what is left then is the pauses.
-Log-mel recognisers only, in torch, best path.
+Test clips in random order are joined to windows of 30 s with silence between them. ``--causes`` normalises the features by each
+clip's own level, restricts attention to each clip, or both; the remaining difference comes from the pauses. Log-mel recognisers
+only, in torch, with greedy decoding.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The figures of a demo, read from the folders that its stages left."""
+"""The figures of a demo run, read from the folders of its stages."""
 
 from __future__ import annotations
 

@@ -1,9 +1,4 @@
-"""The demo's page: the chain as a picture, what was to be reached and what was, curves, a table, and clips to hear.
-
-The chain as a picture: raw audio, encoder, recogniser, student, with their figures; drawn as SVG in the page's colours.
-
-The demo page's sections: pretraining, what it bought, the student, the commands and the data.
-"""
+"""The report page of the demo: a picture of the chain, goals and results, curves, a table, clips with audio, commands."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""The demo: real speech in five languages becomes an Italian recogniser that runs on a laptop.
+"""The demo: from real speech in five languages to an Italian recogniser that runs on a laptop.
 
-Runs the public commands one after another, exactly as they would be typed, and writes a report of what came out:
+It runs the public commands one after another and writes a report:
 
   python -m benchmarks.demo.run --quick      at most 20 minutes on two cores
   python -m benchmarks.demo.run --full       about two hours, the figures that README quotes
 
-Running it again continues where it stopped: every command finds what it has done already.
+The same command again continues: every stage finds what it has done already.
 """
 
 from __future__ import annotations

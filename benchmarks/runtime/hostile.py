@@ -1,6 +1,7 @@
-"""Requests that mean no good, as bytes on a socket: what `benchmarks.runtime.serve` and the tests throw at a server.
+"""Malicious HTTP requests, as bytes on a socket, which `benchmarks.runtime.serve` and the tests send to a server.
 
-Everything is a function of a seed. Each attack says which statuses are fine; a connection closed without an answer always is.
+Everything is a function of a seed. Each attack lists the allowed statuses; a connection closed without an answer is always
+allowed.
 """
 
 from __future__ import annotations

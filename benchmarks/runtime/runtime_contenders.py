@@ -1,4 +1,4 @@
-"""Who is measured beside a student on the same audio: torch, transformers, sherpa-onnx, PocketSphinx."""
+"""Runtimes that are compared with a student on the same audio: torch, transformers, sherpa-onnx, PocketSphinx."""
 
 from __future__ import annotations
 

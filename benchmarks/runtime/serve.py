@@ -1,7 +1,9 @@
-"""A server under 10,000 requests that mean no good, and under many that do: ``python -m benchmarks.runtime.serve STUDENT CLIP…``.
+"""Server benchmark: robustness under 10,000 malicious requests, and throughput by number of clients.
 
-Prints a table of the attacks (what was answered, and whether anything was read, written or leaked that must not be) and one of
-the throughput by the number of clients. The exit status is 1 where anything was.
+    python -m benchmarks.runtime.serve STUDENT CLIP…
+
+Prints a table of the attacks (the answers, and whether anything was read, written or leaked) and one of the throughput. Exit
+status 1 if any attack succeeded.
 """
 
 from __future__ import annotations

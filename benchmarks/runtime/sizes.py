@@ -1,9 +1,9 @@
-"""What the sizes of students cost before there is one: untrained models of their shapes, exported as students are.
+"""Speed, size and memory of student sizes before training: untrained models of these shapes, exported as students.
 
     python -m benchmarks.runtime.sizes CLIP… [--size pocket laptop server] [--minutes 60 180]
 
-Speed and memory do not depend on what a model has learned, nor does greedy decoding. Beam search does: an untrained model is
-unsure of everything (`python -m benchmarks.runtime.speed STUDENT CLIP… --lm LM` measures a trained one).
+Speed and memory of greedy decoding do not depend on training. Those of beam search do, because an untrained model is always
+unsure; `python -m benchmarks.runtime.speed STUDENT CLIP… --lm LM` measures a trained one.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
-"""What running a student costs, beside peers on the same audio: ``python -m benchmarks.runtime.speed STUDENT CLIP…``.
+"""Cost of running a student, beside other toolkits on the same audio.
 
-Cold start, import time, packages of ``pip install .``, peak memory, and real-time factors by threads and jobs, of short clips and
-of one long file. Every measurement is a process of its own; contenders take turns round by round, and the median is shown.
-``cpu`` is processor time, which other programs on the machine do not lengthen; ``wall`` is the clock on the wall.
+    python -m benchmarks.runtime.speed STUDENT CLIP…
+
+Cold start, import time, packages of ``pip install .``, peak memory, and real-time factors by threads and jobs, for short clips
+and one long file. Each measurement is a separate process; contenders alternate, and the median is shown. ``cpu`` is processor
+time, which other programs do not lengthen; ``wall`` is wall-clock time.
 """
 
 from __future__ import annotations
@@ -195,7 +197,7 @@ def main() -> int:
                     expected = " ".join(filter(None, pieces))
                     other = "" if lm else f"{100 * difference([long['text']], [expected]):.1f} %"
                     print(
-                        f"| {minutes:g} min {suffix.upper()} | {'n-gram beam' if lm else 'best path'} | {jobs} | "
+                        f"| {minutes:g} min {suffix.upper()} | {'n-gram beam' if lm else 'greedy'} | {jobs} | "
                         f"{long['cpu']:.1f} | {long['wall']:.1f} | {long['audio_s'] / long['wall']:.0f} | {other} | "
                         f"{long['peak_mb']:.0f} |",
                         flush=True,

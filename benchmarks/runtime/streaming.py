@@ -2,11 +2,10 @@
 
     python -m benchmarks.runtime.streaming STUDENT CORPUS --offline STUDENT --language ita
 
-Errors: each held-out clip alone, by the streaming student and by one that hears clips whole. Latency: all clips as one stream,
-a second of faint noise between them, fed in blocks of 40 ms as a microphone gives them; a word ends where the forced alignment
-of its label by the offline student says, on the last frame of its last letter; its text comes when the block that made it stable
-has been worked on. Medians where nothing else is said. The clock is the audio's own plus the thread's own time of work, so a busy
-machine changes nothing.
+Errors: each held-out clip alone, by the streaming student and by an offline one. Latency: all clips as one stream with a second
+of faint noise between them, fed in blocks of 40 ms as from a microphone. A word ends on the last frame of its last letter, by
+forced alignment of the label with the offline student; its text appears when the block that made it stable has been processed.
+Values are medians unless noted. The clock is audio time plus thread time, so that other load has no effect.
 """
 
 from __future__ import annotations

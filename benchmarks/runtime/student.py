@@ -1,11 +1,10 @@
-"""The front of students: what size, speed and character errors one teacher can be turned into.
+"""Trade-off of students of one teacher: size, speed and CER (a Pareto front).
 
     python -m benchmarks.runtime.student --teacher RECOGNISER --corpus CORPUS --language ita --out RUNS [--also NAME=RECOGNISER …]
 
-Blocks are dropped and the rest is left as it is, or distilled; single heads, units and channels are pruned; and everything is
-exported in float and in int8 by the public commands, with a gate that lets all pass, since this is what shows where a gate must
-stand. ``RUNS`` holds a run folder each: the same command again goes on where it stopped. The table is ``RUNS/front.md``, the
-picture ``RUNS/front.svg``.
+Students with fewer blocks, with and without distillation, and pruned ones are exported in float and int8 by the public commands,
+without quality checks, because this shows which limits are reasonable. ``RUNS`` has a folder for each run; the same command again
+continues. The table is ``RUNS/front.md``, the picture ``RUNS/front.svg``.
 """
 
 from __future__ import annotations

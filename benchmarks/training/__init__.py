@@ -1,1 +1,1 @@
-"""Benchmarks of training: the step, memory, ranks, the guard, and what pretraining brings."""
+"""Benchmarks of training: step time, memory, ranks, the guard, and the gain from pretraining."""

@@ -1,8 +1,8 @@
-"""The corpora of the learning proof: every set of a folder of speech, its target languages split so that no test is known.
+"""Corpora for the pretraining benchmark (learning.py): all sets of a folder of speech, target languages without leaks.
 
-A set is a folder with a ``manifest.tsv`` (audio, language, speaker, text, split, duration_s). A target keeps the test clips that
-its manifest names, or gets some: whole speakers where there are many, else whole sentences, in the order of a hash. A sentence or
-a speaker of the test split is in no other.
+A set is a folder with a ``manifest.tsv`` (audio, language, speaker, text, split, duration_s). A target keeps the test clips of
+its manifest, or gets some: whole speakers if there are many, else whole sentences, in the order of a hash. No sentence or
+speaker of the test split is in another split.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What the learning proof found: a table and two plots, from the folders of its runs.
+"""Results of the pretraining benchmark (learning.py): a table and two plots, from the folders of its runs.
 
-CERs are of test clips. A start's *hours* are what its pretraining took by the clock, with those of the rounds before it.
+CERs are of test clips. The *hours* of an initial model are the wall-clock time of its pretraining, including earlier rounds.
 """
 
 from __future__ import annotations

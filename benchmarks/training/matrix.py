@@ -1,12 +1,11 @@
-"""Two ranks against one: every strategy, precision, LayerDrop and activation checkpointing on the same plan.
+"""Two ranks compared with one: every strategy, precision, LayerDrop and activation checkpointing on the same batch plan.
 
     OMP_NUM_THREADS=1 python -m benchmarks.training.matrix [--strategies ddp,zero1,zero2,zero3] [--precisions fp32,bf16]
         [--layerdrops 0,0.1] [--checkpointing false,true]
 
-Each run of two ranks is stopped half-way and resumed on two ranks and on one; what it is compared with is one process from
-beginning to end, without activation checkpointing. A row for each combination: the largest difference of held-out loss and of
-any weight, for the run resumed on two and for the one resumed on one; the seconds that the three parts took. Exit status 1 where
-a float32 loss is more than 1e-4 away.
+Each run of two ranks is stopped half-way and resumed on two ranks and on one; the reference is one uninterrupted process without
+activation checkpointing. A row for each combination: the largest difference of held-out loss and of any weight, for both resumed
+runs, and the seconds of the three parts. Exit status 1 if a float32 loss differs by more than 1e-4.
 
 Ranks are forked from this process, which has imported everything once, and find each other as torchrun's would.
 """

@@ -1,10 +1,10 @@
-"""Predicted against measured memory of one pretraining step, at five sizes.
+"""Predicted and measured memory of one pretraining step, at five sizes.
 
     OMP_NUM_THREADS=1 python -m benchmarks.training.memory [--size nano base] [--precision fp32 bf16] [--checkpointing]
 
-Each size is a process of its own. ``peak`` is how far the process's resident memory rises above what it was before the model
-was made, over two accumulated forward and backward passes and an AdamW step. What libraries take once for their code and
-kernels is there before: a step of a model of a few thousand weights has been made, and ``libraries`` is what that took.
+Each size is a separate process. ``peak`` is the rise of its resident memory over the state before the model is made, during two
+accumulated forward and backward passes and an AdamW step. The memory that libraries take once for code and kernels is excluded: a
+step of a tiny model comes first, and ``libraries`` is what that took.
 """
 
 from __future__ import annotations

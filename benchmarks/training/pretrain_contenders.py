@@ -4,8 +4,8 @@ ours          PretrainTask and the loss of its training step, without a Trainer.
 fairseq2      fairseq2 0.8.1's Wav2Vec2Model and its aggregate loss, as shipped: part of its quantizer by torch.compile.
 transformers  Wav2Vec2ForPreTraining as shipped. Its distractors are drawn beforehand, as its users' data collators do.
 
-The published dropouts, no LayerDrop (each would leave out other blocks), the same waves, and the same mask, which hides as many
-frames of each clip: fairseq2 knows no other.
+All have the published dropouts, no LayerDrop (each would skip other blocks), the same waves and the same mask, which masks the
+same number of frames in each clip because fairseq2 supports nothing else.
 
 B clips, S samples, T frames.
 """

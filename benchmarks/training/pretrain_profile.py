@@ -1,9 +1,9 @@
-"""Where the time of our pretraining step goes, how near its matrix products come to the machine's peak, and attention two ways.
+"""Profile of lalia's pretraining step: time by kind of operation, matrix products against the peak, attention kernels.
 
     OMP_NUM_THREADS=1 python -m benchmarks.training.pretrain_profile [--size "256 x 6"] [--precision fp32 bf16]
     OMP_NUM_THREADS=1 python -m benchmarks.training.pretrain_profile --attention
 
-The peak is a 1024³ product, timed in turn with the steps. ``--attention`` sets torch's fused kernel against the written-out
+The peak is a 1024³ product, timed in alternation with the steps. ``--attention`` compares torch's fused kernel with the explicit
 products of lalia/models/cpu_kernels.py, forward and backward.
 
 B clips, T frames, H heads, d dimensions of a head.

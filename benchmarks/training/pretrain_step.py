@@ -1,13 +1,13 @@
-"""One pretraining step (forward, backward, AdamW) side by side: ours, fairseq2's and transformers', time and peak memory.
+"""One pretraining step (forward, backward, AdamW) in lalia, fairseq2 and transformers: time and peak memory.
 
     OMP_NUM_THREADS=1 python -m benchmarks.training.pretrain_step [--size "192 x 5" "256 x 6" base] [--precision fp32 bf16]
 
-Time: all three in one process, step by step in turn, ``--rounds`` times; each peer's time is divided by ours of the same round,
-and the table has the medians and, in brackets, the quarters. So what else the machine does hits all alike. Memory: a process for
-each, in which resident memory rises above what it was before the model was made, over the second step; glibc gives freed blocks
-back (benchmarks/training/memory.py).
+Time: all three in one process, alternating step by step, ``--rounds`` times. The others' times are divided by lalia's of the same
+round, so that other load affects all equally; the table has medians and, in brackets, quartiles. Memory: a process for each, the
+rise of resident memory over the state before the model was made, during the second step; glibc returns freed blocks
+(benchmarks/training/memory.py).
 
-The contenders are in pretrain_contenders.py; pretrain_profile.py shows where the time of our step goes.
+The contenders are in pretrain_contenders.py; pretrain_profile.py shows where the time of lalia's step goes.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""What a second rank brings: audio per second of pretraining on one and on two ranks, at the same batch.
+"""Scaling from one to two ranks: audio per second of pretraining at the same batch.
 
     python -m benchmarks.training.ranks --corpus data/demo [--precision fp32 bf16] [--strategy ddp zero2] [--steps 40]
 
-Every run is `lalia pretrain fit` with configs/pretrain/nano.yaml and a batch of two micro-batches: one rank accumulates
-them, two ranks take one each. A rank has one thread. Runs of one rank and of two take turns, ``--rounds`` times; efficiency is
-the audio per second of two ranks over twice that of one rank of the same round (median, lowest to highest). It says what exchange
-and sharding cost where each rank has a core and both share the memory bus: ask for it on a machine at rest.
+Every run is `lalia pretrain fit` with configs/pretrain/nano.yaml and a batch of two micro-batches: one rank accumulates them,
+two ranks take one each. A rank has one thread. Runs with one and two ranks alternate, ``--rounds`` times; efficiency is the
+audio per second of two ranks over twice that of one rank in the same round (median, lowest to highest). It measures the cost of
+communication and sharding when each rank has a core and both share the memory bus; run it on an idle machine.
 """
 
 from __future__ import annotations

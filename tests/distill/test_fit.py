@@ -229,7 +229,7 @@ def test_noise_is_for_the_student_alone_and_drawn_by_the_micro_batch(made):
     random = torch.Generator()
     assert_close(task.teacher_outputs(batch).logits_BTV, quiet.teacher_outputs(batch).logits_BTV)
     noisy = task.student_outputs(batch, random).logits_BTV
-    assert not torch.allclose(noisy, quiet.heard(batch, random).logits_BTV, atol=1e-3)
+    assert not torch.allclose(noisy, quiet.student_outputs(batch, random).logits_BTV, atol=1e-3)
     assert_close(noisy, task.student_outputs(batch, random).logits_BTV)
     assert not torch.allclose(noisy, task.student_outputs(replace(batch, number=7), random).logits_BTV)
 
