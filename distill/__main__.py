@@ -36,6 +36,10 @@ used most
   --data.language CODE   another language than the teacher's
   --out RUN              the folder this run is kept in
   --schedule.minutes N   how long; or --schedule.steps N
+  --student.start FOLDER start from this recogniser instead of the teacher's blocks
+  --student.chunk N      frames of a chunk, for a streaming student
+  --optim.lr N           peak learning rate
+  --batch.hours N        hours of audio per optimizer step
 """,
     "prune": """\
 Prune a recogniser to a target size, then distil it from the original; it ends in RUN/recogniser.
@@ -47,10 +51,16 @@ L0 gates on heads, feed-forward units and convolution channels learn under the t
 language is the teacher's. The same command again continues the run in --out.
 
 used most
-  --teacher FOLDER       the recogniser to cut, or its run
+  --config FILE          the schedule: configs/distill/prune-nano.yaml
+  --teacher FOLDER       the recogniser to prune, or its run
   --data.corpus CORPUS   made by lalia prepare; repeat it for several
   --out RUN              the folder this run is kept in
+  --prune.target N       share of the cost to keep
+  --prune.cost C         parameters or multiply_adds
   --schedule.minutes N   how long; or --schedule.steps N
+  --data.language CODE   another language than the teacher's
+  --optim.lr N           peak learning rate
+  --batch.hours N        hours of audio per optimizer step
 """,
     "export": """\
 Export a recogniser as a student folder, one int8 ONNX file and what it needs, if it keeps its budget.

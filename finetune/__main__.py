@@ -31,7 +31,8 @@ Fine-tune an encoder on labelled audio with CTC; the recogniser ends in RUN/reco
   lalia finetune fit --encoder nano-multilingual --data.corpus data/demo --data.language ita --out runs/italian
   lalia finetune fit --encoder runs/encoder/encoder --data.corpus data/demo --data.language ita --labels.minutes 10 --out runs/ten
 
-What neither --config nor flags say is chosen by the hours of labels and printed. The same command again continues the run.
+A preset, chosen by the hours of labels and printed, sets what --config and flags leave open.
+The same command again continues the run.
 
 used most
   --encoder FOLDER       nano-multilingual, which comes along, or what lalia pretrain fit or lalia convert made
@@ -39,8 +40,11 @@ used most
   --data.language CODE   only clips in this language (isl, is, Icelandic)
   --out RUN              the folder this run is kept in
   --labels.minutes N     of labels to learn from (0: all)
-  --schedule.steps N     how long, where it is not chosen
-  --recogniser FOLDER    go on from this recogniser; with --mode adapter add a language to it
+  --recogniser FOLDER    continue from this recogniser; with --mode adapter add a language to it
+  --mode M               full, head or adapter: what is trained
+  --schedule.steps N     length of the run, instead of the preset's
+  --optim.lr N           peak learning rate, instead of the preset's
+  --batch.micro_s N      seconds of audio in memory at a time; less needs less memory
 """,
     "lm": "Make a language model from the run's labels and any text, tune it, and measure its effect.",
     "eval": "Evaluate the recogniser of a run: error rates and where the errors are, and a page with clips to hear.",

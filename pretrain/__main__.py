@@ -28,7 +28,13 @@ Estimate what a run needs before it starts: memory by part, micro-batches, steps
 used most
   --config FILE          the settings of a size: configs/pretrain/nano.yaml, base.yaml, …
   --data.corpus CORPUS   made by lalia prepare; repeat it for several
-  --plan.memory_gb N     of one device
+  --plan.memory_gb N     memory of one device
+  --plan.devices N       devices to plan for
+  --hardware.strategy S  auto, ddp, zero1, zero2, zero3, zero2-offload or zero3-offload
+  --hardware.precision P fp32, bf16 or fp16
+  --batch.hours N        hours of audio per optimizer step
+  --batch.micro_s N      seconds of audio in memory at a time
+  --schedule.steps N     length of the run
 """,
     "fit": """\
 Pretrain an encoder on unlabelled audio by wav2vec 2.0's contrastive objective; it ends in RUN/encoder.
@@ -43,7 +49,11 @@ used most
   --data.corpus CORPUS   made by lalia prepare; repeat it for several
   --out RUN              the folder this run is kept in
   --schedule.minutes N   how long; or --schedule.steps N
-  --encoder FOLDER       go on from this encoder
+  --encoder FOLDER       continue from this encoder
+  --data.language CODE   only clips in this language; repeat it for several
+  --optim.lr N           peak learning rate
+  --batch.hours N        hours of audio per optimizer step
+  --batch.micro_s N      seconds of audio in memory at a time; less needs less memory
   --hardware.devices N   processes, or GPUs, on this machine (docs/hardware.md)
 """,
     "probe": """\

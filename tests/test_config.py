@@ -61,9 +61,66 @@ def test_what_is_dumped_loads_back_the_same(schema, tmp_path):
     assert config.load(schema, ["--config", str(tmp_path / "kept.yaml")], "x", "") == settings
 
 
-def test_help_teaches_every_setting(capsys):
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["--data.langauge", "ita"], "unrecognized arguments: --data.langauge (did you mean --data.language?)"),
+        (["--lr=1"], "unrecognized arguments: --lr (did you mean --optim.lr?)"),
+        (["stray"], "unrecognized arguments: stray"),
+        (["--seed", "x"], "--seed x: expected a whole number"),
+        (["--guard.enabled=maybe"], "--guard.enabled maybe: expected true or false"),
+        (
+            ["--hardware.precision", "fp61"],
+            "--hardware.precision fp61: expected fp32, bf16 or fp16 (did you mean fp16?)",
+        ),
+        (["--data.corpus"], "--data.corpus: expected one argument"),
+    ],
+)
+def test_a_wrong_flag_has_the_form_of_every_program(argv, told):
+    with pytest.raises(UserError) as caught:
+        load(*argv)
+    assert str(caught.value) == f"{told}; see: lalia pretrain fit --help all"
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("data: {langauge: [ita]}", "a.yaml: no setting data.langauge (did you mean data.language?); see: "),
+        ("seed: one", "a.yaml: seed one: expected a whole number; see: "),
+        ("data: 5", "a.yaml: data 5: expected settings in it: corpus, language"),
+        ("a: [", "a.yaml: is no YAML (line 1"),
+        ("", "a.yaml: holds no settings; expected"),
+        ("- a", "a.yaml: holds no settings; expected"),
+    ],
+)
+def test_a_wrong_file_is_named(content, told, tmp_path):
+    file = tmp_path / "a.yaml"
+    file.write_text(content)
+    with pytest.raises(UserError) as caught:
+        load("--config", str(file))
+    assert told in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_wrong_path_of_a_file_is_named_with_what_is_like_it():
+    with pytest.raises(UserError) as caught:
+        load("--config=configs/pretrain/nono.yaml")
+    assert str(caught.value) == (
+        "--config configs/pretrain/nono.yaml: no such file (did you mean nano.yaml?); expected a YAML file of settings"
+    )
+
+
+def test_help_is_short_and_says_where_every_setting_is(capsys):
     with pytest.raises(SystemExit) as ended:
         load("--help")
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("about\n") and "every setting: lalia pretrain fit --help all" in shown
+    assert "--batch.hours" not in shown
+
+
+def test_help_teaches_every_setting(capsys):
+    with pytest.raises(SystemExit) as ended:
+        load("--help", "all")
     assert ended.value.code == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "--batch.hours" in shown

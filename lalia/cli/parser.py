@@ -70,15 +70,15 @@ def _name(action: argparse.Action) -> str:
     return action.option_strings[-1] if action.option_strings else str(action.metavar or action.dest)
 
 
-def wrong_value(name: str, value: str, expected: str, program: str) -> str:
+def wrong_value(name: str, value: str, expected: str, program: str, help: str = "--help") -> str:
     """The error for a ``value`` that the argument or setting ``name`` does not take."""
-    return f"{name} {value or repr(value)}: {expected}; see: {program} --help"
+    return f"{name} {value or repr(value)}: {expected}; see: {program} {help}"
 
 
-def unrecognized(words: Sequence[str], flags: Collection[str], program: str) -> UserError:
+def unrecognized(words: Sequence[str], flags: Collection[str], program: str, help: str = "--help") -> UserError:
     """The error for ``words`` of a command line that ``program``, which takes ``flags``, does not know."""
     flag = next((word for word in words if word.startswith("-")), "").partition("=")[0]
-    return UserError(f"unrecognized arguments: {' '.join(words)}{closest(flag, flags)}; see: {program} --help")
+    return UserError(f"unrecognized arguments: {' '.join(words)}{closest(flag, flags)}; see: {program} {help}")
 
 
 def one_of(choices: Sequence[str], value: str = "") -> str:

@@ -87,7 +87,7 @@ def test_the_examples_of_help_are_what_its_verb_takes(
     monkeypatch.setenv("COLUMNS", "200")
     words = [verb] if isinstance(verb, str) else list(verb)
     with pytest.raises(SystemExit):
-        main.main([*words, "--help"])
+        main.main([*words, "--help", "all"])
     told = capsys.readouterr().out
     known = set(re.findall(r"--[\w.-]+", told.split("\noptions:")[1]))
     examples = re.findall(rf"^  (lalia {' '.join(words)} .*(?:\\\n.*)?)", told, re.MULTILINE)
@@ -97,3 +97,18 @@ def test_the_examples_of_help_are_what_its_verb_takes(
         assert set(re.findall(r"(?<!\S)--[\w.-]+", typed)) <= known, typed
         for config in re.findall(r"--config (\S+)", typed):
             assert (ROOT / config).is_file()
+
+
+@pytest.mark.parametrize("verb", ["pretrain fit", "finetune fit", "distill fit", "distill prune"])
+def test_help_of_fit_is_an_example_and_the_ten_settings_used_most(
+    verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main.main([*verb.split(), "--help"])
+    short = capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main.main([*verb.split(), "--help", "all"])
+    every = set(re.findall(r"^  (--[\w.-]+)", capsys.readouterr().out.split("\noptions:")[1], re.MULTILINE))
+    used_most = re.findall(r"^  (--[\w.-]+)", short, re.MULTILINE)
+    assert len(used_most) == 10 and set(used_most) <= every
+    assert re.search(rf"^  lalia {verb} --", short, re.MULTILINE) and len(short.splitlines()) < 30
