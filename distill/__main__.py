@@ -76,7 +76,9 @@ used most
   --data.corpus CORPUS   with held-out labelled clips
   --teacher FOLDER       to measure beside it
   --out STUDENT          the folder to write
+  --data.language CODE   another language than the recogniser's
   --gate.speed N, --gate.float_ratio N, --gate.teacher_ratio N    the budget
+  --measure.split SPLIT  the clips that it is measured on
 """,
 }
 

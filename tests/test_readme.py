@@ -50,7 +50,7 @@ def test_command(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     elif words[0] == "lalia":
         verb = words[1:3] if words[1] in STAGES else words[1:2]
         with pytest.raises(SystemExit) as ended:
-            main.main([*verb, "--help"])
+            main.main([*verb, "--help", "all"])
         assert ended.value.code == 0
         assert flags(words) <= set(re.findall(r"--[\w.-]+", capsys.readouterr().out)), "an unknown flag"
         for flag, value in pairwise(words):
