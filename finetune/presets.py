@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.config import FinetuneSettings
-from lalia.cli.parser import closest
-from lalia.errors import UserError
+from lalia.errors import UserError, closest
 from lalia.model_folder import find_made
 from lalia.units import Seconds
 

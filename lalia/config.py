@@ -19,8 +19,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter, set_parsing_settings
 
 from lalia.cards import write_text
-from lalia.cli.parser import closest, one_of, unrecognized, wrong_value
-from lalia.errors import STATUSES, UserError
+from lalia.errors import STATUSES, UserError, closest, one_of, unrecognized, wrong_value
 from lalia.files import CHECKOUT, shipped_file
 
 # The text under a field is its help.
@@ -63,7 +62,7 @@ def load(schema: type[S], argv: Sequence[str], program: str, about: str) -> S:
     return schema(**{field.name: values[field.name] for field in fields(schema)})  # type: ignore[arg-type]
 
 
-# --- Errors: the form of lalia.cli.parser ----------------------------------------------------------------
+# --- Errors: in the form of lalia.errors ----------------------------------------------------------------
 
 
 def _kinds(schema: type, prefix: str = "") -> dict[str, Any]:

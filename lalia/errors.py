@@ -12,7 +12,8 @@ import io
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
+from difflib import get_close_matches
 
 from lalia.files import readable
 
@@ -90,3 +91,34 @@ def _written_out(error: UnicodeError) -> tuple[str, int]:
     if not error.encoding.lower().startswith("utf"):
         told = told.encode("ascii", "backslashreplace").decode()
     return told, error.end
+
+
+# --- Errors of command lines and settings ----------------------------------------------------------------
+
+
+def wrong_value(name: str, value: str, expected: str, program: str, help: str = "--help") -> str:
+    """The error for a ``value`` that the argument or setting ``name`` does not take."""
+    return f"{name} {value or repr(value)}: {expected}; see: {program} {help}"
+
+
+def unrecognized(words: Sequence[str], flags: Collection[str], program: str, help: str = "--help") -> UserError:
+    """The error for ``words`` of a command line that ``program``, which takes ``flags``, does not know."""
+    flag = next((word for word in words if word.startswith("-")), "").partition("=")[0]
+    return UserError(f"unrecognized arguments: {' '.join(words)}{closest(flag, flags)}; see: {program} {help}")
+
+
+def one_of(choices: Sequence[str], value: str = "") -> str:
+    """``expected a, b or c``, with the one that ``value`` is like."""
+    *most, last = choices
+    return f"expected {', '.join(most)}{' or ' * bool(most)}{last}{closest(value, choices)}"
+
+
+def closest(word: str, among: Collection[str]) -> str:
+    """`` (did you mean X?)`` for the one of ``among`` that ``word`` is like; "" where it is like none.
+
+    ``--corpus`` is like ``--data.corpus``, and no word is like ``--help``.
+    """
+    bare = {known.lstrip("-"): known for known in among if known not in ("-h", "--help")}
+    meant = word.lstrip("-")
+    near = [name for name in bare if meant and name.rpartition(".")[2] == meant] or get_close_matches(meant, bare, 1)
+    return f" (did you mean {bare[near[0]]}?)" if near else ""

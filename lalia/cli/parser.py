@@ -1,7 +1,6 @@
-"""The argument parser of every program, what its errors say, and the verbs of a training stage.
+"""The argument parser of every program, and the verbs of a training stage.
 
-Settings that ``lalia.config`` reads are no concern of argparse, but their errors have the form that is written here:
-``WHAT: expected …; see: PROGRAM --help`` in one line.
+Its errors have the same form as those of ``lalia.config`` on settings; ``lalia.errors`` writes both.
 """
 
 from __future__ import annotations
@@ -10,10 +9,9 @@ import argparse
 import re
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any, NoReturn
 
-from lalia.errors import UserError, run
+from lalia.errors import UserError, closest, one_of, run, unrecognized, wrong_value
 
 
 class Parser(argparse.ArgumentParser):
@@ -68,34 +66,6 @@ _EXPECTED: dict[type, str] = {int: "expected a whole number", float: "expected a
 
 def _name(action: argparse.Action) -> str:
     return action.option_strings[-1] if action.option_strings else str(action.metavar or action.dest)
-
-
-def wrong_value(name: str, value: str, expected: str, program: str, help: str = "--help") -> str:
-    """The error for a ``value`` that the argument or setting ``name`` does not take."""
-    return f"{name} {value or repr(value)}: {expected}; see: {program} {help}"
-
-
-def unrecognized(words: Sequence[str], flags: Collection[str], program: str, help: str = "--help") -> UserError:
-    """The error for ``words`` of a command line that ``program``, which takes ``flags``, does not know."""
-    flag = next((word for word in words if word.startswith("-")), "").partition("=")[0]
-    return UserError(f"unrecognized arguments: {' '.join(words)}{closest(flag, flags)}; see: {program} {help}")
-
-
-def one_of(choices: Sequence[str], value: str = "") -> str:
-    """``expected a, b or c``, with the one that ``value`` is like."""
-    *most, last = choices
-    return f"expected {', '.join(most)}{' or ' * bool(most)}{last}{closest(value, choices)}"
-
-
-def closest(word: str, among: Collection[str]) -> str:
-    """`` (did you mean X?)`` for the one of ``among`` that ``word`` is like; "" where it is like none.
-
-    ``--corpus`` is like ``--data.corpus``, and no word is like ``--help``.
-    """
-    bare = {known.lstrip("-"): known for known in among if known not in ("-h", "--help")}
-    meant = word.lstrip("-")
-    near = [name for name in bare if meant and name.rpartition(".")[2] == meant] or get_close_matches(meant, bare, 1)
-    return f" (did you mean {bare[near[0]]}?)" if near else ""
 
 
 def positive(text: str) -> int:

@@ -13,10 +13,10 @@ from lalia.audio.channels import parse_channels
 from lalia.audio.reading import TWO_VOICES, Note
 from lalia.cards import cores, write_text
 from lalia.cli.options import Clip, Decoding, add_decoding, called, decoders, find_clips, kept, output_paths
-from lalia.cli.parser import Parser, one_of, positive
+from lalia.cli.parser import Parser, positive
 from lalia.decoding.decoder import Decoder
 from lalia.decoding.greedy import Word
-from lalia.errors import AudioError, UserError
+from lalia.errors import AudioError, UserError, one_of
 from lalia.files import one_line, readable
 from lalia.inputs import address, is_address
 from lalia.model_folder import BEST_PATH, CALIBRATED, doubt, doubtful
