@@ -1,4 +1,4 @@
-"""``lalia pretrain VERB``: plan a run, fit an encoder to raw audio, probe what it learned."""
+"""``lalia pretrain VERB``: plan predicts memory and time, fit pretrains an encoder, probe measures what encoders have learned."""
 
 from __future__ import annotations
 

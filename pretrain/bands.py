@@ -1,7 +1,7 @@
-"""What a healthy pretraining run looks like, as data: each vital sign's band, and what is tried when it is left.
+"""Healthy bands of a pretraining run: the range of each vital sign, and the interventions when it is left.
 
-V entries of a codebook, G codebooks. The figures behind the bands: healthy runs use most of their codes and reach accuracies of
-.3 to .68; runs that died sat at one code per codebook with accuracy 1.0 and loss 0, or at chance with a constant loss.
+Healthy runs use most of their codes and reach accuracies of .3 to .68. Collapsed runs had one code per codebook, accuracy 1.0 and
+loss 0; others stayed at chance with a constant loss.
 """
 
 from __future__ import annotations

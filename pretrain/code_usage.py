@@ -1,6 +1,6 @@
-"""What a run's codes are: how often each is used as training goes on, and what the frames nearest to it sound like.
+"""Code usage of a pretraining run: how often each code is used over training, and audio of the frames nearest to it.
 
-B clips, S samples, T frames, G codebooks, V entries, L looks at held-out audio.
+B clips, S samples, T frames, G codebooks, V entries, L validations.
 """
 
 from __future__ import annotations

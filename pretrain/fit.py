@@ -1,4 +1,4 @@
-"""A pretraining run: corpora and settings in, ``RUN/encoder`` out."""
+"""``lalia pretrain fit``: from corpora and settings to ``RUN/encoder``."""
 
 from __future__ import annotations
 

@@ -1,19 +1,14 @@
-"""Memory of a pretraining run, predicted before there is a run.
+"""Predicts the memory of a pretraining step, from bytes counted while small versions of the model run.
 
-Weights, gradients and optimizer are counted. The rest is what the two passes of a micro-batch hold at their worst moment: the
-model itself is run forwards and backwards with one block and with two, on one clip of the longest length and on two, while the
-bytes that are alive are counted (``pretrain/memory.py``), and what a clip, a block and a block's clip add is carried on to the
-whole model. The worst moment is looked for in three places, since other things decide there: in the stem, in the blocks (until
-the gradient has left them; only there every block adds to it), and in the stem again. With activation checkpointing the same is
-done with checkpointing. The prediction needs a few hundred megabytes for a model of billions of weights, and stays true when
-the model's code changes.
+Weights, gradients and optimizer state are counted. For activations, the model runs forward and backward with one block and with
+two, on one clip of the longest length and on two, while ``LiveBytes`` counts the live bytes; what a clip, a block, and a clip in
+a block add is extrapolated to the whole model. The peak is measured at three points: in the stem, in the blocks until the
+gradient has left them, and in the stem again. A model of billions of weights takes a few hundred megabytes to predict.
+
+Matrix products and convolutions are not computed: they return zeros of the right shape, since no number of bytes depends on
+their values.
 
 B clips, T frames.
-
-Bytes of tensors that are alive while a piece of code runs: what a step holds at its worst moment, passing values included.
-
-Matrix products and convolutions are not computed: they give zeros of the right shape. Those of some seconds of audio through
-BASE would take most of a minute on one core, and no number of bytes depends on their results.
 """
 
 from __future__ import annotations
@@ -37,73 +32,7 @@ from lalia.units import Seconds, to_samples
 from pretrain.config import PretrainSettings
 from pretrain.task import PretrainTask
 
-# --- Bytes of tensors that are alive while a piece of code runs ------------------------------------------
-
-_ATEN = torch.ops.aten
-PRODUCTS = (_ATEN.mm, _ATEN.addmm, _ATEN.bmm, _ATEN.baddbmm, _ATEN.convolution, _ATEN.convolution_backward)
-
-
-class LiveBytes(TorchDispatchMode):
-    """Counts every storage that torch's operations make, until nothing holds it any more.
-
-    ``with LiveBytes(known) as live: ...`` leaves in ``live.peaks`` the largest number of bytes that were alive at once, one
-    figure for each stretch of time between calls of ``mark``. Storages of ``known`` (weights, gradients, what was there before)
-    are not counted, nor what an operation takes for itself and gives back before it ends. ``fused_attention``: (T, T) weights
-    are left out, as on a GPU, whose kernel makes none.
-    """
-
-    def __init__(self, known: Iterable[Tensor], fused_attention: bool = False) -> None:
-        super().__init__()
-        self.peaks = [0]
-        self._fused_attention = fused_attention
-        self._now = 0
-        self._seen = {tensor.untyped_storage()._cdata for tensor in known}
-
-    def mark(self) -> None:
-        """From here on a new figure."""
-        self.peaks.append(self._now)
-
-    def __torch_dispatch__(
-        self, operation: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        product = operation.overloadpacket in PRODUCTS
-        result = _zeros(operation, args, kwargs) if product else operation(*args, **kwargs)
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor):
-                self._count(leaf)
-        return result
-
-    def _count(self, tensor: Tensor) -> None:
-        storage = tensor.untyped_storage()
-        address, size = storage._cdata, storage.nbytes()
-        square = tensor.ndim == 4 and tensor.shape[-1] == tensor.shape[-2] > 1
-        if address in self._seen or (self._fused_attention and square):
-            return
-        self._seen.add(address)
-        self._now += size
-        self.peaks[-1] = max(self.peaks[-1], self._now)
-        # The storage's Python object lives as long as the storage itself.
-        weakref.finalize(storage, self._freed, address, size)
-
-    def _freed(self, address: int, size: int) -> None:
-        self._seen.discard(address)
-        self._now -= size
-
-
-def _zeros(operation: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
-    """What ``operation`` would give, but zeros."""
-    device = next(leaf.device for leaf in tree_leaves(args) if isinstance(leaf, Tensor))
-    shapes = tree_map_only(Tensor, lambda tensor: tensor.to("meta"), (args, kwargs))
-    made = operation(*shapes[0], **shapes[1])
-    return tree_map_only(
-        Tensor,
-        lambda meta: torch.empty_strided(meta.shape, meta.stride(), dtype=meta.dtype, device=device).zero_(),
-        made,
-    )
-
-
-# --- Memory of a pretraining run, predicted before there is a run ----------------------------------------
+# --- Prediction ------------------------------------------------------------------------------------------
 
 GB = 1e9
 FLOAT = 4
@@ -271,3 +200,69 @@ def _passes(task: PretrainTask, clip_s: Seconds, cuda: bool) -> list[tuple[float
     with torch.random.fork_rng(devices=[]):
         once, twice = (peak_bytes(task, noise(clips, clip_s), cuda) for clips in (1, 2))
     return list(zip(once, twice, strict=True))
+
+
+# --- Bytes of live tensors -------------------------------------------------------------------------------
+
+_ATEN = torch.ops.aten
+PRODUCTS = (_ATEN.mm, _ATEN.addmm, _ATEN.bmm, _ATEN.baddbmm, _ATEN.convolution, _ATEN.convolution_backward)
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts every storage that torch's operations make, until nothing holds it any more.
+
+    ``with LiveBytes(known) as live: ...`` leaves in ``live.peaks`` the largest number of bytes that were alive at once, one
+    figure for each stretch of time between calls of ``mark``. Storages of ``known`` (weights, gradients, what was there before)
+    are not counted, nor what an operation takes for itself and gives back before it ends. ``fused_attention``: (T, T) weights
+    are left out, as on a GPU, whose kernel makes none.
+    """
+
+    def __init__(self, known: Iterable[Tensor], fused_attention: bool = False) -> None:
+        super().__init__()
+        self.peaks = [0]
+        self._fused_attention = fused_attention
+        self._now = 0
+        self._seen = {tensor.untyped_storage()._cdata for tensor in known}
+
+    def mark(self) -> None:
+        """From here on a new figure."""
+        self.peaks.append(self._now)
+
+    def __torch_dispatch__(
+        self, operation: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        product = operation.overloadpacket in PRODUCTS
+        result = _zeros(operation, args, kwargs) if product else operation(*args, **kwargs)
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self._count(leaf)
+        return result
+
+    def _count(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        address, size = storage._cdata, storage.nbytes()
+        square = tensor.ndim == 4 and tensor.shape[-1] == tensor.shape[-2] > 1
+        if address in self._seen or (self._fused_attention and square):
+            return
+        self._seen.add(address)
+        self._now += size
+        self.peaks[-1] = max(self.peaks[-1], self._now)
+        # The storage's Python object lives as long as the storage itself.
+        weakref.finalize(storage, self._freed, address, size)
+
+    def _freed(self, address: int, size: int) -> None:
+        self._seen.discard(address)
+        self._now -= size
+
+
+def _zeros(operation: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
+    """What ``operation`` would give, but zeros."""
+    device = next(leaf.device for leaf in tree_leaves(args) if isinstance(leaf, Tensor))
+    shapes = tree_map_only(Tensor, lambda tensor: tensor.to("meta"), (args, kwargs))
+    made = operation(*shapes[0], **shapes[1])
+    return tree_map_only(
+        Tensor,
+        lambda meta: torch.empty_strided(meta.shape, meta.stride(), dtype=meta.dtype, device=device).zero_(),
+        made,
+    )

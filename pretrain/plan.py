@@ -1,4 +1,4 @@
-"""``lalia pretrain plan``: what a run will take on given hardware, and how its batch is best cut, before it is started."""
+"""``lalia pretrain plan``: memory, batch split, steps and time of a pretraining run on given hardware, before it starts."""
 
 from __future__ import annotations
 

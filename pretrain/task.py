@@ -1,4 +1,4 @@
-"""The pretraining task: an encoder, its quantizer, and one training step of the contrastive objective.
+"""The pretraining task: encoder, quantizer and one training step of the contrastive objective.
 
 B clips, S samples, T frames, M masked frames, F features, D width, K distractors, G codebooks, V entries.
 """

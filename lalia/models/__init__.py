@@ -1,4 +1,4 @@
-"""Encoders and recognisers: ``from lalia.models import Encoder, Recogniser``."""
+"""Models: encoders and recognisers, their storage, export and conversion. ``from lalia.models import Encoder, Recogniser``."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Adapters: what one language changes in an encoder that many languages share.
+"""Adapters: one language's changes to an encoder that many languages share.
 
-An adapter is a low-rank change of each matrix of the blocks (Hu et al. 2021, "LoRA", section 4.1: W + U D) and its own norms and
-biases. Both can be folded into the shared weights, so that a language's recogniser is a plain one wherever it is used: decoded,
-distilled, exported. The adapters of MMS (Pratap et al. 2023, section 4.1), a non-linear layer behind each block, cannot.
+An adapter is a low-rank change of each matrix of the blocks (Hu et al. 2021, "LoRA", section 4.1: W + U D) with its own norms and
+biases. It can be folded into the shared weights, so a language's recogniser decodes, distils and exports like a plain one.
+(The adapters of MMS, Pratap et al. 2023, section 4.1, are non-linear layers and cannot be folded.)
 
 I inputs, O outputs, R rank.
 """

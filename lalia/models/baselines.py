@@ -1,7 +1,7 @@
-"""Baselines from before pretraining, torchaudio's Wav2Letter and DeepSpeech, in the socket where an encoder goes.
+"""Baselines without pretraining: torchaudio's Wav2Letter and DeepSpeech behind the encoder's interface.
 
-Their last layer is the recogniser's head; everything before it is the encoder. Masks are laid on their input, and unlike in
-torchaudio's own forward, a clip in a padded batch gives the same frames as the clip alone.
+Their last layer is the recogniser's head, everything before it is the encoder. Masks apply to their input. Unlike in torchaudio's
+own forward, a clip in a padded batch gives the same frames as the clip alone.
 
 B clips, S samples, N 10 ms frames, T frames, F features of a frame, D width.
 """

@@ -1,13 +1,10 @@
-"""The blocks of an encoder, put together from fairseq2's parts.
+"""The encoder's blocks: transformer, convolutional and Conformer, offline or in chunks for streaming.
 
-Chunks: what a frame may see where speech is written down while it is still being said.
+A streaming encoder cuts a clip into chunks of ``chunk`` frames. A frame sees its whole chunk, ``left_chunks`` chunks to the left
+by attention and half a kernel by convolution in every block, and nothing after its chunk. So the frames of a chunk are final once the chunk is complete. Training applies this as masks over whole clips; the deployed recogniser
+(``lalia/models/export/deployed.py``) computes the same numbers chunk by chunk from cached states.
 
-A streaming encoder cuts the frames of a clip into chunks of ``chunk`` frames, from the first on. A frame sees the whole of its
-own chunk, to the left ``left_chunks`` chunks by attention and half a kernel by convolution in every block, and nothing behind its
-chunk. So the frames of a chunk are final as soon as the chunk is heard. Training lays this on as masks over whole clips; the
-deployed recogniser (``lalia/models/export/deployed.py``) computes the same numbers chunk by chunk, from the state it kept.
-
-B clips, C channels, T frames, N chunks, K frames of a chunk with what it sees before and behind.
+B clips, C channels, T frames, N chunks, K frames of a chunk with its context.
 """
 
 from __future__ import annotations
@@ -35,68 +32,24 @@ from lalia.models.cpu_kernels import Attention
 from lalia.models.shape import EncoderShape
 from lalia.units import Frames
 
-# --- Chunks ----------------------------------------------------------------------------------------------
-
-
-class ChunkBias(AttentionBias):
-    """Zero where a query may see a key, minus infinity elsewhere: (T, T) over one clip, rows are queries."""
-
-    def __init__(self, chunk: Frames, left_chunks: int) -> None:
-        self.chunk = chunk
-        self.left_chunks = left_chunks
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, ChunkBias):
-            return NotImplemented
-        return (self.chunk, self.left_chunks) == (other.chunk, other.left_chunks)
-
-    def __hash__(self) -> int:
-        return hash((self.chunk, self.left_chunks))
-
-    def create_bias_tensor(self, q_len: int, k_len: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-        ahead = (
-            torch.arange(k_len, device=device) // self.chunk - torch.arange(q_len, device=device)[:, None] // self.chunk
-        )
-        seen = (ahead <= 0) & (ahead >= -self.left_chunks)
-        return torch.zeros(q_len, k_len, device=device, dtype=dtype).masked_fill_(~seen, -torch.inf)
-
-
-class ChunkedConvolution(nn.Conv1d):
-    """A depthwise convolution, (B, C, T) -> (B, C, T), for which everything behind a frame's own chunk is zero.
-
-    Its weights are those of the convolution over whole clips: an offline recogniser's fit, masks are all that is new.
-    """
-
-    def __init__(self, channels: int, kernel: Frames, chunk: Frames) -> None:
-        super().__init__(channels, channels, kernel, groups=channels, bias=False)
-        self.chunk = chunk
-
-    def forward(self, x_BCT: Tensor) -> Tensor:
-        B, C, T = x_BCT.shape
-        side, chunk = self.kernel_size[0] // 2, self.chunk
-        N = -(-T // chunk)
-        windows_BCNK = F.pad(x_BCT, (side, N * chunk - T)).unfold(2, side + chunk, chunk)
-        windows_MCK = F.pad(windows_BCNK.transpose(1, 2).reshape(B * N, C, side + chunk), (0, side))
-        out_MCK = F.conv1d(windows_MCK, self.weight, groups=C)
-        return out_MCK.view(B, N, C, chunk).transpose(1, 2).reshape(B, C, N * chunk)[:, :, :T]
-
-
-# --- The blocks of an encoder, put together from fairseq2's parts ----------------------------------------
+# --- Blocks ----------------------------------------------------------------------------------------------
 
 LONGEST = 16_384
-"""Frames that rotary positions are made for: 11 minutes at 40 ms."""
+"""Frames in the tables of rotary positions: 11 minutes at 40 ms."""
 
 
 def make_blocks(shape: EncoderShape) -> list[TransformerEncoderLayer]:
-    """The blocks of the kind that ``shape.block`` names, each (hidden_BTD, layout) -> hidden_BTD. They share the tables of their
-    rotary positions, which take more memory than a small block's weights."""
+    """The blocks of kind ``shape.block``, each (hidden_BTD, layout) -> hidden_BTD.
+
+    They share the tables of rotary positions, which take more memory than a small block's weights.
+    """
     rotary = RotaryEncoder(shape.width // shape.heads, LONGEST) if shape.position == "rotary" else None
     return [_block(shape, block, rotary) for block in range(shape.layers)]
 
 
 def _block(shape: EncoderShape, block: int, rotary: RotaryEncoder | None) -> TransformerEncoderLayer:
     if shape.block == "conformer":
-        # Layer norm inside the convolution: batch norm's statistics would mix clips, and padding with them.
+        # Layer norm inside the convolution: batch norm would mix clips and padding in its statistics.
         return ConformerBlock(
             norm(shape), _feedforward(shape, block, nn.SiLU()), norm(shape), _attention(shape, block, rotary),
             norm(shape), _convolution(shape, block), norm(shape), _feedforward(shape, block, nn.SiLU()),
@@ -116,10 +69,10 @@ def norm(shape: EncoderShape) -> StandardLayerNorm:
 
 
 def checkpoint_blocks(blocks: StandardTransformerEncoder) -> None:
-    """Keep only the input of each block of ``blocks`` between the passes, and compute the rest again in the backward pass.
+    """Activation checkpointing: keep only each block's input and recompute the rest in the backward pass.
 
-    The draws of dropout are repeated, so that outputs and gradients are the same numbers. fairseq2's ``apply_layerwise_ac`` does
-    this too, by wrapping each block in another module: parameters would change their names.
+    Dropout repeats its draws, so outputs and gradients are the same numbers. fairseq2's ``apply_layerwise_ac`` does
+    this too, by wrapping each block in another module: that would rename the parameters.
     """
     for block in blocks.layers:
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)
@@ -167,7 +120,7 @@ def _attention(shape: EncoderShape, block: int, rotary: RotaryEncoder | None) ->
 def _cast_once(
     module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Frames in autocast's type before queries, keys and values are made of them, each of which would cast and keep its own."""
+    """Cast frames to autocast's type once, before queries, keys and values each cast and keep their own copy."""
     frames, device = args[0], args[0].device.type
     if torch.is_autocast_enabled(device):
         cast = frames.to(torch.get_autocast_dtype(device))
@@ -190,7 +143,7 @@ def _feedforward(shape: EncoderShape, block: int, activation: nn.Module) -> Stan
 def _convolution(shape: EncoderShape, block: int) -> ConformerConvolution:
     D, C = shape.width, shape.channels_of(block)
     convolution = ConformerConvolution(D, shape.block_kernel, norm_type="layer_norm")
-    if C != D:  # fairseq2's has as many channels as the model is wide
+    if C != D:  # fairseq2's has ``width`` channels
         convolution.pointwise_conv1 = nn.Conv1d(D, 2 * C, 1, bias=False)
         convolution.depthwise_conv = nn.Conv1d(C, C, shape.block_kernel, padding="same", groups=C, bias=False)
         convolution.layer_norm = StandardLayerNorm(C, bias=True)
@@ -198,3 +151,49 @@ def _convolution(shape: EncoderShape, block: int) -> ConformerConvolution:
     if shape.streaming:
         convolution.depthwise_conv = ChunkedConvolution(C, shape.block_kernel, shape.chunk)
     return convolution
+
+
+# --- Chunks of a streaming encoder -----------------------------------------------------------------------
+
+
+class ChunkBias(AttentionBias):
+    """Zero where a query may see a key, minus infinity elsewhere: (T, T) over one clip, rows are queries."""
+
+    def __init__(self, chunk: Frames, left_chunks: int) -> None:
+        self.chunk = chunk
+        self.left_chunks = left_chunks
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ChunkBias):
+            return NotImplemented
+        return (self.chunk, self.left_chunks) == (other.chunk, other.left_chunks)
+
+    def __hash__(self) -> int:
+        return hash((self.chunk, self.left_chunks))
+
+    def create_bias_tensor(self, q_len: int, k_len: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+        ahead = (
+            torch.arange(k_len, device=device) // self.chunk - torch.arange(q_len, device=device)[:, None] // self.chunk
+        )
+        seen = (ahead <= 0) & (ahead >= -self.left_chunks)
+        return torch.zeros(q_len, k_len, device=device, dtype=dtype).masked_fill_(~seen, -torch.inf)
+
+
+class ChunkedConvolution(nn.Conv1d):
+    """A depthwise convolution, (B, C, T) -> (B, C, T), where everything after a frame's own chunk counts as zero.
+
+    It takes the weights of the convolution over whole clips, so those of an offline recogniser fit.
+    """
+
+    def __init__(self, channels: int, kernel: Frames, chunk: Frames) -> None:
+        super().__init__(channels, channels, kernel, groups=channels, bias=False)
+        self.chunk = chunk
+
+    def forward(self, x_BCT: Tensor) -> Tensor:
+        B, C, T = x_BCT.shape
+        side, chunk = self.kernel_size[0] // 2, self.chunk
+        N = -(-T // chunk)
+        windows_BCNK = F.pad(x_BCT, (side, N * chunk - T)).unfold(2, side + chunk, chunk)
+        windows_MCK = F.pad(windows_BCNK.transpose(1, 2).reshape(B * N, C, side + chunk), (0, side))
+        out_MCK = F.conv1d(windows_MCK, self.weight, groups=C)
+        return out_MCK.view(B, N, C, chunk).transpose(1, 2).reshape(B, C, N * chunk)[:, :, :T]

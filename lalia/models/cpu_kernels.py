@@ -1,14 +1,11 @@
-"""Dropout that costs a byte of randomness and a byte of memory per number: on a CPU several times faster than torch's.
+"""Faster CPU kernels for training: wav2vec 2.0's position convolution, dropout, and scaled dot-product attention.
 
-The position convolution of wav2vec 2.0 (128 taps, 16 groups) in large matrix products, which a CPU is fast at.
+The position convolution (128 taps, 16 groups) becomes large matrix products: ``P`` neighbouring output frames at once,
+as the frames they see times a matrix that holds the taps ``P`` times, shifted by one frame each. Dropout takes one byte of
+randomness and of memory per number. Attention replaces fairseq2's.
 
-``P`` frames of output that lie side by side are made at once: the frames they see, times a matrix in which the taps are repeated
-``P`` times, each time a frame further down. A convolution with groups has products only as wide as a group.
-
-B clips, T frames, D width, G groups, C and F channels of a group going in and coming out, K taps, P frames of a block, W blocks
-that an output block sees, N output blocks of a clip.
-
-Scaled dot-product attention that is fast on a CPU too, in the socket where fairseq2's attention layers expect it.
+B clips, T frames, D width, G groups, C and F input and output channels of a group, K taps, P frames of a block, W blocks that an
+output block sees, N output blocks of a clip, H heads, d dimensions of a head.
 """
 
 from __future__ import annotations
@@ -29,18 +26,18 @@ from fairseq2.nn import BatchLayout
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# --- The position convolution of wav2vec 2.0 (128 taps, 16 groups) in large matrix products, which a CPU is fast at ---
+# --- Position convolution --------------------------------------------------------------------------------
 
 LEAST_TAPS = 64
 WIDEST = {torch.float32: 16, torch.bfloat16: 32}
-"""Channels of a group up to which blocks are faster: 2.2 times in float32 at 16, 3.2 and 1.7 times in bfloat16 at 16 and 32, each
-forward and backward with 128 taps. Wider groups fill torch's own convolution well enough (docs/pretraining.md)."""
+"""Channels per group up to which blocks are faster: 2.2 times in float32 at 16, 3.2 and 1.7 times in bfloat16 at 16 and 32, each
+forward and backward with 128 taps. For wider groups torch's own convolution is fast enough (docs/pretraining.md)."""
 
 
 def position_encoder(width: int, kernel: int, groups: int) -> Wav2Vec2PositionEncoder:
     """fairseq2's position encoder; while it trains on a CPU its convolution is computed by blocks."""
     encoder = Wav2Vec2PositionEncoder(width, kernel, groups)
-    # The module stays fairseq2's: its weight norm, the names of its parameters, and what it is on a GPU and in an exported graph.
+    # The module stays fairseq2's: weight norm, parameter names, and what runs on a GPU and in an exported graph.
     encoder.conv.forward = partial(_forward, encoder.conv)  # type: ignore[method-assign]
     return encoder
 
@@ -56,7 +53,7 @@ def _forward(conv: nn.Conv1d, x_BDT: Tensor) -> Tensor:
 
 
 class _ByBlocks(torch.autograd.Function):
-    """x_BTD, weight_DCK -> (B, T + 2 padding - K + 1, D). Between the passes it keeps these two alone."""
+    """x_BTD, weight_DCK -> (B, T + 2 padding - K + 1, D). Only these two are saved for the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x_BTD: Tensor, weight_DCK: Tensor, groups: int, padding: int) -> Tensor:
@@ -132,14 +129,13 @@ def _side_by_side(x_GBTF: Tensor) -> Tensor:
     return x_GBTF.permute(1, 2, 0, 3).flatten(2)
 
 
-# --- Dropout that costs a byte of randomness and a byte of memory per number -----------------------------
+# --- Dropout ---------------------------------------------------------------------------------------------
 
 
 def dropout(x: Tensor, p: float) -> Tensor:
-    """``x`` with a share ``p`` of its numbers zero and the others scaled so that the mean stays.
+    """Dropout: a share ``p`` of ``x`` is zero, the rest is scaled to keep the mean.
 
-    On a CPU the chance is rounded to 1/256, and what is kept is scaled by exactly its own share. Draws come from torch's
-    global generator, so a seeded step repeats.
+    On a CPU ``p`` is rounded to 1/256 and the scale uses the rounded value. Draws come from torch's global generator.
     """
     if x.device.type != "cpu":
         return F.dropout(x, p)
@@ -149,7 +145,7 @@ def dropout(x: Tensor, p: float) -> Tensor:
 
 @torch.compiler.disable  # inductor gives the bytes the size of the words; and so compiled blocks draw what plain ones draw
 def draw_kept(shape: tuple[int, ...], p: float, device: torch.device) -> tuple[Tensor, float] | None:
-    """(1 for each number of ``shape`` that is kept, else 0; what they are multiplied by), or None where all are kept.
+    """(byte mask of ``shape``: 1 = kept; scale of the kept numbers), or None if all are kept.
 
     Bytes rather than bools: comparing in place and casting bytes to numbers are vector instructions, and ten times faster.
     """
@@ -167,7 +163,7 @@ def masked(x: Tensor, kept: Tensor) -> Tensor:
 
 
 class _Masked(torch.autograd.Function):
-    """The product with a mask of bytes, which autograd would keep as numbers of x's type."""
+    """Product with a byte mask; plain autograd would save the mask in x's type."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, kept: Tensor, scale: float) -> Tensor:
@@ -196,14 +192,14 @@ class ByteDropout(nn.Module):
 
 
 def replace_dropouts(module: nn.Module) -> None:
-    """Put ``ByteDropout`` in the place of every ``nn.Dropout`` below ``module``."""
+    """Replace every ``nn.Dropout`` in ``module`` by ``ByteDropout``."""
     for parent in list(module.modules()):
         for name, child in parent.named_children():
             if isinstance(child, nn.Dropout):
                 setattr(parent, name, ByteDropout(child.p))
 
 
-# --- Scaled dot-product attention that is fast on a CPU too, in the socket where fairseq2's attention layers expect it ---
+# --- Attention -------------------------------------------------------------------------------------------
 
 
 class Attention(SDPA):
@@ -215,7 +211,7 @@ class Attention(SDPA):
     """
 
     def __init__(self, dropout_p: float, bias: AttentionBias | None = None) -> None:
-        """``bias`` says who may see whom; all may unless given."""
+        """``bias`` is added to the scores (minus infinity = masked); by default nothing is masked."""
         super().__init__()
         self.bias = bias or IdentityBias()
         self.dropout_p = dropout_p
@@ -231,7 +227,7 @@ class Attention(SDPA):
         *,
         needs_weights: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """q, k, v (B, T, H, d) -> (attended (B, T, H, d), the weights (B, H, T, T) where asked for)."""
+        """q, k, v (B, T, H, d) -> (attended (B, T, H, d), the weights (B, H, T, T) if requested)."""
         bias = maybe_get_attention_bias_tensor(self.bias, q, q_layout, k_layout, bias_cache)
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
         dropout = self.dropout_p if self.training else 0.0
@@ -248,7 +244,7 @@ class Attention(SDPA):
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout: float) -> Tensor:
     """q, k, v (B, H, T, d) -> attended (B, H, T, d); ``bias`` is added to the scores, ``dropout`` is the share of weights left
-    out. Products in autocast's type where that is on; between the passes it keeps the weights and a byte for each draw."""
+    out. Products are in autocast's type; the weights and a byte per draw are saved for the backward pass."""
     device = q.device.type
     if torch.is_autocast_enabled(device):
         q, k, v = (x.to(torch.get_autocast_dtype(device)) for x in (q, k, v))

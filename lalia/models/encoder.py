@@ -1,7 +1,7 @@
-"""The encoder: raw wave to contextual frames, put together from fairseq2's wav2vec 2.0 parts.
+"""The encoder: from raw wave to contextual frames, built from fairseq2's wav2vec 2.0 parts.
 
-B batch, S samples, T frames, F features of a frame, D width. ``features`` makes what the quantizer sees; ``contextualise`` puts
-a mask on them and runs the blocks. Parameter names below ``encoder_frontend`` and ``encoder`` are those of fairseq2's models.
+B clips, S samples, T frames, F features of a frame, D width. ``features`` makes the input of the quantizer; ``contextualise``
+masks it and runs the blocks.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""From the wave to frames: stacked log-mel or MFCC features, or the convolutional stem of wav2vec 2.0.
+"""The frontend (feature extractor): log-mel or MFCC frames, or the convolutional stem of wav2vec 2.0 on the raw wave.
 
-B batch, S samples, N 10 ms frames, T frames, F features of a frame, C channels. In a padded batch the frames of a clip are the
-same numbers as those of the clip alone: what lies behind a clip's end is never averaged in.
+A clip in a padded batch gives the same frames as the clip alone: padding never enters an average.
+
+B clips, S samples, N 10 ms frames, T frames, F features of a frame, C channels.
 """
 
 from __future__ import annotations

@@ -1,12 +1,7 @@
-"""The recogniser: an encoder with a CTC head, its tokens and its normaliser.
+"""The recogniser (acoustic model): an encoder with a CTC head, its tokens and normaliser; the CTC loss; forced alignment.
 
-The CTC loss of labelled clips as a pure function in float32: a sum with its count; the task divides.
-
-B clips, T frames, V tokens, U tokens of the longest label. Source: Graves et al. 2006, "Connectionist Temporal Classification".
-
-Forced alignment by torchaudio, where torch is there: the path of ``lalia.decoding.forced_alignment``, sooner.
-
-T frames, V tokens.
+B clips, S samples, T frames, V tokens, U tokens of the longest label.
+Source: Graves et al. 2006, "Connectionist Temporal Classification".
 """
 
 from __future__ import annotations
@@ -26,8 +21,6 @@ from lalia.decoding.forced_alignment import require_frames
 from lalia.models.encoder import Encoder
 from lalia.text.normaliser import Normaliser
 from lalia.text.tokens import Tokens
-
-# --- The recogniser --------------------------------------------------------------------------------------
 
 
 class Recogniser(nn.Module):
@@ -80,7 +73,7 @@ class Recogniser(nn.Module):
         save_recogniser(self, Path(folder), parents, **facts)
 
 
-# --- The CTC loss of labelled clips as a pure function in float32 ----------------------------------------
+# --- CTC loss --------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -115,7 +108,7 @@ def frames_needed(labels_BU: Tensor, label_lengths_B: Tensor) -> Tensor:
     return label_lengths_B + equal_B
 
 
-# --- Forced alignment by torchaudio, where torch is there ------------------------------------------------
+# --- Forced alignment ------------------------------------------------------------------------------------
 
 # Its maintainers meant to take it out of 2.9, and did not: the version that the project is held to has it.
 warnings.filterwarnings("ignore", message=".*forced_align has been deprecated")

@@ -1,4 +1,4 @@
-"""The shape of an encoder: every number that decides its tensors, as stored in ``config.json``."""
+"""The encoder's hyperparameters: every number that decides its tensors, as stored in ``config.json``."""
 
 from __future__ import annotations
 

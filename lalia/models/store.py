@@ -1,8 +1,8 @@
-"""Encoders and recognisers on disk: ``config.json``, ``model.safetensors``, ``card.json`` (and tokens and normaliser, or the
-quantizer of pretraining). A recogniser of many languages holds their encoder once, and ``adapters/LANGUAGE/`` for each: its
-adapter and head, tokens and normaliser.
+"""Encoders and recognisers on disk: save and load model folders.
 
-A folder is written beside its place and moved there whole, so that a reader never meets half of one.
+A folder holds ``config.json``, ``model.safetensors`` and ``card.json``; a recogniser also its tokens and normaliser, an encoder
+also its quantizer. A recogniser of many languages holds their encoder once, and ``adapters/LANGUAGE/`` with each one's adapter,
+head, tokens and normaliser. Folders are written beside their place and renamed, so a reader never sees half of one.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Training: Trainer assembly (the one door to lightning and deepspeed), schedules, checkpoints, recording.
+"""Training: runs, checkpoints, logging, and the only place that imports lightning and deepspeed.
 
-Lightning's three names are loaded when somebody asks for them: it takes seconds, and a typo in a flag should not.
+Lightning's three names are imported on first use: the import takes seconds, and a typo in a flag should not.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Checkpoints: when a run saves, how a kill never costs the last good one, and how the newest readable one is found."""
+"""Checkpoints of a run: when they are saved, how they survive a kill, how the newest readable one is found; early stopping."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ KEPT = 2
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Checkpoint files that are there whole or not at all, and that are read without unpickling anything."""
+    """Checkpoint files written atomically (temporary file, fsync, rename) and read without unpickling code."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         path = Path(path)
@@ -50,16 +50,15 @@ class EarlyStopping:
     """When a run ends before its last step."""
 
     validations: int = 0
-    """looks at held-out audio in a row without a better one; 0 = never"""
+    """validations in a row without a better result; 0 = never stop early"""
     first_step: Callable[[], int] = int
-    """looks up to this step, which follows the number of steps, do not count"""
+    """validations up to this step do not count; a function, since the number of steps may change"""
 
 
 class Stopped(BaseException):
-    """The run was asked to stop by ``signum``, and is saved as ``step`` left it, or not at all (None).
+    """The run received the signal ``signum`` and is saved at ``step`` (None = nothing new is saved).
 
-    No Exception, so that nobody's ``except Exception`` takes it for an error; no KeyboardInterrupt, for which Lightning ends the
-    program itself.
+    Not an Exception, so that no ``except Exception`` catches it; not a KeyboardInterrupt, for which Lightning exits itself.
     """
 
     def __init__(self, signum: int, step: int | None) -> None:
@@ -68,12 +67,11 @@ class Stopped(BaseException):
 
 
 class Checkpoints(Callback):
-    """Saves ``checkpoints/stepNNNNNNNN.ckpt`` every ``log.checkpoint_every`` steps, at the end and when asked to stop; keeps the
-    newest two, and ``best.ckpt`` (weights alone) by ``monitor``.
+    """Saves ``checkpoints/stepNNNNNNNN.ckpt`` every ``log.checkpoint_every`` steps, at the end and on a signal; keeps the newest
+    two, and ``best.ckpt`` (weights only) by ``monitor``.
 
-    At a step that also looks at held-out audio it saves after that look, so that a resumed run has neither to repeat nor to
-    miss it. Where ``patience`` runs out it saves and ends the run. SIGTERM, SIGINT (Ctrl-C) and SIGUSR1 end the run behind the
-    step that is going on, or before the first; a second SIGINT at once.
+    At a step with a validation it saves after the validation, so that a resumed run neither repeats nor misses it. Early
+    stopping saves and ends the run. SIGTERM, SIGINT (Ctrl-C) and SIGUSR1 end it after the current step; a second SIGINT at once.
     """
 
     def __init__(
@@ -91,9 +89,9 @@ class Checkpoints(Callback):
         self.early_stopping = early_stopping or EarlyStopping()
         self.best: float | None = None
         self.waited = 0
-        """looks in a row without a better one"""
+        """validations in a row without a better result"""
         self.ended = False
-        """whether patience has run out"""
+        """whether the run has stopped early"""
         self.asked: int | None = None
         self.done = -1
         self.stopping = False
@@ -101,20 +99,20 @@ class Checkpoints(Callback):
 
     @property
     def valid_every(self) -> int:
-        """Steps between two looks at held-out audio, of which there is one at the least."""
+        """Steps between two validations; at least one happens."""
         return min(self.logs.valid_every, self.schedule.steps)
 
     # -- stopping --
 
     def catch_signals(self) -> None:
-        """Take the signals that ask for a stop over until ``release_signals``; does nothing outside the main thread."""
+        """Handle the stop signals until ``release_signals``; does nothing outside the main thread."""
         if threading.current_thread() is threading.main_thread():
             for signum in STOPPING:
                 before = signal.signal(signum, self._on_signal)
                 self._previous.setdefault(signum, before)
 
     def release_signals(self) -> None:
-        """Give the signals back."""
+        """Restore the previous signal handlers."""
         for signum, before in self._previous.items():
             signal.signal(signum, before)
         self._previous.clear()
@@ -127,10 +125,10 @@ class Checkpoints(Callback):
             print("\nfinishing this step, then saving; Ctrl-C again stops at once", file=sys.stderr, flush=True)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.catch_signals()  # Lightning has put handlers of its own there since
+        self.catch_signals()  # Lightning has installed its own handlers since
         self.done = trainer.global_step
         if trainer.strategy.reduce_boolean_decision(self.asked is not None, all=False):
-            raise Stopped(self.asked or signal.SIGTERM, None)  # nothing is new since the start
+            raise Stopped(self.asked or signal.SIGTERM, None)  # no step was done since the start
 
     # -- saving --
 
@@ -161,7 +159,7 @@ class Checkpoints(Callback):
         trainer.should_stop = trainer.should_stop or self.ended
 
     def _after_step(self, trainer: Trainer, step: int) -> None:
-        """What is due behind ``step``: a checkpoint, and the end of the run where any rank was asked for it."""
+        """Save what is due after ``step``; note whether any rank received a stop signal."""
         self.done = step
         stop = trainer.strategy.reduce_boolean_decision(self.asked is not None, all=False)
         if stop or self.ended or step % self.logs.checkpoint_every == 0 or step >= self.schedule.steps:
@@ -171,7 +169,7 @@ class Checkpoints(Callback):
         self.stopping = stop and step < self.schedule.steps
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        if self.stopping:  # only here, behind what Lightning records of the step and of the look at held-out audio
+        if self.stopping:  # only here: Lightning has logged the step and the validation
             raise Stopped(self.asked or signal.SIGTERM, self.done)
 
     def state_dict(self) -> dict[str, Any]:
@@ -182,19 +180,19 @@ class Checkpoints(Callback):
         self.waited = state_dict.get("waited", 0)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Place Lightning's counters behind the checkpoint's step: on other ranks a step has another number of micro-batches."""
+        """Set Lightning's counters to the checkpoint's step: with other ranks a step has another number of micro-batches."""
         step = int(checkpoint["global_step"])
-        looked = step % self.valid_every == 0
+        validated = step % self.valid_every == 0
         loops = checkpoint["loops"]["fit_loop"]
-        # It counts once more where it passes over the look that was had before saving.
-        loops["epoch_loop.state_dict"]["_batches_that_stepped"] = step - looked
+        # It counts one more when it skips the validation that was done before saving.
+        loops["epoch_loop.state_dict"]["_batches_that_stepped"] = step - validated
         for counts in ("total", "current"):
             for name in loops["epoch_loop.batch_progress"][counts]:
                 loops["epoch_loop.batch_progress"][counts][name] = step * self.accumulation
 
 
 def prune(folder: Path) -> None:
-    """Remove all but the newest checkpoints, and what a kill left half written."""
+    """Remove all but the newest checkpoints, and partial files of a killed run."""
     for path in steps_in(folder)[KEPT:]:
         path.unlink(missing_ok=True)
     for path in folder.glob(".*.part"):
@@ -208,31 +206,31 @@ def steps_in(folder: Path) -> list[Path]:
 
 
 def newest_checkpoint(run: Path) -> tuple[Path, dict[str, Any]] | None:
-    """(path, content) of the newest checkpoint of ``run`` that can be read; a broken one is named and passed over."""
+    """(path, content) of the newest checkpoint of ``run`` that can be read; warns of a broken one and skips it."""
     paths = steps_in(run / CHECKPOINTS)
     for path in paths:
         try:
             return path, torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         except Exception as error:  # whatever torch says of a file cut short
             reason = str(error).splitlines()[0][:100]
-            then = "going on from the one before" if path != paths[-1] else "no other is left, the run begins anew"
-            warnings.warn(f"{path}: cannot be read ({reason}); {then}", stacklevel=1)  # said once, whoever asks
+            then = "continuing from the previous one" if path != paths[-1] else "no other is left, the run starts anew"
+            warnings.warn(f"{path}: cannot be read ({reason}); {then}", stacklevel=1)  # shown once per process
     return None
 
 
 def first_step(run: Path) -> int:
-    """The step that the next one of ``run`` is: 0 for a new run, else that of the newest readable checkpoint."""
+    """The number of steps done in ``run``'s newest readable checkpoint; 0 for a new run."""
     found = newest_checkpoint(run)
     return 0 if found is None else int(found[1]["global_step"])
 
 
 def ended_early(checkpoint: dict[str, Any]) -> bool:
-    """Whether the run that saved ``checkpoint`` had run out of patience there."""
+    """Whether the run stopped early at ``checkpoint``."""
     return bool(checkpoint.get("callbacks", {}).get(Checkpoints.__qualname__, {}).get("ended"))
 
 
 def best_weights(run: Path) -> tuple[dict[str, torch.Tensor], int]:
-    """(state dict, step) of the checkpoint that held-out audio liked best; the newest where none was measured."""
+    """(state dict, step) of the best checkpoint by validation; the newest if none was compared."""
     path = run / CHECKPOINTS / BEST
     if path.exists():
         found = torch.load(path, map_location="cpu", weights_only=True)
@@ -245,7 +243,7 @@ def best_weights(run: Path) -> tuple[dict[str, torch.Tensor], int]:
 
 
 def check_fits(path: Path, weights: dict[str, torch.Tensor], module: nn.Module) -> None:
-    """A ``UserError`` that names the tensors in which the checkpoint ``path`` and ``module`` differ."""
+    """Raise ``UserError`` that names the tensors in which the checkpoint ``path`` and ``module`` differ."""
     expected = {name: tuple(value.shape) for name, value in module.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in weights.items()}
     shared = [name for name in expected if name in found]
@@ -255,6 +253,6 @@ def check_fits(path: Path, weights: dict[str, torch.Tensor], module: nn.Module) 
     if differ:
         more = f" and {len(differ) - 4} more" if len(differ) > 4 else ""
         raise UserError(
-            f"{path}: holds another architecture ({'; '.join(differ[:4])}{more}); give the settings that the run was begun "
-            "with, or another --out for a new run"
+            f"{path}: holds another architecture ({'; '.join(differ[:4])}{more}); give the settings of the run, or "
+            "another --out for a new run"
         )

@@ -1,14 +1,9 @@
-"""Strategies: one device, DDP, or ZeRO by DeepSpeed (``zero.py``), and whether this machine can do what was asked for.
+"""Where and how a run computes: ranks and collectives, precision (fp32, bf16, fp16), and the strategy (one device, DDP, ZeRO).
 
-Ranks: which process of a run this one is, what part of the work is its own, and sums over all of them.
+A run starts its own processes on one machine; torchrun and SLURM start them on one or several. The rank is read from the
+environment, so it is known before the processes have met.
 
-A run starts its own processes on one machine; torchrun and SLURM start them on one or several. In every case the rank is
-known from the environment before the processes have met.
-
-Precision: float32, or bfloat16 and float16 by autocast over float32 weights, with dynamic loss scaling for float16.
-
-The weights, and what the models keep out of autocast, are float32 under every strategy: half-precision weights would round
-the islands too.
+Weights, and what the models keep out of autocast, are float32 under every strategy and precision.
 """
 
 from __future__ import annotations

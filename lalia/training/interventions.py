@@ -1,6 +1,7 @@
-"""Mending a run between its backward pass and its optimizer's step, whole or sharded: every rank calls alike.
+"""Interventions between backward pass and optimizer step: skip the step, restore weights, scale learning rates, reset moments.
 
-Weights and moments are whole tensors here under every strategy, by the names of the unsharded model.
+They work the same for whole and sharded (ZeRO) training; every rank makes the same calls. Weights and moments are whole tensors
+here, under the names of the unsharded model.
 """
 
 from __future__ import annotations

@@ -1,10 +1,8 @@
-"""The LSTM over letters as it is trained, and its export as the ONNX graph that ``lalia.lm.lstm`` runs.
+"""The letter LSTM language model in PyTorch: network, training, and export to the ONNX graph that ``lalia.lm.lstm`` runs.
 
-B texts, T letters, V symbols. For one step: K prefixes, P prefixes one letter shorter, L layers, H width.
+Training takes one machine and continues after an interruption, to the same weights.
 
-Training of the LSTM that weighs texts letter by letter: on one machine, to be continued where it was interrupted.
-
-B texts, T letters.
+B texts, T letters, V symbols; for one step of the graph K new prefixes, P parent prefixes, L layers, H width.
 """
 
 from __future__ import annotations
@@ -37,7 +35,7 @@ from lalia.lm.ngrams import BEGIN, END, SPECIALS
 from lalia.text.normaliser import Normaliser
 from lalia.training.seeds import mix, reseed
 
-# --- The LSTM over letters as it is trained, and its export as the ONNX graph that ``lalia.lm.lstm`` runs ---
+# --- Network and ONNX export -----------------------------------------------------------------------------
 
 IGNORED = -100
 """The target where a batch is padded."""
@@ -101,7 +99,7 @@ class _Step(nn.Module):
         return self.model.output(top_K1H[:, 0]).log_softmax(-1), hidden_LKH, cells_LKH
 
 
-# --- Training of the LSTM that weighs texts letter by letter ---------------------------------------------
+# --- Training --------------------------------------------------------------------------------------------
 
 HELD_OUT, HELD_OUT_MOST = 20, 2_000
 """Every so many-th sentence is held out, by its hash, but not more than so many."""

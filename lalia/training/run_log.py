@@ -1,8 +1,4 @@
-"""What a run says while it goes: a line of ``metrics.jsonl`` per logged step, a progress bar with speed and time left, how
-audio flows, and the way to TensorBoard.
-
-Bad clips: those that a run could not read, in training or validation, each named in ``RUN/bad_clips.tsv`` and on stderr.
-"""
+"""Logging of a run: ``metrics.jsonl``, progress bar, TensorBoard, throughput, interventions, unreadable clips."""
 
 from __future__ import annotations
 
@@ -29,61 +25,7 @@ from lalia.training.distributed import all_reduce_sum
 from lalia.training.settings import ScheduleSettings
 from lalia.units import SAMPLE_RATE
 
-# --- Bad clips -------------------------------------------------------------------------------------------
-
-NAME = "bad_clips.tsv"
-SAID = 5
-"""Clips that are named on stderr; the file names all."""
-
-
-class BadClips(Callback):
-    """Writes a line for each clip that a batch had to leave out: the step at which it was met first, and why. Every rank
-    appends those that it meets."""
-
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / NAME
-        self._known = set(read_bad_clips(folder))
-        self._said = 0
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        self._note(trainer.global_step, batch.bad)
-
-    def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any
-    ) -> None:
-        self._note(trainer.global_step, batch.bad)
-
-    def _note(self, step: int, bad: tuple[str, ...]) -> None:
-        new = [line for line in dict.fromkeys(" ".join(line.split()) for line in bad) if line not in self._known]
-        if not new:
-            return
-        self._known.update(new)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write("".join(f"{step}\t{line}\n" for line in new))
-        for line in new[: SAID - self._said]:
-            print(f"left out: {line}", file=sys.stderr, flush=True)
-        if self._said < SAID <= self._said + len(new):
-            print(f"left out: further clips that cannot be read are named in {self.path}", file=sys.stderr, flush=True)
-        self._said += len(new)
-
-
-def read_bad_clips(folder: Path) -> list[str]:
-    """What ``RUN/bad_clips.tsv`` says of each clip, once, in the order in which they were met."""
-    path = folder / NAME
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    return list(dict.fromkeys(line.partition("\t")[2] for line in lines))
-
-
-def bad_clips_summary(folder: Path) -> str:
-    """How many clips a run could not read, in words; "" where it read all."""
-    found = read_bad_clips(folder)
-    one = len(found) == 1
-    return f"{len(found):,} clip{'' if one else 's'} could not be read, named in {folder / NAME}" if found else ""
-
-
-# --- What a run says while it goes -----------------------------------------------------------------------
+# --- Metrics, progress, throughput -----------------------------------------------------------------------
 
 METRICS = "metrics.jsonl"
 
@@ -95,7 +37,7 @@ class MetricsFile(Logger):
         super().__init__()
         self.path = run / METRICS
         self.started = time.monotonic()
-        # A run that was killed behind its last checkpoint does those steps again; their old lines leave.
+        # A run killed after its last checkpoint repeats those steps: their old lines are removed.
         kept = [line for line in read_metrics(run) if line["step"] < first_step]
         self.path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         self.offset_s = kept[-1].get("time_s", 0.0) if kept else 0.0
@@ -118,7 +60,7 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Nothing: ``RUN/config.yaml`` holds the settings."""
+        """Does nothing: ``RUN/config.yaml`` holds the settings."""
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
@@ -127,13 +69,13 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 
 
 class InterventionLog:
-    """``RUN/NAME.jsonl``: what a watcher of the run did and why, a line each; said on stderr and in TensorBoard as well."""
+    """``RUN/NAME.jsonl``: one line per intervention, with its reason; also printed and logged to TensorBoard."""
 
     def __init__(self, run: Path, name: str) -> None:
         self.path, self.name = run / f"{name}.jsonl", name
 
     def add(self, trainer: Trainer, line: dict[str, Any]) -> None:
-        """Write ``line``, which holds ``step``, ``action`` and ``says``; the leading rank does."""
+        """Write ``line``, which holds ``step``, ``action`` and ``says``, on rank 0."""
         if not trainer.is_global_zero:
             return
         with self.path.open("a", encoding="utf-8") as file:
@@ -143,7 +85,7 @@ class InterventionLog:
         print(f"{self.name}: step {line['step']}: {line['says']}", file=sys.stderr, flush=True)
 
     def forget_from(self, step: int) -> None:
-        """Steps from ``step`` on are done again, and write their lines again."""
+        """Remove the lines from ``step`` on: those steps are repeated."""
         if self.path.exists():
             kept = [line for line in read_json_lines(self.path) if line["step"] < step]
             write_text(self.path, "".join(map(_as_line, kept)))
@@ -154,7 +96,7 @@ def _as_line(line: dict[str, Any]) -> str:
 
 
 class ProgressBar(Callback):
-    """Steps done, audio-seconds per second, time left and the numbers that matter, on stderr."""
+    """Steps done, speed, time left and the metrics ``show``, on stderr."""
 
     def __init__(self, schedule: ScheduleSettings, audio_s_per_step: float, show: tuple[str, ...], title: str) -> None:
         self.audio_s_per_step = audio_s_per_step
@@ -170,7 +112,7 @@ class ProgressBar(Callback):
         self.bar = Progress(
             TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(), TextColumn("{task.fields[numbers]}"),
             TextColumn("left"), TimeRemainingColumn(compact=True), console=console,
-            # Without a terminal one line every now and then is enough: see on_validation_end.
+            # Without a terminal: one line per validation, see on_validation_end.
             disable=not console.is_terminal,
         )  # fmt: skip
         self.bar.start()
@@ -203,7 +145,7 @@ class ProgressBar(Callback):
 
 
 def format_metrics(show: Iterable[str], metrics: Mapping[str, Any]) -> list[str]:
-    """Those of the metrics ``show`` that are known, as "train loss 2.655, accuracy 0.125" and "held-out accuracy 0.052"."""
+    """The known metrics among ``show``: "train loss 2.655, accuracy 0.125" and "held-out accuracy 0.052"."""
     parts = []
     for group, audio in (("train", "train"), ("valid", "held-out")):
         names = [name for name in show if name.startswith(f"{group}/") and name in metrics]
@@ -214,7 +156,7 @@ def format_metrics(show: Iterable[str], metrics: Mapping[str, Any]) -> list[str]
 
 
 class TimedLoader(Iterable[Batch]):
-    """The batches of ``loader``, and in ``seconds`` how long their user had to wait for them."""
+    """The batches of ``loader``; ``seconds`` is the time spent waiting for them."""
 
     def __init__(self, loader: Iterable[Batch]) -> None:
         self.loader = loader
@@ -232,15 +174,15 @@ class TimedLoader(Iterable[Batch]):
 
 
 class ThroughputLog(Callback):
-    """Logs ``speed/audio_s_per_s`` (of all ranks; looks at held-out audio not counted) and ``speed/data_wait`` (share of the time
-    that this rank waited for audio) since the last logged step, and behind each look at held-out audio ``languages/NAME``: the
-    share of each language in all that was heard so far."""
+    """Logs ``speed/audio_s_per_s`` (all ranks, validation not counted) and ``speed/data_wait`` (share of the time that this rank
+    waited for audio) since the last logged step; after each validation ``languages/NAME``, each language's share of all training
+    audio so far."""
 
     def __init__(self, train: TimedLoader, languages: list[str]) -> None:
         self.train, self.languages = train, languages
         self.heard_s = torch.zeros(len(languages), dtype=torch.float64)
         """seconds of each language that this rank has trained on"""
-        self._begun = self._looked = self._waited = self._audio_s = 0.0
+        self._begun = self._validation_begun = self._waited = self._audio_s = 0.0
         self._step = 0
 
     @property
@@ -257,7 +199,7 @@ class ThroughputLog(Callback):
         self.heard_s.index_add_(0, batch.languages_B.cpu(), seconds_B)
         self._audio_s += float(seconds_B.sum()) * trainer.world_size
         if trainer.global_step == self._step:
-            return  # in the middle of a batch
+            return  # a micro-batch within a step
         self._step = trainer.global_step
         passed_s = max(1e-6, time.monotonic() - self._begun)
         wait = (self.train.seconds - self._waited) / passed_s
@@ -266,10 +208,10 @@ class ThroughputLog(Callback):
             self._begin(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._looked = time.monotonic()
+        self._validation_begun = time.monotonic()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._begun += time.monotonic() - self._looked
+        self._begun += time.monotonic() - self._validation_begun
         heard_s = all_reduce_sum(self.heard_s.to(pl_module.device))
         shares = (heard_s / heard_s.sum().clamp(min=1e-9)).tolist()
         mix = {f"languages/{name}": value for name, value in zip(self.languages, shares, strict=True) if value}
@@ -290,10 +232,64 @@ class ThroughputLog(Callback):
 
 
 def tensorboard(trainer: Trainer) -> Any:
-    """TensorBoard's writer of the run, for pictures and sounds; None on the ranks that write nothing."""
+    """The run's TensorBoard writer, for images and audio; None on ranks that do not write."""
     return next((logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)), None)
 
 
 def _short(value: float) -> float | None:
-    """Six digits, and null for what JSON cannot say."""
+    """Six significant digits; None (null in JSON) if not finite."""
     return float(f"{value:.6g}") if math.isfinite(value) else None
+
+
+# --- Clips that cannot be read ---------------------------------------------------------------------------
+
+NAME = "bad_clips.tsv"
+PRINTED = 5
+"""Clips that are named on stderr; the file names all of them."""
+
+
+class BadClips(Callback):
+    """Writes each unreadable clip to ``RUN/bad_clips.tsv``: the step it was first met at, and the reason. Every rank appends its
+    own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / NAME
+        self._known = set(read_bad_clips(folder))
+        self._printed = 0
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._note(trainer.global_step, batch.bad)
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any
+    ) -> None:
+        self._note(trainer.global_step, batch.bad)
+
+    def _note(self, step: int, bad: tuple[str, ...]) -> None:
+        new = [line for line in dict.fromkeys(" ".join(line.split()) for line in bad) if line not in self._known]
+        if not new:
+            return
+        self._known.update(new)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write("".join(f"{step}\t{line}\n" for line in new))
+        for line in new[: PRINTED - self._printed]:
+            print(f"left out: {line}", file=sys.stderr, flush=True)
+        if self._printed < PRINTED <= self._printed + len(new):
+            print(f"left out: further clips that cannot be read are named in {self.path}", file=sys.stderr, flush=True)
+        self._printed += len(new)
+
+
+def read_bad_clips(folder: Path) -> list[str]:
+    """The lines of ``RUN/bad_clips.tsv`` without their steps, each once, in order."""
+    path = folder / NAME
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return list(dict.fromkeys(line.partition("\t")[2] for line in lines))
+
+
+def bad_clips_summary(folder: Path) -> str:
+    """A sentence with the number of unreadable clips and where they are named; "" if there are none."""
+    found = read_bad_clips(folder)
+    one = len(found) == 1
+    return f"{len(found):,} clip{'' if one else 's'} could not be read, named in {folder / NAME}" if found else ""

@@ -1,4 +1,4 @@
-"""Seeds: everything random in a run is a function of (seed, number of the micro-batch)."""
+"""Seeds: every random draw of a run is a function of (seed, number of the micro-batch)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training settings that the stages share: data, batch, optimizer, schedule, hardware, logging, SpecAugment."""
+"""Settings sections that all stages share: data, batch, optim, schedule, hardware, log."""
 
 from __future__ import annotations
 

@@ -1,12 +1,7 @@
-"""A training run from settings to finished weights: the Trainer, its checkpoints, its resume.
+"""A training run from settings to final weights: learning-rate schedule, time budget, Lightning's Trainer, checkpoints, resume.
 
-Learning rates over a run, as a factor of the peak.
-
-Budgets: how many optimizer steps ``schedule.minutes`` hold, by a clock that other work on the same cores does not move.
-
-A step is timed before the run begins, forward and backward, and once more over the run's first steps, with the optimizer and
-whatever else they take; where those are slower or faster, the steps are planned once more. ``RUN/config.yaml`` holds what was
-planned, so that a run that is continued keeps it.
+``resolve_schedule`` fixes the number of steps, ``fit`` runs them. A run may be given minutes instead of steps: a micro-batch is
+timed before the run, and whole steps once more during its first steps. ``RUN/config.yaml`` holds the resolved number.
 """
 
 from __future__ import annotations
@@ -55,173 +50,7 @@ from lalia.training.distributed import (
 from lalia.training.run_log import BadClips, MetricsFile, ProgressBar, bad_clips_summary
 from lalia.training.settings import HardwareSettings, LogSettings, OptimSettings, ScheduleSettings
 
-# --- Learning rates over a run, as a factor of the peak --------------------------------------------------
-
-
-def lr_factor(step: int, schedule: ScheduleSettings) -> float:
-    """The factor of the peak learning rate at ``step`` of ``schedule.steps``.
-
-    With warmup 0.1, hold 0.4, exponential decay and final 0.05 it is wav2vec 2.0's tri-stage schedule (fine-tuning); with hold 0
-    and linear decay its polynomial one (pretraining).
-    """
-    total = max(1, schedule.steps)
-    warmup, hold = schedule.warmup * total, schedule.hold * total
-    if step < warmup:
-        return (step + 1) / (warmup + 1)
-    if step < warmup + hold:
-        return 1.0
-    done = min(1.0, (step - warmup - hold) / max(1.0, total - warmup - hold))
-    if schedule.decay == "exponential":
-        return float(max(schedule.final, 1e-3) ** done)
-    if schedule.decay == "cosine":
-        return schedule.final + (1.0 - schedule.final) * 0.5 * (1.0 + math.cos(math.pi * done))
-    return 1.0 - (1.0 - schedule.final) * done
-
-
-def warmup_since(step: int, begun: float, schedule: ScheduleSettings) -> float:
-    """The factor, from 0 to 1, of what learns only since the step ``begun``: its rate rises over as large a share of the steps
-    that are left as the schedule's own warmup is of all. With ``begun`` 0 the schedule's is enough."""
-    if begun <= 0:
-        return 1.0
-    warmup = schedule.warmup * max(0.0, schedule.steps - begun)
-    return min(1.0, max(0.0, step + 1 - begun) / (warmup + 1))
-
-
-# --- Budgets ---------------------------------------------------------------------------------------------
-
-SHORTEST_RUN = 20
-MAX_OVERRUN = 10.0
-"""A stage's least steps may take so many times the minutes; where they would take longer, the run is told to be too short."""
-UNTIMED_STEPS, TIMED_STEPS = 3, 10
-"""First steps of a run that are not timed, and those behind them that are."""
-REPLAN_RATIO = 1.2
-"""Planned anew where a step takes so many times as long, or as short."""
-
-
-@dataclass(frozen=True)
-class MinimumSteps:
-    """The fewest steps of a stage that mean anything, and why."""
-
-    steps: int
-    why: str
-
-
-def training_clock(device: torch.device) -> float:
-    """A clock of what training on ``device`` takes of it.
-
-    On a CPU the processor time of the thread that leads the training: it has its share in all that others compute for it, and
-    time in which another program has its core does not count. A GPU is nobody else's, and there the time that passes counts.
-    """
-    if device.type == "cpu":
-        return time.thread_time()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
-
-
-def time_micro_step(micro_step: Callable[[], None], warm: int = 2, times: int = 6, most_s: float = 60.0) -> float:
-    """Seconds of ``micro_step`` on the CPU, run ``times`` times behind ``warm`` others; where it takes long, fewer times."""
-    device, seconds = torch.device("cpu"), []
-    begun = training_clock(device)
-    for _ in range(warm + times):
-        before = training_clock(device)
-        micro_step()
-        seconds.append(training_clock(device) - before)
-        if training_clock(device) - begun > most_s:
-            break
-    counted = seconds[min(warm, len(seconds) - 1) :]
-    return sum(counted) / len(counted)
-
-
-@dataclass
-class Budget:
-    """The minutes of a run and what they are solved into: ``settings.schedule.steps``, kept in the file ``path``."""
-
-    settings: Any
-    path: Path
-    least: MinimumSteps
-    step_s: float = math.nan
-    """what a step was planned to take; not a number in a run that is continued"""
-
-    @property
-    def schedule(self) -> ScheduleSettings:
-        schedule: ScheduleSettings = self.settings.schedule
-        return schedule
-
-    def plan(self, step_s: float, tell: bool) -> int:
-        """The steps that the minutes hold at ``step_s`` seconds each, not fewer than the stage needs; ``tell`` says so."""
-        minutes, least = self.schedule.minutes, self.least
-        self.step_s = step_s
-        held = max(1, int(minutes * 60 / step_s))
-        if held >= least.steps:
-            return held
-        took = f"schedule.minutes {minutes:g} holds {held} steps of {step_s:.3g} s, and {least.why}"
-        if least.steps > MAX_OVERRUN * held:
-            steps = max(SHORTEST_RUN, held)
-            advice = f"only {steps} steps are done: give it more minutes, a smaller batch or a smaller model"
-        else:
-            steps = least.steps
-            advice = f"{steps} are done, about {steps * step_s / 60:.2g} minutes"
-        if tell:
-            print(f"note: {took}; {advice}", file=sys.stderr)
-        return steps
-
-    def keep(self, steps: int) -> None:
-        """Take ``steps`` and keep them with the run's settings."""
-        self.schedule.steps = steps
-        config.dump(self.settings, self.path)
-
-
-class ReplanSteps(Callback):
-    """Times the first steps of a run, also of one that was stopped in them; where they take another time than was planned, the
-    budget is solved once more.
-
-    Every rank takes what the leading one found. What depends on the number of steps reads it from the schedule.
-    """
-
-    def __init__(self, budget: Budget, title: str, first_step: int) -> None:
-        self.budget, self.title, self.first_step = budget, title, first_step
-        self.planned = budget.schedule.steps
-        self._begun: float | None = None
-        self._outside = 0.0
-        self._left: float | None = None
-
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._left = training_clock(pl_module.device)
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._left is not None:
-            self._outside += training_clock(pl_module.device) - self._left
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        step = trainer.global_step
-        if step == self.first_step + UNTIMED_STEPS and self._begun is None:
-            self._begun, self._outside = training_clock(pl_module.device), 0.0
-        elif step == self.first_step + UNTIMED_STEPS + TIMED_STEPS and self._begun is not None:
-            step_s = (training_clock(pl_module.device) - self._begun - self._outside) / TIMED_STEPS
-            self._begun = None
-            self._replan(trainer, float(broadcast(torch.tensor([step_s], device=pl_module.device))))
-
-    def _replan(self, trainer: Trainer, step_s: float) -> None:
-        schedule, hoped_s = self.budget.schedule, self.budget.step_s
-        steps = max(self.budget.plan(step_s, tell=False), trainer.global_step + 1)
-        if 1 / REPLAN_RATIO <= steps / self.planned <= REPLAN_RATIO:
-            return
-        schedule.steps = trainer.fit_loop.epoch_loop.max_steps = steps
-        looks = trainer.val_check_batch
-        assert isinstance(looks, int)
-        trainer.val_check_batch = min(looks, steps * trainer.accumulate_grad_batches)
-        if trainer.is_global_zero:
-            self.budget.keep(steps)
-            was = f", not {hoped_s:.3g} s" if math.isfinite(hoped_s) else ""
-            print(
-                f"{self.title}: a step takes {step_s:.3g} s{was}: {steps} steps, not {self.planned}, in "
-                f"schedule.minutes {schedule.minutes:g}",
-                file=sys.stderr, flush=True,
-            )  # fmt: skip
-
-
-# --- A training run from settings to finished weights ----------------------------------------------------
+# --- Run -------------------------------------------------------------------------------------------------
 
 __all__ = [
     "CHECKPOINTS",
@@ -246,7 +75,7 @@ CONFIG, FINISHED = "config.yaml", "finished.json"
 
 @dataclass
 class Run:
-    """Where a run stands on disk and what of it the trainer needs to know."""
+    """A run's folder and what the trainer needs to know of it."""
 
     folder: Path
     hardware: HardwareSettings
@@ -258,12 +87,12 @@ class Run:
     show: tuple[str, ...]
     """metrics for the progress bar"""
     monitor: tuple[str, str] | None = None
-    """(metric, "min" or "max") by which the best checkpoint is kept; None = the last is the best"""
+    """(metric, "min" or "max") by which the best checkpoint is kept; None = the last checkpoint is the best"""
     clip: float = 5.0
     early_stopping: EarlyStopping = field(default_factory=EarlyStopping)
-    """when the run ends before its last step, by ``monitor``"""
+    """when the run ends before its last step, judged by ``monitor``"""
     budget: Budget | None = None
-    """the minutes that the steps were solved from; None = the steps were given"""
+    """the time budget that the steps were computed from; None = the steps were given"""
 
 
 def resolve_schedule(
@@ -274,12 +103,11 @@ def resolve_schedule(
     least: MinimumSteps,
     patience_s: float = 1800,
 ) -> Budget | None:
-    """Fix ``settings.schedule.steps``, keep the resolved settings in the run's folder, and return the budget of minutes that the
-    steps were solved from, if they were.
+    """Resolve ``settings.schedule.steps``, write ``RUN/config.yaml``, and return the time budget if there is one.
 
-    A new run's ``minutes`` become steps by timing ``micro_step`` (one forward and backward; the caller restores what it
-    changes), not fewer than ``least``. A run that is there already must have been begun with the same settings; its steps
-    hold. Of several ranks the leading one does this and the others wait for its settings, at most ``patience_s``.
+    A new run's ``minutes`` become steps by timing ``micro_step`` (one forward and backward pass; the caller undoes what it
+    changes), at least ``least``. An existing run must have the same settings, and keeps its steps. Rank 0 writes the file;
+    the others wait for it up to ``patience_s`` seconds.
     """
     schedule: ScheduleSettings = settings.schedule
     path = folder / CONFIG
@@ -297,7 +125,7 @@ def resolve_schedule(
     if budget is None:
         config.dump(settings, path)
     elif schedule.minutes <= 0:
-        raise UserError("schedule.steps and schedule.minutes are both 0: say how long to train")
+        raise UserError("schedule.steps and schedule.minutes are both 0; give one of them")
     else:
         budget.keep(budget.plan(time_micro_step(micro_step) * accumulation, tell=True))
     return budget
@@ -307,16 +135,14 @@ def _wait(path: Path, patience_s: float) -> None:
     begun = time.monotonic()
     while not path.exists():
         if time.monotonic() - begun > patience_s:
-            raise UserError(
-                f"{path}: not written by the leading process in {patience_s:.0f} s; do all nodes share --out?"
-            )
+            raise UserError(f"{path}: not written by rank 0 within {patience_s:.0f} s; do all nodes share --out?")
         time.sleep(0.2)
 
 
 def same_settings(known: dict[str, Any], asked: dict[str, Any], path: Path) -> None:
-    """A ``UserError`` that names every setting in which ``asked`` differs from the run begun with ``known`` (at ``path``).
+    """Raise ``UserError`` that names every setting in which ``asked`` differs from ``known``, the run's settings at ``path``.
 
-    Where it runs and what it logs may differ; the number of ranks may, since accumulation is solved for them.
+    Hardware, logging and output folder may differ, also the number of ranks: accumulation is computed from it.
     """
     where = ("strategy", "checkpointing", "devices", "nodes", "threads")
     free = {"log", "data.workers", "out", *(f"hardware.{name}" for name in where)}
@@ -333,7 +159,7 @@ def same_settings(known: dict[str, Any], asked: dict[str, Any], path: Path) -> N
 
     if found := list(differences(known, asked, "")):
         raise UserError(
-            f"{path}: this run was begun with {'; '.join(found)}; give the same settings to continue it, or another --out "
+            f"{path}: this run was started with {'; '.join(found)}; give the same settings to continue it, or another --out "
             "for a new run"
         )
 
@@ -341,8 +167,8 @@ def same_settings(known: dict[str, Any], asked: dict[str, Any], path: Path) -> N
 def fit(task: LightningModule, run: Run, train: Iterable[Any], valid: Iterable[Any], extra: list[Callback]) -> None:
     """Train ``task`` to ``run.schedule.steps`` or until it stops early, from its newest checkpoint where there is one.
 
-    Returns when the run is finished, on every rank, with the final weights in ``task``. Ctrl-C, SIGTERM and SIGUSR1 save and
-    raise ``Interrupted`` on the leading rank; the others end their programs in silence.
+    Returns on every rank when the run is finished, with the final weights in ``task``. Ctrl-C, SIGTERM and SIGUSR1 save a
+    checkpoint and raise ``Interrupted`` on rank 0; the other ranks exit silently.
     """
     _silence_lightning()
     hardware, steps = run.hardware, run.schedule.steps
@@ -393,8 +219,8 @@ def fit(task: LightningModule, run: Run, train: Iterable[Any], valid: Iterable[A
         finally:
             checkpoints.release_signals()
         if checkpoints.ended and leader:
-            looks = f"{checkpoints.waited} looks at held-out audio brought nothing better"
-            print(f"{run.title} ends at step {trainer.global_step} of {run.schedule.steps}: {looks}", file=sys.stderr)
+            reason = f"no better result in {checkpoints.waited} validations"
+            print(f"{run.title} ends at step {trainer.global_step} of {run.schedule.steps}: {reason}", file=sys.stderr)
         elif trainer.global_step < run.schedule.steps and not checkpoints.ended:
             raise RuntimeError(f"training ended at step {trainer.global_step} of {run.schedule.steps}")
         if dist.is_initialized():
@@ -404,25 +230,25 @@ def fit(task: LightningModule, run: Run, train: Iterable[Any], valid: Iterable[A
         print(f"{run.title}: {bad}", file=sys.stderr)
     final = newest_checkpoint(run.folder)
     if final is None:
-        raise UserError(f"{run.folder}: the last checkpoint cannot be read any more; run the same command again")
+        raise UserError(f"{run.folder}: the last checkpoint cannot be read; run the same command again")
     task.to("cpu").load_state_dict(final[1]["state_dict"])
 
 
 def _how_it_stopped(stop: Stopped, run: Run) -> str:
-    """What stopped the run, what of it is saved, and what the same command will do."""
+    """What stopped the run, what is saved, and what the same command will do."""
     what = f"{run.folder}: {run.title} stopped by {signal.Signals(stop.signum).name}"
     if stop.step is not None:
         return f"{what}, saved at step {stop.step} of {run.schedule.steps}; the same command continues there"
     kept = first_step(run.folder)
-    then = f"continues from step {kept}" if kept else "begins anew"
+    then = f"continues from step {kept}" if kept else "starts from the beginning"
     return f"{what}; nothing new is saved, the same command {then}"
 
 
 def adamw(groups: list[dict[str, Any]], optim: OptimSettings, schedule: ScheduleSettings) -> dict[str, Any]:
     """AdamW over ``groups`` (each with its own ``lr``) and the schedule's factor on all of them, as Lightning takes it.
 
-    A group may say when it ``begins`` to learn (a function that tells the step): its rate then rises from there. AdamW's first
-    steps are as long as the rate, and at its peak they would undo what the weights know.
+    A group with ``begins`` (a function that returns a step) is frozen until then and gets its own warm-up from there: AdamW's
+    first steps are as long as the learning rate, and at its peak they would destroy pretrained weights.
     """
     begins = [group.pop("begins", None) for group in groups]
 
@@ -449,7 +275,7 @@ def parameter_groups(module: nn.Module, lr: float) -> list[dict[str, Any]]:
 
 
 def _silence_lightning() -> None:
-    """Lightning's and fairseq2's chatter, none of which a user can act on."""
+    """Silence notes and warnings of Lightning and fairseq2 that a user cannot act on."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.ERROR)
     for text in (".*does not have many workers.*", ".*treespec.*", ".*weight_norm.*", ".*callbacks used to create.*",
@@ -460,8 +286,7 @@ def _silence_lightning() -> None:
 def finished(folder: Path, settings: Any = None, stated: Collection[str] = ()) -> bool:
     """Whether the run in ``folder`` has reached its end and written its result.
 
-    A ``UserError`` where it was made with other values than ``settings`` has of what is ``stated`` (``config.stated``): whoever
-    asks for something else is not to be told that it is there already.
+    Raises ``UserError`` if the settings that the user gave (``stated``, from ``config.stated``) differ from the run's.
     """
     path = folder / CONFIG
     if not (folder / FINISHED).is_file():
@@ -469,3 +294,168 @@ def finished(folder: Path, settings: Any = None, stated: Collection[str] = ()) -
     if stated and path.is_file():
         same_settings(config.select(path, stated), config.to_dict(settings), path)
     return True
+
+
+# --- Learning-rate schedule ------------------------------------------------------------------------------
+
+
+def lr_factor(step: int, schedule: ScheduleSettings) -> float:
+    """The factor of the peak learning rate at ``step`` of ``schedule.steps``.
+
+    With warmup 0.1, hold 0.4, exponential decay and final 0.05 it is wav2vec 2.0's tri-stage schedule (fine-tuning); with hold 0
+    and linear decay its polynomial one (pretraining).
+    """
+    total = max(1, schedule.steps)
+    warmup, hold = schedule.warmup * total, schedule.hold * total
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    if step < warmup + hold:
+        return 1.0
+    done = min(1.0, (step - warmup - hold) / max(1.0, total - warmup - hold))
+    if schedule.decay == "exponential":
+        return float(max(schedule.final, 1e-3) ** done)
+    if schedule.decay == "cosine":
+        return schedule.final + (1.0 - schedule.final) * 0.5 * (1.0 + math.cos(math.pi * done))
+    return 1.0 - (1.0 - schedule.final) * done
+
+
+def warmup_since(step: int, begun: float, schedule: ScheduleSettings) -> float:
+    """Warm-up factor, 0 to 1, of weights that are trained only from step ``begun``: over the share ``schedule.warmup`` of the
+    remaining steps. 1 where ``begun`` is 0: the schedule's own warm-up applies."""
+    if begun <= 0:
+        return 1.0
+    warmup = schedule.warmup * max(0.0, schedule.steps - begun)
+    return min(1.0, max(0.0, step + 1 - begun) / (warmup + 1))
+
+
+# --- Time budget -----------------------------------------------------------------------------------------
+
+SHORTEST_RUN = 20
+MAX_OVERRUN = 10.0
+"""A stage's minimum of steps may take up to this many times the given minutes; beyond, the run is reported as too short."""
+UNTIMED_STEPS, TIMED_STEPS = 3, 10
+"""First steps of a run that are not timed, and the timed steps after them."""
+REPLAN_RATIO = 1.2
+"""The steps are planned again if their number changes by more than this factor."""
+
+
+@dataclass(frozen=True)
+class MinimumSteps:
+    """The fewest steps with which a stage gives a useful result, and why."""
+
+    steps: int
+    why: str
+
+
+def training_clock(device: torch.device) -> float:
+    """Seconds on the clock that training on ``device`` is measured by.
+
+    CPU: processor time of the main training thread, so that time in which other programs hold its core does not count.
+    GPU: wall-clock time after synchronisation.
+    """
+    if device.type == "cpu":
+        return time.thread_time()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def time_micro_step(micro_step: Callable[[], None], warm: int = 2, times: int = 6, most_s: float = 60.0) -> float:
+    """Mean seconds of ``micro_step`` on the CPU over ``times`` calls after ``warm`` untimed ones, ended after ``most_s``."""
+    device, seconds = torch.device("cpu"), []
+    begun = training_clock(device)
+    for _ in range(warm + times):
+        before = training_clock(device)
+        micro_step()
+        seconds.append(training_clock(device) - before)
+        if training_clock(device) - begun > most_s:
+            break
+    counted = seconds[min(warm, len(seconds) - 1) :]
+    return sum(counted) / len(counted)
+
+
+@dataclass
+class Budget:
+    """The minutes of a run and the steps they hold: ``settings.schedule.steps``, saved in the file ``path``."""
+
+    settings: Any
+    path: Path
+    least: MinimumSteps
+    step_s: float = math.nan
+    """planned seconds per step; NaN in a continued run"""
+
+    @property
+    def schedule(self) -> ScheduleSettings:
+        schedule: ScheduleSettings = self.settings.schedule
+        return schedule
+
+    def plan(self, step_s: float, tell: bool) -> int:
+        """Steps that fit the minutes at ``step_s`` seconds each, at least the stage's minimum; ``tell``: note it on stderr."""
+        minutes, least = self.schedule.minutes, self.least
+        self.step_s = step_s
+        held = max(1, int(minutes * 60 / step_s))
+        if held >= least.steps:
+            return held
+        took = f"schedule.minutes {minutes:g} holds {held} steps of {step_s:.3g} s, and {least.why}"
+        if least.steps > MAX_OVERRUN * held:
+            steps = max(SHORTEST_RUN, held)
+            advice = f"only {steps} steps are done: give more minutes, a smaller batch or a smaller model"
+        else:
+            steps = least.steps
+            advice = f"{steps} are done, about {steps * step_s / 60:.2g} minutes"
+        if tell:
+            print(f"note: {took}; {advice}", file=sys.stderr)
+        return steps
+
+    def keep(self, steps: int) -> None:
+        """Set ``steps`` and save the run's settings."""
+        self.schedule.steps = steps
+        config.dump(self.settings, self.path)
+
+
+class ReplanSteps(Callback):
+    """Times the first steps of a run and plans the number of steps again if they are slower or faster than planned.
+
+    All ranks use rank 0's time. Whatever depends on the number of steps reads it from the schedule.
+    """
+
+    def __init__(self, budget: Budget, title: str, first_step: int) -> None:
+        self.budget, self.title, self.first_step = budget, title, first_step
+        self.planned = budget.schedule.steps
+        self._begun: float | None = None
+        self._outside = 0.0
+        self._left: float | None = None
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._left = training_clock(pl_module.device)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._left is not None:
+            self._outside += training_clock(pl_module.device) - self._left
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        step = trainer.global_step
+        if step == self.first_step + UNTIMED_STEPS and self._begun is None:
+            self._begun, self._outside = training_clock(pl_module.device), 0.0
+        elif step == self.first_step + UNTIMED_STEPS + TIMED_STEPS and self._begun is not None:
+            step_s = (training_clock(pl_module.device) - self._begun - self._outside) / TIMED_STEPS
+            self._begun = None
+            self._replan(trainer, float(broadcast(torch.tensor([step_s], device=pl_module.device))))
+
+    def _replan(self, trainer: Trainer, step_s: float) -> None:
+        schedule, planned_s = self.budget.schedule, self.budget.step_s
+        steps = max(self.budget.plan(step_s, tell=False), trainer.global_step + 1)
+        if 1 / REPLAN_RATIO <= steps / self.planned <= REPLAN_RATIO:
+            return
+        schedule.steps = trainer.fit_loop.epoch_loop.max_steps = steps
+        interval = trainer.val_check_batch
+        assert isinstance(interval, int)
+        trainer.val_check_batch = min(interval, steps * trainer.accumulate_grad_batches)
+        if trainer.is_global_zero:
+            self.budget.keep(steps)
+            was = f", not {planned_s:.3g} s" if math.isfinite(planned_s) else ""
+            print(
+                f"{self.title}: a step takes {step_s:.3g} s{was}: {steps} steps, not {self.planned}, in "
+                f"schedule.minutes {schedule.minutes:g}",
+                file=sys.stderr, flush=True,
+            )  # fmt: skip

@@ -1,8 +1,6 @@
-"""What a pretrained quantizer says of audio: the code of every frame, and how often each code is used.
+"""Evaluate a model on a corpus: greedy transcripts with CER and WER of a recogniser, codes of a pretrained quantizer.
 
-S samples, T frames, G codebooks, V entries.
-
-Transcripts and error rates of a recogniser over clips of a corpus, in padded batches on the recogniser's device.
+B clips, S samples, T frames, V tokens or entries, G codebooks.
 """
 
 from __future__ import annotations
@@ -27,7 +25,7 @@ from lalia.models.shape import EncoderShape
 from lalia.scoring.rates import Score, score
 from lalia.training.trainer import CONFIG, newest_checkpoint
 
-# --- Transcripts and error rates of a recogniser over clips of a corpus, in padded batches on the recogniser's device ---
+# --- Transcripts and error rates -------------------------------------------------------------------------
 
 
 @dataclass
@@ -81,7 +79,7 @@ def transcribe_rows(recogniser: Recogniser, mixture: Mixture, rows: np.ndarray, 
     return found
 
 
-# --- What a pretrained quantizer says of audio -----------------------------------------------------------
+# --- Codes of a pretrained quantizer ---------------------------------------------------------------------
 
 
 class CodeReader:

@@ -1,7 +1,7 @@
-"""ZeRO: DeepSpeed's sharded training on GPUs with NCCL and on a CPU's processes with gloo.
+"""ZeRO (Rajbhandari et al. 2020) by DeepSpeed, on GPUs with NCCL and on CPU processes with gloo.
 
-Whatever the strategy, a checkpoint holds whole weights and a whole AdamW state under the names of the unsharded model, so a
-run goes on under any strategy, on any number of ranks.
+A checkpoint holds whole weights and the whole AdamW state under the names of the unsharded model, whatever the strategy. So a run
+can continue under another strategy and on another number of ranks.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Weights from and to the peers: transformers, fairseq and fairseq2. ``lalia convert`` is ``arguments.py``."""
+"""Conversion of weights from and to transformers, fairseq, fairseq2 and sherpa-onnx (``lalia convert``)."""

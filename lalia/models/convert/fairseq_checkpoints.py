@@ -1,4 +1,4 @@
-"""fairseq's and fairseq2's checkpoints: one file of weights, whose shape has to be told from the tensors themselves."""
+"""fairseq and fairseq2 checkpoints: read wav2vec 2.0 models, whose shape is inferred from the tensors, and write fairseq2's."""
 
 from __future__ import annotations
 

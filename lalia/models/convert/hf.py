@@ -1,7 +1,4 @@
-"""A folder that transformers loads: Wav2Vec2ForCTC of a recogniser, Wav2Vec2ForPreTraining or Wav2Vec2Model of an encoder.
-
-A folder that transformers saved, read without transformers: weights, config.json, the tokenizer's and extractor's files.
-"""
+"""transformers folders: read wav2vec 2.0 models from them and write them, without needing transformers."""
 
 from __future__ import annotations
 
@@ -29,11 +26,11 @@ from lalia.models.store import replacing
 from lalia.text.tokens import BOUNDARY
 from lalia.units import SAMPLE_RATE
 
-# --- A folder that transformers saved, read without transformers -----------------------------------------
+# --- Reading ---------------------------------------------------------------------------------------------
 
 PREFIX = "wav2vec2."
 CARD = "lalia_card.json"
-"""The card of the lalia folder that a transformers folder was made of: its lineage survives the journey there and back."""
+"""The card of the lalia folder that a transformers folder was made from: keeps its lineage."""
 
 
 def read_hf(folder: Path, language: str) -> Parts:
@@ -164,7 +161,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return found
 
 
-# --- A folder that transformers loads --------------------------------------------------------------------
+# --- Writing ---------------------------------------------------------------------------------------------
 
 
 def write_hf(parts: Parts, folder: Path) -> str:

@@ -1,19 +1,9 @@
-"""What every layout is read into and written from: a shape, tensors by this house's names, and what belongs to them.
+"""What all checkpoint formats share: safe reading of torch files, tensor names, CTC symbols, lalia's own folders.
+
+``Parts`` is a model between two formats: a shape, tensors under lalia's names, a CTC head, a quantizer. Files are read by torch's
+restricted unpickler; objects of foreign classes (fairseq's configuration) become inert placeholders that keep their fields.
 
 D width, V tokens or entries, G codebooks, d dimensions of an entry.
-
-Tensors out of files that torch pickled, without running anything of what else is in them.
-
-fairseq keeps its configuration in the checkpoint, as objects of argparse, omegaconf or its own. Those become inert stand-ins
-that keep their fields and can do nothing; torch's restricted unpickler refuses whatever is not data.
-
-What the outputs of a checkpoint's CTC head are called: dictionaries in the forms their authors keep them in.
-
-The symbols of a peer's CTC head, and what its labels must have looked like.
-
-How the peers call the tensors of a wav2vec 2.0 model, beside this house's names for them.
-
-A name that ends in a dot stands for all that begins with it; ``{}`` is a number.
 """
 
 from __future__ import annotations
@@ -41,135 +31,7 @@ from lalia.models.store import load_encoder, load_quantizer, load_recogniser
 from lalia.text.normaliser import Normaliser, NormaliserSettings
 from lalia.text.tokens import BLANK, BOUNDARY, Tokens
 
-# --- Tensors out of files that torch pickled, without running anything of what else is in them -----------
-
-_STAND_INS_AT_MOST = 200
-
-
-class Inert:
-    """In the place of an object of a class that is not loaded: its fields and items, and no behaviour."""
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Inert:
-        made = super().__new__(cls)
-        made.__dict__["args"] = args
-        return made
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        pass
-
-    def __setstate__(self, state: Any) -> None:
-        parts = state if isinstance(state, tuple) and len(state) == 2 else (state,)  # (fields, slots) or fields
-        if all(part is None or isinstance(part, dict) for part in parts):
-            for part in parts:
-                self.__dict__.update(part or {})
-        else:
-            self.__dict__["state"] = state
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        self.__dict__.setdefault("items", {})[key] = value
-
-
-def read_torch(path: Path) -> Any:
-    """What is in the file at ``path``: .safetensors, or a torch file with ``Inert`` in the place of foreign objects."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; expected a checkpoint")
-    if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except Exception as error:  # safetensors raises its own error type
-            raise UserError(f"{path}: cannot be read ({error}); copy it again") from error
-    stand_ins: dict[str, type] = {}
-    while True:
-        allowed: list[Any] = [(kind, name) for name, kind in stand_ins.items()]
-        try:
-            with torch.serialization.safe_globals(allowed):
-                return torch.load(path, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError as error:
-            named = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
-            # torch leaves the module of built-in names out when it complains of them.
-            name = "" if named is None else named[1] if "." in named[1] else f"builtins.{named[1]}"
-            if not name or name in stand_ins or len(stand_ins) >= _STAND_INS_AT_MOST:
-                found = re.search(r"WeightsUnpickler error:\s*(.+)", str(error))
-                reason = (found[1] if found else str(error).splitlines()[0])[:160]
-                raise UserError(f"{path}: cannot be read as weights ({reason}); is it a checkpoint?") from error
-            stand_ins[name] = type("Inert", (Inert,), {})
-        except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-            reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
-            raise UserError(f"{path}: cannot be read as a torch file ({reason}); copy it again") from error
-
-
-def plain(value: Any) -> Any:
-    """``value`` as dicts, lists and scalars: argparse namespaces and omegaconf nodes are unwrapped."""
-    if isinstance(value, Inert):
-        fields = value.__dict__
-        for inner in ("_content", "_val"):
-            if inner in fields:
-                return plain(fields[inner])
-        return {key: plain(item) for key, item in fields.items() if key != "args"}
-    if isinstance(value, dict):
-        return {plain(key): plain(item) for key, item in value.items() if isinstance(key, (str, int, Inert))}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    return value
-
-
-# --- What the outputs of a checkpoint's CTC head are called ----------------------------------------------
-
-_FAIRSEQ_FIRST = ["<s>", "<pad>", "</s>", "<unk>"]
-
-
-def beside(checkpoint: Path) -> Path | None:
-    """The dictionary that lies beside ``checkpoint``; None where there is none."""
-    names = (checkpoint.with_suffix(".tokens.txt").name, "dict.ltr.txt", "tokens.txt", "vocab.json")
-    return next((checkpoint.parent / name for name in names if (checkpoint.parent / name).is_file()), None)
-
-
-def from_dictionary(loaded: dict[str, Any]) -> list[str] | None:
-    """The symbols of the dictionary that fairseq put into the checkpoint itself; None where it did not."""
-    task = plain(loaded.get("task_state"))
-    found = task.get("target_dictionary") if isinstance(task, dict) else None
-    symbols = found.get("symbols") if isinstance(found, dict) else None
-    return [str(symbol) for symbol in symbols] if isinstance(symbols, list) else None
-
-
-def read_symbols(path: Path) -> list[str]:
-    """The symbols in the file at ``path`` in the order of the head's outputs.
-
-    ``vocab.json`` (symbol to number), a sentencepiece model (``.model``), ``tokens.txt`` ("symbol number" a line), or
-    fairseq's ``dict.ltr.txt`` ("symbol count" a line, which four symbols of its own come before).
-    """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; expected the symbols of the CTC head")
-    if path.suffix == ".model":
-        return _pieces(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-        if path.suffix == ".json":
-            ids = json.loads(text)
-            return [symbol for symbol, _ in sorted(ids.items(), key=lambda item: int(item[1]))]
-        rows = [line.rstrip("\r").rpartition(" ") for line in text.split("\n") if line.strip()]
-        numbers = [int(number) for _, _, number in rows]
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: cannot be read as a list of symbols ({error})") from error
-    symbols = [symbol for symbol, _, _ in rows]
-    return symbols if numbers == list(range(len(rows))) else _FAIRSEQ_FIRST + symbols
-
-
-def _pieces(path: Path) -> list[str]:
-    from fairseq2.data.tokenizers.sentencepiece import SentencePieceModel
-
-    try:
-        model = SentencePieceModel(path)
-    except Exception as error:  # fairseq2's native part raises several types
-        raise UserError(f"{path}: cannot be read as a sentencepiece model ({error})") from error
-    pieces = [str(model.index_to_token(i)) for i in range(model.vocabulary_size)]
-    for piece in pieces:
-        if "▁" in piece and piece != "▁":
-            raise UserError(f"{path}: {piece!r} joins a space to letters; expected one symbol for the space alone")
-    return pieces
-
-
-# --- What every layout is read into and written from -----------------------------------------------------
+# --- Parts and lalia folders -----------------------------------------------------------------------------
 
 State = dict[str, Tensor]
 
@@ -254,46 +116,7 @@ def _fill(module: nn.Module, state: State, source: str) -> None:
     module.load_state_dict({key: tensor.float() for key, tensor in state.items()})
 
 
-# --- The symbols of a peer's CTC head, and what its labels must have looked like -------------------------
-
-
-def make_head(
-    weight_VD: Tensor, bias_V: Tensor, symbols: Sequence[str], blank: int, delimiter: str, language: str
-) -> Head:
-    """A head whose blank stands at 0 and whose word boundary is called as this house calls it; no logit is lost."""
-    order = [blank, *(i for i in range(len(symbols)) if i != blank)]
-    rows = torch.tensor(order)
-    names = [BLANK, *(_symbol(symbols[i], delimiter) for i in order[1:])]
-    return Head(weight_VD[rows], bias_V[rows], Tokens(names), guess_normaliser(names, language))
-
-
-def _symbol(symbol: str, delimiter: str) -> str:
-    if symbol == delimiter:
-        return BOUNDARY
-    if symbol == BLANK or not symbol:
-        return "<unused>"
-    return "".join(f"<U+{ord(c):04X}>" if c.isspace() else c for c in symbol)
-
-
-def guess_normaliser(symbols: Sequence[str], language: str) -> Normaliser:
-    """A normaliser that leaves of a text what ``symbols`` can spell: their case, apostrophes, hyphens and punctuation."""
-    spelled = "".join(s for s in symbols if not (s.startswith("<") and s.endswith(">")) and s != BOUNDARY)
-    upper, lower = any(c.isupper() for c in spelled), any(c.islower() for c in spelled)
-    marks = {c for c in spelled if unicodedata.category(c)[0] in "PS"} - set("'’-‐")
-    return Normaliser(
-        NormaliserSettings(
-            language=language,
-            case="keep" if upper and lower else "upper" if upper else "lower",
-            apostrophes="inside" if set(spelled) & set("'’") else "drop",
-            hyphens="inside" if set(spelled) & set("-‐") else "drop",
-            punctuation="keep" if marks & set(".,?!;:") else "drop",
-            spaces="keep" if BOUNDARY in symbols else "drop",
-            keep="" if marks & set(".,?!;:") else "".join(sorted(marks)),
-        )
-    )
-
-
-# --- How the peers call the tensors of a wav2vec 2.0 model, beside this house's names for them -----------
+# --- Tensor names of each format -------------------------------------------------------------------------
 
 Layout = Literal["transformers", "fairseq", "fairseq2"]
 _COLUMN: dict[Layout, int] = {"transformers": 1, "fairseq": 2, "fairseq2": 3}
@@ -326,7 +149,7 @@ _QUANTIZER = [
 
 
 def encoder_names(layout: Layout, stem_norm: str, norm: str) -> list[tuple[str, str]]:
-    """(ours, theirs) for the encoder; the peers have one name for norms that stand in different places."""
+    """(ours, theirs) for the encoder; other toolkits use one name for norms in different places."""
     column = _COLUMN[layout]
     in_stem = [("conv.", "conv.", "0.", "conv.")]
     if stem_norm == "group":
@@ -364,7 +187,7 @@ def renamed(state: State, pairs: list[tuple[str, str]]) -> tuple[State, State]:
 
 
 def read_encoder(state: State, layout: Layout, stem_norm: str, norm: str) -> tuple[State, State]:
-    """(the encoder's tensors by our names, what is left of ``state``), whatever style its weight norm is stored in."""
+    """(the encoder's tensors under lalia's names, the rest of ``state``); any storage style of weight norm."""
     plain = {}
     for key, tensor in state.items():
         key = key.replace(".parametrizations.weight.original0", ".weight_g")
@@ -379,7 +202,7 @@ def read_encoder(state: State, layout: Layout, stem_norm: str, norm: str) -> tup
         width = len(encoder["feature_norm.weight"])
         encoder["projection.weight"], encoder["projection.bias"] = torch.eye(width), torch.zeros(width)
     if "mask_embedding" not in encoder and "projection.bias" in encoder:
-        # Fine-tuned models that hid nothing have none: a fresh one, always the same.
+        # Models fine-tuned without masking have none: a new one, always the same.
         encoder["mask_embedding"] = torch.rand(
             len(encoder["projection.bias"]), generator=torch.Generator().manual_seed(0)
         )
@@ -421,7 +244,7 @@ def write_model(
 
 
 def check_expressible(shape: EncoderShape, layout: Layout) -> None:
-    """A ``UserError`` where ``layout`` has no words for ``shape``."""
+    """Raise ``UserError`` if ``layout`` cannot express ``shape``."""
     wrong = []
     if shape.input != "wave":
         wrong.append(f"input {shape.input} (expected wave)")
@@ -435,3 +258,170 @@ def check_expressible(shape: EncoderShape, layout: Layout) -> None:
         raise UserError(
             f"{layout} cannot express an encoder with {', '.join(wrong)}; ship it with `lalia distill export`"
         )
+
+
+# --- Making a CTC head -----------------------------------------------------------------------------------
+
+
+def make_head(
+    weight_VD: Tensor, bias_V: Tensor, symbols: Sequence[str], blank: int, delimiter: str, language: str
+) -> Head:
+    """A head whose blank stands at 0 and whose word boundary is called as in lalia; no logit is lost."""
+    order = [blank, *(i for i in range(len(symbols)) if i != blank)]
+    rows = torch.tensor(order)
+    names = [BLANK, *(_symbol(symbols[i], delimiter) for i in order[1:])]
+    return Head(weight_VD[rows], bias_V[rows], Tokens(names), guess_normaliser(names, language))
+
+
+def _symbol(symbol: str, delimiter: str) -> str:
+    if symbol == delimiter:
+        return BOUNDARY
+    if symbol == BLANK or not symbol:
+        return "<unused>"
+    return "".join(f"<U+{ord(c):04X}>" if c.isspace() else c for c in symbol)
+
+
+def guess_normaliser(symbols: Sequence[str], language: str) -> Normaliser:
+    """A normaliser that keeps of a text what ``symbols`` can spell: their case, apostrophes, hyphens and punctuation."""
+    spelled = "".join(s for s in symbols if not (s.startswith("<") and s.endswith(">")) and s != BOUNDARY)
+    upper, lower = any(c.isupper() for c in spelled), any(c.islower() for c in spelled)
+    marks = {c for c in spelled if unicodedata.category(c)[0] in "PS"} - set("'’-‐")
+    return Normaliser(
+        NormaliserSettings(
+            language=language,
+            case="keep" if upper and lower else "upper" if upper else "lower",
+            apostrophes="inside" if set(spelled) & set("'’") else "drop",
+            hyphens="inside" if set(spelled) & set("-‐") else "drop",
+            punctuation="keep" if marks & set(".,?!;:") else "drop",
+            spaces="keep" if BOUNDARY in symbols else "drop",
+            keep="" if marks & set(".,?!;:") else "".join(sorted(marks)),
+        )
+    )
+
+
+# --- Symbols of a CTC head -------------------------------------------------------------------------------
+
+_FAIRSEQ_FIRST = ["<s>", "<pad>", "</s>", "<unk>"]
+
+
+def beside(checkpoint: Path) -> Path | None:
+    """The dictionary that lies beside ``checkpoint``; None where there is none."""
+    names = (checkpoint.with_suffix(".tokens.txt").name, "dict.ltr.txt", "tokens.txt", "vocab.json")
+    return next((checkpoint.parent / name for name in names if (checkpoint.parent / name).is_file()), None)
+
+
+def from_dictionary(loaded: dict[str, Any]) -> list[str] | None:
+    """The symbols of the dictionary that fairseq put into the checkpoint itself; None where it did not."""
+    task = plain(loaded.get("task_state"))
+    found = task.get("target_dictionary") if isinstance(task, dict) else None
+    symbols = found.get("symbols") if isinstance(found, dict) else None
+    return [str(symbol) for symbol in symbols] if isinstance(symbols, list) else None
+
+
+def read_symbols(path: Path) -> list[str]:
+    """The symbols in the file at ``path`` in the order of the head's outputs.
+
+    ``vocab.json`` (symbol to number), a sentencepiece model (``.model``), ``tokens.txt`` ("symbol number" a line), or
+    fairseq's ``dict.ltr.txt`` ("symbol count" a line, which four symbols of its own come before).
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; expected the symbols of the CTC head")
+    if path.suffix == ".model":
+        return _pieces(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".json":
+            ids = json.loads(text)
+            return [symbol for symbol, _ in sorted(ids.items(), key=lambda item: int(item[1]))]
+        rows = [line.rstrip("\r").rpartition(" ") for line in text.split("\n") if line.strip()]
+        numbers = [int(number) for _, _, number in rows]
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: cannot be read as a list of symbols ({error})") from error
+    symbols = [symbol for symbol, _, _ in rows]
+    return symbols if numbers == list(range(len(rows))) else _FAIRSEQ_FIRST + symbols
+
+
+def _pieces(path: Path) -> list[str]:
+    from fairseq2.data.tokenizers.sentencepiece import SentencePieceModel
+
+    try:
+        model = SentencePieceModel(path)
+    except Exception as error:  # fairseq2's native part raises several types
+        raise UserError(f"{path}: cannot be read as a sentencepiece model ({error})") from error
+    pieces = [str(model.index_to_token(i)) for i in range(model.vocabulary_size)]
+    for piece in pieces:
+        if "▁" in piece and piece != "▁":
+            raise UserError(f"{path}: {piece!r} joins a space to letters; expected one symbol for the space alone")
+    return pieces
+
+
+# --- Reading torch files safely --------------------------------------------------------------------------
+
+_STAND_INS_AT_MOST = 200
+
+
+class Inert:
+    """Placeholder for an object whose class is not loaded: fields and items, no behaviour."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Inert:
+        made = super().__new__(cls)
+        made.__dict__["args"] = args
+        return made
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        parts = state if isinstance(state, tuple) and len(state) == 2 else (state,)  # (fields, slots) or fields
+        if all(part is None or isinstance(part, dict) for part in parts):
+            for part in parts:
+                self.__dict__.update(part or {})
+        else:
+            self.__dict__["state"] = state
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.__dict__.setdefault("items", {})[key] = value
+
+
+def read_torch(path: Path) -> Any:
+    """What is in the file at ``path``: .safetensors, or a torch file with ``Inert`` instead of foreign objects."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; expected a checkpoint")
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except Exception as error:  # safetensors raises its own error type
+            raise UserError(f"{path}: cannot be read ({error}); copy it again") from error
+    stand_ins: dict[str, type] = {}
+    while True:
+        allowed: list[Any] = [(kind, name) for name, kind in stand_ins.items()]
+        try:
+            with torch.serialization.safe_globals(allowed):
+                return torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            named = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
+            # torch leaves the module of built-in names out when it complains of them.
+            name = "" if named is None else named[1] if "." in named[1] else f"builtins.{named[1]}"
+            if not name or name in stand_ins or len(stand_ins) >= _STAND_INS_AT_MOST:
+                found = re.search(r"WeightsUnpickler error:\s*(.+)", str(error))
+                reason = (found[1] if found else str(error).splitlines()[0])[:160]
+                raise UserError(f"{path}: cannot be read as weights ({reason}); is it a checkpoint?") from error
+            stand_ins[name] = type("Inert", (Inert,), {})
+        except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+            reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+            raise UserError(f"{path}: cannot be read as a torch file ({reason}); copy it again") from error
+
+
+def plain(value: Any) -> Any:
+    """``value`` as dicts, lists and scalars: argparse namespaces and omegaconf nodes are unwrapped."""
+    if isinstance(value, Inert):
+        fields = value.__dict__
+        for inner in ("_content", "_val"):
+            if inner in fields:
+                return plain(fields[inner])
+        return {key: plain(item) for key, item in fields.items() if key != "args"}
+    if isinstance(value, dict):
+        return {plain(key): plain(item) for key, item in value.items() if isinstance(key, (str, int, Inert))}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value

@@ -1,8 +1,8 @@
-"""A student as sherpa-onnx reads it: its family of CTC models on the raw wave (``OfflineRecognizer.from_omnilingual_asr_ctc``).
+"""sherpa-onnx: write a student as one of its CTC models on the raw wave (``OfflineRecognizer.from_omnilingual_asr_ctc``).
 
-That family gives the model one clip, levelled to mean 0 and variance 1, takes every frame for 20 ms, decodes greedily, and joins
-the symbols of ``tokens.txt``, where ``▁`` is a space. So the graph gets three operators more: a volume in front and, where frames
-are longer, each frame as often as 20 ms go into it (CTC merges repeats, so the text stays and the times become right).
+That model family gets one clip, normalised to mean 0 and variance 1, assumes frames of 20 ms, decodes greedily, and joins the
+symbols of ``tokens.txt``, where ``▁`` is a space. So the graph gets a gain in front and, where frames are longer, repeats each
+frame as often as 20 ms fit into it: CTC merges repeats, so the text stays and the times become right.
 """
 
 from __future__ import annotations

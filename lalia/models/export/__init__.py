@@ -1,1 +1,1 @@
-"""Recognisers as they run after training: the operators of an ONNX graph, whole clips and streaming."""
+"""Export of recognisers to ONNX: inference modules, graph and student folder."""

@@ -1,28 +1,16 @@
-"""A recogniser as it runs after training: the same numbers, in the operators that ONNX runtimes are fast at.
+"""Inference modules for ONNX export: a recogniser, baseline or streaming recogniser in operators that ONNX runtimes run fast.
 
-One batch of clips of equal length, nothing padded. Every product with a weight is a matrix product of (B, T, I) by (I, O), so
-that each can be quantized: queries, keys and values in one, 1 x 1 convolutions among them. The Fourier transform is two products
-too, with the frame folded at its middle, which halves them.
+A batch has clips of equal length without padding. Every product with a weight is a matrix product (B, T, I) by (I, O), so that it
+can be quantized: queries, keys and values in one, 1 x 1 convolutions too. The Fourier transform is two products, with the frame
+folded at its middle, which halves them.
 
-B clips, S samples, N 10 ms frames, T frames, D width, H heads, d dimensions of a head, K taps, F frequencies.
+A streaming recogniser takes a piece of the wave and cached states, and returns new states. Attention caches the keys and values
+of the last ``left_chunks`` chunks, convolutions half a kernel of their input, so the cost of a chunk does not grow. A piece of
+T frames starts at a chunk and has (T - 1) x hop + receptive field samples, so pieces overlap; all but the last hold whole chunks.
+A whole clip is a stream of one piece: the same graph gives the same numbers up to rounding.
 
-A baseline as it runs after training: Wav2Letter and DeepSpeech in the operators of an ONNX graph, features inside.
-
-As in ``lalia/models/export/deployed.py``: one batch of clips of equal length, nothing padded.
-
-B clips, S samples, N 10 ms frames, T frames, F features of a frame, C channels, D width.
-
-A streaming recogniser as it runs after training: some chunks of a wave and what was kept of those before, in and out.
-
-Attention keeps the keys and values of the last ``left_chunks`` chunks, as far as there were so many, convolutions half a kernel
-of their input; so a chunk costs the same however long the stream has been running. A whole clip is the stream's first and only
-piece, heard after nothing: the same graph says to a clip at once what it says to its chunks (up to rounding), see
-``lalia/models/blocks.py``.
-
-A piece of T frames starts at a chunk and has (T - 1) x hop + receptive field samples, so that pieces overlap by what features
-see of the next frame. All pieces but the last hold whole chunks.
-
-B clips, S samples, T frames, P kept frames, D width, H heads, d dimensions of a head, C channels, N chunks, K taps and frames.
+B clips, S samples, N 10 ms frames (or chunks), T frames, P cached frames, D width, H heads, d dimensions of a head, C channels,
+K taps, F frequencies or features.
 """
 
 from __future__ import annotations
@@ -47,7 +35,7 @@ from lalia.models.frontend import FFT, PRIOR_FRAMES, WAVE_EPSILON, ConvolutionSt
 from lalia.models.recogniser import Recogniser
 from lalia.models.shape import FRAME_HOP, FRAME_WINDOW, EncoderShape
 
-# --- A recogniser as it runs after training --------------------------------------------------------------
+# --- Recogniser ------------------------------------------------------------------------------------------
 
 _HALF = FRAME_WINDOW // 2
 
@@ -310,7 +298,7 @@ class Stem(nn.Module):
 Deployed.attention, Deployed.convolution = SelfAttention, BlockConvolution
 
 
-# --- A baseline as it runs after training ----------------------------------------------------------------
+# --- Baselines -------------------------------------------------------------------------------------------
 
 
 class DeployedBaseline(nn.Module):
@@ -374,7 +362,7 @@ class Clipped(nn.Module):
         return torch.clamp(self.product(x), 0.0, self.most)
 
 
-# --- A streaming recogniser as it runs after training ----------------------------------------------------
+# --- Streaming recogniser --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,9 @@
-"""A recogniser as a student: the folder that runs without torch, made of its graph, its tokens and its normaliser.
+"""ONNX export: from a recogniser to one graph (wave in, log-probabilities out) and to a student folder that runs without PyTorch.
 
-From a recogniser to one ONNX graph: raw wave in, log-probabilities out, batch and length free.
+``wave`` (B, S) float32, 16 kHz, unpadded -> ``log_probs`` (B, T, V) float32; B and S are free. Features are inside.
 
-``wave`` (B, S) float32, 16 kHz, unpadded -> ``log_probs`` (B, T, V) float32. Features are inside; weights keep their names.
-
-A streaming recogniser's graph has inputs ``state.NAME`` besides, which need not be given (then nothing was heard before), and
-outputs ``next.NAME`` that are the states of the piece behind. So one file, with its weights once, hears whole clips as any other
-does, and streams piece by piece (``lalia/models/export/deployed.py``).
+A streaming recogniser's graph also has inputs ``state.NAME``, which may be left out at the start of a stream, and outputs
+``next.NAME``, the states for the next piece. So one file transcribes whole clips and streams (``deployed.py``).
 """
 
 from __future__ import annotations
@@ -35,7 +32,7 @@ from lalia.models.recogniser import Recogniser
 from lalia.models.store import count_parameters, replacing
 from lalia.units import SAMPLE_RATE
 
-# --- From a recogniser to one ONNX graph -----------------------------------------------------------------
+# --- Graph -----------------------------------------------------------------------------------------------
 
 INPUT, OUTPUT = "wave", "log_probs"
 STATE, NEXT = "state.", "next."
@@ -139,7 +136,7 @@ def _quiet() -> Iterator[None]:
             logging.getLogger(name).setLevel(level)
 
 
-# --- A recogniser as a student ---------------------------------------------------------------------------
+# --- Student folder --------------------------------------------------------------------------------------
 
 
 def assemble(
