@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 Action = Literal["tell", "skip", "revive", "raise diversity", "cut the rate", "roll back", "stop"]
 CALM_STEPS = 100
-"""healthy steps after which a band's measures begin again with the mildest"""
+"""healthy steps after which a band starts again with its weakest intervention"""
 EFFECT_STEPS = 25
-"""steps that a measure is given to work"""
+"""steps that an intervention is given to take effect"""
 HISTORY = 64
 """steps that running medians look back"""
 FLAT = 0.1
@@ -27,10 +27,10 @@ LIVELY = 0.1
 
 @dataclass
 class GuardSettings:
-    """When the guard acts. Each measure is written to RUN/guard.jsonl with its figures."""
+    """When the guard intervenes. Each intervention is written to RUN/guard.jsonl with its figures."""
 
     enabled: bool = True
-    """watch the run and act; False only records nothing and lets a run die"""
+    """watch the run and intervene; False turns the guard off"""
     keep_every: int = 100
     """steps between two copies of healthy weights that the run can be rolled back to"""
     code_share: float = 0.06
@@ -38,9 +38,9 @@ class GuardSettings:
     too_good: float = 0.95
     """contrastive accuracy above this is a collapse, not a success: the best published runs end at .68"""
     spike: float = 20.0
-    """a batch whose gradient norm is this many times the running median is left out"""
+    """a batch whose gradient norm is this many times the running median is skipped"""
     rollbacks: int = 3
-    """times that a run may be rolled back before it is stopped"""
+    """rollbacks of a run before it is stopped"""
 
 
 @dataclass(frozen=True)
@@ -63,31 +63,31 @@ class Vitals:
 
 @dataclass(frozen=True)
 class Band:
-    """A vital sign, its healthy range, and the measures for when it is left, mildest first."""
+    """A vital sign, its healthy range, and the interventions outside it, weakest first."""
 
     vital: str
     says: str
-    """the breach in plain words; {value} and {limit} are put in"""
+    """message of a breach, with {value} and {limit}"""
     ladder: tuple[Action, ...]
     advice: str
-    """what a person should change when nothing has helped"""
+    """what the user should change if no intervention helped"""
     low: float = -math.inf
     high: float = math.inf
     relative: bool = False
     """limits are multiples of the running median of healthy steps"""
     patience: int = 1
-    """steps in a row outside the band before anything is done"""
+    """steps in a row outside the band before an intervention"""
     grace: int = 0
-    """first steps, in which a run may still be outside"""
+    """first steps of a run, which are not checked"""
     skips: int = 0
-    """batches in a row that are left out before a stronger measure; > 0: judged before the optimizer's step"""
+    """batches in a row that are skipped before a stronger intervention; > 0: checked before the optimizer step"""
     audio: Literal["any", "still", "lively"] = "any"
-    """what audio the band is for: under other audio it counts as kept"""
+    """audio that the band applies to; under other audio it counts as kept"""
 
 
 @dataclass(frozen=True)
 class Breach:
-    """A band that was left, and what to do about it."""
+    """A band that was left, and the intervention."""
 
     band: Band
     value: float
@@ -107,9 +107,9 @@ def healthy_bands(
     learned = kind == "gumbel"
     spread: tuple[Action, ...] = ("raise diversity",) if learned and diversity else ()
     fix_codes: tuple[Action, ...] = ("revive", *spread, "cut the rate", "roll back", "stop")
-    rate_advice = "lower --optim.lr, raise --batch.hours, and look at the clips named in metrics.jsonl's last steps"
+    rate_advice = "lower --optim.lr, raise --batch.hours, and check the clips named in metrics.jsonl's last steps"
     bands = [
-        Band("loss", "the loss is not a number", ("skip", "roll back", "stop"),
+        Band("loss", "the loss is not finite", ("skip", "roll back", "stop"),
              f"weights or audio are broken: {rate_advice}; under fp16 take --hardware.precision bf16", skips=8),
         Band("gradient_norm", "the gradient norm is {value}, {limit} is the most", ("skip", "cut the rate", "roll back", "stop"),
              rate_advice, high=settings.spike, relative=True, grace=20, skips=8),
@@ -117,11 +117,11 @@ def healthy_bands(
              + ("nor does the audio: silence or clipping" if stem else "so the audio is silent, steady or clipped"),
              ("skip", "stop"), "prepare the corpus again and look at its speech_ratio and clipping columns",
              low=FLAT, relative=True, grace=20, skips=200, audio="still" if stem else "any"),
-        Band("accuracy", "accuracy {value} is too good to be true (at most {limit}): targets have become all alike",
+        Band("accuracy", "accuracy {value} is too high (at most {limit}): the targets have collapsed",
              (*spread, "cut the rate", "roll back", "stop"),
              "the codes collapsed again and again: lower --optim.lr, raise --objective.diversity_weight, or take "
              "--quantizer.kind kmeans", high=settings.too_good, patience=10, grace=20),
-        Band("accuracy", "accuracy {value} is at chance (more than {limit} expected by now): nothing is learned",
+        Band("accuracy", "accuracy {value} is at chance (more than {limit} expected by now): the model does not learn",
              ("cut the rate", "stop"), "raise --batch.hours towards 1.6, lower --optim.lr, give longer clips (--join_s, "
              "--data.max_s)", low=1.3 * chance, patience=50, grace=max(400, int(0.3 * steps))),
         Band("loss_scale", "the loss scale fell to {value} ({limit} at least): gradients overflow in float16",
@@ -138,20 +138,20 @@ def healthy_bands(
                  fix_codes, "the codes died again and again: lower --optim.lr, raise --objective.diversity_weight, raise "
                  "--batch.hours, or take --quantizer.kind kmeans", low=settings.code_share, patience=10, grace=40)
         )  # fmt: skip
-    if stem:  # before the codes: to features that are all alike no code can be brought back
+    if stem:  # before the codes: codes cannot be revived on constant features
         bands.insert(
             0, Band("feature_std", "features hardly vary within a clip ({value}, at least {limit} expected), though the audio "
-                 "does: the stem has died", ("cut the rate", "roll back", "stop"), "the stem's output is the same whatever it "
-                 "hears: lower --optim.lr or --model.stem_gradient_scale, or raise --schedule.warmup", low=FLAT, relative=True,
-                 patience=10, grace=20, audio="lively")
+                 "does: the stem has died", ("cut the rate", "roll back", "stop"), "the stem's output does not depend on "
+                 "the audio: lower --optim.lr or --model.stem_gradient_scale, or raise --schedule.warmup", low=FLAT,
+                 relative=True, patience=10, grace=20, audio="lively")
         )  # fmt: skip
     return tuple(bands)
 
 
 @dataclass
 class _BandState:
-    """Where one band stands: steps outside and inside in a row, the next measure, and the step it may be taken from; the value
-    and the limit it was last left with."""
+    """State of one band: steps in a row outside and inside, the next intervention (``rung`` of the ladder), the first step at
+    which it may happen, and value and limit of the last breach."""
 
     outside: int = 0
     inside: int = 0
@@ -164,18 +164,18 @@ class _BandState:
 
 @dataclass
 class Watch:
-    """Vitals in, at most one breach out; knows nothing of models. Its whole memory is in ``state``."""
+    """Checks vitals against the bands and returns at most one breach per step; all its state is in ``state``."""
 
     bands: Sequence[Band]
     courses: list[_BandState] = field(default_factory=list)
     history: dict[str, list[float]] = field(default_factory=dict)
-    """values of the healthy steps behind relative bands, and of the wave's variation"""
+    """values of healthy steps, for relative bands and the wave's variation"""
 
     def __post_init__(self) -> None:
         self.courses = [_BandState() for _ in self.bands]
 
     def batch(self, vitals: Vitals, step: int) -> Breach | None:
-        """Whether this step's batch is to be left out, or worse; asked before the optimizer's step."""
+        """The breach that skips this step's batch, or more; called before the optimizer step."""
         found = [b for b in (self._check(i, vitals, step) for i, band in enumerate(self.bands) if band.skips) if b]
         if not found and not any(self._outside(band, vitals, step) for band in self.bands if band.relative):
             for name in {"wave_variation", *(band.vital for band in self.bands if band.relative)}:
@@ -185,16 +185,16 @@ class Watch:
         return found[0] if found else None
 
     def run(self, vitals: Vitals, step: int) -> Breach | None:
-        """The breach to act on behind the optimizer's step."""
-        judged = [(i, self._check(i, vitals, step)) for i, band in enumerate(self.bands) if not band.skips]
-        found = [(i, breach) for i, breach in judged if breach is not None]
+        """The breach to act on; called after the optimizer step."""
+        checked = [(i, self._check(i, vitals, step)) for i, band in enumerate(self.bands) if not band.skips]
+        found = [(i, breach) for i, breach in checked if breach is not None]
         if not found:
             return None
         first, breach = found[0]
-        # Roll backs come again and again: each goes further back at half the rate, until the guard has had enough.
+        # Rollbacks repeat, each further back at half the learning rate, until the guard's limit.
         if breach.action != "roll back":
             self.courses[first].rung += 1
-        # One measure at a time, and every band is given the time to see whether it works.
+        # One intervention at a time; every band waits for it to take effect.
         for course in self.courses:
             course.not_before = max(course.not_before, step + EFFECT_STEPS)
         return breach
@@ -205,23 +205,22 @@ class Watch:
         return all(course.outside == 0 and course.skipped == 0 for course in self.courses)
 
     def illness(self) -> Breach | None:
-        """What is wrong with the weights as the run ends: a band left for as long as its patience, whether or not a measure was
-        due or is still at work. A batch that is left out leaves them as they were."""
+        """The breach at the end of the run: a band left for at least its patience, whether or not an intervention was due.
+        Skipped batches do not count: they do not change the weights."""
         for band, course in zip(self.bands, self.courses, strict=True):
             if not band.skips and band.ladder[-1] == "stop" and course.outside >= band.patience:
                 return Breach(band, course.value, course.limit, "stop")
         return None
 
     def left_out(self) -> tuple[int, Breach] | None:
-        """How many of the newest batches were left out in a row, if any, and why the last one was."""
+        """(number of skipped batches in a row up to now, breach of the last one), or None."""
         for band, course in zip(self.bands, self.courses, strict=True):
             if band.skips and course.outside:
                 return course.outside, Breach(band, course.value, course.limit, "tell")
         return None
 
     def rolled_back(self, step: int) -> None:
-        """Old weights are back: what was counted against the new ones, and what was usual for them, is forgotten; how far the
-        measures went is not."""
+        """Reset counters and running medians after a rollback; the interventions taken so far stay."""
         self.history.clear()
         for course in self.courses:
             course.outside = course.inside = course.skipped = 0
@@ -232,8 +231,6 @@ class Watch:
 
     def restore(self, state: dict[str, Any]) -> None:
         courses = [_BandState(**values) for values in state["courses"]]
-        if len(courses) == len(self.bands) - 1 and self.bands[0].audio == "lively":
-            courses.insert(0, _BandState())  # checkpoints until 22 November 2026 know of no stem that has died
         if len(courses) == len(self.bands):
             self.courses = courses
             self.history = {name: list(values) for name, values in state["history"].items()}
@@ -258,7 +255,7 @@ class Watch:
             return None
         action = band.ladder[min(course.rung, len(band.ladder) - 1)]
         if action == "tell" and course.rung:
-            return None  # said once
+            return None  # reported once
         return Breach(band, value, limit, action)
 
     def _outside(self, band: Band, vitals: Vitals, step: int) -> tuple[float, float] | None:
@@ -290,7 +287,7 @@ class Watch:
             return Breach(band, value, limit, "skip")
         course.skipped = 0
         course.rung = min(course.rung + 1, len(band.ladder) - 1)
-        self.history.pop(band.vital, None)  # where this is how things are from now on, it becomes the measure
+        self.history.pop(band.vital, None)  # if this level lasts, it becomes the reference
         return Breach(band, value, limit, band.ladder[course.rung])
 
 

@@ -23,8 +23,8 @@ class ObjectiveSettings:
     diversity_weight: float = 0.1
     """weight of the penalty on unevenly used codes; kmeans has none"""
     visible_weight: float = 0.0
-    """weight of the same contrast at frames that are not hidden: a small model's visible frames, the only ones that
-    fine-tuning will see, learn little from the hidden ones alone"""
+    """weight of the same loss at frames that are not masked: in a small model these frames, the only kind in fine-tuning,
+    learn little from the masked ones alone"""
     feature_weight: float = 10.0
     """weight of the penalty on the size of the stem's output"""
     gumbel_start: float = 2.0
@@ -39,13 +39,13 @@ class ObjectiveSettings:
 
 @dataclass
 class PretrainSettings(RunSettings):
-    """Everything a pretraining run is made of."""
+    """All settings of a pretraining run."""
 
     encoder: str = ""
-    """encoder folder to continue from; its shape takes the place of `model` but for the dropouts and stem_gradient_scale, and
-    its quantizer, where it keeps one and `quantizer.teacher` is not given, that of `quantizer`"""
+    """encoder folder to continue from; its shape replaces `model` except dropouts and stem_gradient_scale, and its
+    quantizer, if it has one and `quantizer.teacher` is not given, replaces `quantizer`"""
     join_s: float = 0.0
-    """clips are joined, language by language, to waves of at most this many seconds; 0 = each clip for itself"""
+    """clips are joined, language by language, to waves of at most this many seconds; 0 = off"""
     model: EncoderShape = field(default_factory=EncoderShape)
     quantizer: ContrastiveShape = field(default_factory=ContrastiveShape)
     augment: AugmentSettings = field(default_factory=AugmentSettings)

@@ -38,7 +38,7 @@ SHOW = ("train/loss", "train/accuracy", "train/code_perplexity", "valid/accuracy
 
 
 def pretrain(settings: PretrainSettings, folder: Path, stated: Collection[str] = ()) -> None:
-    """Train to the end of the schedule, or go on from where the run in ``folder`` stopped.
+    """Train to the end of the schedule, or continue the run in ``folder``.
 
     ``stated`` are the settings that the user gave (``config.stated``): a finished run must have been made with them.
     """
@@ -78,7 +78,7 @@ def pretrain(settings: PretrainSettings, folder: Path, stated: Collection[str] =
     summary = (
         f"pretraining on {hours:.2f} hours in {len(rows)} clips, {settings.schedule.steps} steps of "
         f"{accumulation * ranks * settings.batch.micro_s:.0f} s; chance is {chance:.4f}, codes {codes}"
-        + (f"; going on from step {step}" if step else "")
+        + (f"; continuing from step {step}" if step else "")
     )
     if leader:
         print(*filter(None, notes), summary, sep="\n", file=sys.stderr)
@@ -128,14 +128,14 @@ def pretrain(settings: PretrainSettings, folder: Path, stated: Collection[str] =
 
 @dataclass
 class InitialModel:
-    """What continued pretraining begins with."""
+    """The encoder and quantizer that continued pretraining starts from."""
 
     encoder: Encoder
     quantizer: ContrastiveHead | None
-    """None where the folder keeps none: it is learned anew"""
+    """None: a new quantizer is trained"""
 
     def load_into(self, task: PretrainTask) -> None:
-        """Put the weights into ``task``."""
+        """Load the weights into ``task``."""
         task.encoder.load_state_dict(self.encoder.state_dict())
         if self.quantizer is not None:
             task.head.load_state_dict(self.quantizer.state_dict())
@@ -144,7 +144,7 @@ class InitialModel:
 def _load_initial_model(settings: PretrainSettings) -> InitialModel:
     """The encoder and quantizer in ``settings.encoder``; ``settings.model`` and ``settings.quantizer`` become their shapes,
     with the model's dropouts and stem_gradient_scale as the settings have them: these are training's, not the weights'. With a
-    ``quantizer.teacher`` the quantizer is made anew: the targets are others."""
+    ``quantizer.teacher`` the quantizer is new, since the targets change."""
     quantizer = None if settings.quantizer.teacher else load_quantizer(Path(settings.encoder))
     start = InitialModel(Encoder.load(settings.encoder), quantizer)
     values, asked = start.encoder.shape.to_dict(), settings.model.to_dict()
@@ -156,10 +156,13 @@ def _load_initial_model(settings: PretrainSettings) -> InitialModel:
 
 
 def _held_out(settings: PretrainSettings, mixture: Mixture) -> tuple[np.ndarray, str]:
-    """Held-out clips in which enough frames are hidden for all distractors to be different ones, so that the chance level is
-    exactly 1 / (distractors + 1); where there are none, all held-out clips. And in words what of them is not used as it is."""
+    """(rows of the dev clips for validation, note on those not used as they are).
+
+    Only clips with enough masked frames for distinct distractors, so that chance is exactly 1 / (distractors + 1); all clips if
+    there are none.
+    """
     shape, mask, data = settings.model, settings.mask, settings.data
-    hidden_share = 0.9 * (1 - math.exp(-mask.coverage))  # spans overlap; 0.9 for the luck of the draw
+    hidden_share = 0.9 * (1 - math.exp(-mask.coverage))  # spans overlap; 0.9 as a margin for random draws
     shortest_s = min((settings.objective.distractors + 1) / hidden_share * shape.frame_s, data.max_s)
     every = mixture.select("dev", data.language)
     durations_s = mixture.durations_s[every]
@@ -169,18 +172,18 @@ def _held_out(settings: PretrainSettings, mixture: Mixture) -> tuple[np.ndarray,
         rows = mixture.select("dev", data.language, min_s=shortest_s)
     told = []
     if len(rows) < len(every):
-        told.append(f"{len(every) - len(rows)} shorter than {shortest_s:.1f} s are left out")
+        told.append(f"{len(every) - len(rows)} shorter than {shortest_s:.1f} s are skipped")
     if longer := int((durations_s > data.max_s).sum()):
-        told.append(f"{longer} longer than data.max_s {data.max_s:g} s are taken in pieces")
+        told.append(f"{longer} longer than data.max_s {data.max_s:g} s are split")
     return rows, f"validation: of {len(every):,} held-out clips {' and '.join(told)}" if told else ""
 
 
 def _initialise_from_audio(
     task: PretrainTask, mixture: Mixture, rows: np.ndarray, start: InitialModel | None, most: int = 1500
 ) -> None:
-    """What the encoder and the quantizer take from the audio before training: feature statistics, k-means centres.
+    """Initialise what depends on the corpus before training: feature statistics and k-means centres.
 
-    What ``start`` brought stays as it is: the weights have learned to live with it.
+    What comes from ``start`` stays: its weights were trained with it.
     """
     centres = task.settings.quantizer.kind == "kmeans" and (start is None or start.quantizer is None)
     if start is not None and not centres:
@@ -189,7 +192,7 @@ def _initialise_from_audio(
     chosen = rows[torch.randperm(len(rows), generator=random)[:most].numpy()]
     waves = []
     for row in chosen:
-        with contextlib.suppress(UserError):  # a clip that cannot be read is counted when its batch comes
+        with contextlib.suppress(UserError):  # an unreadable clip is reported when its batch is loaded
             waves.append(mixture.wave(int(row))[: to_samples(task.settings.data.max_s)])
     if start is None:
         task.encoder.measure(waves)
@@ -207,9 +210,9 @@ def _initialise_from_audio(
 
 
 def _micro_step(task: PretrainTask, mixture: Mixture, plan: BatchPlan) -> None:
-    """One forward and backward as training does it; parameters stay as they are."""
+    """One forward and backward pass as in training, without a step."""
     batch = next(iter(make_loader(mixture, plan, start=0, workers=0)))
     precision = task.settings.hardware.precision
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-        seen = task(task.joined(batch), torch.Generator().manual_seed(0), 1.0)
-    (seen.hidden.loss + (seen.visible.loss if seen.visible is not None else 0)).backward()
+        output = task(task.joined(batch), torch.Generator().manual_seed(0), 1.0)
+    (output.hidden.loss + (output.visible.loss if output.visible is not None else 0)).backward()

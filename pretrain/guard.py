@@ -31,14 +31,14 @@ from pretrain.task import BatchStats, PretrainTask
 
 NAME = "guard"
 MEMORY = 0.9
-"""How much of the codes' usage of one step is left at the next: about ten steps count."""
+"""Decay per step of the running code usage: an average over about ten steps."""
 RAISE, CUT, MOST_RAISE = 4.0, 0.5, 64.0
 DEAD = 0.05
 """A code with less than this share of its even share (1/V) is dead."""
 
 
 class Guard(Callback):
-    """Reads ``task.batch_stats`` of each micro-batch, judges each optimizer step, acts, and writes ``RUN/guard.jsonl``."""
+    """Reads ``task.batch_stats`` of each micro-batch, checks each optimizer step, intervenes, and writes ``RUN/guard.jsonl``."""
 
     def __init__(self, settings: GuardSettings, folder: Path) -> None:
         self.settings, self.folder = settings, folder
@@ -54,7 +54,7 @@ class Guard(Callback):
         self._vitals: Vitals | None = None
         self._left_out = False
         self._steps = 0
-        """of the schedule that the bands are for: a budget of minutes may be planned once more"""
+        """steps of the schedule that the bands were made for; a time budget may change them"""
         self._live_KF: Tensor | None = None
 
     # -- Lightning's hooks -------------------------------------------------------------------------------------------------
@@ -78,7 +78,7 @@ class Guard(Callback):
         self, trainer: Trainer, pl_module: PretrainTask, optimizer: torch.optim.Optimizer
     ) -> None:
         if len(self._stats) < trainer.accumulate_grad_batches:
-            return  # DeepSpeed asks at every micro-batch
+            return  # DeepSpeed calls this at every micro-batch
         assert self.watch is not None
         if self._steps != pl_module.settings.schedule.steps:
             self.watch.bands = self._bands(pl_module)
@@ -89,7 +89,7 @@ class Guard(Callback):
         self._left_out = breach is not None
         if breach is None:
             return
-        # A batch that is left out says nothing of the codes.
+        # A skipped batch does not count for the code usage.
         self.usage_GV, self.share_within = usage_GV, share_within
         interventions.skip_step(trainer, pl_module)
         self.skipped += 1
@@ -99,13 +99,13 @@ class Guard(Callback):
             and breach.band.vital == "loss"
             and not interventions.weights_are_finite(trainer, pl_module)
         ):
-            action = "roll back"  # no batch can be blamed for weights that are not numbers
+            action = "roll back"  # the weights themselves are not finite: skipping batches does not help
         self._act(trainer, pl_module, breach, action)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: PretrainTask, *args: Any) -> None:  # type: ignore[override]
         vitals, self._vitals = self._vitals, None
         if vitals is None:
-            return  # in the middle of a batch
+            return  # a micro-batch within a step
         assert self.watch is not None
         step = trainer.global_step
         breach = None if self._left_out else self.watch.run(vitals, step)
@@ -121,7 +121,7 @@ class Guard(Callback):
             }
         )  # fmt: skip
         if step >= pl_module.settings.schedule.steps:
-            # Before the last checkpoint is written, so that the same command does not take an ill run for a finished one.
+            # Before the last checkpoint is written, so that the same command does not take a broken run for a finished one.
             self._end(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: PretrainTask) -> None:  # type: ignore[override]
@@ -138,7 +138,7 @@ class Guard(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         for name in ("diversity_factor", "rate_factor", "measures", "skipped", "rollbacks", "usage_GV"):
             setattr(self, name, state_dict[name])
-        self.share_within = state_dict.get("share_within")  # checkpoints of 21 November 2026 know of none
+        self.share_within = state_dict["share_within"]
         self._restored = state_dict["watch"]
         self.healthy.resume(state_dict["healthy"])
 
@@ -155,7 +155,7 @@ class Guard(Callback):
         """The vitals of the step whose gradients are ready, the same on every rank."""
         losses, stats = zip(*self._stats, strict=True)
         sums = torch.stack([
-            torch.stack(losses).float().sum() * trainer.accumulate_grad_batches,  # Lightning has divided by it
+            torch.stack(losses).float().sum() * trainer.accumulate_grad_batches,  # Lightning divides the loss by it
             torch.stack([p.correct for p in stats]).sum().float(), torch.stack([p.hidden for p in stats]).sum().float(),
             torch.stack([p.frames for p in stats]).sum().float(), torch.stack([p.feature_std for p in stats]).sum(),
             torch.stack([p.wave_variation for p in stats]).sum(), torch.tensor(float(len(stats)), device=losses[0].device),
@@ -173,9 +173,9 @@ class Guard(Callback):
         scale = float(trainer.precision_plugin.scale) if task.settings.hardware.precision == "fp16" else None  # type: ignore[attr-defined]
         norm: float | None = interventions.gradient_norm(trainer, task)
         if scale is not None and norm is not None and not math.isfinite(norm):
-            norm = None  # float16's overflow: the scaler leaves the batch out and lowers its scale
-        # Over ten steps, since one batch may be small; and within each, since weights that swing from one code to the next use
-        # many codes in ten steps and one in each.
+            norm = None  # float16 overflow: the loss scaler skips the batch and lowers its scale
+        # Averaged over ten steps, since one batch may be small; and within each step, since unstable weights may use one code per
+        # step and many over ten.
         code_share = min(_code_share(self.usage_GV), self.share_within)
         return Vitals(
             loss / count, correct / max(1.0, hidden), code_share if task.head.shape.kind == "gumbel" else None, norm,
@@ -190,8 +190,8 @@ class Guard(Callback):
         step = trainer.global_step
         self.measures += 1
         did = {
-            "tell": lambda: "nothing was changed; see --mask.coverage and the lengths of the clips",
-            "skip": lambda: "this batch is left out",
+            "tell": lambda: "nothing was changed; check --mask.coverage and the lengths of the clips",
+            "skip": lambda: "this batch is skipped",
             "revive": lambda: self._revive(trainer, task),
             "raise diversity": lambda: self._raise_diversity(task),
             "cut the rate": lambda: self._cut_learning_rate(trainer),
@@ -200,24 +200,24 @@ class Guard(Callback):
         }[action]()
         self._write(trainer, step, breach, action, did)
         if action == "stop":
-            self._stop(trainer, f"step {step}: {breach.says}, and nothing has helped; {breach.band.advice}")
+            self._stop(trainer, f"step {step}: {breach.says}, and no intervention helped; {breach.band.advice}")
 
     def _end(self, trainer: Trainer) -> None:
-        """Behind the last step: weights that are ill are no result; batches left out to the end are told."""
+        """After the last step: stop with an error if a band is breached; report batches skipped up to the end."""
         assert self.watch is not None
         step = trainer.global_step
         if breach := self.watch.illness():
             self.measures += 1
-            self._write(trainer, step, breach, "stop", "so the run ends, and its weights are no result")
-            self._stop(trainer, f"step {step}: {breach.says}, and there the run ends; {breach.band.advice}")
+            self._write(trainer, step, breach, "stop", "so the run ends, and its weights are not usable")
+            self._stop(trainer, f"step {step}: {breach.says}, and the run ends here; {breach.band.advice}")
         if left_out := self.watch.left_out():
             count, breach = left_out
             last = "the last batch was" if count == 1 else f"the last {count} batches were"
-            self._write(trainer, step, breach, "tell", f"{last} left out, and nothing was learned from them")
+            self._write(trainer, step, breach, "tell", f"{last} skipped and not trained on")
 
     def _stop(self, trainer: Trainer, why: str) -> None:
         if not trainer.is_global_zero:
-            raise SystemExit(GuardStopped.status)  # one process says why
+            raise SystemExit(GuardStopped.status)  # rank 0 prints the reason
         raise GuardStopped(why)
 
     def _revive(self, trainer: Trainer, task: PretrainTask) -> str:
@@ -254,17 +254,17 @@ class Guard(Callback):
     def _cut_learning_rate(self, trainer: Trainer) -> str:
         self.rate_factor *= CUT
         interventions.scale_learning_rates(trainer, CUT)
-        return f"the learning rate is cut to {self.rate_factor:g} of what was asked for"
+        return f"the learning rate is cut to {self.rate_factor:g} of the schedule"
 
     def _roll_back(self, trainer: Trainer, task: PretrainTask) -> str:
         assert self.watch is not None
         self.rollbacks += 1
-        # A second time in a row, further back: the newest copy may have been ill already.
+        # The second time further back: the newest copy may have been broken already.
         step, kept = self.healthy.copy(older=self.rollbacks > 1)
         interventions.restore(trainer, task, kept)
         self.usage_GV = self.share_within = None
         self.watch.rolled_back(trainer.global_step)
-        return f"weights and optimizer are those of step {step} again, and {self._cut_learning_rate(trainer)}"
+        return f"weights and optimizer are restored from step {step}, and {self._cut_learning_rate(trainer)}"
 
     def _save_healthy(self, trainer: Trainer, task: PretrainTask) -> None:
         self.healthy.keep(interventions.snapshot(trainer, task), trainer.global_step, write=trainer.is_global_zero)
@@ -281,25 +281,25 @@ class Guard(Callback):
 
 
 def _code_share(usage_GV: Tensor) -> float:
-    """Perplexity of the worst codebook as a share of the most that its entries and frames allow."""
+    """Perplexity of the worst codebook as a share of the maximum that its entries and frames allow."""
     counts_G1 = usage_GV.sum(1, keepdim=True).clamp(min=1.0)
     reachable = min(usage_GV.shape[1], float(counts_G1.min()))
     return float(perplexity(usage_GV / counts_G1).min()) / reachable
 
 
 def read_record(run: Path) -> list[dict[str, Any]]:
-    """What the guard did in ``run``, in order."""
+    """The guard's interventions in ``run``, in order."""
     return read_json_lines(InterventionLog(run, NAME).path)
 
 
 # --- Copies of healthy weights ---------------------------------------------------------------------------
 
 CHECKPOINTS = 3
-"""Checkpoints back whose copies stay on disk, so that a resume from any of them can roll back as the run itself would have."""
+"""The copies that the newest CHECKPOINTS checkpoints name stay on disk, so that a resume can roll back as the run itself."""
 
 
 class HealthyWeights:
-    """The two newest copies are in use; the newest is in memory as well."""
+    """Copies of weights and optimizer to roll back to: the newest two on disk, the newest also in memory."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -309,13 +309,13 @@ class HealthyWeights:
         self._named: deque[list[int]] = deque(maxlen=CHECKPOINTS)
 
     def state(self) -> list[int]:
-        """The steps of the copies in use, for a checkpoint to name."""
+        """The steps of the copies in use, stored in each checkpoint."""
         self._named.append(self.steps)
         return self.steps
 
     def keep(self, copy: dict[str, Any], step: int, write: bool) -> None:
-        """Keep ``copy`` (weights and moments) as what ``step`` steps led to; one rank writes. Where ranks hold shards the
-        others have an empty copy, and will read."""
+        """Store ``copy`` (weights and moments) of ``step``; rank 0 writes. Under ZeRO the other ranks have an empty copy and
+        read the file."""
         self._newest = copy | {"step": step} if copy["weights"] else None
         self.steps = [*(s for s in self.steps if s < step), step][-2:]
         if not write:
@@ -336,13 +336,13 @@ class HealthyWeights:
         return step, newest if newest is not None and newest["step"] == step else self._read(step)
 
     def resume(self, steps: list[int]) -> None:
-        """Go on with the copies of ``steps`` that are on disk, as a checkpoint of this run names them."""
+        """Continue with the copies of ``steps``, named by a checkpoint, that are on disk."""
         self.steps = [step for step in steps if self._path(step).is_file()]
         self._newest = None
         self._named.append(self.steps)
 
     def delete(self) -> None:
-        """Take the copies off the disk: the run is over."""
+        """Delete the copies: the run is finished."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _read(self, step: int) -> dict[str, Any]:

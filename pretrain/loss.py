@@ -24,18 +24,18 @@ from torch.nn import functional as F
 
 @dataclass
 class MaskSettings:
-    """How much of the audio is hidden (wav2vec 2.0: p x M = 0.65, M = 10 frames of 20 ms)."""
+    """Mask spans: how much of the audio is masked (wav2vec 2.0: p x M = 0.65, M = 10 frames of 20 ms)."""
 
     coverage: float = 0.65
-    """sum of all span lengths as a share of the clip; spans overlap, so fewer frames are hidden: 0.65 hides about 0.49"""
+    """sum of all span lengths as a share of the clip; spans overlap, so fewer frames are masked: 0.65 masks about 0.49"""
     span: int = 10
     """frames of one span"""
     min_spans: int = 2
-    """spans of a clip at least; a clip too short for them gets as many as fit, and one at least"""
+    """spans of a clip at least; a clip too short for them gets as many as fit, at least one"""
 
 
 def masked_positions(mask_BT: Tensor) -> tuple[Tensor, Tensor]:
-    """(positions_BM, valid_BM): the hidden frames of each clip in order, padded to the clip that has most."""
+    """(positions_BM, valid_BM): the masked frames of each clip in order, padded to the clip that has most."""
     counts_B = mask_BT.sum(1)
     M = int(counts_B.max())
     order_BT = torch.argsort((~mask_BT).to(torch.int8), dim=1, stable=True)
@@ -46,9 +46,9 @@ def masked_positions(mask_BT: Tensor) -> tuple[Tensor, Tensor]:
 def sample_distractors(valid_BM: Tensor, K: int, generator: torch.Generator, distinct: bool = False) -> Tensor:
     """For each masked frame the numbers, within the masked frames of its own clip, of K others: (B, M, K).
 
-    Drawn evenly from all but the frame itself, with replacement as in wav2vec 2.0, or ``distinct``, which makes the chance level
+    Drawn uniformly from all but the frame itself, with replacement as in wav2vec 2.0, or ``distinct``, so that chance is
     exactly 1 / (K + 1) (clips with fewer than K others repeat some). A clip with one masked frame has no others; its rows point
-    at the frame itself, which the loss leaves out as equal to the target.
+    at the frame itself, which the loss ignores as equal to the target.
     """
     B, M = valid_BM.shape
     others_B11 = (valid_BM.sum(1).cpu() - 1).clamp(min=0)[:, None, None]
@@ -88,12 +88,12 @@ class Contrast:
     count: Tensor
     """frames it was summed over"""
     correct: Tensor
-    """frames whose target won against all its distractors"""
+    """frames whose target scored higher than all distractors"""
 
 
 @dataclass
 class Codes:
-    """What the quantizer made of the masked frames."""
+    """Quantized targets of the masked frames."""
 
     quantized_BMC: Tensor
     """the chosen entries, codebooks side by side; C = G x d"""
@@ -135,7 +135,7 @@ def quantize(
 
 
 def look_up(indices_BMG: Tensor, codebook_GVd: Tensor, valid_BM: Tensor) -> Codes:
-    """The entries of codes that are known already (k-means)."""
+    """The entries of given codes (k-means)."""
     G, V, _ = codebook_GVd.shape
     quantized = torch.cat([codebook_GVd[g].float()[indices_BMG[:, :, g]] for g in range(G)], -1)
     one_hot = F.one_hot(indices_BMG, V).float() * valid_BM[:, :, None, None]
@@ -176,15 +176,15 @@ def info_nce(
 
     logits = torch.cat([positive_BM[:, :, None], negative_BMK], 2)
     losses_BM = torch.logsumexp(logits, 2) - positive_BM
-    # A frame without any different distractor is no test: it counts neither as right nor as learned from.
+    # A frame without any different distractor counts neither as correct nor in the accuracy.
     counted_BM = valid_BM & ~same_BMK.all(-1)
     correct_BM = (positive_BM[:, :, None] > negative_BMK).all(-1)
     return Contrast((losses_BM * valid_BM).sum(), valid_BM.sum(), (correct_BM & counted_BM).sum())
 
 
 def diversity_penalty(probabilities_GV: Tensor) -> Tensor:
-    """1 - (sum of perplexities) / (G V): 0 when every code is used alike, near 1 when few are (equation 4 as the peers
-    compute it)."""
+    """1 - (sum of perplexities) / (G V): 0 when every code is used alike, near 1 when few are (equation 4 as fairseq and
+    transformers compute it)."""
     G, V = probabilities_GV.shape
     return 1.0 - perplexity(probabilities_GV).sum() / (G * V)
 
@@ -198,7 +198,7 @@ def feature_penalty(raw_BTF: Tensor, valid_BT: Tensor) -> Tensor:
 def gumbel_temperature(step: int, start: float, end: float, steps: int) -> float:
     """Geometric decay from ``start`` to ``end``, reached at ``steps``; equation 1's tau.
 
-    The published factor 0.999995 over 400,000 updates goes from 2.0 to 0.5 in 277,000; here the end is stated instead of the
+    The published factor 0.999995 over 400,000 updates goes from 2.0 to 0.5 in 277,000; here the end is set instead of the
     factor, so that short runs anneal as well.
     """
     done = min(1.0, step / max(1, steps))

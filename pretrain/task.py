@@ -35,20 +35,20 @@ from pretrain.loss import (
 
 
 class ForwardOutput(NamedTuple):
-    """What one forward pass found."""
+    """Result of one forward pass."""
 
     hidden: Contrast
-    """at the frames that the encoder could not see"""
+    """at masked frames"""
     visible: Contrast | None
-    """at the others; None in evaluation and where they weigh nothing"""
+    """at the other frames; None in evaluation and if their weight is 0"""
     codes: Codes
-    """of the hidden frames"""
+    """of the masked frames"""
     feature_penalty: Tensor
     batch_stats: BatchStats
 
 
 class BatchStats(NamedTuple):
-    """What the guard needs to know of one micro-batch; all without gradient."""
+    """Statistics of one micro-batch for the guard; without gradient."""
 
     correct: Tensor
     hidden: Tensor
@@ -58,20 +58,19 @@ class BatchStats(NamedTuple):
     feature_std: Tensor
     """over time, within a clip, mean over features and clips"""
     wave_variation: Tensor
-    """how far the wave's samples are from their mean, absolute, within a clip, mean over clips: by which a click in silence
-    counts for little"""
+    """mean absolute deviation of a clip's samples, mean over clips; a click in silence counts little"""
     used_GV: Tensor
-    """how many masked frames chose each entry"""
+    """masked frames per entry"""
     live_KF: Tensor
-    """gumbel: some of the features that codes are chosen for"""
+    """gumbel: a sample of the features that codes are chosen for"""
 
 
 LIVE = 256
-"""Features that a batch_stats carries at most."""
+"""Largest number of features in a ``BatchStats``."""
 
 
 class PretrainTask(LightningModule):
-    """Contrastive pretraining (Baevski et al. 2020) of ``encoder``; runs under anybody's Trainer."""
+    """Contrastive pretraining (Baevski et al. 2020) as a LightningModule."""
 
     def __init__(self, settings: PretrainSettings) -> None:
         super().__init__()
@@ -83,14 +82,14 @@ class PretrainTask(LightningModule):
         if settings.hardware.compile:
             self.encoder.compile_blocks()
         self.diversity_factor = 1.0
-        """the guard raises it where codes die"""
+        """factor on the diversity weight; the guard raises it"""
         self.batch_stats: BatchStats | None = None
         """of the last training micro-batch"""
-        self._seen: list[tuple[Tensor, Tensor]] = []
+        self._validation_sums: list[tuple[Tensor, Tensor]] = []
 
     def forward(self, batch: Batch, random: torch.Generator, gumbel: float | None) -> ForwardOutput:
         """One forward pass. ``gumbel`` is the temperature of the codes' noise; None = no noise, and distinct distractors."""
-        variation = wave_variation(batch)  # first, while nothing else is held: it takes as much as the waves
+        variation = wave_variation(batch)  # first, while memory is free: it takes as much as the waves
         features_BTF, raw_BTF, frames_B = self.encoder.features(batch.wave_BS, batch.lengths_B)
         mask, T = self.settings.mask, features_BTF.shape[1]
         mask_BT = span_mask(frames_B, T, mask.coverage, mask.span, mask.min_spans, random).to(features_BTF.device)
@@ -121,13 +120,13 @@ class PretrainTask(LightningModule):
             ), codes  # fmt: skip
 
         hidden, codes = contrast(mask_BT)
-        weighs = self.settings.objective.visible_weight > 0 and gumbel is not None
-        visible = contrast(inside_BT & ~mask_BT)[0] if weighs else None
+        use_visible = self.settings.objective.visible_weight > 0 and gumbel is not None
+        visible = contrast(inside_BT & ~mask_BT)[0] if use_visible else None
         batch_stats = _batch_stats(hidden, codes, features_BTF, mask_BT, raw_BTF, inside_BT, variation)
         return ForwardOutput(hidden, visible, codes, feature_penalty(raw_BTF, inside_BT), batch_stats)
 
     def joined(self, batch: Batch) -> Batch:
-        """``batch`` with its short clips joined, where the settings want that."""
+        """``batch`` with its short clips joined, if ``join_s`` is set."""
         return join_clips(batch, self.settings.join_s) if self.settings.join_s > 0 else batch
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -138,24 +137,24 @@ class PretrainTask(LightningModule):
             self.global_step, objective.gumbel_start, objective.gumbel_end,
             int(objective.gumbel_share * self.settings.schedule.steps),
         )  # fmt: skip
-        seen = self(batch, generator(seed, "objective", batch.number), gumbel)
-        self.batch_stats = seen.batch_stats
-        info_nce = seen.hidden.loss / seen.hidden.count.clamp(min=1)
+        output = self(batch, generator(seed, "objective", batch.number), gumbel)
+        self.batch_stats = output.batch_stats
+        info_nce = output.hidden.loss / output.hidden.count.clamp(min=1)
         loss = info_nce
-        if seen.visible is not None:
-            loss = loss + objective.visible_weight * seen.visible.loss / seen.visible.count.clamp(min=1)
-        diversity = diversity_penalty(seen.codes.probabilities_GV)
+        if output.visible is not None:
+            loss = loss + objective.visible_weight * output.visible.loss / output.visible.count.clamp(min=1)
+        diversity = diversity_penalty(output.codes.probabilities_GV)
         if self.settings.quantizer.kind == "gumbel":
             loss = loss + self.diversity_factor * objective.diversity_weight * diversity
         if self.settings.model.input == "wave":  # log-mel features have no parameters to drift
-            loss = loss + objective.feature_weight * seen.feature_penalty
+            loss = loss + objective.feature_weight * output.feature_penalty
         self.log_dict(
             {
                 "train/loss": loss.detach(),
                 "train/info_nce": info_nce.detach(),
                 "train/diversity": diversity.detach(),
-                "train/accuracy": (seen.hidden.correct / seen.hidden.count.clamp(min=1)).detach(),
-                "train/code_perplexity": perplexity(seen.codes.usage_GV).sum().detach(),
+                "train/accuracy": (output.hidden.correct / output.hidden.count.clamp(min=1)).detach(),
+                "train/code_perplexity": perplexity(output.codes.usage_GV).sum().detach(),
                 "train/gumbel": gumbel,
                 "train/lr": self.optimizers().param_groups[0]["lr"],  # type: ignore[union-attr]
                 "train/bad_clips": float(len(batch.bad)),
@@ -164,15 +163,15 @@ class PretrainTask(LightningModule):
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        seen = self(batch, generator(self.settings.seed, "valid", batch.number), None)
-        hidden = seen.hidden
+        output = self(batch, generator(self.settings.seed, "valid", batch.number), None)
+        hidden = output.hidden
         sums = torch.stack([hidden.loss.double(), hidden.correct.double(), hidden.count.double()])
-        self._seen.append((sums, seen.codes.usage_GV.double() * hidden.count))
+        self._validation_sums.append((sums, output.codes.usage_GV.double() * hidden.count))
 
     def on_validation_epoch_end(self) -> None:
-        # Over all held-out audio of all ranks: the perplexity of one batch is bounded by how little one batch holds.
-        sums, usages = zip(*self._seen, strict=True)
-        self._seen.clear()
+        # Over all held-out audio of all ranks: the perplexity of a single batch is bounded by its few frames.
+        sums, usages = zip(*self._validation_sums, strict=True)
+        self._validation_sums.clear()
         loss, correct, count = all_reduce_sum(torch.stack(sums).sum(0))
         usage_GV = all_reduce_sum(torch.stack(usages).sum(0)) / count
         self.log_dict(

@@ -1,7 +1,8 @@
 """The encoder's blocks: transformer, convolutional and Conformer, offline or in chunks for streaming.
 
 A streaming encoder cuts a clip into chunks of ``chunk`` frames. A frame sees its whole chunk, ``left_chunks`` chunks to the left
-by attention and half a kernel by convolution in every block, and nothing after its chunk. So the frames of a chunk are final once the chunk is complete. Training applies this as masks over whole clips; the deployed recogniser
+by attention and half a kernel by convolution in every block, and nothing after its chunk. So the frames of a chunk are final
+once the chunk is complete. Training applies this as masks over whole clips; the deployed recogniser
 (``lalia/models/export/deployed.py``) computes the same numbers chunk by chunk from cached states.
 
 B clips, C channels, T frames, N chunks, K frames of a chunk with its context.

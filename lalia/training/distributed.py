@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from dataclasses import astuple
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from lightning import LightningModule, Trainer
@@ -33,32 +33,24 @@ from lalia.scoring.rates import ErrorCounts
 from lalia.training.settings import HardwareSettings
 from lalia.training.zero import DeepSpeedZero
 
-if TYPE_CHECKING:
-    from collections.abc import Sized
-
-    from lalia.training.settings import HardwareSettings
-
-
 # --- Ranks -----------------------------------------------------------------------------------------------
 
-L = TypeVar("L", bound="Sized")
+L = TypeVar("L", bound=Sized)
 
 
 def environment() -> ClusterEnvironment:
-    """Who starts the processes: torchrun, SLURM, or the run itself."""
+    """The launcher of the processes: torchrun, SLURM, or the run itself."""
     if TorchElasticEnvironment.detect():
         return TorchElasticEnvironment()
     if SLURMEnvironment.detect():
-        return SLURMEnvironment(
-            auto_requeue=False
-        )  # a signal saves and ends the run; the job script asks for its requeue
+        return SLURMEnvironment(auto_requeue=False)  # a signal saves and ends the run; the job script requeues it
     return LightningEnvironment()
 
 
 def rank(hardware: HardwareSettings) -> int:
-    """This process's number among ``hardware.ranks``.
+    """This process's rank, from 0 to ``hardware.ranks`` - 1.
 
-    A ``UserError`` where torchrun or SLURM started another number of processes than the settings say.
+    Raises ``UserError`` if torchrun or SLURM started another number of processes than the settings say.
     """
     found = environment()
     if isinstance(found, LightningEnvironment):
@@ -74,15 +66,15 @@ def rank(hardware: HardwareSettings) -> int:
 
 
 def is_rank_zero(hardware: HardwareSettings) -> bool:
-    """Whether this process is the one that writes and prints."""
+    """Whether this process is rank 0, which writes and prints."""
     return rank(hardware) == 0
 
 
 def shard_loader(make: Callable[[int, int], L], hardware: HardwareSettings) -> L:
-    """This rank's loader of held-out batches, out of ``make(ranks, rank)``.
+    """This rank's shard of the validation loader ``make(ranks, rank)``.
 
-    Every rank gets all of them where they cannot be shared: fewer batches than ranks, or ZeRO 3, whose ranks must run equally
-    many. Sums over ranks then count every batch ``ranks`` times, and rates stay what they are.
+    Every rank gets all batches if there are fewer batches than ranks, and under ZeRO 3, whose ranks must run equally many. Sums
+    over ranks then count every batch ``ranks`` times, and rates stay the same.
     """
     if hardware.ranks == 1 or hardware.strategy.startswith("zero3"):
         return make(1, 0)
@@ -99,9 +91,9 @@ def all_reduce_sum(values: Tensor) -> Tensor:
 
 
 def broadcast(values: Tensor) -> Tensor:
-    """The leading rank's ``values``, on this rank's own device; the ranks' may differ in shape, not in dimensions.
+    """Rank 0's ``values``, on this rank's device; shapes may differ between ranks, the number of dimensions may not.
 
-    Sent as numbers: a tensor inside a pickled object would arrive on the leader's device.
+    Not as a pickled object: its tensors would arrive on rank 0's device.
     """
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return values
@@ -113,13 +105,13 @@ def broadcast(values: Tensor) -> Tensor:
 
 
 def all_reduce_errors(errors: ErrorCounts, device: torch.device) -> ErrorCounts:
-    """Errors counted on all ranks."""
+    """Error counts summed over all ranks."""
     counts = torch.tensor(astuple(errors), device=device)
     return ErrorCounts(*(int(count) for count in all_reduce_sum(counts)))
 
 
 def set_threads(hardware: HardwareSettings) -> None:
-    """CPU threads of this process and of those it starts."""
+    """Set the CPU threads of this process and of its child processes."""
     if hardware.threads:
         os.environ["OMP_NUM_THREADS"] = str(hardware.threads)
         torch.set_num_threads(hardware.threads)
@@ -128,11 +120,11 @@ def set_threads(hardware: HardwareSettings) -> None:
 # --- Precision -------------------------------------------------------------------------------------------
 
 FIRST_SCALE, PATIENCE = 2.0**16, 2000
-"""The loss scale that a float16 run begins with, and the good steps after which it doubles."""
+"""First loss scale of a float16 run; steps without overflow after which it doubles."""
 
 
 class Float16(MixedPrecision):
-    """float16 autocast with a gradient scaler, on a GPU as on a CPU; counts the steps that overflowed and were left out."""
+    """float16 autocast with a gradient scaler, on a GPU as on a CPU; counts the steps skipped for overflow."""
 
     def __init__(self, device: str) -> None:
         super().__init__(
@@ -160,11 +152,11 @@ class Float16(MixedPrecision):
 
 
 class ShardedPrecision(DeepSpeedPrecision):
-    """For ZeRO: DeepSpeed's engine does the autocast; float16 takes a loss scaler that knows of sharded gradients.
+    """Precision under ZeRO: DeepSpeed's engine does the autocast; float16 needs a loss scaler for sharded gradients.
 
     DeepSpeed's own float16 mode makes the weights float16, and its autocast mode clips gradients before it divides the loss
-    scale out. So the float32 optimizer gets DeepSpeed's dynamic loss scaler put in, which unscales, checks all ranks' shards
-    for overflow and clips in the right order.
+    scale out. So the float32 optimizer gets DeepSpeed's dynamic loss scaler, which unscales, checks all shards for overflow and
+    clips, in this order.
     """
 
     def __init__(self, float16: bool) -> None:
@@ -176,7 +168,7 @@ class ShardedPrecision(DeepSpeedPrecision):
         return data
 
     def backward(self, tensor: Any, model: LightningModule, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
-        # Lightning has divided the loss by the accumulation already; DeepSpeed would do it again.
+        # Lightning has divided the loss by the accumulation; DeepSpeed must not do it again.
         self._engine.backward(tensor, scale_wrt_gas=False)
 
     def attach(self, engine: Any) -> None:
@@ -232,13 +224,13 @@ class LossScale(Callback):
 # --- Strategies ------------------------------------------------------------------------------------------
 
 BUCKET = 50_000_000
-"""Numbers that ZeRO sends at a time."""
+"""Elements in one ZeRO communication bucket."""
 COMPILERS = ("c++", "g++", "clang++")
-"""of which torch.compile needs one on a CPU"""
+"""C++ compilers; torch.compile needs one of them on a CPU."""
 
 
 def check_hardware(hardware: HardwareSettings) -> None:
-    """A ``UserError`` where this machine cannot do what ``hardware`` asks for."""
+    """Raise ``UserError`` if this machine cannot run ``hardware``."""
     gpus = torch.cuda.device_count()
     if hardware.devices < 1 or hardware.nodes < 1:
         raise UserError(
@@ -248,24 +240,24 @@ def check_hardware(hardware: HardwareSettings) -> None:
         raise UserError(f"hardware.devices {hardware.devices}: this machine has {gpus}; lower it, or start more nodes")
     if gpus and hardware.precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
         name = torch.cuda.get_device_name()
-        raise UserError(f"hardware.precision bf16: {name} has no bfloat16 arithmetic; take fp16 or fp32")
+        raise UserError(f"hardware.precision bf16: {name} has no bfloat16 arithmetic; use fp16 or fp32")
     if gpus and hardware.precision == "fp16" and torch.cuda.get_device_capability() < (5, 3):
         name = torch.cuda.get_device_name()
-        raise UserError(f"hardware.precision fp16: {name} has no float16 arithmetic; take fp32")
+        raise UserError(f"hardware.precision fp16: {name} has no float16 arithmetic; use fp32")
     if hardware.precision == "fp16" and not gpus and device_type() != "cpu":
-        raise UserError(f"hardware.precision fp16: not on {device_type()}; take bf16 or fp32")
+        raise UserError(f"hardware.precision fp16: not on {device_type()}; use bf16 or fp32")
     if hardware.compile:
         if hardware.strategy.startswith("zero3"):
             raise UserError(
-                f"hardware.compile: not with {hardware.strategy}, which gathers a block's weights as it runs; take zero2"
+                f"hardware.compile: not with {hardware.strategy}, which gathers a block's weights as it runs; use zero2"
             )
         if device_type() == "cpu" and not any(map(shutil.which, COMPILERS)):
             raise UserError("hardware.compile: no C++ compiler found; install one (g++), or leave it off")
     if hardware.strategy.startswith("zero"):
         if device_type() == "mps":
-            raise UserError(f"hardware.strategy {hardware.strategy}: DeepSpeed does not run on mps; take auto")
+            raise UserError(f"hardware.strategy {hardware.strategy}: DeepSpeed does not run on mps; use auto")
         if device_type() == "cpu":
-            os.environ.setdefault("DS_ACCELERATOR", "cpu")  # it warns where it has to find that out
+            os.environ.setdefault("DS_ACCELERATOR", "cpu")  # otherwise it warns when it detects the CPU
         try:
             import deepspeed  # noqa: F401
         except ImportError as error:
@@ -275,14 +267,14 @@ def check_hardware(hardware: HardwareSettings) -> None:
 
 
 def device_type() -> str:
-    """What runs train on here: cuda, mps or cpu."""
+    """The device type that runs train on here: cuda, mps or cpu."""
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def make_strategy(hardware: HardwareSettings, parameters: int) -> tuple[Strategy | str, Precision]:
-    """What Lightning's Trainer needs to run a model of ``parameters`` numbers as ``hardware`` says."""
+    """Lightning's strategy and precision plugin for ``hardware`` and a model of ``parameters`` weights."""
     check_hardware(hardware)
     if hardware.strategy.startswith("zero"):
         config = zero_config(hardware.strategy, hardware.precision, parameters)
@@ -294,7 +286,7 @@ def make_strategy(hardware: HardwareSettings, parameters: int) -> tuple[Strategy
         precision = Float16(device_type())
     if hardware.ranks == 1:
         return "auto", precision
-    # Weights without a gradient are the rule while fine-tuning's encoder is frozen. Buffers are constants.
+    # Weights without a gradient occur while fine-tuning's encoder is frozen. Buffers are constants.
     return DDPStrategy(find_unused_parameters=True, broadcast_buffers=False), precision
 
 
@@ -308,7 +300,7 @@ def zero_config(strategy: str, precision: str, parameters: int) -> dict[str, Any
     }  # fmt: skip
     pinned = {"device": "cpu", "pin_memory": device_type() == "cuda"}
     if stage == 3:
-        # Smaller tensors stay whole on every rank: gathering them costs more than they weigh.
+        # Smaller tensors stay whole on every rank: gathering them costs more than it saves.
         zero["stage3_param_persistence_threshold"] = min(100_000, parameters // 1000)
         if offload:
             zero["offload_param"] = pinned
@@ -316,11 +308,11 @@ def zero_config(strategy: str, precision: str, parameters: int) -> dict[str, Any
         zero["offload_optimizer"] = pinned
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1, "zero_optimization": zero,
-        # torch's AdamW, as everywhere else: the same update on every strategy.
+        # torch's AdamW, so that the update is the same under every strategy.
         "zero_allow_untested_optimizer": True, "zero_force_ds_cpu_optimizer": False,
     }  # fmt: skip
     if precision != "fp32":
         dtype = {"bf16": "bfloat16", "fp16": "float16"}[precision]
-        # No module's gradients travel in half precision: sums over ranks are those of one process.
+        # Gradients are reduced in float32, so that sums over ranks equal those of one process.
         config["torch_autocast"] = {"enabled": True, "dtype": dtype, "lower_precision_safe_modules": []}
     return config

@@ -18,14 +18,14 @@ from lalia.training.zero import DeepSpeedZero
 
 
 def gradient_norm(trainer: Trainer, module: LightningModule) -> float:
-    """Norm of the gradients that wait for the step, over all ranks."""
+    """Norm of the accumulated gradients, over all ranks."""
     if isinstance(trainer.strategy, DeepSpeedZero):
         return trainer.strategy.gradient_norm()
     return float(torch.nn.utils.get_total_norm([p.grad for p in module.parameters() if p.grad is not None]))
 
 
 def skip_step(trainer: Trainer, module: LightningModule) -> None:
-    """The step that waits will change nothing, the optimizer's moments included."""
+    """Skip the coming optimizer step: weights and moments stay as they are."""
     if isinstance(trainer.strategy, DeepSpeedZero):
         trainer.strategy.skip_step()
         return
@@ -34,14 +34,14 @@ def skip_step(trainer: Trainer, module: LightningModule) -> None:
 
 
 def weights_are_finite(trainer: Trainer, module: LightningModule) -> bool:
-    """Whether all weights are numbers."""
+    """Whether all weights are finite."""
     if isinstance(trainer.strategy, DeepSpeedZero):
         return trainer.strategy.weights_are_finite()
     return all(bool(torch.isfinite(parameter).all()) for parameter in module.parameters())
 
 
 def snapshot(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
-    """``weights`` and ``moments`` as they are, on the CPU; both empty where ranks hold shards and this one does not lead."""
+    """A copy of ``weights`` and ``moments`` on the CPU; both empty on ranks above 0 where the state is sharded."""
     if isinstance(trainer.strategy, DeepSpeedZero):
         weights = trainer.strategy.lightning_module_state_dict()
         moments = trainer.strategy.optimizer_state(trainer.optimizers[0])["state"]
@@ -51,20 +51,20 @@ def snapshot(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
 
 
 def restore(trainer: Trainer, module: LightningModule, kept: dict[str, Any]) -> None:
-    """Take the weights and moments of a copy, which every rank must have; learning rates stay."""
+    """Restore weights and moments from a snapshot, which every rank must have; learning rates stay."""
     if isinstance(trainer.strategy, DeepSpeedZero):
         trainer.strategy.restore(kept["weights"], kept["moments"])
         return
     module.load_state_dict(kept["weights"])
     optimizer = trainer.optimizers[0]
-    # A copy: the optimizer goes on to change what it is given.
+    # A copy: the optimizer changes the tensors it is given.
     optimizer.load_state_dict(
         {"state": _cloned(kept["moments"]), "param_groups": optimizer.state_dict()["param_groups"]}
     )
 
 
 def scale_learning_rates(trainer: Trainer, factor: float) -> None:
-    """Every learning rate from here on is ``factor`` of what the schedule says."""
+    """Multiply every learning rate by ``factor`` from now on."""
     for config in trainer.lr_scheduler_configs:
         config.scheduler.base_lrs = [rate * factor for rate in config.scheduler.base_lrs]
     for optimizer in trainer.optimizers:
@@ -75,7 +75,7 @@ def scale_learning_rates(trainer: Trainer, factor: float) -> None:
 
 @contextmanager
 def editing(trainer: Trainer, parameters: Sequence[nn.Parameter]) -> Iterator[None]:
-    """``parameters`` whole inside, to be changed alike on every rank."""
+    """Context in which ``parameters`` are whole and can be changed, in the same way on every rank."""
     if isinstance(trainer.strategy, DeepSpeedZero):
         with trainer.strategy.editing(parameters):
             yield

@@ -42,7 +42,7 @@ IGNORED = -100
 
 
 class LetterLstm(nn.Module):
-    """Letters before -> scores of the next one. Dropout stands before, between and behind the layers (Zaremba et al. 2014)."""
+    """Predicts the next letter from those before. Dropout before, between and after the layers (Zaremba et al. 2014)."""
 
     def __init__(self, symbols: int, width: int, layers: int, embedding: int, dropout: float) -> None:
         super().__init__()
@@ -52,13 +52,13 @@ class LetterLstm(nn.Module):
         self.output = nn.Linear(width, symbols)
 
     def forward(self, letters_BT: Tensor) -> Tensor:
-        """Scores (B, T, V) of the letter behind each place."""
+        """Logits (B, T, V) of the letter after each position."""
         hidden_BTH, _ = self.lstm(self.dropout(self.embedding(letters_BT)))
         scores_BTV: Tensor = self.output(self.dropout(hidden_BTH))
         return scores_BTV
 
     def loss(self, letters_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor, Tensor]:
-        """(sum of the targets' negative log probabilities, how many there are); ``IGNORED`` ones are left out."""
+        """(summed negative log-likelihood in nats, number of targets), without ``IGNORED`` targets."""
         scores = self(letters_BT).flatten(0, 1).float()
         targets = targets_BT.flatten()
         summed = nn.functional.cross_entropy(scores, targets, ignore_index=IGNORED, reduction="sum")
@@ -102,18 +102,18 @@ class _Step(nn.Module):
 # --- Training --------------------------------------------------------------------------------------------
 
 HELD_OUT, HELD_OUT_MOST = 20, 2_000
-"""Every so many-th sentence is held out, by its hash, but not more than so many."""
+"""One sentence in HELD_OUT is held out, chosen by its hash; at most HELD_OUT_MOST."""
 LONGEST = 300
-"""Sentences of more letters are learned from in pieces."""
+"""Longer sentences (in letters) are split for training."""
 VALIDATION_STEPS = 500
-"""Steps between two looks at the held-out sentences, where a pass over the text takes more."""
+"""Largest number of steps between two validations."""
 STATE = "state.pt"
 _SORTED = 16
 
 
 @dataclass(frozen=True)
 class LstmSettings:
-    """What is trained, and how long. 0.34 million weights for 30 letters."""
+    """Size of the LSTM and length of its training; the defaults have 0.34 million weights for 30 letters."""
 
     width: int = 256
     layers: int = 1
@@ -126,7 +126,7 @@ class LstmSettings:
     steps: int = 6_000
     """at most"""
     patience: int = 4
-    """looks in a row without a better perplexity, after which training ends"""
+    """validations in a row without a better perplexity, after which training ends"""
     seed: int = 1
 
 
@@ -139,19 +139,19 @@ class Trained:
     perplexity: float
     """per letter of the held-out sentences, ends counted"""
     steps: int
-    """behind which it was best"""
+    """at which it was best"""
     seconds: float
 
 
 class _Sentences:
-    """Sentences as one array of numbers each, begin and end with them; those held out apart."""
+    """Sentences as arrays of symbol numbers with begin and end, split into train and held-out."""
 
     def __init__(self, sentences: Sequence[Sequence[str]], seed: int) -> None:
         self.symbols = [*SPECIALS, *sorted({symbol for sentence in sentences for symbol in sentence} - set(SPECIALS))]
         ids = {symbol: i for i, symbol in enumerate(self.symbols)}
         self.train: list[np.ndarray] = []
         self.held: list[np.ndarray] = []
-        # By a hash of the sentence: one that occurs twice is on one side with both.
+        # By a hash of the sentence, so that repeated sentences are on one side.
         hashes = [mix(seed, "held out", *sentence) for sentence in sentences]
         least = min(hashes, default=0)
         for hashed, sentence in zip(hashes, sentences, strict=True):
@@ -162,7 +162,7 @@ class _Sentences:
             side += [numbers[start : start + LONGEST + 1] for start in range(0, len(numbers) - 1, LONGEST)]
 
     def batches(self, number: int, settings: LstmSettings) -> list[list[np.ndarray]]:
-        """The batches of a pass: a function of the seed and the pass's number. Texts of a batch are about as long."""
+        """The batches of a pass: a function of the seed and the pass's number. Texts of a batch have similar lengths."""
         generator = np.random.default_rng(mix(settings.seed, "pass", number))
         order = generator.permutation(len(self.train)).tolist()
         batches = []
@@ -173,7 +173,7 @@ class _Sentences:
 
 
 def fingerprint(sentences: Sequence[Sequence[str]], settings: LstmSettings) -> str:
-    """What decides the outcome, as one hash: the same one again is the same training."""
+    """Hash of everything that decides the result: equal fingerprints, equal training."""
     digest = hashlib.sha256(json.dumps({"file": MODEL, **asdict(settings)}).encode())
     for sentence in sentences:
         digest.update("\x1f".join(sentence).encode() + b"\n")
@@ -183,15 +183,13 @@ def fingerprint(sentences: Sequence[Sequence[str]], settings: LstmSettings) -> s
 def train(sentences: Sequence[Sequence[str]], out: Path, settings: LstmSettings | None = None) -> Trained:
     """Train on ``sentences`` (letters and boundaries), showing progress on stderr.
 
-    What is half done is kept beside ``out``, in ``.NAME.training``, and the same call continues it, to the same weights.
-    A ``UserError`` where there is too little text.
+    Progress is saved beside ``out`` in ``.NAME.training``; the same call continues it, to the same weights.
+    Raises ``UserError`` if there is too little text.
     """
     settings = settings or LstmSettings()
     texts = _Sentences(sentences, settings.seed)
     if len(texts.train) < 2:
-        raise UserError(
-            f"{len(sentences)} sentences are too few for an LSTM, of which some are held out; give it more text"
-        )
+        raise UserError(f"{len(sentences)} sentences are too few to train an LSTM and hold some out; give more text")
     reseed(settings.seed, "weights")
     model = LetterLstm(len(texts.symbols), settings.width, settings.layers, settings.embedding, settings.dropout)
     training = _Training(model, texts, settings, _work(out) / STATE, fingerprint(sentences, settings))
@@ -210,25 +208,25 @@ def train_model(
     facts: dict[str, Any],
     settings: LstmSettings | None = None,
 ) -> bool:
-    """Make ``out`` the folder of an LSTM trained on ``sentences``; whether it had to be trained, or was there already."""
+    """Make ``out`` the folder of an LSTM trained on ``sentences``. False if it was there already."""
     settings = settings or LstmSettings()
     made_of = fingerprint(sentences, settings)
     if out.exists() and read_card(out, KIND).get("made_of") == made_of:
         return False
     found = train(sentences, out, settings)
-    told = {
+    training_facts = {
         "parameters": found.parameters,
         "perplexity": round(found.perplexity, 4),
         "steps": found.steps,
         "seconds": round(found.seconds, 1),
     }
-    make(out, found.lstm, normaliser, parents, made_of=made_of, **told, **facts)
+    make(out, found.lstm, normaliser, parents, made_of=made_of, **training_facts, **facts)
     shutil.rmtree(_work(out), ignore_errors=True)
     return True
 
 
 class _Training:
-    """The loop and all that it has to remember."""
+    """The training loop and its state."""
 
     def __init__(self, model: LetterLstm, texts: _Sentences, settings: LstmSettings, path: Path, made_of: str) -> None:
         self.model, self.texts, self.settings, self.path, self.made_of = model, texts, settings, path, made_of
@@ -284,14 +282,14 @@ class _Training:
 
     @torch.no_grad()
     def _validate(self) -> None:
-        """Judge the weights by the held-out sentences and keep them where they are the best so far."""
+        """Evaluate on the held-out sentences; keep the weights if they are the best so far."""
         self.model.eval()
         held = sorted(self.texts.held, key=len)
         size = 4 * self.settings.batch
         sums = [self.model.loss(*_padded(held[i : i + size])) for i in range(0, len(held), size)]
         loss = sum(float(summed) for summed, _ in sums) / sum(int(count) for _, count in sums)
         if not math.isfinite(loss):
-            raise GuardStopped(f"the LSTM's loss on held-out text is {loss} at step {self.step}; give it other text")
+            raise GuardStopped(f"the LSTM's loss on held-out text is {loss} at step {self.step}; check the text")
         self.in_vain += 1
         if loss < self.best_loss:
             self.best_loss, self.best_step, self.in_vain = loss, self.step, 0
@@ -309,13 +307,13 @@ class _Training:
         temporary.replace(self.path)
 
     def _resume(self, console: Console) -> None:
-        """Go on from what was kept, where it is of this training."""
+        """Continue from the saved state if it belongs to this training."""
         try:
             state = torch.load(self.path, map_location="cpu", weights_only=True)
         except FileNotFoundError:
             return
         if state.pop("made_of") != self.made_of:
-            console.print("lstm: begins anew, since what was half done is of another text", highlight=False)
+            console.print("lstm: starts anew: the saved state is from other text or settings", highlight=False)
             return
         self.model.load_state_dict(state.pop("model"))
         self.optimiser.load_state_dict(state.pop("optimiser"))
@@ -328,7 +326,7 @@ class _Training:
 
 
 def _padded(batch: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
-    """(letters, targets), (B, T) each: what is heard so far, and what comes next."""
+    """(letters, targets), (B, T) each: the letters so far, and the next letter at each position."""
     longest = max(map(len, batch)) - 1
     letters_BT = torch.full((len(batch), longest), END)
     targets_BT = torch.full((len(batch), longest), IGNORED)

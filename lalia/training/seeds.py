@@ -8,13 +8,13 @@ import torch
 
 
 def mix(*parts: int | str) -> int:
-    """One 63-bit seed out of several numbers or words; any change in one of them changes all of it."""
+    """A 63-bit seed hashed from numbers and words."""
     digest = hashlib.sha256("/".join(str(part) for part in parts).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
 
 
 def generator(*parts: int | str) -> torch.Generator:
-    """A CPU generator seeded by ``mix(*parts)``; draws go to the device afterwards, so every device draws alike."""
+    """A CPU generator seeded by ``mix(*parts)``; draws are moved to the device, so every device gets the same."""
     return torch.Generator().manual_seed(mix(*parts))
 
 

@@ -18,11 +18,11 @@ class DataSettings:
     language: list[str] = field(default_factory=list)
     """only clips in these languages (ISO 639-3); none given = all"""
     min_s: float = 0.5
-    """clips shorter than this are left out, seconds"""
+    """shorter clips are skipped, seconds"""
     max_s: float = 15.0
-    """longest piece of audio in a batch, seconds"""
+    """longest clip in a batch, seconds"""
     alpha: float = 0.5
-    """languages and corpora are drawn with p ~ hours^alpha: 1 as they come, 0 all alike (XLS-R: 0.5)"""
+    """languages and corpora are sampled with p ~ hours^alpha: 1 proportional to hours, 0 uniform (XLS-R: 0.5)"""
     workers: int = 1
     """processes that decode audio"""
 
@@ -37,7 +37,7 @@ class BatchSettings:
     """seconds of audio that one device holds at a time; the rest of the batch is accumulated"""
 
     def accumulation(self, ranks: int) -> int:
-        """Micro-batches that each of ``ranks`` devices adds up per step, so that ``hours`` is met as nearly as it can be."""
+        """Micro-batches that each of ``ranks`` devices accumulates per step, as near to ``hours`` as possible."""
         if self.hours <= 0 or self.micro_s <= 0:
             raise UserError(f"batch.hours {self.hours} and batch.micro_s {self.micro_s} must be more than 0")
         return max(1, round(self.hours * 3600 / (self.micro_s * ranks)))
@@ -56,28 +56,27 @@ class OptimSettings:
     eps: float = 1e-6
     """added to the root of the gradient's square"""
     weight_decay: float = 0.01
-    """pull of matrices towards zero; vectors (norms, biases) are left alone"""
+    """weight decay of matrices; vectors (norms, biases) have none"""
     clip: float = 5.0
-    """gradients are scaled down to this norm"""
+    """largest gradient norm; larger gradients are scaled down"""
 
 
 @dataclass
 class ScheduleSettings:
-    """How long, and how the learning rate goes: up over `warmup`, flat over `hold`, then down to `final`."""
+    """Length of the run and learning-rate schedule: warm-up over `warmup`, constant over `hold`, then decay to `final`."""
 
     steps: int = 0
-    """optimizer steps; 0 = as many as `minutes` hold"""
+    """optimizer steps; 0 = as many as fit `minutes`"""
     minutes: float = 0.0
-    """solved into steps by the processor's clock, from micro-batches and once more from the first steps, then kept in the run's
-    config; used where steps is 0 (docs/hardware.md)"""
+    """time budget, used if steps is 0: converted to steps by timing micro-batches and again the first steps (docs/hardware.md)"""
     warmup: float = 0.1
-    """share of the steps over which the rate rises"""
+    """learning-rate warm-up, as a share of the steps"""
     hold: float = 0.0
     """share of the steps at the peak"""
     decay: Literal["linear", "exponential", "cosine"] = "linear"
-    """how it falls after that"""
+    """shape of the decay"""
     final: float = 0.0
-    """rate at the end as a share of the peak"""
+    """learning rate at the end, as a share of the peak"""
 
 
 @dataclass
@@ -85,18 +84,18 @@ class HardwareSettings:
     """What the run uses of the machine."""
 
     strategy: Literal["auto", "ddp", "zero1", "zero2", "zero3", "zero2-offload", "zero3-offload"] = "auto"
-    """auto = one device alone, several with ddp. DeepSpeed shares among devices: zero1 the optimizer's state, zero2 gradients
-    too, zero3 weights too; offload keeps the optimizer's state (zero3: and weights) in the machine's memory"""
+    """auto = one device alone, several with ddp. DeepSpeed splits over devices: zero1 optimizer state, zero2 also gradients,
+    zero3 also weights; offload keeps optimizer state (zero3: and weights) in CPU memory"""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """arithmetic of the matrix products; weights, losses, softmax and quantizer stay in float32"""
     checkpointing: bool = False
-    """activation checkpointing: of each block only its input is kept, and it is computed again in the backward pass. The same
-    numbers for less memory and a second forward pass of the blocks; `lalia pretrain plan` says whether it is needed"""
+    """activation checkpointing: keep only each block's input and recompute the block in the backward pass. Same numbers, less
+    memory, a second forward pass; `lalia pretrain plan` says whether it is needed"""
     compile: bool = False
-    """each block by torch.compile: fewer passes over memory on a GPU, nothing gained on the CPU that was measured; on a
-    GPU dropout draws other numbers"""
+    """torch.compile each block: fewer passes over memory on a GPU, no gain measured on a CPU; on a GPU dropout draws other
+    numbers"""
     devices: int = 1
-    """devices of one node; on a machine without a GPU, processes, as many as you like"""
+    """devices of one node; without a GPU, any number of processes"""
     nodes: int = 1
     """nodes, each started with the same command by torchrun or SLURM"""
     threads: int = 0
@@ -110,12 +109,12 @@ class HardwareSettings:
 
 @dataclass
 class LogSettings:
-    """What the run says and keeps."""
+    """Logging, validation and checkpoint intervals."""
 
     every: int = 10
     """steps between two lines of metrics.jsonl"""
     valid_every: int = 200
-    """steps between two looks at held-out audio"""
+    """steps between two validations"""
     checkpoint_every: int = 200
     """steps between two checkpoints"""
 
@@ -153,13 +152,13 @@ class SpecAugmentSettings:
 
 
 def require(value: object, flag: str, what: str) -> None:
-    """A ``UserError`` that names ``flag`` where ``value`` is empty."""
+    """Raise ``UserError`` that names ``flag`` if ``value`` is empty."""
     if not value:
         raise UserError(f"{flag} is missing: {what}")
 
 
 def require_corpora(paths: list[str], flag: str) -> None:
-    """A ``UserError`` for the first of ``paths`` that is no corpus."""
+    """Raise ``UserError`` for the first of ``paths`` that is not a corpus."""
     for path in paths:
         if look(path).kind != "corpus":
             raise refusal(path, "corpus", flag)

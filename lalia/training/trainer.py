@@ -50,8 +50,6 @@ from lalia.training.distributed import (
 from lalia.training.run_log import BadClips, MetricsFile, ProgressBar, bad_clips_summary
 from lalia.training.settings import HardwareSettings, LogSettings, OptimSettings, ScheduleSettings
 
-# --- Run -------------------------------------------------------------------------------------------------
-
 __all__ = [
     "CHECKPOINTS",
     "CONFIG",
@@ -71,6 +69,8 @@ __all__ = [
 ]
 
 CONFIG, FINISHED = "config.yaml", "finished.json"
+
+# --- Run -------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -159,7 +159,7 @@ def same_settings(known: dict[str, Any], asked: dict[str, Any], path: Path) -> N
 
     if found := list(differences(known, asked, "")):
         raise UserError(
-            f"{path}: this run was started with {'; '.join(found)}; give the same settings to continue it, or another --out "
+            f"{path}: this run was begun with {'; '.join(found)}; give the same settings to continue it, or another --out "
             "for a new run"
         )
 
@@ -240,7 +240,7 @@ def _how_it_stopped(stop: Stopped, run: Run) -> str:
     if stop.step is not None:
         return f"{what}, saved at step {stop.step} of {run.schedule.steps}; the same command continues there"
     kept = first_step(run.folder)
-    then = f"continues from step {kept}" if kept else "starts from the beginning"
+    then = f"continues from step {kept}" if kept else "starts anew"
     return f"{what}; nothing new is saved, the same command {then}"
 
 

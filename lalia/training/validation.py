@@ -30,7 +30,7 @@ from lalia.training.trainer import CONFIG, newest_checkpoint
 
 @dataclass
 class Transcripts:
-    """What a recogniser heard in clips, beside what was said; normalised both."""
+    """References and hypotheses of clips, both normalised."""
 
     ids: list[str]
     references: list[str]
@@ -42,7 +42,7 @@ class Transcripts:
         return score(self.references, self.hypotheses)
 
     def as_dict(self) -> dict[str, Any]:
-        """Rates with their intervals, and every clip's pair of texts."""
+        """CER and WER with their intervals, and reference and hypothesis of every clip."""
         scored = self.score()
         pairs = zip(self.ids, self.references, self.hypotheses, strict=True)
         unread = {"unread": self.unread} if self.unread else {}
@@ -57,13 +57,13 @@ class Transcripts:
 
 
 def describe_clips(scores: dict[str, Any]) -> str:
-    """On how many clips ``scores`` (``Transcripts.as_dict``) were made, and how many could not be read."""
+    """Number of clips in ``scores`` (``Transcripts.as_dict``), and of clips that could not be read, as a phrase."""
     unread = scores.get("unread", [])
     return f"{len(scores['clips'])} clips" + (f" ({len(unread)} more cannot be read: {unread[0]})" if unread else "")
 
 
 def transcribe_rows(recogniser: Recogniser, mixture: Mixture, rows: np.ndarray, micro_s: float = 60.0) -> Transcripts:
-    """Greedy transcripts of ``rows``; clips that cannot be read are left out and named."""
+    """Greedy transcripts of ``rows``; unreadable clips are listed in ``unread``."""
     device = recogniser.head.weight.device
     found = Transcripts([], [], [])
     for batch in make_eval_loader(mixture, rows, micro_s):
@@ -83,7 +83,7 @@ def transcribe_rows(recogniser: Recogniser, mixture: Mixture, rows: np.ndarray, 
 
 
 class CodeReader:
-    """The encoder and quantizer of a pretraining run, as its newest checkpoint holds them."""
+    """Encoder and quantizer from the newest checkpoint of a pretraining run."""
 
     def __init__(self, encoder: Encoder, head: ContrastiveHead) -> None:
         self.encoder = encoder.eval()
@@ -91,7 +91,7 @@ class CodeReader:
 
     @classmethod
     def load(cls, run: Path | str) -> CodeReader:
-        """From the folder of a pretraining run; ``UserError`` where it has no checkpoint or is none."""
+        """Load from the folder of a pretraining run. Raises ``UserError`` if it is not one or has no checkpoint."""
         run = Path(run)
         try:
             config = yaml.safe_load((run / CONFIG).read_text(encoding="utf-8"))
@@ -109,7 +109,7 @@ class CodeReader:
 
     @torch.inference_mode()
     def codes(self, wave: np.ndarray) -> np.ndarray:
-        """The entry of each codebook that each frame of ``wave`` (S,) chooses: (T, G) int64; no frames where it is too short."""
+        """Code of each frame of ``wave`` (S,) in each codebook: (T, G) int64; T is 0 for a wave shorter than a frame."""
         if self.encoder.shape.frames(len(wave)) < 1:
             return np.zeros((0, self.head.shape.codebooks), np.int64)
         wave_1S, length_1 = torch.from_numpy(wave)[None], torch.tensor([len(wave)])
@@ -119,7 +119,7 @@ class CodeReader:
         return self.head.logits(features_1TF)[0].argmax(-1).numpy()
 
     def usage(self, waves: Iterable[np.ndarray]) -> np.ndarray:
-        """The share of all frames of ``waves`` that chooses each entry: (G, V), each codebook adding up to 1."""
+        """Share of the frames of ``waves`` per entry: (G, V); each codebook sums to 1."""
         G, V = self.head.shape.codebooks, self.head.shape.entries
         counts_GV = np.zeros((G, V))
         for wave in waves:

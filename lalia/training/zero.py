@@ -27,7 +27,7 @@ class DeepSpeedZero(DeepSpeedStrategy):
         super().__init__(config=config)
         self._groups: list[list[nn.Parameter]] = []
 
-    # -- on a CPU: no device index to check, gloo in the place of NCCL --
+    # -- on a CPU: no device index to check, gloo instead of NCCL --
 
     def setup_environment(self) -> None:
         if isinstance(self.accelerator, CPUAccelerator):
@@ -89,7 +89,7 @@ class DeepSpeedZero(DeepSpeedStrategy):
                     part_value = value[shard.start : shard.stop]
                     part[: len(part_value)].copy_(part_value)
 
-    # -- whole tensors out of shards: every rank takes part, rank 0 keeps them --
+    # -- whole tensors from shards: every rank takes part, rank 0 gets them --
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         assert self.lightning_module is not None
@@ -123,7 +123,7 @@ class DeepSpeedZero(DeepSpeedStrategy):
         Strategy.save_checkpoint(self, checkpoint, filepath, storage_options)
 
     def teardown(self) -> None:
-        """Leave a plain module behind, its weights to be filled from the last checkpoint."""
+        """Turn the module back into a plain one; its weights are then loaded from the last checkpoint."""
         engine: Any = self.model
         module = self.lightning_module
         if module is not None and hasattr(engine, "destroy"):
@@ -138,10 +138,10 @@ class DeepSpeedZero(DeepSpeedStrategy):
                 }
         super().teardown()
 
-    # -- between two steps: what a run's guard measures and mends; every rank takes part --
+    # -- interventions between backward pass and step; every rank takes part --
 
     def gradient_norm(self) -> float:
-        """Norm of the gradients that wait for the step, over all ranks' shards; infinite where one is not a number."""
+        """Norm of the accumulated gradients over all shards; infinite if one of them is not finite."""
         zero = self._zero
         if self.zero_stage_3:
             from deepspeed.runtime.utils import combine_grad_norm_groups
@@ -152,7 +152,7 @@ class DeepSpeedZero(DeepSpeedStrategy):
         return float(norm) / float(zero.loss_scale)
 
     def skip_step(self) -> None:
-        """The step that waits will change neither weights nor moments, and the loss scale will not hear of it."""
+        """Skip the coming step: weights, moments and loss scale stay as they are."""
         zero = self._zero
 
         def overflowed(*args: Any, **kwargs: Any) -> bool:
@@ -161,7 +161,7 @@ class DeepSpeedZero(DeepSpeedStrategy):
 
         def cleared() -> None:
             del zero.step
-            # The way on which DeepSpeed clears away what overflowed in float16.
+            # The path by which DeepSpeed discards gradients that overflowed in float16.
             with _changed(
                 zero, check_grad_overflow=True, check_overflow=overflowed,
                 _overflow_check_and_loss_scale_update=overflowed, _update_scale=lambda overflow: None,
@@ -172,20 +172,20 @@ class DeepSpeedZero(DeepSpeedStrategy):
         zero.step = cleared
 
     def weights_are_finite(self) -> bool:
-        """Whether all weights are numbers, the same answer on every rank."""
+        """Whether all weights are finite; the same answer on every rank."""
         assert self.lightning_module is not None
         mine = [getattr(p, "ds_tensor", p) for p in self.lightning_module.parameters()]
         return self.reduce_boolean_decision(all(bool(torch.isfinite(part).all()) for part in mine), all=True)
 
     @contextmanager
     def editing(self, parameters: Sequence[nn.Parameter]) -> Iterator[None]:
-        """``parameters`` whole inside, to be changed alike on every rank, and what was changed in all shards behind it."""
+        """Context in which ``parameters`` are whole and changed in the same way on every rank; shards are updated at its end."""
         with self._gathered(parameters):
             yield
         self._zero.refresh_fp32_params()
 
     def restore(self, weights: Mapping[str, Tensor], moments: Mapping[int, Any]) -> None:
-        """Take whole ``weights`` and AdamW's whole ``moments``, given on every rank; learning rates stay."""
+        """Restore whole ``weights`` and AdamW's whole ``moments``, given on every rank; learning rates stay."""
         assert self.lightning_module is not None
         for name, buffer in self.lightning_module.named_buffers():
             if name in weights:
@@ -203,7 +203,7 @@ class DeepSpeedZero(DeepSpeedStrategy):
             for shard, part in self._shards(parameter, key):
                 part.masked_fill_(places.flatten()[shard][: len(part)].to(part.device), 0.0)
 
-    # -- where a parameter's numbers are in DeepSpeed's flat shards --
+    # -- where a parameter lies in DeepSpeed's flat shards --
 
     @property
     def _zero(self) -> Any:
@@ -211,7 +211,7 @@ class DeepSpeedZero(DeepSpeedStrategy):
 
     @contextmanager
     def _gathered(self, parameters: Sequence[nn.Parameter]) -> Iterator[None]:
-        """Whole parameters inside; what rank 0 makes of them is dealt out again."""
+        """Context in which the parameters are whole; rank 0's values are sharded again at its end."""
         if not self.zero_stage_3:
             yield
             return
@@ -264,10 +264,10 @@ class DeepSpeedZero(DeepSpeedStrategy):
 
 
 def round_once() -> None:
-    """Let the linear function that DeepSpeed puts in the place of torch's under ZeRO 3 compute forwards what torch's does.
+    """Make the forward pass of DeepSpeed's linear function under ZeRO 3 equal to torch's.
 
-    It keeps the parameter instead of what autocast made of it, so that gathered weights can go between the passes. But it adds
-    the bias to a product that is rounded to half precision already; torch, and so every other strategy, rounds once, behind it.
+    It saves the parameter instead of its autocast copy, so that gathered weights can be freed between the passes. But it adds
+    the bias to a product already rounded to half precision; torch, and so every other strategy, rounds once, after the bias.
     """
     from deepspeed.runtime.zero.linear import LinearFunctionForZeroStage3
 
@@ -280,7 +280,7 @@ def _numbers(parameter: nn.Parameter) -> int:
 
 @contextmanager
 def _changed(thing: object, **values: Any) -> Iterator[None]:
-    """``thing`` with other attributes of its own inside."""
+    """Context in which instance attributes of ``thing`` have other ``values``."""
     own = vars(thing)
     before = {name: own[name] for name in values if name in own}
     own.update(values)

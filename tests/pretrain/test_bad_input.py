@@ -126,10 +126,10 @@ def test_an_unreadable_checkpoint_costs_its_steps_alone(  # type: ignore[no-unty
     for path in found[-broken:]:
         path.write_bytes(path.read_bytes()[:1000])
     capsys.readouterr()
-    then = {1: "going on from the one before", 2: "no other is left, the run begins anew"}[broken]
+    then = {1: "continuing from the previous one", 2: "no other is left, the run starts anew"}[broken]
     with pytest.warns(UserWarning, match=rf"ckpt: cannot be read .*; {then}"):
         assert fit() == 0
-    assert ("going on from step 2" in capsys.readouterr().err) == (broken == 1)
+    assert ("continuing from step 2" in capsys.readouterr().err) == (broken == 1)
     assert finished(killed)
 
 

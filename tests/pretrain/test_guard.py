@@ -205,7 +205,7 @@ def test_a_poisoned_batch_is_left_out(corpus: Path, tmp_path: Path, monkeypatch:
     pretrain(tiny(corpus), tmp_path / "run")
     [line] = read_record(tmp_path / "run")
     assert (line["step"], line["vital"], line["action"]) == (4, "loss", "skip")
-    assert "guard: step 4: the loss is not a number; this batch is left out" in capsys.readouterr().err
+    assert "guard: step 4: the loss is not finite; this batch is skipped" in capsys.readouterr().err
     assert all(bool(torch.isfinite(weight).all()) for weight in weights(tmp_path / "run").values())
 
 
@@ -242,7 +242,7 @@ def test_what_cannot_be_mended_is_stopped_with_advice(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_callback(monkeypatch, Poison(set(range(10, 200)), math.nan))
-    with pytest.raises(GuardStopped, match=r"not a number, and nothing has helped; .*lower --optim.lr"):
+    with pytest.raises(GuardStopped, match=r"not finite, and no intervention helped; .*lower --optim.lr"):
         pretrain(tiny(corpus, steps=60), tmp_path / "run")
     assert GuardStopped.status == 3
     actions = [line["action"] for line in read_record(tmp_path / "run")]

@@ -228,7 +228,7 @@ def test_a_run_that_ends_in_silence_says_so(
     pretrain(tiny(corpus, 45), tmp_path / "run")
     lines = read_record(tmp_path / "run")
     assert [line["action"] for line in lines] == ["skip"] * 15 + ["tell"]
-    assert "the last 15 batches were left out, and nothing was learned from them" in capsys.readouterr().err
+    assert "the last 15 batches were skipped and not trained on" in capsys.readouterr().err
     assert (tmp_path / "run" / FINISHED).exists()
 
 

@@ -89,9 +89,9 @@ def test_stopped_and_moved_over_strategies_and_ranks(corpus: Path, unbroken: Pat
     assert "saved at step 1 of 4" in stopped.stderr and "the same command continues" in stopped.stderr
     assert "Traceback" not in stopped.stderr and stopped.stderr.count("stopped by SIGTERM") == 1, stopped.stderr
     alone = start(corpus, tmp_path, LALIA_TEST_SIGNAL="INT:2")
-    assert alone.returncode == 130 and "going on from step 1" in alone.stderr, alone.stderr
+    assert alone.returncode == 130 and "continuing from step 1" in alone.stderr, alone.stderr
     on_two = start(corpus, tmp_path, "--hardware.devices=2", "--hardware.strategy=zero3", how=TORCHRUN)
-    assert on_two.returncode == 0 and "going on from step 2" in on_two.stderr, on_two.stderr
+    assert on_two.returncode == 0 and "continuing from step 2" in on_two.stderr, on_two.stderr
     assert on_two.stdout.count("the encoder is") == 1
     assert differ(unbroken, tmp_path) < 1e-4
     apart = [float((value - encoder(tmp_path)[name]).abs().max()) for name, value in encoder(unbroken).items()]

@@ -41,7 +41,7 @@ def test_a_truncated_newest_is_passed_over_and_named(tmp_path: Path) -> None:
     keep(tmp_path, 10)
     newest = keep(tmp_path, 20)
     newest.write_bytes(newest.read_bytes()[:200])
-    with pytest.warns(UserWarning, match="step00000020.ckpt: cannot be read .* going on from the one before"):
+    with pytest.warns(UserWarning, match="step00000020.ckpt: cannot be read .* continuing from the previous one"):
         found = newest_checkpoint(tmp_path)
     assert found is not None and found[1]["global_step"] == 10
 

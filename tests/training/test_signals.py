@@ -70,7 +70,7 @@ def _belongs(folder: Path, session: int) -> bool:
 def test_a_pretraining_run_with_worker_processes_is_stopped_at_any_moment(made: Path, tmp_path: Path) -> None:
     flags = ["--augment.speed=0.5", "--augment.noise=0.3"]  # these make the workers processes
     status, said = start(made, "pretrain", tmp_path, "TERM:setup", *flags)
-    assert status == 130 and "stopped by SIGTERM; nothing new is saved, the same command begins anew" in said, said
+    assert status == 130 and "stopped by SIGTERM; nothing new is saved, the same command starts anew" in said, said
     assert first_step(tmp_path) == 0
     status, said = start(made, "pretrain", tmp_path, "TERM:step", *flags)
     assert status == 130 and "stopped by SIGTERM, saved at step " in said and "the same command continues" in said, said
@@ -102,7 +102,7 @@ def test_other_stages_are_stopped(made: Path, tmp_path: Path, stage: str) -> Non
 def test_a_second_ctrl_c_stops_at_once_and_says_what_is_lost(made: Path, tmp_path: Path) -> None:
     status, said = start(made, "finetune", tmp_path, "INT:twice")
     assert status == 130 and "Traceback" not in said, said
-    assert "stopped by SIGINT; nothing new is saved, the same command begins anew" in said and first_step(tmp_path) == 0
+    assert "stopped by SIGINT; nothing new is saved, the same command starts anew" in said and first_step(tmp_path) == 0
     status, said = start(made, "finetune", tmp_path, "INT:step")
     assert status == 130 and "stopped by SIGINT, saved at step 2 of 12" in said, said
     status, said = start(made, "finetune", tmp_path, "INT:twice")
