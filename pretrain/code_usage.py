@@ -23,22 +23,22 @@ from lalia.units import SAMPLE_RATE, to_samples
 from pretrain.task import PretrainTask
 
 RECORD = "codes.json"
-LOOKS = 128
-"""Columns of a heat map; where a run has more looks, neighbours are put together."""
-SOUNDED = 8
-"""Codes of each codebook that can be heard: the most used ones."""
+MAX_COLUMNS = 128
+"""Most columns of a heat map; with more validations, neighbours are averaged."""
+CODES_WITH_AUDIO = 8
+"""Codes per codebook with audio examples: the most used ones."""
 SNIPPETS, SNIPPET_S, PAUSE_S = 4, 0.4, 0.15
-HEARINGS = 8
-"""Times in a run that sounds are written."""
-HEARD_BATCHES = 4
-"""Held-out batches of a look that snippets are taken from."""
+AUDIO_TIMES = 8
+"""Times in a run that audio is written."""
+AUDIO_BATCHES = 4
+"""Validation batches that snippets are taken from."""
 BRIGHTEST = 8.0
-"""A code is drawn brightest from this many times its even share (1/V) on."""
+"""The brightest colour: a code with this many times its uniform share (1/V)."""
 
 
 class CodeRecord(Callback):
-    """Behind each look at held-out audio: the use of every code in training since the last one, to ``RUN/codes.json`` and as a
-    heat map per codebook to TensorBoard; a few times in a run, what the most used codes sound like."""
+    """After each validation: the usage of every code in training since the last one, to ``RUN/codes.json`` and as a heat map per
+    codebook to TensorBoard; a few times per run also audio of the most used codes."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / RECORD
@@ -52,7 +52,7 @@ class CodeRecord(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: PretrainTask) -> None:  # type: ignore[override]
         kept = read_codes(self.path.parent) if trainer.is_global_zero else None
         for step, usage in zip(*kept, strict=True) if kept is not None else ():
-            if step <= trainer.global_step:  # later ones are of steps that are done again
+            if step <= trainer.global_step:  # later ones belong to repeated steps
                 self.steps.append(step)
                 self.usage.append(usage)
 
@@ -63,26 +63,30 @@ class CodeRecord(Callback):
 
     def on_validation_start(self, trainer: Trainer, pl_module: PretrainTask) -> None:  # type: ignore[override]
         settings = pl_module.settings
-        looks = max(1, settings.schedule.steps // settings.log.valid_every)
-        look = trainer.global_step // settings.log.valid_every
+        validations = max(1, settings.schedule.steps // settings.log.valid_every)
+        number = trainer.global_step // settings.log.valid_every
         last = trainer.global_step >= settings.schedule.steps
         self._found.clear()
         self._wanted = []
-        if self._counts_GV is not None and (last or look % -(-looks // HEARINGS) == 0):
+        if self._counts_GV is not None and (last or number % -(-validations // AUDIO_TIMES) == 0):
             self._wanted = (
-                all_reduce_sum(self._counts_GV).topk(min(SOUNDED, self._counts_GV.shape[1]), dim=1).indices.tolist()
+                all_reduce_sum(self._counts_GV)
+                .topk(min(CODES_WITH_AUDIO, self._counts_GV.shape[1]), dim=1)
+                .indices.tolist()
             )
 
     def on_validation_batch_end(  # type: ignore[override]
         self, trainer: Trainer, pl_module: PretrainTask, outputs: Any, batch: Batch, batch_idx: int, *args: Any
     ) -> None:
-        if batch_idx >= HEARD_BATCHES:
+        if batch_idx >= AUDIO_BATCHES:
             return
         for book, codes in enumerate(self._wanted):
             chosen_BT, score_BT = _nearest(pl_module, batch, book)
             for code in codes:
                 best_B, place_B = score_BT.masked_fill(chosen_BT != code, -torch.inf).max(1)
-                for b in torch.nonzero(best_B > -torch.inf)[:, 0].tolist():  # one of a clip: neighbours sound alike
+                for b in torch.nonzero(best_B > -torch.inf)[
+                    :, 0
+                ].tolist():  # one per clip: neighbouring frames sound alike
                     kept = self._found.setdefault((book, code), [])
                     kept.append((float(best_B[b]), _snippet(batch.wave_BS[b], int(place_B[b]), pl_module)))
                     kept.sort(key=lambda pair: -pair[0])
@@ -98,9 +102,9 @@ class CodeRecord(Callback):
         step = trainer.global_step
         self.steps.append(step)
         self.usage.append((counts_GV / counts_GV.sum(1, keepdim=True).clamp(min=1)).cpu().numpy())
-        if len(self.steps) > LOOKS:
-            self.steps = [*self.steps[1:LOOKS:2], step]
-            pairs = zip(self.usage[:LOOKS:2], self.usage[1:LOOKS:2], strict=True)
+        if len(self.steps) > MAX_COLUMNS:
+            self.steps = [*self.steps[1:MAX_COLUMNS:2], step]
+            pairs = zip(self.usage[:MAX_COLUMNS:2], self.usage[1:MAX_COLUMNS:2], strict=True)
             self.usage = [*((a + b) / 2 for a, b in pairs), self.usage[-1]]
         write_json(self.path, {"steps": self.steps, "usage": [np.round(usage, 5).tolist() for usage in self.usage]})
         writer = tensorboard(trainer)
@@ -115,7 +119,7 @@ class CodeRecord(Callback):
 
 
 def read_codes(run: Path) -> tuple[list[int], list[np.ndarray]] | None:
-    """(steps, shares (G, V) at each) as ``run`` recorded them; None where it did not."""
+    """(steps, shares (G, V) at each) as ``run`` recorded them; None if it did not."""
     path = run / RECORD
     if not path.is_file():
         return None
@@ -124,22 +128,21 @@ def read_codes(run: Path) -> tuple[list[int], list[np.ndarray]] | None:
 
 
 def heat_map(shares_LV: np.ndarray) -> np.ndarray:
-    """A picture (height, width, 3) of uint8: a column for each look, a row for each code, dark where it is unused."""
-    looks, V = shares_LV.shape
+    """A picture (height, width, 3) of uint8: a column per validation, a row per code, dark = unused."""
+    L, V = shares_LV.shape
     level_VL = np.log1p(shares_LV.T * V) / np.log1p(BRIGHTEST)
     stops = np.array([[13, 8, 35], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]], np.float64)
     places = np.clip(level_VL, 0, 1) * (len(stops) - 1)
     below = np.minimum(places.astype(int), len(stops) - 2)
     part = (places - below)[:, :, None]
     colours = (1 - part) * stops[below] + part * stops[below + 1]
-    cell = (max(1, round(512 / V)), max(1, round(768 / looks)), 1)
+    cell = (max(1, round(512 / V)), max(1, round(768 / L)), 1)
     return np.kron(colours.round().astype(np.uint8), np.ones(cell, np.uint8))
 
 
 @torch.no_grad()
 def _nearest(task: PretrainTask, batch: Batch, book: int) -> tuple[Tensor, Tensor]:
-    """For each frame, the code of codebook ``book`` that it would choose, and how near it is to that: (B, T) twice. Frames behind
-    a clip's end choose -1."""
+    """For each frame its code in codebook ``book`` (-1 after the clip's end) and the score of that code: (B, T) each."""
     features_BTF, raw_BTF, frames_B = task.encoder.features(batch.wave_BS, batch.lengths_B)
     if task.head.shape.kind == "kmeans":
         points_BTC = task.head.points(batch.wave_BS, batch.lengths_B, raw_BTF, frames_B)

@@ -37,7 +37,7 @@ from pretrain.task import PretrainTask
 GB = 1e9
 FLOAT = 4
 MOMENTS = 2
-"""of AdamW, for each weight"""
+"""AdamW's moments per weight"""
 
 
 @dataclass(frozen=True)
@@ -45,15 +45,15 @@ class Memory:
     """Bytes that one device holds at the peak of a step."""
 
     weights: float
-    """and tables and a teacher, which are not trained"""
+    """with buffers and a teacher, which are not trained"""
     gradients: float
     optimizer: float
     activations: float
-    """and what passes by in the worst moment"""
+    """with temporary tensors at the peak"""
 
     @property
     def state(self) -> float:
-        """What is held however small the batch."""
+        """Bytes that do not depend on the batch."""
         return self.weights + self.gradients + self.optimizer
 
     @property
@@ -62,44 +62,44 @@ class Memory:
 
 
 class Peak(NamedTuple):
-    """Bytes that the passes of a micro-batch hold at some moment."""
+    """Bytes that forward and backward pass hold at one of the peaks."""
 
-    once: float
-    """however many clips: weights in half precision"""
-    a_clip: float
-    """for each clip of the longest length"""
+    fixed: float
+    """independent of the number of clips, such as weights in half precision"""
+    per_clip: float
+    """per clip of the longest length"""
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """A model's weights, and what its passes hold when they hold most."""
+    """Memory model of a network: its weights, and the peaks of its passes."""
 
     parameters: int
     clip_s: Seconds
     """of the longest clip"""
     peaks: Callable[[bool], tuple[Peak, ...]]
-    """of the passes as they are, or (True) with activation checkpointing"""
+    """peaks without (False) or with (True) activation checkpointing"""
     buffers: float = 0.0
-    """bytes of tables, and of a teacher, which are not trained"""
+    """bytes of buffers and of a teacher, which are not trained"""
 
-    def held(self, micro_s: Seconds, again: bool = False) -> float:
-        """Bytes for a micro-batch of ``micro_s`` seconds; ``again`` = with activation checkpointing."""
-        return max(once + micro_s / self.clip_s * a_clip for once, a_clip in self.peaks(again))
+    def activation_bytes(self, micro_s: Seconds, checkpointing: bool = False) -> float:
+        """Bytes for a micro-batch of ``micro_s`` seconds; ``checkpointing`` = with activation checkpointing."""
+        return max(fixed + micro_s / self.clip_s * per_clip for fixed, per_clip in self.peaks(checkpointing))
 
-    def fitting_s(self, free: float, again: bool = False) -> Seconds:
+    def fitting_s(self, free: float, checkpointing: bool = False) -> Seconds:
         """Seconds of audio whose passes fit into ``free`` bytes."""
-        return min(max(0.0, free - once) / a_clip * self.clip_s for once, a_clip in self.peaks(again))
+        return min(max(0.0, free - fixed) / per_clip * self.clip_s for fixed, per_clip in self.peaks(checkpointing))
 
 
 def trace(settings: PretrainSettings, cuda: bool = False) -> Footprint:
-    """What the model of ``settings`` takes, by running a model of one and of two blocks, without and with activation
-    checkpointing when each is first asked for. ``cuda``: attention by the fused kernel, which keeps no (T, T) weights."""
+    """The memory model of ``settings``, measured with one and with two blocks, without and with activation checkpointing
+    (each when first needed). ``cuda``: attention by the fused kernel, which keeps no (T, T) weights."""
     clip_s, more = longest_clip_s(settings), settings.model.layers - 1
     (weights_1, buffers_1), (weights_2, buffers_2) = (_sizes(_shallow(settings, blocks, False)) for blocks in (1, 2))
 
     @cache
-    def peaks(again: bool) -> tuple[Peak, ...]:
-        one, two = (_passes(_shallow(settings, blocks, again), clip_s, cuda) for blocks in (1, 2))
+    def peaks(checkpointing: bool) -> tuple[Peak, ...]:
+        one, two = (_passes(_shallow(settings, blocks, checkpointing), clip_s, cuda) for blocks in (1, 2))
         found = []
         for (once_1, twice_1), (once_2, twice_2) in zip(one, two, strict=True):
             clip_1, clip_2 = twice_1 - once_1, twice_2 - once_2
@@ -116,12 +116,12 @@ def trace(settings: PretrainSettings, cuda: bool = False) -> Footprint:
 
 
 def longest_clip_s(settings: PretrainSettings) -> Seconds:
-    """Seconds of the longest wave that the model meets."""
+    """Seconds of the longest wave in a batch."""
     return max(settings.data.max_s, settings.join_s)
 
 
 def predict(
-    footprint: Footprint, micro_s: Seconds, stage: int, ranks: int, offload: bool = False, again: bool = False
+    footprint: Footprint, micro_s: Seconds, stage: int, ranks: int, offload: bool = False, checkpointing: bool = False
 ) -> Memory:
     """One device's peak under ZeRO ``stage`` (0 = every device holds all) over ``ranks`` devices."""
     state = FLOAT * footprint.parameters
@@ -129,12 +129,12 @@ def predict(
         weights=state / (ranks if stage >= 3 else 1) + footprint.buffers,
         gradients=state / (ranks if stage >= 2 else 1),
         optimizer=0.0 if offload else MOMENTS * state / (ranks if stage >= 1 else 1),
-        activations=footprint.held(micro_s, again),
+        activations=footprint.activation_bytes(micro_s, checkpointing),
     )
 
 
 def machine_bytes(devices: int = 1) -> float:
-    """Memory of one device here that is free for training: of the first GPU, or this machine's over ``devices`` processes."""
+    """Free memory of one device: of the first GPU, or this machine's divided by ``devices`` processes."""
     if torch.cuda.is_available():
         return float(torch.cuda.mem_get_info()[0])
     try:
@@ -145,8 +145,8 @@ def machine_bytes(devices: int = 1) -> float:
 
 
 def peak_bytes(task: PretrainTask, batch: Batch, cuda: bool = False) -> tuple[float, ...]:
-    """Bytes that forward and backward pass of ``batch`` hold at most beside weights and their gradients: before the blocks, until
-    the gradient has left them, and from then on."""
+    """Peak bytes of forward and backward pass of ``batch``, without weights and gradients: before the blocks, in the blocks
+    until the gradient has left them, and after that."""
     for weight in task.parameters():
         weight.grad = torch.zeros_like(weight)
     known = [*task.parameters(), *(weight.grad for weight in task.parameters()), *task.buffers()]
@@ -164,13 +164,13 @@ def peak_bytes(task: PretrainTask, batch: Batch, cuda: bool = False) -> tuple[fl
 
 
 def forward(task: PretrainTask, batch: Batch) -> Tensor:
-    """The loss of one training micro-batch, as a step makes it, without a Trainer."""
+    """The loss of one training micro-batch, without a Trainer."""
     precision = task.settings.hardware.precision
     kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.bfloat16)
     with torch.autocast(batch.wave_BS.device.type, kind, enabled=precision != "fp32"):
-        seen = task(batch, generator(task.settings.seed, "memory"), 1.0)
-    loss = seen.hidden.loss + seen.feature_penalty + seen.codes.probabilities_GV.sum()
-    return loss + seen.visible.loss if seen.visible is not None else loss
+        output = task(batch, generator(task.settings.seed, "memory"), 1.0)
+    loss = output.hidden.loss + output.feature_penalty + output.codes.probabilities_GV.sum()
+    return loss + output.visible.loss if output.visible is not None else loss
 
 
 def noise(clips: int, clip_s: Seconds) -> Batch:
@@ -181,22 +181,22 @@ def noise(clips: int, clip_s: Seconds) -> Batch:
     return Batch(0, wave_BS, torch.full((clips,), samples), nothing_B, nothing_B, None, None, ())
 
 
-def _shallow(settings: PretrainSettings, layers: int, again: bool) -> PretrainTask:
-    """The task with only ``layers`` blocks; ``again`` = with activation checkpointing."""
+def _shallow(settings: PretrainSettings, layers: int, checkpointing: bool) -> PretrainTask:
+    """The task with only ``layers`` blocks; ``checkpointing`` = with activation checkpointing."""
     model = replace(settings.model, layers=layers, layerdrop=0.0)
-    hardware = replace(settings.hardware, checkpointing=again, compile=False)
+    hardware = replace(settings.hardware, checkpointing=checkpointing, compile=False)
     with torch.random.fork_rng(devices=[]):
         return PretrainTask(replace(settings, model=model, hardware=hardware)).train()
 
 
 def _sizes(task: PretrainTask) -> tuple[int, int]:
-    """How many weights are trained, and the bytes of what is not."""
+    """(number of trained weights, bytes of buffers and teacher)."""
     tables = sum(table.nbytes for table in task.buffers())
     return sum(weight.numel() for weight in task.parameters()), tables + task.head.teacher_bytes
 
 
 def _passes(task: PretrainTask, clip_s: Seconds, cuda: bool) -> list[tuple[float, float]]:
-    """For each moment the bytes held with one clip of the longest length, and with two."""
+    """For each peak, bytes with one clip of the longest length and with two."""
     with torch.random.fork_rng(devices=[]):
         once, twice = (peak_bytes(task, noise(clips, clip_s), cuda) for clips in (1, 2))
     return list(zip(once, twice, strict=True))
@@ -209,12 +209,11 @@ PRODUCTS = (_ATEN.mm, _ATEN.addmm, _ATEN.bmm, _ATEN.baddbmm, _ATEN.convolution, 
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts every storage that torch's operations make, until nothing holds it any more.
+    """Counts the bytes of every storage that torch operations create, until it is freed.
 
-    ``with LiveBytes(known) as live: ...`` leaves in ``live.peaks`` the largest number of bytes that were alive at once, one
-    figure for each stretch of time between calls of ``mark``. Storages of ``known`` (weights, gradients, what was there before)
-    are not counted, nor what an operation takes for itself and gives back before it ends. ``fused_attention``: (T, T) weights
-    are left out, as on a GPU, whose kernel makes none.
+    ``with LiveBytes(known) as live: ...`` sets ``live.peaks``, the peak of live bytes in each interval between calls of
+    ``mark``. Storages of ``known`` (weights, gradients) and workspace inside an operation are not counted. ``fused_attention``:
+    (T, T) weights are not counted, as on a GPU, whose kernel has none.
     """
 
     def __init__(self, known: Iterable[Tensor], fused_attention: bool = False) -> None:
@@ -225,7 +224,7 @@ class LiveBytes(TorchDispatchMode):
         self._seen = {tensor.untyped_storage()._cdata for tensor in known}
 
     def mark(self) -> None:
-        """From here on a new figure."""
+        """Start a new interval."""
         self.peaks.append(self._now)
 
     def __torch_dispatch__(
@@ -257,7 +256,7 @@ class LiveBytes(TorchDispatchMode):
 
 
 def _zeros(operation: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
-    """What ``operation`` would give, but zeros."""
+    """Zeros in the shape of ``operation``'s result."""
     device = next(leaf.device for leaf in tree_leaves(args) if isinstance(leaf, Tensor))
     shapes = tree_map_only(Tensor, lambda tensor: tensor.to("meta"), (args, kwargs))
     made = operation(*shapes[0], **shapes[1])

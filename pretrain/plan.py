@@ -22,19 +22,19 @@ from pretrain.memory import GB, Footprint, Memory, forward, machine_bytes, predi
 from pretrain.task import PretrainTask
 
 HEADROOM = 0.9
-"""Share of a device's memory that is planned with; the rest is for what backward passes and libraries take for a moment."""
+"""Share of a device's memory to plan with; the rest is for temporary allocations of backward passes and libraries."""
 MINIMUM_STEPS = MinimumSteps(400, "its accuracy may be at chance for the first 400")
 STAGES = ("none", "zero1", "zero2", "zero3", "zero3-offload")
 
 
 @dataclass
 class PlanSettings:
-    """The hardware that is planned for."""
+    """The hardware to plan for."""
 
     memory_gb: float = 0.0
     """memory of one device, GB; 0 = what is free on this machine now"""
     devices: int = 0
-    """devices in all; 0 = hardware.devices x hardware.nodes"""
+    """total devices; 0 = hardware.devices x hardware.nodes"""
     cuda: bool = False
     """plan for GPUs (attention without stored weights), whatever this machine has"""
     measure: bool = True
@@ -50,16 +50,16 @@ class PlanRequest(PretrainSettings):
 
 @dataclass(frozen=True)
 class HardwarePlan:
-    """A batch cut for the hardware."""
+    """How a batch is split on the hardware: micro-batch, accumulation, ZeRO stage, checkpointing."""
 
     micro_s: Seconds
     accumulation: int
     stage: int
     offload: bool
     checkpointing: bool
-    """activations are computed again in the backward pass"""
+    """activation checkpointing"""
     largest_s: Seconds
-    """of audio that one device can hold at a time"""
+    """largest micro-batch that one device can hold"""
     memory: Memory
 
     @property
@@ -76,27 +76,27 @@ def solve(
     device_bytes: float,
     checkpointing: bool = False,
 ) -> HardwarePlan:
-    """The mildest cut that fits: lower ZeRO stages first, then offload, then activation checkpointing (from the start where
-    ``checkpointing`` asks for it); the micro-batch that is wanted where it fits, else the largest that does.
+    """The plan with the least overhead that fits: lower ZeRO stages first, then offload, then activation checkpointing (always
+    with ``checkpointing``); the wanted micro-batch if it fits, else the largest that does.
 
-    Raises UserError where not one clip fits: it says what would.
+    Raises ``UserError`` if not one clip fits, with a remedy.
     """
     usable = HEADROOM * device_bytes
     choices = [(0, False)] + ([(1, False), (2, False), (3, False), (3, True)] if ranks > 1 else [])
-    for again in (True,) if checkpointing else (False, True):
+    for recompute in (True,) if checkpointing else (False, True):
         for stage, offload in choices:
-            state = predict(footprint, 0.0, stage, ranks, offload, again).state
-            largest_s = footprint.fitting_s(usable - state, again)
+            state = predict(footprint, 0.0, stage, ranks, offload, recompute).state
+            largest_s = footprint.fitting_s(usable - state, recompute)
             if largest_s < footprint.clip_s:
                 continue
             share_s = batch_s / ranks
             most_s = max(footprint.clip_s, min(largest_s, wanted_s, share_s))
             accumulation = max(1, round(share_s / most_s))
-            if share_s / accumulation > largest_s:  # rounded down, and too much for it
+            if share_s / accumulation > largest_s:  # rounding down made it too large
                 accumulation += 1
             micro_s = max(footprint.clip_s, share_s / accumulation)
-            memory = predict(footprint, micro_s, stage, ranks, offload, again)
-            return HardwarePlan(micro_s, accumulation, stage, offload, again, largest_s, memory)
+            memory = predict(footprint, micro_s, stage, ranks, offload, recompute)
+            return HardwarePlan(micro_s, accumulation, stage, offload, recompute, largest_s, memory)
     last = choices[-1]
     needed = predict(footprint, footprint.clip_s, last[0], ranks, last[1], True).total / HEADROOM
     free_s = footprint.fitting_s(usable - predict(footprint, 0.0, last[0], ranks, last[1], True).state, True)
@@ -112,31 +112,31 @@ def solve(
 
 
 def check_memory(settings: PretrainSettings) -> None:
-    """A ``UserError`` that says what fits where a run's micro-batch is larger than the memory that is free here."""
+    """Raise ``UserError`` if a run's micro-batch needs more memory than is free, with what would fit."""
     footprint = trace(settings)
     free, ranks = machine_bytes(settings.hardware.devices), settings.hardware.ranks
     stage = int(next((letter for letter in settings.hardware.strategy if letter.isdigit()), "0"))
     offload = settings.hardware.strategy.endswith("offload")
-    again = settings.hardware.checkpointing
-    state = predict(footprint, 0.0, stage, ranks, offload, again).state
-    needed = state + footprint.held(settings.batch.micro_s, again)
+    checkpointing = settings.hardware.checkpointing
+    state = predict(footprint, 0.0, stage, ranks, offload, checkpointing).state
+    needed = state + footprint.activation_bytes(settings.batch.micro_s, checkpointing)
     if needed <= free:
         return
-    fits_s = footprint.fitting_s(HEADROOM * free - state, again)
+    fits_s = footprint.fitting_s(HEADROOM * free - state, checkpointing)
     if fits_s >= footprint.clip_s:
-        mend = f"--batch.micro_s {int(fits_s)} fits, and the batch stays as large"
-    elif not again and footprint.fitting_s(HEADROOM * free - state, True) >= footprint.clip_s:
-        mend = "with --hardware.checkpointing true a smaller --batch.micro_s would fit; ask `lalia pretrain plan`"
+        remedy = f"--batch.micro_s {int(fits_s)} fits, and the batch stays as large"
+    elif not checkpointing and footprint.fitting_s(HEADROOM * free - state, True) >= footprint.clip_s:
+        remedy = "with --hardware.checkpointing true a smaller --batch.micro_s would fit; ask `lalia pretrain plan`"
     else:
-        mend = "ask `lalia pretrain plan` what would fit"
+        remedy = "ask `lalia pretrain plan` what would fit"
     raise UserError(
         f"batch.micro_s {settings.batch.micro_s:g} needs about {needed / GB:.1f} GB on a device, {free / GB:.1f} GB are "
-        f"free; {mend}"
+        f"free; {remedy}"
     )
 
 
 def plan(settings: PlanRequest, console: Console | None = None) -> HardwarePlan:
-    """Solve and print the plan; returns the cut of the batch."""
+    """Compute, print and return the plan."""
     console = console or Console()
     ask = settings.plan
     ranks = ask.devices or settings.hardware.ranks
@@ -146,8 +146,8 @@ def plan(settings: PlanRequest, console: Console | None = None) -> HardwarePlan:
         print(held_out, file=sys.stderr)
     rows = mixture.select("train", settings.data.language, min_s=settings.data.min_s)
     footprint = trace(settings, ask.cuda)
-    again = settings.hardware.checkpointing
-    cut = solve(footprint, settings.batch.hours * 3600, settings.batch.micro_s, ranks, device_bytes, again)
+    checkpointing = settings.hardware.checkpointing
+    cut = solve(footprint, settings.batch.hours * 3600, settings.batch.micro_s, ranks, device_bytes, checkpointing)
     batches = BatchPlan(
         durations_s=mixture.durations_s, groups=mixture.groups, rows=rows, seed=settings.seed,
         micro_batch_s=cut.micro_s, min_s=settings.data.min_s, max_s=settings.data.max_s, alpha=settings.data.alpha,
@@ -155,7 +155,7 @@ def plan(settings: PlanRequest, console: Console | None = None) -> HardwarePlan:
     micro_step_s = _timed(settings, mixture, batches, cut, footprint) if ask.measure and not ask.cuda else None
     console.print(_batch_table(settings, cut, ranks, device_bytes, ask.memory_gb > 0, footprint))
     console.print(_memory_table(cut, footprint, device_bytes))
-    console.print(_course_table(settings, cut, ranks, batches, micro_step_s))
+    console.print(_run_table(settings, cut, ranks, batches, micro_step_s))
     flags = [f"--batch.micro_s {cut.micro_s:.4g}", f"--hardware.devices {ranks}"]
     if cut.stage:
         flags.append(f"--hardware.strategy {cut.strategy}")
@@ -171,9 +171,9 @@ def _batch_table(
     wanted = settings.batch.micro_s
     table = _table("The batch", "", "")
     audio_s = cut.micro_s * cut.accumulation * ranks
-    table.add_row("batch", f"{audio_s:.4g} s ({audio_s / 3600:.4g} h), asked for {settings.batch.hours:g} h")
+    table.add_row("batch", f"{audio_s:.4g} s ({audio_s / 3600:.4g} h), requested {settings.batch.hours:g} h")
     table.add_row("devices", f"{ranks}, {device_bytes / GB:.1f} GB each ({'as given' if given else 'free here now'})")
-    why = "as configured" if cut.micro_s >= 0.99 * wanted else f"{wanted:g} s asked for"
+    why = "as configured" if cut.micro_s >= 0.99 * wanted else f"{wanted:g} s requested"
     table.add_row("micro-batch", f"{cut.micro_s:.4g} s on a device at a time ({why}; up to {cut.largest_s:.0f} s fit)")
     table.add_row("accumulation", f"{cut.accumulation} micro-batches per step")
     table.add_row(
@@ -182,9 +182,9 @@ def _batch_table(
         "hardware (wav2vec 2.0 BASE: 5e-4 at 1.6 h)",
     )
     table.add_row("ZeRO", "not needed" if cut.stage == 0 else f"--hardware.strategy {cut.strategy}")
-    with_it = footprint.held(cut.micro_s, True) / GB
+    with_it = footprint.activation_bytes(cut.micro_s, True) / GB
     if settings.hardware.checkpointing:
-        advice = f"as configured (activations {footprint.held(cut.micro_s) / GB:.2f} GB without it)"
+        advice = f"as configured (activations {footprint.activation_bytes(cut.micro_s) / GB:.2f} GB without it)"
     elif cut.checkpointing:
         advice = "--hardware.checkpointing true: without it not one clip fits"
     else:
@@ -198,12 +198,12 @@ def _memory_table(cut: HardwarePlan, footprint: Footprint, device_bytes: float) 
     for part in ("weights", "gradients", "optimizer", "activations"):
         table.add_row(part, f"{getattr(cut.memory, part) / GB:.3f}")
     table.add_row(
-        "together", f"{cut.memory.total / GB:.3f}  ({100 * cut.memory.total / device_bytes:.0f} % of what is there)"
+        "together", f"{cut.memory.total / GB:.3f}  ({100 * cut.memory.total / device_bytes:.0f} % of the memory)"
     )
     return table
 
 
-def _course_table(
+def _run_table(
     settings: PlanRequest, cut: HardwarePlan, ranks: int, batches: BatchPlan, micro_step_s: Seconds | None
 ) -> Table:
     schedule, step_s = settings.schedule, None
@@ -212,7 +212,7 @@ def _course_table(
     steps = schedule.steps
     if not steps and schedule.minutes and step_s is not None:
         steps = Budget(settings, Path(), MINIMUM_STEPS).plan(step_s, tell=True)
-    table = _table("The course", "", "")
+    table = _table("The run", "", "")
     table.add_row("corpus", f"{batches.hours:.2f} h in {batches.clips} clips")
     audio_h = steps * cut.accumulation * ranks * batches.mean_s / 3600
     if steps:
@@ -225,15 +225,15 @@ def _course_table(
     else:
         speed = batches.mean_s / micro_step_s
         table.add_row("micro-step", f"{micro_step_s:.3f} s measured here: {speed:.0f} s of audio per second")
-        table.add_row("time", f"{steps * step_s / 3600:.2f} h, when every device is as fast as this one")
+        table.add_row("time", f"{steps * step_s / 3600:.2f} h, if every device is as fast as this one")
     return table
 
 
 def _timed(
     settings: PlanRequest, mixture: Mixture, batches: BatchPlan, cut: HardwarePlan, footprint: Footprint
 ) -> Seconds | None:
-    """Seconds of one forward and backward pass on this machine's processor; None where the model does not fit here."""
-    if predict(footprint, cut.micro_s, 0, 1, again=cut.checkpointing).total > HEADROOM * machine_bytes():
+    """Seconds of one forward and backward pass on this machine's CPU; None if the model does not fit."""
+    if predict(footprint, cut.micro_s, 0, 1, checkpointing=cut.checkpointing).total > HEADROOM * machine_bytes():
         return None
     hardware = replace(settings.hardware, checkpointing=cut.checkpointing, compile=False)  # compiling is not timed
     task = PretrainTask(replace(settings, hardware=hardware)).train()
@@ -246,7 +246,7 @@ def _timed(
         begun = training_clock(torch.device("cpu"))
         forward(task, batch).backward()
         seconds.append(training_clock(torch.device("cpu")) - begun)
-    return sorted(seconds[1:])[1]  # the first one warms up; a slow one had to share the machine
+    return sorted(seconds[1:])[1]  # the first is warm-up; the median ignores steps slowed by other programs
 
 
 def _table(title: str, *columns: str) -> Table:

@@ -79,7 +79,7 @@ def measure(name: str, precision: str, checkpointing: bool) -> dict[str, float]:
     del warm, optimizer
     libraries = resident("VmRSS") - before
     footprint = trace(settings)
-    predicted = predict(footprint, micro_s, 0, 1, again=checkpointing)
+    predicted = predict(footprint, micro_s, 0, 1, checkpointing=checkpointing)
     before = resident("VmRSS")
     task = PretrainTask(settings).train()
     optimizer = torch.optim.AdamW(task.parameters())

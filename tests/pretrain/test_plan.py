@@ -56,10 +56,10 @@ def test_what_is_predicted_is_what_the_whole_model_holds(shape: EncoderShape, pr
     footprint = trace(settings)
     task = PretrainTask(settings).train()
     held = max(peak_bytes(task, noise(3, 4.0)))
-    assert footprint.held(12.0, again) == pytest.approx(held, rel=0.05)
+    assert footprint.activation_bytes(12.0, again) == pytest.approx(held, rel=0.05)
     assert footprint.parameters == sum(weight.numel() for weight in task.parameters())
     assert footprint.buffers == sum(table.nbytes for table in task.buffers())
-    assert footprint.peaks(True)[1].a_clip < 0.7 * footprint.peaks(False)[1].a_clip  # in the blocks
+    assert footprint.peaks(True)[1].per_clip < 0.7 * footprint.peaks(False)[1].per_clip  # in the blocks
 
 
 def test_what_passes_by_is_counted_until_it_is_let_go() -> None:
@@ -74,7 +74,7 @@ def test_what_passes_by_is_counted_until_it_is_let_go() -> None:
 
 
 def test_on_a_gpu_attention_keeps_no_weights() -> None:
-    assert trace(request(LOGMEL), cuda=True).peaks(False)[1].a_clip < trace(request(LOGMEL)).peaks(False)[1].a_clip
+    assert trace(request(LOGMEL), cuda=True).peaks(False)[1].per_clip < trace(request(LOGMEL)).peaks(False)[1].per_clip
 
 
 def test_zero_stages_share_out_one_part_after_the_other() -> None:
@@ -128,11 +128,11 @@ def test_what_cannot_fit_says_what_would() -> None:
 def test_a_run_larger_than_memory_is_refused_with_what_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = request(replace(LOGMEL, layers=20), batch=BatchSettings(hours=1.0, micro_s=3600.0))
     footprint = trace(settings)
-    monkeypatch.setattr(plan_module, "machine_bytes", lambda devices: footprint.held(400.0))
+    monkeypatch.setattr(plan_module, "machine_bytes", lambda devices: footprint.activation_bytes(400.0))
     with pytest.raises(UserError, match=r"batch.micro_s 3600 needs about .*--batch.micro_s 3\d\d fits"):
         check_memory(settings)
     check_memory(request(LOGMEL))
-    one_clip = predict(footprint, 4.0, 0, 1, again=True).total
+    one_clip = predict(footprint, 4.0, 0, 1, checkpointing=True).total
     monkeypatch.setattr(plan_module, "machine_bytes", lambda devices: 1.02 * one_clip / HEADROOM)
     with pytest.raises(UserError, match=r"with --hardware\.checkpointing true a smaller --batch\.micro_s would fit"):
         check_memory(settings)

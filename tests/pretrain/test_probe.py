@@ -93,7 +93,7 @@ def test_two_encoders_are_compared_with_log_mel(corpus: Path, tmp_path: Path) ->
     again = probe(arguments("probe", "", [*paths, "--out", str(tmp_path / "probe.html")]), Console(width=140))
     assert again.rows == found.rows
     page = (tmp_path / "probe.html").read_text()
-    assert "What the layers know" in page and page.count("<svg") >= 2
+    assert "Probe of encoder layers" in page and page.count("<svg") >= 2
 
 
 def test_bad_input_is_named(corpus: Path, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from lalia.models.quantizer import ContrastiveShape
 from lalia.models.shape import EncoderShape
 from lalia.training.run_log import TimedLoader, format_metrics, read_bad_clips, read_metrics
 from lalia.training.settings import BatchSettings, DataSettings, LogSettings, OptimSettings, ScheduleSettings
-from pretrain.code_usage import LOOKS, CodeRecord, heat_map, read_codes
+from pretrain.code_usage import MAX_COLUMNS, CodeRecord, heat_map, read_codes
 from pretrain.config import ObjectiveSettings, PretrainSettings
 from pretrain.fit import SHOW, pretrain
 from tests.tiny_corpus import make_corpus
@@ -118,11 +118,11 @@ def test_a_long_run_s_looks_are_put_together(tmp_path: Path) -> None:
         is_global_zero, global_step, loggers = True, 0, ()
 
     record = CodeRecord(tmp_path)
-    for step in range(1, 2 * LOOKS):
+    for step in range(1, 2 * MAX_COLUMNS):
         Look.global_step = step
         record._counts_GV = torch.tensor([[1.0, 3.0]])
         record.on_validation_end(Look, None)  # type: ignore[arg-type]
-    assert len(record.steps) <= LOOKS and record.steps[-1] == 2 * LOOKS - 1
+    assert len(record.steps) <= MAX_COLUMNS and record.steps[-1] == 2 * MAX_COLUMNS - 1
     assert record.steps == sorted(set(record.steps)) and len(record.usage) == len(record.steps)
     assert all(usage.tolist() == [[0.25, 0.75]] for usage in record.usage)
     assert json.loads((tmp_path / "codes.json").read_text())["steps"] == record.steps
