@@ -1,9 +1,9 @@
-"""``lalia pretrain probe``: linear probes of every frozen layer of encoders, for language, speaker and letters.
+"""``lalia pretrain probe``: linear probes of frozen encoder layers for language, speaker and letters.
 
-Language and speaker are classified from the mean over time of a layer's features, letters from its frames by CTC, each with one
-matrix and scored on held-out clips. The first row of every table is plain log-mel, the baseline that an encoder has to beat.
+Language and speaker are classified from a layer's mean over time, letters from its frames by CTC, each with one matrix, and
+scored on held-out clips. The first row of every table is plain log-mel, the baseline that an encoder has to beat.
 
-B clips, N clips of a probe, S samples, T frames, D dimensions of a feature, C classes, V tokens.
+B clips (N in a probe), S samples, T frames, D dimensions of a feature, C classes, V tokens.
 """
 
 from __future__ import annotations
@@ -41,87 +41,109 @@ from lalia.text.tokens import Tokens
 from lalia.training.seeds import generator, mix
 from lalia.units import SAMPLE_RATE
 
-# --- Linear probes ---------------------------------------------------------------------------------------
-
-RIDGES = 10.0 ** np.arange(-3, 5)
-"""Ridge penalties, times the number of clips over 100, that leave-one-out chooses from."""
+# --- Command ---------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Hits:
-    """Held-out clips that a probe got right."""
-
-    right: int
-    clips: int
-
-    @property
-    def accuracy(self) -> float:
-        return self.right / self.clips
-
-
-def classify(train_ND: np.ndarray, classes_N: np.ndarray, test_ND: np.ndarray, truth_N: np.ndarray) -> Hits:
-    """A ridge regression to one column per class, solved at once; its penalty is the one whose leave-one-out predictions of the
-    training clips are right most often, so that the held-out clips decide nothing."""
-    mean_D, std_D = train_ND.mean(0), train_ND.std(0) + 1e-6
-    x_ND, test_ND = (train_ND - mean_D) / std_D, (test_ND - mean_D) / std_D
-    targets_NC = np.eye(int(classes_N.max()) + 1)[classes_N]
-    centre_C = targets_NC.mean(0)
-    u_NK, s_K, vt_KD = np.linalg.svd(x_ND.astype(np.float64), full_matrices=False)
-    along_KC = u_NK.T @ (targets_NC - centre_C)
-    best: tuple[float, float] | None = None
-    for ridge in RIDGES * len(x_ND) / 100:
-        shrink_K = s_K**2 / (s_K**2 + ridge)
-        fitted_NC = centre_C + u_NK @ (shrink_K[:, None] * along_KC)
-        leverage_N1 = (u_NK**2 @ shrink_K)[:, None] + 1 / len(x_ND)
-        left_out_NC = targets_NC - (targets_NC - fitted_NC) / np.maximum(1 - leverage_N1, 1e-6)
-        right = float((left_out_NC.argmax(1) == classes_N).mean())
-        if best is None or right > best[0]:
-            best = (right, float(ridge))
-    assert best is not None
-    weights_DC = vt_KD.T @ ((s_K / (s_K**2 + best[1]))[:, None] * along_KC)
-    predicted_N = (centre_C + test_ND @ weights_DC).argmax(1)
-    return Hits(int((predicted_N == truth_N).sum()), len(truth_N))
+def arguments(program: str, about: str, argv: Sequence[str]) -> ProbeSettings:
+    """The settings in ``argv``; a ``UserError`` says what is wrong with it."""
+    parser = Parser(prog=program, description=about)
+    parser.add_argument("paths", nargs="+", metavar="ENCODER… CORPUS", help="encoder folders to compare, then a corpus")
+    parser.add_argument("--out", help="page with table and plots (.html) or the numbers alone (.json)")
+    parser.add_argument("--language", default="", help="language of the letters; default: the one with most labels")
+    parser.add_argument("--clips", type=positive, default=80, help="clips per language, and at most per speaker (80)")
+    parser.add_argument("--minutes", type=float, default=8.0, help="minutes of labelled audio for the letter probe (8)")
+    parser.add_argument("--steps", type=positive, default=300, help="steps of the CTC probe of a layer (300)")
+    parser.add_argument("--max_s", type=float, default=15.0, help="longer clips are left out, seconds (15)")
+    parser.add_argument("--seed", type=int, default=1)
+    found = parser.parse_args(list(argv))
+    if len(found.paths) < 2:
+        raise UserError(f"{found.paths[0]}: one path given, expected ENCODER… CORPUS; see: {program} --help")
+    if found.out and Path(found.out).suffix not in (".html", ".json"):
+        raise UserError(f"--out {found.out}: expected a name that ends in .html or .json")
+    *encoders, corpus = found.paths
+    return ProbeSettings(
+        encoders, corpus, found.out, found.language, found.clips, found.minutes, found.steps, found.max_s, found.seed
+    )
 
 
-def read_letters(
-    train: Sequence[Tensor], texts: Sequence[str], test: Sequence[Tensor], truths: Sequence[str],
-    tokens: Tokens, encode: Callable[[str], list[int]], steps: int, seed: int, clips: int = 16,
-) -> float:  # fmt: skip
-    """The character error rate on ``test`` of one matrix trained by CTC on ``train`` for ``steps`` steps of ``clips`` clips; the
-    features are lists of (T, D)."""
-    frames_ND = torch.cat(list(train)).float()
-    mean_D, std_D = frames_ND.mean(0), frames_ND.std(0) + 1e-5
-    labels = [torch.tensor(encode(text)) for text in texts]
-    head = nn.Linear(frames_ND.shape[1], len(tokens))
-    nn.init.zeros_(head.weight)
-    nn.init.zeros_(head.bias)
-    optimizer = torch.optim.AdamW(head.parameters(), lr=0.02, weight_decay=0.01)
-    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.02, total_steps=max(2, steps), pct_start=0.1)
-    random = generator(seed, "probe")
-    for _ in range(steps):
-        chosen = torch.randint(len(train), (clips,), generator=random).tolist()
-        x_BTD = nn.utils.rnn.pad_sequence([(train[i].float() - mean_D) / std_D for i in chosen], batch_first=True)
-        frames_B = torch.tensor([len(train[i]) for i in chosen])
-        labels_BU = nn.utils.rnn.pad_sequence([labels[i] for i in chosen], batch_first=True)
-        lengths_B = torch.tensor([len(labels[i]) for i in chosen])
-        summed = ctc(head(x_BTD), frames_B, labels_BU, lengths_B)
-        optimizer.zero_grad()
-        (summed.loss / summed.count.clamp(min=1)).backward()
-        optimizer.step()
-        scheduler.step()
-    with torch.inference_mode():
-        heard = [
-            transcript(greedy(head((x_TD.float() - mean_D) / std_D).log_softmax(-1).numpy()), tokens) for x_TD in test
-        ]
-    return score(truths, heard).cer.rate
+def probe(ask: ProbeSettings, console: Console | None = None) -> Probe:
+    """Run the probes, print their table and write ``ask.out``."""
+    folders, corpus = ask.encoders, ask.corpus
+    mixture = Mixture.load([corpus])
+    encoders = {name: Encoder.load(folder) for name, folder in zip(_names(folders), folders, strict=True)}
+    data = ProbeData(mixture, ask)
+    found = Probe(
+        languages=data.languages.classes, speakers=data.speakers.classes, notes=data.notes,
+        chance_language=data.languages.chance, chance_speaker=data.speakers.chance,
+        letters_of=data.letters_of,
+    )  # fmt: skip
+    shape = next(iter(encoders.values())).shape
+    stack = max(1, round(shape.frame_s * SAMPLE_RATE / FRAME_HOP))
+    found.rows += data.probe_layers("", [BASELINE], LogMel(stack))
+    for name, encoder in encoders.items():
+        layers = ["input", *(f"{i + 1}" for i in range(encoder.shape.layers))]
+        found.rows += data.probe_layers(name, layers, Layers(encoder))
+    (console or Console()).print(rich_table(found))
+    for note in found.notes:
+        print(note, file=sys.stderr)
+    if ask.out:
+        path = Path(ask.out)
+        if path.suffix == ".json":
+            write_json(path, asdict(found))
+        else:
+            write_page(path, found, [str(folder) for folder in folders], str(corpus))
+    return found
 
 
-# --- What a corpus can ask of frozen features ------------------------------------------------------------
+class Layers:
+    """Features of every layer of an encoder: the input of the first block and the output of each block."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.encoder = encoder.eval()
+
+    def __call__(self, wave_BS: Tensor, lengths_B: Tensor) -> list[list[Tensor]]:
+        features_BTF, _, frames_B = self.encoder.features(wave_BS, lengths_B)
+        collected: list[Tensor] = []
+        self.encoder.contextualise(features_BTF, frames_B, collect=collected)
+        return [_clips(layer, frames_B) for layer in (features_BTF, *collected)]
+
+
+class LogMel:
+    """Plain log-mel frames of 25 ms every 10 ms, ``stack`` side by side; not normalised, nothing trained."""
+
+    def __init__(self, stack: int) -> None:
+        self.stack = stack
+        self.parts = StackedFrames(EncoderShape(input="logmel"))
+
+    def __call__(self, wave_BS: Tensor, lengths_B: Tensor) -> list[list[Tensor]]:
+        windows_BNK = wave_BS.unfold(1, FRAME_WINDOW, FRAME_HOP) * self.parts.window
+        power_BNF = torch.view_as_real(torch.fft.rfft(windows_BNK, n=FFT)).square().sum(-1)
+        mel_BNM = torch.log(power_BNF @ self.parts.mel_FM + 1e-6)
+        B, N, M = mel_BNM.shape
+        T = N // self.stack
+        stacked_BTF = mel_BNM[:, : T * self.stack].reshape(B, T, self.stack * M)
+        return [_clips(stacked_BTF, ((lengths_B - FRAME_WINDOW) // FRAME_HOP + 1) // self.stack)]
+
+
+def _clips(x_BTD: Tensor, frames_B: Tensor) -> list[Tensor]:
+    return [clip_TD[: int(frames)] for clip_TD, frames in zip(x_BTD, frames_B, strict=True)]
+
+
+def _names(folders: Sequence[str]) -> list[str]:
+    """The folders' names, with as much of their paths as makes them unique."""
+    for parts in range(1, 8):
+        names = ["/".join(Path(folder).parts[-parts:]) for folder in folders]
+        if len(set(names)) == len(names):
+            return names
+    return [str(folder) for folder in folders]
+
+
+# --- Data ------------------------------------------------------------------------------------------------
 
 BASELINE = "log-mel"
 SHORTEST_S = 0.3
 FEWEST = 8
-"""clips that a speaker needs to be asked for"""
+"""clips that a speaker needs to be included"""
 
 
 @dataclass(frozen=True)
@@ -141,7 +163,7 @@ class ProbeSettings:
 
 @dataclass
 class ProbeRow:
-    """What one layer gave; None where the corpus cannot ask that."""
+    """Results of one layer; None where the corpus has no data for a task."""
 
     encoder: str
     layer: str
@@ -155,7 +177,7 @@ class ProbeRow:
 
 @dataclass
 class Probe:
-    """The table of a probe, and what it was made from."""
+    """All results of a probe, and its chance levels."""
 
     rows: list[ProbeRow] = field(default_factory=list)
     languages: int = 0
@@ -168,7 +190,7 @@ class Probe:
 
 @dataclass
 class Groups:
-    """Clips whose class is asked for: rows and classes to learn from, and held-out ones."""
+    """Rows and classes of a classification task, training and held-out."""
 
     train: np.ndarray
     train_classes: np.ndarray
@@ -205,19 +227,17 @@ class ProbeData:
         self.languages = Groups(*self._some(train, ask.clips), *self._some(held, max(1, ask.clips // 2)))
         self.speakers = self._speakers(train, ask.clips)
         if not self.languages.possible:
-            self.notes.append("language: the corpus has one language; not asked")
+            self.notes.append("language: the corpus has one language; not probed")
         if not self.speakers.possible:
-            self.notes.append(f"speaker: fewer than two speakers have {FEWEST} clips; not asked")
+            self.notes.append(f"speaker: fewer than two speakers have {FEWEST} clips; not probed")
         elif self._speakers_are_languages():
-            self.notes.append(
-                "speaker: every speaker has a language alone, so that speaker and language are one question"
-            )
+            self.notes.append("speaker: every speaker has a language alone, so speaker and language are the same task")
         self.letters_of = self._language_of_letters(ask.language, train)
         self.letters_train = self._letters(train, ask.minutes)
         self.letters_test = self._letters(held, ask.minutes / 3)
         if not len(self.letters_train) or not len(self.letters_test):
             self.letters_of = ""
-            self.notes.append("letters: no labelled clips to learn from and to hold out; not asked")
+            self.notes.append("letters: no labelled clips for training or for scoring; not probed")
         normaliser = Normaliser()
         self._texts = {int(r): normaliser(mixture.text(int(r))) for r in (*self.letters_train, *self.letters_test)}
         self.tokens = Tokens.from_texts([self._texts[int(r)] for r in self.letters_train] or ["a"])
@@ -249,7 +269,7 @@ class ProbeData:
     def _read(
         self, features: Callable[[Tensor, Tensor], list[list[Tensor]]], layers: int
     ) -> tuple[list[dict[int, np.ndarray]], list[dict[int, Tensor]]]:
-        """For each layer, the mean over time of every clip (D,), and the frames (T, D) of those whose letters are asked."""
+        """For each layer, the mean over time of every clip (D,), and the frames (T, D) of those probed for letters."""
         parts = (self.languages.train, self.languages.test, self.speakers.train, self.speakers.test)
         letters = {int(r) for part in (self.letters_train, self.letters_test) for r in part}
         rows = sorted({int(r) for part in parts for r in part} | letters)
@@ -319,12 +339,87 @@ class ProbeData:
         return chosen[np.cumsum(self.mixture.durations_s[chosen]) <= 60 * minutes]
 
 
-# --- What a probe found ----------------------------------------------------------------------------------
+# --- Linear probes ---------------------------------------------------------------------------------------
 
-QUESTIONS: dict[str, tuple[str, Callable[..., float]]] = {
+RIDGES = 10.0 ** np.arange(-3, 5)
+"""Ridge penalties, times the number of clips over 100, that leave-one-out chooses from."""
+
+
+@dataclass(frozen=True)
+class Hits:
+    """Correctly classified held-out clips."""
+
+    right: int
+    clips: int
+
+    @property
+    def accuracy(self) -> float:
+        return self.right / self.clips
+
+
+def classify(train_ND: np.ndarray, classes_N: np.ndarray, test_ND: np.ndarray, truth_N: np.ndarray) -> Hits:
+    """A ridge regression to one column per class, solved in closed form. The penalty is chosen by leave-one-out accuracy on the
+    training clips, never by the held-out clips."""
+    mean_D, std_D = train_ND.mean(0), train_ND.std(0) + 1e-6
+    x_ND, test_ND = (train_ND - mean_D) / std_D, (test_ND - mean_D) / std_D
+    targets_NC = np.eye(int(classes_N.max()) + 1)[classes_N]
+    centre_C = targets_NC.mean(0)
+    u_NK, s_K, vt_KD = np.linalg.svd(x_ND.astype(np.float64), full_matrices=False)
+    along_KC = u_NK.T @ (targets_NC - centre_C)
+    best: tuple[float, float] | None = None
+    for ridge in RIDGES * len(x_ND) / 100:
+        shrink_K = s_K**2 / (s_K**2 + ridge)
+        fitted_NC = centre_C + u_NK @ (shrink_K[:, None] * along_KC)
+        leverage_N1 = (u_NK**2 @ shrink_K)[:, None] + 1 / len(x_ND)
+        left_out_NC = targets_NC - (targets_NC - fitted_NC) / np.maximum(1 - leverage_N1, 1e-6)
+        right = float((left_out_NC.argmax(1) == classes_N).mean())
+        if best is None or right > best[0]:
+            best = (right, float(ridge))
+    assert best is not None
+    weights_DC = vt_KD.T @ ((s_K / (s_K**2 + best[1]))[:, None] * along_KC)
+    predicted_N = (centre_C + test_ND @ weights_DC).argmax(1)
+    return Hits(int((predicted_N == truth_N).sum()), len(truth_N))
+
+
+def read_letters(
+    train: Sequence[Tensor], texts: Sequence[str], test: Sequence[Tensor], truths: Sequence[str],
+    tokens: Tokens, encode: Callable[[str], list[int]], steps: int, seed: int, clips: int = 16,
+) -> float:  # fmt: skip
+    """The character error rate on ``test`` of one matrix trained by CTC on ``train`` for ``steps`` steps of ``clips`` clips; the
+    features are lists of (T, D)."""
+    frames_ND = torch.cat(list(train)).float()
+    mean_D, std_D = frames_ND.mean(0), frames_ND.std(0) + 1e-5
+    labels = [torch.tensor(encode(text)) for text in texts]
+    head = nn.Linear(frames_ND.shape[1], len(tokens))
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    optimizer = torch.optim.AdamW(head.parameters(), lr=0.02, weight_decay=0.01)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.02, total_steps=max(2, steps), pct_start=0.1)
+    random = generator(seed, "probe")
+    for _ in range(steps):
+        chosen = torch.randint(len(train), (clips,), generator=random).tolist()
+        x_BTD = nn.utils.rnn.pad_sequence([(train[i].float() - mean_D) / std_D for i in chosen], batch_first=True)
+        frames_B = torch.tensor([len(train[i]) for i in chosen])
+        labels_BU = nn.utils.rnn.pad_sequence([labels[i] for i in chosen], batch_first=True)
+        lengths_B = torch.tensor([len(labels[i]) for i in chosen])
+        summed = ctc(head(x_BTD), frames_B, labels_BU, lengths_B)
+        optimizer.zero_grad()
+        (summed.loss / summed.count.clamp(min=1)).backward()
+        optimizer.step()
+        scheduler.step()
+    with torch.inference_mode():
+        hypotheses = [
+            transcript(greedy(head((x_TD.float() - mean_D) / std_D).log_softmax(-1).numpy()), tokens) for x_TD in test
+        ]
+    return score(truths, hypotheses).cer.rate
+
+
+# --- Results ---------------------------------------------------------------------------------------------
+
+TASKS: dict[str, tuple[str, Callable[..., float]]] = {
     "language": ("Language, accuracy", max), "speaker": ("Speaker, accuracy", max), "cer": ("Letters, CER", min),
 }  # fmt: skip
-"""field of a row: (title, which of two is better)"""
+"""field of a row: (title, which value is best)"""
 
 
 def rich_table(found: Probe) -> Table:
@@ -340,7 +435,7 @@ def rich_table(found: Probe) -> Table:
 
 
 def column_titles(found: Probe) -> Iterator[str]:
-    """What was asked, with how much chance would give."""
+    """Column titles with chance levels."""
     yield f"language (of {found.languages}, chance {found.chance_language:.2f})"
     yield f"speaker (of {found.speakers}, chance {found.chance_speaker:.2f})"
     yield f"CER {found.letters_of}".strip()
@@ -349,18 +444,18 @@ def column_titles(found: Probe) -> Iterator[str]:
 def table_rows(found: Probe) -> Iterator[list[str]]:
     for row in found.rows:
         own = [other for other in found.rows if other.encoder == row.encoder]
-        yield [row.encoder or "-", row.layer, *(_cell(row, own, name) for name in QUESTIONS)]
+        yield [row.encoder or "-", row.layer, *(_cell(row, own, name) for name in TASKS)]
 
 
 def write_page(path: Path, found: Probe, folders: Sequence[str], corpus: str) -> None:
     """A self-contained HTML page: the curves, the table, and what it was made from."""
-    charts = [chart for name in QUESTIONS if (chart := _chart(found, name)) is not None]
+    charts = [chart for name in TASKS if (chart := _chart(found, name)) is not None]
     page = Page(
         kicker="probe",
-        title="What the layers know",
-        lead=f"{', '.join(folders)} on {corpus}: frozen features, one matrix per layer and question, held-out clips.",
+        title="Probe of encoder layers",
+        lead=f"{', '.join(folders)} on {corpus}: frozen features, one matrix per layer and task, held-out clips.",
         sections=[
-            Section("By layer", [figures(charts)], "The dashed line is plain log-mel, read by the same probe."),
+            Section("By layer", [figures(charts)], "The dashed line is plain log-mel, with the same probe."),
             Section(
                 "All figures",
                 [table(["encoder", "layer", *column_titles(found)], list(table_rows(found)))],
@@ -372,7 +467,7 @@ def write_page(path: Path, found: Probe, folders: Sequence[str], corpus: str) ->
 
 
 def _chart(found: Probe, name: str) -> Chart | None:
-    title, _ = QUESTIONS[name]
+    title, _ = TASKS[name]
     baseline = next((getattr(row, name) for row in found.rows if not row.encoder), None)
     encoders = list(dict.fromkeys(row.encoder for row in found.rows if row.encoder))
     lines = []
@@ -383,111 +478,12 @@ def _chart(found: Probe, name: str) -> Chart | None:
     if not lines:
         return None
     levels = [Level(baseline, "log-mel")] if baseline is not None else []
-    return line_chart(title, lines, levels, "0 is what the first block is given.", share, "block", height_in=2.4)
+    return line_chart(title, lines, levels, "Layer 0 is the input of the first block.", share, "block", height_in=2.4)
 
 
 def _cell(row: ProbeRow, own: list[ProbeRow], name: str) -> str:
     value = getattr(row, name)
     if value is None:
         return "-"
-    best = QUESTIONS[name][1](getattr(other, name) for other in own)
+    best = TASKS[name][1](getattr(other, name) for other in own)
     return f"{value:.3f}" + ("*" if len(own) > 1 and value == best else "")
-
-
-# --- lalia pretrain probe --------------------------------------------------------------------------------
-
-
-def arguments(program: str, about: str, argv: Sequence[str]) -> ProbeSettings:
-    """The settings in ``argv``; a ``UserError`` says what is wrong with it."""
-    parser = Parser(prog=program, description=about)
-    parser.add_argument("paths", nargs="+", metavar="ENCODER… CORPUS", help="encoder folders to compare, then a corpus")
-    parser.add_argument("--out", help="page with table and plots (.html) or the numbers alone (.json)")
-    parser.add_argument("--language", default="", help="language of the letters; default: the one with most labels")
-    parser.add_argument("--clips", type=positive, default=80, help="clips per language, and at most per speaker (80)")
-    parser.add_argument(
-        "--minutes", type=float, default=8.0, help="minutes of labels that the letters are learned from (8)"
-    )
-    parser.add_argument("--steps", type=positive, default=300, help="steps of the CTC probe of a layer (300)")
-    parser.add_argument("--max_s", type=float, default=15.0, help="longer clips are left out, seconds (15)")
-    parser.add_argument("--seed", type=int, default=1)
-    found = parser.parse_args(list(argv))
-    if len(found.paths) < 2:
-        raise UserError(f"{found.paths[0]}: one path given, expected ENCODER… CORPUS; see: {program} --help")
-    if found.out and Path(found.out).suffix not in (".html", ".json"):
-        raise UserError(f"--out {found.out}: expected a name that ends in .html or .json")
-    *encoders, corpus = found.paths
-    return ProbeSettings(
-        encoders, corpus, found.out, found.language, found.clips, found.minutes, found.steps, found.max_s, found.seed
-    )
-
-
-def probe(ask: ProbeSettings, console: Console | None = None) -> Probe:
-    """Run the probes, print their table and write ``ask.out``."""
-    folders, corpus = ask.encoders, ask.corpus
-    mixture = Mixture.load([corpus])
-    encoders = {name: Encoder.load(folder) for name, folder in zip(_names(folders), folders, strict=True)}
-    data = ProbeData(mixture, ask)
-    found = Probe(
-        languages=data.languages.classes, speakers=data.speakers.classes, notes=data.notes,
-        chance_language=data.languages.chance, chance_speaker=data.speakers.chance,
-        letters_of=data.letters_of,
-    )  # fmt: skip
-    shape = next(iter(encoders.values())).shape
-    stack = max(1, round(shape.frame_s * SAMPLE_RATE / FRAME_HOP))
-    found.rows += data.probe_layers("", [BASELINE], LogMel(stack))
-    for name, encoder in encoders.items():
-        layers = ["input", *(f"{i + 1}" for i in range(encoder.shape.layers))]
-        found.rows += data.probe_layers(name, layers, Layers(encoder))
-    (console or Console()).print(rich_table(found))
-    for note in found.notes:
-        print(note, file=sys.stderr)
-    if ask.out:
-        path = Path(ask.out)
-        if path.suffix == ".json":
-            write_json(path, asdict(found))
-        else:
-            write_page(path, found, [str(folder) for folder in folders], str(corpus))
-    return found
-
-
-class Layers:
-    """The features of every layer of an encoder: what its blocks are given, and the output of each."""
-
-    def __init__(self, encoder: Encoder) -> None:
-        self.encoder = encoder.eval()
-
-    def __call__(self, wave_BS: Tensor, lengths_B: Tensor) -> list[list[Tensor]]:
-        features_BTF, _, frames_B = self.encoder.features(wave_BS, lengths_B)
-        collected: list[Tensor] = []
-        self.encoder.contextualise(features_BTF, frames_B, collect=collected)
-        return [_clips(layer, frames_B) for layer in (features_BTF, *collected)]
-
-
-class LogMel:
-    """Plain log-mel frames of 25 ms every 10 ms, ``stack`` side by side; nothing is normalised or learned."""
-
-    def __init__(self, stack: int) -> None:
-        self.stack = stack
-        self.parts = StackedFrames(EncoderShape(input="logmel"))
-
-    def __call__(self, wave_BS: Tensor, lengths_B: Tensor) -> list[list[Tensor]]:
-        windows_BNK = wave_BS.unfold(1, FRAME_WINDOW, FRAME_HOP) * self.parts.window
-        power_BNF = torch.view_as_real(torch.fft.rfft(windows_BNK, n=FFT)).square().sum(-1)
-        mel_BNM = torch.log(power_BNF @ self.parts.mel_FM + 1e-6)
-        B, N, M = mel_BNM.shape
-        T = N // self.stack
-        stacked_BTF = mel_BNM[:, : T * self.stack].reshape(B, T, self.stack * M)
-        return [_clips(stacked_BTF, ((lengths_B - FRAME_WINDOW) // FRAME_HOP + 1) // self.stack)]
-
-
-def _clips(x_BTD: Tensor, frames_B: Tensor) -> list[Tensor]:
-    return [clip_TD[: int(frames)] for clip_TD, frames in zip(x_BTD, frames_B, strict=True)]
-
-
-def _names(folders: Sequence[str]) -> list[str]:
-    """The folders' own names, or as much of their paths as tells them apart."""
-    for parts in range(1, 8):
-        names = ["/".join(Path(folder).parts[-parts:]) for folder in folders]
-        if len(set(names)) == len(names):
-            return names
-    return [str(folder) for folder in folders]

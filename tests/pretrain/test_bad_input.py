@@ -78,7 +78,7 @@ def test_validation_needs_no_split_and_takes_no_more_of_a_clip_than_training(
     assert command.main() == 0
     said = capsys.readouterr().err.splitlines()
     assert "no dev split; 1 clips" in said[0]
-    assert said[1].startswith("validation: of 1 held-out clips 1 longer than data.max_s 0.8 s are taken in pieces")
+    assert said[1].startswith("validation: of 1 held-out clips 1 longer than data.max_s 0.8 s are split")
 
 
 def test_a_batch_larger_than_memory_says_what_fits(fit, capsys: pytest.CaptureFixture[str]) -> None:  # type: ignore[no-untyped-def]
@@ -90,7 +90,7 @@ def test_a_batch_larger_than_memory_says_what_fits(fit, capsys: pytest.CaptureFi
 def test_float16_where_there_is_none(fit, capsys, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     monkeypatch.setattr(distributed, "device_type", lambda: "mps")
     assert fit("--hardware.precision=fp16") == 2
-    assert "hardware.precision fp16: not on mps; take bf16 or fp32" in line(capsys)
+    assert "hardware.precision fp16: not on mps; use bf16 or fp32" in line(capsys)
 
 
 def test_a_language_that_the_corpus_lacks(fit, capsys: pytest.CaptureFixture[str]) -> None:  # type: ignore[no-untyped-def]

@@ -234,7 +234,7 @@ def test_broken_weights_are_rolled_back_and_the_rate_is_cut(
     pretrain(tiny(corpus), tmp_path / "run")
     [line] = read_record(tmp_path / "run")
     assert line["action"] == "roll back" and line["rate_factor"] == 0.5
-    assert "those of step 4 again" in line["says"]
+    assert "restored from step 4" in line["says"]
     assert all(bool(torch.isfinite(weight).all()) for weight in weights(tmp_path / "run").values())
 
 

@@ -74,7 +74,7 @@ def test_one_rank_s_trouble_is_mended_on_all_alike(corpus: Path, alone: Path, tm
     measures = [(line["step"], line["vital"], line["action"]) for line in read_record(out)]
     assert measures == [(1, "loss", "skip"), (SPOILED, "loss", "roll back")]
     assert read_record(alone) == read_record(out)
-    assert found.stderr.count("those of step 3 again") == 1  # one rank speaks for all
+    assert found.stderr.count("restored from step 3") == 1  # one rank speaks for all
     first, second = (json.loads((out / f"rank{rank}.json").read_text()) for rank in (0, 1))
     assert first["rollbacks"] == 1 and first["rate"] == 0.5
     assert first == second

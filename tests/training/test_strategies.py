@@ -51,14 +51,14 @@ def test_hardware_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
     with pytest.raises(UserError, match=r"hardware\.devices 3: this machine has 2"):
         check_hardware(HardwareSettings(devices=3))
-    with pytest.raises(UserError, match="fp16: Old GPU has no float16 arithmetic; take fp32"):
+    with pytest.raises(UserError, match="fp16: Old GPU has no float16 arithmetic; use fp32"):
         check_hardware(HardwareSettings(precision="fp16"))
     with pytest.raises(UserError, match="bf16: Old GPU has no bfloat16 arithmetic"):
         check_hardware(HardwareSettings(precision="bf16"))
 
 
 def test_compiling_needs_a_compiler_and_whole_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match=r"not with zero3.*take zero2"):
+    with pytest.raises(UserError, match=r"not with zero3.*use zero2"):
         check_hardware(HardwareSettings(compile=True, strategy="zero3"))
     monkeypatch.setattr("shutil.which", lambda name: None)
     with pytest.raises(UserError, match="no C\\+\\+ compiler"):
