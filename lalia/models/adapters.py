@@ -24,7 +24,7 @@ _CHANGE = ".parametrizations.weight.0."
 
 
 class LowRank(nn.Module):
-    """weight -> weight + up_OR down_RI; begins as no change at all, since ``up`` is zero."""
+    """weight -> weight + up_OR down_RI; no change at first, since ``up`` is zero."""
 
     def __init__(self, weight: Tensor, rank: int) -> None:
         super().__init__()
@@ -49,12 +49,12 @@ def adaptable(encoder: Encoder) -> Iterator[tuple[str, nn.Module, Tensor]]:
 
 
 def rank_of(encoder: Encoder, share: float) -> int:
-    """The rank at which an adapter has ``share`` of the encoder's weights, as nearly as can be; 1 at least."""
+    """The rank at which an adapter has about ``share`` of the encoder's weights; at least 1."""
     whole = sum(p.numel() for p in encoder.parameters())
     vectors = sum(p.numel() for _, p in _vectors(encoder))
     each = sum(sum(weight.flatten(1).shape) for _, _, weight in adaptable(encoder))
     if not each:
-        raise UserError("an adapter needs an encoder with blocks; this one has none, take --mode full or head")
+        raise UserError("an adapter needs an encoder with blocks; this one has none, use --mode full or head")
     return max(1, round((share * whole - vectors) / each))
 
 

@@ -44,7 +44,7 @@ class Encoder(nn.Module):
         )
         self.input_norm = nn.LayerNorm(D) if shape.norm == "post" else None
         self.dropout = nn.Dropout(shape.dropout)
-        # Blocks that end without a norm of their own need one behind the last.
+        # Blocks that do not end with a norm need one after the last.
         open_ended = shape.block == "convolutional" or (shape.block == "transformer" and shape.norm == "pre")
         self.blocks = StandardTransformerEncoder(
             make_blocks(shape),
@@ -71,7 +71,7 @@ class Encoder(nn.Module):
         channel_mask_BD: Tensor | None = None,
         collect: list[Tensor] | None = None,
     ) -> Tensor:
-        """hidden_BTD of ``features``; frames in ``mask_BT`` are hidden behind the mask embedding, channels in
+        """hidden_BTD of ``features``; frames in ``mask_BT`` are replaced by the mask embedding, channels in
         ``channel_mask_BD`` are zero. With ``collect``, the output of every block is appended to it."""
         x_BTD = self.projection(features_BTF)
         if mask_BT is not None:
@@ -109,19 +109,18 @@ class Encoder(nn.Module):
         return collected, frames_B
 
     def checkpoint_blocks(self) -> None:
-        """From now on compute each block again in the backward pass, where that wants more than the block's input. Baselines
-        have no blocks."""
+        """Turn on activation checkpointing: recompute each block in the backward pass. Baselines have no blocks."""
         if hasattr(self, "blocks"):
             checkpoint_blocks(self.blocks)
 
     def compile_blocks(self) -> None:
-        """From now on each block runs as torch.compile makes it, once for all lengths; weights keep their names."""
+        """Turn on torch.compile for each block, for all lengths at once; weights keep their names."""
         if hasattr(self, "blocks"):
             for block in self.blocks.layers:
                 block.compile(dynamic=True)
 
     def measure(self, waves: Iterable[np.ndarray]) -> None:
-        """Let log-mel and MFCC frontends take their normalisation from ``waves``, each (samples,); others need none."""
+        """Set the normalisation of log-mel and MFCC frontends from ``waves``, each (S,); other frontends have none."""
         if isinstance(self.frontend, StackedFrames):
             self.frontend.measure(torch.from_numpy(wave) for wave in waves)
 

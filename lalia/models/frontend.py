@@ -21,7 +21,7 @@ FFT = 512
 WAVE_EPSILON = 1e-7
 """Added to the variance of a wave that is normalised, as transformers' feature extractor does."""
 PRIOR_FRAMES = 100
-"""How many 10 ms frames the statistics of the training audio weigh in the normalisation of a clip."""
+"""Weight of the training audio's statistics in the normalisation of a clip, in 10 ms frames."""
 
 
 def make_frontend(shape: EncoderShape) -> nn.Module:
@@ -37,9 +37,9 @@ def valid_frames(lengths_B: Tensor, frames: int) -> Tensor:
 class StackedFrames(nn.Module):
     """Log-mel or MFCC frames of 25 ms every 10 ms, normalised per clip and bin, ``stack`` of them side by side.
 
-    A clip's mean and variance are mixed with those of the training audio as if that had lent it a second of frames: a word of
-    half a second alone says too little about its own loudness. Where a clip is heard chunk by chunk they are those of the
-    training audio alone: a frame must not depend on what comes later, nor on how long the stream has been running.
+    A clip's mean and variance are mixed with those of the training audio, which count as ``PRIOR_FRAMES``: half a second alone is
+    too short for an estimate. A streaming encoder uses those of the training audio alone: a frame must not depend on later audio
+    nor on the length of the stream.
 
     Runs in float32 whatever the autocast.
     """
@@ -80,7 +80,7 @@ class StackedFrames(nn.Module):
 
     @torch.no_grad()
     def measure(self, waves: Iterable[Tensor]) -> None:
-        """Take the mean and mean square of each bin over ``waves``, each (S,), as what clips are mixed with."""
+        """Set mean and mean square of each bin from ``waves``, each (S,)."""
         total_2M, frames = torch.zeros_like(self.prior_2M), 0
         for wave_S in waves:
             if len(wave_S) >= FRAME_WINDOW:
@@ -103,9 +103,9 @@ class StackedFrames(nn.Module):
 def normalise_over_time(
     features_BTF: Tensor, lengths_B: Tensor, epsilon: float = 1e-3, prior_2F: Tensor | None = None
 ) -> Tensor:
-    """Zero mean and unit variance of each feature over the valid frames of its clip; zero behind them.
+    """Zero mean and unit variance of each feature over the valid frames of its clip; zero after them.
 
-    ``prior_2F`` (mean, mean of squares) counts as ``PRIOR_FRAMES`` frames more.
+    ``prior_2F`` (mean, mean of squares) counts as ``PRIOR_FRAMES`` additional frames.
     """
     valid_BT1 = valid_frames(lengths_B, features_BTF.shape[1])[:, :, None]
     count_B11 = valid_BT1.sum(1, keepdim=True)
@@ -125,8 +125,8 @@ def normalise_over_time(
 class ConvolutionStem(nn.Module):
     """The stem of wav2vec 2.0 (Baevski et al. 2020, section 2): convolutions from the wave to 20 ms frames.
 
-    Parameter names are fairseq2's. Group norm counts the valid frames of each clip alone, where the peers count padding in.
-    Normalisation of the wave, where the shape has it, is a part of the model: no caller can forget it.
+    Parameter names are fairseq2's. Group norm uses only the valid frames of a clip; other toolkits include padding.
+    Normalisation of the wave, if the shape has it, is part of the model, so callers cannot forget it.
     """
 
     def __init__(self, shape: EncoderShape) -> None:
@@ -175,7 +175,7 @@ class StemLayer(nn.Module):
 
 
 def _normed_clips(norm: nn.GroupNorm, x_BCT: Tensor, lengths: list[int]) -> Tensor:
-    """``norm`` of each clip's valid frames, summed in float32; zero behind them."""
+    """``norm`` of each clip's valid frames, summed in float32; zero after them."""
     T, kind = x_BCT.shape[2], x_BCT.dtype
     # Only a CPU takes bfloat16 with float32 weights, and sums it in float32.
     exact = kind == torch.float32 or (kind == torch.bfloat16 and x_BCT.device.type == "cpu")

@@ -29,11 +29,11 @@ from lalia.models.shape import FRAME_HOP, EncoderShape
 
 @dataclass
 class ContrastiveShape:
-    """The quantizer and the space in which context and target meet. The defaults are wav2vec 2.0 BASE."""
+    """Quantizer and projections. The defaults are wav2vec 2.0 BASE."""
 
     kind: Literal["gumbel", "kmeans"] = "gumbel"
-    """gumbel learns the codes from the features as it goes (wav2vec 2.0); kmeans clusters cepstra, or a teacher's frames, once
-    before training, and only the codes' vectors are learned: it cannot collapse and gives a small model targets at once"""
+    """gumbel learns the codes during training (wav2vec 2.0); kmeans clusters cepstra, or a teacher's frames, once before
+    training and learns only the codes' vectors: it cannot collapse and gives a small model targets from the first step"""
     codebooks: int = 2
     """codebooks of the quantizer; kmeans has 1"""
     entries: int = 320
@@ -43,7 +43,7 @@ class ContrastiveShape:
     final_width: int = 256
     """dimensions in which context and target are compared"""
     teacher: str = ""
-    """kmeans only: folder of an encoder, pretrained before, whose frames are clustered in the place of cepstra (the second round
+    """kmeans only: folder of an encoder, pretrained before, whose frames are clustered instead of cepstra (the second round
     of HuBERT, Hsu et al. 2021, section II-D)"""
     teacher_block: int = 0
     """the teacher's block, from 1, whose output is taken; 0 = its last"""
@@ -56,11 +56,11 @@ class ContrastiveShape:
         if self.kind == "kmeans" and self.codebooks != 1:
             raise UserError(f"quantizer.codebooks {self.codebooks}: kmeans has 1")
         if self.kind != "kmeans" and self.teacher:
-            raise UserError(f"quantizer.teacher {self.teacher}: only kmeans has one; take --quantizer.kind kmeans")
+            raise UserError(f"quantizer.teacher {self.teacher}: only kmeans has one; use --quantizer.kind kmeans")
 
 
 class ContrastiveHead(nn.Module):
-    """The learned parts of the objective: what makes codes of features, the codebook, and both projections."""
+    """The learned parts of the objective: code logits, codebook, and both projections."""
 
     centres_VC: Tensor
 
@@ -79,7 +79,7 @@ class ContrastiveHead(nn.Module):
         else:
             if shape.teacher_block:
                 raise UserError(
-                    f"quantizer.teacher_block {shape.teacher_block}: of no teacher; give the encoder of the round before with "
+                    f"quantizer.teacher_block {shape.teacher_block}: there is no teacher; give one with "
                     "--quantizer.teacher"
                 )
             if encoder.input != "logmel":
@@ -98,7 +98,7 @@ class ContrastiveHead(nn.Module):
 
     @property
     def teacher_bytes(self) -> int:
-        """What a teacher's weights and tables take beside the model's."""
+        """Bytes of a teacher's weights and buffers; 0 without one."""
         if not self.shape.teacher:
             return 0
         return sum(tensor.nbytes for tensor in (*self._teacher.encoder.parameters(), *self._teacher.encoder.buffers()))
@@ -113,7 +113,7 @@ class ContrastiveHead(nn.Module):
         return cepstra(raw_BTF, frames_B, self._stack)
 
     def measure(self, waves: Iterable[NDArray[np.float32]]) -> None:
-        """Let the log-mel frames beside a stem, where there are any, take their normalisation from ``waves``, each (samples,)."""
+        """Set the normalisation of the log-mel frames beside a stem, if there are any, from ``waves``, each (S,)."""
         if self.frames is not None:
             self.frames.measure(torch.from_numpy(wave) for wave in waves)
 
@@ -124,8 +124,8 @@ class ContrastiveHead(nn.Module):
 
     @torch.no_grad()
     def revive(self, group: int, dead_K: Tensor, features_KF: Tensor) -> None:
-        """gumbel: aim dead entries ``dead_K`` of codebook ``group`` at live features: their logit weights become the features'
-        directions at the norm of the codebook's living entries, so that each wins where its feature lives."""
+        """gumbel: re-initialise dead entries ``dead_K`` of codebook ``group`` from live features: logit weights in the features'
+        directions with the mean norm of the live entries, so that each is chosen near its feature."""
         V = self.shape.entries
         rows = group * V + dead_K
         weight = self.code_logits.weight
@@ -139,7 +139,7 @@ class ContrastiveHead(nn.Module):
 
 
 def _log_mel_beside(encoder: EncoderShape) -> StackedFrames:
-    """Log-mel frames as far apart and as long as the stem's, whose cepstra are clustered while the stem hears the wave."""
+    """Log-mel frames as far apart and as long as the stem's, whose cepstra are clustered for a stem on the raw wave."""
     stack = encoder.hop // FRAME_HOP
     frames = replace(EncoderShape(input="logmel"), stack=max(1, stack))
     if encoder.input != "wave" or stack % 2 or (frames.hop, frames.receptive_field) != (
@@ -148,13 +148,13 @@ def _log_mel_beside(encoder: EncoderShape) -> StackedFrames:
         raise UserError(
             "quantizer.kind kmeans without a quantizer.teacher clusters log-mel frames: it needs model.input logmel, or a stem "
             f"with as many samples in a frame; found {encoder.input} with frames {encoder.hop} samples apart and "
-            f"{encoder.receptive_field} long (four log-mel frames are 640 and 880): take gumbel, or change model.stem"
+            f"{encoder.receptive_field} long (four log-mel frames are 640 and 880): use gumbel, or change model.stem"
         )
     return StackedFrames(frames)
 
 
 class Teacher:
-    """A frozen encoder up to the block whose frames are clustered. No module: it is neither trained nor kept in checkpoints."""
+    """A frozen encoder up to the block whose frames are clustered. Not a module, so neither trained nor saved in checkpoints."""
 
     def __init__(self, student: EncoderShape, shape: ContrastiveShape) -> None:
         from lalia.models.encoder import Encoder
@@ -186,7 +186,7 @@ class Teacher:
 COEFFICIENTS = 13
 HALVES = 2
 DELTA_WEIGHT = 0.7
-"""How much slopes count beside levels."""
+"""Weight of the slopes (deltas) relative to the levels."""
 _ENERGY_SCALE = 3.0
 
 
@@ -198,7 +198,7 @@ def cepstra_width() -> int:
 def cepstra(raw_BTF: Tensor, frames_B: Tensor, stack: int) -> Tensor:
     """Cepstra of normalised stacked log-mel frames, (B, T, C); slopes are taken over four 10 ms frames to either side.
 
-    Frames behind a clip's end repeat its last one, so that a padded batch gives the numbers of the clips alone.
+    Frames after a clip's end repeat its last one, so that padding does not change the result.
     """
     B, T, F = raw_BTF.shape
     mels = F // stack
@@ -224,7 +224,7 @@ def nearest(points_BTC: Tensor, centres_VC: Tensor) -> Tensor:
 
 
 def kmeans(points_NC: Tensor, clusters: int, generator: torch.Generator, rounds: int = 25) -> Tensor:
-    """Centres (clusters, C) by Lloyd's rounds from random points; a cluster that loses all its points starts anew at one."""
+    """k-means centres (clusters, C) by Lloyd's algorithm from random points; an empty cluster restarts at a random point."""
     N = len(points_NC)
     if clusters > N:
         raise ValueError(f"{clusters} clusters from {N} points")

@@ -26,7 +26,7 @@ from lalia.text.tokens import Tokens
 class Recogniser(nn.Module):
     """wave_BS, lengths_B -> logits_BTV, frame lengths_B. Token 0 is CTC's blank.
 
-    The wave is what every other room hands on: float32, mono, 16 kHz, not normalised.
+    Waves are float32, mono, 16 kHz, not normalised.
     """
 
     def __init__(self, encoder: Encoder, tokens: Tokens, normaliser: Normaliser, head_dropout: float = 0.0) -> None:
@@ -85,14 +85,14 @@ class CtcSum:
     count: Tensor
     """tokens it was summed over"""
     impossible_B: Tensor
-    """clips whose label cannot fit their frames; they count for nothing"""
+    """clips with too few frames for their label; not in the sums"""
 
 
 def ctc(logits_BTV: Tensor, frames_B: Tensor, labels_BU: Tensor, label_lengths_B: Tensor) -> CtcSum:
     """Negative log-likelihood of ``labels``; token 0 is the blank.
 
-    A label needs a frame per token and one more between two equal tokens. Clips with fewer have no path at all: they are named
-    in ``impossible_B`` instead of turning the sum infinite.
+    A label needs a frame per token and one more between two equal tokens. Clips with fewer have no path: they are marked in
+    ``impossible_B`` instead of making the sum infinite.
     """
     impossible_B = frames_needed(labels_BU, label_lengths_B) > frames_B
     log_probs_TBV = logits_BTV.float().log_softmax(-1).transpose(0, 1)  # float32: sums over thousands of paths
@@ -102,7 +102,7 @@ def ctc(logits_BTV: Tensor, frames_B: Tensor, labels_BU: Tensor, label_lengths_B
 
 
 def frames_needed(labels_BU: Tensor, label_lengths_B: Tensor) -> Tensor:
-    """The fewest frames in which each label can be said: its tokens, and a blank between equal neighbours. (B,)"""
+    """The fewest frames for each label, (B,): its tokens, and a blank between equal neighbours."""
     inside = torch.arange(1, max(1, labels_BU.shape[1]), device=labels_BU.device) < label_lengths_B[:, None]
     equal_B = ((labels_BU[:, 1:] == labels_BU[:, :-1]) & inside).sum(1)
     return label_lengths_B + equal_B
@@ -117,7 +117,7 @@ warnings.filterwarnings("ignore", message=".*forced_align has been deprecated")
 def align(log_probs_TV: np.ndarray, ids: list[int]) -> np.ndarray:
     """As ``lalia.decoding.forced_alignment.align``: the index in ``ids`` of the token in each frame, (T,) int64, or -1 for blank.
 
-    ``log_probs_TV`` is float32. ValueError where there are fewer frames than the text takes.
+    ``log_probs_TV`` is float32. Raises ``ValueError`` if there are fewer frames than the text needs.
     """
     T = len(log_probs_TV)
     require_frames(ids, T)
@@ -125,6 +125,6 @@ def align(log_probs_TV: np.ndarray, ids: list[int]) -> np.ndarray:
         return np.full(T, -1)
     log_probs_1TV = torch.from_numpy(np.ascontiguousarray(log_probs_TV, np.float32))[None]
     path_T = forced_align(log_probs_1TV, torch.tensor([ids]), blank=0)[0][0].numpy()
-    # A token is a new one behind a blank or another one; of two equal ones a blank is always between.
+    # A token starts after a blank or another token; two equal ones always have a blank between.
     begins_T = (path_T != 0) & (path_T != np.append(0, path_T[:-1]))
     return np.where(path_T != 0, begins_T.cumsum() - 1, -1)

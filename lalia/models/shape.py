@@ -25,13 +25,13 @@ class EncoderShape:
     stem_bias: bool = False
     """wave only: whether the convolutions have a bias (LARGE, XLS-R)"""
     normalise_wave: bool = False
-    """wave only: bring each clip to zero mean and unit variance first (LARGE, XLS-R)"""
+    """wave only: normalise each clip to zero mean and unit variance first (LARGE, XLS-R)"""
     stem_gradient_scale: float = 0.1
-    """wave only: how much of the gradient reaches the stem"""
+    """wave only: factor on the gradient that reaches the stem"""
     bins: int = 80
     """logmel and mfcc only: mel bins or cepstral coefficients per 10 ms frame"""
     stack: int = 4
-    """logmel and mfcc only: how many 10 ms frames are put side by side, 4 = one vector each 40 ms"""
+    """logmel and mfcc only: 10 ms frames stacked into one vector, 4 = one vector per 40 ms"""
     width: int = 768
     """dimensions of a contextual frame"""
     layers: int = 12
@@ -53,13 +53,13 @@ class EncoderShape:
     norm: Literal["post", "pre"] = "post"
     """transformer only: layer norm after each residual (BASE) or before each block (LARGE, XLS-R)"""
     position: Literal["convolution", "rotary"] = "convolution"
-    """how blocks know where they are: a wide convolution before them (wav2vec 2.0), or rotated queries and keys"""
+    """position encoding: a wide convolution before the blocks (wav2vec 2.0), or rotary positions"""
     position_kernel: int = 128
     """kernel of that convolution, in frames"""
     position_groups: int = 16
     """groups of that convolution"""
     chunk: Frames = 0
-    """streaming: frames that are heard at once and behind which none of them sees; 0 = a clip is heard whole"""
+    """streaming: frames of a chunk, after which its frames see nothing; 0 = offline, a clip is processed whole"""
     left_chunks: int = 0
     """streaming: chunks before its own that a frame's attention sees, in every block"""
     dropout: float = 0.1
@@ -69,7 +69,7 @@ class EncoderShape:
     feedforward_dropout: float = 0.0
     """inside the feed-forward layers"""
     layerdrop: float = 0.05
-    """chance that a whole block is skipped in a training step"""
+    """LayerDrop: probability that a block is skipped in a training step"""
 
     def __post_init__(self) -> None:
         if self.width % self.heads or self.width % self.position_groups:
@@ -90,7 +90,7 @@ class EncoderShape:
                 raise UserError(f"model.{name} {sizes}: expected {self.layers} numbers from 1 on, one per block")
 
     def _check_chunks(self) -> None:
-        """A ``UserError`` where something looks at the whole clip, or numbers of chunks make no sense."""
+        """Raise ``UserError`` if a part needs the whole clip, or the numbers of chunks are invalid."""
         if self.chunk < 0 or self.left_chunks < 0 or bool(self.chunk) != bool(self.left_chunks):
             raise UserError(
                 f"chunk {self.chunk} and left_chunks {self.left_chunks}: expected both from 1 on for streaming, "
@@ -107,13 +107,13 @@ class EncoderShape:
         ]
         if self.chunk and whole:
             raise UserError(
-                f"streaming (chunk {self.chunk}) hears chunk by chunk, but {' and '.join(whole)} needs the whole clip; "
+                f"streaming (chunk {self.chunk}) processes chunk by chunk, but {' and '.join(whole)} needs the whole clip; "
                 "start from a recogniser on log-mel frames, or on a stem with layer norm, with rotary positions"
             )
 
     @property
     def streaming(self) -> bool:
-        """Whether a clip is heard chunk by chunk."""
+        """Whether a clip is processed chunk by chunk."""
         return self.chunk > 0
 
     @property
@@ -150,7 +150,7 @@ class EncoderShape:
 
     @property
     def receptive_field(self) -> Samples:
-        """Samples that the first frame sees: the shortest wave that makes one frame."""
+        """Samples that a frame sees: the shortest wave that gives a frame."""
         if self.input != "wave":
             return FRAME_WINDOW + (self.stack - 1) * FRAME_HOP
         seen, hop = 1, 1
@@ -165,7 +165,7 @@ class EncoderShape:
         return self.hop / SAMPLE_RATE
 
     def frames(self, samples: Samples) -> Frames:
-        """How many frames ``samples`` samples make (0 where too short for one)."""
+        """Number of frames in ``samples`` samples (0 if too short for one)."""
         if self.input != "wave":
             return max(0, (samples - FRAME_WINDOW) // FRAME_HOP + 1) // self.stack
         for _, kernel, stride in self.stem:

@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 CONFIG, WEIGHTS, TOKENS, NORMALISER = "config.json", "model.safetensors", "tokens.txt", "normaliser.json"
 ADAPTERS, ADAPTER, FACTS = "adapters", "adapter.safetensors", "facts.json"
 QUANTIZER = "quantizer.safetensors"
-"""The quantizer and projections of contrastive pretraining, where it can be continued from."""
+"""The quantizer and projections of contrastive pretraining, needed to continue it."""
 UNKNOWN_LANGUAGE = "und"
-"""ISO 639's word for a recogniser that does not say what it speaks."""
+"""ISO 639 code for a recogniser without a language."""
 
 
 @dataclass
@@ -59,7 +59,7 @@ def save_encoder(
 ) -> None:
     """Write ``encoder``, and the quantizer it was pretrained with where there is one, to ``folder``, which it replaces.
 
-    ``half``: matrices and kernels take two bytes a number (float16); whoever loads them has float32 again.
+    ``half``: matrices and kernels are stored in float16 and loaded as float32.
     """
     with replacing(folder) as new:
         weights = _portable(encoder.state_dict())
@@ -107,7 +107,7 @@ def load_encoder(folder: Path) -> Encoder:
 
 
 def load_quantizer(folder: Path) -> ContrastiveHead | None:
-    """The quantizer that the encoder in ``folder`` was pretrained with; None where the folder keeps none."""
+    """The quantizer that the encoder in ``folder`` was pretrained with; None if the folder has none."""
     from lalia.models.quantizer import ContrastiveHead, ContrastiveShape
 
     read_card(folder)
@@ -199,7 +199,7 @@ def save_adapted(
 
 
 def language_facts(folder: Path, language: str) -> dict[str, Any]:
-    """What the card of ``folder`` would say if it spoke ``language`` alone."""
+    """The card's facts for ``language`` alone."""
     return dict(json.loads((folder / ADAPTERS / language / FACTS).read_text(encoding="utf-8")))
 
 
@@ -213,13 +213,13 @@ def _write_language(parts: LanguagePart, folder: Path, facts: dict[str, Any]) ->
 
 
 def count_parameters(module: nn.Module) -> int:
-    """Numbers that training can change or has changed: all parameters, buffers left out."""
+    """Number of parameters, without buffers."""
     return sum(p.numel() for p in module.parameters())
 
 
 @contextmanager
 def replacing(folder: Path) -> Iterator[Path]:
-    """A new empty folder that takes the place of ``folder`` when the block ends well, and vanishes when it does not."""
+    """Context with a new empty folder that replaces ``folder`` at the end, or is deleted after an error."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     new = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     new.chmod(0o755)
@@ -247,7 +247,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(values["encoder"], dict):
-            raise TypeError("its encoder is no object")
+            raise TypeError("its encoder is not an object")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: cannot be read as a model config ({error}); is the folder complete?") from error
     return dict(values)

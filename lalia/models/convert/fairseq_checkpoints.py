@@ -36,7 +36,7 @@ _HEADS = {768: 12, 1024: 16, 1280: 16, 1920: 16, 2048: 16}
 
 @dataclass
 class Hints:
-    """What the user says of a checkpoint that its tensors do not."""
+    """What the user adds about a checkpoint that its tensors do not show."""
 
     heads: int = 0
     """attention heads; 0 = as the checkpoint's own configuration says, or as published for its width"""

@@ -23,7 +23,7 @@ from lalia.text.tokens import BOUNDARY, Tokens
 
 SPACE = "▁"
 FRAME_S = 0.02
-"""What sherpa-onnx takes a frame of this family for."""
+"""The frame length that sherpa-onnx assumes for this family, seconds."""
 SPEECH_RMS = 0.07
 """sherpa-onnx gives waves of RMS 1; speech in recordings lies about here, and log-mel students were trained on recordings."""
 _BYTE_PIECES = 0xC6
@@ -33,7 +33,7 @@ _BYTE_PIECES = 0xC6
 def write_sherpa(source: Path, target: Path) -> list[str]:
     """Make the folder ``target`` (``model.onnx``, ``tokens.txt``, our card) of the student ``source``; what to know of it.
 
-    A ``UserError`` where ``source`` is no whole student.
+    Raises ``UserError`` if ``source`` is not a complete student.
     """
     card = read_card(source, "student")
     check_files(source, card)
@@ -41,7 +41,7 @@ def write_sherpa(source: Path, target: Path) -> list[str]:
     model = onnx.load(source / MODEL)
     repeats = round(card["frame_s"] / FRAME_S)
     exact = repeats >= 1 and abs(repeats * FRAME_S - card["frame_s"]) < 1e-6
-    _hear_whole(model.graph)
+    _remove_states(model.graph)
     _set_level(model.graph)
     if exact and repeats > 1:
         _repeat_frames(model.graph, repeats, len(tokens))
@@ -61,8 +61,8 @@ def write_sherpa(source: Path, target: Path) -> list[str]:
     return [] if exact else [f"times are wrong by {card['frame_s'] / FRAME_S:g}: its frames are not multiples of 20 ms"]
 
 
-def _hear_whole(graph: onnx.GraphProto) -> None:
-    """Take out what a streaming student hands from chunk to chunk: sherpa-onnx knows wave and log-probabilities alone."""
+def _remove_states(graph: onnx.GraphProto) -> None:
+    """Remove the streaming states: sherpa-onnx takes only wave and log-probabilities."""
     del graph.input[1:]
     del graph.output[1:]
 
@@ -106,6 +106,6 @@ def _repeat_frames(graph: onnx.GraphProto, repeats: int, tokens: int) -> None:
 def _token_lines(symbols: Sequence[str]) -> str:
     written = [SPACE if symbol == BOUNDARY else symbol for symbol in symbols]
     if max(max(symbol.encode()) for symbol in written if symbol != SPACE) == _BYTE_PIECES:
-        # One symbol more than the model speaks, never said: with it they are not all bytes.
+        # An extra symbol that the model never outputs, so that they are not all bytes.
         written.append("字")
     return "".join(f"{symbol} {number}\n" for number, symbol in enumerate(written))

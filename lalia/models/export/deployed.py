@@ -43,7 +43,7 @@ _HALF = FRAME_WINDOW // 2
 class Deployed(nn.Module):
     """wave_BS -> log-probabilities_BTV; equals ``Recogniser.log_probs`` of unpadded clips up to rounding.
 
-    Streaming recognisers are deployed by ``lalia/models/export/deployed.py``, baselines by ``lalia/models/export/deployed.py``.
+    ``StreamingDeployed`` is for streaming recognisers, ``DeployedBaseline`` for baselines; ``deploy`` chooses.
     """
 
     attention: type[SelfAttention]
@@ -53,9 +53,9 @@ class Deployed(nn.Module):
         super().__init__()
         encoder = recogniser.encoder
         if isinstance(encoder, Baseline):
-            raise TypeError("a baseline is deployed by lalia.models.export.deployed")
+            raise TypeError("a baseline needs DeployedBaseline; call deploy")
         if encoder.shape.streaming and type(self) is Deployed:
-            raise TypeError("a streaming recogniser is deployed by lalia.models.export.deployed")
+            raise TypeError("a streaming recogniser needs StreamingDeployed; call deploy")
         copy = deployable_copy(recogniser)
         encoder = copy.encoder
         frontend = cast(ConvolutionStem | StackedFrames, encoder.frontend)
@@ -75,7 +75,7 @@ class Deployed(nn.Module):
         return self.log_probs(wave_BS, Unpadded())
 
     def log_probs(self, wave_BS: Tensor, layout: Any) -> Tensor:
-        """log-probabilities_BTV; ``layout`` is handed to every part of every block."""
+        """log-probabilities_BTV; ``layout`` is passed to every part of every block."""
         x_BTD = self.projection(self.feature_norm(self.frontend(wave_BS)))
         if self.position is not None:
             x_BTD = self.position(x_BTD, layout)
@@ -101,15 +101,14 @@ class Deployed(nn.Module):
 
 
 def deployable_copy(recogniser: Recogniser) -> Recogniser:
-    """A copy by way of the weights, in eval mode: what is changed in it does not reach the recogniser itself."""
+    """A copy in eval mode, so that changes do not reach the recogniser itself."""
     copy = Recogniser(make_encoder(recogniser.encoder.shape), recogniser.tokens, recogniser.normaliser)
     copy.load_state_dict(recogniser.state_dict())
     return copy.eval().requires_grad_(False)
 
 
 class Unpadded:
-    """What fairseq2's parts ask of a batch layout, where no clip is padded and the length is free; and rotary positions, which
-    are the same for every block."""
+    """Stands in for fairseq2's batch layout without padding and with free length; caches rotary positions for all blocks."""
 
     packed = False
     padded = False
@@ -182,7 +181,7 @@ class SelfAttention(nn.Module):
 
 
 def rotate(x_BHTd: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Queries or keys turned by rotary positions, cosines and sines (T, d / 2)."""
+    """Queries or keys rotated by rotary positions, cosines and sines (T, d / 2)."""
     first, second = x_BHTd.split([cos.shape[1], cos.shape[1]], 3)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], 3)
 
@@ -367,7 +366,7 @@ class Clipped(nn.Module):
 
 @dataclass(frozen=True)
 class State:
-    """A tensor that is kept from piece to piece."""
+    """A tensor cached from piece to piece."""
 
     name: str
     shape: tuple[int, ...]
@@ -375,7 +374,7 @@ class State:
 
 
 class StreamingDeployed(Deployed):
-    """wave_BS, kept states -> log-probabilities_BTV, the states to keep; ``states`` lists them in order."""
+    """wave_BS, cached states -> log-probabilities_BTV, new states; ``states`` lists them in order."""
 
     def __init__(self, recogniser: Recogniser) -> None:
         super().__init__(recogniser)
@@ -386,7 +385,7 @@ class StreamingDeployed(Deployed):
         for number, block in enumerate(self.blocks.layers):
             for part in block.modules():
                 if isinstance(part, ChunkedAttention):
-                    # None are kept before the first piece, so that files hold no zeros and whole clips no keys of silence.
+                    # Empty before the first piece: files hold no zeros, and whole clips attend to no keys of silence.
                     self.states.append(State(f"{number}.keys_values", (1, 0, 2 * part.heads, part.head_width)))
                 elif isinstance(part, ChunkedBlockConvolution):
                     C, _, K = part.depthwise.weight.shape
@@ -402,7 +401,7 @@ class StreamingDeployed(Deployed):
 
 
 class StreamingCache(Unpadded):
-    """What parts of blocks take of the pieces before and leave for the next one, in the order in which they are run."""
+    """Cached states of the previous pieces and new ones for the next, in the order in which the parts run."""
 
     def __init__(self, chunk: int, left_chunks: int, states: tuple[Tensor, ...]) -> None:
         super().__init__()
@@ -413,15 +412,15 @@ class StreamingCache(Unpadded):
         self._bias: Tensor | None = None
 
     def join(self, x_BTXx: Tensor, keep: int) -> Tensor:
-        """``x`` behind what was kept; the last ``keep`` frames of both are left for the next piece."""
+        """``x`` appended to its cached state; the last ``keep`` frames of both become the next state."""
         past = next(self._given)
-        # A state that nobody gave is that of one clip.
+        # A state that was not given is that of one clip.
         joined = torch.cat([past.expand(x_BTXx.shape[0], *past.shape[1:]), x_BTXx], 1)
         self.next_states.append(joined[:, -keep:] if keep else joined[:, :0])
         return joined
 
     def bias(self, past: Any, frames: Any) -> Tensor:
-        """Zero where a frame may see a key, minus infinity elsewhere: (T, P + T). What is kept begins and ends with a chunk."""
+        """Zero where a frame may see a key, minus infinity elsewhere: (T, P + T). Cached frames are whole chunks."""
         if self._bias is None:
             keys = torch.arange(past + frames) // self.chunk
             ahead = keys - (torch.arange(frames)[:, None] + past) // self.chunk
@@ -430,12 +429,12 @@ class StreamingCache(Unpadded):
 
     @property
     def keys(self) -> int:
-        """How many frames of keys and values are kept at most."""
+        """Largest number of cached frames of keys and values."""
         return self.chunk * self._left_chunks
 
 
 class ChunkedAttention(SelfAttention):
-    """Self-attention over a piece and the kept keys and values, which are stored as they were before positions turned them."""
+    """Self-attention over a piece and the cached keys and values, which are stored before rotary positions are applied."""
 
     def forward(self, seqs: Tensor, seqs_layout: StreamingCache, **_: Any) -> Tensor:  # type: ignore[override]
         H, d = self.heads, self.head_width
@@ -445,7 +444,7 @@ class ChunkedAttention(SelfAttention):
         q_BHTd = q_BTHd.transpose(1, 2)
         past = k_BHPd.shape[2] - T
         if self.rotary is not None:
-            # Only distances count, so positions are counted from the first kept frame and stay small for ever.
+            # Only distances matter: positions count from the first cached frame, so they stay small.
             cos, sin = seqs_layout.angles(past + T, d // 2, self.rotary)
             q_BHTd, k_BHPd = rotate(q_BHTd, cos[past:], sin[past:]), rotate(k_BHPd, cos, sin)
         scores = torch.matmul(q_BHTd, k_BHPd.transpose(2, 3)) + seqs_layout.bias(past, T)
@@ -453,7 +452,7 @@ class ChunkedAttention(SelfAttention):
 
 
 class ChunkedBlockConvolution(BlockConvolution):
-    """The convolution inside a block, for which everything behind a frame's own chunk is zero."""
+    """The convolution inside a block, where everything after a frame's own chunk counts as zero."""
 
     def filtered(self, x_BTD: Tensor, seqs_layout: StreamingCache) -> Tensor:  # type: ignore[override]
         weight, C = self.depthwise.weight, self.depthwise.groups
@@ -471,7 +470,7 @@ StreamingDeployed.attention, StreamingDeployed.convolution = ChunkedAttention, C
 
 
 def streaming_facts(shape: EncoderShape) -> dict[str, float | int] | None:
-    """What a student's card says of how it hears; None where it hears clips whole."""
+    """Streaming facts for a student's card; None for an offline recogniser."""
     if not shape.streaming:
         return None
     return {
@@ -484,7 +483,7 @@ def streaming_facts(shape: EncoderShape) -> dict[str, float | int] | None:
 
 
 def deploy(recogniser: Recogniser) -> Deployed | DeployedBaseline:
-    """``recogniser`` as it runs after training, chunk by chunk where it is a streaming one."""
+    """The inference module of ``recogniser``: baseline, streaming or offline."""
     if isinstance(recogniser.encoder, Baseline):
         return DeployedBaseline(recogniser)
     return StreamingDeployed(recogniser) if recogniser.encoder.shape.streaming else Deployed(recogniser)

@@ -37,7 +37,7 @@ from lalia.units import SAMPLE_RATE
 INPUT, OUTPUT = "wave", "log_probs"
 STATE, NEXT = "state.", "next."
 OPSET = 20
-"""The first with GELU as one operator; ONNX Runtime knows it since 1.17."""
+"""The first with GELU as one operator; ONNX Runtime has it since 1.17."""
 
 
 def export_graph(recogniser: Recogniser, path: Path) -> None:
@@ -49,7 +49,7 @@ def export_graph(recogniser: Recogniser, path: Path) -> None:
         names = [state.name for state in deployed.states] if isinstance(deployed, StreamingDeployed) else []
         kept = [STATE + name for name in names]
         axes = {INPUT: {0: "B", 1: "S"}, OUTPUT: {0: "B", 1: "T"}} | {name: {0: "C", 1: "P"} for name in kept}
-        # By tracing: torch.export makes the same graph in ten times as long, and specialises lengths without a word.
+        # By tracing: torch.export makes the same graph in ten times as long, and specialises lengths silently.
         torch.onnx.export(
             deployed,
             (torch.zeros(2, SAMPLE_RATE * 3 // 2), *states),
@@ -60,7 +60,7 @@ def export_graph(recogniser: Recogniser, path: Path) -> None:
             opset_version=OPSET,
             dynamo=False,
         )
-        # Folds what follows from constants; the large weights are stored the way they are used already.
+        # Folds constants; the large weights are already stored the way they are used.
         model = onnxscript.optimizer.optimize(onnx.load_from_string(buffer.getvalue()))
     for name, function in (("frontend.cos_KF", "Cos"), ("frontend.sin_KF", "Sin")):
         _compute_table(model, name, function)
@@ -73,8 +73,7 @@ def export_graph(recogniser: Recogniser, path: Path) -> None:
 
 
 def _compute_table(model: onnx.ModelProto, name: str, function: str) -> None:
-    """Put the few operators that make a table of the Fourier transform in the place of its 200 kB; runtimes compute it once,
-    when they load the model."""
+    """Replace a 200 kB table of the Fourier transform by the few operators that compute it; runtimes do so once, on loading."""
     graph = model.graph
     table = next((tensor for tensor in graph.initializer if tensor.name == name), None)
     if table is None:
@@ -103,7 +102,7 @@ def _compute_table(model: onnx.ModelProto, name: str, function: str) -> None:
 
 
 def _clean(model: onnx.ModelProto, tokens: int) -> None:
-    """Take out what exporters leave behind (stack traces, source paths, shapes of intermediate tensors); name the free axes."""
+    """Remove exporter metadata (stack traces, source paths, intermediate shapes); name the free axes."""
     graph = model.graph
     for node in graph.node:
         del node.metadata_props[:]
@@ -122,7 +121,7 @@ def _clean(model: onnx.ModelProto, tokens: int) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's notes to its developers, which no user can act on."""
+    """Silence exporter warnings that a user cannot act on."""
     names = ("torch.onnx", "onnxscript", "onnx_ir")
     levels = {name: logging.getLogger(name).level for name in names}
     for name in names:
@@ -142,7 +141,7 @@ def _quiet() -> Iterator[None]:
 def assemble(
     recogniser: Recogniser, graph: Path, folder: Path, parents: list[dict[str, Any]], language: str | Sequence[str]
 ) -> None:
-    """Make ``folder`` a student that runs ``graph`` and says that it is of ``recogniser``."""
+    """Make ``folder`` a student of ``recogniser`` that runs ``graph``."""
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(graph, folder / MODEL)
     write_student_files(recogniser, folder, parents, language)
@@ -151,7 +150,7 @@ def assemble(
 def write_student_files(
     recogniser: Recogniser, folder: Path, parents: list[dict[str, Any]], language: str | Sequence[str], **facts: Any
 ) -> dict[str, Any]:
-    """Write what belongs beside the graph in ``folder``: tokens, normaliser and the card, which is returned."""
+    """Write tokens, normaliser and card beside the graph in ``folder``; returns the card."""
     recogniser.tokens.save(folder / TOKENS)
     recogniser.normaliser.to_json(folder / NORMALISER)
     if streaming := streaming_facts(recogniser.encoder.shape):
@@ -166,8 +165,8 @@ def write_student_files(
 def export_student(source: Path, out: Path, language: str = "") -> dict[str, Any]:
     """Write the student ``out`` of the recogniser in ``source`` (of many languages: that of ``language``); its card.
 
-    In float32, so it answers as the recogniser does; ``lalia distill`` makes small ones and proves them. A ``UserError``
-    where the recogniser is of a kind that is not exported.
+    In float32, with the recogniser's own outputs; ``lalia distill`` makes small int8 students. Raises ``UserError`` for kinds of
+    recogniser that cannot be exported.
     """
     recogniser = Recogniser.load(source, language)
     with replacing(out) as folder:
