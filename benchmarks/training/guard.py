@@ -1,9 +1,9 @@
-"""Planted failures with and without the guard: ``python -m benchmarks.training.guard --work DIR``.
+"""Pretraining with planted failures, with and without the guard: ``python -m benchmarks.training.guard --work DIR``.
 
 A raw-wave encoder of 0.3 M numbers with a learned (Gumbel) quantizer, on synthetic speech-like audio of two languages in batches
 of eight seconds, and five kinds of run:
 
-healthy   nothing is planted: the guard must not touch it
+healthy   no failure: the guard must not act
 collapse  forty times the healthy learning rate with a tenth of the diversity weight (wav2vec 2.0's): the codes die
 silence   a stretch of the run is silence with a click (odd seeds), or clipped until only its signs are left (even seeds)
 overflow  float16, and at one step a feed-forward layer's weights grow until its activations overflow

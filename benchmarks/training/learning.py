@@ -1,17 +1,17 @@
-"""The learning proof: whether contrastive pretraining helps languages with few labels, on two cores.
+"""Pretraining benchmark: does contrastive pretraining improve fine-tuning with few labels, on two cores.
 
   python -m benchmarks.training.learning --speech FOLDER --prompts data/demo --out runs/learning
 
-Encoders are pretrained on everything but the test clips, the unlabelled training audio of the target languages among it: "first"
+Encoders are pretrained on all audio except the test clips, including that of the target languages without its labels: "first"
 in one round (targets: clusters of cepstra), "second" from there in another (clusters of the first round's block 4), "third" in
-one more (of the second's), "fourth" in a short one at other speeds, "fifth" in one that also hears the corpora of --more;
-"unheard" is a first round without any audio of the target languages, "wave" one of as much time on the raw wave. Each, and the
+one more (of the second's), "fourth" in a short one at other speeds, "fifth" in one that also has the corpora of --more;
+"unheard" is a first round without audio of the target languages, "wave" one of the same duration on the raw wave. Each, and the
 same shape from random weights ("random"), is fine-tuned on 2, 10 and 30 minutes of six languages at the same steps ("patient":
-random weights for three times the steps); each start keeps, per language and minutes, the rate of the grid that errs least on dev
-with the first seed; only that rate gets more seeds. The blank alarm is off: it would help some starts and not others.
+random weights for three times the steps). For each initial model, language and amount of labels, the rate with the lowest dev CER
+with the first seed is chosen; only that rate gets more seeds. The blank alarm is off, because it would help some runs only.
 
-The same command again continues; --until stops before the next run begins; commands with different --language may run side by
-side. Whatever is finished is in the table and the plots: docs/results.md, docs/report/learning.svg, docs/report/hours.svg.
+The same command again continues; --until stops before the next run; commands with different --language may run in parallel.
+Finished runs are in the table and the plots: docs/results.md, docs/report/learning.svg, docs/report/hours.svg.
 """
 
 from __future__ import annotations

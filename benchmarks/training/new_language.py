@@ -1,14 +1,14 @@
-"""A new language in an afternoon: what pretraining, an adapter and a language model bring to six languages with few labels.
+"""New-language benchmark: the gain from pretraining, an adapter and a language model for six languages with few labels.
 
     python -m benchmarks.training.new_language --speech FOLDER --prompts data/demo --out runs/learning
 
-For each language and amount of labels: a recogniser from random weights, one from the encoder that comes with the project and an
-adapter on it, at equal steps, each at the rate that did best with ten minutes; splits and finished runs are those of
+For each language and amount of labels: a recogniser from random weights, one from the shipped encoder and an
+adapter on it, at equal steps, each with the rate that was best with ten minutes; splits and finished runs are those of
 ``benchmarks.training.learning`` in --out. Then, for the first two, a language model of the letters of the labels, tuned on
 dev and compared with greedy decoding on test (``lalia finetune lm``; held-out sentences are not in it). --baselines trains
-torchaudio's Wav2Letter and DeepSpeech and a Conformer from nothing.
+torchaudio's Wav2Letter and DeepSpeech and a Conformer from random weights.
 
-The same command again continues; --until stops before the next run begins. The tables are docs/new-language.md, their plot
+The same command again continues; --until stops before the next run. The tables are docs/new-language.md, their plot
 docs/report/new-language.svg.
 """
 

@@ -41,4 +41,4 @@ def test_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "| 6-grams of letters, labels and free text, 1 hot words",
         "| closed list of 4 sentences",
     ]
-    assert rows[2].startswith("| best path | 0.0 | 0.0 (0.0 to 0.0) | ")
+    assert rows[2].startswith("| greedy | 0.0 | 0.0 (0.0 to 0.0) | ")
