@@ -241,5 +241,10 @@ def decoders(files: Decoding, student: Student) -> Callable[[], Decoder | None]:
         found: Decoder = made.decoder
         return found
 
+    if lm is not None and not lm.is_tuned(str(student.card.get("id"))):
+        print(
+            f"lalia: {files.lm}: its LM weight is not tuned for this student; run: lalia tune STUDENT CORPUS --lm {files.lm}",
+            file=sys.stderr,
+        )
     decoder()  # raises what is wrong with the files before the first clip is decoded
     return decoder

@@ -1,7 +1,4 @@
-"""A language model: a folder with n-grams of letters or of words, made from text for the students of one language.
-
-What every language model's folder has, whatever is counted or learned in it: a card, a normaliser, what tuning found.
-"""
+"""A language model's folder: card, normaliser and tuned weights of any model, and n-grams (``LanguageModel``)."""
 
 from __future__ import annotations
 
@@ -134,7 +131,7 @@ def write_folder(
 Unit = Literal["letter", "word"]
 ORDERS: dict[str, int] = {"letter": 6, "word": 3}
 WEIGHT, BONUS = 0.5, 1.0
-"""How much the model counts against the sound, and what each letter or word is given, until they are tuned."""
+"""The untuned LM weight, and the bonus per letter or word."""
 
 
 class LanguageModel(ModelFolder):
@@ -155,6 +152,10 @@ class LanguageModel(ModelFolder):
     def perplexity(self, sentences: Iterable[Sequence[str]]) -> float:
         """Per symbol of ``sentences`` as ``symbols_of`` makes them, their ends counted."""
         return self.ngrams.perplexity([[self.ngrams.id(symbol) for symbol in sentence] for sentence in sentences])
+
+    def is_tuned(self, student: str) -> bool:
+        """Whether the weight was tuned for the student of that id."""
+        return student in self.card.get("tuned", {})
 
     def tuned(self, student: str) -> dict[str, Any]:
         """What tuning found for the student of that id: ``weight``, ``bonus``, ``confidence``; else untuned ones."""

@@ -286,3 +286,12 @@ def test_damaged(lm: Path, student: Path) -> None:
         LanguageModel.load(lm)
     with pytest.raises(UserError, match="expected a language model"):
         LanguageModel.load(student)
+
+
+def test_an_untuned_language_model_is_named_with_the_command(run, student: Path, lm: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    clip = tmp_path / "clip.flac"
+    clip.write_bytes(flac_bytes(sing("bad cab")))
+    lines = [line for line in run("transcribe", student, clip, "--lm", lm)[2].splitlines() if "lalia tune" in line]
+    assert len(lines) == 1 and f"--lm {lm}" in lines[0]
+    LanguageModel.load(lm).store_tuned(str(Student.load(student).card["id"]), {"weight": 0.4, "bonus": 1.0})
+    assert "lalia tune" not in run("transcribe", student, clip, "--lm", lm)[2]
