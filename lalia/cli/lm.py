@@ -18,7 +18,7 @@ from lalia.text.tokens import BOUNDARY
 from lalia.units import clock, plural
 
 if TYPE_CHECKING:
-    from lalia.lm.build import Material
+    from lalia.lm.build import TrainingText
     from lalia.lm.folder import Unit
 
 ABOUT = """\
@@ -188,17 +188,17 @@ def make_lstm(
 
 def _read(
     texts: Sequence[Path], like: Path, unit: Unit, languages: Sequence[str] | None, open_corpus: OpenCorpus
-) -> Material:
+) -> TrainingText:
     """The sentences of ``texts``, with a line on stdout that counts them."""
-    from lalia.lm.build import Material
+    from lalia.lm.build import TrainingText
 
-    material = Material.read(texts, like, unit, languages, open_corpus)
+    material = TrainingText.read(texts, like, unit, languages, open_corpus)
     if material.sentences:
         count = sum(len(sentence) for sentence in material.sentences)
         odd = material.facts["unknown_words"]
         remarks = f", {plural(odd, 'word')} that the student has no letters for" if odd else ""
-        if material.held_back:
-            remarks += f"; {material.held_back:,} left out, which dev or test clips say"
+        if material.removed:
+            remarks += f"; {material.removed:,} left out, which dev or test clips say"
         print(f"text      {plural(len(material.sentences), 'sentence')}, {plural(count, unit)}{remarks}", flush=True)
     return material
 

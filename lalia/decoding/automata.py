@@ -1,8 +1,7 @@
-"""What a text may look like, letter by letter: automata that score the next letter, and one that makes them score tokens.
+"""Scores on texts for beam search: language models, hot words and closed lists as automata over letters.
 
-Language models as automata that score a text letter by letter: n-grams of letters, and n-grams of words.
-
-Lists of phrases that people write: hot words with boosts, and closed vocabularies with alternatives.
+Every automaton adds a score per letter and at the end of the text; ``TokenAutomaton`` runs several of them over a student's
+tokens. ``read_hot_words`` and ``read_closed`` read the lists of phrases that users write.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ FORBIDDEN = -math.inf
 
 
 class Automaton(Protocol):
-    """Scores a text as it is spelled. Words are separated by single spaces, and none stands at the begin of the text."""
+    """Scores a text letter by letter. Words are separated by single spaces; the text begins with a letter."""
 
     start: Any
 
@@ -136,7 +135,7 @@ class PrefixTree:
 
 
 class ClosedList:
-    """Only these texts: anything else is forbidden. The empty text is allowed: nothing of the list was said."""
+    """A closed list: only these texts and the empty text are allowed."""
 
     def __init__(self, texts: Sequence[str]) -> None:
         self.texts = sorted(set(texts))
@@ -158,9 +157,9 @@ class ClosedList:
 
 
 class HotWords:
-    """Texts that are likelier than the model thinks: each adds its boost, part of it with every letter on the way.
+    """Contextual biasing: each hot text adds its boost, in parts with every letter.
 
-    What was added on the way is taken back where the text goes on otherwise (Aho and Corasick 1975, as context graphs in
+    The parts are subtracted again if the text does not continue as the hot text (Aho and Corasick 1975, as context graphs in
     icefall use it). With ``spaced`` a hot text is whole words.
     """
 
@@ -222,7 +221,7 @@ class HotWords:
 # --- Language models as automata that score a text letter by letter --------------------------------------
 
 UNKNOWN_WORD = -4.0
-"""Natural log score of a word that the model has never seen, on top of the model's own for unknown words."""
+"""Natural log score of a word outside the vocabulary, added to the model's own score of ``<unk>``."""
 
 
 class LetterModel:

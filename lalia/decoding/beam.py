@@ -1,11 +1,7 @@
-"""CTC prefix beam search: the likeliest texts, all their paths counted, under an automaton that scores texts.
+"""CTC prefix beam search with an automaton's scores, and exact search over a short closed list of phrases.
 
-T frames, V tokens. A frame has two or three likely tokens and the beam some ten prefixes worth the name: plain numbers in a
-loop, since arrays that small cost more to call than to compute.
-
-A closed list of phrases, searched without a beam: the CTC probability of each of them, all paths counted, frame by frame.
-
-T frames, V tokens, N nodes of the phrases' tree: what phrases begin with alike is computed once.
+T frames, V tokens, N nodes of the tree of phrases. A frame has two or three likely tokens and the beam about ten useful
+prefixes: a loop over plain numbers is faster than arrays that small.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How sure one may be of a word: what a beam knows of it, and a probability that held-out speech has calibrated."""
+"""Word confidence: features from the beam, logistic calibration on held-out speech, and calibration error."""
 
 from __future__ import annotations
 

@@ -1,10 +1,6 @@
-"""From log-probabilities to words under a language model, hot words or a closed vocabulary.
+"""A student's decoder: log-probabilities in, words out, with a language model, hot words, a closed list or LSTM rescoring.
 
-T frames, V tokens.
-
-The texts that a beam ended with, weighed again by what is too slow to lead the search.
-
-A student's decoder: what is known of the language, put together and checked against the student.
+T frames, V tokens. ``make_decoder`` builds a ``Decoder`` and checks its parts against the student.
 """
 
 from __future__ import annotations

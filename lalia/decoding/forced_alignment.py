@@ -1,6 +1,6 @@
-"""Which letter is said when: the likeliest CTC path that spells a known text (forced alignment).
+"""CTC forced alignment: the most likely path that spells a known text, so when each letter is spoken.
 
-T frames, V tokens, U tokens of the text, N = 2 U + 1 states: a blank, then each token with a blank behind it.
+T frames, V tokens, U tokens of the text, N = 2 U + 1 states: a blank, then each token followed by a blank.
 """
 
 from __future__ import annotations

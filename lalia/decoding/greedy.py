@@ -1,9 +1,7 @@
-"""CTC best path: the likeliest token of every frame, repeats merged, with times and confidence.
+"""Greedy CTC decoding of clips and of streams: tokens and words with times and confidence.
 
-CTC best path of a stream: which words are final, and which are still growing.
-
-What a streaming model said of a frame stays said. So the best path of the frames up to now is the beginning of that of the whole
-stream, and a word is final once something ended it: a word boundary, a Han or kana character (a word of its own), or a pause.
+A streaming model does not change past frames, so greedy decoding of a stream's beginning is the beginning of the whole
+result. A word is final once a word boundary, a pause, or an ideograph (a word itself) ends it.
 """
 
 from __future__ import annotations
@@ -23,7 +21,7 @@ from lalia.units import Frames, Seconds
 
 @dataclass(frozen=True)
 class TokenSpan:
-    """A token of the best path: frames ``start_frame`` up to, not including, ``end_frame``; probability 0 to 1."""
+    """A decoded token: frames ``start_frame`` up to, not including, ``end_frame``; probability 0 to 1."""
 
     token: int
     start_frame: Frames
@@ -33,9 +31,9 @@ class TokenSpan:
 
 @dataclass(frozen=True)
 class Word:
-    """A word with its time in the clip, the mean probability of its letters, and the channel it was said on.
+    """A word with its time in the clip, the mean probability of its letters, and its channel.
 
-    ``channel`` counts from 1; 0 where the channels were not told apart.
+    ``channel`` counts from 1; 0 means that channels were mixed.
     """
 
     text: str
@@ -119,13 +117,13 @@ def _word(letters: Sequence[TokenSpan], tokens: Tokens, frame_s: Seconds) -> Wor
 # --- CTC best path of a stream ---------------------------------------------------------------------------
 
 PAUSE_S: Seconds = 0.3
-"""Blank frames for so long end a word: behind the last word of a sentence no boundary comes until somebody goes on."""
+"""Blank frames for this long end a word: the last word of a sentence has no boundary until speech continues."""
 
 
 class StreamingGreedy:
-    """Feed it log-probabilities as they come; memory holds the word that is being said.
+    """Greedy decoding of a stream: ``feed`` log-probabilities as they arrive; memory holds the unfinished word.
 
-    How frames are parted into calls changes nothing.
+    The sizes of the blocks do not change the result.
     """
 
     def __init__(self, tokens: Tokens, frame_s: Seconds, pause_s: Seconds = PAUSE_S) -> None:
@@ -155,7 +153,7 @@ class StreamingGreedy:
         return self._words(collapse(self._tokens_T, self._probs_T))
 
     def finish(self) -> list[Word]:
-        """The last words: nothing comes behind what was fed."""
+        """The last words; the stream has ended."""
         final = self.tentative()
         self._forget(len(self._tokens_T))
         return final

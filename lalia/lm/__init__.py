@@ -1,1 +1,1 @@
-"""Language models: n-grams and an LSTM over letters, made from text, read and written as ARPA and KenLM files."""
+"""Language models: n-grams and LSTMs over letters or words, built from text; ARPA and KenLM files."""

@@ -1,10 +1,8 @@
-"""N-gram models as ARPA files, the form that every language model toolkit reads and writes.
+"""N-gram models as files of other toolkits: ARPA (read and write) and KenLM's binary format (write).
 
-N-gram models as KenLM's binary files, which decoders built on KenLM map into memory: no ARPA file is parsed at start.
-
-The layout is KenLM's version 5, "probing hash tables" (lm/binary_format.cc, lm/search_hashed.hh, util/probing_hash_table.hh of
-kpu/kenlm): a header, a table of the words' hashes, the 1-grams, one table for each longer n-gram keyed by the hash of its symbols
-from the last to the first, then the words themselves.
+The KenLM layout is version 5, "probing hash tables" (lm/binary_format.cc, lm/search_hashed.hh, util/probing_hash_table.hh of
+kpu/kenlm): a header, a table of word hashes, the 1-grams, one table for each longer n-gram keyed by the hash of its symbols
+from the last to the first, then the words.
 """
 
 from __future__ import annotations

@@ -1,8 +1,6 @@
-"""The sentences that a language model is made of: text files and the labels of corpora, as a student writes them.
+"""Training text of a language model: text files and corpus labels, normalised and spelled like a student's output.
 
-Text files a sentence a line, as a language model learns from them; and what else people give in their place.
-
-Sentences that held-out clips say, found in text and taken out: a model that has read them looks better than it is.
+``lines`` reads text files and rejects tables, markup and audio; ``LeakageFilter`` removes the sentences of dev and test clips.
 """
 
 from __future__ import annotations
@@ -35,34 +33,34 @@ from lalia.text.unicode import is_ideograph, script_of
 
 # --- Text files a sentence a line, as a language model learns from them; and what else people give in their place ---
 
-_WAYS = {
+_CONVERSIONS = {
     "a PDF": " (pdftotext FILE)",
     "a web page (HTML)": " (pandoc -t plain FILE)",
     "an office document": " (pandoc -t plain FILE)",
     "RTF": " (pandoc -t plain FILE)",
     "XML": ", without the tags",
 }
-"""How the text of a document is had."""
+"""How to extract the text of a document."""
 _TAG = re.compile(r"</?[A-Za-z][^<>]*>")
 _MOST_TAGGED = 0.3
-"""The share of lines that may hold a tag: more is the source of a page, and a model would learn the names of its tags."""
+"""At most this share of lines may hold a tag; more means that the file is markup."""
 _HEAD_LINES = 1000
 _FEWEST_ROWS = 3
 _LINE_CHARACTERS = 1 << 16
-"""The longest line that is read as one: a book without line ends shall not be held as a whole."""
+"""Longer lines are read in pieces, so that memory stays bounded."""
 
 
 def lines(path: Path) -> Iterator[str]:
     """The lines of a text file (``.gz`` too), those longer than 65,536 characters in pieces, cut between words.
 
-    Raises a ``UserError`` where it is missing or neither UTF-8 nor UTF-16, and where it is a table: file names and speakers in
-    every sentence are no text of any language, and a model that counts them says it knows words that nobody speaks.
+    Raises a ``UserError`` if it is missing, neither UTF-8 nor UTF-16, or a table, whose file names and speakers a
+    model would count as words.
     """
     if is_address(path):
         raise address(path)
     if path.is_file() and (told := document(path)):
         raise UserError(
-            f"{path}: is {told}, not text; give its words alone as UTF-8, a sentence a line{_WAYS.get(told, '')}"
+            f"{path}: is {told}, not text; give its words alone as UTF-8, a sentence a line{_CONVERSIONS.get(told, '')}"
         )
     try:
         with _opened(path) as file:
@@ -76,11 +74,11 @@ def lines(path: Path) -> Iterator[str]:
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; expected text, a sentence a line") from error
     except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: {_instead(path, error)}") from error
+        raise UserError(f"{path}: {_why_unreadable(path, error)}") from error
 
 
 def _opened(path: Path) -> io.TextIOWrapper:
-    """A text file or a pipe, in UTF-8 or in UTF-16 as its first bytes tell; a pipe is read but once."""
+    """A text file or a pipe, in UTF-8 or UTF-16 by its first bytes; a pipe is read only once."""
     opened = gzip.open if path.suffix == ".gz" else open
     file = cast(io.BufferedReader, opened(path, "rb"))
     return io.TextIOWrapper(file, encoding=utf_16_variant(file.peek(1)) or "utf-8-sig")
@@ -107,8 +105,8 @@ def _pieces(file: IO[str]) -> Iterator[str]:
         yield begun
 
 
-def _instead(path: Path, error: Exception) -> str:
-    """What ``path`` is, which could not be read as text."""
+def _why_unreadable(path: Path, error: Exception) -> str:
+    """Why ``path`` cannot be read as text."""
     kind = kind_of(path) if isinstance(error, UnicodeDecodeError) and path.is_file() else "text"
     if kind == "kenlm":
         return "is a KenLM binary file, which holds hashes instead of n-grams; give its ARPA file"
@@ -123,7 +121,7 @@ def _instead(path: Path, error: Exception) -> str:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of columns: what parts them, how many there are, and which holds the most words (from 1; 0: not known)."""
+    """A table: its separator, number of columns, and the column with the most words (from 1; 0: unknown)."""
 
     separator: str
     columns: int
@@ -178,8 +176,8 @@ _IDEOGRAPHS_OF_A_WORD, _LETTERS_OF_A_WORD = 2, 4
 _BLOCK = 4096
 
 
-class HeldOut:
-    """Sentences that no text may teach. ``without`` takes them out of a text.
+class LeakageFilter:
+    """Removes the sentences of held-out clips from training text (``filter``).
 
     A line that is one of them goes, however short it is. One of ``SHORTEST`` words or more goes wherever it stands: inside a
     line, from one line to the next, in text that is wrapped or is all one paragraph; what stood before and after it are
@@ -202,10 +200,10 @@ class HeldOut:
                 self._longest = max(self._longest, len(units))
         for alike in self._by_start.values():
             alike.sort(key=len, reverse=True)
-        self.taken = 0
-        """how often ``without`` has taken one out"""
+        self.removed = 0
+        """how many sentences ``filter`` has removed"""
 
-    def without(self, lines: Iterable[str]) -> Iterator[str]:
+    def filter(self, lines: Iterable[str]) -> Iterator[str]:
         """The normalised ``lines`` of one text, none empty, without the sentences."""
         if not self._lines:
             yield from lines
@@ -222,14 +220,14 @@ class HeldOut:
                 self._search(units, searched, safe, found)
                 done = 0
                 while waiting and done + len(waiting[0][1]) <= safe:
-                    yield from self._rest(*waiting[0], done, found)
+                    yield from self._remaining(*waiting[0], done, found)
                     done += len(waiting.pop(0)[1])
                 units, searched = units[done:], safe - done
                 found = [(start - done, end - done) for start, end in found if end > done]
         self._search(units, searched, len(units), found)
         done = 0
         for line, own in waiting:
-            yield from self._rest(line, own, done, found)
+            yield from self._remaining(line, own, done, found)
             done += len(own)
 
     def _search(self, units: list[str], start: int, end: int, found: list[tuple[int, int]]) -> None:
@@ -246,10 +244,10 @@ class HeldOut:
                     break
                 if units[at:last] == sentence:
                     found.append((at, last))
-                    self.taken += 1
+                    self.removed += 1
                     break
 
-    def _rest(self, line: str, units: list[str], start: int, found: list[tuple[int, int]]) -> Iterator[str]:
+    def _remaining(self, line: str, units: list[str], start: int, found: list[tuple[int, int]]) -> Iterator[str]:
         """What is left of ``line``, whose ``units`` stand at ``start`` of those that were searched."""
         end = start + len(units)
         gaps, at = [], start
@@ -261,7 +259,7 @@ class HeldOut:
             at = last
         if not gaps:
             if line in self._lines:
-                self.taken += 1
+                self.removed += 1
             else:
                 yield line
             return
@@ -299,7 +297,7 @@ class HeldOut:
 
 @lru_cache(maxsize=65536)
 def _stands_alone(letter: str) -> bool:
-    """Whether a letter is of a script that puts no spaces between words."""
+    """Whether a letter belongs to a script without spaces between words."""
     return is_ideograph(letter) or script_of(letter) in _UNSPACED
 
 
@@ -317,16 +315,16 @@ def _places(text: str, units: list[str]) -> list[tuple[int, int]]:
 
 
 @dataclass(frozen=True)
-class Material:
-    """What a model is made of: sentences of symbols, the student's normaliser and tokens, and what the card shall say."""
+class TrainingText:
+    """The training text of a model: sentences of symbols, the student's normaliser and tokens, and facts for the card."""
 
     sentences: list[list[str]]
     normaliser: Normaliser
     tokens: Tokens
     parents: list[dict[str, Any]]
     facts: dict[str, Any]
-    held_back: int = 0
-    """how often a held-out clip of the corpora was found in the text files beside them, and taken out"""
+    removed: int = 0
+    """sentences of held-out clips that were removed from the text files"""
 
     @classmethod
     def read(
@@ -336,7 +334,7 @@ class Material:
         unit: Unit,
         languages: Sequence[str] | None,
         open_corpus: OpenCorpus,
-    ) -> Material:
+    ) -> TrainingText:
         """The sentences of text files and corpora as the student ``like`` spells them, in symbols of ``unit`` (letter or word).
 
         ``languages`` are those of corpora, None means the student's own. A ``UserError`` names the first path without a sentence
@@ -358,27 +356,27 @@ class Material:
                 there = open_corpus(path).language_names
                 taken_in[path] = languages_taken(languages, own, there, like, path)
         said = {normaliser(text) for path in taken_in for text in _held_out(path, taken_in[path], open_corpus)} - {""}
-        apart = HeldOut(said, normaliser.settings.spaces == "keep")
-        strange_words = 0
+        leakage = LeakageFilter(said, normaliser.settings.spaces == "keep")
+        all_unknown = 0
         for path in paths:
             written = filter(None, map(normaliser, _texts(path, taken_in.get(path, []), open_corpus, parents)))
-            words, strange, example, taken = 0, 0, "", apart.taken
-            for text in written if path.is_dir() else apart.without(written):
+            words, strange, example, taken = 0, 0, "", leakage.removed
+            for text in written if path.is_dir() else leakage.filter(written):
                 symbols, unknown = symbols_of(text, unit, tokens)
                 words += text.count(" ") + 1
                 strange += unknown
                 example = example or (text if unknown else "")
                 sentences.append(symbols)
-            if not words and apart.taken > taken:
+            if not words and leakage.removed > taken:
                 raise UserError(
                     f"{path}: holds nothing but what dev or test clips say; leave it out, or give other text"
                 )
             if not words:
                 raise UserError(f"{path}: holds no words; expected text, a sentence a line, or a corpus with labels")
             require_alphabet(str(path), strange, words, example)
-            strange_words += strange
-        facts = {"language": card.get("language"), "sentences": len(sentences), "unknown_words": strange_words}
-        return cls(sentences, normaliser, tokens, parents, facts, apart.taken)
+            all_unknown += strange
+        facts = {"language": card.get("language"), "sentences": len(sentences), "unknown_words": all_unknown}
+        return cls(sentences, normaliser, tokens, parents, facts, leakage.removed)
 
     def heldout(self, path: Path, unit: Unit) -> list[list[str]]:
         """The sentences of the text file ``path``, in symbols of ``unit``."""
@@ -400,7 +398,7 @@ def _texts(
 
 
 def _held_out(path: Path, languages: Sequence[str], open_corpus: OpenCorpus) -> Iterator[str]:
-    """What the dev and test clips of a corpus say."""
+    """The labels of the dev and test clips of a corpus."""
     corpus, every = open_corpus(path), list[str | None](languages) or [None]
     for split in ("dev", "test"):
         for language in every:

@@ -1,4 +1,4 @@
-"""A language model that is an LSTM over letters: ONNX Runtime scores whole texts with it, many at a time.
+"""An LSTM language model over letters, scored by ONNX Runtime, many texts at a time.
 
 N texts, K prefixes of texts, P prefixes one letter shorter, L layers, V symbols, H width of the layers.
 """

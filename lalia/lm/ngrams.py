@@ -1,12 +1,11 @@
-"""N-grams with back-off as one trie of arrays: how likely a symbol is after those before it.
+"""N-gram models: a memory-mapped back-off trie, and interpolated modified Kneser-Ney estimation from text.
 
-Level k holds the n-grams of k + 1 symbols, sorted; the children of entry i of level k are entries ``children[i]`` up to
-``children[i + 1]`` of level k + 1. Files are plain ``.npy`` and are mapped, not read: loading costs the same for any size.
+Level k holds the n-grams of k + 1 symbols, sorted; the children of entry i are entries ``children[i]`` to ``children[i + 1]``
+of level k + 1. Files are plain ``.npy`` and memory-mapped, so loading time does not depend on the size.
 
-N-grams from text: interpolated modified Kneser-Ney smoothing (Chen and Goodman 1998; Heafield et al. 2013).
-
-P positions of the text, N n-grams of one length. Everything is counted by sorting numbers: an n-gram's number is its rank
-among those of its length, so that a longer one is the pair (number of all but its last symbol, last symbol).
+Estimation follows Chen and Goodman 1998 and Heafield et al. 2013. P positions of the text, N n-grams of one length. Counting
+sorts numbers: an n-gram's number is its rank among those of its length, so a longer one is the pair (number of all but its last
+symbol, last symbol).
 """
 
 from __future__ import annotations

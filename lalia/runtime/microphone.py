@@ -1,4 +1,4 @@
-"""Blocks of sound as they come: from a microphone (the one door to sounddevice), or from a file that stands in for one."""
+"""Blocks of audio in real time, from a microphone (sounddevice) or from a file that replaces it."""
 
 from __future__ import annotations
 

@@ -1,11 +1,8 @@
-"""A stream: samples in as they come, words out as they become final.
+"""Streaming recognition: audio in as it arrives, stable and tentative words out.
 
-StreamingState chunk by chunk: a streaming student's graph, and what it keeps from one chunk to the next.
-
-The graph (``lalia/models/export/onnx_export.py``) has optional inputs ``state.NAME`` and outputs ``next.NAME`` that are
-handed to it again with the next chunk. Every call hears one chunk, whatever blocks come in, in a file as from a microphone:
-int8 products take their scale from all that they see at once, so only calls of the same frames give the same numbers to the
-last bit.
+The graph (``lalia/models/export/onnx_export.py``) has optional inputs ``state.NAME`` and outputs ``next.NAME``, which are passed
+back with the next chunk. Every call processes one chunk, whatever the size of the blocks: int8 products take their scale from
+all frames of a call, so only equal chunks give bit-equal results for files and streams.
 """
 
 from __future__ import annotations
@@ -34,7 +31,7 @@ if TYPE_CHECKING:
 
 STATE, NEXT = "state.", "next."
 SILENCE_PEAK = 5e-4
-"""Below this (-66 dB) what is heard is silent. Models level their input, and would read letters into the noise."""
+"""Audio with a lower peak (-66 dB) counts as silence. Models normalise their input, and would find letters in the noise."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +65,7 @@ class Chunks:
 
 
 class StreamingState:
-    """One stream on its way through ``session``; several may share it, each from a thread of its own."""
+    """The state of one stream in ``session``; streams in several threads can share a session."""
 
     def __init__(self, session: onnxruntime.InferenceSession, chunks: Chunks, tokens: int) -> None:
         self._session = session
@@ -101,7 +98,7 @@ class StreamingState:
         said = dict(zip(self._outputs, self._session.run(None, {"wave": piece_S[None], **self._kept}), strict=True))
         self._kept = {STATE + name.removeprefix(NEXT): value for name, value in said.items() if name.startswith(NEXT)}
         log_probs_TV = said["log_probs"][0]
-        # What is silent is silent, and what comes behind it still knows that it was.
+        # Silence gives blanks, but the state still advances.
         return silence(*log_probs_TV.shape) if float(np.abs(piece_S).max()) < SILENCE_PEAK else log_probs_TV
 
 
@@ -112,7 +109,7 @@ RATES = (4_000, 768_000)
 
 @dataclass(frozen=True)
 class StreamUpdate:
-    """What a block of samples brought: words that will not change any more, and how the sentence goes on as it seems now."""
+    """The result of a block: words that are final, and the current guess of what follows."""
 
     stable: list[Word] = field(default_factory=list)
     """those that became final with this block, in order"""

@@ -1,4 +1,4 @@
-"""A student: a folder with an ONNX recogniser, run by ONNX Runtime (its one door)."""
+"""A student: a folder with an ONNX recogniser, its tokens and normaliser, run by ONNX Runtime without torch."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 WINDOW_S: Seconds = 30.0
 OVERLAP_S: Seconds = 4.0
 SHORTEST: Samples = to_samples(0.1)
-"""Shorter waves are filled up with silence, since a model's first filters need something to stand on."""
+"""Shorter waves are filled up with silence, because a model's first filters need a minimum length."""
 
 
 class Student:
@@ -42,8 +42,8 @@ class Student:
 
     The folder holds ``model.onnx`` (input ``wave`` (B, S) float32, the raw 16 kHz wave; output ``log_probs`` (B, T, V)
     float32), ``tokens.txt``, ``normaliser.json`` and ``card.json`` (``files``: their SHA-256, ``frame_s``: seconds per
-    frame, ``window_s``: the longest stretch it should see at once, 30 s unless given, ``streaming`` where it hears chunk by
-    chunk). A streaming student hears files as it hears a microphone: chunk by chunk, with the same words to the last bit.
+    frame, ``window_s``: seconds per window, default 30, ``streaming`` for a student that works chunk by chunk). A streaming
+    student processes files in the same chunks as a microphone, with bit-equal results.
     """
 
     def __init__(

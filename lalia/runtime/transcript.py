@@ -1,9 +1,4 @@
-"""What a student heard: the text, its words with times, and how long it listened.
-
-Conversations: the channels of a recording as people, each word with who said it, turns in the order of time.
-
-Transcripts as files: plain text, JSON lines, SubRip and WebVTT.
-"""
+"""Transcripts: text and words with times, conversations over several channels, and txt, JSON, SubRip and WebVTT files."""
 
 from __future__ import annotations
 
@@ -36,7 +31,7 @@ class Transcript:
 # --- Conversations ---------------------------------------------------------------------------------------
 
 PHRASE_S: Seconds = 0.8
-"""A longer pause ends a phrase, behind which somebody else may be heard."""
+"""A longer pause ends a phrase; another speaker's phrase may follow."""
 TURN_S: Seconds = 2.0
 """A longer pause ends a turn, also where nobody else speaks."""
 
@@ -67,7 +62,7 @@ class Track:
             yield block_S
 
     def is_cross_talk(self, word: Word, others: Iterable[Track]) -> bool:
-        """Whether a word was said on one of the other channels, and is only cross-talk here."""
+        """Whether a word is cross-talk from one of the other channels."""
         here = self._power(word)
         return any(here < self._cross_talk(other) * other._power(word) for other in others)
 
@@ -83,7 +78,7 @@ class Track:
         return float(powers_T[first:last].mean()) if first < len(powers_T) else 0.0
 
     def same_audio(self, other: Track) -> bool:
-        """Whether the two hold the same sound: a mono recording, saved as stereo."""
+        """Whether both channels are the same audio: a mono recording saved as stereo."""
         rate = SAMPLE_RATE // _POINT
         return is_same_sound(compare_seconds(self._joined(self._points), other._joined(other._points), rate))
 

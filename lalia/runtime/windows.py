@@ -1,8 +1,6 @@
-"""Long audio as overlapping windows, and their frames as one row again.
+"""Long audio: overlapping windows, stitching of their log-probabilities, and threads with ordered results.
 
 T frames, V tokens, N frames that two windows share.
-
-Work shared among threads whose results come in order: ONNX Runtime lets other threads run while it computes.
 """
 
 from __future__ import annotations
@@ -34,7 +32,7 @@ class Window:
 
 
 class WindowOutput(NamedTuple):
-    """What a model said to a window: frames due by its length, the first ``shared`` of them in the window before too."""
+    """A model's output for a window: frames due by its length, the first ``shared`` of them in the window before too."""
 
     log_probs_TV: np.ndarray
     frames: Frames

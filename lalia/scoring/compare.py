@@ -1,4 +1,4 @@
-"""Ways of decoding side by side: what each gets right, what it costs, and whether the next one is worth its time."""
+"""Compare decoding configurations on the same clips: error rates, processor time, and whether each one is worth it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HOUR: Seconds = 3600.0
 
 @dataclass(frozen=True)
 class DecodingResult:
-    """One result of decoding: its error rates, and the processor time that it took for all clips."""
+    """One decoding configuration: its error rates, and its processor time for all clips."""
 
     name: str
     score: Score
@@ -34,12 +34,12 @@ class DecodingResult:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Several ways on the same clips, from the simplest on."""
+    """Several decoding configurations on the same clips, the simplest first."""
 
     results: tuple[DecodingResult, ...]
     audio_s: Seconds
     model_s: Seconds
-    """processor time of the acoustic model, once for all ways"""
+    """processor time of the acoustic model, shared by all configurations"""
 
     def per_hour(self, took_s: Seconds) -> Seconds:
         """Seconds of work for an hour of speech."""
@@ -106,7 +106,7 @@ def _decode_all(
 
 
 def wer_reduction(before: DecodingResult, after: DecodingResult) -> tuple[float, Interval]:
-    """By how much ``after`` lowers the word error rate of ``before``, and where that lies by resampling the same clips."""
+    """The reduction of WER from ``before`` to ``after``, and its paired bootstrap interval over clips."""
     fewer = [
         ErrorCounts(one.errors - other.errors, 0, 0, one.reference)
         for one, other in zip(before.words, after.words, strict=True)
@@ -153,7 +153,7 @@ def verdict(found: Comparison) -> list[str]:
         more_s = found.per_hour(after.took_s) - found.per_hour(before.took_s)
         worth = "worth it" if low > 0 else "harmful here" if high < 0 else "these clips do not show that it is worth it"
         told.append(
-            f"{after.name}: {100 * gain:.1f} of 100 words less wrong than {before.name} (95 % {100 * low:.1f} to "
+            f"{after.name}: WER {100 * gain:.1f} points lower than {before.name} (95 % {100 * low:.1f} to "
             f"{100 * high:.1f}) for {more_s:.1f} s more an hour of speech: {worth}"
         )
     return told

@@ -1,4 +1,4 @@
-"""How well and how fast a student does on labelled clips: the exported file itself, run as its users run it."""
+"""Evaluation: transcribe labelled clips with an exported student, and report error rates, speed and where the errors are."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class LabelledClips(Protocol):
 
 @dataclass(frozen=True)
 class ScoredClip:
-    """One clip: what was said and what was heard, both normalised."""
+    """One clip: reference and hypothesis, both normalised."""
 
     id: str
     language: str
@@ -56,21 +56,21 @@ class ScoredClip:
     hypothesis: str
     duration_s: Seconds
     words: tuple[tuple[float, bool], ...] = ()
-    """confidence of each word that was heard, and whether it is right"""
+    """confidence of each word of the hypothesis, and whether it is right"""
 
 
 @dataclass(frozen=True)
 class ClipInfo:
-    """What is known of a clip beside its text."""
+    """Metadata of a clip."""
 
     speaker: str = ""
-    """"" where nobody knows"""
+    """"" if unknown"""
     snr_db: float = math.nan
 
 
 @dataclass
 class Evaluation:
-    """Every clip heard, the clips left out with the reason, and how long transcribing took (reading files not counted)."""
+    """Scored clips, skipped clips with the reason, and the time of transcription without reading files."""
 
     clips: list[ScoredClip] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)

@@ -1,7 +1,4 @@
-"""Error rates: words and characters wrong, as counts that can be added, with bootstrap intervals.
-
-Where the errors are: which letters and words are taken for which, and how groups of clips compare.
-"""
+"""Error rates: CER and WER as counts that add up, bootstrap intervals, confusions, and errors by group of clips."""
 
 from __future__ import annotations
 
@@ -128,7 +125,7 @@ FEW = 3
 
 @dataclass(frozen=True)
 class Confusion:
-    """What was said, what was heard for it (``""``: nothing), and how often."""
+    """A reference unit, the hypothesis in its place (``""``: nothing), and how often."""
 
     reference: str
     hypothesis: str
@@ -137,7 +134,7 @@ class Confusion:
 
 @dataclass(frozen=True)
 class GroupErrors:
-    """LabelledClips that have something in common, and their errors."""
+    """LabelledThe errors of a group of clips."""
 
     clips: int
     cer: ErrorCounts

@@ -1,4 +1,4 @@
-"""How much n-grams, and an LSTM beside them, count for a student, and its confidence calibrated: found on held-out clips."""
+"""LM weight tuning on held-out clips: weights and bonuses of n-grams and LSTM, and calibrated confidence."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Trial:
 
     @property
     def cost(self) -> float:
-        """What tuning makes small: letters and words wrong, in equal parts, since either alone is coarse on few clips."""
+        """The objective: CER + WER, since either alone is coarse on few clips."""
         return self.cer.rate + self.wer.rate
 
 

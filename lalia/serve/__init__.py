@@ -1,1 +1,1 @@
-"""A student over HTTP: ``lalia serve``. The extra ``[serve]``; everything else of the light half does without."""
+"""HTTP and WebSocket server for a student (``lalia serve``), from the extra ``[serve]``."""

@@ -1,7 +1,4 @@
-"""The routes: a file in, a transcript out; the page, health and metrics.
-
-Counters in the text format that Prometheus reads.
-"""
+"""HTTP routes of the server: transcription, the page, health, and metrics in Prometheus' text format."""
 
 from __future__ import annotations
 
@@ -44,7 +41,7 @@ _BUCKETS_S: tuple[Seconds, ...] = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 
 
 class Metrics:
-    """What has been served since the start; safe among threads."""
+    """Counters since the start; thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -84,7 +81,7 @@ class Metrics:
                   for (route, status), count in sorted(self._requests.items())),
                 *_head("lalia_audio_seconds_total", "counter", "Audio transcribed."),
                 f"lalia_audio_seconds_total {self._audio_s:.3f}",
-                *_head("lalia_work_seconds_total", "counter", "Time that worker threads spent on it."),
+                *_head("lalia_work_seconds_total", "counter", "Time that worker threads spent on transcription."),
                 f"lalia_work_seconds_total {self._work_s:.3f}",
                 *_head("lalia_transcription_seconds", "histogram", "From the end of an upload to its transcript."),
                 *(f'lalia_transcription_seconds_bucket{{le="{bound:g}"}} {self._buckets[bound]}' for bound in _BUCKETS_S),
@@ -108,7 +105,7 @@ Write = Callable[[Transcript, Upload, list[Note]], Response]
 
 
 class Service:
-    """One student, and who is being served by it. ``folder`` is where uploads lie while they are needed."""
+    """One student and its active requests. Uploads are stored in ``folder`` while they are needed."""
 
     def __init__(self, student: Student, name: str, limits: Limits, folder: Path, token: str = "") -> None:
         self.student = student
@@ -132,7 +129,7 @@ class Service:
         )
 
     def application(self) -> Starlette:
-        """The ASGI application, for any server that speaks it."""
+        """The ASGI application."""
         routes = [
             Route("/", self._guarded("/", self.page, closed=False)),
             Route("/health", self._guarded("/health", self.health, closed=False)),
@@ -164,13 +161,13 @@ class Service:
 
     async def show_metrics(self, _: Request) -> Response:
         gauges = {
-            "lalia_requests_inside": ("Requests uploading, waiting or being transcript.", self.active),
+            "lalia_requests_inside": ("Requests that upload, wait or are transcribed.", self.active),
             "lalia_requests_limit": (
-                "Requests inside from which on others are parameters to come again.",
+                "Most concurrent requests; more get status 429.",
                 self.limits.requests,
             ),
             "lalia_streams": ("Streams among the requests inside.", self.streams),
-            "lalia_jobs_waiting": ("Files that wait for their turn.", self.scheduler.waiting()),
+            "lalia_jobs_waiting": ("Files that wait for a worker.", self.scheduler.waiting()),
         }
         return Response(self.metrics.render(gauges), media_type=CONTENT_TYPE)
 
@@ -196,12 +193,12 @@ class Service:
         def check(upload: Upload) -> None:
             _require_known("response_format", upload.fields.get("response_format", "json"), OPENAI)
             if upload.fields.get("stream", "false").lower() not in ("", "false", "0"):
-                raise RequestError(400, "no_stream", "stream is not known here; leave it out")
+                raise RequestError(400, "no_stream", "stream is not supported; leave it out")
 
         return await self._transcribe(request, write, check)
 
     async def stream(self, socket: WebSocket) -> None:
-        """``/stream``: speech while it is spoken."""
+        """WebSocket ``/stream``: streaming recognition."""
         await serve_stream(self, socket)
 
     async def _transcribe(
@@ -228,7 +225,7 @@ class Service:
         return lambda: self.student.steps(upload.path, upload.name, tell=tell, channels=channels)
 
     async def _wait(self, request: Request, job: Job) -> Transcript:
-        """The job's transcript; where the client leaves, the job ends too, before its file is removed."""
+        """The job's transcript; if the client disconnects, the job ends before its file is removed."""
         done: asyncio.Future[Any] = asyncio.wrap_future(job.future)
         gone: asyncio.Future[Any] = asyncio.ensure_future(
             request.receive()
@@ -244,7 +241,7 @@ class Service:
             job.cancel()
 
     def _guarded(self, route: str, handler: Handler, closed: bool = True) -> Handler:
-        """``handler`` behind the token, its errors as answers, its answers counted."""
+        """``handler`` with authorization, errors as responses, and counted requests."""
 
         async def call(request: Request) -> Response:
             try:
@@ -255,7 +252,7 @@ class Service:
                 response = _error_response(error)
             except AudioError as error:
                 response = _error_response(RequestError(415, "bad_audio", str(error)))
-            except Exception as error:  # a fault of ours: it costs this request and no other
+            except Exception as error:  # a bug here fails only this request
                 response = _error_response(
                     RequestError(500, "fault", f"{type(error).__name__} in the server; please report it")
                 )
@@ -272,7 +269,7 @@ class Service:
             )
 
     def authorized(self, authorization: str) -> bool:
-        """Whether the header ``Authorization`` shows this server's token, where it has one."""
+        """Whether the header ``Authorization`` has this server's token; always true without one."""
         kind, _, given = authorization.partition(" ")
         shown = kind.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), self._token)
         return shown or not self._token

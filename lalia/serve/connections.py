@@ -1,4 +1,4 @@
-"""Connections: uvicorn's HTTP/1.1 with less patience, and the server around it. The one door to uvicorn."""
+"""Network connections: uvicorn's server and its HTTP/1.1 protocol with timeouts for idle connections."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lalia.serve.limits import Limits
 
 
 def make_protocol(limits: Limits) -> type[H11Protocol]:
-    """uvicorn's protocol, which waits for headers and for readers without end, with an end to that."""
+    """uvicorn's protocol with timeouts: it closes connections that are idle or do not read for ``patience_s``."""
 
     class TimeoutProtocol(H11Protocol):
         _cycle_before: Any = None
@@ -43,7 +43,7 @@ def make_protocol(limits: Limits) -> type[H11Protocol]:
             super().handle_websocket_upgrade(event)
 
         def _check_progress(self) -> None:
-            """Close a connection whose headers, or whose reading, made no progress since the last look."""
+            """Close the connection if neither headers nor reads made progress since the last check."""
             unsent = self.transport.get_write_buffer_size()
             answered = self.cycle is not None and self.cycle.response_complete
             idle = self.cycle is self._cycle_before and (answered or self.conn.their_state is h11.IDLE)
@@ -57,7 +57,7 @@ def make_protocol(limits: Limits) -> type[H11Protocol]:
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, for which a signal to stop is an order and not an accident: the process then ends with status 0."""
+    """uvicorn's server, which ends with status 0 after SIGTERM or SIGINT."""
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.should_exit and sig == signal.SIGINT:
@@ -66,7 +66,7 @@ class Server(uvicorn.Server):
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket bound to ``host`` and ``port`` (0: any free one); a ``UserError`` where that cannot be had."""
+    """A socket bound to ``host`` and ``port`` (0: any free one); a ``UserError`` if the address cannot be used."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family, backlog=512)

@@ -1,11 +1,4 @@
-"""A transcript as the body of an answer: our formats, and those of OpenAI's API.
-
-What a server takes at most: size, time, how much at once.
-
-What a client is told when it gets no transcript: a status, one line, and when to come again.
-
-A file from a request to the disk: bounded in size and in patience, in a folder of our own, under a name of our own.
-"""
+"""HTTP uploads and responses: a request's audio to a temporary file, a transcript to a body in our formats or OpenAI's."""
 
 from __future__ import annotations
 
@@ -40,7 +33,7 @@ _LINGER_S = 2.0
 
 @dataclass(frozen=True)
 class Upload:
-    """A file that was sent: where it lies, what the client calls it, and the form's other fields."""
+    """An uploaded file: its path, the client's name for it, and the form's other fields."""
 
     path: Path
     name: str
@@ -51,7 +44,7 @@ class Upload:
 async def receive_upload(request: Request, limits: Limits, folder: Path) -> AsyncIterator[Upload]:
     """The request's file (a form's ``file``, or the whole body) in ``folder`` while the block lasts.
 
-    ``RequestError`` where it is too large, too slow, or not there.
+    ``RequestError`` if it is too large, too slow or missing.
     """
     stream = _bounded(request, limits)
     with tempfile.NamedTemporaryFile(dir=folder, prefix="upload-") as file:
@@ -64,7 +57,7 @@ async def receive_upload(request: Request, limits: Limits, folder: Path) -> Asyn
                     await run_in_threadpool(file.write, chunk)
             file.flush()
         except ClientDisconnect as error:
-            raise RequestError(499, "gone", "the client left before all was sent") from error
+            raise RequestError(499, "gone", "the client disconnected during the upload") from error
         except OSError as error:
             raise RequestError(
                 507, "no_space", f"the upload cannot be stored ({error.strerror})", retry_s=30.0
@@ -93,7 +86,7 @@ async def _bounded(request: Request, limits: Limits) -> AsyncGenerator[bytes, No
         except StopAsyncIteration:
             return
         except asyncio.TimeoutError as error:
-            raise RequestError(408, "too_slow", f"came slower than {limits.upload_rate} bytes per second") from error
+            raise RequestError(408, "too_slow", f"arrived slower than {limits.upload_rate} bytes per second") from error
         total += len(chunk)
         if total > limits.upload_bytes:
             raise too_large
@@ -119,7 +112,7 @@ async def _form(request: Request, stream: AsyncGenerator[bytes, None], file: IO[
 
 
 async def _drain(request: Request) -> None:
-    """Read on for a moment: a client that still sends would get a reset instead of our answer."""
+    """Read on for a moment: a client that still sends would get a reset instead of the response."""
 
     async def discard() -> None:
         while (await request.receive()).get("more_body", False):

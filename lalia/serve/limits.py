@@ -1,4 +1,4 @@
-"""Limits of the server (size, time, requests at once) and the error that a client gets beyond them."""
+"""Limits of the server (size, time, concurrent requests) and the error that clients get beyond them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Limits:
     """Defaults are for a small machine that serves a few people."""
 
     jobs: int = cores()
-    """windows heard at a time, one thread each"""
+    """windows at a time, one thread each"""
     requests: int = 32
-    """requests inside at a time, uploads among them; the next one is told to come again (429)"""
+    """concurrent requests, uploads included; more get status 429"""
     connections: int = 512
     """open connections; the next one is closed"""
     upload_bytes: int = 200 * MEGABYTE
@@ -35,7 +35,7 @@ class Limits:
     header_bytes: int = 16_384
     """all headers of a request (400)"""
     drain_s: Seconds = 30.0
-    """for requests under way when the server is told to stop"""
+    """for active requests at shutdown"""
 
 
 class RequestError(Exception):
@@ -54,6 +54,4 @@ class RequestError(Exception):
 
 
 def busy(requests: int) -> RequestError:
-    return RequestError(
-        429, "busy", f"{requests} requests are being served already; come again in a second", retry_s=1.0
-    )
+    return RequestError(429, "busy", f"{requests} requests are active already; retry in a second", retry_s=1.0)

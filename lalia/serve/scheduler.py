@@ -1,4 +1,4 @@
-"""Fair turns: all requests advance window by window, so that a short clip never waits for somebody's three hours."""
+"""Fair scheduling: all requests advance window by window, so that a short clip never waits for a long file."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ Steps = Generator[Seconds, None, Transcript]
 
 
 class Job:
-    """One file on its way: ``future`` gets its transcript, an ``AudioError`` or a ``RequestError``."""
+    """Transcription of one file: ``future`` gets its transcript, an ``AudioError`` or a ``RequestError``."""
 
     def __init__(self, begin: Callable[[], Steps], audio_s: Seconds, work_s: Seconds) -> None:
         self.future: Future[Transcript] = Future()
-        self.future.set_running_or_notify_cancel()  # it cannot be cancelled from outside: a thread is to set it
+        self.future.set_running_or_notify_cancel()  # only the worker thread ends it
         self.heard_s: Seconds = 0.0
         self.worked_s: Seconds = 0.0
         self._begin = begin
@@ -32,18 +32,18 @@ class Job:
         self._left = threading.Event()
 
     def cancel(self) -> None:
-        """Nobody waits for it any more: it ends before its next turn."""
+        """Stop the job before its next step."""
         self._left.set()
 
     def step(self) -> bool:
-        """Hear one more window; True when there is nothing left to do."""
+        """Transcribe one more window; True when the job is done."""
         start = time.monotonic()
         try:
             if self._left.is_set():
-                raise RequestError(499, "gone", "the client left")
+                raise RequestError(499, "gone", "the client disconnected")
             if start > self._deadline:
                 raise RequestError(
-                    504, "timeout", f"not done within {self._work_s:g} s; the server is busy, or the file long"
+                    504, "timeout", f"not finished within {self._work_s:g} s; the server is busy or the file is long"
                 )
             if self._steps is None:
                 self._steps = self._begin()
@@ -103,7 +103,7 @@ class StreamJob:
 
 
 class Scheduler:
-    """``workers`` threads that take jobs from the front of a row and put unfinished ones at its end."""
+    """Round-robin over jobs: ``workers`` threads take the first job of a queue and put it back at the end if unfinished."""
 
     def __init__(self, workers: int) -> None:
         self._queue: deque[Job | StreamJob] = deque()
@@ -127,7 +127,7 @@ class Scheduler:
         return len(self._queue)
 
     def close(self) -> None:
-        """End after the turns under way; jobs that are not done by then are refused."""
+        """End after the turns under way; unfinished jobs fail."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()

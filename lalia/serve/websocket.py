@@ -1,9 +1,9 @@
-"""Speech over a WebSocket while it is spoken: samples in, words out as they become final.
+"""Streaming over a WebSocket: audio samples in, words out as they become final.
 
-The client sends binary messages of 16-bit little-endian mono samples at ``?rate=`` (16,000 unless given), the last one behind
-``{"finish": true}``; the server sends JSON objects with ``stable`` and ``tentative`` words, ``heard_s`` and ``last``. Who cannot
-send an Authorization header, as pages cannot, sends ``{"token": "…"}`` first. A message is heard before the next one is read:
-who sends faster than this machine hears is slowed by TCP.
+The client sends binary messages of 16-bit little-endian mono samples at ``?rate=`` (default 16,000), then
+``{"finish": true}``; the server sends JSON objects with ``stable`` and ``tentative`` words, ``heard_s`` and ``last``. Clients
+that cannot send an Authorization header, such as web pages, send ``{"token": "…"}`` first. Each message is processed before
+the next one is read, so TCP slows clients that send faster than the server works.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 
 ROUTE = "/stream"
 PIECE_S: Seconds = 1.0
-"""At most so much is heard in one turn, so that nobody's large message holds up other streams."""
+"""Audio per scheduler step, so that a large message does not delay other streams."""
 _RATES = (8_000, 192_000)
 _POLICY, _FAULT, _DONE = 1008, 1011, 1000
 
 
 async def serve_stream(service: Service, socket: WebSocket) -> None:
-    """One client from handshake to close; what it must not do costs this client alone."""
+    """Serve one client from handshake to close; its errors end only its own stream."""
     try:
         stream, trusted = _admit(service, socket)
     except RequestError as error:
@@ -61,7 +61,7 @@ async def serve_stream(service: Service, socket: WebSocket) -> None:
     except AudioError as error:
         status = 415
         await client.fail(RequestError(415, "bad_audio", str(error)), _POLICY)
-    except Exception as error:  # a fault of ours: it costs this stream and no other
+    except Exception as error:  # a bug here fails only this stream
         status = 500
         what = f"{type(error).__name__} in the server; please report it"
         await client.fail(RequestError(500, "fault", what), _FAULT)
@@ -73,11 +73,11 @@ async def serve_stream(service: Service, socket: WebSocket) -> None:
 
 
 def _admit(service: Service, socket: WebSocket) -> tuple[Stream, bool]:
-    """A stream for who asks for it, and whether he has shown the token already; a ``RequestError`` before the handshake else."""
+    """A new stream, and whether the header has the token already; a ``RequestError`` before the handshake otherwise."""
     origin = socket.headers.get("origin")
     if origin and urlsplit(origin).netloc != socket.headers.get("host", ""):
         # Browsers let any page open a WebSocket to any server, with this machine's own among them.
-        raise RequestError(403, "other_origin", f"pages of {origin[:80]} may not speak to this server")
+        raise RequestError(403, "other_origin", f"pages of {origin[:80]} must not use this server")
     trusted = service.authorized(socket.headers.get("authorization", ""))
     if not trusted and "authorization" in socket.headers:
         raise RequestError(401, "no_token", "the token in the header Authorization is not this server's")
@@ -106,7 +106,7 @@ class _StreamClient:
         self._shown: list[Any] = []
 
     async def authenticate(self) -> None:
-        """Take the token out of the first message; ``RequestError`` where it is not there or not right."""
+        """Read the token from the first message; ``RequestError`` if it is missing or wrong."""
         said = await self._receive()
         token = _object(said).get("token") if isinstance(said, str) else None
         if not isinstance(token, str) or not self._service.authorized(f"Bearer {token}"):
@@ -115,7 +115,7 @@ class _StreamClient:
             )
 
     async def listen(self) -> None:
-        """Hear all messages, to the end."""
+        """Process all messages until the stream ends."""
         longest = self._service.limits.audio_s
         while True:
             said = await self._receive()
@@ -126,17 +126,17 @@ class _StreamClient:
                 await self._socket.close(_DONE)
                 return
             if len(said) % 2:
-                raise RequestError(400, "bad_audio", f"{len(said)} bytes are no 16-bit samples")
+                raise RequestError(400, "bad_audio", f"{len(said)} bytes are not whole 16-bit samples")
             samples = np.frombuffer(said, "<i2").astype(np.float32) / 32_768
             size = round(PIECE_S * self._rate)
             for start in range(0, len(samples), size):
                 feed = partial(self._stream.feed, samples[start : start + size])
                 await self._send(await self._work(feed), last=False)
             if self._stream.heard_s > longest:
-                raise RequestError(413, "too_long", f"more than {clock(longest)} were spoken; begin another stream")
+                raise RequestError(413, "too_long", f"more than {clock(longest)} of audio; start a new stream")
 
     async def fail(self, error: RequestError, code: int) -> None:
-        """Say why, where anybody still listens, and close."""
+        """Send the error if the client is still connected, and close."""
         try:
             await asyncio.wait_for(self._socket.send_text(json.dumps(error.as_dict())), self._patience_s)
             await asyncio.wait_for(self._socket.close(code, error.code), self._patience_s)
@@ -152,7 +152,7 @@ class _StreamClient:
             message = await asyncio.wait_for(self._socket.receive(), self._patience_s)
         except asyncio.TimeoutError as error:
             raise RequestError(
-                408, "too_slow", f"nothing came for {self._patience_s:g} s; silence is samples too"
+                408, "too_slow", f"no message for {self._patience_s:g} s; send samples during silence too"
             ) from error
         if message["type"] == "websocket.disconnect":
             raise WebSocketDisconnect(message.get("code", _DONE))
@@ -160,7 +160,7 @@ class _StreamClient:
         return text if text is not None else bytes(message.get("bytes") or b"")
 
     async def _work(self, work: Callable[[], StreamUpdate]) -> StreamUpdate:
-        """``work`` as the next turn: a stream's pieces are short, and somebody waits for them as he speaks."""
+        """Run ``work`` before all files: pieces of a stream are short and latency matters."""
         job = StreamJob(work)
         self._service.scheduler.add(job, first=True)
         said = await asyncio.wrap_future(job.future)
@@ -175,7 +175,7 @@ class _StreamClient:
         try:
             await asyncio.wait_for(self._socket.send_text(text), self._patience_s)
         except asyncio.TimeoutError as error:
-            raise RequestError(408, "too_slow", "answers are not read") from error
+            raise RequestError(408, "too_slow", "the client does not read responses") from error
 
 
 def _object(text: str) -> dict[str, Any]:

@@ -10,14 +10,14 @@ from collections.abc import Iterator
 import pytest
 
 from lalia.lm import build
-from lalia.lm.build import HeldOut
+from lalia.lm.build import LeakageFilter
 
 SAID = "the ferry leaves at noon"
 
 
 def left(sentences: list[str], lines: list[str], spaced: bool = True) -> tuple[list[str], int]:
-    apart = HeldOut(sentences, spaced)
-    return list(apart.without(lines)), apart.taken
+    apart = LeakageFilter(sentences, spaced)
+    return list(apart.filter(lines)), apart.removed
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_as_the_slow_way_finds_them(monkeypatch: pytest.MonkeyPatch) -> None:
             many = chance.choice((1, 3, 8, 30))
             lines.append(" ".join(words[:many]))
             words = words[many:]
-        assert list(HeldOut(sentences).without(lines)) == slow(sentences, lines)
+        assert list(LeakageFilter(sentences).filter(lines)) == slow(sentences, lines)
 
 
 def endless(lines: int) -> Iterator[str]:
@@ -110,17 +110,17 @@ def endless(lines: int) -> Iterator[str]:
 
 
 def test_neither_memory_nor_time_grow_with_what_there_is() -> None:
-    few, many = (HeldOut(endless(size)) for size in (10, 5000))
+    few, many = (LeakageFilter(endless(size)) for size in (10, 5000))
     peaks, times = [], []
     for lines in (2_000, 20_000):
         tracemalloc.start()
-        assert sum(1 for _ in few.without(endless(lines))) == lines - 10
+        assert sum(1 for _ in few.filter(endless(lines))) == lines - 10
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.5 * peaks[0] < 10e6
     text = list(endless(25_000))[5000:]
     for apart in (few, many):
         start = time.process_time()
-        assert len(list(apart.without(text))) == len(text)
+        assert len(list(apart.filter(text))) == len(text)
         times.append(time.process_time() - start)
     assert times[1] < 5 * times[0]

@@ -122,7 +122,7 @@ def test_a_file_and_then_the_microphone(server: Running, tmp_path: Path) -> None
         found = page.call("Runtime.evaluate", expression="document.getElementById('file')")
         page.call("DOM.setFileInputFiles", files=[str(clip)], objectId=found["result"]["objectId"])
         page.wait("document.querySelectorAll('#words button').length")
-        assert "words in 00:04 of audio" in page.value("document.getElementById('said').textContent")
+        assert "words in 00:04 of audio" in page.value("document.getElementById('status').textContent")
 
         page.wait("!document.getElementById('speak').hidden")
         page.value("document.getElementById('speak').click()")
@@ -145,7 +145,7 @@ def test_without_the_token_it_asks_for_it(server: Running, tmp_path: Path) -> No
         page.wait("!document.getElementById('speak').hidden")
         page.value("document.getElementById('speak').click()")
         page.wait("!document.getElementById('token-row').hidden")
-        assert page.value("document.getElementById('said').className") == "bad"
+        assert page.value("document.getElementById('status').className") == "bad"
         page.wait("document.getElementById('speak').textContent === 'Speak'")
 
 
@@ -153,4 +153,4 @@ def test_without_a_microphone_it_says_so(server: Running, tmp_path: Path) -> Non
     with opened(server.url("/"), tmp_path) as page:
         page.wait("!document.getElementById('speak').hidden")
         page.value("document.getElementById('speak').click()")
-        page.wait("document.getElementById('said').textContent.startsWith('The microphone cannot be used')")
+        page.wait("document.getElementById('status').textContent.startsWith('Cannot use the microphone')")
