@@ -39,7 +39,7 @@ from lalia.models.recogniser import Recogniser
 from lalia.models.store import WEIGHTS, count_parameters, replacing
 from lalia.runtime.student import Student
 from lalia.scoring.evaluation import Evaluation, evaluate
-from lalia.units import SAMPLE_RATE
+from lalia.units import SAMPLE_RATE, plural
 
 # --- The export ----------------------------------------------------------------------------------------
 
@@ -152,7 +152,8 @@ class ExportJob:
                             f"the first: {found.skipped[0]}")  # fmt: skip
         scored = found.score()
         print(
-            f"{name}: CER {scored.cer.rate:.4f}, WER {scored.wer.rate:.4f} on {len(found.clips)} clips", file=sys.stderr
+            f"{name}: CER {scored.cer.rate:.4f}, WER {scored.wer.rate:.4f} on {plural(len(found.clips), 'clip')}",
+            file=sys.stderr,
         )
         return found
 

@@ -47,7 +47,7 @@ from lalia.training.trainer import (
     resolve_schedule,
 )
 from lalia.training.validation import describe_clips, transcribe_rows
-from lalia.units import to_samples
+from lalia.units import plural, to_samples
 
 SHOW = ("train/loss", "train/blank", "valid/cer", "valid/wer")
 MINIMUM_STEPS = MinimumSteps(200, "a recogniser outputs only blanks for its first 50 to 150 steps")
@@ -116,7 +116,7 @@ def finetune(settings: FinetuneSettings, folder: Path, stated: Collection[str] |
     audio_s = accumulation * ranks * settings.batch.micro_s
     if leader:
         print(
-            f"fine-tuning {_what(settings, recogniser)} on {60 * hours:.1f} minutes in {len(rows)} clips"
+            f"fine-tuning {_what(settings, recogniser)} on {60 * hours:.1f} minutes in {plural(len(rows), 'clip')}"
             f"{left_out(mixture, 'train', data.language, data.min_s, data.max_s)}, {len(recogniser.tokens)} tokens, "
             f"{settings.schedule.steps} steps of {audio_s:.0f} s" + (f"; continuing from step {step}" if step else ""),
             file=sys.stderr,

@@ -27,7 +27,7 @@ from lalia.training.distributed import is_rank_zero, rank, shard_loader
 from lalia.training.run_log import ThroughputLog, TimedLoader, read_metrics
 from lalia.training.seeds import generator
 from lalia.training.trainer import FINISHED, Run, finished, first_step, fit, newest_checkpoint, resolve_schedule
-from lalia.units import to_samples
+from lalia.units import plural, to_samples
 from pretrain.code_usage import CodeRecord
 from pretrain.config import PretrainSettings
 from pretrain.guard import Guard
@@ -76,7 +76,7 @@ def pretrain(settings: PretrainSettings, folder: Path, stated: Collection[str] =
     chance = 1 / (settings.objective.distractors + 1)
     codes = settings.quantizer.codebooks * settings.quantizer.entries
     summary = (
-        f"pretraining on {hours:.2f} hours in {len(rows)} clips, {settings.schedule.steps} steps of "
+        f"pretraining on {hours:.2f} hours in {plural(len(rows), 'clip')}, {plural(settings.schedule.steps, 'step')} of "
         f"{accumulation * ranks * settings.batch.micro_s:.0f} s; chance is {chance:.4f}, codes {codes}"
         + (f"; continuing from step {step}" if step else "")
     )
