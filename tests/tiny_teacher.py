@@ -78,5 +78,5 @@ def sharpen(made: Recogniser) -> None:
     with torch.no_grad():
         for parameter in made.parameters():
             if parameter.ndim == 1:
-                parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
         made.head.weight *= 8

@@ -37,7 +37,7 @@ def disturb(encoder: Encoder) -> None:
     with torch.no_grad():
         for parameter in encoder.parameters():
             if parameter.requires_grad:
-                parameter += 0.1 * torch.randn_like(parameter)
+                parameter.add_(0.1 * torch.randn_like(parameter))
 
 
 def part(letters: str, language: str, encoder: Encoder) -> LanguagePart:

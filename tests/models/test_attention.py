@@ -13,12 +13,16 @@ from lalia.models.cpu_kernels import dropout as drop
 B, H, T, d = 2, 3, 11, 8
 
 
-def draw() -> list[Tensor]:
+QKV = tuple[Tensor, Tensor, Tensor]
+
+
+def draw() -> QKV:
     random = torch.Generator().manual_seed(0)
-    return [torch.randn(B, H, T, d, generator=random, requires_grad=True) for _ in range(3)]
+    q, k, v = (torch.randn(B, H, T, d, generator=random, requires_grad=True) for _ in range(3))
+    return q, k, v
 
 
-def results(attended: Tensor, qkv: list[Tensor]) -> list[Tensor]:
+def results(attended: Tensor, qkv: QKV) -> list[Tensor]:
     """What was attended, and the gradients of q, k and v under a loss that is not even."""
     weight = torch.linspace(-1, 2, attended.numel()).view(attended.shape)
     return [attended.detach(), *torch.autograd.grad((attended.float() * weight).sum(), qkv)]

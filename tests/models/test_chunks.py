@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -13,7 +15,7 @@ from tests.tiny_teacher import make_recogniser
 
 CHUNK, LEFT = 3, 2
 STEM = [[16, 10, 5], [16, 8, 4], [24, 4, 4], [24, 4, 4], [32, 2, 2]]
-SHAPES = {
+SHAPES: dict[str, dict[str, Any]] = {
     "convolutional": {"layers": 2},
     "wide kernel": {"layers": 2, "block_kernel": 11},
     "conformer mfcc": {"block": "conformer", "input": "mfcc", "bins": 13, "stack": 2, "layers": 2},

@@ -8,6 +8,7 @@ import json
 import sys
 import types
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from fairseq2.models.wav2vec2.factory import create_wav2vec2_model
 from fairseq2.nn import BatchLayout
 from safetensors.torch import load_file, save_file
 from transformers import (
+    PreTrainedModel,
     Wav2Vec2Config,
     Wav2Vec2FeatureExtractor,
     Wav2Vec2ForCTC,
@@ -74,7 +76,10 @@ def padded(clips: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
     return wave_BS, lengths
 
 
-def shaken(model: torch.nn.Module) -> torch.nn.Module:
+Model = TypeVar("Model", bound=torch.nn.Module)
+
+
+def shaken(model: Model) -> Model:
     """``model`` with every weight moved off its start, so that norms of ones and biases of zeros hide no mistake."""
     random = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -83,7 +88,7 @@ def shaken(model: torch.nn.Module) -> torch.nn.Module:
     return model.eval()
 
 
-def save_peer(model: torch.nn.Module, folder: Path, do_normalize: bool = True) -> Wav2Vec2FeatureExtractor:
+def save_peer(model: PreTrainedModel, folder: Path, do_normalize: bool = True) -> Wav2Vec2FeatureExtractor:
     model.save_pretrained(folder)
     extractor = Wav2Vec2FeatureExtractor(do_normalize=do_normalize, return_attention_mask=True)
     extractor.save_pretrained(folder)
@@ -174,9 +179,9 @@ def test_weights_in_several_torch_files(tmp_path: Path) -> None:
         torch.testing.assert_close(a, b, msg=name)
 
 
-def our_recogniser(**shape: object) -> Recogniser:
+def our_recogniser(**shape: Any) -> Recogniser:
     torch.manual_seed(0)
-    small = dict(
+    small: dict[str, Any] = dict(
         width=16, layers=2, heads=4, feedforward=24, stem=[list(r) for r in STEM], position_kernel=8, position_groups=4
     )
     encoder = Encoder(EncoderShape(**small | shape))
@@ -204,6 +209,7 @@ def test_transformers_loads_our_recogniser_with_the_same_logits(shape: dict, tmp
     from lalia.decoding.greedy import greedy, transcript
 
     log_probs, _ = ours.log_probs(*padded(clips[:1]))
+    assert isinstance(heard, dict)
     assert heard["text"] == transcript(greedy(log_probs[0].numpy()), ours.tokens)
 
     # There and back: the same tokens, numbers and lineage.
@@ -334,7 +340,7 @@ def omegaconf():
             self.__dict__["_content"] = content
 
     DictConfig.__module__, DictConfig.__qualname__ = "omegaconf.dictconfig", "DictConfig"
-    module.DictConfig = DictConfig
+    vars(module)["DictConfig"] = DictConfig
     sys.modules["omegaconf"], sys.modules["omegaconf.dictconfig"] = types.ModuleType("omegaconf"), module
     yield DictConfig
     sys.modules.pop("omegaconf", None)

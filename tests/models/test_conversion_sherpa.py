@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,10 +46,10 @@ def heard(recogniser, wave: np.ndarray):
     return stream.result
 
 
-def make_exported(folder: Path, **shape: object) -> Path:
+def make_exported(folder: Path, **shape: Any) -> Path:
     """A student whose weights are chance, exported as `distill export` does."""
     torch.manual_seed(3)
-    small = dict(width=16, layers=2, heads=4, feedforward=24, position_groups=4)
+    small: dict[str, Any] = dict(width=16, layers=2, heads=4, feedforward=24, position_groups=4)
     recogniser = Recogniser(
         Encoder(EncoderShape(**small | shape)),
         Tokens(["<blank>", "|", "a", "b", "ж", "न"]),

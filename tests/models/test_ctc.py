@@ -38,6 +38,7 @@ def test_a_label_that_cannot_fit_is_named_and_counts_for_nothing():
     assert found.impossible_B.tolist() == [True, False]
     assert int(found.count) == 3
     found.loss.backward()
+    assert logits.grad is not None
     assert torch.isfinite(logits.grad).all()
     assert not logits.grad[0].any()
 

@@ -32,12 +32,13 @@ def test_gradients_pass_where_numbers_passed():
     x = torch.ones(100, 100, requires_grad=True)
     found = dropout(x, 0.4)
     found.sum().backward()
+    assert x.grad is not None
     assert torch.equal(x.grad != 0, found.detach() != 0)
 
 
 def test_a_byte_of_each_number_is_kept():
     x = torch.ones(100, 100, requires_grad=True)
-    kept = []
+    kept: list[torch.Tensor] = []
     with torch.autograd.graph.saved_tensors_hooks(kept.append, lambda nothing: nothing):
         dropout(x, 0.4)
     assert [tensor.dtype for tensor in kept] == [torch.uint8]

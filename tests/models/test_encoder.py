@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import shutil
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,22 +18,22 @@ from lalia.models.store import load_encoder
 from lalia.training.distributed import COMPILERS
 
 STEM = [[12, 10, 5], [12, 3, 4], [12, 3, 4], [12, 2, 2]]  # 10 ms frames, four convolutions
-INPUTS = {
+INPUTS: dict[str, dict[str, Any]] = {
     "group": dict(input="wave", stem=STEM),
     "layer": dict(input="wave", stem=STEM, stem_norm="layer", stem_bias=True, normalise_wave=True),
     "logmel": dict(input="logmel", bins=10, stack=2),
     "mfcc": dict(input="mfcc", bins=8, stack=2),
 }
-BLOCKS = {
+BLOCKS: dict[str, dict[str, Any]] = {
     "post": dict(block="transformer", norm="post"),
     "pre": dict(block="transformer", norm="pre"),
     "convolutional": dict(block="convolutional", block_kernel=5),
     "conformer": dict(block="conformer", block_kernel=5),
 }
-SMALL = dict(width=16, layers=2, heads=4, feedforward=24, position_kernel=8, position_groups=4)
+SMALL: dict[str, Any] = dict(width=16, layers=2, heads=4, feedforward=24, position_kernel=8, position_groups=4)
 
 
-def make(**shape: object) -> Encoder:
+def make(**shape: Any) -> Encoder:
     torch.manual_seed(0)
     return Encoder(EncoderShape(**SMALL | shape)).eval()
 
@@ -78,7 +80,7 @@ def test_gradients_of_a_clip_do_not_depend_on_padding(source: str, block: str) -
 
     alone = gradients(wave_BS[1:, :2_500], lengths_B[1:], 0)
     for name, gradient in gradients(wave_BS, lengths_B, 1).items():
-        torch.testing.assert_close(gradient, alone[name], rtol=1e-3, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}")
+        torch.testing.assert_close(gradient, alone[name], rtol=1e-3, atol=1e-5, msg=partial("{}: {}".format, name))
 
 
 @pytest.mark.parametrize("source", INPUTS)

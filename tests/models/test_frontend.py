@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torchaudio
@@ -11,6 +13,7 @@ from lalia.models.frontend import (
     PRIOR_FRAMES,
     ConvolutionStem,
     StackedFrames,
+    StemLayer,
     make_frontend,
     normalise_over_time,
     valid_frames,
@@ -22,8 +25,15 @@ def noise(*shape: int) -> torch.Tensor:
     return 0.1 * torch.randn(*shape, generator=torch.Generator().manual_seed(0))
 
 
-def logmel(**shape: object) -> StackedFrames:
-    return StackedFrames(EncoderShape(**dict(input="logmel", bins=20, stack=4) | shape))
+def logmel(**shape: Any) -> StackedFrames:
+    small: dict[str, Any] = dict(input="logmel", bins=20, stack=4)
+    return StackedFrames(EncoderShape(**small | shape))
+
+
+def layer(stem: ConvolutionStem, number: int) -> StemLayer:
+    found = stem.layers[number]
+    assert isinstance(found, StemLayer)
+    return found
 
 
 def test_log_mel_bins_are_those_of_torchaudio() -> None:
@@ -84,9 +94,11 @@ def test_measured_statistics_are_those_of_all_frames() -> None:
 def test_group_norm_of_an_unpadded_clip_is_torchs() -> None:
     torch.manual_seed(0)
     stem = ConvolutionStem(EncoderShape(stem=[[8, 10, 5]]))
-    torch.nn.init.normal_(stem.layers[0].group_norm.weight)
+    first = layer(stem, 0)
+    assert first.group_norm is not None
+    torch.nn.init.normal_(first.group_norm.weight)
     wave = noise(2, 900)
-    expected = torch.nn.functional.gelu(stem.layers[0].group_norm(stem.layers[0].conv(wave[:, None]))).transpose(1, 2)
+    expected = torch.nn.functional.gelu(first.group_norm(first.conv(wave[:, None]))).transpose(1, 2)
     torch.testing.assert_close(stem(wave, torch.tensor([900, 900]))[0], expected, rtol=1e-4, atol=1e-5)
 
 
@@ -97,7 +109,9 @@ def test_gradient_of_the_stem_is_scaled_while_training_only() -> None:
     def gradient() -> torch.Tensor:
         stem.zero_grad()
         stem(noise(1, 900), torch.tensor([900]))[0].square().sum().backward()
-        return stem.layers[1].conv.weight.grad.clone()
+        found = layer(stem, 1).conv.weight.grad
+        assert found is not None
+        return found.clone()
 
     training = gradient()
     stem.eval()
@@ -107,7 +121,7 @@ def test_gradient_of_the_stem_is_scaled_while_training_only() -> None:
 def test_normalised_waves_have_no_mean_and_unit_variance_within_the_clip() -> None:
     stem = ConvolutionStem(EncoderShape(stem=[[1, 1, 1]], stem_norm="layer", normalise_wave=True))
     seen: list[torch.Tensor] = []
-    stem.layers[0].conv.register_forward_pre_hook(lambda _module, args: seen.append(args[0][:, 0]))
+    layer(stem, 0).conv.register_forward_pre_hook(lambda _module, args: seen.append(args[0][:, 0]))
     wave = 0.3 * noise(2, 5_000) + 0.4
     stem(wave, torch.tensor([5_000, 3_000]))
     for row, length in zip(seen[0], (5_000, 3_000), strict=True):
