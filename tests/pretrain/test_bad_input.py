@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,13 +26,16 @@ from tests.tiny_run import NANO
 STEPS, KILLED = 4, 3
 
 
+Fit = Callable[..., int]
+
+
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_corpus(tmp_path_factory.mktemp("bad_input") / "corpus", sentences=18)
 
 
 @pytest.fixture
-def fit(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
+def fit(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fit:
     """``lalia pretrain fit`` with more flags; its exit status."""
 
     def call(*flags: str) -> int:
@@ -42,17 +47,21 @@ def fit(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # type:
 
 
 @pytest.fixture
-def killed(fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:  # type: ignore[no-untyped-def]
+def killed(fit: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run that was killed at step 3, with checkpoints of steps 2 and 3."""
 
     class Kill(Callback):
-        def on_train_batch_start(self, trainer, *args):  # type: ignore[no-untyped-def]
+        def on_train_batch_start(self, trainer: Any, *args: Any) -> None:
             if trainer.global_step == KILLED:
                 raise RuntimeError("killed")
 
     with monkeypatch.context() as inner:
-        plain = stage.fit
-        inner.setattr(stage, "fit", lambda *args: plain(*args[:-1], [Kill(), *args[-1]]))
+        real = stage.fit
+
+        def with_kill(task: Any, run: Any, train: Any, valid: Any, extra: list[Callback]) -> None:
+            real(task, run, train, valid, [Kill(), *extra])
+
+        inner.setattr(stage, "fit", with_kill)
         with pytest.raises(RuntimeError, match="killed"):
             fit()
     return tmp_path / "run"
@@ -81,32 +90,36 @@ def test_validation_needs_no_split_and_takes_no_more_of_a_clip_than_training(
     assert said[1].startswith("validation: of 1 held-out clips 1 longer than data.max_s 0.8 s are split")
 
 
-def test_a_batch_larger_than_memory_says_what_fits(fit, capsys: pytest.CaptureFixture[str]) -> None:  # type: ignore[no-untyped-def]
+def test_a_batch_larger_than_memory_says_what_fits(fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:
     assert fit("--batch.micro_s=1e8", "--batch.hours=1e6") == 2
     said = line(capsys)
     assert "batch.micro_s 1e+08 needs about" in said and "GB are free; --batch.micro_s" in said and "fits" in said
 
 
-def test_float16_where_there_is_none(fit, capsys, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+def test_float16_where_there_is_none(
+    fit: Fit, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(distributed, "device_type", lambda: "mps")
     assert fit("--hardware.precision=fp16") == 2
     assert "hardware.precision fp16: not on mps; use bf16 or fp32" in line(capsys)
 
 
-def test_a_language_that_the_corpus_lacks(fit, capsys: pytest.CaptureFixture[str]) -> None:  # type: ignore[no-untyped-def]
+def test_a_language_that_the_corpus_lacks(fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:
     assert fit("--data.language=ita", "--data.language=swa") == 2
     assert "--data.language swa: not in the corpus, which has eng, ita" in line(capsys)
     assert fit("--data.language=it", "--data.language=Italain") == 2
     assert "--data.language Italain: not in the corpus, which has eng, ita" in capsys.readouterr().err
 
 
-def test_another_architecture_cannot_continue(fit, killed: Path, capsys: pytest.CaptureFixture[str]) -> None:  # type: ignore[no-untyped-def]
+def test_another_architecture_cannot_continue(fit: Fit, killed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     assert fit("--model.feedforward=128") == 2
     assert "this run was begun with model.feedforward 64, now 128; give the same settings" in line(capsys)
 
 
-def test_a_finished_run_is_not_mistaken_for_another(fit, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:  # type: ignore[no-untyped-def]
+def test_a_finished_run_is_not_mistaken_for_another(
+    fit: Fit, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert fit() == 0 and finished(tmp_path / "run")
     capsys.readouterr()
     assert fit("--log.valid_every=7") == 0  # what it logs and where it runs may differ
@@ -118,8 +131,8 @@ def test_a_finished_run_is_not_mistaken_for_another(fit, tmp_path: Path, capsys:
 
 
 @pytest.mark.parametrize("broken", [1, 2])
-def test_an_unreadable_checkpoint_costs_its_steps_alone(  # type: ignore[no-untyped-def]
-    fit, killed: Path, broken: int, capsys: pytest.CaptureFixture[str]
+def test_an_unreadable_checkpoint_costs_its_steps_alone(
+    fit: Fit, killed: Path, broken: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = sorted((killed / "checkpoints").glob("step*.ckpt"))
     assert [int(path.stem[4:]) for path in found] == [2, 3]
@@ -140,6 +153,6 @@ def test_a_warning_is_one_line_as_well() -> None:
         assert (
             warnings.formatwarning("a.ckpt: cannot be read", UserWarning, "x.py", 1)
             == "pretrain: a.ckpt: cannot be read\n"
-        )  # type: ignore[call-arg]
+        )
     finally:
         warnings.formatwarning = before

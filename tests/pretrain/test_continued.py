@@ -75,7 +75,9 @@ def test_a_run_goes_on_from_an_encoder_and_its_quantizer(
         0.2,
     )
     second = fit(tmp_path, monkeypatch, "second", *still, kind=kind)
-    for a, b in ((Encoder.load(first), Encoder.load(second)), (known, load_quantizer(second))):
+    again = load_quantizer(second)
+    assert again is not None
+    for a, b in ((Encoder.load(first), Encoder.load(second)), (known, again)):
         for (name, one), two in zip(a.state_dict().items(), b.state_dict().values(), strict=True):
             torch.testing.assert_close(one, two, rtol=0, atol=0, msg=name)
     assert Encoder.load(second).shape.width == 16 and Encoder.load(second).shape.dropout == 0.2

@@ -65,14 +65,18 @@ class Poison(Callback):
     def __init__(self, numbers: set[int], value: float) -> None:
         self.numbers, self.value = numbers, value
 
-    def on_train_batch_start(self, trainer: object, pl_module: object, batch: Batch, batch_idx: int) -> None:  # type: ignore[override]
+    def on_train_batch_start(self, trainer: object, pl_module: object, batch: Batch, batch_idx: int) -> None:
         if batch.number in self.numbers:
             batch.wave_BS.fill_(self.value)
 
 
 def with_callback(monkeypatch: pytest.MonkeyPatch, callback: Callback) -> None:
     real = fit_module.fit
-    monkeypatch.setattr(fit_module, "fit", lambda *args: real(*args[:-1], [callback, *args[-1]]))
+
+    def fit(task: Any, run: Any, train: Any, valid: Any, extra: list[Callback]) -> None:
+        real(task, run, train, valid, [callback, *extra])
+
+    monkeypatch.setattr(fit_module, "fit", fit)
 
 
 # -- The watch alone -------------------------------------------------------------------------------------------------------
@@ -225,7 +229,7 @@ def test_broken_weights_are_rolled_back_and_the_rate_is_cut(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Break(Callback):
-        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):  # type: ignore[no-untyped-def]
+        def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Batch, batch_idx: int) -> None:
             if trainer.global_step == 6 and pl_module.diversity_factor == 1.0 and not getattr(self, "done", False):
                 self.done = True
                 pl_module.encoder.projection.weight.data.fill_(math.inf)
@@ -253,7 +257,7 @@ def test_dead_codes_are_revived_in_a_run(corpus: Path, tmp_path: Path) -> None:
     task = None
 
     class Kill(Callback):
-        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):  # type: ignore[no-untyped-def]
+        def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Batch, batch_idx: int) -> None:
             nonlocal task
             task = pl_module
             if batch_idx == 2 * 45:
@@ -273,7 +277,7 @@ def test_measures_survive_a_resume(corpus: Path, tmp_path: Path, monkeypatch: py
     settings = tiny(corpus)
 
     class Stop(Callback):
-        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):  # type: ignore[no-untyped-def]
+        def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Batch, batch_idx: int) -> None:
             if trainer.global_step == 10:
                 raise RuntimeError("killed")
 

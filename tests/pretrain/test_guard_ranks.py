@@ -118,7 +118,7 @@ def revive(rank: int, folder: str) -> None:
 
 
 def test_dead_codes_start_at_the_leader_s_features_on_both(tmp_path: Path) -> None:
-    multiprocessing.spawn(revive, (str(tmp_path),), nprocs=2)  # type: ignore[attr-defined,no-untyped-call]
+    multiprocessing.spawn(revive, (str(tmp_path),), nprocs=2)
     first, second = (torch.load(tmp_path / f"revived{rank}.pt") for rank in (0, 1))
     assert first["did"] == second["did"] == "10 dead codes start again at live features"
     assert first["live"].shape != second["live"].shape

@@ -159,7 +159,11 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def planted(monkeypatch: pytest.MonkeyPatch) -> Callable[[HowTo], None]:
     def plant(how: HowTo) -> None:
         real = fit_module.fit
-        monkeypatch.setattr(fit_module, "fit", lambda *args: real(*args[:-1], [Plant(how), *args[-1]]))
+
+        def with_plant(task: Any, run: Any, train: Any, valid: Any, extra: list[Callback]) -> None:
+            real(task, run, train, valid, [Plant(how), *extra])
+
+        monkeypatch.setattr(fit_module, "fit", with_plant)
 
     return plant
 

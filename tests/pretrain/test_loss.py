@@ -101,6 +101,7 @@ def test_quantize_passes_gradients_to_every_logit_and_to_chosen_entries_only():
     book = torch.randn(1, 4, 3, generator=random(1), requires_grad=True)
     codes = quantize(logits, book, torch.ones(1, 6, dtype=torch.bool), 1.0, random(2))
     codes.quantized_BMC.sum().backward()
+    assert logits.grad is not None and book.grad is not None
     assert bool((logits.grad != 0).all())
     used = set(codes.indices_BMG.flatten().tolist())
     assert {v for v in range(4) if bool((book.grad[0, v] != 0).any())} == used
@@ -185,6 +186,7 @@ def test_equal_to_fairseq2_on_the_same_masked_frames(monkeypatch):
     from fairseq2.models.wav2vec2.config import Wav2Vec2Config, Wav2Vec2EncoderConfig
     from fairseq2.models.wav2vec2.factory import create_wav2vec2_model
     from fairseq2.models.wav2vec2.model import Wav2Vec2Features
+    from fairseq2.models.wav2vec2.vector_quantizer import GumbelWav2Vec2VectorQuantizer
     from fairseq2.nn import BatchLayout
 
     torch.manual_seed(0)
@@ -217,6 +219,7 @@ def test_equal_to_fairseq2_on_the_same_masked_frames(monkeypatch):
     (peer_loss + peer_diversity).backward()
 
     ours_leaves = [context.clone().requires_grad_(), features.clone().requires_grad_()]
+    assert isinstance(peer.quantizer, GumbelWav2Vec2VectorQuantizer)
     book = peer.quantizer.entries.detach().view(2, 6, 8).clone().requires_grad_()
     logits = F.linear(ours_leaves[1], peer.quantizer.entry_proj.weight, peer.quantizer.entry_proj.bias)
     codes = quantize(logits.view(B, M, 2, 6), book, valid, 1.0)
@@ -230,4 +233,5 @@ def test_equal_to_fairseq2_on_the_same_masked_frames(monkeypatch):
     (found.loss + diversity).backward()
     torch.testing.assert_close(ours_leaves[0].grad, peer_leaves[0].grad, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(ours_leaves[1].grad, peer_leaves[1].grad, rtol=1e-4, atol=1e-5)
+    assert book.grad is not None and peer.quantizer.entries.grad is not None
     torch.testing.assert_close(book.grad.flatten(), peer.quantizer.entries.grad.flatten(), rtol=1e-4, atol=1e-5)

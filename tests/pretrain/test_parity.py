@@ -6,7 +6,7 @@ B clips, T frames, M masked frames of the clip that has most, K distractors, G c
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -141,7 +141,10 @@ def normalised(wave_BS: Tensor, lengths_B: Tensor) -> Tensor:
     return out
 
 
-def shaken(model: nn.Module) -> nn.Module:
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def shaken(model: Model) -> Model:
     random = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -222,7 +225,7 @@ def test_equal_to_fairseq2(large: bool, tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(
         peer, "_sample_distractors", lambda targets: targets[given.rows_B1[:, :, None], given.distractors_BMK]
     )
-    peer.masker.mask_factory = lambda **_: given.mask_BT
+    monkeypatch.setattr(peer.masker, "mask_factory", lambda **_: given.mask_BT)
     fed = normalised(wave_BS, lengths_B) if large else wave_BS
     theirs, _ = peer(fed.clone(), BatchLayout.of(fed), diversity_weight=0.1, features_penalty_weight=10.0)
     theirs.aggregate.backward()

@@ -33,7 +33,8 @@ def test_a_stems_targets_are_the_nearest_cepstra_of_the_same_audio(
     assert reader.head.frames is not None
     frames.load_state_dict(reader.head.frames.state_dict())  # measured on the training audio, kept with the quantizer
     wave_S = torch.from_numpy(Corpus.load(tmp_path / "corpus").wave(0))
-    points_TC = cepstra(*frames(wave_S[None], torch.tensor([len(wave_S)])), 4)[0]
+    raw_BTF, frames_B = frames(wave_S[None], torch.tensor([len(wave_S)]))
+    points_TC = cepstra(raw_BTF, frames_B, 4)[0]
     expected_T = torch.cdist(points_TC, reader.head.centres_VC).argmin(1)
     assert reader.codes(wave_S.numpy())[:, 0].tolist() == expected_T.tolist()
     assert len(set(expected_T.tolist())) > 1
