@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -16,7 +17,7 @@ from lalia.models.export.onnx_export import export_graph
 from tests.tiny_teacher import make_recogniser, sharpen
 
 STEM = [[16, 10, 5], [16, 8, 4], [24, 4, 4], [24, 4, 4], [32, 2, 2]]
-SHAPES = {
+SHAPES: dict[str, dict[str, Any]] = {
     "convolutional": {"layers": 2},
     "transformer": {
         "block": "transformer", "norm": "pre", "position": "convolution", "position_kernel": 8, "position_groups": 4, "layers": 2,

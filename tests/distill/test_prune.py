@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch.testing import assert_close
 
 from distill.config import PruneSection, PruneSettings, RegularSettings, StudentSettings
-from distill.prune import Gate, Gates, PruneTask
+from distill.prune import Gate, Gates, PruneTask, Unit
 from distill.student import cut, make_student, shape_of
 from lalia.cards import ancestors, read_card
 from lalia.models.encoder import Encoder
@@ -20,9 +21,9 @@ from lalia.models.store import count_parameters
 from tests.tiny_corpus import make_corpus
 from tests.tiny_teacher import make_recogniser
 
-UNITS = ["heads", "feedforward", "channels"]
+UNITS: list[Unit] = ["heads", "feedforward", "channels"]
 STEM = [[16, 10, 5], [12, 8, 4], [24, 4, 4], [24, 4, 4], [32, 2, 2]]
-SHAPES = {
+SHAPES: dict[str, dict[str, Any]] = {
     "convolutional": {"layers": 2},
     "transformer": {
         "block": "transformer", "norm": "post", "position": "convolution", "position_kernel": 8, "position_groups": 4,
@@ -42,10 +43,11 @@ def clip(samples=9000):
 
 def half_shut(recogniser: Recogniser, between: bool = False) -> Gates:
     """Gates of which about half are shut for certain; with ``between``, some of the open ones say less than 1."""
-    gates = Gates(recogniser, UNITS)  # type: ignore[arg-type]
+    gates = Gates(recogniser, UNITS)
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for gate in gates.gates.values():
+            assert isinstance(gate, Gate)
             n = len(gate.log_alpha)
             shut = torch.randperm(n, generator=generator)[: n // 2]
             gate.log_alpha.fill_(0.3 if between else 50.0)
@@ -80,7 +82,7 @@ def test_open_chance_by_hand():
 def test_open_gates_change_nothing_and_come_off_again(name):
     recogniser = make_recogniser(**SHAPES[name])
     before, keys = recogniser.log_probs(*clip())[0], list(recogniser.state_dict())
-    gates = Gates(recogniser, UNITS)  # type: ignore[arg-type]
+    gates = Gates(recogniser, UNITS)
     assert_close(recogniser.log_probs(*clip())[0], before, atol=1e-5, rtol=1e-5)
     assert list(recogniser.state_dict()) == keys
     half_shut(recogniser).make_deterministic()
@@ -142,6 +144,7 @@ def test_undecided_gates_are_shut_until_the_target_is_kept(name, cost):
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for gate in gates.gates.values():
+            assert isinstance(gate, Gate)
             gate.log_alpha.add_(0.1 * torch.randn(gate.log_alpha.shape, generator=generator))
     whole = count_parameters(recogniser)
     gates.make_deterministic()

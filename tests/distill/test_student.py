@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import soundfile  # noqa: F401  # before fairseq2
 import torch
+from fairseq2.models.transformer import StandardFeedForwardNetwork, StandardTransformerEncoderLayer
 from torch.testing import assert_close
 
 from distill.config import DistillSettings, RegularSettings, StudentSettings
@@ -90,6 +92,8 @@ def test_units_that_say_nothing_are_the_first_to_go():
     teacher = make_recogniser(block="transformer", norm="pre", layers=2)
     with torch.no_grad():
         for block in teacher.encoder.blocks.layers:
+            assert isinstance(block, StandardTransformerEncoderLayer)
+            assert isinstance(block.ffn, StandardFeedForwardNetwork)
             block.ffn.output_proj.weight[:, ::2] = 0
     student = make_student(teacher, StudentSettings(layers=2, feedforward=48), REGULAR)
     assert student.encoder.shape.feedforward == 48
@@ -117,6 +121,7 @@ def test_a_grouped_position_convolution_is_cut_inside_its_groups():
     assert torch.bincount(channels // 12, minlength=4).tolist() == [6, 6, 6, 6]
     x_BDT = torch.zeros(1, 48, 11)
     x_BDT[:, channels] = torch.randn(1, 24, 11)
+    assert teacher.position is not None and student.position is not None
     wide, narrow = teacher.position.conv(x_BDT), student.position.conv(x_BDT[:, channels])
     assert_close(narrow, wide[:, channels])
 

@@ -50,7 +50,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 
 
 def changed(corpus: Corpus, tmp_path: Path, changes: Mapping[int, Mapping[str, Any]]) -> Path:
-    rewrite(corpus, tmp_path / "changed", np.arange(len(corpus)), changes, [], {})  # type: ignore[arg-type]
+    rewrite(corpus, tmp_path / "changed", np.arange(len(corpus)), changes, [], {})
     return tmp_path / "changed"
 
 

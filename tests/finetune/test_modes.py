@@ -14,6 +14,7 @@ from finetune.model import extended, fold
 from lalia.cards import ancestors, read_card
 from lalia.errors import UserError
 from lalia.models.export.deployed import deploy
+from lalia.models.frontend import StackedFrames
 from lalia.models.recogniser import Recogniser
 from lalia.models.store import languages_of, load_encoder
 from lalia.text.tokens import Tokens
@@ -111,7 +112,8 @@ def test_baselines_are_trained_by_the_same_command(folder, kind, features, width
     losses = metrics(run, "valid/loss")
     assert losses[-1] < losses[0]
     recogniser = Recogniser.load(run / "recogniser")
-    assert recogniser.encoder.frontend.prior_2M.abs().sum() > 0  # type: ignore[union-attr]
+    assert isinstance(recogniser.encoder.frontend, StackedFrames)
+    assert recogniser.encoder.frontend.prior_2M.abs().sum() > 0
     card = read_card(run / "recogniser")
     assert {parent["kind"] for parent in ancestors(card)} == {"corpus"} and card["finetuning"]["start"] == "random"
     with torch.no_grad():
@@ -157,7 +159,7 @@ def test_a_label_that_cannot_fit_its_clip_is_named(folder, capsys, monkeypatch):
     from lalia.data.mixture import Mixture
 
     text = Mixture.text
-    odd = {}
+    odd: dict[str, int] = {}
 
     def longer(self: Mixture, row: int) -> str:
         odd.setdefault("row", row)

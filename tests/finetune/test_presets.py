@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,7 @@ BASE = InitialModel(95_000_000, 768, 0.02, wave=True, fresh=False)
 NANO = InitialModel(2_900_000, 192, 0.04, wave=False, fresh=False)
 
 
-def values(name: str, model: InitialModel, mode: str = "full", steps: int = 0) -> dict[str, object]:
+def values(name: str, model: InitialModel, mode: str = "full", steps: int = 0) -> dict[str, Any]:
     return {choice.key: choice.value for choice in preset_choices(name, model, mode, steps)}
 
 

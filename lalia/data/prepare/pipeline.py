@@ -388,7 +388,7 @@ def _same(key: str, one: Any, other: Any) -> bool:
 
 # --- A corpus written anew -------------------------------------------------------------------------------
 
-Changes = Mapping[int, Mapping[str, str]]
+Changes = Mapping[int, Mapping[str, str | float]]
 """row -> column -> its new value"""
 
 
