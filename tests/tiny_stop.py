@@ -102,7 +102,7 @@ def main() -> int:
         from distill import fit as module  # type: ignore[no-redef]
 
         flags = [f"--teacher={folder / 'teacher'}"]
-    module.fit = fit  # type: ignore[assignment]
+    module.fit = fit
     return run(lambda: program.fit([*flags, *corpus]), "tiny_stop")
 
 

@@ -51,7 +51,13 @@ def tone_model(symbols: Sequence[str] = SYMBOLS) -> bytes:
     smooth[:, 0] = [0.1, 0.8, 0.1]
     bias = np.zeros(count, np.float32)
     bias[0] = 0.045  # half the energy of a tone of amplitude 0.3
-    constants = {"filters": filters, "pairs": pairs, "smooth": smooth, "bias": bias, "gain": np.float32([200.0])}
+    constants = {
+        "filters": filters,
+        "pairs": pairs,
+        "smooth": smooth,
+        "bias": bias,
+        "gain": np.array([200.0], np.float32),
+    }
     nodes = [
         helper.make_node("Unsqueeze", ["wave", "one"], ["wave_1"]),
         helper.make_node("Conv", ["wave_1", "filters"], ["tones"], strides=[FRAME]),

@@ -43,7 +43,8 @@ def mixed(audio_SC: np.ndarray, block: int, channel: int | None = None, rate: in
 
 def slowly(audio_SC: np.ndarray, rate: int = RATE) -> np.ndarray:
     """The policy sample by sample."""
-    channels, out_S, decisions = audio_SC.shape[1], [], []
+    channels, out_S = audio_SC.shape[1], []
+    decisions: list[int | None] = []
     for start in range(0, len(audio_SC), rate):
         second_SC = audio_SC[start : start + rate].astype(np.float64)
         points = second_SC[:: rate // 4000]

@@ -146,7 +146,8 @@ def test_channels_are_averaged_and_blocks_make_no_seams() -> None:
 def test_blocks_of_lossy_files_make_no_seams(format: str, subtype: str) -> None:
     """Where one block ends and the next begins the decoder must not start anew; of MP3 a frame would be lost."""
     draw, t = np.random.default_rng(0), np.arange(40 * 16_000) / 16_000
-    wave = sum(draw.uniform(0.02, 0.1) * np.sin(2 * np.pi * hz * t * (1 + t / 90)) for hz in range(150, 3000, 150))
+    tones = (draw.uniform(0.02, 0.1) * np.sin(2 * np.pi * hz * t * (1 + t / 90)) for hz in range(150, 3000, 150))
+    wave = sum(tones, np.zeros(len(t)))
     content = sndfile_bytes(wave.astype(np.float32), 16_000, format, subtype)
     expected, _ = soundfile.read(io.BytesIO(content), dtype="float32")
     assert len(list(read_blocks(content))) > 2

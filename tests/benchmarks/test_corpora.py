@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -86,11 +87,15 @@ def test_the_commands_are_taken(corpus: Corpus, tmp_path: Path) -> None:
     sources = corpora.Sources(corpus, tmp_path, 0.02, 0.2)
     again = corpora.Sources(corpus, tmp_path, 0.02, 0.2)
     assert (again.truth, again.expected) == (sources.truth, sources.expected)
-    schemas = {"pretrain": PretrainSettings, "finetune": FinetuneSettings, "distill": DistillSettings}
+    schemas: dict[str, type[Any]] = {
+        "pretrain": PretrainSettings,
+        "finetune": FinetuneSettings,
+        "distill": DistillSettings,
+    }
     commands = corpora.trainings(sources, tmp_path)
     assert {command[1] for command in commands.values()} == set(schemas)
     for command in commands.values():
-        settings = config.load(schemas[command[1]], [*command[3:], "--out", str(tmp_path / "run")], command[1], "")
+        settings: Any = config.load(schemas[command[1]], [*command[3:], "--out", str(tmp_path / "run")], command[1], "")
         assert settings.schedule.steps == corpora.STEPS
     for command in sources.commands(tmp_path, 2).values():
         assert command[:2] == ["lalia", "prepare"]

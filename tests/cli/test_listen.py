@@ -115,6 +115,7 @@ class FakeStream:
         self._thread = threading.Thread(target=self._play, args=(sound, callback))
 
     def _play(self, sound: FakeSound, callback) -> None:
+        assert sound.wave is not None
         for block in np.array_split(sound.wave, len(sound.wave) // (sound.rate // 100)):
             callback(block[:, None], len(block), None, None)
         time.sleep(0.3)

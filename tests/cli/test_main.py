@@ -6,6 +6,7 @@ import io
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -49,8 +50,11 @@ class Ended:
         self.status, self.out, self.err = status, out, err
 
 
+Lalia = Callable[..., Ended]
+
+
 @pytest.fixture
-def lalia(capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
+def lalia(capsys: pytest.CaptureFixture[str]) -> Lalia:
     def call(*argv: object) -> Ended:
         try:
             status = main.main([str(a) for a in argv])
@@ -211,7 +215,7 @@ def make_corpus(folder: Path, clips: list[tuple[str, str, str, bytes]]) -> Path:
     folder.mkdir()
     rows = []
     for number, (language, split, text, content) in enumerate(clips):
-        row = {name: "" if pa.types.is_string(kind) else 0 for name, kind in COLUMNS.items()}
+        row: dict[str, object] = {name: "" if pa.types.is_string(kind) else 0 for name, kind in COLUMNS.items()}
         row |= {"id": f"clip-{number}", "language": language, "split": split, "text": text, "duration_s": 1.0}
         rows.append({**row, "audio": {"bytes": content, "path": None}})
     with pa.ipc.new_stream(str(folder / "data.arrow"), SCHEMA) as stream:

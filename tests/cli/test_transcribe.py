@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -39,11 +40,13 @@ _ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 """A locale that even names of files are not UTF-8 in."""
 
 
-def typed(*argv: str | os.PathLike[str], given: bytes = b"", **environment: str) -> subprocess.CompletedProcess[bytes]:
+def typed(
+    *argv: str | os.PathLike[str], given: bytes = b"", environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[bytes]:
     """``lalia transcribe`` as another process, with bytes in and out."""
     return subprocess.run(
         [sys.executable, "-m", "lalia", "transcribe", *argv],
-        input=given, capture_output=True, env={**os.environ, **environment},
+        input=given, capture_output=True, env={**os.environ, **(environment or {})},
     )  # fmt: skip
 
 
@@ -93,13 +96,13 @@ def test_names_with_line_ends_and_bytes_that_are_no_utf_8(student: Path, talks: 
         {"PYTHONIOENCODING": "ascii"},
         _ASCII,
     ):
-        ended = typed(student, talks, **locale)
+        ended = typed(student, talks, environment=locale)
         assert ended.returncode == 0, ended.stderr
         lines = ended.stdout.decode("utf-8").splitlines()
         names = {line.split("\t")[0].removeprefix(f"{talks}/") for line in lines}
         assert names == {"a.flac", "b.flac", r"two\nlines\t.flac", r"mod\xe8le.flac", "è.flac"}
         assert all(len(line.split("\t")) == 2 for line in lines)
-    ended = typed(student, talks, "--format", "json", LC_ALL="C")
+    ended = typed(student, talks, "--format", "json", environment={"LC_ALL": "C"})
     assert {json.loads(line)["audio"].removeprefix(f"{talks}/") for line in ended.stdout.decode().splitlines()} == {
         "a.flac", "b.flac", "two\nlines\t.flac", r"mod\xe8le.flac", "è.flac",
     }  # fmt: skip

@@ -18,7 +18,7 @@ import torch
 from lalia.cards import write_card
 from lalia.data.augment import Augment, AugmentSettings
 from lalia.data.corpus import COLUMNS, SCHEMA, Corpus, write_index
-from lalia.data.loader import Batch, NothingReadable, make_eval_loader, make_loader
+from lalia.data.loader import Batch, Context, NothingReadable, make_eval_loader, make_loader
 from lalia.data.plan import BatchPlan
 from lalia.errors import AudioError, UserError
 
@@ -85,7 +85,7 @@ def test_a_batch_holds_the_planned_crops_padded_with_zeros() -> None:
 
 
 @pytest.mark.parametrize("context", ["threads", "fork"])
-def test_workers_bring_the_same_batches_in_the_same_order(context: str) -> None:
+def test_workers_bring_the_same_batches_in_the_same_order(context: Context) -> None:
     corpus = FakeCorpus(60, broken={3, 30})
     here = make_loader(corpus, _plan(corpus), start=5, workers=0, labels=_encode, augment=_HARD)
     there = make_loader(corpus, _plan(corpus), start=5, workers=2, labels=_encode, augment=_HARD, context=context)
@@ -116,10 +116,11 @@ def test_a_start_inside_a_step_keeps_ranks_apart() -> None:
 
 def test_the_loader_is_endless_and_leaves_the_trainings_random_numbers_alone() -> None:
     corpus = FakeCorpus(10)
-    for context in ("threads", "fork"):
+    contexts: tuple[Context, ...] = ("threads", "fork")
+    for context in contexts:
         loader = make_loader(corpus, _plan(corpus), start=0, workers=1, context=context)
         with pytest.raises(TypeError):
-            len(loader)
+            len(loader)  # type: ignore[arg-type]
         torch.manual_seed(0)
         expected = torch.rand(3)
         torch.manual_seed(0)
@@ -179,7 +180,7 @@ def test_where_all_clips_are_damaged_a_spare_comes_and_always_the_same() -> None
 
 
 @pytest.mark.parametrize(("workers", "context"), [(0, None), (1, "threads"), (1, "fork")])
-def test_nothing_readable_ends_in_one_line(workers: int, context: str | None) -> None:
+def test_nothing_readable_ends_in_one_line(workers: int, context: Context | None) -> None:
     corpus = FakeCorpus(10, broken=set(range(10)))
     with pytest.raises(UserError) as caught:
         next(iter(make_loader(corpus, _plan(corpus), start=0, workers=workers, context=context)))
@@ -219,6 +220,7 @@ def test_batches_move_to_a_device_whole() -> None:
     corpus = FakeCorpus(20)
     batch = next(iter(make_loader(corpus, _plan(corpus), start=3, workers=0, labels=_encode)))
     moved = batch.to("meta")
+    assert moved.labels_BU is not None
     assert moved.wave_BS.device.type == moved.labels_BU.device.type == "meta"
     assert (moved.number, moved.bad) == (batch.number, batch.bad)
     unlabelled = next(iter(make_loader(corpus, _plan(corpus), start=3, workers=0)))
@@ -265,7 +267,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("context", [None, "threads", "spawn"])
-def test_a_corpus_on_disk(folder: Path, context: str | None) -> None:
+def test_a_corpus_on_disk(folder: Path, context: Context | None) -> None:
     corpus = Corpus.load(folder)
     loader = make_loader(
         corpus, _plan(corpus, alpha=1.0), start=0, workers=2 if context else 0, labels=_encode, context=context

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
-from lalia.data.plan import BatchPlan, Clocks, MicroBatch, keyed, padding, permute, sequential
+from lalia.data.plan import BatchPlan, Clocks, keyed, padding, permute, sequential
 from lalia.errors import UserError
 
 
@@ -23,7 +25,7 @@ def _plan(clips: int = 2000, **settings: object) -> BatchPlan:
     return BatchPlan(**{**values, **settings})
 
 
-def _same(a: MicroBatch, b: MicroBatch) -> bool:
+def _same(a: tuple[Any, ...], b: tuple[Any, ...]) -> bool:
     return all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
 
 

@@ -57,11 +57,12 @@ def found_slowly(log_probs_TV: np.ndarray, automata: list[Automaton], settings: 
         for prefix, (blank, letter, text, state) in beam.items():
             for v in likely:
                 more = (blank if prefix and prefix[-1] == v else add(blank, letter)) + log_probs_V[v]
-                if (*prefix, v) in stayed:
-                    old = stayed[(*prefix, v)]
-                    stayed[(*prefix, v)] = (old[0], add(old[1], more), *old[2:])
+                longer = (*prefix, v)
+                if longer in stayed:
+                    old = stayed[longer]
+                    stayed[longer] = (old[0], add(old[1], more), *old[2:])
                 else:
-                    grown[(*prefix, v)] = (more, text, state, v)
+                    grown[longer] = (more, text, state, v)
         hopes = [add(b, n) + text for b, n, text, _ in stayed.values()]
         hopes += [more + text for more, text, _, _ in grown.values()]
         cut = max(hopes) - settings.width

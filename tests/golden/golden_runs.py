@@ -72,10 +72,10 @@ def make_runs(folder: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _call(settings: type, argv: tuple[str, ...], out: Path, run: Callable[[Any, Path], Any]) -> Path:
+def _call(settings: type[Any], argv: tuple[str, ...], out: Path, run: Callable[[Any, Path], Any]) -> Path:
     from lalia import config
 
-    loaded = config.load(settings, [*argv, "--out", str(out)], "golden", "")
+    loaded: Any = config.load(settings, [*argv, "--out", str(out)], "golden", "")
     run(loaded, out)
     return out
 
@@ -129,7 +129,7 @@ def _facts(run: Path, kind: str) -> dict[str, Any]:
             f"{run}: its metrics.jsonl has no train/loss; it has {sorted({name for line in lines for name in line})}"
         )
     losses = [line["train/loss"] for line in lines if "train/loss" in line][:STEPS]
-    weights = {}
+    weights: dict[str, Any] = {}
     for path in sorted((run / kind).glob("**/*.safetensors")):
         weights |= {f"{path.name}:{name}": value for name, value in load_file(path).items()}
     data = b"".join(name.encode() + weights[name].tobytes() for name in sorted(weights))

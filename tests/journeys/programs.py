@@ -57,8 +57,8 @@ def serve(command: list[str]) -> int:
     number = len(list(folder.glob("*.pid")))
     pid, status, said = (folder / f"{number}.{kind}" for kind in ("pid", "status", "log"))
     script = f"{shlex.join(command)} >{said} 2>&1 & echo $! >{pid}; wait $!; echo $? >{status}"
-    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    subprocess.Popen(["sh", "-c", script], start_new_session=True, **streams)
+    null = subprocess.DEVNULL
+    subprocess.Popen(["sh", "-c", script], start_new_session=True, stdin=null, stdout=null, stderr=null)
     for _ in range(600):
         if status.exists():
             break

@@ -8,6 +8,7 @@ run, so that none is neither run nor listed.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -85,7 +86,7 @@ def readme(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def journeys() -> list[object]:
+def journeys() -> Sequence[object]:
     """README and what goes on from it in one worker, every other page wherever there is one."""
     found = []
     for page in sorted(page for page, typed in JOURNEYS.items() if typed and page != README):

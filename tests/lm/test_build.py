@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -39,8 +40,11 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_corpus(tmp_path_factory.mktemp("sentences") / "corpus", clips)
 
 
+Run = Callable[..., tuple[int, str, str]]
+
+
 @pytest.fixture
-def run(student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
+def run(student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     monkeypatch.chdir(tmp_path)
 
     def call(*given: object) -> tuple[int, str, str]:
@@ -57,7 +61,7 @@ def ngrams() -> list[str]:
 
 
 @pytest.mark.parametrize("form", ["wrapped", "one paragraph", "a line each", "compressed"])
-def test_test_sentences_teach_nothing_however_the_text_is_laid_out(run, corpus: Path, form: str) -> None:  # type: ignore[no-untyped-def]
+def test_test_sentences_teach_nothing_however_the_text_is_laid_out(run: Run, corpus: Path, form: str) -> None:
     """The model is that of the text without them: no n-gram that only they have."""
     text = (FREE + SAID) * 3
     path = Path("text.txt")
@@ -74,13 +78,13 @@ def test_test_sentences_teach_nothing_however_the_text_is_laid_out(run, corpus: 
     assert "d|bed" in found and not any("abe" in ngram or "added" in ngram or "ace|a|b" in ngram for ngram in found)
 
 
-def test_short_test_sentences_stay_in_running_text(run, corpus: Path) -> None:  # type: ignore[no-untyped-def]
+def test_short_test_sentences_stay_in_running_text(run: Run, corpus: Path) -> None:
     Path("text.txt").write_text("bed\na bad bed, a cab\nA CAB.\n")
     status, out, _ = run(corpus, "text.txt")
     assert status == 0 and "3 sentences" in out and "; 2 left out" in out and "bed|a|" in ngrams()
 
 
-def test_a_long_line_is_read_in_pieces(run, corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+def test_a_long_line_is_read_in_pieces(run: Run, corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A book that is all one line; what was cut apart is found all the same, and no word is cut."""
     for limit in (30, 64, 333):
         monkeypatch.setattr(build, "_LINE_CHARACTERS", limit)
@@ -102,7 +106,7 @@ def test_a_long_line_is_read_in_pieces(run, corpus: Path, monkeypatch: pytest.Mo
         ("labels.csv", '{i}.wav,"a bad, bad cab",abe', "give the column of sentences alone, or a table of clips as a corpus"),
     ],
 )  # fmt: skip
-def test_a_table_is_no_text(run, corpus: Path, name: str, row: str, says: str) -> None:  # type: ignore[no-untyped-def]
+def test_a_table_is_no_text(run: Run, corpus: Path, name: str, row: str, says: str) -> None:
     written = "\n".join(["file\tsaid\tvoice", *(row.format(i=i) for i in range(5))]).encode()
     Path(name).write_bytes(gzip.compress(written) if name.endswith(".gz") else written)
     for given in ([name], [corpus, name]):
@@ -111,13 +115,13 @@ def test_a_table_is_no_text(run, corpus: Path, name: str, row: str, says: str) -
     assert not Path("lm").exists()
 
 
-def test_text_with_tabs_commas_and_semicolons_is_text(run) -> None:  # type: ignore[no-untyped-def]
+def test_text_with_tabs_commas_and_semicolons_is_text(run: Run) -> None:
     lines = ["\tA bad cab, a bad bed;", "a cab, dead.", "ace,\ta bed", "", "\tbed, cab", "add a cab; bed", "a bad ace"]
     Path("text.txt").write_text("\n".join(lines * 3))
     assert run("text.txt")[0] == 0
 
 
-def test_a_pipe_is_read_once(run, corpus: Path) -> None:  # type: ignore[no-untyped-def]
+def test_a_pipe_is_read_once(run: Run, corpus: Path) -> None:
     """As of ``lalia lm <(cut -f2 labels.tsv)``."""
     os.mkfifo("pipe")
     writer = threading.Thread(target=Path("pipe").write_text, args=((FREE + SAID) * 1000,))
@@ -140,7 +144,7 @@ def test_text_in_utf_16_is_read(tmp_path: Path, suffix: str, encoding: str) -> N
     assert "".join(build.lines(path)) == text
 
 
-def test_a_tag_here_and_there_is_text(run) -> None:  # type: ignore[no-untyped-def]
+def test_a_tag_here_and_there_is_text(run: Run) -> None:
     Path("text.txt").write_text("a bad <b>bed</b>\n" + "a bad cab\n" * 9)
     assert run("text.txt")[0] == 0
 
@@ -169,7 +173,7 @@ def test_a_tag_here_and_there_is_text(run) -> None:  # type: ignore[no-untyped-d
         (b"RIFF\x24\x80\0\0WAVEfmt \x10\0\0\0\x01\0\x01\0\x80>\0\0\0}\0\0", "odd.txt: is audio, not text"),
     ],
 )
-def test_every_file_must_be_text_that_the_student_writes(run, corpus: Path, content: bytes, says: str) -> None:  # type: ignore[no-untyped-def]
+def test_every_file_must_be_text_that_the_student_writes(run: Run, corpus: Path, content: bytes, says: str) -> None:
     """Though the labels beside it and another file would make a model all the same."""
     Path("good.txt").write_text(FREE * 50)
     Path("odd.txt").write_bytes(content)

@@ -21,7 +21,7 @@ from lalia.text.normaliser import Normaliser, NormaliserSettings
 from lalia.text.tokens import Tokens
 from lalia.training import letter_lstm
 from lalia.training.letter_lstm import LetterLstm, LstmSettings, train
-from tests.runtime.test_decoding import TEXT, Songs, lm, run, student  # noqa: F401
+from tests.runtime.test_decoding import TEXT, Run, Songs, lm, run, student  # noqa: F401
 from tests.tiny_student import SYMBOLS, sing, tone_model
 
 LETTERS = [*SPECIALS, "a", "b", "c", "d", "e", "|"]
@@ -173,7 +173,7 @@ def test_tuning(lm: Path, student: Path, tmp_path: Path) -> None:  # noqa: F811
     assert LstmModel.load(tmp_path / "lstm").id == lstm.id
 
 
-def test_commands(run, lm: Path, student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]  # noqa: F811
+def test_commands(run: Run, lm: Path, student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     from tests.cli.test_main import make_corpus
 
     monkeypatch.setattr(letter_lstm, "LstmSettings", lambda steps=20: LstmSettings(width=16, embedding=8, steps=steps))
@@ -196,11 +196,11 @@ def test_commands(run, lm: Path, student: Path, tmp_path: Path, monkeypatch: pyt
     status, out, _ = run("evaluate", student, corpus, "--lm", lm, "--rescore", lstm)
     assert status == 0 and "ita           3" in out
     (tmp_path / "only.txt").write_text("a bad bed\n")
-    for asked in (
+    for flags in (
         ("--rescore", lstm), ("--lm", lstm), ("--lm", lm, "--rescore", lm),
         ("--lm", lm, "--rescore", lstm, "--only", tmp_path / "only.txt"),
     ):  # fmt: skip
-        status, _, err = run("evaluate", student, corpus, *asked)
+        status, _, err = run("evaluate", student, corpus, *flags)
         assert status == 2 and err.count("\n") == 1
     for wrong in (("--unit", "word"), ("--order", 3), ("--arpa", "a.arpa"), ("--steps", 0)):
         status, _, err = run(*made[:-2], *wrong)

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from lalia.audio.encoding import flac_bytes
 from lalia.cli import main
@@ -39,7 +40,7 @@ def write(path: Path, heard: list[ScoredClip], about: dict[str, ClipInfo], **ask
 
 def rows(text: str) -> dict[str, list[str]]:
     """The cells of the table by the first of each row."""
-    found = {}
+    found: dict[str, list[str]] = {}
     for row in re.findall(r"<tr[^>]*>(.*?)</tr>", text, re.DOTALL):
         cells = [re.sub("<.*?>", "", cell) for cell in re.findall(r"<td>(.*?)</td>", row)]
         found |= {cells[0]: cells[1:]} if cells else {}
@@ -87,7 +88,7 @@ def test_many_speakers(tmp_path: Path) -> None:
     assert "Of 20 speakers those 8 with the most letters wrong" in found and "In the middle" in found
 
 
-def test_command(tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
+def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     student = make_student(tmp_path / "student")
     clips = [("ita", "test", text, flac_bytes(sing(text))) for text in ("bad cab", "ace")]
     corpus = make_corpus(tmp_path / "corpus", clips)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,11 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_student(tmp_path_factory.mktemp("decoding") / "student", window_s=3.0)
 
 
+Run = Callable[..., tuple[int, str, str]]
+
+
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
     def call(*argv: object) -> tuple[int, str, str]:
         status = main.main([str(a) for a in argv])
         printed = capsys.readouterr()
@@ -42,7 +46,7 @@ def run(capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
 
 
 @pytest.fixture
-def lm(run, student: Path, tmp_path: Path) -> Path:  # type: ignore[no-untyped-def]
+def lm(run: Run, student: Path, tmp_path: Path) -> Path:
     (tmp_path / "text.txt").write_text(TEXT)
     assert run("lm", tmp_path / "text.txt", "--like", student, "--out", tmp_path / "lm")[0] == 0
     return tmp_path / "lm"
@@ -66,7 +70,7 @@ class Songs:
         return sing(self.texts[row])
 
 
-def test_made_of_text(run, lm: Path, student: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_made_of_text(run: Run, lm: Path, student: Path, tmp_path: Path) -> None:
     model = LanguageModel.load(lm)
     assert model.ngrams.order == 6 and set(model.ngrams.symbols[3:]) == set("abcde|")
     assert model.card["sentences"] == 6 and model.card["unknown_words"] == 2  # x and ray
@@ -105,7 +109,9 @@ def test_made_of_text(run, lm: Path, student: Path, tmp_path: Path) -> None:  # 
         (["counts", "--unit", "word"], "counts: holds n-grams of letters, and not of words; leave out --unit word"),
     ],
 )
-def test_made_of_nothing_good(run, student: Path, tmp_path: Path, monkeypatch, change, says) -> None:  # type: ignore[no-untyped-def]
+def test_made_of_nothing_good(
+    run: Run, student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: list[str], says: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     Path("text.txt").write_text(TEXT)
     Path("latin.txt").write_bytes("però".encode("latin-1"))
@@ -119,7 +125,7 @@ def test_made_of_nothing_good(run, student: Path, tmp_path: Path, monkeypatch, c
     assert not Path("lm").exists() and Path("text.txt").is_file()
 
 
-def test_transcribe(run, lm: Path, student: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_transcribe(run: Run, lm: Path, student: Path, tmp_path: Path) -> None:
     clip = tmp_path / "a.flac"
     clip.write_bytes(flac_bytes(sing("bad cab")))
     (tmp_path / "hot.txt").write_text("cab\t3\n")
@@ -179,8 +185,15 @@ def test_without_the_training_extra(student: Path, tmp_path: Path) -> None:
     ],
 )
 def test_a_file_for_a_language_model(
-    run, lm: Path, student: Path, tmp_path: Path, monkeypatch, name, says, lstm_says
-) -> None:  # type: ignore[no-untyped-def]
+    run: Run,
+    lm: Path,
+    student: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    says: str,
+    lstm_says: str,
+) -> None:
     monkeypatch.chdir(tmp_path)
     Path("eng.txt").write_text("a bad cab\n")
     Path("talk.flac").write_bytes(flac_bytes(sing("bad cab")))
@@ -194,7 +207,7 @@ def test_a_file_for_a_language_model(
         assert status == 2 and f"{name}: {lstm_says}" in err and err.count("\n") == 1
 
 
-def test_several_clips_at_a_time(run, lm: Path, student: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_several_clips_at_a_time(run: Run, lm: Path, student: Path, tmp_path: Path) -> None:
     talks = tmp_path / "talks"
     talks.mkdir()
     texts = ("bad cab", "ace", "a bad bed", "dead")
@@ -234,7 +247,7 @@ def test_tuning(lm: Path, student: Path) -> None:
         tune(loaded, model, Songs(), [])
 
 
-def test_commands_of_evaluation(run, lm: Path, student: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_commands_of_evaluation(run: Run, lm: Path, student: Path, tmp_path: Path) -> None:
     from tests.cli.test_main import make_corpus
 
     clips = [("ita", split, text, flac_bytes(sing(text))) for split in ("dev", "test") for text in Songs.texts]

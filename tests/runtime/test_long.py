@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +48,7 @@ def test_an_hour_takes_no_more_memory_than_ten_minutes(folder: Path, tmp_path: P
     peak_mb = {}
     for minutes in (10, 60):
         path = write_long(tmp_path / f"{minutes}.flac", minutes)
-        command = [sys.executable, "-c", MEASURE, folder, path, str(jobs), WORDS]
+        command = [sys.executable, "-c", MEASURE, str(folder), str(path), str(jobs), WORDS]
         said, rss = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
         count, right, seconds = said.split()
         assert right == "True" and int(count) % 8 == 0
@@ -94,8 +95,8 @@ def test_speech_and_what_is_near_it_stays_all_else_is_silence(monkeypatch, block
     monkeypatch.setattr(vad, "VoiceActivity", Loud)
     random = np.random.default_rng(1)
     wave = (0.01 * random.standard_normal(16_000 * 40 + 77)).astype(np.float32)
-    for start in (3, 4, 17, 39):
-        wave[start * 16_000 : start * 16_000 + 8000] = 0.5
+    for second in (3, 4, 17, 39):
+        wave[second * 16_000 : second * 16_000 + 8000] = 0.5
     marked = list(vad.mute_non_speech((wave[i : i + block] for i in range(0, len(wave), block)), FRAME))
     found = np.concatenate([piece for _, piece in marked])
     assert len(found) == len(wave)
@@ -105,7 +106,7 @@ def test_speech_and_what_is_near_it_stays_all_else_is_silence(monkeypatch, block
         assert np.array_equal(
             found[int(start * 16_000) : int(end * 16_000)], wave[int(start * 16_000) : int(end * 16_000)]
         )
-    for start, end in ((0, 2.0), (5.5, 16.0), (18.5, 38.0)):
+    for start, end in ((0.0, 2.0), (5.5, 16.0), (18.5, 38.0)):
         assert not kept[int(start * 16_000) : int(end * 16_000)].any()
     assert [speech for speech, _ in marked if speech] and all(speech == bool(piece.any()) for speech, piece in marked)
 
@@ -126,8 +127,9 @@ def test_only_speech_is_heard_and_the_clock_is_kept(folder: Path, monkeypatch) -
 
 
 class Counted:
-    def __init__(self, run) -> None:
-        self.run, self.loud_s = run, []
+    def __init__(self, run: Callable[[np.ndarray], np.ndarray]) -> None:
+        self.run = run
+        self.loud_s: list[float] = []
 
     def __call__(self, wave: np.ndarray) -> np.ndarray:
         self.loud_s.append(np.count_nonzero(wave) / 16_000)

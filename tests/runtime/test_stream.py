@@ -117,6 +117,7 @@ def test_a_stream_costs_the_same_however_long_it_runs(folder: Path) -> None:
     sizes = {name: value.shape for name, value in state._kept.items()}
     state.feed(noise(80_000)[0].numpy())
     assert {name: value.shape for name, value in state._kept.items()} == sizes
+    assert student.chunks is not None
     assert len(state._waiting_S) < student.chunks.samples(CHUNK)
 
 

@@ -143,7 +143,7 @@ def test_waiting_is_what_the_loader_takes() -> None:
                 time.sleep(0.02)
                 yield number  # type: ignore[misc]
 
-    loader = TimedLoader(Slow())  # type: ignore[arg-type]
+    loader = TimedLoader(Slow())
     found = []
     for batch in loader:
         time.sleep(0.03)

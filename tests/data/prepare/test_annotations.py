@@ -430,7 +430,7 @@ def test_tables_name_files_without_suffix_and_by_backslashes(tmp_path: Path) -> 
 def test_damaged_annotations_are_read_or_refused_in_a_line(tmp_path: Path) -> None:
     """Cut off, overwritten, with parts that are missing or twice there: nothing else than a line comes of it."""
     draw = np.random.default_rng(0)
-    outcomes = set()
+    outcomes: set[bool | None] = set()
     for number in range(600):
         name, text = (("a.eaf", EAF), ("a.TextGrid", TEXTGRID), ("b.TextGrid", SHORT))[number % 3]
         data = bytearray(text.encode())

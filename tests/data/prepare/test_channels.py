@@ -184,7 +184,7 @@ def test_a_constant_a_click_and_a_dead_channel_are_no_clips_with_a_label_or_with
     click_S, time_S = np.zeros(32_000, np.float32), np.arange(32_000) / 16_000
     click_S[9_000:9_003] = 0.9, -0.7, 0.3
     step_S = np.where(time_S < 1, 0, 0.4)
-    waves = {
+    waves: dict[str, np.ndarray] = {
         "constant": 0 * time_S + 0.3,
         "click": click_S,
         "step": step_S,

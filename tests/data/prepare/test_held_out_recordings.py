@@ -128,7 +128,8 @@ def test_music_is_told_from_noise() -> None:
 @pytest.mark.usefixtures("loud_is_voice")
 def test_the_card_counts_music_and_noise_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     time = np.arange(10 * 16_000) / 16_000
-    chord = sum(0.008 * np.sin(2 * np.pi * hz * time) for hz in (220, 277, 330)).astype(np.float32)
+    tones = (0.008 * np.sin(2 * np.pi * hz * time) for hz in (220, 277, 330))
+    chord = sum(tones, np.zeros(len(time))).astype(np.float32)
     hiss = (0.01 * np.random.default_rng(0).standard_normal(8 * 16_000)).astype(np.float32)
     quiet = np.zeros(3 * 16_000, np.float32)
     wave = np.concatenate([voiced(1, 4.0), quiet, chord, quiet, hiss, quiet, voiced(2, 4.0)])

@@ -79,7 +79,9 @@ class Hub:
     """Stands in for the hub's client: takes what is uploaded, and says whether the repository is private."""
 
     def __init__(self, private: bool) -> None:
-        self.private, self.created, self.files = private, [], {}
+        self.private = private
+        self.created: list[tuple[str, str, bool]] = []
+        self.files: dict[str, bytes] = {}
 
     def __call__(self, **settings: Any) -> Hub:
         return self

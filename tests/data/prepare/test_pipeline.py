@@ -12,6 +12,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -152,7 +153,7 @@ def test_an_interrupted_preparation_continues_to_the_same_bytes(
     read = shards.Reader.read
     calls = Counter[str]()
 
-    def dies_at_8(reader: shards.Reader, clip: Clip):  # type: ignore[no-untyped-def]
+    def dies_at_8(reader: shards.Reader, clip: Clip) -> Any:
         calls[clip.id] += 1
         if clip.id == "008" and calls[clip.id] == 1:
             raise KeyboardInterrupt

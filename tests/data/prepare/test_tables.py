@@ -72,14 +72,15 @@ def test_tables_in_many_forms(name: str, data: bytes, tmp_path: Path) -> None:
 def test_audio_inside_parquet(tmp_path: Path) -> None:
     """As the hub has it: bytes and a path; a row may hold the path alone, or nothing. The name of a shard is its split."""
     audio(tmp_path, "b.wav")
-    cells = [{"bytes": encoded(voiced(5), form="WAV"), "path": "a.wav"}, {"bytes": None, "path": "b.wav"}, None]
+    wav = encoded(voiced(5), form="WAV")
+    cells = [{"bytes": wav, "path": "a.wav"}, {"bytes": None, "path": "b.wav"}, None]
     (tmp_path / "data").mkdir()
     table = pa.table({"audio": cells, "sentence": ["moja", "mbili", "tatu"], "locale": [3, 3, 3]})
     for path in (tmp_path / "rows.parquet", tmp_path / "data" / "test-00000-of-00001.parquet"):
         pq.write_table(table, path)
     found = listing(tmp_path / "rows.parquet")
     assert {clip.id: clip.text for clip in found.clips} == BOTH
-    assert Path(found.clips[0].path).read_bytes() == cells[0]["bytes"]
+    assert Path(found.clips[0].path).read_bytes() == wav
     assert [dropped.reason for dropped in found.dropped] == ["no audio named"]
     (tmp_path / "rows.parquet").unlink()
     found = listing(tmp_path)
