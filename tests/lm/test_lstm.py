@@ -107,7 +107,7 @@ def test_training_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     whole = train(sentences(), tmp_path / "whole", SETTINGS)
     assert 1 < whole.perplexity < 7  # of nine symbols
     looks = 0
-    keep = letter_lstm._Training._keep
+    keep = letter_lstm._Training._save
 
     def interrupted(self: letter_lstm._Training) -> None:
         nonlocal looks
@@ -116,7 +116,7 @@ def test_training_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         if looks == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(letter_lstm._Training, "_keep", interrupted)
+    monkeypatch.setattr(letter_lstm._Training, "_save", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train(sentences(), tmp_path / "lstm", SETTINGS)
     assert (tmp_path / ".lstm.training" / "state.pt").is_file()

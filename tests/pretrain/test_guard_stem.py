@@ -18,7 +18,7 @@ from lalia.training import Callback
 from lalia.training.settings import BatchSettings, DataSettings, LogSettings, OptimSettings, ScheduleSettings
 from lalia.training.trainer import FINISHED, newest_checkpoint
 from pretrain import fit as fit_module
-from pretrain.bands import SETTLE, Breach, GuardSettings, Vitals, Watch, healthy_bands
+from pretrain.bands import EFFECT_STEPS, Breach, GuardSettings, Vitals, Watch, healthy_bands
 from pretrain.config import ObjectiveSettings, PretrainSettings
 from pretrain.fit import pretrain
 from pretrain.guard import read_record
@@ -76,7 +76,7 @@ def test_flat_features_of_lively_audio_are_a_dead_stem(kind: str) -> None:
     watch = watch_of(kind=kind)
     found = [(step, breach) for step in range(41, 150) if (breach := judged(watch, FLAT, step))]
     assert [breach.action for _, breach in found[:3]] == ["cut the rate", "roll back", "roll back"]
-    assert found[0][0] == 50 and found[1][0] == 50 + SETTLE  # ten steps in a row, then time to work
+    assert found[0][0] == 50 and found[1][0] == 50 + EFFECT_STEPS  # ten steps in a row, then time to work
     assert all("the stem has died" in breach.says for _, breach in found)
 
 
