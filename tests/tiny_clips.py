@@ -54,7 +54,7 @@ class LoudIsVoice:
     """Stands in for the voice activity model where a test's waves are no voice: what is loud is speech."""
 
     def __init__(self) -> None:
-        self.start()
+        self.reset()
 
     def reset(self) -> None:
         self._rest = np.zeros(0, np.float32)
@@ -69,7 +69,7 @@ class LoudIsVoice:
         return (power_T > 1e-3).astype(np.float32)
 
     def __call__(self, wave_S: np.ndarray) -> np.ndarray:
-        self.start()
+        self.reset()
         return self.feed(wave_S, last=True)
 
 

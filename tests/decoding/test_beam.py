@@ -146,8 +146,7 @@ def test_a_pause_parts_equal_letters() -> None:
 def test_pieces_are_spelled() -> None:
     """Tokens of several letters, their space in front, score as their letters do."""
     pieces = Tokens(["<blank>", "▁a", "▁cab", "ba", "b", "a"])
-    automaton = LetterModel(LETTERS, 1.0, 0.0)
-    automaton = TokenAutomaton(pieces, [automaton])
+    automaton = TokenAutomaton(pieces, [LetterModel(LETTERS, 1.0, 0.0)])
     score, state = automaton.arc(automaton.start, 2)
     more, state = automaton.arc(state, 1)
     ids = [LETTERS.id(letter) for letter in "cab|a"]

@@ -301,7 +301,7 @@ def test_damaged(lm: Path, student: Path) -> None:
         LanguageModel.load(student)
 
 
-def test_an_untuned_language_model_is_named_with_the_command(run, student: Path, lm: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_an_untuned_language_model_is_named_with_the_command(run: Run, student: Path, lm: Path, tmp_path: Path) -> None:
     clip = tmp_path / "clip.flac"
     clip.write_bytes(flac_bytes(sing("bad cab")))
     lines = [line for line in run("transcribe", student, clip, "--lm", lm)[2].splitlines() if "lalia tune" in line]
