@@ -142,12 +142,12 @@ def check_data(settings: DistillSettings | ExportSettings, recogniser: str, unkn
     """
     data = settings.data
     require_corpora(data.corpus, "--data.corpus")
-    from lalia.data.mixture import Mixture, languages_meant
+    from lalia.data.mixture import Mixture, resolve_languages
     from lalia.training.distributed import is_rank_zero
 
     told = isinstance(settings, ExportSettings) or is_rank_zero(settings.hardware)
     if data.language:
-        data.language = languages_meant(data.language, data.corpus, "--data.language", told)
+        data.language = resolve_languages(data.language, data.corpus, "--data.language", told)
         return
     there, places = Mixture.load(data.corpus).language_names, ", ".join(data.corpus)
     own = languages_in(Path(recogniser))

@@ -17,7 +17,15 @@ from distill.student import make_student
 from distill.task import DistillTask
 from lalia.cards import read_card, write_json
 from lalia.data.augment import Augment
-from lalia.data.labels import Revealed, choose, digest, encoder_of, left_out, tell_unvalidated, to_be_scored
+from lalia.data.labels import (
+    LabelSubset,
+    choose_minutes,
+    clips_digest,
+    describe_excluded,
+    label_encoder,
+    note_excluded_dev_clips,
+    scored_test_rows,
+)
 from lalia.data.loader import make_eval_loader, make_loader
 from lalia.data.mixture import Mixture
 from lalia.data.plan import BatchPlan
@@ -126,18 +134,18 @@ class RunInputs:
             micro_batch_s=settings.batch.micro_s, min_s=data.min_s, max_s=data.max_s, alpha=data.alpha, crop=False,
         )  # fmt: skip
         if is_rank_zero(settings.hardware):
-            tell_unvalidated(mixture, data.language, data.min_s, data.max_s)
+            note_excluded_dev_clips(mixture, data.language, data.min_s, data.max_s)
         return cls(
             teacher, card, mixture, rows, labelled,
             mixture.select("dev", data.language, labelled=True, min_s=data.min_s, max_s=data.max_s),
-            to_be_scored(mixture, data.language, data.min_s, data.max_s, is_rank_zero(settings.hardware)),
-            plan, encoder_of(teacher.tokens, teacher.normaliser),
+            scored_test_rows(mixture, data.language, data.min_s, data.max_s, is_rank_zero(settings.hardware)),
+            plan, label_encoder(teacher.tokens, teacher.normaliser),
         )  # fmt: skip
 
     @property
-    def clips(self) -> Revealed:
+    def clips(self) -> LabelSubset:
         """The clips, with all labels hidden except those that are used."""
-        return Revealed(self.mixture, self.labelled)
+        return LabelSubset(self.mixture, self.labelled)
 
     @property
     def references(self) -> dict[int, str]:
@@ -150,7 +158,7 @@ class RunInputs:
         return {
             "minutes": self.minutes(self.rows),
             "minutes_of_labels": self.minutes(self.labelled),
-            "labels": {"clips": digest(self.mixture, self.labelled)},
+            "labels": {"clips": clips_digest(self.mixture, self.labelled)},
         }
 
     @property
@@ -161,7 +169,7 @@ class RunInputs:
     def left_out(self, settings: DistillSettings) -> str:
         """How many training clips are not used and why, in brackets."""
         data = settings.data
-        return left_out(self.mixture, "train", data.language, data.min_s, data.max_s, labelled=None)
+        return describe_excluded(self.mixture, "train", data.language, data.min_s, data.max_s, labelled=None)
 
     def minutes(self, rows: np.ndarray) -> float:
         """Total length of ``rows`` in minutes."""
@@ -182,8 +190,8 @@ def choose_labels(
     minutes = settings.labels.minutes
     if minutes is None:
         minutes = float(known.get("minutes", 0.0))
-    chosen = choose(mixture, labelled, minutes)
-    if known and digest(mixture, chosen) != known["clips"]:
+    chosen = choose_minutes(mixture, labelled, minutes)
+    if known and clips_digest(mixture, chosen) != known["clips"]:
         print(
             f"note: the student uses the labels of {len(chosen)} clips, which are not those that the teacher was trained on "
             "(another corpus, language, data.min_s, data.max_s or labels.minutes)",

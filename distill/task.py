@@ -115,8 +115,8 @@ class DistillTask(LightningModule):
             outputs = self._masked(joined.batch, random)
             frames_B = torch.tensor([shape.frames(length) for length in batch.lengths_B.tolist()])
             return Outputs(
-                joined.apart(outputs.logits_BTV, frames_B, hop),
-                [joined.apart(hidden_JTD, frames_B, hop) for hidden_JTD in outputs.hidden_LBTD],
+                joined.split(outputs.logits_BTV, frames_B, hop),
+                [joined.split(hidden_JTD, frames_B, hop) for hidden_JTD in outputs.hidden_LBTD],
                 frames_B.to(outputs.logits_BTV.device), joined.pauses(outputs.logits_BTV, frames_B, hop),
             )  # fmt: skip
         return self._masked(batch, random)

@@ -75,10 +75,10 @@ def fit(argv: list[str]) -> int:
     settings.recogniser = find_made(settings.recogniser, "recogniser", "--recogniser") if settings.recogniser else ""
     require_corpora(settings.data.corpus, "--data.corpus")
     from finetune.fit import finetune  # late: torch and fairseq2 take seconds to import, a typo should not
-    from lalia.data.mixture import languages_meant
+    from lalia.data.mixture import resolve_languages
     from lalia.training.distributed import is_rank_zero
 
-    settings.data.language = languages_meant(
+    settings.data.language = resolve_languages(
         settings.data.language, settings.data.corpus, "--data.language", is_rank_zero(settings.hardware)
     )
     _warn(settings)

@@ -21,7 +21,7 @@ from lalia.cli.evaluate import add_clips_and_results, evaluate
 from lalia.cli.options import Decoding, add_decoding
 from lalia.cli.parser import Parser, positive, print_next
 from lalia.data.corpus import Corpus
-from lalia.data.mixture import Mixture, languages_meant
+from lalia.data.mixture import Mixture, resolve_languages
 from lalia.errors import UserError
 from lalia.inputs import look, refusal
 from lalia.model_folder import RUN, STUDENT, languages_in, languages_taken
@@ -120,7 +120,7 @@ class FinetunedModel:
         if home is None:
             raise UserError(f"{folder}: is in no run; give --out FOLDER for the results (student, lm, evaluation)")
         if asked or run:
-            languages = languages_meant(list(asked) or data.get("language", []), corpora, "--language")
+            languages = resolve_languages(list(asked) or data.get("language", []), corpora, "--language")
         else:
             places = ", ".join(map(str, corpora))
             languages = languages_taken(

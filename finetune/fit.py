@@ -24,7 +24,14 @@ from finetune.presets import (
 from finetune.task import METRICS, FinetuneTask, LmDecoder, make_lm_decoder
 from lalia.cards import write_json
 from lalia.data.augment import Augment
-from lalia.data.labels import choose, digest, encoder_of, left_out, tell_unvalidated, to_be_scored
+from lalia.data.labels import (
+    choose_minutes,
+    clips_digest,
+    describe_excluded,
+    label_encoder,
+    note_excluded_dev_clips,
+    scored_test_rows,
+)
 from lalia.data.loader import make_eval_loader, make_loader
 from lalia.data.mixture import Mixture
 from lalia.data.plan import BatchPlan
@@ -70,12 +77,12 @@ def finetune(settings: FinetuneSettings, folder: Path, stated: Collection[str] |
     data = settings.data
     mixture = Mixture.load(data.corpus)
     labelled = mixture.select("train", data.language, labelled=True, min_s=data.min_s, max_s=data.max_s)
-    rows = choose(mixture, labelled, settings.labels.minutes)
+    rows = choose_minutes(mixture, labelled, settings.labels.minutes)
     held_out = mixture.select("dev", data.language, labelled=True, min_s=data.min_s, max_s=data.max_s)
     leader = is_rank_zero(settings.hardware)
-    test = to_be_scored(mixture, data.language, data.min_s, data.max_s, leader)
+    test = scored_test_rows(mixture, data.language, data.min_s, data.max_s, leader)
     if leader:
-        tell_unvalidated(mixture, data.language, data.min_s, data.max_s)
+        note_excluded_dev_clips(mixture, data.language, data.min_s, data.max_s)
     language = _language(settings, mixture, rows)
     hours = float(mixture.durations_s[rows].sum()) / 3600
     step = first_step(folder)
@@ -97,7 +104,7 @@ def finetune(settings: FinetuneSettings, folder: Path, stated: Collection[str] |
     recogniser = make_initial()
     if leader and not step:
         print(describe(recogniser.tokens, recogniser.normaliser), file=sys.stderr)
-    encode = encoder_of(recogniser.tokens, recogniser.normaliser)
+    encode = label_encoder(recogniser.tokens, recogniser.normaliser)
     _check_lengths(mixture, rows, encode, recogniser, leader)
     plan = BatchPlan(
         durations_s=mixture.durations_s, groups=mixture.groups, rows=rows, seed=settings.seed,
@@ -117,7 +124,7 @@ def finetune(settings: FinetuneSettings, folder: Path, stated: Collection[str] |
     if leader:
         print(
             f"fine-tuning {_what(settings, recogniser)} on {60 * hours:.1f} minutes in {plural(len(rows), 'clip')}"
-            f"{left_out(mixture, 'train', data.language, data.min_s, data.max_s)}, {len(recogniser.tokens)} tokens, "
+            f"{describe_excluded(mixture, 'train', data.language, data.min_s, data.max_s)}, {len(recogniser.tokens)} tokens, "
             f"{settings.schedule.steps} steps of {audio_s:.0f} s" + (f"; continuing from step {step}" if step else ""),
             file=sys.stderr,
         )
@@ -223,7 +230,7 @@ def _finish(
     scores = transcribe_rows(recogniser, mixture, test).as_dict()
     facts = {
         "minutes_of_labels": round(float(mixture.durations_s[rows].sum()) / 60, 2),
-        "labels": {"minutes": settings.labels.minutes, "clips": digest(mixture, rows)},
+        "labels": {"minutes": settings.labels.minutes, "clips": clips_digest(mixture, rows)},
         "languages": sorted({mixture.language_names[code] for code in np.unique(mixture.languages[rows])}),
         "start": settings.weights, "mode": settings.mode, "kind": settings.model.kind, "steps": settings.schedule.steps,
         "best_step": step, "selected_by": settings.select.by, "test_cer": scores["cer"], "test_wer": scores["wer"],

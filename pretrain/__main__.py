@@ -116,11 +116,11 @@ def _require_corpus(data: DataSettings) -> None:
 
 
 def _resolve_languages(settings: PretrainSettings) -> None:
-    from lalia.data.mixture import languages_meant
+    from lalia.data.mixture import resolve_languages
     from lalia.training.distributed import is_rank_zero
 
     data = settings.data
-    data.language = languages_meant(data.language, data.corpus, "--data.language", is_rank_zero(settings.hardware))
+    data.language = resolve_languages(data.language, data.corpus, "--data.language", is_rank_zero(settings.hardware))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from lalia.cards import write_json
 from lalia.cli.parser import Parser, positive
 from lalia.data.corpus import SPLITS
-from lalia.data.labels import encoder_of
+from lalia.data.labels import label_encoder
 from lalia.data.loader import make_eval_loader
 from lalia.data.mixture import Mixture
 from lalia.decoding.greedy import greedy, transcript
@@ -241,7 +241,7 @@ class ProbeData:
         normaliser = Normaliser()
         self._texts = {int(r): normaliser(mixture.text(int(r))) for r in (*self.letters_train, *self.letters_test)}
         self.tokens = Tokens.from_texts([self._texts[int(r)] for r in self.letters_train] or ["a"])
-        self._encode = encoder_of(self.tokens, normaliser)
+        self._encode = label_encoder(self.tokens, normaliser)
 
     def probe_layers(
         self, encoder: str, layers: list[str], features: Callable[[Tensor, Tensor], list[list[Tensor]]]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from lalia.data.prepare.segments import Cutting
+from lalia.data.prepare.segments import Segmentation
 from lalia.data.prepare.shards import Unit, make_part
 from lalia.data.prepare.workers import Progress
 
@@ -43,11 +43,11 @@ def encoded(wave: np.ndarray, rate: int = 16_000, form: str = "FLAC") -> bytes:
 
 
 def in_this_process(
-    units: list[Unit], work: Path, cutting: Cutting | None, progress: Progress, strict: bool = False
+    units: list[Unit], work: Path, segmentation: Segmentation | None, progress: Progress, strict: bool = False
 ) -> None:
     """An engine without processes, which would cost each test seconds."""
     for unit in units:
-        progress(unit.number, make_part(unit, work, cutting, strict=strict).clips)
+        progress(unit.number, make_part(unit, work, segmentation, strict=strict).clips)
 
 
 class LoudIsVoice:

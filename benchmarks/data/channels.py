@@ -23,9 +23,9 @@ import soundfile
 from lalia.audio.channels import EACH
 from lalia.audio.reading import CHANNELS_CANCEL, TWO_VOICES, Note, read_audio
 from lalia.data.corpus import Corpus
-from lalia.data.prepare.listing import Clip
-from lalia.data.prepare.rows import Made, Reader
-from lalia.data.prepare.segments import Cutting
+from lalia.data.prepare.listing import SourceClip
+from lalia.data.prepare.rows import CorpusRow, Reader
+from lalia.data.prepare.segments import Segmentation
 from lalia.units import SAMPLE_RATE
 
 Draw = np.random.Generator
@@ -119,9 +119,9 @@ def voices(corpus: Corpus, seconds: float, draw: Draw) -> Voices:
 
 def sides(data: bytes, turn_S: np.ndarray, scratch: Path, found: Found) -> None:
     """Prepare a call with ``--channels each`` and compare its utterances with its turns."""
-    reader = Reader(Cutting(1.0, 10.0, always=True), scratch, choice=EACH)
-    for made in reader.read(Clip("call", "call.wav", "und", data=data)):
-        if isinstance(made, Made):
+    reader = Reader(Segmentation(1.0, 10.0, always=True), scratch, choice=EACH)
+    for made in reader.read(SourceClip("call", "call.wav", "und", data=data)):
+        if isinstance(made, CorpusRow):
             side = int(made.row["speaker"][-1]) - 1
             start = round(float(made.row["id"].partition("#")[2].split("-")[0]) * SAMPLE_RATE)
             found.own_s += float((turn_S[start : start + len(made.wave_S)] == side).sum()) / SAMPLE_RATE

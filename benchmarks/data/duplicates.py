@@ -18,7 +18,7 @@ import soundfile
 
 from lalia.audio.reading import read_audio
 from lalia.data.corpus import Corpus
-from lalia.data.prepare.fingerprints import copies, marks
+from lalia.data.prepare.fingerprints import find_copies, fingerprint
 from lalia.data.prepare.listing import sentence_key
 
 RATE = 16_000
@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("corpus", type=Path)
     corpus = Corpus.load(parser.parse_args().corpus)
     waves = [corpus.wave(row) for row in range(len(corpus))]
-    known = [marks(wave, row) for row, wave in enumerate(waves)]
+    known = [fingerprint(wave, row) for row, wave in enumerate(waves)]
     said = [sentence_key(corpus.text(row)) for row in range(len(corpus))]
     order = np.random.default_rng(1).permutation(len(corpus))
     wrong = 0
@@ -72,10 +72,12 @@ def main() -> None:
         for low, high in LENGTHS_S:
             rows = [int(row) for row in order if low < corpus.durations_s[row] <= high][:CLIPS]
             changed = [change(waves[row]) for row in rows]
-            found = [*known, *(marks(wave, len(waves) + number) for number, wave in enumerate(changed))]
+            found = [*known, *(fingerprint(wave, len(waves) + number) for number, wave in enumerate(changed))]
             durations = np.concatenate([corpus.durations_s, [len(wave) / RATE for wave in changed]])
             pairs = [
-                (a, rows[b - len(waves)]) for a, b in copies(np.concatenate(found), durations) if a < len(waves) <= b
+                (a, rows[b - len(waves)])
+                for a, b in find_copies(np.concatenate(found), durations)
+                if a < len(waves) <= b
             ]
             cells.append(f"{len({b for a, b in pairs if a == b}) / len(rows):.0%}")
             wrong += sum(a != b and said[a] != said[b] for a, b in pairs)

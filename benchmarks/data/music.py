@@ -23,9 +23,9 @@ from lalia.audio.encoding import flac_bytes
 from lalia.audio.reading import SUFFIXES, read_audio
 from lalia.data.augment import coloured_noise, telephone
 from lalia.data.corpus import Corpus
-from lalia.data.prepare.listing import Clip
-from lalia.data.prepare.rows import Heard, Reader
-from lalia.data.prepare.segments import Cutting
+from lalia.data.prepare.listing import SourceClip
+from lalia.data.prepare.rows import Reader, RecordingTotals
+from lalia.data.prepare.segments import Segmentation
 from lalia.units import SAMPLE_RATE
 
 PIECE_S = 30
@@ -87,13 +87,13 @@ def by_telephone(found: list[Named]) -> Iterator[Named]:
 
 def judge(found: list[Named], scratch: Path) -> tuple[dict[str, float], dict[str, float]]:
     """The share of each thing that is said, and the minutes of music heard in every file."""
-    total, minutes = Heard(), defaultdict[str, float](float)
+    total, minutes = RecordingTotals(), defaultdict[str, float](float)
     for name, wave_S in found:
-        reader = Reader(Cutting(always=True), scratch)
-        for _ in reader.read(Clip(name, f"{name}.flac", "und", data=flac_bytes(wave_S))):
+        reader = Reader(Segmentation(always=True), scratch)
+        for _ in reader.read(SourceClip(name, f"{name}.flac", "und", data=flac_bytes(wave_S))):
             pass
-        total.add(reader.heard)
-        minutes[name] += reader.heard.music_s / 60
+        total.add(reader.totals)
+        minutes[name] += reader.totals.music_s / 60
     seconds = {kind: getattr(total, field) for field, kind in SAID.items()}
     return {kind: value / max(1e-9, sum(seconds.values())) for kind, value in seconds.items()}, minutes
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 from lalia.audio.encoding import flac_bytes
 from lalia.audio.reading import SUFFIXES, probe_audio, read_audio
 from lalia.audio.vad import VoiceActivity
-from lalia.data.prepare.fingerprints import marks
+from lalia.data.prepare.fingerprints import fingerprint
 from lalia.data.prepare.quality import measure
 from lalia.units import SAMPLE_RATE
 
@@ -44,7 +44,7 @@ def main() -> None:
         voice_T = timed("voice activity", voice, wave)
         timed("quality", measure, wave, voice_T)
         flac = timed("FLAC", flac_bytes, wave)
-        timed("fingerprint", marks, wave, number)
+        timed("fingerprint", fingerprint, wave, number)
         timed("hash and table", lambda data: (hashlib.sha256(data).digest(), pa.array([data])), flac)
         audio_s += len(wave) / SAMPLE_RATE
         stored += len(flac)

@@ -17,12 +17,12 @@ from rich.table import Table
 from benchmarks.demo.figures import Arm, Figures, Part, Weighed, goals, parts_of
 from lalia.cards import processor, write_json, write_text
 from lalia.data.corpus import Corpus
-from lalia.data.prepare.sources.demo import DEEDS, VOICES
+from lalia.data.prepare.sources.demo import LICENCE_URLS, VOICES
 from lalia.decoding.decoder import make_decoder
 from lalia.errors import UserError
 from lalia.report import numbers, page
 from lalia.report.charts import SERIES, Bar, Chart, Level, Line, bar_chart, line_chart, profile_chart, share
-from lalia.report.page import KEY, ShownClip, lineage_of, make_player, marked
+from lalia.report.page import ERROR_LEGEND, ShownClip, lineage_of, make_player, mark_errors
 from lalia.report.run_page import curves, series
 from lalia.runtime.student import Student
 from lalia.scoring.rates import character_errors, word_errors
@@ -330,7 +330,9 @@ def data(figures: Figures) -> page.Section:
     for source in figures.corpus.get("sources", []):
         voice = VOICES.get(source["language"])
         licence = source["licence"]
-        linked = Markup('<a href="{}">{}</a>').format(DEEDS[licence], licence) if licence in DEEDS else licence
+        linked = (
+            Markup('<a href="{}">{}</a>').format(LICENCE_URLS[licence], licence) if licence in LICENCE_URLS else licence
+        )
         rows.append(
             [NAMES.get(source["language"], source["language"]), source["voice"], linked, voice.credits if voice else ""]
         )
@@ -379,7 +381,7 @@ def write_report(demo: Demo) -> Path:
         pretraining(demo, figures, corpus),
         bought(figures),
         student(figures, parts),
-        page.Section("Listen", [page.clips(shown, KEY)], _LISTEN),
+        page.Section("Listen", [page.clips(shown, ERROR_LEGEND)], _LISTEN),
         page.Section("Lineage", [page.lineage(lineage_of(figures.student))], _LINEAGE),
         commands(parts),
         data(figures),
@@ -477,11 +479,11 @@ def _clips(demo: Demo, corpus: Corpus, student: Student) -> list[ShownClip]:
         reference = student.normaliser(corpus.text(row))
         hypothesis = student.normaliser(student.transcribe(wave, corpus.id(row)).text)
         searched = student.normaliser(student.transcribe(wave, corpus.id(row), decoder=decoder).text)
-        said, heard = marked(reference, hypothesis)
+        said, heard = mark_errors(reference, hypothesis)
         texts = [
             ("said", said),
             (f"student alone · {_rates(reference, hypothesis)}", heard),
-            (f"with the language model · {_rates(reference, searched)}", marked(reference, searched)[1]),
+            (f"with the language model · {_rates(reference, searched)}", mark_errors(reference, searched)[1]),
         ]
         shown.append(ShownClip(corpus.id(row), texts, make_player(corpus.id(row), wave)))
     return shown

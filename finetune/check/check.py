@@ -17,7 +17,7 @@ from finetune.check.text import check_language, check_letters, check_marks, chec
 from lalia.cards import read_card, write_json
 from lalia.cli.parser import Parser
 from lalia.data.corpus import Corpus
-from lalia.data.mixture import languages_meant
+from lalia.data.mixture import resolve_languages
 from lalia.errors import UserError
 from lalia.text.languages import profile
 from lalia.text.normaliser import Normaliser, settings_for
@@ -165,7 +165,7 @@ def as_dict(corpus: Corpus, checked: list[Checked]) -> dict[str, Any]:
 def _languages(corpus: Corpus, path: Path, asked: str | None) -> list[str]:
     labelled = [name for name in corpus.language_names if len(corpus.select(language=name, with_text=True))]
     if asked:
-        language = languages_meant([asked], [path], "--language")[0]
+        language = resolve_languages([asked], [path], "--language")[0]
         count = len(corpus.select(language=language))  # a UserError names the languages there are
         if language not in labelled:
             others = f"; labelled are {', '.join(labelled)}" if labelled else ""

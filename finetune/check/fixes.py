@@ -24,7 +24,7 @@ from finetune.check.clips import (
 from finetune.check.findings import DEV, TEST, TRAIN, Checked, Labels
 from finetune.check.text import main_script, only_marks
 from lalia.data.corpus import SPLITS, Corpus
-from lalia.data.prepare.listing import Clip, Dropped
+from lalia.data.prepare.listing import Dropped, SourceClip
 from lalia.data.prepare.pipeline import rewrite
 from lalia.data.prepare.splits import LEAST_HELD_OUT, MOST_PERCENT, assign_splits
 from lalia.text.marks import find_marks, strip_marks
@@ -172,7 +172,7 @@ def _splits(fixes: Fixes, labels: Labels) -> None:
             for code in (DEV, TEST)
         }
     clips = [
-        Clip(
+        SourceClip(
             labels.corpus.id(int(labels.rows[p])), "", labels.language, text=labels.texts[p], speaker=labels.speakers[p],
             duration_s=float(labels.durations_s[p]),
         )

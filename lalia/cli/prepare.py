@@ -15,7 +15,7 @@ from lalia.errors import UserError
 if TYPE_CHECKING:
     from lalia.data.prepare.listing import Options
     from lalia.data.prepare.pipeline import Engine, Recipe
-    from lalia.data.prepare.segments import Cutting
+    from lalia.data.prepare.segments import Segmentation
 
 ABOUT = """\
 Make a corpus (16 kHz mono FLAC, languages, labels, splits) from raw audio.
@@ -160,8 +160,8 @@ def _options(args: argparse.Namespace) -> Options:
     )
 
 
-def _cutting(args: argparse.Namespace) -> Cutting | None:
-    from lalia.data.prepare.segments import Cutting
+def _cutting(args: argparse.Namespace) -> Segmentation | None:
+    from lalia.data.prepare.segments import Segmentation
 
     if args.cut == "never" or args.source == "demo":
         return None
@@ -170,10 +170,10 @@ def _cutting(args: argparse.Namespace) -> Cutting | None:
             f"--shortest {args.shortest:g} --longest {args.longest:g}: expected at least 0.1 s, at most 120 s, and the longest"
             " to be twice the shortest"
         )
-    return Cutting(args.shortest, args.longest, args.cut == "all")
+    return Segmentation(args.shortest, args.longest, args.cut == "all")
 
 
-def _recipe(args: argparse.Namespace, cutting: Cutting | None) -> Recipe:
+def _recipe(args: argparse.Namespace, segmentation: Segmentation | None) -> Recipe:
     from lalia.data.prepare.pipeline import Recipe
     from lalia.files import readable
 
@@ -182,7 +182,9 @@ def _recipe(args: argparse.Namespace, cutting: Cutting | None) -> Recipe:
     settings = {name: getattr(args, name) for name in ("language", "licence", "dev", "test", "limit", "strict", "tier")}
     settings["columns"] = ",".join(args.columns)
     settings["channels"] = "" if args.channels == "mix" else args.channels
-    return Recipe(readable(args.source), {**settings, "root": readable(str(args.root or ""))}, cutting, args.duplicates)
+    return Recipe(
+        readable(args.source), {**settings, "root": readable(str(args.root or ""))}, segmentation, args.duplicates
+    )
 
 
 def _engine(args: argparse.Namespace) -> Engine:
@@ -192,12 +194,12 @@ def _engine(args: argparse.Namespace) -> Engine:
     if args.engine == "ray":
         from lalia.data.prepare.workers import make_parts_on_cluster
 
-        return lambda units, work, cutting, report: make_parts_on_cluster(
-            units, work, cutting, args.address, report, args.strict
+        return lambda units, work, segmentation, report: make_parts_on_cluster(
+            units, work, segmentation, args.address, report, args.strict
         )
     from lalia.data.prepare.workers import make_parts
 
-    return lambda units, work, cutting, report: make_parts(units, work, cutting, workers, report, args.strict)
+    return lambda units, work, segmentation, report: make_parts(units, work, segmentation, workers, report, args.strict)
 
 
 def _channels(text: str) -> str:

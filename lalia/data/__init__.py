@@ -1,4 +1,4 @@
-"""Corpora, batch plans and loaders: ``from lalia.data import Corpus``."""
+"""Training data: prepare a corpus, read it, plan batches and load them (``from lalia.data import Corpus``)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Augmentation of the wave: other speeds, rooms, noise and telephones; off until the settings say how often.
+"""Augment training audio: speed, reverberation, noise, telephone codecs and gain; off by default.
 
-Everything is drawn from the generator that the loader makes for (seed, micro-batch, clip), so a resume hears the same.
+All random choices come from the generator that the loader makes for (seed, micro-batch, clip), so a resumed run draws the same.
 """
 
 from __future__ import annotations

@@ -1,15 +1,6 @@
-"""Batches: clips of different lengths as one padded tensor, with their labels.
+"""Build training batches: pad clips, join short clips, draw masks.
 
-Legend: B clips, S samples, U tokens of a text.
-
-Short clips joined end to end: a model that learns from context needs some, and one that hears long files must know them.
-
-B clips in, J joined clips out, G pauses, S samples, T frames.
-
-Spans of frames or channels that a model may not see: pretraining's masks and fine-tuning's SpecAugment alike.
-
-B clips, N places of each (frames of a clip, or channels). Everything random comes from the generator that is handed in, so a
-mask is a function of (seed, micro-batch) and never of what ran before.
+Legend: B clips, S samples, U tokens of a text, J joined clips, T frames, N places (frames of a clip, or channels).
 """
 
 from __future__ import annotations
@@ -106,7 +97,7 @@ SOFTEST, LOUDEST = 1e-5, 3e-3
 
 
 @dataclass(frozen=True)
-class Joined:
+class JoinedBatch:
     """Clips of ``batch`` behind one another, and where each of them is."""
 
     batch: Batch
@@ -115,7 +106,7 @@ class Joined:
     start_B: list[Samples]
     """its first sample there"""
 
-    def apart(self, x_JTD: Tensor, frames_B: Tensor, hop: Samples) -> Tensor:
+    def split(self, x_JTD: Tensor, frames_B: Tensor, hop: Samples) -> Tensor:
         """(B, T, D): what belongs to each clip's own frames, zero behind them; ``start_B`` must lie on multiples of ``hop``."""
         places = zip(self.wave_B, self.start_B, frames_B.tolist(), strict=True)
         cut = [x_JTD[wave, start // hop : start // hop + frames] for wave, start, frames in places]
@@ -144,7 +135,7 @@ def join_clips(batch: Batch, longest_s: Seconds) -> Batch:
     return _joined(batch, longest_s, [0] * len(batch.lengths_B), 1, None).batch
 
 
-def join_with_pauses(batch: Batch, longest_s: Seconds, hop: Samples, random: torch.Generator) -> Joined:
+def join_with_pauses(batch: Batch, longest_s: Seconds, hop: Samples, random: torch.Generator) -> JoinedBatch:
     """The same with pauses between the clips, each clip at a whole frame of ``hop`` samples: the frames of a clip cover the
     same samples as if it were alone.
 
@@ -164,7 +155,7 @@ def join_with_pauses(batch: Batch, longest_s: Seconds, hop: Samples, random: tor
 
 def _joined(
     batch: Batch, longest_s: Seconds, pauses: list[Samples], hop: Samples, noise: tuple[list[float], torch.Generator] | None
-) -> Joined:  # fmt: skip
+) -> JoinedBatch:  # fmt: skip
     """``batch`` joined, behind each clip its pause up to the next multiple of ``hop``, of ``noise`` at the clip's level."""
     longest = to_samples(longest_s)
     waves: list[list[Tensor]] = []
@@ -201,7 +192,7 @@ def _joined(
         labels_BU=None,
         label_lengths_B=None,
     )
-    return Joined(made, wave_B, start_B)
+    return JoinedBatch(made, wave_B, start_B)
 
 
 # --- Spans of frames or channels that a model may not see ------------------------------------------------

@@ -1,8 +1,8 @@
-"""Corpora: folders of speech that every stage reads, and the columns they promise.
+"""Read a corpus: the folder of speech, labels and splits that `lalia prepare` writes.
 
-A corpus is what ``datasets.load_from_disk`` opens as one ``Dataset`` (Arrow shards of FLAC bytes, 16 kHz mono) with a
-``card.json`` beside it. Here it is read straight from the memory-mapped shards, so a training process keeps 8 bytes per
-clip in memory (duration, language, split, labelled or not) and never imports ``datasets``.
+A corpus is a ``datasets.load_from_disk`` folder (Arrow shards of FLAC bytes, 16 kHz mono) with a ``card.json``. This module
+reads the memory-mapped shards directly: a training process keeps 8 bytes per clip in memory (duration, language, split,
+labelled or not) and does not import ``datasets``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Labels: which labelled clips a run learns from, as what tokens, and what it may not see."""
+"""Choose the labelled clips of a training run and turn their texts into tokens."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from lalia.text.normaliser import Normaliser
 from lalia.text.tokens import Tokens
 from lalia.units import Seconds
 
-WHOLE_S: Seconds = 60.0
+LONGEST_TEST_S: Seconds = 60.0
 """Test clips up to this length are transcribed whole."""
 
 
-def choose(mixture: Mixture, rows: np.ndarray, minutes: float) -> np.ndarray:
+def choose_minutes(mixture: Mixture, rows: np.ndarray, minutes: float) -> np.ndarray:
     """As many of ``rows`` as ``minutes`` hold, in the order of a hash of their ids: the same clips on every machine, and a
     smaller budget always inside a larger one. 0 minutes = all rows."""
     if minutes <= 0:
@@ -35,12 +35,12 @@ def choose(mixture: Mixture, rows: np.ndarray, minutes: float) -> np.ndarray:
     return np.array(sorted(order[:count]), np.int64)
 
 
-def digest(mixture: Mixture, rows: np.ndarray) -> str:
+def clips_digest(mixture: Mixture, rows: np.ndarray) -> str:
     """``sha256:…`` of the ids of ``rows``: whether two runs learned from the same clips."""
     return "sha256:" + hashlib.sha256("\n".join(sorted(mixture.id(int(row)) for row in rows)).encode()).hexdigest()
 
 
-def encoder_of(tokens: Tokens, normaliser: Normaliser) -> Callable[[str], list[int]]:
+def label_encoder(tokens: Tokens, normaliser: Normaliser) -> Callable[[str], list[int]]:
     """text -> token ids; characters the training labels never had are left out (they can never be right)."""
 
     def encode(text: str) -> list[int]:
@@ -49,7 +49,7 @@ def encoder_of(tokens: Tokens, normaliser: Normaliser) -> Callable[[str], list[i
     return encode
 
 
-def left_out(
+def describe_excluded(
     mixture: Mixture, split: str, languages: Sequence[str], min_s: Seconds, max_s: Seconds, labelled: bool | None = True
 ) -> str:
     """In brackets how many clips of ``split`` are not used, and why; "" where all are."""
@@ -63,18 +63,18 @@ def left_out(
     return f" (of {len(rows)}{' labelled ones' if labelled else ''} {told} left out)" if told else ""
 
 
-def tell_unvalidated(mixture: Mixture, languages: Sequence[str], min_s: Seconds, max_s: Seconds) -> None:
+def note_excluded_dev_clips(mixture: Mixture, languages: Sequence[str], min_s: Seconds, max_s: Seconds) -> None:
     """Say on stderr which labelled dev clips are not validated on: a label is all of its clip's, so none is cropped."""
-    if told := left_out(mixture, "dev", languages, min_s, max_s):
+    if told := describe_excluded(mixture, "dev", languages, min_s, max_s):
         print(f"note: validation uses the dev clips that training could use{told}", file=sys.stderr)
 
 
-def to_be_scored(
+def scored_test_rows(
     mixture: Mixture, languages: Sequence[str], min_s: Seconds, max_s: Seconds, leader: bool
 ) -> np.ndarray:
     """The rows of the test split that are transcribed whole when a run ends; longer ones are named, since a training of hours
     must not end in a clip that no memory holds. ``lalia finetune eval`` reads those as well, window by window."""
-    limit = max(max_s, WHOLE_S)
+    limit = max(max_s, LONGEST_TEST_S)
     rows = mixture.select("test", languages, labelled=True, min_s=min_s)
     long = rows[mixture.durations_s[rows] > limit]
     if len(long) and leader:
@@ -86,7 +86,7 @@ def to_be_scored(
     return mixture.select("test", languages, labelled=True, min_s=min_s, max_s=limit)
 
 
-class Revealed:
+class LabelSubset:
     """A mixture whose texts are shown for ``rows`` alone; every other clip reads as unlabelled."""
 
     def __init__(self, mixture: Mixture, rows: np.ndarray) -> None:

@@ -1,13 +1,7 @@
-"""The loader: micro-batches of the plan as padded tensors, decoded ahead of their use by threads or processes.
+"""Load the micro-batches of a batch plan as padded tensors, decoded ahead of time by threads or processes.
 
-Worker processes that decode for a run: a signal that ends the run is the run's, and it still needs its workers then.
-
-SLURM, a shell and Ctrl-C send a signal to every process of a run at once. The run answers it by finishing its step and saving,
-for which it needs the batches under way; torch's own handler would end a worker by SIGTERM, and the run by the missing worker.
-So the workers leave these signals alone, but for a SIGTERM of the run itself, by which it ends a worker that does not end by
-itself.
-
-Clips of a micro-batch: read, cropped, augmented, labelled; those that cannot be read are named and left out.
+``make_loader`` serves training (endless, resumable at any micro-batch), ``make_eval_loader`` reads given rows once. Clips that
+cannot be read are reported and left out.
 """
 
 from __future__ import annotations
@@ -38,24 +32,27 @@ from lalia.units import Seconds
 
 # --- Worker processes that decode for a run --------------------------------------------------------------
 
-STOPPING = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGUSR1})
+STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGUSR1})
 """What asks a run to save and stop."""
 _ORPHANED_S = 1.0
 
 
 @contextmanager
-def blocked() -> Iterator[None]:
+def stop_signals_blocked() -> Iterator[None]:
     """Processes that are started inside begin with the stopping signals blocked; this one takes what came behind it."""
     resource_tracker.ensure_running()  # spawn starts it, and it unblocks two of the signals when it is started inside
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def leave_signals_to_the_run(worker: int = 0) -> None:
-    """Called in a worker process started in ``blocked``: it ends by SIGTERM where the run sends it, or when the run is gone."""
+def ignore_stop_signals(worker: int = 0) -> None:
+    """Let this worker process end only by a SIGTERM of the run, or when the run is gone.
+
+    The process must be started in ``stop_signals_blocked``.
+    """
     run = multiprocessing.parent_process()
     if sys.platform == "linux":
         assert run is not None
@@ -84,7 +81,7 @@ Augmenter = Callable[[NDArray[np.float32], np.random.Generator], NDArray[np.floa
 """A wave (S,) to another, every choice drawn from the generator."""
 
 
-class Clips(Protocol):
+class ClipReader(Protocol):
     """What the loader needs of a corpus (``lalia.data.corpus.Corpus`` has it)."""
 
     @property
@@ -96,7 +93,7 @@ class Clips(Protocol):
     def wave(self, row: int) -> NDArray[np.float32]: ...
 
 
-class NothingReadable(UserError):
+class NoReadableClip(UserError):
     """Not one clip of a micro-batch, nor any of its spares, could be read."""
 
     bad: tuple[str, ...] = ()
@@ -108,11 +105,11 @@ class NothingReadable(UserError):
         super().__init__(message.strip().splitlines()[-1].removeprefix(f"{__name__}.{type(self).__name__}: "))
 
 
-class PlannedClips(Dataset[Batch]):
+class MicroBatchDataset(Dataset[Batch]):
     """A map from a MicroBatch, which the sampler makes, to its Batch; workers need the corpus, not the plan."""
 
     def __init__(
-        self, corpus: Clips, *, seed: int, labels: Labels | None, augment: Augmenter | None, normalise: bool
+        self, corpus: ClipReader, *, seed: int, labels: Labels | None, augment: Augmenter | None, normalise: bool
     ) -> None:
         self._corpus, self._seed, self._labels, self._augment = corpus, seed, labels, augment
         self._normalise = normalise
@@ -120,7 +117,7 @@ class PlannedClips(Dataset[Batch]):
     def __getitem__(self, micro_batch: MicroBatch) -> Batch:
         """Read the clips. What cannot be read is left out; if nothing is left, the spares are tried in turn.
 
-        Raises NothingReadable where not one clip or spare can be read.
+        Raises NoReadableClip where not one clip or spare can be read.
         """
         rows: list[int] = []
         waves: list[NDArray[np.float32]] = []
@@ -146,7 +143,7 @@ class PlannedClips(Dataset[Batch]):
             waves.append(wave)
             labels.append(label)
         if not waves:
-            raise NothingReadable(
+            raise NoReadableClip(
                 f"micro-batch {micro_batch.number}: none of {len(bad)} clips can be read; the first: {bad[0]}", bad
             )
         return pad(micro_batch.number, rows, waves, self._corpus.languages, labels if self._labels else None, bad)
@@ -169,7 +166,7 @@ class PlannedClips(Dataset[Batch]):
 
 # --- The loader ------------------------------------------------------------------------------------------
 
-__all__ = ["Batch", "NothingReadable", "RunLoader", "ThreadedLoader", "make_eval_loader", "make_loader"]
+__all__ = ["Batch", "NoReadableClip", "RunLoader", "ThreadedLoader", "make_eval_loader", "make_loader"]
 
 Context = Literal["threads", "fork", "spawn", "forkserver"]
 
@@ -213,7 +210,7 @@ class ThreadedLoader(Iterable[Batch]):
     """
 
     def __init__(
-        self, clips: PlannedClips, sampler: Sampler[MicroBatch], *, workers: int, prefetch: int, pin_memory: bool
+        self, clips: MicroBatchDataset, sampler: Sampler[MicroBatch], *, workers: int, prefetch: int, pin_memory: bool
     ) -> None:
         self._clips, self._sampler = clips, sampler
         self._workers, self._ahead = workers, workers * prefetch
@@ -230,10 +227,10 @@ class ThreadedLoader(Iterable[Batch]):
             yield from (_readable(batch) for batch in batches)
             return
         last: Batch | None = None
-        lost: NothingReadable | None = None
+        lost: NoReadableClip | None = None
         bad: list[str] = []
         for batch in batches:
-            if isinstance(batch, NothingReadable):
+            if isinstance(batch, NoReadableClip):
                 lost = batch
                 bad += batch.bad
                 continue
@@ -245,11 +242,11 @@ class ThreadedLoader(Iterable[Batch]):
         elif lost is not None:
             raise lost
 
-    def _batches(self) -> Iterator[Batch | NothingReadable]:
+    def _batches(self) -> Iterator[Batch | NoReadableClip]:
         if not self._workers:
             yield from map(self._read, self._sampler)
             return
-        ahead: deque[Future[Batch | NothingReadable]] = deque()
+        ahead: deque[Future[Batch | NoReadableClip]] = deque()
         with ThreadPoolExecutor(self._workers, thread_name_prefix="lalia-loader") as threads:
             try:
                 for micro_batch in self._sampler:
@@ -261,10 +258,10 @@ class ThreadedLoader(Iterable[Batch]):
             finally:
                 threads.shutdown(wait=False, cancel_futures=True)
 
-    def _read(self, micro_batch: MicroBatch) -> Batch | NothingReadable:
+    def _read(self, micro_batch: MicroBatch) -> Batch | NoReadableClip:
         try:
             batch = self._clips[micro_batch]
-        except NothingReadable as error:
+        except NoReadableClip as error:
             return error
         return batch.pin_memory() if self._pin_memory else batch
 
@@ -273,15 +270,15 @@ class RunLoader(DataLoader[Batch]):
     """A DataLoader whose worker processes leave the signals that stop a run to the run."""
 
     def __init__(self, clips: Dataset[Any], **settings: Any) -> None:
-        super().__init__(clips, worker_init_fn=leave_signals_to_the_run, **settings)
+        super().__init__(clips, worker_init_fn=ignore_stop_signals, **settings)
 
     def __iter__(self) -> Any:
-        with blocked():
+        with stop_signals_blocked():
             return super().__iter__()
 
 
 def make_loader(
-    corpus: Clips,
+    corpus: ClipReader,
     plan: BatchPlan,
     *,
     start: int,
@@ -307,7 +304,7 @@ def make_loader(
 
     Lightning's Trainer must leave the sampler of processes alone: ``use_distributed_sampler=False``.
     """
-    clips = PlannedClips(corpus, seed=plan.seed, labels=labels, augment=augment, normalise=normalise)
+    clips = MicroBatchDataset(corpus, seed=plan.seed, labels=labels, augment=augment, normalise=normalise)
     sampler = PlanSampler(plan, start=start, ranks=ranks, rank=rank)
     if not workers or context == "threads" or (context is None and augment is None):
         return ThreadedLoader(clips, sampler, workers=workers, prefetch=prefetch, pin_memory=pin_memory)
@@ -327,7 +324,7 @@ def make_loader(
 
 
 def make_eval_loader(
-    corpus: Clips,
+    corpus: ClipReader,
     rows: ArrayLike,
     micro_batch_s: Seconds,
     labels: Labels | None = None,
@@ -347,13 +344,13 @@ def make_eval_loader(
     ``workers`` are threads.
     """
     micro_batches = sequential(rows, corpus.durations_s, micro_batch_s, max_s)[rank::ranks]
-    clips = PlannedClips(corpus, seed=0, labels=labels, augment=None, normalise=normalise)
+    clips = MicroBatchDataset(corpus, seed=0, labels=labels, augment=None, normalise=normalise)
     sampler = ListSampler(micro_batches)
     return ThreadedLoader(clips, sampler, workers=workers, prefetch=prefetch, pin_memory=pin_memory)
 
 
-def _readable(batch: Batch | NothingReadable) -> Batch:
-    if isinstance(batch, NothingReadable):
+def _readable(batch: Batch | NoReadableClip) -> Batch:
+    if isinstance(batch, NoReadableClip):
         raise batch
     return batch
 

@@ -1,4 +1,4 @@
-"""Several corpora read as one: rows are numbered through, languages are merged by name."""
+"""Read several corpora as one: consecutive row numbers, languages merged by name, held-out audio for validation."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from lalia.text.language_codes import (
 from lalia.units import Seconds
 
 
-def languages_meant(asked: Sequence[str], folders: Sequence[str | Path], flag: str, tell: bool = True) -> list[str]:
+def resolve_languages(asked: Sequence[str], folders: Sequence[str | Path], flag: str, tell: bool = True) -> list[str]:
     """``asked`` (codes, locales or English names) by the codes that the corpora in ``folders`` have.
 
     Where one is there as the macrolanguage it is a part of (``swh`` as ``swa``), or as its only part, that is taken; a line on

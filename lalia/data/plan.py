@@ -1,19 +1,12 @@
-"""The batch plan: which clips make up micro-batch number k, as a pure function of (seed, k).
+"""Plan batches: which clips make up micro-batch k, as a pure function of (seed, k).
 
-Nothing has to be remembered for a resume: step k on R ranks with A accumulations takes the micro-batches k·R·A to
-(k+1)·R·A - 1, and rank r those whose number leaves r when divided by R. Any number of ranks continues the same plan.
+A resume needs no stored state: step k on R ranks with A accumulations takes the micro-batches k·R·A to (k+1)·R·A - 1, and
+rank r those whose number mod R is r. Any number of ranks continues the same plan.
 
-How a number becomes clips: clips are sorted once into buckets of nearly one length, and in each bucket by group
-(language × corpus). Clocks with exact rates choose the bucket, then the group of each place; a keyed permutation for
-each group and round chooses the clip.
+Clips are sorted once into buckets of similar length and, within a bucket, by group (language × corpus). Interleavers with
+exact rates choose the bucket and the group of each clip; a keyed permutation per group and round chooses the clip.
 
-Legend: N clips of the corpus, B clips of a micro-batch, G groups.
-
-Keyed hashes and permutations: randomness that can be asked for at any place, without a generator's state.
-
-Clocks: several sources interleaved at fixed rates, so that the n-th draw is known without making those before it.
-
-Buckets: the clips of a corpus sorted by length and group, in four bytes each.
+Legend: N clips of the corpus, B clips of a micro-batch, G groups, L length bins, C buckets.
 """
 
 from __future__ import annotations
@@ -38,7 +31,7 @@ _MIX2 = np.uint64(0x94D049BB133111EB)
 _ROUNDS = 3
 
 
-def keyed(seed: int, *parts: ArrayLike) -> NDArray[np.uint64]:
+def keyed_hash(seed: int, *parts: ArrayLike) -> NDArray[np.uint64]:
     """64 well-mixed bits for (seed, parts…), broadcast over the parts; the same on every machine and NumPy version.
 
     The mixer is SplitMix64's finaliser (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014).
@@ -91,7 +84,7 @@ def _mix(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
 # --- Clocks ----------------------------------------------------------------------------------------------
 
 
-class Clocks:
+class Interleaver:
     """Clocks that tick at fixed rates; draw number s is the s-th tick of them all together.
 
     Clock c ticks for the n-th time (n from 0) at time (n + 1 - phase_c) / rate_c. So after any number of draws each
@@ -106,17 +99,17 @@ class Clocks:
 
     def draws(self, first: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Draws ``first`` … ``first + count - 1``: whose tick each is and which of its ticks, both (count,)."""
-        clocks = len(self._rates)
-        if clocks == 1:
+        interleaver = len(self._rates)
+        if interleaver == 1:
             return np.zeros(count, np.int64), first + np.arange(count)
         # By time t there were between t + phases - C and t + phases ticks, so these two times enclose the draws by at
         # least one unit of time on either side, far more than the rounding of float64.
         begin = first - self._phase_sum
-        end = first + count + clocks - self._phase_sum
+        end = first + count + interleaver - self._phase_sum
         from_tick = np.maximum(np.floor(self._rates * begin + self._phases), 0).astype(np.int64)
         to_tick = np.maximum(np.floor(self._rates * end + self._phases), 0).astype(np.int64)
         ticks = to_tick - from_tick
-        clock = np.repeat(np.arange(clocks), ticks)
+        clock = np.repeat(np.arange(interleaver), ticks)
         nth = np.arange(len(clock)) + np.repeat(from_tick - (np.cumsum(ticks) - ticks), ticks)
         times = (nth + 1 - self._phases[clock]) / self._rates[clock]
         chosen = np.argsort(times, kind="stable")[first - int(from_tick.sum()) :][:count]
@@ -144,7 +137,7 @@ class Bucket:
     clips: int
     offsets: NDArray[np.int64]  # (cells,) place in the index of each group's first clip
     counts: NDArray[np.int64]  # (cells,) clips of each group
-    clocks: Clocks  # whose turn it is
+    interleaver: Interleaver  # whose turn it is
     draws: int  # clips drawn in a pass, in units of 1 / _DRAW
     micro_batches: int  # of a pass
 
@@ -154,7 +147,7 @@ class Bucket:
         return range((nth * self.draws + whole // 2) // whole, ((nth + 1) * self.draws + whole // 2) // whole)
 
 
-class Index:
+class BucketIndex:
     """Row numbers sorted by (bucket, group), and how often each bucket and group is drawn."""
 
     def __init__(
@@ -168,7 +161,7 @@ class Index:
         budget_samples: Samples,
         crop: bool,
         alpha: float,
-        phase_of: Callable[..., NDArray[np.float64]],
+        phases: Callable[..., NDArray[np.float64]],
     ) -> None:
         self._durations_s, self._groups, self._rows = durations_s, groups, rows
         self._min_samples, self._max_samples, self._crop = min_samples, max_samples, crop
@@ -185,10 +178,10 @@ class Index:
         # count_CG: clips of each bucket and present group
         count_CG = np.stack([count_GL[present, low:high].sum(1) for low, high in edges])
         self._order = self._sort(edges, present, count_GL.shape[0], count_CG)
-        self.buckets = self._buckets(count_CG, rate_G, sizes, phase_of)
+        self.buckets = self._buckets(count_CG, rate_G, sizes, phases)
         micro_batches = np.array([bucket.micro_batches for bucket in self.buckets])
         self.pass_micro_batches = int(micro_batches.sum())
-        self.clocks = Clocks(micro_batches, phase_of(0, np.arange(len(sizes))))
+        self.interleaver = Interleaver(micro_batches, phases(0, np.arange(len(sizes))))
         del self._groups, self._rows
 
     def rows_at(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -262,13 +255,13 @@ class Index:
         count_CG: NDArray[np.int64],
         rate_G: NDArray[np.float64],
         sizes: list[int],
-        phase_of: Callable[..., NDArray[np.float64]],
+        phases: Callable[..., NDArray[np.float64]],
     ) -> list[Bucket]:
         offsets_CG = np.cumsum(count_CG.ravel()).reshape(count_CG.shape) - count_CG
         buckets = []
         for number, (count_G, offset_G) in enumerate(zip(count_CG, offsets_CG, strict=True)):
             cells = np.flatnonzero(count_G)
-            clocks = Clocks(count_G[cells] * rate_G[cells], phase_of(1 + number, cells))
+            interleaver = Interleaver(count_G[cells] * rate_G[cells], phases(1 + number, cells))
             draws = max(1.0, float(count_G @ rate_G))
             if sizes[number] == 1:
                 draws = round(draws)  # so that each of its micro-batches, which hold one clip at most, holds one
@@ -278,7 +271,7 @@ class Index:
                     clips=int(count_G.sum()),
                     offsets=offset_G[cells],
                     counts=count_G[cells],
-                    clocks=clocks,
+                    interleaver=interleaver,
                     draws=round(draws * _DRAW),
                     micro_batches=_fills(draws, sizes[number]),
                 )
@@ -412,7 +405,7 @@ class BatchPlan:
         self.seed = seed
         self._durations_s = durations_s
         self._max_samples = to_samples(max_s)
-        self._index = Index(
+        self._index = BucketIndex(
             durations_s=durations_s,
             groups=None if alpha == 1 else groups,
             rows=rows,
@@ -421,7 +414,7 @@ class BatchPlan:
             budget_samples=to_samples(micro_batch_s),
             crop=crop,
             alpha=alpha,
-            phase_of=lambda *place: uniform(keyed(seed, _PHASE, *place)),
+            phases=lambda *place: uniform(keyed_hash(seed, _PHASE, *place)),
         )
         if not self._index.kept:
             raise UserError(
@@ -432,14 +425,14 @@ class BatchPlan:
 
     def micro_batch(self, number: int) -> MicroBatch:
         """The clips of micro-batch ``number`` (from 0), in O(B + G): no other micro-batch is looked at."""
-        which, nth = self._index.clocks.draws(self._shuffled(number) if self._shuffle else number, 1)
+        which, nth = self._index.interleaver.draws(self._shuffled(number) if self._shuffle else number, 1)
         bucket = self._index.buckets[int(which[0])]
         rows = self._rows(bucket, int(nth[0]))
         lengths = np.maximum(np.rint(np.asarray(self._durations_s[rows], np.float64) * SAMPLE_RATE).astype(np.int64), 1)
         kept = np.minimum(lengths, self._max_samples)
         places = np.arange(len(rows))
-        starts = (uniform(keyed(self.seed, _CROP, number, places)) * (lengths - kept + 1)).astype(np.int64)
-        spares = keyed(self.seed, _SPARE, number, np.arange(SPARES)) % np.uint64(bucket.clips)
+        starts = (uniform(keyed_hash(self.seed, _CROP, number, places)) * (lengths - kept + 1)).astype(np.int64)
+        spares = keyed_hash(self.seed, _SPARE, number, np.arange(SPARES)) % np.uint64(bucket.clips)
         return MicroBatch(number, rows, starts, kept, self._index.rows_at(bucket.first + spares.astype(np.int64)))
 
     def _shuffled(self, number: int) -> int:
@@ -447,17 +440,17 @@ class BatchPlan:
         pass_, place = divmod(number, self.epoch_micro_batches)
         begin = place - place % _WINDOW
         size = min(_WINDOW, self.epoch_micro_batches - begin)
-        key = keyed(self.seed, _ORDER, pass_, begin)
+        key = keyed_hash(self.seed, _ORDER, pass_, begin)
         return number - place + begin + int(permute(np.array([place - begin]), np.array([size]), key)[0])
 
     def _rows(self, bucket: Bucket, nth: int) -> NDArray[np.int64]:
         """The rows of the bucket's micro-batch ``nth``."""
         draws = bucket.draws_of(nth)
-        cell, tick = bucket.clocks.draws(draws.start, len(draws))
+        cell, tick = bucket.interleaver.draws(draws.start, len(draws))
         counts = bucket.counts[cell]
         round_, place = np.divmod(tick, counts)
         if self._shuffle:
-            place = permute(place, counts, keyed(self.seed, _ROWS, bucket.offsets[cell], round_))
+            place = permute(place, counts, keyed_hash(self.seed, _ROWS, bucket.offsets[cell], round_))
         return self._index.rows_at(bucket.offsets[cell] + place)
 
     @property

@@ -1,1 +1,1 @@
-"""Reports: one self-contained HTML page for every run, with curves, players and coloured errors."""
+"""HTML reports of runs, evaluations and corpora: self-contained pages with charts, audio players and marked errors."""

@@ -1,4 +1,4 @@
-"""Charts as inline SVG in one style, in the page's own colours: what is drawn light turns dark with the page."""
+"""Draw charts as inline SVG whose colours follow the page's light or dark theme."""
 
 from __future__ import annotations
 

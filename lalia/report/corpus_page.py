@@ -1,4 +1,4 @@
-"""A corpus as a page: hours per language, histograms of what was measured, the best and the worst clips to hear."""
+"""The report page of a corpus: hours per language, histograms of quality, and clips to play."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page of an evaluation: how well a student does, where it errs, how far its confidence goes, and clips to hear."""
+"""The report page of an evaluation: error rates by condition, confusions, calibration, and clips to play."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from lalia.units import clock
 CONFUSIONS = 12
 LONGEST_WORD = 16
 FEW_WORDS = 5
-_WAYS = {
+_AIDS = {
     "lm": "a language model ({})",
     "rescore": "an LSTM ({})",
     "hot": "hot words ({})",
@@ -47,7 +47,7 @@ def write_evaluation(
     ``wave`` gives a clip's sound (an ``AudioError`` leaves its player out), ``card`` is the student's.
     ``more`` sections stand before the lineage.
     """
-    sections = [_where(found, about), _taken(found.clips)]
+    sections = [_error_rates(found, about), _confusions(found.clips)]
     pairs = [pair for clip in found.clips for pair in clip.words]
     if pairs:
         sections.append(_confidence(pairs, calibrated))
@@ -63,7 +63,7 @@ def write_evaluation(
     sections += more
     intro = "What the student is made of, each by the first letters of its content's hash."
     sections.append(page.Section("Lineage", [page.lineage(lineage_of(card))], intro))
-    ways = [_WAYS[name].format(Path(asked[name]).name) for name in _WAYS if name in asked]
+    ways = [_AIDS[name].format(Path(asked[name]).name) for name in _AIDS if name in asked]
     lead = Markup("<strong>{}</strong> of the {} split, {} of audio. Decoded {}.").format(
         f"{len(found.clips):,} clips", " ".join(asked[name] for name in ("language", "split") if name in asked),
         clock(found.audio_s), "with " + " and ".join(ways) if ways else "by best path, with nothing known of the language",
@@ -101,7 +101,7 @@ def _between(interval: Interval) -> str:
     return "95 % between {} and {}".format(*map(numbers.percent, interval))
 
 
-def _where(found: Evaluation, about: Mapping[str, ClipInfo]) -> page.Section:
+def _error_rates(found: Evaluation, about: Mapping[str, ClipInfo]) -> page.Section:
     """The error rates by language, length, noise and speaker: a chart each, and all of them as one table."""
     groups = groups_by_condition(found, about)
     if len(found.languages()) > 1:
@@ -119,7 +119,9 @@ def _where(found: Evaluation, about: Mapping[str, ClipInfo]) -> page.Section:
             bars = [
                 Bar(f"{group} ({one.clips})", one.cer.rate, one.cer_interval, "s1") for group, one in scores.items()
             ]
-            charts.append(bar_chart(f"Letters wrong by {name}", [_told(bar) for bar in bars], "Clips in brackets."))
+            charts.append(
+                bar_chart(f"Letters wrong by {name}", [_with_percent(bar) for bar in bars], "Clips in brackets.")
+            )
         rows += [
             [f"{name}: {group}", f"{one.clips:,}", f"{one.wer.reference:,}", *_rates(one)]
             for group, one in scores.items()
@@ -135,7 +137,7 @@ def _score(clips: Sequence[ScoredClip]) -> Score:
     return score([clip.reference for clip in clips], [clip.hypothesis for clip in clips])
 
 
-def _told(bar: Bar) -> Bar:
+def _with_percent(bar: Bar) -> Bar:
     return Bar(bar.label, bar.value, bar.interval, bar.colour, numbers.percent(bar.value))
 
 
@@ -146,7 +148,7 @@ def _rates(one: Score) -> list[str]:
     return cells
 
 
-def _taken(clips: Sequence[ScoredClip]) -> page.Section:
+def _confusions(clips: Sequence[ScoredClip]) -> page.Section:
     """Which letters and words are missed, mistaken or invented most."""
     references, hypotheses = [clip.reference for clip in clips], [clip.hypothesis for clip in clips]
     charts: list[Chart] = []
@@ -175,10 +177,10 @@ def _taken(clips: Sequence[ScoredClip]) -> page.Section:
 def _bar(one: Confusion, said: int) -> Bar:
     colour = "bad" if not one.hypothesis else "s1" if not one.reference else "s5"
     told = f"{one.count} of {said}" if one.reference else f"{one.count}"
-    return Bar(f"{_spelled(one.reference)} → {_spelled(one.hypothesis)}", one.count, None, colour, told)
+    return Bar(f"{_shown_unit(one.reference)} → {_shown_unit(one.hypothesis)}", one.count, None, colour, told)
 
 
-def _spelled(text: str) -> str:
+def _shown_unit(text: str) -> str:
     if not text:
         return "nothing"
     return "space" if text == " " else text if len(text) <= LONGEST_WORD else text[: LONGEST_WORD - 1] + "…"

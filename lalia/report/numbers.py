@@ -1,4 +1,4 @@
-"""Numbers as people read them: percentages, counts, sizes."""
+"""Format numbers for people: percentages, counts, sizes, durations."""
 
 from __future__ import annotations
 

@@ -1,12 +1,6 @@
-"""One self-contained HTML page: style, charts and sounds inside it, nothing fetched, light or dark as the reader's system is.
+"""Build self-contained HTML pages: sections, tables, lineage, audio players and marked transcription errors.
 
-Lineage for people: a card, what it says of itself in a line, and the same of its parents.
-
-Clips to hear inside a page: a few kilobytes of MP3 per second, with the outline of the wave to see and click.
-
-What was said and what was heard, with the differences coloured.
-
-The clips of a page of scores: those that went worst and those in the middle, to hear, with their errors coloured.
+Style, charts and audio are inside the file; it fetches nothing and follows the reader's light or dark theme.
 """
 
 from __future__ import annotations
@@ -251,7 +245,7 @@ def _outline(wave: np.ndarray) -> str:
 
 # --- What was said and what was heard, with the differences coloured -------------------------------------
 
-KEY = Markup(
+ERROR_LEGEND = Markup(
     '<span><mark class="gone">missed</mark> said, not heard</span>'
     '<span><mark class="other">mistaken</mark> heard as another letter</span>'
     '<span><mark class="extra">invented</mark> heard, not said</span>'
@@ -261,7 +255,7 @@ KEY = Markup(
 _CLASSES = {"deletion": ("gone", ""), "substitution": ("other", "other"), "insertion": ("", "extra"), "equal": ("", "")}
 
 
-def marked(reference: str, hypothesis: str) -> tuple[Markup, Markup]:
+def mark_errors(reference: str, hypothesis: str) -> tuple[Markup, Markup]:
     """(reference, hypothesis) as HTML, letters that differ marked; aligned letter by letter."""
     said: list[tuple[str, str]] = []
     heard: list[tuple[str, str]] = []
@@ -288,15 +282,15 @@ def _spans(letters: list[tuple[str, str]]) -> Markup:
 
 SHOWN = 5
 """Of each kind."""
-Said = tuple[str, str, str]
+ScoredClip = tuple[str, str, str]
 """A clip: its id, what was said, what was heard; both normalised."""
 
 
 def clips_section(
-    judged: Sequence[Said], wave: Callable[[str], np.ndarray | None], intro: str, title: str = "Test clips"
+    scored: Sequence[ScoredClip], wave: Callable[[str], np.ndarray | None], intro: str, title: str = "Test clips"
 ) -> Section:
-    """The worst and the median of ``judged`` by letters wrong; ``wave`` gives a clip's sound, None where it is not at hand."""
-    ranked = sorted(judged, key=lambda clip: -character_errors(clip[1], clip[2]).rate)
+    """The worst and the median of ``scored`` by letters wrong; ``wave`` gives a clip's sound, None where it is not at hand."""
+    ranked = sorted(scored, key=lambda clip: -character_errors(clip[1], clip[2]).rate)
     middle = max(0, len(ranked) // 2 - SHOWN // 2)
     chosen = [("Worst", ranked[:SHOWN])]
     if len(ranked) > 2 * SHOWN:
@@ -304,13 +298,13 @@ def clips_section(
     blocks: list[Markup] = []
     for name, some in chosen:
         shown = [_shown(clip, wave(clip[0])) for clip in some]
-        blocks += [Markup("<h3>{}</h3>").format(name), clips(shown, KEY if not blocks else Markup())]
+        blocks += [Markup("<h3>{}</h3>").format(name), clips(shown, ERROR_LEGEND if not blocks else Markup())]
     return Section(title, blocks, intro)
 
 
-def _shown(clip: Said, wave: np.ndarray | None) -> ShownClip:
+def _shown(clip: ScoredClip, wave: np.ndarray | None) -> ShownClip:
     id, reference, hypothesis = clip
-    said, heard = marked(reference, hypothesis)
+    said, heard = mark_errors(reference, hypothesis)
     errors = character_errors(reference, hypothesis)
     texts = [("said", said), (f"heard, CER {numbers.percent(errors.rate, 0)}", heard)]
     return ShownClip(id, texts, make_player(id, wave) if wave is not None else None)

@@ -1,9 +1,4 @@
-"""``RUN/report.html``: what a run is, how it went and what it made, on one page.
-
-Published curves that a run is read against.
-
-The curves of a run: which metric is drawn where, and what it is read against.
-"""
+"""The report page of a training run (``RUN/report.html``): metrics, guard actions, results, lineage and settings."""
 
 from __future__ import annotations
 
@@ -18,7 +13,7 @@ import numpy as np
 import yaml
 from markupsafe import Markup
 
-from lalia import config as settings_door
+from lalia import config as lalia_config
 from lalia.cards import read_json_lines
 from lalia.errors import UserError
 from lalia.models.quantizer import ContrastiveShape
@@ -70,12 +65,12 @@ def healthy_accuracy(steps: int, distractors: int) -> Band:
         (first, wide), (last, narrow) = _SPREAD
         spread = _WIDE * (wide + (narrow - wide) * (at - first) / (last - first))
         x.append(steps * at / _STEPS)
-        low.append(among(mean - spread, distractors))
-        high.append(among(mean + spread, distractors))
+        low.append(rescale_accuracy(mean - spread, distractors))
+        high.append(rescale_accuracy(mean + spread, distractors))
     return Band("BASE as published", x, low, high)
 
 
-def among(accuracy: float, distractors: int, known: int = _DISTRACTORS) -> float:
+def rescale_accuracy(accuracy: float, distractors: int, known: int = _DISTRACTORS) -> float:
     """What ``accuracy`` among ``known`` distractors is among ``distractors``: chance stays chance, certainty certainty."""
     odds = accuracy * known / (1.0 - accuracy)
     return odds / (odds + distractors)
@@ -489,9 +484,9 @@ def _rows(mixture: Any, ids: set[str]) -> dict[str, int]:
 
 def _settings(config: dict[str, Any], defaults: Any) -> page.Section:
     if defaults is not None:
-        known = settings_door.to_dict(defaults) if is_dataclass(defaults) else dict(defaults)
+        known = lalia_config.to_dict(defaults) if is_dataclass(defaults) else dict(defaults)
     else:
-        known = {name: settings_door.to_dict(schema()) for name, schema in _SHARED.items() if name in config}
+        known = {name: lalia_config.to_dict(schema()) for name, schema in _SHARED.items() if name in config}
     groups = []
     alone = [(key, _spell(value), None) for key, value in config.items() if not isinstance(value, dict)]
     for name, section in config.items():

@@ -20,7 +20,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback
 from torch import nn
 
-from lalia.data.loader import STOPPING
+from lalia.data.loader import STOP_SIGNALS
 from lalia.errors import UserError
 from lalia.training.settings import LogSettings, ScheduleSettings
 
@@ -107,7 +107,7 @@ class Checkpoints(Callback):
     def catch_signals(self) -> None:
         """Handle the stop signals until ``release_signals``; does nothing outside the main thread."""
         if threading.current_thread() is threading.main_thread():
-            for signum in STOPPING:
+            for signum in STOP_SIGNALS:
                 before = signal.signal(signum, self._on_signal)
                 self._previous.setdefault(signum, before)
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from lalia.cards import read_card, write_card
 from lalia.cli.main import main
 from lalia.data.prepare import pipeline
-from lalia.data.prepare.listing import Clip, Dropped, Listing
+from lalia.data.prepare.listing import Dropped, Listing, SourceClip
 from tests.tiny_clips import in_this_process, loud_is_voice, save, voiced
 
 __all__ = ["loud_is_voice"]
@@ -20,7 +20,7 @@ __all__ = ["loud_is_voice"]
 @pytest.fixture
 def corpus(tmp_path: Path, loud_is_voice: None) -> Path:
     clips = [
-        Clip(f"c{n}", str(save(tmp_path / f"{n}.wav", voiced(n, 0.5))), "ita", "<b>ciao</b>", split="train")
+        SourceClip(f"c{n}", str(save(tmp_path / f"{n}.wav", voiced(n, 0.5))), "ita", "<b>ciao</b>", split="train")
         for n in range(6)
     ]
     recipe = pipeline.Recipe("prompts", {}, None, "near")

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from lalia.data.corpus import COLUMNS, Corpus
 from lalia.data.prepare import pipeline, shards
-from lalia.data.prepare.listing import Clip, Listing
+from lalia.data.prepare.listing import Listing, SourceClip
 from lalia.errors import AudioError, UserError
 from tests.tiny_clips import in_this_process, loud_is_voice, save, voiced
 
@@ -35,7 +35,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loud_is_voice: None)
         ]
     ):
         path = save(tmp_path / f"{number}.wav", voiced(number, 0.4 + number / 10))
-        clips.append(Clip(f"c{number}", str(path), language, f"testo {number}" if number % 2 else "", "s", split))
+        clips.append(SourceClip(f"c{number}", str(path), language, f"testo {number}" if number % 2 else "", "s", split))
     recipe = pipeline.Recipe("test", {}, None, "near")
     pipeline.prepare(
         lambda work: Listing("test", clips), recipe, tmp_path / "corpus", in_this_process, Console(quiet=True)

@@ -58,7 +58,7 @@ def test_frames_are_cut_apart_as_they_were_joined():
     assert joined.wave_B == [0, 0, 0]
     frames_B = before.lengths_B // 640
     x_JTD = (torch.arange(joined.batch.wave_BS.shape[1] // 640 + 1)[None, :, None]).float()
-    apart_BTD = joined.apart(x_JTD, frames_B, 640)
+    apart_BTD = joined.split(x_JTD, frames_B, 640)
     between = joined.pauses(x_JTD, frames_B, 640)
     assert len(between) == 2 and min(map(len, between)) >= 3
     seen = [apart_BTD[b, : frames_B[b], 0] for b in range(3)]

@@ -18,7 +18,7 @@ import torch
 from lalia.cards import write_card
 from lalia.data.augment import Augment, AugmentSettings
 from lalia.data.corpus import COLUMNS, SCHEMA, Corpus, write_index
-from lalia.data.loader import Batch, Context, NothingReadable, make_eval_loader, make_loader
+from lalia.data.loader import Batch, Context, NoReadableClip, make_eval_loader, make_loader
 from lalia.data.plan import BatchPlan
 from lalia.errors import AudioError, UserError
 
@@ -165,7 +165,7 @@ def test_a_pass_names_what_it_cannot_read_and_goes_on(broken: set[int], workers:
     assert sorted(line.split(":")[0] for batch in batches for line in batch.bad) == sorted(
         f"clip{row}" for row in broken
     )
-    with pytest.raises(NothingReadable):
+    with pytest.raises(NoReadableClip):
         list(make_eval_loader(FakeCorpus(4, broken={0, 1, 2, 3}), range(4), 0.01, workers=workers))
 
 

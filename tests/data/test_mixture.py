@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lalia.data.labels import choose
+from lalia.data.labels import choose_minutes
 from lalia.data.mixture import Mixture
 from lalia.errors import UserError
 from tests.tiny_corpus import make_corpus
@@ -47,9 +47,9 @@ def test_an_unknown_language_and_an_empty_selection_are_named(mixture):
 
 def test_a_smaller_budget_of_labels_lies_inside_a_larger_one(mixture):
     rows = mixture.select("train", ["ita"], labelled=True)
-    few, more = choose(mixture, rows, 0.1), choose(mixture, rows, 0.3)
+    few, more = choose_minutes(mixture, rows, 0.1), choose_minutes(mixture, rows, 0.3)
     assert set(few) < set(more) <= set(rows)
     assert mixture.durations_s[more].sum() <= 0.3 * 60
-    assert np.array_equal(choose(mixture, rows, 0), rows)
+    assert np.array_equal(choose_minutes(mixture, rows, 0), rows)
     with pytest.raises(UserError, match="the corpus has"):
-        choose(mixture, rows, 100)
+        choose_minutes(mixture, rows, 100)

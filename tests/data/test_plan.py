@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lalia.data.plan import BatchPlan, Clocks, keyed, padding, permute, sequential
+from lalia.data.plan import BatchPlan, Interleaver, keyed_hash, padding, permute, sequential
 from lalia.errors import UserError
 
 
@@ -46,7 +46,7 @@ def test_a_micro_batch_depends_on_seed_and_number_alone() -> None:
 
 def test_the_plan_is_pinned() -> None:
     """A change of these numbers breaks every resume of every run that was started before it."""
-    assert keyed(7, 1, [2, 3]).tolist() == [6476345280182596470, 1004089195473380556]
+    assert keyed_hash(7, 1, [2, 3]).tolist() == [6476345280182596470, 1004089195473380556]
     durations_s = np.linspace(1, 30, 500, dtype=np.float32)
     plan = BatchPlan(durations_s=durations_s, groups=np.arange(500) % 3, seed=7, micro_batch_s=60, alpha=0.5)
     micro_batch = plan.micro_batch(12346)
@@ -253,7 +253,7 @@ def test_permute_is_a_permutation(size: int) -> None:
 
 def test_permute_sends_each_value_everywhere_alike() -> None:
     """Over many keys every value lands on every place; a 6 × 6 table of 60,000 throws each row, within 4 sigma."""
-    keys = keyed(0, np.arange(60_000))
+    keys = keyed_hash(0, np.arange(60_000))
     for value in range(6):
         images = permute(np.full(60_000, value), np.full(60_000, 6), keys)
         counts = np.bincount(images, minlength=6)
@@ -265,16 +265,16 @@ def test_clocks_equal_the_slow_way() -> None:
     rates, phases = np.array([0.5, 0.3, 0.15, 0.05, 1e-4]), np.array([0.1, 0.9, 0.5, 0.0, 0.99])
     unit = rates / rates.sum()
     ticks = sorted(((n + 1 - phases[c]) / unit[c], c, n) for c in range(5) for n in range(3000))
-    clocks = Clocks(rates, phases)
+    interleaver = Interleaver(rates, phases)
     for first, count in [(0, 1), (0, 50), (7, 3), (999, 101), (2500, 17)]:
-        clock, nth = clocks.draws(first, count)
+        clock, nth = interleaver.draws(first, count)
         assert [(c, n) for _, c, n in ticks[first : first + count]] == list(zip(clock, nth, strict=True))
 
 
 def test_clocks_agree_with_themselves_far_out() -> None:
     rng = np.random.default_rng(0)
-    clocks = Clocks(rng.exponential(1, 200) ** 4, rng.random(200))
+    interleaver = Interleaver(rng.exponential(1, 200) ** 4, rng.random(200))
     for first in (10**6, 10**10):
-        clock, nth = clocks.draws(first, 64)
-        single = [clocks.draws(first + i, 1) for i in range(64)]
+        clock, nth = interleaver.draws(first, 64)
+        single = [interleaver.draws(first + i, 1) for i in range(64)]
         assert [(c[0], n[0]) for c, n in single] == list(zip(clock, nth, strict=True))

@@ -20,7 +20,7 @@ from distill.student import make_student
 from distill.task import DistillTask
 from lalia.cards import ancestors, read_card
 from lalia.data.augment import AugmentSettings
-from lalia.data.labels import Revealed, choose, digest, encoder_of
+from lalia.data.labels import LabelSubset, choose_minutes, clips_digest, label_encoder
 from lalia.data.loader import make_eval_loader
 from lalia.data.mixture import Mixture
 from lalia.decoding.decoder import make_decoder
@@ -35,9 +35,9 @@ def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("distill")
     make_corpus(folder / "corpus", 24, ("ita", "eng"))
     mixture = Mixture.load([folder / "corpus"])
-    labelled = choose(mixture, mixture.select("train", ["ita"], labelled=True, min_s=0.5, max_s=15), 0.2)
+    labelled = choose_minutes(mixture, mixture.select("train", ["ita"], labelled=True, min_s=0.5, max_s=15), 0.2)
     teacher = make_recogniser(width=32, layers=3)
-    facts = {"labels": {"minutes": 0.2, "clips": digest(mixture, labelled)}}
+    facts = {"labels": {"minutes": 0.2, "clips": clips_digest(mixture, labelled)}}
     teacher.save(folder / "teacher", [read_card(folder / "corpus")], finetuning=facts)
     return folder
 
@@ -113,10 +113,10 @@ def task_and_batch(made, chosen: DistillSettings, labels: bool = True):
     mixture = Mixture.load([made / "corpus"])
     teacher = Recogniser.load(made / "teacher")
     rows = mixture.select("train", ["ita"])[:4]
-    clips = Revealed(mixture, rows[:2] if labels else rows[:0])
+    clips = LabelSubset(mixture, rows[:2] if labels else rows[:0])
     torch.manual_seed(0)
     task = DistillTask(chosen, teacher, make_student(teacher, chosen.student, chosen.regular), {})
-    batch = next(iter(make_eval_loader(clips, rows, 60.0, encoder_of(teacher.tokens, teacher.normaliser))))
+    batch = next(iter(make_eval_loader(clips, rows, 60.0, label_encoder(teacher.tokens, teacher.normaliser))))
     return task, batch
 
 
@@ -178,7 +178,7 @@ def test_labels_are_chosen_as_the_teacher_chose_them(made, capsys):
 def test_hidden_labels_are_not_to_be_seen(made):
     mixture = Mixture.load([made / "corpus"])
     rows = mixture.select("train", ["ita"])
-    clips = Revealed(mixture, rows[:3])
+    clips = LabelSubset(mixture, rows[:3])
     assert [bool(clips.text(int(row))) for row in rows] == [True] * 3 + [False] * (len(rows) - 3)
     np.testing.assert_array_equal(clips.wave(int(rows[5])), mixture.wave(int(rows[5])))
     task, batch = task_and_batch(made, settings(made), labels=False)

@@ -15,7 +15,7 @@ from finetune.config import FinetuneSettings, FreezeSettings
 from finetune.model import make_initial_encoder
 from finetune.task import FinetuneTask
 from lalia.cards import ancestors, read_card
-from lalia.data.labels import left_out, tell_unvalidated
+from lalia.data.labels import describe_excluded, note_excluded_dev_clips
 from lalia.data.mixture import Mixture
 from lalia.models.encoder import Encoder
 from lalia.models.recogniser import Recogniser
@@ -86,15 +86,15 @@ def test_clips_that_are_too_long_or_short_are_counted(made, capsys):
     mixture = Mixture.load([made / "corpus"])
     lengths_s = np.sort(mixture.durations_s[mixture.select("train", ["ita"], labelled=True)])
     every = len(lengths_s)
-    assert left_out(mixture, "train", ["ita"], 0.0, 60.0) == ""
-    some = left_out(mixture, "train", ["ita"], 0.1, float(lengths_s[-2]) + 1e-4)
+    assert describe_excluded(mixture, "train", ["ita"], 0.0, 60.0) == ""
+    some = describe_excluded(mixture, "train", ["ita"], 0.1, float(lengths_s[-2]) + 1e-4)
     assert some == f" (of {every} labelled ones 1 longer than data.max_s {lengths_s[-2] + 1e-4:g} s left out)"
-    both = left_out(mixture, "train", ["ita"], float(lengths_s[1]), float(lengths_s[-2]) + 1e-4)
+    both = describe_excluded(mixture, "train", ["ita"], float(lengths_s[1]), float(lengths_s[-2]) + 1e-4)
     assert "1 longer than data.max_s" in both and " and 1 shorter than data.min_s" in both
     longest_s = float(mixture.durations_s[mixture.select("dev", ["ita"], labelled=True)].max())
-    tell_unvalidated(mixture, ["ita"], 0.0, 60.0)
+    note_excluded_dev_clips(mixture, ["ita"], 0.0, 60.0)
     assert not capsys.readouterr().err
-    tell_unvalidated(mixture, ["ita"], 0.0, longest_s - 0.01)
+    note_excluded_dev_clips(mixture, ["ita"], 0.0, longest_s - 0.01)
     assert "note: validation uses the dev clips that training could use (of " in capsys.readouterr().err
 
 

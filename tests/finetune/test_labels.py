@@ -10,7 +10,7 @@ import pytest
 
 from finetune.config import LabelSettings
 from finetune.model import describe, make_normaliser, make_tokens
-from lalia.data.labels import encoder_of
+from lalia.data.labels import label_encoder
 from lalia.data.mixture import Mixture
 from lalia.errors import UserError
 from lalia.text.normaliser import NormaliserSettings
@@ -65,7 +65,7 @@ def test_labels_that_are_all_empty_are_named() -> None:
 def test_letters_that_training_never_saw_are_left_out() -> None:
     normalise = make_normaliser(LabelSettings(), "ita")
     tokens = tokens_of("la casa")
-    assert tokens.decode(encoder_of(tokens, normalise)("La Casa è, sal")) == "la casa  sal"
+    assert tokens.decode(label_encoder(tokens, normalise)("La Casa è, sal")) == "la casa  sal"
 
 
 def test_what_is_used_is_told() -> None:

@@ -17,7 +17,7 @@ from lalia.audio.encoding import flac_bytes
 from lalia.cards import read_card
 from lalia.cli import main
 from lalia.data.corpus import Corpus
-from lalia.data.labels import to_be_scored
+from lalia.data.labels import scored_test_rows
 from lalia.data.mixture import Mixture
 from lalia.data.prepare.pipeline import rewrite
 from lalia.errors import UserError
@@ -208,7 +208,7 @@ def test_a_test_clip_that_no_memory_holds_does_not_end_a_run(
 ) -> None:
     corpus, rows = held_out(made)
     rewrite(corpus, tmp_path / "long", np.arange(len(corpus)), {rows[0]: {"duration_s": 7200.0}}, [], {})
-    found = to_be_scored(Mixture.load([tmp_path / "long"]), ["ita"], 0.3, 8.0, leader=True)
+    found = scored_test_rows(Mixture.load([tmp_path / "long"]), ["ita"], 0.3, 8.0, leader=True)
     assert found.tolist() == rows[1:]
     assert f"1 of {len(rows)} test clips last more than 60 s ({corpus.id(rows[0])})" in capfd.readouterr().err
 

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from lalia.audio.reading import read_audio
 from lalia.report import numbers, page
 from lalia.report.charts import Bar, Level, Line, bar_chart, histogram, line_chart, moving_average, profile_chart
-from lalia.report.page import KEY, ShownClip, lineage_of, make_player, marked
+from lalia.report.page import ERROR_LEGEND, ShownClip, lineage_of, make_player, mark_errors
 
 
 class _Balance(HTMLParser):
@@ -68,7 +68,7 @@ def test_a_page_holds_everything_it_shows() -> None:
         summary=page.tiles([page.Tile("31 %", "accuracy", "chance 2 %", "good")]),
         sections=[
             page.Section("Curves", [page.figures([chart])]),
-            page.Section("Clips", [page.clips([clip], KEY)]),
+            page.Section("Clips", [page.clips([clip], ERROR_LEGEND)]),
             page.Section("Goals", [page.goals([page.Goal(False, "be quick", "was slow")])]),
             page.Section("Numbers", [page.table(["a", "b"], [["x", "1"]], chosen=0, aside="so it is")]),
         ],
@@ -137,7 +137,7 @@ def test_players_play_the_clip() -> None:
     ],
 )
 def test_errors_are_marked(reference: str, hypothesis: str, said: str, heard: str) -> None:
-    assert marked(reference, hypothesis) == (said, heard)
+    assert mark_errors(reference, hypothesis) == (said, heard)
 
 
 def test_lineage_shows_each_content_where_it_was_used_first() -> None:

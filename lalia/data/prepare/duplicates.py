@@ -1,4 +1,4 @@
-"""Duplicates: which rows of the parts say again what another row holds, in the same samples or another encoding."""
+"""Find duplicate clips: the same samples, or the same recording in another encoding."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from lalia.data.prepare.fingerprints import MARK, copies
+from lalia.data.prepare.fingerprints import FINGERPRINT, find_copies
 from lalia.data.prepare.listing import Dropped
-from lalia.data.prepare.rows import Side
-from lalia.data.prepare.shards import Record, marks_path
+from lalia.data.prepare.rows import RecordingChannel
+from lalia.data.prepare.shards import Record, fingerprints_path
 
 MODES = ("near", "exact", "keep")
 CONFLICT = "conflicting label"
@@ -30,7 +30,7 @@ def find_duplicates(records: list[Record], work: Path, mode: str) -> dict[int, D
     gone: dict[int, Dropped] = {}
     if mode == "keep" or not rows:
         return gone
-    keys, sides = [row[3] for row in rows], [row[4] for row in rows]
+    keys, channels = [row[3] for row in rows], [row[4] for row in rows]
     first: dict[str, int] = {}
     for row, (_, content, _, key, _) in enumerate(rows):
         other = first.setdefault(content, row)
@@ -48,10 +48,10 @@ def find_duplicates(records: list[Record], work: Path, mode: str) -> dict[int, D
             gone[go] = Dropped(rows[go][0], "duplicate", detail)
     if mode == "near":
         durations = np.array([row[2] for row in rows], np.float32)
-        for earlier, later in sorted(copies(_all_marks(records, work), durations)):
+        for earlier, later in sorted(find_copies(_all_fingerprints(records, work), durations)):
             if earlier in gone or later in gone or (keys[earlier] and keys[later] and keys[earlier] != keys[later]):
                 continue
-            if _two_channels(sides[earlier], sides[later]):
+            if _are_channels_of_one_recording(channels[earlier], channels[later]):
                 continue
             keep, go = (later, earlier) if keys[later] and not keys[earlier] else (earlier, later)
             gone[go] = Dropped(rows[go][0], "near duplicate", f"the same recording as {rows[keep][0]}")
@@ -68,17 +68,17 @@ def _text(records: list[Record], work: Path, row: int) -> str:
     raise IndexError(row)
 
 
-def _two_channels(one: Side | None, other: Side | None) -> bool:
+def _are_channels_of_one_recording(one: RecordingChannel | None, other: RecordingChannel | None) -> bool:
     return one is not None and other is not None and one[0] == other[0] and one[1] != other[1]
 
 
-def _all_marks(records: list[Record], work: Path) -> np.ndarray:
+def _all_fingerprints(records: list[Record], work: Path) -> np.ndarray:
     """The fingerprints of every row, numbered over all parts."""
-    found, start = [np.zeros(0, MARK)], 0
+    found, start = [np.zeros(0, FINGERPRINT)], 0
     for record in records:
         for name, rows, _ in record.shards:
-            marks_K = np.load(marks_path(work, name), allow_pickle=False)
-            marks_K["row"] += start
+            prints_K = np.load(fingerprints_path(work, name), allow_pickle=False)
+            prints_K["row"] += start
             start += rows
-            found.append(marks_K)
+            found.append(prints_K)
     return np.concatenate(found)

@@ -1,8 +1,8 @@
-"""Fingerprints: what survives re-encoding, so that the same recording is recognised in another format.
+"""Acoustic fingerprints: recognise the same recording after re-encoding.
 
-After Haitsma and Kalker, "A highly robust audio fingerprinting system" (ISMIR 2002): every frame becomes a word of 32 bits,
-the signs of how energy differences between neighbouring bands change in time. Of a clip's words the 128 with the lowest
-hash are kept, the same ones in either copy. Legend: T frames, F bands, K kept words.
+After Haitsma and Kalker, "A highly robust audio fingerprinting system" (ISMIR 2002): each frame becomes a 32-bit word, the
+signs of how the energy differences between neighbouring bands change over time. The 128 words of a clip with the lowest hash
+are kept: the same ones in every copy. Legend: T frames, F bands, K kept words.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ HOP_SAMPLES = 512
 HOP_S: Seconds = HOP_SAMPLES / SAMPLE_RATE
 KEPT = 128
 QUIET = 1e-4  # of the loudest frame's power: below, words are noise
-MARK = np.dtype([("row", "<u4"), ("word", "<u4"), ("frame", "<u2")])
+FINGERPRINT = np.dtype([("row", "<u4"), ("word", "<u4"), ("frame", "<u2")])
 
 _BITS = 32
 _EDGES_HZ = np.geomspace(300.0, 2000.0, _BITS + 2)
@@ -30,31 +30,31 @@ _SPREAD = 0.5  # of what they share, between the first and the last such word
 _CROWD = 40  # clips that share a word which says nothing
 
 
-def marks(wave_S: np.ndarray, row: int) -> np.ndarray:
-    """The fingerprint of a clip: up to 128 ``MARK`` (its row, the word, the frame it stands at), sorted by word.
+def fingerprint(wave_S: np.ndarray, row: int) -> np.ndarray:
+    """The fingerprint of a clip: up to 128 ``FINGERPRINT`` (its row, the word, the frame it stands at), sorted by word.
 
     Clips under 0.3 s have none: they hold too little to tell a copy from another reading.
     """
     if len(wave_S) < WINDOW_SAMPLES + HOP_SAMPLES:
-        return np.zeros(0, MARK)
+        return np.zeros(0, FINGERPRINT)
     frames_TS = np.lib.stride_tricks.sliding_window_view(wave_S, WINDOW_SAMPLES)[::HOP_SAMPLES]
     energy_TF = np.concatenate([_bands(frames_TS[at : at + 256]) for at in range(0, len(frames_TS), 256)])
     steps_TF = np.diff(energy_TF, axis=1)
     bits_TF = np.diff(steps_TF, axis=0) > 0
     words_T = np.packbits(bits_TF, axis=1).view(">u4").reshape(-1).astype(np.uint32)
     power_T = energy_TF.sum(axis=1)[1:]
-    heard_T = power_T > QUIET * power_T.max(initial=0.0)
-    words, first = np.unique(words_T[heard_T], return_index=True)
-    frames = np.flatnonzero(heard_T)[first]
+    loud_T = power_T > QUIET * power_T.max(initial=0.0)
+    words, first = np.unique(words_T[loud_T], return_index=True)
+    frames = np.flatnonzero(loud_T)[first]
     kept = np.sort(np.argsort(_hash(words), kind="stable")[:KEPT])
-    found = np.zeros(len(kept), MARK)
+    found = np.zeros(len(kept), FINGERPRINT)
     found["row"], found["word"], found["frame"] = row, words[kept], np.minimum(frames[kept], 65535)
     return found
 
 
-def copies(marks_K: np.ndarray, durations_s: np.ndarray) -> Iterator[tuple[int, int]]:
+def find_copies(prints_K: np.ndarray, durations_s: np.ndarray) -> Iterator[tuple[int, int]]:
     """Pairs of rows (earlier, later) that are the same recording, from the marks of all rows and their durations (N,)."""
-    ordered = np.sort(marks_K, order=["word", "row"])
+    ordered = np.sort(prints_K, order=["word", "row"])
     word, row, frame = ordered["word"], ordered["row"].astype(np.int64), ordered["frame"].astype(np.int64)
     pairs: list[np.ndarray] = []
     places: list[np.ndarray] = []

@@ -1,4 +1,4 @@
-"""The last steps of every listing: unique names, files that exist, languages, splits, facts for the card."""
+"""Finish a listing: unique names, existing files, languages, splits, and facts for the card."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lalia.data.prepare.listing import Clip, Dropped, Listing, Options
+from lalia.data.prepare.listing import Dropped, Listing, Options, SourceClip
 from lalia.data.prepare.splits import assign_splits, hold_out_recordings
 from lalia.errors import UserError
 from lalia.files import is_file, readable
@@ -16,7 +16,7 @@ _LOOKED_AT = 1000
 
 
 @dataclass(frozen=True)
-class Part:
+class PartListing:
     """What one reader takes of a source.
 
     ``form`` is what it is, in a word or two; ``has_splits``: it says which they are. ``files`` are those that rows are about
@@ -24,22 +24,22 @@ class Part:
     """
 
     form: str
-    entries: Sequence[Clip | Dropped]
+    entries: Sequence[SourceClip | Dropped]
     has_splits: bool
     files: frozenset[Path] = frozenset()
 
 
-def finish_listing(name: str, parts: Sequence[Part], options: Options, where: Path) -> Listing:
+def finish_listing(name: str, parts: Sequence[PartListing], options: Options, where: Path) -> Listing:
     """A listing of all ``parts``, in their order; what an earlier part lists is not listed again.
 
     Clips of parts without splits of their own get some. Raises ``UserError`` where the source holds nothing, or names
     files none of which exists.
     """
     name = readable(name)
-    divided: list[Clip] = []
-    undivided: list[Clip] = []
+    divided: list[SourceClip] = []
+    undivided: list[SourceClip] = []
     dropped: list[Dropped] = []
-    listed: dict[tuple[object, ...], Part] = {}
+    listed: dict[tuple[object, ...], PartListing] = {}
     for part in parts:
         clips = divided if part.has_splits else undivided
         for entry in part.entries:
@@ -52,7 +52,7 @@ def finish_listing(name: str, parts: Sequence[Part], options: Options, where: Pa
             elif not options.limit or len(divided) + len(undivided) < options.limit:
                 clips.append(entry if not options.language else replace(entry, language=options.language))
     clips = [*divided, *undivided]
-    of_clips = [part for part in parts if any(isinstance(entry, Clip) for entry in part.entries)]
+    of_clips = [part for part in parts if any(isinstance(entry, SourceClip) for entry in part.entries)]
     forms = list(dict.fromkeys(part.form for part in of_clips or parts))
     if not clips:
         reasons = ", ".join(f"{n} {reason}" for reason, n in Counter(d.reason for d in dropped).most_common())
@@ -80,7 +80,7 @@ def finish_listing(name: str, parts: Sequence[Part], options: Options, where: Pa
     return Listing(name, clips, dropped=dropped, facts=facts)
 
 
-def _split(clips: list[Clip], options: Options, dropped: list[Dropped]) -> tuple[list[Clip], str]:
+def _split(clips: list[SourceClip], options: Options, dropped: list[Dropped]) -> tuple[list[SourceClip], str]:
     """``clips`` with splits, and how they were made; what lies in a gap between two splits is ``dropped``."""
     percents = options.dev_percent, options.test_percent
     told = []
@@ -89,10 +89,10 @@ def _split(clips: list[Clip], options: Options, dropped: list[Dropped]) -> tuple
         told.append(how)
     made, how = hold_out_recordings(clips, *percents)
     dropped += [entry for entry in made if isinstance(entry, Dropped)]
-    return [entry for entry in made if isinstance(entry, Clip)], "; ".join(filter(None, [*told, how])) or "none"
+    return [entry for entry in made if isinstance(entry, SourceClip)], "; ".join(filter(None, [*told, how])) or "none"
 
 
-def _unique(clips: list[Clip]) -> list[Clip]:
+def _unique(clips: list[SourceClip]) -> list[SourceClip]:
     """The same name twice would be two clips that nobody can tell apart."""
     seen: Counter[str] = Counter()
     named = []

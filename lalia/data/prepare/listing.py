@@ -1,7 +1,4 @@
-"""What a source lists: clips to be read, and what was left out before reading.
-
-What a user may say about a source: language, columns, root, how much to hold out.
-"""
+"""The interface between sources and preparation: what a source lists, and the user's options for it."""
 
 from __future__ import annotations
 
@@ -58,7 +55,7 @@ def parse_columns(words: Sequence[str]) -> dict[str, str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class SplitSpan:
     """The part of a recording that is in ``split``; "" = in none: a gap between two splits."""
 
     split: str
@@ -67,12 +64,12 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
-class Clip:
+class SourceClip:
     """One thing to read: a file, or the part of it between ``start_s`` and ``end_s`` (``None``: to its end).
 
     ``path`` is a file, or only its name where ``data`` holds the bytes. ``text`` is ``""`` where nobody wrote it down,
     ``speaker`` where nobody said. ``duration_s`` is what the source says about the length (0: nothing); for planning.
-    A ``stretch`` is a part of a long recording, whose times say about where it begins and ends. ``held_out`` are the times of
+    A ``is_segment`` is a part of a long recording, whose times say about where it begins and ends. ``held_out`` are the times of
     the recording whose utterances are in another split than ``split``. ``path`` alone may be a name that is not UTF-8.
     ``channel`` counts from 0 (``None``: the source says nothing).
     """
@@ -88,9 +85,9 @@ class Clip:
     end_s: Seconds | None = None
     duration_s: Seconds = 0.0
     data: bytes | None = None
-    stretch: bool = False
+    is_segment: bool = False
     channel: int | None = None
-    held_out: tuple[Span, ...] = ()
+    held_out: tuple[SplitSpan, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("id", "text", "speaker", "source"):
@@ -111,7 +108,7 @@ class Dropped:
 
 
 @dataclass(frozen=True, slots=True)
-class Noted:
+class ClipNote:
     """Something about the file of a clip that is used all the same: a ``lalia.audio.reading.Note``, and of which file."""
 
     id: str
@@ -123,7 +120,7 @@ class Noted:
 class Stream(Protocol):
     """Clips that are not known before they are read, such as a file of a hub dataset; sent to a worker as it is."""
 
-    def clips(self, start: int) -> Iterator[Clip | Dropped]:
+    def clips(self, start: int) -> Iterator[SourceClip | Dropped]:
         """The clips from number ``start`` on, always the same ones."""
         ...
 
@@ -136,7 +133,7 @@ class Listing:
     """
 
     name: str
-    clips: list[Clip] = field(default_factory=list)
+    clips: list[SourceClip] = field(default_factory=list)
     streams: list[Stream] = field(default_factory=list)
     dropped: list[Dropped] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)

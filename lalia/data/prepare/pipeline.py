@@ -1,8 +1,7 @@
-"""A corpus written anew: rows left out, texts and splits changed, everything else as it was.
+"""Prepare a corpus from a source: list, process in units, remove duplicates, write shards and card.
 
-Sealing: from finished parts to a corpus: duplicates out, shards in place, index, list of what was skipped, card.
-
-One preparation from its source to the sealed corpus: begun, continued or found done.
+``prepare`` starts, resumes or recognises a finished preparation; ``rewrite`` writes a corpus again with rows removed or texts
+and splits changed.
 """
 
 from __future__ import annotations
@@ -30,9 +29,9 @@ from lalia.audio.reading import TWO_VOICES
 from lalia.cards import NAME, read_card, write_card, write_json, write_text
 from lalia.data.corpus import SCHEMA, Corpus, write_index
 from lalia.data.prepare.duplicates import CONFLICT, find_duplicates
-from lalia.data.prepare.listing import Clip, Dropped, Listing, Noted
-from lalia.data.prepare.rows import Heard
-from lalia.data.prepare.segments import Cutting, split_recordings
+from lalia.data.prepare.listing import ClipNote, Dropped, Listing, SourceClip
+from lalia.data.prepare.rows import RecordingTotals
+from lalia.data.prepare.segments import Segmentation, split_recordings
 from lalia.data.prepare.shards import (
     SHARD_BYTES,
     SHARD_ROWS,
@@ -44,7 +43,7 @@ from lalia.data.prepare.shards import (
     write_shard,
 )
 from lalia.data.prepare.sources.opening import ListSource
-from lalia.data.prepare.splits import PERCENT, WAYS, pieces
+from lalia.data.prepare.splits import HOLD_OUT_METHODS, PERCENT, clips_per_split
 from lalia.data.prepare.workers import Progress as Report
 from lalia.errors import UserError
 from lalia.text.language_codes import UNKNOWN
@@ -55,7 +54,7 @@ SKIPPED = "skipped.tsv"
 NOTES = "notes.tsv"
 
 
-def seal(
+def finalise(
     listing: Listing, work: Path, out: Path, units: int, duplicates: str, recipe: dict[str, Any]
 ) -> dict[str, Any]:
     """Make ``out`` a corpus of the parts below ``work``; its card is written last and returned.
@@ -75,7 +74,7 @@ def seal(
             placed.append((path, keep))
     out.mkdir(parents=True, exist_ok=True)
     write_skipped(out, dropped)
-    notes = _once(noted for record in records for noted in record.notes)
+    notes = _unique_notes(noted for record in records for noted in record.notes)
     if notes:
         _write_table(out / NOTES, ("clip", "kind", "text"), [(n.id, n.kind, n.text) for n in notes])
     if not placed:
@@ -86,7 +85,7 @@ def seal(
     _write_shards(placed, out, fingerprint, f"Speech prepared by lalia from {listing.name}")
     for name, text in listing.documents.items():
         write_text(out / name, text)
-    return write_card(out, "corpus", [], **_facts(listing, out, dropped, notes, records, recipe))
+    return write_card(out, "corpus", [], **_card_facts(listing, out, dropped, notes, records, recipe))
 
 
 def write_skipped(out: Path, dropped: list[Dropped]) -> None:
@@ -94,9 +93,9 @@ def write_skipped(out: Path, dropped: list[Dropped]) -> None:
     _write_table(out / SKIPPED, ("clip", "reason", "detail"), [(d.id, d.reason, d.detail) for d in dropped])
 
 
-def _once(notes: Iterable[Noted]) -> list[Noted]:
+def _unique_notes(notes: Iterable[ClipNote]) -> list[ClipNote]:
     """The notes without repetitions: of a file that is read for several clips, or again by a continued preparation."""
-    found: dict[tuple[str, str, str], Noted] = {}
+    found: dict[tuple[str, str, str], ClipNote] = {}
     for noted in notes:
         found.setdefault((noted.path, noted.kind, noted.text), noted)
     return list(found.values())
@@ -114,16 +113,16 @@ def _write_shards(placed: list[tuple[Path, np.ndarray]], out: Path, fingerprint:
     names, rows, size = [], 0, 0
     for number, (path, keep) in enumerate(placed):
         names.append(f"data-{number:05d}-of-{len(placed):05d}.arrow")
-        size += _place(path, keep, out / names[-1])
+        size += _place_shard(path, keep, out / names[-1])
         rows += int(keep.sum())
     write_index(out, names, rows, size, fingerprint, about)
 
 
-def _facts(
+def _card_facts(
     listing: Listing,
     out: Path,
     dropped: list[Dropped],
-    notes: list[Noted],
+    notes: list[ClipNote],
     records: list[Record],
     recipe: dict[str, Any],
 ) -> dict[str, Any]:
@@ -141,12 +140,14 @@ def _facts(
         "recipe": recipe,
         **listing.facts,
     }
-    heard = Heard()
+    totals = RecordingTotals()
     for record in records:
-        heard.add(record.heard)
-    if heard.recordings:
-        hours = {f"{name[:-2]}_h": round(value / 3600, 4) for name, value in vars(heard).items() if name.endswith("_s")}
-        facts["cut"] = {**hours, "recordings": heard.recordings}
+        totals.add(record.totals)
+    if totals.recordings:
+        hours = {
+            f"{name[:-2]}_h": round(value / 3600, 4) for name, value in vars(totals).items() if name.endswith("_s")
+        }
+        facts["cut"] = {**hours, "recordings": totals.recordings}
     return facts
 
 
@@ -154,7 +155,7 @@ def _rounded(hours: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
     return {language: {split: round(value, 4) for split, value in splits.items()} for language, splits in hours.items()}
 
 
-def _place(part: Path, keep: np.ndarray, shard: Path) -> int:
+def _place_shard(part: Path, keep: np.ndarray, shard: Path) -> int:
     """Put the kept rows of ``part`` at ``shard``: the file itself where that is all of them. Bytes of the shard."""
     if not keep.all():
         with pa.memory_map(os.fspath(part)) as file:
@@ -170,7 +171,7 @@ def _place(part: Path, keep: np.ndarray, shard: Path) -> int:
 
 # --- One preparation from its source to the sealed corpus ------------------------------------------------
 
-Engine = Callable[[list[Unit], Path, Cutting | None, Report], None]
+Engine = Callable[[list[Unit], Path, Segmentation | None, Report], None]
 """Makes the parts of units below a folder, with a way of cutting, telling how far it is."""
 
 
@@ -180,14 +181,14 @@ class Recipe:
 
     source: str
     settings: dict[str, Any]
-    cutting: Cutting | None
+    segmentation: Segmentation | None
     duplicates: str
 
     def card(self) -> dict[str, Any]:
         """The recipe as the card keeps it: what is not as usual."""
         found = {"source": self.source, **{name: value for name, value in self.settings.items() if value}}
-        if self.cutting is not None:
-            found["cut"] = vars(self.cutting)
+        if self.segmentation is not None:
+            found["cut"] = vars(self.segmentation)
         if self.duplicates != "near":
             found["duplicates"] = self.duplicates
         return found
@@ -198,18 +199,18 @@ def prepare(list_source: ListSource, recipe: Recipe, out: Path, engine: Engine, 
     wanted = recipe.card()
     if (out / NAME).exists():
         card = read_card(out, "corpus")
-        if found := _differences(_unasked(card.get("recipe"), wanted), wanted):
+        if found := _differences(_without_default_shares(card.get("recipe"), wanted), wanted):
             raise UserError(f"{out}: holds another corpus ({found}); choose another --out")
         console.print(f"{out}: is finished ({_summary(card)})")
         return card
     work = out.parent / f".{out.name}.work"
-    _claim(work, out, wanted)
+    _open_work_folder(work, out, wanted)
     try:
-        listing = _listing(list_source, work, recipe.cutting)
+        listing = _listing(list_source, work, recipe.segmentation)
     except UserError:
         shutil.rmtree(work, ignore_errors=True)
         raise
-    _tell_unsaid(console, sum(clip.language == UNKNOWN for clip in listing.clips))
+    _report_unknown_language(console, sum(clip.language == UNKNOWN for clip in listing.clips))
     units = plan_units(listing, parse_channels(recipe.settings.get("channels") or "mix"))
     todo = [unit for unit in units if not record_path(work, unit.number).exists()]
     if len(todo) < len(units):
@@ -224,9 +225,9 @@ def prepare(list_source: ListSource, recipe: Recipe, out: Path, engine: Engine, 
             bar.advance(task, clips - done[unit])
             done[unit] = clips
 
-        engine(todo, work, recipe.cutting, report)
+        engine(todo, work, recipe.segmentation, report)
     try:
-        card = seal(listing, work, out, len(units), recipe.duplicates, wanted)
+        card = finalise(listing, work, out, len(units), recipe.duplicates, wanted)
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error.strerror or error}); make room and run again") from error
     shutil.rmtree(work, ignore_errors=True)
@@ -238,7 +239,7 @@ def prepare(list_source: ListSource, recipe: Recipe, out: Path, engine: Engine, 
             f"{clips} the same samples as another that is labelled otherwise, and the first one stays: see {CONFLICT!r} in "
             f"{out / SKIPPED}, and correct the labels"
         )
-    if line := _cut(card):
+    if line := _segmentation_line(card):
         console.print(f"{out}: {line}")
     if calls := card["notes"].get(TWO_VOICES):
         files = "1 file holds" if calls == 1 else f"{calls:,} files hold"
@@ -246,11 +247,13 @@ def prepare(list_source: ListSource, recipe: Recipe, out: Path, engine: Engine, 
             f"{files} different voices on two channels, which were mixed; --channels each makes two speakers of them"
         )
     if listing.streams:
-        _tell_unsaid(console, len(Corpus.load(out).select(language=UNKNOWN)) if UNKNOWN in card["hours"] else 0)
+        _report_unknown_language(
+            console, len(Corpus.load(out).select(language=UNKNOWN)) if UNKNOWN in card["hours"] else 0
+        )
     return card
 
 
-def _tell_unsaid(console: Console, clips: int) -> None:
+def _report_unknown_language(console: Console, clips: int) -> None:
     if clips:
         console.print(
             f"the language of {clips:,} clips is said nowhere and will be {UNKNOWN} (undetermined); --language CODE says it, "
@@ -258,7 +261,7 @@ def _tell_unsaid(console: Console, clips: int) -> None:
         )
 
 
-def _claim(work: Path, out: Path, recipe: dict[str, Any]) -> None:
+def _open_work_folder(work: Path, out: Path, recipe: dict[str, Any]) -> None:
     """Make the work folder ours, or find that it is."""
     begun = work / "recipe.json"
     if begun.exists():
@@ -275,17 +278,17 @@ def _claim(work: Path, out: Path, recipe: dict[str, Any]) -> None:
         raise UserError(f"{out}: cannot be written ({error.strerror or error}); choose another --out") from error
 
 
-def _listing(list_source: ListSource, work: Path, cutting: Cutting | None) -> Listing:
+def _listing(list_source: ListSource, work: Path, segmentation: Segmentation | None) -> Listing:
     """The listing this preparation began with: a source that grows meanwhile must not shift the units."""
     kept = work / "listing.pickle"  # Our own file, read by us alone.
     if kept.exists():
         return pickle.loads(kept.read_bytes())
     listing = list_source(work)
-    if cutting is not None:
+    if segmentation is not None:
         listing.clips = list(split_recordings(listing.clips))
     else:
-        entries = [piece for clip in listing.clips for piece in pieces(clip)]
-        listing.clips = [entry for entry in entries if isinstance(entry, Clip)]
+        entries = [piece for clip in listing.clips for piece in clips_per_split(clip)]
+        listing.clips = [entry for entry in entries if isinstance(entry, SourceClip)]
         listing.dropped += [entry for entry in entries if isinstance(entry, Dropped)]
     write_file(kept, lambda file: pickle.dump(listing, file))
     return listing
@@ -324,32 +327,39 @@ def _counts(found: dict[str, int]) -> str:
 def _splits(card: dict[str, Any]) -> str:
     """How much is held out, and by which rule."""
     minutes = {split: 60 * sum(hours[split] for hours in card["hours"].values()) for split in card["clips"]}
-    held = ", ".join(
+    held_out = ", ".join(
         f"{split} {minutes[split]:.1f} min in {card['clips'][split]:,} clips"
         for split in ("dev", "test")
         if minutes[split]
     )
     how = card.get("splitting", "as the source says")
-    if held:
-        return f"held out: {held} ({how})"
+    if held_out:
+        return f"held out: {held_out} ({how})"
     then = "; `lalia pretrain fit` will hold out some of the training clips to validate on"
-    if any(way in how for way in WAYS):
+    if any(way in how for way in HOLD_OUT_METHODS):
         return f"held out: nothing, since no clip that was chosen for it is usable, see {SKIPPED}{then}"
     little = " too few " in how or " too little " in how
     return f"held out: nothing, since {how}{then}" if little else f"held out: nothing ({how})"
 
 
-_CUT = {"silence_h": "silence", "music_h": "music", "noise_h": "noise", "left_out_speech_h": "speech too short or too uncertain",
-        "gap_h": "gaps before held-out audio"}  # fmt: skip
+_SEGMENTATION_WORDS = {
+    "silence_h": "silence",
+    "music_h": "music",
+    "noise_h": "noise",
+    "left_out_speech_h": "speech too short or too uncertain",
+    "gap_h": "gaps before held-out audio",
+}
 
 
-def _cut(card: dict[str, Any]) -> str:
+def _segmentation_line(card: dict[str, Any]) -> str:
     """What became of the recordings that were cut into utterances; "" where none was."""
     cut = card.get("cut")
     if not cut:
         return ""
     minutes = {name: 60 * value for name, value in cut.items() if name.endswith("_h")}
-    rest = [f"{minutes[name]:.1f} {word}" for name, word in _CUT.items() if minutes.get(name, 0.0) >= 0.05]
+    rest = [
+        f"{minutes[name]:.1f} {word}" for name, word in _SEGMENTATION_WORDS.items() if minutes.get(name, 0.0) >= 0.05
+    ]
     found = ", ".join([f"{minutes['kept_h']:.1f} min in utterances", *rest])
     return f"{sum(minutes.values()):.1f} min of recordings were cut: {found}"
 
@@ -368,11 +378,11 @@ def _differences(found: Any, wanted: dict[str, Any]) -> str:
     """In what two recipes differ, in words; empty where they are the same, in whichever way paths were typed."""
     if not isinstance(found, dict):
         return "made by another program"
-    keys = [key for key in {**found, **wanted} if not _same(key, found.get(key), wanted.get(key))]
+    keys = [key for key in {**found, **wanted} if not _same_value(key, found.get(key), wanted.get(key))]
     return "; ".join(f"{key}: {found.get(key, 'as usual')}, now {wanted.get(key, 'as usual')}" for key in keys)
 
 
-def _unasked(found: Any, wanted: dict[str, Any]) -> Any:
+def _without_default_shares(found: Any, wanted: dict[str, Any]) -> Any:
     """The recipe of a finished corpus without the usual share of dev and test, which cards named also where nobody asked."""
     if not isinstance(found, dict):
         return found
@@ -380,7 +390,7 @@ def _unasked(found: Any, wanted: dict[str, Any]) -> Any:
     return {name: value for name, value in found.items() if name not in usual}
 
 
-def _same(key: str, one: Any, other: Any) -> bool:
+def _same_value(key: str, one: Any, other: Any) -> bool:
     if key in ("source", "root") and one and other and Path(other).exists():
         return Path(one).resolve() == Path(other).resolve()
     return bool(one == other)

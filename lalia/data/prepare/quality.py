@@ -1,10 +1,8 @@
-"""How good a clip is: signal-to-noise ratio, clipping, speech ratio, loudness and bandwidth, from the wave alone.
+"""Measure the quality of a clip (SNR, clipping, speech ratio, loudness, bandwidth) and tell music from noise.
 
-Music told from noise: its notes stand still for longer than anything noise does.
-
-Of what holds no speech. The fine structure of a spectrum (its peaks, without its slope) is compared with that of 64 ms
-later, which shares no sample with it: notes stay where they are, noise begins anew. How often that errs is in
-docs/corpora.md (``benchmarks/data/music.py``). Legend: S samples, T frames of 32 ms, F bins of 15.6 Hz.
+Music detection compares the fine structure of a spectrum (its peaks, without its slope) with that of 64 ms later, which shares
+no sample with it: notes persist, noise does not. Error rates are in docs/corpora.md (``benchmarks/data/music.py``).
+Legend: S samples, T frames of 32 ms, F bins of 15.6 Hz.
 """
 
 from __future__ import annotations
@@ -119,7 +117,7 @@ _ENVELOPE = 17  # bins, 270 Hz
 _AT_ONCE = 1024
 
 
-def likeness(wave_S: np.ndarray) -> np.ndarray:
+def spectral_similarity(wave_S: np.ndarray) -> np.ndarray:
     """How alike the peaks of every frame's spectrum are to those of the next but one: (ceil(S / 512),), -1 to 1."""
     frames: Frames = -(-len(wave_S) // FRAME_SAMPLES)
     found_T = np.zeros(frames, np.float32)
@@ -134,16 +132,16 @@ def likeness(wave_S: np.ndarray) -> np.ndarray:
     return found_T
 
 
-def is_music(likeness_T: np.ndarray, heard_T: np.ndarray) -> np.ndarray:
-    """Which frames are music: (T,) bool, by the mean likeness around each, of the frames in ``heard_T`` alone."""
+def is_music(similarity_T: np.ndarray, selected_T: np.ndarray) -> np.ndarray:
+    """Which frames are music: (T,) bool, by the mean likeness around each, of the frames in ``selected_T`` alone."""
     width: Frames = round(AROUND_S / FRAME_S)
     weights = np.ones(width)
-    if len(likeness_T) < width:
-        share, count = float(likeness_T[heard_T].sum()), float(heard_T.sum())
-        return heard_T & (share >= MUSIC * max(1.0, count))
-    sums_T = np.convolve(np.where(heard_T, likeness_T, 0.0), weights, mode="same")
-    counts_T = np.convolve(heard_T.astype(float), weights, mode="same")
-    return heard_T & (sums_T >= MUSIC * np.maximum(1.0, counts_T))
+    if len(similarity_T) < width:
+        share, count = float(similarity_T[selected_T].sum()), float(selected_T.sum())
+        return selected_T & (share >= MUSIC * max(1.0, count))
+    sums_T = np.convolve(np.where(selected_T, similarity_T, 0.0), weights, mode="same")
+    counts_T = np.convolve(selected_T.astype(float), weights, mode="same")
+    return selected_T & (sums_T >= MUSIC * np.maximum(1.0, counts_T))
 
 
 def _peaks(windows_TS: np.ndarray) -> np.ndarray:

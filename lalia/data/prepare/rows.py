@@ -1,4 +1,4 @@
-"""From a listed clip to rows of the corpus: reading, judging, cutting, measuring, packing."""
+"""Turn a listed clip into corpus rows: decode, check, segment, measure, encode as FLAC."""
 
 from __future__ import annotations
 
@@ -15,9 +15,16 @@ from lalia.audio.channels import EACH, compare_seconds, cross_talk_ratio, is_sam
 from lalia.audio.encoding import flac_bytes
 from lalia.audio.reading import Note, probe_rate_channels, read_audio, read_blocks
 from lalia.audio.vad import FRAME_S, FRAME_SAMPLES, VoiceActivity
-from lalia.data.prepare.listing import Clip, Dropped, Noted
-from lalia.data.prepare.quality import NO_SPEECH, is_music, likeness, measure
-from lalia.data.prepare.segments import BEGIN, Cutting, StoredWave, cut, heard_from, own_part
+from lalia.data.prepare.listing import ClipNote, Dropped, SourceClip
+from lalia.data.prepare.quality import NO_SPEECH, is_music, measure, spectral_similarity
+from lalia.data.prepare.segments import (
+    SPEECH_ONSET,
+    Segmentation,
+    StoredWave,
+    cut_utterances,
+    read_range,
+    segment_bounds,
+)
 from lalia.data.prepare.splits import GAP, split_at
 from lalia.errors import AudioError
 from lalia.files import readable
@@ -31,22 +38,22 @@ SHORTEST_SOUND_S: Seconds = 0.1  # of a whole clip: less is a click, or nothing 
 SILENT_POWER = 1e-5  # Frames under -50 dBFS that hold no speech are silence; above it, music or noise.
 
 
-Side = tuple[str, int]
+RecordingChannel = tuple[str, int]
 """A recording and one of its channels."""
 
 
 @dataclass(frozen=True)
-class Made:
-    """A row, its wave, what tells whether another clip holds the same samples, and of one channel its ``Side``."""
+class CorpusRow:
+    """A row, its wave, what tells whether another clip holds the same samples, and of one channel its ``RecordingChannel``."""
 
     row: dict[str, Any]
     wave_S: np.ndarray
     content: str
-    side: Side | None = None
+    channel: RecordingChannel | None = None
 
 
 @dataclass
-class Heard:
+class RecordingTotals:
     """What recordings that were cut hold, in seconds: utterances, and what lies between them."""
 
     recordings: int = 0
@@ -57,7 +64,7 @@ class Heard:
     left_out_speech_s: Seconds = 0.0
     gap_s: Seconds = 0.0
 
-    def add(self, other: Heard) -> None:
+    def add(self, other: RecordingTotals) -> None:
         for name, value in vars(other).items():
             setattr(self, name, getattr(self, name) + value)
 
@@ -66,55 +73,55 @@ class Heard:
 class Reader:
     """Reads clips; keeps what was decoded last, since many clips may be parts of one file."""
 
-    cutting: Cutting | None
+    segmentation: Segmentation | None
     scratch: Path  # a folder with room for the samples of a recording
-    heard: Heard = field(default_factory=Heard)
+    totals: RecordingTotals = field(default_factory=RecordingTotals)
     strict: bool = False  # refuse what is cut short
     choice: int | None = None  # of channels, where the source picks none
 
     def __post_init__(self) -> None:
         self._notes: list[Note] = []
         self._voice = VoiceActivity()
-        self._opened: Clip | None = None
+        self._opened: SourceClip | None = None
         self._rate, self._channels = 0, 0  # of that file
         self._waves: dict[int | None, np.ndarray] = {}  # of the file decoded last, by channel
 
-    def read(self, clip: Clip) -> Iterator[Made | Dropped | Noted]:
+    def read(self, clip: SourceClip) -> Iterator[CorpusRow | Dropped | ClipNote]:
         """The rows of ``clip``, what is left out of it and why, and notes. The same ones in the same order, every time."""
         self._notes.clear()
         yield from self._rows(clip)
-        yield from (Noted(_named(clip), note.kind, note.text, clip.path) for note in self._notes)
+        yield from (ClipNote(_clip_name(clip), note.kind, note.text, clip.path) for note in self._notes)
 
-    def _rows(self, clip: Clip) -> Iterator[Made | Dropped]:
+    def _rows(self, clip: SourceClip) -> Iterator[CorpusRow | Dropped]:
         try:
             self._open(clip)
-            sides = self._sides(clip)
-            if self.cutting is not None and not clip.text and (clip.end_s is None or clip.stretch):
-                yield from self._utterances(sides, self.cutting)
+            channel_clips = self._channel_clips(clip)
+            if self.segmentation is not None and not clip.text and (clip.end_s is None or clip.is_segment):
+                yield from self._utterances(channel_clips, self.segmentation)
                 return
-            waves = [self._part(side) for side in sides]
+            waves = [self._part(channel_clip) for channel_clip in channel_clips]
         except AudioError as error:
             yield _dropped(clip, error)
             return
-        for number, (side, wave_S) in enumerate(zip(sides, waves, strict=True)):
+        for number, (channel_clip, wave_S) in enumerate(zip(channel_clips, waves, strict=True)):
             twin = next(
                 (n for n in range(number) if is_same_sound(compare_seconds(waves[n], wave_S, SAMPLE_RATE))), None
             )
             if twin is not None:
-                yield _same(side, twin)
-            elif reason := unfit(wave_S):
-                yield Dropped(side.id, reason, f"{len(wave_S)} samples")
+                yield _same_as_channel(channel_clip, twin)
+            elif reason := why_unusable(wave_S):
+                yield Dropped(channel_clip.id, reason, f"{len(wave_S)} samples")
             else:
-                yield self._make(side, side.id, wave_S)
+                yield self._make(channel_clip, channel_clip.id, wave_S)
 
-    def _open(self, clip: Clip) -> None:
+    def _open(self, clip: SourceClip) -> None:
         """Make the file of ``clip`` the one that is read."""
         if self._opened is None or clip.path != self._opened.path or clip.data is not self._opened.data:
             self._opened, self._waves = None, {}
             self._rate, self._channels = probe_rate_channels(_source(clip), clip.path)
             self._opened = clip
 
-    def _sides(self, clip: Clip) -> list[Clip]:
+    def _channel_clips(self, clip: SourceClip) -> list[SourceClip]:
         """The channels that are read of ``clip``: itself, or under ``--channels each`` a clip of another speaker for each."""
         if clip.channel is not None or self.choice is None:
             return [clip]
@@ -130,7 +137,7 @@ class Reader:
         ids, speakers = f"{clip.id}-", f"{clip.speaker or clip.id}-"
         return [replace(clip, id=f"{ids}{n}", speaker=f"{speakers}{n}", channel=n - 1) for n in numbers]
 
-    def _part(self, clip: Clip) -> np.ndarray:
+    def _part(self, clip: SourceClip) -> np.ndarray:
         wave_S = self._waves.get(clip.channel)
         if wave_S is None:
             tell, strict = self._notes.append, self.strict
@@ -145,32 +152,32 @@ class Reader:
         end = len(wave_S) if clip.end_s is None else to_samples(clip.end_s)
         return wave_S[to_samples(clip.start_s) : end]
 
-    def _utterances(self, sides: list[Clip], cutting: Cutting) -> Iterator[Made | Dropped]:
+    def _utterances(self, channel_clips: list[SourceClip], segmentation: Segmentation) -> Iterator[CorpusRow | Dropped]:
         """The channels of a recording, or of a stretch of one, as their utterances; samples wait in files."""
         with ExitStack() as opened:
-            waves = [opened.enter_context(StoredWave(self.scratch)) for _ in sides]
-            voices = [self._listen(side, wave) for side, wave in zip(sides, waves, strict=True)]
-            for number, (side, wave, voice_T) in enumerate(zip(sides, waves, voices, strict=True)):
-                twin = next((n for n in range(number) if _one_sound(waves[n], wave)), None)
+            waves = [opened.enter_context(StoredWave(self.scratch)) for _ in channel_clips]
+            voices = [self._store(channel_clip, wave) for channel_clip, wave in zip(channel_clips, waves, strict=True)]
+            for number, (channel_clip, wave, voice_T) in enumerate(zip(channel_clips, waves, voices, strict=True)):
+                twin = next((n for n in range(number) if _same_sound(waves[n], wave)), None)
                 if twin is not None:
-                    yield _same(side, twin)
+                    yield _same_as_channel(channel_clip, twin)
                     continue
-                if len(sides) > 1:
-                    _silence_others(voice_T, wave, [other for other in waves if other is not wave])
-                if side.stretch or to_seconds(wave.count) > cutting.longest_s or cutting.always:
-                    yield from self._cut(side, wave, voice_T, cutting)
+                if len(channel_clips) > 1:
+                    _remove_cross_talk(voice_T, wave, [other for other in waves if other is not wave])
+                if channel_clip.is_segment or to_seconds(wave.count) > segmentation.longest_s or segmentation.always:
+                    yield from self._cut(channel_clip, wave, voice_T, segmentation)
                     continue
                 whole_S = wave.part(0, wave.count)
-                if reason := unfit(whole_S):
-                    yield Dropped(side.id, reason, f"{len(whole_S)} samples")
-                elif len(sides) > 1 and float(voice_T.max(initial=0.0)) < BEGIN:
-                    yield Dropped(side.id, "no speech", f"of its own in {to_seconds(wave.count):.1f} s")
+                if reason := why_unusable(whole_S):
+                    yield Dropped(channel_clip.id, reason, f"{len(whole_S)} samples")
+                elif len(channel_clips) > 1 and float(voice_T.max(initial=0.0)) < SPEECH_ONSET:
+                    yield Dropped(channel_clip.id, "no speech", f"of its own in {to_seconds(wave.count):.1f} s")
                 else:
-                    yield self._make(side, side.id, whole_S, voice_T)
+                    yield self._make(channel_clip, channel_clip.id, whole_S, voice_T)
 
-    def _listen(self, clip: Clip, wave: StoredWave) -> np.ndarray:
+    def _store(self, clip: SourceClip, wave: StoredWave) -> np.ndarray:
         """Store what is read of ``clip`` in ``wave``: how likely each of its frames holds speech, (T,)."""
-        start_s, end_s = heard_from(clip)
+        start_s, end_s = read_range(clip)
         self._voice.reset()
         voices = []
         channel, tell, strict = clip.channel, self._notes.append, self.strict
@@ -181,18 +188,20 @@ class Reader:
         voices.append(self._voice.feed(np.zeros(0, np.float32), last=True))
         return np.concatenate(voices)
 
-    def _cut(self, clip: Clip, wave: StoredWave, voice_T: np.ndarray, cutting: Cutting) -> Iterator[Made | Dropped]:
-        before: Frames = round(heard_from(clip)[0] / FRAME_S)  # frames of the recording in front of `wave`
-        first, last = own_part(clip, _source(clip), self._voice) if clip.stretch else (0, None)
+    def _cut(
+        self, clip: SourceClip, wave: StoredWave, voice_T: np.ndarray, segmentation: Segmentation
+    ) -> Iterator[CorpusRow | Dropped]:
+        before: Frames = round(read_range(clip)[0] / FRAME_S)  # frames of the recording in front of `wave`
+        first, last = segment_bounds(clip, _source(clip), self._voice) if clip.is_segment else (0, None)
         first, last = first - before, len(voice_T) if last is None else min(last - before, len(voice_T))
         voice_T = voice_T[first:last]
         levels_T = wave.levels()[first:last]
         kept_T, gap_T = np.zeros(len(voice_T), bool), np.zeros(len(voice_T), bool)
-        for start, end in cut(voice_T, levels_T, cutting):
+        for start, end in cut_utterances(voice_T, levels_T, segmentation):
             part_S = wave.part((first + start) * FRAME_SAMPLES, (first + end) * FRAME_SAMPLES)
             begin_s = (before + first + start) * FRAME_S
             name = f"{clip.id}#{begin_s:.2f}-{begin_s + to_seconds(len(part_S)):.2f}"
-            if reason := unfit(part_S):
+            if reason := why_unusable(part_S):
                 yield Dropped(name, reason, f"{len(part_S)} samples")
                 continue
             split = split_at(clip.held_out, begin_s, begin_s + to_seconds(len(part_S))) if clip.held_out else clip.split
@@ -203,17 +212,17 @@ class Reader:
             kept_T[start:end] = True
             yield self._make(replace(clip, split=split), name, part_S, voice_T[start:end])
         if not kept_T.any() and not gap_T.any():
-            yield Dropped(_named(clip), "no speech", f"in {len(voice_T) * FRAME_S:.1f} s")
+            yield Dropped(_clip_name(clip), "no speech", f"in {len(voice_T) * FRAME_S:.1f} s")
         speech_T = (voice_T >= NO_SPEECH) & ~kept_T & ~gap_T
         silent_T = (levels_T < SILENT_POWER) & ~kept_T & ~gap_T & ~speech_T
         other_T = ~(kept_T | gap_T | speech_T | silent_T)
-        music_T = is_music(_likeness(wave, first, other_T), other_T)
+        music_T = is_music(_spectral_similarity(wave, first, other_T), other_T)
         kinds = (kept_T, silent_T, music_T, other_T & ~music_T, speech_T, gap_T)
-        another = (clip.stretch and clip.start_s) or (self.choice == EACH and clip.channel)
+        another = (clip.is_segment and clip.start_s) or (self.choice == EACH and clip.channel)
         recordings = 0 if another else 1  # of the stretches and channels of a recording the first counts
-        self.heard.add(Heard(recordings, *(float(frames_T.sum()) * FRAME_S for frames_T in kinds)))
+        self.totals.add(RecordingTotals(recordings, *(float(frames_T.sum()) * FRAME_S for frames_T in kinds)))
 
-    def _make(self, clip: Clip, name: str, wave_S: np.ndarray, voice_T: np.ndarray | None = None) -> Made:
+    def _make(self, clip: SourceClip, name: str, wave_S: np.ndarray, voice_T: np.ndarray | None = None) -> CorpusRow:
         quality = measure(wave_S, self._voice(wave_S) if voice_T is None else voice_T)
         pcm_S = np.clip(np.rint(wave_S * 32768.0), -32768, 32767).astype("<i2")
         row = {
@@ -228,11 +237,11 @@ class Reader:
             "original_rate": self._rate,
             **vars(quality),
         }
-        side = None if clip.channel is None else (readable(clip.path), clip.channel)
-        return Made(row, wave_S, hashlib.sha256(pcm_S.tobytes()).hexdigest()[:16], side)
+        channel = None if clip.channel is None else (readable(clip.path), clip.channel)
+        return CorpusRow(row, wave_S, hashlib.sha256(pcm_S.tobytes()).hexdigest()[:16], channel)
 
 
-def unfit(wave_S: np.ndarray) -> str:
+def why_unusable(wave_S: np.ndarray) -> str:
     """Why ``wave_S`` cannot train anything, ``""`` where it can."""
     if len(wave_S) == 0:
         return "empty"
@@ -257,14 +266,14 @@ def _sounding_s(wave_S: np.ndarray) -> Seconds:
     return to_seconds(frame * int((peaks_T >= SILENCE).sum()))
 
 
-def _one_sound(one: StoredWave, other: StoredWave) -> bool:
+def _same_sound(one: StoredWave, other: StoredWave) -> bool:
     """Whether two channels hold the same sound."""
     frames: Frames = -(-one.count // FRAME_SAMPLES)
     minutes = zip(one.minutes(0, frames), other.minutes(0, frames), strict=True)
     return is_same_sound(np.concatenate([np.zeros((0, 2)), *(compare_seconds(*pair, SAMPLE_RATE) for pair in minutes)]))
 
 
-def _silence_others(voice_T: np.ndarray, wave: StoredWave, others: list[StoredWave]) -> None:
+def _remove_cross_talk(voice_T: np.ndarray, wave: StoredWave, others: list[StoredWave]) -> None:
     """Take out of ``voice_T`` what ``wave`` picks up of other channels."""
     smooth = np.ones(_SMOOTHED) / _SMOOTHED
     if len(voice_T) < _SMOOTHED:
@@ -274,35 +283,35 @@ def _silence_others(voice_T: np.ndarray, wave: StoredWave, others: list[StoredWa
         voice_T[levels_T < cross_talk_ratio(levels_T, other_T) * other_T] = 0.0
 
 
-def _likeness(wave: StoredWave, first: Frames, wanted_T: np.ndarray) -> np.ndarray:
+def _spectral_similarity(wave: StoredWave, first: Frames, wanted_T: np.ndarray) -> np.ndarray:
     """The likeness of the frames from ``first`` on, measured in the minutes that hold any of ``wanted_T``: (T,)."""
     found = [np.zeros(0, np.float32)]
     at: Frames = 0
     for part_S in wave.minutes(first, first + len(wanted_T)):
         frames: Frames = -(-len(part_S) // FRAME_SAMPLES)
         wanted = wanted_T[at : at + frames].any()
-        found.append(likeness(part_S) if wanted else np.zeros(frames, np.float32))
+        found.append(spectral_similarity(part_S) if wanted else np.zeros(frames, np.float32))
         at += frames
     return np.concatenate(found)
 
 
-def _source(clip: Clip) -> Path | bytes:
+def _source(clip: SourceClip) -> Path | bytes:
     return Path(clip.path) if clip.data is None else clip.data
 
 
-def _same(side: Clip, twin: int) -> Dropped:
-    return Dropped(_named(side), "duplicate", f"the same sound as channel {twin + 1}")
+def _same_as_channel(channel_clip: SourceClip, twin: int) -> Dropped:
+    return Dropped(_clip_name(channel_clip), "duplicate", f"the same sound as channel {twin + 1}")
 
 
-def _dropped(clip: Clip, error: AudioError) -> Dropped:
+def _dropped(clip: SourceClip, error: AudioError) -> Dropped:
     message = str(error).removeprefix(f"{clip.path}: ")
     reason = next((word for word, sign in _REASONS.items() if sign in message), "unreadable")
-    return Dropped(_named(clip), reason, message)
+    return Dropped(_clip_name(clip), reason, message)
 
 
-def _named(clip: Clip) -> str:
+def _clip_name(clip: SourceClip) -> str:
     """A clip's name, with the time of a stretch."""
-    return f"{clip.id}#{clip.start_s:.0f}-" if clip.stretch else clip.id
+    return f"{clip.id}#{clip.start_s:.0f}-" if clip.is_segment else clip.id
 
 
 _REASONS = {

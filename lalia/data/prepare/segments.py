@@ -1,14 +1,10 @@
-"""Stretches: a recording of hours as parts that any worker can cut on its own, with the same utterances whoever does.
+"""Segment long recordings into utterances at pauses, by voice activity.
 
-A part is planned to begin every half an hour. Where it really begins is the middle of a pause nearby, which the worker of
-this part and that of the one before find in the same way: both listen to the same seconds around the planned place, from
-the same moment on. So parts neither overlap nor leave anything out, and no utterance is cut by them where people pause.
+Recordings of hours are first divided into segments of half an hour that workers process independently. A segment really
+begins at the middle of a pause near its planned start. The workers of both neighbours compute that point from the same
+seconds of audio, so segments neither overlap nor leave a gap.
 
-The wave of a recording of hours, kept in a nameless file: memory does not grow with its length.
-
-Utterances: where to cut a long recording, from how likely each of its frames holds speech.
-
-Legend: T frames of 32 ms. Spans are (start, end) in frames, the end not included.
+Legend: T frames of 32 ms. Spans are (start, end) in frames, the end excluded.
 """
 
 from __future__ import annotations
@@ -22,7 +18,7 @@ import numpy as np
 
 from lalia.audio.reading import probe_audio, read_blocks
 from lalia.audio.vad import FRAME_S, FRAME_SAMPLES, VoiceActivity
-from lalia.data.prepare.listing import Clip
+from lalia.data.prepare.listing import SourceClip
 from lalia.data.prepare.sources.folders import BYTES_PER_S
 from lalia.errors import AudioError
 from lalia.units import SAMPLE_RATE, Frames, Samples, Seconds
@@ -73,16 +69,16 @@ class StoredWave:
 
 # --- Utterances ------------------------------------------------------------------------------------------
 
-Span = tuple[Frames, Frames]
+FrameSpan = tuple[Frames, Frames]
 
-BEGIN, GO_ON = 0.5, 0.35  # Speech begins above the first and lasts while above the second.
+SPEECH_ONSET, SPEECH_OFFSET = 0.5, 0.35  # Speech begins above the first and lasts while above the second.
 JOIN_S: Seconds = 0.5  # A shorter pause is inside of an utterance,
-REACH_S: Seconds = 1.5  # and one up to this may be, when an utterance would be too short without.
+LONGEST_PAUSE_INSIDE_S: Seconds = 1.5  # and one up to this may be, when an utterance would be too short without.
 PAD_S: Seconds = 0.16
 
 
 @dataclass(frozen=True)
-class Cutting:
+class Segmentation:
     """How recordings are cut: utterances of ``shortest_s`` to ``longest_s``; clips up to ``longest_s`` stay whole.
 
     ``always`` cuts the pauses off those as well.
@@ -93,17 +89,17 @@ class Cutting:
     always: bool = False
 
 
-def cut(voice_T: np.ndarray, levels_T: np.ndarray, cutting: Cutting) -> list[Span]:
+def cut_utterances(voice_T: np.ndarray, levels_T: np.ndarray, segmentation: Segmentation) -> list[FrameSpan]:
     """The utterances of a recording, in order, none overlapping another.
 
     ``voice_T`` are probabilities of speech, ``levels_T`` powers of the frames: what must be split where nobody pauses is
     split where it is quietest. Speech that stays shorter than ``shortest_s`` is left out.
     """
     pad = round(PAD_S / FRAME_S)
-    longest = int(cutting.longest_s / FRAME_S)
-    shortest = min(round(cutting.shortest_s / FRAME_S), longest // 2)
-    spans = _join(_regions(voice_T), round(JOIN_S / FRAME_S), longest - 2 * pad)
-    spans = _lengthen(spans, shortest - 2 * pad, round(REACH_S / FRAME_S), longest - 2 * pad)
+    longest = int(segmentation.longest_s / FRAME_S)
+    shortest = min(round(segmentation.shortest_s / FRAME_S), longest // 2)
+    spans = _merge_close(_regions(voice_T), round(JOIN_S / FRAME_S), longest - 2 * pad)
+    spans = _extend_short(spans, shortest - 2 * pad, round(LONGEST_PAUSE_INSIDE_S / FRAME_S), longest - 2 * pad)
     if not spans:
         return []
     smooth_T = np.convolve(levels_T, np.ones(5) / 5, mode="same")
@@ -111,19 +107,19 @@ def cut(voice_T: np.ndarray, levels_T: np.ndarray, cutting: Cutting) -> list[Spa
     return [(start, end) for start, end in pieces if end - start >= shortest]
 
 
-def _regions(voice_T: np.ndarray) -> list[Span]:
+def _regions(voice_T: np.ndarray) -> list[FrameSpan]:
     """Where speech is, with the two thresholds."""
     if not len(voice_T):
         return []
-    weak_T = np.concatenate([[False], voice_T >= GO_ON, [False]])
+    weak_T = np.concatenate([[False], voice_T >= SPEECH_OFFSET, [False]])
     edges = np.flatnonzero(np.diff(weak_T.astype(np.int8)))
     spans = zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
-    return [(start, end) for start, end in spans if float(voice_T[start:end].max()) >= BEGIN]
+    return [(start, end) for start, end in spans if float(voice_T[start:end].max()) >= SPEECH_ONSET]
 
 
-def _join(spans: list[Span], gap: Frames, longest: Frames) -> list[Span]:
+def _merge_close(spans: list[FrameSpan], gap: Frames, longest: Frames) -> list[FrameSpan]:
     """Neighbours with a pause of at most ``gap`` become one, while that is no longer than ``longest``."""
-    joined: list[Span] = []
+    joined: list[FrameSpan] = []
     for start, end in spans:
         if joined and start - joined[-1][1] <= gap and end - joined[-1][0] <= longest:
             joined[-1] = (joined[-1][0], end)
@@ -132,7 +128,7 @@ def _join(spans: list[Span], gap: Frames, longest: Frames) -> list[Span]:
     return joined
 
 
-def _lengthen(spans: list[Span], shortest: Frames, gap: Frames, longest: Frames) -> list[Span]:
+def _extend_short(spans: list[FrameSpan], shortest: Frames, gap: Frames, longest: Frames) -> list[FrameSpan]:
     """What is too short is joined to the nearer neighbour within ``gap``, once more for as long as it helps."""
     spans = list(spans)
     at = 0
@@ -153,7 +149,7 @@ def _lengthen(spans: list[Span], shortest: Frames, gap: Frames, longest: Frames)
     return spans
 
 
-def _pad(spans: list[Span], pad: Frames, frames: Frames) -> list[Span]:
+def _pad(spans: list[FrameSpan], pad: Frames, frames: Frames) -> list[FrameSpan]:
     """A little room on both sides, where the neighbours leave it."""
     padded = []
     for number, (start, end) in enumerate(spans):
@@ -163,7 +159,7 @@ def _pad(spans: list[Span], pad: Frames, frames: Frames) -> list[Span]:
     return [(max(0, start), min(frames, end)) for start, end in padded]
 
 
-def _split(span: Span, levels_T: np.ndarray, shortest: Frames, longest: Frames) -> list[Span]:
+def _split(span: FrameSpan, levels_T: np.ndarray, shortest: Frames, longest: Frames) -> list[FrameSpan]:
     """Pieces no longer than ``longest``, cut where it is quietest in the middle part."""
     start, end = span
     if end - start <= longest:
@@ -177,32 +173,32 @@ def _split(span: Span, levels_T: np.ndarray, shortest: Frames, longest: Frames) 
 # --- Stretches -------------------------------------------------------------------------------------------
 
 # Multiples of 4 s: whole frames and whole samples at every rate, so that all parts share one grid.
-STRETCH_S: Seconds = 1800.0
+SEGMENT_S: Seconds = 1800.0
 BEFORE_S: Seconds = 32.0  # The detector remembers; after this long it no longer matters where it began to listen.
 AFTER_S: Seconds = 32.0
 _PROBED_S: Seconds = 300.0  # by what the source says, or the size of the file
 _SEEKABLE = ("WAV", "FLAC", "RF64", "W64", "AIFF", "AU", "CAF", "MP3", "Ogg")
 
 
-def split_recordings(clips: Iterable[Clip]) -> Iterator[Clip]:
-    """The clips, long unlabelled recordings as stretches of ``STRETCH_S``; the last one is up to half as long again.
+def split_recordings(clips: Iterable[SourceClip]) -> Iterator[SourceClip]:
+    """The clips, long unlabelled recordings as stretches of ``SEGMENT_S``; the last one is up to half as long again.
 
     Only of kinds that can be read from anywhere; others would be decoded from their beginning for every part.
     """
     for clip in clips:
         duration_s = _duration_s(clip)
-        parts = max(1, int(duration_s / STRETCH_S + 0.5)) if duration_s >= 1.5 * STRETCH_S else 1
+        parts = max(1, int(duration_s / SEGMENT_S + 0.5)) if duration_s >= 1.5 * SEGMENT_S else 1
         if parts == 1:
             yield clip
             continue
         for number in range(parts):
-            start_s, last = number * STRETCH_S, number == parts - 1
-            length_s = duration_s - start_s if last else STRETCH_S
-            end_s = None if last else start_s + STRETCH_S
-            yield replace(clip, start_s=start_s, end_s=end_s, duration_s=length_s, stretch=True)
+            start_s, last = number * SEGMENT_S, number == parts - 1
+            length_s = duration_s - start_s if last else SEGMENT_S
+            end_s = None if last else start_s + SEGMENT_S
+            yield replace(clip, start_s=start_s, end_s=end_s, duration_s=length_s, is_segment=True)
 
 
-def _duration_s(clip: Clip) -> Seconds:
+def _duration_s(clip: SourceClip) -> Seconds:
     """How long a clip is that may be split; 0 for all others, and for what cannot be read, which its worker will find out."""
     if clip.text or clip.data is not None or clip.start_s or clip.end_s is not None:
         return 0.0
@@ -216,13 +212,13 @@ def _duration_s(clip: Clip) -> Seconds:
     return found.duration_s if found.format in _SEEKABLE else 0.0
 
 
-def own_part(clip: Clip, source: Path | bytes, voice: VoiceActivity) -> tuple[Frames, Frames | None]:
+def segment_bounds(clip: SourceClip, source: Path | bytes, voice: VoiceActivity) -> tuple[Frames, Frames | None]:
     """Where the stretch ``clip`` really begins and ends, in frames of the recording; None: with it.
 
     The worker of the next stretch asks the same of its beginning, in the same words, and so gets the same answer.
     """
 
-    def met(at_s: Seconds) -> Frames:
+    def boundary(at_s: Seconds) -> Frames:
         # Four seconds more than are judged: the end of what is read is resampled otherwise than its middle.
         start_s, end_s = round(at_s - BEFORE_S), round(at_s + AFTER_S) + 4
         wave_S = np.concatenate(
@@ -230,28 +226,28 @@ def own_part(clip: Clip, source: Path | bytes, voice: VoiceActivity) -> tuple[Fr
         )
         frames: Frames = min(len(wave_S) // FRAME_SAMPLES, round((BEFORE_S + AFTER_S) / FRAME_S))
         levels_T = np.square(wave_S[: frames * FRAME_SAMPLES]).reshape(frames, FRAME_SAMPLES).mean(axis=1)
-        return round(start_s / FRAME_S) + meeting(voice(wave_S)[:frames], levels_T)
+        return round(start_s / FRAME_S) + boundary_frame(voice(wave_S)[:frames], levels_T)
 
-    return met(clip.start_s) if clip.start_s else 0, None if clip.end_s is None else met(clip.end_s)
+    return boundary(clip.start_s) if clip.start_s else 0, None if clip.end_s is None else boundary(clip.end_s)
 
 
-def heard_from(clip: Clip) -> tuple[int, int | None]:
+def read_range(clip: SourceClip) -> tuple[int, int | None]:
     """From which second of the recording to which (None: its end) the worker of a stretch has to listen."""
     end_s = None if clip.end_s is None else round(clip.end_s + AFTER_S)
-    return (max(0, round(clip.start_s - BEFORE_S)), end_s) if clip.stretch else (0, None)
+    return (max(0, round(clip.start_s - BEFORE_S)), end_s) if clip.is_segment else (0, None)
 
 
-def meeting(voice_T: np.ndarray, levels_T: np.ndarray) -> Frames:
+def boundary_frame(voice_T: np.ndarray, levels_T: np.ndarray) -> Frames:
     """Where two stretches meet, as a frame of what both have heard: from ``BEFORE_S`` before the planned place on.
 
     ``voice_T`` are probabilities of speech, ``levels_T`` powers. It is the middle of the first pause that no utterance
     reaches across, else the quietest moment.
     """
     first: Frames = round(BEFORE_S / FRAME_S)
-    needed: Frames = round(REACH_S / FRAME_S) + 1
+    needed: Frames = round(LONGEST_PAUSE_INSIDE_S / FRAME_S) + 1
     begin = first
     for frame in range(first, len(voice_T)):
-        if voice_T[frame] >= GO_ON:
+        if voice_T[frame] >= SPEECH_OFFSET:
             begin = frame + 1
         elif frame + 1 - begin == needed:
             return begin + needed // 2

@@ -1,7 +1,7 @@
-"""Parts: the units that preparation works in, each a pure function from listed clips to shards and a record.
+"""Write the shards of a corpus in units of work, each a pure function from listed clips to shards and a record.
 
-A unit is done when its record is there. While it is made, a draft of the record is written after each shard, so that a
-killed preparation loses the shard each worker was at; and the bytes are the same whoever makes which unit.
+A unit is done when its record exists. A draft of the record is written after each shard, so a killed preparation loses at
+most the current shard of each worker. The bytes do not depend on which worker made which unit.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import pyarrow as pa
 
 from lalia.cards import write_json
 from lalia.data.corpus import SCHEMA
-from lalia.data.prepare.fingerprints import marks
-from lalia.data.prepare.listing import Clip, Dropped, Listing, Noted, Stream, ordering, sentence_key
-from lalia.data.prepare.rows import Heard, Made, Reader, Side
-from lalia.data.prepare.segments import Cutting
+from lalia.data.prepare.fingerprints import fingerprint
+from lalia.data.prepare.listing import ClipNote, Dropped, Listing, SourceClip, Stream, ordering, sentence_key
+from lalia.data.prepare.rows import CorpusRow, Reader, RecordingChannel, RecordingTotals
+from lalia.data.prepare.segments import Segmentation
 from lalia.errors import UserError
 
 SHARD_ROWS = 500
@@ -38,11 +38,11 @@ class Unit:
     """Consecutive clips of a listing, or a stream of them, and the choice of channels (``lalia.audio.channels``)."""
 
     number: int
-    clips: list[Clip] = field(default_factory=list)
+    clips: list[SourceClip] = field(default_factory=list)
     stream: Stream | None = None
     choice: int | None = None
 
-    def entries(self, start: int) -> Iterator[Clip | Dropped]:
+    def entries(self, start: int) -> Iterator[SourceClip | Dropped]:
         """What is listed, from number ``start`` on."""
         return iter(self.clips[start:]) if self.stream is None else self.stream.clips(start)
 
@@ -57,10 +57,10 @@ class Record:
     """
 
     shards: list[tuple[str, int, int]] = field(default_factory=list)
-    rows: list[tuple[str, str, float, str, Side | None]] = field(default_factory=list)
+    rows: list[tuple[str, str, float, str, RecordingChannel | None]] = field(default_factory=list)
     dropped: list[Dropped] = field(default_factory=list)
-    notes: list[Noted] = field(default_factory=list)
-    heard: Heard = field(default_factory=Heard)
+    notes: list[ClipNote] = field(default_factory=list)
+    totals: RecordingTotals = field(default_factory=RecordingTotals)
     clips: int = 0
     rows_within: int = 0
     dropped_within: int = 0
@@ -69,17 +69,17 @@ class Record:
     def read(cls, path: Path) -> Record:
         value = json.loads(path.read_text(encoding="utf-8"))
         value["shards"] = [tuple(shard) for shard in value["shards"]]
-        value["rows"] = [(*row, tuple(side) if side else None) for *row, side in value["rows"]]
+        value["rows"] = [(*row, tuple(channel) if channel else None) for *row, channel in value["rows"]]
         value["dropped"] = [Dropped(**dropped) for dropped in value["dropped"]]
-        value["notes"] = [Noted(**noted) for noted in value["notes"]]
-        value["heard"] = Heard(**value["heard"])
+        value["notes"] = [ClipNote(**noted) for noted in value["notes"]]
+        value["totals"] = RecordingTotals(**value["totals"])
         return cls(**value)
 
 
 def plan_units(listing: Listing, choice: int | None = None) -> list[Unit]:
     """Cut a listing into units of about a shard each; depends on the listing alone, and the choice of channels."""
     units: list[Unit] = [Unit(number, [], stream, choice) for number, stream in enumerate(listing.streams)]
-    current: list[Clip] = []
+    current: list[SourceClip] = []
     weight = 0.0
     for clip in listing.clips:
         cost = clip.duration_s * FLAC_BYTES_PER_S
@@ -98,9 +98,9 @@ def record_path(work: Path, number: int) -> Path:
     return work / "parts" / f"{number:06d}.json"
 
 
-def marks_path(work: Path, shard: str) -> Path:
+def fingerprints_path(work: Path, shard: str) -> Path:
     """Where the fingerprints of a shard are."""
-    return work / "parts" / f"{shard}.marks.npy"
+    return work / "parts" / f"{shard}.fingerprints.npy"
 
 
 class _Writer:
@@ -110,13 +110,13 @@ class _Writer:
         self._draft = record_path(work, unit.number).with_suffix(".draft")
         self._work, self._number = work, unit.number
         self.record = Record.read(self._draft) if self._draft.exists() else Record()
-        self._rows: list[Made] = []
-        self._marks: list[np.ndarray] = []
+        self._rows: list[CorpusRow] = []
+        self._fingerprints: list[np.ndarray] = []
         self._size = 0
 
-    def add(self, made: Made) -> bool:
+    def add(self, made: CorpusRow) -> bool:
         """Take a row; whether the shard is full."""
-        self._marks.append(marks(made.wave_S, len(self._rows)))
+        self._fingerprints.append(fingerprint(made.wave_S, len(self._rows)))
         self._rows.append(replace(made, wave_S=_NO_WAVE))  # A shard's waves are a quarter of a gigabyte.
         self._size += len(made.row["audio"]["bytes"])
         return len(self._rows) >= SHARD_ROWS or self._size >= SHARD_BYTES
@@ -126,8 +126,8 @@ class _Writer:
         if not self._rows:
             return
         name = f"{self._number:06d}-{len(self.record.shards):03d}.arrow"
-        found = np.concatenate(self._marks)
-        write_file(marks_path(self._work, name), lambda file: np.save(file, found))
+        found = np.concatenate(self._fingerprints)
+        write_file(fingerprints_path(self._work, name), lambda file: np.save(file, found))
         size = write_shard(
             self._work / "parts" / name, pa.RecordBatch.from_pylist([m.row for m in self._rows], schema=SCHEMA)
         )
@@ -135,8 +135,8 @@ class _Writer:
         for made in self._rows:
             key = sentence_key(made.row["text"])
             hashed = ordering(key)[:16] if key else ""
-            self.record.rows.append((made.row["id"], made.content, made.row["duration_s"], hashed, made.side))
-        self._rows, self._marks, self._size = [], [], 0
+            self.record.rows.append((made.row["id"], made.content, made.row["duration_s"], hashed, made.channel))
+        self._rows, self._fingerprints, self._size = [], [], 0
         self._at(clips, rows_within, dropped_within)
         write_json(self._draft, asdict(self.record))
 
@@ -154,7 +154,7 @@ class _Writer:
 def make_part(
     unit: Unit,
     work: Path,
-    cutting: Cutting | None,
+    segmentation: Segmentation | None,
     poison: frozenset[int] = frozenset(),
     tell: Tell = lambda clip: None,
     strict: bool = False,
@@ -166,7 +166,7 @@ def make_part(
     """
     writer = _Writer(unit, work)
     record = writer.record
-    reader = Reader(cutting, work, record.heard, strict, unit.choice)
+    reader = Reader(segmentation, work, record.totals, strict, unit.choice)
     begun = (record.clips, record.rows_within, record.dropped_within)
     number = begun[0] - 1
     for number, clip in enumerate(unit.entries(begun[0]), start=begun[0]):
@@ -174,7 +174,7 @@ def make_part(
         rows_seen, dropped_seen = begun[1:] if number == begun[0] else (0, 0)
         rows = dropped = 0
         for made in _read(reader, clip, number in poison):
-            if isinstance(made, Noted):
+            if isinstance(made, ClipNote):
                 record.notes.append(made)
                 continue
             if isinstance(made, Dropped):
@@ -188,7 +188,7 @@ def make_part(
     return writer.finish(number + 1)
 
 
-def _read(reader: Reader, clip: Clip | Dropped, poisonous: bool) -> Iterator[Made | Dropped | Noted]:
+def _read(reader: Reader, clip: SourceClip | Dropped, poisonous: bool) -> Iterator[CorpusRow | Dropped | ClipNote]:
     if isinstance(clip, Dropped):
         yield clip
     elif poisonous:

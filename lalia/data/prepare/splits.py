@@ -1,9 +1,8 @@
-"""Splits for sources that have none: labelled clips by speaker and sentence where that is possible, others by recording.
+"""Make train, dev and test splits for sources that have none.
 
-Recordings: which of them, or which last stretch of one, are held out where the source has no splits of its own.
-
-Neighbouring pieces of one recording share a voice, a microphone and a topic, so a recording is held out whole. Where the
-recordings are too few or too uneven for that, the end of the longest one is held out, and a gap before it is used for nothing.
+Labelled clips are split by speaker and sentence where possible. Unlabelled audio is split by recording, since pieces of one
+recording share voice, microphone and topic; where recordings are too few or too uneven, the end of the longest one is held
+out, after a gap that is in no split.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lalia.audio.reading import probe_audio
-from lalia.data.prepare.listing import Clip, Dropped, Span, ordering, sentence_key
+from lalia.data.prepare.listing import Dropped, SourceClip, SplitSpan, ordering, sentence_key
 from lalia.errors import AudioError
 from lalia.units import Seconds
 
@@ -65,18 +64,18 @@ def gap_of(duration_s: Seconds) -> Seconds:
     return min(GAP_S, GAP_SHARE * duration_s)
 
 
-def last_stretches(duration_s: Seconds, wanted_s: Mapping[str, Seconds]) -> tuple[Span, ...]:
+def held_out_ends(duration_s: Seconds, wanted_s: Mapping[str, Seconds]) -> tuple[SplitSpan, ...]:
     """The end of a recording for the splits of ``wanted_s``, in their order, each behind a gap."""
-    spans: list[Span] = []
+    spans: list[SplitSpan] = []
     end_s, gap_s = duration_s, gap_of(duration_s)
     for split, length_s in reversed(list(wanted_s.items())):
         start_s = end_s - length_s
-        spans += [Span(split, start_s, end_s if spans else math.inf), Span("", start_s - gap_s, start_s)]
+        spans += [SplitSpan(split, start_s, end_s if spans else math.inf), SplitSpan("", start_s - gap_s, start_s)]
         end_s = start_s - gap_s
     return tuple(reversed(spans))
 
 
-def split_at(spans: tuple[Span, ...], start_s: Seconds, end_s: Seconds) -> str:
+def split_at(spans: tuple[SplitSpan, ...], start_s: Seconds, end_s: Seconds) -> str:
     """The split of what a recording holds from ``start_s`` to ``end_s``; "" where it reaches into a gap."""
     touched = {span.split for span in spans if start_s < span.end_s and end_s > span.start_s}
     return "train" if not touched else touched.pop() if len(touched) == 1 else ""
@@ -92,7 +91,7 @@ _BY_SENTENCE, _BY_SPEAKER, _BY_BOTH, _BY_RECORDING = (
     "by speaker and sentence",
     "by recording",
 )
-WAYS = (_BY_SENTENCE, _BY_SPEAKER, _BY_RECORDING)
+HOLD_OUT_METHODS = (_BY_SENTENCE, _BY_SPEAKER, _BY_RECORDING)
 """What the sentence about splits holds where clips were chosen to be held out."""
 PERCENT = 5.0
 """Of the audio, held out for dev and for test each where nobody says how much."""
@@ -115,7 +114,9 @@ def held_out_percent(labelled: int, asked: float | None = None) -> float:
     return min(MOST_PERCENT, max(PERCENT, 100 * LEAST_HELD_OUT / max(labelled, 1)))
 
 
-def assign_splits(clips: list[Clip], dev_percent: float | None, test_percent: float | None) -> tuple[list[Clip], str]:
+def assign_splits(
+    clips: list[SourceClip], dev_percent: float | None, test_percent: float | None
+) -> tuple[list[SourceClip], str]:
     """``clips`` with dev and test held out of every language's labelled ones, and in a sentence how that was done.
 
     A percentage of ``None`` = as ``held_out_percent`` has it. Clips that share a speaker or a sentence stay in one split where
@@ -146,7 +147,7 @@ def assign_splits(clips: list[Clip], dev_percent: float | None, test_percent: fl
 
 
 def _hold_out(
-    clips: list[Clip], members: Mapping[str, list[int]], labelled: int, asked: Mapping[str, float | None]
+    clips: list[SourceClip], members: Mapping[str, list[int]], labelled: int, asked: Mapping[str, float | None]
 ) -> dict[int, str]:
     """The split of the rows that are held out. Groups may be too large to meet a small share: where nothing was asked, the
     share grows until the split has ``LEAST_HELD_OUT`` clips."""
@@ -173,7 +174,7 @@ def _hold_out(
         percents |= {split: min(MOST_PERCENT, _MORE * percents[split]) for split in few}
 
 
-def _grouping(clips: list[Clip]) -> tuple[str, list[str]]:
+def _grouping(clips: list[SourceClip]) -> tuple[str, list[str]]:
     """How to keep together what belongs together, and the group of every clip."""
     speakers = [clip.speaker for clip in clips]
     sentences = [sentence_key(clip.text) for clip in clips]
@@ -202,7 +203,7 @@ def _connected(speakers: list[str], sentences: list[str]) -> list[str]:
     return ["\0".join(find(("sentence", sentence))) for sentence in sentences]
 
 
-def _weight(clip: Clip) -> float:
+def _weight(clip: SourceClip) -> float:
     return clip.duration_s or 1.0
 
 
@@ -231,8 +232,8 @@ class _Recording:
 
 
 def hold_out_recordings(
-    clips: list[Clip], dev_percent: float | None, test_percent: float | None
-) -> tuple[list[Clip | Dropped], str]:
+    clips: list[SourceClip], dev_percent: float | None, test_percent: float | None
+) -> tuple[list[SourceClip | Dropped], str]:
     """``clips`` with dev and test held out of every language's unlabelled audio, and in a sentence how that was done.
 
     Whole recordings, so that no two pieces of one are in two splits; where they are too few or too uneven, the end of the
@@ -241,7 +242,7 @@ def hold_out_recordings(
     """
     percents = {"dev": dev_percent, "test": test_percent}
     shares = {split: (PERCENT if percent is None else percent) / 100 for split, percent in percents.items()}
-    chosen: dict[int, Clip | Dropped] = {}
+    chosen: dict[int, SourceClip | Dropped] = {}
     told: list[str] = []
     for language, recordings in sorted(_unlabelled(clips, chosen).items()):
         found = choose_recordings({r.name: r.audio_s for r in recordings}, shares)
@@ -260,23 +261,23 @@ def hold_out_recordings(
     made = [chosen.get(row, clip) for row, clip in enumerate(clips)]
     if not chosen or not sum(shares.values()):
         return made, ""
-    if told and all(isinstance(c, Clip) and c.split == "train" and not c.held_out for c in chosen.values()):
+    if told and all(isinstance(c, SourceClip) and c.split == "train" and not c.held_out for c in chosen.values()):
         return made, _too_little(made[row] for row in chosen)
     how = f"unlabelled audio {_BY_RECORDING}; {100 * shares['test']:g} % test, {100 * shares['dev']:g} % dev, in hash order"
     return made, "; ".join([how, *filter(None, told)])
 
 
-def _too_little(clips: Iterable[Clip | Dropped]) -> str:
+def _too_little(clips: Iterable[SourceClip | Dropped]) -> str:
     """Why nothing of the unlabelled ``clips`` is held out."""
     seconds: Counter[str] = Counter()
     for clip in clips:
-        if isinstance(clip, Clip):
+        if isinstance(clip, SourceClip):
             seconds[clip.language] += round(_length_s(clip, True))
     found = ", ".join(f"{language} {length_s / 60:.1f} min" for language, length_s in sorted(seconds.items()))
     return f"the unlabelled audio is too little to hold any out ({found})"
 
 
-def _unlabelled(clips: list[Clip], chosen: dict[int, Clip | Dropped]) -> dict[str, list[_Recording]]:
+def _unlabelled(clips: list[SourceClip], chosen: dict[int, SourceClip | Dropped]) -> dict[str, list[_Recording]]:
     """The recordings of every language that have no label; pieces of others are placed in ``chosen``."""
     labelled: dict[str, set[str]] = {}
     rows: dict[str, list[int]] = {}
@@ -299,7 +300,7 @@ def _unlabelled(clips: list[Clip], chosen: dict[int, Clip | Dropped]) -> dict[st
     return recordings
 
 
-def _length_s(clip: Clip, probe: bool) -> Seconds:
+def _length_s(clip: SourceClip, probe: bool) -> Seconds:
     """How long ``clip`` is, as well as it is known before it is read."""
     if clip.end_s is not None:
         return clip.end_s - clip.start_s
@@ -312,13 +313,16 @@ def _length_s(clip: Clip, probe: bool) -> Seconds:
 
 
 def _divide(
-    clips: list[Clip], longest: _Recording, wanted_s: Mapping[str, Seconds], chosen: dict[int, Clip | Dropped]
+    clips: list[SourceClip],
+    longest: _Recording,
+    wanted_s: Mapping[str, Seconds],
+    chosen: dict[int, SourceClip | Dropped],
 ) -> str:
     """Hold out as much of the end of ``longest`` as is wanted; in words, "" where it is too short for that."""
     gap_s = gap_of(longest.duration_s)
     if longest.duration_s < _LEAST_CUT_S or sum(wanted_s.values()) + len(wanted_s) * gap_s > longest.duration_s / 2:
         return ""
-    spans = last_stretches(longest.duration_s, wanted_s)
+    spans = held_out_ends(longest.duration_s, wanted_s)
     for row in longest.rows:
         clip = clips[row]
         if clip.end_s is None and not clip.start_s:
@@ -331,8 +335,8 @@ def _divide(
 
 
 def _give_shortest(
-    clips: list[Clip], left: list[_Recording], lacking: Mapping[str, float], all_: Iterable[_Recording],
-    chosen: dict[int, Clip | Dropped],
+    clips: list[SourceClip], left: list[_Recording], lacking: Mapping[str, float], all_: Iterable[_Recording],
+    chosen: dict[int, SourceClip | Dropped],
 ) -> str:  # fmt: skip
     """Hold out the shortest recordings for what is ``lacking``, where that is not too much; in words."""
     total_s = sum(recording.audio_s for recording in all_)
@@ -348,12 +352,12 @@ def _give_shortest(
     return ", ".join(told)
 
 
-def pieces(clip: Clip) -> list[Clip | Dropped]:
+def clips_per_split(clip: SourceClip) -> list[SourceClip | Dropped]:
     """``clip`` as a clip for each split where its end is held out; for those who do not cut it into utterances."""
     if not clip.held_out:
         return [clip]
-    found: list[Clip | Dropped] = []
-    whole = Span("train", 0.0, clip.held_out[0].start_s)
+    found: list[SourceClip | Dropped] = []
+    whole = SplitSpan("train", 0.0, clip.held_out[0].start_s)
     for span in (whole, *clip.held_out):
         end_s = None if span.end_s == math.inf else span.end_s
         name = f"{clip.id}#{span.start_s:.2f}-{'' if end_s is None else f'{end_s:.2f}'}"

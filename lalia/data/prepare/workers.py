@@ -1,6 +1,6 @@
-"""Local workers: processes that make parts, and outlive neither their parent nor a decoder that crashes.
+"""Run preparation in parallel: local worker processes that survive decoder crashes, or a Ray cluster.
 
-The same parts on a Ray cluster: every machine sees the folders under the same names, as on shared storage.
+On a cluster every machine must see the folders under the same names, as on shared storage.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
-from lalia.data.prepare.segments import Cutting
+from lalia.data.prepare.segments import Segmentation
 from lalia.data.prepare.shards import Record, Unit, make_part
 from lalia.errors import UserError
 from lalia.units import Seconds
@@ -45,16 +45,16 @@ class _Worker:
 class _Pool:
     """Workers and the units that wait for one."""
 
-    def __init__(self, units: list[Unit], work: Path, cutting: Cutting | None, strict: bool) -> None:
+    def __init__(self, units: list[Unit], work: Path, segmentation: Segmentation | None, strict: bool) -> None:
         self._context = multiprocessing.get_context("spawn")
         self._waiting = list(reversed(units))
         self._poison: dict[int, set[int]] = {}
-        self._work, self._cutting, self._strict = work, cutting, strict
+        self._work, self._segmentation, self._strict = work, segmentation, strict
         self.workers: list[_Worker] = []
 
     def start(self) -> None:
         ours, theirs = self._context.Pipe()
-        told = (theirs, self._work, self._cutting, self._strict)
+        told = (theirs, self._work, self._segmentation, self._strict)
         process = self._context.Process(target=_serve, args=told, daemon=True)
         process.start()
         theirs.close()
@@ -99,13 +99,18 @@ class _Pool:
 
 
 def make_parts(
-    units: list[Unit], work: Path, cutting: Cutting | None, workers: int, progress: Progress, strict: bool = False
+    units: list[Unit],
+    work: Path,
+    segmentation: Segmentation | None,
+    workers: int,
+    progress: Progress,
+    strict: bool = False,
 ) -> None:
     """Make every unit's part with ``workers`` processes; a clip that brings one down is left out.
 
     Raises ``UserError`` where a worker could not write, or could not start at all.
     """
-    pool = _Pool(units, work, cutting, strict)
+    pool = _Pool(units, work, segmentation, strict)
     try:
         for _ in range(max(1, min(workers, len(units))) if units else 0):
             pool.start()
@@ -155,7 +160,7 @@ class _ParentGone(Exception):
     pass
 
 
-def _serve(connection: Connection, work: Path, cutting: Cutting | None, strict: bool) -> None:
+def _serve(connection: Connection, work: Path, segmentation: Segmentation | None, strict: bool) -> None:
     """Make parts until the parent has no more, or is gone."""
     _quiet_libraries()
 
@@ -169,7 +174,7 @@ def _serve(connection: Connection, work: Path, cutting: Cutting | None, strict: 
         while True:
             unit, poison = connection.recv()
             try:
-                connection.send(make_part(unit, work, cutting, poison, tell, strict))
+                connection.send(make_part(unit, work, segmentation, poison, tell, strict))
             except UserError as error:
                 connection.send(str(error))
             except OSError as error:
@@ -189,7 +194,12 @@ _AHEAD = 2  # Units waiting per core: enough to keep it busy, few enough to hold
 
 
 def make_parts_on_cluster(
-    units: list[Unit], work: Path, cutting: Cutting | None, address: str, progress: Progress, strict: bool = False
+    units: list[Unit],
+    work: Path,
+    segmentation: Segmentation | None,
+    address: str,
+    progress: Progress,
+    strict: bool = False,
 ) -> None:
     """Make every unit's part on the cluster at ``address`` (``""``: the one that RAY_ADDRESS names, else this machine).
 
@@ -205,7 +215,7 @@ def make_parts_on_cluster(
         while waiting or running:
             while waiting and len(running) < room:
                 unit = waiting.pop()
-                running[part.remote(unit, str(work.resolve()), cutting, strict)] = unit
+                running[part.remote(unit, str(work.resolve()), segmentation, strict)] = unit
             for done in ray.wait(list(running), num_returns=1)[0]:
                 unit = running.pop(done)
                 found = _result(ray, done)
@@ -214,10 +224,10 @@ def make_parts_on_cluster(
         ray.shutdown()
 
 
-def _make(unit: Unit, work: str, cutting: Cutting | None, strict: bool) -> Record | str:
+def _make(unit: Unit, work: str, segmentation: Segmentation | None, strict: bool) -> Record | str:
     """A part, or in a line why it cannot be written."""
     try:
-        return make_part(unit, Path(work), cutting, strict=strict)
+        return make_part(unit, Path(work), segmentation, strict=strict)
     except UserError as error:
         return str(error)
     except OSError as error:

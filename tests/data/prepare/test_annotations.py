@@ -14,13 +14,13 @@ from lalia.data.corpus import Corpus
 from lalia.data.prepare import pipeline
 from lalia.data.prepare.listing import Options
 from lalia.data.prepare.sources.annotations import (
-    Annotated,
     Annotation,
-    Recordings,
+    AnnotationFile,
+    RecordingIndex,
     Tier,
-    Told,
+    TierUsage,
+    annotation_clips,
     choose_tiers,
-    clips_of,
     seconds,
 )
 from lalia.data.prepare.sources.folders import reader_of
@@ -39,7 +39,7 @@ def prepared(spec: Path | str, out: Path, said: list[str] | None = None, **optio
     return Corpus.load(out)
 
 
-def told(corpus: Corpus) -> list[tuple[str, str, str, float]]:
+def tiers(corpus: Corpus) -> list[tuple[str, str, str, float]]:
     columns = (corpus.column(name) for name in ("id", "text", "speaker"))
     return sorted(zip(*columns, np.round(corpus.durations_s, 2).tolist(), strict=True))
 
@@ -89,7 +89,7 @@ def test_elan(tmp_path: Path) -> None:
     (tmp_path / "talk.eaf").write_text(EAF, encoding="utf-8")
     said: list[str] = []
     corpus = prepared(tmp_path / "talk.eaf", tmp_path / "c", said, language="ita")
-    assert told(corpus) == [
+    assert tiers(corpus) == [
         ("la notte.wav#0.50-1.50", "la notte & il giorno", "Anna", 1.0),
         ("la notte.wav#1.00-2.00", "sì, ciao", "Bruno", 1.0),
         ("la notte.wav#2.00-3.05", "a domani", "Anna", 1.0),
@@ -100,7 +100,7 @@ def test_elan(tmp_path: Path) -> None:
     ]
     assert said == ["tiers read as transcriptions: tx@A, tx@B; not used: ref@A, mot@A (--tier NAME reads others)"]
     words = prepared(tmp_path / "talk.eaf", tmp_path / "words", tiers=("mot@*",))
-    assert told(words) == [("la notte.wav#0.50-1.50", "la notte", "Anna", 1.0)], (
+    assert tiers(words) == [("la notte.wav#0.50-1.50", "la notte", "Anna", 1.0)], (
         "words that nobody has aligned are one clip"
     )
     with pytest.raises(UserError, match=r"has no tier called words \(--tier\); it has ref@A, tx@A, mot@A, tx@B"):
@@ -136,7 +136,7 @@ def test_elan_exports(name: str, rows: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(rows.removesuffix("\na.wav") + "\n")
     for source in (tmp_path / name, tmp_path):
         corpus = prepared(source, tmp_path / f"c{source.is_dir()}" / "c")
-        assert [(text, seconds) for _, text, _, seconds in told(corpus)] == [("the first words", 1.5)]
+        assert [(text, seconds) for _, text, _, seconds in tiers(corpus)] == [("the first words", 1.5)]
 
 
 TEXTGRID = """File type = "ooTextFile"
@@ -219,7 +219,7 @@ def test_textgrid(data: bytes, tmp_path: Path) -> None:
     save(tmp_path / "a.wav", voiced(1, 3.0))
     (tmp_path / "a.TextGrid").write_bytes(data)
     corpus = prepared(tmp_path, tmp_path / "c")
-    assert told(corpus) == [
+    assert tiers(corpus) == [
         ("a.wav#0.00-1.00", 'he said "nò" to all', "", 1.0),
         ("a.wav#1.50-3.00", "and left", "", 1.5),
     ]
@@ -249,7 +249,7 @@ def test_subtitles_labels_and_transcripts(name: str, text: str, tmp_path: Path) 
     (tmp_path / name).write_text(text, encoding="utf-8")
     for source in (tmp_path / name, tmp_path):
         corpus = prepared(source, tmp_path / f"c{source.is_dir()}" / "c")
-        assert [(id, text, s) for id, text, _, s in told(corpus)] == [
+        assert [(id, text, s) for id, text, _, s in tiers(corpus)] == [
             ("a.wav#0.50-1.50", "buon giorno", 1.0),
             ("a.wav#2.00-3.00", "a te", 1.0),
         ]
@@ -281,7 +281,7 @@ def test_which_tiers_are_transcriptions() -> None:
         for name in names:
             own, _, parent = name.partition("<")
             tiers.append(Tier(own, [Annotation("x", 0, 1)], parent=parent))
-        return [tier.name for tier in choose_tiers(Annotated("x", tiers), ())]
+        return [tier.name for tier in choose_tiers(AnnotationFile("x", tiers), ())]
 
     assert chosen("anything") == ["anything"]
     assert chosen("ref@A", "tx@A<ref@A", "mb@A<tx@A", "ft@A<ref@A") == ["tx@A"]
@@ -368,7 +368,7 @@ def test_many_rows_of_one_file_without_times_stop_with_the_fix(tmp_path: Path) -
     ):
         prepared(table, tmp_path / "c")
     corpus = prepared(table, tmp_path / "c", columns={"start": "from here", "end": "to there"})
-    assert [(text, s) for _, text, _, s in told(corpus)] == [("one", 1.0), ("two", 1.5)]
+    assert [(text, s) for _, text, _, s in tiers(corpus)] == [("one", 1.0), ("two", 1.5)]
     table.write_text("audio\ttext\n" + "".join(f"a.wav\ttext {number}\n" for number in range(5)))
     with pytest.raises(UserError, match=r"5 rows with different texts name a\.wav.*--columns start=NAME,end=NAME"):
         prepared(table, tmp_path / "d")
@@ -378,7 +378,7 @@ def test_times_in_milliseconds_and_clocks(tmp_path: Path) -> None:
     save(tmp_path / "a.wav", voiced(1, 3.0))
     for head, row in (("start_ms,end_ms", "500,1500"), ("start_time,end_time", "00:00:00.5,00:00:01.5")):
         (tmp_path / "t.csv").write_text(f"path,{head},sentence\na.wav,{row},ciao\n")
-        assert [row[3] for row in told(prepared(tmp_path / "t.csv", tmp_path / head))] == [1.0]
+        assert [row[3] for row in tiers(prepared(tmp_path / "t.csv", tmp_path / head))] == [1.0]
 
 
 def test_a_tier_of_words_is_read_as_utterances(tmp_path: Path) -> None:
@@ -391,7 +391,7 @@ def test_a_tier_of_words_is_read_as_utterances(tmp_path: Path) -> None:
         SHORT[: SHORT.index('"utterances"')] + f'"words"\n0\n3\n{len(rows)}\n{labels}\n'
     )
     corpus = prepared(tmp_path, tmp_path / "c")
-    assert told(corpus) == [("a.wav#0.20-1.20", "la notte", "", 1.0), ("a.wav#2.00-3.00", "domani", "", 1.0)]
+    assert tiers(corpus) == [("a.wav#0.20-1.20", "la notte", "", 1.0), ("a.wav#2.00-3.00", "domani", "", 1.0)]
     assert len(prepared(tmp_path, tmp_path / "d", tiers=("words",))) == 5
 
 
@@ -450,7 +450,9 @@ def test_damaged_annotations_are_read_or_refused_in_a_line(tmp_path: Path) -> No
         read = reader_of(path)
         assert read is not None
         try:
-            outcomes.add(len(list(clips_of(path, read(path), Recordings([]), tmp_path, Options(), Told()))) > 0)
+            outcomes.add(
+                len(list(annotation_clips(path, read(path), RecordingIndex([]), tmp_path, Options(), TierUsage()))) > 0
+            )
         except UserError as error:
             assert "\n" not in str(error)
             outcomes.add(None)
@@ -478,7 +480,7 @@ def test_transcripts_in_a_tree_of_their_own(text: str, tmp_path: Path) -> None:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(words)
     said: list[str] = []
-    found = {id: text for id, text, *_ in told(prepared(root, tmp_path / "c", said))}
+    found = {id: text for id, text, *_ in tiers(prepared(root, tmp_path / "c", said))}
     assert found[audio] == "moja"
     assert found["wav48/x/only_mic1.wav"] == found["wav48/x/only_mic2.wav"] == "tatu"
     assert found[audio.replace("p1", "p2")] == ""
@@ -490,7 +492,7 @@ def test_a_list_of_times_and_labels_is_no_transcript(tmp_path: Path) -> None:
     save(tmp_path / "all" / "a.wav", voiced(1))
     (tmp_path / "all" / "a.lab").write_text("0 1200000 sil\n1200000 2500000 m\n")
     said: list[str] = []
-    assert [row[1] for row in told(prepared(tmp_path / "all", tmp_path / "c", said))] == [""]
+    assert [row[1] for row in tiers(prepared(tmp_path / "all", tmp_path / "c", said))] == [""]
     assert "not used: 1 .lab" in said
 
 

@@ -17,7 +17,7 @@ from lalia.cli.main import main
 from lalia.data.corpus import Corpus
 from lalia.data.prepare import pipeline
 from lalia.data.prepare.listing import Options
-from lalia.data.prepare.segments import Cutting
+from lalia.data.prepare.segments import Segmentation
 from lalia.data.prepare.sources.opening import open_source
 from lalia.errors import UserError
 from tests.tiny_clips import encoded, in_this_process, loud_is_voice, save, voiced
@@ -29,12 +29,12 @@ pytestmark = pytest.mark.usefixtures("loud_is_voice")
 def prepared(
     spec: Path | str,
     out: Path,
-    cutting: Cutting | None = None,
+    segmentation: Segmentation | None = None,
     engine: pipeline.Engine = in_this_process,
     **options: object,
 ) -> Corpus:
     source = open_source(str(spec), Options(**options), None, lambda words: None)  # type: ignore[arg-type]
-    pipeline.prepare(source, pipeline.Recipe("test", {}, cutting, "near"), out, engine, Console(quiet=True))
+    pipeline.prepare(source, pipeline.Recipe("test", {}, segmentation, "near"), out, engine, Console(quiet=True))
     return Corpus.load(out)
 
 
@@ -59,8 +59,8 @@ def test_what_is_cut_short_is_used_and_said_or_left_out_with_strict(form: str, t
     whole = encoded(voiced(2, 30.0), 44_100, form)
     (tmp_path / "a" / f"half.{form.lower()}").write_bytes(whole[: len(whole) // 2])
     name = f"half.{form.lower()}"
-    for cutting in (None, Cutting()):
-        corpus = prepared(tmp_path / "a", tmp_path / f"c{cutting is None}", cutting)
+    for segmentation in (None, Segmentation()):
+        corpus = prepared(tmp_path / "a", tmp_path / f"c{segmentation is None}", segmentation)
         assert {clip.partition("#")[0] for clip in corpus.column("id")} == {"good.wav", name} and not skipped(corpus)
         assert 6 < sum(corpus.durations_s) < 7
         assert corpus.card["notes"] == {"cut short": 1}
@@ -68,7 +68,7 @@ def test_what_is_cut_short_is_used_and_said_or_left_out_with_strict(form: str, t
             (note,) = csv.DictReader(file, delimiter="\t")
         assert (note["clip"], note["kind"]) == (name, "cut short")
         strict = partial(in_this_process, strict=True)
-        corpus = prepared(tmp_path / "a", tmp_path / f"s{cutting is None}", cutting, engine=strict)
+        corpus = prepared(tmp_path / "a", tmp_path / f"s{segmentation is None}", segmentation, engine=strict)
         assert corpus.column("id") == ["good.wav"]
         assert skipped(corpus) == {name: "cut short"} and not corpus.card["notes"]
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from lalia.data.corpus import Corpus
 from lalia.data.prepare import pipeline
 from lalia.data.prepare.listing import Options
-from lalia.data.prepare.segments import Cutting
+from lalia.data.prepare.segments import Segmentation
 from lalia.data.prepare.sources.opening import open_source
 from tests.tiny_clips import in_this_process, loud_is_voice, save, voiced
 
@@ -22,10 +22,10 @@ pytestmark = pytest.mark.usefixtures("loud_is_voice")
 
 
 def prepared(
-    spec: Path | str, out: Path, cutting: Cutting | None = None, channels: str = "", duplicates: str = "near"
+    spec: Path | str, out: Path, segmentation: Segmentation | None = None, channels: str = "", duplicates: str = "near"
 ) -> Corpus:
     source = open_source(str(spec), Options(), None, lambda words: None)
-    recipe = pipeline.Recipe("test", {"channels": channels}, cutting, duplicates)
+    recipe = pipeline.Recipe("test", {"channels": channels}, segmentation, duplicates)
     pipeline.prepare(source, recipe, out, in_this_process, Console(quiet=True))
     return Corpus.load(out)
 
@@ -103,16 +103,16 @@ def said(corpus: Corpus) -> dict[str, tuple[str, str]]:
     )
 
 
-@pytest.mark.parametrize("cutting", [None, Cutting(1.0, 20.0)])
-def test_each_channel_of_a_call_is_a_speaker(cutting: Cutting | None, tmp_path: Path) -> None:
+@pytest.mark.parametrize("segmentation", [None, Segmentation(1.0, 20.0)])
+def test_each_channel_of_a_call_is_a_speaker(segmentation: Segmentation | None, tmp_path: Path) -> None:
     left_S, right_S = call(tmp_path / "a" / "call.wav", cross=0.1)
     save(tmp_path / "a" / "mono.wav", voiced(3))
-    corpus = prepared(tmp_path / "a", tmp_path / "c", cutting, "each")
+    corpus = prepared(tmp_path / "a", tmp_path / "c", segmentation, "each")
     assert said(corpus) == {"call.wav-1": ("call.wav-1", ""), "call.wav-2": ("call.wav-2", ""), "mono.wav": ("", "")}
     np.testing.assert_allclose(corpus.wave(0), left_S, atol=1e-4)
     np.testing.assert_allclose(corpus.wave(1), right_S, atol=1e-4)
     assert corpus.card["recipe"]["channels"] == "each"
-    one = prepared(tmp_path / "a", tmp_path / "d", cutting, "2")
+    one = prepared(tmp_path / "a", tmp_path / "d", segmentation, "2")
     assert said(one) == {"call.wav": ("", "")}
     np.testing.assert_allclose(one.wave(0), right_S, atol=1e-4)
     assert table(one, "skipped.tsv") == [["mono.wav", "no such channel", "has no channel 2; it is mono"]]
@@ -120,7 +120,7 @@ def test_each_channel_of_a_call_is_a_speaker(cutting: Cutting | None, tmp_path: 
 
 def test_a_long_call_is_cut_where_each_side_speaks_and_cross_talk_is_no_speech_of_its_own(tmp_path: Path) -> None:
     left_S, right_S = call(tmp_path / "a" / "call.wav", cross=0.2, seconds=24.0)
-    corpus = prepared(tmp_path / "a", tmp_path / "c", Cutting(1.0, 8.0), "each")
+    corpus = prepared(tmp_path / "a", tmp_path / "c", Segmentation(1.0, 8.0), "each")
     assert len(corpus) == 12 and not table(corpus, "skipped.tsv")
     for row, (id, speaker) in enumerate(zip(corpus.column("id"), corpus.column("speaker"), strict=True)):
         side = int(speaker[-1]) - 1
@@ -133,19 +133,19 @@ def test_a_long_call_is_cut_where_each_side_speaks_and_cross_talk_is_no_speech_o
         np.testing.assert_allclose(corpus.wave(row)[: len(wave_S)], wave_S, atol=1e-4)
     assert corpus.card["cut"]["recordings"] == 1
     assert corpus.recordings().names == ["call.wav"], "both sides are held out together"
-    mixed = prepared(tmp_path / "a", tmp_path / "d", Cutting(1.0, 8.0))
+    mixed = prepared(tmp_path / "a", tmp_path / "d", Segmentation(1.0, 8.0))
     assert [row[1:] for row in table(mixed, "notes.tsv")] == [
         ["two voices", "its two channels hold different voices, which are mixed"]
     ]
     assert mixed.card["notes"] == {"two voices": 1}
 
 
-@pytest.mark.parametrize("cutting", [None, Cutting(1.0, 20.0), Cutting(1.0, 4.0)])
-def test_one_sound_on_two_channels_is_one_clip(cutting: Cutting | None, tmp_path: Path) -> None:
+@pytest.mark.parametrize("segmentation", [None, Segmentation(1.0, 20.0), Segmentation(1.0, 4.0)])
+def test_one_sound_on_two_channels_is_one_clip(segmentation: Segmentation | None, tmp_path: Path) -> None:
     wave_S, hiss = voiced(1, 6.0), np.random.default_rng(0).standard_normal((2, 96_000)) * 1e-3
     wave_S[48_000:64_000] = 0  # a pause, in which each channel has a hiss of its own
     save(tmp_path / "a" / "joint.wav", (wave_S[:, None] + hiss.T).astype(np.float32))
-    corpus = prepared(tmp_path / "a", tmp_path / "c", cutting, "each")
+    corpus = prepared(tmp_path / "a", tmp_path / "c", segmentation, "each")
     assert {id.partition("#")[0] for id in corpus.column("id")} == {"joint.wav-1"}
     assert table(corpus, "skipped.tsv") == [["joint.wav-2", "duplicate", "the same sound as channel 1"]]
 
@@ -155,7 +155,7 @@ def test_a_channel_that_only_picks_up_the_other_is_no_speech(tmp_path: Path) -> 
     echo_S = 0.2 * np.roll(wave_S, 800)
     save(tmp_path / "a" / "call.wav", np.stack([wave_S, echo_S], axis=1).astype(np.float32))
     for longest in (20.0, 4.0):
-        corpus = prepared(tmp_path / "a", tmp_path / f"c{longest}", Cutting(1.0, longest), "each")
+        corpus = prepared(tmp_path / "a", tmp_path / f"c{longest}", Segmentation(1.0, longest), "each")
         assert set(corpus.column("speaker")) == {"call.wav-1"}
         assert [row[:2] for row in table(corpus, "skipped.tsv")] == [["call.wav-2", "no speech"]]
 
@@ -169,7 +169,7 @@ def test_a_label_belongs_to_the_channel_that_is_named_else_to_the_mix(tmp_path: 
     (tmp_path / "x").mkdir()
     options = Options(columns={"channel": "side"})
     source = open_source(str(tmp_path / "m.tsv"), options, None, lambda words: None)
-    recipe = pipeline.Recipe("test", {"channels": "each"}, Cutting(), "near")
+    recipe = pipeline.Recipe("test", {"channels": "each"}, Segmentation(), "near")
     pipeline.prepare(source, recipe, tmp_path / "c", in_this_process, Console(quiet=True))
     corpus = Corpus.load(tmp_path / "c")
     assert said(corpus) == {"a": ("anna", "uno"), "b": ("bruno", "due"), "ab": ("", "uno due")}
@@ -198,7 +198,7 @@ def test_a_constant_a_click_and_a_dead_channel_are_no_clips_with_a_label_or_with
             save(folder / f"{name}.wav", wave_S.astype(np.float32))
             if label:
                 (folder / f"{name}.txt").write_text(label)
-        corpus = prepared(folder, tmp_path / f"c{label}", Cutting())
+        corpus = prepared(folder, tmp_path / f"c{label}", Segmentation())
         assert corpus.column("id") == ["word.wav"]
         found = {row[0].removesuffix(".wav"): row[1] for row in table(corpus, "skipped.tsv")}
         assert found == {name: "silent" if name == "dead" else "no speech" for name in waves}
@@ -209,7 +209,9 @@ def test_a_hint_for_two_voices_comes_once_with_a_count(tmp_path: Path) -> None:
         call(tmp_path / "a" / f"{number}.wav", seconds=12.0 + number)
     source = open_source(str(tmp_path / "a"), Options(), None, lambda words: None)
     console = Console(record=True, quiet=False, file=io.StringIO(), width=500)
-    pipeline.prepare(source, pipeline.Recipe("test", {}, Cutting(), "keep"), tmp_path / "c", in_this_process, console)
+    pipeline.prepare(
+        source, pipeline.Recipe("test", {}, Segmentation(), "keep"), tmp_path / "c", in_this_process, console
+    )
     words = console.export_text()
     assert "used with a note, see notes.tsv: 3 two voices" in words
     assert words.count("3 files hold different voices on two channels, which were mixed; --channels each") == 1

@@ -19,7 +19,7 @@ from rich.console import Console
 from lalia.cli.main import main
 from lalia.data.corpus import Corpus
 from lalia.data.prepare import pipeline
-from lalia.data.prepare.listing import Clip, sentence_key
+from lalia.data.prepare.listing import SourceClip, sentence_key
 from lalia.data.prepare.sources import demo as asterisk
 from lalia.data.prepare.sources.demo import clean_prompt, hold_out, list_demo, match_prompts, read_prompts
 from lalia.errors import UserError
@@ -203,11 +203,13 @@ def test_prompt_lists_in_any_encoding() -> None:
 def test_no_sentence_is_in_two_splits_and_the_splits_stay_as_they_are() -> None:
     words = "uno due tre quattro cinque sei sette otto nove dieci".split()  # noqa: SIM905
     clips = [
-        Clip(f"{language}/{n}", "", language, f"{words[n % 10]} {words[n // 10 % 10]}, {n // 200}!", duration_s=2.0)
+        SourceClip(
+            f"{language}/{n}", "", language, f"{words[n % 10]} {words[n // 10 % 10]}, {n // 200}!", duration_s=2.0
+        )
         for language in ("ita", "spa")
         for n in range(400)
     ]
-    clips = [*clips, *(Clip(f"ita/raw{n}", "", "ita", duration_s=2.0) for n in range(20))]
+    clips = [*clips, *(SourceClip(f"ita/raw{n}", "", "ita", duration_s=2.0) for n in range(20))]
     held = hold_out([clip for clip in clips if clip.language == "ita"], 60.0, 30.0)
     seconds = {
         split: sum(clip.duration_s for clip in held if clip.split == split) for split in ("test", "dev", "train")

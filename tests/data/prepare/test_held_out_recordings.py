@@ -14,9 +14,9 @@ from lalia.audio.reading import read_audio, read_blocks
 from lalia.audio.vad import FRAME_S, VoiceActivity
 from lalia.data.corpus import Corpus
 from lalia.data.prepare import pipeline, segments
-from lalia.data.prepare.listing import Clip, Listing
-from lalia.data.prepare.quality import is_music, likeness
-from lalia.data.prepare.segments import Cutting, meeting, split_recordings
+from lalia.data.prepare.listing import Listing, SourceClip
+from lalia.data.prepare.quality import is_music, spectral_similarity
+from lalia.data.prepare.segments import Segmentation, boundary_frame, split_recordings
 from tests.tiny_clips import in_this_process, loud_is_voice, save, voiced
 
 __all__ = ["loud_is_voice"]
@@ -29,14 +29,14 @@ def talk(utterances: int, pause_s: float = 2.0, rate: int = 16_000) -> np.ndarra
 
 
 def make(listing: Listing, out: Path) -> Corpus:
-    recipe = pipeline.Recipe("test", {}, Cutting(1.0, 8.0), "keep")
+    recipe = pipeline.Recipe("test", {}, Segmentation(1.0, 8.0), "keep")
     pipeline.prepare(lambda work: listing, recipe, out, in_this_process, Console(quiet=True))
     return Corpus.load(out)
 
 
 @pytest.fixture
 def short_stretches(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, seconds in {"STRETCH_S": 20.0, "BEFORE_S": 4.0, "AFTER_S": 8.0, "_PROBED_S": 10.0}.items():
+    for name, seconds in {"SEGMENT_S": 20.0, "BEFORE_S": 4.0, "AFTER_S": 8.0, "_PROBED_S": 10.0}.items():
         monkeypatch.setattr(segments, name, seconds)
 
 
@@ -47,12 +47,12 @@ def test_a_recording_split_over_workers_is_cut_as_by_one(
 ) -> None:
     rate = 22_050 if "22" in form else 16_000
     path = save(tmp_path / f"talk.{form[:4].strip()}", talk(24, rate=rate), rate)
-    listing = Listing("talk", [Clip("talk", str(path), "ita")])
+    listing = Listing("talk", [SourceClip("talk", str(path), "ita")])
     parts = list(split_recordings(listing.clips))
     assert len(parts) == 6
     assert [part.start_s for part in parts] == [0, 20, 40, 60, 80, 100]
     split = make(dataclasses.replace(listing, clips=list(listing.clips)), tmp_path / "split")
-    monkeypatch.setattr(segments, "STRETCH_S", 1e9)
+    monkeypatch.setattr(segments, "SEGMENT_S", 1e9)
     whole = make(listing, tmp_path / "whole")
     assert split.column("id") == whole.column("id")
     assert len(whole) == 24
@@ -64,7 +64,7 @@ def test_a_recording_split_over_workers_is_cut_as_by_one(
 @pytest.mark.usefixtures("loud_is_voice", "short_stretches")
 def test_where_nobody_pauses_nothing_is_lost_or_said_twice(tmp_path: Path) -> None:
     path = save(tmp_path / "talk.wav", talk(40, pause_s=0.2))
-    listing = Listing("talk", [Clip("talk", str(path), "ita", duration_s=100.0)])
+    listing = Listing("talk", [SourceClip("talk", str(path), "ita", duration_s=100.0)])
     corpus = make(listing, tmp_path / "split")
     times = [tuple(map(float, id.partition("#")[2].split("-"))) for id in corpus.column("id")]
     assert all(b <= c + 1e-6 for (_, b), (c, _) in itertools.pairwise(times))
@@ -74,10 +74,10 @@ def test_where_nobody_pauses_nothing_is_lost_or_said_twice(tmp_path: Path) -> No
 def test_what_is_labelled_short_or_given_as_bytes_is_not_split(tmp_path: Path) -> None:
     path = save(tmp_path / "a.wav", np.zeros(16_000, np.float32))
     clips = [
-        Clip("a", str(path), "ita", text="ciao", duration_s=9e9),
-        Clip("b", str(path), "ita", duration_s=9e9),
-        Clip("c", "c.wav", "ita", data=b"RIFF", duration_s=9e9),
-        Clip("d", str(tmp_path / "gone.wav"), "ita", duration_s=9e9),
+        SourceClip("a", str(path), "ita", text="ciao", duration_s=9e9),
+        SourceClip("b", str(path), "ita", duration_s=9e9),
+        SourceClip("c", "c.wav", "ita", data=b"RIFF", duration_s=9e9),
+        SourceClip("d", str(tmp_path / "gone.wav"), "ita", duration_s=9e9),
     ]
     assert list(split_recordings(clips)) == clips
 
@@ -87,9 +87,9 @@ def test_stretches_meet_in_the_middle_of_a_pause_or_where_it_is_quiet() -> None:
     voice_T, levels_T = np.ones(first + 1000), np.ones(first + 1000)
     voice_T[first + 200 : first + 240] = 0  # 1.3 s: an utterance may reach across
     voice_T[first + 400 : first + 480] = 0
-    assert first + 415 <= meeting(voice_T, levels_T) <= first + 430
+    assert first + 415 <= boundary_frame(voice_T, levels_T) <= first + 430
     levels_T[first + 700 : first + 705] = 0
-    assert meeting(np.ones(len(voice_T)), levels_T) == first + 702
+    assert boundary_frame(np.ones(len(voice_T)), levels_T) == first + 702
 
 
 @pytest.mark.parametrize(("form", "rate"), [("WAV", 16_000), ("FLAC", 44_100), ("OGG", 22_050), ("MP3", 16_000)])
@@ -116,13 +116,13 @@ def test_music_is_told_from_noise() -> None:
          for hz in [notes[int(n)] for n in draw.integers(0, 5, 12)]]
     ).astype(np.float32)  # fmt: skip
     for wave, music in ((white, False), (brown, False), (melody, True), (0.01 * melody, True)):
-        heard_T = np.ones(-(-len(wave) // 512), bool)
-        likeness_T = likeness(wave)
-        assert likeness_T.shape == heard_T.shape and np.abs(likeness_T).max() <= 1.0 + 1e-5
-        assert is_music(likeness_T, heard_T).mean() == float(music)
-    assert not is_music(likeness(np.zeros(32_000, np.float32)), np.zeros(63, bool)).any()
-    assert len(likeness(white[:100])) == 1
-    assert len(likeness(white[:0])) == 0
+        selected_T = np.ones(-(-len(wave) // 512), bool)
+        similarity_T = spectral_similarity(wave)
+        assert similarity_T.shape == selected_T.shape and np.abs(similarity_T).max() <= 1.0 + 1e-5
+        assert is_music(similarity_T, selected_T).mean() == float(music)
+    assert not is_music(spectral_similarity(np.zeros(32_000, np.float32)), np.zeros(63, bool)).any()
+    assert len(spectral_similarity(white[:100])) == 1
+    assert len(spectral_similarity(white[:0])) == 0
 
 
 @pytest.mark.usefixtures("loud_is_voice")
@@ -134,7 +134,7 @@ def test_the_card_counts_music_and_noise_apart(tmp_path: Path, monkeypatch: pyte
     quiet = np.zeros(3 * 16_000, np.float32)
     wave = np.concatenate([voiced(1, 4.0), quiet, chord, quiet, hiss, quiet, voiced(2, 4.0)])
     path = save(tmp_path / "talk.wav", wave)
-    found = make(Listing("talk", [Clip("talk", str(path), "ita")]), tmp_path / "c").card["cut"]
+    found = make(Listing("talk", [SourceClip("talk", str(path), "ita")]), tmp_path / "c").card["cut"]
     minutes = {name: 3600 * found[f"{name}_h"] for name in ("music", "noise", "silence", "kept")}
     assert minutes == pytest.approx({"music": 10, "noise": 8, "silence": 9, "kept": 8}, abs=1.0)
 

@@ -20,8 +20,8 @@ import pytest
 from lalia.audio.channels import EACH
 from lalia.cli.main import main
 from lalia.data.corpus import Corpus
-from lalia.data.prepare.listing import Clip, Options
-from lalia.data.prepare.rows import Made, Reader
+from lalia.data.prepare.listing import Options, SourceClip
+from lalia.data.prepare.rows import CorpusRow, Reader
 from lalia.data.prepare.sources.hub import push
 from lalia.data.prepare.sources.opening import open_source
 from lalia.errors import UserError
@@ -124,15 +124,15 @@ def test_channels_of_a_stream(tmp_path: Path) -> None:
     made = [
         made.row
         for clip in stream.clips(0)
-        if isinstance(clip, Clip)
+        if isinstance(clip, SourceClip)
         for made in reader.read(clip)
-        if isinstance(made, Made)
+        if isinstance(made, CorpusRow)
     ]
     ids = [f"train/00000/000000{n}-{side}" for n in range(2) for side in (1, 2)]
     assert [(row["id"], row["speaker"]) for row in made] == list(zip(ids, ["anna-1", "anna-2"] * 2, strict=True))
     options = Options(columns={"channel": "side"})
     (stream,) = open_source(f"hub:{tmp_path / 'set'}", options, None, lambda words: None)(tmp_path).streams
-    assert [clip.channel for clip in stream.clips(0) if isinstance(clip, Clip)] == [0, 1]
+    assert [clip.channel for clip in stream.clips(0) if isinstance(clip, SourceClip)] == [0, 1]
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from rich.console import Console
 from lalia.cli.main import main
 from lalia.data.corpus import Corpus
 from lalia.data.prepare import pipeline
-from lalia.data.prepare.listing import Clip, Options
+from lalia.data.prepare.listing import Options, SourceClip
 from lalia.data.prepare.shards import Unit
 from lalia.data.prepare.sources.opening import open_source
 from lalia.data.prepare.workers import make_parts
@@ -99,8 +99,8 @@ class Faulty:
 
     dies: bool
 
-    def clips(self, start: int) -> Iterator[Clip]:
-        yield Clip("one", "one.wav", "ita")
+    def clips(self, start: int) -> Iterator[SourceClip]:
+        yield SourceClip("one", "one.wav", "ita")
         if self.dies:
             os.kill(os.getpid(), signal.SIGKILL)
         raise LookupError("a slip of the program")

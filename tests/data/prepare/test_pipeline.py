@@ -22,8 +22,8 @@ from lalia.cards import read_card, write_json
 from lalia.cli.main import main
 from lalia.data.corpus import Corpus
 from lalia.data.prepare import pipeline, shards
-from lalia.data.prepare.listing import Clip, Listing
-from lalia.data.prepare.segments import Cutting
+from lalia.data.prepare.listing import Listing, SourceClip
+from lalia.data.prepare.segments import Segmentation
 from lalia.errors import UserError
 from tests.tiny_clips import encoded, in_this_process, loud_is_voice, save, voiced
 
@@ -31,8 +31,8 @@ __all__ = ["loud_is_voice"]
 pytestmark = pytest.mark.usefixtures("loud_is_voice")
 
 
-def make(listing: Listing, out: Path, cutting: Cutting | None = None, duplicates: str = "near") -> Corpus:
-    recipe = pipeline.Recipe("test", {}, cutting, duplicates)
+def make(listing: Listing, out: Path, segmentation: Segmentation | None = None, duplicates: str = "near") -> Corpus:
+    recipe = pipeline.Recipe("test", {}, segmentation, duplicates)
     pipeline.prepare(lambda work: listing, recipe, out, in_this_process, Console(quiet=True))
     return Corpus.load(out)
 
@@ -41,7 +41,7 @@ def listed(folder: Path, count: int, seconds: float = 0.6) -> Listing:
     clips = []
     for number in range(count):
         path = save(folder / f"{number:03d}.wav", voiced(number, seconds))
-        clips.append(Clip(f"{number:03d}", str(path), "ita", text=f"clip {number}", speaker=f"s{number % 3}"))
+        clips.append(SourceClip(f"{number:03d}", str(path), "ita", text=f"clip {number}", speaker=f"s{number % 3}"))
     return Listing("test", clips)
 
 
@@ -153,7 +153,7 @@ def test_an_interrupted_preparation_continues_to_the_same_bytes(
     read = shards.Reader.read
     calls = Counter[str]()
 
-    def dies_at_8(reader: shards.Reader, clip: Clip) -> Any:
+    def dies_at_8(reader: shards.Reader, clip: SourceClip) -> Any:
         calls[clip.id] += 1
         if clip.id == "008" and calls[clip.id] == 1:
             raise KeyboardInterrupt
@@ -177,9 +177,9 @@ def test_a_recording_cut_in_two_sittings_is_cut_the_same(tmp_path: Path, monkeyp
     silence = np.zeros(32_000, np.float32)
     talk = np.concatenate([part for n in range(7) for part in (voiced(n, 3.0), silence)])
     path = save(tmp_path / "talk.wav", talk)
-    listing = Listing("talk", [Clip("talk.wav", str(path), "ita")])
-    cutting = Cutting(1.0, 8.0)
-    whole = make(listing, tmp_path / "whole", cutting)
+    listing = Listing("talk", [SourceClip("talk.wav", str(path), "ita")])
+    segmentation = Segmentation(1.0, 8.0)
+    whole = make(listing, tmp_path / "whole", segmentation)
     assert len(whole) == 7
     assert np.allclose(whole.durations_s, 3.3, atol=0.15)
     assert whole.card["cut"]["recordings"] == 1
@@ -188,7 +188,7 @@ def test_a_recording_cut_in_two_sittings_is_cut_the_same(tmp_path: Path, monkeyp
     made = shards.Reader._make
     count = Counter[str]()
 
-    def dies_once(reader: shards.Reader, clip: Clip, name: str, *rest: object) -> object:
+    def dies_once(reader: shards.Reader, clip: SourceClip, name: str, *rest: object) -> object:
         count["made"] += 1
         if count["made"] == 4:
             raise KeyboardInterrupt
@@ -196,8 +196,8 @@ def test_a_recording_cut_in_two_sittings_is_cut_the_same(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(shards.Reader, "_make", dies_once)
     with pytest.raises(KeyboardInterrupt):
-        make(listing, tmp_path / "broken", cutting)
-    make(listing, tmp_path / "broken", cutting)
+        make(listing, tmp_path / "broken", segmentation)
+    make(listing, tmp_path / "broken", segmentation)
     assert content(tmp_path / "broken") == content(tmp_path / "whole")
 
 
@@ -209,7 +209,7 @@ def test_duplicates_are_left_out_once(tmp_path: Path) -> None:
         "c.ogg": encoded(wave * 0.3, form="OGG"),
         "d.wav": encoded(voiced(6, 4.0), form="WAV"),
     }
-    clips = [Clip(name, name, "ita", data=data) for name, data in files.items()]
+    clips = [SourceClip(name, name, "ita", data=data) for name, data in files.items()]
     corpus = make(Listing("test", clips), tmp_path / "near")
     assert corpus.column("id") == ["a.wav", "d.wav"]
     assert skipped(tmp_path / "near") == {"b.flac": "duplicate", "c.ogg": "near duplicate"}
@@ -220,10 +220,10 @@ def test_duplicates_are_left_out_once(tmp_path: Path) -> None:
 def test_of_two_the_labelled_one_stays_and_two_labels_that_differ_both_stay(tmp_path: Path) -> None:
     wave, other = voiced(5, 4.0), voiced(6, 4.0)
     clips = [
-        Clip("raw", "raw", "ita", data=encoded(wave)),
-        Clip("labelled", "labelled", "ita", text="ciao", data=encoded(wave * 0.5)),
-        Clip("one", "one", "ita", text="one", data=encoded(other)),
-        Clip("two", "two", "ita", text="two", data=encoded(other * 0.5)),
+        SourceClip("raw", "raw", "ita", data=encoded(wave)),
+        SourceClip("labelled", "labelled", "ita", text="ciao", data=encoded(wave * 0.5)),
+        SourceClip("one", "one", "ita", text="one", data=encoded(other)),
+        SourceClip("two", "two", "ita", text="two", data=encoded(other * 0.5)),
     ]
     assert make(Listing("test", clips), tmp_path / "c").column("id") == ["labelled", "one", "two"]
 
@@ -254,9 +254,13 @@ def test_a_line_says_what_became_of_recordings_that_were_cut(tmp_path: Path) -> 
     quiet = np.zeros(30 * 16_000, np.float32)
     path = save(tmp_path / "talk.wav", np.concatenate([voiced(1, 6.0), quiet, voiced(2, 6.0)]))
     console = Console(file=io.StringIO(), soft_wrap=True)
-    listing = Listing("talk", [Clip("talk", str(path), "ita")])
+    listing = Listing("talk", [SourceClip("talk", str(path), "ita")])
     pipeline.prepare(
-        lambda work: listing, pipeline.Recipe("test", {}, Cutting(), "near"), tmp_path / "c", in_this_process, console
+        lambda work: listing,
+        pipeline.Recipe("test", {}, Segmentation(), "near"),
+        tmp_path / "c",
+        in_this_process,
+        console,
     )
     assert isinstance(console.file, io.StringIO)
     assert "0.7 min of recordings were cut: 0.2 min in utterances, 0.5 silence\n" in console.file.getvalue()

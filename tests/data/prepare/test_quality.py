@@ -9,9 +9,9 @@ import pytest
 
 from lalia.audio.reading import read_audio
 from lalia.audio.vad import FRAME_S, VoiceActivity
-from lalia.data.prepare.fingerprints import copies, marks
+from lalia.data.prepare.fingerprints import find_copies, fingerprint
 from lalia.data.prepare.quality import bandwidth_hz, clipped_share, measure, snr_db
-from lalia.data.prepare.segments import Cutting, cut
+from lalia.data.prepare.segments import Segmentation, cut_utterances
 from tests.tiny_clips import encoded, voiced
 
 
@@ -59,15 +59,17 @@ def test_fingerprints_know_a_copy_and_no_one_else() -> None:
     part = waves[7][: 2 * 16_000]
     everything = [*waves, mp3, later, part]
     durations = np.array([len(wave) / 16_000 for wave in everything], np.float32)
-    found = np.concatenate([marks(wave, row) for row, wave in enumerate(everything)])
-    assert set(copies(found, durations)) == {(2, 12), (5, 13)}, "half of a recording is no copy of it"
-    assert len(marks(voiced(1, 0.2), 0)) == 0
-    assert list(copies(found[:0], durations)) == []
+    found = np.concatenate([fingerprint(wave, row) for row, wave in enumerate(everything)])
+    assert set(find_copies(found, durations)) == {(2, 12), (5, 13)}, "half of a recording is no copy of it"
+    assert len(fingerprint(voiced(1, 0.2), 0)) == 0
+    assert list(find_copies(found[:0], durations)) == []
 
 
-def spans(voice_T: np.ndarray, cutting: Cutting, levels_T: np.ndarray | None = None) -> list[tuple[float, float]]:
+def spans(
+    voice_T: np.ndarray, segmentation: Segmentation, levels_T: np.ndarray | None = None
+) -> list[tuple[float, float]]:
     levels_T = voice_T if levels_T is None else levels_T
-    return [(round(a * FRAME_S, 2), round(b * FRAME_S, 2)) for a, b in cut(voice_T, levels_T, cutting)]
+    return [(round(a * FRAME_S, 2), round(b * FRAME_S, 2)) for a, b in cut_utterances(voice_T, levels_T, segmentation)]
 
 
 def timeline(*pieces: tuple[float, float]) -> np.ndarray:
@@ -76,7 +78,7 @@ def timeline(*pieces: tuple[float, float]) -> np.ndarray:
 
 def test_cutting_joins_short_pauses_and_keeps_the_long_ones_out() -> None:
     voice_T = timeline((0, 3), (0.9, 4), (0, 0.3), (0.9, 2), (0, 5), (0.9, 3), (0, 2))
-    (a, b), (c, d) = spans(voice_T, Cutting())
+    (a, b), (c, d) = spans(voice_T, Segmentation())
     assert (a, b) == pytest.approx((2.84, 9.46), abs=0.05)
     assert (c, d) == pytest.approx((14.14, 17.46), abs=0.05)
 
@@ -84,7 +86,7 @@ def test_cutting_joins_short_pauses_and_keeps_the_long_ones_out() -> None:
 def test_cutting_never_passes_the_longest_and_splits_where_it_is_quiet() -> None:
     voice_T = timeline((0.9, 60))
     levels_T = timeline((1, 14), (0.1, 0.3), (1, 16), (0.1, 0.3), (1, 40))[: len(voice_T)]
-    found = spans(voice_T, Cutting(), levels_T)
+    found = spans(voice_T, Segmentation(), levels_T)
     assert all(2.0 <= b - a <= 20.0 for a, b in found)
     assert found[0][0] == 0.0
     assert found[-1][1] == pytest.approx(60.0, abs=FRAME_S)
@@ -94,11 +96,11 @@ def test_cutting_never_passes_the_longest_and_splits_where_it_is_quiet() -> None
 
 def test_cutting_lengthens_what_is_too_short_or_leaves_it_out() -> None:
     near = timeline((0, 2), (0.9, 0.8), (0, 1.0), (0.9, 0.8), (0, 4), (0.9, 0.4), (0, 4))
-    assert len(spans(near, Cutting())) == 1
-    assert spans(near, Cutting())[0][1] < 5.0
-    assert spans(timeline((0, 10)), Cutting()) == []
-    assert spans(timeline((0.4, 10)), Cutting()) == [], "never above the threshold where speech begins"
-    assert spans(np.zeros(0), Cutting()) == []
+    assert len(spans(near, Segmentation())) == 1
+    assert spans(near, Segmentation())[0][1] < 5.0
+    assert spans(timeline((0, 10)), Segmentation()) == []
+    assert spans(timeline((0.4, 10)), Segmentation()) == [], "never above the threshold where speech begins"
+    assert spans(np.zeros(0), Segmentation()) == []
 
 
 def test_cutting_of_random_talk_keeps_its_promises() -> None:
@@ -106,12 +108,12 @@ def test_cutting_of_random_talk_keeps_its_promises() -> None:
     for _ in range(200):
         voice_T = timeline(*((float(draw.uniform()), float(draw.exponential(2.0)) + 0.1) for _ in range(30)))
         levels_T = draw.uniform(size=len(voice_T))
-        cutting = Cutting(float(draw.uniform(0.3, 3)), float(draw.uniform(6, 25)))
-        found = cut(voice_T, levels_T, cutting)
+        segmentation = Segmentation(float(draw.uniform(0.3, 3)), float(draw.uniform(6, 25)))
+        found = cut_utterances(voice_T, levels_T, segmentation)
         assert all(0 <= a < b <= len(voice_T) for a, b in found)
         assert all(b <= c for (_, b), (c, _) in itertools.pairwise(found))
-        assert all(b - a <= cutting.longest_s / FRAME_S for a, b in found)
-        assert all(b - a >= round(cutting.shortest_s / FRAME_S) for a, b in found)
+        assert all(b - a <= segmentation.longest_s / FRAME_S for a, b in found)
+        assert all(b - a >= round(segmentation.shortest_s / FRAME_S) for a, b in found)
 
 
 def test_voice_activity_in_pieces_is_that_of_the_whole() -> None:

@@ -12,17 +12,24 @@ from rich.console import Console
 from lalia.data.corpus import SPLITS, Corpus
 from lalia.data.mixture import NO_SPLIT, Mixture
 from lalia.data.prepare import pipeline, splits
-from lalia.data.prepare.listing import Clip, Dropped, Options, Span
+from lalia.data.prepare.listing import Dropped, Options, SourceClip, Span
 from lalia.data.prepare.pipeline import rewrite
-from lalia.data.prepare.segments import Cutting
+from lalia.data.prepare.segments import Segmentation
 from lalia.data.prepare.shards import make_part, plan_units
 from lalia.data.prepare.sources.opening import open_source
-from lalia.data.prepare.splits import GAP, choose_recordings, hold_out_recordings, last_stretches, pieces, split_at
+from lalia.data.prepare.splits import (
+    GAP,
+    choose_recordings,
+    clips_per_split,
+    held_out_ends,
+    hold_out_recordings,
+    split_at,
+)
 from lalia.errors import UserError
 from tests.tiny_clips import in_this_process, loud_is_voice, save, voiced
 
 __all__ = ["loud_is_voice"]
-UTTERANCES = Cutting(1.0, 8.0)
+UTTERANCES = Segmentation(1.0, 8.0)
 SHARES = {"dev": 0.05, "test": 0.05}
 
 
@@ -32,9 +39,9 @@ def talk(first: int, utterances: int) -> np.ndarray:
     return np.concatenate([p for n in range(utterances) for p in (pause, voiced(first + n, 3.0))])
 
 
-def make(source: Path, out: Path, cutting: Cutting | None = UTTERANCES, **options: object) -> Corpus:
+def make(source: Path, out: Path, segmentation: Segmentation | None = UTTERANCES, **options: object) -> Corpus:
     say = Options(language="swh", **options)  # type: ignore[arg-type]
-    recipe = pipeline.Recipe(str(source), {}, cutting, "keep")
+    recipe = pipeline.Recipe(str(source), {}, segmentation, "keep")
     pipeline.prepare(open_source(str(source), say, None, print), recipe, out, in_this_process, Console(quiet=True))
     return Corpus.load(out)
 
@@ -76,7 +83,7 @@ def test_too_few_or_uneven_recordings_leave_a_share_to_be_found_otherwise(second
 
 
 def test_the_end_of_a_recording_is_held_out_behind_gaps() -> None:
-    spans = last_stretches(3600.0, {"dev": 180.0, "test": 180.0})
+    spans = held_out_ends(3600.0, {"dev": 180.0, "test": 180.0})
     assert [(span.split, round(span.start_s)) for span in spans] == [
         ("", 3180),
         ("dev", 3210),
@@ -137,39 +144,41 @@ def test_a_killed_preparation_continues_to_the_same_splits(tmp_path: Path) -> No
     for number in range(2):
         (tmp_path / f"{number}" / "parts").mkdir(parents=True)
         [unit] = plan_units(listing)
-        record = make_part(unit, tmp_path / f"{number}", Cutting(1.0, 8.0))
+        record = make_part(unit, tmp_path / f"{number}", Segmentation(1.0, 8.0))
         assert [row[0] for row in record.rows] == whole.column("id")
 
 
 def test_not_cut_into_utterances_a_recording_is_still_divided(tmp_path: Path) -> None:
     save(tmp_path / "raw" / "hour.wav", talk(0, 72))
-    corpus = make(tmp_path / "raw", tmp_path / "c", cutting=None, dev_percent=5.0, test_percent=5.0)
+    corpus = make(tmp_path / "raw", tmp_path / "c", segmentation=None, dev_percent=5.0, test_percent=5.0)
     assert [SPLITS[split] for split in corpus.splits] == ["train", "dev", "test"]
     assert corpus.durations_s[1] == pytest.approx(18.0, abs=0.01)
     assert corpus.card["dropped"] == {GAP: 2}
-    clip = Clip("a", "a.wav", "swh", held_out=(Span("", 5.0, 6.0), Span("dev", 6.0, float("inf"))))
-    found = pieces(clip)
-    assert [type(piece) for piece in found] == [Clip, Dropped, Clip]
+    clip = SourceClip("a", "a.wav", "swh", held_out=(Span("", 5.0, 6.0), Span("dev", 6.0, float("inf"))))
+    found = clips_per_split(clip)
+    assert [type(piece) for piece in found] == [SourceClip, Dropped, SourceClip]
 
 
 def test_pieces_of_one_recording_stay_together_and_follow_its_labels() -> None:
     files = [
-        Clip(f"u{n}-{k}", f"{n}.wav", "swh", start_s=10.0 * k, end_s=10.0 * k + 9) for n in range(40) for k in range(6)
+        SourceClip(f"u{n}-{k}", f"{n}.wav", "swh", start_s=10.0 * k, end_s=10.0 * k + 9)
+        for n in range(40)
+        for k in range(6)
     ]
     made, how = hold_out_recordings(files, 5.0, 5.0)
     there: dict[str, set[str]] = {}
     for clip in made:
-        assert isinstance(clip, Clip)
+        assert isinstance(clip, SourceClip)
         there.setdefault(clip.path, set()).add(clip.split)
     assert all(len(places) == 1 for places in there.values())
     assert "dev" in {place for places in there.values() for place in places}
     labelled = [
-        Clip("a", "0.wav", "swh", "habari", split="test"),
-        Clip("b", "1.wav", "swh", "ndiyo"),
-        Clip("c", "1.wav", "swh", "hapana", split="dev"),
+        SourceClip("a", "0.wav", "swh", "habari", split="test"),
+        SourceClip("b", "1.wav", "swh", "ndiyo"),
+        SourceClip("c", "1.wav", "swh", "hapana", split="dev"),
     ]
     followed, _ = hold_out_recordings([*labelled, *files], 5.0, 5.0)
-    splits_of = {clip.id: clip.split for clip in followed if isinstance(clip, Clip)}
+    splits_of = {clip.id: clip.split for clip in followed if isinstance(clip, SourceClip)}
     assert splits_of["u0-3"] == "test"
     assert splits_of["u1-3"] == "train"
     assert "5 % dev" in how
@@ -177,9 +186,9 @@ def test_pieces_of_one_recording_stay_together_and_follow_its_labels() -> None:
 
 def test_few_short_recordings_give_up_one_and_nothing_is_said_of_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(splits, "_length_s", lambda clip, probe: clip.duration_s)
-    clips = [Clip(f"{n}", f"{n}.wav", "swh", duration_s=10.0 + n) for n in range(6)]
+    clips = [SourceClip(f"{n}", f"{n}.wav", "swh", duration_s=10.0 + n) for n in range(6)]
     made, how = hold_out_recordings(clips, 5.0, 5.0)
-    assert [clip.split for clip in made if isinstance(clip, Clip)] == ["dev", *["train"] * 5]
+    assert [clip.split for clip in made if isinstance(clip, SourceClip)] == ["dev", *["train"] * 5]
     assert "swh: 0 dev, too little audio for a test split" in how
     assert hold_out_recordings(clips, 0.0, 0.0)[1] == ""
     how = hold_out_recordings(clips[:1], 5.0, 5.0)[1]

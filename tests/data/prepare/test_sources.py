@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lalia.data.prepare.listing import Clip, Dropped, Listing, Options, Say, sentence_key
+from lalia.data.prepare.listing import Dropped, Listing, Options, Say, SourceClip, sentence_key
 from lalia.data.prepare.sources.opening import open_source
 from lalia.data.prepare.splits import assign_splits, held_out_percent
 from lalia.errors import UserError
@@ -219,7 +219,7 @@ def test_hub_streams_local_folders_in_the_same_layouts(tmp_path: Path) -> None:
     (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n")
     found = listing(f"hub:{tmp_path / 'set'}", tmp_path, dev_percent=0.0, test_percent=0.0)
     clips = [clip for stream in found.streams for clip in stream.clips(0)]
-    assert [(clip.language, clip.text, clip.split) for clip in clips if isinstance(clip, Clip)] == [
+    assert [(clip.language, clip.text, clip.split) for clip in clips if isinstance(clip, SourceClip)] == [
         (language, f"text {n}", "train") for n, language in enumerate(("ita", "bem", "und"))
     ]
     (again,) = [clip for stream in found.streams for clip in stream.clips(2)]
@@ -234,8 +234,8 @@ def test_hub_streams_local_folders_in_the_same_layouts(tmp_path: Path) -> None:
     datasets.DatasetDict({"train": saved, "test": saved}).save_to_disk(tmp_path / "saved")
     found = listing(f"hub:{tmp_path / 'saved'}", tmp_path)
     clips = [clip for stream in found.streams for clip in stream.clips(0)]
-    assert [clip.language for clip in clips if isinstance(clip, Clip)] == ["fra", "fra"]
-    assert [clip.split for clip in clips if isinstance(clip, Clip)] == ["train", "test"]
+    assert [clip.language for clip in clips if isinstance(clip, SourceClip)] == ["fra", "fra"]
+    assert [clip.split for clip in clips if isinstance(clip, SourceClip)] == ["train", "test"]
     assert [clip.reason for clip in clips if isinstance(clip, Dropped)] == ["no audio named"] * 2
     with pytest.raises(UserError, match="cannot be opened as a dataset"):
         listing(f"hub:{tmp_path / 'nowhere'}", tmp_path)
@@ -248,7 +248,7 @@ def test_hub_rows_without_text_are_held_out_as_well(tmp_path: Path) -> None:
 
     def splits(start: int = 0, **options: float) -> list[str]:
         found = listing(f"hub:{tmp_path / 'set'}", tmp_path, **options)
-        return [clip.split for stream in found.streams for clip in stream.clips(start) if isinstance(clip, Clip)]
+        return [clip.split for stream in found.streams for clip in stream.clips(start) if isinstance(clip, SourceClip)]
 
     whole = splits(dev_percent=5.0, test_percent=5.0)
     assert len(whole) == 40 and Counter(whole) == {"train": 36, "dev": 2, "test": 2}
@@ -259,9 +259,10 @@ def test_hub_rows_without_text_are_held_out_as_well(tmp_path: Path) -> None:
 
 
 def test_splits_keep_speakers_and_sentences_apart_where_that_is_possible() -> None:
-    def clips(speakers: int, sentences: int) -> list[Clip]:
+    def clips(speakers: int, sentences: int) -> list[SourceClip]:
         return [
-            Clip(str(n), "", "ita", f"text {n % sentences}", f"s{n % speakers}" if speakers else "") for n in range(600)
+            SourceClip(str(n), "", "ita", f"text {n % sentences}", f"s{n % speakers}" if speakers else "")
+            for n in range(600)
         ]
 
     for made, way, kept in (
@@ -288,7 +289,7 @@ def test_as_much_is_held_out_as_the_labels_ask_for(count: int, percent: float, h
     """Ten minutes are some 150 clips. What was asked for is taken as it is."""
     assert held_out_percent(count) == pytest.approx(percent)
     assert held_out_percent(count, 3.0) == 3.0
-    clips = [Clip(str(n), "", "ita", f"text {n}") for n in range(count)]
+    clips = [SourceClip(str(n), "", "ita", f"text {n}") for n in range(count)]
     found, how = assign_splits(clips, None, None)
     for split in ("dev", "test"):
         assert sum(clip.split == split for clip in found) == pytest.approx(held, abs=1)
@@ -299,18 +300,18 @@ def test_as_much_is_held_out_as_the_labels_ask_for(count: int, percent: float, h
 
 
 def test_where_speakers_are_large_the_share_grows_until_it_is_enough() -> None:
-    clips = [Clip(str(n), "", "ita", f"text {n}", f"s{n % 12}") for n in range(200)]  # 17 clips each: 8 %
+    clips = [SourceClip(str(n), "", "ita", f"text {n}", f"s{n % 12}") for n in range(200)]  # 17 clips each: 8 %
     found, _ = assign_splits(clips, None, None)
     counts = Counter(clip.split for clip in found)
     assert counts["dev"] >= 20 and counts["test"] >= 20
 
 
 def test_too_few_labels_hold_nothing_out() -> None:
-    clips = [Clip(str(n), "", "ita", f"text {n}") for n in range(19)]
+    clips = [SourceClip(str(n), "", "ita", f"text {n}") for n in range(19)]
     found, how = assign_splits(clips, None, None)
     assert {clip.split for clip in found} == {"train"}
     assert how == "fewer than 20 labelled clips of a language are too few to hold any out"
-    same = [Clip(str(n), "", "ita", "one text") for n in range(30)]
+    same = [SourceClip(str(n), "", "ita", "one text") for n in range(30)]
     assert (
         assign_splits(same, None, None)[1]
         == "the speakers or sentences of the labelled clips are too few to hold any out"

@@ -1,16 +1,6 @@
-"""NIST's segment time marks (``.stm``): file, channel, speaker, two times, perhaps labels, and a text in each line.
+"""Read annotation formats: ELAN, Praat TextGrid, subtitles, Audacity labels, CHAT, Transcriber and STM.
 
-XML files of annotation programs, read without what could make a reader busy for ever.
-
-ELAN's ``.eaf`` files, and the tables that ELAN exports (tab-delimited text).
-
-Praat's ``.TextGrid`` files, in the long and the short form.
-
-Subtitles (SRT, WebVTT, SubStation) and Audacity's label tracks.
-
-CHAT transcripts (``.cha``) of CHILDES and TalkBank.
-
-Transcriber's ``.trs`` files: turns of speakers, with times at their beginnings and within.
+Each reader returns an ``AnnotationFile`` and is registered in ``folders.ANNOTATIONS``.
 """
 
 from __future__ import annotations
@@ -21,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
-from lalia.data.prepare.sources.annotations import Annotated, Annotation, Tier, seconds
+from lalia.data.prepare.sources.annotations import Annotation, AnnotationFile, Tier, seconds
 from lalia.errors import UserError
 from lalia.text.text_files import first_line, read_unicode
 from lalia.units import Seconds
@@ -52,7 +42,7 @@ def read_xml(path: Path, top: str, what: str) -> ElementTree.Element:
 # --- ELAN's ``.eaf`` files, and the tables that ELAN exports (tab-delimited text) ------------------------
 
 
-def read_elan(path: Path) -> Annotated:
+def read_elan(path: Path) -> AnnotationFile:
     """Every tier of an ``.eaf``.
 
     An annotation without times of its own has those of the one it refers to. Where several share a time (words below an
@@ -88,7 +78,7 @@ def read_elan(path: Path) -> Annotated:
     links = [one.get(name, "") for name in ("RELATIVE_MEDIA_URL", "MEDIA_URL") for one in media]
     header = root.find("HEADER")
     links.append("" if header is None else header.get("MEDIA_FILE", ""))
-    return Annotated("ELAN file", tiers, [link for link in links if link])
+    return AnnotationFile("ELAN file", tiers, [link for link in links if link])
 
 
 def _units_per_s(root: ElementTree.Element) -> float:
@@ -167,7 +157,7 @@ def is_elan_export(path: Path) -> bool:
     return bool(_time_columns(cells)) or _bare_columns(cells) is not None
 
 
-def read_elan_export(path: Path) -> Annotated:
+def read_elan_export(path: Path) -> AnnotationFile:
     """The rows of a table that ELAN exported, with or without names of columns, a tier or a file each.
 
     A column that is none of those that ELAN names is a tier (``Separate column for each tier``).
@@ -200,7 +190,7 @@ def read_elan_export(path: Path) -> Annotated:
             text = row[number] if number < len(row) else ""
             tier = tiers.setdefault(name, Tier(name, []))
             tier.annotations.append(Annotation(text, start_s, end_s, cell["speaker"], cell["file"]))
-    return Annotated("ELAN export", list(tiers.values()))
+    return AnnotationFile("ELAN export", list(tiers.values()))
 
 
 _TimeColumns = list[tuple[int, float]]
@@ -247,7 +237,7 @@ def _time(row: list[str], number: int, unit_s: Seconds) -> Seconds | None:
 # --- Praat's ``.TextGrid`` files, in the long and the short form -----------------------------------------
 
 
-def read_textgrid(path: Path) -> Annotated:
+def read_textgrid(path: Path) -> AnnotationFile:
     """Every tier of intervals; points have no length, so their tiers are empty."""
     try:
         from praatio.utilities.textgrid_io import parseTextgridStr
@@ -269,7 +259,7 @@ def read_textgrid(path: Path) -> Annotated:
         raise UserError(
             f"{path}: cannot be read as a TextGrid ({error or 'it ends early'}); save it again in Praat"
         ) from error
-    return Annotated("Praat TextGrid", found)
+    return AnnotationFile("Praat TextGrid", found)
 
 
 # --- Subtitles (SRT, WebVTT, SubStation) and Audacity's label tracks -------------------------------------
@@ -279,7 +269,7 @@ _VOICE = re.compile(r"<v(?:\.[^\s>]*)?\s+([^>]+)>")
 _TAG = re.compile(r"<[^<>]*>|\{\\[^{}]*\}")
 
 
-def read_subtitles(path: Path) -> Annotated:
+def read_subtitles(path: Path) -> AnnotationFile:
     """The lines of subtitles without their markup; WebVTT's ``<v Anna>`` and SubStation's names are the speakers."""
     try:
         import pysubs2
@@ -303,7 +293,7 @@ def read_subtitles(path: Path) -> Annotated:
         voice = _VOICE.search(line.text)
         words = html.unescape(_TAG.sub("", re.sub(r"\\[Nnh]", " ", line.text)))
         found.append(Annotation(words, line.start / 1000, line.end / 1000, voice[1].strip() if voice else line.name))
-    return Annotated("subtitles", [Tier("", found)], language=_language(path, text))
+    return AnnotationFile("subtitles", [Tier("", found)], language=_language(path, text))
 
 
 def _language(path: Path, text: str) -> str:
@@ -320,7 +310,7 @@ def is_label_track(path: Path) -> bool:
     return _LABEL.fullmatch(first_line(path)) is not None
 
 
-def read_labels(path: Path) -> Annotated:
+def read_labels(path: Path) -> AnnotationFile:
     """The labels of an Audacity track. A line of frequencies below a label, which starts with a backslash, is not used."""
     found = []
     for number, line in enumerate(read_unicode(path).splitlines(), 1):
@@ -332,7 +322,7 @@ def read_labels(path: Path) -> Annotated:
                 f"{path}: line {number} is no label ({line[:40]!r}); expected two times and a text, parted by tabs"
             )
         found.append(Annotation(label[3] or "", seconds(label[1]), seconds(label[2])))
-    return Annotated("Audacity labels", [Tier("", found)])
+    return AnnotationFile("Audacity labels", [Tier("", found)])
 
 
 # --- CHAT transcripts (``.cha``) of CHILDES and TalkBank -------------------------------------------------
@@ -340,7 +330,7 @@ def read_labels(path: Path) -> Annotated:
 _UNKNOWN_WORDS = frozenset(("xxx", "yyy", "www"))  # unintelligible, phonological, untranscribed
 
 
-def read_chat(path: Path) -> Annotated:
+def read_chat(path: Path) -> AnnotationFile:
     """The utterances with what can be heard of each: codes and what is between brackets are taken out.
 
     One with words that nobody could understand has no text: its label would leave them out.
@@ -370,7 +360,7 @@ def read_chat(path: Path) -> Annotated:
     if not found:
         raise UserError(f"{path}: holds no utterance; expected a CHAT transcript with lines such as *CHI:")
     media = (header.media or {}).get("filename") or ""
-    return Annotated("CHAT transcript", [Tier("", found)], [media], (header.languages or [""])[0])
+    return AnnotationFile("CHAT transcript", [Tier("", found)], [media], (header.languages or [""])[0])
 
 
 # --- Transcriber's ``.trs`` files ------------------------------------------------------------------------
@@ -378,7 +368,7 @@ def read_chat(path: Path) -> Annotated:
 _NOT_SPOKEN = ("Event", "Comment", "Background")
 
 
-def read_transcriber(path: Path) -> Annotated:
+def read_transcriber(path: Path) -> AnnotationFile:
     """What is said between two times; where two speak at once, what each of them says."""
     root = read_xml(path, "Trans", "a Transcriber file")
     names = {one.get("id", ""): one.get("name", one.get("id", "")) for one in root.iterfind("Speakers/Speaker")}
@@ -413,7 +403,7 @@ def read_transcriber(path: Path) -> Annotated:
     except ValueError as error:
         raise UserError(f"{path}: holds a time that is none ({error}); expected a Transcriber file") from error
     language = root.get("{http://www.w3.org/XML/1998/namespace}lang", "")
-    return Annotated("Transcriber file", [Tier("", found)], [root.get("audio_filename", "")], language)
+    return AnnotationFile("Transcriber file", [Tier("", found)], [root.get("audio_filename", "")], language)
 
 
 # --- NIST's segment time marks (``.stm``) ----------------------------------------------------------------
@@ -425,7 +415,7 @@ _NOT_SCORED = "ignore_time_segment_in_scoring"
 _CHANNELS = {"a": 0, "b": 1, "1": 0, "2": 1}
 
 
-def read_stm(path: Path) -> Annotated:
+def read_stm(path: Path) -> AnnotationFile:
     """Its segments. Those that are not scored have no text; of alternatives (``{ a / b }``) the first is read.
 
     The channels of a file count where it has segments on several.
@@ -453,4 +443,4 @@ def read_stm(path: Path) -> Annotated:
     for channel, one in found:
         channels.setdefault(one.media, set()).add(channel)
     kept = [one if len(channels[one.media]) > 1 else one.of_all_channels() for _, one in found]
-    return Annotated("STM file", [Tier("", kept)])
+    return AnnotationFile("STM file", [Tier("", kept)])

@@ -1,6 +1,6 @@
-"""Annotations: files that say who says what when in a recording, each format read by a module of its own.
+"""From annotation files to clips: choose the transcription tiers and find the recording.
 
-A reader gives the tiers of a file; which of them are transcriptions, and which recording they are about, is decided here.
+The formats are read in ``annotation_formats.py``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
-from lalia.data.prepare.listing import Clip, Dropped, Options
+from lalia.data.prepare.listing import Dropped, Options, SourceClip
 from lalia.files import find_path, is_file, is_utf8
 from lalia.text.language_codes import UNKNOWN, find_language
 from lalia.units import Seconds
@@ -50,7 +50,7 @@ class Tier:
 
 
 @dataclass
-class Annotated:
+class AnnotationFile:
     """What an annotation file says; ``media`` are names of its recording, the surest first."""
 
     form: str
@@ -59,7 +59,7 @@ class Annotated:
     language: str = ""
 
 
-ReadAnnotations = Callable[[Path], Annotated]
+ReadAnnotations = Callable[[Path], AnnotationFile]
 """Reads a file of one format; ``UserError`` where it is none."""
 
 _SPOKEN = frozenset(
@@ -91,19 +91,19 @@ _PAUSE_S: Seconds = 0.5
 _UTTERANCE_S: Seconds = 20.0
 
 
-def choose_tiers(annotated: Annotated, wanted: tuple[str, ...]) -> list[Tier]:
+def choose_tiers(annotation_file: AnnotationFile, wanted: tuple[str, ...]) -> list[Tier]:
     """The tiers that are read: those that ``wanted`` names (as a pattern, or by their kind), else the transcriptions.
 
     Those are the tiers whose names or kinds say so (``tx@Anna``, ``utterance``), else those with times of their own whose names
     do not say something else, such as ``gloss``, else those of words, which become utterances. Of a tier and those below it only
     the upper one is read.
     """
-    filled = [tier for tier in annotated.tiers if any(a.text.strip() for a in tier.annotations)]
+    filled = [tier for tier in annotation_file.tiers if any(a.text.strip() for a in tier.annotations)]
     if wanted:
         names = [name.casefold() for name in wanted]
         return [
             tier
-            for tier in annotated.tiers
+            for tier in annotation_file.tiers
             if any(fnmatchcase(tier.name.casefold(), name) or tier.kind.casefold() == name for name in names)
         ]
     if len(filled) <= 1:
@@ -113,7 +113,7 @@ def choose_tiers(annotated: Annotated, wanted: tuple[str, ...]) -> list[Tier]:
     chosen = chosen or [tier for tier in plain if _parts(tier.kind) & _SPOKEN and not _parts(tier.kind) & _OTHER]
     chosen = chosen or [tier for tier in plain if not tier.parent and not _parts(tier.name) & _WORDS]
     chosen = chosen or [tier for tier in plain if not tier.parent] or plain or filled
-    parents = {tier.name: tier.parent for tier in annotated.tiers}
+    parents = {tier.name: tier.parent for tier in annotation_file.tiers}
     upper = {tier.name for tier in chosen}
     return [tier for tier in chosen if not upper & set(_above(tier.name, parents))]
 
@@ -132,7 +132,7 @@ def _parts(name: str) -> set[str]:
     return set(re.findall(r"[^\W\d_]+", spaced.casefold()))
 
 
-class Recordings:
+class RecordingIndex:
     """The audio files that annotations may be about, found by name, or by name without suffix, however they are composed."""
 
     def __init__(self, paths: Iterable[Path], root: Path | None = None) -> None:
@@ -177,13 +177,13 @@ def _local(name: str) -> str:
 
 
 @dataclass
-class Told:
+class TierUsage:
     """Which tiers were read and which were not, over all files, for one line."""
 
     read: Counter[str] = field(default_factory=Counter)
     unused: Counter[str] = field(default_factory=Counter)
 
-    def add(self, other: Told) -> None:
+    def add(self, other: TierUsage) -> None:
         self.read += other.read
         self.unused += other.unused
 
@@ -200,30 +200,37 @@ def _counted(found: Counter[str]) -> list[str]:
     return [*names, f"{len(found) - 8} more"] if len(found) > 8 else names
 
 
-def clips_of(
-    path: Path, annotated: Annotated, recordings: Recordings, where: Path, options: Options, told: Told
-) -> Iterator[Clip | Dropped]:
+def annotation_clips(
+    path: Path,
+    annotation_file: AnnotationFile,
+    recordings: RecordingIndex,
+    where: Path,
+    options: Options,
+    tiers: TierUsage,
+) -> Iterator[SourceClip | Dropped]:
     """A clip for every annotation of the tiers that are read; each one that is not a clip with its reason.
 
     ``where`` is the folder that names start from.
     """
-    chosen = choose_tiers(annotated, options.tiers)
-    told.read.update(tier.name for tier in chosen if tier.name)
-    told.unused.update(tier.name for tier in annotated.tiers if tier.name and not any(tier is one for one in chosen))
+    chosen = choose_tiers(annotation_file, options.tiers)
+    tiers.read.update(tier.name for tier in chosen if tier.name)
+    tiers.unused.update(
+        tier.name for tier in annotation_file.tiers if tier.name and not any(tier is one for one in chosen)
+    )
     if options.tiers and not chosen:
-        names = ", ".join(tier.name or "(no name)" for tier in annotated.tiers) or "none"
+        names = ", ".join(tier.name or "(no name)" for tier in annotation_file.tiers) or "none"
         yield Dropped(_name(path, where), "no such tier", f"expected {', '.join(options.tiers)}; it has {names}")
-    language = options.language or find_language(annotated.language) or UNKNOWN
+    language = options.language or find_language(annotation_file.language) or UNKNOWN
     files: dict[str, Path | None] = {}
     for tier in chosen:
         words = not options.tiers and _parts(tier.name) & _WORDS
         for number, one in enumerate(_joined(tier.annotations) if words else tier.annotations, 1):
             if one.media not in files:
-                files[one.media] = recordings.find(path, [one.media] if one.media else annotated.media)
+                files[one.media] = recordings.find(path, [one.media] if one.media else annotation_file.media)
             file = files[one.media]
             row = f"{_name(path, where)} {tier.name} {number}".replace("  ", " ")
             if file is None:
-                names = ", ".join([one.media] if one.media else annotated.media) or f"{path.stem}.wav or the like"
+                names = ", ".join([one.media] if one.media else annotation_file.media) or f"{path.stem}.wav or the like"
                 yield Dropped(row, "missing", f"no recording called {names} beside it; --root FOLDER says where")
                 continue
             if one.start_s is None or one.end_s is None:
@@ -241,7 +248,7 @@ def clips_of(
                 speaker = (
                     one.speaker or tier.speaker or tier.name.partition("@")[2] or (tier.name if len(chosen) > 1 else "")
                 )
-                yield Clip(
+                yield SourceClip(
                     name, str(file), language, text, speaker, "train", where.name,
                     start_s=one.start_s, end_s=one.end_s, duration_s=one.end_s - one.start_s, channel=one.channel,
                 )  # fmt: skip

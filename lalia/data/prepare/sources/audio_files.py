@@ -1,6 +1,6 @@
-"""The audio file that a row of a table names, though the table was written on another computer or leaves out the suffix.
+"""Find audio files: walk a folder, and match the names in a table to files.
 
-The files below a folder, and what of it cannot be looked at.
+Names match if the table was written on another computer or omits the suffix.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Columns of tables: which of them holds what, whatever they are called, and what is said about it.
+"""Recognise the columns of a table: by their names, or by their values where the table has no header.
 
-Tables without names of columns whose first field names the audio: of LJSpeech, OpenSLR, MLS, CSS10, Festival, many more.
+Tables without a header start with the name of the audio file: LJSpeech, OpenSLR, MLS, CSS10, Festival and many more.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from lalia.audio.reading import SUFFIXES
-from lalia.data.prepare.finish_listing import Part
-from lalia.data.prepare.listing import Clip, Dropped, Options
+from lalia.data.prepare.finish_listing import PartListing
+from lalia.data.prepare.listing import Dropped, Options, SourceClip
 from lalia.data.prepare.sources.audio_files import NamedAudio
 from lalia.errors import UserError
 from lalia.files import is_utf8
@@ -129,7 +129,7 @@ _SHARE = {True: 0.5, False: 0.9}
 
 
 @dataclass(frozen=True)
-class Headless:
+class HeaderlessTable:
     """How such a table is read: what parts its fields, how many there are at most, and those with texts, from 0."""
 
     delimiter: str
@@ -145,7 +145,7 @@ class Headless:
         return line + (f"; not used: column {', '.join(unused)}" if unused else "")
 
 
-def headless(path: Path, named: NamedAudio) -> Headless | None:
+def detect_headerless(path: Path, named: NamedAudio) -> HeaderlessTable | None:
     """How ``path`` is read as such a table; None where it is none: its first fields are not those of audio ``named`` knows."""
     lines = [line for _, line in _numbered(path, _HEAD_BYTES) if line.strip()][:_LOOKED_AT]
     for delimiter in _DELIMITERS:
@@ -161,16 +161,16 @@ def headless(path: Path, named: NamedAudio) -> Headless | None:
         widths = Counter(len(row) for row in rows)
         width = max(n for n, count in widths.items() if count >= 0.1 * len(rows))
         if texts := _texts(rows, width):
-            return Headless(delimiter, width, texts)
+            return HeaderlessTable(delimiter, width, texts)
     return None
 
 
-def list_headless(
-    path: Path, form: Headless, named: NamedAudio, options: Options, source: str, below: Path, split: str
-) -> Part:
+def list_headerless(
+    path: Path, form: HeaderlessTable, named: NamedAudio, options: Options, source: str, below: Path, split: str
+) -> PartListing:
     """The clips of such a table; of several texts in a row the last one that is not empty is the label."""
 
-    def entries() -> Iterator[Clip | Dropped]:
+    def entries() -> Iterator[SourceClip | Dropped]:
         lines = [line for _, line in _numbered(path)]
         for number, row in enumerate(_fields(lines, form.delimiter), 1):
             where = f"{(below / path.name).as_posix()} row {number}"
@@ -190,9 +190,9 @@ def list_headless(
             text = next((row[n] for n in reversed(form.texts) if n < len(row) and row[n]), "")
             language = options.language or iso_639_3("")
             name = (below / row[0]).as_posix()
-            yield Clip(name, str(file), language, " ".join(text.split()), "", split or "train", source)
+            yield SourceClip(name, str(file), language, " ".join(text.split()), "", split or "train", source)
 
-    return Part("table without a header", list(entries()), bool(split))
+    return PartListing("table without a header", list(entries()), bool(split))
 
 
 def _numbered(path: Path, limit: int | None = None) -> Iterator[tuple[int, str]]:

@@ -1,10 +1,7 @@
-"""The demo corpus: Asterisk's sound prompts in five languages, split so that no sentence is in two splits.
+"""The demo corpus: Asterisk's sound prompts in five languages.
 
-Asterisk's core sound prompts: fetching, verifying and opening the archives that hold them.
-
-Asterisk's prompt transcripts: from the lists that come with the recordings to labels fit for training.
-
-Who made Asterisk's prompts, under which licence, and the attribution that it asks for.
+Fetches and verifies the archives, cleans the transcripts, splits by sentence (no sentence is in two splits) and writes the
+attribution that the licences require.
 """
 
 from __future__ import annotations
@@ -23,7 +20,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lalia.data.prepare.listing import Clip, Dropped, Listing, Say, ordering, sentence_key
+from lalia.data.prepare.listing import Dropped, Listing, Say, SourceClip, ordering, sentence_key
 from lalia.errors import UserError
 from lalia.units import Seconds
 
@@ -347,7 +344,7 @@ VOICES = {
     "rus": Voice("Maxim Topal", "2010", "CC BY 3.0", "provided by Maxim Topal (http://www.ivrvoice.ru)"),
 }
 
-DEEDS = {
+LICENCE_URLS = {
     "CC BY-SA 3.0": "https://creativecommons.org/licenses/by-sa/3.0/",
     "CC BY 3.0": "https://creativecommons.org/licenses/by/3.0/",
 }
@@ -356,7 +353,7 @@ DEEDS = {
 def attribution() -> str:
     """``ATTRIBUTION.md`` of a corpus made from the prompts."""
     rows = [f"| {code} | {v.name}, {v.years} | {v.licence} | {v.credits} |" for code, v in VOICES.items()]
-    deeds = [f"- {name}: {address}" for name, address in DEEDS.items()]
+    deeds = [f"- {name}: {address}" for name, address in LICENCE_URLS.items()]
     return "\n".join(
         [
             "# Attribution",
@@ -428,10 +425,10 @@ def list_demo(work: Path, audio: Path | None, say: Say) -> Listing:
     return listing
 
 
-def hold_out(clips: list[Clip], test_s: Seconds = TEST_S, dev_s: Seconds = DEV_S) -> list[Clip]:
+def hold_out(clips: list[SourceClip], test_s: Seconds = TEST_S, dev_s: Seconds = DEV_S) -> list[SourceClip]:
     """``clips`` with their splits: sentences in hash order go to test while they fit, else to dev, else to train."""
     said_in: dict[str, set[str]] = {}
-    sentences: dict[tuple[str, str], list[Clip]] = {}
+    sentences: dict[tuple[str, str], list[SourceClip]] = {}
     for clip in clips:
         if key := sentence_key(clip.text):
             said_in.setdefault(key, set()).add(clip.language)
@@ -487,7 +484,7 @@ def _add_language(listing: Listing, code: str, language: str, archives: list[Pat
             listing.dropped.append(Dropped(name, "not speech", noted[clip]))
             continue
         listing.clips.append(
-            Clip(
+            SourceClip(
                 id=name,
                 path=str(recordings[clip]),
                 language=language,

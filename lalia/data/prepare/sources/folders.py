@@ -1,6 +1,6 @@
-"""A folder of anything: releases, tables, annotations and recordings below one root, each read once, the rest counted.
+"""Read a folder as a source: corpora of known layouts, tables, annotations, audio with transcripts beside it.
 
-Transcripts: a text file for each audio file, of its name, beside it or in a tree of folders like that of the audio.
+Each file is read by one reader only; files that no reader uses are counted and reported.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from pathlib import Path
 
 from lalia.audio.formats import is_audio
 from lalia.audio.reading import SUFFIXES
-from lalia.data.prepare.finish_listing import Part, finish_listing
-from lalia.data.prepare.listing import Clip, Dropped, Listing, Options, Say
+from lalia.data.prepare.finish_listing import PartListing, finish_listing
+from lalia.data.prepare.listing import Dropped, Listing, Options, Say, SourceClip
 from lalia.data.prepare.sources import layouts, tables
 from lalia.data.prepare.sources import layouts as kaldi
 from lalia.data.prepare.sources.annotation_formats import (
@@ -33,10 +33,16 @@ from lalia.data.prepare.sources.annotation_formats import (
     read_textgrid,
     read_transcriber,
 )
-from lalia.data.prepare.sources.annotations import Annotated, ReadAnnotations, Recordings, Told, clips_of
+from lalia.data.prepare.sources.annotations import (
+    AnnotationFile,
+    ReadAnnotations,
+    RecordingIndex,
+    TierUsage,
+    annotation_clips,
+)
 from lalia.data.prepare.sources.audio_files import AudioIndex, NamedAudio, Tree
-from lalia.data.prepare.sources.columns import Headless, headless
-from lalia.data.prepare.sources.unsupported import NO_AUDIO_COLUMN, advice
+from lalia.data.prepare.sources.columns import HeaderlessTable, detect_headerless
+from lalia.data.prepare.sources.unsupported import NO_AUDIO_COLUMN, unused_file_advice
 from lalia.errors import UserError
 from lalia.files import readable
 from lalia.inputs import document
@@ -101,11 +107,11 @@ class Transcripts:
 
     def _nearest(self, folder: Path, others: list[Path]) -> Path | None:
         """The only one of ``others``, or the one that is most like ``folder``; None where several are, or none is."""
-        likeness = {other: self._likeness(folder, other) for other in others}
+        likeness = {other: self._shared_folders(folder, other) for other in others}
         best = [other for other in others if likeness[other] == max(likeness.values())]
         return best[0] if len(best) == 1 and (len(others) == 1 or likeness[best[0]]) else None
 
-    def _likeness(self, one: Path, other: Path) -> int:
+    def _shared_folders(self, one: Path, other: Path) -> int:
         """How many folders at the ends and at the beginnings of two paths are the same."""
         parts = [path.relative_to(self._root).parts for path in (one, other)]
         return _common(*parts) + _common(*(part[::-1] for part in parts))
@@ -116,8 +122,8 @@ def read_transcript(path: Path) -> str | None:
 
     ``UserError`` where it is a document, or neither UTF-8 nor UTF-16.
     """
-    if told := document(path):
-        raise UserError(f"{path}: is {told}, not a text; save it as plain text")
+    if tiers := document(path):
+        raise UserError(f"{path}: is {tiers}, not a text; save it as plain text")
     lines = [line.strip() for line in read_unicode(path).splitlines() if line.strip()]
     timed = [found for line in lines if (found := _OFFSETS.fullmatch(line))]
     if len(lines) == 1 and timed and timed[0][1] == "0" and int(timed[0][2]) >= _LEAST_SAMPLES:
@@ -185,10 +191,12 @@ def reader_of(path: Path) -> ReadAnnotations | None:
 def list_annotations(path: Path, read: ReadAnnotations, options: Options, say: Say) -> Listing:
     """The clips of one annotation file, whose recording lies beside it, or below ``--root``."""
     files = [*Tree(path.parent, deep=False).audio(), *(Tree(options.root).audio() if options.root else ())]
-    annotated, told = read(path), Told()
-    entries = list(clips_of(path, annotated, Recordings(files, options.root), path.parent, options, told))
-    _say_tiers(told, annotated, entries, options, path, say)
-    return finish_listing(path.stem, [Part(annotated.form, entries, False)], options, path)
+    annotation_file, tiers = read(path), TierUsage()
+    entries = list(
+        annotation_clips(path, annotation_file, RecordingIndex(files, options.root), path.parent, options, tiers)
+    )
+    _report_tiers(tiers, annotation_file, entries, options, path, say)
+    return finish_listing(path.stem, [PartListing(annotation_file.form, entries, False)], options, path)
 
 
 def list_recording(path: Path, options: Options, work: Path, say: Say) -> Listing:
@@ -216,7 +224,7 @@ def _list(tree: Tree, where: Path, name: str, options: Options, work: Path, say:
             said.add(line)
             say(line)
 
-    listing = _Listed(tree, options, work, once)
+    listing = _FolderReader(tree, options, work, once)
     listing.add_releases()
     listing.add_tables()
     listing.add_annotations()
@@ -234,14 +242,14 @@ def _list(tree: Tree, where: Path, name: str, options: Options, work: Path, say:
 
 
 @dataclass
-class _Listed:
+class _FolderReader:
     """What is found below a root, reader by reader; what one has taken the next ones leave alone."""
 
     tree: Tree
     options: Options
     work: Path
     say: Say
-    parts: list[Part] = field(default_factory=list)
+    parts: list[PartListing] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._audio = list(self.tree.audio())
@@ -260,24 +268,24 @@ class _Listed:
         spoken = [path for path in self.tree.files if path.name.endswith(".trans.txt")]
         if voices:
             self._add(layouts.list_common_voice(voices, root, options))
-            self._own([folder / "clips" for folder in voices], [p for f in voices for p in f.glob("*.tsv")])
+            self._take([folder / "clips" for folder in voices], [p for f in voices for p in f.glob("*.tsv")])
         if fleurs:
             self._add(layouts.list_fleurs(fleurs, root, options, self.work))
-            self._own([folder / "audio" for folder in fleurs], [p for f in fleurs for p in f.glob("*.tsv")])
+            self._take([folder / "audio" for folder in fleurs], [p for f in fleurs for p in f.glob("*.tsv")])
         if spoken:
             self._add(layouts.list_librispeech(spoken, root, options))
-            self._own(sorted({path.parent for path in spoken}), spoken)
+            self._take(sorted({path.parent for path in spoken}), spoken)
         for folder in self.tree.folders:
             # Kaldi's own copies of a folder, cut for its jobs, would be all of it again.
             if (folder / "wav.scp").is_file() and not any(re.fullmatch(r"split\d+\w*", n) for n in folder.parts):
                 self._root_used = True
                 self._add(kaldi.list_kaldi(folder, options))
-                self._own([], [folder / name for name in _KALDI])
+                self._take([], [folder / name for name in _KALDI])
 
     def add_tables(self) -> None:
         """``manifest`` and ``metadata`` tables at any depth, Parquet files that hold audio, and tables of any name with a column
         that is told to name audio, or of whose values nearly all name audio here; without names of columns it is the first."""
-        root, parts, seen = self.tree.root, list[Part](), set[str]()
+        root, parts, seen = self.tree.root, list[PartListing](), set[str]()
         named = [path for path in self.tree.files if not self._is_taken(path) and self._is_named_table(path)]
         found = {path for path in self.tree.files if not self._is_taken(path) and self._is_found_table(path)}
         fitting = {path for path in (*named, *found) if self._fits(path)} if self.options.columns else set()
@@ -292,7 +300,7 @@ class _Listed:
                 continue
             lines: list[str] = []
             part = tables.list_table(path, self.options, self.work, lines.append, root, self._index)
-            files = {_absolute(entry.path) for entry in part.entries if isinstance(entry, Clip)}
+            files = {_absolute(entry.path) for entry in part.entries if isinstance(entry, SourceClip)}
             if files and files <= seen | self._taken:
                 self._notes.append(
                     f"{self._name(path)} is not used, since a table or a release is read for the same recordings; give it as "
@@ -303,11 +311,11 @@ class _Listed:
             parts.append(part)
             for line in lines if len(parts) <= _LISTED else ():  # What is said of the first ones goes for the others.
                 self.say(line)
-            self._own([], [path])
+            self._take([], [path])
         if len(parts) > _LISTED:
             self.say(f"{len(parts) - _LISTED:,} more tables are read in the same way")
         self._columns_used, self._root_used = bool(fitting), self._root_used or bool(parts)
-        held_out = any(isinstance(e, Clip) and e.split != "train" for part in parts for e in part.entries)
+        held_out = any(isinstance(e, SourceClip) and e.split != "train" for part in parts for e in part.entries)
         for part in parts:  # A folder called train alone holds nothing out.
             self._add(part if held_out else replace(part, has_splits=False))
 
@@ -318,7 +326,7 @@ class _Listed:
         return form == ".parquet" and tables.holds_audio(path)
 
     def _fits(self, path: Path) -> bool:
-        return tables.has_told_columns(path, self.options) and self._headless(path) is None
+        return tables.has_given_columns(path, self.options) and self._headless(path) is None
 
     def _is_found_table(self, path: Path) -> bool:
         """Whether a file of any name is a table of audio that is here: no other reader's, and about more than one recording."""
@@ -328,10 +336,10 @@ class _Listed:
             return False
         if self._headless(path) is not None:
             return True
-        fields = tables.lists(path, self.options, self._named_by(path))
+        fields = tables.audio_table_fields(path, self.options, self._named_by(path))
         if fields and "text" not in fields and not self.options.columns and not self._is_named_table(path):
             # It may be about the lengths of files, and their transcripts lie beside them.
-            columns = f"audio={fields['audio']},text={tables.likely_text(path, fields) or 'NAME'}"
+            columns = f"audio={fields['audio']},text={tables.likely_text_column(path, fields) or 'NAME'}"
             how = f"lalia prepare {shlex.quote(str(self.tree.root))} --columns {shlex.quote(columns)}"
             self._notes.append(
                 f"{self._name(path)} is not used: it names audio files here, but no column is known to hold texts; if one does: "
@@ -340,11 +348,11 @@ class _Listed:
             return False
         return bool(fields)
 
-    def _headless(self, path: Path) -> Headless | None:
+    def _headless(self, path: Path) -> HeaderlessTable | None:
         if tables.form_of(path) in (".jsonl", ".ndjson", ".json", ".parquet"):
             return None
         try:
-            return headless(path, self._named_by(path))
+            return detect_headerless(path, self._named_by(path))
         except UserError:
             return None
 
@@ -356,22 +364,22 @@ class _Listed:
         found = [(path, read) for path in self.tree.files if not self._is_taken(path) and (read := reader_of(path))]
         if not found:
             return
-        recordings = Recordings(self._audio)
+        recordings = RecordingIndex(self._audio)
         order = [*ANNOTATIONS.values(), read_elan_export, read_labels]
-        entries: list[Clip | Dropped] = []
+        entries: list[SourceClip | Dropped] = []
         forms: list[str] = []
-        told = Told()
+        tiers = TierUsage()
         takes: dict[str, Path] = {}
         for path, read in sorted(found, key=lambda item: order.index(item[1])):
             try:
-                annotated = read(path)
+                annotation_file = read(path)
             except UserError as error:
                 entries.append(Dropped(self._name(path), "unreadable transcript", str(error).removeprefix(f"{path}: ")))
-                self._own([], [path])
+                self._take([], [path])
                 continue
-            own = Told()
-            made = list(clips_of(path, annotated, recordings, self.tree.root, self.options, own))
-            about = sorted({entry.path for entry in made if isinstance(entry, Clip)})
+            own = TierUsage()
+            made = list(annotation_clips(path, annotation_file, recordings, self.tree.root, self.options, own))
+            about = sorted({entry.path for entry in made if isinstance(entry, SourceClip)})
             other = next((takes[name] for name in about if name in takes), None)
             if other or any(self._is_taken(Path(name)) for name in about):
                 why = f"{self._name(other)} is" if other else "a table or a release is"
@@ -379,20 +387,20 @@ class _Listed:
                     f"{self._name(path)} is not used, since {why} read for the same recording; give it as the source to use it"
                 )
                 continue
-            self._own([], [path])
+            self._take([], [path])
             if made and all(isinstance(entry, Dropped) and entry.reason == "missing" for entry in made):
                 detail = next(entry.detail for entry in made if isinstance(entry, Dropped))
                 entries.append(Dropped(self._name(path), "missing", f"{len(made)} annotations: {detail}"))
                 continue
-            told.add(own)
+            tiers.add(own)
             takes.update(dict.fromkeys(about, path))
             entries += made
-            forms.append(annotated.form)
-        if self.options.tiers and told.unused and not told.read:
-            raise _no_such_tier(self.options, told, self.tree.root)
+            forms.append(annotation_file.form)
+        if self.options.tiers and tiers.unused and not tiers.read:
+            raise _no_such_tier(self.options, tiers, self.tree.root)
         if entries:
-            self._add(Part(" and ".join(sorted(set(forms))) or "annotations", entries, False))
-            if line := told.line():
+            self._add(PartListing(" and ".join(sorted(set(forms))) or "annotations", entries, False))
+            if line := tiers.line():
                 self.say(line)
 
     def add_recordings(self) -> None:
@@ -409,7 +417,7 @@ class _Listed:
             entry = _recording(path, text, root, named, source)
             entries.append(entry)
             if text is not None and (isinstance(entry, Dropped) or entry.text):
-                self._own([], [text])
+                self._take([], [text])
         if others:
             example = next(iter(others))
             have = "s have their transcripts" if len(others) > 1 else " has its transcript"
@@ -421,23 +429,23 @@ class _Listed:
             f"{self._name(path)} is not used: several audio files or texts have its name" for path in unclear
         ]
         if entries and self.parts:
-            unlabelled = sum(isinstance(entry, Clip) and not entry.text for entry in entries)
+            unlabelled = sum(isinstance(entry, SourceClip) and not entry.text for entry in entries)
             self.say(
                 f"{root}: no table or annotation names {len(entries):,} audio file{'s' * (len(entries) > 1)}; read as well, "
                 f"{unlabelled:,} without a label"
             )
         if entries:
-            self._add(Part("folder of audio", entries, False))
+            self._add(PartListing("folder of audio", entries, False))
 
     def check_options(self) -> None:
         """``UserError`` where ``--columns`` is of no use, and a line where ``--root`` is."""
         columns = self.options.columns
         if columns and not self._columns_used:
-            told = ",".join(f"{ours}={theirs}" for ours, theirs in columns.items())
+            tiers = ",".join(f"{ours}={theirs}" for ours, theirs in columns.items())
             found = [path for path in self._unused() if tables.form_of(path) and not self._is_owned(path)]
             there = "".join(f"; {self._name(path)} has {tables.columns_of(path)}" for path in found[:1])
             raise UserError(
-                f"--columns {told}: no table below {self.tree.root} that is read has these columns{there}; "
+                f"--columns {tiers}: no table below {self.tree.root} that is read has these columns{there}; "
                 "correct it, or leave it out"
             )
         if self.options.root and not self._root_used:
@@ -449,9 +457,9 @@ class _Listed:
         links = [
             Dropped(self._name(path), "missing", f"a link to {path.readlink()}, which is not there") for path in broken
         ]
-        self._own([], broken)
+        self._take([], broken)
         if found := [*self.tree.dropped, *links]:
-            self._add(Part("folder", found, False))
+            self._add(PartListing("folder", found, False))
 
     def say_unused(self) -> None:
         """What lies there and is not used: counted by suffix; what may hold labels by name, with how to use it."""
@@ -460,7 +468,9 @@ class _Listed:
         said = {note.partition(" is not used")[0] for note in self._notes}
         unused = [path for path in self._unused() if self._name(path) not in said and not self._is_owned(path)]
         unused.sort(key=lambda path: path.suffix.lower() in TRANSCRIPT_SUFFIXES)  # Tables are the likelier ones.
-        self._notes += [f"{self._name(path)} {why}" for path in unused if (why := advice(path, self.options))]
+        self._notes += [
+            f"{self._name(path)} {why}" for path in unused if (why := unused_file_advice(path, self.options))
+        ]
         for note in self._notes[:_LISTED]:
             self.say(note)
         if len(self._notes) > _LISTED:
@@ -482,12 +492,12 @@ class _Listed:
         audio = {_absolute(path) for path in self._audio}
         return [path for path in self.tree.files if not self._is_taken(path) and _absolute(path) not in audio]
 
-    def _add(self, part: Part) -> None:
+    def _add(self, part: PartListing) -> None:
         self.parts.append(part)
-        self._taken |= {_absolute(entry.path) for entry in part.entries if isinstance(entry, Clip)}
+        self._taken |= {_absolute(entry.path) for entry in part.entries if isinstance(entry, SourceClip)}
         self._taken |= {_absolute(path) for path in part.files}
 
-    def _own(self, folders: Iterable[Path], files: Iterable[Path]) -> None:
+    def _take(self, folders: Iterable[Path], files: Iterable[Path]) -> None:
         self._owned += folders
         self._taken |= {_absolute(path) for path in files}
 
@@ -514,17 +524,22 @@ def _absolute(path: Path | str) -> str:
     return os.path.abspath(path)  # noqa: PTH100 - links stay as they are
 
 
-def _say_tiers(
-    told: Told, annotated: Annotated, entries: list[Clip | Dropped], options: Options, path: Path, say: Say
+def _report_tiers(
+    tiers: TierUsage,
+    annotation_file: AnnotationFile,
+    entries: list[SourceClip | Dropped],
+    options: Options,
+    path: Path,
+    say: Say,
 ) -> None:
-    if options.tiers and not told.read:
-        raise _no_such_tier(options, told, path)
-    if line := told.line():
+    if options.tiers and not tiers.read:
+        raise _no_such_tier(options, tiers, path)
+    if line := tiers.line():
         say(line)
 
 
-def _no_such_tier(options: Options, told: Told, where: Path) -> UserError:
-    names = ", ".join(name for name, _ in told.unused.most_common(20)) or "none that has a name"
+def _no_such_tier(options: Options, tiers: TierUsage, where: Path) -> UserError:
+    names = ", ".join(name for name, _ in tiers.unused.most_common(20)) or "none that has a name"
     return UserError(f"{where}: has no tier called {', '.join(options.tiers)} (--tier); it has {names}")
 
 
@@ -534,7 +549,7 @@ def _are_languages(files: list[Path], root: Path) -> bool:
     return bool(folders) and all(find_language(folder) not in (None, UNKNOWN) for folder in folders)
 
 
-def _recording(path: Path, beside: Path | None, root: Path, named: bool, source: str) -> Clip | Dropped:
+def _recording(path: Path, beside: Path | None, root: Path, named: bool, source: str) -> SourceClip | Dropped:
     """A file as a clip, labelled by the transcript ``beside`` it."""
     relative = path.relative_to(root)
     try:
@@ -552,7 +567,7 @@ def _recording(path: Path, beside: Path | None, root: Path, named: bool, source:
             text = read_transcript(beside) or ""
         except UserError as error:
             return Dropped(relative.as_posix(), "unreadable transcript", str(error))
-    return Clip(
+    return SourceClip(
         id=relative.as_posix(),
         path=str(path),
         language=language or UNKNOWN,

@@ -1,4 +1,4 @@
-"""Datasets of the hub, and folders in their layouts, streamed: a file at a time, nothing downloaded first."""
+"""Stream datasets from the Hugging Face hub or a folder in its layout, and push a corpus to the hub."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from lalia.cards import NAME as CARD
 from lalia.data.corpus import SPLITS, Corpus
-from lalia.data.prepare.listing import Clip, Dropped, Listing, Options, Say, Stream, ordering, sentence_key
+from lalia.data.prepare.listing import Dropped, Listing, Options, Say, SourceClip, Stream, ordering, sentence_key
 from lalia.data.prepare.sources.columns import NAMES, describe_columns
 from lalia.data.prepare.sources.tables import SPLIT_NAMES, read_channel
 from lalia.data.prepare.splits import LEAST_HELD_OUT, PERCENT, held_out_percent
@@ -42,13 +42,13 @@ class HubStream:
     hold_out: tuple[float, float] | None
     limit: int
 
-    def clips(self, start: int) -> Iterator[Clip | Dropped]:
+    def clips(self, start: int) -> Iterator[SourceClip | Dropped]:
         columns = dict(self.columns)
         rows = _load(self.name, self.config, self.split)
         rows = rows.cast_column(columns["audio"], _stored_audio()).select_columns(list(columns.values()))
         if self.files > 1:
             rows = rows.shard(num_shards=self.files, index=self.file)
-        read_language = _names_of(rows.features, columns.get("language", ""))
+        read_language = _language_reader(rows.features, columns.get("language", ""))
         entries = enumerate(islice(rows.skip(start), self.limit - start if self.limit else None), start)
         for number, row in entries:
             id = f"{self.split}/{self.file:05d}/{number:07d}"
@@ -61,7 +61,7 @@ class HubStream:
                 try:
                     data = _fetched(path)
                 except Exception as error:
-                    yield Dropped(id, "missing", f"{path}: {_line(error)}")
+                    yield Dropped(id, "missing", f"{path}: {_first_line(error)}")
                     continue
             if data is None:
                 path = str(find_path(Path(path)))
@@ -77,17 +77,17 @@ class HubStream:
             if self.hold_out is not None:
                 key = f"{self.split}/{self.file}"
                 split = (
-                    _drawn(speaker or sentence_key(text), *self.hold_out)
+                    _split_by_hash(speaker or sentence_key(text), *self.hold_out)
                     if text
-                    else _dealt(key, number, *self.hold_out)
+                    else _split_by_position(key, number, *self.hold_out)
                 )
-            yield Clip(id, path, language, text, speaker, split, self.source, data=data, channel=channel)
+            yield SourceClip(id, path, language, text, speaker, split, self.source, data=data, channel=channel)
 
 
 def list_hub(spec: str, options: Options, say: Say) -> Listing:
     """``NAME``, ``ORGANISATION/NAME`` or a folder, each with ``/CONFIG`` where there are several; ``say`` is told its columns."""
     _be_quiet()
-    name, config = _named(spec)
+    name, config = _parse_spec(spec)
     splits = _splits(name, config)
     title = Path(name).name
     hold_out = None if len(splits) > 1 else _shares(name, config, splits[0], options)
@@ -95,7 +95,7 @@ def list_hub(spec: str, options: Options, say: Say) -> Listing:
     columns: dict[str, str] = {}
     for split in splits:
         rows = _load(name, config, split)
-        features = rows.features or _guessed(rows)
+        features = rows.features or _columns_of_first_row(rows)
         columns = _columns(features, options, spec)
         if split == splits[0]:
             for line in describe_columns(features, columns, f"hub:{spec}"):
@@ -166,7 +166,7 @@ def push(folder: Path, repository: str) -> str:
             hub.upload_folder(repo_id=repository, repo_type="dataset", folder_path=folder, allow_patterns=documents)
     except Exception as error:  # Whatever the network or the hub says.
         raise UserError(
-            f"{folder}: cannot be pushed to {repository} ({_line(error)}); log in with `hf auth login` and say the same again"
+            f"{folder}: cannot be pushed to {repository} ({_first_line(error)}); log in with `hf auth login` and run again"
         ) from error
     if not private:
         raise UserError(f"{repository}: is there and public; make it private, or choose another --push USER/NAME")
@@ -195,7 +195,7 @@ def _fetched(address: str) -> bytes:
     return data
 
 
-def _named(spec: str) -> tuple[str, str]:
+def _parse_spec(spec: str) -> tuple[str, str]:
     """The dataset and its configuration ("" for the only one)."""
     path = find_path(Path(spec).expanduser())
     if path.is_dir():
@@ -224,7 +224,7 @@ def _saved(name: str) -> Any:
 def _splits(name: str, config: str) -> list[str]:
     from datasets import get_dataset_split_names
 
-    with _explained(name, config):
+    with _as_user_error(name, config):
         saved = _saved(name)
         return list(saved) if saved is not None else list(get_dataset_split_names(name, config or None))
 
@@ -234,7 +234,7 @@ def _load(name: str, config: str, split: str) -> Any:
     from datasets import load_dataset
 
     _be_quiet()
-    with _explained(name, config):
+    with _as_user_error(name, config):
         saved = _saved(name)
         if saved is None:
             return load_dataset(name, config or None, split=split, streaming=True)
@@ -242,7 +242,7 @@ def _load(name: str, config: str, split: str) -> Any:
 
 
 @contextlib.contextmanager
-def _explained(name: str, config: str) -> Iterator[None]:
+def _as_user_error(name: str, config: str) -> Iterator[None]:
     """Whatever goes wrong with a dataset, in one line."""
     try:
         yield
@@ -251,11 +251,11 @@ def _explained(name: str, config: str) -> Iterator[None]:
     except Exception as error:
         spec = f"{name}/{config}" if config else name
         raise UserError(
-            f"hub:{spec}: cannot be opened as a dataset ({_line(error)}); check its name and configuration"
+            f"hub:{spec}: cannot be opened as a dataset ({_first_line(error)}); check its name and configuration"
         ) from error
 
 
-def _guessed(rows: Any) -> dict[str, Any]:
+def _columns_of_first_row(rows: Any) -> dict[str, Any]:
     """Columns of a dataset that does not declare them, from its first row."""
     return dict.fromkeys(next(iter(rows), {}))
 
@@ -282,7 +282,7 @@ def _columns(features: dict[str, Any], options: Options, spec: str) -> dict[str,
     return found
 
 
-def _names_of(features: Any, column: str) -> Any:
+def _language_reader(features: Any, column: str) -> Any:
     """How to read the language of a row: datasets number their classes."""
     kind = features.get(column) if features else None
     if kind is not None and hasattr(kind, "int2str"):
@@ -298,12 +298,12 @@ def _language(word: str) -> str:
         return UNKNOWN
 
 
-def _drawn(key: str, dev: float, test: float) -> str:
+def _split_by_hash(key: str, dev: float, test: float) -> str:
     place = int(ordering(key)[:12], 16) / 16**12
     return "test" if place < test else "dev" if place < test + dev else "train"
 
 
-def _dealt(key: str, number: int, dev: float, test: float) -> str:
+def _split_by_position(key: str, number: int, dev: float, test: float) -> str:
     """The split of row ``number`` of a file: of every twenty rows (more for smaller shares) as many as the shares say, by a hash
     of their places, so that a dataset of few rows has some too."""
     shares = [share for share in (dev, test) if share > 0]
@@ -316,7 +316,7 @@ def _dealt(key: str, number: int, dev: float, test: float) -> str:
     return "dev" if rank < held[0] else "test" if rank < sum(held) else "train"
 
 
-def _line(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     text = str(error).strip().splitlines()
     return (text[0] if text else type(error).__name__)[:200]
 

@@ -1,7 +1,4 @@
-"""Folder layouts of well-known corpora: LibriSpeech, Common Voice, FLEURS.
-
-Data folders of the older toolkits: Kaldi's ``wav.scp`` and its companions, fairseq's ``.tsv`` with ``.wrd`` or ``.ltr``.
-"""
+"""Read corpora by their folder layout: LibriSpeech, Common Voice, FLEURS, Kaldi and fairseq data folders."""
 
 from __future__ import annotations
 
@@ -12,8 +9,8 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from lalia.data.prepare.finish_listing import Part
-from lalia.data.prepare.listing import Clip, Dropped, Options, sentence_key
+from lalia.data.prepare.finish_listing import PartListing
+from lalia.data.prepare.listing import Dropped, Options, SourceClip, sentence_key
 from lalia.data.prepare.sources.audio_files import AudioIndex, NamedAudio
 from lalia.data.prepare.sources.columns import find_columns
 from lalia.data.prepare.sources.tables import SPLIT_NAMES, clip_of, read_table
@@ -29,10 +26,10 @@ _AUDIO = (".flac", ".wav", ".opus", ".ogg", ".mp3", ".m4a")
 _FLEURS_FIELDS = 7  # id, file_name, raw_transcription, transcription, characters, num_samples, gender
 
 
-def list_librispeech(tables: list[Path], root: Path, options: Options) -> Part:
+def list_librispeech(tables: list[Path], root: Path, options: Options) -> PartListing:
     """Speaker, chapter, utterance: ``61/70968/61-70968.trans.txt``; splits from the folders ``train-*, dev-*, test-*``."""
 
-    def entries() -> Iterator[Clip | Dropped]:
+    def entries() -> Iterator[SourceClip | Dropped]:
         for table in tables:
             relative = table.relative_to(root).as_posix()
             part = next((name for name in [root.name, *table.relative_to(root).parts] if _librispeech_split(name)), "")
@@ -50,20 +47,22 @@ def list_librispeech(tables: list[Path], root: Path, options: Options) -> Part:
                     continue
                 split = _librispeech_split(part) or "train"
                 speaker = id.partition("-")[0]
-                yield Clip(id, str(path), options.language or "eng", " ".join(text.split()), speaker, split, root.name)
+                yield SourceClip(
+                    id, str(path), options.language or "eng", " ".join(text.split()), speaker, split, root.name
+                )
 
     known = any(_librispeech_split(name) for table in tables for name in (root.name, *table.relative_to(root).parts))
-    return Part("LibriSpeech folder", list(entries()), known)
+    return PartListing("LibriSpeech folder", list(entries()), known)
 
 
-def list_common_voice(folders: list[Path], root: Path, options: Options) -> Part:
+def list_common_voice(folders: list[Path], root: Path, options: Options) -> PartListing:
     """Its own train, dev and test, and of what else is validated the clips that share no speaker or sentence with the two.
 
     Clips that voters found wrong (``invalidated.tsv``) and those nobody judged (``other.tsv``) are left alone.
     """
     kept_out: set[Path] = set()
 
-    def entries() -> Iterator[Clip | Dropped]:
+    def entries() -> Iterator[SourceClip | Dropped]:
         for folder in folders:
             index = AudioIndex.below(folder / "clips")
             listed: set[str] = set()
@@ -99,13 +98,13 @@ def list_common_voice(folders: list[Path], root: Path, options: Options) -> Part
                     yield clip
 
     found = list(entries())
-    return Part("Common Voice folder", found, has_splits=True, files=frozenset(kept_out))
+    return PartListing("Common Voice folder", found, has_splits=True, files=frozenset(kept_out))
 
 
-def list_fleurs(folders: list[Path], root: Path, options: Options, work: Path) -> Part:
+def list_fleurs(folders: list[Path], root: Path, options: Options, work: Path) -> PartListing:
     """Tables ``train.tsv, dev.tsv, test.tsv`` and ``audio/train/*.wav``, or ``audio/train.tar.gz``, opened below ``work``."""
 
-    def entries() -> Iterator[Clip | Dropped]:
+    def entries() -> Iterator[SourceClip | Dropped]:
         for folder in folders:
             language = options.language or find_language(folder.name) or ""
             if not language:
@@ -123,9 +122,9 @@ def list_fleurs(folders: list[Path], root: Path, options: Options, work: Path) -
                     seconds = int(fields[5]) / SAMPLE_RATE
                     text = " ".join(fields[2].split())
                     path = str(find_path(audio / fields[1]))
-                    yield Clip(name, path, language, text, "", split, root.name, duration_s=seconds)
+                    yield SourceClip(name, path, language, text, "", split, root.name, duration_s=seconds)
 
-    return Part("FLEURS folder", list(entries()), has_splits=True)
+    return PartListing("FLEURS folder", list(entries()), has_splits=True)
 
 
 def is_common_voice(folder: Path) -> bool:
@@ -174,7 +173,7 @@ def _opened(audio: Path, folder: Path) -> Path:
 # --- Data folders of the older toolkits ------------------------------------------------------------------
 
 
-def list_kaldi(folder: Path, options: Options) -> Part:
+def list_kaldi(folder: Path, options: Options) -> PartListing:
     """``wav.scp``, and where they are there ``segments``, ``text``, ``utt2spk``, ``utt2lang``.
 
     A pipe (``flac -dc a.flac |``) is not run: the one existing file that it names is read, and of that the one channel that it
@@ -190,7 +189,7 @@ def list_kaldi(folder: Path, options: Options) -> Part:
     files = {recording: _file(words, roots) for recording, words in wavs.items()}
     channels = {recording: _channel(words) for recording, words in wavs.items()}
 
-    def entries() -> Iterator[Clip | Dropped]:
+    def entries() -> Iterator[SourceClip | Dropped]:
         listed = segments or {recording: recording for recording in wavs}
         for id, words in listed.items():
             recording, *times = words.split() or [""]
@@ -214,7 +213,7 @@ def list_kaldi(folder: Path, options: Options) -> Part:
             if not 0 <= start < math.inf or (end is not None and not start < end < math.inf):
                 yield Dropped(id, "bad row", f"segments: {words!r}")
                 continue
-            yield Clip(
+            yield SourceClip(
                 id=id,
                 path=str(path),
                 language=language,
@@ -238,10 +237,10 @@ def list_kaldi(folder: Path, options: Options) -> Part:
                 yield Dropped(id, "no audio named", f"text has this utterance, {table} has none of its name")
 
     named = frozenset(path for path in files.values() if path is not None)
-    return Part("Kaldi data folder", list(entries()), _split_of(folder.resolve().name, "") != "", named)
+    return PartListing("Kaldi data folder", list(entries()), _split_of(folder.resolve().name, "") != "", named)
 
 
-def list_fairseq(path: Path, options: Options) -> Part:
+def list_fairseq(path: Path, options: Options) -> PartListing:
     """``train.tsv`` (its first line is the root, the others file and samples), with ``train.wrd`` or ``train.ltr``.
 
     Of a folder, all its ``.tsv``. The names of the tables are the splits; ``.ltr`` is read as letters with ``|`` for spaces.
@@ -250,7 +249,7 @@ def list_fairseq(path: Path, options: Options) -> Part:
     if not tables:
         raise UserError(f"{path}: has no .tsv; expected fairseq's train.tsv, valid.tsv, ...")
 
-    def entries() -> Iterator[Clip | Dropped]:
+    def entries() -> Iterator[SourceClip | Dropped]:
         for table in tables:
             lines = [line.decode("utf-8", "replace") for line in read_lines(table)]
             if not lines or "\t" in lines[0]:
@@ -267,10 +266,12 @@ def list_fairseq(path: Path, options: Options) -> Part:
                 seconds = int(samples) / SAMPLE_RATE
                 split = _split_of(table.stem)
                 language = options.language or UNKNOWN
-                yield Clip(name, str(root / name), language, text, "", split, table.parent.name, duration_s=seconds)
+                yield SourceClip(
+                    name, str(root / name), language, text, "", split, table.parent.name, duration_s=seconds
+                )
 
     known = any(_split_of(table.stem, "") in ("dev", "test") for table in tables)
-    return Part("fairseq manifest", list(entries()), known)
+    return PartListing("fairseq manifest", list(entries()), known)
 
 
 def _transcripts(table: Path, rows: int) -> list[str]:

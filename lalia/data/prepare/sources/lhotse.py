@@ -1,4 +1,4 @@
-"""Manifests of lhotse: cuts, supervisions with the recordings beside them, and recordings, as rows of a table."""
+"""Read lhotse manifests (cuts, supervisions, recordings) as rows of a table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,13 @@
-"""What a user may call a source, and who lists it."""
+"""Open a source of `lalia prepare`: from what the user typed to the function that lists its clips.
+
+To add a source:
+
+1. Write a function that returns a ``Listing`` of ``SourceClip`` (used) and ``Dropped`` (not used, with the reason). If the
+   source has files or rows, return a ``PartListing``: ``finish_listing`` makes names unique, checks files, adds splits.
+2. Register it: a form of its own (``kaldi:DIR``) in ``open_source`` below, a folder layout in ``folders.add_releases``,
+   an annotation format in ``folders.ANNOTATIONS``, a kind of table in ``tables.read_table``.
+3. Add its name to ``_EXPECTED`` below, a test in tests/data/prepare and a row in docs/corpora.md.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +21,7 @@ from lalia.data.prepare.finish_listing import finish_listing
 from lalia.data.prepare.listing import Listing, Options, Say
 from lalia.data.prepare.sources import folders, hub, layouts, tables, unsupported
 from lalia.data.prepare.sources.audio_files import NamedAudio
-from lalia.data.prepare.sources.columns import headless
+from lalia.data.prepare.sources.columns import detect_headerless
 from lalia.data.prepare.sources.demo import list_demo
 from lalia.errors import UserError
 from lalia.files import find_path
@@ -60,10 +69,10 @@ def open_source(spec: str, options: Options, audio: Path | None, say: Say) -> Li
         return lambda work: folders.list_annotations(path, read, options, say)
     if path.suffix.lower() in SUFFIXES or is_audio(path):
         return lambda work: folders.list_recording(path, options, work, say)
-    if told := unsupported.what(path):
+    if told := unsupported.describe_unsupported(path):
         raise UserError(f"{path}: {told}")
     named = NamedAudio(path, options.root or path.parent)
-    if not tables.form_of(path) and headless(path, named) is None:
+    if not tables.form_of(path) and detect_headerless(path, named) is None:
         raise UserError(
             f"{path}: is neither audio nor a file that tells of audio; expected {_EXPECTED}, or lines that begin with names of "
             f"audio files below {named.root}"

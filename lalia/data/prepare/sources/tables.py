@@ -1,4 +1,4 @@
-"""Tables that name audio, or hold it: .tsv, .csv, .jsonl, .json and .parquet, row by row."""
+"""Read tables of clips (manifests): .tsv, .csv, .jsonl, .json and .parquet, which name audio or contain it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from lalia.audio.reading import SUFFIXES as AUDIO_SUFFIXES
-from lalia.data.prepare.finish_listing import Part
-from lalia.data.prepare.listing import Clip, Dropped, Options, Say
+from lalia.data.prepare.finish_listing import PartListing
+from lalia.data.prepare.listing import Dropped, Options, Say, SourceClip
 from lalia.data.prepare.sources import lhotse
 from lalia.data.prepare.sources.annotations import seconds
 from lalia.data.prepare.sources.audio_files import AudioIndex, NamedAudio
-from lalia.data.prepare.sources.columns import NAMES, describe_columns, find_columns, headless, list_headless
+from lalia.data.prepare.sources.columns import NAMES, describe_columns, detect_headerless, find_columns, list_headerless
 from lalia.errors import UserError
 from lalia.files import is_utf8
 from lalia.text.language_codes import iso_639_3
@@ -49,7 +49,7 @@ def stem_of(path: Path) -> str:
 
 def list_table(
     path: Path, options: Options, work: Path, say: Say, root: Path | None = None, index: AudioIndex | None = None
-) -> Part:
+) -> PartListing:
     """The clips of a table; paths start from ``--root``, else from the table's folder.
 
     ``root`` is the folder that was given, where that was not the table: ids start there, and the names of folders below it
@@ -61,9 +61,9 @@ def list_table(
     source = (root or path.parent).resolve().name if stem_of(path) in ("manifest", "metadata") else stem_of(path)
     split = split_of_folder(below) or _split_of_shard(path)
     named = NamedAudio(path, options.root or path.parent, index)
-    if form_of(path) in ("", ".tsv", ".csv") and (found := headless(path, named)):
+    if form_of(path) in ("", ".tsv", ".csv") and (found := detect_headerless(path, named)):
         say(found.line(path))
-        part = list_headless(path, found, named, options, source, below, split)
+        part = list_headerless(path, found, named, options, source, below, split)
         for line in named.lines():
             say(line)
         return part
@@ -80,7 +80,7 @@ def list_table(
     files = set()
     opened = work / "opened" / stem_of(path)
 
-    def entries() -> Iterator[Clip | Dropped]:
+    def entries() -> Iterator[SourceClip | Dropped]:
         for number, row in rows:
             where = f"{(below / path.name).as_posix()} line {number}"
             if isinstance(row, str):
@@ -109,7 +109,7 @@ def list_table(
     listed = list(entries())
     for line in named.lines():
         say(line)
-    clips = [entry for entry in listed if isinstance(entry, Clip)]
+    clips = [entry for entry in listed if isinstance(entry, SourceClip)]
     if "start" not in fields:
         _refuse_many_rows_of_a_file(clips, columns, fields, path)
     wordless = [clip.id for clip in clips if not clip.text]
@@ -120,7 +120,7 @@ def list_table(
             f"{'that clip' if one else 'those clips'} will have no label"
         )
     # A split column that is empty throughout says nothing.
-    return Part("manifest", listed, bool(found_splits - {""} or split), frozenset(files))
+    return PartListing("manifest", listed, bool(found_splits - {""} or split), frozenset(files))
 
 
 def names_audio(path: Path, options: Options) -> bool:
@@ -132,7 +132,7 @@ def names_audio(path: Path, options: Options) -> bool:
         return False
 
 
-def lists(path: Path, options: Options, named: NamedAudio) -> dict[str, str]:
+def audio_table_fields(path: Path, options: Options, named: NamedAudio) -> dict[str, str]:
     """Our fields to the columns of a table whose audio, as is told or as nearly all its values say, is ``named``'s; {} of others.
 
     Where no column is known to hold texts there is no "text" among them.
@@ -147,7 +147,7 @@ def lists(path: Path, options: Options, named: NamedAudio) -> dict[str, str]:
     return fields if "audio" in options.columns or fields["audio"] in _naming(path, columns, named.knows) else {}
 
 
-def likely_text(path: Path, fields: Mapping[str, str]) -> str:
+def likely_text_column(path: Path, fields: Mapping[str, str]) -> str:
     """The column with the longest words among those that are not ``fields``; "" where none is left."""
     columns, rows = read_table(path)
     first = [row for _, row in islice(rows, _LOOKED_AT) if isinstance(row, dict)]
@@ -163,7 +163,7 @@ def columns_of(path: Path) -> str:
         return "none that can be read"
 
 
-def has_told_columns(path: Path, options: Options) -> bool:
+def has_given_columns(path: Path, options: Options) -> bool:
     """Whether a table has all columns that ``--columns`` names."""
     try:
         return set(options.columns.values()) <= set(read_table(path)[0])
@@ -262,7 +262,7 @@ def clip_of(
     options: Options,
     below: Path = Path(),
     held: Path | None = None,
-) -> Clip | Dropped:
+) -> SourceClip | Dropped:
     """The clip that a row tells of, with its file as ``named`` finds it; ``Dropped`` where the row makes no sense.
 
     Its id is the file's name, which starts ``below`` another folder. ``held`` is where its audio is, if the table held it.
@@ -305,7 +305,7 @@ def clip_of(
     file = held or named.find(name)
     if isinstance(file, str):
         return Dropped(id, "missing", f"{where}: {file}")
-    return Clip(
+    return SourceClip(
         id=id,
         path=str(file),
         language=language,
@@ -346,7 +346,9 @@ def _split_of_shard(path: Path) -> str:
 _MILLISECONDS = re.compile(r"(?:^|[^a-z.])(?:ms|msec|milliseconds)$")
 
 
-def _refuse_many_rows_of_a_file(clips: list[Clip], columns: list[str], fields: Mapping[str, str], path: Path) -> None:
+def _refuse_many_rows_of_a_file(
+    clips: list[SourceClip], columns: list[str], fields: Mapping[str, str], path: Path
+) -> None:
     """``UserError`` where rows of one file say different things and it is not known when: each would be the whole file."""
     texts: dict[tuple[str, int | None], set[str]] = {}
     for clip in clips:
@@ -443,12 +445,12 @@ def _json_rows(lines: list[tuple[int, str]]) -> list[tuple[int, Row | str]]:
     except ValueError:
         return rows
     if isinstance(whole, dict) and not {name.casefold() for name in whole} & set(NAMES["audio"]):
-        lists = [value for value in whole.values() if isinstance(value, list)]
+        audio_table_fields = [value for value in whole.values() if isinstance(value, list)]
         if whole and all(map(_is_audio_name, whole)):
             rest = ({"text": value} if isinstance(value, str) else value for value in whole.values())
             whole = [{"audio": name, **said} for name, said in zip(whole, rest, strict=True) if isinstance(said, dict)]
-        elif len(lists) == 1:
-            whole = lists[0]
+        elif len(audio_table_fields) == 1:
+            whole = audio_table_fields[0]
     if not isinstance(whole, list):
         return rows
     return [

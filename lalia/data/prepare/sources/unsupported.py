@@ -1,4 +1,4 @@
-"""Files that are no source: what each is, and what to do so that it can be used."""
+"""Explain files that cannot be a source: what each is, and how to convert it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _ABOUT = re.compile(
 )
 
 
-def what(path: Path) -> str:
+def describe_unsupported(path: Path) -> str:
     """What a file is that is never read, and what to do ("is an archive; unpack it first: …"); "" of any other."""
     name = path.name.lower()
     if name.endswith(_SPREADSHEETS):
@@ -43,15 +43,15 @@ def what(path: Path) -> str:
 NO_AUDIO_COLUMN = "is not used, since none of its columns is known to name audio; --columns audio=NAME says which does"
 
 
-def advice(path: Path, options: Options) -> str:
+def unused_file_advice(path: Path, options: Options) -> str:
     """Why a file in a folder is not used, where it may hold labels or audio, and how it would be; "" of others."""
     if path.suffix.lower() in _DOCUMENTS or _ABOUT.fullmatch(path.name):
         return ""
-    if told := what(path):
+    if problem := describe_unsupported(path):
         of_dataset = (
             path.name.endswith(".arrow") or path.name == "dataset_info.json"
         )  # Its state.json stands for them all.
-        return "" if of_dataset else f"is not used: it {told}"
+        return "" if of_dataset else f"is not used: it {problem}"
     if form := tables.form_of(path):
         if tables.names_audio(path, options):
             return "is not used, although it may name audio; give it as the source to use it"
