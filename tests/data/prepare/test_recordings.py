@@ -12,7 +12,7 @@ from rich.console import Console
 from lalia.data.corpus import SPLITS, Corpus
 from lalia.data.mixture import NO_SPLIT, Mixture
 from lalia.data.prepare import pipeline, splits
-from lalia.data.prepare.listing import Dropped, Options, SourceClip, Span
+from lalia.data.prepare.listing import Dropped, Options, SourceClip, SplitSpan
 from lalia.data.prepare.pipeline import rewrite
 from lalia.data.prepare.segments import Segmentation
 from lalia.data.prepare.shards import make_part, plan_units
@@ -154,7 +154,7 @@ def test_not_cut_into_utterances_a_recording_is_still_divided(tmp_path: Path) ->
     assert [SPLITS[split] for split in corpus.splits] == ["train", "dev", "test"]
     assert corpus.durations_s[1] == pytest.approx(18.0, abs=0.01)
     assert corpus.card["dropped"] == {GAP: 2}
-    clip = SourceClip("a", "a.wav", "swh", held_out=(Span("", 5.0, 6.0), Span("dev", 6.0, float("inf"))))
+    clip = SourceClip("a", "a.wav", "swh", held_out=(SplitSpan("", 5.0, 6.0), SplitSpan("dev", 6.0, float("inf"))))
     found = clips_per_split(clip)
     assert [type(piece) for piece in found] == [SourceClip, Dropped, SourceClip]
 
