@@ -94,7 +94,7 @@ def test_nothing_fit_is_said_in_one_line(tmp_path: Path, capsys: pytest.CaptureF
         (["empty", "--language", "klingon!"], "language 'klingon!' is unknown"),
         (["empty", "--columns", "words"], "expected OURS=THEIRS"),
         (["empty", "--shortest", "30"], "expected at least 0.1 s"),
-        (["empty", "--dev", "40", "--test", "40"], "more than half"),
+        (["empty", "--dev", "40", "--test", "40"], "expected at most 50 together"),
         (["empty", "--audio", "empty"], "for demo alone"),
         (["file.xyz"], "is neither audio nor a file that tells of audio"),
     ],
