@@ -1,8 +1,7 @@
-"""Languages by their ISO 639-3 codes, whatever code, locale or English name a source uses.
+"""Language codes: finds the ISO 639-3 code for any code, locale or English name that a source uses.
 
-ISO 639-3: every code with its English name, and the code of several languages that it is a part of (swh of swa).
-
-``iso_639_3.tsv`` is IANA's Language Subtag Registry of 2025-08-25 (CC0), its two letters written as three.
+``iso_639_3.tsv`` is IANA's Language Subtag Registry of 2025-08-25 (CC0) with two-letter codes written as three letters; it also
+gives the macrolanguage of a code (swh is part of swa).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What is known about writing languages: scripts, numbers, common words, and how labels are normalised (languages.json).
+"""Language profiles (``languages.json``): scripts, number spelling, frequent words and normaliser settings of each language.
 
-Digits as words, by num2words where it knows the language.
+``spell_numbers`` writes digits as words by num2words where it knows the language.
 """
 
 from __future__ import annotations

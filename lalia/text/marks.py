@@ -1,6 +1,6 @@
-"""Transcribers' marks: what conventions of transcription write into a text that nobody says, as one table.
+"""Transcription marks such as [laughter], (unclear) or <noise>: finds and removes what annotators write and nobody says.
 
-A mark that holds letters or digits becomes a word of the label unless it is taken out: "[laughter] yes" would teach the word
+A mark that holds letters or digits becomes a word of the label unless it is removed: "[laughter] yes" would teach the word
 *laughter*. Marks of punctuation alone, such as (.) or [//], are left to the normaliser, which drops them.
 """
 

@@ -1,4 +1,4 @@
-"""The one normaliser: the same letters for labels, language-model text and scoring."""
+"""Text normaliser: one for labels, language-model text and scoring, stored with the model."""
 
 from __future__ import annotations
 

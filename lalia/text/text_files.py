@@ -1,4 +1,4 @@
-"""Text files as people have them: UTF-8 or UTF-16, perhaps compressed by gzip; and what to do where they are neither."""
+"""Text files in UTF-8 or UTF-16, plain or gzipped; for other encodings the error names the command that converts them."""
 
 from __future__ import annotations
 

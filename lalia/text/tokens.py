@@ -1,6 +1,6 @@
-"""Tokens: the symbols a CTC head speaks, and text to ids and back.
+"""Tokens of a CTC head, text to token ids and back, and the choice of a vocabulary from labels.
 
-Vocabulary: which units a recogniser spells in (letters, graphemes, parts of Hangul, pieces), chosen from its labels.
+The units are letters, graphemes, parts of Hangul syllables, or SentencePiece pieces.
 """
 
 from __future__ import annotations

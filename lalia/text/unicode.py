@@ -1,10 +1,7 @@
-"""Text that was read in the wrong encoding: how to notice it, and how to read it again in the right one.
+"""Unicode tools: scripts, graphemes and Hangul parts, look-alike letters, and text decoded with the wrong encoding.
 
-Scripts: which one a character belongs to, and those written without spaces, whose characters are words of their own.
-
-Units of writing other than code points: graphemes, and the parts that Hangul syllables are made of.
-
-Letters that look alike and are not: of another script in the middle of a word, or two codes for one letter.
+Characters of scripts written without spaces count as words. Look-alikes are letters of another script inside a word, or two code
+points for one letter.
 """
 
 from __future__ import annotations
