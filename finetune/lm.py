@@ -82,7 +82,7 @@ def _compare(model: FinetunedModel, folder: Path, clips: EvaluationClips, split:
     rows = labelled_rows(clips, model.corpora[0], split, [], None)
     check_labels(clips, model.corpora[0], rows, student)
     name = f"{language_model.ngrams.order}-grams of {language_model.unit}s"
-    decoders: dict[str, Decoder | None] = {"best path": None, name: make_decoder(student, language_model)}
+    decoders: dict[str, Decoder | None] = {"greedy": None, name: make_decoder(student, language_model)}
     if with_lstm:
         decoders[f"{name} and LSTM"] = make_decoder(student, language_model, rescore=model.home / LSTM)
     shown = (lambda name: print(f"\r\033[K{name} …", end="", file=sys.stderr)) if sys.stderr.isatty() else None

@@ -206,8 +206,8 @@ def _written(word: str, tokens: Tokens) -> bool:
 
 LEAST_LETTERS = 60
 """On fewer a mean says little; in another language words are not told apart, so words are not counted."""
-BEST_PATH, CALIBRATED = 0.80, 0.45
-"""A mean confidence below this is told: of words by best path, and of those by a search that tuning calibrated."""
+GREEDY, CALIBRATED = 0.80, 0.45
+"""A warning is printed below this mean confidence: of greedy words, and of words from a calibrated beam search."""
 
 
 def doubtful(words: Sequence[Word], limit: float) -> bool:

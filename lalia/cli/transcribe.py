@@ -19,7 +19,7 @@ from lalia.decoding.greedy import Word
 from lalia.errors import AudioError, UserError, one_of
 from lalia.files import one_line, readable
 from lalia.inputs import address, is_address
-from lalia.model_folder import BEST_PATH, CALIBRATED, doubt, doubtful
+from lalia.model_folder import CALIBRATED, GREEDY, doubt, doubtful
 from lalia.runtime.student import Student
 from lalia.runtime.transcript import FORMATS, Transcript, render
 from lalia.runtime.windows import in_order
@@ -194,7 +194,7 @@ def _tell_doubts(
 def _limit(args: argparse.Namespace, decoder: Decoder | None) -> float:
     """Below which mean confidence a transcript is doubtful; 0 where confidence is of a kind that was not measured."""
     if decoder is None:
-        return BEST_PATH
+        return GREEDY
     return CALIBRATED if decoder.weights is not None and not args.only else 0.0
 
 

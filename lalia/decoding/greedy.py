@@ -16,7 +16,7 @@ from lalia.text.tokens import BOUNDARY, Tokens
 from lalia.text.unicode import is_ideograph
 from lalia.units import Frames, Seconds
 
-# --- CTC best path ---------------------------------------------------------------------------------------
+# --- Greedy CTC decoding ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def _word(letters: Sequence[TokenSpan], tokens: Tokens, frame_s: Seconds) -> Wor
     )
 
 
-# --- CTC best path of a stream ---------------------------------------------------------------------------
+# --- Greedy decoding of a stream ---------------------------------------------------------------------------
 
 PAUSE_S: Seconds = 0.3
 """Blank frames for this long end a word: the last word of a sentence has no boundary until speech continues."""

@@ -59,14 +59,14 @@ def write_evaluation(
             return None
 
     said = [(clip.id, clip.reference, clip.hypothesis) for clip in found.clips]
-    sections.append(clips_section(said, sound, f"By letters wrong, out of {len(said)} clips.", "Clips to hear"))
+    sections.append(clips_section(said, sound, f"By CER, out of {len(said)} clips.", "Clips to hear"))
     sections += more
     intro = "What the student is made of, each by the first letters of its content's hash."
     sections.append(page.Section("Lineage", [page.lineage(lineage_of(card))], intro))
     ways = [_AIDS[name].format(Path(asked[name]).name) for name in _AIDS if name in asked]
     lead = Markup("<strong>{}</strong> of the {} split, {} of audio. Decoded {}.").format(
         f"{len(found.clips):,} clips", " ".join(asked[name] for name in ("language", "split") if name in asked),
-        clock(found.audio_s), "with " + " and ".join(ways) if ways else "by best path, with nothing known of the language",
+        clock(found.audio_s), "with " + " and ".join(ways) if ways else "by greedy decoding, without a language model",
     )  # fmt: skip
     footer = [f"left out: {reason}" for reason in found.skipped[:20]]
     made = page.Page(
@@ -81,7 +81,7 @@ def _tiles(found: Evaluation, pairs: Sequence[tuple[float, bool]], calibrated: b
     whole = found.score()
     right = sum(clip.reference == clip.hypothesis for clip in found.clips) / len(found.clips)
     tiles = [
-        page.Tile(numbers.percent(whole.cer.rate), "letters wrong (CER)", _between(whole.cer_interval)),
+        page.Tile(numbers.percent(whole.cer.rate), "CER", _between(whole.cer_interval)),
         page.Tile(numbers.percent(whole.wer.rate), "words wrong (WER)", _between(whole.wer_interval)),
         page.Tile(numbers.percent(right, 0), "clips without an error", f"of {len(found.clips):,}"),
         page.Tile(numbers.times(1 / max(found.rtf, 1e-9)), "real time", f"RTF {found.rtf:.4f}"),
@@ -113,7 +113,7 @@ def _error_rates(found: Evaluation, about: Mapping[str, ClipInfo]) -> page.Secti
     for name, clips in groups.items():
         scores = {group: _score(some) for group, some in clips.items()}
         if name == SPEAKER and len(scores) > MOST_SPEAKERS:
-            aside = f"Of {len(scores)} speakers those {MOST_SPEAKERS} with the most letters wrong."
+            aside = f"Of {len(scores)} speakers those {MOST_SPEAKERS} with the highest CER."
             scores = dict(sorted(scores.items(), key=lambda item: -item[1].cer.rate)[:MOST_SPEAKERS])
         if len(scores) > 1:
             bars = [
@@ -164,9 +164,11 @@ def _confusions(clips: Sequence[ScoredClip]) -> page.Section:
         elif most:
             rare.append(title)
     if not charts and not rare:
-        return page.Section("What is taken for what", [Markup("<p>Nothing: every clip was heard as it was said.</p>")])
+        return page.Section(
+            "What is taken for what", [Markup("<p>Nothing: every transcript equals its reference.</p>")]
+        )
     intro = Markup(
-        "The most frequent errors, and how often the letter or word was said at all. Red: said, not heard. "
+        "The most frequent errors, and how often the letter or word occurs in the references. Red: missed. "
         "Yellow: heard as another. Blue: heard, not said."
     )
     once = Markup("<p>{}: every error occurs once.</p>").format(" and ".join(rare))

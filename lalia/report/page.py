@@ -246,7 +246,7 @@ def _outline(wave: np.ndarray) -> str:
 # --- What was said and what was heard, with the differences coloured -------------------------------------
 
 ERROR_LEGEND = Markup(
-    '<span><mark class="gone">missed</mark> said, not heard</span>'
+    '<span><mark class="gone">missed</mark> only in the reference</span>'
     '<span><mark class="other">mistaken</mark> heard as another letter</span>'
     '<span><mark class="extra">invented</mark> heard, not said</span>'
 )
@@ -289,7 +289,7 @@ ScoredClip = tuple[str, str, str]
 def clips_section(
     scored: Sequence[ScoredClip], wave: Callable[[str], np.ndarray | None], intro: str, title: str = "Test clips"
 ) -> Section:
-    """The worst and the median of ``scored`` by letters wrong; ``wave`` gives a clip's sound, None where it is not at hand."""
+    """The worst and the median clips of ``scored`` by CER; ``wave`` gives a clip's wave, None if it is unavailable."""
     ranked = sorted(scored, key=lambda clip: -character_errors(clip[1], clip[2]).rate)
     middle = max(0, len(ranked) // 2 - SHOWN // 2)
     chosen = [("Worst", ranked[:SHOWN])]

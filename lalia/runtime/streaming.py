@@ -122,9 +122,9 @@ class StreamUpdate:
 class Stream:
     """``feed`` it samples in blocks of any size, then ``finish``; ``words`` are all stable ones so far.
 
-    Without a decoder words come by CTC's best path, and are stable as soon as a boundary or a pause ends them. A ``decoder``
+    Without a decoder, words come from greedy decoding and are stable as soon as a boundary or a pause ends them. A ``decoder``
     (``lalia.decoding.decoder``) searches whole utterances: its words are stable when a pause of a second ends one, and until
-    then the best path is shown. How samples are parted into blocks changes nothing that is said in the end.
+    then the greedy words are shown. How samples are split into blocks does not change the final text.
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class Stream:
         self.rate = rate
         self._fed = 0
         self._over = False
-        self._shown: list[Word] = []  # with a decoder: words of the best path that it has not decided on
+        self._shown: list[Word] = []  # with a decoder: greedy words that it has not decided on
         if decoder is not None:
             decoder.begin()
 

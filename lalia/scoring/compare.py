@@ -71,7 +71,7 @@ def compare(
     decoders: Mapping[str, Decoder | None],
     progress: Callable[[str], None] | None = None,
 ) -> Comparison:
-    """Decode ``rows`` of ``clips`` with each of ``decoders`` (None: best path), the simplest first, after hearing them once.
+    """Decode ``rows`` of ``clips`` with each of ``decoders`` (None: greedy), the simplest first; the model runs once.
 
     Each decodes all clips twice, and the second time counts: what a decoder remembers is filled then, as after some minutes
     of anybody's speech. ``UserError`` where no clip can be used.

@@ -60,7 +60,10 @@ def test_audio_from_a_pipe(name: str, student: Path, talks: Path, tmp_path: Path
 
 
 def test_a_pipe_that_holds_nothing_or_no_audio(student: Path) -> None:
-    for given, told in ((b"", b"lalia: stdin: is empty"), (b"no sound at all", b"lalia: stdin: is no audio")):
+    for given, told in (
+        (b"", b"lalia: stdin: is empty"),
+        (b"no sound at all", b"lalia: stdin: is not a supported audio"),
+    ):
         ended = typed(student, "-", given=given)
         assert ended.returncode == 2 and ended.stderr.startswith(told) and ended.stderr.count(b"\n") == 1
 
@@ -113,7 +116,11 @@ def test_names_with_line_ends_and_bytes_that_are_no_utf_8(student: Path, talks: 
     bad = os.fsdecode(os.fsencode(talks) + b"/b\xe8d\n.flac")
     Path(bad).write_bytes(b"no sound")
     ended = typed(student, bad)
-    assert ended.returncode == 2 and rb"b\xe8d\n.flac: is no audio" in ended.stderr and ended.stderr.count(b"\n") == 1
+    assert (
+        ended.returncode == 2
+        and rb"b\xe8d\n.flac: is not a supported" in ended.stderr
+        and ended.stderr.count(b"\n") == 1
+    )
 
 
 def test_several_formats_go_to_a_folder(

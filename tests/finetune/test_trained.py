@@ -94,7 +94,7 @@ def test_language_models_are_made_tuned_and_set_side_by_side(
     assert student_id in read_card(run / "lm")["tuned"]
     found = json.loads((run / "decoding.json").read_text())
     names = [way["name"] for way in found["ways"]]
-    assert names == ["best path", "6-grams of letters", "6-grams of letters and LSTM"]
+    assert names == ["greedy", "6-grams of letters", "6-grams of letters and LSTM"]
     assert found["split"] == "test" and found["clips"] == len(rows) and len(found["verdict"]) == 2
     assert all(way["seconds_per_hour"] > 0 for way in found["ways"])
     assert all(name in out for name in names) and f"lalia transcribe {run} talk.mp3 --lm {run / 'lm'}" in out

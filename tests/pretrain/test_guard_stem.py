@@ -111,21 +111,6 @@ def test_features_that_are_not_learned_cannot_die() -> None:
     assert watch.illness() is None
 
 
-def test_the_watch_of_an_older_checkpoint_goes_on() -> None:
-    state = watch_of().state()
-    del state["courses"][0], state["history"]["wave_variation"]
-    for course in state["courses"]:
-        del course["value"], course["limit"]
-    watch = Watch(healthy_bands(GuardSettings(), "gumbel", 1 / 51, 1000))
-    watch.restore(state)
-    assert [course.inside for course in watch.courses[:2]] == [0, 40]
-    breach = judged(watch, FLAT, 41)  # what is usual for the wave is not known yet: as before
-    assert breach is not None and breach.action == "skip"
-    for step in range(42, 70):
-        assert judged(watch, HEALTHY, step) is None
-    assert judged(watch, FLAT, 70) is None and not watch.well
-
-
 def test_the_watch_goes_on_from_its_state_with_a_dead_stem() -> None:
     steps = [(step, FLAT if 60 < step < 120 else SILENT if step > 150 else HEALTHY) for step in range(1, 200)]
     whole, first = (Watch(healthy_bands(GuardSettings(), "gumbel", 1 / 51, 1000)) for _ in range(2))
@@ -211,7 +196,7 @@ def test_a_run_that_ends_ill_is_stopped_and_is_not_finished_by_asking_again(
     planted(lambda task, batch, step: kill_stem(task) if step >= 30 else None)
     for _ in range(2):  # the second time from the last checkpoint on
         with pytest.raises(
-            GuardStopped, match=r"step 55: .*the stem has died, and there the run ends; .*lower --optim.lr"
+            GuardStopped, match=r"step 55: .*the stem has died, and the run ends here; .*lower --optim.lr"
         ):
             pretrain(tiny(corpus, 55), tmp_path / "run")
         assert not (tmp_path / "run" / FINISHED).exists() and not (tmp_path / "run" / "encoder").exists()

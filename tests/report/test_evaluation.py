@@ -70,7 +70,7 @@ def test_page(tmp_path: Path) -> None:
 
 def test_little_is_known(tmp_path: Path) -> None:
     text = write(tmp_path / "page.html", [ScoredClip("0", "ita", "bad", "bad", 1.0)], {})
-    assert "Nothing: every clip was heard as it was said." in text and "by best path" in text
+    assert "Nothing: every transcript equals its reference." in text and "by greedy decoding" in text
     assert "speaker" not in text and "calibration" not in text and set(rows(text)) == {"length: under 2 s", "all"}
 
 

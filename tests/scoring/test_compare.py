@@ -39,7 +39,7 @@ def result(name: str, references: list[str], heard: list[str], took_s: float) ->
 
 def test_each_way_has_its_own_figures(tmp_path: Path) -> None:
     student = Student.load(make_student(tmp_path / "student"), 1)
-    decoders = {"best path": None, "closed list": make_decoder(student, only=["bad dab", "dad", "ace bed"])}
+    decoders = {"greedy": None, "closed list": make_decoder(student, only=["bad dab", "dad", "ace bed"])}
     found = compare(student, Tunes(), range(3), decoders)
     first, second = found.results
     assert first.score.wer == ErrorCounts(1, 0, 0, 5) and [c.errors for c in first.words] == [1, 0, 0]

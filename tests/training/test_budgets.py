@@ -51,7 +51,7 @@ def test_a_stage_gets_the_steps_it_needs_and_says_so(capsys: pytest.CaptureFixtu
 def test_but_not_a_day_for_a_minute(capsys: pytest.CaptureFixture[str]) -> None:
     assert budget(1).plan(120, tell=True) == 20
     said = capsys.readouterr().err
-    assert "only 20 steps are done: give it more minutes" in said and said.count("\n") == 1
+    assert "only 20 steps are done: give more minutes" in said and said.count("\n") == 1
 
 
 def test_the_clock_of_a_cpu_is_not_moved_by_neighbours() -> None:

@@ -92,8 +92,6 @@ def _existing(spec: str) -> Path:
         raise address(spec)
     if spec == "-":
         raise UserError("-: a source is read more than once; save the table as a file, with its clips beside it")
-    if is_address(spec):
-        raise address(spec)
     path = find_path(Path(spec).expanduser())
     if not os.path.exists(path):  # noqa: PTH110 - pathlib's raises an OSError where a name is too long
         raise UserError(f"{spec}: no such file or folder; expected {_EXPECTED}")
