@@ -85,7 +85,7 @@ def test_many_speakers(tmp_path: Path) -> None:
     heard = [clip(n, "bad cab", "bad cab" if n < 15 else "bad") for n in range(20)]
     found = write(tmp_path / "page.html", heard, {str(n): ClipInfo(f"s{n:02}", 30.0) for n in range(20)})
     assert [name for name in rows(found) if name.startswith("speaker")][:5] == [f"speaker: s{n}" for n in range(15, 20)]
-    assert "Of 20 speakers those 8 with the most letters wrong" in found and "In the middle" in found
+    assert "Of 20 speakers those 8 with the highest CER" in found and "In the middle" in found
 
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
