@@ -123,7 +123,11 @@ def test_a_bad_clip_among_many(lalia, student: Path, talks: Path) -> None:
     others, *lines = ended.err.splitlines()
     assert others == f"lalia: {talks}: {OTHERS}"
     assert len(lines) == 4
-    assert "aa.wav: is empty" in lines[0] and "bb.mp3: is no audio" in lines[1] and "absent.wav: no such" in lines[2]
+    assert (
+        "aa.wav: is empty" in lines[0]
+        and "bb.mp3: is not a supported audio file" in lines[1]
+        and "absent.wav: no such" in lines[2]
+    )
     assert "3 of 6 clips could not be read" in lines[3]
 
 

@@ -127,7 +127,7 @@ def test_patience_ends_a_run_that_gets_no_better(folder, capsys):
     )  # fmt: skip
     run = fit(folder, "patient", *flags)
     assert len(metrics(run, "valid/cer")) == 5  # the two up to step 4 do not count: 2 of 40 frozen, 2 to learn to speak
-    assert "ends at step 10 of 40: 3 looks" in capsys.readouterr().err
+    assert "ends at step 10 of 40: no better result in 3 validations" in capsys.readouterr().err
     # A kill between the last step and the result: the same command writes the result and trains no more.
     (run / "finished.json").unlink()
     shutil.rmtree(run / "recogniser")

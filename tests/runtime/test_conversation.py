@@ -144,7 +144,7 @@ def test_the_command_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert main.main(["transcribe", str(folder), str(calls)]) == 0
     told = capsys.readouterr().err
     assert told.count("--channels each") == 1
-    assert "lalia: 2 of 3 clips hold different voices on two channels; --channels each keeps them apart\n" in told
+    assert "lalia: in 2 of 3 clips: different voices on two channels; --channels each keeps them apart\n" in told
     assert main.main(["transcribe", str(folder), str(b)]) == 0
     assert (
         capsys.readouterr().err

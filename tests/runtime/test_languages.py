@@ -61,7 +61,7 @@ def test_lm_and_tune_take_it_too_and_tune_keeps_what_was_before(
         (found,) = json.loads((lm / "card.json").read_text())["tuned"].values()
         tuned.append(found)
         printed = capsys.readouterr()
-        assert "clips of swa are taken" in printed.err and "2 clips are few to tune on: from 40 on" in printed.err
+        assert "clips of swa are taken" in printed.err and "2 clips are few to tune on; 40 are enough" in printed.err
         now = f"weight {found['weight']:g}, bonus {found['bonus']:g}"
         assert f"{lm}: {now} for" in printed.out
         assert (f"before: {now} (on 2 clips of dev, in swa, {found['date']})" in printed.out) == (len(tuned) > 1)
