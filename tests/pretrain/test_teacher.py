@@ -69,5 +69,5 @@ def test_a_teacher_must_have_the_models_frames_and_the_block(tmp_path: Path, mon
         ContrastiveHead(shape, ContrastiveShape(kind="kmeans", codebooks=1, teacher=first, teacher_block=2))
     with pytest.raises(UserError, match="only kmeans has one"):
         ContrastiveShape(teacher=first)
-    with pytest.raises(UserError, match="there is no teacher; give one with --quantizer.teacher"):
+    with pytest.raises(UserError, match=r"there is no teacher; give one with --quantizer\.teacher"):
         ContrastiveHead(shape, ContrastiveShape(kind="kmeans", codebooks=1, teacher_block=4))

@@ -147,8 +147,7 @@ def test_the_command_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert "lalia: in 2 of 3 clips: different voices on two channels; --channels each keeps them apart\n" in told
     assert main.main(["transcribe", str(folder), str(b)]) == 0
     assert (
-        capsys.readouterr().err
-        == f"lalia: {b}: holds different voices on two channels; --channels each keeps them apart\n"
+        capsys.readouterr().err == f"lalia: {b}: different voices on two channels; --channels each keeps them apart\n"
     )
     assert main.main(["transcribe", str(folder), str(c), "--channels", "2"]) == 2
     assert capsys.readouterr().err == f"lalia: {c}: has no channel 2; it is mono\n"
