@@ -20,7 +20,7 @@ from lalia.models.encoder import Encoder
 from lalia.models.frontend import StackedFrames, valid_frames
 from lalia.models.shape import EncoderShape
 
-WAV2LETTER_WIDTH, WAV2LETTER_CHANNELS = 2000, 250
+WAV2LETTER_WIDTH = 2000
 SUBSAMPLING = 2
 """10 ms frames to one of the model: 20 ms, by the stride of Wav2Letter's first convolution or side by side for DeepSpeech."""
 

@@ -13,7 +13,6 @@ from lalia.data.prepare.listing import Dropped
 from lalia.data.prepare.rows import RecordingChannel
 from lalia.data.prepare.shards import Record, fingerprints_path
 
-MODES = ("near", "exact", "keep")
 CONFLICT = "conflicting label"
 """Why a clip is left out that holds the same samples as another and is labelled otherwise: one of the two labels is wrong."""
 
