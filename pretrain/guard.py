@@ -23,6 +23,7 @@ from lalia.errors import GuardStopped, UserError
 from lalia.training import Callback, Trainer, interventions
 from lalia.training.distributed import broadcast
 from lalia.training.run_log import InterventionLog
+from lalia.training.zero import DeepSpeedZero
 from pretrain.bands import Band, Breach, GuardSettings, Vitals, Watch, healthy_bands
 from pretrain.loss import perplexity
 from pretrain.task import BatchStats, PretrainTask
@@ -33,6 +34,8 @@ NAME = "guard"
 MEMORY = 0.9
 """Decay per step of the running code usage: an average over about ten steps."""
 RAISE, CUT, MOST_RAISE = 4.0, 0.5, 64.0
+SCALARS = 7
+"""Numbers of a step before the code usage, see ``Guard._pack``."""
 DEAD = 0.05
 """A code with less than this share of its even share (1/V) is dead."""
 
@@ -83,7 +86,8 @@ class Guard(Callback):
         if self._steps != pl_module.settings.schedule.steps:
             self.watch.bands = self._bands(pl_module)
         usage_GV, share_within = self.usage_GV, self.share_within
-        self._vitals = self._measure(trainer, pl_module)
+        packed = self._pack(trainer, pl_module)
+        self._vitals = self._vitals_of(to_host(packed), trainer, pl_module)
         self._stats.clear()
         breach = self.watch.batch(self._vitals, trainer.global_step)
         self._left_out = breach is not None
@@ -114,10 +118,12 @@ class Guard(Callback):
         elif self.watch.well and step % self.settings.keep_every == 0:
             self._save_healthy(trainer, pl_module)
         pl_module.log_dict(
-            {f"guard/{k}": float(v) for k, v in asdict(vitals).items() if v is not None and k not in ("loss", "accuracy")}
+            # Tensors on the CPU: Lightning would copy each plain number to the device.
+            {f"guard/{k}": torch.tensor(v) for k, v in asdict(vitals).items() if v is not None and k not in ("loss", "accuracy")}
             | {
-                "guard/measures": float(self.measures), "guard/skipped": float(self.skipped),
-                "guard/rate_factor": self.rate_factor, "guard/diversity_factor": self.diversity_factor,
+                "guard/measures": torch.tensor(float(self.measures)), "guard/skipped": torch.tensor(float(self.skipped)),
+                "guard/rate_factor": torch.tensor(self.rate_factor),
+                "guard/diversity_factor": torch.tensor(self.diversity_factor),
             }
         )  # fmt: skip
         if step >= pl_module.settings.schedule.steps:
@@ -151,27 +157,41 @@ class Guard(Callback):
 
     # -- What a step looks like --------------------------------------------------------------------------------------------
 
-    def _measure(self, trainer: Trainer, task: PretrainTask) -> Vitals:
-        """The vitals of the step whose gradients are ready, the same on every rank."""
+    def _pack(self, trainer: Trainer, task: PretrainTask) -> Tensor:
+        """What the vitals of the step are computed from: one tensor on the device, made without waiting for the device.
+
+        Gradient norm; then, summed over micro-batches and ranks: loss, correct, masked frames, frames, feature_std,
+        wave_variation, used_GV.
+        """
         losses, stats = zip(*self._stats, strict=True)
-        sums = torch.stack([
-            torch.stack(losses).float().sum() * trainer.accumulate_grad_batches,  # Lightning divides the loss by it
-            torch.stack([p.correct for p in stats]).sum().float(), torch.stack([p.hidden for p in stats]).sum().float(),
-            torch.stack([p.frames for p in stats]).sum().float(), torch.stack([p.feature_std for p in stats]).sum(),
-            torch.stack([p.wave_variation for p in stats]).sum(), torch.tensor(float(len(stats)), device=losses[0].device),
+        sums = torch.cat([
+            torch.stack([
+                torch.stack(losses).float().sum() * trainer.accumulate_grad_batches,  # Lightning divides the loss by it
+                torch.stack([p.correct for p in stats]).sum().float(), torch.stack([p.hidden for p in stats]).sum().float(),
+                torch.stack([p.frames for p in stats]).sum().float(), torch.stack([p.feature_std for p in stats]).sum(),
+                torch.stack([p.wave_variation for p in stats]).sum(),
+            ]),
+            torch.stack([p.used_GV for p in stats]).sum(0).float().flatten(),
         ])  # fmt: skip
-        used_GV = torch.stack([p.used_GV for p in stats]).sum(0).float()
-        everything = torch.cat([sums, used_GV.flatten()])
         if trainer.world_size > 1:
-            everything = trainer.strategy.reduce(everything, reduce_op="sum")
-        loss, correct, hidden, frames, std, variation, count = everything[: len(sums)].tolist()
-        used_GV = everything[len(sums) :].view_as(used_GV).cpu()
+            sums = trainer.strategy.reduce(sums, reduce_op="sum")
+        self._live_KF = torch.cat([p.live_KF for p in stats])
+        norm = interventions.gradient_norm(trainer)
+        if not isinstance(trainer.strategy, DeepSpeedZero):  # which clips with its own norm
+            task.gradient_norm = norm
+        return torch.cat([norm.float().reshape(1), sums])
+
+    def _vitals_of(self, packed: Tensor, trainer: Trainer, task: PretrainTask) -> Vitals:
+        """The vitals in ``packed``, which lies on the CPU; the same on every rank."""
+        count = len(self._stats) * trainer.world_size
+        norm: float | None
+        norm, loss, correct, hidden, frames, std, variation = packed[:SCALARS].tolist()
+        used_GV = packed[SCALARS:].view_as(self._stats[0][1].used_GV)
         self.usage_GV = used_GV if self.usage_GV is None else MEMORY * self.usage_GV + used_GV
         within = _code_share(used_GV)
         self.share_within = within if self.share_within is None else MEMORY * self.share_within + (1 - MEMORY) * within
-        self._live_KF = torch.cat([p.live_KF for p in stats])
+        # Waits for the device, as the loss scaler of float16 does at every step anyway.
         scale = float(trainer.precision_plugin.scale) if task.settings.hardware.precision == "fp16" else None  # type: ignore[attr-defined]
-        norm: float | None = interventions.gradient_norm(trainer, task)
         if scale is not None and norm is not None and not math.isfinite(norm):
             norm = None  # float16 overflow: the loss scaler skips the batch and lowers its scale
         # Averaged over ten steps, since one batch may be small; and within each step, since unstable weights may use one code per
@@ -278,6 +298,18 @@ class Guard(Callback):
             **{k: v if math.isfinite(v) else None for k, v in figures.items()},
             "rate_factor": self.rate_factor, "diversity_factor": self.diversity_factor,
         })  # fmt: skip
+
+
+def to_host(values: Tensor) -> Tensor:
+    """``values`` on the CPU: from a GPU by one copy into pinned memory, for which this thread sleeps."""
+    if values.device.type != "cuda":
+        return values.cpu()
+    host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+    host.copy_(values, non_blocking=True)
+    copied = torch.cuda.Event(blocking=True)
+    copied.record()
+    copied.synchronize()
+    return host
 
 
 def _code_share(usage_GV: Tensor) -> float:

@@ -85,6 +85,8 @@ class PretrainTask(LightningModule):
         """factor on the diversity weight; the guard raises it"""
         self.batch_stats: BatchStats | None = None
         """of the last training micro-batch"""
+        self.gradient_norm: Tensor | None = None
+        """of the coming optimizer step where the guard has computed it; clipping takes it then"""
         self._validation_sums: list[tuple[Tensor, Tensor]] = []
 
     def forward(self, batch: Batch, random: torch.Generator, gumbel: float | None) -> ForwardOutput:
@@ -161,6 +163,19 @@ class PretrainTask(LightningModule):
             }
         )
         return loss
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        norm, self.gradient_norm = self.gradient_norm, None
+        if norm is None:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        elif gradient_clip_val:
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            torch.nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, norm)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         output = self(batch, generator(self.settings.seed, "valid", batch.number), None)

@@ -17,11 +17,15 @@ from torch import Tensor, nn
 from lalia.training.zero import DeepSpeedZero
 
 
-def gradient_norm(trainer: Trainer, module: LightningModule) -> float:
-    """Norm of the accumulated gradients, over all ranks."""
+def gradient_norm(trainer: Trainer) -> Tensor:
+    """Norm of the accumulated gradients over all ranks, on the device; the number that ``clip_grad_norm_`` computes."""
     if isinstance(trainer.strategy, DeepSpeedZero):
         return trainer.strategy.gradient_norm()
-    return float(torch.nn.utils.get_total_norm([p.grad for p in module.parameters() if p.grad is not None]))
+    return torch.nn.utils.get_total_norm([p.grad for p in _optimized(trainer) if p.grad is not None])
+
+
+def _optimized(trainer: Trainer) -> list[nn.Parameter]:
+    return [p for group in trainer.optimizers[0].param_groups for p in group["params"]]
 
 
 def skip_step(trainer: Trainer, module: LightningModule) -> None:

@@ -140,7 +140,7 @@ class DeepSpeedZero(DeepSpeedStrategy):
 
     # -- interventions between backward pass and step; every rank takes part --
 
-    def gradient_norm(self) -> float:
+    def gradient_norm(self) -> Tensor:
         """Norm of the accumulated gradients over all shards; infinite if one of them is not finite."""
         zero = self._zero
         if self.zero_stage_3:
@@ -149,7 +149,7 @@ class DeepSpeedZero(DeepSpeedStrategy):
             norm = combine_grad_norm_groups(zero._get_norm_groups())
         else:
             norm = zero.scaled_global_norm()
-        return float(norm) / float(zero.loss_scale)
+        return torch.as_tensor(norm) / float(zero.loss_scale)
 
     def skip_step(self) -> None:
         """Skip the coming step: weights, moments and loss scale stay as they are."""

@@ -137,15 +137,15 @@ def test_codes_that_die_in_every_batch_are_seen_while_weights_swing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At a high rate each step's frames choose one code, and the next step's another: over ten steps that looks like variety."""
-    monkeypatch.setattr("lalia.training.interventions.gradient_norm", lambda *_: 1.0)
+    monkeypatch.setattr("lalia.training.interventions.gradient_norm", lambda *_: torch.tensor(1.0))
     guard, one = Guard(GuardSettings(), tmp_path), torch.tensor(1.0)
-    trainer: Any = SimpleNamespace(accumulate_grad_batches=1, world_size=1)
+    trainer: Any = SimpleNamespace(accumulate_grad_batches=1, world_size=1, strategy=None)
     task: Any = SimpleNamespace(settings=PretrainSettings(), head=SimpleNamespace(shape=ContrastiveShape(entries=16)))
     for step in range(40):
         used_GV = torch.zeros(2, 16)
         used_GV[:, step % 16] = 100
         guard._stats = [(one, BatchStats(one, 100 * one, 200 * one, one, one, used_GV, torch.zeros(1, 4)))]
-        share = guard._measure(trainer, task).code_share
+        share = guard._vitals_of(guard._pack(trainer, task), trainer, task).code_share
     assert share == pytest.approx(1 / 16, rel=0.01)
 
 
