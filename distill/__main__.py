@@ -1,4 +1,4 @@
-"""``lalia distill VERB``: fit or prune a small recogniser from a large one, export it if it keeps its budget."""
+"""``lalia distill VERB``: fit or prune a small recogniser from a large one, export it if it stays within its budget."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Make a small student of a recogniser, and export it to int8 ONNX for CPUs.
   lalia transcribe students/italian talk.mp3
 """,
     "fit": """\
-Distil a recogniser into a smaller one, on unlabelled audio and on labels where there are some; it ends in RUN/recogniser.
+Distil a recogniser into a smaller one, on unlabelled audio and on labels if there are any. The result is RUN/recogniser.
 
   lalia distill fit --config configs/distill/nano.yaml --teacher runs/italian/recogniser --data.corpus data/demo --out runs/small
 
@@ -34,51 +34,51 @@ used most
   --teacher FOLDER       the recogniser to learn from, or its run
   --data.corpus CORPUS   made by lalia prepare; repeat it for several
   --data.language CODE   another language than the teacher's
-  --out RUN              the folder this run is kept in
-  --schedule.minutes N   how long; or --schedule.steps N
-  --student.start FOLDER start from this recogniser instead of the teacher's blocks
-  --student.chunk N      frames of a chunk, for a streaming student
+  --out RUN              the folder of this run
+  --schedule.minutes N   length of the run; or --schedule.steps N
+  --student.start FOLDER initial weights: this recogniser, instead of the teacher's blocks
+  --student.chunk N      frames per chunk, for a streaming student
   --optim.lr N           peak learning rate
   --batch.hours N        hours of audio per optimizer step
 """,
     "prune": """\
-Prune a recogniser to a target size, then distil it from the original; it ends in RUN/recogniser.
+Prune a recogniser to a target size, then distil it from the original. The result is RUN/recogniser.
 
   lalia distill prune --config configs/distill/prune-nano.yaml --data.corpus data/demo --teacher runs/italian/recogniser \\
       --out runs/pruned
 
-L0 gates on heads, feed-forward units and convolution channels learn under the target size what to remove, and it is removed. The
-language is the teacher's. The same command again continues the run in --out.
+L0 gates on heads, feed-forward units and convolution channels learn what to remove for the target size. The language is the
+teacher's. The same command again continues the run in --out.
 
 used most
   --config FILE          the schedule: configs/distill/prune-nano.yaml
   --teacher FOLDER       the recogniser to prune, or its run
   --data.corpus CORPUS   made by lalia prepare; repeat it for several
-  --out RUN              the folder this run is kept in
+  --out RUN              the folder of this run
   --prune.target N       share of the cost to keep
   --prune.cost C         parameters or multiply_adds
-  --schedule.minutes N   how long; or --schedule.steps N
+  --schedule.minutes N   length of the run; or --schedule.steps N
   --data.language CODE   another language than the teacher's
   --optim.lr N           peak learning rate
   --batch.hours N        hours of audio per optimizer step
 """,
     "export": """\
-Export a recogniser as a student folder, one int8 ONNX file and what it needs, if it keeps its budget.
+Export a recogniser as a student folder (an int8 ONNX model with its tokens and normaliser), if it stays within its budget.
 
   lalia distill export --recogniser runs/student/recogniser --teacher runs/italian/recogniser --data.corpus data/demo \\
       --out students/italian
 
-The file is evaluated on held-out clips beside its float version and its teacher. The language is the recogniser's.
-Exit status 1: the budget was missed, and OUT.refused.json says why.
+The model is evaluated on held-out clips and compared with its float version and its teacher. The language is the recogniser's.
+Exit status 1: the budget was exceeded; OUT.refused.json has the figures.
 
 used most
   --recogniser FOLDER    what to export, or its run
   --data.corpus CORPUS   with held-out labelled clips
-  --teacher FOLDER       to measure beside it
+  --teacher FOLDER       the recogniser to compare with
   --out STUDENT          the folder to write
   --data.language CODE   another language than the recogniser's
   --gate.speed N, --gate.float_ratio N, --gate.teacher_ratio N    the budget
-  --measure.split SPLIT  the clips that it is measured on
+  --measure.split SPLIT  the clips to evaluate it on
 """,
 }
 
@@ -118,12 +118,12 @@ def _print_next(settings: DistillSettings) -> None:
         export = (
             f"lalia distill export --recogniser {run} --teacher {settings.teacher}{corpora} --out {run / 'student'}"
         )
-        print_next((export, "int8 ONNX for CPUs, if it keeps its budget"))
+        print_next((export, "int8 ONNX for CPUs, if it stays within its budget"))
 
 
 def _check(settings: DistillSettings) -> None:
-    """A ``UserError`` where a setting that a run needs is missing."""
-    require(settings.out, "--out", "the folder this run is kept in")
+    """Raise ``UserError`` if a required setting is missing."""
+    require(settings.out, "--out", "the folder of this run")
     require(settings.teacher, "--teacher", "the folder of the recogniser to learn from")
     require(settings.data.corpus, "--data.corpus", "the folder of a corpus made by `lalia prepare`")
     settings.teacher = find_made(settings.teacher, RECOGNISER, "--teacher")
@@ -136,7 +136,7 @@ def _check(settings: DistillSettings) -> None:
 
 
 def check_data(settings: DistillSettings | ExportSettings, recogniser: str, unknown: bool = False) -> None:
-    """A ``UserError`` where a corpus is not there; languages by the codes that the corpora have.
+    """Raise ``UserError`` if a corpus does not exist; replace languages by the codes that the corpora use.
 
     The default language is the ``recogniser``'s; ``unknown`` adds clips without a known language.
     """
@@ -145,14 +145,14 @@ def check_data(settings: DistillSettings | ExportSettings, recogniser: str, unkn
     from lalia.data.mixture import Mixture, resolve_languages
     from lalia.training.distributed import is_rank_zero
 
-    told = isinstance(settings, ExportSettings) or is_rank_zero(settings.hardware)
+    tell = isinstance(settings, ExportSettings) or is_rank_zero(settings.hardware)
     if data.language:
-        data.language = resolve_languages(data.language, data.corpus, "--data.language", told)
+        data.language = resolve_languages(data.language, data.corpus, "--data.language", tell)
         return
-    there, places = Mixture.load(data.corpus).language_names, ", ".join(data.corpus)
+    languages, places = Mixture.load(data.corpus).language_names, ", ".join(data.corpus)
     own = languages_in(Path(recogniser))
     data.language = languages_taken(
-        None, own, there, recogniser, places, flag="--data.language", unknown=unknown, tell=told
+        None, own, languages, recogniser, places, flag="--data.language", unknown=unknown, tell=tell
     )
 
 
@@ -177,7 +177,7 @@ def export(argv: list[str]) -> int:
 
 
 def _table(card: dict[str, Any], out: str) -> str:
-    """The exported student beside its teacher, for the terminal."""
+    """A table of the exported student and its teacher, for the terminal."""
     sizes = {"teacher": card["bytes_teacher"], "float": card["bytes_float"], "int8": card["bytes"]}
     lines = [f"{'':8} {'MB':>7} {'CER':>7} {'WER':>7} {'x real time, 1 thread':>22} {'2 threads':>10}"]
     for name, rtf in card["rtf"].items():
@@ -189,7 +189,7 @@ def _table(card: dict[str, Any], out: str) -> str:
             )
     kept = card["quantization"]["float"]
     lines.append(
-        f"{card['parameters'] / 1e6:.2f} M parameters, {card['cold_start_s']:.2f} s to the text of 30 s from a cold start, "
+        f"{card['parameters'] / 1e6:.2f} M parameters, {card['cold_start_s']:.2f} s to transcribe 30 s from a cold start, "
         f"{card['peak_memory_mb']:.0f} MB of memory" + (f"; in float: {', '.join(kept)}" if kept else "")
     )
     return "\n".join([*lines, f"the student is {out}"])

@@ -1,4 +1,4 @@
-"""``lalia finetune VERB``: check labels, fit a recogniser, make its language model, evaluate it, fold an adapter into it."""
+"""``lalia finetune VERB``: check labels, fit a recogniser, make its language model, evaluate it, merge an adapter into it."""
 
 from __future__ import annotations
 
@@ -26,30 +26,30 @@ Train a recogniser on labelled audio: an encoder with a CTC head.
 """,
     "check": "Check in seconds whether a corpus is fit to train on, and how to fix it.",
     "fit": """\
-Fine-tune an encoder on labelled audio with CTC; the recogniser ends in RUN/recogniser, what runs without torch in RUN/student.
+Fine-tune an encoder on labelled audio with CTC. The recogniser is RUN/recogniser; RUN/student runs without torch.
 
   lalia finetune fit --encoder nano-multilingual --data.corpus data/demo --data.language ita --out runs/italian
   lalia finetune fit --encoder runs/encoder/encoder --data.corpus data/demo --data.language ita --labels.minutes 10 --out runs/ten
 
-A preset, chosen by the hours of labels and printed, sets what --config and flags leave open.
+A preset, chosen by the hours of labels and printed, sets what --config and flags do not.
 The same command again continues the run.
 
 used most
-  --encoder FOLDER       nano-multilingual, which comes along, or what lalia pretrain fit or lalia convert made
+  --encoder FOLDER       nano-multilingual (included), or an encoder made by lalia pretrain fit or lalia convert
   --data.corpus CORPUS   made by lalia prepare; repeat it for several
   --data.language CODE   only clips in this language (isl, is, Icelandic)
-  --out RUN              the folder this run is kept in
-  --labels.minutes N     of labels to learn from (0: all)
+  --out RUN              the folder of this run
+  --labels.minutes N     minutes of labels to train on (0: all)
   --recogniser FOLDER    continue from this recogniser; with --mode adapter add a language to it
-  --mode M               full, head or adapter: what is trained
+  --mode M               what to train: full, head or adapter
   --schedule.steps N     length of the run, instead of the preset's
   --optim.lr N           peak learning rate, instead of the preset's
   --batch.micro_s N      seconds of audio in memory at a time; less needs less memory
 """,
-    "lm": "Make a language model from the run's labels and any text, tune it, and measure its effect.",
-    "eval": "Evaluate the recogniser of a run: error rates and where the errors are, and a page with clips to hear.",
+    "lm": "Make a language model from the run's labels and any text, tune it and measure its effect.",
+    "eval": "Evaluate the recogniser of a run: error rates, where the errors are, and a page with clips to play.",
     "fold": """\
-Fold one language's adapter into a recogniser of that language alone, which can be distilled and exported.
+Merge the adapter of one language into a recogniser of that language only, which can be distilled and exported.
 
   lalia finetune fold --recogniser runs/swahili/recogniser --language swh --out runs/swahili-alone
 """,
@@ -68,7 +68,7 @@ def check(argv: list[str]) -> int:
 
 def fit(argv: list[str]) -> int:
     settings = config.load(FinetuneSettings, argv, "lalia finetune fit", ABOUT["fit"])
-    require(settings.out, "--out", "the folder this run is kept in")
+    require(settings.out, "--out", "the folder of this run")
     require(settings.data.corpus, "--data.corpus", "the folder of a corpus made by `lalia prepare`")
     check_settings(settings)
     settings.encoder = presets.find_encoder(settings.encoder) if settings.encoder else ""
@@ -90,7 +90,7 @@ def fit(argv: list[str]) -> int:
 
 
 def _warn(settings: FinetuneSettings) -> None:
-    """Print what `lalia finetune check` would stop at, before a new run begins; the run goes on."""
+    """Print the problems that `lalia finetune check` would stop at, before a new run begins; the run continues."""
     from finetune.check.check import FRAME_S, blocking_findings
     from lalia.training.distributed import is_rank_zero
 

@@ -23,7 +23,7 @@ from lalia.cli.parser import Parser, positive, print_next
 from lalia.data.corpus import Corpus
 from lalia.data.mixture import Mixture, resolve_languages
 from lalia.errors import UserError
-from lalia.inputs import look, refusal
+from lalia.inputs import identify, wrong_kind
 from lalia.model_folder import RUN, STUDENT, languages_in, languages_taken
 from lalia.report import page
 from lalia.report.run_page import RunFolder, curves
@@ -109,9 +109,9 @@ class FinetunedModel:
             run = folder.parent
         source = run / RECOGNISER if run else folder
         if run and not (source / NAME).is_file():
-            raise refusal(run, RECOGNISER)
-        if look(source).kind not in (RECOGNISER, STUDENT):
-            raise refusal(folder, RECOGNISER)
+            raise wrong_kind(run, RECOGNISER)
+        if identify(source).kind not in (RECOGNISER, STUDENT):
+            raise wrong_kind(folder, RECOGNISER)
         data = yaml.safe_load((run / RUN).read_text(encoding="utf-8"))["data"] if run else {}
         corpora = list(corpora) or [Path(path) for path in data.get("corpus", [])]
         if not corpora:

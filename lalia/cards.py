@@ -1,7 +1,7 @@
-"""Cards: the ``card.json`` of every folder that lalia makes (what it is, its content hash, its parents), and atomic writes.
+"""Cards: the ``card.json`` of every folder that lalia makes (kind, content hash, parents), and atomic writes.
 
-A card holds its parents' cards, so a student can be traced back to the hours of raw audio even if the folders in between
-are gone.
+A card holds its parents' cards, so a student can be traced back to the hours of raw audio even after the folders in between
+are deleted.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lalia.errors import UserError
-from lalia.inputs import refusal
+from lalia.inputs import wrong_kind
 
 # --- Cards -----------------------------------------------------------------------------------------------
 
@@ -25,7 +25,7 @@ KINDS = ("corpus", "encoder", "recogniser", "student", "language model")
 
 
 def content_hash(folder: Path) -> str:
-    """``sha256:…`` over the names and bytes of every file in ``folder`` except its card, in the order of their names."""
+    """``sha256:…`` over the names and bytes of every file in ``folder`` except its card, sorted by name."""
     total = hashlib.sha256()
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != NAME):
         total.update(path.relative_to(folder).as_posix().encode() + b"\0")
@@ -38,7 +38,7 @@ def content_hash(folder: Path) -> str:
 
 
 def write_card(folder: Path, kind: str, parents: list[dict[str, Any]], **facts: Any) -> dict[str, Any]:
-    """Write ``folder/card.json`` (last, when all other files are there) and return it."""
+    """Write ``folder/card.json`` (call it last, when all other files exist) and return it."""
     if kind not in KINDS:
         raise ValueError(f"card kind {kind!r}: expected one of {', '.join(KINDS)}")
     from lalia import __version__
@@ -53,14 +53,14 @@ def read_card(folder: Path | str, kind: str | None = None) -> dict[str, Any]:
     folder = Path(folder)
     path = folder / NAME
     if not path.is_file():
-        raise refusal(folder, kind or "")
+        raise wrong_kind(folder, kind or "")
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
         found = card["kind"]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: cannot be read as a card ({error}); make the folder again") from error
     if kind is not None and found != kind:
-        raise refusal(folder, kind)
+        raise wrong_kind(folder, kind)
     return dict(card)
 
 
@@ -103,7 +103,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSON Lines file, none if there is no file; a last line cut short by a kill is left out."""
+    """The objects of a JSON Lines file, none if there is no file; an incomplete last line (the writer was killed) is left out."""
     lines = []
     for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
         try:
@@ -113,7 +113,7 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-# --- The machine that figures were measured on -----------------------------------------------------------
+# --- The machine that measured the figures ---------------------------------------------------------------
 
 
 def processor() -> str:

@@ -1,7 +1,7 @@
-"""What a path on the command line is: every kind of folder and file that people give, and what to do if another was expected.
+"""Identify a path on the command line (corpus, model, run, audio, text, …), and say what to do if another kind was expected.
 
-``look`` tells what a path is, ``refusal`` makes the error line for a verb that expected something else, ``kind_of`` tells the
-files that a language model may be made of (ARPA, KenLM, audio, text).
+``identify`` returns what a path is, ``wrong_kind`` the error for a verb that expected something else, ``kind_of`` the kind
+of a file that may become a language model (ARPA, KenLM, audio, text).
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from typing import Any, Literal
 from lalia.audio.formats import HEAD_BYTES, detect_format
 from lalia.errors import UserError
 
-# --- What a path on a command line is --------------------------------------------------------------------
+# --- Identify a path on the command line -----------------------------------------------------------------
 
 CARD, SETTINGS = "card.json", "config.yaml"
 """The file that marks a folder made by lalia, and the one that marks a run."""
 MADE = ("encoder", "recogniser", "student")
 """The model folders inside a run."""
-_MOST_LOOKED_AT = 2000
+_MAX_ENTRIES = 2000
 _WEIGHTS = (".pt", ".pth", ".bin", ".safetensors", ".th")
 _ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
 _TABLES = (".tsv", ".csv", ".jsonl", ".json", ".parquet", ".eaf", ".textgrid", ".scp")
@@ -34,44 +34,44 @@ _TABLES = (".tsv", ".csv", ".jsonl", ".json", ".parquet", ".eaf", ".textgrid", "
 
 @dataclass(frozen=True)
 class Found:
-    """What a path is: ``kind`` for programs, ``told`` for people (it completes the sentence "PATH …")."""
+    """What a path is: ``kind`` for programs, ``description`` for people (it completes the sentence "PATH …")."""
 
     kind: str
-    told: str
+    description: str
 
 
-def look(path: Path | str) -> Found:
+def identify(path: Path | str) -> Found:
     """What ``path`` is, by its content."""
-    if is_address(path):
-        return Found("address", "is a URL, not a local file; download it first, e.g. curl -LO " + str(path))
+    if is_url(path):
+        return Found("URL", "is a URL, not a local file; download it first, e.g. curl -LO " + str(path))
     path = Path(path)
     try:
         if path.is_dir():
-            return _look_in(path)
+            return _identify_folder(path)
         if path.is_file():
-            return _look_at(path)
+            return _identify_file(path)
     except OSError as error:
         return Found("unreadable", f"cannot be read ({error.strerror})")
     return Found("nothing", "no such folder")
 
 
-def is_address(given: Path | str) -> bool:
+def is_url(given: Path | str) -> bool:
     """Whether ``given`` is a URL, also after ``Path`` has merged its two slashes."""
     return re.match(r"(https?|ftp|s3|gs|file):/", str(given), re.IGNORECASE) is not None
 
 
-def address(given: Path | str) -> UserError:
+def url_error(given: Path | str) -> UserError:
     """The error for a URL."""
     url = re.sub(r"^(\w+):/+", r"\1://", str(given))
-    return UserError(f"{url}: is a URL, and only local files are read; download it first, e.g. curl -LO {url}")
+    return UserError(f"{url}: is a URL; only local files are read; download it first, e.g. curl -LO {url}")
 
 
-def refusal(path: Path | str, expected: str, flag: str = "") -> UserError:
-    """The error for ``path``, which is not ``expected`` (a card's kind, "n-grams" or "lstm"; "" = anything made by lalia)."""
-    if is_address(path):
-        return address(path)
-    path, found = Path(path), look(path)
-    wanted = _article(expected) if expected else "a corpus, encoder, recogniser, student, language model or run"
+def wrong_kind(path: Path | str, expected: str, flag: str = "") -> UserError:
+    """The error for a ``path`` that is not ``expected`` (a card's kind, "n-grams" or "lstm"; "" = anything made by lalia)."""
+    if is_url(path):
+        return url_error(path)
+    path, found = Path(path), identify(path)
+    wanted = _with_article(expected) if expected else "a corpus, encoder, recogniser, student, language model or run"
     place = f"{flag} {path}".strip()
     if found.kind == "nothing":
         return UserError(f"{place}: no such folder; expected {wanted} made by lalia{_of_run(expected)}")
@@ -79,48 +79,48 @@ def refusal(path: Path | str, expected: str, flag: str = "") -> UserError:
         (text for (kind, wish), text in _ADVICE.items() if kind == found.kind and wish in (expected, "*")), None
     )
     how = advice(path) if advice else ""
-    return UserError(f"{place}: {found.told}, expected {wanted}{f'; {how}' if how else ''}")
+    return UserError(f"{place}: {found.description}, expected {wanted}{f'; {how}' if how else ''}")
 
 
 def _of_run(expected: str) -> str:
     return f", or the run that made {'an' if expected[0] in 'aeiou' else 'a'} {expected}" if expected in MADE else ""
 
 
-def _article(kind: str) -> str:
+def _with_article(kind: str) -> str:
     names = {"n-grams": "a language model", "lstm": "a language model that is an LSTM"}
     return names.get(kind) or f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
 
 
-def _look_in(folder: Path) -> Found:
+def _identify_folder(folder: Path) -> Found:
     if (folder / CARD).is_file():
-        return _carded(folder)
+        return _by_card(folder)
     if (folder / SETTINGS).is_file():
         return _run(folder)
-    names = {entry.name for entry in islice(os.scandir(folder), _MOST_LOOKED_AT)}
+    names = {entry.name for entry in islice(os.scandir(folder), _MAX_ENTRIES)}
     if "config.json" in names and any(Path(name).suffix in _WEIGHTS for name in names):
         return Found("transformers", "is a transformers model")
     if "model.onnx" in names:
-        return Found("bare student", f"has no {CARD} beside its model.onnx (was it copied only in part?)")
-    below_it = [folder / name for name in names]
-    made = sorted((below.name, _carded(below).kind) for below in below_it if (below / CARD).is_file())
+        return Found("bare student", f"has no {CARD} next to its model.onnx (was only a part of it copied?)")
+    paths = [folder / name for name in names]
+    made = sorted((below.name, _by_card(below).kind) for below in paths if (below / CARD).is_file())
     if made:
         listed = ", ".join(f"{name} ({kind})" for name, kind in made[:6]) + (", …" if len(made) > 6 else "")
-        return Found("several", f"has no {CARD} of its own; in it are {listed}")
-    if runs := sorted(below.name for below in below_it if (below / SETTINGS).is_file()):
-        return Found("several", f"has no {CARD} of its own; in it are the runs {', '.join(runs[:6])}")
+        return Found("several", f"has no {CARD}; it contains {listed}")
+    if runs := sorted(below.name for below in paths if (below / SETTINGS).is_file()):
+        return Found("several", f"has no {CARD}; it contains the runs {', '.join(runs[:6])}")
     if not names:
         return Found("empty", "is an empty folder")
     if (folder.parent / SETTINGS).is_file():
-        return Found("part", f"is a folder of {folder.parent}, which {_run(folder.parent).told}")
+        return Found("part", f"is a folder of {folder.parent}, which {_run(folder.parent).description}")
     audio, tables = _sources_in(folder)
     if audio or tables:
-        return Found("source", f"has no {CARD}, but {audio or tables}")
+        return Found("source", f"has no {CARD}; it contains {audio or tables}")
     if any(name.endswith((".txt", ".txt.gz")) for name in names):
-        return Found("texts", f"has no {CARD}, but text files")
+        return Found("texts", f"has no {CARD}; it contains text files")
     return Found("folder", f"has no {CARD}")
 
 
-def _carded(folder: Path) -> Found:
+def _by_card(folder: Path) -> Found:
     try:
         card: dict[str, Any] = json.loads((folder / CARD).read_text(encoding="utf-8"))
         kind = str(card["kind"])
@@ -129,7 +129,7 @@ def _carded(folder: Path) -> Found:
     if kind == "language model":
         form = "lstm" if card.get("form") == "lstm" else "n-grams"
         return Found(form, "is a language model")
-    return Found(kind, f"is {_article(kind)}")
+    return Found(kind, f"is {_with_article(kind)}")
 
 
 def _run(folder: Path) -> Found:
@@ -140,15 +140,15 @@ def _run(folder: Path) -> Found:
     what = f"is a {name} run" if name else "is a run"
     if not made:
         return Found("unfinished run", f"{what} that is not finished")
-    return Found(f"run of {made[0]}", f"{what} that made {_article(made[0])}")
+    return Found(f"run of {made[0]}", f"{what} that made {_with_article(made[0])}")
 
 
 def _sources_in(folder: Path) -> tuple[str, str]:
-    """How many audio files, and which tables, are in ``folder`` and below, as far as it is looked through."""
+    """The audio files and the tables among the first ``_MAX_ENTRIES`` paths below ``folder``, in words; "" for none."""
     from lalia.audio.reading import SUFFIXES
 
     audio, tables = 0, list[str]()
-    for path in islice(folder.rglob("*"), _MOST_LOOKED_AT):
+    for path in islice(folder.rglob("*"), _MAX_ENTRIES):
         audio += path.suffix.lower() in SUFFIXES
         if path.suffix.lower() in _TABLES:
             tables.append(path.name)
@@ -158,20 +158,20 @@ def _sources_in(folder: Path) -> tuple[str, str]:
     )
 
 
-def _look_at(file: Path) -> Found:
+def _identify_file(file: Path) -> Found:
     name = file.name.lower()
     if file.suffix == ".onnx":
         return Found("part", "is the model file of a student, without the other files of its folder")
     if (file.parent / CARD).is_file() and name != SETTINGS and file.suffix in (".json", ".txt", *_WEIGHTS):
-        return Found("part", f"is a file of {file.parent}, which {_carded(file.parent).told}")
+        return Found("part", f"is a file of {file.parent}, which {_by_card(file.parent).description}")
     if file.suffix == ".ckpt":
         return Found("checkpoint", "is a checkpoint of a run")
     if name == SETTINGS:
-        return Found("part", f"is the settings file of {file.parent}, which {_run(file.parent).told}")
+        return Found("part", f"is the settings file of {file.parent}, which {_run(file.parent).description}")
     if name.endswith(_ARCHIVES):
         return Found("archive", "is an archive")
-    if told := document(file):
-        return Found("document", f"is {told}")
+    if description := document(file):
+        return Found("document", f"is {description}")
     kind = kind_of(file)
     if file.suffix.lower() in _WEIGHTS and kind != "kenlm":
         return Found("weights", "is a weights file of another toolkit")
@@ -183,7 +183,7 @@ def _look_at(file: Path) -> Found:
 
 
 def document(file: Path) -> str:
-    """The kind of document ``file`` is by its first bytes: XML, HTML, PDF, RTF or an office document; "" if it is none."""
+    """The kind of document by the first bytes of ``file``: XML, HTML, PDF, RTF or an office document; "" for other files."""
     with file.open("rb") as opened:
         head = opened.read(512)
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
@@ -205,7 +205,7 @@ def document(file: Path) -> str:
 
 
 def _student_of(folder: Path) -> str:
-    """What to do with a recogniser if a student is needed."""
+    """The advice for a recogniser where a student was expected."""
     run = folder.parent if (folder.parent / SETTINGS).is_file() else None
     if run and (run / "student" / CARD).is_file():
         return f"it needs torch; its student is {run / 'student'}"
@@ -226,8 +226,8 @@ def _fine_tune(path: Path) -> str:
     )
 
 
-def _go_on(path: Path) -> str:
-    return "run the command that began it again to continue it"
+def _continue(path: Path) -> str:
+    return "continue it with the command that started it"
 
 
 def _convert(what: str) -> Callable[[Path], str]:
@@ -265,7 +265,7 @@ def _its_run(path: Path) -> str:
     return f"give its run: {run}"
 
 
-def _in_order(what: str) -> Callable[[Path], str]:
+def _text(what: str) -> Callable[[Path], str]:
     return lambda path: what.format(path=path)
 
 
@@ -276,32 +276,32 @@ _ADVICE: dict[tuple[str, str], Callable[[Path], str]] = {
     ("encoder", "recogniser"): _fine_tune,
     ("run of encoder", "student"): _fine_tune,
     ("run of encoder", "recogniser"): _fine_tune,
-    ("run of recogniser", "encoder"): _in_order("give {path}/recogniser to continue from its encoder"),
-    ("student", "encoder"): _in_order(
+    ("run of recogniser", "encoder"): _text("give {path}/recogniser to continue from its encoder"),
+    ("student", "encoder"): _text(
         "a student cannot be trained further; give the recogniser that it was made from: lalia inspect {path}"
     ),
-    ("student", "recogniser"): _in_order(
+    ("student", "recogniser"): _text(
         "it holds no torch weights; give the recogniser that it was made from: lalia inspect {path}"
     ),
-    ("student", "corpus"): _in_order("the model comes first, then the corpus"),
+    ("student", "corpus"): _text("the model comes first, then the corpus"),
     ("student", "n-grams"): _text_lm(),
-    ("unfinished run", "*"): _go_on,
-    ("corpus", "student"): _in_order(
+    ("unfinished run", "*"): _continue,
+    ("corpus", "student"): _text(
         "the model comes first; train one on it: lalia finetune fit --encoder nano-multilingual --data.corpus {path}"
         " --data.language CODE --out RUN"
     ),
-    ("corpus", "recogniser"): _in_order(
+    ("corpus", "recogniser"): _text(
         "train one on it: lalia finetune fit --encoder nano-multilingual --data.corpus {path} --data.language CODE --out RUN"
     ),
     ("corpus", "n-grams"): _make_lm(),
     ("texts", "n-grams"): _make_lm("/*.txt"),
     ("run of recogniser", "n-grams"): _lm_of_run,
-    ("run of encoder", "encoder"): _in_order("give {path}/encoder"),
-    ("corpus", "lstm"): _in_order("train an LSTM on it: lalia lm {path} --like STUDENT --out LM --lstm"),
-    ("n-grams", "lstm"): _in_order("it holds n-grams: give it as --lm"),
-    ("lstm", "n-grams"): _in_order("it holds an LSTM for rescoring: give it as --rescore, and n-grams as --lm"),
-    ("n-grams", "student"): _in_order("give it with a student: lalia transcribe STUDENT AUDIO --lm {path}"),
-    ("lstm", "student"): _in_order("give it with a student and n-grams: --lm LM --rescore {path}"),
+    ("run of encoder", "encoder"): _text("give {path}/encoder"),
+    ("corpus", "lstm"): _text("train an LSTM on it: lalia lm {path} --like STUDENT --out LM --lstm"),
+    ("n-grams", "lstm"): _text("it holds n-grams: give it as --lm"),
+    ("lstm", "n-grams"): _text("it holds an LSTM for rescoring: give it as --rescore, and n-grams as --lm"),
+    ("n-grams", "student"): _text("give it with a student: lalia transcribe STUDENT AUDIO --lm {path}"),
+    ("lstm", "student"): _text("give it with a student and n-grams: --lm LM --rescore {path}"),
     ("transformers", "student"): _convert("RECOGNISER"),
     ("transformers", "recogniser"): _convert("RECOGNISER"),
     ("transformers", "encoder"): _convert("ENCODER"),
@@ -312,48 +312,46 @@ _ADVICE: dict[tuple[str, str], Callable[[Path], str]] = {
     ("weights", ""): _convert("OUT"),
     ("source", "corpus"): _prepare,
     ("source", ""): _prepare,
-    ("audio", "corpus"): _in_order(
-        "put it into a folder and make a corpus from that: lalia prepare FOLDER --out CORPUS"
-    ),
-    ("audio", "student"): _in_order("the model comes first, then the audio: lalia transcribe STUDENT {path}"),
+    ("audio", "corpus"): _text("put it into a folder and make a corpus from that: lalia prepare FOLDER --out CORPUS"),
+    ("audio", "student"): _text("the model comes first, then the audio: lalia transcribe STUDENT {path}"),
     ("audio", "n-grams"): _text_lm(),
     ("audio", "lstm"): _text_lm(" --lstm"),
     ("text", "n-grams"): _make_lm(),
-    ("text", "lstm"): _in_order("make one from it first: lalia lm {path} --like STUDENT --out LM --lstm"),
+    ("text", "lstm"): _text("make one from it first: lalia lm {path} --like STUDENT --out LM --lstm"),
     ("text", "corpus"): _prepare,
     ("arpa", "n-grams"): _make_lm(" [--unit word]"),
-    ("arpa", "lstm"): _in_order(
+    ("arpa", "lstm"): _text(
         "it holds n-grams; an LSTM is trained on text: lalia lm TEXT --like STUDENT --out LM --lstm"
     ),
-    ("kenlm", "n-grams"): _in_order(
+    ("kenlm", "n-grams"): _text(
         "make the folder from its ARPA file: lalia lm ARPA [--unit word] --like STUDENT --out LM"
     ),
-    ("kenlm", "lstm"): _in_order(
+    ("kenlm", "lstm"): _text(
         "it holds n-grams; an LSTM is trained on text: lalia lm TEXT --like STUDENT --out LM --lstm"
     ),
-    ("document", "n-grams"): _in_order(
+    ("document", "n-grams"): _text(
         "save its text as UTF-8, one sentence per line, and make one from that: lalia lm TEXT"
     ),
-    ("archive", "*"): _in_order("unpack it first"),
+    ("archive", "*"): _text("unpack it first"),
     ("part", "*"): _its_folder,
     ("checkpoint", "*"): _its_run,
-    ("several", "*"): _in_order("give one of them: {path}/NAME"),
-    ("bare student", "student"): _in_order("copy the whole student folder again"),
-    ("broken", "*"): _in_order("make the folder again"),
-    ("folder", "*"): _in_order("was the command that made it interrupted?"),
+    ("several", "*"): _text("give one of them: {path}/NAME"),
+    ("bare student", "student"): _text("copy the whole student folder again"),
+    ("broken", "*"): _text("make the folder again"),
+    ("folder", "*"): _text("was the command that made it interrupted?"),
 }
 """(found, expected) → what to do; ``*`` matches any expected kind."""
 
 
-# --- What a file is that was given for a language model --------------------------------------------------
+# --- The kind of a file given to make a language model from ----------------------------------------------
 
 KENLM_MAGIC = b"mmap lm http://kheafield.com/code"
-"""How KenLM's binary files of every version begin."""
+"""The first bytes of KenLM's binary files, all versions."""
 Kind = Literal["arpa", "kenlm", "audio", "text"]
 
 
 def kind_of(path: Path) -> Kind:
-    """What the file ``path`` is by its first bytes (an ARPA file also by its name); text if nothing else matches.
+    """The kind of the file ``path`` by its first bytes (ARPA also by its name); text if nothing else matches.
 
     Raises ``OSError`` if it cannot be read.
     """
@@ -390,7 +388,7 @@ def is_arpa(path: Path) -> bool:
 
 def _is_text(head: bytes) -> bool:
     try:
-        codecs.getincrementaldecoder("utf-8")().decode(head)  # a character may be cut at the end of what was read
+        codecs.getincrementaldecoder("utf-8")().decode(head)  # the last character may be cut
     except UnicodeDecodeError:
         return False
     return b"\0" not in head

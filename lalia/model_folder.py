@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from lalia.cards import NAME, read_card
 from lalia.errors import UserError
-from lalia.inputs import look, refusal
+from lalia.inputs import identify, wrong_kind
 from lalia.text.language_codes import language_name, match_languages
 from lalia.text.normaliser import FILE_NAME as NORMALISER
 from lalia.text.normaliser import Normaliser
@@ -49,12 +49,12 @@ def find_made(folder: str, kind: str, flag: str) -> str:
 
     ``UserError``, beginning with ``flag``, where there is no such folder, or the run made nothing of the kind.
     """
-    found = look(folder).kind
+    found = identify(folder).kind
     if found == kind or (found == "recogniser" and kind == "encoder"):  # one has an encoder in it
         return folder
     if (Path(folder) / kind / NAME).is_file():
         return str(Path(folder) / kind)
-    raise refusal(folder, kind, flag)
+    raise wrong_kind(folder, kind, flag)
 
 
 def file_hashes(folder: Path) -> dict[str, str]:

@@ -37,7 +37,7 @@ used most
   --schedule.steps N     length of the run
 """,
     "fit": """\
-Pretrain an encoder on unlabelled audio by wav2vec 2.0's contrastive objective; it ends in RUN/encoder.
+Pretrain an encoder on unlabelled audio by wav2vec 2.0's contrastive objective. The result is RUN/encoder.
 
   lalia pretrain fit --config configs/pretrain/nano.yaml --data.corpus data/demo --schedule.minutes 60 --out runs/encoder
   lalia pretrain fit --config configs/pretrain/nano.yaml --data.corpus data/mine --encoder nano-multilingual --out runs/mine
@@ -47,8 +47,8 @@ The same command again continues the run in --out.
 used most
   --config FILE          the settings of a size: configs/pretrain/nano.yaml, base.yaml, …
   --data.corpus CORPUS   made by lalia prepare; repeat it for several
-  --out RUN              the folder this run is kept in
-  --schedule.minutes N   how long; or --schedule.steps N
+  --out RUN              the folder of this run
+  --schedule.minutes N   length of the run; or --schedule.steps N
   --encoder FOLDER       continue from this encoder
   --data.language CODE   only clips in this language; repeat it for several
   --optim.lr N           peak learning rate
@@ -81,7 +81,7 @@ def plan(argv: list[str]) -> int:
 
 def fit(argv: list[str]) -> int:
     settings = config.load(PretrainSettings, argv, "lalia pretrain fit", ABOUT["fit"])
-    require(settings.out, "--out", "the folder this run is kept in")
+    require(settings.out, "--out", "the folder of this run")
     _require_corpus(settings.data)
     _resolve_languages(settings)
     from lalia.training.distributed import is_rank_zero

@@ -1,4 +1,4 @@
-"""What a path on a command line is, and the line for who gave it in the place of something else."""
+"""Identify a path on the command line, and the error for a path of another kind than expected."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from lalia.audio.encoding import flac_bytes
 from lalia.cards import write_card
 from lalia.cli import main
-from lalia.inputs import look, refusal
+from lalia.inputs import identify, wrong_kind
 from tests.tiny_student import make_student, sing
 
 
@@ -67,7 +67,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def refused(path: str, expected: str, flag: str = "") -> str:
-    return str(refusal(path, expected, flag))
+    return str(wrong_kind(path, expected, flag))
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def refused(path: str, expected: str, flag: str = "") -> str:
         (
             "pretraining-begun",
             "student",
-            "is a pretraining run that is not finished, expected a student; run the command that began it again",
+            "is a pretraining run that is not finished, expected a student; continue it with the command that started it",
         ),
         (
             "fine-tuning",
@@ -158,7 +158,7 @@ def refused(path: str, expected: str, flag: str = "") -> str:
         (
             "copied",
             "student",
-            "has no card.json beside its model.onnx (was it copied only in part?), expected a student; copy the whole",
+            "has no card.json next to its model.onnx (was only a part of it copied?), expected a student; copy the whole",
         ),
         (
             "student/model.onnx",
@@ -179,12 +179,12 @@ def refused(path: str, expected: str, flag: str = "") -> str:
         (
             "students",
             "student",
-            "in it are dutch (student), italian (student), expected a student; give one of them: students/NAME",
+            "it contains dutch (student), italian (student), expected a student; give one of them: students/NAME",
         ),
         (
             "talks",
             "corpus",
-            "has no card.json, but 1 audio file, expected a corpus; make a corpus from it first: lalia prepare talks",
+            "has no card.json; it contains 1 audio file, expected a corpus; make a corpus from it first: lalia prepare talks",
         ),
         ("empty", "student", "is an empty folder, expected a student"),
         ("things", "student", "has no card.json, expected a student; was the command that made it interrupted?"),
@@ -207,7 +207,7 @@ def refused(path: str, expected: str, flag: str = "") -> str:
         (
             "texts",
             "n-grams",
-            "but text files, expected a language model; make one from it first: lalia lm texts/*.txt --like",
+            "it contains text files, expected a language model; make one from it first: lalia lm texts/*.txt --like",
         ),
         ("corpus", "recogniser", "is a corpus, expected a recogniser; train one on it: lalia finetune fit"),
         (
@@ -218,7 +218,7 @@ def refused(path: str, expected: str, flag: str = "") -> str:
         (
             "https://example.org/student",
             "student",
-            "https://example.org/student: is a URL, and only local files are read; "
+            "https://example.org/student: is a URL; only local files are read; "
             "download it first, e.g. curl -LO https://example.org/student",
         ),
     ],
@@ -246,7 +246,7 @@ def test_every_kind_is_called_what_it_is(place: Path, path: str, expected: str, 
         (["evaluate", "corpus", "student"], "is a corpus, expected a student; the model comes first"),
         (
             ["evaluate", "student", "talks"],
-            "but 1 audio file, expected a corpus; make a corpus from it first: lalia prepare talks",
+            "it contains 1 audio file, expected a corpus; make a corpus from it first: lalia prepare talks",
         ),
         (["tune", "student", "corpus", "--lm", "student"], "is a student, expected a language model"),
         (["transcribe", "student", "talk.flac", "--lm", "corpus"], "make one from it first: lalia lm corpus"),
@@ -255,7 +255,7 @@ def test_every_kind_is_called_what_it_is(place: Path, path: str, expected: str, 
             "is a transformers model, expected a corpus, encoder, recogniser, student, language model or run; "
             "convert it first",
         ),
-        (["inspect", "talks"], "has no card.json, but 1 audio file"),
+        (["inspect", "talks"], "has no card.json; it contains 1 audio file"),
         (
             ["finetune", "fit", "--encoder", "student", "--data.corpus", "corpus", "--out", "x"],
             "--encoder student: is a student, ",
@@ -286,7 +286,11 @@ def test_every_verb_says_it(place: Path, argv: list[str], told: str, capsys: pyt
 
 
 def test_a_run_and_what_it_made_are_told_apart_from_what_is_ours(place: Path) -> None:
-    assert look("student").kind == "student" and look("fine-tuned").kind == "run of recogniser"
-    assert look("talk.txt").kind == "text" and look("talk.flac").kind == "audio" and look("absent").kind == "nothing"
+    assert identify("student").kind == "student" and identify("fine-tuned").kind == "run of recogniser"
+    assert (
+        identify("talk.txt").kind == "text"
+        and identify("talk.flac").kind == "audio"
+        and identify("absent").kind == "nothing"
+    )
     card = json.loads(Path("student/card.json").read_text())
     assert card["kind"] == "student"

@@ -24,14 +24,14 @@ from lalia.text.normaliser import Normaliser, settings_for
 from lalia.units import plural
 
 ABOUT = """\
-Check in seconds whether a corpus is fit to train on, with reasons and fixes.
+Check in seconds whether a corpus is ready for training, with reasons and fixes.
 
-  lalia finetune check data/mine                                        every language in it
-  lalia finetune check data/mine --language isl --html check.html       one, and a page to hear the odd clips on
-  lalia finetune check data/mine --fix --out data/fixed                 a fixed corpus, and what was changed
-  lalia finetune check data/mine --recogniser runs/rough/recogniser     also: whether each clip matches its label
+  lalia finetune check data/mine                                        all its languages
+  lalia finetune check data/mine --language isl --html check.html       one language, and a page with the suspicious clips to play
+  lalia finetune check data/mine --fix --out data/fixed                 a fixed corpus, and a list of the changes
+  lalia finetune check data/mine --recogniser runs/rough/recogniser     also find clips that do not match their labels
 
-exit status: 0 ready to train, 1 something to fix first, 2 there is nothing to check
+exit status: 0 ready to train, 1 something to fix first, 2 nothing to check
 """
 FRAME_S = 0.02
 WEIGHTS = ("stop", "look", "fine")
@@ -41,28 +41,28 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("corpus", type=Path, metavar="CORPUS", help="a corpus made by lalia prepare")
     parser.add_argument("--language", metavar="CODE", help="only this one: isl, is, is-IS or Icelandic")
     parser.add_argument(
-        "--encoder", type=presets.find_encoder, metavar="FOLDER", help="the encoder to train: its frame length counts"
+        "--encoder", type=presets.find_encoder, metavar="FOLDER", help="the encoder to train, for its frame length"
     )
     parser.add_argument("--frame_s", type=float, metavar="S", help="seconds per frame of the encoder (default: 0.02)")
     parser.add_argument(
-        "--normaliser", type=Path, metavar="FILE", help="a normaliser.json instead of the language's own"
+        "--normaliser", type=Path, metavar="FILE", help="a normaliser.json instead of the language's default"
     )
     parser.add_argument(
         "--recogniser", type=Path, metavar="FOLDER", help="a recogniser or student to transcribe the clips with"
     )
     parser.add_argument("--fix", action="store_true", help="write a fixed corpus to --out")
     parser.add_argument("--out", type=Path, metavar="CORPUS2", help="where --fix writes to")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page as well")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the findings as JSON as well")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="also write an HTML page")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the findings as JSON")
 
 
 def main(argv: list[str]) -> int:
-    """Check, print, and with --fix write the fixed corpus; the exit status."""
+    """Check, print, and with --fix write the fixed corpus; returns the exit status."""
     parser = Parser(prog="lalia finetune check", description=ABOUT)
     add_arguments(parser)
     args = parser.parse_args(argv)
     if args.fix != bool(args.out):
-        raise UserError("--fix and --out belong together: --fix --out CORPUS2 writes the fixed corpus there")
+        raise UserError("--fix and --out must be given together: --fix --out CORPUS2 writes the fixed corpus there")
     begun = time.perf_counter()
     corpus = Corpus.load(args.corpus)
     languages = _languages(corpus, args.corpus, args.language)
@@ -83,9 +83,9 @@ def main(argv: list[str]) -> int:
     if args.html:
         from finetune.check.report import write_page
 
-        _written(args.html, lambda: write_page(corpus, checked, args.html))
+        _write(args.html, lambda: write_page(corpus, checked, args.html))
     if args.json:
-        _written(args.json, lambda: write_json(args.json, as_dict(corpus, checked)))
+        _write(args.json, lambda: write_json(args.json, as_dict(corpus, checked)))
     if args.fix:
         from finetune.check.fixes import apply_fixes, plan_fixes
         from finetune.check.report import show_fixes
@@ -114,7 +114,7 @@ def check(corpus: Corpus, language: str, frame_s: float = FRAME_S, normaliser: P
 def blocking_findings(
     corpora: Sequence[str], languages: Sequence[str], frame_s: float, normaliser: Path | None
 ) -> list[str]:
-    """What must be fixed before a run on ``corpora`` in ``languages`` (none given = all), a line each.
+    """What must be fixed before a run on ``corpora`` in ``languages`` (empty: all), one line each.
 
     A missing split is not reported, because the run may find it in another corpus.
     """
@@ -162,13 +162,13 @@ def as_dict(corpus: Corpus, checked: list[Checked]) -> dict[str, Any]:
     }
 
 
-def _languages(corpus: Corpus, path: Path, asked: str | None) -> list[str]:
+def _languages(corpus: Corpus, path: Path, requested: str | None) -> list[str]:
     labelled = [name for name in corpus.language_names if len(corpus.select(language=name, with_text=True))]
-    if asked:
-        language = resolve_languages([asked], [path], "--language")[0]
-        count = len(corpus.select(language=language))  # a UserError names the languages there are
+    if requested:
+        language = resolve_languages([requested], [path], "--language")[0]
+        count = len(corpus.select(language=language))  # raises a UserError that lists the languages of the corpus
         if language not in labelled:
-            others = f"; labelled are {', '.join(labelled)}" if labelled else ""
+            others = f"; languages with labels: {', '.join(labelled)}" if labelled else ""
             raise UserError(
                 f"{path}: none of {plural(count, 'clip')} in {language} has a label{others}; does the text column have another "
                 "name? lalia prepare TABLE --columns text=NAME"
@@ -177,20 +177,20 @@ def _languages(corpus: Corpus, path: Path, asked: str | None) -> list[str]:
     if not labelled:
         raise UserError(
             f"{path}: none of {plural(len(corpus), 'clip')} has a label; does the text column have another name? "
-            "lalia prepare TABLE --columns text=NAME. Without labels a corpus is for lalia pretrain fit"
+            "lalia prepare TABLE --columns text=NAME. Without labels use lalia pretrain fit"
         )
     return labelled
 
 
-def _frame_s(encoder: str | None, asked: float | None) -> float:
+def _frame_s(encoder: str | None, requested: float | None) -> float:
     if encoder:
         return float(read_card(encoder).get("frame_s", FRAME_S))
-    if asked is not None and not 0.001 <= asked <= 1:
-        raise UserError(f"--frame_s {asked:g}: expected seconds per frame, such as 0.02")
-    return asked or FRAME_S
+    if requested is not None and not 0.001 <= requested <= 1:
+        raise UserError(f"--frame_s {requested:g}: expected seconds per frame, such as 0.02")
+    return requested or FRAME_S
 
 
-def _written(path: Path, write: Callable[[], object]) -> None:
+def _write(path: Path, write: Callable[[], object]) -> None:
     try:
         write()
     except OSError as error:

@@ -30,13 +30,13 @@ from lalia.units import plural
 # --- Lengths and speaking rates ------------------------------------------------------------------------
 
 TOO_LONG = 0.02
-"""Above this share of labels with more letters than frames, training must wait."""
+"""A larger share of labels with more letters than frames must be fixed before training."""
 FAR = 5.0
 """Outlier: this many deviations (1.4826 times the median absolute deviation) from the median ..."""
 AT_LEAST = 2.5
 """... and at least this many times faster or slower."""
 FEWEST_FOR_RATES = 20
-"""Fewest clips to estimate the usual rate from."""
+"""Minimum number of clips for an estimate of the usual rate."""
 REPEATED = 0.05
 LONGEST_S = 30.0
 
@@ -184,9 +184,9 @@ def check_sound(labels: Labels) -> list[Finding]:
 
 LEAST_TRAIN_S = 120.0
 LEAKING = 0.05
-"""Above this share of test clips whose sentence is in train, test scores mean nothing."""
+"""Above this share of test clips whose sentence is in train, test scores are meaningless."""
 CLOSED = 0.2
-"""Below this ratio of different sentences to clips, the corpus is commands, not sentences."""
+"""Below this ratio of different sentences to clips, the corpus contains commands, not sentences."""
 
 
 def count_splits(labels: Labels) -> list[Split]:
@@ -231,7 +231,7 @@ def _amounts(labels: Labels) -> list[Finding]:
             clips = min(LEAST_HELD_OUT, int(percent / 100 * sum(counts)))
             fix = f"hold out {clips} clips or more: lalia prepare … --{SPLITS[code]} {percent} (percent)"
             if percent >= MOST_PERCENT:
-                fix += f"; by default it takes at most {MOST_PERCENT:g} %, because held-out clips are not trained on"
+                fix += f"; by default it is at most {MOST_PERCENT:g} %, because held-out clips are not trained on"
             found.append(Finding("amount", "look", what, fix))
     return found
 
@@ -313,7 +313,7 @@ def _recordings(labels: Labels) -> list[Finding]:
                 "recording leak",
                 "stop",
                 what,
-                "--fix keeps that of test and drops the others",
+                "--fix keeps the copy in test and drops the others",
                 labels.examples(places),
                 True,
             )
@@ -361,7 +361,7 @@ LEAST_NATS = 10.0
 
 @dataclass(frozen=True)
 class PairModel:
-    """What the check needs of a recogniser or student."""
+    """The parts of a recogniser or student that the check uses."""
 
     name: str
     tokens: Tokens
@@ -411,7 +411,7 @@ class PairScore:
 def score_pairs(labels: Labels, model: PairModel) -> Iterator[PairScore]:
     """Scores of all pairs that have letters and readable audio; a label longer than its frames has an infinite gap.
 
-    The gap is the log-probability of the best path minus that of the best alignment of the label, per letter of the label.
+    The gap is the log-probability of the greedy path minus that of the best alignment of the label, per letter of the label.
     """
     require_coverage(model.tokens, (model.normaliser(text) for text in labels.texts), model.name)
     for place, row in enumerate(labels.rows):
@@ -423,40 +423,40 @@ def score_pairs(labels: Labels, model: PairModel) -> Iterator[PairScore]:
             log_probs_TV = model.log_probs(labels.corpus.wave(int(row)))
         except AudioError:
             continue
-        heard = transcript(greedy(log_probs_TV), model.tokens)
-        cer = character_errors(text, heard).rate
+        hypothesis = transcript(greedy(log_probs_TV), model.tokens)
+        cer = character_errors(text, hypothesis).rate
         try:
             path_T = model.align(log_probs_TV, ids)
         except ValueError:
-            yield PairScore(place, float("inf"), float("inf"), cer, heard)
+            yield PairScore(place, float("inf"), float("inf"), cer, hypothesis)
             continue
         spoken_T = np.where(path_T >= 0, np.asarray(ids)[path_T], 0)
-        spelled = float(log_probs_TV[np.arange(len(path_T)), spoken_T].sum())
-        nats = float(log_probs_TV.max(1).sum()) - spelled
-        yield PairScore(place, nats / len(ids), nats, cer, heard)
+        label_log_prob = float(log_probs_TV[np.arange(len(path_T)), spoken_T].sum())
+        nats = float(log_probs_TV.max(1).sum()) - label_log_prob
+        yield PairScore(place, nats / len(ids), nats, cer, hypothesis)
 
 
 def find_wrong_labels(scored: list[PairScore]) -> list[PairScore]:
     """The pairs whose label is likely wrong, the worst first."""
     if not scored:
         return []
-    gaps = np.array([j.gap for j in scored])
+    gaps = np.array([score.gap for score in scored])
     finite = gaps[np.isfinite(gaps)]
     if not len(finite):
         return []
     middle = float(np.median(finite))
     deviation = 1.4826 * float(np.median(np.abs(finite - middle)))
     beyond = middle + FAR_GAP * max(deviation, 1e-3)
-    found = [j for j in scored if j.gap > beyond and j.cer >= LEAST_CER and j.nats >= LEAST_NATS]
-    return sorted(found, key=lambda j: -j.gap)
+    found = [s for s in scored if s.gap > beyond and s.cer >= LEAST_CER and s.nats >= LEAST_NATS]
+    return sorted(found, key=lambda score: -score.gap)
 
 
 def check_pairs(labels: Labels, folder: Path) -> tuple[list[Finding], list[Example], list[int]]:
     """The finding, all clips with likely wrong labels and their transcripts, and their places."""
     found = find_wrong_labels(list(score_pairs(labels, load_pair_model(folder))))
-    examples = [Example(int(labels.rows[j.place]), f"transcript: {j.transcript or '(empty)'}") for j in found]
+    examples = [Example(int(labels.rows[s.place]), f"transcript: {s.transcript or '(empty)'}") for s in found]
     if not found:
         return [Finding("pairs", "fine", f"the transcripts of {folder} resemble the labels in every clip")], [], []
     what = f"{plural(len(found), 'label')} likely wrong: the transcript of {folder} is very different"
     fix = "listen to them on the page; --fix removes these labels"
-    return [Finding("pairs", "look", what, fix, examples[:5], True)], examples, [j.place for j in found]
+    return [Finding("pairs", "look", what, fix, examples[:5], True)], examples, [score.place for score in found]

@@ -27,7 +27,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Finding:
-    """One result of a check. Weight ``stop``: fix it before training; ``look``: worth knowing; ``fine``: as it should be."""
+    """One result of a check. Weight ``stop``: fix it before training; ``look``: a warning; ``fine``: no problem."""
 
     topic: str
     weight: Literal["stop", "look", "fine"]
@@ -72,7 +72,7 @@ class Labels:
         return self.corpus.numbers("speech_ratio")[self.rows]
 
     def where(self, split: int) -> np.ndarray:
-        """Places of the clips of ``split``."""
+        """Places of the clips in ``split``."""
         return np.flatnonzero(self.splits == split)
 
     def examples(self, places: np.ndarray | list[int], notes: list[str] | None = None) -> list[Example]:

@@ -27,11 +27,11 @@ from lalia.units import plural
 # --- Characters and encoding ---------------------------------------------------------------------------
 
 WRONG_ENCODING = 0.01
-"""Above this share of labels in the wrong encoding, training must wait."""
+"""A larger share of labels in the wrong encoding must be fixed before training."""
 FOREIGN = 0.5
 """Above this share of letters in another script than the language's, the labels are wrong."""
 MARKED = 0.04
-"""Marks (tones, vowel signs) per letter that an orthography with marks has at least."""
+"""Minimum number of marks (tones, vowel signs) per letter in an orthography with marks."""
 UNMARKED = 0.03
 _KNOWN_TOGETHER = {"HIRAGANA": "CJK", "KATAKANA": "CJK"}
 
@@ -212,7 +212,9 @@ def _marks(labels: Labels) -> list[Finding]:
         return []
     usual = marks.sum() / letters.sum()
     expected = usual * letters
-    bare = np.flatnonzero((marks == 0) & (expected >= 5))  # Chance alone leaves five expected marks out once in 150.
+    bare = np.flatnonzero(
+        (marks == 0) & (expected >= 5)
+    )  # Five expected marks are missing by chance once in 150 labels.
     if len(bare) < max(2, UNMARKED * len(letters)):
         return []
     what = (
@@ -299,7 +301,7 @@ def _short(text: str) -> str:
 # --- Transcribers' marks -------------------------------------------------------------------------------
 
 TOO_MANY = 0.02
-"""Above this share of labels with marks that would be learned as words, training must wait."""
+"""A larger share of labels with marks that would be learned as words must be fixed before training."""
 
 
 def check_marks(labels: Labels) -> list[Finding]:
@@ -336,7 +338,7 @@ def _unspoken(labels: Labels, of: dict[MarkKind, Counter[str]], places: dict[Mar
 def _other_marks(labels: Labels, of: dict[MarkKind, Counter[str]], places: dict[MarkKind, list[int]]) -> list[Finding]:
     kinds: tuple[tuple[MarkKind, str, str, str, str, bool], ...] = (
         ("unclear", "marks", "mark", "unintelligible speech", "--fix removes the marks; the speech there then has no "
-         "label: listen, and drop the clip if it is much", True),
+         "label: listen, and drop the clip if there is much of it", True),
         ("word", "marks", "mark", "a hesitation", "--fix keeps the word, which is spoken, and removes its sign", True),
         ("unsure", "has", "have", "brackets or codes that may or may not be spoken", "--fix does not change them: write only "
          "what is spoken", False),
@@ -393,14 +395,14 @@ def describe_writing(labels: Labels) -> str:
     if capital := sum(text != text.lower() for text in labels.texts):
         all_caps = len(all_capitals(labels))
         aside = f" ({all_caps:,} in capitals only)" if all_caps else ""
-        fate = {"lower": "lowered", "upper": "raised with the rest", "keep": "kept"}[settings.case]
-        described.append(f"capitals in {plural(capital, 'label')}{aside}, {fate}")
+        treatment = {"lower": "made lower case", "upper": "all made upper case", "keep": "kept"}[settings.case]
+        described.append(f"capitals in {plural(capital, 'label')}{aside}, {treatment}")
     marks = Counter(c for text in labels.texts for c in text if unicodedata.category(c)[0] in "PS")
-    for fate, kept in (("dropped", False), ("kept", True)):
+    for treatment, kept in (("dropped", False), ("kept", True)):
         some = [(c, n) for c, n in marks.most_common() if _kept(c, labels.normaliser) == kept]
         if some:
             rest = f" and {len(some) - SHOWN} more" if len(some) > SHOWN else ""
-            described.append(" ".join(f"{c} {n:,}" for c, n in some[:SHOWN]) + f"{rest}, {fate}")
+            described.append(" ".join(f"{c} {n:,}" for c, n in some[:SHOWN]) + f"{rest}, {treatment}")
     return "; ".join(described)
 
 
@@ -460,7 +462,7 @@ def check_language(labels: Labels) -> list[Finding]:
         return _odd_labels(labels)
     words = some([word for word in best.common if counts[word]], 4)
     what = (
-        f"the labels look like {best.title}, not {own.title}: {words} and the like are {theirs:.0%} of the words, "
+        f"the labels look like {best.title}, not {own.title}: {words} and similar words are {theirs:.0%} of the words, "
         f"those of {own.title} {mine:.1%}"
     )
     fix = f"prepare the corpus with --language {best.code}, or give the right labels"

@@ -11,12 +11,12 @@ Legend: S samples, C channels, P points (subsampled samples), T frames of 25 ms,
 - A second in which the channels cancel each other is taken from its louder channel alone. Swapped wires in a stereo plug
   turn R into -L, whose average is silence.
 
-The wave does not depend on block sizes or on the second at which reading starts. Each second is decided by itself; where two
+The wave does not depend on block sizes or on the second at which reading starts. Each second is decided independently; where two
 neighbours differ, the first 10 ms of the later one cross-fade. The rest after the last whole second follows the second before
 it. Memory holds one second.
 
-Limits: channels that cancel in part (one delayed by 5 ms, or much softer) are averaged, with a comb filter's colour. A DC
-offset does not count as sound, and hum little.
+Limits: channels that cancel in part (one delayed by 5 ms, or much softer) are averaged, as by a comb filter. A DC offset does not
+count as sound, and hum counts little.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import numpy as np
 from lalia.units import Seconds
 
 EACH = -1
-"""A choice of channels: each separately. The others are None (the mix) and a channel's number from 0."""
+"""A choice of channels: each separately. Other choices: None (the mix) and a channel number from 0."""
 CANCELLING_RATIO = 0.25
 """Channels cancel below this power of their sum over the sum of their powers: 2 for one voice on two channels, 1 for two
 voices or one dead channel, 0 for R = -L."""
@@ -56,7 +56,7 @@ _LOUD_SHARE = 0.1  # of the other channel's 95th percentile of power: it is loud
 
 # The same sound on two channels (`compare_seconds`, `is_same_sound`)
 _SAME_CORRELATION = 0.9  # squared correlation of a second
-_SAME_SECONDS_SHARE = 0.99  # of the seconds that are no pause
+_SAME_SECONDS_SHARE = 0.99  # of the seconds with sound
 _PAUSE_POWER_SHARE = 1e-3  # of the loudest second's power
 _MAX_LEVEL_RATIO = 4.0  # between the powers of the two channels
 
@@ -68,7 +68,7 @@ def parse_channels(word: str) -> int | None:
     if word == "each":
         return EACH
     if not (word.isascii() and word.isdecimal() and 1 <= int(word) <= 64):
-        raise ValueError(f"channels {word[:40]!r}: expected mix, each, or the number of one from 1 on")
+        raise ValueError(f"channels {word[:40]!r}: expected mix, each, or a channel number from 1")
     return int(word) - 1
 
 
@@ -113,7 +113,7 @@ class Mixer:
 
     @property
     def cancelled(self) -> str:
-        """One line that says that the channels cancel; "" where they do so in less than a hundredth of the sound."""
+        """One line that says that the channels cancel; "" if they do so in less than a hundredth of the sound."""
         if sum(self._taken) < max(1, self._sounding / 100):
             return ""
         which = [number for number, seconds in enumerate(self._taken, 1) if seconds]
@@ -187,7 +187,7 @@ def is_same_sound(compared: np.ndarray) -> bool:
 
 
 class _VoiceStatistics:
-    """Statistics that tell two speakers on two channels: their levels vary at different times, and each is louder at times."""
+    """Statistics that detect two speakers on two channels: their levels vary at different times, and each is louder at times."""
 
     def __init__(self) -> None:
         self._loud = 0
@@ -203,9 +203,9 @@ class _VoiceStatistics:
             return
         frames_TPC = squares_PC[: points * _FRAMES_PER_S].reshape(_FRAMES_PER_S, points, 2)
         levels_TC = np.log10(np.maximum(frames_TPC.mean(axis=1), SILENCE_POWER)).astype(np.float64)
-        apart_T = (levels_TC[:, 0] - levels_TC[:, 1])[levels_TC.max(axis=1) >= _LOUD_LOG_POWER]
-        self._loud += len(apart_T)
-        self._ahead += ((apart_T >= _DOMINANT_LOG_RATIO).sum(), (apart_T <= -_DOMINANT_LOG_RATIO).sum())
+        difference_T = (levels_TC[:, 0] - levels_TC[:, 1])[levels_TC.max(axis=1) >= _LOUD_LOG_POWER]
+        self._loud += len(difference_T)
+        self._ahead += ((difference_T >= _DOMINANT_LOG_RATIO).sum(), (difference_T <= -_DOMINANT_LOG_RATIO).sum())
         self._frames += _FRAMES_PER_S
         self._sums += levels_TC.sum(axis=0)
         self._products += levels_TC.T @ levels_TC

@@ -25,7 +25,7 @@ class DecoderMissing(Exception):
 
 @dataclass
 class DecodingReport:
-    """What was found while a file was decoded; filled by ``stream_blocks``."""
+    """Facts found while a file is decoded; filled by ``stream_blocks``."""
 
     declared_s: float | None = None
     """duration in the header; None where it has none"""
@@ -44,7 +44,7 @@ def stream_info(file: BinaryIO, container: str) -> tuple[int, int, float | None]
 
 
 def stream_blocks(file: BinaryIO, container: str, decoding: DecodingReport) -> Iterator[tuple[int, np.ndarray]]:
-    """Decoded blocks as (rate in Hz, float32 (S, C)); ``decoding`` is filled meanwhile.
+    """Decoded blocks as (rate in Hz, float32 (S, C)); fills ``decoding``.
 
     Of several tracks, reads the first that decodes and is not silent, the default track first. Damaged packets are counted
     and skipped. Raises ``DecodingFailed`` where no packet or too few can be decoded.
@@ -181,8 +181,8 @@ def _declared_s(opened: Any, stream: Any) -> float | None:
     """The duration in the header; None for formats without one, whose duration FFmpeg estimates from the bit rate."""
     if opened.format.name.partition(",")[0] in _ESTIMATED_DURATION:
         return None
-    if said := stream.metadata.get("DURATION", ""):  # Matroska's, per track
-        hours, _, rest = said.partition(":")
+    if tag := stream.metadata.get("DURATION", ""):  # Matroska's, per track
+        hours, _, rest = tag.partition(":")
         minutes, _, seconds = rest.partition(":")
         try:
             return 3600 * float(hours) + 60 * float(minutes) + float(seconds)

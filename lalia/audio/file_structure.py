@@ -39,11 +39,11 @@ class Stream:
 
 @dataclass(frozen=True)
 class FileStructure:
-    """The streams of a file, one after the other, and how long they are by its bytes.
+    """The streams of a file, one after the other, and their durations.
 
     ``declared_s`` is the duration in the header, ``actual_s`` the duration of the bytes; None where only decoding can tell.
-    ``truncation`` says why the end must be missing ("" where it is not known to be). ``trailing_bytes`` follow the sound
-    and are too few to be more of it.
+    ``truncation`` is the reason why the end is missing, "" if it is not. ``trailing_bytes`` counts the bytes after the audio,
+    too few to be audio.
     """
 
     streams: tuple[Stream, ...]
@@ -105,7 +105,7 @@ def open_stream(file: BinaryIO, stream: Stream) -> BinaryIO:
 
 
 def whole_file(file_format: AudioFormat) -> FileStructure:
-    """One stream that is the whole file: its headers are right, or no more is known."""
+    """One stream that is the whole file: its headers are right, or nothing else is known."""
     return FileStructure((Stream(file_format),))
 
 

@@ -34,10 +34,10 @@ def _dr_flac() -> Any:
 
 
 def read_flac(data: bytes, name: Callable[[], str]) -> np.ndarray:
-    """The wave (S,) float32 of a FLAC file's bytes; ``name`` is called for the name in errors.
+    """The wave (S,) float32 of a FLAC file's bytes; ``name`` returns the name for errors.
 
     Files that are not intact 16 kHz mono FLAC are read by `lalia.audio.reading.read_audio`, with its errors. Raises
-    ``AudioError`` too where fewer samples can be decoded than the header says.
+    ``AudioError`` also if fewer samples can be decoded than the header says.
     """
     samples = _samples(data)
     miniaudio = _dr_flac()

@@ -42,9 +42,9 @@ def flac_structure(data: Data, size: int, file_format: AudioFormat) -> FileStruc
 def _stream(data: Data, start: int, end: int, file_format: AudioFormat) -> FileStructure:
     """One stream between bytes ``start`` and ``end``; both durations are None where no more is known."""
     head = data[start : start + _HEAD_BYTES]
-    as_it_is = (start, end - start)
+    unchanged = (start, end - start)
     if len(head) < _HEAD_BYTES or head[:4] != b"fLaC" or head[4] & 0x7F or not any(head[18:21]):
-        return FileStructure((Stream(file_format, (as_it_is,)),))
+        return FileStructure((Stream(file_format, (unchanged,)),))
     facts = int.from_bytes(head[18:26], "big")
     rate, total = facts >> 44, facts & (1 << 36) - 1
     block = int.from_bytes(head[8:10], "big") if head[8:10] == head[10:12] else 0  # 0: variable block sizes
@@ -54,7 +54,7 @@ def _stream(data: Data, start: int, end: int, file_format: AudioFormat) -> FileS
         tail = max(begin, end - tail_bytes)
         ends = _last_frames(data[tail:end], block, total)
         if any(frame.end == total for frame in ends):
-            return FileStructure((Stream(file_format, (as_it_is,)),), total / rate, total / rate)
+            return FileStructure((Stream(file_format, (unchanged,)),), total / rate, total / rate)
         if ends:
             # The last frame is intact where its checksum matches; a tag may follow it.
             actual = ends[0].end if ends[0].intact else ends[0].first
@@ -62,7 +62,7 @@ def _stream(data: Data, start: int, end: int, file_format: AudioFormat) -> FileS
                 end, truncation = tail + ends[0].at, "its last frame is incomplete"
             break
     if not actual or not rate:
-        return FileStructure((Stream(file_format, (as_it_is,)),))
+        return FileStructure((Stream(file_format, (unchanged,)),))
     patched = head[:18] + struct.pack(">Q", facts >> 36 << 36 | actual) + head[26:]
     pieces = (bytes(patched), (begin, end - begin))
     return FileStructure((Stream(file_format, pieces),), total / rate if total else None, actual / rate, truncation)
@@ -127,8 +127,8 @@ def _parse_header(data: bytes, at: int, fixed: int) -> tuple[int, int] | None:
 
 def _crc_matches(frame: bytes) -> bool:
     """Whether a frame's CRC-16 matches, with or without an ID3v1 tag of 128 bytes after it."""
-    for behind in (0, 128):
-        body = frame[: len(frame) - behind]
+    for tag_bytes in (0, 128):
+        body = frame[: len(frame) - tag_bytes]
         if len(body) > 2 and _crc(body[:-2], 16) == int.from_bytes(body[-2:], "big"):
             return True
     return False

@@ -24,7 +24,7 @@ _OTHER_SUFFIXES = frozenset(
 
 RAW_G722 = "G.722"
 FRAGMENT = "later piece"
-"""A later fragment of a recording made in pieces (MSE, fragmented MP4): it lacks the header that says how to decode it."""
+"""A later fragment of a recording made in pieces (MSE, fragmented MP4): the header needed to decode it is in the first."""
 _MAX_BLOCK_BYTES = 1 << 16
 G722_BYTES_PER_SECOND = 8_000
 
@@ -66,7 +66,7 @@ _PICTURES = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1", b"av
 def is_audio(path: Path) -> bool:
     """Whether a file is audio by its first bytes; one short read, so that folders of millions can be searched.
 
-    False for pipes, devices and what cannot be opened. Files with suffixes of documents, pictures or programs are not opened.
+    False for pipes, devices and files that cannot be opened. Documents, pictures and programs are not opened, by their suffix.
     """
     suffix = path.suffix.lower()
     if suffix in _OTHER_SUFFIXES:
@@ -84,7 +84,7 @@ def is_audio(path: Path) -> bool:
 def detect_format(head: bytes, suffix: str, size: int) -> AudioFormat | None:
     """The format of a file of ``size`` bytes that starts with ``head`` (up to ``HEAD_BYTES``); None where it is not known.
 
-    ``suffix`` (``.g722``) counts only where the bytes cannot tell: raw G.722 has no header.
+    ``suffix`` (``.g722``) is used only if the bytes match no format: raw G.722 has no header.
     """
     if head[:4] in (b"RIFF", b"RIFX") and head[8:12] not in _RIFF_FORMS:
         return None
@@ -119,7 +119,7 @@ def detect_format(head: bytes, suffix: str, size: int) -> AudioFormat | None:
 
 
 def _is_webm_blocks(head: bytes) -> bool:
-    """Whether ``head`` is a row of WebM SimpleBlocks of one track: a fragment that begins within a cluster."""
+    """Whether ``head`` is a sequence of WebM SimpleBlocks of one track: a fragment that begins within a cluster."""
     at = 0
     for _ in range(3):
         if len(head) < at + 16 or head[at] != 0xA3 or not head[at + 1]:

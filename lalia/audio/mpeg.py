@@ -1,6 +1,6 @@
 """Count the frames of an MP3 file, for files whose Xing, Info or VBRI header is wrong or missing (ISO/IEC 11172-3).
 
-An MP3 file is a row of frames; only an optional first one says how many follow. Recorded streams have none, joined files
+An MP3 file is a sequence of frames; only an optional first one says how many follow. Recorded streams have none, joined files
 have that of their first part, and libsndfile trusts it or guesses.
 """
 
@@ -30,7 +30,7 @@ _KBPS_MPEG2 = {
 _DECODER_DELAY: Samples = 529
 _SYNC = re.compile(rb"\xff[\xe2-\xff][\x10-\xef]")
 _MIN_FRAMES = 3
-"""Consecutive frames that are taken for audio; fewer may be other bytes that look like a header."""
+"""Minimum number of consecutive frames that count as audio; fewer may be other bytes that look like a header."""
 
 
 class _FrameBytes(dict[int, int]):
@@ -97,9 +97,9 @@ class FrameRun:
         return None if self.declared_frames is None else self._seconds(self.declared_frames)
 
     def _seconds(self, frames: int) -> Seconds:
-        before, behind = self.encoder_padding
-        taken = before + _DECODER_DELAY + (max(0, behind - _DECODER_DELAY) if frames == self.declared_frames else 0)
-        return max(0, frames * self.frame_samples - taken) / self.rate
+        delay, padding = self.encoder_padding
+        removed = delay + _DECODER_DELAY + (max(0, padding - _DECODER_DELAY) if frames == self.declared_frames else 0)
+        return max(0, frames * self.frame_samples - removed) / self.rate
 
     @property
     def encoder_padding(self) -> tuple[Samples, Samples]:
@@ -116,7 +116,7 @@ class FrameScan:
     runs: list[FrameRun]
     truncated: bool
     has_junk: bool
-    """whether other bytes lie between or after the frames"""
+    """whether there are other bytes between or after the frames"""
 
 
 def scan_frames(data: Data, start: int, end: int) -> FrameScan:

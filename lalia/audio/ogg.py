@@ -15,7 +15,7 @@ from lalia.audio.file_structure import AudioFormat, FileStructure, Piece, Stream
 from lalia.audio.mpeg import Data
 
 _BOS, _EOS = 0x02, 0x04
-_MAX_STREAMS = 64  # Multiplexed; a file with more is an attack.
+_MAX_STREAMS = 64  # Multiplexed; more are treated as an attack.
 _CODECS = (b"\x01vorbis", b"OpusHead", b"\x7fFLAC", b"Speex   ", b"fLaC", b"PCM     ")
 
 
@@ -27,7 +27,7 @@ class _LogicalStream:
     is_audio: bool
     pages: list[tuple[int, int, int]] = field(default_factory=list)
     has_gaps: bool = False
-    """whether other bytes lie between its pages"""
+    """whether there are other bytes between its pages"""
 
 
 def ogg_structure(data: Data, size: int, file_format: AudioFormat) -> FileStructure:

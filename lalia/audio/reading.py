@@ -52,7 +52,7 @@ _DECODER_TOLERANCE_S: Seconds = 0.2
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """What a file's headers say: duration in seconds, sample rate in Hz, channels, and format (``FLAC``)."""
+    """Facts from a file's headers: duration in seconds, sample rate in Hz, channels, and format (``FLAC``)."""
 
     duration_s: Seconds
     rate: int
@@ -62,7 +62,7 @@ class AudioInfo:
 
 @dataclass(frozen=True)
 class Note:
-    """A warning about a file that is used nevertheless.
+    """A warning about a file that is still used.
 
     ``kind`` is one of the constants below, so that notes can be counted; ``text`` is one line without the file's name.
     """
@@ -83,7 +83,7 @@ JOINED, TRACKS, TRAILING_BYTES = "joined", "tracks", "bytes behind"
 
 
 def ignore_note(note: Note) -> None:
-    """Drop a note: for callers that report none."""
+    """Discard a note: for callers that report none."""
 
 
 def read_audio(
@@ -366,7 +366,7 @@ def _stream_blocks(
             yield rate, block_SC[max(0, start_s * rate - passed) :]
             passed += len(block_SC)
     except ffmpeg.DecoderMissing as error:
-        if kind.libsndfile:  # Most likely broken: these kinds need no PyAV.
+        if kind.libsndfile:  # Most likely broken: these formats need no PyAV.
             raise AudioError(f"{label}: cannot be read as {kind.name}: {failed}; is it damaged?") from error
         raise _decoder_missing(label, kind) from error
     except ffmpeg.DecodingFailed as error:
@@ -447,12 +447,12 @@ def _open(source: Source, name: str | None) -> Iterator[tuple[BinaryIO, AudioFor
         if kind is None:
             raise AudioError(
                 f"{label}: is not a supported audio file (starts with {head[:8].hex(' ')}); "
-                "expected WAV, FLAC, Ogg, Opus, MP3, M4A, WebM or G.722 (raw samples: give them a header first)"
+                "expected WAV, FLAC, Ogg, Opus, MP3, M4A, WebM or G.722 (raw samples need a header)"
             )
         if kind.name == formats.FRAGMENT:
             raise AudioError(
-                f"{label}: is a later piece of a recording (browsers record in pieces), and only the first piece says"
-                " how to decode it; join the pieces in their order into one file"
+                f"{label}: is a later piece of a recording (browsers record in pieces), and only the first piece has the"
+                " header; join the pieces in their order into one file"
             )
         if kind.name == "NIST SPHERE" and b"shorten" in head[:1024]:
             raise AudioError(
@@ -464,8 +464,8 @@ def _open(source: Source, name: str | None) -> Iterator[tuple[BinaryIO, AudioFor
 
 def _check_channel(channel: int | None, channels: int, label: str) -> None:
     if channel is not None and channel >= channels:
-        there = f"it has {channels}" if channels > 1 else "it is mono"
-        raise AudioError(f"{label}: has no channel {channel + 1}; {there}")
+        found = f"it has {channels}" if channels > 1 else "it is mono"
+        raise AudioError(f"{label}: has no channel {channel + 1}; {found}")
 
 
 def _check_format(rate: int, channels: int, label: str) -> None:

@@ -1,6 +1,6 @@
 """Find the samples of WAV, RF64, BW64, W64, AIFF, AU, CAF and NIST SPHERE files whose header gives a wrong size.
 
-A recorder that loses power leaves an early size or none, and a program that writes into a pipe cannot know it. The bytes
+A recorder that loses power leaves an old size or none, and a program that writes into a pipe does not know the size. The bytes
 after the declared end decide: if another chunk begins there, the samples end; if not, they continue.
 """
 
@@ -26,7 +26,7 @@ _NAMES = (
 _KNOWN = frozenset(_NAMES[at : at + 4] for at in range(0, len(_NAMES), 4))
 _PADDING_BYTES = 1 << 16
 _STRAY_BYTES = 4096
-"""Up to this many bytes after the samples that are no chunk are ignored; more are samples that the header does not count."""
+"""Up to this many bytes after the samples that are not a chunk are ignored; more are samples that the header does not count."""
 _AU_BYTES = {1: 1, 2: 1, 3: 2, 4: 3, 5: 4, 6: 4, 7: 8, 27: 1}
 _SPHERE = re.compile(rb"(sample_count|sample_n_bytes|channel_count|sample_rate) -i (\d{1,12})")
 _PLAIN_TAGS = (1, 3, 6, 7)
@@ -139,10 +139,10 @@ def aiff_structure(file: BinaryIO, file_format: AudioFormat, size: int) -> FileS
     head[common + 2 : common + 6] = struct.pack(">I", actual)
     head[4:8] = struct.pack(">I", at + 16 + samples.actual - 8)
     head += b"SSND" + struct.pack(">III", samples.actual + 8, 0, 0)
-    said = frames if samples.declared is None or frames != actual else samples.declared // width
+    declared = frames if samples.declared is None or frames != actual else samples.declared // width
     return FileStructure(
         (Stream(file_format, (bytes(head), (samples.start, actual * width))),),
-        said / rate if said else None,
+        declared / rate if declared else None,
         actual / rate,
     )
 
@@ -198,10 +198,10 @@ def sphere_structure(file: BinaryIO, file_format: AudioFormat, size: int) -> Fil
     """NIST SPHERE with uncompressed samples."""
     file.seek(0)
     head = file.read(1 << 14)
-    said = {name: int(value) for name, value in _SPHERE.findall(head)}
+    declared = {name: int(value) for name, value in _SPHERE.findall(head)}
     start = int(head[8:16]) if head[8:16].strip().isdigit() else 0
-    width = said.get(b"sample_n_bytes", 0) * said.get(b"channel_count", 1)
-    count, rate = said.get(b"sample_count", 0), said.get(b"sample_rate", 0)
+    width = declared.get(b"sample_n_bytes", 0) * declared.get(b"channel_count", 1)
+    count, rate = declared.get(b"sample_count", 0), declared.get(b"sample_rate", 0)
     actual = (size - start) // width if width else 0
     if not count or not rate or actual <= 0 or count == actual or not 0 < start <= len(head):
         return whole_file(file_format)
@@ -241,8 +241,8 @@ def _locate_samples(
     end = start + declared
     if w64:
         file.seek(end + (-end & 7))
-        behind = file.read(24)
-        follows = len(behind) < 24 or behind[4:16] == _W64_TAIL or behind[:4] == b"riff"
+        following = file.read(24)
+        follows = len(following) < 24 or following[4:16] == _W64_TAIL or following[:4] == b"riff"
         return _sample_extent(start, declared, rest, follows or _is_padding(file, end, size))
     for at in dict.fromkeys((end + (end - start & 1), end)):
         if _chunk_follows(file, at, size):

@@ -82,7 +82,7 @@ def mute_non_speech(blocks: Iterable[np.ndarray], grid: Samples) -> Iterator[tup
     waiting_S = np.zeros(0, np.float32)
     raw_U = np.zeros(0, bool)  # decided units: up to `margin` already returned, then those not yet returned
     speech_T = np.zeros(0, np.float32)
-    given = 0
+    returned = 0
     for block_S, last in _flag_last(blocks):
         waiting_S = np.concatenate([waiting_S, block_S])
         speech_T = np.concatenate([speech_T, detector.feed(block_S.astype(np.float32, copy=False), last)])
@@ -94,11 +94,11 @@ def mute_non_speech(blocks: Iterable[np.ndarray], grid: Samples) -> Iterator[tup
             [raw_U, speech_T[: units * per_unit].reshape(units, per_unit).max(1, initial=0) > _SPEECH_THRESHOLD]
         )
         speech_T = speech_T[units * per_unit :]
-        ready = len(raw_U) - given - (0 if last else margin)
+        ready = len(raw_U) - returned - (0 if last else margin)
         if ready <= 0:
             continue
         padded_U = np.pad(raw_U, margin)
-        near_U = np.lib.stride_tricks.sliding_window_view(padded_U, 2 * margin + 1).max(1)[given : given + ready]
+        near_U = np.lib.stride_tricks.sliding_window_view(padded_U, 2 * margin + 1).max(1)[returned : returned + ready]
         ends = np.append(np.flatnonzero(np.diff(near_U)) + 1, ready)
         start = 0
         for end in ends:
@@ -108,8 +108,8 @@ def mute_non_speech(blocks: Iterable[np.ndarray], grid: Samples) -> Iterator[tup
                 yield speech, piece_S if speech else np.zeros_like(piece_S)
             start = int(end)
         waiting_S = waiting_S[ready * unit :]
-        kept = min(margin, given + ready)
-        raw_U, given = raw_U[given + ready - kept :], kept
+        kept = min(margin, returned + ready)
+        raw_U, returned = raw_U[returned + ready - kept :], kept
 
 
 def _flag_last(blocks: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, bool]]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from lalia.cli.options import needs
 from lalia.cli.parser import Parser
 from lalia.errors import UserError
-from lalia.inputs import address, is_address
+from lalia.inputs import is_url, url_error
 from lalia.text.language_codes import iso_639_3
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ Make an encoder or a recogniser from another toolkit's wav2vec 2.0 weights, or t
   lalia convert fairseq2:omniASR_CTC_300M.pt asr --tokens omniASR_tokenizer.model
   lalia convert my-recogniser hf:shared                         for Wav2Vec2ForCTC.from_pretrained("shared")
 
-Logits stay the same. A pretrained model's quantizer is kept: lalia pretrain fit --encoder continues from it.
+The converted model has the same logits. A pretrained model keeps its quantizer: lalia pretrain fit --encoder continues from it.
 """
 KINDS = ("hf", "fairseq", "fairseq2", "sherpa", "half")
 
@@ -36,47 +36,49 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "target",
         metavar="DST",
-        help="lalia folder, hf:FOLDER, fairseq2:FILE, half:FOLDER or (of a student) sherpa:FOLDER; made anew",
+        help="lalia folder, hf:FOLDER, fairseq2:FILE, half:FOLDER or (from a student) sherpa:FOLDER; must not exist yet",
     )
     parser.add_argument(
         "--language", default="", metavar="CODE", help="for a recogniser's normaliser: isl, is, Icelandic"
     )
-    checkpoints = parser.add_argument_group("where a checkpoint does not say it itself")
+    checkpoints = parser.add_argument_group("settings that some checkpoints lack")
     checkpoints.add_argument("--heads", type=int, default=0, metavar="N", help="attention heads")
     checkpoints.add_argument("--strides", default="", metavar="N,N,…", help="stride of each convolution of the stem")
-    checkpoints.add_argument("--norm", choices=("pre", "post"), default="", help="where the blocks' layer norms stand")
+    checkpoints.add_argument(
+        "--norm", choices=("pre", "post"), default="", help="layer norms before or after the blocks' layers"
+    )
     checkpoints.add_argument("--tokens", type=Path, metavar="FILE", help="symbols of the CTC head")
 
 
 def main(args: argparse.Namespace) -> int:
     """``lalia convert``."""
-    if is_address(args.source):
-        raise address(args.source)
-    source, source_path = _place(args.source)
-    target, target_path = _place(args.target)
+    if is_url(args.source):
+        raise url_error(args.source)
+    source, source_path = _parse_place(args.source)
+    target, target_path = _parse_place(args.target)
     if target == "fairseq":
-        raise UserError(f"{args.target}: fairseq's files can be read but not written; take hf:FOLDER or fairseq2:FILE")
+        raise UserError(f"{args.target}: fairseq's files can be read but not written; give hf:FOLDER or fairseq2:FILE")
     if source == "sherpa" or (target == "sherpa" and source != "lalia"):
         raise UserError(
-            f"{args.source} to {args.target}: only a lalia student becomes sherpa:FOLDER, and none comes back"
+            f"{args.source} to {args.target}: only a lalia student can be written as sherpa:FOLDER, which cannot be read"
         )
     if source == "half" or (target == "half" and source != "lalia"):
         raise UserError(
-            f"{args.source} to {args.target}: only a lalia encoder becomes half:FOLDER, which is one as well"
+            f"{args.source} to {args.target}: only a lalia encoder can be written as half:FOLDER, which is read as a lalia folder"
         )
     if source == target == "lalia":
         raise UserError(
-            f"{args.source} and {args.target} are both lalia's; expected hf:, fairseq: or fairseq2: before one"
+            f"{args.source} and {args.target} are both lalia folders; expected hf:, fairseq: or fairseq2: before one of them"
         )
     if target_path.exists():
-        raise UserError(f"{target_path}: is there already; remove it or give another name")
+        raise UserError(f"{target_path}: already exists; remove it or give another name")
     with needs("lalia convert"):
         import fairseq2  # noqa: F401
         import safetensors  # noqa: F401
     if target == "sherpa":
-        return _share(source_path, target_path)
+        return _write_sherpa_folder(source_path, target_path)
     if target == "half":
-        return _halve(source_path, target_path)
+        return _write_half(source_path, target_path)
     parts = _read(source, source_path, args)
     if target == "hf":
         from lalia.models.convert.hf import write_hf
@@ -99,7 +101,7 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def _share(student: Path, folder: Path) -> int:
+def _write_sherpa_folder(student: Path, folder: Path) -> int:
     from lalia.models.convert.sherpa import write_sherpa
 
     remarks = write_sherpa(student, folder)
@@ -107,8 +109,8 @@ def _share(student: Path, folder: Path) -> int:
     return 0
 
 
-def _halve(source: Path, folder: Path) -> int:
-    """An encoder to give away: half the bytes, without the quantizer."""
+def _write_half(source: Path, folder: Path) -> int:
+    """Write an encoder in float16 without the quantizer, for publishing: half the bytes."""
     from lalia.cards import read_card
     from lalia.models.store import WEIGHTS, load_encoder, save_encoder
 
@@ -119,11 +121,11 @@ def _halve(source: Path, folder: Path) -> int:
     return 0
 
 
-def _place(text: str) -> tuple[str, Path]:
+def _parse_place(text: str) -> tuple[str, Path]:
     kind, colon, rest = text.partition(":")
     if colon and kind in KINDS:
         if not rest:
-            raise UserError(f"{text}: expected a {'file' if kind.startswith('fairseq') else 'folder'} behind the colon")
+            raise UserError(f"{text}: expected a {'file' if kind.startswith('fairseq') else 'folder'} after the colon")
         return kind, Path(rest)
     return "lalia", Path(text)
 
@@ -142,7 +144,7 @@ def _read(kind: str, path: Path, args: argparse.Namespace) -> Parts:
     try:
         strides = tuple(int(stride) for stride in args.strides.split(",") if stride)
     except ValueError as error:
-        raise UserError(f"--strides {args.strides}: expected whole numbers with commas between them") from error
+        raise UserError(f"--strides {args.strides}: expected whole numbers separated by commas") from error
     language = iso_639_3(args.language) if args.language else ""
     hints = Hints(args.heads, strides, args.norm, args.tokens, language)
     return read_checkpoint(path, "fairseq2" if kind == "fairseq2" else "fairseq", hints)

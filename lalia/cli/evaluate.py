@@ -1,4 +1,4 @@
-"""``lalia evaluate``: the error rates of a student on a corpus, where the errors are, and a page to see and hear them on."""
+"""``lalia evaluate``: the error rates of a student on a corpus, where the errors are, and an HTML page with clips to play."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 
 ABOUT = """\
 Error rates of a student on the labelled clips of a corpus, with 95 % intervals (bootstrap over clips), and its speed.
-Labels and transcripts pass the student's own normaliser first.
+The student's normaliser is applied to labels and transcripts first.
 
   lalia evaluate my-student corpora/demo                          the test split, clips of the student's language
   lalia evaluate my-student corpora/demo --split dev --language ita
-  lalia evaluate my-student corpora/demo --html report.html       where it errs, with the worst clips to hear
+  lalia evaluate my-student corpora/demo --html report.html       where the errors are, with the worst clips to play
   lalia evaluate my-student corpora/demo --limit 200 --json scores.json
   lalia evaluate my-student corpora/demo --lm my-lm
 
-Corpora are read by a package of the training extra: pip install 'lalia[train]'.
+Reading a corpus needs the training extra: pip install 'lalia[train]'.
 """
 MOST_SKIPPED = 20
-"""Skipped clips that are named; the others are counted."""
+"""Skipped clips that are listed by name; the others are counted."""
 
 
 def add_arguments(parser: Parser) -> None:
@@ -52,8 +52,10 @@ def add_clips_and_results(parser: Parser) -> None:
     """The options for which clips are scored and where the results are written."""
     parser.add_argument("--split", default="test", help="train, dev or test (default: test)")
     parser.add_argument("--limit", type=positive, metavar="N", help="only N clips, spread evenly over the corpus")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write figures and every clip's texts here as well")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with charts and clips to hear")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="also write the scores and every clip's texts to this file"
+    )
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with charts and clips to play")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -102,7 +104,7 @@ def evaluate(
     if len(found.skipped) > MOST_SKIPPED:
         print(f"lalia: skipped: {len(found.skipped) - MOST_SKIPPED} more", file=sys.stderr)
     if not found.clips:
-        raise UserError(f"{path}: none of {plural(len(rows), 'clip')} could be scored; the lines above say why")
+        raise UserError(f"{path}: none of {plural(len(rows), 'clip')} could be scored; the reasons are above")
     print(evaluation.table(found))
     about: dict[str, evaluation.ClipInfo] = {}
     if details or html:

@@ -1,4 +1,4 @@
-"""``lalia inspect``: what a folder is, what it holds, its scores, and its lineage."""
+"""``lalia inspect``: the kind of a folder, its contents, its scores and its lineage."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from lalia.data.corpus import Corpus
 
 ABOUT = """\
-Print what a folder is (corpus, encoder, recogniser, student, language model, run), what it holds and where it comes from.
+Print the kind of a folder (corpus, encoder, recogniser, student, language model, run), its contents and its lineage.
 
   lalia inspect my-student                        its card and its lineage
-  lalia inspect runs/italian                      a run: its newest metrics and what it made; --all: every metric and card
+  lalia inspect runs/italian                      a run: its latest metrics and its models; --all: every metric and card
   lalia inspect corpora/demo                      hours by language and split, lengths and quality
-  lalia inspect corpora/demo --html corpus.html   a page with histograms and clips to hear
+  lalia inspect corpora/demo --html corpus.html   a page with histograms and clips to play
 """
 _RUN_FILES = ("metrics.jsonl", "config.yaml", "checkpoints")
 _PRODUCTS = ("encoder", "recogniser", "student")
@@ -39,7 +39,7 @@ _METRICS = {
 }  # fmt: skip
 """The metrics of a run that are printed without --all, by group."""
 _MOST_CORPORA = 3
-"""Corpora of one parent that are named without --all; more are one line."""
+"""Corpora of one parent that are listed without --all; more are summed up in one line."""
 
 
 def add_arguments(parser: Parser) -> None:
@@ -47,10 +47,10 @@ def add_arguments(parser: Parser) -> None:
     parser.set_defaults(call=main)
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="a corpus, encoder, recogniser, student or run")
     parser.add_argument(
-        "--html", type=Path, metavar="FILE", help="of a corpus: a page with histograms and clips to hear"
+        "--html", type=Path, metavar="FILE", help="of a corpus: write a page with histograms and clips to play"
     )
     parser.add_argument(
-        "--all", action="store_true", help="of a run every metric and card; of a model its whole lineage"
+        "--all", action="store_true", help="of a run: every metric and card; of a model: its whole lineage"
     )
 
 
@@ -66,13 +66,13 @@ def main(args: argparse.Namespace) -> int:
     elif folder.is_dir() and any((folder / name).exists() for name in _RUN_FILES):
         card = None
     else:
-        card = read_card(folder)  # says what is missing
+        card = read_card(folder)  # raises the error with the remedy
     if card is not None and card["kind"] == "corpus":
         _inspect_corpus(folder, card, args.html, console, args.all)
         return 0
     if args.html is not None:
         what = "run (its page is report.html)" if card is None else card["kind"]
-        raise UserError(f"{folder}: is a {what}; --html makes the page of a corpus")
+        raise UserError(f"{folder}: is a {what}; expected a corpus, the only kind that --html makes a page of")
     if card is None:
         _print_run(folder, console, args.all)
     else:
@@ -145,7 +145,7 @@ def _print_card(folder: Path, card: dict[str, Any], console: Console, every: boo
 
 
 def _print_run(folder: Path, console: Console, every: bool) -> None:
-    """Whether the run is finished, its newest metrics, and what it made."""
+    """Print whether the run is finished, its latest metrics and its models."""
     finished = (folder / "finished.json").is_file()
     console.print(f"{folder}: run, {'finished' if finished else 'not finished: the same command continues it'}")
     last = _last_metrics(folder / "metrics.jsonl")
@@ -178,7 +178,7 @@ def _print_run(folder: Path, console: Console, every: bool) -> None:
 
 
 def _summary(card: dict[str, Any]) -> list[str]:
-    """What one line says of a model."""
+    """The main facts of a model: its size and languages."""
     words = [f"{card['parameters'] / 1e6:.1f} M parameters"] if "parameters" in card else []
     languages = card.get("languages") or card.get("language")
     return words + ([languages if isinstance(languages, str) else ", ".join(languages)] if languages else [])
@@ -189,7 +189,7 @@ def _megabytes(folder: Path) -> str:
 
 
 def _last_metrics(path: Path) -> dict[str, Any]:
-    """The newest value of every metric; lines cut short by a crash are skipped."""
+    """The latest value of every metric; incomplete lines (after a crash) are skipped."""
     found: dict[str, Any] = {}
     if path.is_file():
         with path.open(encoding="utf-8") as file:
@@ -248,7 +248,7 @@ def _branch(card: dict[str, Any]) -> str:
 
 
 def _spell(value: Any) -> str:
-    """A fact in one line; what is longer ends in dots."""
+    """A fact in one line; longer ones end in dots."""
     if isinstance(value, float):
         return f"{value:.6g}"
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
@@ -260,5 +260,5 @@ def _number(value: float) -> str:
 
 
 def _length(seconds: float) -> str:
-    """Hours where there are some, else minutes."""
+    """Hours from ten hours on, else minutes."""
     return f"{seconds / 3600:,.1f} h" if seconds >= 36_000 else f"{seconds / 60:.1f} min"

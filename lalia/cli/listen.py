@@ -20,7 +20,7 @@ from lalia.cli.options import Decoding, add_decoding, called, decoders, kept
 from lalia.cli.parser import Parser, positive
 from lalia.decoding.greedy import PAUSE_S, Word
 from lalia.errors import UserError
-from lalia.inputs import address, is_address
+from lalia.inputs import is_url, url_error
 from lalia.runtime.microphone import Block, Microphone, devices, file_blocks
 from lalia.runtime.streaming import Stream, StreamUpdate, as_dict
 from lalia.runtime.student import Student
@@ -31,17 +31,17 @@ from lalia.units import SAMPLE_RATE, Seconds
 ABOUT = """\
 Transcribe the microphone live with a streaming student.
 
-  lalia listen my-student                        words appear as they are spoken; faint ones may still change. Ctrl-C ends it
-  lalia listen my-student --save talk.srt        and keep them: .txt, .json, .srt or .vtt
-  lalia listen my-student --format json          one JSON object for each change, for programs
-  lalia listen my-student --from talk.flac       a file instead of the microphone, at the speed of speech (--fast: at once)
-  lalia listen --devices                         the microphones; then --device 3, or a part of its name
+  lalia listen my-student                        words appear while you speak; faint ones may still change. Ctrl-C stops it
+  lalia listen my-student --save talk.srt        also save the text: .txt, .json, .srt or .vtt
+  lalia listen my-student --format json          one JSON object per change, for programs
+  lalia listen my-student --from talk.flac       a file instead of the microphone, in real time (--fast: as fast as possible)
+  lalia listen --devices                         list the microphones; choose one with --device 3 or a part of its name
 
-The microphone needs the extra [listen] and PortAudio. A student streams only if it was trained to: see
+The microphone needs the extra [listen] and PortAudio. Only students trained for streaming work: see
 configs/distill/streaming-nano.yaml.
 """
 SENTENCE_S: Seconds = 1.0
-"""A pause as long as this begins a new line."""
+"""A pause of this length starts a new line."""
 _FAINT, _PLAIN, _CLEAR = "\033[2m", "\033[0m", "\r\033[K"
 
 
@@ -51,7 +51,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("model", metavar="MODEL", nargs="?", type=Path, help="the folder of a streaming student")
     parser.add_argument("--format", choices=FORMATS, default="txt", help="what to write to stdout (default: txt)")
     parser.add_argument(
-        "--save", metavar="FILE", type=Path, help="write the transcript to FILE; its name says the format"
+        "--save", metavar="FILE", type=Path, help="write the transcript to FILE; its suffix sets the format"
     )
     parser.add_argument(
         "--from", dest="source", metavar="FILE", type=Path, help="a file instead of the microphone, - for a pipe"
@@ -66,19 +66,19 @@ def add_arguments(parser: Parser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Listen until Ctrl-C, or to the end of the file."""
+    """``lalia listen``: until Ctrl-C or the end of the file."""
     if args.devices:
-        print("\n".join(devices()) or "there is no microphone")
+        print("\n".join(devices()) or "no microphone found")
         return 0
     if args.model is None:
         raise UserError("listen: expected the folder of a streaming student; see: lalia listen --help")
     if args.fast and args.source is None:
-        raise UserError("--fast: a microphone has one speed; expected --from FILE beside it")
+        raise UserError("--fast: needs --from FILE; a microphone cannot be read faster")
     if not 0 < args.pause < 60:
         raise UserError(f"--pause {args.pause:g}: expected seconds, such as {PAUSE_S:g}")
     form = _format_of(args.save) if args.save else ""
-    if args.source and is_address(args.source):
-        raise address(args.source)
+    if args.source and is_url(args.source):
+        raise url_error(args.source)
     student = Student.load(args.model, args.threads)
     decoder = decoders(Decoding.of(args), student)()
     with ExitStack() as opened:
@@ -94,66 +94,68 @@ def main(args: argparse.Namespace) -> int:
             stream = student.stream(rate=SAMPLE_RATE, pause_s=args.pause, decoder=decoder)
             blocks = file_blocks(opened.enter_context(kept(args.source)), args.fast, stopped)
         show = _make_display(args.format)
-        late_s, work_s = hear(stream, blocks, show)
-    heard = stream.transcript()
+        late_s, work_s = transcribe_live(stream, blocks, show)
+    transcript = stream.transcript()
     name = called(args.source) if args.source else "microphone"
     if args.format in ("srt", "vtt"):
-        sys.stdout.write(render(heard, args.format, name))
+        sys.stdout.write(render(transcript, args.format, name))
     if args.save:
         try:
-            write_text(args.save, render(heard, form, name))
+            write_text(args.save, render(transcript, form, name))
         except OSError as error:
-            raise UserError(f"{args.save}: cannot be written ({error.strerror}); the text is above") from error
+            raise UserError(f"{args.save}: cannot be written ({error.strerror}); the text is printed above") from error
     print(f"lalia: {summary(stream, [] if args.fast else late_s, work_s)}", file=sys.stderr)
     if microphone is not None and microphone.lost:
         lost_s = microphone.lost / microphone.rate
-        print(f"lalia: {lost_s:.1f} s were lost: this machine is too slow for this student", file=sys.stderr)
+        print(f"lalia: {lost_s:.1f} s of audio were lost: this machine is too slow for this student", file=sys.stderr)
     return 0
 
 
-def hear(
+def transcribe_live(
     stream: Stream, blocks: Iterator[Block], show: Callable[[StreamUpdate, bool], None]
 ) -> tuple[list[Seconds], Seconds]:
-    """Feed ``blocks`` to ``stream`` and ``show`` what comes of it, the last with True.
+    """Feed ``blocks`` to ``stream`` and pass each update to ``show``, the last with True.
 
-    Returns how long behind its end each word was shown as stable (those that the end of the stream settled left out), and the
-    seconds of work.
+    Returns the latency of each word (from its end until it was shown as stable; words that only the end of the stream made
+    stable are left out), and the seconds of computation.
     """
     late_s: list[Seconds] = []
     work_s = 0.0
     for samples, began in blocks:
         start = time.monotonic()
-        said = stream.feed(samples)
-        show(said, False)
+        update = stream.feed(samples)
+        show(update, False)
         now = time.monotonic()
         work_s += now - start
-        late_s += [now - (began + word.end_s) for word in said.stable]
+        late_s += [now - (began + word.end_s) for word in update.stable]
     start = time.monotonic()
     show(stream.finish(), True)
     return late_s, work_s + time.monotonic() - start
 
 
 def summary(stream: Stream, late_s: list[Seconds], work_s: Seconds) -> str:
-    """One line on how it went."""
-    said = f"{stream.heard_s:.1f} s heard, {len(stream.words)} words, RTF {work_s / max(stream.heard_s, 1e-9):.3f}"
+    """One line: duration, words, real-time factor, latency."""
+    line = (
+        f"{stream.heard_s:.1f} s transcribed, {len(stream.words)} words, RTF {work_s / max(stream.heard_s, 1e-9):.3f}"
+    )
     if late_s:
         most = sorted(late_s)[min(len(late_s) - 1, round(0.9 * len(late_s)))]
-        said += (
-            f"; stable {statistics.median(late_s):.2f} s behind the end of a word (median; nine of ten {most:.2f} s)"
+        line += (
+            f"; stable {statistics.median(late_s):.2f} s after the end of a word (median; 90th percentile {most:.2f} s)"
         )
-    return said
+    return line
 
 
 class Terminal:
-    """Stable words, and faint behind them those that may change, on the last line of a terminal."""
+    """Stable words, then in faint those that may change, on the last line of a terminal."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
         self._line: list[Word] = []
 
-    def __call__(self, said: StreamUpdate, last: bool) -> None:
+    def __call__(self, update: StreamUpdate, last: bool) -> None:
         columns = shutil.get_terminal_size().columns - 1
-        for word in said.stable:
+        for word in update.stable:
             if self._line and (
                 word.start_s - self._line[-1].end_s >= SENTENCE_S or len(_text([*self._line, word])) > columns
             ):
@@ -161,25 +163,25 @@ class Terminal:
                 self._line.clear()
             self._line.append(word)
         stable = _text(self._line)
-        rest = _text([*self._line, *said.tentative])[len(stable) :][: columns - len(stable)]
+        rest = _text([*self._line, *update.tentative])[len(stable) :][: columns - len(stable)]
         self._out.write(f"{_CLEAR}{stable}{_FAINT}{rest}{_PLAIN}" + ("\n" if last and stable else ""))
         self._out.flush()
 
 
 class Lines:
-    """Stable words, a line for each sentence as soon as it has ended."""
+    """Stable words, one line per sentence, printed when it ends."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
         self._line: list[Word] = []
 
-    def __call__(self, said: StreamUpdate, last: bool) -> None:
-        for word in said.stable:
+    def __call__(self, update: StreamUpdate, last: bool) -> None:
+        for word in update.stable:
             if self._line and word.start_s - self._line[-1].end_s >= SENTENCE_S:
                 self._end()
             self._line.append(word)
-        pause_s = said.heard_s - self._line[-1].end_s if self._line else 0.0
-        if self._line and (last or (not said.tentative and pause_s >= 2 * SENTENCE_S)):
+        pause_s = update.heard_s - self._line[-1].end_s if self._line else 0.0
+        if self._line and (last or (not update.tentative and pause_s >= 2 * SENTENCE_S)):
             self._end()
 
     def _end(self) -> None:
@@ -189,17 +191,17 @@ class Lines:
 
 
 class Objects:
-    """A JSON object for each change: the words that became stable, those that are tentative, the seconds heard."""
+    """A JSON object for each change: the words that became stable, the tentative words, the seconds transcribed."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
         self._tentative: list[Word] = []
 
-    def __call__(self, said: StreamUpdate, last: bool) -> None:
-        if said.stable or said.tentative != self._tentative or last:
-            self._out.write(json.dumps(as_dict(said, last), ensure_ascii=False) + "\n")
+    def __call__(self, update: StreamUpdate, last: bool) -> None:
+        if update.stable or update.tentative != self._tentative or last:
+            self._out.write(json.dumps(as_dict(update, last), ensure_ascii=False) + "\n")
             self._out.flush()
-            self._tentative = said.tentative
+            self._tentative = update.tentative
 
 
 def _make_display(format: str) -> Callable[[StreamUpdate, bool], None]:
@@ -207,9 +209,9 @@ def _make_display(format: str) -> Callable[[StreamUpdate, bool], None]:
         return Objects(sys.stdout)
     if format == "txt":
         return Terminal(sys.stdout) if sys.stdout.isatty() else Lines(sys.stdout)
-    if sys.stderr.isatty():  # subtitles are written in the end
+    if sys.stderr.isatty():  # subtitles are written at the end
         return Terminal(sys.stderr)
-    return lambda said, last: None
+    return lambda update, last: None
 
 
 def _format_of(path: Path) -> str:
@@ -225,7 +227,7 @@ def _text(words: list[Word]) -> str:
 
 @contextmanager
 def _until_interrupted() -> Iterator[Callable[[], bool]]:
-    """Whether Ctrl-C was pressed (or SIGTERM came) since the block began; pressed again, it interrupts as ever."""
+    """Whether Ctrl-C or SIGTERM came since the block began; a second one interrupts as usual."""
     pressed: list[int] = []
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 

@@ -1,4 +1,4 @@
-"""What several verbs share: audio from files, folders and pipes, corpora, the options of decoding, missing packages."""
+"""Options and inputs shared by verbs: audio from files, folders and pipes, corpora, decoding, missing packages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lalia.audio.formats import is_audio
 from lalia.audio.reading import SUFFIXES
 from lalia.cli.parser import Parser
 from lalia.errors import UserError
-from lalia.inputs import CARD, SETTINGS, look
+from lalia.inputs import CARD, SETTINGS, identify
 
 if TYPE_CHECKING:
     from lalia.data.corpus import Corpus
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def needs(program: str, extra: str = "train") -> Iterator[None]:
-    """Turn a failed import in the block into the ``UserError`` that ``program`` needs the ``extra`` with that package."""
+    """Turn an ``ImportError`` in the block into a ``UserError``: ``program`` needs the ``extra`` with that package."""
     try:
         yield
     except ImportError as error:
@@ -37,17 +37,17 @@ def needs(program: str, extra: str = "train") -> Iterator[None]:
         ) from error
 
 
-# --- Audio through a pipe, kept in a temporary file because it is read forwards and back -----------------
+# --- Audio from a pipe, copied to a temporary file because readers seek ----------------------------------
 
 STDIN = "-"
 """The argument that means stdin."""
 MOST_BYTES = 4 << 30
-"""The most that is read from a pipe, which may have no end."""
+"""The most bytes read from a pipe, which may be endless."""
 _PIECE_BYTES = 1 << 20
 
 
 def text_path(argument: str) -> Path:
-    """The path of a text that is read once from front to back, for ``type=``; ``-`` is stdin."""
+    """``type=`` for a text that is read once without seeking; ``-`` is stdin."""
     return Path("/dev/stdin" if argument == STDIN else argument)
 
 
@@ -71,15 +71,13 @@ def called(path: Path) -> str:
 def kept(path: Path) -> Iterator[Path]:
     """``path``, or for a pipe a temporary file with its content.
 
-    A ``UserError`` where that is more than ``MOST_BYTES``, or the disk has no room for it.
+    Raises ``UserError`` for more than ``MOST_BYTES`` and for a full disk.
     """
     if not is_pipe(path):
         yield path
         return
     if str(path) == STDIN and sys.stdin.isatty():
-        raise UserError(
-            "stdin: is the terminal; expected audio through a pipe: cat talk.mp3 | lalia transcribe STUDENT -"
-        )
+        raise UserError("stdin: is the terminal; expected audio from a pipe: cat talk.mp3 | lalia transcribe STUDENT -")
     with tempfile.NamedTemporaryFile(prefix="lalia-") as file:
         try:
             if str(path) == STDIN:
@@ -90,7 +88,9 @@ def kept(path: Path) -> Iterator[Path]:
             file.flush()
         except OSError as error:
             where = os.fspath(Path(file.name).parent)
-            raise UserError(f"{called(path)}: cannot be kept in {where} ({error.strerror}); set TMPDIR") from error
+            raise UserError(
+                f"{called(path)}: cannot be copied to {where} ({error.strerror}); set TMPDIR to another folder"
+            ) from error
         yield Path(file.name)
 
 
@@ -99,28 +99,26 @@ def _copy(pipe: IO[bytes], file: IO[bytes], path: Path) -> None:
     while piece := pipe.read(_PIECE_BYTES):
         size += len(piece)
         if size > MOST_BYTES:
-            raise UserError(
-                f"{called(path)}: more than {MOST_BYTES >> 30} GB came through the pipe; save it as a file first"
-            )
+            raise UserError(f"{called(path)}: is a pipe with more than {MOST_BYTES >> 30} GB; save it as a file first")
         file.write(piece)
 
 
-# --- Audio files, and where their transcripts are written ------------------------------------------------
+# --- Audio files and the paths of their transcripts ------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Clip:
-    """An audio file, and its name below the argument that it came from."""
+    """An audio file, and its path relative to the argument that contains it."""
 
     path: Path
     name: Path
 
 
 def find_clips(arguments: Sequence[str], say: Callable[[str], None]) -> list[Clip]:
-    """The files among ``arguments`` as given, and the audio files in the folders among them, in order, hidden ones left out.
+    """The files among ``arguments``, and the audio files in its folders without hidden ones, in order.
 
-    In a folder a file is audio by its first bytes or by its name; ``say`` receives a line that counts the others. A
-    ``UserError`` where a folder holds none. Files that are named are not opened: missing ones are found later, one by one.
+    In a folder, audio is recognised by its suffix or first bytes; ``say`` receives a line that counts the other files.
+    Raises ``UserError`` for a folder without audio. Files given by name are not opened, so a missing one fails later, alone.
     """
     clips: list[Clip] = []
     for argument in arguments:
@@ -139,24 +137,23 @@ def find_clips(arguments: Sequence[str], say: Callable[[str], None]) -> list[Cli
                 others[file.suffix.lower() or "without a suffix"] += 1
         if found and others:
             counted = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common())
-            say(f"{path}: other files that are no audio: {counted}")
+            say(f"{path}: skipped files that are not audio: {counted}")
         if not found:
-            told = look(path).told if (path / CARD).exists() or (path / SETTINGS).exists() else ""
-            raise UserError(
-                f"{path}: {told and f'{told} and '}holds no audio files; expected names like .wav, .flac, .mp3 or .m4a"
-            )
+            made = (path / CARD).exists() or (path / SETTINGS).exists()
+            what = f"{identify(path).description} and " if made else ""
+            raise UserError(f"{path}: {what}holds no audio files; expected names like .wav, .flac, .mp3 or .m4a")
         clips += found
     return clips
 
 
 def output_paths(clips: Sequence[Clip], out: Path, format: str) -> list[Path]:
-    """``out/NAME.FORMAT`` for every clip; a ``UserError`` where two clips would write the same file."""
+    """``out/NAME.FORMAT`` for every clip; ``UserError`` if two clips would write the same file."""
     taken: dict[Path, Path] = {}
     for clip in clips:
         path = out / clip.name.with_suffix(f".{format}")
         if path in taken:
             raise UserError(
-                f"{clip.path} and {taken[path]} would both be written to {path}; rename one, or run them apart"
+                f"{clip.path} and {taken[path]} would both be written to {path}; rename one, or transcribe them separately"
             )
         taken[path] = clip.path
     return list(taken)
@@ -166,19 +163,19 @@ def output_paths(clips: Sequence[Clip], out: Path, format: str) -> list[Path]:
 
 
 def open_corpus(path: Path) -> Corpus:
-    """The corpus in ``path``; a ``UserError`` where the packages that read it are missing."""
+    """The corpus in ``path``; ``UserError`` if the packages that read it are missing."""
     with needs("reading a corpus"):
         from lalia.data.corpus import Corpus
     return Corpus.load(path)
 
 
 def add_language(parser: Parser) -> None:
-    """``--language``: which clips of a corpus are used, for ``lalia.model_folder.languages_taken``."""
+    """``--language``: the languages of the clips to use, for ``lalia.model_folder.languages_taken``."""
     parser.add_argument(
         "--language",
         metavar="CODE",
         action="append",
-        help="clips of this one (ita, it, it-IT or Italian; may be repeated; default: the student's own)",
+        help="only clips in this language (ita, it, it-IT or Italian; may be repeated; default: the student's)",
     )
 
 
@@ -187,12 +184,12 @@ def add_language(parser: Parser) -> None:
 
 @dataclass(frozen=True)
 class Decoding:
-    """The files that decoding uses beside the student; none = greedy decoding."""
+    """The files that decoding uses in addition to the student; without any: greedy decoding."""
 
     lm: Path | None = None
     """folder of n-grams, for beam search"""
     rescore: Path | None = None
-    """folder of an LSTM, for what beam search under ``lm`` found"""
+    """folder of an LSTM that rescores the hypotheses of beam search with ``lm``"""
     hot: Path | None = None
     """words to boost"""
     only: Path | None = None
@@ -204,24 +201,27 @@ class Decoding:
         return cls(args.lm, args.rescore, args.hot, args.only)
 
     def as_dict(self) -> dict[str, str]:
-        """The files that are given, by the names of their options."""
+        """The given files, by the names of their options."""
         return {name: str(path) for name, path in vars(self).items() if path}
 
 
 def add_decoding(parser: Parser) -> None:
     """The options that ``Decoding`` is made from."""
     parser.add_argument("--lm", type=Path, metavar="LM", help="a language model made by lalia lm")
-    parser.add_argument("--rescore", type=Path, metavar="LM", help="an LSTM (lalia lm --lstm) to weigh what --lm found")
     parser.add_argument(
-        "--hot", type=Path, metavar="FILE", help="words to listen for: one a line, tab, boost (default: 6)"
+        "--rescore", type=Path, metavar="LM", help="an LSTM (lalia lm --lstm) that rescores the hypotheses of --lm"
     )
+    parser.add_argument("--hot", type=Path, metavar="FILE", help="hot words: one per line, tab, boost (default: 6)")
     parser.add_argument(
-        "--only", type=Path, metavar="FILE", help="only these phrases, one a line: turn (on|off) [the] light"
+        "--only",
+        type=Path,
+        metavar="FILE",
+        help="transcribe only these phrases, one per line: turn (on|off) [the] light",
     )
 
 
 def decoders(files: Decoding, student: Student) -> Callable[[], Decoder | None]:
-    """A function that returns the decoder of the thread that calls it; None means greedy decoding."""
+    """A function that returns the decoder of the calling thread; None means greedy decoding."""
     if not files.as_dict():
         return lambda: None
     from lalia.decoding.automata import read_closed, read_hot_words
@@ -246,5 +246,5 @@ def decoders(files: Decoding, student: Student) -> Callable[[], Decoder | None]:
             f"lalia: {files.lm}: its LM weight is not tuned for this student; run: lalia tune STUDENT CORPUS --lm {files.lm}",
             file=sys.stderr,
         )
-    decoder()  # raises what is wrong with the files before the first clip is decoded
+    decoder()  # errors in the files are raised before the first clip is decoded
     return decoder

@@ -20,27 +20,27 @@ if TYPE_CHECKING:
 ABOUT = """\
 Make a corpus (16 kHz mono FLAC, languages, labels, splits) from raw audio.
 
-  lalia prepare recordings/ --language swh --out data/mine      audio of any kind, with or without transcripts beside it
+  lalia prepare recordings/ --language swh --out data/mine      audio of any format, with or without transcripts next to it
   lalia prepare clips.tsv --columns audio=path,text=sentence --language isl --out data/isl
-  lalia prepare calls/ --channels each --out data/calls         a telephone call's two sides as two speakers
-  lalia prepare demo --out data/demo                            prompts in five languages, to try everything with
+  lalia prepare calls/ --channels each --out data/calls         both sides of telephone calls, as two speakers
+  lalia prepare demo --out data/demo                            prompts in five languages, for a first try
 
 SOURCE is one of
-  FOLDER            of anything, at any depth: audio of any name with its transcripts (a.txt beside a.wav, or txt/a.txt of
+  FOLDER            with audio files at any depth and their transcripts (a.txt next to a.wav, or txt/a.txt for
                     wav/a.wav), releases in the layout of LibriSpeech, Common Voice, FLEURS, LJSpeech, OpenSLR, MLS or the
-                    hub's AudioFolder, tables that name audio there, Kaldi's wav.scp, annotations beside their
-                    recordings, a dataset made by save_to_disk. What is not used is counted
+                    hub's AudioFolder, tables of its audio files, Kaldi's wav.scp, annotations next to their
+                    recordings, a dataset made by save_to_disk. Files that are not used are counted
   FILE.wav          or other audio: one recording
-  FILE.tsv|.csv|.jsonl|.json|.parquet, also .gz   a table with a column for the audio, and text, language, speaker, split, start,
-                    end where known; manifests of NeMo and lhotse; or lines that begin with the name of an audio file
+  FILE.tsv|.csv|.jsonl|.json|.parquet, also .gz   a table with a column for the audio; optional: text, language, speaker,
+                    split, start, end; manifests of NeMo and lhotse; or lines that begin with the name of an audio file
   FILE.eaf|.TextGrid|.trs|.cha|.stm|.srt|.vtt|.ass   annotations of ELAN, Praat, Transcriber, CHAT or NIST, or subtitles; also
-                    ELAN's tab-delimited export and Audacity's labels (.txt). --tier says which tiers
+                    ELAN's tab-delimited export and Audacity's labels (.txt). --tier chooses the tiers
   kaldi:DIR         wav.scp, segments, text, utt2spk
-  fairseq:FILE.tsv  with FILE.wrd or FILE.ltr beside it, or a folder of them
-  hub:NAME[/CONFIG] a dataset of the hub, streamed, or a folder in such a layout
-  demo              Asterisk's sound prompts in five languages, fetched
+  fairseq:FILE.tsv  with FILE.wrd or FILE.ltr next to it, or a folder of them
+  hub:NAME[/CONFIG] a dataset of the hub, streamed, or a folder in its layout
+  demo              Asterisk's sound prompts in five languages, downloaded
 
-The same command again continues what was interrupted, and leaves what is finished alone.
+The same command again continues an interrupted preparation and does nothing to a finished one.
 """
 
 
@@ -50,10 +50,12 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("source", metavar="SOURCE", help="what to read (see above)")
     parser.add_argument("--out", type=Path, required=True, metavar="CORPUS", help="the folder to make")
     parser.add_argument(
-        "--language", default="", metavar="CODE", help="of all clips: ita, it, it-IT (default: as said there)"
+        "--language", default="", metavar="CODE", help="language of all clips: ita, it, it-IT (default: the source's)"
     )
-    parser.add_argument("--licence", default="", metavar="TEXT", help="of the source, for the card")
-    parser.add_argument("--root", type=Path, metavar="FOLDER", help="where a table's paths start (default: beside it)")
+    parser.add_argument("--licence", default="", metavar="TEXT", help="licence of the source, for the card")
+    parser.add_argument(
+        "--root", type=Path, metavar="FOLDER", help="folder of a table's relative paths (default: the table's)"
+    )
     parser.add_argument(
         "--columns",
         action="append",
@@ -66,25 +68,23 @@ def add_arguments(parser: Parser) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="annotations: a tier to read, by its name or a pattern such as 'tx@*'; several times for several (default: the "
+        help="annotations: a tier to read, by its name or a pattern such as 'tx@*'; may be repeated (default: the "
         "transcriptions)",
     )
     parser.add_argument(
         "--dev",
         type=_percent,
         metavar="PERCENT",
-        help="held out where there are no splits (5, of few labelled clips as many as make 20, at most 20 percent)",
+        help="share of the dev split, if the source has no splits (default: 5; more if needed for 20 labelled clips, up to 20)",
     )
     parser.add_argument("--test", type=_percent, metavar="PERCENT", help="the same for the test split")
-    parser.add_argument(
-        "--limit", type=int, default=0, metavar="N", help="only the first N clips (of a hub split each)"
-    )
+    parser.add_argument("--limit", type=int, default=0, metavar="N", help="only the first N clips (hub: of each split)")
     parser.add_argument(
         "--channels",
         type=_channels,
         default="mix",
         metavar="mix|each|N",
-        help="of stereo files: the mix, each as a speaker of its own (a telephone call's two sides), or one, from 1 (mix)",
+        help="of stereo files: the mix, each channel as another speaker (telephone calls), or one channel, from 1 (mix)",
     )
     parser.add_argument(
         "--cut",
@@ -102,19 +102,26 @@ def add_arguments(parser: Parser) -> None:
         "--duplicates",
         choices=("near", "exact", "keep"),
         default="near",
-        help="leave out the same recording, also re-encoded; the same samples only; or nothing (near)",
+        help="duplicates to leave out: near (also re-encoded), exact (the same samples) or keep (none) (near)",
     )
     parser.add_argument(
-        "--strict", action="store_true", help="leave out files whose end is missing (default: read as far as they go)"
+        "--strict", action="store_true", help="leave out truncated files (default: read them up to the end)"
     )
-    parser.add_argument("--audio", type=Path, metavar="FOLDER", help="demo: the archives, brought by hand")
+    parser.add_argument(
+        "--audio", type=Path, metavar="FOLDER", help="demo: a folder with the archives, downloaded by hand"
+    )
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes (default: one per core)")
-    parser.add_argument("--engine", choices=("local", "ray"), default="local", help="where the processes are (local)")
     parser.add_argument(
-        "--address", default="", metavar="HOST:PORT", help="ray: of the cluster (default: as RAY_ADDRESS says)"
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="run the processes on this machine or a Ray cluster (local)",
     )
     parser.add_argument(
-        "--push", default="", metavar="USER/NAME", help="hand the finished corpus to the hub, privately"
+        "--address", default="", metavar="HOST:PORT", help="ray: address of the cluster (default: RAY_ADDRESS)"
+    )
+    parser.add_argument(
+        "--push", default="", metavar="USER/NAME", help="upload the finished corpus to the hub as a private dataset"
     )
 
 
@@ -147,7 +154,7 @@ def _options(args: argparse.Namespace) -> Options:
     from lalia.text.language_codes import iso_639_3
 
     if (args.dev or 0) + (args.test or 0) > 50:
-        raise UserError(f"--dev {args.dev:g} --test {args.test:g}: expected at most 50 together")
+        raise UserError(f"--dev {args.dev:g} --test {args.test:g}: expected a sum of at most 50")
     return Options(
         language=iso_639_3(args.language) if args.language else "",
         licence=args.licence,
@@ -167,8 +174,8 @@ def _cutting(args: argparse.Namespace) -> Segmentation | None:
         return None
     if not 0.1 <= args.shortest <= args.longest / 2 or args.longest > 120:
         raise UserError(
-            f"--shortest {args.shortest:g} --longest {args.longest:g}: expected at least 0.1 s, at most 120 s, and the longest"
-            " to be twice the shortest"
+            f"--shortest {args.shortest:g} --longest {args.longest:g}: expected 0.1 to 120 s, the longest at least twice the"
+            " shortest"
         )
     return Segmentation(args.shortest, args.longest, args.cut == "all")
 

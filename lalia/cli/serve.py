@@ -1,4 +1,4 @@
-"""``lalia serve``: a student over HTTP and WebSocket, with a page to drop a file on."""
+"""``lalia serve``: transcription over HTTP and WebSocket with a student, and a web page for uploads."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from lalia.serve.limits import MEGABYTE, Limits
 TOKEN = "LALIA_TOKEN"
 
 ABOUT = """\
-A student over HTTP, with a page to drop a file on.
+Serve a student over HTTP, with a web page for uploads.
 
   lalia serve my-student                                  then open http://127.0.0.1:8000
   curl --data-binary @talk.mp3 'http://127.0.0.1:8000/transcribe?format=srt'
   curl -F file=@talk.mp3 -F response_format=verbose_json http://127.0.0.1:8000/v1/audio/transcriptions
 
   GET / /health /metrics /v1/models    POST /transcribe /v1/audio/transcriptions (the form of OpenAI's API)
-  WebSocket /stream?rate=16000         16-bit samples in, words out while they are spoken (streaming students)
+  WebSocket /stream?rate=16000         16-bit samples in, words out during speech (streaming students)
 
-Requests share the processor fairly, window by window. Over a limit the answer is 413 (too large or too long), 408 (too slow) or
-429 (too many). With a token (the variable LALIA_TOKEN, or --token-file) all but the page and /health require
-'Authorization: Bearer TOKEN'. SIGTERM and Ctrl-C let running requests finish. For TLS and the open internet use a reverse proxy.
+Requests share the processor fairly, window by window. Beyond a limit the answer is 413 (too large or too long), 408 (too slow)
+or 429 (too many). With a token (the variable LALIA_TOKEN, or --token-file) all but the page and /health require
+'Authorization: Bearer TOKEN'. SIGTERM and Ctrl-C let running requests finish. Use a reverse proxy for TLS and public access.
 """
 
 
@@ -36,24 +36,28 @@ def add_arguments(parser: Parser) -> None:
     parser.description = ABOUT
     parser.set_defaults(call=main)
     parser.add_argument("model", metavar="MODEL", type=Path, help="a student folder")
-    parser.add_argument("--host", default="127.0.0.1", help="address (default: 127.0.0.1, this machine alone)")
-    parser.add_argument("--port", type=_port, default=8000, help="port (default: 8000; 0: any free one)")
-    parser.add_argument("--token-file", type=Path, metavar="FILE", help="holds the token; LALIA_TOKEN otherwise")
+    parser.add_argument("--host", default="127.0.0.1", help="address (default: 127.0.0.1, this machine only)")
+    parser.add_argument("--port", type=_port, default=8000, help="port (default: 8000; 0: any free port)")
+    parser.add_argument("--token-file", type=Path, metavar="FILE", help="file with the token (default: LALIA_TOKEN)")
     limits = parser.add_argument_group("limits")
-    _number(limits, "--jobs", default.jobs, "N", "windows transcribed at a time, one thread each (default: all cores)")
-    _number(limits, "--requests", default.requests, "N", f"requests at a time (default: {default.requests})")
+    _number(
+        limits, "--jobs", default.jobs, "N", "windows transcribed in parallel, one thread each (default: all cores)"
+    )
+    _number(limits, "--requests", default.requests, "N", f"parallel requests (default: {default.requests})")
     _number(limits, "--connections", default.connections, "N", f"open connections (default: {default.connections})")
     size = default.upload_bytes // MEGABYTE
-    _number(limits, "--max-mb", size, "N", f"megabytes of a file (default: {size})")
+    _number(limits, "--max-mb", size, "N", f"megabytes per file (default: {size})")
     minutes = int(default.audio_s // 60)
-    _number(limits, "--max-minutes", minutes, "N", f"minutes of audio in a file (default: {minutes})")
-    _number(limits, "--timeout", int(default.work_s), "S", f"seconds for an answer (default: {default.work_s:g})")
+    _number(limits, "--max-minutes", minutes, "N", f"minutes of audio per file (default: {minutes})")
+    _number(
+        limits, "--timeout", int(default.work_s), "S", f"seconds to transcribe a request (default: {default.work_s:g})"
+    )
     _number(limits, "--patience", int(default.patience_s), "S",
-            f"seconds for headers and for slow uploads (default: {default.patience_s:g})")  # fmt: skip
+            f"seconds to wait for headers and slow uploads (default: {default.patience_s:g})")  # fmt: skip
 
 
 def main(args: argparse.Namespace) -> int:
-    """``lalia serve``: until SIGTERM or Ctrl-C."""
+    """``lalia serve``: runs until SIGTERM or Ctrl-C."""
     with needs("lalia serve", "serve"):
         from lalia.serve.application import Service
         from lalia.serve.connections import listen, serve
@@ -70,7 +74,7 @@ def main(args: argparse.Namespace) -> int:
         service = Service(student, args.model.resolve().name, limits, Path(folder), token)
         host, port = bound.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
-        open_to = "" if token or host in ("127.0.0.1", "::1") else "; without a token anybody who reaches it may use it"
+        open_to = "" if token or host in ("127.0.0.1", "::1") else " without a token: anybody who reaches it can use it"
         print(f"lalia: serving {service.name} on http://{shown}:{port}{open_to}", file=sys.stderr, flush=True)
         serve(service.application(), bound, limits)
     return 0
@@ -84,7 +88,7 @@ def _token(path: Path | None) -> str:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as the token ({error})") from error
     if not token:
-        raise UserError(f"{path}: is empty; expected the token in it")
+        raise UserError(f"{path}: is empty; expected the token")
     return token
 
 

@@ -18,7 +18,7 @@ from lalia.decoding.decoder import Decoder
 from lalia.decoding.greedy import Word
 from lalia.errors import AudioError, UserError, one_of
 from lalia.files import one_line, readable
-from lalia.inputs import address, is_address
+from lalia.inputs import is_url, url_error
 from lalia.model_folder import CALIBRATED, GREEDY, doubt, doubtful
 from lalia.runtime.student import Student
 from lalia.runtime.transcript import FORMATS, Transcript, render
@@ -119,8 +119,8 @@ def main(args: argparse.Namespace) -> int:
 
     def hear(job: _Job) -> tuple[Transcript | AudioError, list[Note]]:
         windows, notes = jobs if len(todo) == 1 else 1, list[Note]()
-        if is_address(job.clip.path):
-            return AudioError(str(address(job.clip.path))), notes
+        if is_url(job.clip.path):
+            return AudioError(str(url_error(job.clip.path))), notes
         try:
             with kept(job.clip.path) as path:
                 found = student.transcribe(

@@ -21,7 +21,7 @@ from typing import IO, Any, cast
 from lalia.audio.reading import SUFFIXES
 from lalia.cards import NAME, read_card
 from lalia.errors import UserError
-from lalia.inputs import address, document, is_address, kind_of, look, refusal
+from lalia.inputs import document, identify, is_url, kind_of, url_error, wrong_kind
 from lalia.lm.folder import Unit, symbols_of
 from lalia.model_folder import OpenCorpus, find_student, labelled_rows, languages_of, languages_taken, require_alphabet
 from lalia.text.normaliser import FILE_NAME as NORMALISER
@@ -56,8 +56,8 @@ def lines(path: Path) -> Iterator[str]:
     Raises a ``UserError`` if it is missing, neither UTF-8 nor UTF-16, or a table, whose file names and speakers a
     model would count as words.
     """
-    if is_address(path):
-        raise address(path)
+    if is_url(path):
+        raise url_error(path)
     if path.is_file() and (told := document(path)):
         raise UserError(
             f"{path}: is {told}, not text; give its words alone as UTF-8, a sentence a line{_CONVERSIONS.get(told, '')}"
@@ -341,8 +341,8 @@ class TrainingText:
         that the student could write.
         """
         folder = like if (like / NAME).is_file() else find_student(like)
-        if look(folder).kind not in ("student", "recogniser"):
-            raise refusal(folder, "student", "--like")
+        if identify(folder).kind not in ("student", "recogniser"):
+            raise wrong_kind(folder, "student", "--like")
         card = read_card(folder)
         normaliser, tokens = Normaliser.from_json(folder / NORMALISER), Tokens.load(folder / TOKENS)
         parents: list[dict[str, Any]] = []

@@ -15,7 +15,7 @@ import numpy as np
 
 from lalia.cards import content_hash, read_card, write_card
 from lalia.errors import UserError
-from lalia.inputs import look, refusal
+from lalia.inputs import identify, wrong_kind
 from lalia.lm.ngrams import SPECIALS, UNKNOWN, Ngrams, estimate
 from lalia.text.normaliser import FILE_NAME as NORMALISER
 from lalia.text.normaliser import Normaliser
@@ -80,8 +80,8 @@ class ModelFolder:
 
 def open_folder(folder: Path, form: str) -> tuple[Normaliser, dict[str, Any]]:
     """The normaliser and the card of ``folder``; a ``UserError`` where it is missing, damaged or not of ``form``."""
-    if look(folder).kind != (wanted := _FORMS[form]):
-        raise refusal(folder, wanted)
+    if identify(folder).kind != (wanted := _FORMS[form]):
+        raise wrong_kind(folder, wanted)
     card = read_card(folder, KIND)
     if content_hash(folder) != card.get("id"):
         raise UserError(f"{folder}: is not what its card was written for (damaged or cut short); copy or make it again")

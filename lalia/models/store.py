@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from lalia.cards import read_card, write_card, write_json
 from lalia.errors import UserError
-from lalia.inputs import look, refusal
+from lalia.inputs import identify, wrong_kind
 from lalia.models.shape import EncoderShape
 
 if TYPE_CHECKING:
@@ -95,9 +95,9 @@ def load_encoder(folder: Path) -> Encoder:
     """The encoder in ``folder``: an encoder's, or the one inside a recogniser."""
     from lalia.models.baselines import make_encoder
 
-    kind = look(folder).kind
+    kind = identify(folder).kind
     if kind not in ("encoder", "recogniser"):
-        raise refusal(folder, "encoder")
+        raise wrong_kind(folder, "encoder")
     encoder = make_encoder(_read_shape(folder))
     weights = _read_weights(folder / WEIGHTS)
     if kind == "recogniser":

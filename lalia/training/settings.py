@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from lalia.errors import UserError
-from lalia.inputs import look, refusal
+from lalia.inputs import identify, wrong_kind
 
 
 @dataclass
@@ -160,5 +160,5 @@ def require(value: object, flag: str, what: str) -> None:
 def require_corpora(paths: list[str], flag: str) -> None:
     """Raise ``UserError`` for the first of ``paths`` that is not a corpus."""
     for path in paths:
-        if look(path).kind != "corpus":
-            raise refusal(path, "corpus", flag)
+        if identify(path).kind != "corpus":
+            raise wrong_kind(path, "corpus", flag)

@@ -71,4 +71,4 @@ def test_a_folder_is_transcribed_by_content_and_its_other_files_are_counted(tmp_
     said: list[str] = []
     clips = find_clips([str(tmp_path)], said.append)
     assert [str(clip.name) for clip in clips] == ["New Recording 12.qta", "damaged.wav", "no-suffix"]
-    assert said == [f"{tmp_path}: other files that are no audio: 2 .txt, 1 .jpg"]
+    assert said == [f"{tmp_path}: skipped files that are not audio: 2 .txt, 1 .jpg"]

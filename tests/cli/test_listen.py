@@ -46,7 +46,7 @@ def test_a_file_as_a_microphone(made: Path, tmp_path: Path, capsys) -> None:
     assert main.main(argv) == 0
     said = capsys.readouterr()
     assert " ".join(said.out.split()) == expected(made) != ""
-    assert said.err.startswith("lalia: 1.5 s heard, ") and "RTF" in said.err and "behind" not in said.err
+    assert said.err.startswith("lalia: 1.5 s transcribed, ") and "RTF" in said.err and "after the end" not in said.err
     assert saved.read_text().startswith("1\n00:00:0")
 
 
@@ -65,7 +65,7 @@ def test_at_the_speed_of_speech_it_says_how_late_it_was(made: Path, capsys) -> N
     assert main.main(["listen", str(made / "student"), "--from", str(made / "clip.flac"), "--format", "vtt"]) == 0
     assert time.monotonic() - began >= 1.5
     said = capsys.readouterr()
-    assert said.out.startswith("WEBVTT") and "behind the end of a word" in said.err
+    assert said.out.startswith("WEBVTT") and "after the end of a word" in said.err
 
 
 def test_ctrl_c_ends_it_with_what_was_said(made: Path, tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_ctrl_c_ends_it_with_what_was_said(made: Path, tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
-    assert "heard" in err and "Traceback" not in err
+    assert "transcribed" in err and "Traceback" not in err
     assert (tmp_path / "kept.txt").read_text().split() == out.split() != []
 
 
@@ -155,7 +155,7 @@ def test_what_can_be_mended_is_one_line(made: Path, tmp_path: Path, capsys, monk
         ([], "expected the folder"),
         ([student], "microphone: cannot be used"),
         ([student, "--device", "Nose"], "microphone 'Nose': cannot be used"),
-        ([student, "--fast"], "expected --from FILE"),
+        ([student, "--fast"], "needs --from FILE"),
         ([student, "--from", "absent.wav"], "absent.wav"),
         ([student, "--from", clip, "--save", "talk.doc"], "ends in .txt"),
         ([student, "--from", clip, "--threads", "0"], "from 1"),

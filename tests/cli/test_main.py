@@ -39,7 +39,7 @@ def talks(tmp_path: Path) -> Path:
     return folder
 
 
-OTHERS = "other files that are no audio: 1 .txt"
+OTHERS = "skipped files that are not audio: 1 .txt"
 """What is told of the folder ``talks``."""
 
 

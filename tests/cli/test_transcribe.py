@@ -86,7 +86,7 @@ def test_a_named_pipe_and_its_limit(
         assert main.main(["transcribe", str(student), str(pipe)]) == status
         feeder.join()
     printed = capsys.readouterr()
-    assert printed.out == "bad cab\n" and "came through the pipe; save it as a file first" in printed.err
+    assert printed.out == "bad cab\n" and "is a pipe with more than" in printed.err
 
 
 def test_names_with_line_ends_and_bytes_that_are_no_utf_8(student: Path, talks: Path) -> None:
@@ -195,7 +195,7 @@ def test_an_address_among_files_is_one_line(student: Path, talks: Path, capsys: 
     printed = capsys.readouterr()
     assert printed.out.endswith("\tace\n")
     assert printed.err.splitlines()[0] == (
-        "lalia: https://example.org/a/talk.mp3: is a URL, and only local files are read; download it first, e.g. "
+        "lalia: https://example.org/a/talk.mp3: is a URL; only local files are read; download it first, e.g. "
         "curl -LO https://example.org/a/talk.mp3"
     )
 

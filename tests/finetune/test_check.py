@@ -221,7 +221,7 @@ def test_page_and_json(sound: Corpus, tmp_path: Path) -> None:
     [
         (["nowhere"], "no such folder"),
         (["CORPUS", "--language", "deu"], "language deu: not in the corpus"),
-        (["CORPUS", "--fix"], "--fix and --out belong together"),
+        (["CORPUS", "--fix"], "--fix and --out must be given together"),
         (["CORPUS", "--encodr", "x"], "--encodr"),
         (["CORPUS", "--frame_s", "20"], "expected seconds per frame"),
         ([], "required: CORPUS"),
@@ -358,7 +358,7 @@ def test_casing_and_punctuation_are_shown_with_what_becomes_of_them(
     assert "casing" not in topics(odd)  # the normaliser lowers them all
     check.main([str(odd)])
     out = " ".join(capsys.readouterr().out.split())
-    assert "capitals in 3 labels (1 in capitals only), lowered" in out
+    assert "capitals in 3 labels (1 in capitals only), made lower case" in out
     assert "! 1" in out and "« 1" in out and ", dropped" in out and "' " in out
     settings = tmp_path / "normaliser.json"
     NormaliserSettings(language="ita", case="keep").to_json(settings)

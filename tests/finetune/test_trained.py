@@ -165,12 +165,12 @@ def test_what_is_no_finished_run_is_said(made: Path, tmp_path: Path) -> None:
     shutil.copy(made / "run" / "config.yaml", tmp_path / "config.yaml")
     with pytest.raises(
         UserError,
-        match="run that is not finished, expected a recogniser; run the command that began it again to continue it",
+        match="run that is not finished, expected a recogniser; continue it with the command that started it",
     ):
         lm([str(tmp_path)])
     with pytest.raises(
         UserError,
-        match=r"run that is not finished, expected a student; run the command that",
+        match=r"run that is not finished, expected a student; continue it with the",
     ):
         Student.load(tmp_path)
 

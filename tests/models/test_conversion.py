@@ -447,7 +447,7 @@ def test_what_cannot_be_converted_says_why(tmp_path: Path, capsys) -> None:
     out = tmp_path / "out"
     assert "no such folder" in refused(f"hf:{tmp_path / 'absent'}", out)
     assert "no such file" in refused(f"fairseq:{tmp_path / 'absent.pt'}", out)
-    assert "both lalia's" in refused(tmp_path / "a", tmp_path / "b")
+    assert "both lalia folders" in refused(tmp_path / "a", tmp_path / "b")
     assert "can be read but not written" in refused(tmp_path / "a", f"fairseq:{out}")
     (tmp_path / "torn.pt").write_bytes(b"no checkpoint at all")
     assert "cannot be read" in refused(f"fairseq2:{tmp_path / 'torn.pt'}", out)
@@ -504,4 +504,4 @@ def test_an_encoder_to_give_away_takes_half_the_bytes_and_says_nearly_the_same(t
     )
     assert load_quantizer(tmp_path / "small") is None
     assert convert(f"half:{tmp_path / 'small'}", tmp_path / "again") == 2
-    assert "only a lalia encoder becomes half:FOLDER" in capsys.readouterr().err
+    assert "only a lalia encoder can be written as half:FOLDER" in capsys.readouterr().err

@@ -114,10 +114,10 @@ def test_spaces_and_times_of_long_frames(tmp_path: Path) -> None:
 def test_only_students_become_sherpas(tmp_path: Path, capsys) -> None:
     make_student(tmp_path / "tones")
     for argv, says in (
-        ([f"sherpa:{tmp_path}", tmp_path / "new"], "none comes back"),
+        ([f"sherpa:{tmp_path}", tmp_path / "new"], "which cannot be read"),
         ([f"hf:{tmp_path}", f"sherpa:{tmp_path / 'new'}"], "only a lalia student"),
         ([tmp_path, f"sherpa:{tmp_path / 'new'}"], "card.json"),
-        ([tmp_path / "tones", "sherpa:"], "expected a folder behind the colon"),
+        ([tmp_path / "tones", "sherpa:"], "expected a folder after the colon"),
     ):
         assert main.main(["convert", *map(str, argv)]) == 2
         assert says in capsys.readouterr().err

@@ -152,4 +152,4 @@ def test_the_command_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert main.main(["transcribe", str(folder), str(c), "--channels", "2"]) == 2
     assert capsys.readouterr().err == f"lalia: {c}: has no channel 2; it is mono\n"
     assert main.main(["transcribe", str(folder), str(c), "--channels", "0"]) == 2
-    assert "channels '0': expected mix, each, or the number of one from 1 on" in capsys.readouterr().err
+    assert "channels '0': expected mix, each, or a channel number from 1" in capsys.readouterr().err

@@ -32,7 +32,7 @@ def test_a_run_stands_for_what_it_made(tmp_path: Path, kind: str) -> None:
     [
         (
             "",
-            "is a run that is not finished, expected a recogniser; run the command that began it again to continue it",
+            "is a run that is not finished, expected a recogniser; continue it with the command that started it",
         ),
         (
             "encoder",

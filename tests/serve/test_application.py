@@ -337,7 +337,7 @@ def test_the_channels_of_an_upload(server: Running) -> None:
     for path, data in (("/transcribe?channels=both", {}), ("/v1/audio/transcriptions", {"channels": "both"})):
         refused = server.post(path, files=file, data=data)
         assert refused.status_code == 400 and refused.json()["error"] == {
-            "message": "channels 'both': expected mix, each, or the number of one from 1 on",
+            "message": "channels 'both': expected mix, each, or a channel number from 1",
             "type": "invalid_request_error", "param": None, "code": "bad_channels",
         }  # fmt: skip
     refused = server.post("/transcribe?channels=3", content=out.getvalue())

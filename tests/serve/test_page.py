@@ -1,4 +1,4 @@
-"""The page in a real browser without a window: a file is heard, a fake microphone is heard, and no policy is broken."""
+"""The page in a real browser without a window: a file and a fake microphone are transcribed, and no policy is broken."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from lalia.data.prepare.sources.columns import detect_headerless
 from lalia.data.prepare.sources.demo import list_demo
 from lalia.errors import UserError
 from lalia.files import find_path
-from lalia.inputs import address, is_address, look
+from lalia.inputs import identify, is_url, url_error
 
 ListSource = Callable[[Path], Listing]
 """Lists a source; may keep files in the work folder that it is given."""
@@ -56,7 +56,7 @@ def open_source(spec: str, options: Options, audio: Path | None, say: Say) -> Li
         raise UserError(f"source {spec!r}: the demo takes no name; say: lalia prepare demo")
     path = _existing(spec)
     if path.is_dir():
-        found = look(path)
+        found = identify(path)
         if found.kind == "corpus":
             raise UserError(
                 f"{path}: is a corpus already; train on it: lalia pretrain fit --data.corpus {path} --out RUN"
@@ -88,8 +88,8 @@ def _named(folder: Path) -> str:
 
 
 def _existing(spec: str) -> Path:
-    if is_address(spec):
-        raise address(spec)
+    if is_url(spec):
+        raise url_error(spec)
     if spec == "-":
         raise UserError("-: a source is read more than once; save the table as a file, with its clips beside it")
     path = find_path(Path(spec).expanduser())
