@@ -21,6 +21,7 @@ LIGHT = (
     "inputs",
     "cards",
     "model_folder",
+    "onnx_session",
     "audio",
     "text",
     "lm",
@@ -53,7 +54,14 @@ DOORS = {
     "pyarrow": ("lalia/cli/prepare.py", "lalia/data/corpus.py", "lalia/data/prepare/", "benchmarks/", "tests/"),
     "jsonargparse": ("lalia/config.py", "tests/"),
     "safetensors": ("lalia/cli/convert.py", "lalia/models/", "benchmarks/", "tests/"),
-    "onnxruntime": ("lalia/lm/lstm.py", "lalia/audio/vad.py", "lalia/runtime/", "distill/", "benchmarks/", "tests/"),
+    "onnxruntime": (
+        "lalia/onnx_session.py",
+        "lalia/runtime/",
+        "distill/measure.py",
+        "distill/quantize.py",
+        "benchmarks/",
+        "tests/",
+    ),
     "onnx": ("distill/", "lalia/models/export/onnx_export.py", "lalia/models/convert/", "benchmarks/", "tests/"),
     "av": ("lalia/audio/", "tests/"),
     # fairseq2 asks the system for libsndfile unless soundfile, which brings its own, is there first.

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 
 from lalia.errors import UserError
+from lalia.onnx_session import open_session
 from lalia.units import SAMPLE_RATE, Samples, Seconds, to_samples
 
 FRAME_SAMPLES = 512
@@ -31,10 +31,7 @@ class VoiceActivity:
     """A detector for any number of waves, one after the other; it uses one thread."""
 
     def __init__(self) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(str(model_path()), options, providers=["CPUExecutionProvider"])
+        self._session = open_session(model_path())
         self.reset()
 
     def reset(self) -> None:

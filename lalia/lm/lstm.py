@@ -16,6 +16,7 @@ from lalia.cards import write_text
 from lalia.errors import UserError
 from lalia.lm.folder import LSTM, ModelFolder, open_folder, write_folder
 from lalia.lm.ngrams import BEGIN, END, SPECIALS, SYMBOLS_FILE, UNKNOWN
+from lalia.onnx_session import open_session
 from lalia.text.normaliser import Normaliser
 from lalia.text.tokens import BOUNDARY
 
@@ -36,17 +37,9 @@ class Lstm:
     """
 
     def __init__(self, symbols: Sequence[str], model: bytes) -> None:
-        import onnxruntime
-
         self.symbols = list(symbols)
         self.model = model
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1  # the matrices are too small to share
-        options.log_severity_level = 3
-        try:
-            self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # ONNX Runtime's errors share no class of their own
-            raise ValueError(f"ONNX Runtime cannot load it: {' '.join(str(error).split())}") from error
+        self._session = open_session(model)  # one thread: the matrices are too small to share
         inputs = {found.name: found.shape for found in self._session.get_inputs()}
         outputs = {found.name: found.shape for found in self._session.get_outputs()}
         if (tuple(inputs), tuple(outputs)) != (INPUTS, OUTPUTS):
