@@ -13,13 +13,13 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
 from distill.config import ExportSettings, GateSettings
 from distill.measure import (
-    TorchStudent,
+    TorchModel,
     figures,
     footprint,
     machine,
@@ -68,7 +68,9 @@ class ExportJob:
         self.settings = settings
         self.recogniser = Recogniser.load(settings.recogniser)
         self.card = read_card(Path(settings.recogniser), "recogniser")
-        self.teacher = Recogniser.load(settings.teacher) if settings.teacher else None
+        self.teacher: TorchModel | None = None
+        if settings.teacher:
+            self.teacher = TorchModel(Recogniser.load(settings.teacher), read_card(Path(settings.teacher)))
         measure, data = settings.measure, settings.data
         self.mixture = Mixture.load(data.corpus)
         rows = self.mixture.select(measure.split, data.language, labelled=True, min_s=data.min_s)
@@ -86,7 +88,7 @@ class ExportJob:
         export_graph(self.recogniser, graph)
         self.assemble(graph, work / "float")
         evaluation_float = self._evaluate(Student.load(work / "float"), "float")
-        evaluation_teacher = self._evaluate(TorchStudent(self.teacher), "teacher") if self.teacher else None
+        evaluation_teacher = self._evaluate(self.teacher, "teacher") if self.teacher else None
 
         every = groups(graph)
         kept, sensitivity, evaluation = self._quantize(graph, folder, work, every, evaluation_float.score().cer.rate)
@@ -145,8 +147,8 @@ class ExportJob:
     def _language(self) -> list[str]:
         return self.settings.data.language or self.mixture.language_names
 
-    def _evaluate(self, student: Student | TorchStudent, name: str) -> Evaluation:
-        found = evaluate(cast(Student, student), self.mixture, self.rows)
+    def _evaluate(self, model: Student | TorchModel, name: str) -> Evaluation:
+        found = evaluate(model.transcribe, model.normaliser, self.mixture, self.rows)
         if not found.clips:
             raise UserError(f"{self.settings.data.corpus[0]}: no {self.settings.measure.split} clip can be scored; "
                             f"the first: {found.skipped[0]}")  # fmt: skip
@@ -197,7 +199,7 @@ class ExportJob:
         for threads, clock in ((1, time.thread_time), (2, time.perf_counter)):
             contenders: dict[str, Any] = {}
             if self.teacher:
-                contenders["teacher"] = with_threads(TorchStudent(self.teacher).transcribe, threads)
+                contenders["teacher"] = with_threads(self.teacher.transcribe, threads)
             contenders["float"] = Student.load(float_folder, threads).transcribe
             contenders["int8"] = Student.load(int8_folder, threads).transcribe
             for name, value in real_time_factors(contenders, self.clips, self.settings.measure.repeats, clock).items():
@@ -354,13 +356,13 @@ def measure_sensitivity(
     """For each (name, groups) of ``sets``: the effect on ``rows`` of quantizing only these groups."""
     with tempfile.TemporaryDirectory() as work:
         whole = _student(graph, Path(work) / "float", assemble)
-        cer_float = evaluate(whole, mixture, rows).score().cer.rate
+        cer_float = evaluate(whole.transcribe, whole.normaliser, mixture, rows).score().cer.rate
         found = []
         for number, (name, groups) in enumerate(sets):
             model = Path(work) / f"{number}.onnx"
             quantize(graph, model, groups, reduce_range)
             student = _student(model, Path(work) / str(number), assemble)
-            cer = evaluate(student, mixture, rows).score().cer.rate
+            cer = evaluate(student.transcribe, student.normaliser, mixture, rows).score().cer.rate
             found.append(GroupSensitivity(name, cer, cer_float, divergence(whole, student, mixture, rows)))
             model.unlink()
         return found

@@ -27,6 +27,7 @@ from lalia.data.mixture import Mixture
 from lalia.decoding.greedy import greedy, transcript
 from lalia.errors import AudioError
 from lalia.models.recogniser import Recogniser
+from lalia.onnx_session import open_session
 from lalia.runtime.student import SHORTEST
 from lalia.runtime.transcript import Transcript
 from lalia.scoring.evaluation import Evaluation
@@ -52,18 +53,26 @@ print(json.dumps({"done": done, "peak_kb": peak}))
 """
 
 
-class TorchStudent:
-    """A recogniser in torch with the interface of a student that ``evaluate`` needs."""
+class TorchModel:
+    """A recogniser in torch as an ``AcousticModel``: a teacher, or a student before its export. ``card`` is its folder's."""
 
-    def __init__(self, recogniser: Recogniser) -> None:
-        self.recogniser = recogniser.eval()
+    def __init__(self, recogniser: Recogniser, card: dict[str, Any]) -> None:
+        self.recogniser = recogniser
+        self.card = card
+        self.tokens = recogniser.tokens
         self.normaliser = recogniser.normaliser
+        self.frame_s = recogniser.frame_s
 
-    def transcribe(self, source: np.ndarray, name: str | None = None) -> Transcript:
-        wave = np.pad(source, (0, max(0, SHORTEST - len(source))))
-        log_probs_BTV, _ = self.recogniser.log_probs(torch.from_numpy(wave)[None], torch.tensor([len(wave)]))
-        text = transcript(greedy(log_probs_BTV[0].numpy()), self.recogniser.tokens)
-        return Transcript(text, duration_s=to_seconds(len(source)))
+    def log_probs(self, wave: np.ndarray) -> np.ndarray:
+        """Natural log-probabilities (T, V) float32 of a wave (samples,), float32 at 16 kHz."""
+        padded = torch.from_numpy(np.pad(wave, (0, max(0, SHORTEST - len(wave)))))[None]
+        device = self.recogniser.head.weight.device
+        log_probs_BTV, _ = self.recogniser.log_probs(padded.to(device), torch.tensor([padded.shape[1]], device=device))
+        return log_probs_BTV[0].cpu().numpy()
+
+    def transcribe(self, wave: np.ndarray, name: str = "") -> Transcript:
+        """The text of a wave by greedy decoding, without words."""
+        return Transcript(transcript(greedy(self.log_probs(wave)), self.tokens), duration_s=to_seconds(len(wave)))
 
 
 def figures(found: Evaluation) -> dict[str, Any]:
@@ -156,12 +165,7 @@ def footprint(folder: Path, clip: np.ndarray, repeats: int = 3) -> dict[str, flo
 def operator_shares(model: Path, clip: np.ndarray) -> dict[str, float]:
     """Share of the run time of each operator type, largest first."""
     with tempfile.TemporaryDirectory() as work:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.enable_profiling = True
-        options.profile_file_prefix = os.fspath(Path(work) / "profile")
-        options.log_severity_level = 3
-        session = onnxruntime.InferenceSession(os.fspath(model), options, providers=["CPUExecutionProvider"])
+        session = open_session(model, profile=Path(work) / "profile")
         for _ in range(5):
             session.run(None, {"wave": clip[None]})
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))

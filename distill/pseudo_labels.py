@@ -10,12 +10,12 @@ import json
 import math
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
+from distill.measure import TorchModel
 from lalia.cards import write_json
 from lalia.data.loader import make_eval_loader
 from lalia.data.mixture import Mixture
@@ -23,22 +23,9 @@ from lalia.decoding.decoder import Decoder, make_decoder
 from lalia.errors import UserError
 from lalia.lm.folder import LanguageModel
 from lalia.models.recogniser import Recogniser
-from lalia.runtime.student import Student
-from lalia.text.normaliser import Normaliser
-from lalia.text.tokens import Tokens
 
 PSEUDO = "pseudo.json"
 MICRO_S, PATIENCE_S = 60.0, 86_400.0
-
-
-@dataclass
-class TeacherDecoding:
-    """The attributes of a student that ``make_decoder`` needs, for a teacher."""
-
-    tokens: Tokens
-    normaliser: Normaliser
-    frame_s: float
-    card: dict[str, Any]
 
 
 def beam_labels(
@@ -59,8 +46,7 @@ def beam_labels(
     if found is None:
         if len(rows):
             print(f"the teacher transcribes {len(rows)} unlabelled clips with the language model {lm}", file=sys.stderr)
-        writer = TeacherDecoding(teacher.tokens, teacher.normaliser, teacher.frame_s, card)
-        found = search(teacher, make_decoder(cast(Student, writer), model), mixture, rows)
+        found = search(teacher, make_decoder(TorchModel(teacher, card), model), mixture, rows)
         folder.mkdir(parents=True, exist_ok=True)
         write_json(path, facts | {"clips": found})
     by_id = {mixture.id(int(row)): int(row) for row in rows}

@@ -155,20 +155,16 @@ class FinetunedModel:
         """All of its corpora."""
         return EvaluationClips([Corpus.load(path) for path in self.corpora], self.languages)
 
-    def open_corpus(self, path: Path) -> EvaluationClips:
-        """One corpus."""
-        corpus = Corpus.load(path)
-        asked = match_languages(self.languages, corpus.language_names)
-        return EvaluationClips([corpus], [name for name in asked if name in corpus.language_names])
-
-    def corpora_in_languages(self) -> list[Path]:
-        """The corpora that have one of its languages."""
-        names = {path: Corpus.load(path).language_names for path in self.corpora}
-        return [
-            path
-            for path in names
-            if not self.languages or set(match_languages(self.languages, names[path])) & set(names[path])
-        ]
+    def clips_by_corpus(self) -> dict[Path, EvaluationClips]:
+        """The clips in its languages of each corpus that has some."""
+        found: dict[Path, EvaluationClips] = {}
+        for path in self.corpora:
+            corpus = Corpus.load(path)
+            wanted = match_languages(self.languages, corpus.language_names)
+            taken = [name for name in wanted if name in corpus.language_names]
+            if taken or not self.languages:
+                found[path] = EvaluationClips([corpus], taken)
+        return found
 
 
 def export_finished(settings: FinetuneSettings) -> None:
@@ -244,7 +240,7 @@ def main(argv: list[str]) -> int:
         print(f"with the language model {decoding.lm}; --greedy leaves it out")
     clips, folder = model.clips(), model.home / EVALUATION
     evaluate(
-        model.student(), model.corpora[0], decoding, lambda _: clips, languages=[],  # those of clips
+        model.student(), model.corpora[0], decoding, corpus=clips, languages=[],  # those of clips
         split=args.split, limit=args.limit, threads=args.threads, details=True,
         json=args.json or folder / "scores.json", html=args.html or folder / "report.html",
         title=f"{model.name} on {', '.join(path.resolve().name for path in model.corpora)}",

@@ -54,15 +54,15 @@ def main(argv: list[str]) -> int:
     labelled_rows(clips, model.corpora[0], "dev", [], None)  # fails now rather than after the n-grams are made
     ngrams, lstm = model.home / LM, model.home / LSTM
     counted = arpa_files(args.text)
-    labels = model.corpora_in_languages()
+    labels = model.clips_by_corpus()
     texts = args.text if counted else [*labels, *args.text]
-    make_ngrams(texts, student, ngrams, Ngrams.of(args), [], open_corpus=model.open_corpus)
-    tune(student, model.corpora[0], ngrams, None, "dev", [], args.limit, lambda _: clips)
+    make_ngrams(texts, labels, student, ngrams, Ngrams.of(args), [])
+    tune(student, model.corpora[0], ngrams, None, "dev", [], args.limit, clips)
     if args.lstm:
         # An ARPA file holds counts and no text, so an LSTM cannot learn from it.
         texts = [*labels, *(path for path in args.text if path not in counted)]
-        make_lstm(texts, student, lstm, [], open_corpus=model.open_corpus)
-        tune(student, model.corpora[0], ngrams, lstm, "dev", [], args.limit, lambda _: clips)
+        make_lstm(texts, labels, student, lstm, [])
+        tune(student, model.corpora[0], ngrams, lstm, "dev", [], args.limit, clips)
     _compare(model, student, clips, args.split, args.lstm)
     place = model.home if (model.home / STUDENT / NAME).is_file() else student
     given = f"--lm {ngrams}" + (f" --rescore {lstm}" if args.lstm else "")

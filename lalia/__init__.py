@@ -9,7 +9,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lalia.runtime.student import Student
+    from lalia.runtime.student import Student, TranscribeOptions
 
 # ONNX Runtime's wheels report their use to its maker from 1.31 on, unless this is set before they are loaded. What somebody
 # transcribes is nobody else's business; who wants to report sets it to 0.
@@ -20,13 +20,13 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __version__ = "0.1.0"
-__all__ = ["Student", "__version__"]
+__all__ = ["Student", "TranscribeOptions", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
     # Late, so that `import lalia` costs milliseconds: onnxruntime is loaded by those who use it.
-    if name == "Student":
-        from lalia.runtime.student import Student
+    if name in ("Student", "TranscribeOptions"):
+        from lalia.runtime import student
 
-        return Student
+        return getattr(student, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

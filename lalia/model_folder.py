@@ -10,9 +10,11 @@ from __future__ import annotations
 import hashlib
 import statistics
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
 
 from lalia.cards import NAME, read_card
 from lalia.errors import UserError
@@ -22,8 +24,8 @@ from lalia.text.normaliser import FILE_NAME as NORMALISER
 from lalia.text.normaliser import Normaliser
 
 if TYPE_CHECKING:
+    from lalia.decoding.decoder import AcousticModel
     from lalia.decoding.greedy import Word
-    from lalia.runtime.student import Student
     from lalia.text.tokens import Tokens
 
 
@@ -94,11 +96,39 @@ def _sha256(path: Path) -> str:
 
 # --- The languages of a model, and which of a corpus's languages are therefore meant where nobody says ---
 
-OpenCorpus = Callable[[Path], Any]
 FOREIGN = 0.5
 """The share of the words of a text that a student may have no letters for."""
 UNKNOWN = "und"
 """The code of clips whose language nobody said."""
+
+
+class LabelledClips(Protocol):
+    """Labelled clips by row number, to score on."""
+
+    def id(self, row: int) -> str: ...
+
+    def language(self, row: int) -> str: ...
+
+    def text(self, row: int) -> str: ...
+
+    def wave(self, row: int) -> np.ndarray: ...
+
+
+class LabelledCorpus(LabelledClips, Protocol):
+    """A ``lalia.data.corpus.Corpus``, or several as one, as the light packages see it."""
+
+    card: dict[str, Any]
+
+    @property
+    def language_names(self) -> list[str]: ...
+
+    def speaker(self, row: int) -> str: ...
+
+    def numbers(self, name: str) -> np.ndarray: ...
+
+    def select(
+        self, split: str | None = None, language: str | None = None, with_text: bool | None = None
+    ) -> np.ndarray: ...
 
 
 def languages_of(card: Mapping[str, Any], normalised_for: str) -> list[str]:
@@ -160,7 +190,9 @@ def _named(code: str) -> str:
     return f"{code} ({language_name(code)})" if language_name(code) else code
 
 
-def labelled_rows(corpus: Any, path: Path, split: str, languages: Sequence[str], limit: int | None) -> list[int]:
+def labelled_rows(
+    corpus: LabelledCorpus, path: Path, split: str, languages: Sequence[str], limit: int | None
+) -> list[int]:
     """The labelled clips of a split in ``languages`` (none: all), at most ``limit`` of them, spread evenly; a ``UserError`` where
     there are none."""
     every: list[str | None] = [*languages] or [None]
@@ -173,15 +205,15 @@ def labelled_rows(corpus: Any, path: Path, split: str, languages: Sequence[str],
     return rows
 
 
-def check_labels(corpus: Any, path: Path, rows: Sequence[int], student: Student) -> None:
-    """Raise a ``UserError`` where most labels hold nothing, or are of an alphabet that the student does not write."""
-    texts = [text for row in rows if (text := student.normaliser(corpus.text(row)))]
+def check_labels(corpus: LabelledCorpus, path: Path, rows: Sequence[int], model: AcousticModel) -> None:
+    """Raise a ``UserError`` if no label has a letter, or if ``model`` has no letters for most of their words."""
+    texts = [text for row in rows if (text := model.normaliser(corpus.text(row)))]
     if not texts:
         raise UserError(
             f"{path}: none of {len(rows)} labels holds a letter once it is normalised; prepare it with its transcripts"
         )
     words = [word for text in texts for word in text.split()]
-    strange = [word for word in words if not _written(word, student.tokens)]
+    strange = [word for word in words if not _written(word, model.tokens)]
     require_alphabet(str(path), len(strange), len(words), " ".join(strange[:5]))
 
 

@@ -24,7 +24,7 @@ from lalia.report import numbers, page
 from lalia.report.charts import SERIES, Bar, Chart, Level, Line, bar_chart, line_chart, profile_chart, share
 from lalia.report.page import ERROR_LEGEND, ShownClip, lineage_of, make_player, mark_errors
 from lalia.report.run_page import curves, series
-from lalia.runtime.student import Student
+from lalia.runtime.student import Student, TranscribeOptions
 from lalia.scoring.rates import character_errors, word_errors
 from lalia.units import clock
 
@@ -478,7 +478,9 @@ def _clips(demo: Demo, corpus: Corpus, student: Student) -> list[ShownClip]:
         wave = corpus.wave(row)
         reference = student.normaliser(corpus.text(row))
         hypothesis = student.normaliser(student.transcribe(wave, corpus.id(row)).text)
-        searched = student.normaliser(student.transcribe(wave, corpus.id(row), decoder=decoder).text)
+        searched = student.normaliser(
+            student.transcribe(wave, corpus.id(row), options=TranscribeOptions(decoder=decoder)).text
+        )
         said, heard = mark_errors(reference, hypothesis)
         texts = [
             ("said", said),

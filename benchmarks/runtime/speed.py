@@ -95,13 +95,13 @@ def packages() -> list[str]:
 
 def long_file(folder: str, path: Path, jobs: int, lm: str) -> dict[str, Any]:
     """In this process: one long file by ``jobs`` jobs, searched under the language model ``lm`` where one is named."""
-    from lalia import Student
+    from lalia import Student, TranscribeOptions
     from lalia.decoding.decoder import make_decoder
 
     loaded = Student.load(folder, threads=1)
     decoder = make_decoder(loaded, lm) if lm else None
     cpu, wall = time.process_time(), time.perf_counter()
-    heard = loaded.transcribe(path, jobs=jobs, decoder=decoder)
+    heard = loaded.transcribe(path, options=TranscribeOptions(jobs=jobs, decoder=decoder))
     return {
         "cpu": time.process_time() - cpu,
         "wall": time.perf_counter() - wall,

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lalia.cli.options import Decoding, add_decoding, add_language, decoders, needs, open_corpus
 from lalia.cli.parser import Parser, positive
 from lalia.errors import UserError
-from lalia.model_folder import OpenCorpus, check_labels, labelled_rows, languages_taken
+from lalia.model_folder import LabelledCorpus, check_labels, labelled_rows, languages_taken
 from lalia.units import plural
 
 if TYPE_CHECKING:
@@ -71,8 +72,8 @@ def evaluate(
     model: Path,
     path: Path,
     decoding: Decoding,
-    open_corpus: OpenCorpus = open_corpus,
     *,
+    corpus: LabelledCorpus | None = None,
     split: str = "test",
     languages: Sequence[str] | None = None,
     limit: int | None = None,
@@ -85,18 +86,21 @@ def evaluate(
 ) -> None:
     """Evaluate the student in ``model`` on the corpus in ``path``; print a table, write ``json`` and ``html``.
 
-    ``languages`` None means the student's own. ``title`` and ``more`` sections are for the page.
+    ``corpus`` replaces that in ``path``, which then only names it. ``languages`` None means the student's own. ``title``
+    and ``more`` sections are for the page.
     """
-    from lalia.runtime.student import Student
+    from lalia.runtime.student import Student, TranscribeOptions
     from lalia.scoring import evaluation
 
     student = Student.load(model, threads)
     decoder = decoders(decoding, student)()
-    corpus = open_corpus(path)
+    if corpus is None:
+        corpus = open_corpus(path)
     taken = languages_taken(languages, student.languages, corpus.language_names, model, path)
     rows = labelled_rows(corpus, path, split, taken, limit)
     check_labels(corpus, path, rows, student)
-    found = evaluation.evaluate(student, corpus, rows, _progress(rows), decoder)
+    transcribe = partial(student.transcribe, options=TranscribeOptions(decoder=decoder))
+    found = evaluation.evaluate(transcribe, student.normaliser, corpus, rows, _progress(rows))
     if sys.stderr.isatty():
         print("\r\033[K", end="", file=sys.stderr)
     for reason in found.skipped[:MOST_SKIPPED]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from lalia.cli.options import add_language, needs, open_corpus, text_path
 from lalia.cli.parser import Parser, print_next
 from lalia.errors import UserError
-from lalia.model_folder import OpenCorpus
+from lalia.model_folder import LabelledCorpus
 from lalia.text.tokens import BOUNDARY
 from lalia.units import clock, plural
 
@@ -102,10 +102,11 @@ def main(args: argparse.Namespace) -> int:
         raise UserError("--lstm is of letters and holds no n-grams; leave out --unit word, --order, --arpa and --kenlm")
     if args.steps is not None and (not args.lstm or args.steps < 1):
         raise UserError(f"--steps {args.steps}: expected 1 or more, beside --lstm")
+    corpora = {path: open_corpus(path) for path in args.text if path.is_dir()}
     if args.lstm:
-        make_lstm(args.text, args.like, args.out, args.language, args.heldout, steps=args.steps)
+        make_lstm(args.text, corpora, args.like, args.out, args.language, args.heldout, steps=args.steps)
     else:
-        make_ngrams(args.text, args.like, args.out, ngrams, args.language, args.heldout)
+        make_ngrams(args.text, corpora, args.like, args.out, ngrams, args.language, args.heldout)
     given = f"--lm NGRAMS --rescore {args.out}" if args.lstm else f"--lm {args.out}"
     print_next((f"lalia tune {args.like} CORPUS {given}", "tune its weight on dev clips"))
     return 0
@@ -113,16 +114,17 @@ def main(args: argparse.Namespace) -> int:
 
 def make_ngrams(
     texts: Sequence[Path],
+    corpora: Mapping[Path, LabelledCorpus],
     like: Path,
     out: Path,
     ngrams: Ngrams,
     languages: Sequence[str] | None = None,
     heldout: Path | None = None,
-    open_corpus: OpenCorpus = open_corpus,
 ) -> None:
     """Count the n-grams of ``texts`` (files, corpora, or one ARPA file) as the student ``like`` spells them; write ``out``.
 
-    ``languages`` are those of corpora, None means the student's own. Prints the size, and the perplexity of ``heldout``.
+    ``corpora`` are the folders among ``texts``, opened; ``languages`` are theirs, None means the student's own. Prints
+    the size, and the perplexity of ``heldout``.
     """
     from lalia.lm.arpa import read_arpa, write_arpa, write_kenlm
     from lalia.lm.folder import ORDERS, make, require_free
@@ -134,7 +136,7 @@ def make_ngrams(
     if ready and len(texts) > 1:
         raise UserError(f"{ready[0]}: an ARPA file is a whole model; give it alone, or texts to count together")
     require_free(out)
-    material = _read(() if ready else texts, like, unit, languages, open_corpus)
+    material = _read(() if ready else texts, corpora, like, unit, languages)
     start = time.perf_counter()
     counted = read_arpa(ready[0]) if ready else None
     if counted:
@@ -155,11 +157,11 @@ def make_ngrams(
 
 def make_lstm(
     texts: Sequence[Path],
+    corpora: Mapping[Path, LabelledCorpus],
     like: Path,
     out: Path,
     languages: Sequence[str] | None = None,
     heldout: Path | None = None,
-    open_corpus: OpenCorpus = open_corpus,
     steps: int | None = None,
 ) -> None:
     """Train an LSTM of letters on ``texts`` as ``make_ngrams`` reads them, for at most ``steps``; write ``out``."""
@@ -171,7 +173,7 @@ def make_lstm(
     if ready := arpa_files(texts):
         raise UserError(f"{ready[0]}: an ARPA file holds counts; an LSTM learns from text")
     require_free(out)
-    material = _read(texts, like, "letter", languages, open_corpus)
+    material = _read(texts, corpora, like, "letter", languages)
     facts = {**material.facts, "letters": _letters(material.sentences)}
     settings = LstmSettings() if steps is None else LstmSettings(steps=steps)
     trained = train_model(material.sentences, out, material.normaliser, material.parents, facts, settings)
@@ -187,12 +189,16 @@ def make_lstm(
 
 
 def _read(
-    texts: Sequence[Path], like: Path, unit: Unit, languages: Sequence[str] | None, open_corpus: OpenCorpus
+    texts: Sequence[Path],
+    corpora: Mapping[Path, LabelledCorpus],
+    like: Path,
+    unit: Unit,
+    languages: Sequence[str] | None,
 ) -> TrainingText:
     """The sentences of ``texts``, with a line on stdout that counts them."""
     from lalia.lm.build import TrainingText
 
-    material = TrainingText.read(texts, like, unit, languages, open_corpus)
+    material = TrainingText.read(texts, corpora, like, unit, languages)
     if material.sentences:
         count = sum(len(sentence) for sentence in material.sentences)
         odd = material.facts["unknown_words"]

@@ -22,8 +22,7 @@ from lalia.inputs import CARD, SETTINGS, identify
 
 if TYPE_CHECKING:
     from lalia.data.corpus import Corpus
-    from lalia.decoding.decoder import Decoder
-    from lalia.runtime.student import Student
+    from lalia.decoding.decoder import AcousticModel, Decoder
 
 
 @contextmanager
@@ -220,7 +219,7 @@ def add_decoding(parser: Parser) -> None:
     )
 
 
-def decoders(files: Decoding, student: Student) -> Callable[[], Decoder | None]:
+def decoders(files: Decoding, model: AcousticModel) -> Callable[[], Decoder | None]:
     """A function that returns the decoder of the calling thread; None means greedy decoding."""
     if not files.as_dict():
         return lambda: None
@@ -231,17 +230,17 @@ def decoders(files: Decoding, student: Student) -> Callable[[], Decoder | None]:
 
     lm = LanguageModel.load(files.lm) if files.lm else None
     rescore = LstmModel.load(files.rescore) if files.rescore else None
-    hot = read_hot_words(files.hot, student.normaliser, student.tokens) if files.hot else None
-    only = read_closed(files.only, student.normaliser, student.tokens) if files.only else None
+    hot = read_hot_words(files.hot, model.normaliser, model.tokens) if files.hot else None
+    only = read_closed(files.only, model.normaliser, model.tokens) if files.only else None
     made = threading.local()
 
     def decoder() -> Decoder:
         if not hasattr(made, "decoder"):
-            made.decoder = make_decoder(student, lm, rescore=rescore, hot_words=hot, only=only)
+            made.decoder = make_decoder(model, lm, rescore=rescore, hot_words=hot, only=only)
         found: Decoder = made.decoder
         return found
 
-    if lm is not None and not lm.is_tuned(str(student.card.get("id"))):
+    if lm is not None and not lm.is_tuned(str(model.card.get("id"))):
         print(
             f"lalia: {files.lm}: its LM weight is not tuned for this student; run: lalia tune STUDENT CORPUS --lm {files.lm}",
             file=sys.stderr,

@@ -20,7 +20,7 @@ from lalia.errors import AudioError, UserError, one_of
 from lalia.files import one_line, readable
 from lalia.inputs import is_url, url_error
 from lalia.model_folder import CALIBRATED, GREEDY, doubt, doubtful
-from lalia.runtime.student import Student
+from lalia.runtime.student import Student, TranscribeOptions
 from lalia.runtime.transcript import FORMATS, Transcript, render
 from lalia.runtime.windows import in_order
 from lalia.units import clock, plural
@@ -123,15 +123,8 @@ def main(args: argparse.Namespace) -> int:
             return AudioError(str(url_error(job.clip.path))), notes
         try:
             with kept(job.clip.path) as path:
-                found = student.transcribe(
-                    path,
-                    called(job.clip.path),
-                    voice=args.voice,
-                    jobs=windows,
-                    decoder=decoder(),
-                    tell=notes.append,
-                    channels=args.channels,
-                )
+                options = TranscribeOptions(args.channels, args.voice, windows, decoder(), notes.append)
+                found = student.transcribe(path, called(job.clip.path), options)
         except AudioError as error:
             return error, notes
         return found, notes

@@ -13,7 +13,7 @@ from typing import Any
 from lalia.cli.options import add_language, open_corpus
 from lalia.cli.parser import Parser, positive
 from lalia.errors import UserError
-from lalia.model_folder import OpenCorpus, check_labels, labelled_rows, languages_taken
+from lalia.model_folder import LabelledCorpus, check_labels, labelled_rows, languages_taken
 from lalia.units import plural
 
 ABOUT = """\
@@ -59,11 +59,11 @@ def tune(
     split: str = "dev",
     languages: Sequence[str] | None = None,
     limit: int | None = 300,
-    open_corpus: OpenCorpus = open_corpus,
+    corpus: LabelledCorpus | None = None,
 ) -> None:
     """Tune ``lm``, or the LSTM ``rescore`` beside it, for the student in ``model`` on the corpus in ``path``.
 
-    ``languages`` None means the student's own.
+    ``languages`` None means the student's own. ``corpus`` replaces that in ``path``, which then only names it.
     """
     from lalia.decoding.decoder import pair_name
     from lalia.lm.folder import LanguageModel
@@ -81,7 +81,8 @@ def tune(
         lstm.check(student.tokens, student.normaliser)
         if student_id not in ngrams.card.get("tuned", {}):
             raise UserError(f"{lm}: is not tuned for {model}; first: lalia tune {model} CORPUS --lm {lm}")
-    corpus = open_corpus(path)
+    if corpus is None:
+        corpus = open_corpus(path)
     taken = languages_taken(languages, student.languages, corpus.language_names, model, path)
     rows = labelled_rows(corpus, path, split, taken, limit)
     check_labels(corpus, path, rows, student)

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -31,12 +31,40 @@ from lalia.errors import UserError
 from lalia.lm.folder import LanguageModel
 from lalia.lm.lstm import Lstm, LstmModel
 from lalia.text.edit_distance import alignment
+from lalia.text.normaliser import Normaliser
 from lalia.text.tokens import Tokens, spell, token_texts
 from lalia.text.unicode import is_ideograph
 from lalia.units import Frames, Seconds
 
-if TYPE_CHECKING:
-    from lalia.runtime.student import Student
+# --- What a decoder needs of the model -------------------------------------------------------------------
+
+
+class AcousticModel(Protocol):
+    """A CTC model that decoding, tuning and scoring can use: an ONNX ``Student``, or a recogniser in torch.
+
+    Named as speech recognition names the part that turns audio into token probabilities, beside the language model;
+    ``Recogniser`` is the torch module in ``lalia.models``.
+    """
+
+    @property
+    def tokens(self) -> Tokens: ...
+
+    @property
+    def normaliser(self) -> Normaliser: ...
+
+    @property
+    def frame_s(self) -> Seconds:
+        """Seconds from one frame of the output to the next."""
+        ...
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """Its card; tuned weights are stored by the card's ``id``."""
+        ...
+
+    def log_probs(self, wave: np.ndarray) -> np.ndarray:
+        """Natural log-probabilities (T, V) float32 of a wave (samples,), float32 at 16 kHz."""
+        ...
 
 
 # --- The texts that a beam ended with, weighed again by what is too slow to lead the search --------------
@@ -309,7 +337,7 @@ RESCORING = {"weight": 0.2, "bonus": 0.3, "confidence": None}
 
 
 def make_decoder(
-    student: Student,
+    model: AcousticModel,
     lm: LanguageModel | Path | str | None = None,
     *,
     rescore: LstmModel | Rescore | Path | str | None = None,
@@ -336,37 +364,37 @@ def make_decoder(
             "--rescore has nothing to score_texts where --only says all that may be said; leave one of them out"
         )
     if lm is not None:
-        model = lm if isinstance(lm, LanguageModel) else LanguageModel.load(lm)
-        model.check(student.tokens, student.normaliser)
-        tuned = model.tuned(str(student.card.get("id")))
+        language_model = lm if isinstance(lm, LanguageModel) else LanguageModel.load(lm)
+        language_model.check(model.tokens, model.normaliser)
+        tuned = language_model.tuned(str(model.card.get("id")))
         weights = tuned["confidence"]
         if callable(rescore):
             rescorer = rescore
         elif rescore is not None:
             lstm = rescore if isinstance(rescore, LstmModel) else LstmModel.load(rescore)
-            lstm.check(student.tokens, student.normaliser)
-            found = {**RESCORING, **lstm.card.get("tuned", {}).get(pair_name(student, model), {})}
-            rescorer = Rescorer(lstm.lstm, student.tokens, found["weight"], found["bonus"])
+            lstm.check(model.tokens, model.normaliser)
+            found = {**RESCORING, **lstm.card.get("tuned", {}).get(pair_name(model, language_model), {})}
+            rescorer = Rescorer(lstm.lstm, model.tokens, found["weight"], found["bonus"])
             # One set: the LSTM was tuned on what these n-grams found at that weight.
             tuned = {"weight": found.get("lm_weight", tuned["weight"]), "bonus": found.get("lm_bonus", tuned["bonus"])}
             weights = found["confidence"]
         automata.append(
             lm_automaton(
-                model,
+                language_model,
                 tuned["weight"] if weight is None else weight,
                 tuned["bonus"] if bonus is None else bonus,
             )
         )
     if isinstance(hot_words, Path):
-        hot_words = read_hot_words(hot_words, student.normaliser, student.tokens)
+        hot_words = read_hot_words(hot_words, model.normaliser, model.tokens)
     if isinstance(only, Path):
-        only = read_closed(only, student.normaliser, student.tokens)
+        only = read_closed(only, model.normaliser, model.tokens)
     return Decoder(
-        student.tokens, student.frame_s, automata,
+        model.tokens, model.frame_s, automata,
         hot_words=hot_words, only=only, weights=weights, settings=settings, rescorer=rescorer,
     )  # fmt: skip
 
 
-def pair_name(student: Student, lm: LanguageModel) -> str:
-    """What an LSTM's tuning for a student and its n-grams is kept under."""
-    return f"{student.card.get('id')} {lm.id}"
+def pair_name(model: AcousticModel, lm: LanguageModel) -> str:
+    """The key, in an LSTM's card, of its tuning for ``model`` and the n-grams ``lm``."""
+    return f"{model.card.get('id')} {lm.id}"

@@ -10,7 +10,7 @@ import io
 import re
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, islice
@@ -23,7 +23,14 @@ from lalia.cards import NAME, read_card
 from lalia.errors import UserError
 from lalia.inputs import document, identify, is_url, kind_of, url_error, wrong_kind
 from lalia.lm.folder import Unit, symbols_of
-from lalia.model_folder import OpenCorpus, find_student, labelled_rows, languages_of, languages_taken, require_alphabet
+from lalia.model_folder import (
+    LabelledCorpus,
+    find_student,
+    labelled_rows,
+    languages_of,
+    languages_taken,
+    require_alphabet,
+)
 from lalia.text.normaliser import FILE_NAME as NORMALISER
 from lalia.text.normaliser import Normaliser
 from lalia.text.text_files import iconv_command, utf_16_variant
@@ -330,15 +337,15 @@ class TrainingText:
     def read(
         cls,
         paths: Sequence[Path],
+        corpora: Mapping[Path, LabelledCorpus],
         like: Path,
         unit: Unit,
         languages: Sequence[str] | None,
-        open_corpus: OpenCorpus,
     ) -> TrainingText:
         """The sentences of text files and corpora as the student ``like`` spells them, in symbols of ``unit`` (letter or word).
 
-        ``languages`` are those of corpora, None means the student's own. A ``UserError`` names the first path without a sentence
-        that the student could write.
+        ``corpora`` are the folders among ``paths``, opened. ``languages`` are theirs, None means the student's own.
+        A ``UserError`` names the first path without a sentence that the student could write.
         """
         folder = like if (like / NAME).is_file() else find_student(like)
         if identify(folder).kind not in ("student", "recogniser"):
@@ -350,18 +357,24 @@ class TrainingText:
         for path in paths:
             if path.is_file() or not path.exists():  # a pipe is read but once
                 next(lines(path), None)  # what is no text is told before an hour of text is read
-        own, taken_in = languages_of(card, normaliser.settings.language), dict[Path, list[str]]()
-        for path in paths:
-            if path.is_dir():
-                there = open_corpus(path).language_names
-                taken_in[path] = languages_taken(languages, own, there, like, path)
-        said = {normaliser(text) for path in taken_in for text in _held_out(path, taken_in[path], open_corpus)} - {""}
-        leakage = LeakageFilter(said, normaliser.settings.spaces == "keep")
+        own = languages_of(card, normaliser.settings.language)
+        taken_in = {
+            path: languages_taken(languages, own, corpora[path].language_names, like, path)
+            for path in paths
+            if path in corpora
+        }
+        held_out = {normaliser(text) for path in taken_in for text in _held_out(corpora[path], taken_in[path])} - {""}
+        leakage = LeakageFilter(held_out, normaliser.settings.spaces == "keep")
         all_unknown = 0
         for path in paths:
-            written = filter(None, map(normaliser, _texts(path, taken_in.get(path, []), open_corpus, parents)))
+            if path in corpora:
+                parents.append(corpora[path].card)
+                texts = _training_labels(corpora[path], path, taken_in[path])
+            else:
+                texts = lines(path)
+            normalised = filter(None, map(normaliser, texts))
             words, strange, example, taken = 0, 0, "", leakage.removed
-            for text in written if path.is_dir() else leakage.filter(written):
+            for text in normalised if path in corpora else leakage.filter(normalised):
                 symbols, unknown = symbols_of(text, unit, tokens)
                 words += text.count(" ") + 1
                 strange += unknown
@@ -384,23 +397,15 @@ class TrainingText:
         return [symbols_of(text, unit, self.tokens)[0] for text in texts if text]
 
 
-def _texts(
-    path: Path, languages: Sequence[str], open_corpus: OpenCorpus, parents: list[dict[str, Any]]
-) -> Iterator[str]:
-    """The sentences of a text file, or the training labels of a corpus, whose card becomes a parent."""
-    if not path.is_dir():
-        yield from lines(path)
-        return
-    corpus = open_corpus(path)
-    parents.append(corpus.card)
+def _training_labels(corpus: LabelledCorpus, path: Path, languages: Sequence[str]) -> Iterator[str]:
+    """The labels of the training clips of a corpus."""
     for row in labelled_rows(corpus, path, "train", languages, None):
         yield corpus.text(row)
 
 
-def _held_out(path: Path, languages: Sequence[str], open_corpus: OpenCorpus) -> Iterator[str]:
+def _held_out(corpus: LabelledCorpus, languages: Sequence[str]) -> Iterator[str]:
     """The labels of the dev and test clips of a corpus."""
-    corpus, every = open_corpus(path), list[str | None](languages) or [None]
     for split in ("dev", "test"):
-        for language in every:
+        for language in list[str | None](languages) or [None]:
             for row in corpus.select(split=split, language=language, with_text=True):
                 yield corpus.text(int(row))

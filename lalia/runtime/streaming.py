@@ -153,7 +153,7 @@ class Stream:
             found = f"{samples.dtype} of shape {samples.shape}"
             raise AudioError(f"stream: was fed {found}; expected floats from -1 to 1 of shape (samples,), mono")
         if not np.isfinite(samples).all():
-            raise AudioError("stream: was fed samples that are no numbers (NaN or infinite)")
+            raise AudioError("stream: was fed samples that are not finite (NaN or infinity)")
         self._fed += len(samples)
         wave_S = self._resampler(samples.astype(np.float32, copy=False))
         return self._update(self._state.feed(wave_S))

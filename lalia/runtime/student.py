@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -18,6 +18,7 @@ from lalia.cards import cores, read_card
 from lalia.decoding.greedy import PAUSE_S, StreamingGreedy, Word, collapse, peaks, transcript, words
 from lalia.errors import AudioError, UserError
 from lalia.model_folder import MODEL, NORMALISER, TOKENS, check_files, find_student, languages_of
+from lalia.onnx_session import open_session
 from lalia.runtime.streaming import SILENCE_PEAK, STATE, Chunks, Stream, StreamingState
 from lalia.runtime.transcript import PHRASE_S, Track, Transcript, duplicate_channels, merge_channels, turns
 from lalia.runtime.windows import Window, WindowOutput, cut_windows, in_order, silence, stitch
@@ -35,6 +36,25 @@ WINDOW_S: Seconds = 30.0
 OVERLAP_S: Seconds = 4.0
 SHORTEST: Samples = to_samples(0.1)
 """Shorter waves are filled up with silence, because a model's first filters need a minimum length."""
+
+
+@dataclass(frozen=True)
+class TranscribeOptions:
+    """How a file is transcribed."""
+
+    channels: int | None = None
+    """None mixes all channels; a number takes that one, from 0; ``lalia.audio.channels.EACH`` transcribes each by itself"""
+    voice: bool = False
+    """transcribe speech only, by voice activity detection"""
+    jobs: int = 1
+    """windows of a long file that are transcribed at a time, one thread each"""
+    decoder: Decoder | None = None
+    """made for this student by ``lalia.decoding.decoder.make_decoder``, for one call at a time; None: greedy decoding"""
+    on_note: NoteHandler = ignore_note
+    """receives notes about the file, such as a repaired header"""
+
+
+DEFAULTS = TranscribeOptions()
 
 
 class Student:
@@ -84,7 +104,10 @@ class Student:
             )
         tokens = Tokens.load(folder / TOKENS)
         normaliser = Normaliser.from_json(folder / NORMALISER)
-        session = _session(folder / MODEL, threads or cores())
+        try:
+            session = open_session(folder / MODEL, threads or cores())
+        except ValueError as error:
+            raise UserError(f"{folder / MODEL}: {error}; copy or export the student again") from error
         _check_graph(session, tokens, folder)
         _check_states(session, card, folder)
         return cls(session, tokens, normaliser, card)
@@ -93,23 +116,15 @@ class Student:
         self,
         source: Source | np.ndarray,
         name: str | None = None,
-        *,
-        voice: bool = False,
-        jobs: int = 1,
-        decoder: Decoder | None = None,
-        tell: NoteHandler = ignore_note,
-        channels: int | None = None,
+        options: TranscribeOptions = DEFAULTS,
     ) -> Transcript:
-        """What is said in an audio file (its path or its bytes), or in a wave (float32, mono, 16 kHz).
+        """The text and words of an audio file (its path or its bytes), or of a wave (float32, mono, 16 kHz), of any length.
 
-        Of any length, in memory that does not grow with a file. Silence gives the empty text; with ``voice`` everything does
-        that is not speech. ``jobs`` windows of a long file are heard at a time. ``AudioError`` where the file cannot be read;
-        ``name`` is what errors call bytes, ``tell`` receives notes about the file. Channels are mixed unless ``channels`` is the
-        number of one, from 0, or ``lalia.audio.channels.EACH``: then words have a channel, and turns stand in their order.
-        Best path, unless a ``decoder`` made for this student (``lalia.decoding.decoder``)
-        searches with what it knows of the language; a decoder serves one call at a time.
+        Memory does not grow with the length of a file. Silence gives the empty text. If channels are transcribed each by
+        itself, words have their channel and turns are in order of time. ``AudioError`` if the file cannot be read, with
+        ``name`` for bytes and waves.
         """
-        steps = self.steps(source, name, voice=voice, jobs=jobs, decoder=decoder, tell=tell, channels=channels)
+        steps = self.steps(source, name, options)
         while True:
             try:
                 next(steps)
@@ -120,72 +135,61 @@ class Student:
         self,
         source: Source | np.ndarray,
         name: str | None = None,
-        *,
-        voice: bool = False,
-        jobs: int = 1,
-        decoder: Decoder | None = None,
-        tell: NoteHandler = ignore_note,
-        channels: int | None = None,
+        options: TranscribeOptions = DEFAULTS,
     ) -> Generator[Seconds, None, Transcript]:
-        """``transcribe`` window by window: after each the seconds read so far, in the end the transcript as its value.
-
-        Who shares one processor among several files goes on with each in turn.
-        """
+        """``transcribe`` as a generator, so that several files can share a thread: it yields the seconds read so far after
+        each window, and returns the transcript."""
+        channels, on_note = options.channels, options.on_note
         if channels != EACH or isinstance(source, np.ndarray):
-            blocks = _audio_blocks(source, name, tell, channels)
-            return (yield from self._steps(blocks, voice, jobs, decoder))
+            return (yield from self._steps(_audio_blocks(source, name, on_note, channels), options))
         _, count = probe_rate_channels(source, name)
         if count == 1:
-            return (yield from self._steps(_audio_blocks(source, name, tell, None), voice, jobs, decoder))
-        tracks, heard = [Track() for _ in range(count)], []
+            return (yield from self._steps(_audio_blocks(source, name, on_note, None), options))
+        tracks, by_channel = [Track() for _ in range(count)], []
         for channel, track in enumerate(tracks):
-            blocks = track.record(_audio_blocks(source, name, tell if channel == 0 else ignore_note, channel))
-            # Whoever listens for a while goes on with another word.
-            heard.append((yield from self._steps(blocks, voice, jobs, decoder, PHRASE_S)))
+            blocks = track.record(_audio_blocks(source, name, on_note if channel == 0 else ignore_note, channel))
+            # A speaker who was silent while another one spoke begins a new word.
+            by_channel.append((yield from self._steps(blocks, options, PHRASE_S)))
         if same := duplicate_channels(tracks):
             which = ", ".join(str(channel + 1) for channel in same)
-            tell(
-                Note("one sound", f"the sound of channel {which} is that of an earlier one, which is written down once")
-            )
-        said = merge_channels([found.words for found in heard], tracks)
-        text = "\n".join(join_words(word.text for word in turn) for turn in turns(said))
-        return Transcript(text, said, max(found.duration_s for found in heard))
+            on_note(Note("one sound", f"channel {which} has the same audio as an earlier one and is transcribed once"))
+        merged = merge_channels([found.words for found in by_channel], tracks)
+        text = "\n".join(join_words(word.text for word in turn) for turn in turns(merged))
+        return Transcript(text, merged, max(found.duration_s for found in by_channel))
 
     def _steps(
-        self,
-        blocks: Iterable[np.ndarray],
-        voice: bool,
-        jobs: int,
-        decoder: Decoder | None,
-        pause_s: Seconds = math.inf,
+        self, blocks: Iterable[np.ndarray], options: TranscribeOptions, pause_s: Seconds = math.inf
     ) -> Generator[Seconds, None, Transcript]:
-        heard: list[tuple[np.ndarray, np.ndarray]] = []
-        greedy = None if self.chunks is None else self._streaming_greedy()
-        said: list[Word] = []
+        decoder = options.decoder
+        streaming = None if self.chunks is None else self._streaming_greedy()
+        final: list[Word] = []
+        best: list[tuple[np.ndarray, np.ndarray]] = []
         counter = _Counter(blocks)
         if decoder is not None:
             decoder.begin()
-        for log_probs_TV in self._log_prob_blocks(counter, voice, jobs):
+        for log_probs_TV in self._log_prob_blocks(counter, options.voice, options.jobs):
             if decoder is not None:
                 decoder.feed(log_probs_TV)
-            elif greedy is not None:
-                said += greedy.feed(log_probs_TV)
+            elif streaming is not None:
+                final += streaming.feed(log_probs_TV)
             else:
-                heard.append(peaks(log_probs_TV))
+                best.append(peaks(log_probs_TV))
             yield to_seconds(counter.samples)
+        duration_s = round(to_seconds(counter.samples), 3)
         if decoder is not None:
             found = decoder.finish()
-            return Transcript(transcript(found.spans, self.tokens), found.words, round(to_seconds(counter.samples), 3))
-        if greedy is not None:
-            said += greedy.finish()
-            return Transcript(join_words(word.text for word in said), said, round(to_seconds(counter.samples), 3))
-        if not heard:
+            return Transcript(transcript(found.spans, self.tokens), found.words, duration_s)
+        if streaming is not None:
+            final += streaming.finish()
+            return Transcript(join_words(word.text for word in final), final, duration_s)
+        if not best:
             return Transcript("")
-        spans = collapse(np.concatenate([h[0] for h in heard]), np.concatenate([h[1] for h in heard]))
+        tokens, probs = zip(*best, strict=True)
+        spans = collapse(np.concatenate(tokens), np.concatenate(probs))
         return Transcript(
             transcript(spans, self.tokens),
             words(spans, self.tokens, self.frame_s, pause_s),
-            round(to_seconds(counter.samples), 3),
+            duration_s,
         )
 
     def stream(self, *, rate: int = SAMPLE_RATE, pause_s: Seconds = PAUSE_S, decoder: Decoder | None = None) -> Stream:
@@ -269,31 +273,17 @@ class _Counter:
 
 
 def _audio_blocks(
-    source: Source | np.ndarray, name: str | None, tell: NoteHandler = ignore_note, channel: int | None = None
+    source: Source | np.ndarray, name: str | None, on_note: NoteHandler = ignore_note, channel: int | None = None
 ) -> Iterable[np.ndarray]:
     if not isinstance(source, np.ndarray):
-        return read_blocks(source, name, channel=channel, tell=tell)
+        return read_blocks(source, name, channel=channel, tell=on_note)
     label = name or "wave"
     if source.ndim != 1 or not np.issubdtype(source.dtype, np.floating):
         found = f"{source.dtype} of shape {source.shape}"
         raise AudioError(f"{label}: is {found}; expected floats from -1 to 1 of shape (samples,), mono at 16 kHz")
     if not np.isfinite(source).all():
-        raise AudioError(f"{label}: holds samples that are no numbers (NaN or infinite)")
+        raise AudioError(f"{label}: has samples that are not finite (NaN or infinity)")
     return [source] if source.size else []
-
-
-def _session(path: Path, threads: int) -> onnxruntime.InferenceSession:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    try:
-        return onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's errors share no class of their own
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path}: ONNX Runtime cannot load it ({reason}); copy or export the student again") from error
 
 
 def _check_graph(session: onnxruntime.InferenceSession, tokens: Tokens, folder: Path) -> None:

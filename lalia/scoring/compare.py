@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from lalia.decoding.decoder import Decoder, text_of
+from lalia.decoding.decoder import AcousticModel, Decoder, text_of
 from lalia.decoding.greedy import greedy, transcript
-from lalia.runtime.student import Student
-from lalia.scoring.evaluation import LabelledClips
+from lalia.model_folder import LabelledClips
 from lalia.scoring.rates import ErrorCounts, Interval, Score, bootstrap_interval, score, word_errors
 from lalia.scoring.tuning import compute_log_probs
 from lalia.units import Seconds
@@ -65,7 +64,7 @@ class Comparison:
 
 
 def compare(
-    student: Student,
+    model: AcousticModel,
     clips: LabelledClips,
     rows: Iterable[int],
     decoders: Mapping[str, Decoder | None],
@@ -77,30 +76,30 @@ def compare(
     of anybody's speech. ``UserError`` where no clip can be used.
     """
     begun = time.process_time()
-    held = compute_log_probs(student, clips, rows)
+    held = compute_log_probs(model, clips, rows)
     model_s = time.process_time() - begun
-    audio_s = sum(len(log_probs_TV) for _, log_probs_TV in held) * student.frame_s
+    audio_s = sum(len(log_probs_TV) for _, log_probs_TV in held) * model.frame_s
     ways = []
     for name, decoder in decoders.items():
         if progress:
             progress(name)
-        ways.append(_decode_all(name, student, held, decoder))
+        ways.append(_decode_all(name, model, held, decoder))
     return Comparison(tuple(ways), audio_s, model_s)
 
 
 def _decode_all(
-    name: str, student: Student, held: Sequence[tuple[str, np.ndarray]], decoder: Decoder | None
+    name: str, model: AcousticModel, held: Sequence[tuple[str, np.ndarray]], decoder: Decoder | None
 ) -> DecodingResult:
     def decoded(log_probs_TV: np.ndarray) -> str:
         if decoder is None:
-            return transcript(greedy(log_probs_TV), student.tokens)
-        return text_of(decoder.decode(log_probs_TV), student.tokens)
+            return transcript(greedy(log_probs_TV), model.tokens)
+        return text_of(decoder.decode(log_probs_TV), model.tokens)
 
     for _ in range(2):
         begun = time.process_time()
         texts = [decoded(log_probs_TV) for _, log_probs_TV in held]
         took_s = time.process_time() - begun
-    references, heard = [reference for reference, _ in held], [student.normaliser(text) for text in texts]
+    references, heard = [reference for reference, _ in held], [model.normaliser(text) for text in texts]
     words = tuple(word_errors(*pair) for pair in zip(references, heard, strict=True))
     return DecodingResult(name, score(references, heard), words, took_s)
 

@@ -6,15 +6,14 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 
-from lalia.decoding.decoder import Decoder
 from lalia.decoding.greedy import Word
 from lalia.errors import AudioError
-from lalia.runtime.student import Student
+from lalia.model_folder import LabelledClips
+from lalia.runtime.transcript import Transcript
 from lalia.scoring.rates import (
     UNKNOWN,
     GroupErrors,
@@ -28,22 +27,11 @@ from lalia.scoring.rates import (
     score,
 )
 from lalia.text.edit_distance import alignment
+from lalia.text.normaliser import Normaliser
 from lalia.units import Seconds, clock, to_seconds
 
 LENGTH, NOISE, SPEAKER = "length", "signal to noise", "speaker"
 MOST_SPEAKERS = 8
-
-
-class LabelledClips(Protocol):
-    """Labelled clips by row number; a corpus is one."""
-
-    def id(self, row: int) -> str: ...
-
-    def language(self, row: int) -> str: ...
-
-    def text(self, row: int) -> str: ...
-
-    def wave(self, row: int) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
@@ -107,21 +95,20 @@ class Evaluation:
 
 
 def evaluate(
-    student: Student,
+    transcribe: Callable[[np.ndarray, str], Transcript],
+    normaliser: Normaliser,
     clips: LabelledClips,
     rows: Iterable[int],
     progress: Callable[[Evaluation], None] | None = None,
-    decoder: Decoder | None = None,
 ) -> Evaluation:
-    """Transcribe ``rows`` of ``clips`` one by one, by ``decoder`` where one is given, and keep both sides normalised.
+    """Transcribe ``rows`` of ``clips`` one by one and compare them with their labels, both sides normalised.
 
-    A clip that cannot be read, or whose label holds no letter after normalisation, is skipped and named.
+    ``transcribe`` takes a wave (samples,), float32 at 16 kHz, and the clip's id. A clip that cannot be read, or whose label
+    has no letters after normalisation, is skipped and named.
     """
     found = Evaluation()
-    # A recogniser in torch stands in for a student here, and knows no decoder and no words.
-    hear = student.transcribe if decoder is None else partial(student.transcribe, decoder=decoder)
     for row in rows:
-        reference = student.normaliser(clips.text(row))
+        reference = normaliser(clips.text(row))
         if not reference:
             found.skipped.append(f"{clips.id(row)}: its label holds no letters")
             continue
@@ -136,16 +123,16 @@ def evaluate(
             )
             continue
         start = time.perf_counter()
-        transcript = hear(wave, clips.id(row))
+        transcript = transcribe(wave, clips.id(row))
         found.elapsed_s += time.perf_counter() - start
         found.clips.append(
             ScoredClip(
                 clips.id(row),
                 clips.language(row),
                 reference,
-                student.normaliser(transcript.text),
+                normaliser(transcript.text),
                 to_seconds(len(wave)),
-                _word_confidences(reference, getattr(transcript, "words", ())),
+                _word_confidences(reference, transcript.words),
             )
         )
         if progress:

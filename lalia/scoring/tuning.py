@@ -10,12 +10,11 @@ import numpy as np
 
 from lalia.decoding.beam import Hypothesis
 from lalia.decoding.confidence import Bin, Evidence, calibrate, confidence, expected_error, reliability
-from lalia.decoding.decoder import Decoder, Rescorer, make_decoder, text_of
+from lalia.decoding.decoder import AcousticModel, Decoder, Rescorer, make_decoder, text_of
 from lalia.errors import AudioError, UserError
 from lalia.lm.folder import LanguageModel
 from lalia.lm.lstm import LstmModel
-from lalia.runtime.student import Student
-from lalia.scoring.evaluation import LabelledClips
+from lalia.model_folder import LabelledClips
 from lalia.scoring.rates import ErrorCounts, character_errors, word_errors
 from lalia.text.edit_distance import alignment
 
@@ -69,7 +68,7 @@ class Tuning:
 
 
 def tune(
-    student: Student,
+    model: AcousticModel,
     lm: LanguageModel,
     clips: LabelledClips,
     rows: Iterable[int],
@@ -81,16 +80,14 @@ def tune(
     around the best of both: the two depend on each other, but not by much. Calibration is fitted and word_evidence on the same
     clips; its error on others is larger. ``UserError`` where no clip can be used.
     """
-    held = compute_log_probs(student, clips, rows)
+    held = compute_log_probs(model, clips, rows)
     tried: dict[tuple[float, float], Trial] = {}
 
     def attempt(weight: float, bonus: float) -> Trial:
         key = (weight, bonus)
         if key not in tried:
-            decoder = make_decoder(student, lm, weight=weight, bonus=bonus)
-            texts = [
-                student.normaliser(text_of(decoder.decode(log_probs_TV), student.tokens)) for _, log_probs_TV in held
-            ]
+            decoder = make_decoder(model, lm, weight=weight, bonus=bonus)
+            texts = [model.normaliser(text_of(decoder.decode(log_probs_TV), model.tokens)) for _, log_probs_TV in held]
             pairs = [(reference, text) for (reference, _), text in zip(held, texts, strict=True)]
             tried[key] = _trial(weight, bonus, pairs)
             if progress:
@@ -107,12 +104,12 @@ def tune(
     best = better(((best.weight, best.bonus + step) for step in (-0.5, 0.5)), best)
 
     return _with_calibration(
-        make_decoder(student, lm, weight=best.weight, bonus=best.bonus), held, list(tried.values()), best
+        make_decoder(model, lm, weight=best.weight, bonus=best.bonus), held, list(tried.values()), best
     )
 
 
 def tune_lstm(
-    student: Student,
+    model: AcousticModel,
     lm: LanguageModel,
     lstm: LstmModel,
     clips: LabelledClips,
@@ -124,33 +121,33 @@ def tune_lstm(
     The search runs once and the LSTM weighs each text once; every setting only adds up their scores. A weight of 0 is tried
     as well, and found where the LSTM brings nothing.
     """
-    held = compute_log_probs(student, clips, rows)
-    scorer = Rescorer(lstm.lstm, student.tokens, 0.0, 0.0)
+    held = compute_log_probs(model, clips, rows)
+    scorer = Rescorer(lstm.lstm, model.tokens, 0.0, 0.0)
     beams: list[list[Hypothesis]] = []
 
     def keep(paths: list[Hypothesis]) -> list[Hypothesis]:
         beams.append(paths)
         return paths
 
-    decoder = make_decoder(student, lm, rescore=keep)
+    decoder = make_decoder(model, lm, rescore=keep)
     found: list[tuple[str, list[_NBest]]] = []
     for reference, log_probs_TV in held:
         beams.clear()
         decoder.decode(log_probs_TV)
-        found.append((reference, [_NBest.of(paths, scorer, student) for paths in beams if paths]))
+        found.append((reference, [_NBest.of(paths, scorer, model) for paths in beams if paths]))
     trials = []
     for weight in (0.0, *LSTM_WEIGHTS):
         for per_weight in LSTM_BONUSES if weight else (0.0,):
             bonus = round(per_weight * weight, 3)
             pairs = [
-                (ref, student.normaliser(" ".join(u.best(weight, bonus) for u in uttered))) for ref, uttered in found
+                (ref, model.normaliser(" ".join(u.best(weight, bonus) for u in uttered))) for ref, uttered in found
             ]
             trials.append(_trial(weight, bonus, pairs))
             if progress:
                 progress(trials[-1])
     best = min(trials, key=lambda trial: (trial.cost, trial.weight))
-    rescorer = Rescorer(lstm.lstm, student.tokens, best.weight, best.bonus)
-    return _with_calibration(make_decoder(student, lm, rescore=rescorer), held, trials, best)
+    rescorer = Rescorer(lstm.lstm, model.tokens, best.weight, best.bonus)
+    return _with_calibration(make_decoder(model, lm, rescore=rescorer), held, trials, best)
 
 
 @dataclass(frozen=True)
@@ -163,22 +160,22 @@ class _NBest:
     letters_N: np.ndarray
 
     @classmethod
-    def of(cls, paths: Sequence[Hypothesis], rescorer: Rescorer, student: Student) -> _NBest:
-        texts = [student.tokens.decode(path.tokens) for path in paths]
+    def of(cls, paths: Sequence[Hypothesis], rescorer: Rescorer, model: AcousticModel) -> _NBest:
+        texts = [model.tokens.decode(path.tokens) for path in paths]
         return cls(texts, np.array([path.score for path in paths]), *rescorer.score_texts(paths))
 
     def best(self, weight: float, bonus: float) -> str:
         return self.texts[int(np.argmax(self.scores_N + weight * self.log_probs_N + bonus * self.letters_N))]
 
 
-def compute_log_probs(student: Student, clips: LabelledClips, rows: Iterable[int]) -> list[tuple[str, np.ndarray]]:
+def compute_log_probs(model: AcousticModel, clips: LabelledClips, rows: Iterable[int]) -> list[tuple[str, np.ndarray]]:
     """(reference, log-probabilities (T, V)) of every labelled clip that can be read; a ``UserError`` where none can."""
     held: list[tuple[str, np.ndarray]] = []
     for row in rows:
-        reference = student.normaliser(clips.text(row))
+        reference = model.normaliser(clips.text(row))
         try:
             if reference:
-                held.append((reference, student.log_probs(clips.wave(row))))
+                held.append((reference, model.log_probs(clips.wave(row))))
         except (AudioError, MemoryError):
             continue
     if not held:

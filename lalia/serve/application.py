@@ -12,9 +12,10 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -24,13 +25,13 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from lalia.audio.channels import parse_channels
-from lalia.audio.reading import Note, NoteHandler
+from lalia.audio.reading import Note
 from lalia.errors import AudioError
-from lalia.runtime.student import Student
+from lalia.runtime.student import Student, TranscribeOptions
 from lalia.runtime.transcript import FORMATS, Transcript
 from lalia.serve.http import OPENAI, Upload, answer, openai_answer, receive_upload
 from lalia.serve.limits import Limits, RequestError, busy
-from lalia.serve.scheduler import Job, Scheduler, Steps
+from lalia.serve.scheduler import Job, Scheduler
 from lalia.serve.websocket import ROUTE, serve_stream
 from lalia.units import Seconds
 
@@ -214,28 +215,26 @@ class Service:
                 start = time.monotonic()
                 notes: list[Note] = []
                 channels = _channel_choice({**request.query_params, **upload.fields})
-                job = Job(self._steps(upload, notes.append, channels), self.limits.audio_s, self.limits.work_s)
+                options = TranscribeOptions(channels, on_note=notes.append)
+                steps = partial(self.student.steps, upload.path, upload.name, options)
+                job = Job(steps, self.limits.audio_s, self.limits.work_s)
                 transcript = await self._wait(request, job)
                 self.metrics.transcribed(time.monotonic() - start, transcript.duration_s, job.worked_s)
                 return write(transcript, upload, notes)
         finally:
             self.active -= 1
 
-    def _steps(self, upload: Upload, tell: NoteHandler, channels: int | None) -> Callable[[], Steps]:
-        return lambda: self.student.steps(upload.path, upload.name, tell=tell, channels=channels)
-
     async def _wait(self, request: Request, job: Job) -> Transcript:
         """The job's transcript; if the client disconnects, the job ends before its file is removed."""
-        done: asyncio.Future[Any] = asyncio.wrap_future(job.future)
-        gone: asyncio.Future[Any] = asyncio.ensure_future(
-            request.receive()
-        )  # after the body this only ever says that the client left
+        done = asyncio.wrap_future(job.future)
+        gone = asyncio.ensure_future(request.receive())  # after the body this only ever says that the client left
         self.scheduler.add(job)
         try:
-            await asyncio.wait({done, gone}, return_when=asyncio.FIRST_COMPLETED)
+            either: set[asyncio.Future[Any]] = {done, gone}
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             if not done.done():
                 job.cancel()
-            return cast(Transcript, await done)
+            return await done
         finally:
             gone.cancel()
             job.cancel()

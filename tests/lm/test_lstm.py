@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from lalia import Student
+from lalia import Student, TranscribeOptions
 from lalia.audio.encoding import flac_bytes
 from lalia.decoding import beam
 from lalia.decoding.decoder import Rescorer, make_decoder, pair_name
@@ -169,7 +169,7 @@ def test_tuning(lm: Path, student: Path, tmp_path: Path) -> None:  # noqa: F811
     lstm.store_tuned(pair_name(loaded, model), {**found.as_dict(), "weight": 0.3, "lm_weight": 0.7, "lm_bonus": 1.5})
     decoder = make_decoder(loaded, lm, rescore=tmp_path / "lstm")
     assert decoder.weights == found.weights
-    assert loaded.transcribe(sing("bad cab ace"), decoder=decoder).text == "bad cab ace"
+    assert loaded.transcribe(sing("bad cab ace"), options=TranscribeOptions(decoder=decoder)).text == "bad cab ace"
     assert LstmModel.load(tmp_path / "lstm").id == lstm.id
 
 

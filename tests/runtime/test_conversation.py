@@ -16,7 +16,7 @@ from lalia.audio.reading import Note
 from lalia.cli import main
 from lalia.decoding.greedy import Word
 from lalia.errors import AudioError
-from lalia.runtime.student import Student
+from lalia.runtime.student import Student, TranscribeOptions
 from lalia.runtime.transcript import Track, Transcript, merge_channels, render, turns
 from tests.tiny_student import make_student, sing
 
@@ -50,28 +50,28 @@ def wav(audio_SC: np.ndarray, rate: int = 16_000) -> bytes:
 def test_the_two_sides_of_a_call_are_two_channels_and_turns_are_in_order(folder: Path, cross: float) -> None:
     student = Student.load(folder, 1)
     call = wav(stereo(["bad cab", "ace"], ["dad", "bee"], cross))
-    found = student.transcribe(call, channels=EACH)
+    found = student.transcribe(call, options=TranscribeOptions(channels=EACH))
     assert [(word.text, word.channel) for word in found.words] == [
         ("bad", 1), ("cab", 1), ("dad", 2), ("ace", 1), ("bee", 2),
     ]  # fmt: skip
     assert found.text == "bad cab\ndad\nace\nbee"
     assert [word.start_s for word in found.words] == sorted(word.start_s for word in found.words)
     assert found.duration_s == pytest.approx(len(stereo(["bad cab", "ace"], ["dad", "bee"])) / 16_000, abs=0.001)
-    assert student.transcribe(call, channels=1).text == "dadbee"
+    assert student.transcribe(call, options=TranscribeOptions(channels=1)).text == "dadbee"
     with pytest.raises(AudioError, match=r"call: has no channel 3; it has 2"):
-        student.transcribe(call, "call", channels=2)
-    mono = student.transcribe(flac_bytes(sing("ace")), channels=EACH)
+        student.transcribe(call, "call", options=TranscribeOptions(channels=2))
+    mono = student.transcribe(flac_bytes(sing("ace")), options=TranscribeOptions(channels=EACH))
     assert mono.text == "ace" and mono.words[0].channel == 0
 
 
 def test_one_sound_on_two_channels_is_written_down_once_and_told(folder: Path) -> None:
     wave_S = sing("bad cab")
     notes: list[Note] = []
-    found = Student.load(folder, 1).transcribe(wav(np.stack([wave_S, wave_S], 1)), channels=EACH, tell=notes.append)
+    found = Student.load(folder, 1).transcribe(
+        wav(np.stack([wave_S, wave_S], 1)), options=TranscribeOptions(channels=EACH, on_note=notes.append)
+    )
     assert [(word.text, word.channel) for word in found.words] == [("bad", 1), ("cab", 1)]
-    assert [note.text for note in notes] == [
-        "the sound of channel 2 is that of an earlier one, which is written down once"
-    ]
+    assert [note.text for note in notes] == ["channel 2 has the same audio as an earlier one and is transcribed once"]
 
 
 def said(*words: tuple[str, float, float], channel: int = 0) -> list[Word]:

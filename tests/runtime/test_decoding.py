@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lalia import Student
+from lalia import Student, TranscribeOptions
 from lalia.audio.encoding import flac_bytes
 from lalia.cli import main
 from lalia.decoding.decoder import make_decoder
@@ -221,7 +221,7 @@ def test_several_clips_at_a_time(run: Run, lm: Path, student: Path, tmp_path: Pa
 def test_long_audio(lm: Path, student: Path) -> None:
     loaded = Student.load(student, 1)
     text = "bad cab ace dead a bad bed add a cab"
-    found = loaded.transcribe(sing(text), decoder=make_decoder(loaded, lm))
+    found = loaded.transcribe(sing(text), options=TranscribeOptions(decoder=make_decoder(loaded, lm)))
     assert found.text == text and found.duration_s > 5
     assert found.text == " ".join(word.text for word in found.words)
 
@@ -229,7 +229,10 @@ def test_long_audio(lm: Path, student: Path) -> None:
 def test_silence(lm: Path, student: Path) -> None:
     loaded = Student.load(student, 1)
     for wave in (np.zeros(16_000, np.float32), np.zeros(0, np.float32)):
-        assert loaded.transcribe(wave, decoder=make_decoder(loaded, lm, only=["bed"])).text == ""
+        assert (
+            loaded.transcribe(wave, options=TranscribeOptions(decoder=make_decoder(loaded, lm, only=["bed"]))).text
+            == ""
+        )
 
 
 def test_tuning(lm: Path, student: Path) -> None:
@@ -242,7 +245,7 @@ def test_tuning(lm: Path, student: Path) -> None:
     assert again.tuned(loaded.card["id"]) == stored and again.tuned("sha256:other")["confidence"] is None
     decoder = make_decoder(loaded, again)
     assert decoder.weights == found.weights
-    word = loaded.transcribe(sing("bad cab"), decoder=decoder).words[0]
+    word = loaded.transcribe(sing("bad cab"), options=TranscribeOptions(decoder=decoder)).words[0]
     assert 0.5 < word.confidence < 1
     with pytest.raises(UserError, match="held out"):
         tune(loaded, model, Songs(), [])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from lalia import Student
+from lalia import Student, TranscribeOptions
 from lalia.audio import vad
 from lalia.runtime.windows import in_order
 from tests.tiny_student import FRAME, FRAME_S, make_student, sing
@@ -19,8 +19,8 @@ from tests.tiny_student import FRAME, FRAME_S, make_student, sing
 WORDS = "bad bed ace dab ebb cab deed add"
 MEASURE = """
 import pathlib, sys
-from lalia import Student
-heard = Student.load(sys.argv[1], threads=1).transcribe(sys.argv[2], jobs=int(sys.argv[3]))
+from lalia import Student, TranscribeOptions
+heard = Student.load(sys.argv[1], threads=1).transcribe(sys.argv[2], options=TranscribeOptions(jobs=int(sys.argv[3])))
 print(len(heard.words), heard.text == " ".join([sys.argv[4]] * (len(heard.words) // 8)), round(heard.duration_s))
 status = pathlib.Path("/proc/self/status").read_text()
 print(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
@@ -73,7 +73,7 @@ def test_a_long_file_has_the_words_of_its_pieces(folder: Path) -> None:
     whole = np.concatenate(pieces)
     assert len(whole) / 16_000 > 100
     for jobs in (1, 3):
-        found = student.transcribe(whole, jobs=jobs).words
+        found = student.transcribe(whole, options=TranscribeOptions(jobs=jobs)).words
         assert [(w.text, round(w.start_s, 2), round(w.end_s, 2)) for w in found] == expected
 
 
@@ -118,7 +118,7 @@ def test_only_speech_is_heard_and_the_clock_is_kept(folder: Path, monkeypatch) -
     hum = 1.04 * hum  # below what counts as loud, and yet a tone that the student knows
     wave = np.concatenate([sing("bad bed"), hum, sing("cab ace")])
     monkeypatch.setattr(student, "_run", counted := Counted(student._run))
-    heard = student.transcribe(wave, voice=True)
+    heard = student.transcribe(wave, options=TranscribeOptions(voice=True))
     letters = [word.text.strip("a") for word in heard.words]
     assert letters[0] == "bad" and letters[-1].endswith("ce")
     assert heard.words[-1].start_s == pytest.approx(len(wave) / 16_000 - 18 * FRAME_S, abs=0.3)

@@ -17,7 +17,7 @@ from lalia.errors import AudioError, UserError
 from lalia.model_folder import file_hashes
 from lalia.models.export.deployed import StreamingDeployed, streaming_facts
 from lalia.models.export.onnx_export import export_graph
-from lalia.runtime.student import Student
+from lalia.runtime.student import Student, TranscribeOptions
 from lalia.text.tokens import Tokens
 from tests.models.test_chunks import CHUNK, SHAPES, noise, streaming
 from tests.tiny_student import make_student as make_tones
@@ -174,7 +174,7 @@ def test_han_characters_are_final_one_by_one() -> None:
 def test_what_a_decoder_knows_of_the_language_decides_whole_utterances(folder: Path) -> None:
     student = Student.load(folder, threads=1)
     wave_S = np.concatenate([noise(30_000)[0].numpy(), np.zeros(32_000, np.float32), noise(20_000)[0].numpy()])
-    expected = student.transcribe(wave_S, decoder=make_decoder(student)).words
+    expected = student.transcribe(wave_S, options=TranscribeOptions(decoder=make_decoder(student))).words
     stream, seen = student.stream(decoder=make_decoder(student)), []
     for start in range(0, len(wave_S), 4_000):
         said = stream.feed(wave_S[start : start + 4_000])
@@ -197,7 +197,7 @@ def test_a_student_of_whole_clips_says_how_to_make_one_that_streams(tmp_path: Pa
     [
         (np.zeros((2, 8), np.float32), "expected floats"),
         (np.zeros(8, np.int16), "expected floats"),
-        (np.full(8, np.nan, np.float32), "no numbers"),
+        (np.full(8, np.nan, np.float32), "not finite"),
     ],
 )
 def test_what_is_no_audio_is_refused_and_the_stream_goes_on(folder: Path, samples: np.ndarray, says: str) -> None:

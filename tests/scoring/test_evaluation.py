@@ -47,7 +47,13 @@ class Songs:
 def test_evaluate(tmp_path: Path) -> None:
     student = Student.load(make_student(tmp_path / "s"), threads=1)
     seen = []
-    found = evaluate(student, Songs(), range(6), progress=lambda so_far: seen.append(len(so_far.clips)))
+    found = evaluate(
+        student.transcribe,
+        student.normaliser,
+        Songs(),
+        range(6),
+        progress=lambda so_far: seen.append(len(so_far.clips)),
+    )
     assert seen == [1, 2, 3]
     assert [(c.reference, c.hypothesis) for c in found.clips] == [
         ("bad cab", "bad cab"),
@@ -72,7 +78,7 @@ def test_evaluate(tmp_path: Path) -> None:
 def test_details(tmp_path: Path) -> None:
     student = Student.load(make_student(tmp_path / "s"), threads=1)
     about = {"0": ClipInfo("anna", 12.0), "1": ClipInfo("anna", 35.0), "2": ClipInfo("", 8.0)}
-    found = details(evaluate(student, Songs(), range(3)), about)
+    found = details(evaluate(student.transcribe, student.normaliser, Songs(), range(3)), about)
     lines = found.splitlines()
     assert lines[1].split() == ["under", "2", "s", "3", "5.9", "20.0"]
     assert lines[3:7] == [
