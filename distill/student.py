@@ -149,6 +149,7 @@ def _with_settings(shape: EncoderShape, settings: StudentSettings, regular: Regu
     return replace(
         shape,
         dropout=regular.dropout,
+        dropout_input=0.0,
         attention_dropout=regular.dropout,
         feedforward_dropout=regular.dropout,
         layerdrop=0.0,

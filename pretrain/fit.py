@@ -6,7 +6,7 @@ import contextlib
 import math
 import sys
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -148,10 +148,10 @@ def _load_initial_model(settings: PretrainSettings) -> InitialModel:
     quantizer = None if settings.quantizer.teacher else load_quantizer(Path(settings.encoder))
     start = InitialModel(Encoder.load(settings.encoder), quantizer)
     values, asked = start.encoder.shape.to_dict(), settings.model.to_dict()
-    free = ("dropout", "attention_dropout", "feedforward_dropout", "layerdrop", "stem_gradient_scale")
+    free = ("dropout", "dropout_input", "attention_dropout", "feedforward_dropout", "layerdrop", "stem_gradient_scale")
     settings.model = EncoderShape.from_dict(values | {name: asked[name] for name in free})
     if start.quantizer is not None:
-        settings.quantizer = start.quantizer.shape
+        settings.quantizer = replace(start.quantizer.shape, dropout_features=settings.quantizer.dropout_features)
     return start
 
 

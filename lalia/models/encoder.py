@@ -36,6 +36,7 @@ class Encoder(nn.Module):
         self.frontend = make_frontend(shape)
         self.feature_norm = nn.LayerNorm(shape.features)
         self.projection = nn.Linear(shape.features, D)
+        self.dropout_input = nn.Dropout(shape.dropout_input)
         self.mask_embedding = nn.Parameter(torch.empty(D).uniform_())
         self.position = (
             position_encoder(D, shape.position_kernel, shape.position_groups)
@@ -73,7 +74,7 @@ class Encoder(nn.Module):
     ) -> Tensor:
         """hidden_BTD of ``features``; frames in ``mask_BT`` are replaced by the mask embedding, channels in
         ``channel_mask_BD`` are zero. With ``collect``, the output of every block is appended to it."""
-        x_BTD = self.projection(features_BTF)
+        x_BTD = self.dropout_input(self.projection(features_BTF))
         if mask_BT is not None:
             x_BTD = torch.where(mask_BT[:, :, None], self.mask_embedding.to(x_BTD.dtype), x_BTD)
         if channel_mask_BD is not None:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lalia.errors import UserError
+from lalia.models.cpu_kernels import ByteDropout
 from lalia.models.frontend import StackedFrames
 from lalia.models.shape import FRAME_HOP, EncoderShape
 
@@ -47,6 +48,8 @@ class ContrastiveShape:
     of HuBERT, Hsu et al. 2021, section II-D)"""
     teacher_block: int = 0
     """the teacher's block, from 1, whose output is taken; 0 = its last"""
+    dropout_features: float = 0.1
+    """gumbel only: dropout on the unmasked features that codes are chosen for (fairseq's name)"""
 
     def __post_init__(self) -> None:
         if self.code_width % self.codebooks:
@@ -73,6 +76,7 @@ class ContrastiveHead(nn.Module):
             self.code_logits = nn.Linear(encoder.features, G * V)
             nn.init.normal_(self.code_logits.weight, std=1.0)
             nn.init.zeros_(self.code_logits.bias)
+            self.dropout_features = ByteDropout(shape.dropout_features)
         elif shape.teacher:
             self._teacher = Teacher(encoder, shape)
             self.register_buffer("centres_VC", torch.zeros(V, self._teacher.width))
@@ -93,7 +97,7 @@ class ContrastiveHead(nn.Module):
     def logits(self, features_BMF: Tensor) -> Tensor:
         """gumbel: logits of every code, (B, M, G, V), in float32 whatever the autocast."""
         with torch.autocast(features_BMF.device.type, enabled=False):
-            logits = self.code_logits(features_BMF.float())
+            logits = self.code_logits(self.dropout_features(features_BMF.float()))
         return logits.unflatten(-1, (self.shape.codebooks, self.shape.entries))
 
     @property

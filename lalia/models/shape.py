@@ -64,6 +64,8 @@ class EncoderShape:
     """streaming: chunks before its own that a frame's attention sees, in every block"""
     dropout: float = 0.1
     """after the frontend, attention and feed-forward"""
+    dropout_input: float = 0.1
+    """on the projected features, before frames are masked (fairseq's name)"""
     attention_dropout: float = 0.1
     """on attention weights"""
     feedforward_dropout: float = 0.0

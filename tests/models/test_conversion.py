@@ -7,6 +7,7 @@ import collections
 import json
 import sys
 import types
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -153,7 +154,7 @@ def test_a_pretrained_model_of_transformers_brings_its_quantizer(tmp_path: Path)
     assert convert(f"hf:{tmp_path / 'peer'}", tmp_path / "ours") == 0
     head = load_quantizer(tmp_path / "ours")
     assert head is not None
-    assert head.shape == ContrastiveShape("gumbel", 2, 5, 8, 6)
+    assert head.shape == ContrastiveShape("gumbel", 2, 5, 8, 6, dropout_features=0.0)  # transformers' default
     torch.testing.assert_close(head.codebook_GVd.flatten(0, 1)[None], peer.quantizer.codevectors)
     torch.testing.assert_close(head.target_projection.bias, peer.project_q.bias)
     torch.testing.assert_close(head.context_projection.weight, peer.project_hid.weight)
@@ -163,6 +164,32 @@ def test_a_pretrained_model_of_transformers_brings_its_quantizer(tmp_path: Path)
     assert not seen["missing_keys"] and not seen["unexpected_keys"]
     for (name, a), b in zip(peer.state_dict().items(), back.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, msg=name)
+
+
+HF_DROPOUTS = {
+    "hidden_dropout": "dropout", "feat_proj_dropout": "dropout_input", "attention_dropout": "attention_dropout",
+    "activation_dropout": "feedforward_dropout", "layerdrop": "layerdrop",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("given", [True, False], ids=["given", "transformers' defaults"])
+def test_a_model_of_transformers_keeps_its_dropouts(given: bool, tmp_path: Path) -> None:
+    stated = {name: 0.01 * n for n, name in enumerate((*HF_DROPOUTS, "feat_quantizer_dropout"), 1)} if given else {}
+    config = Wav2Vec2Config(**SMALL | stated)
+    save_peer(Wav2Vec2ForPreTraining(config), tmp_path / "peer")
+    written = json.loads((tmp_path / "peer" / "config.json").read_text())
+    for name in () if given else HF_DROPOUTS:  # as files of older versions, which hold only what is no default
+        written.pop(name, None)
+    (tmp_path / "peer" / "config.json").write_text(json.dumps(written))
+    assert convert(f"hf:{tmp_path / 'peer'}", tmp_path / "ours") == 0
+    shape, head = Encoder.load(tmp_path / "ours").shape, load_quantizer(tmp_path / "ours")
+    for theirs, ours in HF_DROPOUTS.items():
+        assert getattr(shape, ours) == getattr(config, theirs), theirs
+    assert head is not None and head.shape.dropout_features == config.feat_quantizer_dropout
+    assert convert(tmp_path / "ours", f"hf:{tmp_path / 'back'}") == 0
+    back = Wav2Vec2Config.from_pretrained(tmp_path / "back")
+    for name in (*HF_DROPOUTS, "feat_quantizer_dropout"):
+        assert getattr(back, name) == getattr(config, name), name
 
 
 def test_weights_in_several_torch_files(tmp_path: Path) -> None:
@@ -356,7 +383,8 @@ def test_fairseq_pretrained_checkpoint(large: bool, zipped: bool, omegaconf, tmp
     torch.manual_seed(0)
     peer = shaken(create_wav2vec2_model(config))
     model = omegaconf(
-        {"layer_norm_first": large, "encoder_attention_heads": 4,
+        {"layer_norm_first": large, "encoder_attention_heads": 4, "dropout": 0.01, "attention_dropout": 0.02,
+         "activation_dropout": 0.03, "encoder_layerdrop": 0.04, "dropout_input": 0.05, "dropout_features": 0.06,
          "conv_feature_layers": "[(12, 10, 5)] + [(12, 3, 2)] * 4 + [(12,2,2)] + [(12,2,2)]"}
     )  # fmt: skip
     content = {"model": as_fairseq(peer.state_dict()), "cfg": omegaconf({"model": model, "task": {"normalize": large}})}
@@ -367,10 +395,14 @@ def test_fairseq_pretrained_checkpoint(large: bool, zipped: bool, omegaconf, tmp
     torch.save({"model": peer.state_dict()}, tmp_path / "peer2.pt")
     assert convert(f"fairseq2:{tmp_path / 'peer2.pt'}", tmp_path / "ours2", "--heads", 4) == 0
     one, two = Encoder.load(tmp_path / "ours"), Encoder.load(tmp_path / "ours2")
-    assert one.shape == two.shape and one.shape.heads == 4
+    kept = dict(
+        dropout=0.01, attention_dropout=0.02, feedforward_dropout=0.03, layerdrop=0.04, dropout_input=0.05
+    )  # what fairseq's configuration says; fairseq2's checkpoints hold none
+    assert one.shape == replace(two.shape, **kept) and one.shape.heads == 4
     for (name, a), b in zip(one.state_dict().items(), two.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, msg=name)
-    assert load_quantizer(tmp_path / "ours") is not None
+    head = load_quantizer(tmp_path / "ours")
+    assert head is not None and head.shape.dropout_features == 0.06
 
 
 @pytest.mark.parametrize("large", [False, True], ids=["base", "large"])

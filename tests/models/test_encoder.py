@@ -13,6 +13,7 @@ import torch
 
 from lalia.errors import UserError
 from lalia.models.encoder import Encoder
+from lalia.models.quantizer import ContrastiveHead, ContrastiveShape
 from lalia.models.shape import EncoderShape
 from lalia.models.store import load_encoder
 from lalia.training.distributed import COMPILERS
@@ -100,7 +101,7 @@ def test_masked_frames_are_hidden(source: str) -> None:
 
 
 def test_evaluation_repeats_and_training_drops_blocks() -> None:
-    encoder = make(**INPUTS["group"], layerdrop=0.5, dropout=0.0, attention_dropout=0.0)
+    encoder = make(**INPUTS["group"], layerdrop=0.5, dropout=0.0, dropout_input=0.0, attention_dropout=0.0)
     wave_BS, lengths_B = batch(4_000)
     first = encoder(wave_BS, lengths_B)[0]
     torch.testing.assert_close(encoder(wave_BS, lengths_B)[0], first, rtol=0, atol=0)
@@ -110,13 +111,49 @@ def test_evaluation_repeats_and_training_drops_blocks() -> None:
     assert len(outcomes) == 4  # each of two blocks there or not
 
 
+@torch.no_grad()
+def test_dropout_input_drops_projected_features_before_the_mask() -> None:
+    """As fairseq's ``dropout_input``: after the projection, so that the mask embedding stays whole."""
+    off = dict(layerdrop=0.0, dropout=0.0, attention_dropout=0.0)
+    encoder = make(**INPUTS["group"], **off, dropout_input=0.5).train()
+    wave_BS, lengths_B = batch(4_000)
+    features_BTF, _, frames_B = encoder.features(wave_BS, lengths_B)
+    seen: list[torch.Tensor] = []
+    assert encoder.position is not None
+    encoder.position.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    mask_BT = torch.zeros(1, features_BTF.shape[1], dtype=torch.bool)
+    mask_BT[:, :5] = True
+    encoder.contextualise(features_BTF, frames_B, mask_BT)
+    full_BTD, dropped_BTD = encoder.projection(features_BTF), seen[0]
+    torch.testing.assert_close(dropped_BTD[0, :5], encoder.mask_embedding.expand(5, -1), rtol=0, atol=0)
+    gone = dropped_BTD[:, 5:] == 0
+    assert 0.4 < float(gone.float().mean()) < 0.6
+    torch.testing.assert_close(dropped_BTD[:, 5:][~gone], 2 * full_BTD[:, 5:][~gone])
+    encoder.eval().contextualise(features_BTF, frames_B)
+    torch.testing.assert_close(seen[1], full_BTD, rtol=0, atol=0)
+
+
+@torch.no_grad()
+def test_dropout_features_drops_only_what_the_quantizer_sees() -> None:
+    """As fairseq's ``dropout_features``; the encoder's own features stay whole."""
+    shape = EncoderShape(**SMALL | INPUTS["group"])
+    head = ContrastiveHead(shape, ContrastiveShape(entries=4, code_width=8, final_width=8, dropout_features=0.5))
+    features_BMF = torch.ones(1, 1, shape.features)
+    head.code_logits.weight.fill_(1.0)
+    drawn = {float(head.logits(features_BMF)[0, 0, 0, 0]) for _ in range(40)}
+    assert len(drawn) > 5 and all(value % 2 == 0 for value in drawn)  # kept features count twice
+    assert float(head.eval().logits(features_BMF)[0, 0, 0, 0]) == shape.features
+
+
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("block", BLOCKS)
 def test_blocks_that_are_computed_again_give_the_same_numbers(block: str, precision: torch.dtype) -> None:
     wave_BS, lengths_B = batch(6_000, 2_500)
 
     def step(checkpointing: bool) -> dict[str, torch.Tensor]:
-        chances = dict.fromkeys(("dropout", "attention_dropout", "feedforward_dropout", "layerdrop"), 0.3)
+        chances = dict.fromkeys(
+            ("dropout", "dropout_input", "attention_dropout", "feedforward_dropout", "layerdrop"), 0.3
+        )
         encoder = make(**INPUTS["logmel"], **BLOCKS[block] | chances | {"layers": 4}).train()
         if checkpointing:
             encoder.checkpoint_blocks()

@@ -5,6 +5,7 @@ B clips, T frames, M masked frames of the clip that has most, K distractors, G c
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -94,8 +95,17 @@ def our_step(
     """A forward pass of the task that starts from ``folder``, without dropout, on what is given."""
     encoder, head = Encoder.load(folder), load_quantizer(folder)
     assert head is not None
-    free = dict(dropout=0.0, attention_dropout=0.0, feedforward_dropout=0.0, layerdrop=0.0, stem_gradient_scale=scale)
-    settings = PretrainSettings(model=EncoderShape(**encoder.shape.to_dict() | free), quantizer=head.shape)
+    free = dict(
+        dropout=0.0,
+        dropout_input=0.0,
+        attention_dropout=0.0,
+        feedforward_dropout=0.0,
+        layerdrop=0.0,
+        stem_gradient_scale=scale,
+    )
+    settings = PretrainSettings(
+        model=EncoderShape(**encoder.shape.to_dict() | free), quantizer=replace(head.shape, dropout_features=0.0)
+    )
     task = PretrainTask(settings)
     task.encoder.load_state_dict(encoder.state_dict())
     task.head.load_state_dict(head.state_dict())

@@ -28,10 +28,16 @@ from lalia.models.convert.parts import (
     read_torch,
     write_model,
 )
+from lalia.models.quantizer import ContrastiveShape
 from lalia.models.shape import WAV2VEC2_STEM, EncoderShape
 
 # By width: wav2vec 2.0 BASE, LARGE and XLS-R 0.3B, XLS-R 1B, XLS-R 2B, and the largest of Omnilingual ASR.
 _HEADS = {768: 12, 1024: 16, 1280: 16, 1920: 16, 2048: 16}
+# The shape's dropouts by fairseq's names; a checkpoint without its configuration gets BASE's.
+_DROPOUTS = {
+    "dropout": "dropout", "dropout_input": "dropout_input", "attention_dropout": "attention_dropout",
+    "feedforward_dropout": "activation_dropout", "layerdrop": "encoder_layerdrop",
+}  # fmt: skip
 
 
 @dataclass
@@ -68,7 +74,8 @@ def read_checkpoint(path: Path, layout: Layout, hints: Hints) -> Parts:
     stem_norm = "group" if any(re.search(r"layers\.0\.(group_norm|2)\.weight$", key) for key in state) else "layer"
     norm = hints.norm or _norm(state, layout, config, stem_norm)
     encoder, others = read_encoder(state, layout, stem_norm, norm)
-    quantizer, others = read_quantizer(others, layout, str(path))
+    dropout_features = float(config.get("dropout_features", ContrastiveShape.dropout_features))
+    quantizer, others = read_quantizer(others, layout, str(path), dropout_features)
     shape = _shape(encoder, stem_norm, norm, config, hints, path)
     head = None
     if head_name + "weight" in others:
@@ -162,6 +169,7 @@ def _shape(encoder: State, stem_norm: str, norm: str, config: dict[str, Any], hi
         norm="pre" if norm == "pre" else "post",
         position_kernel=position.shape[2],
         position_groups=width // position.shape[1],
+        **{ours: float(config[theirs]) for ours, theirs in _DROPOUTS.items() if theirs in config},
     )
 
 

@@ -47,7 +47,8 @@ def read_hf(folder: Path, language: str) -> Parts:
     bare = {key.removeprefix(PREFIX): tensor for key, tensor in state.items()}
     shape = _shape(config, folder)
     encoder, others = read_encoder(bare, "transformers", shape.stem_norm, shape.norm)
-    quantizer, others = read_quantizer(others, "transformers", str(folder))
+    dropout_features = config.get("feat_quantizer_dropout", 0.0)
+    quantizer, others = read_quantizer(others, "transformers", str(folder), dropout_features)
     head = _head(others, config, folder, language) if "lm_head.weight" in others else None
     others = {key: tensor for key, tensor in others.items() if not key.startswith("lm_head.")}
     if others:
@@ -92,10 +93,12 @@ def _shape(config: dict[str, Any], folder: Path) -> EncoderShape:
             norm="pre" if config["do_stable_layer_norm"] else "post",
             position_kernel=config["num_conv_pos_embeddings"],
             position_groups=config["num_conv_pos_embedding_groups"],
+            # transformers does not write values that are its defaults.
             dropout=config.get("hidden_dropout", 0.1),
+            dropout_input=config.get("feat_proj_dropout", 0.0),
             attention_dropout=config.get("attention_dropout", 0.1),
-            feedforward_dropout=config.get("activation_dropout", 0.0),
-            layerdrop=config.get("layerdrop", 0.0),
+            feedforward_dropout=config.get("activation_dropout", 0.1),
+            layerdrop=config.get("layerdrop", 0.1),
         )
     except (KeyError, ValueError, TypeError) as error:
         raise UserError(
@@ -210,7 +213,7 @@ def _config(parts: Parts) -> dict[str, Any]:
         "hidden_dropout": shape.dropout,
         "attention_dropout": shape.attention_dropout,
         "activation_dropout": shape.feedforward_dropout,
-        "feat_proj_dropout": 0.0,
+        "feat_proj_dropout": shape.dropout_input,
         "final_dropout": 0.0,
         "layerdrop": shape.layerdrop,
         "layer_norm_eps": 1e-5,
@@ -227,6 +230,7 @@ def _config(parts: Parts) -> dict[str, Any]:
         config |= {
             "num_codevector_groups": quantizer.codebooks, "num_codevectors_per_group": quantizer.entries,
             "codevector_dim": quantizer.code_width, "proj_codevector_dim": quantizer.final_width,
+            "feat_quantizer_dropout": quantizer.dropout_features,
         }  # fmt: skip
     return config
 

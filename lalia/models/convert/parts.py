@@ -209,8 +209,10 @@ def read_encoder(state: State, layout: Layout, stem_norm: str, norm: str) -> tup
     return encoder, others
 
 
-def read_quantizer(state: State, layout: Layout, source: str) -> tuple[Quantizer | None, State]:
-    """(the quantizer in ``state`` or None, what is left of it)."""
+def read_quantizer(
+    state: State, layout: Layout, source: str, dropout_features: float = ContrastiveShape.dropout_features
+) -> tuple[Quantizer | None, State]:
+    """(the quantizer in ``state`` or None, what is left of it); ``dropout_features`` as its configuration says."""
     found, others = renamed(state, quantizer_names(layout))
     if "codebook_GVd" not in found:
         return None, state
@@ -220,8 +222,9 @@ def read_quantizer(state: State, layout: Layout, source: str) -> tuple[Quantizer
         G = width // d
         found["codebook_GVd"] = entries_NVd.reshape(G, -1, d)
         shape = ContrastiveShape(
-            "gumbel", G, found["codebook_GVd"].shape[1], width, len(found["target_projection.bias"])
-        )
+            "gumbel", G, found["codebook_GVd"].shape[1], width, len(found["target_projection.bias"]),
+            dropout_features=dropout_features,
+        )  # fmt: skip
     except (KeyError, RuntimeError, ZeroDivisionError) as error:
         raise UserError(f"{source}: its quantizer cannot be read ({error}); expected wav2vec 2.0's") from error
     return Quantizer(shape, found), others
