@@ -278,7 +278,7 @@ def check_finite(
     advice = (
         "use --hardware.precision bf16 or fp32: the largest float16 is 65,504"
         if fp16
-        else "lower --optim.lr or --optim.clip"
+        else "lower --optim.lr, or clip gradients (--optim.clip 1)"
     )
     bad = [row for row, scores_TV in zip(rows, logits_BTV, strict=True) if not bool(torch.isfinite(scores_TV).all())]
     ruined = not all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters())

@@ -28,6 +28,7 @@ NANO = [
     "--quantizer.codebooks=2", "--quantizer.entries=16", "--quantizer.code_width=16", "--quantizer.final_width=16",
     "--objective.distractors=10", "--batch.micro_s=6", "--batch.hours=0.0066667", "--optim.lr=1e-3", "--schedule.warmup=0.1",
     "--hardware.threads=1", "--log.every=1", "--log.valid_every=2", "--log.checkpoint_every=1", "--model.dropout=0.1",
+    "--model.dropout_input=0", "--quantizer.dropout_features=0", "--objective.gumbel_share=0.7", "--optim.clip=5",
 ]  # fmt: skip
 """Raw wave, weight-normed position convolution, post-norm transformer; four micro-batches of 6 s to a step."""
 

@@ -57,8 +57,8 @@ class OptimSettings:
     """added to the root of the gradient's square"""
     weight_decay: float = 0.01
     """weight decay of matrices; vectors (norms, biases) have none"""
-    clip: float = 5.0
-    """largest gradient norm; larger gradients are scaled down"""
+    clip: float = 0.0
+    """gradient clipping: gradients with a larger norm are scaled down to this norm; 0 = off, as in fairseq"""
 
 
 @dataclass

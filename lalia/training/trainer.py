@@ -88,7 +88,7 @@ class Run:
     """metrics for the progress bar"""
     monitor: tuple[str, str] | None = None
     """(metric, "min" or "max") by which the best checkpoint is kept; None = the last checkpoint is the best"""
-    clip: float = 5.0
+    clip: float = 0.0
     early_stopping: EarlyStopping = field(default_factory=EarlyStopping)
     """when the run ends before its last step, judged by ``monitor``"""
     budget: Budget | None = None

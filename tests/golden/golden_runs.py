@@ -38,6 +38,8 @@ _STUDENT = (
     "8",
     "--augment.speed",
     "1.0",
+    "--optim.clip",
+    "5",
 )
 
 
