@@ -72,6 +72,8 @@ class FreezeSettings:
 class RegularSettings(SpecAugmentSettings):
     """SpecAugment on features, dropout and layerdrop."""
 
+    feedforward_dropout: float = 0.1
+    """inside the feed-forward layers"""
     layerdrop: float = 0.05
     """chance that a whole block is skipped in a training step"""
 

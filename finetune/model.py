@@ -182,8 +182,8 @@ def _adapt(settings: FinetuneSettings, encoder: Encoder, language: str) -> None:
 def _with_dropout(settings: FinetuneSettings, shape: EncoderShape) -> EncoderShape:
     regular = settings.regular
     return replace(
-        shape, dropout=regular.dropout, attention_dropout=regular.dropout, feedforward_dropout=regular.dropout,
-        layerdrop=regular.layerdrop,
+        shape, dropout=regular.dropout, dropout_input=0.0, attention_dropout=regular.dropout,
+        feedforward_dropout=regular.feedforward_dropout, layerdrop=regular.layerdrop,
     )  # fmt: skip
 
 

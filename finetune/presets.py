@@ -1,6 +1,6 @@
 """Presets: fine-tuning settings chosen by the hours of labels and the size of the encoder.
 
-Settings are interpolated between two ends on a log scale of the encoder's weights. The large end is wav2vec 2.0 BASE (95 M) as
+Settings are interpolated between two ends on a log scale of the encoder's weights. The large end is wav2vec 2.0 BASE (94 M) as
 fairseq fine-tunes it (examples/wav2vec/config/finetuning: base_10m, base_1h, base_10h, base_100h). The small end is this
 project's nano encoder (2.9 M), measured with ten minutes of labels (docs/finetuning.md); with more labels it runs fewer epochs.
 """
@@ -18,7 +18,7 @@ from lalia.errors import UserError, closest
 from lalia.model_folder import find_made
 from lalia.units import Seconds
 
-SMALL_M, LARGE_M = 2.9, 95.0
+SMALL_M, LARGE_M = 2.9, 94.37
 """Millions of weights of the encoders at the two ends."""
 SMALL_RATE, FRESH_RATE, ADAPTER_RATE, HEAD_RATE = 4e-3, 2e-3, 1e-3, 2e-3
 """The first two: the best of 1e-3, 2e-3 and 4e-3 for a small pretrained encoder and for random weights (docs/diary.md)."""
@@ -117,6 +117,9 @@ def preset_choices(
         Choice("batch.hours", float(f"{batch_s / 3600:.3g}"), f"{batch_s:.0f} s a step, {end}"),
         Choice("batch.micro_s", max(longest_s, min(80.0, round(batch_s))), "in memory at a time, the rest is accumulated"),
         Choice("optim.lr", _rate(preset, model, mode, large), _why_rate(model, mode, end)),
+        Choice("optim.eps", float(f"{_between(1e-6, 1e-8, large):.2g}"), f"of Adam, {end}"),
+        Choice("optim.weight_decay", round(0.01 * (1 - large), 4), end),
+        Choice("optim.clip", 0.0 if large == 1 else 5.0, "no gradient clipping" if large == 1 else "gradient norm, nano's"),
         Choice("schedule.warmup", 0.1, "tri-stage"), Choice("schedule.hold", 0.4, "tri-stage"),
         Choice("schedule.decay", "exponential", "tri-stage"), Choice("schedule.final", 0.05, "tri-stage"),
         Choice("schedule.patience", PATIENCE, f"stops after {PATIENCE} validations without a better CER"),
@@ -126,6 +129,8 @@ def preset_choices(
         Choice("regular.time_span", max(2, round(_between(0.16, 0.2, large) / model.frame_s)), "frames: 160 to 200 ms"),
         Choice("regular.channel_coverage", round(0.1 + (preset.channel_coverage - 0.1) * masking, 2), f"of the width, {end}"),
         Choice("regular.channel_span", max(1, round(model.width / 12)), "a twelfth of the width, 64 of 768"),
+        Choice("regular.dropout", 0.1 if model.fresh else round(0.1 * (1 - large), 3), f"{end}"),
+        Choice("regular.feedforward_dropout", 0.1, "both ends"),
         Choice("regular.layerdrop", 0.0 if model.fresh else round(preset.layerdrop * large, 3), "small encoders spare no block"),
         Choice("augment.speed", preset.speed, "share of the clips played faster or slower"),
         Choice("log.valid_every", interval, f"{VALIDATIONS} validations"),

@@ -21,7 +21,7 @@ from finetune.presets import (
 from lalia import config
 from lalia.errors import UserError
 
-BASE = InitialModel(95_000_000, 768, 0.02, wave=True, fresh=False)
+BASE = InitialModel(94_371_712, 768, 0.02, wave=True, fresh=False)
 NANO = InitialModel(2_900_000, 192, 0.04, wave=False, fresh=False)
 
 
@@ -53,6 +53,8 @@ def test_a_base_encoder_gets_fairseqs_published_settings(name, steps, lr, frozen
     assert found["freeze.stem"] is True
     assert found["batch.hours"] * 3600 == pytest.approx(1600, rel=0.01)
     assert (found["schedule.warmup"], found["schedule.hold"], found["schedule.final"]) == (0.1, 0.4, 0.05)
+    assert (found["optim.eps"], found["optim.weight_decay"], found["optim.clip"]) == (1e-8, 0.0, 0.0)
+    assert (found["regular.dropout"], found["regular.feedforward_dropout"]) == (0.0, 0.1)
 
 
 def test_a_nano_encoder_gets_what_was_measured_here():
@@ -63,6 +65,8 @@ def test_a_nano_encoder_gets_what_was_measured_here():
     assert found["freeze.encoder_share"] == 0.15
     assert values("100h", NANO)["freeze.encoder_share"] == 0.0
     assert found["freeze.stem"] is False
+    assert (found["optim.eps"], found["optim.weight_decay"], found["optim.clip"]) == (1e-6, 0.01, 5.0)
+    assert (found["regular.dropout"], found["regular.feedforward_dropout"]) == (0.1, 0.1)
 
 
 def test_between_the_two_everything_lies_between():
