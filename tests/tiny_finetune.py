@@ -12,6 +12,7 @@ from tests.tiny_teacher import make_recogniser
 SMALL = [
     "--data.workers=0", "--data.max_s=8", "--batch.hours=0.0034", "--batch.micro_s=12", "--log.every=1", "--hardware.threads=1",
     "--preset=none", "--regular.time_coverage=0", "--regular.channel_coverage=0", "--regular.layerdrop=0", "--regular.dropout=0",
+    "--regular.feedforward_dropout=0", "--optim.clip=5",
     "--schedule.hold=0.4", "--log.checkpoint_every=1000",
 ]  # fmt: skip
 
