@@ -395,7 +395,7 @@ def test_fairseq_pretrained_checkpoint(large: bool, zipped: bool, omegaconf, tmp
     torch.save({"model": peer.state_dict()}, tmp_path / "peer2.pt")
     assert convert(f"fairseq2:{tmp_path / 'peer2.pt'}", tmp_path / "ours2", "--heads", 4) == 0
     one, two = Encoder.load(tmp_path / "ours"), Encoder.load(tmp_path / "ours2")
-    kept = dict(
+    kept: dict[str, Any] = dict(
         dropout=0.01, attention_dropout=0.02, feedforward_dropout=0.03, layerdrop=0.04, dropout_input=0.05
     )  # what fairseq's configuration says; fairseq2's checkpoints hold none
     assert one.shape == replace(two.shape, **kept) and one.shape.heads == 4

@@ -156,6 +156,7 @@ def _shape(encoder: State, stem_norm: str, norm: str, config: dict[str, Any], hi
         raise UserError(
             f"{path}: its tensors do not say how many attention heads {width} dimensions have; say --heads N"
         )
+    dropouts: dict[str, Any] = {ours: float(config[theirs]) for ours, theirs in _DROPOUTS.items() if theirs in config}
     return EncoderShape(
         input="wave",
         stem=[[*row, stride] for row, stride in zip(stem, strides, strict=True)],
@@ -169,7 +170,7 @@ def _shape(encoder: State, stem_norm: str, norm: str, config: dict[str, Any], hi
         norm="pre" if norm == "pre" else "post",
         position_kernel=position.shape[2],
         position_groups=width // position.shape[1],
-        **{ours: float(config[theirs]) for ours, theirs in _DROPOUTS.items() if theirs in config},
+        **dropouts,
     )
 
 
