@@ -499,7 +499,7 @@ def test_what_cannot_be_converted_says_why(tmp_path: Path, capsys) -> None:
     Encoder(shape).save(tmp_path / "logmel", [])
     said = refused(tmp_path / "logmel", f"hf:{out}")
     assert "input logmel" in said and "block convolutional" in said and "position rotary" in said
-    assert "there already" in refused(f"hf:{tmp_path / 'mms'}", tmp_path / "logmel")
+    assert "already exists" in refused(f"hf:{tmp_path / 'mms'}", tmp_path / "logmel")
 
     torch.save({"model": fairseq2_asr(False, 4).state_dict()}, tmp_path / "asr.pt")
     assert "--heads" in refused(f"fairseq2:{tmp_path / 'asr.pt'}", out)
