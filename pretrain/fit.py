@@ -59,7 +59,7 @@ def pretrain(settings: PretrainSettings, folder: Path, stated: Collection[str] =
     ranks = settings.hardware.ranks
     accumulation = settings.batch.accumulation(ranks)
 
-    if not newest_checkpoint(folder):
+    if not newest_checkpoint(folder) and is_rank_zero(settings.hardware):
         check_memory(settings)
     torch.manual_seed(settings.seed)
     task = PretrainTask(settings)

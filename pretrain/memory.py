@@ -1,12 +1,11 @@
-"""Predicts the memory of a pretraining step, from bytes counted while small versions of the model run.
+"""Predicts the memory of a pretraining step, from bytes counted while small versions of the model run on fake tensors.
 
 Weights, gradients and optimizer state are counted. For activations, the model runs forward and backward with one block and with
 two, on one clip of the longest length and on two, while ``LiveBytes`` counts the live bytes; what a clip, a block, and a clip in
 a block add is extrapolated to the whole model. The peak is measured at three points: in the stem, in the blocks until the
-gradient has left them, and in the stem again. A model of billions of weights takes a few hundred megabytes to predict.
+gradient has left them, and in the stem again.
 
-Matrix products and convolutions are not computed: they return zeros of the right shape, since no number of bytes depends on
-their values.
+Nothing is computed: the weights and the wave are torch's fake tensors, which have a shape and no memory.
 
 B clips, T frames.
 """
@@ -15,7 +14,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -23,8 +22,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_leaves
 
 from lalia.data.loader import Batch
 from lalia.training.seeds import generator
@@ -95,11 +95,17 @@ def trace(settings: PretrainSettings, cuda: bool = False) -> Footprint:
     """The memory model of ``settings``, measured with one and with two blocks, without and with activation checkpointing
     (each when first needed). ``cuda``: attention by the fused kernel, which keeps no (T, T) weights."""
     clip_s, more = longest_clip_s(settings), settings.model.layers - 1
-    (weights_1, buffers_1), (weights_2, buffers_2) = (_sizes(_shallow(settings, blocks, False)) for blocks in (1, 2))
+
+    @cache
+    def shallow(blocks: int, checkpointing: bool) -> PretrainTask:
+        return _shallow(settings, blocks, checkpointing)
+
+    sizes = (_sizes(shallow(blocks, settings.hardware.checkpointing)) for blocks in (1, 2))
+    (weights_1, buffers_1), (weights_2, buffers_2) = sizes
 
     @cache
     def peaks(checkpointing: bool) -> tuple[Peak, ...]:
-        one, two = (_passes(_shallow(settings, blocks, checkpointing), clip_s, cuda) for blocks in (1, 2))
+        one, two = (_passes(shallow(blocks, checkpointing), clip_s, cuda) for blocks in (1, 2))
         found = []
         for (once_1, twice_1), (once_2, twice_2) in zip(one, two, strict=True):
             clip_1, clip_2 = twice_1 - once_1, twice_2 - once_2
@@ -182,11 +188,13 @@ def noise(clips: int, clip_s: Seconds) -> Batch:
 
 
 def _shallow(settings: PretrainSettings, layers: int, checkpointing: bool) -> PretrainTask:
-    """The task with only ``layers`` blocks; ``checkpointing`` = with activation checkpointing."""
+    """The task with only ``layers`` blocks and fake weights; ``checkpointing`` = with activation checkpointing."""
     model = replace(settings.model, layers=layers, layerdrop=0.0)
     hardware = replace(settings.hardware, checkpointing=checkpointing, compile=False)
     with torch.random.fork_rng(devices=[]):
-        return PretrainTask(replace(settings, model=model, hardware=hardware)).train()
+        task = PretrainTask(replace(settings, model=model, hardware=hardware)).train()
+    make_fake(task)
+    return task
 
 
 def _sizes(task: PretrainTask) -> tuple[int, int]:
@@ -198,14 +206,29 @@ def _sizes(task: PretrainTask) -> tuple[int, int]:
 def _passes(task: PretrainTask, clip_s: Seconds, cuda: bool) -> list[tuple[float, float]]:
     """For each peak, bytes with one clip of the longest length and with two."""
     with torch.random.fork_rng(devices=[]):
-        once, twice = (peak_bytes(task, noise(clips, clip_s), cuda) for clips in (1, 2))
+        batches = [noise(clips, clip_s) for clips in (1, 2)]
+        fakes = [replace(batch, wave_BS=MODE.from_tensor(batch.wave_BS)) for batch in batches]
+        once, twice = (peak_bytes(task, batch, cuda) for batch in fakes)
     return list(zip(once, twice, strict=True))
 
 
 # --- Bytes of live tensors -------------------------------------------------------------------------------
 
 _ATEN = torch.ops.aten
-PRODUCTS = (_ATEN.mm, _ATEN.addmm, _ATEN.bmm, _ATEN.baddbmm, _ATEN.convolution, _ATEN.convolution_backward)
+
+
+MODE = FakeTensorMode(allow_non_fake_inputs=True)
+"""An operation on a fake tensor computes only the shape of its result. Lengths, masks and positions stay real tensors: shapes
+depend on their values."""
+
+
+def make_fake(module: nn.Module) -> None:
+    """Turn the parameters and buffers of ``module`` into fake tensors, which have a shape and no memory."""
+    for part in module.modules():
+        for name, weight in list(part.named_parameters(recurse=False)):
+            setattr(part, name, nn.Parameter(MODE.from_tensor(weight.detach()), weight.requires_grad))
+        for name, table in list(part.named_buffers(recurse=False)):
+            setattr(part, name, MODE.from_tensor(table))
 
 
 class LiveBytes(TorchDispatchMode):
@@ -230,9 +253,17 @@ class LiveBytes(TorchDispatchMode):
     def __torch_dispatch__(
         self, operation: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        kwargs = kwargs or {}
-        product = operation.overloadpacket in PRODUCTS
-        result = _zeros(operation, args, kwargs) if product else operation(*args, **kwargs)
+        if operation in (_ATEN.index.Tensor, _ATEN.index_put.default, _ATEN.index_put_.default):
+            # A fake tensor takes no mask: the number of places that it leaves is unknown to it.
+            args = (args[0], _places(args[1]), *args[2:])
+        result: Any
+        if operation.overloadpacket is _ATEN.random_:
+            result = MODE.from_tensor(args[0])  # dropout's draws: no shape depends on them
+        else:
+            result = operation(*args, **(kwargs or {}))
+            if operation is _ATEN.native_group_norm_backward.default and result[0] is not None:
+                # The fake kernel promotes to the weights' type, the real one keeps the input's.
+                result = (result[0].to(args[1].dtype), *result[1:])
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
                 self._count(leaf)
@@ -255,13 +286,12 @@ class LiveBytes(TorchDispatchMode):
         self._now -= size
 
 
-def _zeros(operation: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
-    """Zeros in the shape of ``operation``'s result."""
-    device = next(leaf.device for leaf in tree_leaves(args) if isinstance(leaf, Tensor))
-    shapes = tree_map_only(Tensor, lambda tensor: tensor.to("meta"), (args, kwargs))
-    made = operation(*shapes[0], **shapes[1])
-    return tree_map_only(
-        Tensor,
-        lambda meta: torch.empty_strided(meta.shape, meta.stride(), dtype=meta.dtype, device=device).zero_(),
-        made,
-    )
+def _places(indices: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """``indices`` with the positions of the true elements of each real mask in place of the mask."""
+    found: list[Tensor | None] = []
+    for index in indices:
+        if index is None or index.dtype != torch.bool or isinstance(index, FakeTensor):
+            found.append(index)
+        else:
+            found.extend(index.nonzero().unbind(1))
+    return found

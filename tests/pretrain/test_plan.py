@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from rich.console import Console
+from torch._subclasses import FakeTensor
 
 from lalia.errors import UserError
 from lalia.models.quantizer import ContrastiveShape
@@ -71,6 +73,16 @@ def test_what_passes_by_is_counted_until_it_is_let_go() -> None:
         live.mark()
         doubled.add_(weight).sum()
     assert live.peaks == [8000, 4004]
+
+
+def test_base_is_traced_in_five_seconds_without_computing_it() -> None:
+    """Its passes would take 40 GFLOP and a gigabyte."""
+    begun = time.thread_time()
+    footprint = trace(PlanRequest())
+    assert footprint.activation_bytes(80.0) > 1 * GB
+    assert time.thread_time() - begun < 5.0
+    task = memory_module._shallow(PlanRequest(), 1, False)
+    assert all(isinstance(tensor, FakeTensor) for tensor in (*task.parameters(), *task.buffers()))
 
 
 def test_on_a_gpu_attention_keeps_no_weights() -> None:
