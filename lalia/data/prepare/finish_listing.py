@@ -12,15 +12,15 @@ from lalia.data.prepare.splits import assign_splits, hold_out_recordings
 from lalia.errors import UserError
 from lalia.files import is_file, readable
 
-_LOOKED_AT = 1000
+_CHECKED = 1000
 
 
 @dataclass(frozen=True)
 class PartListing:
-    """What one reader takes of a source.
+    """The part of a source that one reader lists.
 
-    ``form`` is what it is, in a word or two; ``has_splits``: it says which they are. ``files`` are those that rows are about
-    which make no clip.
+    ``form`` names its format in a word or two. ``has_splits``: the part defines its splits. ``files`` are audio files of rows
+    that are not clips.
     """
 
     form: str
@@ -30,10 +30,10 @@ class PartListing:
 
 
 def finish_listing(name: str, parts: Sequence[PartListing], options: Options, where: Path) -> Listing:
-    """A listing of all ``parts``, in their order; what an earlier part lists is not listed again.
+    """A listing of all ``parts``, in their order, without clips that an earlier part lists.
 
-    Clips of parts without splits of their own get some. Raises ``UserError`` where the source holds nothing, or names
-    files none of which exists.
+    Clips of parts without splits are assigned to splits. Raises ``UserError`` if the source is empty or none of its files
+    exists.
     """
     name = readable(name)
     divided: list[SourceClip] = []
@@ -48,7 +48,7 @@ def finish_listing(name: str, parts: Sequence[PartListing], options: Options, wh
             elif (
                 other := listed.setdefault((entry.path, entry.start_s, entry.end_s, entry.channel), part)
             ) is not part:
-                dropped.append(Dropped(entry.id, "duplicate", f"is listed by the {other.form} and the {part.form}"))
+                dropped.append(Dropped(entry.id, "duplicate", f"is listed in the {other.form} and in the {part.form}"))
             elif not options.limit or len(divided) + len(undivided) < options.limit:
                 clips.append(entry if not options.language else replace(entry, language=options.language))
     clips = [*divided, *undivided]
@@ -58,12 +58,12 @@ def finish_listing(name: str, parts: Sequence[PartListing], options: Options, wh
         reasons = ", ".join(f"{n} {reason}" for reason, n in Counter(d.reason for d in dropped).most_common())
         first = f"; the first: {dropped[0].detail}" if dropped else ""
         why = f"{reasons}{first}" if reasons else f"as a {' and a '.join(forms)}"
-        raise UserError(f"{where}: names no audio that can be used ({why})")
-    looked_at = clips[:_LOOKED_AT]
-    if not any(clip.data is not None or is_file(clip.path) for clip in looked_at):
+        raise UserError(f"{where}: no usable audio found ({why})")
+    checked = clips[:_CHECKED]
+    if not any(clip.data is not None or is_file(clip.path) for clip in checked):
         raise UserError(
-            f"{where}: none of the first {len(looked_at)} files it names exists (such as {clips[0].path});"
-            " say --root FOLDER, the one that its paths start from"
+            f"{where}: none of its first {len(checked)} files exists (for example {clips[0].path});"
+            " give the folder of its relative paths with --root FOLDER"
         )
     clips = _unique(clips)
     divided, undivided = clips[: len(divided)], clips[len(divided) :]
@@ -81,19 +81,21 @@ def finish_listing(name: str, parts: Sequence[PartListing], options: Options, wh
 
 
 def _split(clips: list[SourceClip], options: Options, dropped: list[Dropped]) -> tuple[list[SourceClip], str]:
-    """``clips`` with splits, and how they were made; what lies in a gap between two splits is ``dropped``."""
+    """``clips`` with splits, and how they were made; clips in a gap between two splits are added to ``dropped``."""
     percents = options.dev_percent, options.test_percent
-    told = []
+    methods = []
     if any(clip.text for clip in clips):
         clips, how = assign_splits(clips, *percents)
-        told.append(how)
+        methods.append(how)
     made, how = hold_out_recordings(clips, *percents)
     dropped += [entry for entry in made if isinstance(entry, Dropped)]
-    return [entry for entry in made if isinstance(entry, SourceClip)], "; ".join(filter(None, [*told, how])) or "none"
+    return [entry for entry in made if isinstance(entry, SourceClip)], "; ".join(
+        filter(None, [*methods, how])
+    ) or "none"
 
 
 def _unique(clips: list[SourceClip]) -> list[SourceClip]:
-    """The same name twice would be two clips that nobody can tell apart."""
+    """Clips with unique ids: repeated ids get a number."""
     seen: Counter[str] = Counter()
     named = []
     for clip in clips:

@@ -1,4 +1,4 @@
-"""The interface between sources and preparation: what a source lists, and the user's options for it."""
+"""The interface between sources and preparation: the clips that a source lists, and the user's options."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from lalia.errors import UserError
 from lalia.files import readable
 from lalia.units import Seconds
 
-# --- What a user may say about a source ------------------------------------------------------------------
+# --- Options for a source --------------------------------------------------------------------------------
 
 Say = Callable[[str], None]
-"""Tells the user a line."""
+"""Prints a line for the user."""
 FIELDS = ("audio", "text", "language", "speaker", "split", "duration", "start", "end", "id", "channel", "licence")
 
 
 @dataclass(frozen=True)
 class Options:
-    """``language`` "" = as the source says; ``columns`` maps our field names to the source's.
+    """``language``: "" = the source's; ``columns`` maps lalia's field names to the source's.
 
-    ``tiers`` are those of annotations that are read; () = the transcriptions. Percentages of ``None`` = as the amount of labels
-    asks for (``splits.held_out_percent``).
+    ``tiers`` are the annotation tiers to read; () = the transcriptions. Percentages: ``None`` = by the amount of labels
+    (``splits.held_out_percent``).
     """
 
     language: str = ""
@@ -40,23 +40,23 @@ class Options:
 
 
 def parse_columns(words: Sequence[str]) -> dict[str, str]:
-    """``["text=sentence,audio=path", "speaker=voice"]`` as a mapping; ``UserError`` names what is wrong."""
+    """``["text=sentence,audio=path", "speaker=voice"]`` as a mapping; ``UserError`` for other forms and repeated fields."""
     columns: dict[str, str] = {}
     for word in ",".join(words).split(",") if words else []:
-        ours, equals, theirs = (part.strip() for part in word.partition("="))
-        if not equals or ours not in FIELDS or not theirs:
+        ours, equals_sign, theirs = (part.strip() for part in word.partition("="))
+        if not equals_sign or ours not in FIELDS or not theirs:
             raise UserError(f"--columns {word!r}: expected OURS=THEIRS with OURS one of {', '.join(FIELDS)}")
         if columns.setdefault(ours, theirs) != theirs:
             raise UserError(f"--columns: {ours} is given twice, as {columns[ours]} and as {theirs}; give it once")
     return columns
 
 
-# --- What a source lists ---------------------------------------------------------------------------------
+# --- The clips of a source -------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class SplitSpan:
-    """The part of a recording that is in ``split``; "" = in none: a gap between two splits."""
+    """The part of a recording in ``split``; "" = a gap between two splits."""
 
     split: str
     start_s: Seconds
@@ -65,13 +65,12 @@ class SplitSpan:
 
 @dataclass(frozen=True, slots=True)
 class SourceClip:
-    """One thing to read: a file, or the part of it between ``start_s`` and ``end_s`` (``None``: to its end).
+    """One clip to read: a file, or its part between ``start_s`` and ``end_s`` (``None``: to the end).
 
-    ``path`` is a file, or only its name where ``data`` holds the bytes. ``text`` is ``""`` where nobody wrote it down,
-    ``speaker`` where nobody said. ``duration_s`` is what the source says about the length (0: nothing); for planning.
-    A ``is_segment`` is a part of a long recording, whose times say about where it begins and ends. ``held_out`` are the times of
-    the recording whose utterances are in another split than ``split``. ``path`` alone may be a name that is not UTF-8.
-    ``channel`` counts from 0 (``None``: the source says nothing).
+    ``path`` is a file, or only its name if ``data`` holds the bytes. It may be a name that is not UTF-8; no other field may.
+    ``text`` and ``speaker`` are ``""`` if unknown. ``duration_s`` is the length by the source (0: unknown), for planning.
+    ``is_segment``: a part of a long recording, with approximate times. ``held_out`` are the spans of the recording whose
+    utterances are in another split than ``split``. ``channel`` counts from 0 (``None``: unknown).
     """
 
     id: str
@@ -96,7 +95,7 @@ class SourceClip:
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """A clip that is not in the corpus, and the reason, which is one of a few so that they can be counted."""
+    """A clip that is not in the corpus. ``reason`` is one of a few strings, so that they can be counted."""
 
     id: str
     reason: str
@@ -109,7 +108,7 @@ class Dropped:
 
 @dataclass(frozen=True, slots=True)
 class ClipNote:
-    """Something about the file of a clip that is used all the same: a ``lalia.audio.reading.Note``, and of which file."""
+    """A warning about the file of a clip that is still used: a ``lalia.audio.reading.Note`` with the clip."""
 
     id: str
     kind: str
@@ -118,18 +117,18 @@ class ClipNote:
 
 
 class Stream(Protocol):
-    """Clips that are not known before they are read, such as a file of a hub dataset; sent to a worker as it is."""
+    """Clips that are unknown until they are read, such as a file of a hub dataset; pickled and sent to a worker."""
 
     def clips(self, start: int) -> Iterator[SourceClip | Dropped]:
-        """The clips from number ``start`` on, always the same ones."""
+        """The clips from number ``start`` on, the same ones at every call."""
         ...
 
 
 @dataclass
 class Listing:
-    """A source: clips in an order that depends on nothing but the source, or streams of them.
+    """A source: clips, or streams of clips, in an order that depends on the source only.
 
-    ``facts`` go into the corpus card (sources, licences, splitting), ``documents`` are files to write beside it.
+    ``facts`` go into the corpus card (sources, licences, splitting), ``documents`` are files to write next to it.
     """
 
     name: str
@@ -141,11 +140,11 @@ class Listing:
 
 
 def sentence_key(text: str) -> str:
-    """``text`` without case, punctuation and spacing: two clips with the same key say the same sentence."""
+    """``text`` without case, punctuation and spacing: two clips with the same key have the same sentence."""
     folded = unicodedata.normalize("NFKC", text).casefold()
     return " ".join(re.sub(r"[^\w]|_", " ", folded).split())
 
 
 def ordering(key: str, seed: int = 0) -> str:
-    """A number (as hex) that orders keys as if shuffled, the same on every machine."""
+    """A hash (hex) that orders keys as if shuffled, the same on every machine."""
     return hashlib.sha256(f"{seed}\0{key}".encode()).hexdigest()

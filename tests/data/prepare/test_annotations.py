@@ -103,7 +103,7 @@ def test_elan(tmp_path: Path) -> None:
     assert tiers(words) == [("la notte.wav#0.50-1.50", "la notte", "Anna", 1.0)], (
         "words that nobody has aligned are one clip"
     )
-    with pytest.raises(UserError, match=r"has no tier called words \(--tier\); it has ref@A, tx@A, mot@A, tx@B"):
+    with pytest.raises(UserError, match=r"has no tier words \(--tier\); it has ref@A, tx@A, mot@A, tx@B"):
         prepared(tmp_path / "talk.eaf", tmp_path / "none", tiers=("words",))
 
 
@@ -112,8 +112,8 @@ def test_elan_that_is_none_or_has_no_recording_is_one_line(tmp_path: Path) -> No
     for name, text, line in (
         ("cut.eaf", EAF[:900], "cannot be read as XML"),
         ("page.eaf", "<html></html>", "is XML of another kind"),
-        ("bomb.eaf", f"<!DOCTYPE a [<!ENTITY b 'c'>]>{EAF[39:]}", "declares entities"),
-        ("lost.eaf", EAF, "no recording called file:///C:/Users/Anna/My%20Work/la%20notte.wav"),
+        ("bomb.eaf", f"<!DOCTYPE a [<!ENTITY b 'c'>]>{EAF[39:]}", "declares XML entities"),
+        ("lost.eaf", EAF, "no recording file:///C:/Users/Anna/My%20Work/la%20notte.wav"),
     ):
         (tmp_path / name).write_text(text, encoding="utf-8")
         with pytest.raises(UserError, match=line):
@@ -267,8 +267,8 @@ def test_bad_annotations_are_one_line(tmp_path: Path) -> None:
         ("c.TextGrid", TEXTGRID.encode("latin-1"), "is not UTF-8"),
         ("a.srt", b"nothing\n", "holds no subtitles"),
         ("a.cha", b"nothing\n", "a.cha: "),
-        ("a.trs", b"<Trans><Turn startTime='x' endTime='1'/></Trans>", "holds a time that is none"),
-        ("a.txt", b"0\t1\tone\ntwo\n", "line 2 is no label"),
+        ("a.trs", b"<Trans><Turn startTime='x' endTime='1'/></Trans>", "contains an invalid time"),
+        ("a.txt", b"0\t1\tone\ntwo\n", "line 2 is not a label"),
     ):
         (tmp_path / name).write_bytes(data)
         with pytest.raises(UserError, match=line):
@@ -347,15 +347,15 @@ def test_a_folder_of_everything_is_read_once_and_the_rest_is_counted(
     splits = dict(zip(corpus.column("id"), corpus.column("split"), strict=True))
     assert splits["af/test/y.wav"] == "test"
     error = " ".join(capsys.readouterr().err.split())
-    assert "not used: 2 .srt, 1 .csv, 1 .pdf, 1 audio file of a release that its tables do not name" in error
-    assert "field/talk.srt is not used, since field/talk.TextGrid is read for the same recording" in error
-    assert "af/train/x.srt is not used, since a table or a release is read for the same recording" in error
-    assert "field/metadata.csv is not used, since none of its columns is known to name audio" in error
+    assert "not used: 2 .srt, 1 .csv, 1 .pdf, 1 audio file of a release that are not in its tables" in error
+    assert "field/talk.srt is not used: field/talk.TextGrid is read for the same recording" in error
+    assert "af/train/x.srt is not used: a table or a release is read for the same recording" in error
+    assert "field/metadata.csv is not used: no audio column was recognised" in error
 
 
 def test_a_folder_without_audio_says_what_it_holds(tmp_path: Path) -> None:
     (tmp_path / "a.pdf").write_bytes(b"%PDF-1.4")
-    with pytest.raises(UserError, match=r"holds no audio; expected files such as .*; there are 1 \.pdf"):
+    with pytest.raises(UserError, match=r"contains no audio; expected files such as .*; there are 1 \.pdf"):
         prepared(tmp_path, tmp_path / "c")
 
 
@@ -415,7 +415,7 @@ def test_one_recording_is_a_source(tmp_path: Path) -> None:
     assert texts == [[""], ["detto"], ["dai sottotitoli"]]
     (tmp_path / "a.bin").write_bytes(b"%PDF-1.4")
     with pytest.raises(
-        UserError, match="is neither audio nor a file that tells of audio; expected a folder, a recording"
+        UserError, match="is neither audio nor a table or annotation of audio; expected a folder, a recording"
     ):
         prepared(tmp_path / "a.bin", tmp_path / "c")
 
@@ -485,7 +485,7 @@ def test_transcripts_in_a_tree_of_their_own(text: str, tmp_path: Path) -> None:
     assert found["wav48/x/only_mic1.wav"] == found["wav48/x/only_mic2.wav"] == "tatu"
     assert found[audio.replace("p1", "p2")] == ""
     assert any("in another folder, such as " in line for line in said)
-    assert "elsewhere/001.txt is not used: several audio files or texts have its name" in said
+    assert "elsewhere/001.txt is not used: several audio files or texts have this name" in said
 
 
 def test_a_list_of_times_and_labels_is_no_transcript(tmp_path: Path) -> None:
@@ -502,5 +502,5 @@ def test_sides_of_a_call_in_an_stm(tmp_path: Path) -> None:
     listing = open_source(str(tmp_path), Options(), None, lambda words: None)(tmp_path / "work")
     assert [(clip.text, clip.channel) for clip in listing.clips] == [("ciao", 0), ("a te", 1)]
     (tmp_path / "call.stm").write_text("call 1 anna 0.0 1.0\ncall\n")
-    with pytest.raises(UserError, match=r"line 2 is none of an \.stm"):
+    with pytest.raises(UserError, match=r"line 2 is not STM"):
         prepared(tmp_path / "call.stm", tmp_path / "c")

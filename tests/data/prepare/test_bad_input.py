@@ -187,7 +187,7 @@ def test_a_folder_that_cannot_be_entered_and_links_are_counted(tmp_path: Path, m
         ("a.tar.gz", "is an archive; unpack it first: tar -C FOLDER -xf"),
         ("a.7z", "is an archive; unpack it first: 7z x -oFOLDER"),
         ("a.pdf", "is a document; save its table as CSV"),
-        ("notes.md", "is neither audio nor a file that tells of audio"),
+        ("notes.md", "is neither audio nor a table or annotation of audio"),
     ],
 )
 def test_what_is_no_source_says_what_to_do(name: str, line: str, tmp_path: Path) -> None:
@@ -228,7 +228,7 @@ def test_an_archive_beside_a_table_is_named_where_the_audio_is_missing(tmp_path:
     (tmp_path / "metadata.csv").write_text("file_name,text\na.wav,moja\n")
     (tmp_path / "audio.zip").write_bytes(b"PK\3\4")
     said: list[str] = []
-    with pytest.raises(UserError, match="none of the first 1 files it names exists"):
+    with pytest.raises(UserError, match="none of its first 1 files exists"):
         open_source(str(tmp_path), Options(), None, said.append)(tmp_path / "work")
     assert any(line.startswith("audio.zip is not used: it is an archive; unpack it first") for line in said)
 

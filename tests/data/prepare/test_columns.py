@@ -48,7 +48,9 @@ def test_each_column_is_said_and_so_is_what_is_not_used(tmp_path: Path) -> None:
     path = table(tmp_path, "file\ttranscript\tvoice\tage", "a.wav\tmoja\tasha\t30", "b.wav\tmbili\tjuma\t31")
     lines, clips = told(path)
     assert clips == [("moja", "asha"), ("mbili", "juma")]
-    assert lines == ["columns: audio=file, text=transcript, speaker=voice; not used: age (--columns OURS=NAME uses it)"]
+    assert lines == [
+        "columns: audio=file, text=transcript, speaker=voice; not used: age (to use it: --columns OURS=NAME)"
+    ]
     assert "not used" not in told(path, columns={"id": "age"})[0][0]
 
 
@@ -56,10 +58,9 @@ def test_a_table_whose_texts_are_not_recognised_says_so(tmp_path: Path) -> None:
     path = table(tmp_path, "file\tsaid_here\tperson", "a.wav\tmoja\tasha")
     lines, clips = told(path)
     assert clips == [("", "")]
-    assert lines[0] == "columns: audio=file; not used: said_here, person (--columns text=said_here uses one)"
+    assert lines[0] == "columns: audio=file; not used: said_here, person (to use one: --columns text=said_here)"
     assert lines[1:] == [
-        f"{path}: no column is known to hold texts, so no clip will have a label; --columns text=NAME names one of "
-        "said_here, person"
+        f"{path}: no column with texts was recognised, so no clip will have a label; if one of said_here, person"
     ]
     assert len(told(path, columns={"text": "said_here"})[0]) == 1
     assert told(table(tmp_path, "file\tutterance_text", "a.wav\tmoja"))[1] == [("moja", "")]
@@ -81,8 +82,8 @@ def test_a_table_without_a_header_is_told_what_to_write(tmp_path: Path) -> None:
     for columns in ({}, {"audio": "file"}):
         with pytest.raises(UserError) as found:
             told(path, columns=columns)
-        assert "its first line looks like data ('a.wav'), not like the names of its columns" in str(found.value)
-        assert "as in: audio, text, column3" in str(found.value)
+        assert "its first line looks like data ('a.wav'), not like column names" in str(found.value)
+        assert "for example: audio, text, column3" in str(found.value)
 
 
 def test_the_language_that_was_understood_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -171,7 +171,7 @@ def test_what_is_pushed_is_the_corpus(tmp_path: Path, hub: Hub, capsys: pytest.C
 
 def test_nothing_is_pushed_where_anybody_could_read_it(tmp_path: Path, hub: Hub) -> None:
     hub.private = False
-    with pytest.raises(UserError, match="is there and public; make it private"):
+    with pytest.raises(UserError, match="exists and is public; make it private"):
         push(make_corpus(tmp_path / "c", sentences=6), "me/mine")
     assert not hub.files
 

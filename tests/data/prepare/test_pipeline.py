@@ -96,7 +96,7 @@ def test_nothing_fit_is_said_in_one_line(tmp_path: Path, capsys: pytest.CaptureF
         (["empty", "--shortest", "30"], "expected 0.1 to 120 s"),
         (["empty", "--dev", "40", "--test", "40"], "expected a sum of at most 50"),
         (["empty", "--audio", "empty"], "for demo alone"),
-        (["file.xyz"], "is neither audio nor a file that tells of audio"),
+        (["file.xyz"], "is neither audio nor a table or annotation of audio"),
     ],
 )
 def test_wrong_arguments_are_one_line(

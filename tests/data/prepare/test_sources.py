@@ -86,10 +86,11 @@ def test_manifest_with_offsets_names_parts_of_a_file(tmp_path: Path) -> None:
 def test_manifest_errors_say_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "a.tsv").write_text("name\twords\nx\tciao\n")
     with pytest.raises(
-        UserError, match=r"no column for audio \(it has name, words\); name it, as in --columns audio=name,text=words"
+        UserError,
+        match=r"no column for audio \(it has name, words\); name it, for example --columns audio=name,text=words",
     ):
         listing(tmp_path / "a.tsv", tmp_path)
-    with pytest.raises(UserError, match=r"none of the first 1 files it names exists .* say --root FOLDER"):
+    with pytest.raises(UserError, match=r"none of its first 1 files exists .* with --root FOLDER"):
         listing(tmp_path / "a.tsv", tmp_path, columns={"audio": "name"})
     (tmp_path / "empty.tsv").write_text("")
     with pytest.raises(UserError, match="no column for audio"):
@@ -203,7 +204,7 @@ def test_fairseq(tmp_path: Path) -> None:
     found = listing(f"fairseq:{tmp_path}", tmp_path, language="ita")
     assert told(found) == {"a.wav": ("ita", "buon dì", "", "train"), "a.wav~2": ("ita", "ciao", "", "dev")}
     (tmp_path / "valid.wrd").write_text("ciao\nciao\n")
-    with pytest.raises(UserError, match=r"has 2 lines where valid\.tsv has 1 clips"):
+    with pytest.raises(UserError, match=r"has 2 lines, but valid\.tsv has 1 clips"):
         listing(f"fairseq:{tmp_path / 'valid.tsv'}", tmp_path)
 
 

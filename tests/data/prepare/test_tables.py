@@ -123,7 +123,7 @@ def test_tables_without_names_of_columns(table: str, data: str, files: tuple[str
     for source in (tmp_path, tmp_path / table):
         said: list[str] = []
         assert list(texts(listing(source, said)).values()) == ["moja", "mbili", "tatu"][: len(files)]
-        assert any("has no names of columns; audio is column 1, text column " in line for line in said)
+        assert any("has no column names; audio is column 1, text column " in line for line in said)
 
 
 def test_what_is_no_table_without_names(tmp_path: Path) -> None:
@@ -137,10 +137,10 @@ def test_what_is_no_table_without_names(tmp_path: Path) -> None:
     assert texts(listing(tmp_path, said)) == {"a.wav": "b is here", "b.wav": ""}
     assert "not used: 2 .txt, 1 .csv" in said
     assert any(
-        line.startswith("unknown.csv is not used: it names audio files here, but no column is known to hold texts")
+        line.startswith("unknown.csv is not used: it names audio files here, but no column with texts was recognised")
         for line in said
     )
-    with pytest.raises(UserError, match="is neither audio nor a file that tells of audio"):
+    with pytest.raises(UserError, match="is neither audio nor a table or annotation of audio"):
         listing(tmp_path / "segments.txt")
 
 
@@ -172,8 +172,8 @@ def test_names_without_suffix_or_folder_and_of_another_computer(tmp_path: Path) 
         ("5", "e.wav"),
     ]
     reasons = {dropped.id: dropped.detail for dropped in found.dropped}
-    assert "2 files could be d: one/d.wav, two/d.wav" in reasons["d"]
-    assert "/y/e.wav and /x/e.wav would both be e.wav" in reasons["/y/e.wav"]
+    assert "2 files match d: one/d.wav, two/d.wav" in reasons["d"]
+    assert "/y/e.wav and /x/e.wav both match e.wav" in reasons["/y/e.wav"]
     assert any(
         "3 files are called by a path of another computer; found here, such as clips/my b.wav" in line for line in said
     )
@@ -185,7 +185,7 @@ def test_rows_that_repeat_the_names_of_columns(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text('path,sentence\na.wav,"moja"\npath,sentence\nb.wav,"mbi\nli"\n')
     found = listing(tmp_path / "t.csv")
     assert texts(found) == {"a.wav": "moja", "b.wav": "mbi li"}
-    assert [dropped.detail for dropped in found.dropped] == ["line 3: repeats the names of the columns"]
+    assert [dropped.detail for dropped in found.dropped] == ["line 3: repeats the column names"]
 
 
 @pytest.mark.parametrize(
@@ -233,12 +233,12 @@ def test_manifests_of_lhotse(tmp_path: Path) -> None:
     assert [dropped.reason for dropped in found.dropped] == ["bad row", "bad row"]
     said = {"id": "s1", "recording_id": "a", "start": 0.0, "duration": 1.0, "text": "mbili"}
     supervisions = write("x_supervisions.jsonl.gz", said, {**said, "id": "s2", "recording_id": "b"})
-    with pytest.raises(UserError, match="expected their manifest beside it"):
+    with pytest.raises(UserError, match="expected their manifest next to it"):
         listing(supervisions)
     write("x_recordings.jsonl.gz", CUT["recording"])
     found = listing(supervisions)
     assert [(c.id, c.text, c.end_s) for c in found.clips] == [("s1", "mbili", None)]
-    assert [dropped.detail for dropped in found.dropped] == ["no recording is called b"]
+    assert [dropped.detail for dropped in found.dropped] == ["no recording has the id b"]
 
 
 def test_an_id_names_audio_where_nothing_else_does(tmp_path: Path) -> None:
@@ -256,7 +256,7 @@ def test_of_many_tables_the_first_are_described(tmp_path: Path) -> None:
     said: list[str] = []
     assert set(texts(listing(tmp_path, said)).values()) == {"moja"}
     assert "7 more tables are read in the same way" in said
-    assert any(line.startswith("0/t0.zzz.tsv is not used, since a table or a release is read") for line in said)
+    assert any(line.startswith("0/t0.zzz.tsv is not used: another table or a release is read") for line in said)
     assert len(said) == 2 * 5 + 1 + 2, "nothing but that of the table that is not used"
 
 
@@ -271,7 +271,7 @@ def test_a_table_of_any_name_beside_the_audio_is_read_and_columns_are_for_it(tmp
         assert texts(listing(folder, columns=columns)) == {"a.wav": "moja", "b.wav": "mbili"}
     (folder / "metadata.csv").write_text("path,sentence\na.wav,tatu\n")
     assert texts(listing(folder, said, columns={"text": "texti"})) == {"a.wav": "moja", "b.wav": "mbili"}
-    assert "metadata.csv is not used, since it lacks columns that --columns names" in said
+    assert "metadata.csv is not used: it lacks columns that --columns names" in said
 
 
 def test_options_that_nothing_in_a_folder_uses_are_said(tmp_path: Path) -> None:
@@ -283,4 +283,4 @@ def test_options_that_nothing_in_a_folder_uses_are_said(tmp_path: Path) -> None:
         listing(folder, columns={"text": "texti"})
     said: list[str] = []
     listing(folder, said, root=tmp_path)
-    assert any("is not used: it is for the paths of tables" in line for line in said)
+    assert any("is not used: it is for paths in tables" in line for line in said)

@@ -1,1 +1,1 @@
-"""Sources of `lalia prepare`: folders, tables, annotations, hub datasets, the demo. Start at ``opening.py``."""
+"""Sources of `lalia prepare`: folders, tables, annotations, hub datasets, the demo. ``opening.py`` chooses one."""

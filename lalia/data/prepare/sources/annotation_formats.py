@@ -16,20 +16,20 @@ from lalia.errors import UserError
 from lalia.text.text_files import first_line, read_unicode
 from lalia.units import Seconds
 
-# --- XML files of annotation programs, read without what could make a reader busy for ever ---------------
+# --- XML files of annotation programs; entities are rejected because they can expand without limit -------
 
 
 def read_xml(path: Path, top: str, what: str) -> ElementTree.Element:
-    """The root of the XML file ``path``, which is called ``top``; ``UserError`` where it is no such file.
+    """The root element of the XML file ``path``, with the tag ``top``; ``UserError`` for any other file.
 
-    None of these formats declares entities, and entities within entities can grow without bounds: such a file is refused.
+    A file that declares entities is rejected: none of these formats needs them, and nested entities can expand without limit.
     """
     try:
         data = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); expected {what}") from error
     if b"<!ENTITY" in data.replace(b"\0", b""):
-        raise UserError(f"{path}: declares entities, which {what} never does; save it again with its program")
+        raise UserError(f"{path}: declares XML entities, which {what} never has; save it again with its program")
     try:
         root = ElementTree.fromstring(data)
     except (ElementTree.ParseError, ValueError, LookupError) as error:
@@ -39,14 +39,14 @@ def read_xml(path: Path, top: str, what: str) -> ElementTree.Element:
     return root
 
 
-# --- ELAN's ``.eaf`` files, and the tables that ELAN exports (tab-delimited text) ------------------------
+# --- ELAN's ``.eaf`` files, and tables exported by ELAN (tab-delimited text) -----------------------------
 
 
 def read_elan(path: Path) -> AnnotationFile:
-    """Every tier of an ``.eaf``.
+    """All tiers of an ``.eaf``.
 
-    An annotation without times of its own has those of the one it refers to. Where several share a time (words below an
-    utterance, or parts that nobody has aligned) they become one: when each of them is spoken is not known.
+    An annotation without times has those of the annotation it refers to. Annotations with the same times (words of an
+    utterance, or parts that are not aligned) become one, because their own times are unknown.
     """
     root = read_xml(path, "ANNOTATION_DOCUMENT", "an ELAN file")
     per_s = 1000.0 if root.find("HEADER") is None else _units_per_s(root)
@@ -56,9 +56,9 @@ def read_elan(path: Path) -> AnnotationFile:
         try:
             slots[slot.get("TIME_SLOT_ID", "")] = None if value is None else float(value) / per_s
         except ValueError as error:
-            raise UserError(f"{path}: holds a time that is none ({error}); save it again in ELAN") from error
+            raise UserError(f"{path}: contains an invalid time ({error}); save it again in ELAN") from error
     media = list(root.iterfind("HEADER/MEDIA_DESCRIPTOR"))
-    # Audio before video: a recording is often both.
+    # Audio before video: a recording often has both.
     media.sort(key=lambda one: not one.get("MIME_TYPE", "").startswith("audio"))
     origin = media[0].get("TIME_ORIGIN", "0") if media else "0"
     origin_s = int(origin) / 1000 if origin.removeprefix("-").isdecimal() else 0.0
@@ -91,7 +91,7 @@ _Times = tuple[Seconds | None, Seconds | None]
 
 
 def _times(root: ElementTree.Element, slots: dict[str, Seconds | None]) -> dict[str, _Times]:
-    """From when to when each annotation goes, by its name."""
+    """Start and end of each annotation, by its id."""
     times: dict[str, _Times] = {}
     refers: dict[str, str] = {}
     for tier in root.iterfind("TIER"):
@@ -111,7 +111,7 @@ def _times(root: ElementTree.Element, slots: dict[str, Seconds | None]) -> dict[
 
 
 def _aligned(chain: list[tuple[str, str, str]], slots: dict[str, Seconds | None]) -> dict[str, _Times]:
-    """Annotations of a tier that meet in slots without a time all get the known times around them."""
+    """Start and end of each aligned annotation. Annotations that meet at slots without a time get the known times around them."""
     starts = {first: (id, last) for id, first, last in chain}
     ends = {last: (id, first) for id, first, last in chain}
 
@@ -126,7 +126,7 @@ def _aligned(chain: list[tuple[str, str, str]], slots: dict[str, Seconds | None]
 
 
 def _joined(found: Sequence[tuple[_Times, str]], origin_s: Seconds) -> list[Annotation]:
-    """Annotations in order; neighbours with the same times are one."""
+    """Annotations in order; neighbours with the same times are joined."""
     groups: list[tuple[_Times, list[str]]] = []
     for times, text in found:
         if groups and groups[-1][0] == times and None not in times:
@@ -152,15 +152,15 @@ _NOT_TEXT = re.compile(
 
 
 def is_elan_export(path: Path) -> bool:
-    """Whether a file is a table that ELAN exported: its columns are called so, or its first row holds times of its form."""
+    """Whether a file is a table exported by ELAN, by the names of its columns or the times in its first row."""
     cells = first_line(path).split("\t")
     return bool(_time_columns(cells)) or _bare_columns(cells) is not None
 
 
 def read_elan_export(path: Path) -> AnnotationFile:
-    """The rows of a table that ELAN exported, with or without names of columns, a tier or a file each.
+    """The rows of a table exported by ELAN, with or without column names.
 
-    A column that is none of those that ELAN names is a tier (``Separate column for each tier``).
+    A column with a name that ELAN does not use is a tier (option ``Separate column for each tier``).
     """
     rows = [line.split("\t") for line in read_unicode(path).splitlines() if line.strip()]
     names = [cell.strip() for cell in rows[0]] if rows else []
@@ -177,7 +177,7 @@ def read_elan_export(path: Path) -> AnnotationFile:
     else:
         bare = _bare_columns(names)
         if bare is None:
-            raise UserError(f"{path}: is no table that ELAN exported; expected columns such as Begin Time - ss.msec")
+            raise UserError(f"{path}: is not a table exported by ELAN; expected columns such as Begin Time - ss.msec")
         times, column, texts = bare
     tiers: dict[str, Tier] = {}
     for row in rows:
@@ -185,7 +185,7 @@ def read_elan_export(path: Path) -> AnnotationFile:
         start_s, end_s = (_time(row, *found) for found in times)
         for number in texts:
             if len(texts) > 1 and not (number < len(row) and row[number].strip()):
-                continue  # Each tier has its column: the row is another's.
+                continue  # Each tier has its own column: this row belongs to another tier.
             name = names[number] if len(texts) > 1 else cell["tier"]
             text = row[number] if number < len(row) else ""
             tier = tiers.setdefault(name, Tier(name, []))
@@ -201,7 +201,7 @@ def _first(names: list[str], *usual: str) -> int:
 
 
 def _time_columns(names: list[str]) -> _TimeColumns:
-    """The columns of begin and end and their units in seconds, the surest form first; [] where there are none."""
+    """The columns of begin and end and their units in seconds, the most reliable format first; [] if there are none."""
     found: dict[str, list[tuple[int, int, float]]] = {"begin": [], "end": []}
     for number, name in enumerate(names):
         match = _HEADER.fullmatch(name.strip())
@@ -215,7 +215,7 @@ def _time_columns(names: list[str]) -> _TimeColumns:
 
 
 def _bare_columns(cells: list[str]) -> tuple[_TimeColumns, dict[str, int], list[int]] | None:
-    """What the columns of a table without a header hold: tier, participant, begin, end, perhaps duration, text."""
+    """The columns of a table without a header: tier, participant, begin, end, optionally duration, text."""
     clocks = [number for number, cell in enumerate(cells) if _CLOCK.fullmatch(cell.strip())]
     if len(clocks) < 2 or clocks[0] > 2:
         return None
@@ -238,7 +238,7 @@ def _time(row: list[str], number: int, unit_s: Seconds) -> Seconds | None:
 
 
 def read_textgrid(path: Path) -> AnnotationFile:
-    """Every tier of intervals; points have no length, so their tiers are empty."""
+    """All interval tiers; point tiers are empty, because points have no length."""
     try:
         from praatio.utilities.textgrid_io import parseTextgridStr
     except ImportError as error:
@@ -255,9 +255,9 @@ def read_textgrid(path: Path) -> AnnotationFile:
             entries = tier["entries"] if tier["class"] == "IntervalTier" else []
             rows = [Annotation(text, float(start) + 0.0, float(end)) for start, end, text in entries]
             found.append(Tier(tier["name"], rows))
-    except Exception as error:  # Whatever its parser stumbles over.
+    except Exception as error:  # Whatever the parser raises.
         raise UserError(
-            f"{path}: cannot be read as a TextGrid ({error or 'it ends early'}); save it again in Praat"
+            f"{path}: cannot be read as a TextGrid ({error or 'the file is truncated'}); save it again in Praat"
         ) from error
     return AnnotationFile("Praat TextGrid", found)
 
@@ -297,7 +297,7 @@ def read_subtitles(path: Path) -> AnnotationFile:
 
 
 def _language(path: Path, text: str) -> str:
-    """The language that a WebVTT says in its header, as those of video sites do, or that a name such as ``talk.it.srt`` says."""
+    """The language in the header of a WebVTT file, or in a file name such as ``talk.it.srt``."""
     found = re.search(r"^Language:\s*([\w-]+)\s*$", text[:1000], re.MULTILINE)
     return found[1] if found else path.stem.rpartition(".")[2] if "." in path.stem else ""
 
@@ -306,12 +306,12 @@ _LABEL = re.compile(r"(\d+(?:[.,]\d+)?)\t(\d+(?:[.,]\d+)?)(?:\t(.*))?")
 
 
 def is_label_track(path: Path) -> bool:
-    """Whether a text file holds Audacity's labels: two times and a text in each line."""
+    """Whether a text file contains Audacity labels: two times and a text in each line."""
     return _LABEL.fullmatch(first_line(path)) is not None
 
 
 def read_labels(path: Path) -> AnnotationFile:
-    """The labels of an Audacity track. A line of frequencies below a label, which starts with a backslash, is not used."""
+    """The labels of an Audacity track. Lines of frequencies, which start with a backslash, are skipped."""
     found = []
     for number, line in enumerate(read_unicode(path).splitlines(), 1):
         if not line.strip() or line.startswith("\\"):
@@ -319,7 +319,7 @@ def read_labels(path: Path) -> AnnotationFile:
         label = _LABEL.fullmatch(line)
         if label is None:
             raise UserError(
-                f"{path}: line {number} is no label ({line[:40]!r}); expected two times and a text, parted by tabs"
+                f"{path}: line {number} is not a label ({line[:40]!r}); expected two times and a text, separated by tabs"
             )
         found.append(Annotation(label[3] or "", seconds(label[1]), seconds(label[2])))
     return AnnotationFile("Audacity labels", [Tier("", found)])
@@ -331,9 +331,9 @@ _UNKNOWN_WORDS = frozenset(("xxx", "yyy", "www"))  # unintelligible, phonologica
 
 
 def read_chat(path: Path) -> AnnotationFile:
-    """The utterances with what can be heard of each: codes and what is between brackets are taken out.
+    """The utterances, without codes and without text in brackets.
 
-    One with words that nobody could understand has no text: its label would leave them out.
+    An utterance with unintelligible words has no text, because its label would be incomplete.
     """
     try:
         from rustling.chat import CHAT
@@ -358,7 +358,7 @@ def read_chat(path: Path) -> AnnotationFile:
         start_s, end_s = (at / 1000 for at in one.time_marks) if one.time_marks else (None, None)
         found.append(Annotation(text.rstrip(' .?!+/"').strip(), start_s, end_s, names.get(one.participant or "", "")))
     if not found:
-        raise UserError(f"{path}: holds no utterance; expected a CHAT transcript with lines such as *CHI:")
+        raise UserError(f"{path}: contains no utterance; expected a CHAT transcript with lines such as *CHI:")
     media = (header.media or {}).get("filename") or ""
     return AnnotationFile("CHAT transcript", [Tier("", found)], [media], (header.languages or [""])[0])
 
@@ -369,7 +369,7 @@ _NOT_SPOKEN = ("Event", "Comment", "Background")
 
 
 def read_transcriber(path: Path) -> AnnotationFile:
-    """What is said between two times; where two speak at once, what each of them says."""
+    """The text between two times; if two speak at once, one annotation for each."""
     root = read_xml(path, "Trans", "a Transcriber file")
     names = {one.get("id", ""): one.get("name", one.get("id", "")) for one in root.iterfind("Speakers/Speaker")}
     found: list[Annotation] = []
@@ -392,8 +392,8 @@ def read_transcriber(path: Path) -> AnnotationFile:
                     pieces[-1][1][-1].append("".join(one.itertext()))
                 pieces[-1][1][-1].append(one.tail or "")
             ends_s = [start_s for start_s, _ in pieces[1:]] + [float(turn.get("endTime", ""))]
-            for (start_s, said), end_s in zip(pieces, ends_s, strict=True):
-                texts = [" ".join("".join(words).split()) for words in said]
+            for (start_s, spoken), end_s in zip(pieces, ends_s, strict=True):
+                texts = [" ".join("".join(words).split()) for words in spoken]
                 for number, text in enumerate(texts):
                     if text or not any(texts):
                         speaker = speakers[number] if number < len(speakers) else ""
@@ -401,7 +401,7 @@ def read_transcriber(path: Path) -> AnnotationFile:
                         if not text:
                             break
     except ValueError as error:
-        raise UserError(f"{path}: holds a time that is none ({error}); expected a Transcriber file") from error
+        raise UserError(f"{path}: contains an invalid time ({error}); expected a Transcriber file") from error
     language = root.get("{http://www.w3.org/XML/1998/namespace}lang", "")
     return AnnotationFile("Transcriber file", [Tier("", found)], [root.get("audio_filename", "")], language)
 
@@ -416,9 +416,9 @@ _CHANNELS = {"a": 0, "b": 1, "1": 0, "2": 1}
 
 
 def read_stm(path: Path) -> AnnotationFile:
-    """Its segments. Those that are not scored have no text; of alternatives (``{ a / b }``) the first is read.
+    """All segments. Segments that are not scored have no text; of alternatives (``{ a / b }``) the first is read.
 
-    The channels of a file count where it has segments on several.
+    Channels are used only if the file has segments on several.
     """
     found: list[tuple[str, Annotation]] = []
     for number, line in enumerate(read_unicode(path).splitlines(), 1):
@@ -427,7 +427,7 @@ def read_stm(path: Path) -> AnnotationFile:
         parts = _LINE.fullmatch(line.strip())
         if parts is None:
             raise UserError(
-                f"{path}: line {number} is none of an .stm ({line[:40]!r}); expected FILE CHANNEL SPEAKER START END <LABELS> TEXT"
+                f"{path}: line {number} is not STM ({line[:40]!r}); expected FILE CHANNEL SPEAKER START END <LABELS> TEXT"
             )
         file, channel, speaker, start, end, text = parts.groups()
         text = (
@@ -438,7 +438,7 @@ def read_stm(path: Path) -> AnnotationFile:
             (channel, Annotation(text, float(start), float(end), speaker, file, _CHANNELS.get(channel.casefold())))
         )
     if not found:
-        raise UserError(f"{path}: holds no segment; expected lines of FILE CHANNEL SPEAKER START END <LABELS> TEXT")
+        raise UserError(f"{path}: contains no segment; expected lines of FILE CHANNEL SPEAKER START END <LABELS> TEXT")
     channels: dict[str, set[str]] = {}
     for channel, one in found:
         channels.setdefault(one.media, set()).add(channel)

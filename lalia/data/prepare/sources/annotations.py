@@ -1,4 +1,4 @@
-"""From annotation files to clips: choose the transcription tiers and find the recording.
+"""Turn annotation files into clips: choose the transcription tiers and find the recording.
 
 The formats are read in ``annotation_formats.py``.
 """
@@ -23,16 +23,16 @@ from lalia.units import Seconds
 
 @dataclass(frozen=True)
 class Annotation:
-    """A text and its time. ``start_s`` is None where the file does not say when it is spoken."""
+    """A text and its time. ``start_s`` is None if the file has no time for it."""
 
     text: str
     start_s: Seconds | None
     end_s: Seconds | None
     speaker: str = ""
     media: str = ""
-    """the recording, where a file is about several"""
+    """the recording, if a file is about several"""
     channel: int | None = None
-    """from 0; None = the file does not say on which it is spoken"""
+    """from 0; None = unknown"""
 
     def of_all_channels(self) -> Annotation:
         return replace(self, channel=None)
@@ -40,7 +40,7 @@ class Annotation:
 
 @dataclass
 class Tier:
-    """Annotations of one kind or speaker. ``kind`` is what a file says its tiers of this sort are, ``parent`` a tier's name."""
+    """Annotations of one kind or speaker. ``kind`` is the file's name for this kind of tier, ``parent`` the name of a tier."""
 
     name: str
     annotations: list[Annotation]
@@ -51,7 +51,7 @@ class Tier:
 
 @dataclass
 class AnnotationFile:
-    """What an annotation file says; ``media`` are names of its recording, the surest first."""
+    """The content of an annotation file; ``media`` are names of its recording, the most reliable first."""
 
     form: str
     tiers: list[Tier]
@@ -60,7 +60,7 @@ class AnnotationFile:
 
 
 ReadAnnotations = Callable[[Path], AnnotationFile]
-"""Reads a file of one format; ``UserError`` where it is none."""
+"""Reads a file of one format; ``UserError`` for other files."""
 
 _SPOKEN = frozenset(
     word
@@ -70,7 +70,7 @@ _SPOKEN = frozenset(
     )
     for word in words.split()
 )
-"""Words in the names of tiers that hold what is said, as it is written."""
+"""Words in the names of tiers with orthographic transcriptions."""
 _OTHER = frozenset(
     word
     for words in (
@@ -82,7 +82,7 @@ _OTHER = frozenset(
     )
     for word in words.split()
 )
-"""Words in the names of tiers that hold something else."""
+"""Words in the names of other tiers."""
 _WORDS = frozenset(("word", "words", "wd", "wrd", "token", "tokens"))
 
 
@@ -92,11 +92,11 @@ _UTTERANCE_S: Seconds = 20.0
 
 
 def choose_tiers(annotation_file: AnnotationFile, wanted: tuple[str, ...]) -> list[Tier]:
-    """The tiers that are read: those that ``wanted`` names (as a pattern, or by their kind), else the transcriptions.
+    """The tiers to read: those that ``wanted`` names (as a pattern, or by their kind), else the transcriptions.
 
-    Those are the tiers whose names or kinds say so (``tx@Anna``, ``utterance``), else those with times of their own whose names
-    do not say something else, such as ``gloss``, else those of words, which become utterances. Of a tier and those below it only
-    the upper one is read.
+    Transcriptions are tiers with such a name or kind (``tx@Anna``, ``utterance``); else tiers with their own times and no other
+    known name, such as ``gloss``; else tiers of words, which are joined to utterances. Of a tier and its child tiers only the
+    parent is read.
     """
     filled = [tier for tier in annotation_file.tiers if any(a.text.strip() for a in tier.annotations)]
     if wanted:
@@ -119,7 +119,7 @@ def choose_tiers(annotation_file: AnnotationFile, wanted: tuple[str, ...]) -> li
 
 
 def _above(name: str, parents: dict[str, str]) -> Iterator[str]:
-    """The tiers above the one called ``name``, nearest first."""
+    """The ancestors of the tier ``name``, nearest first."""
     seen = {name}
     while (name := parents.get(name, "")) and name not in seen:
         seen.add(name)
@@ -127,13 +127,13 @@ def _above(name: str, parents: dict[str, str]) -> Iterator[str]:
 
 
 def _parts(name: str) -> set[str]:
-    """The words of a tier's name but its speaker's: ``tx@Anna``, ``A_Transcription-txt-hsn``."""
+    """The words of a tier's name without the speaker: ``tx@Anna``, ``A_Transcription-txt-hsn``."""
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name.partition("@")[0])
     return set(re.findall(r"[^\W\d_]+", spaced.casefold()))
 
 
 class RecordingIndex:
-    """The audio files that annotations may be about, found by name, or by name without suffix, however they are composed."""
+    """The audio files that annotations may be about, by name with and without suffix, in any Unicode normal form."""
 
     def __init__(self, paths: Iterable[Path], root: Path | None = None) -> None:
         self._root = root
@@ -145,8 +145,8 @@ class RecordingIndex:
                 self._beside.setdefault((path.parent, key), []).append(path)
 
     def find(self, annotations: Path, names: Iterable[str]) -> Path | None:
-        """The recording that the file ``annotations`` is about: one of ``names``, a path or address of any machine, else
-        the file of its own name beside it, else the only one of such a name anywhere."""
+        """The recording of the file ``annotations``: one of ``names`` (a path or URL on any machine), else the file of the same
+        name next to it, else the only file with such a name anywhere."""
         given = [_local(name) for name in names if name]
         bases = [PurePosixPath(name.replace("\\", "/")).name for name in given]
         own = [annotations.name, annotations.stem, annotations.stem.rpartition(".")[0]]
@@ -169,7 +169,7 @@ def _key(name: str) -> str:
 
 
 def _local(name: str) -> str:
-    """A path as a file's author wrote it: an address of a file, or a path of another system."""
+    """The path in a file's reference to its media: a ``file:`` URL, or a path of another system."""
     if name.casefold().startswith("file:"):
         name = unquote(name[len("file:") :])
         return "/" + name.lstrip("/")
@@ -178,7 +178,7 @@ def _local(name: str) -> str:
 
 @dataclass
 class TierUsage:
-    """Which tiers were read and which were not, over all files, for one line."""
+    """Counts the tiers that were read and those that were not, over all files, for one line."""
 
     read: Counter[str] = field(default_factory=Counter)
     unused: Counter[str] = field(default_factory=Counter)
@@ -188,7 +188,7 @@ class TierUsage:
         self.unused += other.unused
 
     def line(self) -> str:
-        """What to say; "" where every tier was read."""
+        """The line; "" if every tier was read."""
         if not self.unused:
             return ""
         read, unused = (", ".join(_counted(found)) for found in (self.read, self.unused))
@@ -208,9 +208,9 @@ def annotation_clips(
     options: Options,
     tiers: TierUsage,
 ) -> Iterator[SourceClip | Dropped]:
-    """A clip for every annotation of the tiers that are read; each one that is not a clip with its reason.
+    """A clip for every annotation in the chosen tiers, or a ``Dropped`` with the reason.
 
-    ``where`` is the folder that names start from.
+    Names are relative to the folder ``where``.
     """
     chosen = choose_tiers(annotation_file, options.tiers)
     tiers.read.update(tier.name for tier in chosen if tier.name)
@@ -230,11 +230,11 @@ def annotation_clips(
             file = files[one.media]
             row = f"{_name(path, where)} {tier.name} {number}".replace("  ", " ")
             if file is None:
-                names = ", ".join([one.media] if one.media else annotation_file.media) or f"{path.stem}.wav or the like"
-                yield Dropped(row, "missing", f"no recording called {names} beside it; --root FOLDER says where")
+                names = ", ".join([one.media] if one.media else annotation_file.media) or f"{path.stem}.wav or similar"
+                yield Dropped(row, "missing", f"no recording {names} next to it; give its folder with --root FOLDER")
                 continue
             if one.start_s is None or one.end_s is None:
-                yield Dropped(row, "no time", f"it is not known when it is spoken: {one.text}")
+                yield Dropped(row, "no time", f"the annotation has no time: {one.text}")
                 continue
             name = f"{_name(file, where)}#{one.start_s:.2f}-{one.end_s:.2f}"
             text = " ".join(one.text.split())
@@ -255,7 +255,7 @@ def annotation_clips(
 
 
 def _joined(words: list[Annotation]) -> list[Annotation]:
-    """Words as utterances, which end where there is a pause: a word alone is no clip to learn from."""
+    """Words joined to utterances, which end at pauses: single words are too short to train on."""
     found: list[Annotation] = []
     for word in words:
         text = "" if word.text.strip().casefold() in _PAUSES else word.text
@@ -279,9 +279,9 @@ _TIME = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:[.,]\d+)?)")
 
 
 def seconds(text: str) -> Seconds:
-    """``1.5``, ``1,5``, ``01:02.5`` or ``00:01:02.500`` as seconds; ``ValueError`` where it is no time."""
+    """``1.5``, ``1,5``, ``01:02.5`` or ``00:01:02.500`` as seconds; ``ValueError`` for other texts."""
     found = _TIME.fullmatch(text.strip())
     if found is None:
-        raise ValueError(f"{text!r} is no time")
+        raise ValueError(f"{text!r} is not a time")
     hours, minutes, rest = found.groups()
     return 3600.0 * int(hours or 0) + 60.0 * int(minutes or 0) + float(rest.replace(",", "."))

@@ -1,6 +1,6 @@
-"""Find audio files: walk a folder, and match the names in a table to files.
+"""Find audio files: walk a folder, and match names in a table to files.
 
-Names match if the table was written on another computer or omits the suffix.
+Names also match if the table was written on another computer or omits the suffix.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from lalia.audio.reading import SUFFIXES
 from lalia.data.prepare.listing import Dropped
 from lalia.files import find_path, is_file
 
-# --- The files below a folder, and what of it cannot be looked at ----------------------------------------
+# --- The files below a folder, and its unreadable folders ------------------------------------------------
 
 
 class Tree:
-    """The files below a folder but hidden ones, in the order of their names; links to folders are followed once.
+    """The files below a folder except hidden ones, sorted by name; links to folders are followed once.
 
-    ``hidden`` counts the hidden ones (a hidden folder as one), ``dropped`` are the folders that cannot be entered.
+    ``hidden`` counts the hidden ones (a hidden folder as one), ``dropped`` are the folders that cannot be read.
     """
 
     def __init__(self, root: Path, deep: bool = True) -> None:
@@ -49,30 +49,30 @@ class Tree:
         self.folders.sort()
 
     def audio(self) -> Iterator[Path]:
-        """Audio by its suffix, or by what it holds, whatever it is called."""
+        """The audio files, by their suffix or their first bytes."""
         return (path for path in self.files if path.suffix.lower() in SUFFIXES or is_audio(path))
 
     def _refused(self, error: OSError) -> None:
         name = Path(error.filename or self.root)
         relative = name.relative_to(self.root).as_posix() if name.is_relative_to(self.root) else name.name
-        self.dropped.append(Dropped(relative, "unreadable", f"{name}: cannot be entered ({error.strerror})"))
+        self.dropped.append(Dropped(relative, "unreadable", f"{name}: cannot be read ({error.strerror})"))
 
 
-# --- The audio file that a row of a table names, though the table was written on another computer or leaves out the suffix ---
+# --- The audio file of a table row, also from another computer's path or without the suffix ----------------
 
 _ELSEWHERE = "a path of another computer"
 _SHORT = "a name without its folder or suffix"
 
 
 class AudioIndex:
-    """Audio files by name, and by name without suffix. The files are looked for when that is asked for first."""
+    """Audio files by name, and by name without suffix. The search runs at the first use."""
 
     def __init__(self, files: Callable[[], Iterable[Path]]) -> None:
         self._files = files
 
     @classmethod
     def below(cls, folder: Path) -> AudioIndex:
-        """Of all audio below ``folder``."""
+        """An index of all audio below ``folder``."""
         return cls(lambda: Tree(folder).audio())
 
     @cached_property
@@ -84,7 +84,7 @@ class AudioIndex:
         return found
 
     def ending(self, parts: tuple[str, ...]) -> list[Path]:
-        """The files whose paths end with ``parts``, the last of them with its suffix, without it, or with another."""
+        """The files whose paths end with ``parts``; the suffix of the last part may be missing or another."""
         *folders, name = (_key(part) for part in parts)
         keys = [name] if Path(name).suffix not in SUFFIXES else [name, Path(name).stem]
         for key in keys:
@@ -95,7 +95,7 @@ class AudioIndex:
 
 
 class NamedAudio:
-    """Finds the audio that ``table`` names: below ``root``, else in the ``index``. ``lines`` says what it took for what."""
+    """Finds the audio files of a ``table``: below ``root``, else in the ``index``. ``lines`` reports inexact matches."""
 
     def __init__(self, table: Path, root: Path, index: AudioIndex | None = None) -> None:
         self.table, self.root = table, root
@@ -104,33 +104,33 @@ class NamedAudio:
         self._ways: dict[str, dict[str, Path]] = {_ELSEWHERE: {}, _SHORT: {}}
 
     def find(self, name: str) -> Path | str:
-        """The file called ``name``; why there is none where that can be said, else where it should be."""
+        """The file ``name``; else a string with the reason, or the path where it should be."""
         for written in _spellings(name):
             path = find_path(self.root / written)
             if is_file(path):
                 return path
         if re.match(r"[a-z0-9]+://", name, re.IGNORECASE) and not name.casefold().startswith("file:"):
-            return f"{name} is a URL, and only local files are read; download it first"
+            return f"{name} is a URL; only local files are read; download it first"
         found, way = self._search(name)
         if len(found) > 1:
             some = ", ".join(self._relative(path) for path in found[:3])
-            return f"{len(found)} files could be {name}: {some}; write their folders too"
+            return f"{len(found)} files match {name}: {some}; add their folders in the table"
         if not found:
             return find_path(self.root / name)
         other = self._names.setdefault(found[0], name)
         if other != name:
-            return f"{name} and {other} would both be {self._relative(found[0])}"
+            return f"{name} and {other} both match {self._relative(found[0])}"
         self._ways[way][name] = found[0]
         return found[0]
 
     def knows(self, name: str) -> bool:
-        """Whether there is one file that is called ``name``."""
+        """Whether exactly one file matches ``name``."""
         if not name:
             return False
         return any(is_file(find_path(self.root / one)) for one in _spellings(name)) or len(self._search(name)[0]) == 1
 
     def lines(self) -> list[str]:
-        """For each way but the plain one, how many names were found by it, with an example."""
+        """For each kind of inexact match: the number of names, and an example."""
         return [
             f"{self.table}: {len(found):,} file{'s are' if len(found) > 1 else ' is'} called by {way}; found here, "
             f"such as {self._relative(path)} for {name}"
@@ -139,7 +139,7 @@ class NamedAudio:
         ]
 
     def _search(self, name: str) -> tuple[list[Path], str]:
-        """Files that may be the one called ``name``, and what such a name is called."""
+        """The files that match ``name``, and the kind of match ("" for an exact one)."""
         found, way = self._spelled(name)
         return (found, way) if found or "%" not in name else self._spelled(unquote(name))
 
@@ -153,7 +153,7 @@ class NamedAudio:
                 path = find_path(self.root.joinpath(*parts[first:]))
                 if is_file(path):
                     return [path], _ELSEWHERE
-            for first in range(len(parts) - 1):  # A folder and a name, at least: many files are called 1.wav.
+            for first in range(len(parts) - 1):  # At least a folder and a name, because many files are called 1.wav.
                 if found := self._nearest(parts[first:]):
                     return found, _ELSEWHERE
             return [], _ELSEWHERE
@@ -169,7 +169,7 @@ class NamedAudio:
 
 
 def _spellings(name: str) -> Iterator[str]:
-    """``name`` as it is, with its folders parted by slashes, and with spaces that were written as ``%20``."""
+    """``name`` unchanged, with slashes between folders, and with ``%20`` decoded to spaces."""
     yield name
     if "\\" in name:
         yield name.replace("\\", "/")

@@ -1,4 +1,4 @@
-"""Recognise the columns of a table: by their names, or by their values where the table has no header.
+"""Recognise the columns of a table by their names, or by their values if the table has no header.
 
 Tables without a header start with the name of the audio file: LJSpeech, OpenSLR, MLS, CSS10, Festival and many more.
 """
@@ -50,58 +50,60 @@ NAMES: dict[str, tuple[str, ...]] = {
         "end time - hh:mm:ss.ms", "end time", "stop time", "end_ms", "stop_ms", "end time - msec",
     ),
     "id": ("id", "clip_id", "utt_id", "segment_id", "utterance_id"),
-    "channel": (),  # Its usual name is that of other things too; --columns channel=NAME says it.
+    "channel": (),  # Its usual name has other meanings too; --columns channel=NAME sets it.
     "licence": ("licence", "license"),
 }  # fmt: skip
-"""Our field names and the usual names for each, the surest first."""
+"""lalia's field names and the usual column names of each, the most reliable first."""
 
 
 def find_columns(
     columns: list[str], options: Options, where: str, needed: tuple[str, ...] = ("audio",)
 ) -> dict[str, str]:
-    """Our field names to the table's columns, as told or by their usual names; ``UserError`` where one needed is missing, or
-    where the first line holds no names at all."""
+    """lalia's field names → the table's columns, by ``options.columns`` or by their usual names.
+
+    Raises ``UserError`` if a ``needed`` one is missing, or the first line holds data instead of names.
+    """
     found: dict[str, str] = {}
     known = {name.lower(): name for name in columns}
     if not any(word in known for usual in NAMES.values() for word in usual):
         _refuse_data(columns, where)
     for ours, usual in NAMES.items():
-        told = options.columns.get(ours)
-        if told is not None and told not in columns:
-            raise UserError(f"{where}: has no column {told!r}; it has {', '.join(columns) or 'none'}")
-        name = told or next((known[word] for word in usual if word in known), None)
+        given = options.columns.get(ours)
+        if given is not None and given not in columns:
+            raise UserError(f"{where}: has no column {given!r}; it has {', '.join(columns) or 'none'}")
+        name = given or next((known[word] for word in usual if word in known), None)
         if name is not None:
             found[ours] = name
     if missing := [name for name in needed if name not in found]:
         raise UserError(
             f"{where}: has no column for {', '.join(missing)} (it has {', '.join(columns) or 'none'});"
-            f" name it, as in --columns {_example(columns, found)}"
+            f" name it, for example --columns {_example(columns, found)}"
         )
     return found
 
 
 def _example(columns: list[str], found: Mapping[str, str]) -> str:
-    """What ``--columns`` may say of the columns that nobody knows, in their order: audio, text, then the speaker."""
+    """An example for ``--columns``: the unrecognised columns in order as audio, text, speaker."""
     unknown = [name for name in columns if name and name not in found.values()]
     wanted = [ours for ours in ("audio", "text", "speaker") if ours not in found]
     return ",".join(f"{ours}={name}" for ours, name in zip(wanted, unknown, strict=False)) or "audio=NAME"
 
 
 def describe_columns(columns: Iterable[str], found: Mapping[str, str], where: str) -> list[str]:
-    """In a line what is read as what and what is not used, and in another that there are no texts where that is so."""
+    """A line with the columns that are used and not used; if no column holds texts, a second line that says so."""
     unused = [name for name in columns if name and name not in found.values()]
     line = "columns: " + ", ".join(f"{ours}={theirs}" for ours, theirs in found.items())
     if unused:
         hint = next((f"{ours}={unused[0]}" for ours in ("text", "speaker") if ours not in found), "OURS=NAME")
-        line += f"; not used: {', '.join(unused)} (--columns {hint} uses {'it' if len(unused) == 1 else 'one'})"
+        line += f"; not used: {', '.join(unused)} (to use {'it' if len(unused) == 1 else 'one'}: --columns {hint})"
     if "text" in found:
         return [line]
-    such = f"--columns text=NAME names one of {', '.join(unused)}" if unused else "none is left that could hold them"
-    return [line, f"{where}: no column is known to hold texts, so no clip will have a label; {such}"]
+    such = f"if one of {', '.join(unused)} does, give --columns text=NAME" if unused else "no other column is left"
+    return [line, f"{where}: no column with texts was recognised, so no clip will have a label; {such}"]
 
 
 def _refuse_data(columns: list[str], where: str) -> None:
-    """A ``UserError`` where the names of columns are the values of a first clip."""
+    """Raise ``UserError`` if the column names look like the values of a clip."""
     audio = next((name for name in columns if PurePath(name).suffix.lower() in SUFFIXES), None)
     if audio is None:
         return
@@ -109,52 +111,52 @@ def _refuse_data(columns: list[str], where: str) -> None:
     names = {audio: "audio", text: "text"}
     header = ", ".join(names.get(name, f"column{number}") for number, name in enumerate(columns, 1))
     raise UserError(
-        f"{where}: its first line looks like data ({audio!r}), not like the names of its columns; write such a line above it, "
-        f"as in: {header} (parted as the others are). --columns OURS=NAME tells what a column holds whose name is not known"
+        f"{where}: its first line looks like data ({audio!r}), not like column names; insert a line above it, "
+        f"for example: {header} (with the delimiter of the other lines). --columns OURS=NAME maps columns with other names"
     )
 
 
-# --- Tables without names of columns whose first field names the audio -----------------------------------
+# --- Tables without column names whose first field is the name of an audio file --------------------------
 
 _SURE = ("\t", "|")
 _FESTIVAL = "("
 _DELIMITERS = (_FESTIVAL, *_SURE, ";", ",", " ")
 _FESTIVAL_LINE = re.compile(r'\(\s*(\S+)\s+"(.*)"\s*\)')
-_LOOKED_AT, _HEAD_BYTES = 200, 1 << 18
+_CHECKED_LINES, _HEAD_BYTES = 200, 1 << 18
 _NAME = re.compile(r"[^\W\d]+([ _-][^\W\d]+)*")
-"""A first field of letters alone, which no file is called, names a column."""
+"""A first field of letters only that is not the name of a file is a column name."""
 _STRESS = frozenset("ˈˌː")
 _SHARE = {True: 0.5, False: 0.9}
-"""Of the first fields, that must name audio where a tab or a bar parts them, and where it is what texts hold as well."""
+"""Share of the first fields that must name audio: with a tab or bar as delimiter, and with delimiters that occur in texts."""
 
 
 @dataclass(frozen=True)
 class HeaderlessTable:
-    """How such a table is read: what parts its fields, how many there are at most, and those with texts, from 0."""
+    """The format of such a table: its delimiter, its maximum number of fields, and the columns with texts, from 0."""
 
     delimiter: str
     width: int
     texts: tuple[int, ...]
 
     def line(self, path: Path) -> str:
-        """What is said of it."""
+        """A line that describes the format."""
         unused = [str(n + 1) for n in range(1, self.width) if n not in self.texts]
         spare = [str(n + 1) for n in self.texts[:-1]]
-        line = f"{path}: has no names of columns; audio is column 1, text column {self.texts[-1] + 1}"
-        line += f" (where that is empty: column {', '.join(reversed(spare))})" if spare else ""
+        line = f"{path}: has no column names; audio is column 1, text column {self.texts[-1] + 1}"
+        line += f" (if that is empty: column {', '.join(reversed(spare))})" if spare else ""
         return line + (f"; not used: column {', '.join(unused)}" if unused else "")
 
 
 def detect_headerless(path: Path, named: NamedAudio) -> HeaderlessTable | None:
-    """How ``path`` is read as such a table; None where it is none: its first fields are not those of audio ``named`` knows."""
-    lines = [line for _, line in _numbered(path, _HEAD_BYTES) if line.strip()][:_LOOKED_AT]
+    """The format of ``path`` if it is such a table, else None: its first fields must be names of audio that ``named`` finds."""
+    lines = [line for _, line in _numbered(path, _HEAD_BYTES) if line.strip()][:_CHECKED_LINES]
     for delimiter in _DELIMITERS:
         if not lines or delimiter not in lines[0] or (delimiter == " " and len(lines) < 2):
             continue
         rows = list(_fields(lines, delimiter))
         names = {cell.casefold() for cell in rows[0]}
         if (names & set(NAMES["audio"]) or _NAME.fullmatch(rows[0][0])) and not named.knows(rows[0][0]):
-            return None  # It has names of columns.
+            return None  # It has column names.
         known = sum(len(row) > 1 and named.knows(row[0]) for row in rows)
         if known < _SHARE[delimiter in _SURE] * len(rows) or not known:
             continue
@@ -168,7 +170,7 @@ def detect_headerless(path: Path, named: NamedAudio) -> HeaderlessTable | None:
 def list_headerless(
     path: Path, form: HeaderlessTable, named: NamedAudio, options: Options, source: str, below: Path, split: str
 ) -> PartListing:
-    """The clips of such a table; of several texts in a row the last one that is not empty is the label."""
+    """The clips of such a table; of several texts in a row the last non-empty one is the label."""
 
     def entries() -> Iterator[SourceClip | Dropped]:
         lines = [line for _, line in _numbered(path)]
@@ -176,7 +178,7 @@ def list_headerless(
             where = f"{(below / path.name).as_posix()} row {number}"
             if not any(row):
                 continue
-            if not is_utf8("".join(row[1:])):  # Whatever its bytes, a name may be that of a file.
+            if not is_utf8("".join(row[1:])):  # A file name may have any bytes.
                 yield Dropped(where, "bad row", f"is not UTF-8; save the table as UTF-8 ({iconv_command(path)})")
                 continue
             if not 2 <= len(row) <= form.width:
@@ -201,7 +203,7 @@ def _numbered(path: Path, limit: int | None = None) -> Iterator[tuple[int, str]]
 
 
 def _fields(lines: list[str], delimiter: str) -> Iterator[list[str]]:
-    """The fields of each line, without spaces around them. What a space parts has two: the text holds spaces as well."""
+    """The fields of each line, stripped. With a space as delimiter there are two, because the text contains spaces."""
     rows: Iterable[list[str]]
     if delimiter == _FESTIVAL:
         found = ((line, _FESTIVAL_LINE.fullmatch(line.strip())) for line in lines)
@@ -216,7 +218,7 @@ def _fields(lines: list[str], delimiter: str) -> Iterator[list[str]]:
 
 
 def _texts(rows: list[list[str]], width: int) -> tuple[int, ...]:
-    """The columns of texts: the one with the longest, and those that say the same in other words, as numbers written out."""
+    """The text columns: the one with the longest texts, and other versions of it (for example with numbers written out)."""
     cells = {n: [row[n] for row in rows if n < len(row) and row[n]] for n in range(1, width)}
     written = {n: found for n, found in cells.items() if found and sum(map(_is_text, found)) > 0.5 * len(found)}
     if not written:
@@ -226,12 +228,12 @@ def _texts(rows: list[list[str]], width: int) -> tuple[int, ...]:
 
 
 def _is_text(cell: str) -> bool:
-    """Whether a cell is written in letters, and is no address and no phonetic transcription."""
+    """Whether a cell is text: it has letters and is neither a URL nor a phonetic transcription."""
     return any(letter.isalpha() for letter in cell) and "://" not in cell and not _STRESS & set(cell)
 
 
 def _alike(rows: list[list[str]], one: int, other: int) -> bool:
-    """Whether two columns have words in common in most rows that fill both."""
+    """Whether two columns have words in common in most rows where both are filled."""
     both = [row for row in rows if max(one, other) < len(row) and row[one] and row[other]]
     words = [[set(re.findall(r"\w+", row[n].casefold())) for n in (one, other)] for row in both]
     return sum(bool(a & b) for a, b in words) > 0.5 * len(both)

@@ -42,16 +42,16 @@ SHA256 = {
     "asterisk-core-sounds-ru-g722_1.6.1-1_all.deb": "673b4238a6b8269960f055d868c6a11083f7a0d00979167cb01554046b48ed9b",
     "asterisk-core-sounds-ru_1.6.1-1_all.deb": "28a61616bb0cd3345a7ea532dec4df9f071e5d0fa9f8c1a563ea9669002f39ab",
 }
-"""What the archives of version 1.6.1-1 must be; other versions are taken with a note."""
+"""Checksums of the archives of version 1.6.1-1; other versions are used with a note."""
 
 PACKAGES = [f"asterisk-core-sounds-{code}{kind}" for code in LANGUAGES for kind in ("-g722", "")]
 ARCHIVE = re.compile(r"asterisk-core-sounds-(en|es|fr|it|ru)(-g722)?[-_].*(\.deb|\.tar\.gz|\.tgz)")
 
 
 def fetch_archives(folder: Path, say: Say) -> list[Path]:
-    """Bring the archives into ``folder`` by apt, else from the Asterisk project; what is there already is kept.
+    """Download the archives to ``folder`` with apt, else from the Asterisk project; existing files are kept.
 
-    Raises ``UserError`` with the way out where neither can be reached.
+    Raises ``UserError`` with a remedy if neither can be reached.
     """
     folder.mkdir(parents=True, exist_ok=True)
     archives = find_archives(folder)
@@ -67,16 +67,16 @@ def fetch_archives(folder: Path, say: Say) -> list[Path]:
         archives = find_archives(folder)
         if not archives:
             raise UserError(
-                f"demo: Asterisk's sound prompts cannot be fetched ({'; '.join(failures)}); go online, or bring"
-                f" the .deb or .tar.gz files asterisk-core-sounds-{{en,es,fr,it,ru}}-g722 (of .deb, those without -g722 too) by"
-                " hand and say --audio FOLDER"
+                f"demo: Asterisk's sound prompts cannot be downloaded ({'; '.join(failures)}); go online, or download"
+                f" the .deb or .tar.gz files asterisk-core-sounds-{{en,es,fr,it,ru}}-g722 (as .deb, also those without -g722)"
+                " by hand and give --audio FOLDER"
             )
     verify_archives(archives, say)
     return archives
 
 
 def find_archives(folder: Path) -> list[Path]:
-    """The archives in ``folder``, by name; ``[]`` unless there are recordings and transcripts of every language."""
+    """The archives in ``folder``, sorted by name; ``[]`` unless they cover recordings and transcripts of all languages."""
     archives = sorted(path for path in folder.iterdir() if ARCHIVE.fullmatch(path.name)) if folder.is_dir() else []
     return [] if missing_languages(archives) else archives
 
@@ -98,7 +98,7 @@ def missing_languages(archives: list[Path]) -> list[str]:
 
 
 def verify_archives(archives: list[Path], say: Say) -> None:
-    """Compare SHA-256 with the pinned ones, or with a ``.sha1`` or ``.sha256`` beside it; say what is unknown."""
+    """Compare checksums with the pinned ones, or with a ``.sha1`` or ``.sha256`` file next to it; report unknown ones."""
     unknown = []
     for path in archives:
         expected, found = SHA256.get(path.name), _digest(path, "sha256")
@@ -111,11 +111,11 @@ def verify_archives(archives: list[Path], say: Say) -> None:
         elif expected != found:
             raise UserError(f"{path}: checksum is {found}, expected {expected}; delete the file and run again")
     if unknown:
-        say(f"demo: no checksum is known for {', '.join(unknown)}; taken as they are")
+        say(f"demo: no checksum is known for {', '.join(unknown)}; used unverified")
 
 
 def read_archive(path: Path) -> Iterator[tuple[str, bytes]]:
-    """The files of a .deb or .tar.gz as (name, bytes); ``UserError`` where it is damaged."""
+    """The files of a .deb or .tar.gz as (name, bytes); ``UserError`` if it is damaged."""
     try:
         source = io.BytesIO(_deb_data(path)) if path.suffix == ".deb" else path.open("rb")
         with source, tarfile.open(fileobj=source) as tar:
@@ -128,17 +128,17 @@ def read_archive(path: Path) -> Iterator[tuple[str, bytes]]:
 
 
 class _Unreachable(Exception):
-    """A source that cannot be used here, with the reason; the next is tried."""
+    """A download source that cannot be used, with the reason; the next one is tried."""
 
 
 def _fetch_by_apt(folder: Path, say: Say) -> None:
     if shutil.which("apt-get") is None:
-        raise _Unreachable("apt-get is not here")
-    say("demo: fetching Asterisk's sound prompts with apt-get download")
+        raise _Unreachable("apt-get is not installed")
+    say("demo: downloading Asterisk's sound prompts with apt-get download")
     first = _apt([], ["download", *PACKAGES], folder)
     if find_archives(folder):
         return
-    # Package lists are absent or older than the mirror: fetch fresh ones into a folder of our own, which needs no root.
+    # Package lists are missing or older than the mirror: update copies in a private folder, which needs no root.
     private = folder / "apt"
     (private / "lists" / "partial").mkdir(parents=True, exist_ok=True)
     (private / "cache" / "archives" / "partial").mkdir(parents=True, exist_ok=True)
@@ -150,29 +150,29 @@ def _fetch_by_apt(folder: Path, say: Say) -> None:
         "-oAcquire::Languages=none",
         "-oAcquire::Retries=2",
     ]
-    say("demo: apt's package lists are absent or stale; refreshing them into a private folder")
-    update = _apt(options, ["update"], folder)  # May fail on one unrelated source and still bring what we need.
+    say("demo: apt's package lists are missing or outdated; updating a private copy")
+    update = _apt(options, ["update"], folder)  # May fail on one unrelated source and still succeed for ours.
     last = _apt(options, ["download", *PACKAGES], folder)
     shutil.rmtree(private, ignore_errors=True)
     if not find_archives(folder):
-        raise _Unreachable(last or update or first or "apt-get brought nothing")
+        raise _Unreachable(last or update or first or "apt-get downloaded nothing")
 
 
 def _apt(options: list[str], command: list[str], folder: Path) -> str:
-    """Run apt-get in ``folder``; ``""`` where all went well, else the first line of its complaint."""
+    """Run apt-get in ``folder``; ``""`` on success, else the first line of its error message."""
     environment = {**os.environ, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}
     run = subprocess.run(
         ["apt-get", "-q", *options, *command], cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
-    complaints = [line for line in run.stderr.splitlines() if line.startswith("E:")]
-    return "" if run.returncode == 0 else (complaints or [f"apt-get ended with status {run.returncode}"])[0]
+    errors = [line for line in run.stderr.splitlines() if line.startswith("E:")]
+    return "" if run.returncode == 0 else (errors or [f"apt-get ended with status {run.returncode}"])[0]
 
 
 def _fetch_tars(folder: Path, say: Say) -> None:
     root = os.environ.get("LALIA_ASTERISK_SOUNDS", TARS).rstrip("/")
     for code in LANGUAGES:
         name = f"asterisk-core-sounds-{code}-g722-{VERSION}.tar.gz"
-        say(f"demo: fetching {root}/{name}")
+        say(f"demo: downloading {root}/{name}")
         _download(f"{root}/{name}", folder / name)
         try:
             _download(f"{root}/{name}.sha1", folder / f"{name}.sha1")
@@ -203,21 +203,21 @@ def _deb_data(path: Path) -> bytes:
     """The data archive inside a .deb: an ``ar`` of debian-binary, control.tar.* and data.tar.*."""
     data = path.read_bytes()
     if not data.startswith(b"!<arch>\n"):
-        raise ValueError("is not a Debian package")
+        raise ValueError("not a Debian package")
     at = 8
     while at + 60 <= len(data):
         name, size = data[at : at + 16].decode("ascii", "replace").strip(" /"), int(data[at + 48 : at + 58])
         if name.startswith("data.tar"):
-            if name.endswith(".zst"):  # Ubuntu's; Python learns to read it in 3.14.
+            if name.endswith(".zst"):  # Ubuntu's; Python reads it from 3.14 on.
                 return _dpkg_data(path)
             return data[at + 60 : at + 60 + size]
         at += 60 + size + size % 2
-    raise ValueError("holds no data.tar")
+    raise ValueError("no data.tar in it")
 
 
 def _dpkg_data(path: Path) -> bytes:
     if shutil.which("dpkg-deb") is None:
-        raise ValueError("is compressed with zstd, which needs dpkg-deb")
+        raise ValueError("compressed with zstd, which needs dpkg-deb")
     return subprocess.run(["dpkg-deb", "--fsys-tarfile", str(path)], capture_output=True, check=True).stdout
 
 
@@ -232,16 +232,16 @@ DIGITS = {
 }
 
 NOT_SPEECH = re.compile(r"silence/.*|beep(err)?|(a|de)scending-2tone|confbridge-(join|leave)|tt-monkeys", re.IGNORECASE)
-"""Recordings of tones, monkeys and nothing."""
+"""Recordings of tones, monkeys and silence."""
 
 _GLOSS = re.compile(r"\[[^\w\]]*\]")  # "at [@]", "spazio []"
 _STAGE_DIRECTION = re.compile(r"[\[\](){}<>]")  # "[sound of monkeys]", "(note: does not say "2")"
 
 
 def read_prompts(data: bytes) -> dict[str, str]:
-    """``core-sounds-XX.txt`` (gzipped or not) as {clip: what is said}; ``;`` lines are comments.
+    """``core-sounds-XX.txt`` (gzipped or not) as {clip: transcript}; lines with ``;`` are comments.
 
-    A clip that is listed twice with different words has no trustworthy label and becomes ``""``.
+    A clip that is listed twice with different words has no reliable label and becomes ``""``.
     """
     if data[:2] == b"\x1f\x8b":
         data = gzip.decompress(data)
@@ -260,10 +260,10 @@ def read_prompts(data: bytes) -> dict[str, str]:
 
 
 def clean_prompt(words: str, language: str) -> str:
-    """The label for what a prompt's writer noted, ``""`` where the note is not what is heard.
+    """The label for a prompt's transcript; ``""`` if the transcript is not what is spoken.
 
-    Glosses of symbols go (``at [@]``), single digits are spelled (prompts name keys of a telephone), and a note is given
-    up where it holds a stage direction, a longer number or an accent that an old encoding turned into a question mark.
+    Glosses of symbols are removed (``at [@]``) and single digits are spelled (prompts name keys of a telephone). A transcript
+    is rejected if it has a stage direction, a longer number or an accent that an old encoding turned into a question mark.
     """
     words = _GLOSS.sub(" ", words).strip()
     if _STAGE_DIRECTION.search(words) or _has_broken_accent(words):
@@ -275,7 +275,7 @@ def clean_prompt(words: str, language: str) -> str:
 
 
 def match_prompts(clips: Iterable[str], prompts: dict[str, str]) -> dict[str, str]:
-    """The noted words of every clip, ``""`` where there are none; case may differ where that is unambiguous."""
+    """The transcript of every clip, ``""`` if there is none; names may differ in case if that is unambiguous."""
     folded: dict[str, list[str]] = {}
     for name, words in prompts.items():
         folded.setdefault(name.casefold(), []).append(words)
@@ -289,7 +289,7 @@ def match_prompts(clips: Iterable[str], prompts: dict[str, str]) -> dict[str, st
 def _has_broken_accent(words: str) -> bool:
     for mark in re.finditer(r"\?", words):
         after = words[mark.end() :].lstrip()
-        # A question ends the note, or a capital follows it. Anything else stood for a letter.
+        # A real question mark is at the end or before a capital. Any other one replaces a letter.
         if mark.start() == 0 or (after and not (after[0].isupper() and words[mark.end()].isspace())):
             return True
     return False
@@ -302,12 +302,12 @@ def _decode(line: bytes) -> str:
         return line.decode("cp1252", errors="replace")
 
 
-# --- Who made Asterisk's prompts, under which licence, and the attribution that it asks for --------------
+# --- Speakers and licences of Asterisk's prompts, and the attribution that the licences require ----------
 
 
 @dataclass(frozen=True)
 class Voice:
-    """A language's voice as the prompts' copyright file states it."""
+    """The speaker of a language, from the prompts' copyright file."""
 
     name: str
     years: str
@@ -382,11 +382,11 @@ EXPECTED_CLIPS = 2_831
 TEST_S: Seconds = 4.0 * 60
 DEV_S: Seconds = 2.5 * 60
 LONGEST_HELD_OUT_S: Seconds = 20.0
-G722_BYTES_PER_S = 8_000  # 64 kbit/s, whatever is said
+G722_BYTES_PER_S = 8_000  # 64 kbit/s, constant
 
 
 def list_demo(work: Path, audio: Path | None, say: Say) -> Listing:
-    """Fetch (or take from ``audio``) the archives, open them below ``work`` and list the clips."""
+    """Download the archives (or use those in ``audio``), unpack them below ``work`` and list the clips."""
     if audio is not None:
         archives = find_archives(audio)
         if not archives:
@@ -404,7 +404,7 @@ def list_demo(work: Path, audio: Path | None, say: Say) -> Listing:
         _add_language(listing, code, language, archives, work / "sounds" / code)
     found = len(listing.clips) + len(listing.dropped)
     if found != EXPECTED_CLIPS:
-        say(f"demo: {found} recordings, where version 1.6.1 has {EXPECTED_CLIPS}")
+        say(f"demo: {found} recordings, expected {EXPECTED_CLIPS} as in version 1.6.1")
     listing.clips = hold_out(listing.clips)
     listing.facts = {
         "sources": [
@@ -426,19 +426,19 @@ def list_demo(work: Path, audio: Path | None, say: Say) -> Listing:
 
 
 def hold_out(clips: list[SourceClip], test_s: Seconds = TEST_S, dev_s: Seconds = DEV_S) -> list[SourceClip]:
-    """``clips`` with their splits: sentences in hash order go to test while they fit, else to dev, else to train."""
-    said_in: dict[str, set[str]] = {}
+    """``clips`` with splits: sentences in hash order go to test until it is full, then to dev, the others to train."""
+    languages_of: dict[str, set[str]] = {}
     sentences: dict[tuple[str, str], list[SourceClip]] = {}
     for clip in clips:
         if key := sentence_key(clip.text):
-            said_in.setdefault(key, set()).add(clip.language)
+            languages_of.setdefault(key, set()).add(clip.language)
             sentences.setdefault((clip.language, key), []).append(clip)
     split_of: dict[tuple[str, str], str] = {}
     for language in sorted({clip.language for clip in clips}):
         wanted = {"test": test_s, "dev": dev_s}
         for key in sorted((k for lang, k in sentences if lang == language), key=ordering):
             said = sentences[language, key]
-            if len(said_in[key]) > 1 or any(clip.duration_s > LONGEST_HELD_OUT_S for clip in said):
+            if len(languages_of[key]) > 1 or any(clip.duration_s > LONGEST_HELD_OUT_S for clip in said):
                 continue
             seconds = sum(clip.duration_s for clip in said)
             split = next((name for name, left in wanted.items() if seconds <= left), None)
@@ -449,7 +449,7 @@ def hold_out(clips: list[SourceClip], test_s: Seconds = TEST_S, dev_s: Seconds =
 
 
 def _add_language(listing: Listing, code: str, language: str, archives: list[Path], folder: Path) -> None:
-    """Open the archives of one language below ``folder`` and list what they hold."""
+    """Unpack the archives of one language below ``folder`` and list their clips."""
     prompts: dict[str, str] = {}
     recordings: dict[str, Path] = {}
     for archive in archives:
@@ -461,7 +461,9 @@ def _add_language(listing: Listing, code: str, language: str, archives: list[Pat
                 clip = re.sub(r"^.*?sounds/[^/]+/", "", name).removesuffix(".g722")
                 path = (folder / f"{clip}.g722").resolve()
                 if not path.is_relative_to(folder.resolve()):
-                    raise UserError(f"{archive}: names a file outside of its folder ({name}); get the archive anew")
+                    raise UserError(
+                        f"{archive}: contains a path outside its folder ({name}); download the archive again"
+                    )
                 recordings[clip] = path
                 if not path.is_file() or path.stat().st_size != len(data):
                     path.parent.mkdir(parents=True, exist_ok=True)
@@ -475,20 +477,20 @@ def _add_language(listing: Listing, code: str, language: str, archives: list[Pat
                     listing.documents["COPYRIGHT.txt"] = known + text
     if not recordings or not prompts:
         raise UserError(
-            f"demo: the archives hold {len(recordings)} recordings and {len(prompts)} transcripts of {code}"
+            f"demo: the archives contain {len(recordings)} recordings and {len(prompts)} transcripts of {code}"
         )
-    noted = match_prompts(recordings, prompts)
+    transcripts = match_prompts(recordings, prompts)
     for clip in sorted(recordings):
         name = f"{language}/{clip}"
         if NOT_SPEECH.fullmatch(clip):
-            listing.dropped.append(Dropped(name, "not speech", noted[clip]))
+            listing.dropped.append(Dropped(name, "not speech", transcripts[clip]))
             continue
         listing.clips.append(
             SourceClip(
                 id=name,
                 path=str(recordings[clip]),
                 language=language,
-                text=clean_prompt(noted[clip], language),
+                text=clean_prompt(transcripts[clip], language),
                 speaker=VOICES[language].name,
                 source=f"asterisk-core-sounds-{code}",
                 duration_s=recordings[clip].stat().st_size / G722_BYTES_PER_S,

@@ -1,4 +1,4 @@
-"""Read a folder as a source: corpora of known layouts, tables, annotations, audio with transcripts beside it.
+"""Read a folder as a source: corpora of known layouts, tables, annotations, audio files with transcripts.
 
 Each file is read by one reader only; files that no reader uses are counted and reported.
 """
@@ -58,7 +58,7 @@ _MICROPHONE = re.compile(r"_mic\d$")
 
 
 class Transcripts:
-    """The texts among ``files``, which lie below ``root``."""
+    """The transcripts among ``files`` below ``root``."""
 
     def __init__(self, files: Iterable[Path], root: Path) -> None:
         self._root = root
@@ -70,16 +70,15 @@ class Transcripts:
                 self._beside.setdefault((path.parent, name), path)
 
     def beside(self, audio: Path) -> Path | None:
-        """The text of the name of ``audio`` in its folder, whatever its case."""
+        """The transcript in the folder of ``audio`` with its name, ignoring case."""
         found = self._beside.get((audio.parent, audio.stem))
         return found or self._beside.get((audio.parent, key_of(audio)))
 
     def elsewhere(self, audio: Iterable[Path], beside: dict[Path, Path]) -> tuple[dict[Path, Path], list[Path]]:
-        """The texts in other folders that belong to ``audio``, and those of which nobody can say to which file; what has a
-        text ``beside`` it needs none.
+        """The transcripts in other folders that belong to ``audio``, and ambiguous ones; for files without one ``beside`` them.
 
-        Of several of one name those belong together that lie in like folders: ``txt/p225/001.txt`` and ``wav/p225/001.wav``. One
-        recording by several microphones (VCTK's ``_mic1``, ``_mic2``) has one text.
+        Of several files with the same name those with similar folders belong together: ``txt/p225/001.txt`` and
+        ``wav/p225/001.wav``. A recording by several microphones (VCTK's ``_mic1``, ``_mic2``) has one transcript.
         """
         recordings: dict[str, dict[tuple[Path, str], list[Path]]] = {}
         for path in audio:
@@ -106,24 +105,23 @@ class Transcripts:
         return found, unclear
 
     def _nearest(self, folder: Path, others: list[Path]) -> Path | None:
-        """The only one of ``others``, or the one that is most like ``folder``; None where several are, or none is."""
-        likeness = {other: self._shared_folders(folder, other) for other in others}
-        best = [other for other in others if likeness[other] == max(likeness.values())]
-        return best[0] if len(best) == 1 and (len(others) == 1 or likeness[best[0]]) else None
+        """The only one of ``others``, or the one most similar to ``folder``; None if several are equally similar, or none is."""
+        similarity = {other: self._shared_folders(folder, other) for other in others}
+        best = [other for other in others if similarity[other] == max(similarity.values())]
+        return best[0] if len(best) == 1 and (len(others) == 1 or similarity[best[0]]) else None
 
     def _shared_folders(self, one: Path, other: Path) -> int:
-        """How many folders at the ends and at the beginnings of two paths are the same."""
+        """The number of equal folders at the ends and at the beginnings of two paths."""
         parts = [path.relative_to(self._root).parts for path in (one, other)]
         return _common(*parts) + _common(*(part[::-1] for part in parts))
 
 
 def read_transcript(path: Path) -> str | None:
-    """The text of a transcript, without TIMIT's numbers of samples; None where it is a list of times and labels, as HTK's are.
-
-    ``UserError`` where it is a document, or neither UTF-8 nor UTF-16.
+    """The text of a transcript, without TIMIT's sample numbers; None for a list of times and labels, as in HTK's files.
+    ``UserError`` for a document, and for bytes that are neither UTF-8 nor UTF-16.
     """
     if tiers := document(path):
-        raise UserError(f"{path}: is {tiers}, not a text; save it as plain text")
+        raise UserError(f"{path}: is {tiers}, expected plain text; save it as plain text")
     lines = [line.strip() for line in read_unicode(path).splitlines() if line.strip()]
     timed = [found for line in lines if (found := _OFFSETS.fullmatch(line))]
     if len(lines) == 1 and timed and timed[0][1] == "0" and int(timed[0][2]) >= _LEAST_SAMPLES:
@@ -134,7 +132,7 @@ def read_transcript(path: Path) -> str | None:
 
 
 def key_of(path: Path) -> str:
-    """The name of a file without suffix, however its accents are composed and its letters written."""
+    """The name of a file without suffix, in NFC and lower case."""
     return unicodedata.normalize("NFC", path.stem).casefold()
 
 
@@ -147,9 +145,9 @@ def _common(one: tuple[str, ...], other: tuple[str, ...]) -> int:
     return count
 
 
-# --- A folder of anything --------------------------------------------------------------------------------
+# --- A folder with files of any kind ---------------------------------------------------------------------
 
-BYTES_PER_S = 16_000  # Of unknown files, about; for planning only.
+BYTES_PER_S = 16_000  # Approximate, for files of unknown length; for planning only.
 ANNOTATIONS: dict[str, ReadAnnotations] = {
     ".eaf": read_elan,
     ".textgrid": read_textgrid,
@@ -161,7 +159,7 @@ ANNOTATIONS: dict[str, ReadAnnotations] = {
     ".vtt": read_subtitles,
     ".srt": read_subtitles,
 }
-"""Annotations by their suffixes; of several about one recording the first kind is read."""
+"""Readers of annotations by suffix; of several files about one recording the first kind is read."""
 _TABLES = ("manifest", "metadata")
 _KALDI = frozenset(
     word
@@ -171,12 +169,12 @@ _KALDI = frozenset(
     )
     for word in words.split()
 )
-_LISTED = 5  # of what is not used, by name
+_LISTED = 5  # unused files that are listed by name
 _HEADLESS = (".txt", ".tsv", ".csv", ".lst", ".tab", ".data", "")
 
 
 def reader_of(path: Path) -> ReadAnnotations | None:
-    """Who reads an annotation file: by its suffix, and of texts and tables by their first line; None where it is none."""
+    """The reader of an annotation file, by its suffix (texts and tables: also by their first line); None for other files."""
     suffix = path.suffix.lower()
     if suffix in ANNOTATIONS:
         return ANNOTATIONS[suffix]
@@ -189,7 +187,7 @@ def reader_of(path: Path) -> ReadAnnotations | None:
 
 
 def list_annotations(path: Path, read: ReadAnnotations, options: Options, say: Say) -> Listing:
-    """The clips of one annotation file, whose recording lies beside it, or below ``--root``."""
+    """The clips of one annotation file, whose recording is in its folder or below ``--root``."""
     files = [*Tree(path.parent, deep=False).audio(), *(Tree(options.root).audio() if options.root else ())]
     annotation_file, tiers = read(path), TierUsage()
     entries = list(
@@ -200,7 +198,7 @@ def list_annotations(path: Path, read: ReadAnnotations, options: Options, say: S
 
 
 def list_recording(path: Path, options: Options, work: Path, say: Say) -> Listing:
-    """One audio file, with the annotations or the transcript of its name beside it."""
+    """One audio file, with the annotations or the transcript of the same name in its folder."""
     tree = Tree(path.parent, deep=False)
     tree.files = [other for other in tree.files if other == path or (_is_of(other, path) and not _is_audio(other))]
     tree.hidden, tree.dropped = 0, []
@@ -208,10 +206,10 @@ def list_recording(path: Path, options: Options, work: Path, say: Say) -> Listin
 
 
 def list_folder(root: Path, options: Options, work: Path, say: Say) -> Listing:
-    """Everything below ``root``: releases of known layouts, tables that name audio here, annotations with their recordings,
-    and then every audio file that none of them names, with its transcript where ``a.txt`` lies beside ``a.wav``.
+    """All clips below ``root``: releases in known layouts, tables of its audio files, annotations with their recordings, and then
+    all other audio files, with their transcripts (``a.txt`` next to ``a.wav``).
 
-    Of a release only what its tables name is read. ``say`` is told what lies there and is not used.
+    Of a release only the files in its tables are read. ``say`` receives lines about files that are not used.
     """
     return _list(Tree(root), root, root.resolve().name, options, work, say)
 
@@ -233,7 +231,7 @@ def _list(tree: Tree, where: Path, name: str, options: Options, work: Path, say:
     if not any(part.entries for part in listing.parts):
         refused = f"; {tree.dropped[0].detail}" if tree.dropped else ""
         raise UserError(
-            f"{where}: holds no audio; expected files such as {', '.join(sorted(SUFFIXES)[:6])}, at any depth"
+            f"{where}: contains no audio; expected files such as {', '.join(sorted(SUFFIXES)[:6])}, at any depth"
             f"{listing.unused_line(start='; there are ')}{refused}"
         )
     listing.add_unreadable()
@@ -243,7 +241,7 @@ def _list(tree: Tree, where: Path, name: str, options: Options, work: Path, say:
 
 @dataclass
 class _FolderReader:
-    """What is found below a root, reader by reader; what one has taken the next ones leave alone."""
+    """Applies the readers to the files below a root; each file is used by the first reader that accepts it."""
 
     tree: Tree
     options: Options
@@ -253,15 +251,15 @@ class _FolderReader:
 
     def __post_init__(self) -> None:
         self._audio = list(self.tree.audio())
-        self._taken: set[str] = set()  # audio that a clip is made of, and files that were read for what they say
-        self._owned: list[Path] = []  # folders of releases: audio in them that is not named is not read
+        self._taken: set[str] = set()  # audio files of clips, and tables and texts that were read
+        self._owned: list[Path] = []  # folders of releases: audio that their tables do not name is not read
         self._notes: list[str] = []
         self._index = AudioIndex(lambda: self._audio)
         self._stems = {key_of(path) for path in self._audio}
         self._columns_used = self._root_used = False
 
     def add_releases(self) -> None:
-        """Folders in the layouts of Common Voice, FLEURS, LibriSpeech and Kaldi."""
+        """Add folders in the layouts of Common Voice, FLEURS, LibriSpeech and Kaldi."""
         root, options = self.tree.root, self.options
         voices = [folder for folder in self.tree.folders if layouts.is_common_voice(folder)]
         fleurs = [folder for folder in self.tree.folders if layouts.is_fleurs(folder)]
@@ -276,24 +274,25 @@ class _FolderReader:
             self._add(layouts.list_librispeech(spoken, root, options))
             self._take(sorted({path.parent for path in spoken}), spoken)
         for folder in self.tree.folders:
-            # Kaldi's own copies of a folder, cut for its jobs, would be all of it again.
+            # Kaldi's copies of a folder, split for its jobs, would repeat the whole folder.
             if (folder / "wav.scp").is_file() and not any(re.fullmatch(r"split\d+\w*", n) for n in folder.parts):
                 self._root_used = True
                 self._add(kaldi.list_kaldi(folder, options))
                 self._take([], [folder / name for name in _KALDI])
 
     def add_tables(self) -> None:
-        """``manifest`` and ``metadata`` tables at any depth, Parquet files that hold audio, and tables of any name with a column
-        that is told to name audio, or of whose values nearly all name audio here; without names of columns it is the first."""
+        """Add ``manifest`` and ``metadata`` tables at any depth, Parquet files with audio, and other tables with an audio column:
+        the one that ``--columns`` names, or one with nearly all values names of audio below the root; in tables without
+        column names the first."""
         root, parts, seen = self.tree.root, list[PartListing](), set[str]()
         named = [path for path in self.tree.files if not self._is_taken(path) and self._is_named_table(path)]
         found = {path for path in self.tree.files if not self._is_taken(path) and self._is_found_table(path)}
         fitting = {path for path in (*named, *found) if self._fits(path)} if self.options.columns else set()
-        for path in [*named, *sorted(found - {*named})]:  # the sure ones first
+        for path in [*named, *sorted(found - {*named})]:  # tables with known names first
             if self._is_taken(path):
                 continue
             if fitting and path not in fitting:
-                self._notes.append(f"{self._name(path)} is not used, since it lacks columns that --columns names")
+                self._notes.append(f"{self._name(path)} is not used: it lacks columns that --columns names")
                 continue
             if path.parent != root and path not in found and not tables.names_audio(path, self.options):
                 self._notes.append(f"{self._name(path)} {NO_AUDIO_COLUMN}")
@@ -303,20 +302,20 @@ class _FolderReader:
             files = {_absolute(entry.path) for entry in part.entries if isinstance(entry, SourceClip)}
             if files and files <= seen | self._taken:
                 self._notes.append(
-                    f"{self._name(path)} is not used, since a table or a release is read for the same recordings; give it as "
-                    "the source to use it"
+                    f"{self._name(path)} is not used: another table or a release is read for the same recordings; to "
+                    "use it, give it as the source"
                 )
                 continue
             seen |= files
             parts.append(part)
-            for line in lines if len(parts) <= _LISTED else ():  # What is said of the first ones goes for the others.
+            for line in lines if len(parts) <= _LISTED else ():  # the others have similar messages
                 self.say(line)
             self._take([], [path])
         if len(parts) > _LISTED:
             self.say(f"{len(parts) - _LISTED:,} more tables are read in the same way")
         self._columns_used, self._root_used = bool(fitting), self._root_used or bool(parts)
         held_out = any(isinstance(e, SourceClip) and e.split != "train" for part in parts for e in part.entries)
-        for part in parts:  # A folder called train alone holds nothing out.
+        for part in parts:  # a folder with the name train only has no held-out split
             self._add(part if held_out else replace(part, has_splits=False))
 
     def _is_named_table(self, path: Path) -> bool:
@@ -329,7 +328,7 @@ class _FolderReader:
         return tables.has_given_columns(path, self.options) and self._headless(path) is None
 
     def _is_found_table(self, path: Path) -> bool:
-        """Whether a file of any name is a table of audio that is here: no other reader's, and about more than one recording."""
+        """Whether a file of any name is a table of audio below the root, not used by another reader, about several recordings."""
         suffix = Path(path.name.lower().removesuffix(".gz")).suffix
         about_one = key_of(path) in self._stems or key_of(Path(path.name.partition(".")[0])) in self._stems
         if about_one or suffix not in (*_HEADLESS, ".jsonl", ".ndjson") or _is_audio(path) or reader_of(path):
@@ -338,11 +337,11 @@ class _FolderReader:
             return True
         fields = tables.audio_table_fields(path, self.options, self._named_by(path))
         if fields and "text" not in fields and not self.options.columns and not self._is_named_table(path):
-            # It may be about the lengths of files, and their transcripts lie beside them.
+            # The table may list lengths only, with the transcripts in separate files.
             columns = f"audio={fields['audio']},text={tables.likely_text_column(path, fields) or 'NAME'}"
             how = f"lalia prepare {shlex.quote(str(self.tree.root))} --columns {shlex.quote(columns)}"
             self._notes.append(
-                f"{self._name(path)} is not used: it names audio files here, but no column is known to hold texts; if one does: "
+                f"{self._name(path)} is not used: it names audio files here, but no column with texts was recognised; to use it: "
                 f"{how}"
             )
             return False
@@ -360,7 +359,7 @@ class _FolderReader:
         return NamedAudio(path, self.options.root or path.parent, self._index)
 
     def add_annotations(self) -> None:
-        """Annotation files with a recording that nothing before them names."""
+        """Add annotation files with a recording that no earlier reader uses."""
         found = [(path, read) for path in self.tree.files if not self._is_taken(path) and (read := reader_of(path))]
         if not found:
             return
@@ -384,7 +383,7 @@ class _FolderReader:
             if other or any(self._is_taken(Path(name)) for name in about):
                 why = f"{self._name(other)} is" if other else "a table or a release is"
                 self._notes.append(
-                    f"{self._name(path)} is not used, since {why} read for the same recording; give it as the source to use it"
+                    f"{self._name(path)} is not used: {why} read for the same recording; to use it, give it as the source"
                 )
                 continue
             self._take([], [path])
@@ -404,7 +403,7 @@ class _FolderReader:
                 self.say(line)
 
     def add_recordings(self) -> None:
-        """Every audio file that is left, with its transcript where one lies beside it or in a tree of the same names."""
+        """Add all other audio files, with their transcripts from the same folder or from a parallel folder tree."""
         root = self.tree.root
         files = [path for path in self._audio if not self._is_taken(path) and not self._is_owned(path)]
         named, source = _are_languages(files, root), root.resolve().name
@@ -426,48 +425,48 @@ class _FolderReader:
                 f"another folder, such as {self._name(others[example])} of {self._name(example)}"
             )
         self._notes += [
-            f"{self._name(path)} is not used: several audio files or texts have its name" for path in unclear
+            f"{self._name(path)} is not used: several audio files or texts have this name" for path in unclear
         ]
         if entries and self.parts:
             unlabelled = sum(isinstance(entry, SourceClip) and not entry.text for entry in entries)
             self.say(
-                f"{root}: no table or annotation names {len(entries):,} audio file{'s' * (len(entries) > 1)}; read as well, "
+                f"{root}: {len(entries):,} audio file{'s' * (len(entries) > 1)} in no table or annotation; also read, "
                 f"{unlabelled:,} without a label"
             )
         if entries:
             self._add(PartListing("folder of audio", entries, False))
 
     def check_options(self) -> None:
-        """``UserError`` where ``--columns`` is of no use, and a line where ``--root`` is."""
+        """Raise ``UserError`` if no table has the columns of ``--columns``; report a ``--root`` that is not used."""
         columns = self.options.columns
         if columns and not self._columns_used:
             tiers = ",".join(f"{ours}={theirs}" for ours, theirs in columns.items())
             found = [path for path in self._unused() if tables.form_of(path) and not self._is_owned(path)]
             there = "".join(f"; {self._name(path)} has {tables.columns_of(path)}" for path in found[:1])
             raise UserError(
-                f"--columns {tiers}: no table below {self.tree.root} that is read has these columns{there}; "
+                f"--columns {tiers}: no table read below {self.tree.root} has these columns{there}; "
                 "correct it, or leave it out"
             )
         if self.options.root and not self._root_used:
-            self.say(f"--root {self.options.root} is not used: it is for the paths of tables, and none is read here")
+            self.say(f"--root {self.options.root} is not used: it is for paths in tables, and no table is read")
 
     def add_unreadable(self) -> None:
-        """Folders that cannot be entered, and links that lead nowhere."""
+        """Add unreadable folders and broken links to the dropped clips."""
         broken = [path for path in self._unused() if path.is_symlink() and not os.path.exists(path)]  # noqa: PTH110
-        links = [
-            Dropped(self._name(path), "missing", f"a link to {path.readlink()}, which is not there") for path in broken
-        ]
+        links = [Dropped(self._name(path), "missing", f"broken link to {path.readlink()}") for path in broken]
         self._take([], broken)
         if found := [*self.tree.dropped, *links]:
             self._add(PartListing("folder", found, False))
 
     def say_unused(self) -> None:
-        """What lies there and is not used: counted by suffix; what may hold labels by name, with how to use it."""
+        """Report unused files: counts by suffix; files that may contain labels by name, with how to use them."""
         if line := self.unused_line(start="not used: "):
             self.say(line)
         said = {note.partition(" is not used")[0] for note in self._notes}
         unused = [path for path in self._unused() if self._name(path) not in said and not self._is_owned(path)]
-        unused.sort(key=lambda path: path.suffix.lower() in TRANSCRIPT_SUFFIXES)  # Tables are the likelier ones.
+        unused.sort(
+            key=lambda path: path.suffix.lower() in TRANSCRIPT_SUFFIXES
+        )  # Tables first: they more likely contain labels.
         self._notes += [
             f"{self._name(path)} {why}" for path in unused if (why := unused_file_advice(path, self.options))
         ]
@@ -477,13 +476,13 @@ class _FolderReader:
             self.say(f"and {len(self._notes) - _LISTED:,} more such files")
 
     def unused_line(self, start: str) -> str:
-        """``3 .pdf, 1 .docx``, and the audio of releases that their tables do not name; "" where everything is used."""
+        """``3 .pdf, 1 .docx``, and audio of releases that is not in their tables; "" if all files are used."""
         counts = Counter(path.suffix.lower() or "without a suffix" for path in self._unused())
         parts = [
             f"{count:,} {readable(suffix)}" for suffix, count in sorted(counts.items(), key=lambda i: (-i[1], i[0]))
         ]
-        if left := sum(self._is_owned(path) and not self._is_taken(path) for path in self._audio):
-            parts.append(f"{left:,} audio file{'s' * (left > 1)} of a release that its tables do not name")
+        if remaining := sum(self._is_owned(path) and not self._is_taken(path) for path in self._audio):
+            parts.append(f"{remaining:,} audio file{'s' * (remaining > 1)} of a release that are not in its tables")
         if self.tree.hidden:
             parts.append(f"{self.tree.hidden:,} hidden")
         return start + ", ".join(parts) if parts else ""
@@ -512,7 +511,7 @@ class _FolderReader:
 
 
 def _is_of(other: Path, path: Path) -> bool:
-    """Whether a file has the name of another: ``talk.it.srt`` that of ``talk.wav``."""
+    """Whether a file name belongs to another: ``talk.it.srt`` to ``talk.wav``."""
     return other.name.casefold().startswith(f"{path.stem.casefold()}.")
 
 
@@ -521,7 +520,7 @@ def _is_audio(path: Path) -> bool:
 
 
 def _absolute(path: Path | str) -> str:
-    return os.path.abspath(path)  # noqa: PTH100 - links stay as they are
+    return os.path.abspath(path)  # noqa: PTH100 - keeps links
 
 
 def _report_tiers(
@@ -539,8 +538,8 @@ def _report_tiers(
 
 
 def _no_such_tier(options: Options, tiers: TierUsage, where: Path) -> UserError:
-    names = ", ".join(name for name, _ in tiers.unused.most_common(20)) or "none that has a name"
-    return UserError(f"{where}: has no tier called {', '.join(options.tiers)} (--tier); it has {names}")
+    names = ", ".join(name for name, _ in tiers.unused.most_common(20)) or "no named tiers"
+    return UserError(f"{where}: has no tier {', '.join(options.tiers)} (--tier); it has {names}")
 
 
 def _are_languages(files: list[Path], root: Path) -> bool:
@@ -554,12 +553,12 @@ def _recording(path: Path, beside: Path | None, root: Path, named: bool, source:
     relative = path.relative_to(root)
     try:
         status = path.stat()
-    except OSError as error:  # A link that leads nowhere, or a folder that may be listed and no more.
+    except OSError as error:  # A broken link, or a folder that can be listed but not read.
         missing = isinstance(error, FileNotFoundError)
         why = "no such file" if missing else f"cannot be read ({error.strerror})"
         return Dropped(relative.as_posix(), "missing" if missing else "unreadable", why)
-    if not stat.S_ISREG(status.st_mode):  # A pipe would be waited for without end.
-        return Dropped(relative.as_posix(), "missing", "is no file")
+    if not stat.S_ISREG(status.st_mode):  # Reading a pipe would block.
+        return Dropped(relative.as_posix(), "missing", "is not a regular file")
     language = find_language(relative.parts[0]) if named and len(relative.parts) > 1 else None
     text = ""
     if beside is not None:

@@ -29,7 +29,7 @@ _HUB_SPLITS = {"dev": "validation"}
 
 @dataclass(frozen=True)
 class HubStream:
-    """One of the files that a split of a dataset consists of; every worker opens it for itself."""
+    """One file of a split of a dataset; every worker opens it separately."""
 
     name: str
     config: str
@@ -55,7 +55,7 @@ class HubStream:
             audio = row[columns["audio"]] or {}
             data, path = audio.get("bytes"), str(audio.get("path") or id)
             if data is None and not audio.get("path"):
-                yield Dropped(id, "no audio named", "the row holds no audio")
+                yield Dropped(id, "no audio named", "the row has no audio")
                 continue
             if data is None and "://" in path:
                 try:
@@ -85,7 +85,7 @@ class HubStream:
 
 
 def list_hub(spec: str, options: Options, say: Say) -> Listing:
-    """``NAME``, ``ORGANISATION/NAME`` or a folder, each with ``/CONFIG`` where there are several; ``say`` is told its columns."""
+    """List ``NAME``, ``ORGANISATION/NAME`` or a folder, with ``/CONFIG`` if there are several; ``say`` receives its columns."""
     _be_quiet()
     name, config = _parse_spec(spec)
     splits = _splits(name, config)
@@ -135,7 +135,7 @@ def list_hub(spec: str, options: Options, say: Say) -> Listing:
 
 
 def _shares(name: str, config: str, split: str, options: Options) -> tuple[float, float]:
-    """What dev and test get of the only split; by its number of rows, where the dataset says that."""
+    """The shares of dev and test of the only split, by its number of rows if the dataset states it."""
     known = getattr(getattr(_load(name, config, split), "info", None), "splits", None) or {}
     rows = options.limit or int(getattr(known.get(split), "num_examples", 0) or 0)
     labelled = rows or math.ceil(100 * LEAST_HELD_OUT / PERCENT)
@@ -144,9 +144,9 @@ def _shares(name: str, config: str, split: str, options: Options) -> tuple[float
 
 
 def push(folder: Path, repository: str) -> str:
-    """Hand a finished corpus to the hub as a private dataset, split by split, with its card and credits; its address.
+    """Upload a finished corpus to the hub as a private dataset, split by split, with its card and credits; returns its URL.
 
-    Raises ``UserError`` where the hub refuses, or where the repository exists and anybody can read it.
+    Raises ``UserError`` if the hub refuses, or if the repository exists and is public.
     """
     from datasets import load_from_disk
     from huggingface_hub import HfApi
@@ -164,17 +164,17 @@ def push(folder: Path, repository: str) -> str:
                     rows.select(chosen).push_to_hub(repository, split=_HUB_SPLITS.get(split, split), private=True)
             documents = [CARD, "*.md", "*.txt"]
             hub.upload_folder(repo_id=repository, repo_type="dataset", folder_path=folder, allow_patterns=documents)
-    except Exception as error:  # Whatever the network or the hub says.
+    except Exception as error:  # any error of the network or the hub
         raise UserError(
             f"{folder}: cannot be pushed to {repository} ({_first_line(error)}); log in with `hf auth login` and run again"
         ) from error
     if not private:
-        raise UserError(f"{repository}: is there and public; make it private, or choose another --push USER/NAME")
+        raise UserError(f"{repository}: exists and is public; make it private, or choose another --push USER/NAME")
     return f"https://huggingface.co/datasets/{repository}"
 
 
 def _stored_audio() -> Any:
-    """The audio column as it is stored: bytes, a path, or both; the library's own wants a decoder only to pass it on."""
+    """The audio column as stored: bytes, a path, or both; the library's own type needs a decoder even to pass it on."""
     from datasets import Audio
 
     class Stored(Audio):
@@ -187,7 +187,7 @@ def _stored_audio() -> Any:
 
 
 def _fetched(address: str) -> bytes:
-    """A file that a dataset names on the hub or within an archive."""
+    """The bytes of a file on the hub or in an archive that a dataset refers to."""
     import fsspec
 
     with fsspec.open(address, "rb") as file:
@@ -207,12 +207,12 @@ def _parse_spec(spec: str) -> tuple[str, str]:
 
 
 def is_saved(folder: Path) -> bool:
-    """Whether ``save_to_disk`` made a folder."""
+    """Whether ``folder`` was made by ``save_to_disk``."""
     return any((folder / file).is_file() for file in ("state.json", "dataset_dict.json"))
 
 
 def _saved(name: str) -> Any:
-    """The splits of a folder made by ``save_to_disk``, ``None`` for any other."""
+    """The splits of a folder made by ``save_to_disk``, ``None`` for other folders."""
     from datasets import Dataset, load_from_disk
 
     if not is_saved(Path(name)):
@@ -230,7 +230,7 @@ def _splits(name: str, config: str) -> list[str]:
 
 
 def _load(name: str, config: str, split: str) -> Any:
-    """The rows of a split as an iterable dataset that knows its files."""
+    """The rows of a split as an iterable dataset with its list of files."""
     from datasets import load_dataset
 
     _be_quiet()
@@ -243,7 +243,7 @@ def _load(name: str, config: str, split: str) -> Any:
 
 @contextlib.contextmanager
 def _as_user_error(name: str, config: str) -> Iterator[None]:
-    """Whatever goes wrong with a dataset, in one line."""
+    """Turn any exception of the library into a ``UserError`` of one line."""
     try:
         yield
     except UserError:
@@ -261,17 +261,17 @@ def _columns_of_first_row(rows: Any) -> dict[str, Any]:
 
 
 def _columns(features: dict[str, Any], options: Options, spec: str) -> dict[str, str]:
-    """Our field names to the dataset's; the audio column is known by its kind."""
+    """lalia's field names → the dataset's columns; the audio column is recognised by its type."""
     from datasets import Audio
 
     found: dict[str, str] = {}
     lower = {name.lower(): name for name in features}
     for ours in ("audio", "text", "language", "speaker", "split", "channel"):
-        told = options.columns.get(ours)
-        if told is not None and told not in features:
-            raise UserError(f"hub:{spec}: has no column {told!r}; it has {', '.join(features)}")
-        name = told or next((lower[usual] for usual in NAMES[ours] if usual in lower), None)
-        if ours == "audio" and told is None:
+        given = options.columns.get(ours)
+        if given is not None and given not in features:
+            raise UserError(f"hub:{spec}: has no column {given!r}; it has {', '.join(features)}")
+        name = given or next((lower[usual] for usual in NAMES[ours] if usual in lower), None)
+        if ours == "audio" and given is None:
             name = next((name for name, kind in features.items() if isinstance(kind, Audio)), name)
         if name is not None:
             found[ours] = name
@@ -283,7 +283,7 @@ def _columns(features: dict[str, Any], options: Options, spec: str) -> dict[str,
 
 
 def _language_reader(features: Any, column: str) -> Any:
-    """How to read the language of a row: datasets number their classes."""
+    """A function that reads the language of a row: some datasets store class numbers."""
     kind = features.get(column) if features else None
     if kind is not None and hasattr(kind, "int2str"):
         return lambda row: kind.int2str(row[column]) if row[column] is not None else ""
@@ -291,7 +291,7 @@ def _language_reader(features: Any, column: str) -> Any:
 
 
 def _language(word: str) -> str:
-    """The code for what a dataset's column of languages says; ``und`` where that is none, since classes have any names."""
+    """The code for a value of a dataset's language column; ``und`` if it is not a language, because classes have any names."""
     try:
         return iso_639_3(word)
     except UserError:
@@ -304,8 +304,8 @@ def _split_by_hash(key: str, dev: float, test: float) -> str:
 
 
 def _split_by_position(key: str, number: int, dev: float, test: float) -> str:
-    """The split of row ``number`` of a file: of every twenty rows (more for smaller shares) as many as the shares say, by a hash
-    of their places, so that a dataset of few rows has some too."""
+    """The split of row ``number`` of a file. In every block of twenty rows (more for smaller shares) the shares are exact, by a
+    hash of the row numbers, so that small datasets have held-out rows too."""
     shares = [share for share in (dev, test) if share > 0]
     if not shares:
         return "train"

@@ -27,7 +27,7 @@ _FLEURS_FIELDS = 7  # id, file_name, raw_transcription, transcription, character
 
 
 def list_librispeech(tables: list[Path], root: Path, options: Options) -> PartListing:
-    """Speaker, chapter, utterance: ``61/70968/61-70968.trans.txt``; splits from the folders ``train-*, dev-*, test-*``."""
+    """LibriSpeech: ``speaker/chapter/61-70968.trans.txt``; splits from the folders ``train-*, dev-*, test-*``."""
 
     def entries() -> Iterator[SourceClip | Dropped]:
         for table in tables:
@@ -43,7 +43,7 @@ def list_librispeech(tables: list[Path], root: Path, options: Options) -> PartLi
                     continue
                 path = next((p for s in _AUDIO if (p := find_path(table.with_name(id + s))).is_file()), None)
                 if path is None:
-                    yield Dropped(id, "missing", f"no audio file {id}.* beside {relative}")
+                    yield Dropped(id, "missing", f"no audio file {id}.* next to {relative}")
                     continue
                 split = _librispeech_split(part) or "train"
                 speaker = id.partition("-")[0]
@@ -56,9 +56,9 @@ def list_librispeech(tables: list[Path], root: Path, options: Options) -> PartLi
 
 
 def list_common_voice(folders: list[Path], root: Path, options: Options) -> PartListing:
-    """Its own train, dev and test, and of what else is validated the clips that share no speaker or sentence with the two.
+    """Common Voice: its train, dev and test, and other validated clips that share no speaker or sentence with dev and test.
 
-    Clips that voters found wrong (``invalidated.tsv``) and those nobody judged (``other.tsv``) are left alone.
+    Clips that were voted wrong (``invalidated.tsv``) or not voted on (``other.tsv``) are not used.
     """
     kept_out: set[Path] = set()
 
@@ -90,7 +90,7 @@ def list_common_voice(folders: list[Path], root: Path, options: Options) -> Part
                     if split == "validated" and keys & held:
                         listed.add(clip.id)
                         kept_out.add(Path(clip.path))
-                        yield Dropped(clip.id, "shared with held-out", "dev or test has its speaker or its sentence")
+                        yield Dropped(clip.id, "shared with held-out", "its speaker or sentence is in dev or test")
                         continue
                     listed.add(clip.id)
                     if split in ("test", "dev"):
@@ -102,13 +102,13 @@ def list_common_voice(folders: list[Path], root: Path, options: Options) -> Part
 
 
 def list_fleurs(folders: list[Path], root: Path, options: Options, work: Path) -> PartListing:
-    """Tables ``train.tsv, dev.tsv, test.tsv`` and ``audio/train/*.wav``, or ``audio/train.tar.gz``, opened below ``work``."""
+    """FLEURS: ``train.tsv``, ``dev.tsv``, ``test.tsv`` and ``audio/train/`` or ``audio/train.tar.gz``, unpacked to ``work``."""
 
     def entries() -> Iterator[SourceClip | Dropped]:
         for folder in folders:
             language = options.language or find_language(folder.name) or ""
             if not language:
-                raise UserError(f"{folder}: its name is no language such as it_it; say --language")
+                raise UserError(f"{folder}: its name is not a language such as it_it; give --language")
             for split in ("train", "dev", "test"):
                 table = folder / f"{split}.tsv"
                 audio = _opened(folder / "audio" / split, work / "opened" / folder.name) if table.is_file() else folder
@@ -128,12 +128,12 @@ def list_fleurs(folders: list[Path], root: Path, options: Options, work: Path) -
 
 
 def is_common_voice(folder: Path) -> bool:
-    """Whether ``folder`` is a language of Common Voice: it holds ``clips/`` and tables of them."""
+    """Whether ``folder`` is a language of Common Voice: it has ``clips/`` and tables of clips."""
     return (folder / "clips").is_dir() and any((folder / f"{name}.tsv").is_file() for name in ("train", "validated"))
 
 
 def is_fleurs(folder: Path) -> bool:
-    """Whether ``folder`` is a language of FLEURS: it holds ``train.tsv`` without a header and ``audio/``."""
+    """Whether ``folder`` is a language of FLEURS: it has ``train.tsv`` without a header and ``audio/``."""
     table = folder / "train.tsv"
     return (folder / "audio").is_dir() and table.is_file() and _has_no_header(table)
 
@@ -150,7 +150,7 @@ def _has_no_header(table: Path) -> bool:
 
 
 def _opened(audio: Path, folder: Path) -> Path:
-    """Where the clips of a split are: its folder, or its archive opened once below ``folder``."""
+    """The folder of a split's clips: its own, or its archive unpacked once below ``folder``."""
     archive = audio.with_name(audio.name + ".tar.gz")
     if audio.is_dir() or not archive.is_file():
         return audio
@@ -165,19 +165,19 @@ def _opened(audio: Path, folder: Path) -> Path:
                     if file is not None:
                         (there / Path(member.name).name).write_bytes(file.read())
         except (tarfile.TarError, EOFError, OSError) as error:
-            raise UserError(f"{archive}: cannot be opened ({error}); fetch it again") from error
+            raise UserError(f"{archive}: cannot be unpacked ({error}); download it again") from error
         done.touch()
     return there
 
 
-# --- Data folders of the older toolkits ------------------------------------------------------------------
+# --- Data folders of Kaldi and fairseq -------------------------------------------------------------------
 
 
 def list_kaldi(folder: Path, options: Options) -> PartListing:
-    """``wav.scp``, and where they are there ``segments``, ``text``, ``utt2spk``, ``utt2lang``.
+    """Kaldi: ``wav.scp``, and optionally ``segments``, ``text``, ``utt2spk``, ``utt2lang``.
 
-    A pipe (``flac -dc a.flac |``) is not run: the one existing file that it names is read, and of that the one channel that it
-    picks (``sox a.wav -t wav - remix 2 |``). Paths start from ``--root``, the folder, or one of those above it.
+    A pipe (``flac -dc a.flac |``) is not run: the only existing file in it is read, and only the channel that it selects
+    (``sox a.wav -t wav - remix 2 |``). Paths are relative to ``--root``, the folder, or one of its parents.
     """
     if not (folder / "wav.scp").is_file():
         raise UserError(f"{folder}: has no wav.scp; expected a Kaldi data folder")
@@ -230,20 +230,20 @@ def list_kaldi(folder: Path, options: Options) -> PartListing:
         segmented = {words.split(maxsplit=1)[0] for words in segments.values() if words}
         for recording in wavs if segments else ():
             if recording not in segmented:
-                yield Dropped(recording, "no segment", "wav.scp has this recording, segments has no part of it")
+                yield Dropped(recording, "no segment", "this recording of wav.scp has no line in segments")
         table = "segments" if segments else "wav.scp"
         for id in texts:
             if id not in listed:
-                yield Dropped(id, "no audio named", f"text has this utterance, {table} has none of its name")
+                yield Dropped(id, "no audio named", f"this utterance of text is missing in {table}")
 
     named = frozenset(path for path in files.values() if path is not None)
     return PartListing("Kaldi data folder", list(entries()), _split_of(folder.resolve().name, "") != "", named)
 
 
 def list_fairseq(path: Path, options: Options) -> PartListing:
-    """``train.tsv`` (its first line is the root, the others file and samples), with ``train.wrd`` or ``train.ltr``.
+    """fairseq: ``train.tsv`` (first line: the root; others: file and samples), with ``train.wrd`` or ``train.ltr``.
 
-    Of a folder, all its ``.tsv``. The names of the tables are the splits; ``.ltr`` is read as letters with ``|`` for spaces.
+    For a folder, all its ``.tsv``. The names of the tables are the splits; ``.ltr`` has letters with ``|`` for spaces.
     """
     tables = sorted(path.glob("*.tsv")) if path.is_dir() else [path]
     if not tables:
@@ -254,7 +254,7 @@ def list_fairseq(path: Path, options: Options) -> PartListing:
             lines = [line.decode("utf-8", "replace") for line in read_lines(table)]
             if not lines or "\t" in lines[0]:
                 raise UserError(
-                    f"{table}: its first line is no folder; expected fairseq's form (for a manifest, say its path)"
+                    f"{table}: its first line is not a folder; expected fairseq's format (give other tables without fairseq:)"
                 )
             root = options.root or (Path(lines[0]) if Path(lines[0]).is_absolute() else table.parent / lines[0])
             texts = _transcripts(table, len(lines) - 1)
@@ -281,7 +281,7 @@ def _transcripts(table: Path, rows: int) -> list[str]:
             texts = [line.decode("utf-8", "replace") for line in read_lines(beside)]
             if len(texts) != rows:
                 raise UserError(
-                    f"{beside}: has {len(texts)} lines where {table.name} has {rows} clips; make them anew together"
+                    f"{beside}: has {len(texts)} lines, but {table.name} has {rows} clips; create both again"
                 )
             if suffix == ".ltr":
                 texts = [text.replace(" ", "").replace("|", " ") for text in texts]
@@ -290,11 +290,11 @@ def _transcripts(table: Path, rows: int) -> list[str]:
 
 
 def _pairs(path: Path, repeated: list[Dropped]) -> dict[str, str]:
-    """A Kaldi table: the first word of each line, and the rest; ``{}`` where the file is not there.
+    """A Kaldi table: the first word of each line → the rest; ``{}`` if the file does not exist.
 
-    Of lines that begin alike the first counts; the others are put into ``repeated``.
+    Of lines with the same first word the first one is used; the others are added to ``repeated``.
 
-    Spaces and tabs part them, as they do for Kaldi. Bytes that are not UTF-8 stay as lone surrogates: they may name a file.
+    Words are separated by spaces and tabs, as in Kaldi. Bytes that are not UTF-8 become lone surrogates: they may name a file.
     """
     if not path.is_file():
         return {}
@@ -304,12 +304,12 @@ def _pairs(path: Path, repeated: list[Dropped]) -> dict[str, str]:
     for key, *rest in parted:
         words = rest[0] if rest else ""
         if found.setdefault(key, words) != words:
-            repeated.append(Dropped(key, "bad row", f"{path.name}: another line of this name says {words!r}"))
+            repeated.append(Dropped(key, "bad row", f"{path.name}: another line with this name: {words!r}"))
     return found
 
 
 def _file(words: str, roots: list[Path]) -> Path | None:
-    """The file that an entry of ``wav.scp`` names: the entry itself, or the one file that its pipe names."""
+    """The file of an entry of ``wav.scp``: the entry itself, or the only existing file in its pipe."""
     names = [words]
     if words.endswith("|"):
         try:
@@ -326,14 +326,14 @@ def _why_missing(recording: str, words: str | None) -> str:
         return f"wav.scp has no such recording ({recording})"
     if found := re.fullmatch(r"(.*\.ark)(:\d+)?(\[.*\])?", words):
         return (
-            f"{words} ({recording}) lies in a Kaldi archive, which is not read; copy it out with Kaldi's wav-copy "
+            f"{words} ({recording}) is in a Kaldi archive, which lalia cannot read; extract it with Kaldi's wav-copy "
             f"({shlex.join(['wav-copy', found[1] + (found[2] or ''), f'{recording}.wav'])}), and name that file in wav.scp"
         )
     return f"{words} ({recording})"
 
 
 def _channel(words: str) -> int | None:
-    """The channel, from 0, that a pipe of ``wav.scp`` picks by sox, sph2pipe or ffmpeg; None where it picks none."""
+    """The channel, from 0, that a pipe of ``wav.scp`` selects with sox, sph2pipe or ffmpeg; None if it selects none."""
     if not words.endswith("|"):
         return None
     found = next((match for pattern in _PICKS for match in [re.search(pattern, words)] if match), None)
@@ -348,10 +348,10 @@ _PICKS = (
     r"\s-map_channel\s+\d+\.\d+\.(?P<zero>\d+)\s",
     r"\bpan=(mono|1c)\|c0=c(?P<zero>\d+)\b",
 )
-"""A channel counted from one or from zero. sox's ``-c 1`` picks none: it mixes."""
+"""Patterns of a channel, counted from one or zero. sox's ``-c 1`` selects none: it mixes."""
 
 
 def _split_of(name: str, otherwise: str = "train") -> str:
-    """The split that a folder or table is named after: ``dev``, ``test_clean``, ``valid``."""
+    """The split in the name of a folder or table: ``dev``, ``test_clean``, ``valid``."""
     word = name.lower().replace("-", "_").split("_")[0]
     return SPLIT_NAMES.get(word, otherwise) if word else otherwise

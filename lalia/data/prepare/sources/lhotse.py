@@ -21,7 +21,7 @@ Row = dict[str, Any]
 
 
 def kind_of(columns: Iterable[str]) -> str:
-    """Which of lhotse's manifests has such columns; "" where none has."""
+    """The kind of lhotse manifest with these columns; "" if it is none."""
     found = set(columns)
     return next((kind for kind, needed in _KINDS.items() if needed <= found), "")
 
@@ -35,8 +35,8 @@ def rows_of(
         beside = path.with_name(path.name.replace("supervisions", "recordings"))
         if beside == path or not beside.is_file():
             raise UserError(
-                f"{path}: supervisions of lhotse name recordings by id; expected their manifest beside it, called as this one "
-                "with recordings for supervisions"
+                f"{path}: lhotse's supervisions refer to recordings by id; expected their manifest next to it, with the same "
+                "name and recordings instead of supervisions"
             )
         found = [parse(line.decode("utf-8", "replace")) for line in read_lines(beside) if line.strip()]
         recordings = {str(row.get("id")): row for row in found if isinstance(row, dict)}
@@ -52,12 +52,12 @@ def rows_of(
             else:
                 recording = recordings.get(str(row["recording_id"]))
                 if recording is None:
-                    yield number, f"no recording is called {row['recording_id']}"
+                    yield number, f"no recording has the id {row['recording_id']}"
                     continue
                 whole = not row["start"] and row["duration"] >= recording["duration"]
                 yield number, _row(recording, row.get("id"), row, row["start"], 0.0 if whole else row["duration"])
         except (KeyError, TypeError, ValueError, IndexError) as error:
-            yield number, f"is no {kind[:-1]} that can be read ({type(error).__name__}: {error})"
+            yield number, f"cannot be read as a {kind[:-1]} ({type(error).__name__}: {error})"
 
 
 def _of_cut(cut: Row) -> Iterator[Row]:

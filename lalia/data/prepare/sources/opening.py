@@ -1,10 +1,10 @@
-"""Open a source of `lalia prepare`: from what the user typed to the function that lists its clips.
+"""Open a source of `lalia prepare`: from the user's argument to the function that lists its clips.
 
 To add a source:
 
-1. Write a function that returns a ``Listing`` of ``SourceClip`` (used) and ``Dropped`` (not used, with the reason). If the
+1. Write a function that returns a ``Listing`` of ``SourceClip`` (used) and ``Dropped`` (not used, with a reason). If the
    source has files or rows, return a ``PartListing``: ``finish_listing`` makes names unique, checks files, adds splits.
-2. Register it: a form of its own (``kaldi:DIR``) in ``open_source`` below, a folder layout in ``folders.add_releases``,
+2. Register it: a prefix (``kaldi:DIR``) in ``open_source`` below, a folder layout in ``folders.add_releases``,
    an annotation format in ``folders.ANNOTATIONS``, a kind of table in ``tables.read_table``.
 3. Add its name to ``_EXPECTED`` below, a test in tests/data/prepare and a row in docs/corpora.md.
 """
@@ -28,7 +28,7 @@ from lalia.files import find_path
 from lalia.inputs import identify, is_url, url_error
 
 ListSource = Callable[[Path], Listing]
-"""Lists a source; may keep files in the work folder that it is given."""
+"""Lists a source; may write files to the given work folder."""
 
 _EXPECTED = (
     "a folder, a recording, a table (.tsv, .csv, .jsonl, .json, .parquet), annotations (.eaf, .TextGrid, .trs, .cha, .stm, "
@@ -37,12 +37,12 @@ _EXPECTED = (
 
 
 def open_source(spec: str, options: Options, audio: Path | None, say: Say) -> ListSource:
-    """How to list ``spec``; ``UserError`` where it is nothing we know or is not there."""
+    """The function that lists ``spec``; ``UserError`` if the source is unknown or does not exist."""
     kind, colon, rest = spec.partition(":")
     if spec == "demo":
         return lambda work: list_demo(work, audio, say)
     if audio is not None:
-        raise UserError("--audio FOLDER is for demo alone; name the folder as the source")
+        raise UserError("--audio FOLDER is for demo only; give the folder as the source")
     if colon and kind == "hub":
         return lambda work: hub.list_hub(rest, options, say)
     if colon and kind == "kaldi":
@@ -53,7 +53,7 @@ def open_source(spec: str, options: Options, audio: Path | None, say: Say) -> Li
         name = _named(path if path.is_dir() else path.parent)
         return lambda work: finish_listing(name, [layouts.list_fairseq(path, options)], options, path)
     if colon and kind == "demo":
-        raise UserError(f"source {spec!r}: the demo takes no name; say: lalia prepare demo")
+        raise UserError(f"source {spec!r}: the demo has no name; give: lalia prepare demo")
     path = _existing(spec)
     if path.is_dir():
         found = identify(path)
@@ -69,13 +69,13 @@ def open_source(spec: str, options: Options, audio: Path | None, say: Say) -> Li
         return lambda work: folders.list_annotations(path, read, options, say)
     if path.suffix.lower() in SUFFIXES or is_audio(path):
         return lambda work: folders.list_recording(path, options, work, say)
-    if told := unsupported.describe_unsupported(path):
-        raise UserError(f"{path}: {told}")
+    if problem := unsupported.describe_unsupported(path):
+        raise UserError(f"{path}: {problem}")
     named = NamedAudio(path, options.root or path.parent)
     if not tables.form_of(path) and detect_headerless(path, named) is None:
         raise UserError(
-            f"{path}: is neither audio nor a file that tells of audio; expected {_EXPECTED}, or lines that begin with names of "
-            f"audio files below {named.root}"
+            f"{path}: is neither audio nor a table or annotation of audio; expected {_EXPECTED}, or lines that begin with "
+            f"names of audio files below {named.root}"
         )
     name = tables.stem_of(path)
     if name in ("manifest", "metadata"):
@@ -91,8 +91,8 @@ def _existing(spec: str) -> Path:
     if is_url(spec):
         raise url_error(spec)
     if spec == "-":
-        raise UserError("-: a source is read more than once; save the table as a file, with its clips beside it")
+        raise UserError("-: a source is read more than once; save the table as a file next to its clips")
     path = find_path(Path(spec).expanduser())
-    if not os.path.exists(path):  # noqa: PTH110 - pathlib's raises an OSError where a name is too long
+    if not os.path.exists(path):  # noqa: PTH110 - pathlib raises OSError for very long names
         raise UserError(f"{spec}: no such file or folder; expected {_EXPECTED}")
     return path

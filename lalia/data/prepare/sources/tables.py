@@ -1,4 +1,4 @@
-"""Read tables of clips (manifests): .tsv, .csv, .jsonl, .json and .parquet, which name audio or contain it."""
+"""Read tables of clips (manifests): .tsv, .csv, .jsonl, .json and .parquet, which refer to audio files or contain audio."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ SPLIT_NAMES = {
 }  # fmt: skip
 
 Row = dict[str, Any]
-_LOOKED_AT, _NEARLY_ALL = 100, 0.9  # rows, and the share of them that must name audio
+_CHECKED_ROWS, _MIN_SHARE = 100, 0.9  # rows, and the share of them that must name audio
 
 
 def form_of(path: Path) -> str:
-    """The suffix of a table, also of one that gzip has compressed (``.tsv`` of ``a.tsv.gz``); "" of any other file."""
+    """The suffix of a table, without ``.gz`` (``.tsv`` for ``a.tsv.gz``); "" for other files."""
     name = path.name.lower().removesuffix(".gz")
     return next((suffix for suffix in SUFFIXES if name.endswith(suffix)), "")
 
@@ -50,12 +50,12 @@ def stem_of(path: Path) -> str:
 def list_table(
     path: Path, options: Options, work: Path, say: Say, root: Path | None = None, index: AudioIndex | None = None
 ) -> PartListing:
-    """The clips of a table; paths start from ``--root``, else from the table's folder.
+    """The clips of a table; paths are relative to ``--root``, else to the table's folder.
 
-    ``root`` is the folder that was given, where that was not the table: ids start there, and the names of folders below it
-    are splits where the table has no column of them; ``index`` is of the audio there. Audio that a table holds itself is put
-    below ``work``. ``say`` is told which column is read as what, and which rows have no text where the others do. Raises
-    ``UserError`` where rows of one file say different things and none says when.
+    ``root`` is the folder given as the source, if that is not the table: ids are relative to it, and names of its subfolders
+    are splits if the table has no split column; ``index`` is the index of its audio. Audio inside a table is written below
+    ``work``. ``say`` receives the meaning of the columns, and the rows without text if others have one. Raises ``UserError``
+    if rows of one file have different texts and no times.
     """
     below = path.parent.relative_to(root) if root is not None else Path()
     source = (root or path.parent).resolve().name if stem_of(path) in ("manifest", "metadata") else stem_of(path)
@@ -96,7 +96,7 @@ def list_table(
             if isinstance(cell, dict | bytes):
                 name, data = _held(cell, f"{stem_of(path)}-{number:07d}")
                 if not name:
-                    yield Dropped(where, "bad row", f"{where}: {fields['audio']} holds neither audio nor its path")
+                    yield Dropped(where, "bad row", f"{where}: {fields['audio']} has neither audio nor a path")
                     continue
                 row = {**row, fields["audio"]: name}
                 held = None if data is None else _put(opened / f"{number:07d}{Path(name).suffix[:8]}", data)
@@ -119,12 +119,12 @@ def list_table(
             f"{path}: {fields['text']} is empty in {len(wordless):,} of {len(clips):,} rows, such as {wordless[0]}; "
             f"{'that clip' if one else 'those clips'} will have no label"
         )
-    # A split column that is empty throughout says nothing.
+    # A split column that is always empty is ignored.
     return PartListing("manifest", listed, bool(found_splits - {""} or split), frozenset(files))
 
 
 def names_audio(path: Path, options: Options) -> bool:
-    """Whether a table has a column that is known, or told, to name audio, or holds audio."""
+    """Whether a table has an audio column, by its name or ``--columns``, or contains audio."""
     try:
         columns, _ = read_table(path)
         return holds_audio(path) or bool(lhotse.kind_of(columns)) or bool(_known_columns(path, columns, options)[1])
@@ -133,9 +133,9 @@ def names_audio(path: Path, options: Options) -> bool:
 
 
 def audio_table_fields(path: Path, options: Options, named: NamedAudio) -> dict[str, str]:
-    """Our fields to the columns of a table whose audio, as is told or as nearly all its values say, is ``named``'s; {} of others.
+    """lalia's fields → columns of a table whose audio column (by ``--columns``, or nearly all values) ``named`` finds; else {}.
 
-    Where no column is known to hold texts there is no "text" among them.
+    "text" is missing if no text column is recognised.
     """
     try:
         columns, _ = read_table(path)
@@ -148,19 +148,19 @@ def audio_table_fields(path: Path, options: Options, named: NamedAudio) -> dict[
 
 
 def likely_text_column(path: Path, fields: Mapping[str, str]) -> str:
-    """The column with the longest words among those that are not ``fields``; "" where none is left."""
+    """The column with the longest texts among those that are not in ``fields``; "" if there is none."""
     columns, rows = read_table(path)
-    first = [row for _, row in islice(rows, _LOOKED_AT) if isinstance(row, dict)]
+    first = [row for _, row in islice(rows, _CHECKED_ROWS) if isinstance(row, dict)]
     left = [name for name in columns if name and name not in fields.values()]
     return max(left, key=lambda name: sum(len(str(row.get(name) or "")) for row in first), default="")
 
 
 def columns_of(path: Path) -> str:
-    """The names of a table's columns, to be told."""
+    """The names of a table's columns, for messages."""
     try:
         return ", ".join(read_table(path)[0]) or "none"
     except UserError:
-        return "none that can be read"
+        return "no readable columns"
 
 
 def has_given_columns(path: Path, options: Options) -> bool:
@@ -172,15 +172,15 @@ def has_given_columns(path: Path, options: Options) -> bool:
 
 
 def holds_audio(path: Path) -> bool:
-    """Whether a table is a Parquet file with audio in it, as the hub's are."""
+    """Whether a table is a Parquet file that contains audio, as on the hub."""
     return form_of(path) == ".parquet" and bool(_holding_audio(path))
 
 
 def _known_columns(
     path: Path, columns: list[str], options: Options, named: NamedAudio | None = None
 ) -> tuple[list[str], dict[str, str]]:
-    """The columns of a table, and which of ours they are; one whose values look like audio files, or are names of those that
-    ``named`` knows, is that, whatever it is called."""
+    """The columns of a table, and lalia's fields → columns. The audio column may have any name if its values look like audio
+    files or ``named`` finds them."""
 
     try:
         return columns, find_columns(columns, options, str(path))
@@ -196,13 +196,13 @@ def _known_columns(
 
 
 def _naming(path: Path, columns: list[str], names: Callable[[str], bool]) -> list[str]:
-    """The columns whose values nearly all name something, as far as the first rows tell."""
-    rows = [row for _, row in islice(read_table(path)[1], _LOOKED_AT) if isinstance(row, dict)]
+    """The columns in which nearly all values of the first rows are ``known``."""
+    rows = [row for _, row in islice(read_table(path)[1], _CHECKED_ROWS) if isinstance(row, dict)]
 
     def known(column: str) -> int:
         return sum(isinstance(value := row.get(column), str) and names(value.strip()) for row in rows)
 
-    return [column for column in columns if column and rows and known(column) >= _NEARLY_ALL * len(rows)]
+    return [column for column in columns if column and rows and known(column) >= _MIN_SHARE * len(rows)]
 
 
 def _is_audio_name(value: Any) -> bool:
@@ -210,7 +210,7 @@ def _is_audio_name(value: Any) -> bool:
 
 
 def _held(cell: dict[str, Any] | bytes, otherwise: str) -> tuple[str, bytes | None]:
-    """The name of the audio in a cell, and its bytes where they are there too; "" where there is neither."""
+    """The name of the audio in a cell, and its bytes if the cell has them; "" if it has neither."""
     if isinstance(cell, bytes):
         return otherwise, cell
     data, name = cell.get("bytes"), next((cell[key] for key in ("path", "file", "audio_filepath") if cell.get(key)), "")
@@ -228,7 +228,7 @@ def _put(path: Path, data: bytes) -> Path:
 
 
 def read_table(path: Path) -> tuple[list[str], Iterator[tuple[int, Row | str]]]:
-    """The columns of a table and its rows as (line number, row); a row that cannot be read is a string that says why."""
+    """The columns of a table and its rows as (line number, row); an unreadable row is a string with the reason."""
     form = form_of(path)
     if form == ".parquet":
         return _parquet(path)
@@ -237,13 +237,13 @@ def read_table(path: Path) -> tuple[list[str], Iterator[tuple[int, Row | str]]]:
         rows = _json_rows(lines)
         columns = list(dict.fromkeys(key for _, row in rows if isinstance(row, dict) for key in row))
         return columns, iter(rows)
-    if lines and re.fullmatch(r"sep=.", lines[0][1].strip(), re.IGNORECASE):  # Excel's, for itself.
+    if lines and re.fullmatch(r"sep=.", lines[0][1].strip(), re.IGNORECASE):  # Excel's delimiter line
         lines = lines[1:]
     header = lines[0][1] if lines else ""
     delimiter = "\t" if form == ".tsv" and "\t" in header else _delimiter(header)
     csv.field_size_limit(1 << 24)
     text = io.StringIO("\n".join(line for _, line in lines))
-    # Tab-separated texts hold quotation marks that are none of the format's.
+    # Quotation marks in tab-separated texts are not CSV quotes.
     reader = (
         csv.reader(text, delimiter="\t", quoting=csv.QUOTE_NONE)
         if delimiter == "\t"
@@ -263,9 +263,9 @@ def clip_of(
     below: Path = Path(),
     held: Path | None = None,
 ) -> SourceClip | Dropped:
-    """The clip that a row tells of, with its file as ``named`` finds it; ``Dropped`` where the row makes no sense.
+    """The clip of a row, with its file found by ``named``; ``Dropped`` for an invalid row.
 
-    Its id is the file's name, which starts ``below`` another folder. ``held`` is where its audio is, if the table held it.
+    Its id is the file's path with the prefix ``below``. ``held`` is the path of its audio, if the table contains it.
     """
 
     def value(name: str) -> str:
@@ -281,7 +281,7 @@ def clip_of(
     if not name:
         return Dropped(value("id") or where, "no audio named", where)
     for ours, theirs in fields.items():
-        if ours != "audio" and not is_utf8(value(ours)):  # Whatever its bytes, a name may be that of a file.
+        if ours != "audio" and not is_utf8(value(ours)):  # A file name may have any bytes.
             save = f"save the table as UTF-8 ({iconv_command(named.table)})"
             return Dropped(id, "bad row", f"{where}: {theirs} is not UTF-8; {save}")
     try:
@@ -290,7 +290,7 @@ def clip_of(
         end = time("end") if value("end") else start + duration if value("start") and duration else None
         numbered = isinstance(
             row.get(fields.get("language", "")), int
-        )  # Classes of a dataset, whose names are elsewhere.
+        )  # Class numbers of a dataset, whose names are not in the table.
         language = options.language or iso_639_3("" if numbered else value("language"))
         channel = read_channel(value("channel"))
     except (ValueError, UserError) as error:
@@ -321,7 +321,7 @@ def clip_of(
 
 
 def read_channel(word: str) -> int | None:
-    """A channel from 0, of its number from 1, its letter or its side; None where the cell is empty."""
+    """A channel from 0, for a number from 1, a letter or a side; None for an empty cell."""
     known = {"a": 0, "b": 1, "l": 0, "r": 1, "left": 0, "right": 1}
     if not word:
         return None
@@ -333,12 +333,12 @@ def read_channel(word: str) -> int | None:
 
 
 def split_of_folder(folder: Path) -> str:
-    """The split that one of the folders of a path is named after, the outermost first; "" where none is."""
+    """The split in the name of a folder of a path, the outermost first; "" if there is none."""
     return next((SPLIT_NAMES[name.lower()] for name in folder.parts if name.lower() in SPLIT_NAMES), "")
 
 
 def _split_of_shard(path: Path) -> str:
-    """The split that a Parquet file of the hub is named after: ``train-00000-of-00002.parquet``."""
+    """The split in the name of a Parquet file of the hub: ``train-00000-of-00002.parquet``."""
     found = re.fullmatch(r"([a-z]+)(-\d+-of-\d+)?", path.stem.lower()) if form_of(path) == ".parquet" else None
     return SPLIT_NAMES.get(found[1], "") if found else ""
 
@@ -349,7 +349,7 @@ _MILLISECONDS = re.compile(r"(?:^|[^a-z.])(?:ms|msec|milliseconds)$")
 def _refuse_many_rows_of_a_file(
     clips: list[SourceClip], columns: list[str], fields: Mapping[str, str], path: Path
 ) -> None:
-    """``UserError`` where rows of one file say different things and it is not known when: each would be the whole file."""
+    """Raise ``UserError`` if rows of one file have different texts and no times: each row would be the whole file."""
     texts: dict[tuple[str, int | None], set[str]] = {}
     for clip in clips:
         texts.setdefault((clip.path, clip.channel), set()).add(clip.text)
@@ -359,19 +359,19 @@ def _refuse_many_rows_of_a_file(
     kept = [row for _, row in read_table(path)[1] if isinstance(row, dict)]
     times = [name for name in columns if name and name not in fields.values() and _holds_times(kept, name)]
     if not times and len(clips) <= 2 * len(texts):
-        return  # A few rows that repeat: each is told apart, and what holds the same sound is a duplicate.
+        return  # A few repeated rows get different ids and are removed as duplicates.
     name, most = max(several.items(), key=lambda item: item[1])
     start, end = [*times, "NAME", "NAME"][:2]
     how = f"--columns start={start},end={end}"
     hint = "" if times else f" (its columns: {', '.join(columns)})"
     raise UserError(
-        f"{path}: {most} rows with different texts name {Path(name).name}, and no column is known to say when each of them "
-        f"begins; name it, as in {how}{hint}"
+        f"{path}: {most} rows with different texts name {Path(name).name}, and no column with their start times was "
+        f"recognised; give it, for example {how}{hint}"
     )
 
 
 def _holds_times(rows: list[Row], name: str) -> bool:
-    """Whether a column holds a time in every row, and not the same one."""
+    """Whether a column has a time in every row, and not always the same."""
     found = set()
     for row in rows:
         try:
@@ -382,14 +382,14 @@ def _holds_times(rows: list[Row], name: str) -> bool:
 
 
 def _parquet(path: Path) -> tuple[list[str], Iterator[tuple[int, Row | str]]]:
-    """A Parquet file, some rows at a time: they may hold audio."""
+    """The rows of a Parquet file, in small batches because they may contain audio."""
     file = _opened_parquet(path)
     batches = file.iter_batches(batch_size=64)
     return file.schema_arrow.names, enumerate((row for batch in batches for row in batch.to_pylist()), 1)
 
 
 def _holding_audio(path: Path) -> list[str]:
-    """The columns of a Parquet file with audio: a struct of bytes and a path."""
+    """The columns of a Parquet file that contain audio: structs of bytes and a path."""
     import pyarrow as pa
 
     try:
@@ -411,9 +411,11 @@ def _opened_parquet(path: Path) -> Any:
 
 
 def _lines(path: Path) -> list[tuple[int, str]]:
-    """Numbered lines; bytes that are no UTF-8 stand in them as lone surrogates, found again row by row."""
+    """Numbered lines; bytes that are not UTF-8 become lone surrogates, which are reported row by row."""
     lines = (line.decode("utf-8", "surrogateescape") for line in read_lines(path))
-    return [(number, line.removeprefix("\ufeff")) for number, line in enumerate(lines, 1)]  # of files that were joined
+    return [
+        (number, line.removeprefix("\ufeff")) for number, line in enumerate(lines, 1)
+    ]  # joined files have several BOMs
 
 
 def _table_rows(reader: Any, columns: list[str]) -> Iterator[tuple[int, Row | str]]:
@@ -428,7 +430,7 @@ def _table_rows(reader: Any, columns: list[str]) -> Iterator[tuple[int, Row | st
         if not any(values):
             continue
         if [value.strip() for value in values] == columns:
-            yield reader.line_num, f"line {reader.line_num}: repeats the names of the columns"
+            yield reader.line_num, f"line {reader.line_num}: repeats the column names"
         elif len(values) > len(columns) and any(values[len(columns) :]):
             yield reader.line_num, f"line {reader.line_num}: has {len(values)} fields, expected {len(columns)}"
         else:
@@ -436,7 +438,7 @@ def _table_rows(reader: Any, columns: list[str]) -> Iterator[tuple[int, Row | st
 
 
 def _json_rows(lines: list[tuple[int, str]]) -> list[tuple[int, Row | str]]:
-    """The rows of JSON: an object in each line, or all in a list (alone, or the only one of an object), or by audio."""
+    """The rows of JSON: an object per line; or a list of all (alone, or as the only list of an object); or objects by audio."""
     rows = [(number, _json_row(line)) for number, line in lines if line.strip()]
     if len(rows) > 1 and any(isinstance(row, dict) for _, row in rows[:2]):
         return rows
@@ -463,7 +465,7 @@ def _json_row(line: str) -> Row | str:
     try:
         row = json.loads(line)
     except ValueError as error:
-        return f"is no JSON ({error})"
+        return f"is not JSON ({error})"
     return row if isinstance(row, dict) else f"is a JSON {type(row).__name__}, expected an object"
 
 
