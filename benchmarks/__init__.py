@@ -1,1 +1,1 @@
-"""Benchmarks: the demo, and measurements of speed and quality beside other toolkits. Each runs alone."""
+"""Benchmarks: the demo, and measurements of speed and quality compared with other toolkits. Each is a separate program."""

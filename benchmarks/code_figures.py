@@ -1,12 +1,12 @@
-"""Figures of the code itself: modules, imports, circles, and the files that one training step runs through.
+"""Figures of the code: modules, imports, import cycles, and the files that one training step runs through.
 
     python -m benchmarks.code_figures [--root CHECKOUT] [--corpus CORPUS]
 
-The table of docs/design.md comes from it, run on two checkouts. Modules are those of ``lalia`` and the stages, without
-``__init__.py``. A circle is a set of packages or top modules of ``lalia`` that import one another, late imports counted, those
-for type checkers not. With ``--corpus`` a tiny pretraining run counts the files of the checkout whose functions are called from
-the end of the first training step to the end of the third: clips are read, batched, masked, learned from, and the optimizer
-steps. Logging, checkpoints and validation do not fall into that window.
+Run on two checkouts it makes the table of docs/design.md. Modules are those of ``lalia`` and the stages, without
+``__init__.py``. An import cycle is a set of packages or top modules of ``lalia`` that import one another, with function-level
+imports and without those for type checkers. With ``--corpus`` a tiny pretraining run counts the files of the checkout whose
+functions are called from the end of the first training step to the end of the third: reading, batching, masking, forward and
+backward passes, and the optimizer. Logging, checkpoints and validation are outside this window.
 """
 
 from __future__ import annotations
@@ -64,16 +64,16 @@ def main() -> None:
     names = Counter(path.name for path in modules if path.is_relative_to(root / "lalia"))
     print(f"modules: {len(modules)}; fewer than 100 lines: {sum(n < 100 for n in lengths.values())}")
     print(f"longest: {lengths[longest]} lines ({longest.relative_to(root)})")
-    print(f"basenames that stand more than once in lalia: {sum(n > 1 for n in names.values())}")
+    print(f"module names that occur more than once in lalia: {sum(n > 1 for n in names.values())}")
     print(f"function-level imports: {sum(late for path in trees for _, late in imports_of(trees[path]))}")
-    print(f"packages in circles: {', '.join(circle(root, trees)) or 'none'}")
+    print(f"packages in import cycles: {', '.join(cycle(root, trees)) or 'none'}")
     if args.corpus:
         files = step_files(root, args.corpus.resolve())
         print(f"files that a training step runs through: {len(files)}\n  " + "\n  ".join(files))
 
 
 def imports_of(tree: ast.AST, late: bool = False) -> Iterator[tuple[list[str], bool]]:
-    """The modules that each import statement names, and whether it stands inside a function; not those for type checkers."""
+    """The module of each import statement, and whether it is inside a function; without imports for type checkers."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.Import):
             yield [alias.name for alias in node.names], late
@@ -83,7 +83,7 @@ def imports_of(tree: ast.AST, late: bool = False) -> Iterator[tuple[list[str], b
             yield from imports_of(node, late or isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)))
 
 
-def circle(root: Path, trees: dict[Path, ast.Module]) -> list[str]:
+def cycle(root: Path, trees: dict[Path, ast.Module]) -> list[str]:
     """The packages and top modules of ``lalia`` that import one another, directly or through others."""
     needs: dict[str, set[str]] = {}
     for path, tree in trees.items():

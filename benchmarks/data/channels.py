@@ -33,7 +33,7 @@ Draw = np.random.Generator
 
 @dataclass
 class Voices:
-    """Two speakers: clips of each one after the other, (S,) the same length, and whose turn it is in a call."""
+    """Two speakers: the joined clips of each, (S,) of the same length, and who speaks when in a call."""
 
     one_S: np.ndarray
     other_S: np.ndarray
@@ -44,7 +44,7 @@ class Voices:
         return 10 ** (level_db / 20) * self.draw.standard_normal(len(self.one_S))
 
     def call(self, cross_db: float) -> np.ndarray:
-        """By turns, each side with what it picks up of the other, and the noise of its line: (2, S)."""
+        """A call: the speakers alternate, and each side has cross-talk of the other and line noise: (2, S)."""
         own = np.stack(
             [np.where(self.turn_S == side, wave_S, 0) for side, wave_S in ((0, self.one_S), (1, self.other_S))]
         )
@@ -52,15 +52,15 @@ class Voices:
         return own + 10 ** (cross_db / 20) * own[::-1] + lines
 
     def room(self, metres: float) -> np.ndarray:
-        """Both speakers in a room by two microphones so far apart, each with an echo of its own: (2, S)."""
+        """Both speakers in a room, by two microphones at this distance, each with another echo: (2, S)."""
         wave_S = np.where(self.turn_S == 0, self.one_S, self.other_S)
-        heard = []
+        arrived = []
         for delay in (10, 10 + round(metres / 340 * SAMPLE_RATE)):
             echo = 0.1 * self.draw.standard_normal(4000) * np.exp(-np.arange(4000) / 800)
             echo[:delay], echo[delay] = 0, 1
             size = len(wave_S) + len(echo)
-            heard.append(np.fft.irfft(np.fft.rfft(wave_S, size) * np.fft.rfft(echo, size), size)[: len(wave_S)])
-        return np.stack(heard)
+            arrived.append(np.fft.irfft(np.fft.rfft(wave_S, size) * np.fft.rfft(echo, size), size)[: len(wave_S)])
+        return np.stack(arrived)
 
 
 def stereo(kind: Callable[[Voices], tuple[np.ndarray, np.ndarray]]) -> Callable[[Voices], np.ndarray]:
@@ -88,7 +88,7 @@ KINDS: dict[str, Callable[[Voices], np.ndarray]] = {
 
 @dataclass
 class Found:
-    """What was made of the recordings of a kind."""
+    """Results for one kind of recordings."""
 
     two_voices: int = 0
     cancelled: int = 0
@@ -149,13 +149,11 @@ def measure(corpus: Corpus, kind: str, recordings: int, seconds: float, scratch:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("corpus", type=Path)
-    parser.add_argument("--recordings", type=int, default=40, help="of each kind")
+    parser.add_argument("--recordings", type=int, default=40, help="recordings of each kind")
     parser.add_argument("--seconds", type=float, default=60.0)
     args = parser.parse_args()
     corpus = Corpus.load(args.corpus)
-    print(
-        "| recording | two voices | cancelling | level of the mix | of a side's clips its own | of all turns in clips |"
-    )
+    print("| recording | two voices | cancelling | level of the mix | utterances within own turns | turns covered |")
     print("|---|---:|---:|---:|---:|---:|")
     with tempfile.TemporaryDirectory() as scratch:
         for kind in KINDS:

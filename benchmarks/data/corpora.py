@@ -4,7 +4,7 @@
 
 From the prompts of a corpus it makes one continuous recording, a Kaldi folder, a manifest and a hub folder, prepares each with
 the commands of docs/corpora.md, kills one preparation and a training of each stage with SIGKILL, and continues them. It prints
-what was kept and dropped, the memory used, and whether a continued run equals an uninterrupted one.
+the audio kept and dropped, the memory used, and whether a continued run equals an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ from lalia.cards import read_card
 from lalia.data.corpus import Corpus
 from lalia.errors import UserError, run
 
-# --- Public commands run as they would be typed ----------------------------------------------------------
+# --- Run public commands as a user does ------------------------------------------------------------------
 
-_LOOK_S, _MEASURE_EVERY = 0.1, 5  # Looking through all processes has its price.
+_LOOK_S, _MEASURE_EVERY = 0.1, 5  # Reading /proc for all processes takes time.
 
 
-def typed(command: Sequence[str]) -> list[str]:
-    """A command as typed, its program found in the environment that runs this."""
+def resolved(command: Sequence[str]) -> list[str]:
+    """The command with its program found in the environment of this process."""
     programs = {"python": sys.executable, "lalia": str(Path(sys.executable).with_name("lalia"))}
     return [programs[command[0]], *command[1:]]
 
 
 @dataclass
 class Ended:
-    """How a command ended: status, seconds, and the most private memory (bytes) of its processes, alone and together."""
+    """Result of a command: status, seconds, peak private memory (bytes) of its largest process and of all together."""
 
     status: int
     seconds: float
@@ -56,11 +56,11 @@ class Ended:
 
 
 def call(command: Sequence[str], kill: Callable[[], bool] = lambda: False) -> Ended:
-    """Run a command as it would be typed; SIGKILL for all its processes as soon as ``kill`` says so."""
+    """Run a command; send SIGKILL to all its processes as soon as ``kill`` returns True."""
     print(f"$ {shlex.join(command)}", file=sys.stderr, flush=True)
     begun, largest, together = time.monotonic(), 0, 0
     with tempfile.TemporaryFile("w+") as said:
-        process = subprocess.Popen(typed(command), stdout=said, stderr=subprocess.STDOUT, start_new_session=True)
+        process = subprocess.Popen(resolved(command), stdout=said, stderr=subprocess.STDOUT, start_new_session=True)
         looks = 0
         while process.poll() is None:
             if looks % _MEASURE_EVERY == 0:
@@ -76,8 +76,8 @@ def call(command: Sequence[str], kill: Callable[[], bool] = lambda: False) -> En
         return Ended(process.returncode, time.monotonic() - begun, largest, together, said.read())
 
 
-def must(command: Sequence[str]) -> Ended:
-    """The same, for a command that has to succeed."""
+def call_checked(command: Sequence[str]) -> Ended:
+    """Run a command; ``UserError`` if it fails."""
     ended = call(command)
     if ended.status:
         raise UserError(f"{shlex.join(command)}: ended with status {ended.status}: {ended.said[-2000:]}")
@@ -85,7 +85,7 @@ def must(command: Sequence[str]) -> Ended:
 
 
 def _private_bytes(session: int) -> list[int]:
-    """Memory that is no mapped file (RssAnon), of every process of a session."""
+    """Private memory (RssAnon, without mapped files) of every process of a session."""
     used = []
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit():
@@ -99,7 +99,7 @@ def _private_bytes(session: int) -> list[int]:
     return used
 
 
-# --- Raw audio of four shapes becomes corpora, is interrupted and continued, and every stage trains on what comes out ---
+# --- Prepare raw audio in four layouts with interruptions, and train every stage on the corpora -------------
 
 STEPS = 12
 _SMALL = (
@@ -117,7 +117,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 class Sources:
-    """The raw audio below a folder: made once, with what is known of it."""
+    """The raw audio below a folder, made once, and its known content."""
 
     def __init__(self, corpus: Corpus, out: Path, hours: float, minutes: float) -> None:
         self.folder = out / "sources"
@@ -126,8 +126,8 @@ class Sources:
         self.talk, self.short = self.folder / "talk", self.folder / "talk-short"
         languages = self._languages(corpus, minutes)
         self.language = {name: code for name, (code, _) in zip(("kaldi", "manifest", "hub"), languages, strict=True)}
-        asked = {"corpus": corpus.card["id"], "hours": hours, "minutes": minutes}
-        if facts.is_file() and (known := json.loads(facts.read_text()))["asked"] == asked:
+        requested = {"corpus": corpus.card["id"], "hours": hours, "minutes": minutes}
+        if facts.is_file() and (known := json.loads(facts.read_text()))["asked"] == requested:
             self.truth, self.expected = Truth([tuple(span) for span in known["truth"]]), known["expected"]
             return
         shutil.rmtree(out, ignore_errors=True)
@@ -137,11 +137,11 @@ class Sources:
         make_kaldi(corpus, kaldi, self.folder / "kaldi")
         _, self.expected = make_manifest(corpus, manifest, self.folder / "manifest")
         make_hub_folder(corpus, hub, self.folder / "hub")
-        facts.write_text(json.dumps({"asked": asked, "truth": self.truth.spans, "expected": self.expected}))
+        facts.write_text(json.dumps({"asked": requested, "truth": self.truth.spans, "expected": self.expected}))
 
     @staticmethod
     def _languages(corpus: Corpus, minutes: float) -> list[tuple[str, np.ndarray]]:
-        """Labelled clips of three languages, the same one again where there are fewer."""
+        """Labelled clips of three languages; repeats a language if there are fewer."""
         hours = {name: sum(splits.values()) for name, splits in corpus.hours(labelled=True).items()}
         names = [name for name in sorted(hours, key=lambda name: -hours[name]) if hours[name]]
         if not names:
@@ -155,7 +155,7 @@ class Sources:
         return found
 
     def commands(self, out: Path, workers: int) -> dict[str, list[str]]:
-        """The preparations, as docs/corpora.md has them."""
+        """The commands of the preparations, as in docs/corpora.md."""
         sources: dict[str, list[str]] = {
             "recording": [str(self.talk), "--language", "mul"],
             "a sixth of it": [str(self.short), "--language", "mul"],
@@ -170,14 +170,14 @@ class Sources:
 
 
 def prepare_all(sources: Sources, out: Path, workers: int) -> float:
-    """Prepare every source from nothing and print the table; how many seconds the recording took."""
+    """Prepare every source from scratch and print the table; returns the seconds for the long recording."""
     took = 0.0
-    print("| source | in | kept | clips | left out | seconds | most memory: one process, all |")
+    print("| source | in | kept | clips | left out | seconds | peak memory: one process, all |")
     print("|---|---:|---:|---:|---|---:|---:|")
     for name, command in sources.commands(out, workers).items():
         folder = Path(command[command.index("--out") + 1])
         shutil.rmtree(folder, ignore_errors=True)
-        ended = must(command)
+        ended = call_checked(command)
         card = read_card(folder, "corpus")
         if name == "manifest" and card["dropped"] != sources.expected:
             raise UserError(f"{folder}: left out {card['dropped']}, expected {sources.expected}")
@@ -200,20 +200,20 @@ def _print_row(name: str, card: dict[str, Any], ended: Ended) -> None:
     )
 
 
-def judge_recording(sources: Sources, folder: Path) -> None:
-    """How much of each kind of sound is in the utterances."""
+def print_recording(sources: Sources, folder: Path) -> None:
+    """Print the share of each kind of sound that is in the utterances."""
     spans = [id.rpartition("#")[2].split("-") for id in Corpus.load(folder).column("id")]
     kept, whole = sources.truth.kept([(float(a), float(b)) for a, b in spans]), sources.truth.seconds()
-    print("\n| the recording holds | minutes | kept |\n|---|---:|---:|")
+    print("\n| sound in the recording | minutes | kept |\n|---|---:|---:|")
     for kind in KINDS:
         if whole[kind]:
             print(f"| {kind} | {whole[kind] / 60:.1f} | {kept[kind] / whole[kind]:.1%} |")
 
 
 def kill_preparation(sources: Sources, out: Path, workers: int, took_s: float) -> str:
-    """SIGKILL for all processes once a shard is there, or after 0.7 of the time an unbroken one takes; then once more.
+    """Kill a preparation once a shard exists, or after 0.7 of the time of an uninterrupted one, and continue it.
 
-    Returns what is to be said about the bytes.
+    Returns a sentence about the bytes.
     """
     command = sources.commands(out, workers)["recording"]
     whole = Path(command[command.index("--out") + 1])
@@ -227,16 +227,16 @@ def kill_preparation(sources: Sources, out: Path, workers: int, took_s: float) -
     if ended.status != -signal.SIGKILL or (broken / "card.json").exists():
         raise UserError(f"the preparation ended before it could be killed (status {ended.status}); give more --hours")
     shards = len(list((work / "parts").glob("*.arrow")))
-    must(again)
+    call_checked(again)
     same = content(broken) == content(whole)
     if not same:
         raise UserError(f"{broken} differs from {whole}")
     files, size = len(content(whole)), sum(map(len, content(whole).values()))
-    return f"was killed with {shards} shard(s) written, and continued: all {files} files ({size / 1e6:.0f} MB) are the same bytes"
+    return f"was killed with {shards} shard(s) written, and continued: all {files} files ({size / 1e6:.0f} MB) are identical"
 
 
 def trainings(sources: Sources, out: Path) -> dict[str, list[str]]:
-    """The public commands of the three stages, made small; later ones start from what earlier ones made."""
+    """The public commands of the three stages, with small settings; later ones use the models of earlier ones."""
     corpora = {name: str(out / name) for name in ("recording", "Kaldi-folder", "manifest", "hub-folder")}
     everything = [word for folder in corpora.values() for word in ("--data.corpus", folder)]
     runs = {
@@ -259,13 +259,13 @@ def trainings(sources: Sources, out: Path) -> dict[str, list[str]]:
 
 
 def train_all(sources: Sources, out: Path) -> None:
-    """Every training once; one of each stage a second time, killed and continued."""
+    """Run every training once; one of each stage a second time, killed and continued."""
     print("\n| training | steps | last loss | killed after step, continued |\n|---|---:|---:|---|")
     broken_stages: set[str] = set()
     for name, command in trainings(sources, out).items():
         folder = out / name.replace(" ", "-")
         shutil.rmtree(folder, ignore_errors=True)
-        must([*command, "--out", str(folder)])
+        call_checked([*command, "--out", str(folder)])
         stage = command[1]
         verdict = "" if stage in broken_stages else kill_training(command, folder)
         broken_stages.add(stage)
@@ -274,7 +274,7 @@ def train_all(sources: Sources, out: Path) -> None:
 
 
 def kill_training(command: list[str], unbroken: Path) -> str:
-    """SIGKILL at a step in the middle and the same command again; whether its weights are those of ``unbroken``."""
+    """Kill a training at a step in the middle and continue it; ``UserError`` if its weights differ from ``unbroken``."""
     broken = unbroken.with_name(unbroken.name + "-broken")
     shutil.rmtree(broken, ignore_errors=True)
     again = [*command, "--out", str(broken)]
@@ -282,18 +282,18 @@ def kill_training(command: list[str], unbroken: Path) -> str:
     at = _step(broken)
     if ended.status != -signal.SIGKILL:
         raise UserError(f"{shlex.join(again)}: ended before it could be killed (status {ended.status})")
-    must(again)
+    call_checked(again)
     made = next(path.parent.name for path in unbroken.glob("*/model.safetensors"))
     same = all((run / made / "model.safetensors").is_file() for run in (unbroken, broken)) and (
         (unbroken / made / "model.safetensors").read_bytes() == (broken / made / "model.safetensors").read_bytes()
     )
     if not same:
         raise UserError(f"{broken / made}: its weights differ from those of {unbroken / made}")
-    return f"{at}; the weights are the same bytes"
+    return f"{at}; the weights are identical"
 
 
 def _lines(folder: Path) -> list[dict[str, Any]]:
-    """Lines of metrics of training steps."""
+    """The lines of training steps in the metrics."""
     path = folder / "metrics.jsonl"
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
     found = [json.loads(line) for line in text.splitlines() if line.endswith("}")]
@@ -301,18 +301,18 @@ def _lines(folder: Path) -> list[dict[str, Any]]:
 
 
 def _step(folder: Path) -> int:
-    """How many steps its metrics tell of."""
+    """The last training step in the metrics of a run."""
     return max((line["step"] + 1 for line in _lines(folder)), default=0)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("corpus", type=Path)
-    parser.add_argument("--hours", type=float, default=3.0, help="of the continuous recording (3)")
-    parser.add_argument("--minutes", type=float, default=12.0, help="of each labelled source (12)")
+    parser.add_argument("--hours", type=float, default=3.0, help="hours of the continuous recording (3)")
+    parser.add_argument("--minutes", type=float, default=12.0, help="minutes of each labelled source (12)")
     parser.add_argument("--out", type=Path, default=Path("runs/corpora"))
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--only", choices=("prepare", "train"), help="half of it")
+    parser.add_argument("--only", choices=("prepare", "train"), help="only one half of the benchmark")
     args = parser.parse_args(argv)
 
     def measure() -> None:
@@ -321,7 +321,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"`python -m benchmarks.data.corpora {args.corpus} {words}`, {date.today()}, {machine()}:\n")
         if args.only != "train":
             took_s = prepare_all(sources, args.out, args.workers)
-            judge_recording(sources, args.out / "recording")
+            print_recording(sources, args.out / "recording")
             said = kill_preparation(sources, args.out, args.workers, took_s)
             print(f"\nThe recording's preparation {said}.", flush=True)
         if args.only != "prepare":

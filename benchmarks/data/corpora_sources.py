@@ -19,12 +19,12 @@ from lalia.data.corpus import Corpus
 from lalia.units import SAMPLE_RATE, Samples, Seconds, to_samples, to_seconds
 
 KINDS = ("speech", "telephone speech", "pause", "silence", "music", "noise")
-_TELEPHONE_PART = (1 / 3, 4 / 9)  # of the recording: an hour in, for twenty minutes
+_TELEPHONE_PART = (1 / 3, 4 / 9)  # share of the recording: after an hour, for twenty minutes
 
 
 @dataclass
 class Truth:
-    """What a recording holds: spans (kind, start, end), in samples, without gaps."""
+    """The content of a recording: spans (kind, start, end), in samples, without gaps."""
 
     spans: list[tuple[str, Samples, Samples]] = field(default_factory=list)
 
@@ -36,11 +36,11 @@ class Truth:
         self.spans.append((kind, self.samples, self.samples + samples))
 
     def seconds(self) -> dict[str, Seconds]:
-        """How long each kind lasts altogether."""
+        """The total length of each kind."""
         return {kind: sum(to_seconds(b - a) for k, a, b in self.spans if k == kind) for kind in KINDS}
 
     def kept(self, utterances: list[tuple[Seconds, Seconds]]) -> dict[str, Seconds]:
-        """How much of each kind lies within ``utterances``."""
+        """The seconds of each kind within ``utterances``."""
         taken = np.zeros(self.samples // 160 + 1, bool)
         for start, end in utterances:
             taken[int(start * 100) : int(end * 100)] = True
@@ -51,7 +51,7 @@ class Truth:
 
 
 def make_recording(corpus: Corpus, path: Path, hours: float) -> Truth:
-    """One FLAC file of ``hours``: programmes of prompts, and silence, music and noise between them; a part is by telephone."""
+    """One FLAC file of ``hours``: programmes of prompts, with silence, music and noise between; a part is telephone speech."""
     draw = np.random.default_rng(7)
     truth = Truth()
     samples = to_samples(hours * 3600)
@@ -67,11 +67,11 @@ def make_recording(corpus: Corpus, path: Path, hours: float) -> Truth:
             truth.add(kind, len(wave_S))
             if truth.samples >= samples:
                 return truth
-    raise AssertionError("a programme has no end")
+    raise AssertionError("the programme ended")
 
 
 def _programme(corpus: Corpus, draw: np.random.Generator) -> Iterator[tuple[str, np.ndarray]]:
-    """Pieces of a broadcast without end: prompts of one language with pauses, then something else."""
+    """Pieces of an endless broadcast: prompts of one language with pauses, then another sound."""
     names = corpus.language_names
     waiting = {name: list(draw.permutation(corpus.select(language=name))) for name in names}
     while True:
@@ -80,7 +80,7 @@ def _programme(corpus: Corpus, draw: np.random.Generator) -> Iterator[tuple[str,
             if not waiting[name]:
                 waiting[name] = list(draw.permutation(corpus.select(language=name)))
             yield "speech", corpus.wave(int(waiting[name].pop()))
-            # A room is never digitally silent.
+            # Rooms are never digitally silent.
             yield "pause", _noise(float(draw.uniform(0.2, 1.2)), -62.0, 1.0, draw)
         kind = str(draw.choice(["silence", "music", "noise"], p=[0.4, 0.4, 0.2]))
         seconds = float(draw.uniform(5, 40))
@@ -110,19 +110,19 @@ def music(seconds: Seconds, draw: np.random.Generator) -> np.ndarray:
 
 
 def _plucked(hz: float) -> np.ndarray:
-    """A string of ``hz``, plucked: two seconds of seven harmonics that fade, the higher the sooner."""
+    """A plucked string of ``hz``: two seconds of seven harmonics that fade, higher ones faster."""
     time_s = np.arange(2 * SAMPLE_RATE) / SAMPLE_RATE
     harmonics = (np.exp(-(1.5 + k / 2) * time_s) * np.sin(2 * np.pi * hz * k * time_s) / k for k in range(1, 8))
     return np.sum(list(harmonics), axis=0)
 
 
 def _noise(seconds: Seconds, dbfs: float, exponent: float, draw: np.random.Generator) -> np.ndarray:
-    noise_S = coloured_noise(to_samples(round(seconds, 1)), exponent, draw)  # Other lengths are slow to transform.
+    noise_S = coloured_noise(to_samples(round(seconds, 1)), exponent, draw)  # The FFT is slow for other lengths.
     return (noise_S * 10 ** (dbfs / 20) / np.sqrt(np.mean(noise_S**2))).astype(np.float32)
 
 
 def make_kaldi(corpus: Corpus, rows: np.ndarray, folder: Path) -> Path:
-    """``data/all`` with recordings of some three minutes, half of them named by a pipe, and the segments in them."""
+    """``data/all`` with recordings of about three minutes, half of them given as a pipe, and their segments."""
     data, audio = folder / "data" / "all", folder / "audio"
     data.mkdir(parents=True, exist_ok=True)
     audio.mkdir(exist_ok=True)
@@ -153,9 +153,9 @@ FORMS = ("wav", "flac", "ogg", "opus", "mp3")
 
 
 def make_manifest(corpus: Corpus, rows: np.ndarray, folder: Path) -> tuple[Path, dict[str, int]]:
-    """``clips.tsv`` with columns as Common Voice names them, audio in five formats, and a bad clip of each kind.
+    """``clips.tsv`` with Common Voice's columns, audio in five formats, and a bad clip of each kind.
 
-    Returns the table and how many clips preparation must leave out, by reason.
+    Returns the table and the number of clips that preparation must leave out, by reason.
     """
     (folder / "clips").mkdir(parents=True, exist_ok=True)
     table = ["client_id\tpath\tsentence\tlocale"]
@@ -164,7 +164,7 @@ def make_manifest(corpus: Corpus, rows: np.ndarray, folder: Path) -> tuple[Path,
         _write(folder / name, corpus.wave(row))
         table.append(f"{corpus.speaker(row)}\t{name}\t{corpus.text(row)}\t{corpus.language(row)}")
     bad = _bad_files(folder / "clips", corpus.wave(int(rows[0])))
-    first = corpus.text(int(rows[0]))  # Of a duplicate: other words would make it a conflicting label.
+    first = corpus.text(int(rows[0]))  # A duplicate needs the same words, else it is a conflicting label.
     texts = {name: first if reason == "duplicate" else f"words of {name}" for name, reason in bad.items()}
     table += [f"nobody\tclips/{name}\t{text}\teng" for name, text in texts.items()]
     lines = "\n".join(table).encode() + b"\nnobody\tclips/0000.wav\tperch\xe9\tita\n"
@@ -176,7 +176,7 @@ def make_manifest(corpus: Corpus, rows: np.ndarray, folder: Path) -> tuple[Path,
 
 
 def _bad_files(folder: Path, wave_S: np.ndarray) -> dict[str, str]:
-    """Files that cannot train anything, and the reason that preparation must give for each."""
+    """Unusable files, with the reason that preparation must report for each."""
     _write(folder / "whole.wav", wave_S)
     (folder / "cut.wav").write_bytes((folder / "whole.wav").read_bytes()[: len(wave_S)])
     (folder / "empty.mp3").write_bytes(b"")
@@ -189,7 +189,7 @@ def _bad_files(folder: Path, wave_S: np.ndarray) -> dict[str, str]:
         "cut.wav": "cut short",
         "empty.mp3": "empty",
         "page.ogg": "unreadable",
-        "wrong.mp3": "duplicate",  # It is read by what it holds, which is the first clip again.
+        "wrong.mp3": "duplicate",  # Its content is the first clip again.
         "nan.wav": "not finite",
         "one.wav": "too short",
         "still.flac": "silent",
@@ -198,7 +198,7 @@ def _bad_files(folder: Path, wave_S: np.ndarray) -> dict[str, str]:
 
 
 def make_hub_folder(corpus: Corpus, rows: np.ndarray, folder: Path) -> Path:
-    """An ``audiofolder`` as the hub has them: train/, validation/ and test/, each with WAV files and ``metadata.jsonl``."""
+    """An ``audiofolder`` of the hub: train/, validation/ and test/, each with WAV files and ``metadata.jsonl``."""
     splits = ("train", "train", "train", "train", "train", "train", "train", "train", "validation", "test")
     lines: dict[str, list[str]] = {split: [] for split in dict.fromkeys(splits)}
     for number, row in enumerate(rows.tolist()):

@@ -48,7 +48,7 @@ CHANGES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "MP3, lowest quality": lambda wave: encoded(wave, "MP3", "MPEG_LAYER_III"),
     "Opus, lowest quality": lambda wave: encoded(wave, "OGG", "OPUS"),
     "Vorbis, lowest quality": lambda wave: encoded(wave, "OGG", "VORBIS"),
-    "a fifth as loud": lambda wave: wave * 0.2,
+    "volume × 0.2": lambda wave: wave * 0.2,
     "300 to 3400 Hz": telephone,
     "100 ms cut off": lambda wave: wave[1600:-800],
     "white noise, 20 dB": lambda wave: noisy(wave, 20),
@@ -62,7 +62,7 @@ def main() -> None:
     corpus = Corpus.load(parser.parse_args().corpus)
     waves = [corpus.wave(row) for row in range(len(corpus))]
     known = [fingerprint(wave, row) for row, wave in enumerate(waves)]
-    said = [sentence_key(corpus.text(row)) for row in range(len(corpus))]
+    texts = [sentence_key(corpus.text(row)) for row in range(len(corpus))]
     order = np.random.default_rng(1).permutation(len(corpus))
     wrong = 0
     print("| copy | " + " | ".join(f"{low:g} to {high:g} s" for low, high in LENGTHS_S) + " |")
@@ -80,7 +80,7 @@ def main() -> None:
                 if a < len(waves) <= b
             ]
             cells.append(f"{len({b for a, b in pairs if a == b}) / len(rows):.0%}")
-            wrong += sum(a != b and said[a] != said[b] for a, b in pairs)
+            wrong += sum(a != b and texts[a] != texts[b] for a, b in pairs)
         print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
     print(f"\n{wrong} wrong pairs of {len(CHANGES) * len(LENGTHS_S) * CLIPS * len(waves):,} possible ones")
 

@@ -36,9 +36,11 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("corpus", type=Path)
     arguments.add_argument("--batch-s", type=float, default=60.0)
-    arguments.add_argument("--seconds", type=float, default=6.0, help="how long each turn lasts")
+    arguments.add_argument("--seconds", type=float, default=6.0, help="seconds of each turn")
     arguments.add_argument("--turns", type=int, default=3)
-    arguments.add_argument("--join-s", type=float, default=0.0, help="join clips to about so many seconds first")
+    arguments.add_argument(
+        "--join-s", type=float, default=0.0, help="first join clips to about this length, in seconds"
+    )
     arguments.add_argument("--only", nargs="*", choices=list(CONTENDERS), default=list(CONTENDERS))
     arguments.add_argument("--run", choices=list(CONTENDERS), help=argparse.SUPPRESS)
     arguments.add_argument("--files", type=Path, help=argparse.SUPPRESS)
@@ -47,7 +49,7 @@ def main() -> None:
         print(json.dumps(measure(CONTENDERS[given.run](given), given.seconds)))
         return
     if "transformers" in given.only and not importlib.util.find_spec("torchcodec"):
-        print("no torchcodec here: the contender `transformers` is left out", file=sys.stderr)
+        print("torchcodec is not installed: the contender `transformers` is skipped", file=sys.stderr)
         given.only.remove("transformers")
     with tempfile.TemporaryDirectory() as folder:
         source = join_clips(given.corpus, Path(folder) / "joined", given.join_s) if given.join_s else given.corpus
@@ -73,7 +75,7 @@ def main() -> None:
 
 
 def write_files(corpus_folder: Path, folder: Path) -> None:
-    """The clips as FLAC files with fairseq's manifest: 20 times over, so that its epochs are long as on a real corpus."""
+    """The clips as FLAC files with fairseq's manifest: repeated 20 times, so that its epochs are as long as on a real corpus."""
     from lalia.data.corpus import Corpus
 
     corpus = Corpus.load(corpus_folder)
@@ -85,7 +87,7 @@ def write_files(corpus_folder: Path, folder: Path) -> None:
 
 
 def join_clips(corpus_folder: Path, folder: Path, seconds: float) -> Path:
-    """A corpus in ``folder`` whose clips are those of ``corpus_folder`` one after another, to half as long again or less."""
+    """A corpus in ``folder`` whose clips are joined clips of ``corpus_folder``, up to half as long again as wanted."""
     import io
 
     import pyarrow as pa
@@ -154,7 +156,7 @@ def tree() -> list[int]:
 
 
 def cpu_s(processes: list[int]) -> float:
-    """Seconds of processor time that ``processes`` have used."""
+    """Processor time of ``processes`` in seconds."""
     ticks = 0
     for process in processes:
         fields = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
@@ -163,7 +165,7 @@ def cpu_s(processes: list[int]) -> float:
 
 
 def memory(processes: list[int]) -> int:
-    """Bytes of RAM of ``processes`` together; what they share counts once (PSS)."""
+    """Total RAM of ``processes`` in bytes; shared memory counts once (PSS)."""
     total = 0
     for process in processes:
         try:
@@ -181,7 +183,7 @@ def print_table(turns: dict[str, list[dict[str, float]]], given: argparse.Namesp
         f"`python -m benchmarks.data.loader {given.corpus.name}{joined}`, {date.today()}, {processor()}, {os.cpu_count()} cores,"
     )
     print(f"Python {platform.python_version()}; {WORKERS} workers, batches of about {given.batch_s:g} s:\n")
-    print("| | clips/s | hours/s | CPU s per hour | times ours (CPU) | seconds of a batch | padding | RAM, MiB |")
+    print("| | clips/s | hours/s | CPU s per hour | CPU relative to lalia | seconds per batch | padding | RAM, MiB |")
     print("|---|---|---|---|---|---|---|---|")
     for name, r in best.items():
         least = {n: min(t["cpu_s_per_hour"] for t in results) for n, results in turns.items()}

@@ -1,4 +1,4 @@
-"""The data loaders that benchmarks/data/loader.py compares, each composed as its own users do.
+"""The data loaders that benchmarks/data/loader.py compares, each built as in its toolkit's own examples.
 
 ours            BatchPlan + make_loader, which reads ahead with threads.
 ours-fork       the same with forked processes.
@@ -108,7 +108,7 @@ def _transformers(given: argparse.Namespace, by_torchcodec: bool) -> Batches:
 
 
 def fairseq2(given: argparse.Namespace) -> Batches:
-    import soundfile  # noqa: F401 - brings the libsndfile that fairseq2 asks for
+    import soundfile  # noqa: F401 - loads the libsndfile that fairseq2 needs
     import torch
     from fairseq2.data.audio import AudioDecoder
     from fairseq2.data.data_pipeline import Collater, FileMapper, create_bucket_sizes

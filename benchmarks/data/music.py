@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.data.music CORPUS [--noise FOLDER] [--music FOLDER] [--minutes 10]
 
-CORPUS is clean speech. Music is the audio files of FOLDER and synthetic chords; noise is those of the other folder and coloured
+CORPUS is clean speech. Music is the audio files of its FOLDER and synthetic chords; noise is the files of its FOLDER and coloured
 noise. Each row is a kind, each cell the share of its time that preparation assigns to a class: utterances are kept, the rest is
 dropped and counted in the card. The noise files most often classified as music are named below the table.
 """
@@ -29,7 +29,7 @@ from lalia.data.prepare.segments import Segmentation
 from lalia.units import SAMPLE_RATE
 
 PIECE_S = 30
-SAID = {
+CLASSES = {
     "kept_s": "utterances",
     "left_out_speech_s": "speech",
     "music_s": "music",
@@ -40,7 +40,7 @@ Named = tuple[str, np.ndarray]
 
 
 def pieces(folder: Path | None, most_s: float) -> Iterator[Named]:
-    """Every file of a folder in pieces of half a minute, as many of each as there is time for."""
+    """Pieces of half a minute from every file of a folder, up to ``most_s`` in total."""
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES) if folder else []
     for path in files:
         wave_S = read_audio(path)[: int(most_s / len(files) * SAMPLE_RATE)]
@@ -49,7 +49,7 @@ def pieces(folder: Path | None, most_s: float) -> Iterator[Named]:
 
 
 def speech(corpus: Corpus, most_s: float) -> Iterator[Named]:
-    """Clips with pauses of a second, half a minute of them at a time."""
+    """Clips with pauses of a second, in pieces of half a minute."""
     waiting: list[np.ndarray] = []
     for row in np.random.default_rng(0).permutation(len(corpus))[: int(most_s / 3)].tolist():
         waiting += [corpus.wave(row), np.zeros(SAMPLE_RATE, np.float32)]
@@ -85,8 +85,8 @@ def by_telephone(found: list[Named]) -> Iterator[Named]:
         yield name, telephone(torch.from_numpy(wave_S), "gsm").numpy()
 
 
-def judge(found: list[Named], scratch: Path) -> tuple[dict[str, float], dict[str, float]]:
-    """The share of each thing that is said, and the minutes of music heard in every file."""
+def classify(found: list[Named], scratch: Path) -> tuple[dict[str, float], dict[str, float]]:
+    """The share of each class in ``found``, and the minutes classified as music in every file."""
     total, minutes = RecordingTotals(), defaultdict[str, float](float)
     for name, wave_S in found:
         reader = Reader(Segmentation(always=True), scratch)
@@ -94,7 +94,7 @@ def judge(found: list[Named], scratch: Path) -> tuple[dict[str, float], dict[str
             pass
         total.add(reader.totals)
         minutes[name] += reader.totals.music_s / 60
-    seconds = {kind: getattr(total, field) for field, kind in SAID.items()}
+    seconds = {kind: getattr(total, field) for field, kind in CLASSES.items()}
     return {kind: value / max(1e-9, sum(seconds.values())) for kind, value in seconds.items()}, minutes
 
 
@@ -103,7 +103,7 @@ def main() -> None:
     parser.add_argument("corpus", type=Path)
     parser.add_argument("--noise", type=Path)
     parser.add_argument("--music", type=Path)
-    parser.add_argument("--minutes", type=float, default=10.0, help="of each kind")
+    parser.add_argument("--minutes", type=float, default=10.0, help="minutes of each kind")
     args = parser.parse_args()
     most_s = args.minutes * 60
     recorded, noise = list(pieces(args.music, most_s)), list(pieces(args.noise, most_s))
@@ -111,19 +111,19 @@ def main() -> None:
     kinds = {
         "speech": list(speech(Corpus.load(args.corpus), most_s)),
         "music, recorded": recorded,
-        "music, chords made": chords,
-        "both, noise 10 dB softer": list(mixed([*recorded, *chords], noise or hiss, 10)),
-        "both, by telephone (GSM)": list(by_telephone([*recorded, *chords])),
+        "music, synthetic chords": chords,
+        "music with noise, SNR 10 dB": list(mixed([*recorded, *chords], noise or hiss, 10)),
+        "music by telephone (GSM)": list(by_telephone([*recorded, *chords])),
         "noise, recorded": noise,
         "noise, coloured": hiss,
     }
-    print("| is | minutes | " + " | ".join(SAID.values()) + " |\n|---|---:|" + "---:|" * len(SAID))
+    print("| kind | minutes | " + " | ".join(CLASSES.values()) + " |\n|---|---:|" + "---:|" * len(CLASSES))
     worst: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as scratch:
         for kind, found in kinds.items():
             if not found:
                 continue
-            shares, minutes = judge(found, Path(scratch))
+            shares, minutes = classify(found, Path(scratch))
             worst = minutes if kind == "noise, recorded" else worst
             length = sum(len(wave_S) for _, wave_S in found) / SAMPLE_RATE / 60
             print(
@@ -132,7 +132,7 @@ def main() -> None:
             )
     order = sorted(worst, key=lambda name: -worst[name])[:8]
     loudest = [f"{name} {worst[name]:.1f}" for name in order if worst[name] > 0.05]
-    print(f"\nMinutes of noise called music, by file: {', '.join(loudest) or 'none'}")
+    print(f"\nMinutes of noise classified as music, by file: {', '.join(loudest) or 'none'}")
 
 
 if __name__ == "__main__":

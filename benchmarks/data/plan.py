@@ -1,4 +1,4 @@
-"""The batch plan with an index as large as XLS-R's: start-up time, memory, and the time of one micro-batch.
+"""The batch plan for an index as large as XLS-R's: start-up time, memory, and time per micro-batch.
 
     OMP_NUM_THREADS=1 python -m benchmarks.data.plan    # 160 million clips, 436,000 hours; needs 1 GB of disk while it runs
 
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def make_index(folder: Path, clips: int) -> tuple[np.ndarray, np.ndarray]:
-    """Durations (N,) float32 and language codes (N,) uint8 of ``clips`` made-up clips, memory-mapped."""
+    """Durations (N,) float32 and language codes (N,) uint8 of ``clips`` synthetic clips, memory-mapped."""
     rng = np.random.default_rng(0)
     share = 1 / np.arange(1, LANGUAGES + 1)
     mean_s = HOURS_EACH * 3600
@@ -58,7 +58,7 @@ def make_index(folder: Path, clips: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def measure(durations_s: np.ndarray, groups: np.ndarray, micro_batch_s: float, count: int) -> dict[str, str]:
-    """What the table tells, by row."""
+    """The rows of the table: name → value."""
     clips = len(durations_s)
     before, memory = Memory.now(), Memory()
     started, cpu = time.perf_counter(), time.process_time()
@@ -78,20 +78,20 @@ def measure(durations_s: np.ndarray, groups: np.ndarray, micro_batch_s: float, c
         "clips": f"{clips:,}",
         "hours": f"{plan.hours:,.0f} (clips cropped at 20 s)",
         "languages": f"{int(groups.max()) + 1}",
-        "start-up": f"{start_up_s:.1f} s on the clock, {start_up_cpu_s:.1f} s of one processor",
+        "start-up": f"{start_up_s:.1f} s wall time, {start_up_cpu_s:.1f} s processor time",
         "RAM of the plan, bytes per clip": f"{(built - before) / clips:.2f}",
-        "most RAM while it starts, bytes per clip": f"{(memory.most - before) / clips:.2f}",
+        "peak RAM at start-up, bytes per clip": f"{(memory.most - before) / clips:.2f}",
         f"RAM after 100 and after {count:,} micro-batches": " and ".join(
             f"{ram / mebibyte:,.1f} MiB" for ram in (warm, after)
         ),
         "processor time of one micro-batch": f"{each_s * 1e3:.2f} ms for {far[0].audio_s:.0f} s of audio",
-        "micro-batches of a pass": f"{plan.epoch_micro_batches:,}",
+        "micro-batches per epoch": f"{plan.epoch_micro_batches:,}",
         "padding": f"{100 * padding(far).waste:.1f} %",
     }
 
 
 class Memory:
-    """This process's own RAM in bytes, mapped files not counted (RssAnon), looked at every 20 ms for its most."""
+    """Private RAM of this process in bytes (RssAnon, without mapped files), sampled every 20 ms for the peak."""
 
     def __init__(self) -> None:
         self.most = self.now()

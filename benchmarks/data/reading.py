@@ -1,12 +1,12 @@
-"""Reading of unusual and damaged audio files: lalia beside FFmpeg, libsndfile, librosa and transformers.
+"""Reading of unusual and damaged audio files: lalia compared with FFmpeg, libsndfile, librosa and transformers.
 
     python -m benchmarks.data.reading files CLIP --out FOLDER [--table TABLE.tsv]     (CLIP: speech of 5 to 15 s; needs ffmpeg)
     python -m benchmarks.data.reading time FOLDER --before TREE                      (TREE: a checkout of an older state)
 
 `files` makes several hundred files from CLIP: every container and codec, whole and with each fault. The reference length is what
-the program ffmpeg decodes, except for headers that declare less than the file has, which ffmpeg believes: there it is the length
+the program ffmpeg decodes, except for headers that declare less than the file has, which ffmpeg trusts: there it is the length
 written. A reader *loses silently* if it returns over 50 ms less without a message; only lalia gives messages. `time` reads the
-whole files with this state and with TREE, in alternation, each file at its best of several.
+whole files with this checkout and with TREE, in alternation, and takes the best time of each file.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from lalia.units import SAMPLE_RATE, Seconds
 NEAR_S: Seconds = 0.05
 ROUNDS = 7
 
-# name: how ffmpeg makes it; {rate} and so on are said there.
+# name: ffmpeg's arguments, with placeholders such as {rate}
 FORMS: dict[str, list[str]] = {
     "pcm16.wav": ["-c:a", "pcm_s16le"],
     "pcm24-stereo.wav": ["-c:a", "pcm_s24le", "-ac", "2", "-ar", "44100"],
@@ -99,30 +99,30 @@ FORMS: dict[str, list[str]] = {
     "aac.flv": ["-c:a", "aac", "-ar", "44100"],
     "wideband.g722": ["-c:a", "g722", "-ar", "16000"],
 }
-# Cut at a place that no header names, these are shorter files.
+# Truncated files of these formats are valid shorter files, because no header states the length.
 JUNK = b"\0junk\xff" * 300
 
 
 @dataclass(frozen=True)
 class Case:
-    """A file, the group it is counted in, and how much it holds where ffmpeg is no judge (None: it is)."""
+    """A file, its group in the table, and its true length if ffmpeg's is no reference (None: ffmpeg's is)."""
 
     name: str
     group: str
     data: bytes
-    held_s: Seconds | None = None
+    true_s: Seconds | None = None
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What a reader made of a file: seconds (None: refused) and what it said."""
+class Result:
+    """A reader's result for a file: seconds (None: refused) and its messages."""
 
     seconds: Seconds | None
-    said: str = ""
+    messages: str = ""
 
 
 def whole_files(clip: Path, folder: Path) -> dict[str, bytes]:
-    """CLIP in every form, made by ffmpeg."""
+    """CLIP in every format, made by ffmpeg."""
     folder.mkdir(parents=True, exist_ok=True)
     made = {}
     for name, how in FORMS.items():
@@ -131,21 +131,21 @@ def whole_files(clip: Path, folder: Path) -> dict[str, bytes]:
         if subprocess.run(command, capture_output=True, check=False).returncode == 0:
             made[name] = path.read_bytes()
         else:
-            print(f"{name}: this ffmpeg cannot make it; left out", file=sys.stderr)
+            print(f"{name}: this ffmpeg cannot make it; skipped", file=sys.stderr)
     return made
 
 
 def cases(made: dict[str, bytes], wave: np.ndarray, rate: int) -> Iterator[Case]:
-    """All files: each form whole and with the faults that any file may have, and what its own kind is prone to."""
+    """All files: each format whole, with the faults that any file may have, and with those of its format."""
     for name, data in made.items():
         yield Case(name, "whole", data)
         for percent in (20, 40, 60, 80, 97):
             yield Case(f"{percent}-percent-{name}", "cut off", data[: len(data) * percent // 100])
-        yield Case(f"junk-behind-{name}", "bytes behind the end", data + JUNK)
-        yield Case(f"zeros-behind-{name}", "bytes behind the end", data + bytes(4096))
-        yield Case(f"tag-behind-{name}", "bytes behind the end", data + b"TAG" + bytes(125))
+        yield Case(f"junk-after-{name}", "bytes after the end", data + JUNK)
+        yield Case(f"zeros-after-{name}", "bytes after the end", data + bytes(4096))
+        yield Case(f"tag-after-{name}", "bytes after the end", data + b"TAG" + bytes(125))
         stem, suffix = os.path.splitext(name)  # noqa: PTH122
-        if suffix != ".g722":  # which has nothing but its name
+        if suffix != ".g722":  # which is recognised by its name only
             yield Case(f"{stem}-{suffix[1:]}.dat", "another name", data)
     seconds = len(wave) / rate
     yield from _chunk_cases(made, seconds)
@@ -179,9 +179,9 @@ def _chunk_cases(made: dict[str, bytes], seconds: Seconds) -> Iterator[Case]:
         for how, size in {**sizes, **beyond, **unknown}.items():
             size = size + extra if how not in unknown else size
             changed = data[:at] + struct.pack(form, size) + data[at + struct.calcsize(form) :]
-            held_s = seconds if "adpcm" not in name and "ima" not in name and "gsm" not in name else None
+            true_s = seconds if "adpcm" not in name and "ima" not in name and "gsm" not in name else None
             group = "size too small" if how in sizes else "size too large" if how in beyond else "size unknown"
-            yield Case(f"{how}-{name}", group, changed, held_s if how in sizes or how in unknown else None)
+            yield Case(f"{how}-{name}", group, changed, true_s if how in sizes or how in unknown else None)
         if suffix == ".wav" and name != "rf64.wav":
             for how, chunk in {
                 "odd-chunk": b"note\x03\0\0\0abc\0",
@@ -190,9 +190,9 @@ def _chunk_cases(made: dict[str, bytes], seconds: Seconds) -> Iterator[Case]:
                 "id3-chunk": b"id3 " + struct.pack("<I", 64) + b"ID3\x04\0\0\0\0\0\x36" + bytes(54),
             }.items():
                 before = data[:12] + chunk + data[12:]
-                held_s = seconds if how == "odd-chunk-not-filled-up" and "gsm" not in name and "a" in name[:4] else None
-                yield Case(f"{how}-{name}", "odd chunks", before, held_s)
-            yield Case(f"list-behind-{name}", "odd chunks", data + b"LIST\x04\0\0\0INFO")
+                true_s = seconds if how == "odd-chunk-not-filled-up" and "gsm" not in name and "a" in name[:4] else None
+                yield Case(f"{how}-{name}", "odd chunks", before, true_s)
+            yield Case(f"list-after-{name}", "odd chunks", data + b"LIST\x04\0\0\0INFO")
             yield (
                 Case(f"bw64-{name}", "odd chunks", b"BW64" + data[4:])
                 if name == "pcm16.wav"
@@ -255,7 +255,7 @@ def _ogg_cases(made: dict[str, bytes]) -> Iterator[Case]:
         middle = len(plain) // 2
         early = _with_flags(plain[middle], pages[middle][1] | 4)
         yield Case(
-            f"early-end-{name}", "Ogg: pages behind the end", b"".join([*plain[:middle], early, *plain[middle + 1 :]])
+            f"early-end-{name}", "Ogg: pages after the end", b"".join([*plain[:middle], early, *plain[middle + 1 :]])
         )
         yield Case(f"junk-inside-{name}", "Ogg: junk between", b"".join([*plain[:middle], JUNK, *plain[middle:]]))
 
@@ -266,9 +266,9 @@ def _ogg_cases(made: dict[str, bytes]) -> Iterator[Case]:
             ]
 
         for other, after in streams.items():
-            held_s = _ffmpeg(name, data).seconds or 0.0, _ffmpeg(other, after).seconds or 0.0
+            true_s = _ffmpeg(name, data).seconds or 0.0, _ffmpeg(other, after).seconds or 0.0
             chain = b"".join([data, *numbered(after, 4242)])
-            yield Case(f"{Path(name).stem}-then-{other}", "Ogg: chained", chain, sum(held_s))
+            yield Case(f"{Path(name).stem}-then-{other}", "Ogg: chained", chain, sum(true_s))
         fishead = b"OggS\0\x02" + bytes(8) + struct.pack("<III", 9, 0, 0) + b"\x01\x08fishead\0"
         page = b"OggS\0\0" + bytes(8) + struct.pack("<III", 9, 1, 0) + b"\x01\x04data"
         beside = [_with_flags(fishead, 2), plain[0], _with_flags(page, 0), *plain[1:]]
@@ -276,7 +276,7 @@ def _ogg_cases(made: dict[str, bytes]) -> Iterator[Case]:
 
 
 def _track_cases(made: dict[str, bytes]) -> Iterator[Case]:
-    """A silent track first, and a picture that moves: what cameras and conferences make."""
+    """Files with a silent first track, and with video, as from cameras and conferences."""
     for container, codec in (
         ("mp4", "aac"),
         ("mov", "aac"),
@@ -304,7 +304,7 @@ def _track_cases(made: dict[str, bytes]) -> Iterator[Case]:
             Path(path).unlink(missing_ok=True)
 
 
-def _ffmpeg(name: str, data: bytes) -> Verdict:
+def _ffmpeg(name: str, data: bytes) -> Result:
     suffix = os.path.splitext(name)[1]  # noqa: PTH122
     path = Path(f"/tmp/lalia-reading-{os.getpid()}{suffix}")
     path.write_bytes(data)
@@ -331,27 +331,27 @@ def _ffmpeg(name: str, data: bytes) -> Verdict:
         path.unlink(missing_ok=True)
     seconds = len(done.stdout) / 2 / SAMPLE_RATE
     errors = done.stderr.decode(errors="replace").strip()
-    return Verdict(seconds or None, errors)
+    return Result(seconds or None, errors)
 
 
-def _lalia(name: str, data: bytes) -> Verdict:
+def _lalia(name: str, data: bytes) -> Result:
     notes: list[Note] = []
     try:
         wave = read_audio(data, name, tell=notes.append)
     except AudioError as error:
-        return Verdict(None, str(error))
-    return Verdict(len(wave) / SAMPLE_RATE, "; ".join(f"[{note.kind}] {note.text}" for note in notes))
+        return Result(None, str(error))
+    return Result(len(wave) / SAMPLE_RATE, "; ".join(f"[{note.kind}] {note.text}" for note in notes))
 
 
-def _libsndfile(name: str, data: bytes) -> Verdict:
+def _libsndfile(name: str, data: bytes) -> Result:
     try:
         wave, rate = soundfile.read(io.BytesIO(data), dtype="float32")
     except (soundfile.LibsndfileError, TypeError, RuntimeError, ValueError, MemoryError) as error:
-        return Verdict(None, str(error))
-    return Verdict(len(wave) / rate)
+        return Result(None, str(error))
+    return Result(len(wave) / rate)
 
 
-def _librosa(name: str, data: bytes) -> Verdict:
+def _librosa(name: str, data: bytes) -> Result:
     import librosa
 
     path = Path(f"/tmp/lalia-librosa-{os.getpid()}-{name[-24:]}")
@@ -359,22 +359,22 @@ def _librosa(name: str, data: bytes) -> Verdict:
     try:
         wave, rate = librosa.load(path, sr=SAMPLE_RATE)
     except Exception as error:
-        return Verdict(None, str(error))
+        return Result(None, str(error))
     finally:
         path.unlink(missing_ok=True)
-    return Verdict(len(wave) / rate)
+    return Result(len(wave) / rate)
 
 
-def _transformers(name: str, data: bytes) -> Verdict:
+def _transformers(name: str, data: bytes) -> Result:
     from transformers.pipelines.audio_utils import ffmpeg_read
 
     try:
-        return Verdict(len(ffmpeg_read(data, SAMPLE_RATE)) / SAMPLE_RATE)
+        return Result(len(ffmpeg_read(data, SAMPLE_RATE)) / SAMPLE_RATE)
     except ValueError as error:
-        return Verdict(None, str(error))
+        return Result(None, str(error))
 
 
-READERS: dict[str, Callable[[str, bytes], Verdict]] = {
+READERS: dict[str, Callable[[str, bytes], Result]] = {
     "lalia": _lalia,
     "ffmpeg": _ffmpeg,
     "libsndfile": _libsndfile,
@@ -383,18 +383,18 @@ READERS: dict[str, Callable[[str, bytes], Verdict]] = {
 }
 
 
-def judged(found: Verdict, right_s: Seconds) -> str:
+def classify(found: Result, right_s: Seconds) -> str:
     """``full``, ``noted`` (less, with a note), ``silent`` (less, without one), ``more`` or ``refused``."""
     if found.seconds is None:
         return "refused"
     if found.seconds < right_s - NEAR_S:
-        return "noted" if found.said else "silent"
+        return "noted" if found.messages else "silent"
     return "full" if found.seconds <= right_s + NEAR_S else "more"
 
 
 def files(args: argparse.Namespace) -> int:
-    """Make the files, have everybody read them, print the table; 1 where lalia loses anything silently."""
-    warnings.simplefilter("ignore")  # librosa's, about files that libsndfile does not read
+    """Make the files, read them with every reader and print the table; returns 1 if lalia loses anything silently."""
+    warnings.simplefilter("ignore")  # librosa warns about files that libsndfile does not read
     made = whole_files(args.clip, args.out)
     wave, rate = soundfile.read(io.BytesIO(made["pcm16.wav"]))
     readers = {name: read for name, read in READERS.items() if name in args.readers.split(",")}
@@ -402,25 +402,25 @@ def files(args: argparse.Namespace) -> int:
         try:
             __import__(name)
         except ImportError:
-            print(f"{name} is not installed; its column is left out", file=sys.stderr)
+            print(f"{name} is not installed; its column is skipped", file=sys.stderr)
             del readers[name]
     counts: dict[str, dict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
     lines, faults, readable, refused = ["file\tgroup\tright_s\treader\tseconds\tverdict\tsaid"], [], 0, 0
     for case in cases(made, wave, rate):
         verdicts = {name: read(case.name, case.data) for name, read in readers.items() if name != "ffmpeg"}
         verdicts["ffmpeg"] = theirs = _ffmpeg(case.name, case.data)
-        right_s = case.held_s if case.held_s is not None else theirs.seconds
+        right_s = case.true_s if case.true_s is not None else theirs.seconds
         for name, found in verdicts.items():
-            silenced = Verdict(found.seconds) if name != "lalia" else found
-            word = judged(silenced, right_s or 0.0)
+            silenced = Result(found.seconds) if name != "lalia" else found
+            word = classify(silenced, right_s or 0.0)
             counts[case.group][name][word] += 1
             counts["all"][name][word] += 1
-            said = " ".join(found.said.split())
+            messages = " ".join(found.messages.split())
             lines.append(
-                f"{case.name}\t{case.group}\t{right_s or 0:.3f}\t{name}\t{found.seconds or 0:.3f}\t{word}\t{said}"
+                f"{case.name}\t{case.group}\t{right_s or 0:.3f}\t{name}\t{found.seconds or 0:.3f}\t{word}\t{messages}"
             )
             if name == "lalia":
-                full = right_s is not None and not theirs.said
+                full = right_s is not None and not theirs.messages
                 readable += full
                 refused += full and word == "refused"
                 if word in ("silent", "more") or (full and word == "refused"):
@@ -429,7 +429,7 @@ def files(args: argparse.Namespace) -> int:
         args.table.write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(faults))
     _print_table(counts, list(readers))
-    print(f"\nof {readable} files that ffmpeg reads without a complaint lalia refuses {refused}")
+    print(f"\nof {readable} files that ffmpeg reads without an error lalia refuses {refused}")
     return 1 if counts["all"]["lalia"]["silent"] else 0
 
 
@@ -470,7 +470,7 @@ print(json.dumps(best))
 
 
 def time_them(args: argparse.Namespace) -> int:
-    """Time of the whole files now, over that of the older state."""
+    """Print the time of the whole files now and with the older checkout, and the ratio."""
     now, before = Path(__file__).parents[2], args.before
     best: dict[Path, dict[str, float]] = {now: {}, before: {}}
     for _ in range(ROUNDS):
@@ -493,15 +493,15 @@ def time_them(args: argparse.Namespace) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    made = verbs.add_parser("files", help="make them and read them")
+    made = verbs.add_parser("files", help="make the files and read them")
     made.add_argument("clip", type=Path)
-    made.add_argument("--out", type=Path, required=True, help="where the whole files are written")
+    made.add_argument("--out", type=Path, required=True, help="folder for the whole files")
     made.add_argument(
-        "--readers", default=",".join(READERS), help=f"which of {', '.join(READERS)}; the first two always"
+        "--readers", default=",".join(READERS), help=f"some of {', '.join(READERS)}; the first two are always used"
     )
-    made.add_argument("--table", type=Path, help="a line for every file and reader")
+    made.add_argument("--table", type=Path, help="write a line for every file and reader")
     made.set_defaults(call=files)
-    timed = verbs.add_parser("time", help="whole files, now and before")
+    timed = verbs.add_parser("time", help="time of the whole files, now and before")
     timed.add_argument("folder", type=Path)
     timed.add_argument("--before", type=Path, required=True)
     timed.add_argument("--repeats", type=int, default=5)

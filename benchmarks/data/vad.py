@@ -167,10 +167,12 @@ def main() -> None:
                 start = time.process_time()
                 scores, hop = detector(wave)
                 spent += time.process_time() - start
-                said = truth[: len(scores) * hop]
-                said = np.pad(said, (0, len(scores) * hop - len(said))).reshape(-1, hop).mean(axis=1) > 0.5
+                speech = truth[: len(scores) * hop]
+                speech = np.pad(speech, (0, len(scores) * hop - len(speech))).reshape(-1, hop).mean(axis=1) > 0.5
                 taken = scores >= 0.5
-                cells.append(f"{auc(scores, said):.3f} · {1 - taken[said].mean():.1%} · {taken[~said].mean():.1%}")
+                cells.append(
+                    f"{auc(scores, speech):.3f} · {1 - taken[speech].mean():.1%} · {taken[~speech].mean():.1%}"
+                )
         except ImportError:
             print(f"| {name} | not installed |" + " |" * len(waves))
             continue

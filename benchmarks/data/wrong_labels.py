@@ -24,7 +24,7 @@ from lalia.text.normaliser import Normaliser, settings_for
 
 
 def exchanged(labels: Labels, share: float, seed: int) -> tuple[Labels, set[int]]:
-    """``labels`` with ``share`` of them exchanged for that of a clip about as long, and their places."""
+    """``labels`` with a ``share`` of them exchanged for the label of a clip of similar length, and their places."""
     draw = random.Random(seed)
     count = len(labels.texts)
     order = np.argsort(labels.durations_s, kind="stable").tolist()
@@ -43,7 +43,7 @@ def main() -> int:
     parser.add_argument("corpus", type=Path)
     parser.add_argument("--language", required=True)
     parser.add_argument("--recogniser", type=Path, required=True)
-    parser.add_argument("--share", type=float, default=0.05, help="of the labels that are exchanged")
+    parser.add_argument("--share", type=float, default=0.05, help="share of the labels to exchange")
     parser.add_argument("--seed", type=int, default=7)
     args = parser.parse_args()
     known = profile(args.language)
@@ -53,17 +53,19 @@ def main() -> int:
         args.seed,
     )
     begun = time.perf_counter()
-    judged = list(score_pairs(labels, load_pair_model(args.recogniser)))
+    scored = list(score_pairs(labels, load_pair_model(args.recogniser)))
     elapsed_s = time.perf_counter() - begun
-    found = {j.place for j in find_wrong_labels(judged)}
+    found = {score.place for score in find_wrong_labels(scored)}
     fast = set(rate_outliers(labels))
-    right = [j.cer for j in judged if j.place not in wrong]
+    right = [score.cer for score in scored if score.place not in wrong]
     print(f"{len(labels.rows)} clips, {labels.durations_s.sum() / 60:.1f} minutes, {len(wrong)} wrong labels")
-    print(f"errors a letter where the label is right: {np.mean(right):.2f}")
-    print(f"by listening: {len(found & wrong)} wrong ones found, {len(found - wrong)} others named, {elapsed_s:.0f} s")
-    print(f"by rate alone: {len(fast & wrong)} wrong ones found, {len(fast - wrong)} others named")
+    print(f"mean CER of clips with right labels: {np.mean(right):.2f}")
+    print(
+        f"by recogniser: {len(found & wrong)} wrong labels found, {len(found - wrong)} false alarms, {elapsed_s:.0f} s"
+    )
+    print(f"by speaking rate only: {len(fast & wrong)} wrong labels found, {len(fast - wrong)} false alarms")
     for place in sorted(found - wrong):
-        print(f"  named as well: {labels.corpus.id(int(labels.rows[place]))}: {labels.texts[place][:60]!r}")
+        print(f"  false alarm: {labels.corpus.id(int(labels.rows[place]))}: {labels.texts[place][:60]!r}")
     return 0
 
 

@@ -4,9 +4,9 @@
 
 Language models are built from the training labels, and from these with the free text, without sentences of held-out clips; they
 are tuned on the dev split. The LSTM is trained on all of it and rescores n-grams of letters. Hot words are the words of the test
-clips that no text has, as if the user knew the names. The closed list has all sentences of dev and test. Times are thread time on
-one thread, and ratios to the time of the acoustic model for the same clips in the same run. Models are kept in --work, and an
-interrupted run reuses them.
+clips that are in no text, as if the user knew the names. The closed list has all sentences of dev and test. Times are thread
+time on one thread, and ratios to the time of the acoustic model for the same clips in the same run. Models are kept in --work;
+an interrupted run reuses them.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from lalia.training.letter_lstm import LstmSettings, train_model
 Held = list[tuple[str, np.ndarray]]
 BEAMS = (4, 64)
 HOT = 6.0
-"""The boost of a hot word, as ``--hot`` has it."""
+"""The boost of a hot word, the default of ``--hot``."""
 
 
 class Bench:
-    """A student, the clips it is tried on, and the rows of the table so far."""
+    """A student, its test clips, and the rows of the table so far."""
 
     def __init__(self, student: Student, corpus: Corpus, language: str) -> None:
         self.student, self.corpus, self.language = student, corpus, language
@@ -58,13 +58,13 @@ class Bench:
     def text(self, row: int) -> str:
         return self.student.normaliser(self.corpus.text(row))
 
-    def row(self, name: str, hear: Callable[[np.ndarray], str]) -> None:
-        """Decode every test clip twice (the first time fills caches) and keep the second time."""
+    def row(self, name: str, decode: Callable[[np.ndarray], str]) -> None:
+        """Decode every test clip twice (the first time fills caches) and record the second time."""
         for _ in range(2):
             start = time.process_time()
-            heard = [self.student.normaliser(hear(log_probs_TV)) for _, log_probs_TV in self.test]
+            hypotheses = [self.student.normaliser(decode(log_probs_TV)) for _, log_probs_TV in self.test]
             took_s = time.process_time() - start
-        found = score([text for text, _ in self.test], heard)
+        found = score([text for text, _ in self.test], hypotheses)
         low, high = found.wer_interval
         self.rows.append(
             f"| {name} | {100 * found.cer.rate:.1f} | {100 * found.wer.rate:.1f} ({100 * low:.1f} to {100 * high:.1f})"
@@ -86,7 +86,7 @@ class Bench:
 
 
 def texts(bench: Bench, free: list[Path]) -> Iterator[tuple[str, list[str]]]:
-    """The labels of training clips, and those with the free text; sentences of held-out clips are in neither."""
+    """The labels of training clips, and these with the free text; both without sentences of held-out clips."""
     held = {bench.text(row) for split in ("dev", "test") for row in bench.numbers(split)}
     labels = [text for row in bench.numbers("train") if (text := bench.text(row)) and text not in held]
     yield "labels", labels
@@ -96,20 +96,20 @@ def texts(bench: Bench, free: list[Path]) -> Iterator[tuple[str, list[str]]]:
 
 
 def ngrams(bench: Bench, unit: Unit, sentences: list[str], out: Path) -> LanguageModel:
-    """Built and tuned on dev, as ``lalia lm`` and ``lalia tune`` do; reused if ``out`` exists."""
+    """An n-gram model, built and tuned on dev as by ``lalia lm`` and ``lalia tune``; reused if ``out`` exists."""
     if not out.exists():
         made = make(out, symbols(bench, sentences, unit), unit, ORDERS[unit], bench.student.normaliser, [])
         made.store_tuned(bench.id, tune(bench.student, made, bench.corpus, bench.dev).as_dict())
     model = LanguageModel.load(out)
-    say_perplexity(model, symbols(bench, held_out(bench, "dev"), unit))
+    print_perplexity(model, symbols(bench, held_out(bench, "dev"), unit))
     return model
 
 
 def lstm(bench: Bench, under: LanguageModel, sentences: list[str], out: Path, settings: LstmSettings) -> LstmModel:
-    """An LSTM, tuned on dev with the candidates of the n-grams ``under``, as ``lalia lm --lstm`` and ``lalia tune`` do."""
+    """An LSTM, tuned on dev with the candidates of the n-grams ``under``, as by ``lalia lm --lstm`` and ``lalia tune``."""
     train_model(symbols(bench, sentences, "letter"), out, bench.student.normaliser, [], {"letters": {}}, settings)
     model = LstmModel.load(out)
-    say_perplexity(model, symbols(bench, held_out(bench, "dev"), "letter"))
+    print_perplexity(model, symbols(bench, held_out(bench, "dev"), "letter"))
     print(f"{out.name}: {model.card['parameters']:,} weights, trained for {model.card['seconds']:.0f} s", flush=True)
     name = pair_name(bench.student, under)
     if name not in model.card.get("tuned", {}):
@@ -127,36 +127,36 @@ def held_out(bench: Bench, *splits: str) -> list[str]:
     return sorted({text for split in splits for row in bench.numbers(split) if (text := bench.text(row))})
 
 
-def say_perplexity(model: LanguageModel | LstmModel, sentences: list[list[str]]) -> None:
+def print_perplexity(model: LanguageModel | LstmModel, sentences: list[list[str]]) -> None:
     print(f"{model.folder.name}: perplexity {model.perplexity(sentences):.2f} on the sentences of dev", flush=True)
 
 
 def compare(bench: Bench, free: list[Path], work: Path, settings: LstmSettings) -> None:
-    """Every row of the table."""
+    """Add all rows of the table."""
     student = bench.student
     bench.row("greedy", lambda log_probs_TV: transcript(greedy(log_probs_TV), student.tokens))
-    bench.beam("beam alone", make_decoder(student))
+    bench.beam("beam search", make_decoder(student))
     for source, sentences in texts(bench, free):
         of_letters: LanguageModel | None = None
         for unit in ("letter", "word"):
             model = ngrams(bench, unit, sentences, work / f"{source}, {unit}s")
             tuned = model.tuned(bench.id)
-            told = f"(weight {tuned['weight']:g}, bonus {tuned['bonus']:g})"
-            bench.beam(f"{ORDERS[unit]}-grams of {unit}s, {source} {told}", make_decoder(student, model))
+            weights_used = f"(weight {tuned['weight']:g}, bonus {tuned['bonus']:g})"
+            bench.beam(f"{ORDERS[unit]}-grams of {unit}s, {source} {weights_used}", make_decoder(student, model))
             if unit == "letter":
                 of_letters = model
                 for beam in BEAMS:
                     bench.beam(f"the same, beam {beam}", make_decoder(student, model, settings=BeamSettings(beam=beam)))
             bench.calibration(make_decoder(student, model))
     assert of_letters is not None
-    weigher = lstm(bench, of_letters, sentences, work / "lstm", settings)
-    tuned = weigher.card["tuned"][pair_name(student, of_letters)]
-    told = f"(weight {tuned['weight']:g}, bonus {tuned['bonus']:g})"
+    rescorer = lstm(bench, of_letters, sentences, work / "lstm", settings)
+    tuned = rescorer.card["tuned"][pair_name(student, of_letters)]
+    weights_used = f"(weight {tuned['weight']:g}, bonus {tuned['bonus']:g})"
     bench.beam(
-        f"{ORDERS['letter']}-grams of letters and the LSTM, {source} {told}",
-        make_decoder(student, of_letters, rescore=weigher),
+        f"{ORDERS['letter']}-grams of letters and the LSTM, {source} {weights_used}",
+        make_decoder(student, of_letters, rescore=rescorer),
     )
-    wide = make_decoder(student, of_letters, rescore=weigher, settings=BeamSettings(beam=BEAMS[-1]))
+    wide = make_decoder(student, of_letters, rescore=rescorer, settings=BeamSettings(beam=BEAMS[-1]))
     bench.beam(f"the same, beam {BEAMS[-1]}", wide)
     read = {word for sentence in sentences for word in sentence.split()}
     new = sorted({word for text in held_out(bench, "test") for word in text.split()} - read)
@@ -171,17 +171,17 @@ def main() -> None:
     parser.add_argument("student", type=Path)
     parser.add_argument("corpus", type=Path)
     parser.add_argument("--language", required=True)
-    parser.add_argument("--text", type=Path, action="append", default=[], help="free text, a sentence a line")
-    parser.add_argument("--work", type=Path, help="keep the models here, and take those that are here")
-    parser.add_argument("--width", type=int, default=LstmSettings.width, help="of the LSTM's layer")
-    parser.add_argument("--out", type=Path, help="write the table here as well")
+    parser.add_argument("--text", type=Path, action="append", default=[], help="free text, one sentence per line")
+    parser.add_argument("--work", type=Path, help="folder of the models; existing ones are reused")
+    parser.add_argument("--width", type=int, default=LstmSettings.width, help="width of the LSTM's layer")
+    parser.add_argument("--out", type=Path, help="also write the table to this file")
     args = parser.parse_args()
     bench = Bench(Student.load(args.student, 1), Corpus.load(args.corpus), args.language)
     print(f"{len(bench.test)} clips, {bench.audio_s:.0f} s; acoustic model {bench.model_s:.2f} s", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         compare(bench, args.text, args.work or Path(folder), LstmSettings(width=args.width))
     if args.out:
-        head = "| decoding | CER % | WER % (95 %) | time, of the model's | seconds per hour of speech |\n|---|---|---|---|---|"
+        head = "| decoding | CER % | WER % (95 %) | time / acoustic model | seconds per hour of speech |\n|---|---|---|---|---|"
         write_text(args.out, "\n".join([head, *bench.rows, ""]))
 
 

@@ -31,12 +31,12 @@ WINDOW_S: Seconds = 30.0
 
 
 class Bench:
-    """A recogniser, the clips, what is said in them and what it says to each alone."""
+    """A recogniser, the clips, their references, and the hypotheses of each clip alone."""
 
     def __init__(self, recogniser: Recogniser, corpus: Corpus, language: str) -> None:
         if not isinstance(recogniser.encoder.frontend, StackedFrames):
             raise UserError(
-                "benchmarks.decoding.long_files: this recogniser hears the wave itself; expected one on log-mel frames"
+                "benchmarks.decoding.long_files: this recogniser uses the raw wave; expected a log-mel recogniser"
             )
         self.recogniser = recogniser
         self.frames = cast(StackedFrames, recogniser.encoder.frontend)
@@ -46,11 +46,11 @@ class Bench:
         self.waves = [corpus.wave(int(row)) for row in rows]
         self.texts = [recogniser.normaliser(corpus.text(int(row))) for row in rows]
         with torch.inference_mode():
-            self.alone = [self.text(self.said(self.features(wave, [], False))) for wave in self.waves]
+            self.alone = [self.text(self.log_probs(self.features(wave, [], False))) for wave in self.waves]
 
     @torch.inference_mode()
     def joined(self, pause_s: Seconds, own_level: bool, own_context: bool) -> tuple[float, float]:
-        """Character errors of the windows' texts against (what it says to each clip alone, what was said)."""
+        """Character errors of the windows' hypotheses against (the hypotheses of the clips alone, the references)."""
         counts = [ErrorCounts(), ErrorCounts()]
         for window in self.windows(pause_s):
             places: list[tuple[np.ndarray, int]] = []
@@ -63,7 +63,7 @@ class Bench:
                 wave[start : start + len(clip)] = clip
             features_BTF = self.features(wave, places, own_level)
             edges = [start // self.hop for _, start in places] if own_context else [0]
-            found = self.text(self.said(features_BTF, edges))
+            found = self.text(self.log_probs(features_BTF, edges))
             for place, texts in enumerate((self.alone, self.texts)):
                 expected = " ".join(filter(None, (texts[number] for number in window)))
                 counts[place] += character_errors(expected, found)
@@ -102,8 +102,8 @@ class Bench:
         T = len(flat_NM) // stack
         return encoder.feature_norm(flat_NM[: T * stack].reshape(1, T, -1))
 
-    def said(self, features_BTF: Tensor, edges: Sequence[int] = (0,)) -> np.ndarray:
-        """Log-probabilities (T, V), frames between two ``edges`` contextualised by themselves."""
+    def log_probs(self, features_BTF: Tensor, edges: Sequence[int] = (0,)) -> np.ndarray:
+        """Log-probabilities (T, V); attention is restricted to the frames between two ``edges``."""
         ends = [*edges[1:], features_BTF.shape[1]]
         parts = [features_BTF[:, start:end] for start, end in zip(edges, ends, strict=True)]
         encoder = self.recogniser.encoder
@@ -120,18 +120,18 @@ def main() -> None:
     parser.add_argument("corpus", type=Path)
     parser.add_argument("--language", required=True)
     parser.add_argument("--pauses", type=float, nargs="*", default=[0.5, 2.0], help="seconds between two clips")
-    parser.add_argument("--causes", action="store_true", help="which part of the model minds")
+    parser.add_argument("--causes", action="store_true", help="find the part of the model that causes the difference")
     args = parser.parse_args()
     bench = Bench(Recogniser.load(args.recogniser), Corpus.load(args.corpus), args.language)
     errors = [character_errors(text, found) for text, found in zip(bench.texts, bench.alone, strict=True)]
     print(f"{len(bench.waves)} clips, each alone: CER {100 * sum(errors[1:], errors[0]).rate:.1f} %\n")
-    print("| pause | normalised | heard | letters other than alone | CER |\n|---|---|---|---|---|")
+    print("| pause | normalisation | attention | CER to clips alone | CER |\n|---|---|---|---|---|")
     for pause_s in args.pauses:
         for level, context in (
             [(False, False), (False, True), (True, False), (True, True)] if args.causes else [(False, False)]
         ):
             other, rate = bench.joined(pause_s, level, context)
-            names = ["each by itself" if own else "together" for own in (level, context)]
+            names = ["per clip" if own else "whole window" for own in (level, context)]
             print(f"| {pause_s:g} s | {' | '.join(names)} | {100 * other:.1f} % | {100 * rate:.1f} % |", flush=True)
 
 

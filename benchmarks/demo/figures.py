@@ -28,14 +28,14 @@ STUDENT_CER = 1.15
 
 @dataclass(frozen=True)
 class Arm:
-    """One fine-tuning run: where its encoder started, its learning rate and what it scored."""
+    """One fine-tuning run: its initial weights, learning rate and scores."""
 
     start: str
     rate: float
     run: RunFolder
     dev_cer: float
     chosen: bool
-    """whether it is the best of its start on the dev split"""
+    """whether it is the best run from these initial weights on the dev split"""
 
     @property
     def scores(self) -> dict[str, Any]:
@@ -46,7 +46,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class Contender:
-    """One of the recognisers that the export measured beside each other."""
+    """One of the recognisers compared by the export."""
 
     name: str
     parameters: int
@@ -54,30 +54,30 @@ class Contender:
     cer: float
     wer: float
     rtf: float
-    """seconds of work per second of audio, on one thread"""
+    """real-time factor, on one thread"""
 
 
 @dataclass(frozen=True)
-class Weighed:
-    """The student with the n-grams of the training labels, beside itself without them, as ``lalia finetune lm`` measured it."""
+class LmScores:
+    """The student with and without n-grams of the training labels, as measured by ``lalia finetune lm``."""
 
     name: str
-    """which n-grams"""
+    """name of the n-grams"""
     cer: float
     wer: float
     wer_alone: float
     sentences: int
-    """that were counted"""
+    """number of sentences in the n-grams"""
     mb: float
     rtf: float
-    """seconds of work per second of audio, acoustic model and search, on one thread"""
+    """real-time factor of acoustic model and search, on one thread"""
 
     @classmethod
-    def load(cls, demo: Demo) -> Weighed:
-        """A ``UserError`` where it is not made yet."""
+    def load(cls, demo: Demo) -> LmScores:
+        """Read the scores; ``UserError`` if they do not exist yet."""
         path = demo.decoding / DECODING
         if not path.is_file():
-            raise UserError(f"{path}: is not made yet; run the demo again to continue it")
+            raise UserError(f"{path}: does not exist yet; run the demo again to continue it")
         found = json.loads(path.read_text(encoding="utf-8"))
         alone, weighed = found["ways"]
         card = read_card(demo.lm)
@@ -90,7 +90,7 @@ class Weighed:
 
 @dataclass(frozen=True)
 class Figures:
-    """Everything that the report says in numbers."""
+    """All figures of the report."""
 
     corpus: dict[str, Any]
     """the corpus card"""
@@ -101,12 +101,12 @@ class Figures:
     """the student's card"""
     contenders: list[Contender]
     """teacher, student in float, student in int8"""
-    spoken: Weighed
+    spoken: LmScores
     """the student in int8 with a language model"""
 
     @classmethod
     def load(cls, demo: Demo) -> Figures:
-        """Read what ``demo`` made; ``UserError`` where a part of it is missing."""
+        """Read the results of ``demo``; ``UserError`` if a part is missing."""
         arms = []
         for start in ("pretrained", "random"):
             best = demo.best_arm(start)
@@ -119,11 +119,11 @@ class Figures:
         teacher = read_card(demo.best_arm("pretrained") / "recogniser", "recogniser")
         return cls(
             read_card(demo.corpus, "corpus"), RunFolder.load(demo.pretrain), arms, RunFolder.load(demo.distill),
-            student, contenders(student, teacher), Weighed.load(demo),
+            student, contenders(student, teacher), LmScores.load(demo),
         )  # fmt: skip
 
     def chosen(self, start: str) -> Arm:
-        """The arm of ``start`` weights that did best on the dev split."""
+        """The best arm from ``start`` weights on the dev split."""
         return next(arm for arm in self.arms if arm.start == start and arm.chosen)
 
     @property
@@ -162,7 +162,7 @@ class Figures:
 
 
 def contenders(student: dict[str, Any], teacher: dict[str, Any]) -> list[Contender]:
-    """Teacher, student in float and student in int8, as the student's card says they were measured in the export."""
+    """Teacher, student in float and student in int8, with the measurements of the export from the student's card."""
     made = (
         ("teacher", "teacher", teacher["parameters"], student["bytes_teacher"]),
         ("student, float", "float", student["parameters"], student["bytes_float"]),
@@ -178,15 +178,15 @@ def contenders(student: dict[str, Any], teacher: dict[str, Any]) -> list[Contend
 
 
 def dev_cer(run: Path) -> float:
-    """The best character error rate that the run in ``run`` reached on the dev split: that of the weights it kept."""
+    """The best CER of ``run`` on the dev split: that of the stored weights."""
     best = RunFolder.load(run).best("valid/cer")
     if best is None:
-        raise UserError(f"{run}: has measured nothing on the dev split yet; run the demo again to continue it")
+        raise UserError(f"{run}: has no dev scores yet; run the demo again to continue it")
     return best
 
 
 def goals(summary: dict[str, dict[str, float]]) -> list[Goal]:
-    """What the demo is to reach, and whether it did."""
+    """The goals of the demo, and whether they were reached."""
     pretrain, finetune, student = summary["pretrain"], summary["finetune"], summary["student"]
     over_chance = pretrain["accuracy"] / pretrain["chance"]
     in_use = pretrain["code_perplexity"] / pretrain["codes"]
@@ -197,7 +197,7 @@ def goals(summary: dict[str, dict[str, float]]) -> list[Goal]:
     return [
         Goal(
             over_chance >= ACCURACY_OVER_CHANCE,
-            "Pretraining finds the hidden frame at least 5 times as often as chance would, on audio it never heard.",
+            "Pretraining identifies the masked frame at least 5 times as often as chance, on held-out audio.",
             f"It is right {100 * pretrain['accuracy']:.1f} % of the time, chance {100 * pretrain['chance']:.1f} %: "
             f"{over_chance:.1f} times as often.",
         ),
@@ -208,14 +208,14 @@ def goals(summary: dict[str, dict[str, float]]) -> list[Goal]:
         ),
         Goal(
             bought <= PRETRAINED_OVER_RANDOM,
-            "Pretraining pays: with the same labels and steps, its recogniser makes at most 0.8 times the errors of one that "
-            "starts from random weights, each at its own best learning rate.",
+            "Pretraining helps: with the same labels and steps, CER is at most 0.8 times that of a recogniser from random "
+            "weights, each at its best learning rate.",
             f"Test CER {100 * finetune['cer_pretrained']:.1f} % against {100 * finetune['cer_random']:.1f} %: "
             f"{bought:.2f} times.",
         ),
         Goal(
             size <= STUDENT_BYTES,
-            "The int8 student takes at most a quarter of the teacher's bytes.",
+            "The int8 student has at most a quarter of the teacher's size.",
             f"{student['mb_int8']:.2f} MB of {student['mb_teacher']:.2f} MB: {size:.2f} times.",
         ),
         Goal(
@@ -225,7 +225,7 @@ def goals(summary: dict[str, dict[str, float]]) -> list[Goal]:
         ),
         Goal(
             worse <= STUDENT_CER,
-            "It makes at most 1.15 times the teacher's errors.",
+            "Its CER is at most 1.15 times the teacher's.",
             f"Test CER {100 * student['cer_int8']:.1f} % against {100 * student['cer_teacher']:.1f} %: {worse:.2f} times.",
         ),
     ]
@@ -233,18 +233,18 @@ def goals(summary: dict[str, dict[str, float]]) -> list[Goal]:
 
 @dataclass(frozen=True)
 class Part:
-    """One command of the demo, as it was typed, and how long it took over all attempts."""
+    """One command of the demo, and its total time over all attempts."""
 
     name: str
     command: str
     seconds: float
     done: bool
     note: str = ""
-    """what is to be said about how it ended"""
+    """a remark about its result"""
 
 
 def parts_of(out: Path) -> list[Part]:
-    """The commands that the demo in ``out`` has run, in their order."""
+    """The commands that the demo in ``out`` has run, in order."""
     path = out / DEMO
     if not path.is_file():
         return []

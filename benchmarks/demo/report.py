@@ -1,4 +1,4 @@
-"""The report page of the demo: a picture of the chain, goals and results, curves, a table, clips with audio, commands."""
+"""The report page of the demo: a diagram of the chain, goals and results, curves, a table, clips with audio, commands."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.demo.figures import Arm, Figures, Part, Weighed, goals, parts_of
+from benchmarks.demo.figures import Arm, Figures, LmScores, Part, goals, parts_of
 from lalia.cards import processor, write_json, write_text
 from lalia.data.corpus import Corpus
 from lalia.data.prepare.sources.demo import LICENCE_URLS, VOICES
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
     from benchmarks.demo.run import Demo
 
 
-# --- The chain as a picture ------------------------------------------------------------------------------
+# --- The chain as a diagram ------------------------------------------------------------------------------
 
 BOX_W, BOX_H, GAP_W, GAP_H = 238, 262, 62, 66
 PAD = 18
 
-# For the picture alone, outside of a page that defines the colours.
+# For the diagram alone, outside a page that defines the colours.
 STANDALONE = """\
 :root { --card: #ffffff; --ink: #1d1c1a; --muted: #6a665f; --faint: #a39e94; --line: #d9d4c9;
   --s1: #2166b0; --s2: #c4591b; --s3: #16826b }
@@ -49,7 +49,7 @@ svg { --sans: Inter, ui-sans-serif, system-ui, -apple-system, "Segoe UI", Roboto
 
 @dataclass(frozen=True)
 class ChainFacts:
-    """What the picture says. Lines are short: about 34 letters fit into a box."""
+    """The texts of the diagram. Lines are short: about 34 letters fit into a box."""
 
     hours: dict[str, float]
     """hours of audio by the language's name"""
@@ -61,11 +61,11 @@ class ChainFacts:
     word: str
     """a word of the target language, shown as frames become letters"""
     arrows: Sequence[tuple[str, str]]
-    """what happens between two boxes, and how long it took; three of them"""
+    """the step between two boxes, and its time; three of them"""
 
 
 def chain_svg(facts: ChainFacts, tall: bool = False, standalone: bool = False) -> Markup:
-    """The picture as an ``<svg>``: boxes beside each other, or below each other; ``standalone`` brings its own colours."""
+    """The diagram as an ``<svg>``: boxes in a row, or in a column if ``tall``; ``standalone`` includes the colours."""
     boxes = [
         ("Raw audio", _minutes(facts), _languages(facts)),
         ("Encoder", facts.encoder, _encoder()),
@@ -212,14 +212,14 @@ def pretraining(demo: Demo, figures: Figures, corpus: Corpus) -> page.Section:
     if (profile := _profile(demo, figures, corpus)) is not None:
         charts.append(profile)
     intro = (
-        f"The encoder hears {numbers.hours(figures.pretraining['hours'])} of audio without labels. Spans of frames are hidden "
-        "from it, and it must tell the code of each hidden frame from the codes of others. All figures are of held-out clips."
+        f"The encoder is trained on {numbers.hours(figures.pretraining['hours'])} of audio without labels. Spans of frames are "
+        "masked, and it must identify the code of each masked frame among distractors. All figures are of held-out clips."
     )
     return page.Section("Pretraining", [page.figures(charts)], intro)
 
 
 def _profile(demo: Demo, figures: Figures, corpus: Corpus) -> Chart | None:
-    """How often each code is used on held-out audio, the most used first; None where the run's checkpoints are gone."""
+    """How often each code is used on held-out audio, the most used first; None if the run's checkpoints were deleted."""
     from lalia.training.validation import CodeReader
 
     try:
@@ -234,7 +234,7 @@ def _profile(demo: Demo, figures: Figures, corpus: Corpus) -> Chart | None:
         for g, usage_V in enumerate(usage_GV[: len(SERIES)])
     ]
     return profile_chart(
-        "How often each code is used", lines, Level(1 / entries, "all alike"),
+        "How often each code is used", lines, Level(1 / entries, "uniform use"),
         f"Share of the frames of {len(rows)} held-out clips, most used codes first.", "code",
     )  # fmt: skip
 
@@ -245,19 +245,19 @@ def bought(figures: Figures) -> page.Section:
         Line(_start(arm.start), *series(arm.run.metrics, "valid/cer"), COLOURS[arm.start], dots=True) for arm in chosen
     ]
     charts = [
-        line_chart("Character errors while learning", dev, caption="On the dev split.", y_label=share, from_zero=True),
+        line_chart("CER during training", dev, caption="On the dev split.", y_label=share, from_zero=True),
         _bars(chosen),
     ]
     minutes = figures.summary()["finetune"]["minutes_of_labels"]
     steps = chosen[0].scores["steps"]
     intro = (
-        f"The same recogniser learns from the same {minutes:.1f} minutes of Italian labels for the same {steps} steps: once "
-        "from the pretrained encoder, once from random weights. Each start keeps the learning rate that did best on the dev "
-        "split; the test split decides nothing."
+        f"The same recogniser is trained on the same {minutes:.1f} minutes of Italian labels for the same {steps} steps: once "
+        "from the pretrained encoder, once from random weights. The learning rate of each is the best on the dev "
+        "split; the test split is not used for any choice."
     )
     rows = [_arm_row(arm) for arm in figures.arms]
     head = ["start", "learning rate", "dev CER", "test CER", "test WER", "kept"]
-    return page.Section("What pretraining bought", [page.figures(charts), page.table(head, rows)], intro)
+    return page.Section("Gain from pretraining", [page.figures(charts), page.table(head, rows)], intro)
 
 
 def _bars(arms: list[Arm]) -> Chart:
@@ -267,7 +267,7 @@ def _bars(arms: list[Arm]) -> Chart:
             value, (low, high) = arm.scores[rate], arm.scores[f"{rate}_interval"]
             label = f"{name}, {_start(arm.start)}"
             bars.append(Bar(label, value, (low, high), COLOURS[arm.start], numbers.percent(value)))
-    caption = "Letters and words wrong; thin lines hold 95 % of bootstrap resamples of the clips."
+    caption = "CER and WER; thin lines: 95 % of bootstrap resamples of the clips."
     return bar_chart("Errors on the test split", bars, caption)
 
 
@@ -292,11 +292,11 @@ def student(figures: Figures, parts: list[Part]) -> page.Section:
         if chart.title in ("Loss", "Errors on held-out clips")
     ]  # fmt: skip
     intro = (
-        "The student starts from some of the teacher's own layers and learns to answer as the teacher does, on Italian audio "
-        "with and without labels. The export writes one ONNX file, turns its matrix products to int8, and measures the file "
-        "itself. RTF is seconds of work per second of audio, on one thread. The last row is what a user would run: the same file "
+        "The student is initialised with some of the teacher's layers and trained to reproduce its outputs, on Italian audio "
+        "with and without labels. The export writes one ONNX file, quantizes its matrix products to int8, and evaluates this "
+        "file. RTF: seconds of work per second of audio, on one thread. The last row is the deployed system: the same file "
         f"and a language model, {figures.spoken.name} of {numbers.count(figures.spoken.sentences)} sentences, the labels of the "
-        "training clips. Its weight was tuned on the dev split; its size is what it adds."
+        "training clips. Its weight was tuned on the dev split; its size is in addition to the student's."
     )
     notes = " ".join(part.note for part in parts if part.note)
     return page.Section("Teacher and student", [page.table(head, rows, 2, aside=notes), page.figures(charts)], intro)
@@ -312,7 +312,7 @@ def contender_rows(figures: Figures) -> list[list[str]]:
     ] + [_with_language_model(figures.spoken)]  # fmt: skip
 
 
-def _with_language_model(spoken: Weighed) -> list[str]:
+def _with_language_model(spoken: LmScores) -> list[str]:
     return [
         f"+ {spoken.name}", "", f"+ {numbers.megabytes(spoken.mb)}", numbers.percent(spoken.cer), numbers.percent(spoken.wer),
         f"{1 / spoken.rtf:.0f}",
@@ -321,7 +321,7 @@ def _with_language_model(spoken: Weighed) -> list[str]:
 
 def commands(parts: list[Part]) -> page.Section:
     lines = Markup("\n").join(Markup("<b>{:>8}</b>  {}").format(clock(part.seconds), part.command) for part in parts)
-    intro = "Each is preceded by the time that it took, and may be typed alone."
+    intro = "The time of each is in front. Each can also be run separately."
     return page.Section("The commands", [Markup("<pre>{}</pre>").format(lines)], intro)
 
 
@@ -339,13 +339,13 @@ def data(figures: Figures) -> page.Section:
     intro = (
         "Asterisk's core sound prompts, version 1.6.1, published by the Asterisk project and packaged by Debian. They were "
         "decoded from G.722 and packed as FLAC; the clips on this page, spoken by Carlo Flora, were then encoded as MP3. "
-        "Whoever passes this page on keeps this section."
+        "Keep this section when you share this page."
     )
     if not rows:
         licences = ", ".join(figures.corpus.get("licences", [])) or "no licence stated"
         return page.Section("The data", [Markup("<p>{}: {}</p>").format(figures.corpus.get("source", ""), licences)])
     return page.Section(
-        "The data, and whom to thank",
+        "The data and its licences",
         [page.table(["language", "voice", "licence", "credits"], rows, words=True)],
         intro,
     )
@@ -356,12 +356,12 @@ def data(figures: Figures) -> page.Section:
 # Counted on import: once torch has run, this thread may be bound to one of them.
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
-_REACHED = "Measured by this very run, on clips that no stage has heard."
+_REACHED = "Measured in this run, on clips that no stage was trained on."
 _LISTEN = (
-    "Ten Italian clips of the test split, chosen by a hash of their names: what was said, the letters that the int8 student "
-    "writes alone, and its words with the language model of the training labels."
+    "Ten Italian clips of the test split, chosen by a hash of their names: the reference, the greedy transcript of the int8 "
+    "student and its transcript with the language model of the training labels."
 )
-_LINEAGE = "What the student is made of, back to the raw audio, by the first letters of each content's hash."
+_LINEAGE = "The student's ancestors, back to the raw audio, with the first letters of their content hashes."
 
 
 def write_report(demo: Demo) -> Path:
@@ -377,7 +377,7 @@ def write_report(demo: Demo) -> Path:
     write_text(demo.out / "chain.svg", chain_svg(facts, standalone=True) + "\n")
     sections = [
         page.Section("", [_picture(facts)]),
-        page.Section("What was to be reached", [page.goals(goals(summary))], _REACHED),
+        page.Section("Goals", [page.goals(goals(summary))], _REACHED),
         pretraining(demo, figures, corpus),
         bought(figures),
         student(figures, parts),
@@ -388,8 +388,8 @@ def write_report(demo: Demo) -> Path:
     ]
     total = sum(figures.corpus["clips"].values())
     lead = Markup(
-        "A small encoder listens to raw speech in {} languages, learns to write Italian from {:g} minutes of labels, and hands "
-        "what it knows to a student of <strong>{}</strong> that runs without a GPU and without PyTorch. Made from {} clips in "
+        "A small encoder is pretrained on raw speech in {} languages, fine-tuned to Italian with {:g} minutes of labels, and "
+        "distilled into a student of <strong>{}</strong> that runs without a GPU and without PyTorch. Made from {} clips in "
         "<strong>{}</strong> on {}."
     ).format(
         len(figures.corpus["hours"]), summary["finetune"]["minutes_of_labels"], numbers.megabytes(summary["student"]["mb_int8"]),
@@ -397,12 +397,12 @@ def write_report(demo: Demo) -> Path:
     )  # fmt: skip
     return page.Page(
         kicker="lalia demo", title="From raw voices to a recogniser on a laptop", lead=lead, sections=sections,
-        footer=["Everything on this page, sound included, is inside this one file."],
+        footer=["This page is one file; the audio is inside it."],
     ).write(demo.out / "report.html")  # fmt: skip
 
 
 def print_table(demo: Demo) -> None:
-    """The figures on the terminal."""
+    """Print the figures on the terminal."""
     figures = Figures.load(demo)
     summary = figures.summary()
     console = Console()
@@ -481,10 +481,10 @@ def _clips(demo: Demo, corpus: Corpus, student: Student) -> list[ShownClip]:
         searched = student.normaliser(
             student.transcribe(wave, corpus.id(row), options=TranscribeOptions(decoder=decoder)).text
         )
-        said, heard = mark_errors(reference, hypothesis)
+        said, greedy_marks = mark_errors(reference, hypothesis)
         texts = [
             ("said", said),
-            (f"student alone · {_rates(reference, hypothesis)}", heard),
+            (f"student alone · {_rates(reference, hypothesis)}", greedy_marks),
             (f"with the language model · {_rates(reference, searched)}", mark_errors(reference, searched)[1]),
         ]
         shown.append(ShownClip(corpus.id(row), texts, make_player(corpus.id(row), wave)))

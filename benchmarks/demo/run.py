@@ -5,7 +5,7 @@ It runs the public commands one after another and writes a report:
   python -m benchmarks.demo.run --quick      at most 20 minutes on two cores
   python -m benchmarks.demo.run --full       about two hours, the figures that README quotes
 
-The same command again continues: every stage finds what it has done already.
+The same command again continues: every stage skips finished work.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.data.corpora import typed
+from benchmarks.data.corpora import resolved
 from benchmarks.demo.figures import DEMO, Part, dev_cer, parts_of
 from finetune.evaluate import DECODING, LM
 from lalia.audio.encoding import flac_bytes
@@ -41,16 +41,16 @@ CLIPS = 10
 
 @dataclass(frozen=True)
 class Budget:
-    """How long each stage trains, and what fine-tuning tries: for both starts alike, each keeps its best rate."""
+    """The length of each stage, and the learning rates of fine-tuning: the same for both initial weights, each uses its best."""
 
     pretrain_min: float
-    """minutes on the machine at hand"""
+    """minutes on this machine"""
     finetune_steps: int
     """steps of each fine-tuning run"""
     rates: tuple[float, ...]
     """learning rates of fine-tuning; the best is chosen on the dev split"""
     distill_min: float
-    """minutes on the machine at hand"""
+    """minutes on this machine"""
     labels_min: float = 10.0
     """minutes of labelled Italian"""
 
@@ -63,7 +63,7 @@ BUDGETS = {
 
 @dataclass(frozen=True)
 class Demo:
-    """Where everything is, and the commands that make it."""
+    """The folders of the demo, and the commands that make them."""
 
     budget: Budget
     out: Path
@@ -87,7 +87,7 @@ class Demo:
 
     @property
     def decoding(self) -> Path:
-        """Where the student's language model is, tuned, and what it is worth."""
+        """The folder with the student's tuned language model and its scores."""
         return self.out / "decoding"
 
     @property
@@ -129,7 +129,7 @@ class Demo:
         ]  # fmt: skip
 
     def open_export_command(self, teacher: Path) -> list[str]:
-        """The same with no budget to keep."""
+        """The export command without a budget."""
         gate = ("float_ratio", "100"), ("teacher_ratio", "100"), ("speed", "0")
         return self.export_command(teacher) + [word for name, limit in gate for word in (f"--gate.{name}", limit)]
 
@@ -143,12 +143,12 @@ class Demo:
         return ["lalia", "transcribe", str(self.student), str(self.clips), "--lm", str(self.lm)]
 
     def best_arm(self, start: str) -> Path:
-        """The fine-tuning run from ``start`` weights whose recogniser errs least on the dev split; test is not looked at."""
+        """The fine-tuning run from ``start`` weights with the lowest CER on the dev split; test is not used."""
         return min((self.arm(start, rate) for rate in self.budget.rates), key=dev_cer)
 
 
 class Record:
-    """``OUT/demo.json``: which demo this is, and its commands with the time that each took over all attempts."""
+    """``OUT/demo.json``: the mode of this demo, and its commands with the total time of each over all attempts."""
 
     def __init__(self, out: Path, mode: str) -> None:
         self.path = out / DEMO
@@ -156,7 +156,7 @@ class Record:
         self.parts = {part.name: part for part in parts_of(out)}
 
     def add(self, name: str, command: str, seconds: float, done: bool, note: str = "") -> None:
-        """A command ended; one that was done before only said so again."""
+        """Record a finished command; a command that was already done is not counted again."""
         known = self.parts.get(name)
         if known is None or not known.done:
             before = known.seconds if known else 0.0
@@ -165,7 +165,7 @@ class Record:
 
 
 def run_demo(demo: Demo, mode: str) -> None:
-    """Every stage in turn, then the report; ``StageFailed`` where one ends badly."""
+    """Run every stage, then write the report; ``StageFailed`` if one fails."""
     from benchmarks.demo.report import print_table, write_report
 
     record = Record(demo.out, mode)
@@ -177,8 +177,8 @@ def run_demo(demo: Demo, mode: str) -> None:
     teacher = demo.best_arm("pretrained") / "recogniser"
     _call("distill", demo.distill_command(teacher), record)
     _export(demo, teacher, record)
-    if weighed(demo):
-        print(f"\n{demo.lm}: is made and tuned")
+    if lm_is_current(demo):
+        print(f"\n{demo.lm}: is finished and tuned")
     else:
         shutil.rmtree(demo.decoding, ignore_errors=True)
         _call("lm", demo.lm_command(), record)
@@ -191,8 +191,8 @@ def run_demo(demo: Demo, mode: str) -> None:
 
 
 def _export(demo: Demo, teacher: Path, record: Record) -> None:
-    """Export the student; where its gate refuses, once more without a gate, so that the report can show by how much."""
-    if exported(demo):
+    """Export the student; if a quality check fails, export again without checks, so that the report can show the difference."""
+    if student_is_current(demo):
         print(f"\n{demo.student}: is exported")
         return
     try:
@@ -203,21 +203,22 @@ def _export(demo: Demo, teacher: Path, record: Record) -> None:
         refused = demo.student.with_name(demo.student.name + ".refused.json")
         summary = json.loads(refused.read_text(encoding="utf-8"))["summary"]
         print(
-            "the gate refused; the demo exports this student all the same, and the report will say so", file=sys.stderr
+            "a quality check failed; the demo exports this student without checks, and the report will show it",
+            file=sys.stderr,
         )
-        _call("export without a gate", demo.open_export_command(teacher), record, f"The gate refused: {summary}")
+        _call("export without checks", demo.open_export_command(teacher), record, f"Quality check failed: {summary}")
 
 
-def exported(demo: Demo) -> bool:
-    """Whether the student is there and is made of what distillation made."""
+def student_is_current(demo: Demo) -> bool:
+    """Whether the student exists and was made from the current distilled recogniser."""
     if not (demo.student / CARD).is_file():
         return False
     parents = read_card(demo.student, "student")["parents"]
     return read_card(demo.distill / "recogniser")["id"] in {parent["id"] for parent in parents}
 
 
-def weighed(demo: Demo) -> bool:
-    """Whether the language model was made and tuned for the student that is there."""
+def lm_is_current(demo: Demo) -> bool:
+    """Whether the language model was made and tuned for the current student."""
     table, student = demo.decoding / DECODING, demo.student / CARD
     return table.is_file() and student.is_file() and table.stat().st_mtime > student.stat().st_mtime
 
@@ -225,7 +226,7 @@ def weighed(demo: Demo) -> bool:
 def write_clips(corpus: Corpus, folder: Path, language: str = "ita") -> list[int]:
     """Write ten test clips of a few seconds as FLAC files to ``folder``; returns their rows.
 
-    Chosen by a hash of their names, so nobody picked them; speech that the models never heard.
+    Chosen by a hash of their names, so that they are not hand-picked; no model was trained on them.
     """
     rows = chosen_clips(corpus, language)
     folder.mkdir(parents=True, exist_ok=True)
@@ -237,7 +238,7 @@ def write_clips(corpus: Corpus, folder: Path, language: str = "ita") -> list[int
 
 
 def chosen_clips(corpus: Corpus, language: str = "ita") -> list[int]:
-    """The rows of the ten clips; the longer half of the test split where too few last 2 to 8 seconds."""
+    """The rows of the ten clips; the longer half of the test split if too few last 2 to 8 seconds."""
     rows = corpus.select("test", language, with_text=True)
     lengths = corpus.durations_s[rows]
     fit = rows[(lengths >= 2) & (lengths <= 8)]
@@ -249,11 +250,11 @@ def chosen_clips(corpus: Corpus, language: str = "ita") -> list[int]:
 def _call(name: str, command: Sequence[str], record: Record, note: str = "") -> None:
     print(f"\n$ {shlex.join(command)}", flush=True)
     begun = time.monotonic()
-    with subprocess.Popen(typed(command), env={**os.environ, "PYTHONUNBUFFERED": "1"}) as process:
+    with subprocess.Popen(resolved(command), env={**os.environ, "PYTHONUNBUFFERED": "1"}) as process:
         try:
             status = process.wait()
         except KeyboardInterrupt:
-            process.wait()  # it was interrupted as well, and is keeping its work
+            process.wait()  # it was interrupted too, and is saving its work
             record.add(name, shlex.join(command), time.monotonic() - begun, False)
             raise
     record.add(name, shlex.join(command), time.monotonic() - begun, status == 0, note)
@@ -264,36 +265,36 @@ def _call(name: str, command: Sequence[str], record: Record, note: str = "") -> 
 
 
 class StageFailed(UserError):
-    """A command ended with another status than 0; it has said why itself."""
+    """A command failed; it has printed the reason."""
 
     def __init__(self, name: str, status: int) -> None:
-        super().__init__(f"{name} ended with status {status}; mend what it says above and run the same command again")
+        super().__init__(f"{name} failed with status {status}; fix the error above and run the same command again")
         self.status = status if status > 0 else 1
 
 
 def claim(out: Path, mode: str) -> None:
-    """Make ``out`` the folder of this mode: another mode's demo there moves aside, and this one's moves back.
+    """Make ``out`` the folder of this mode: a demo of the other mode is renamed, and an earlier one of this mode renamed back.
 
-    So ``make demo`` and ``make demo-full`` both report in runs/demo, and neither loses what it has done.
+    So ``make demo`` and ``make demo-full`` both write to runs/demo, and neither loses finished work.
     """
     kept = out / DEMO
     found = json.loads(kept.read_text(encoding="utf-8"))["mode"] if kept.is_file() else mode
     if found != mode:
         aside = out.with_name(f"{out.name}-{found}")
         if aside.exists():
-            raise UserError(f"{out} holds the {found} demo, and so does {aside}; delete one of them")
+            raise UserError(f"{out} and {aside} both contain the {found} demo; delete one of them")
         out.rename(aside)
-        print(f"{out} held the {found} demo, which is now {aside}", file=sys.stderr)
+        print(f"the {found} demo in {out} was renamed to {aside}", file=sys.stderr)
     before = out.with_name(f"{out.name}-{mode}")
     if before.exists() and not out.exists():
         before.rename(out)
-        print(f"going on with the {mode} demo that was kept in {before}", file=sys.stderr)
+        print(f"continuing the {mode} demo from {before}", file=sys.stderr)
     out.mkdir(parents=True, exist_ok=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.demo.run", description="The whole chain on real speech."
+        prog="python -m benchmarks.demo.run", description="Run the whole chain on real speech."
     )
     size = parser.add_mutually_exclusive_group(required=True)
     size.add_argument(

@@ -1,4 +1,4 @@
-"""Malicious HTTP requests, as bytes on a socket, which `benchmarks.runtime.serve` and the tests send to a server.
+"""Malicious HTTP requests, as bytes on a socket, for `benchmarks.runtime.serve` and the tests.
 
 Everything is a function of a seed. Each attack lists the allowed statuses; a connection closed without an answer is always
 allowed.
@@ -24,7 +24,7 @@ REFUSED = frozenset({400, 401, 404, 405, 408, 411, 413, 414, 415, 429, 431, 501,
 
 @dataclass(frozen=True)
 class Attack:
-    """``parts`` are sent one after the other, ``pause_s`` between them; with ``leave`` the client is gone after the last."""
+    """``parts`` are sent in order with pauses of ``pause_s``; with ``leave`` the client disconnects after the last."""
 
     kind: str
     parts: Sequence[bytes]
@@ -35,14 +35,14 @@ class Attack:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back: 0 where the connection was closed without an answer."""
+    """The server's answer; status 0 if the connection was closed without one."""
 
     status: int
     body: bytes = field(repr=False)
 
 
-class Arsenal:
-    """Attacks by number. ``speech`` is a wave (samples,) at 16 kHz, ``canary`` the path of a file that nobody may read."""
+class Attacks:
+    """Attacks by number. ``speech`` is a wave (samples,) at 16 kHz, ``canary`` the path of a file that must not be read."""
 
     def __init__(self, speech: np.ndarray, canary: str, long_s: float = 4000.0) -> None:
         self.canary = canary
@@ -60,7 +60,7 @@ class Arsenal:
         ]  # fmt: skip
 
     def attack(self, number: int) -> Attack:
-        """The attack of that number; all kinds come in turn."""
+        """The attack with this number; the kinds alternate."""
         return self.kinds[number % len(self.kinds)](random.Random(number))
 
     def bad_path(self, dice: random.Random) -> Attack:
@@ -152,7 +152,7 @@ class Arsenal:
              _movie_that_refers_to(self.canary)]
         )  # fmt: skip
         name = dice.choice(["a.wav", "a.g722", "a.raw", "a.mp4", ""])
-        # Any bytes are G.722, where the name says so.
+        # With a .g722 name any bytes are valid audio.
         return Attack("no audio", [_request(f"POST /transcribe?name={name}", {}, body)], REFUSED | {200})
 
     def cut_audio(self, dice: random.Random) -> Attack:
@@ -190,7 +190,7 @@ class Arsenal:
         return Attack("forged header", [_request("POST /transcribe", {}, body)], REFUSED | {200})
 
     def left_alone(self, dice: random.Random) -> Attack:
-        """Clients that go away in the middle, or send so slowly that they never end."""
+        """Clients that disconnect in the middle, or send so slowly that they never finish."""
         whole = _request("POST /transcribe", {}, self.files["WAV"])
         if dice.random() < 0.9:
             return Attack("gone", [whole[: dice.randrange(len(whole))]], leave=True)
@@ -216,7 +216,7 @@ class Arsenal:
         return Attack("file name", [_request("POST /v1/audio/transcriptions", form, body)], REFUSED | {200})
 
     def wrong_words(self, dice: random.Random) -> Attack:
-        """Formats, fields and tokens that there are not."""
+        """Unknown formats, fields and tokens."""
         target, headers = dice.choice(
             [("POST /transcribe?format=doc", {}), ("POST /transcribe?format=" + "j" * 5000, {}), 
              ("POST /transcribe?format=%00", {}),
@@ -234,7 +234,7 @@ class Arsenal:
 
 
 def fire(address: tuple[str, int], attack: Attack, timeout_s: float = 60.0) -> Answer:
-    """Send ``attack`` and read what comes back; ``TimeoutError`` where nothing comes and nothing is closed."""
+    """Send ``attack`` and read the answer; ``TimeoutError`` if the server neither answers nor closes the connection."""
     received = b""
     with socket.create_connection(address, timeout=timeout_s) as connection:
         try:
@@ -242,7 +242,7 @@ def fire(address: tuple[str, int], attack: Attack, timeout_s: float = 60.0) -> A
                 connection.sendall(part)
                 time.sleep(attack.pause_s)
         except ConnectionError:
-            pass  # closed before all was sent: there may be an answer to read nevertheless
+            pass  # closed before everything was sent: an answer may still be readable
         if attack.leave:
             return Answer(0, b"")
         try:
@@ -255,7 +255,7 @@ def fire(address: tuple[str, int], attack: Attack, timeout_s: float = 60.0) -> A
 
 
 def _request(target: str, headers: dict[str, str] | None = None, body: bytes | None = b"") -> bytes:
-    """A request; its length is told unless ``body`` is None or the headers say something of lengths themselves."""
+    """A request; with a Content-Length unless ``body`` is None or the headers already state a length."""
     lines = {"Host": "victim", "Connection": "close", **(headers or {})}
     if body and not {"Content-Length", "Transfer-Encoding"} & set(lines):
         lines["Content-Length"] = str(len(body))
@@ -270,7 +270,7 @@ def _audio(wave: np.ndarray, format: str) -> bytes:
 
 
 def _movie_that_refers_to(path: str) -> bytes:
-    """A QuickTime file whose samples are said to lie in another file (a data reference with a path)."""
+    """A QuickTime file that refers to samples in another file (a data reference with a path)."""
 
     def box(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", 8 + len(content)) + kind + content

@@ -1,4 +1,4 @@
-"""Runtimes that are compared with a student on the same audio: torch, transformers, sherpa-onnx, PocketSphinx."""
+"""Runtimes to compare with a student on the same audio: torch, transformers, sherpa-onnx, PocketSphinx."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import numpy as np
 
 from lalia.units import SAMPLE_RATE
 
-Hear = Callable[[np.ndarray], str]
+Transcribe = Callable[[np.ndarray], str]
 
 
-def student(folder: str, threads: int) -> Hear:
+def student(folder: str, threads: int) -> Transcribe:
     from lalia import Student
 
     loaded = Student.load(folder, threads=threads)
     return lambda wave: loaded.transcribe(wave).text
 
 
-def torch_recogniser(folder: str, threads: int, int8: bool) -> Hear:
-    """The recogniser that the student was exported of, in torch; with ``int8`` its linear layers dynamically quantized."""
+def torch_recogniser(folder: str, threads: int, int8: bool) -> Transcribe:
+    """The student's source recogniser in torch; with ``int8`` its linear layers are dynamically quantized."""
     import soundfile as _  # noqa: F401  # before fairseq2
     import torch
 
@@ -55,7 +55,7 @@ def torch_recogniser(folder: str, threads: int, int8: bool) -> Hear:
         model = torch.ao.quantization.quantize_dynamic(model.eval(), {torch.nn.Linear}, dtype=torch.qint8)
 
     @torch.inference_mode()
-    def hear(wave: np.ndarray) -> str:
+    def transcribe(wave: np.ndarray) -> str:
         wave_BS = torch.from_numpy(np.pad(wave, (0, max(0, SHORTEST - len(wave)))))[None]
         if int8:
             log_probs_BTV = model(wave_BS)
@@ -63,11 +63,11 @@ def torch_recogniser(folder: str, threads: int, int8: bool) -> Hear:
             log_probs_BTV, _ = recogniser.log_probs(wave_BS, torch.tensor([wave_BS.shape[1]]))
         return transcript(greedy(log_probs_BTV[0].numpy()), recogniser.tokens)
 
-    return hear
+    return transcribe
 
 
-def in_transformers(folder: str, threads: int) -> Hear:
-    """The folder that ``lalia convert RECOGNISER hf:FOLDER`` makes, in transformers."""
+def in_transformers(folder: str, threads: int) -> Transcribe:
+    """The result of ``lalia convert RECOGNISER hf:FOLDER``, in transformers."""
     import torch
     from transformers import AutoModelForCTC, AutoProcessor
 
@@ -76,48 +76,48 @@ def in_transformers(folder: str, threads: int) -> Hear:
     model = AutoModelForCTC.from_pretrained(folder).eval()
 
     @torch.inference_mode()
-    def hear(wave: np.ndarray) -> str:
+    def transcribe(wave: np.ndarray) -> str:
         given = processor(wave, sampling_rate=SAMPLE_RATE, return_tensors="pt")
         return str(processor.batch_decode(model(**given).logits.argmax(-1))[0])
 
-    return hear
+    return transcribe
 
 
-def sherpa(folder: str, threads: int) -> Hear:
-    """The folder that ``lalia convert STUDENT sherpa:FOLDER`` makes, in sherpa-onnx."""
+def sherpa(folder: str, threads: int) -> Transcribe:
+    """The result of ``lalia convert STUDENT sherpa:FOLDER``, in sherpa-onnx."""
     import sherpa_onnx
 
     recogniser = sherpa_onnx.OfflineRecognizer.from_omnilingual_asr_ctc(
         f"{folder}/model.onnx", f"{folder}/tokens.txt", num_threads=threads
     )
 
-    def hear(wave: np.ndarray) -> str:
+    def transcribe(wave: np.ndarray) -> str:
         stream = recogniser.create_stream()
         stream.accept_waveform(SAMPLE_RATE, wave)
         recogniser.decode_stream(stream)
         return str(stream.result.text)
 
-    return hear
+    return transcribe
 
 
-def pocketsphinx(_: str, threads: int) -> Hear:
-    """PocketSphinx with the English model that its package carries: its speed and memory, not its words, where others speak."""
+def pocketsphinx(_: str, threads: int) -> Transcribe:
+    """PocketSphinx with the English model of its package: for speed and memory, not for error rates in other languages."""
     from pocketsphinx import Decoder
 
     decoder = Decoder(loglevel="FATAL")
 
-    def hear(wave: np.ndarray) -> str:
+    def transcribe(wave: np.ndarray) -> str:
         decoder.start_utt()
         decoder.process_raw((wave * 32767).astype(np.int16).tobytes(), no_search=False, full_utt=True)
         decoder.end_utt()
         found = decoder.hyp()
         return found.hypstr if found else ""
 
-    return hear
+    return transcribe
 
 
-CONTENDERS: dict[str, tuple[str, Callable[[str, int], Hear]]] = {
-    # name: (which folder, how it is loaded)
+CONTENDERS: dict[str, tuple[str, Callable[[str, int], Transcribe]]] = {
+    # name: (kind of folder, loader)
     "lalia, int8": ("student", student),
     "sherpa-onnx, the same int8 file": ("sherpa", sherpa),
     "torch, float": ("recogniser", lambda folder, threads: torch_recogniser(folder, threads, False)),

@@ -28,7 +28,7 @@ from threading import Thread
 
 import numpy as np
 
-from benchmarks.runtime.hostile import Arsenal, fire
+from benchmarks.runtime.hostile import Attacks, fire
 from lalia.audio.encoding import flac_bytes
 from lalia.audio.reading import read_audio
 from lalia.units import to_seconds
@@ -39,7 +39,7 @@ PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 @dataclass
 class Watched:
-    """A server process: its address, and what it holds."""
+    """A server process: its address and its resources."""
 
     process: subprocess.Popen
     port: int
@@ -69,7 +69,7 @@ class Watched:
 
 @contextmanager
 def watched(student: Path, *flags: str) -> Iterator[Watched]:
-    """``lalia serve`` in a working folder and with a temporary folder of its own, both empty at first."""
+    """``lalia serve`` with a new working folder and a new temporary folder, both empty at first."""
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "work"
         (folder / "tmp").mkdir(parents=True)
@@ -83,7 +83,7 @@ def watched(student: Path, *flags: str) -> Iterator[Watched]:
             found = re.search(r"http://127\.0\.0\.1:(\d+)", line)
             if not found:
                 raise SystemExit(line + process.stderr.read())
-            # Thousands of bad requests fill a pipe that nobody reads, and a server that cannot write its log stands still.
+            # The server's log must be read: a full pipe would block it after thousands of bad requests.
             Thread(target=process.stderr.read, daemon=True).start()
             yield Watched(process, int(found[1]), folder)
         finally:
@@ -91,31 +91,31 @@ def watched(student: Path, *flags: str) -> Iterator[Watched]:
             process.wait()
 
 
-def besiege(student: Path, speech: np.ndarray, count: int, clients: int) -> bool:
-    """Throw ``count`` attacks at a server by ``clients`` at a time; whether it came through without a stain."""
+def attack_server(student: Path, speech: np.ndarray, count: int, clients: int) -> bool:
+    """Send ``count`` attacks to a server with ``clients`` in parallel; whether all checks passed."""
     with tempfile.TemporaryDirectory() as place:
         canary = Path(place) / "canary.wav"
         canary.write_text(CANARY * 100)
-        arsenal = Arsenal(speech, str(canary))
+        attacks = Attacks(speech, str(canary))
         good = flac_bytes(speech)
         flags = ("--max-mb", "2", "--max-minutes", "60", "--patience", "1", "--requests", "16", "--jobs", "1")
         with watched(student, *flags) as server:
             expected = server.post(good)
             address = ("127.0.0.1", server.port)
             statuses: dict[str, Counter[int]] = defaultdict(Counter)
-            stains: list[str] = []
+            failures: list[str] = []
 
             def attack(number: int) -> None:
-                made = arsenal.attack(number)
+                made = attacks.attack(number)
                 try:
                     answer = fire(address, made)
                 except OSError as error:
-                    stains.append(f"{number} {made.kind}: {error}")
+                    failures.append(f"{number} {made.kind}: {error}")
                     return
                 statuses[made.kind][answer.status] += 1
-                told = [word for word in (CANARY, "root:", "Traceback") if word.encode() in answer.body]
-                if told or not (answer.status in made.fine or answer.status == 0):
-                    stains.append(f"{number} {made.kind}: {answer.status} {answer.body[-200:]!r}")
+                counted = [word for word in (CANARY, "root:", "Traceback") if word.encode() in answer.body]
+                if counted or not (answer.status in made.fine or answer.status == 0):
+                    failures.append(f"{number} {made.kind}: {answer.status} {answer.body[-200:]!r}")
 
             seen = []
             begun = time.monotonic()
@@ -125,15 +125,15 @@ def besiege(student: Path, speech: np.ndarray, count: int, clients: int) -> bool
                     seen.append((round(server.memory_mb(), 1), server.descriptors(), server.threads()))
                     print(f"{min(start + count // 10, count)} of {count}: {seen[-1]}", file=sys.stderr)
                     if server.post(good) != expected:
-                        stains.append(f"after {start}: a good request was not served")
+                        failures.append(f"after {start}: a valid request was not served")
             took_s = time.monotonic() - begun
             if server.process.poll() is not None:
-                stains.append("the server ended")
+                failures.append("the server ended")
             if left := server.files():
-                stains.append(f"files left: {left}")
+                failures.append(f"files left: {left}")
             growth = seen[-1][0] - seen[len(seen) // 3][0]
             if growth > 30:
-                stains.append(f"memory grew by {growth:.0f} MB over the last two thirds")
+                failures.append(f"memory grew by {growth:.0f} MB over the last two thirds")
     print("| attack | requests | answers (0: closed) |\n|---|---|---|")
     for kind, counter in sorted(statuses.items()):
         answers = ", ".join(f"{status} × {number}" for status, number in sorted(counter.items()))
@@ -141,14 +141,14 @@ def besiege(student: Path, speech: np.ndarray, count: int, clients: int) -> bool
     print(
         f"\n{count} requests in {took_s:.0f} s by {clients} clients. Memory in MB, descriptors, threads after each tenth: {seen}"
     )
-    print("Stains: " + ("none" if not stains else ""))
-    for stain in stains[:50]:
-        print("-", stain)
-    return not stains
+    print("Failures: " + ("none" if not failures else ""))
+    for failure in failures[:50]:
+        print("-", failure)
+    return not failures
 
 
 def load(student: Path, clips: Sequence[np.ndarray], clients: int, seconds: float) -> dict[str, float]:
-    """``clients`` that each send a clip, wait for its text and send the next, for ``seconds``."""
+    """Load from ``clients`` that each send a clip, wait for its text and send the next, for ``seconds``."""
     bodies = [flac_bytes(clip) for clip in clips]
     taken_s: list[float] = []
     audio_s: list[float] = []
@@ -181,18 +181,18 @@ def load(student: Path, clips: Sequence[np.ndarray], clients: int, seconds: floa
 
 
 def main() -> int:
-    """Both tables; 1 where an attack left a stain."""
+    """Print both tables; returns 1 if an attack succeeded."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("student", type=Path)
     parser.add_argument("clips", nargs="+", help="speech: audio files")
     parser.add_argument("--attacks", type=int, default=10_000)
     parser.add_argument("--attackers", type=int, default=16)
     parser.add_argument("--clients", type=int, nargs="*", default=[1, 8, 32])
-    parser.add_argument("--seconds", type=float, default=20.0, help="of load for each number of clients")
+    parser.add_argument("--seconds", type=float, default=20.0, help="seconds of load for each number of clients")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     clips = [read_audio(clip) for clip in args.clips]
-    clean = besiege(args.student, clips[0][:160_000], args.attacks, args.attackers) if args.attacks else True
+    clean = attack_server(args.student, clips[0][:160_000], args.attacks, args.attackers) if args.attacks else True
     rows = [load(args.student, clips, clients, args.seconds) for clients in args.clients]
     if rows:
         print("\n| clients | requests | × real time | median ms | 95 % ms | MB |\n|---|---|---|---|---|---|")

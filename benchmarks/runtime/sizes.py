@@ -1,9 +1,9 @@
-"""Speed, size and memory of student sizes before training: untrained models of these shapes, exported as students.
+"""Speed, size and memory of student sizes before training, with untrained models exported as students.
 
     python -m benchmarks.runtime.sizes CLIP… [--size pocket laptop server] [--minutes 60 180]
 
-Speed and memory of greedy decoding do not depend on training. Those of beam search do, because an untrained model is always
-unsure; `python -m benchmarks.runtime.speed STUDENT CLIP… --lm LM` measures a trained one.
+Speed and memory of greedy decoding do not depend on training. Those of beam search do, because an untrained model has flat
+probabilities; `python -m benchmarks.runtime.speed STUDENT CLIP… --lm LM` measures a trained one.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ HEAD_WIDTH = 64
 
 
 def teacher_for(student: StudentSettings) -> Recogniser:
-    """An untrained log-mel teacher just large enough for ``student``, as nano's recogniser is built."""
+    """An untrained log-mel teacher just large enough for ``student``, with the architecture of nano's recogniser."""
     shape = EncoderShape(
         input="logmel", width=student.width, layers=student.layers, heads=student.width // HEAD_WIDTH,
         feedforward=student.feedforward, block="convolutional", block_kernel=9, position="rotary", dropout=0.0,
@@ -69,7 +69,7 @@ def make(size: str, folder: Path) -> tuple[int, int]:
 
 
 def measure(size: str, folder: Path, clip: Path, repeats: int) -> dict[str, Any]:
-    """Bytes, and on one thread seconds of work per second of audio and the seconds of a cold start."""
+    """Bytes, and on one thread the real-time factor and the seconds of a cold start."""
     parameters, size_bytes = make(size, folder)
     whole = folder.with_name(folder.name + "-float")
     contenders = {"int8": Student.load(folder, 1).transcribe, "float": Student.load(whole, 1).transcribe}
@@ -82,8 +82,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("clips", nargs="+", help="speech: audio files")
     parser.add_argument("--size", nargs="*", default=["pocket", "laptop", "server"], help="names in configs/distill")
-    parser.add_argument("--minutes", type=float, nargs="*", default=[60.0], help="of long files")
-    parser.add_argument("--formats", nargs="*", default=["flac", "mp3"], help="of long files")
+    parser.add_argument("--minutes", type=float, nargs="*", default=[60.0], help="minutes of the long files")
+    parser.add_argument("--formats", nargs="*", default=["flac", "mp3"], help="formats of the long files")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()

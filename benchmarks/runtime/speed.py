@@ -1,10 +1,10 @@
-"""Cost of running a student, beside other toolkits on the same audio.
+"""Cost of running a student, compared with other toolkits on the same audio.
 
     python -m benchmarks.runtime.speed STUDENT CLIP…
 
 Cold start, import time, packages of ``pip install .``, peak memory, and real-time factors by threads and jobs, for short clips
 and one long file. Each measurement is a separate process; contenders alternate, and the median is shown. ``cpu`` is processor
-time, which other programs do not lengthen; ``wall`` is wall-clock time.
+time, which other programs do not affect; ``wall`` is wall-clock time.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ ROOT = Path(__file__).parents[2]
 
 def contend(name: str, folder: str, threads: int, clips: Sequence[str]) -> dict[str, Any]:
     """In this process: seconds of processor and wall per second of audio, the peak of resident memory, and the texts."""
-    hear = CONTENDERS[name][1](folder, threads)
+    transcribe = CONTENDERS[name][1](folder, threads)
     waves = [read_audio(clip) for clip in clips]
-    hear(waves[0])
+    transcribe(waves[0])
     cpu, wall = time.process_time(), time.perf_counter()
-    texts = [" ".join(hear(wave).split()) for wave in waves]
+    texts = [" ".join(transcribe(wave).split()) for wave in waves]
     audio_s = sum(map(len, waves)) / SAMPLE_RATE
     return {
         "cpu": (time.process_time() - cpu) / audio_s,
@@ -54,7 +54,7 @@ def peak_mb(pid: str) -> float:
 
 
 def in_a_process(*argv: object) -> dict[str, Any]:
-    """What this module prints when it is run with ``argv``."""
+    """The output of this module, run with ``argv``."""
     ended = subprocess.run(
         [sys.executable, "-m", "benchmarks.runtime.speed", *map(str, argv)], capture_output=True, text=True, cwd=ROOT
     )
@@ -76,7 +76,7 @@ def elapsed(command: Sequence[str], repeats: int) -> dict[str, float]:
 
 
 def packages() -> list[str]:
-    """What ``pip install .`` would bring into an empty environment, by pip's own report."""
+    """The packages that ``pip install .`` installs into an empty environment, by pip's report."""
     command = [
         sys.executable,
         "-m",
@@ -94,25 +94,25 @@ def packages() -> list[str]:
 
 
 def long_file(folder: str, path: Path, jobs: int, lm: str) -> dict[str, Any]:
-    """In this process: one long file by ``jobs`` jobs, searched under the language model ``lm`` where one is named."""
+    """In this process: transcribe one long file with ``jobs`` jobs, with the language model ``lm`` if given."""
     from lalia import Student, TranscribeOptions
     from lalia.decoding.decoder import make_decoder
 
     loaded = Student.load(folder, threads=1)
     decoder = make_decoder(loaded, lm) if lm else None
     cpu, wall = time.process_time(), time.perf_counter()
-    heard = loaded.transcribe(path, options=TranscribeOptions(jobs=jobs, decoder=decoder))
+    transcript = loaded.transcribe(path, options=TranscribeOptions(jobs=jobs, decoder=decoder))
     return {
         "cpu": time.process_time() - cpu,
         "wall": time.perf_counter() - wall,
-        "audio_s": heard.duration_s,
-        "text": heard.text,
+        "audio_s": transcript.duration_s,
+        "text": transcript.text,
         "peak_mb": peak_mb("self"),
     }
 
 
 def write_long(path: Path, clips: Sequence[str], minutes: float) -> int:
-    """``clips`` again and again with pauses of half a second between them, as the kind of file that ``path`` says; how many."""
+    """Write ``clips`` repeatedly with pauses of half a second, in the format of ``path``; returns the number of clips."""
     waves = [np.pad(read_audio(clip), (0, SAMPLE_RATE // 2)) for clip in clips]
     with soundfile.SoundFile(path, "w", SAMPLE_RATE, 1) as file:
         written, number = 0, 0
@@ -124,27 +124,23 @@ def write_long(path: Path, clips: Sequence[str], minutes: float) -> int:
 
 
 def difference(texts: Sequence[str], expected: Sequence[str]) -> float:
-    """Character errors of ``texts`` against ``expected``: how much two runs of a model differ."""
+    """Character errors of ``texts`` against ``expected``: the difference of two runs of a model."""
     counts = [character_errors(one, other) for one, other in zip(expected, texts, strict=True)]
     return sum(counts[1:], counts[0]).rate
 
 
 def main() -> int:
-    """The tables."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("student", help="a student folder")
     parser.add_argument("clips", nargs="+", help="speech: audio files")
-    parser.add_argument("--recogniser", default="", help="what the student was exported of: torch is measured too")
-    parser.add_argument(
-        "--sherpa", default="", help="what lalia convert made of the student: sherpa-onnx is measured too"
-    )
-    parser.add_argument(
-        "--hf", default="", help="what lalia convert made of the recogniser: transformers is measured too"
-    )
-    parser.add_argument("--lm", default="", help="a language model: long files are searched under it too")
-    parser.add_argument("--formats", nargs="*", default=["flac", "mp3"], help="of long files")
+    parser.add_argument("--recogniser", default="", help="the student's source recogniser: also measure torch")
+    parser.add_argument("--sherpa", default="", help="the student converted to sherpa: also measure sherpa-onnx")
+    parser.add_argument("--hf", default="", help="the recogniser converted to hf: also measure transformers")
+    parser.add_argument("--lm", default="", help="a language model: also transcribe long files with it")
+    parser.add_argument("--formats", nargs="*", default=["flac", "mp3"], help="formats of the long files")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--minutes", type=float, nargs="*", default=[10, 60, 180], help="of long files")
+    parser.add_argument("--minutes", type=float, nargs="*", default=[10, 60, 180], help="minutes of the long files")
     parser.add_argument("--contend", nargs=2, metavar=("NAME", "THREADS"), help=argparse.SUPPRESS)
     parser.add_argument("--long", type=int, metavar="JOBS", help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -43,8 +43,8 @@ class Clip:
 
 
 @dataclass
-class Spoken:
-    """A stream: its words, when each was first shown as it is and when it was stable, and the work."""
+class Streamed:
+    """A transcribed stream: its words, when each was first shown and when it became stable, and the processing time."""
 
     words: list[Word]
     shown_s: list[Seconds]
@@ -59,29 +59,29 @@ def read_clips(corpus: Path, split: str, language: str, student: Student, count:
     return [Clip(opened.wave(int(row)), student.normaliser(opened.text(int(row)))) for row in rows]
 
 
-def speak(student: Student, wave_S: np.ndarray, pause_s: Seconds) -> Spoken:
-    """Feed ``wave_S`` block by block."""
+def transcribe_stream(student: Student, wave_S: np.ndarray, pause_s: Seconds) -> Streamed:
+    """Transcribe ``wave_S`` block by block."""
     stream = student.stream(pause_s=pause_s)
     shown: dict[tuple[str, Seconds], Seconds] = {}
-    found = Spoken([], [], [], 0.0, to_seconds(len(wave_S)))
+    found = Streamed([], [], [], 0.0, to_seconds(len(wave_S)))
     size = to_samples(BLOCK_S)
     for start in range(0, len(wave_S) + size, size):
         begun = time.thread_time()
-        said = stream.feed(wave_S[start : start + size]) if start < len(wave_S) else stream.finish()
+        update = stream.feed(wave_S[start : start + size]) if start < len(wave_S) else stream.finish()
         took_s = time.thread_time() - begun
         found.work_s += took_s
-        now_s = said.heard_s + took_s
-        for word in [*said.stable, *said.tentative]:
+        now_s = update.heard_s + took_s
+        for word in [*update.stable, *update.tentative]:
             shown.setdefault((word.text, word.start_s), now_s)
-        for word in said.stable:
+        for word in update.stable:
             found.words.append(word)
             found.shown_s.append(shown[word.text, word.start_s])
             found.stable_s.append(now_s)
     return found
 
 
-def ends_of(clip: Clip, offline: Student) -> list[Seconds]:
-    """Where each word of the label ends, seconds into the clip."""
+def word_ends(clip: Clip, offline: Student) -> list[Seconds]:
+    """The end of each word of the label, in seconds from the start of the clip."""
     ids = offline.tokens.encode(clip.text)
     path_T = align(offline.log_probs(clip.wave), ids)
     spans = []
@@ -93,19 +93,19 @@ def ends_of(clip: Clip, offline: Student) -> list[Seconds]:
 
 @dataclass
 class Latency:
-    """Of one stream, and the work."""
+    """Latencies of one stream, and the processing time."""
 
     shown_s: list[Seconds]
-    """from the true end of each word that is right to its last letter on the screen"""
+    """from the true end of each correct word to the display of its last letter"""
     stable_s: list[Seconds]
-    """and to its stable text"""
+    """from the true end of each correct word to its stable text"""
     any_s: list[Seconds]
-    """from the last letter of each word, right or wrong, to its stable text"""
+    """from the last decoded letter of each word, correct or not, to its stable text"""
     rtf: float
 
 
 def latency(clips: Sequence[Clip], student: Student, offline: Student, pause_s: Seconds) -> Latency:
-    """How late words come. Of a wrong word nobody can say where it should have ended, but where its last letter was heard."""
+    """Latency of words. A wrong word has no true end; it is measured from its last decoded letter."""
     random = np.random.default_rng(0)
     gap = to_samples(GAP_S)
     pieces: list[np.ndarray] = []
@@ -117,15 +117,15 @@ def latency(clips: Sequence[Clip], student: Student, offline: Student, pause_s: 
         pieces += [noise_S, clip.wave]
         at += gap + len(clip.wave)
     pieces.append((GAP_LEVEL * random.standard_normal(gap)).astype(np.float32))
-    spoken = speak(student, np.concatenate(pieces), pause_s)
+    spoken = transcribe_stream(student, np.concatenate(pieces), pause_s)
     any_s = [stable_s - word.end_s for word, stable_s in zip(spoken.words, spoken.stable_s, strict=True)]
     found = Latency([], [], any_s, spoken.work_s / spoken.audio_s)
     for clip, begin_s in zip(clips, begins_s, strict=True):
         end_s = begin_s + to_seconds(len(clip.wave)) + GAP_S / 2
         mine = [n for n, word in enumerate(spoken.words) if begin_s - GAP_S / 2 <= word.start_s < end_s]
-        said, true = iter(mine), iter(ends_of(clip, offline))
+        hypothesis, true = iter(mine), iter(word_ends(clip, offline))
         for edit in alignment(clip.text, " ".join(spoken.words[n].text for n in mine)):
-            number = next(said) if edit.kind != "deletion" else -1
+            number = next(hypothesis) if edit.kind != "deletion" else -1
             ended_s = next(true) if edit.kind != "insertion" else 0.0
             if edit.kind == "equal":
                 found.shown_s.append(spoken.shown_s[number] - begin_s - ended_s)
@@ -134,7 +134,7 @@ def latency(clips: Sequence[Clip], student: Student, offline: Student, pause_s: 
 
 
 def errors(clips: Sequence[Clip], student: Student, pause_s: Seconds | None) -> tuple[ErrorCounts, ErrorCounts]:
-    """Of each clip alone: characters and words, streamed where ``pause_s`` is given."""
+    """Character and word errors of each clip alone; streamed if ``pause_s`` is given."""
     characters, counted = ErrorCounts(), ErrorCounts()
     for clip in clips:
         if pause_s is None:
@@ -154,7 +154,7 @@ def at(values: Sequence[float], share: float) -> float:
 
 
 def within(values: Sequence[Seconds]) -> str:
-    """The share of ``values`` within the goal."""
+    """The share of ``values`` within the goal, in words."""
     return f"{sum(value <= GOAL_S for value in values) / max(1, len(values)):.0%} of {len(values)}"
 
 
@@ -162,10 +162,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.runtime.streaming", description=__doc__)
     parser.add_argument("student", type=Path, help="a streaming student")
     parser.add_argument("corpus", type=Path)
-    parser.add_argument("--offline", type=Path, required=True, help="a student that hears clips whole")
+    parser.add_argument("--offline", type=Path, required=True, help="an offline student")
     parser.add_argument("--language", default="ita")
     parser.add_argument("--split", default="test")
-    parser.add_argument("--clips", type=int, default=0, help="at most so many (default: all)")
+    parser.add_argument("--clips", type=int, default=0, help="maximum number of clips (default: all)")
     parser.add_argument(
         "--pause", type=float, nargs="+", default=[0.3, 0.4, 0.5], help="pauses that end a word, seconds"
     )
@@ -179,7 +179,7 @@ def main() -> None:
         f"chunks of {how['chunk_s']:g} s, {how['left_s']:g} s to the left; {(args.student / MODEL).stat().st_size / 1e6:.2f} MB\n"
     )
     print(
-        "| | CER | WER | CER to offline | RTF | letters shown | stable | nine of ten | within 0.4 s | any word, within 0.4 s |"
+        "| | CER | WER | CER to offline | RTF | letters shown | stable | stable, 90 % | within 0.4 s | any word, within 0.4 s |"
     )
     print("|---|---|---|---|---|---|---|---|---|---|")
     begun = time.thread_time()

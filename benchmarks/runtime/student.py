@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.data.corpora import must
+from benchmarks.data.corpora import call_checked
 from lalia.cards import read_card, write_text
 from lalia.errors import UserError, run
 
@@ -28,7 +28,7 @@ INT8_BYTES, INT8_SPEED, INT8_ERRORS = 1 / 3, 1.5, 1.02
 
 @dataclass(frozen=True)
 class Point:
-    """A student, or its teacher, as it was measured."""
+    """The measurements of a student or its teacher."""
 
     name: str
     kind: str
@@ -42,7 +42,7 @@ class Point:
 
 
 def recipes(steps: int, layers: Sequence[int], targets: Sequence[float]) -> dict[str, list[str]]:
-    """Name of each student -> verb and flags that make it."""
+    """Name of each student → verb and flags that make it."""
     schedule = ["--schedule.minutes", "0", "--schedule.steps", str(steps)]
     fit = ["fit", "--config", str(CONFIGS / "nano.yaml"), *schedule]
     prune = ["prune", "--config", str(CONFIGS / "prune-nano.yaml"), *schedule]
@@ -55,7 +55,7 @@ def slug(name: str) -> str:
 
 
 def drop_blocks(teacher: Path, layers: int, folder: Path) -> None:
-    """The teacher with ``layers`` of its blocks, and nothing learned since."""
+    """The teacher with only ``layers`` of its blocks, without further training."""
     from distill.config import RegularSettings, StudentSettings
     from distill.student import make_student
     from lalia.models.recogniser import Recogniser
@@ -66,16 +66,16 @@ def drop_blocks(teacher: Path, layers: int, folder: Path) -> None:
 
 
 def make_all(args: argparse.Namespace) -> dict[str, Path]:
-    """Every recogniser of the front; what is there already stays."""
+    """Make every recogniser of the front; existing ones are kept."""
     data = ["--data.corpus", str(args.corpus), "--data.language", args.language, "--teacher", str(args.teacher)]
     made = {}
     for layers in args.dropped:
-        made[f"{layers} blocks, nothing learned"] = args.out / f"{layers}-blocks-dropped" / "recogniser"
+        made[f"{layers} blocks, not trained"] = args.out / f"{layers}-blocks-dropped" / "recogniser"
         drop_blocks(args.teacher, layers, args.out / f"{layers}-blocks-dropped" / "recogniser")
     for name, recipe in recipes(args.steps, args.layers, args.prune).items():
         folder = args.out / slug(name)
         threads = ["--hardware.threads", str(args.threads)]
-        must(["lalia", "distill", *recipe, *data, *threads, "--out", str(folder)])
+        call_checked(["lalia", "distill", *recipe, *data, *threads, "--out", str(folder)])
         made[name] = folder / "recogniser"
     for also in args.also:
         name, _, folder = also.partition("=")
@@ -89,7 +89,7 @@ def measure(name: str, recogniser: Path, args: argparse.Namespace) -> dict[str, 
     """The card of the student that ``recogniser`` becomes."""
     student = args.out / "students" / slug(name)
     if not (student / "card.json").exists():
-        must([
+        call_checked([
             "lalia", "distill", "export", "--recogniser", str(recogniser), "--teacher", str(args.teacher),
             "--data.corpus", str(args.corpus), "--data.language", args.language, "--measure.sensitivity_s", "5",
             "--measure.timing_s", "30", "--measure.repeats", str(args.repeats), "--data.min_s", "0.3",
@@ -108,7 +108,7 @@ def points_of(name: str, card: dict[str, Any]) -> list[Point]:
 
 
 def table(points: Sequence[Point]) -> str:
-    """Every student beside its teacher; the goals that were reached are marked."""
+    """A table of every student compared with its teacher; reached goals are marked."""
     teacher = next(point for point in points if point.kind == "teacher")
     floats = {point.name: point for point in points if point.kind == "float"}
     lines = [
@@ -150,7 +150,7 @@ def table(points: Sequence[Point]) -> str:
 
 
 def _marked(ratio: float, met: bool) -> str:
-    """``ratio``, bold where it keeps its goal."""
+    """``ratio``, bold if it reaches its goal."""
     return f"**{ratio:.2f}**" if met else f"{ratio:.2f}"
 
 
@@ -181,7 +181,7 @@ def draw(points: Sequence[Point], path: Path) -> None:
         goal = "at least 4 × the teacher's speed, \nat most 1.10 × its errors "
         axes.text(right, bottom, goal, ha="right", va="bottom", color="#16826b")
         floats = {point.name: point for point in points if point.kind == "float"}
-        free, line = top, (top - bottom) * 0.038  # labels go downwards, each below the one before
+        free, line = top, (top - bottom) * 0.038  # labels are stacked downwards
         for point in sorted(points, key=lambda point: -point.cer):
             x, y = point.speed, min(100 * point.cer, top * 0.985)
             axes.scatter(x, y, s=14 * point.bytes / 1e6 + 6, color=colours[point.kind], alpha=0.75, lw=0, zorder=3)
@@ -216,18 +216,16 @@ def bench(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--corpus", type=Path, required=True)
     parser.add_argument("--language", required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=1000, help="of each training")
-    parser.add_argument(
-        "--dropped", type=int, nargs="*", default=[4, 3, 2], help="blocks of students that learn nothing"
-    )
+    parser.add_argument("--steps", type=int, default=1000, help="steps of each training")
+    parser.add_argument("--dropped", type=int, nargs="*", default=[4, 3, 2], help="blocks of untrained students")
     parser.add_argument("--layers", type=int, nargs="*", default=[4, 3, 2], help="blocks of distilled students")
     parser.add_argument(
-        "--prune", type=float, nargs="*", default=[0.4], help="what pruned students have left, as shares"
+        "--prune", type=float, nargs="*", default=[0.4], help="sizes of pruned students, as shares of the teacher"
     )
-    parser.add_argument("--threads", type=int, default=0, help="of each training; 0 = as torch chooses")
-    parser.add_argument("--repeats", type=int, default=5, help="a speed is the median of so many runs")
+    parser.add_argument("--threads", type=int, default=0, help="threads of each training; 0 = torch's default")
+    parser.add_argument("--repeats", type=int, default=5, help="number of runs per speed, which is their median")
     parser.add_argument(
-        "--also", action="append", default=[], metavar="NAME=RECOGNISER", help="one more that was made before"
+        "--also", action="append", default=[], metavar="NAME=RECOGNISER", help="an additional existing recogniser"
     )
     args = parser.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)

@@ -1,19 +1,18 @@
 """Pretraining with planted failures, with and without the guard: ``python -m benchmarks.training.guard --work DIR``.
 
-A raw-wave encoder of 0.3 M numbers with a learned (Gumbel) quantizer, on synthetic speech-like audio of two languages in batches
-of eight seconds, and five kinds of run:
+A raw-wave encoder of 0.3 M parameters with a learned (Gumbel) quantizer, on synthetic speech-like audio of two languages in
+batches of eight seconds, and five kinds of run:
 
 healthy   no failure: the guard must not act
 collapse  forty times the healthy learning rate with a tenth of the diversity weight (wav2vec 2.0's): the codes die
-silence   a stretch of the run is silence with a click (odd seeds), or clipped until only its signs are left (even seeds)
+silence   part of the run is silence with a click (odd seeds), or clipped to the sign of the samples (even seeds)
 overflow  float16, and at one step a feed-forward layer's weights grow until its activations overflow
-poison    a twentieth of the micro-batches hold NaN samples or noise a thousand times too loud
+poison    a twentieth of the micro-batches have NaN samples or noise a thousand times too loud
 
-The quantizer's logits begin at a tenth of wav2vec 2.0's, so that what a learning rate does to them shows in two hundred steps
-instead of some thousands; in so few, accuracy stays near chance, and codes decide. A run ends ``healthy`` where its held-out loss
-is a number, held-out accuracy is below 0.95, and code perplexity on held-out audio is 6 % of the entries or more. Else it is
-``dead``; one that the guard ended is ``stopped``. What is in DIR/results.jsonl already is not run again; the table is made of it
-(DIR/table.md).
+The quantizer's logits start at a tenth of wav2vec 2.0's, so that the effect of a learning rate shows in two hundred steps instead
+of thousands; in so few steps accuracy stays near chance, and code use decides. A run ends ``healthy`` if its held-out loss is
+finite, held-out accuracy is below 0.95, and code perplexity on held-out audio is at least 6 % of the entries. Otherwise it is
+``dead``, or ``stopped`` if the guard ended it. Runs in DIR/results.jsonl are not repeated; DIR/table.md is made from that file.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ ENTRIES = 64
 
 
 class Planted(Callback):
-    """Breaks audio or weights of chosen steps, the same for the same seed."""
+    """Corrupts audio or weights at chosen steps, as a function of the seed."""
 
     def __init__(self, kind: str, seed: int, steps: int) -> None:
         self.kind, self.seed, self.steps = kind, seed, steps
@@ -114,8 +113,8 @@ def settings_of(kind: str, seed: int, steps: int, corpus: Path, guarded: bool) -
 
 @contextmanager
 def planted(failure: Callback) -> Iterator[None]:
-    """Pretraining runs inside have ``failure`` among their callbacks, and no report at their end; of what they log only held-out
-    figures are kept, which saves a third of the time."""
+    """Pretraining runs in this context have the callback ``failure`` and no report, and log held-out figures only, which saves a
+    third of the time."""
     fit, report, log = fit_module.fit, fit_module.write_run_report, PretrainTask.log_dict
 
     def log_held_out(task: PretrainTask, values: Any) -> None:
@@ -133,7 +132,7 @@ def planted(failure: Callback) -> Iterator[None]:
 
 
 def run(settings: PretrainSettings, kind: str, folder: Path) -> dict[str, Any]:
-    """One run, with its failure planted; what became of it."""
+    """Run one training with its planted failure; returns the results."""
     shutil.rmtree(folder, ignore_errors=True)
     begun = time.process_time()
     with planted(Planted(kind, settings.seed, settings.schedule.steps)):
@@ -164,16 +163,16 @@ def verdict(found: dict[str, Any]) -> str:
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """What became of the runs in ``results``, a line for each kind."""
-    judged = [r | {"outcome": verdict(r)} for r in results]
-    lines = ["| planted | without guard | with guard | what the guard did |", "|---|---|---|---|"]
+    """A table of the outcomes of ``results``, one line per kind."""
+    rated = [r | {"outcome": verdict(r)} for r in results]
+    lines = ["| planted | without guard | with guard | actions of the guard |", "|---|---|---|---|"]
     for kind in KINDS:
         cells = []
         for guarded in (False, True):
-            counts = Counter(r["outcome"] for r in judged if (r["kind"], r["guarded"]) == (kind, guarded))
+            counts = Counter(r["outcome"] for r in rated if (r["kind"], r["guarded"]) == (kind, guarded))
             cells.append(", ".join(f"{n} {what}" for what, n in counts.most_common()) or "-")
         did: Counter[str] = Counter()
-        for found in judged:
+        for found in rated:
             if found["kind"] == kind and found["guarded"]:
                 did.update(found["actions"])
         measures = ", ".join(f"{n} × {what}" for what, n in did.most_common())

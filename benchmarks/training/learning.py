@@ -40,23 +40,23 @@ class Round:
     """A round of pretraining."""
 
     share: float
-    """of --pretrain-minutes"""
+    """share of --pretrain-minutes"""
     config: str = "nano-second"
     flags: tuple[str, ...] = ()
-    """beside the config"""
-    hears_more: bool = False
-    """the corpora of --more as well"""
-    hears_targets: bool = True
+    """flags in addition to the config"""
+    uses_more: bool = False
+    """also use the corpora of --more"""
+    uses_targets: bool = True
 
 
 MADE = {
-    "unheard": Round(1 / 3, "nano", hears_targets=False),
+    "unheard": Round(1 / 3, "nano", uses_targets=False),
     "wave": Round(1 / 3, "nano-wave"),
     "first": Round(1 / 3, "nano"),
     "second": Round(2 / 3),
     "third": Round(1.0),
     "fourth": Round(1 / 3, flags=AT_OTHER_SPEEDS),
-    "fifth": Round(2 / 3, flags=AT_OTHER_SPEEDS, hears_more=True),
+    "fifth": Round(2 / 3, flags=AT_OTHER_SPEEDS, uses_more=True),
 }
 CONFIGS = Path("configs")
 LANGUAGES = {target.language for target in TARGETS}
@@ -64,7 +64,7 @@ LANGUAGES = {target.language for target in TARGETS}
 
 @dataclass(frozen=True)
 class Grid:
-    """What is run."""
+    """The grid of runs."""
 
     minutes: tuple[float, ...]
     rates: tuple[float, ...]
@@ -74,7 +74,7 @@ class Grid:
     steps: int
 
     def trials(self) -> Iterator[Trial]:
-        """Ten minutes first, one seed and rate of everything before the next: a grid cut short is a whole smaller one."""
+        """All trials: ten minutes first, all with one seed and rate before the next, so that a stopped grid is a smaller one."""
         for minutes in sorted(self.minutes, key=lambda m: abs(m - 10)):
             for seed in self.seeds:
                 for rate in self.rates:
@@ -96,7 +96,7 @@ def main() -> int:
     corpora["prompts"] = Path(arguments.prompts)
     for name in dict.fromkeys(name for start in grid.starts for name in ROUNDS.get(start, ())):
         if not late(until):
-            more = [Path(corpus) for corpus in arguments.more] if MADE[name].hears_more else []
+            more = [Path(corpus) for corpus in arguments.more] if MADE[name].uses_more else []
             pretrain(name, [*corpora.values(), *more], out, arguments.pretrain_minutes)
     for trial in grid.trials():
         if late(until):
@@ -111,18 +111,18 @@ def main() -> int:
 
 
 def chosen(trial: Trial, grid: Grid, out: Path) -> bool:
-    """Whether no other rate of the grid was better on dev with the first seed."""
+    """Whether this rate has the lowest dev CER of the grid with the first seed."""
     firsts = [replace(trial, rate=rate, seed=grid.seeds[0]) for rate in grid.rates]
     cell = best_cells(collect(firsts, out)).get((trial.target.language, trial.minutes, trial.start))
     return cell is not None and cell.rate == trial.rate
 
 
 def pretrain(start: str, corpora: list[Path], out: Path, minutes: float) -> None:
-    """The encoder ``OUT/START/encoder``; a later round begins with the weights and clusters of the one before."""
+    """Pretrain ``OUT/START/encoder``; a later round starts with the weights and clusters of the one before."""
     made = MADE[start]
     folders = [str(corpus) for corpus in corpora]
     names = Mixture.load(folders).language_names
-    languages = [] if made.hears_targets else [name for name in names if name not in LANGUAGES]
+    languages = [] if made.uses_targets else [name for name in names if name not in LANGUAGES]
     before = [str(out / name / "encoder") for name in ROUNDS[start][-2:-1]]
     call([
         "lalia", "pretrain", "fit", "--config", str(CONFIGS / f"pretrain/{made.config}.yaml"),
@@ -135,8 +135,8 @@ def pretrain(start: str, corpora: list[Path], out: Path, minutes: float) -> None
 
 
 def finetune(trial: Trial, corpus: Path, out: Path, steps: int) -> None:
-    """One recogniser, unless it is there. Random weights have the shape, and the feature statistics, of the first round's
-    encoder; the start "adapter" is an adapter on the encoder that comes with the project, a start of BASELINES another model."""
+    """Train one recogniser, unless it exists. Random weights have the shape and the feature statistics of the first round's
+    encoder; the start "adapter" is an adapter on the shipped encoder, a start of BASELINES another model."""
     if trial.finished(out):
         return
     fresh = trial.start in ("random", "patient")
@@ -161,7 +161,7 @@ def late(until: str) -> bool:
 
 
 def without_until(argv: list[str]) -> list[str]:
-    """The arguments behind ``argv``'s program, but for the hour to stop at: a page names the command that makes it."""
+    """The arguments in ``argv`` without --until, for the page, which states the command that made it."""
     return [word for word, before in zip(argv[1:], argv, strict=False) if "--until" not in (word, before)]
 
 
@@ -173,23 +173,25 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--speech", required=True, help="folder of sets, each with a manifest.tsv")
     parser.add_argument("--prompts", default="data/demo", help="the demo's corpus (data/demo)")
-    parser.add_argument("--out", default="runs/learning", help="where everything is kept (runs/learning)")
+    parser.add_argument("--out", default="runs/learning", help="folder of corpora and runs (runs/learning)")
     parser.add_argument(
-        "--more", nargs="+", default=[], metavar="CORPUS", help="prepared corpora that the fifth round hears too"
+        "--more", nargs="+", default=[], metavar="CORPUS", help="prepared corpora that the fifth round also uses"
     )
     parser.add_argument(
         "--pretrain-minutes",
         type=float,
         default=120,
-        help="of the first two rounds together; the third takes as long again, the fourth and the fifth together too (120)",
+        help="minutes of the first two rounds together; the third takes as long, and so do the fourth and fifth together (120)",
     )
-    parser.add_argument("--minutes", type=float, nargs="+", default=[2, 10, 30], help="of labels (2 10 30)")
-    parser.add_argument("--rates", type=float, nargs="+", default=[5e-4, 1e-3, 2e-3, 4e-3, 8e-3], help="of fine-tuning")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2], help="of fine-tuning (1 2)")
-    parser.add_argument("--starts", nargs="+", choices=STARTS, default=list(STARTS), help="what is compared (all)")
-    parser.add_argument("--language", nargs="+", default=[], help="targets (all six)")
-    parser.add_argument("--steps", type=int, default=400, help="of each fine-tuning (400)")
-    parser.add_argument("--until", default="", metavar="YYYY-MM-DDTHH:MM", help="begin nothing new from then on")
+    parser.add_argument("--minutes", type=float, nargs="+", default=[2, 10, 30], help="minutes of labels (2 10 30)")
+    parser.add_argument("--rates", type=float, nargs="+", default=[5e-4, 1e-3, 2e-3, 4e-3, 8e-3], help="learning rates")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2], help="seeds of fine-tuning (1 2)")
+    parser.add_argument(
+        "--starts", nargs="+", choices=STARTS, default=list(STARTS), help="initial models to compare (all)"
+    )
+    parser.add_argument("--language", nargs="+", default=[], help="target languages (all six)")
+    parser.add_argument("--steps", type=int, default=400, help="steps of each fine-tuning (400)")
+    parser.add_argument("--until", default="", metavar="YYYY-MM-DDTHH:MM", help="start no new run after this time")
     return parser.parse_args()
 
 

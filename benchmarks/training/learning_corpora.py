@@ -1,7 +1,7 @@
-"""Corpora for the pretraining benchmark (learning.py): all sets of a folder of speech, target languages without leaks.
+"""Corpora for the pretraining benchmark (learning.py): all sets of a folder of speech, with leak-free splits for the targets.
 
 A set is a folder with a ``manifest.tsv`` (audio, language, speaker, text, split, duration_s). A target keeps the test clips of
-its manifest, or gets some: whole speakers if there are many, else whole sentences, in the order of a hash. No sentence or
+its manifest, else some are chosen: whole speakers if there are many, else whole sentences, in hash order. No sentence or
 speaker of the test split is in another split.
 """
 
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.data.corpora import typed
+from benchmarks.data.corpora import resolved
 from lalia.cards import write_text
 from lalia.data.prepare.listing import ordering, sentence_key
 from lalia.errors import UserError
@@ -22,14 +22,14 @@ from lalia.errors import UserError
 COLUMNS = ("audio", "language", "speaker", "text", "split", "duration_s")
 MANY_SPEAKERS = 30
 MINUTES = {"test": 8.0, "dev": 3.0}
-"""Of a target; what a manifest itself calls test is cut down to as much."""
+"""Length of a target's test split; a larger test split of a manifest is reduced to it."""
 
 Row = dict[str, str]
 
 
 @dataclass(frozen=True)
 class Target:
-    """A language that recognisers are made for."""
+    """A language to train recognisers for."""
 
     language: str
     """ISO 639-3"""
@@ -37,7 +37,7 @@ class Target:
     speech: str
     """the set with its labels; empty = in the demo's prompts"""
     source: str
-    """where the recordings are from, in words"""
+    """origin of the recordings, in words"""
 
 
 TARGETS = (
@@ -51,11 +51,11 @@ TARGETS = (
 
 
 def prepare_all(speech: Path, out: Path) -> dict[str, Path]:
-    """Set name -> its corpus under ``out``; what is there already is left alone."""
+    """Prepare all sets: name → corpus below ``out``; existing corpora are kept."""
     sets = sorted(path.parent.name for path in speech.glob("*/manifest.tsv"))
     missing = [target.speech for target in TARGETS if target.speech and target.speech not in sets]
     if missing:
-        raise UserError(f"{speech}: no set {', '.join(missing)}; expected folders with a manifest.tsv in it")
+        raise UserError(f"{speech}: no set {', '.join(missing)}; expected folders with a manifest.tsv")
     targets = {target.speech for target in TARGETS}
     corpora = {}
     for name in sets:
@@ -72,7 +72,7 @@ def prepare_all(speech: Path, out: Path) -> dict[str, Path]:
 
 
 def split_target(rows: list[Row]) -> list[Row]:
-    """``rows`` with their splits; those that would tell train of a test sentence are left out."""
+    """``rows`` with splits, without training rows whose sentence is in the test split."""
     given = any(row["split"] == "test" for row in rows)
     speakers = {row["speaker"] for row in rows if row["speaker"]}
     by_speaker = len(speakers) >= MANY_SPEAKERS
@@ -93,7 +93,7 @@ def split_target(rows: list[Row]) -> list[Row]:
     for row in rows:
         split, key = held.get(group(row), "train"), sentence_key(row["text"])
         if given and row["split"] == "test" and split == "train":
-            continue  # more test clips than are needed; they stay unheard
+            continue  # surplus test clips are not used
         others = ("test", "dev") if split == "train" else ("test",) if split == "dev" else ()
         if not any((other, key) in sentences for other in others):
             result.append({**row, "split": split})
@@ -101,14 +101,14 @@ def split_target(rows: list[Row]) -> list[Row]:
 
 
 def hold_out(rows: list[Row], share: float = 0.03) -> list[Row]:
-    """A share of the clips becomes dev, so that pretraining is looked at on every set."""
+    """Assign a share of the clips to dev, so that pretraining is validated on every set."""
     order = sorted(rows, key=lambda row: ordering(row["audio"]))
     dev = {row["audio"] for row in order[: int(share * len(order))]}
     return [{**row, "split": "dev" if row["audio"] in dev else "train"} for row in rows]
 
 
 def _groups(rows: Iterable[Row], group: Callable[[Row], str], seconds: float) -> list[str]:
-    """Whole groups in hash order, as long as they fit into ``seconds``."""
+    """Whole groups in hash order that fit into ``seconds``."""
     lengths: dict[str, float] = {}
     for row in rows:
         lengths[group(row)] = lengths.get(group(row), 0.0) + float(row["duration_s"])
@@ -121,7 +121,7 @@ def _groups(rows: Iterable[Row], group: Callable[[Row], str], seconds: float) ->
 
 
 def call(command: list[str]) -> None:
-    """Run one of the public commands as typed, in the environment that runs this; ``UserError`` where it fails."""
+    """Run a public command in the environment of this process; ``UserError`` if it fails."""
     print(f"\n$ {shlex.join(command)}", flush=True)
-    if status := subprocess.run(typed(command), check=False).returncode:
-        raise UserError(f"this ended with status {status}; mend what it says and run the same command again")
+    if status := subprocess.run(resolved(command), check=False).returncode:
+        raise UserError(f"this command failed with status {status}; fix its error and run the same command again")

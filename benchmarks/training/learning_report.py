@@ -28,9 +28,9 @@ COLOURS = {
 }  # fmt: skip
 LADDER = ("first", "second", "third", "fourth", "fifth")
 SHIPPED = "fifth"
-"""The encoder that comes with the project."""
+"""The encoder that ships with the project."""
 ROUNDS = {"unheard": ("unheard",), "wave": ("wave",)} | {name: LADDER[: i + 1] for i, name in enumerate(LADDER)}
-"""The runs that a start's pretraining is made of."""
+"""The pretraining runs of each start."""
 TEXT = {
     "random": "random weights",
     "patient": "random weights, three times the steps",
@@ -45,11 +45,11 @@ TEXT = {
 GOAL = 0.7
 """CER over that of random weights."""
 FEWEST_ROUNDS = 3
-"""That a line is drawn through."""
+"""Minimum number of rounds for an extrapolation."""
 MOST_DOUBLINGS = 20
-"""An extrapolation beyond a million hours says nothing."""
+"""Larger extrapolations (beyond a million hours) are not shown."""
 MAIN_MINUTES = 10.0
-"""The amount of labels that the plot of hours shows."""
+"""The amount of labels in the plot of hours."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Result:
-    """What one trial scored."""
+    """The scores of one trial."""
 
     trial: Trial
     dev_cer: float
@@ -82,11 +82,11 @@ class Result:
 
 @dataclass(frozen=True)
 class Cell:
-    """A start at one amount of labels of one language, at its best rate."""
+    """The scores of a start with one amount of labels of one language, at its best rate."""
 
     rate: float
     cers: tuple[float, ...]
-    """of the test clips, by seed"""
+    """CER of the test clips, by seed"""
 
     @property
     def cer(self) -> float:
@@ -97,7 +97,7 @@ Cells = dict[tuple[str, float, str], Cell]
 
 
 def collect(trials: list[Trial], out: Path) -> list[Result]:
-    """The results of those trials that are finished."""
+    """The results of the finished trials."""
     found = []
     for trial in trials:
         folder = trial.folder(out)
@@ -108,7 +108,7 @@ def collect(trials: list[Trial], out: Path) -> list[Result]:
 
 
 def best_cells(results: list[Result]) -> Cells:
-    """(language, minutes, start) -> its rate of least mean CER on dev; rates that not all seeds have tried don't count."""
+    """(language, minutes, start) → the rate with the lowest mean CER on dev, among rates that all seeds have tried."""
     groups: dict[tuple[str, float, str], dict[float, list[Result]]] = defaultdict(lambda: defaultdict(list))
     for result in results:
         trial = result.trial
@@ -125,7 +125,7 @@ def best_cells(results: list[Result]) -> Cells:
 
 
 def write_results(trials: list[Trial], out: Path, command: str, steps: int) -> Path:
-    """Write the page and its plots from whatever of ``trials`` is finished."""
+    """Write the page and its plots from the finished ``trials``."""
     results = collect(trials, out)
     cells = best_cells(results)
     targets = [t for t in dict.fromkeys(trial.target for trial in trials) if any(key[0] == t.language for key in cells)]
@@ -147,7 +147,7 @@ def _page(
 ) -> str:
     starts = [start for start in TEXT if any(key[2] == start for key in cells)]
     lines = [
-        "# What pretraining brings: six languages, few labels",
+        "# Gain from pretraining: six languages, few labels",
         "",
         f"CER with greedy decoding after fine-tuning on {MAIN_MINUTES:g} minutes of labels, from random weights and from the "
         f"pretrained encoder that ships with the project (`nano-multilingual`, the encoder *{SHIPPED}* below), at the same "
@@ -210,7 +210,7 @@ def _page(
 
 
 def _extrapolated(cells: Cells, targets: list[Target], out: Path) -> list[str]:
-    """Lines of the page: where a straight line through the rounds' CERs over the logarithm of their hours meets the goal."""
+    """Lines of the page: the hours at which a straight line through the rounds' CERs over log hours reaches the goal."""
     rows = []
     for target in targets:
         known = {
@@ -223,7 +223,7 @@ def _extrapolated(cells: Cells, targets: list[Target], out: Path) -> list[str]:
         slope, start = linear_regression(hours, [known[name].cer for name in rounds])
         goal, reached = GOAL * known["random"].cer, known[rounds[-1]].cer
         needed = (goal - start) / slope if slope < 0 else inf
-        far = "reached" if reached <= goal else f"{2**needed:.3g}" if needed < MOST_DOUBLINGS else "out of sight"
+        far = "reached" if reached <= goal else f"{2**needed:.3g}" if needed < MOST_DOUBLINGS else "beyond a million"
         rows.append(f"| {target.name} | {slope:+.3f} | {goal:.3f} | {reached:.3f} | {far} |")
     if not rows:
         return []
@@ -242,7 +242,7 @@ def _extrapolated(cells: Cells, targets: list[Target], out: Path) -> list[str]:
 
 
 def _main_row(cells: Cells, target: Target) -> str:
-    """Random against shipped weights in one language; "" where one of them was not trained."""
+    """Random compared with shipped weights in one language; "" if one of them was not trained."""
     random, shipped = (cells.get((target.language, MAIN_MINUTES, start)) for start in ("random", SHIPPED))
     if random is None or shipped is None:
         return ""
@@ -264,7 +264,7 @@ def _shown(cell: Cell | None, base: Cell | None) -> str:
 
 
 def draw(cells: Cells, targets: list[Target], minutes: list[float]) -> None:
-    """CER against minutes of labels, a panel for each language; the band is the spread of the seeds."""
+    """Plot CER against minutes of labels, a panel for each language; the band is the range of the seeds."""
     figure = panels(targets, "minutes of labels", "CER")
     for axes, target in zip(figure.axes, targets, strict=True):
         for start, colour in COLOURS.items():
@@ -283,7 +283,7 @@ def draw(cells: Cells, targets: list[Target], minutes: list[float]) -> None:
 
 
 def draw_hours(cells: Cells, targets: list[Target], out: Path) -> None:
-    """CER at ten minutes of labels against hours of pretraining; the bars are the spread of the seeds."""
+    """Plot CER at ten minutes of labels against hours of pretraining; the bars are the range of the seeds."""
     figure = panels(targets, "hours of pretraining, one core", "CER")
     for axes, target in zip(figure.axes, targets, strict=True):
         known = {
@@ -301,7 +301,7 @@ def draw_hours(cells: Cells, targets: list[Target], out: Path) -> None:
 
 
 def panels(targets: list[Target], across: str, up: str) -> Figure:
-    """A panel for each language."""
+    """A figure with a panel for each language."""
     rows = max(1, -(-len(targets) // 3))
     figure = Figure(figsize=(9.0, 2.6 * rows), layout="constrained")
     for place, target in enumerate(targets):
@@ -319,9 +319,7 @@ def _save(figure: Figure, path: Path) -> None:
     for axes in figure.axes:
         axes.set_ylim(0, 1.05 * axes.get_ylim()[1])
     labelled = [pair for axes in figure.axes for pair in zip(*axes.get_legend_handles_labels(), strict=True)]
-    shown = {
-        name: handle for name in COLOURS for handle, label in labelled if label == name
-    }  # no panel has all of them
+    shown = {name: handle for name in COLOURS for handle, label in labelled if label == name}  # no panel has all lines
     if shown:
         figure.legend(
             shown.values(), shown, loc="outside lower center", ncols=len(shown), frameon=False, fontsize=8
@@ -331,6 +329,6 @@ def _save(figure: Figure, path: Path) -> None:
 
 
 def _hours(start: str, out: Path) -> float:
-    """What pretraining to ``start`` took by the clock, as the records of its rounds say."""
+    """Wall-clock hours of the pretraining of ``start``, over all its rounds."""
     records = [read_metrics(out / run) for run in ROUNDS.get(start, ())]
     return sum(float(lines[-1]["time_s"]) for lines in records if lines) / 3600

@@ -7,7 +7,7 @@ Each run of two ranks is stopped half-way and resumed on two ranks and on one; t
 activation checkpointing. A row for each combination: the largest difference of held-out loss and of any weight, for both resumed
 runs, and the seconds of the three parts. Exit status 1 if a float32 loss differs by more than 1e-4.
 
-Ranks are forked from this process, which has imported everything once, and find each other as torchrun's would.
+Ranks are forked from this process, which has imported everything once, and find each other as with torchrun.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def main() -> int:
 
 
 def compared(corpus: Path, one: Path, two: Path, strategy: str, flags: list[str]) -> tuple[float, float, float, float]:
-    """(loss, weights) apart from the run ``one`` where ``two`` goes on on two ranks, and the same where it goes on on one."""
+    """Differences (loss, weights) from the run ``one`` if ``two`` continues on two ranks, and if it continues on one."""
     ranks = [*flags, f"--hardware.strategy={strategy}", "--hardware.devices=2"]
     train(corpus, two, ranks, ranks=2, stop=HALF)
     alone = two.with_name(two.name + "-alone")
@@ -81,7 +81,7 @@ def compared(corpus: Path, one: Path, two: Path, strategy: str, flags: list[str]
 
 
 def train(corpus: Path, out: Path, flags: list[str], ranks: int = 1, stop: int = 0, steps: int = STEPS) -> None:
-    """A nano run of ``steps``, or stopped by SIGTERM behind step ``stop``, on so many forked ranks."""
+    """A nano run of ``steps``, or stopped by SIGTERM after step ``stop``, on ``ranks`` forked ranks."""
     command = ["tiny_run", "fit", f"--out={out}", f"--data.corpus={corpus}", f"--schedule.steps={steps}", *flags]
     environment = {"LALIA_TEST_SIGNAL": f"TERM:{stop}"}
     if ranks > 1:
@@ -118,7 +118,7 @@ def _rank(command: list[str], environment: dict[str, str], log: Path) -> None:
 
 
 def import_everything() -> None:
-    """What ranks need, before they are forked."""
+    """Import everything that ranks need, before they are forked."""
     import torch
 
     import pretrain.fit  # noqa: F401
@@ -126,7 +126,7 @@ def import_everything() -> None:
     from lalia.training.settings import HardwareSettings
 
     check_hardware(HardwareSettings(strategy="zero2"))
-    torch.set_num_threads(1)  # threads do not live through a fork
+    torch.set_num_threads(1)  # threads do not survive a fork
 
 
 def apart(one: Path, other: Path) -> tuple[float, float]:

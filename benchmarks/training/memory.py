@@ -3,8 +3,8 @@
     OMP_NUM_THREADS=1 python -m benchmarks.training.memory [--size nano base] [--precision fp32 bf16] [--checkpointing]
 
 Each size is a separate process. ``peak`` is the rise of its resident memory over the state before the model is made, during two
-accumulated forward and backward passes and an AdamW step. The memory that libraries take once for code and kernels is excluded: a
-step of a tiny model comes first, and ``libraries`` is what that took.
+accumulated forward and backward passes and an AdamW step. Memory that libraries allocate once for code and kernels is excluded: a
+step of a tiny model comes first, and ``libraries`` is its memory.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from lalia.models.shape import WAV2VEC2_STEM, EncoderShape
 from lalia.training.settings import BatchSettings, DataSettings, HardwareSettings
 from pretrain.config import ObjectiveSettings, PretrainSettings
 
-# glibc keeps freed blocks for later by default; here they are given back, so that resident memory is memory in use.
+# By default glibc keeps freed blocks; here they are returned, so that resident memory is memory in use.
 GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
 
 
@@ -62,7 +62,7 @@ def settings_of(name: str, precision: str, checkpointing: bool) -> PretrainSetti
 
 
 def measure(name: str, precision: str, checkpointing: bool) -> dict[str, float]:
-    """Predict, then make the whole model and take a step; bytes."""
+    """Predict, then make the whole model and take a step; returns bytes."""
     import torch
 
     from pretrain.memory import forward, noise, predict, trace
@@ -85,10 +85,10 @@ def measure(name: str, precision: str, checkpointing: bool) -> dict[str, float]:
     optimizer = torch.optim.AdamW(task.parameters())
     batch = noise(clips, micro_s / clips)
     forward(task, batch).backward()
-    optimizer.step()  # moments are there from now on
+    optimizer.step()  # allocates the moments
     optimizer.zero_grad(set_to_none=True)
     Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
-    for _ in range(2):  # accumulated: the gradients of the first are there when the second keeps its activations
+    for _ in range(2):  # accumulated: the gradients of the first exist while the second keeps its activations
         forward(task, batch).backward()
     optimizer.step()
     peak = resident("VmHWM") - before
@@ -99,7 +99,7 @@ def measure(name: str, precision: str, checkpointing: bool) -> dict[str, float]:
 
 
 def resident(name: str) -> float:
-    """Bytes that /proc/self/status gives for ``name``: VmRSS now, VmHWM at most."""
+    """Bytes of ``name`` in /proc/self/status: VmRSS now, VmHWM at the peak."""
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(1024.0 * float(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 

@@ -3,7 +3,7 @@
     python -m benchmarks.training.new_language --speech FOLDER --prompts data/demo --out runs/learning
 
 For each language and amount of labels: a recogniser from random weights, one from the shipped encoder and an
-adapter on it, at equal steps, each with the rate that was best with ten minutes; splits and finished runs are those of
+adapter on it, at equal steps, each with the rate that is best with ten minutes; splits and finished runs are those of
 ``benchmarks.training.learning`` in --out. Then, for the first two, a language model of the letters of the labels, tuned on
 dev and compared with greedy decoding on test (``lalia finetune lm``; held-out sentences are not in it). --baselines trains
 torchaudio's Wav2Letter and DeepSpeech and a Conformer from random weights.
@@ -35,13 +35,13 @@ from lalia.errors import run
 PAGE, PLOT = Path("docs/new-language.md"), Path("docs/report/new-language.svg")
 SEED = 1
 RATES = {"random": (5e-4, 1e-3, 2e-3), SHIPPED: (4e-3,), "adapter": (8e-3,)} | dict.fromkeys(BASELINES, (5e-4, 2e-3))
-"""What is trained, and the rates that it tries on ten minutes of labels; of others only the one that was best there on dev."""
+"""The initial models, and the rates to try on ten minutes of labels; other amounts use the rate that was best there on dev."""
 DECODED = ("random", SHIPPED)
-"""What is decoded with a language model."""
+"""The initial models that are also decoded with a language model."""
 COLOURS = {"random": "#9a9a9a", SHIPPED: "#1d4e89"}
 MAIN_MINUTES = 10.0
 GOALS = (0.7, 1.1)
-"""CER from pretrained weights over that from random ones, of the adapter over that of all weights: at most."""
+"""Maximum CER ratios: pretrained over random weights, and adapter over all weights."""
 _SEE_ALSO = "See also: [fine-tuning](finetuning.md), [results of pretraining](results.md), [decoding](decoding.md)."
 
 
@@ -55,21 +55,21 @@ class Decoded:
 
 @dataclass(frozen=True)
 class Row:
-    """What became of one language at one amount of labels."""
+    """The results of one language with one amount of labels."""
 
     target: Target
     minutes: float
-    """asked for; 0 = all"""
-    heard: float
-    """minutes of labels that there were"""
+    """minutes of labels requested; 0 = all"""
+    used_minutes: float
+    """minutes of labels used"""
     cells: dict[str, Cell]
-    """by start: random, SHIPPED, adapter and the baselines"""
+    """by initial model: random, SHIPPED, adapter and the baselines"""
     decoded: dict[str, Decoded]
-    """by start"""
+    """by initial model"""
 
     @property
     def amount(self) -> str:
-        return f"{self.minutes:g}" if self.minutes else f"all {self.heard:.0f}"
+        return f"{self.minutes:g}" if self.minutes else f"all {self.used_minutes:.0f}"
 
 
 def main() -> int:
@@ -82,9 +82,9 @@ def main() -> int:
         for target in targets:
             corpus = corpora[target.speech]
             if minutes <= labelled(corpus, target):
-                afternoon(target, minutes, corpus, out, arguments)
-    found = [look(target, minutes, out, arguments) for target in TARGETS for minutes in arguments.minutes]
-    rows = sorted((row for row in found if row), key=lambda row: (TARGETS.index(row.target), row.heard))
+                train_and_decode(target, minutes, corpus, out, arguments)
+    found = [collect_row(target, minutes, out, arguments) for target in TARGETS for minutes in arguments.minutes]
+    rows = sorted((row for row in found if row), key=lambda row: (TARGETS.index(row.target), row.used_minutes))
     draw(rows)
     write_text(
         PAGE,
@@ -103,8 +103,8 @@ def labelled(corpus: Path, target: Target) -> float:
     return float(mixture.durations_s[rows].sum()) / 60
 
 
-def afternoon(target: Target, minutes: float, corpus: Path, out: Path, arguments: argparse.Namespace) -> None:
-    """Train and decode what is missing of one language at one amount of labels."""
+def train_and_decode(target: Target, minutes: float, corpus: Path, out: Path, arguments: argparse.Namespace) -> None:
+    """Train and decode what is missing for one language with one amount of labels."""
     best = known(target, MAIN_MINUTES, out, arguments)
     for start, rates in RATES.items():
         if start in BASELINES and (minutes != MAIN_MINUTES or target.language not in arguments.baselines):
@@ -122,8 +122,8 @@ def afternoon(target: Target, minutes: float, corpus: Path, out: Path, arguments
                 call(["lalia", "finetune", "lm", str(folder)])
 
 
-def look(target: Target, minutes: float, out: Path, arguments: argparse.Namespace) -> Row | None:
-    """What there is of one language at one amount of labels; None without a recogniser from pretrained weights."""
+def collect_row(target: Target, minutes: float, out: Path, arguments: argparse.Namespace) -> Row | None:
+    """The results of one language with one amount of labels; None without a recogniser from pretrained weights."""
     cells = known(target, minutes, out, arguments)
     if SHIPPED not in cells:
         return None
@@ -136,14 +136,14 @@ def look(target: Target, minutes: float, out: Path, arguments: argparse.Namespac
 
 
 def known(target: Target, minutes: float, out: Path, arguments: argparse.Namespace) -> dict[str, Cell]:
-    """The finished trials of a language and amount of labels by start, each at its best rate."""
+    """The finished trials of a language and amount of labels by initial model, each at its best rate."""
     trials = [Trial(target, start, minutes, rate, seed) for start, rates in RATES.items() for rate in rates
               for seed in arguments.seeds]  # fmt: skip
     return {start: cell for (_, _, start), cell in best_cells(collect(trials, out)).items()}
 
 
 def read(folder: Path) -> Decoded | None:
-    """What ``lalia finetune lm`` found of the run in ``folder``."""
+    """The results of ``lalia finetune lm`` for the run in ``folder``."""
     if not (folder / DECODING).is_file():
         return None
     found = json.loads((folder / DECODING).read_text(encoding="utf-8"))["ways"]
@@ -207,7 +207,7 @@ def page(rows: list[Row], command: str, arguments: argparse.Namespace) -> str:
 
 
 def _summary(rows: list[Row]) -> list[str]:
-    """A line for each language: pretrained weights at ten minutes of labels, and at all that there are."""
+    """A line for each language: pretrained weights with ten minutes of labels, and with all labels."""
     lines = [
         f"| language | CER, {MAIN_MINUTES:g} minutes | WER with LM, {MAIN_MINUTES:g} minutes | all labels | WER with LM, all "
         "labels |",
@@ -218,13 +218,13 @@ def _summary(rows: list[Row]) -> list[str]:
         few, most = found.get(MAIN_MINUTES), found.get(0.0)
         cer = _cell(few.cells.get(SHIPPED), None) if few else "–"
         rates = [_rates(row.decoded.get(SHIPPED) if row else None).rpartition(" | ")[2] for row in (few, most)]
-        amount = f"{most.heard:.0f} min" if most else "–"
+        amount = f"{most.used_minutes:.0f} min" if most else "–"
         lines.append(f"| {target.name}: {target.source} | {cer} | {rates[0]} | {amount} | {rates[1]} |")
     return lines
 
 
 def _reached(rows: list[Row]) -> list[str]:
-    """Where the goals are met, in words."""
+    """The goals and where they are reached, in words."""
     lines = []
     for (start, base, what), goal in zip(
         ((SHIPPED, "random", "Pretrained weights make at most {} times the errors of random weights"),
@@ -252,7 +252,7 @@ def _lowered(rows: list[Row]) -> str:
 
 
 def _baselines(rows: list[Row]) -> list[str]:
-    """Models that start from nothing, where they were trained."""
+    """Other models from scratch, if they were trained."""
     shown = [row for row in rows if any(kind in row.cells for kind in BASELINES)]
     if not shown:
         return []
@@ -290,21 +290,21 @@ def _rates(decoded: Decoded | None) -> str:
 
 
 def draw(rows: list[Row]) -> None:
-    """WER against minutes of labels, a panel for each language: from random and pretrained weights, without and with a model."""
+    """Plot WER against minutes of labels, a panel for each language: random and pretrained weights, without and with an LM."""
     targets = list(dict.fromkeys(row.target for row in rows))
     figure = panels(targets, "minutes of labels", "WER")
     for axes, target in zip(figure.axes, targets, strict=True):
         for start, colour in COLOURS.items():
             for way, line in (("greedy", "-"), ("model", "--")):
-                found = [(row.heard, *getattr(row.decoded[start], way)) for row in rows
+                found = [(row.used_minutes, *getattr(row.decoded[start], way)) for row in rows
                          if row.target == target and start in row.decoded]  # fmt: skip
                 minutes, rates, lows, highs = zip(*found, strict=True) if found else ((), (), (), ())
                 label = f"{'random' if start == 'random' else 'pretrained'}, {'greedy' if way == 'greedy' else 'LM'}"
                 axes.plot(minutes, rates, line, marker="o", ms=4, color=colour, label=label)
                 axes.fill_between(minutes, lows, highs, color=colour, alpha=0.12, lw=0)
         axes.set_xscale("log")
-        ticks = sorted({row.minutes or round(row.heard) for row in rows if row.target == target})
-        ticks = [m for m, after in zip(ticks, [*ticks[1:], inf], strict=True) if after > 1.3 * m]  # or they touch
+        ticks = sorted({row.minutes or round(row.used_minutes) for row in rows if row.target == target})
+        ticks = [m for m, after in zip(ticks, [*ticks[1:], inf], strict=True) if after > 1.3 * m]  # without overlaps
         axes.set_xticks(ticks, [f"{minutes:g}" for minutes in ticks])
         axes.minorticks_off()
         axes.set_ylim(0, 1.3)
@@ -323,12 +323,12 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--speech", required=True, help="folder of sets, each with a manifest.tsv")
     parser.add_argument("--prompts", default="data/demo", help="the demo's corpus (data/demo)")
-    parser.add_argument("--out", default="runs/learning", help="what benchmarks.training.learning made (runs/learning)")
+    parser.add_argument("--out", default="runs/learning", help="folder of benchmarks.training.learning (runs/learning)")
     parser.add_argument(
-        "--minutes", type=float, nargs="+", default=[2, 5, 10, 30, 0], help="of labels; 0 = all (2 5 10 30 0)"
+        "--minutes", type=float, nargs="+", default=[2, 5, 10, 30, 0], help="minutes of labels; 0 = all (2 5 10 30 0)"
     )
-    parser.add_argument("--language", nargs="+", default=[], help="train and decode these only (all six)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2], help="of the learning proof's trials")
+    parser.add_argument("--language", nargs="+", default=[], help="train and decode only these (all six)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2], help="seeds of benchmarks.training.learning")
     parser.add_argument(
         "--baselines",
         nargs="*",
@@ -336,8 +336,8 @@ def parse() -> argparse.Namespace:
         metavar="LANGUAGE",
         help="languages to train other models for (none: DeepSpeech takes 13 s a step on one core)",
     )
-    parser.add_argument("--steps", type=int, default=400, help="of each fine-tuning (400)")
-    parser.add_argument("--until", default="", metavar="YYYY-MM-DDTHH:MM", help="begin nothing new from then on")
+    parser.add_argument("--steps", type=int, default=400, help="steps of each fine-tuning (400)")
+    parser.add_argument("--until", default="", metavar="YYYY-MM-DDTHH:MM", help="start no new run after this time")
     return parser.parse_args()
 
 

@@ -2,7 +2,7 @@
 
 ours          PretrainTask and the loss of its training step, without a Trainer.
 fairseq2      fairseq2 0.8.1's Wav2Vec2Model and its aggregate loss, as shipped: part of its quantizer by torch.compile.
-transformers  Wav2Vec2ForPreTraining as shipped. Its distractors are drawn beforehand, as its users' data collators do.
+transformers  Wav2Vec2ForPreTraining as shipped. Its distractors are drawn in advance, as in transformers' example data collator.
 
 All have the published dropouts, no LayerDrop (each would skip other blocks), the same waves and the same mask, which masks the
 same number of frames in each clip because fairseq2 supports nothing else.
@@ -29,7 +29,7 @@ NARROW = [[min(width, 128), kernel, stride] for width, kernel, stride in WIDENIN
 
 @dataclass(frozen=True)
 class Size:
-    """A model, its objective and a batch for it."""
+    """The shape of a model, its objective and its batch."""
 
     encoder: EncoderShape
     quantizer: ContrastiveShape
@@ -66,7 +66,7 @@ class Contender:
 
 
 def batch(size: Size) -> tuple[Tensor, Tensor]:
-    """(wave_BS, mask_BT): noise, and spans that hide as many frames of each clip."""
+    """(wave_BS, mask_BT): noise, and spans that mask the same number of frames in each clip."""
     from lalia.data.batch import span_mask
 
     random = torch.Generator().manual_seed(0)

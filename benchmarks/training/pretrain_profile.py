@@ -44,7 +44,9 @@ def main() -> None:
     arguments.add_argument("--size", nargs="+", default=["192 x 5", "256 x 6", "base"], choices=list(SIZES))
     arguments.add_argument("--precision", nargs="+", default=["fp32", "bf16"], choices=["fp32", "bf16"])
     arguments.add_argument("--rounds", type=int, default=5)
-    arguments.add_argument("--attention", action="store_true", help="compare attention's two ways instead")
+    arguments.add_argument(
+        "--attention", action="store_true", help="compare the two implementations of attention instead"
+    )
     given = arguments.parse_args()
     if given.attention:
         compare_attention(given.rounds)
@@ -65,8 +67,8 @@ def main() -> None:
 
 
 def where(size: str, precision: str, rounds: int) -> tuple[dict[str, float], float, float]:
-    """(seconds of a step by kind, operations of its matrix products, the machine's peak in operations a second): of the round
-    that was fastest."""
+    """(seconds of a step by kind, operations of its matrix products, the machine's peak in operations per second), of the
+    fastest round."""
     torch.manual_seed(0)
     contender = ours(SIZES[size])
     optimizer = torch.optim.AdamW(contender.model.parameters())
@@ -99,7 +101,7 @@ def where(size: str, precision: str, rounds: int) -> tuple[dict[str, float], flo
 
 def compare_attention(rounds: int) -> None:
     """Print a row for each shape, precision and dropout."""
-    print("| B, H, T, d | precision | dropout | fused, ms | written out, ms | fused / written out |")
+    print("| B, H, T, d | precision | dropout | fused, ms | explicit, ms | fused / explicit |")
     print("|---|---|---:|---:|---:|---:|")
     for shape in ((8, 4, 124, 48), (4, 4, 249, 48), (2, 4, 499, 64), (2, 12, 249, 64), (1, 12, 749, 64)):
         for dtype in (torch.float32, torch.bfloat16):
@@ -117,7 +119,7 @@ def compare_attention(rounds: int) -> None:
 def attention_seconds(
     shape: tuple[int, int, int, int], dtype: torch.dtype, dropout: float, rounds: int, calls: int = 8
 ) -> tuple[list[float], list[float]]:
-    """Seconds of a forward and backward pass, by the fused kernel and written out, in turn."""
+    """Seconds of a forward and backward pass, with the fused kernel and with explicit products, alternating."""
     from lalia.models.cpu_kernels import attend
 
     B, H, T, d = shape

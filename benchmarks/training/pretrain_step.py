@@ -4,7 +4,7 @@
 
 Time: all three in one process, alternating step by step, ``--rounds`` times. The others' times are divided by lalia's of the same
 round, so that other load affects all equally; the table has medians and, in brackets, quartiles. Memory: a process for each, the
-rise of resident memory over the state before the model was made, during the second step; glibc returns freed blocks
+increase of resident memory over the state before the model was made, during the second step; glibc returns freed blocks
 (benchmarks/training/memory.py).
 
 The contenders are in pretrain_contenders.py; pretrain_profile.py shows where the time of lalia's step goes.
@@ -28,7 +28,7 @@ from benchmarks.training.memory import GIVE_BACK, resident
 from benchmarks.training.pretrain_contenders import CONTENDERS, SIZES, Contender
 
 WARM_UP = 2
-"""Steps before the clock runs: the first compiles, and makes AdamW's moments."""
+"""Steps before timing starts: the first compiles, and allocates AdamW's moments."""
 
 
 def main() -> None:
@@ -42,7 +42,7 @@ def main() -> None:
     if given.child:
         print(json.dumps(peak(*given.child)))
         return
-    print("| size | weights | precision | | ms a step | times ours | peak, MB | ours / theirs |")
+    print("| size | weights | precision | | ms per step | relative to lalia | peak, MB | lalia / other |")
     print("|---|---:|---|---|---:|---:|---:|---:|")
     for size in given.size:
         for precision in given.precision:
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def stepping(contender: Contender, precision: str) -> Callable[[], None]:
-    """One optimizer step of ``contender``, to be called again and again."""
+    """A function that takes one optimizer step of ``contender``."""
     optimizer = torch.optim.AdamW(contender.model.parameters(), lr=1e-4, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.01)
 
     def step() -> None:
@@ -75,7 +75,7 @@ def stepping(contender: Contender, precision: str) -> Callable[[], None]:
 
 
 def race(size: str, precision: str, names: list[str], rounds: int) -> tuple[dict[str, list[float]], int]:
-    """Seconds of each step of each contender, and the weights that they all have."""
+    """Seconds of each step of each contender, and their common number of weights."""
     contenders = {}
     for name in names:
         torch.manual_seed(0)
@@ -95,7 +95,7 @@ def race(size: str, precision: str, names: list[str], rounds: int) -> tuple[dict
 
 
 def measured(name: str, size: str, precision: str) -> float:
-    """Peak bytes of a step in a process of its own."""
+    """Peak bytes of a step, measured in a separate process."""
     command = [
         sys.executable,
         "-W",
@@ -112,7 +112,7 @@ def measured(name: str, size: str, precision: str) -> float:
 
 
 def peak(name: str, size: str, precision: str) -> float:
-    """How far this process's memory rises; what libraries and compilers take is there before."""
+    """The increase of this process's memory during a step; memory of libraries and compilers is excluded."""
     stepping(CONTENDERS[name](SIZES["warm-up"]), precision)()
     before = resident("VmRSS")
     step = stepping(CONTENDERS[name](SIZES[size]), precision)

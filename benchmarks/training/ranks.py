@@ -17,13 +17,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.data.corpora import typed
+from benchmarks.data.corpora import resolved
 from lalia.errors import UserError, run
 from lalia.training.run_log import read_metrics
 
 MICRO_S = 40.0
 WARM_UP = 10
-"""Steps before the clock counts."""
+"""Steps before timing starts."""
 
 
 def main() -> int:
@@ -50,7 +50,7 @@ def main() -> int:
 
 
 def audio_per_second(corpus: str, precision: str, strategy: str, steps: int) -> float:
-    """Median over the lines of metrics.jsonl behind the first steps; ``strategy`` "one" is one rank."""
+    """Median over the lines of metrics.jsonl after the first steps; ``strategy`` "one" is one rank."""
     ranks = ["--hardware.devices", "2", "--hardware.strategy", strategy] if strategy != "one" else []
     with tempfile.TemporaryDirectory() as scratch:
         command = [
@@ -59,7 +59,7 @@ def audio_per_second(corpus: str, precision: str, strategy: str, steps: int) -> 
             "--schedule.minutes", "0", "--hardware.precision", precision, "--hardware.threads", "1", "--log.every", "5",
             "--log.valid_every", str(10 * steps), *ranks, "--out", f"{scratch}/run",
         ]  # fmt: skip
-        done = subprocess.run(typed(command), capture_output=True, text=True)
+        done = subprocess.run(resolved(command), capture_output=True, text=True)
         if done.returncode:
             raise UserError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr[-2000:]}")
         lines = [line for line in read_metrics(Path(scratch) / "run") if line["step"] >= WARM_UP]

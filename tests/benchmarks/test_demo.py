@@ -14,7 +14,7 @@ import pytest
 from benchmarks.demo import run as demo_module
 from benchmarks.demo.figures import Figures, goals, parts_of
 from benchmarks.demo.report import ChainFacts, chain_svg, print_table, write_report
-from benchmarks.demo.run import BUDGETS, Demo, Record, StageFailed, chosen_clips, claim, exported, main
+from benchmarks.demo.run import BUDGETS, Demo, Record, StageFailed, chosen_clips, claim, main, student_is_current
 from distill.config import DistillSettings, ExportSettings
 from finetune.config import FinetuneSettings
 from lalia import config
@@ -122,7 +122,7 @@ def test_a_refused_student_is_shown_all_the_same(tmp_path: Path, monkeypatch: py
     demo_module._export(demo, tmp_path / "teacher", Record(tmp_path, "quick"))
     (_, command, _), (_, opened, note) = called
     assert opened[: len(command)] == command and "--gate.teacher_ratio" in opened
-    assert note == "The gate refused: It errs too much."
+    assert note == "Quality check failed: It errs too much."
 
 
 def test_wrong_arguments_are_told(capsys: pytest.CaptureFixture[str]) -> None:
@@ -178,7 +178,7 @@ def test_the_report_of_a_tiny_demo(tiny_demo: Demo, capsys: pytest.CaptureFixtur
     )
     assert html.count("with the language model · CER") == len(shown)
     assert figures.contenders[2].mb < figures.contenders[1].mb
-    assert exported(tiny_demo)
+    assert student_is_current(tiny_demo)
     print_table(tiny_demo)
     said = capsys.readouterr().out
     assert "student, int8" in said and "+ 6-grams of letters" in said and said.count("met") + said.count("missed") >= 6

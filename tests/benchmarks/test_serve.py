@@ -28,9 +28,9 @@ def clips(tmp_path: Path) -> list[str]:
 
 
 def test_a_server_comes_through_without_a_stain(tmp_path: Path, capsys) -> None:
-    assert serve.besiege(make_student(tmp_path / "tones"), sing("bad"), 28, 8)
+    assert serve.attack_server(make_student(tmp_path / "tones"), sing("bad"), 28, 8)
     said = capsys.readouterr().out
-    assert "| bad form | 2 |" in said and "Stains: none" in said
+    assert "| bad form | 2 |" in said and "Failures: none" in said
 
 
 def test_load_by_several_clients(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ def test_a_word_is_late_by_what_follows_it_until_its_chunk_is_heard(tmp_path: Pa
     student = Student.load(make_student(tmp_path / "student"), threads=1)
     wave_S = noise(32_000)[0].numpy()
     clip = streaming.Clip(wave_S, student.transcribe(wave_S).text)
-    found = streaming.speak(student, wave_S, 0.5)
+    found = streaming.transcribe_stream(student, wave_S, 0.5)
     assert [word.text for word in found.words] == clip.text.split()
     assert found.shown_s <= found.stable_s and found.audio_s == 2.0
     for word, stable_s in zip(found.words, found.stable_s, strict=True):

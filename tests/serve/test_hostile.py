@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.runtime.hostile import Arsenal, fire
+from benchmarks.runtime.hostile import Attacks, fire
 from lalia.audio.encoding import flac_bytes
 from tests.serve.test_application import Running, served, wait_for
 from tests.tiny_student import sing
@@ -26,7 +26,7 @@ def memory_mb(running: Running) -> float:
 def test_hostile_requests(tmp_path: Path) -> None:
     canary = tmp_path / "canary.wav"
     canary.write_bytes(CANARY.encode() * 100)
-    arsenal = Arsenal(sing("bad cab"), str(canary))
+    attacks = Attacks(sing("bad cab"), str(canary))
     flac = flac_bytes(sing("ace dab"))
     with served(
         tmp_path, "--max-mb", 2, "--max-minutes", 60, "--patience", 1, "--requests", 16, "--jobs", 1
@@ -36,7 +36,7 @@ def test_hostile_requests(tmp_path: Path) -> None:
 
         def attack(number: int) -> str:
             """What is wrong with the answer, if anything is."""
-            made = arsenal.attack(number)
+            made = attacks.attack(number)
             answer = fire(address, made)
             if CANARY.encode() in answer.body or b"root:" in answer.body or b"Traceback" in answer.body:
                 return f"{number} {made.kind}: tells what it must not: {answer.body[:300]!r}"

@@ -60,7 +60,8 @@ def test_a_table_whose_texts_are_not_recognised_says_so(tmp_path: Path) -> None:
     assert clips == [("", "")]
     assert lines[0] == "columns: audio=file; not used: said_here, person (to use one: --columns text=said_here)"
     assert lines[1:] == [
-        f"{path}: no column with texts was recognised, so no clip will have a label; if one of said_here, person"
+        f"{path}: no column with texts was recognised, so no clip will have a label; if one of said_here, person does, "
+        "give --columns text=NAME"
     ]
     assert len(told(path, columns={"text": "said_here"})[0]) == 1
     assert told(table(tmp_path, "file\tutterance_text", "a.wav\tmoja"))[1] == [("moja", "")]

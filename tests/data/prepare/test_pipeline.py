@@ -90,12 +90,12 @@ def test_nothing_fit_is_said_in_one_line(tmp_path: Path, capsys: pytest.CaptureF
     ("arguments", "said"),
     [
         (["absent"], "no such file or folder"),
-        (["empty"], "holds no audio"),
+        (["empty"], "contains no audio"),
         (["empty", "--language", "klingon!"], "language 'klingon!' is unknown"),
         (["empty", "--columns", "words"], "expected OURS=THEIRS"),
         (["empty", "--shortest", "30"], "expected 0.1 to 120 s"),
         (["empty", "--dev", "40", "--test", "40"], "expected a sum of at most 50"),
-        (["empty", "--audio", "empty"], "for demo alone"),
+        (["empty", "--audio", "empty"], "for demo only"),
         (["file.xyz"], "is neither audio nor a table or annotation of audio"),
     ],
 )
