@@ -223,7 +223,7 @@ def refused(path: str, expected: str, flag: str = "") -> str:
         ),
     ],
 )
-def test_every_kind_is_called_what_it_is(place: Path, path: str, expected: str, told: str) -> None:
+def test_every_kind_is_identified(place: Path, path: str, expected: str, told: str) -> None:
     said = refused(path, expected)
     assert told in said and "\n" not in said
     assert said in (again := refused(path, expected, "--teacher")) or again.startswith("--teacher ")
@@ -279,13 +279,13 @@ def test_every_kind_is_called_what_it_is(place: Path, path: str, expected: str, 
         (["finetune", "check", "student"], "student: is a student, expected a corpus"),
     ],
 )
-def test_every_verb_says_it(place: Path, argv: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_verb_reports_it(place: Path, argv: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main.main(argv) == 2
     said = capsys.readouterr().err
     assert told in said and said.count("\n") == 1 and said.startswith("lalia: ")
 
 
-def test_a_run_and_what_it_made_are_told_apart_from_what_is_ours(place: Path) -> None:
+def test_runs_and_their_models_are_identified(place: Path) -> None:
     assert identify("student").kind == "student" and identify("fine-tuned").kind == "run of recogniser"
     assert (
         identify("talk.txt").kind == "text"

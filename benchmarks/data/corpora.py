@@ -35,7 +35,7 @@ from lalia.errors import UserError, run
 
 # --- Run public commands as a user does ------------------------------------------------------------------
 
-_LOOK_S, _MEASURE_EVERY = 0.1, 5  # Reading /proc for all processes takes time.
+_POLL_S, _MEASURE_EVERY = 0.1, 5  # Reading /proc for all processes takes time.
 
 
 def resolved(command: Sequence[str]) -> list[str]:
@@ -52,15 +52,15 @@ class Ended:
     seconds: float
     largest: int
     together: int
-    said: str
+    output: str
 
 
 def call(command: Sequence[str], kill: Callable[[], bool] = lambda: False) -> Ended:
     """Run a command; send SIGKILL to all its processes as soon as ``kill`` returns True."""
     print(f"$ {shlex.join(command)}", file=sys.stderr, flush=True)
     begun, largest, together = time.monotonic(), 0, 0
-    with tempfile.TemporaryFile("w+") as said:
-        process = subprocess.Popen(resolved(command), stdout=said, stderr=subprocess.STDOUT, start_new_session=True)
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(resolved(command), stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
         looks = 0
         while process.poll() is None:
             if looks % _MEASURE_EVERY == 0:
@@ -71,16 +71,16 @@ def call(command: Sequence[str], kill: Callable[[], bool] = lambda: False) -> En
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
                 break
-            time.sleep(_LOOK_S)
-        said.seek(0)
-        return Ended(process.returncode, time.monotonic() - begun, largest, together, said.read())
+            time.sleep(_POLL_S)
+        output.seek(0)
+        return Ended(process.returncode, time.monotonic() - begun, largest, together, output.read())
 
 
 def call_checked(command: Sequence[str]) -> Ended:
     """Run a command; ``UserError`` if it fails."""
     ended = call(command)
     if ended.status:
-        raise UserError(f"{shlex.join(command)}: ended with status {ended.status}: {ended.said[-2000:]}")
+        raise UserError(f"{shlex.join(command)}: ended with status {ended.status}: {ended.output[-2000:]}")
     return ended
 
 
@@ -322,8 +322,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.only != "train":
             took_s = prepare_all(sources, args.out, args.workers)
             print_recording(sources, args.out / "recording")
-            said = kill_preparation(sources, args.out, args.workers, took_s)
-            print(f"\nThe recording's preparation {said}.", flush=True)
+            output = kill_preparation(sources, args.out, args.workers, took_s)
+            print(f"\nThe recording's preparation {output}.", flush=True)
         if args.only != "prepare":
             train_all(sources, args.out)
 

@@ -483,7 +483,7 @@ def _clips(demo: Demo, corpus: Corpus, student: Student) -> list[ShownClip]:
         )
         said, greedy_marks = mark_errors(reference, hypothesis)
         texts = [
-            ("said", said),
+            ("reference", said),
             (f"student alone · {_rates(reference, hypothesis)}", greedy_marks),
             (f"with the language model · {_rates(reference, searched)}", mark_errors(reference, searched)[1]),
         ]

@@ -280,11 +280,11 @@ def claim(out: Path, mode: str) -> None:
     kept = out / DEMO
     found = json.loads(kept.read_text(encoding="utf-8"))["mode"] if kept.is_file() else mode
     if found != mode:
-        aside = out.with_name(f"{out.name}-{found}")
-        if aside.exists():
-            raise UserError(f"{out} and {aside} both contain the {found} demo; delete one of them")
-        out.rename(aside)
-        print(f"the {found} demo in {out} was renamed to {aside}", file=sys.stderr)
+        other_out = out.with_name(f"{out.name}-{found}")
+        if other_out.exists():
+            raise UserError(f"{out} and {other_out} both contain the {found} demo; delete one of them")
+        out.rename(other_out)
+        print(f"the {found} demo in {out} was renamed to {other_out}", file=sys.stderr)
     before = out.with_name(f"{out.name}-{mode}")
     if before.exists() and not out.exists():
         before.rename(out)

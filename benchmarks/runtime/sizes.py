@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.runtime.speed import elapsed, in_a_process, write_long
+from benchmarks.runtime.speed import elapsed, in_a_process, long_files, write_long
 from distill.config import DistillSettings, RegularSettings, StudentSettings
 from distill.measure import real_time_factors
 from distill.quantize import groups, quantize
@@ -104,18 +104,12 @@ def main() -> int:
                 flush=True,
             )
         print(f"\n| size | file | cpu s, {args.jobs} jobs | wall s | peak MB |\n" + "|---" * 5 + "|")
-        for minutes in args.minutes:
-            for suffix in args.formats:
-                path = Path(work) / f"long.{suffix}"
-                write_long(path, args.clips, minutes)
-                for size in args.size:
-                    long = in_a_process(Path(work) / size, path, "--long", args.jobs)
-                    print(
-                        f"| {size} | {minutes:g} min {suffix.upper()} | {long['cpu']:.1f} | {long['wall']:.1f} | "
-                        f"{long['peak_mb']:.0f} |",
-                        flush=True,
-                    )
-                path.unlink()
+        for name, path, _ in long_files(Path(work), args.clips, args.minutes, args.formats):
+            for size in args.size:
+                long = in_a_process(Path(work) / size, path, "--long", args.jobs)
+                print(
+                    f"| {size} | {name} | {long['cpu']:.1f} | {long['wall']:.1f} | {long['peak_mb']:.0f} |", flush=True
+                )
     return 0
 
 

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +123,17 @@ def write_long(path: Path, clips: Sequence[str], minutes: float) -> int:
     return number
 
 
+def long_files(
+    folder: Path, clips: Sequence[str], minutes: Sequence[float], formats: Sequence[str]
+) -> Iterator[tuple[str, Path, int]]:
+    """Long files of every length and format in turn, deleted after use: (name for the table, path, number of clips in it)."""
+    for length in minutes:
+        for suffix in formats:
+            path = folder / f"long.{suffix}"
+            yield f"{length:g} min {suffix.upper()}", path, write_long(path, clips, length)
+            path.unlink()
+
+
 def difference(texts: Sequence[str], expected: Sequence[str]) -> float:
     """Character errors of ``texts`` against ``expected``: the difference of two runs of a model."""
     counts = [character_errors(one, other) for one, other in zip(expected, texts, strict=True)]
@@ -184,21 +195,17 @@ def main() -> int:
         + "|"
     )
     with tempfile.TemporaryDirectory() as work:
-        for minutes in args.minutes:
-            for suffix in args.formats:
-                path = Path(work) / f"{minutes:g}.{suffix}"
-                pieces = [ours[number % len(ours)] for number in range(write_long(path, args.clips, minutes))]
-                for lm, jobs in [("", 1), ("", 2)] + ([(args.lm, 2)] if args.lm else []):
-                    long = in_a_process(args.student, path, "--long", jobs, *(["--lm", lm] if lm else []))
-                    expected = " ".join(filter(None, pieces))
-                    other = "" if lm else f"{100 * difference([long['text']], [expected]):.1f} %"
-                    print(
-                        f"| {minutes:g} min {suffix.upper()} | {'n-gram beam' if lm else 'greedy'} | {jobs} | "
-                        f"{long['cpu']:.1f} | {long['wall']:.1f} | {long['audio_s'] / long['wall']:.0f} | {other} | "
-                        f"{long['peak_mb']:.0f} |",
-                        flush=True,
-                    )
-                path.unlink()
+        for name, path, count in long_files(Path(work), args.clips, args.minutes, args.formats):
+            expected = " ".join(filter(None, (ours[number % len(ours)] for number in range(count))))
+            for lm, jobs in [("", 1), ("", 2)] + ([(args.lm, 2)] if args.lm else []):
+                long = in_a_process(args.student, path, "--long", jobs, *(["--lm", lm] if lm else []))
+                other = "" if lm else f"{100 * difference([long['text']], [expected]):.1f} %"
+                print(
+                    f"| {name} | {'n-gram beam' if lm else 'greedy'} | {jobs} | "
+                    f"{long['cpu']:.1f} | {long['wall']:.1f} | {long['audio_s'] / long['wall']:.0f} | {other} | "
+                    f"{long['peak_mb']:.0f} |",
+                    flush=True,
+                )
     return 0
 
 

@@ -194,8 +194,8 @@ def draw(points: Sequence[Point], path: Path) -> None:
                 axes.text(x * 1.07, y, label, va="center", fontsize=8)
                 continue
             free = min(y, free)
-            beside = max(other.speed for other in points if abs(100 * other.cer - y) < line or other is point)
-            axes.text(max(x, beside) * 1.05, free, label, va="center", fontsize=8)
+            rightmost = max(other.speed for other in points if abs(100 * other.cer - y) < line or other is point)
+            axes.text(max(x, rightmost) * 1.05, free, label, va="center", fontsize=8)
             free -= line
             whole = floats[point.name]
             axes.plot([whole.speed, x], [min(100 * whole.cer, top * 0.985), y], color="#a39e94", lw=0.8, zorder=2)

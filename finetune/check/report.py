@@ -165,7 +165,7 @@ _BINS = 40
 def write_page(corpus: Corpus, checked: list[Checked], path: Path) -> Path:
     """Write the page of ``checked`` to ``path``: one file, nothing fetched."""
     sections = [section for found in checked for section in _sections(corpus, found, len(checked) > 1)]
-    sections.append(page.Section("Where it comes from", [page.lineage(lineage_of(corpus.card))]))
+    sections.append(page.Section("Lineage", [page.lineage(lineage_of(corpus.card))]))
     stops = sum(len(found.stops) for found in checked)
     tiles = [
         page.Tile("not ready" if stops else "ready", "to train", verdict="bad" if stops else "good"),

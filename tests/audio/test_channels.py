@@ -88,7 +88,7 @@ def test_the_wave_is_that_of_the_slow_version_in_blocks_of_any_size(block: int) 
     np.testing.assert_allclose(mixed(three_SC, block), slowly(three_SC), atol=1e-6)
 
 
-def test_reading_from_any_second_gives_the_same_wave_behind_it() -> None:
+def test_reading_from_any_second_gives_the_same_wave_from_there() -> None:
     audio_SC = changing()
     whole_S = mixed(audio_SC, 5_000)
     for second in range(1, 6):
@@ -112,7 +112,7 @@ def test_a_joint_stereo_voice_a_dead_channel_and_two_voices_are_averaged_as_ever
         assert np.array_equal(mixed(audio_SC, 9_000), audio_SC.mean(axis=1, dtype=np.float32))
 
 
-def test_channels_that_cancel_are_read_from_the_louder_one_and_it_is_said() -> None:
+def test_channels_that_cancel_are_read_from_the_louder_one_with_a_note() -> None:
     left_S = voice(4.0, 3)
     for right_S, channel in ((-left_S, 1), (-0.7 * left_S, 1), (-1.5 * left_S, 2)):
         audio_SC, mixer = stereo(left_S, right_S), Mixer(RATE)
@@ -146,7 +146,7 @@ def test_where_two_seconds_differ_there_is_no_click() -> None:
     assert np.abs(np.diff(found_S)).max() < 1.2 * np.abs(np.diff(tone_S)).max()
 
 
-def test_a_channel_that_was_asked_for_is_taken_as_it_is() -> None:
+def test_a_requested_channel_is_read_unchanged() -> None:
     audio_SC = changing()
     for channel in (0, 1):
         assert np.array_equal(mixed(audio_SC, 777, channel), audio_SC[:, channel])
@@ -204,7 +204,7 @@ def wav(audio_SC: np.ndarray, rate: int = RATE) -> bytes:
     return out.getvalue()
 
 
-def test_files_are_read_by_the_policy_and_what_it_did_is_told() -> None:
+def test_files_are_read_by_the_policy_with_notes() -> None:
     one_S, other_S = voice(12.0, 1, 16_000), voice(12.0, 2, 16_000)
     notes: list[Note] = []
     np.testing.assert_allclose(read_audio(wav(stereo(one_S, -one_S), 16_000), tell=notes.append), one_S, atol=1e-7)

@@ -24,7 +24,7 @@ def _flac(samples: int, rate: int = 16_000, channels: int = 1, subtype: str = "P
 
 @pytest.mark.parametrize("samples", [1, 15, 16_000, 100_001])
 @pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "PCM_S8"])
-def test_the_samples_are_those_of_the_slow_way(samples: int, subtype: str) -> None:
+def test_the_samples_equal_the_slow_path(samples: int, subtype: str) -> None:
     data = _flac(samples, subtype=subtype)
     wave = read_flac(data, name=lambda: "x")
     assert wave.dtype == np.float32 and wave.shape == (samples,)
@@ -32,7 +32,7 @@ def test_the_samples_are_those_of_the_slow_way(samples: int, subtype: str) -> No
 
 
 @pytest.mark.parametrize(("rate", "channels"), [(8_000, 1), (16_000, 2), (44_100, 2)])
-def test_other_rates_and_channels_go_the_slow_way(rate: int, channels: int) -> None:
+def test_other_rates_and_channels_use_the_slow_path(rate: int, channels: int) -> None:
     data = _flac(rate, rate, channels)
     assert np.array_equal(read_flac(data, name=lambda: "x"), read_audio(data))
 

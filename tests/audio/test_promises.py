@@ -130,7 +130,7 @@ SECOND = 2 * RATE  # bytes
         (wav().replace(b"RIFF", b"RF64", 1), None),
     ],
 )
-def test_sizes_that_are_too_small_or_said_nowhere(content: bytes, said: float | None) -> None:
+def test_sizes_that_are_too_small_or_unknown(content: bytes, said: float | None) -> None:
     seconds, notes = told(content)
     assert abs(seconds - SECONDS) < 0.001
     assert notes == ([Note("length", figures(said, SECONDS))] if said else [])
@@ -154,7 +154,7 @@ def test_sizes_that_are_too_large(content: bytes) -> None:
         told(content, strict=True)
 
 
-def test_less_than_a_tenth_of_a_second_is_told_too() -> None:
+def test_a_difference_below_a_tenth_of_a_second_is_also_noted() -> None:
     seconds, notes = told(wav()[: -SECOND * 7 // 100])
     assert abs(seconds - SECONDS + 0.07) < 0.01
     assert notes == [Note("cut short", "is cut short: the header says 10.30 s, the file holds 10.23 s: read 10.23 s")]
@@ -255,7 +255,7 @@ def test_a_damaged_packet_costs_itself() -> None:
     assert [note.kind for note in notes] == ["damaged"] and "packets cannot be decoded" in notes[0].text
 
 
-def test_a_few_bytes_behind_the_samples_are_no_sound() -> None:
+def test_a_few_bytes_after_the_samples_are_not_sound() -> None:
     content = sndfile_bytes(sound(), RATE, "WAV", "FLOAT") + b"\0junk\xff" * 300
     seconds, notes = told(content)
     assert abs(seconds - SECONDS) < 0.001 and [note.kind for note in notes] == ["bytes behind"]

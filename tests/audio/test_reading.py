@@ -268,7 +268,7 @@ def test_garbage_is_refused(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("head", [b"RIFF\x24\0\0\0WAVE", b"OggS", b"fLaC", b"\0\0\0\x20ftypM4A ", b"\x1aE\xdf\xa3"])
-def test_garbage_behind_a_real_signature(head: bytes) -> None:
+def test_garbage_after_a_real_signature(head: bytes) -> None:
     for seed in range(10):
         refused(head + np.random.default_rng(seed).bytes(20_000), "garbage.bin")
 

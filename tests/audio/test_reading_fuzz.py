@@ -82,7 +82,7 @@ def test_damaged_files_are_read_or_refused(kind: str, files: Path) -> None:
         assert not silent
 
 
-def test_a_damaged_flac_is_told_by_its_checksums(files: Path) -> None:
+def test_a_damaged_flac_is_detected_by_its_checksums(files: Path) -> None:
     """Of flipped bits behind the header either none is in a sample, or the file is refused."""
     from lalia.audio.reading import read_audio
     from lalia.errors import AudioError

@@ -37,7 +37,7 @@ def prepared(spec: str, out: Path, engine: pipeline.Engine = in_this_process) ->
     return Corpus.load(out)
 
 
-def test_a_recording_is_as_long_as_asked_and_known_throughout(corpus: Corpus, tmp_path: Path) -> None:
+def test_a_recording_has_the_requested_length_and_known_content(corpus: Corpus, tmp_path: Path) -> None:
     truth = make_recording(corpus, tmp_path / "talk.flac", 0.05)
     assert soundfile.info(str(tmp_path / "talk.flac")).frames == truth.samples == 180 * 16_000
     assert all(b == c for (_, _, b), (_, c, _) in zip(truth.spans, truth.spans[1:], strict=False))
@@ -105,4 +105,4 @@ def test_a_command_is_killed_with_all_it_started() -> None:
     code = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(60)'])"
     ended = call(["python", "-c", code], kill=lambda: True)
     assert ended.status == -signal.SIGKILL and ended.seconds < 50
-    assert call(["python", "-c", "print('hello')"]).said == "hello\n"
+    assert call(["python", "-c", "print('hello')"]).output == "hello\n"

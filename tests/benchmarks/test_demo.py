@@ -82,7 +82,7 @@ def test_time_adds_up_over_attempts_and_stops_when_done(tmp_path: Path) -> None:
     assert (part.seconds, part.done) == (90.0, True)
 
 
-def test_the_other_size_moves_aside_and_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_demo_of_the_other_mode_is_renamed_and_restored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "runs" / "demo"
     for mode in ("quick", "full", "quick"):
         claim(out, mode)
@@ -108,7 +108,7 @@ def test_an_interrupted_stage_interrupts_the_demo(tmp_path: Path) -> None:
         demo_module._call("pretrain", ["python", "-c", "raise SystemExit(130)"], Record(tmp_path, "quick"))
 
 
-def test_a_refused_student_is_shown_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_student_that_fails_a_check_is_still_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     demo = Demo(BUDGETS["quick"], tmp_path, tmp_path / "corpus")
     called: list[tuple[str, list[str], str]] = []
 
@@ -125,7 +125,7 @@ def test_a_refused_student_is_shown_all_the_same(tmp_path: Path, monkeypatch: py
     assert note == "Quality check failed: It errs too much."
 
 
-def test_wrong_arguments_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_arguments_are_reported(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main([])
     assert caught.value.code == 2
@@ -144,7 +144,7 @@ def test_goals_at_their_limits() -> None:
 
 
 @pytest.mark.parametrize("tall", [False, True])
-def test_the_chain_is_a_picture_of_its_own(tall: bool) -> None:
+def test_the_chain_is_a_standalone_diagram(tall: bool) -> None:
     facts = ChainFacts(
         hours={"Italian": 0.4, "English <x>": 0.5}, target="Italian", encoder=["2 M parameters"], recogniser=["CER 16 %"],
         student=["1 MB"], word="grazie", arrows=[("mask and predict", "40 min"), ("train with CTC", ""), ("distil", "9 min")],

@@ -45,7 +45,7 @@ def test_of_one_voice_whole_sentences_are_held_out() -> None:
     assert split == split_target(list(reversed(rows(1, 300))))[::-1]
 
 
-def test_a_test_split_that_the_source_gives_is_kept_and_what_is_too_much_of_it_stays_unheard() -> None:
+def test_a_source_s_test_split_is_kept_and_its_surplus_is_unused() -> None:
     given = rows(1, 300, test=120)  # twelve minutes, of which eight are kept
     split = split_target(given)
     known = {row["audio"] for row in given if row["split"] == "test"}
@@ -54,7 +54,7 @@ def test_a_test_split_that_the_source_gives_is_kept_and_what_is_too_much_of_it_s
     assert not {row["audio"] for row in split if row["split"] != "test"} & known
 
 
-def test_the_table_takes_each_starts_best_rate_by_dev_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_table_uses_each_start_s_best_rate_on_dev(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trials = [Trial(TARGETS[0], start, 10.0, rate, 1) for start in ("random", "third") for rate in (0.002, 0.004)]
     for trial, (dev, test) in zip(trials, ((0.5, 0.40), (0.4, 0.50), (0.3, 0.25), (0.2, 0.30)), strict=True):
         finish(trial.folder(tmp_path), dev, test)

@@ -10,7 +10,7 @@ from benchmarks.training.pretrain_profile import attention_seconds, where
 from benchmarks.training.pretrain_step import race
 
 
-def test_the_contenders_are_one_shape_and_take_steps_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_contenders_have_one_shape_and_alternate(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", lambda *a, **k: lambda f: f)
     monkeypatch.setattr("pretrain.task.span_mask", None)  # put back behind the test: our contender is given a mask
     seconds, weights = race("warm-up", "bf16", list(CONTENDERS), rounds=2)
@@ -33,6 +33,6 @@ def test_a_profile_finds_the_products(monkeypatch: pytest.MonkeyPatch) -> None:
     assert seconds["other"] < 0.5 * sum(seconds.values())
 
 
-def test_attention_is_timed_both_ways() -> None:
+def test_both_attention_implementations_are_timed() -> None:
     fused, written = attention_seconds((1, 2, 9, 8), torch.bfloat16, 0.1, rounds=2, calls=1)
     assert len(fused) == len(written) == 2 and min(fused + written) > 0

@@ -27,7 +27,7 @@ def clips(tmp_path: Path) -> list[str]:
     return made
 
 
-def test_a_server_comes_through_without_a_stain(tmp_path: Path, capsys) -> None:
+def test_a_server_survives_attacks(tmp_path: Path, capsys) -> None:
     assert serve.attack_server(make_student(tmp_path / "tones"), sing("bad"), 28, 8)
     said = capsys.readouterr().out
     assert "| bad form | 2 |" in said and "Failures: none" in said

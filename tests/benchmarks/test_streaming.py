@@ -16,7 +16,7 @@ from tests.models.test_chunks import noise
 from tests.runtime.test_stream import make_student
 
 
-def test_a_word_is_late_by_what_follows_it_until_its_chunk_is_heard(tmp_path: Path) -> None:
+def test_latency_of_a_word_is_the_rest_of_its_chunk(tmp_path: Path) -> None:
     student = Student.load(make_student(tmp_path / "student"), threads=1)
     wave_S = noise(32_000)[0].numpy()
     clip = streaming.Clip(wave_S, student.transcribe(wave_S).text)

@@ -68,7 +68,7 @@ def test_at_the_speed_of_speech_it_says_how_late_it_was(made: Path, capsys) -> N
     assert said.out.startswith("WEBVTT") and "after the end of a word" in said.err
 
 
-def test_ctrl_c_ends_it_with_what_was_said(made: Path, tmp_path: Path) -> None:
+def test_ctrl_c_ends_it_with_the_transcript(made: Path, tmp_path: Path) -> None:
     (tmp_path / "long.flac").write_bytes(flac_bytes(np.tile(noise(24_000)[0].numpy(), 40)))
     process = subprocess.Popen(
         [sys.executable, "-m", "lalia.cli.main", "listen", str(made / "student"), "--from", "long.flac", "--save", "kept.txt"],
@@ -147,7 +147,7 @@ def test_which_microphones_there_are(capsys, monkeypatch) -> None:
     assert capsys.readouterr().out == "  0 * Toy, 1 channels, 16000 Hz\n"
 
 
-def test_what_can_be_mended_is_one_line(made: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+def test_user_errors_are_one_line(made: Path, tmp_path: Path, capsys, monkeypatch) -> None:
     student, clip = str(made / "student"), str(made / "clip.flac")
     tones = str(make_tones(tmp_path / "tones"))
     monkeypatch.setitem(sys.modules, "sounddevice", FakeSound(None))

@@ -71,7 +71,7 @@ def test_one_clip(lalia, student: Path, talks: Path) -> None:
     assert (ended.status, ended.out, ended.err) == (0, "bad cab\n", "")
 
 
-def test_what_is_odd_about_a_file_is_told_and_the_file_is_read(lalia, student: Path, tmp_path: Path) -> None:
+def test_a_damaged_file_is_read_with_a_note(lalia, student: Path, tmp_path: Path) -> None:
     content = io.BytesIO()
     soundfile.write(content, sing("bad cab"), 16_000, format="WAV")
     path = tmp_path / "a.wav"

@@ -12,7 +12,7 @@ from lalia.cli.parser import Parser, positive
 from lalia.errors import UserError
 
 
-def test_a_wrong_argument_is_one_line_with_the_way_to_help() -> None:
+def test_a_wrong_argument_is_one_line_with_the_help_command() -> None:
     parser = Parser(prog="lalia sing")
     parser.add_argument("--often", type=positive)
     parser.add_argument("--key", type=float)
@@ -70,7 +70,7 @@ def test_a_slip_in_a_stage_s_verb_is_one_line(
 
 
 @pytest.mark.parametrize("text", ["", "x", "-1", "1.5", "²"])
-def test_what_is_no_whole_number_is_refused(text: str) -> None:
+def test_other_values_than_whole_numbers_are_rejected(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="expected a whole number from 1"):
         positive(text)
 

@@ -215,7 +215,7 @@ def spoken(confidence: float, words: int = 25) -> Transcript:
         ([spoken(0.7, 8), spoken(0.6, 8)], "2 clips together: low confidence throughout (mean 0.65)"),
     ],
 )
-def test_low_confidence_throughout_is_told_once(
+def test_low_confidence_throughout_is_reported_once(
     transcripts: list[Transcript],
     told: str,
     talks: Path,

@@ -91,7 +91,7 @@ def each(rows: list[int], corpus: Corpus, change: Any) -> dict[int, dict[str, An
         ("rare characters", "look", "ñ", lambda t: t + " añ"),
     ],
 )  # fmt: skip
-def test_a_fault_is_named(sound: Corpus, tmp_path: Path, topic: str, weight: str, said: str, change: Any) -> None:
+def test_each_fault_is_found(sound: Corpus, tmp_path: Path, topic: str, weight: str, said: str, change: Any) -> None:
     rows = train_rows(sound)[: 1 if topic == "rare characters" else 2]
     found = topics(changed(sound, tmp_path, each(rows, sound, change)))
     assert topic in found, found
@@ -106,7 +106,7 @@ def test_another_script_and_another_language_stop(sound: Corpus, tmp_path: Path)
     assert topics(german)["language"].startswith("stop: the labels look like German (deu), not Italian (ita)")
 
 
-def test_clips_that_nobody_labelled_are_counted_by_name(sound: Corpus, tmp_path: Path, capsys: Any) -> None:
+def test_unlabelled_clips_are_counted(sound: Corpus, tmp_path: Path, capsys: Any) -> None:
     row = train_rows(sound)[3]
     some = changed(sound, tmp_path / "a", {row: {"text": ""}})
     assert topics(some)["unlabelled"].startswith(f"look: 1 of {len(sound)} clips has no label")
@@ -135,7 +135,7 @@ def test_a_language_is_found_by_the_code_it_is_a_part_of(sound: Corpus, tmp_path
         Corpus.load(whole).select(language="swh")
 
 
-def test_numbers_that_nobody_can_spell_are_to_be_written_out(sound: Corpus, tmp_path: Path) -> None:
+def test_numbers_that_cannot_be_spelled_must_be_written_out(sound: Corpus, tmp_path: Path) -> None:
     row = train_rows(sound)[0]
     changes: dict[int, dict[str, Any]] = {r: {"language": "swh"} for r in range(len(sound))}
     changes[row] = {"language": "swh", "text": sound.text(row) + " 13"}
@@ -299,7 +299,7 @@ def test_few_held_out_clips_and_how_to_hold_out_more(sound: Corpus, tmp_path: Pa
     assert "at most 20 %" in amount.fix
 
 
-def test_what_comes_next_is_said(sound: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_next_command_is_printed(sound: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert check.main([str(sound.folder), "--language", "ita"]) == 0
     out = capsys.readouterr().out
     assert (
@@ -367,7 +367,7 @@ def test_casing_and_punctuation_are_shown_with_what_becomes_of_them(
     assert "1 label is all in capitals" in casing.what
 
 
-def test_the_same_fix_again_finds_its_corpus_and_another_one_is_refused(sound: Corpus, tmp_path: Path) -> None:
+def test_the_same_fix_again_returns_its_corpus_and_another_is_rejected(sound: Corpus, tmp_path: Path) -> None:
     fixed, again = tmp_path / "fixed", tmp_path / "again"
     (tmp_path / ".again.work").mkdir()  # what a call that was killed leaves
     statuses = {check.main([str(sound.folder), "--fix", "--out", str(out)]) for out in (fixed, again)}

@@ -303,7 +303,7 @@ def test_told_to_stop_it_finishes_what_it_has_begun(tmp_path: Path) -> None:
         (["{student}", "--jobs", "0"], "expected a whole number from 1"),
     ],
 )
-def test_what_can_be_mended_is_one_line(tmp_path: Path, capsys, argv: list[str], says: str) -> None:
+def test_user_errors_are_one_line(tmp_path: Path, capsys, argv: list[str], says: str) -> None:
     from lalia.cli import main
 
     student = make_student(tmp_path / "tones")

@@ -14,16 +14,16 @@ from lalia.data.prepare.rows import RecordingChannel
 from lalia.data.prepare.shards import Record, fingerprints_path
 
 CONFLICT = "conflicting label"
-"""Why a clip is left out that holds the same samples as another and is labelled otherwise: one of the two labels is wrong."""
+"""Reason of a dropped clip with the same samples as another but a different label: one of the two labels is wrong."""
 
 
 def find_duplicates(records: list[Record], work: Path, mode: str) -> dict[int, Dropped]:
-    """Row numbers over all parts, in order, that are to go, and what they repeat.
+    """The rows to drop, as numbers over all parts, in order, and the rows that they repeat.
 
-    Of two the labelled one stays, else the earlier. Recordings that are alike but are said to say different things both
-    stay; of those that hold the same samples the first does, and the other is a ``CONFLICT`` that quotes both labels. Two
-    channels of one recording both stay as well: where one hears the other by cross-talk they are alike to the fingerprint,
-    however soft that is. ``mode`` "exact" compares samples only, "keep" finds none.
+    Of two the labelled one stays, else the earlier. Similar recordings with different labels both stay; of clips with the
+    same samples and different labels the first stays, and the other is a ``CONFLICT`` that quotes both labels. Two channels
+    of one recording both stay: cross-talk, however soft, makes their fingerprints similar. ``mode`` "exact" compares samples
+    only, "keep" finds none.
     """
     rows = [row for record in records for row in record.rows]
     gone: dict[int, Dropped] = {}
@@ -39,9 +39,9 @@ def find_duplicates(records: list[Record], work: Path, mode: str) -> dict[int, D
         first[content] = keep
         detail = f"the same samples as {rows[keep][0]}"
         if key and keys[other] and key != keys[other]:
-            said, otherwise = (_text(records, work, number) for number in (go, keep))
+            dropped_label, kept_label = (_text(records, work, number) for number in (go, keep))
             gone[go] = Dropped(
-                rows[go][0], CONFLICT, f"{detail}, which is labelled otherwise: {otherwise!r}, not {said!r}"
+                rows[go][0], CONFLICT, f"{detail}, which has another label: {kept_label!r}, not {dropped_label!r}"
             )
         else:
             gone[go] = Dropped(rows[go][0], "duplicate", detail)

@@ -27,13 +27,13 @@ _WINDOW_S = np.hanning(WINDOW_SAMPLES).astype(np.float32)
 _SAME_WORDS = 4  # at one time shift, for two clips to be the same recording
 _SAME_PART = 0.8  # of the longer one
 _SPREAD = 0.5  # of what they share, between the first and the last such word
-_CROWD = 40  # clips that share a word which says nothing
+_CROWD = 40  # a word in more clips than this is ignored
 
 
 def fingerprint(wave_S: np.ndarray, row: int) -> np.ndarray:
-    """The fingerprint of a clip: up to 128 ``FINGERPRINT`` (its row, the word, the frame it stands at), sorted by word.
+    """The fingerprint of a clip: up to 128 ``FINGERPRINT`` (its row, the word, its frame), sorted by word.
 
-    Clips under 0.3 s have none: they hold too little to tell a copy from another reading.
+    Clips under 0.3 s have none: they are too short to distinguish a copy from another reading.
     """
     if len(wave_S) < WINDOW_SAMPLES + HOP_SAMPLES:
         return np.zeros(0, FINGERPRINT)
@@ -72,7 +72,7 @@ def find_copies(prints_K: np.ndarray, durations_s: np.ndarray) -> Iterator[tuple
     found, at = np.concatenate(pairs), np.concatenate(places)
     both = np.flatnonzero(found[:, 0] != found[:, 1])
     found = found[both]
-    # Copies are rarely cut at the same sample: a shift may fall on either of two neighbouring frames.
+    # Copies rarely start at the same sample: a shift may be in either of two neighbouring frames.
     keys = np.concatenate([found, np.add(found, (0, 0, 1))])
     frames = np.concatenate([at[both], at[both]])
     shifts, group, counts = np.unique(keys, axis=0, return_inverse=True, return_counts=True)
@@ -83,7 +83,7 @@ def find_copies(prints_K: np.ndarray, durations_s: np.ndarray) -> Iterator[tuple
         earlier, later, shift = shifts[number].tolist()
         one, other = float(durations_s[earlier]), float(durations_s[later])
         shared = min(one + shift * HOP_S, other) - max(shift * HOP_S, 0.0)
-        # Prompts are cut together from the same beginnings: a copy is one from end to end.
+        # Prompts may share a beginning: a copy must match from end to end.
         if shared >= _SAME_PART * max(one, other) and (last - first)[number] * HOP_S >= _SPREAD * shared:
             yield earlier, later
 
@@ -95,6 +95,6 @@ def _bands(frames_TS: np.ndarray) -> np.ndarray:
 
 
 def _hash(words: np.ndarray) -> np.ndarray:
-    """A number for each word that has nothing to do with how common it is (Knuth's multiplicative hash, mixed once)."""
+    """A hash of each word that is independent of its frequency (Knuth's multiplicative hash, mixed once)."""
     mixed = words.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     return mixed ^ (mixed >> np.uint64(29))

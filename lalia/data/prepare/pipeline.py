@@ -48,7 +48,7 @@ from lalia.data.prepare.workers import Progress as Report
 from lalia.errors import UserError
 from lalia.text.language_codes import UNKNOWN
 
-# --- Sealing ---------------------------------------------------------------------------------------------
+# --- Finalise --------------------------------------------------------------------------------------------
 
 SKIPPED = "skipped.tsv"
 NOTES = "notes.tsv"
@@ -57,9 +57,9 @@ NOTES = "notes.tsv"
 def finalise(
     listing: Listing, work: Path, out: Path, units: int, duplicates: str, recipe: dict[str, Any]
 ) -> dict[str, Any]:
-    """Make ``out`` a corpus of the parts below ``work``; its card is written last and returned.
+    """Make the corpus ``out`` from the parts below ``work``; its card is written last and returned.
 
-    May be interrupted at any point and done again: parts stay until the card is there.
+    It can be interrupted at any point and repeated: the parts are kept until the card exists.
     """
     records = [Record.read(record_path(work, number)) for number in range(units)]
     gone = find_duplicates(records, work, duplicates)
@@ -94,7 +94,7 @@ def write_skipped(out: Path, dropped: list[Dropped]) -> None:
 
 
 def _unique_notes(notes: Iterable[ClipNote]) -> list[ClipNote]:
-    """The notes without repetitions: of a file that is read for several clips, or again by a continued preparation."""
+    """The notes without repetitions, from files that are read for several clips or again after an interruption."""
     found: dict[tuple[str, str, str], ClipNote] = {}
     for noted in notes:
         found.setdefault((noted.path, noted.kind, noted.text), noted)
@@ -156,7 +156,7 @@ def _rounded(hours: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
 
 
 def _place_shard(part: Path, keep: np.ndarray, shard: Path) -> int:
-    """Put the kept rows of ``part`` at ``shard``: the file itself where that is all of them. Bytes of the shard."""
+    """Write the kept rows of ``part`` to ``shard`` (a hard link if all are kept); returns the size of the shard in bytes."""
     if not keep.all():
         with pa.memory_map(os.fspath(part)) as file:
             batch = pa.ipc.open_stream(file).read_next_batch()
@@ -164,20 +164,20 @@ def _place_shard(part: Path, keep: np.ndarray, shard: Path) -> int:
     shard.unlink(missing_ok=True)
     try:
         os.link(part, shard)
-    except OSError:  # Another disk, or one without links.
+    except OSError:  # another disk, or a file system without hard links
         shutil.copyfile(part, shard)
     return shard.stat().st_size
 
 
-# --- One preparation from its source to the sealed corpus ------------------------------------------------
+# --- One preparation, from the source to the finished corpus ---------------------------------------------
 
 Engine = Callable[[list[Unit], Path, Segmentation | None, Report], None]
-"""Makes the parts of units below a folder, with a way of cutting, telling how far it is."""
+"""Makes the parts of units below a folder, with a segmentation, and reports its progress."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that decides what is in the corpus: two preparations with the same recipe are the same preparation."""
+    """Everything that determines the content of the corpus: equal recipes are the same preparation."""
 
     source: str
     settings: dict[str, Any]
@@ -185,7 +185,7 @@ class Recipe:
     duplicates: str
 
     def card(self) -> dict[str, Any]:
-        """The recipe as the card keeps it: what is not as usual."""
+        """The recipe for the card, without default values."""
         found = {"source": self.source, **{name: value for name, value in self.settings.items() if value}}
         if self.segmentation is not None:
             found["cut"] = vars(self.segmentation)
@@ -195,7 +195,7 @@ class Recipe:
 
 
 def prepare(list_source: ListSource, recipe: Recipe, out: Path, engine: Engine, console: Console) -> dict[str, Any]:
-    """Make ``out`` a corpus and return its card; a finished one is left alone, an interrupted one continued."""
+    """Make the corpus ``out`` and return its card; a finished one is not changed, an interrupted one is continued."""
     wanted = recipe.card()
     if (out / NAME).exists():
         card = read_card(out, "corpus")
@@ -214,7 +214,7 @@ def prepare(list_source: ListSource, recipe: Recipe, out: Path, engine: Engine, 
     units = plan_units(listing, parse_channels(recipe.settings.get("channels") or "mix"))
     todo = [unit for unit in units if not record_path(work, unit.number).exists()]
     if len(todo) < len(units):
-        console.print(f"continuing: {len(units) - len(todo)} of {len(units)} parts are there")
+        console.print(f"continuing: {len(units) - len(todo)} of {len(units)} parts exist")
     with _bar(console) as bar:
         done = dict.fromkeys((unit.number for unit in todo), 0)
         before = len(listing.clips) - sum(len(unit.clips) for unit in todo)
@@ -236,7 +236,7 @@ def prepare(list_source: ListSource, recipe: Recipe, out: Path, engine: Engine, 
     if conflicts := card["dropped"].get(CONFLICT):
         clips = "1 clip holds" if conflicts == 1 else f"{conflicts:,} clips hold"
         console.print(
-            f"{clips} the same samples as another that is labelled otherwise, and the first one stays: see {CONFLICT!r} in "
+            f"{clips} the same samples as another clip with a different label; the first one is kept: see {CONFLICT!r} in "
             f"{out / SKIPPED}, and correct the labels"
         )
     if line := _segmentation_line(card):
@@ -256,17 +256,19 @@ def prepare(list_source: ListSource, recipe: Recipe, out: Path, engine: Engine, 
 def _report_unknown_language(console: Console, clips: int) -> None:
     if clips:
         console.print(
-            f"the language of {clips:,} clips is said nowhere and will be {UNKNOWN} (undetermined); --language CODE says it, "
+            f"the language of {clips:,} clips is unknown and will be {UNKNOWN} (undetermined); set it with --language CODE, "
             "such as swh, sw or Swahili"
         )
 
 
 def _open_work_folder(work: Path, out: Path, recipe: dict[str, Any]) -> None:
-    """Make the work folder ours, or find that it is."""
+    """Create the work folder, or check that it belongs to this preparation."""
     begun = work / "recipe.json"
     if begun.exists():
         if found := _differences(json.loads(begun.read_text(encoding="utf-8")), recipe):
-            raise UserError(f"{out}: was begun otherwise ({found}); finish that, or delete {work}")
+            raise UserError(
+                f"{out}: was started with other settings ({found}); finish that preparation, or delete {work}"
+            )
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: exists and is not a corpus; choose another --out, or empty it")
     try:
@@ -279,8 +281,8 @@ def _open_work_folder(work: Path, out: Path, recipe: dict[str, Any]) -> None:
 
 
 def _listing(list_source: ListSource, work: Path, segmentation: Segmentation | None) -> Listing:
-    """The listing this preparation began with: a source that grows meanwhile must not shift the units."""
-    kept = work / "listing.pickle"  # Our own file, read by us alone.
+    """The listing of the first start: later changes of the source must not shift the units."""
+    kept = work / "listing.pickle"  # written and read only by lalia
     if kept.exists():
         return pickle.loads(kept.read_bytes())
     listing = list_source(work)
@@ -312,7 +314,7 @@ def _summary(card: dict[str, Any]) -> str:
     minutes = 60 * sum(sum(splits.values()) for splits in card["hours"].values())
     length = f"{minutes / 60:,.1f} hours" if minutes >= 600 else f"{minutes:.1f} minutes"
     skipped = _counts(card["dropped"])
-    noted = _counts(card.get("notes", {}))  # Corpora of before notes have none.
+    noted = _counts(card.get("notes", {}))  # older corpora have no notes
     return (
         f"{clips:,} clips{_labelled(card, clips)}, {length}, {', '.join(card['hours'])}"
         + (f"; left out, see {SKIPPED}: {skipped}" if skipped else "")
@@ -325,7 +327,7 @@ def _counts(found: dict[str, int]) -> str:
 
 
 def _splits(card: dict[str, Any]) -> str:
-    """How much is held out, and by which rule."""
+    """The held-out amounts and the method, in a line."""
     minutes = {split: 60 * sum(hours[split] for hours in card["hours"].values()) for split in card["clips"]}
     held_out = ", ".join(
         f"{split} {minutes[split]:.1f} min in {card['clips'][split]:,} clips"
@@ -335,7 +337,7 @@ def _splits(card: dict[str, Any]) -> str:
     how = card.get("splitting", "as the source says")
     if held_out:
         return f"held out: {held_out} ({how})"
-    then = "; `lalia pretrain fit` will hold out some of the training clips to validate on"
+    then = "; `lalia pretrain fit` will hold out some training clips for validation"
     if any(way in how for way in HOLD_OUT_METHODS):
         return f"held out: nothing, since no clip that was chosen for it is usable, see {SKIPPED}{then}"
     little = " too few " in how or " too little " in how
@@ -352,7 +354,7 @@ _SEGMENTATION_WORDS = {
 
 
 def _segmentation_line(card: dict[str, Any]) -> str:
-    """What became of the recordings that were cut into utterances; "" where none was."""
+    """The contents of the segmented recordings, in a line; "" if there are none."""
     cut = card.get("cut")
     if not cut:
         return ""
@@ -366,7 +368,7 @@ def _segmentation_line(card: dict[str, Any]) -> str:
 
 def _labelled(card: dict[str, Any], clips: int) -> str:
     """How many of ``clips`` have a label, in brackets."""
-    if "labelled_clips" not in card:  # a corpus of before they were counted
+    if "labelled_clips" not in card:  # older corpora have no count
         return ""
     labelled = sum(card["labelled_clips"].values())
     if labelled in (0, clips):
@@ -375,7 +377,7 @@ def _labelled(card: dict[str, Any], clips: int) -> str:
 
 
 def _differences(found: Any, wanted: dict[str, Any]) -> str:
-    """In what two recipes differ, in words; empty where they are the same, in whichever way paths were typed."""
+    """The differences of two recipes, in words; "" if they are equal, also with differently written paths."""
     if not isinstance(found, dict):
         return "made by another program"
     keys = [key for key in {**found, **wanted} if not _same_value(key, found.get(key), wanted.get(key))]
@@ -383,7 +385,7 @@ def _differences(found: Any, wanted: dict[str, Any]) -> str:
 
 
 def _without_default_shares(found: Any, wanted: dict[str, Any]) -> Any:
-    """The recipe of a finished corpus without the usual share of dev and test, which cards named also where nobody asked."""
+    """The recipe of a finished corpus without default shares of dev and test, which older cards always state."""
     if not isinstance(found, dict):
         return found
     usual = {name for name in ("dev", "test") if found.get(name) == PERCENT and name not in wanted}
@@ -396,10 +398,10 @@ def _same_value(key: str, one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-# --- A corpus written anew -------------------------------------------------------------------------------
+# --- Rewrite a corpus ------------------------------------------------------------------------------------
 
 Changes = Mapping[int, Mapping[str, str | float]]
-"""row -> column -> its new value"""
+"""row → column → new value"""
 
 
 def rewrite(
@@ -420,8 +422,8 @@ def rewrite(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: exists and is not empty; choose another --out")
     if not len(rows):
-        raise UserError(f"{corpus.folder}: not one clip is left to write to {out}")
-    # Written beside its place, so that an interrupted call leaves nothing that stands in the way of the same one.
+        raise UserError(f"{corpus.folder}: no clip is left to write to {out}")
+    # Written to a temporary folder, so that an interrupted call does not block the next one.
     begun = out.parent / f".{out.name}.work"
     shutil.rmtree(begun, ignore_errors=True)
     begun.mkdir(parents=True)
@@ -462,7 +464,7 @@ def _write(
 
 
 def _row(corpus: Corpus, row: int) -> dict[str, Any]:
-    """All columns of ``row``."""
+    """The values of all columns of ``row``."""
     return {name: corpus.column(name, np.array([row]))[0] for name in SCHEMA.names}
 
 

@@ -1,7 +1,7 @@
-"""Measure the quality of a clip (SNR, clipping, speech ratio, loudness, bandwidth) and tell music from noise.
+"""Measure the quality of a clip (SNR, clipping, speech ratio, loudness, bandwidth) and separate music from noise.
 
 Music detection compares the fine structure of a spectrum (its peaks, without its slope) with that of 64 ms later, which shares
-no sample with it: notes persist, noise does not. Error rates are in docs/corpora.md (``benchmarks/data/music.py``).
+no samples with it: notes persist, noise does not. Error rates are in docs/corpora.md (``benchmarks/data/music.py``).
 Legend: S samples, T frames of 32 ms, F bins of 15.6 Hz.
 """
 
@@ -14,18 +14,18 @@ import numpy as np
 from lalia.audio.vad import FRAME_S, FRAME_SAMPLES
 from lalia.units import SAMPLE_RATE, Frames, Seconds
 
-# --- How good a clip is ----------------------------------------------------------------------------------
+# --- Quality of a clip -----------------------------------------------------------------------------------
 
 SPEECH = 0.5  # probability from which a frame counts as speech
-NO_SPEECH = 0.2  # and below which it surely holds none
-SNR_DB = (-10.0, 60.0)  # Digital silence between words would be infinitely clean.
+NO_SPEECH = 0.2  # probability below which a frame surely has no speech
+SNR_DB = (-10.0, 60.0)  # Digital silence between words would give an infinite SNR.
 _BANDS = 64
 _WINDOW_SAMPLES = 256
 
 
 @dataclass(frozen=True)
 class Quality:
-    """Figures of one clip; ``clipping`` and ``speech_ratio`` are shares from 0 to 1."""
+    """Quality of one clip; ``clipping`` and ``speech_ratio`` are shares from 0 to 1."""
 
     snr_db: float
     clipping: float
@@ -35,7 +35,7 @@ class Quality:
 
 
 def measure(wave_S: np.ndarray, voice_T: np.ndarray) -> Quality:
-    """The quality of ``wave_S``, float32 (S,) at 16 kHz, of which ``voice_T`` (ceil(S / 512),) tells where speech is."""
+    """The quality of ``wave_S``, float32 (S,) at 16 kHz, with speech probabilities ``voice_T`` (ceil(S / 512),)."""
     speech_T = voice_T >= SPEECH
     power = float(np.mean(np.square(wave_S, dtype=np.float64)))
     return Quality(
@@ -48,10 +48,10 @@ def measure(wave_S: np.ndarray, voice_T: np.ndarray) -> Quality:
 
 
 def snr_db(wave_S: np.ndarray, voice_T: np.ndarray) -> float:
-    """Power of the speech against that of the noise, in dB.
+    """Ratio of speech power to noise power, in dB.
 
-    The noise is the mean of the frames that hold no speech where there are 0.3 s of them, and never less than the mean of
-    the quietest tenth of all 16 ms frames (the pauses between words). What frames of speech hold beyond it is the speech.
+    The noise is the mean power of frames without speech if there are 0.3 s of them, and at least the mean of the quietest
+    tenth of all 16 ms frames (the pauses between words). Speech power is that of speech frames minus the noise.
     """
     powers_T = _frame_powers(wave_S, FRAME_SAMPLES // 2)
     halves_T = np.repeat(voice_T, 2)[: len(powers_T)]
@@ -65,10 +65,10 @@ def snr_db(wave_S: np.ndarray, voice_T: np.ndarray) -> float:
 
 
 def clipped_share(wave_S: np.ndarray) -> float:
-    """The share of samples that stand in runs of three or more at the wave's own ceiling: a limiter's flat tops."""
+    """The share of samples in runs of three or more at the wave's maximum: the flat tops of clipping."""
     magnitude_S = np.abs(wave_S)
     peak = float(magnitude_S.max(initial=0.0))
-    if peak < 0.1:  # Flat tops of a whisper are the steps of 16 bits, not a limiter.
+    if peak < 0.1:  # In very soft waves flat tops are 16-bit quantization steps, not clipping.
         return 0.0
     at_top_S = magnitude_S >= 0.995 * peak
     flat_S = at_top_S[1:] & at_top_S[:-1] & (np.abs(np.diff(wave_S)) < 1e-4)
@@ -80,9 +80,9 @@ def clipped_share(wave_S: np.ndarray) -> float:
 
 
 def bandwidth_hz(wave_S: np.ndarray) -> float:
-    """Up to which frequency the clip holds anything: 8000 for wide-band speech, about 4000 for a telephone's.
+    """The bandwidth of a clip in Hz: 8000 for wide-band speech, about 4000 for telephone speech.
 
-    The highest of 64 bands of 125 Hz whose power, over the louder half of the frames, is within 60 dB of the strongest.
+    It is the highest of 64 bands of 125 Hz whose power, over the louder half of the frames, is within 60 dB of the strongest.
     """
     short = _WINDOW_SAMPLES - len(wave_S)
     padded_S = np.pad(wave_S, (0, short)) if short > 0 else wave_S
@@ -97,28 +97,28 @@ def bandwidth_hz(wave_S: np.ndarray) -> float:
 
 
 def _frame_powers(wave_S: np.ndarray, frame_samples: int) -> np.ndarray:
-    """Mean square of consecutive frames: (T,), T >= 1; a rest at the end is left out unless it is all there is."""
+    """Mean square of consecutive frames: (T,), T >= 1; an incomplete last frame is left out unless it is the only one."""
     frames = len(wave_S) // frame_samples
     if frames == 0:
         return np.mean(np.square(wave_S, dtype=np.float64), keepdims=True)
     return np.mean(np.square(wave_S[: frames * frame_samples].reshape(frames, -1), dtype=np.float64), axis=1)
 
 
-# --- Music told from noise -------------------------------------------------------------------------------
+# --- Music or noise --------------------------------------------------------------------------------------
 
 MUSIC = 0.25
-"""The mean likeness from which a sound counts as music."""
+"""The mean similarity from which a sound counts as music."""
 AROUND_S: Seconds = 3.0
-"""Over how much sound the likeness is averaged."""
+"""The length of sound over which the similarity is averaged."""
 
 _WINDOW = 2 * FRAME_SAMPLES
-_HIGH = round(3400 * _WINDOW / SAMPLE_RATE)  # A telephone passes what is below.
+_HIGH = round(3400 * _WINDOW / SAMPLE_RATE)  # telephones pass frequencies below this
 _ENVELOPE = 17  # bins, 270 Hz
 _AT_ONCE = 1024
 
 
 def spectral_similarity(wave_S: np.ndarray) -> np.ndarray:
-    """How alike the peaks of every frame's spectrum are to those of the next but one: (ceil(S / 512),), -1 to 1."""
+    """Similarity of the spectral peaks of each frame to those two frames later: (ceil(S / 512),), -1 to 1."""
     frames: Frames = -(-len(wave_S) // FRAME_SAMPLES)
     found_T = np.zeros(frames, np.float32)
     if not frames:
@@ -133,7 +133,7 @@ def spectral_similarity(wave_S: np.ndarray) -> np.ndarray:
 
 
 def is_music(similarity_T: np.ndarray, selected_T: np.ndarray) -> np.ndarray:
-    """Which frames are music: (T,) bool, by the mean likeness around each, of the frames in ``selected_T`` alone."""
+    """Which frames are music: (T,) bool, by the mean similarity around each, of the frames in ``selected_T`` only."""
     width: Frames = round(AROUND_S / FRAME_S)
     weights = np.ones(width)
     if len(similarity_T) < width:
@@ -148,7 +148,7 @@ def _peaks(windows_TS: np.ndarray) -> np.ndarray:
     """The fine structure of every window's spectrum from 140 to 3300 Hz: (T, F), each row of length 1."""
     window_S = np.hanning(_WINDOW).astype(np.float32)
     power_TF = np.square(np.abs(np.fft.rfft(windows_TS * window_S, axis=1)))[:, 1:_HIGH]
-    # The floor keeps digital silence and the numerical noise beside loud tones from having peaks.
+    # The floor prevents peaks in digital silence and in numerical noise next to loud tones.
     floor_T1 = 1e-5 * power_TF.max(axis=1, keepdims=True) + 1e-12
     logs_TF = np.log(power_TF + floor_T1)
     sums_TF = np.cumsum(np.pad(logs_TF, ((0, 0), (1, 0))), axis=1)

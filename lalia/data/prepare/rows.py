@@ -30,12 +30,14 @@ from lalia.errors import AudioError
 from lalia.files import readable
 from lalia.units import SAMPLE_RATE, Frames, Samples, Seconds, to_samples, to_seconds
 
-ROUNDING_S: Seconds = 0.1  # A segment that passes its recording by more is left out: its text may be another's.
-SHORTEST_S: Seconds = 0.05  # Below that there is not one phone.
+ROUNDING_S: Seconds = (
+    0.1  # Segments that end more than this after their recording are left out: their text may be wrong.
+)
+SHORTEST_S: Seconds = 0.05  # shorter than any phone
 SILENCE = 1e-3  # A peak of -60 dBFS
-_SMOOTHED: Frames = 11  # Cross-talk is judged by a third of a second: syllables are shorter.
-SHORTEST_SOUND_S: Seconds = 0.1  # of a whole clip: less is a click, or nothing but an offset
-SILENT_POWER = 1e-5  # Frames under -50 dBFS that hold no speech are silence; above it, music or noise.
+_SMOOTHED: Frames = 11  # Cross-talk is measured over a third of a second, longer than a syllable.
+SHORTEST_SOUND_S: Seconds = 0.1  # in a whole clip: less is a click or a constant offset
+SILENT_POWER = 1e-5  # Frames without speech are silence below -50 dBFS, else music or noise.
 
 
 RecordingChannel = tuple[str, int]
@@ -44,7 +46,7 @@ RecordingChannel = tuple[str, int]
 
 @dataclass(frozen=True)
 class CorpusRow:
-    """A row, its wave, what tells whether another clip holds the same samples, and of one channel its ``RecordingChannel``."""
+    """A row, its wave, a hash of its samples, and its ``RecordingChannel`` if it is one channel of a recording."""
 
     row: dict[str, Any]
     wave_S: np.ndarray
@@ -54,7 +56,7 @@ class CorpusRow:
 
 @dataclass
 class RecordingTotals:
-    """What recordings that were cut hold, in seconds: utterances, and what lies between them."""
+    """Contents of segmented recordings, in seconds: utterances, and the audio between them by kind."""
 
     recordings: int = 0
     kept_s: Seconds = 0.0
@@ -71,23 +73,23 @@ class RecordingTotals:
 
 @dataclass
 class Reader:
-    """Reads clips; keeps what was decoded last, since many clips may be parts of one file."""
+    """Reads clips; keeps the last decoded file, because many clips may be parts of one file."""
 
     segmentation: Segmentation | None
-    scratch: Path  # a folder with room for the samples of a recording
+    scratch: Path  # a folder with enough space for the samples of a recording
     totals: RecordingTotals = field(default_factory=RecordingTotals)
-    strict: bool = False  # refuse what is cut short
-    choice: int | None = None  # of channels, where the source picks none
+    strict: bool = False  # reject truncated files
+    choice: int | None = None  # of channels, if the source selects none
 
     def __post_init__(self) -> None:
         self._notes: list[Note] = []
         self._voice = VoiceActivity()
         self._opened: SourceClip | None = None
-        self._rate, self._channels = 0, 0  # of that file
+        self._rate, self._channels = 0, 0  # of the open file
         self._waves: dict[int | None, np.ndarray] = {}  # of the file decoded last, by channel
 
     def read(self, clip: SourceClip) -> Iterator[CorpusRow | Dropped | ClipNote]:
-        """The rows of ``clip``, what is left out of it and why, and notes. The same ones in the same order, every time."""
+        """The rows of ``clip``, its dropped parts with reasons, and notes; deterministic, also in their order."""
         self._notes.clear()
         yield from self._rows(clip)
         yield from (ClipNote(_clip_name(clip), note.kind, note.text, clip.path) for note in self._notes)
@@ -115,14 +117,14 @@ class Reader:
                 yield self._make(channel_clip, channel_clip.id, wave_S)
 
     def _open(self, clip: SourceClip) -> None:
-        """Make the file of ``clip`` the one that is read."""
+        """Make the file of ``clip`` the current one."""
         if self._opened is None or clip.path != self._opened.path or clip.data is not self._opened.data:
             self._opened, self._waves = None, {}
             self._rate, self._channels = probe_rate_channels(_source(clip), clip.path)
             self._opened = clip
 
     def _channel_clips(self, clip: SourceClip) -> list[SourceClip]:
-        """The channels that are read of ``clip``: itself, or under ``--channels each`` a clip of another speaker for each."""
+        """``clip``, or with ``--channels each`` a clip of another speaker for each channel."""
         if clip.channel is not None or self.choice is None:
             return [clip]
         if self.choice != EACH:
@@ -130,8 +132,10 @@ class Reader:
         if self._channels == 1:
             return [clip]
         if clip.text:
-            found = f"has a label and {self._channels} channels, and nothing says which of them its words are on: mixed"
-            self._notes.append(Note("label of the mix", f"{found}; --columns channel=NAME names the column that does"))
+            found = f"has a label and {self._channels} channels, and the channel of its words is unknown: mixed"
+            self._notes.append(
+                Note("label of the mix", f"{found}; --columns channel=NAME names the column with the channel")
+            )
             return [clip]
         numbers = range(1, self._channels + 1)
         ids, speakers = f"{clip.id}-", f"{clip.speaker or clip.id}-"
@@ -146,14 +150,14 @@ class Reader:
         reach_s, length_s = clip.start_s if clip.end_s is None else clip.end_s, to_seconds(len(wave_S))
         if reach_s > length_s + ROUNDING_S:
             raise AudioError(
-                f"{clip.path}: a segment to {reach_s:.2f} s is past the end of the recording at {length_s:.2f} s; "
+                f"{clip.path}: a segment that ends at {reach_s:.2f} s is past the end of the recording at {length_s:.2f} s; "
                 "is it the right recording?"
             )
         end = len(wave_S) if clip.end_s is None else to_samples(clip.end_s)
         return wave_S[to_samples(clip.start_s) : end]
 
     def _utterances(self, channel_clips: list[SourceClip], segmentation: Segmentation) -> Iterator[CorpusRow | Dropped]:
-        """The channels of a recording, or of a stretch of one, as their utterances; samples wait in files."""
+        """The utterances of the channels of a recording, or of a segment of one; samples are kept in temporary files."""
         with ExitStack() as opened:
             waves = [opened.enter_context(StoredWave(self.scratch)) for _ in channel_clips]
             voices = [self._store(channel_clip, wave) for channel_clip, wave in zip(channel_clips, waves, strict=True)]
@@ -171,12 +175,14 @@ class Reader:
                 if reason := why_unusable(whole_S):
                     yield Dropped(channel_clip.id, reason, f"{len(whole_S)} samples")
                 elif len(channel_clips) > 1 and float(voice_T.max(initial=0.0)) < SPEECH_ONSET:
-                    yield Dropped(channel_clip.id, "no speech", f"of its own in {to_seconds(wave.count):.1f} s")
+                    yield Dropped(
+                        channel_clip.id, "no speech", f"apart from cross-talk, in {to_seconds(wave.count):.1f} s"
+                    )
                 else:
                     yield self._make(channel_clip, channel_clip.id, whole_S, voice_T)
 
     def _store(self, clip: SourceClip, wave: StoredWave) -> np.ndarray:
-        """Store what is read of ``clip`` in ``wave``: how likely each of its frames holds speech, (T,)."""
+        """Append the audio of ``clip`` to ``wave``; returns the speech probability of each of its frames, (T,)."""
         start_s, end_s = read_range(clip)
         self._voice.reset()
         voices = []
@@ -191,7 +197,7 @@ class Reader:
     def _cut(
         self, clip: SourceClip, wave: StoredWave, voice_T: np.ndarray, segmentation: Segmentation
     ) -> Iterator[CorpusRow | Dropped]:
-        before: Frames = round(read_range(clip)[0] / FRAME_S)  # frames of the recording in front of `wave`
+        before: Frames = round(read_range(clip)[0] / FRAME_S)  # frames of the recording before `wave`
         first, last = segment_bounds(clip, _source(clip), self._voice) if clip.is_segment else (0, None)
         first, last = first - before, len(voice_T) if last is None else min(last - before, len(voice_T))
         voice_T = voice_T[first:last]
@@ -219,7 +225,7 @@ class Reader:
         music_T = is_music(_spectral_similarity(wave, first, other_T), other_T)
         kinds = (kept_T, silent_T, music_T, other_T & ~music_T, speech_T, gap_T)
         another = (clip.is_segment and clip.start_s) or (self.choice == EACH and clip.channel)
-        recordings = 0 if another else 1  # of the stretches and channels of a recording the first counts
+        recordings = 0 if another else 1  # each recording counts once, with its first segment and channel
         self.totals.add(RecordingTotals(recordings, *(float(frames_T.sum()) * FRAME_S for frames_T in kinds)))
 
     def _make(self, clip: SourceClip, name: str, wave_S: np.ndarray, voice_T: np.ndarray | None = None) -> CorpusRow:
@@ -242,7 +248,7 @@ class Reader:
 
 
 def why_unusable(wave_S: np.ndarray) -> str:
-    """Why ``wave_S`` cannot train anything, ``""`` where it can."""
+    """The reason why ``wave_S`` is unusable, or ``""``."""
     if len(wave_S) == 0:
         return "empty"
     if not np.isfinite(wave_S).all():
@@ -257,7 +263,7 @@ def why_unusable(wave_S: np.ndarray) -> str:
 
 
 def _sounding_s(wave_S: np.ndarray) -> Seconds:
-    """For how long something sounds: what is left of its 10 ms frames without offset and drift. Clicks are over at once."""
+    """The duration of sound: the 10 ms frames with a level above silence after removing offset and drift; clicks hardly count."""
     frame: Samples = SAMPLE_RATE // 100
     frames_TS = wave_S[: len(wave_S) // frame * frame].reshape(-1, frame)
     rise_T1 = frames_TS[:, -1:] - frames_TS[:, :1]
@@ -267,14 +273,14 @@ def _sounding_s(wave_S: np.ndarray) -> Seconds:
 
 
 def _same_sound(one: StoredWave, other: StoredWave) -> bool:
-    """Whether two channels hold the same sound."""
+    """Whether two channels have the same sound."""
     frames: Frames = -(-one.count // FRAME_SAMPLES)
     minutes = zip(one.minutes(0, frames), other.minutes(0, frames), strict=True)
     return is_same_sound(np.concatenate([np.zeros((0, 2)), *(compare_seconds(*pair, SAMPLE_RATE) for pair in minutes)]))
 
 
 def _remove_cross_talk(voice_T: np.ndarray, wave: StoredWave, others: list[StoredWave]) -> None:
-    """Take out of ``voice_T`` what ``wave`` picks up of other channels."""
+    """Remove cross-talk of other channels from ``voice_T``."""
     smooth = np.ones(_SMOOTHED) / _SMOOTHED
     if len(voice_T) < _SMOOTHED:
         return
@@ -284,7 +290,7 @@ def _remove_cross_talk(voice_T: np.ndarray, wave: StoredWave, others: list[Store
 
 
 def _spectral_similarity(wave: StoredWave, first: Frames, wanted_T: np.ndarray) -> np.ndarray:
-    """The likeness of the frames from ``first`` on, measured in the minutes that hold any of ``wanted_T``: (T,)."""
+    """Spectral similarity of the frames from ``first`` on, computed only in minutes with any of ``wanted_T``: (T,)."""
     found = [np.zeros(0, np.float32)]
     at: Frames = 0
     for part_S in wave.minutes(first, first + len(wanted_T)):
@@ -310,7 +316,7 @@ def _dropped(clip: SourceClip, error: AudioError) -> Dropped:
 
 
 def _clip_name(clip: SourceClip) -> str:
-    """A clip's name, with the time of a stretch."""
+    """A clip's name, with the time of a segment."""
     return f"{clip.id}#{clip.start_s:.0f}-" if clip.is_segment else clip.id
 
 

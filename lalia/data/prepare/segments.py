@@ -1,7 +1,7 @@
 """Segment long recordings into utterances at pauses, by voice activity.
 
-Recordings of hours are first divided into segments of half an hour that workers process independently. A segment really
-begins at the middle of a pause near its planned start. The workers of both neighbours compute that point from the same
+Recordings of hours are first divided into segments of half an hour that workers process independently. The actual start of
+a segment is the middle of a pause near its planned start. The workers of both neighbours compute that point from the same
 seconds of audio, so segments neither overlap nor leave a gap.
 
 Legend: T frames of 32 ms. Spans are (start, end) in frames, the end excluded.
@@ -23,13 +23,13 @@ from lalia.data.prepare.sources.folders import BYTES_PER_S
 from lalia.errors import AudioError
 from lalia.units import SAMPLE_RATE, Frames, Samples, Seconds
 
-# --- The wave of a recording of hours, kept in a nameless file -------------------------------------------
+# --- The wave of a long recording, in a temporary file ---------------------------------------------------
 
 _MINUTE: Frames = 60 * SAMPLE_RATE // FRAME_SAMPLES
 
 
 class StoredWave:
-    """Samples are added at the end and read anywhere; the file is gone with the ``with`` block."""
+    """A wave on disk: samples are appended and read anywhere; the file is deleted at the end of the ``with`` block."""
 
     def __init__(self, folder: Path) -> None:
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed by __exit__
@@ -38,7 +38,7 @@ class StoredWave:
     def __enter__(self) -> StoredWave:
         return self
 
-    def __exit__(self, *raised: object) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._file.close()
 
     def add(self, block_S: np.ndarray) -> None:
@@ -46,12 +46,12 @@ class StoredWave:
         self.count += len(block_S)
 
     def part(self, start: Samples, end: Samples) -> np.ndarray:
-        """The samples from ``start`` to ``end`` or the recording's, float32."""
+        """The samples from ``start`` to ``end`` (at most the end of the recording), float32."""
         self._file.seek(4 * start)
         return np.frombuffer(self._file.read(4 * max(0, min(end, self.count) - start)), "<f4").astype(np.float32)
 
     def minutes(self, start: Frames, end: Frames) -> Iterator[np.ndarray]:
-        """The samples of the 32 ms frames from ``start`` to ``end`` or the recording's, a minute at a time."""
+        """The samples of the 32 ms frames from ``start`` to ``end`` (at most the end of the recording), in blocks of a minute."""
         for at in range(start, end, _MINUTE):
             part_S = self.part(at * FRAME_SAMPLES, min(end, at + _MINUTE) * FRAME_SAMPLES)
             if len(part_S):
@@ -71,17 +71,17 @@ class StoredWave:
 
 FrameSpan = tuple[Frames, Frames]
 
-SPEECH_ONSET, SPEECH_OFFSET = 0.5, 0.35  # Speech begins above the first and lasts while above the second.
-JOIN_S: Seconds = 0.5  # A shorter pause is inside of an utterance,
-LONGEST_PAUSE_INSIDE_S: Seconds = 1.5  # and one up to this may be, when an utterance would be too short without.
+SPEECH_ONSET, SPEECH_OFFSET = 0.5, 0.35  # Speech starts above the first and continues above the second.
+JOIN_S: Seconds = 0.5  # Shorter pauses are inside an utterance,
+LONGEST_PAUSE_INSIDE_S: Seconds = 1.5  # and pauses up to this if an utterance would otherwise be too short.
 PAD_S: Seconds = 0.16
 
 
 @dataclass(frozen=True)
 class Segmentation:
-    """How recordings are cut: utterances of ``shortest_s`` to ``longest_s``; clips up to ``longest_s`` stay whole.
+    """Settings of the segmentation: utterances of ``shortest_s`` to ``longest_s``; clips up to ``longest_s`` stay whole.
 
-    ``always`` cuts the pauses off those as well.
+    ``always`` also segments these.
     """
 
     shortest_s: Seconds = 2.0
@@ -90,10 +90,10 @@ class Segmentation:
 
 
 def cut_utterances(voice_T: np.ndarray, levels_T: np.ndarray, segmentation: Segmentation) -> list[FrameSpan]:
-    """The utterances of a recording, in order, none overlapping another.
+    """The utterances of a recording, in order, without overlaps.
 
-    ``voice_T`` are probabilities of speech, ``levels_T`` powers of the frames: what must be split where nobody pauses is
-    split where it is quietest. Speech that stays shorter than ``shortest_s`` is left out.
+    ``voice_T`` are probabilities of speech, ``levels_T`` powers of the frames: long speech without a pause is split at its
+    quietest frame. Speech that remains shorter than ``shortest_s`` is left out.
     """
     pad = round(PAD_S / FRAME_S)
     longest = int(segmentation.longest_s / FRAME_S)
@@ -108,7 +108,7 @@ def cut_utterances(voice_T: np.ndarray, levels_T: np.ndarray, segmentation: Segm
 
 
 def _regions(voice_T: np.ndarray) -> list[FrameSpan]:
-    """Where speech is, with the two thresholds."""
+    """The spans of speech, by the two thresholds."""
     if not len(voice_T):
         return []
     weak_T = np.concatenate([[False], voice_T >= SPEECH_OFFSET, [False]])
@@ -118,7 +118,7 @@ def _regions(voice_T: np.ndarray) -> list[FrameSpan]:
 
 
 def _merge_close(spans: list[FrameSpan], gap: Frames, longest: Frames) -> list[FrameSpan]:
-    """Neighbours with a pause of at most ``gap`` become one, while that is no longer than ``longest``."""
+    """Join neighbours with a pause of at most ``gap`` if the result is no longer than ``longest``."""
     joined: list[FrameSpan] = []
     for start, end in spans:
         if joined and start - joined[-1][1] <= gap and end - joined[-1][0] <= longest:
@@ -129,7 +129,7 @@ def _merge_close(spans: list[FrameSpan], gap: Frames, longest: Frames) -> list[F
 
 
 def _extend_short(spans: list[FrameSpan], shortest: Frames, gap: Frames, longest: Frames) -> list[FrameSpan]:
-    """What is too short is joined to the nearer neighbour within ``gap``, once more for as long as it helps."""
+    """Join too short spans to the nearer neighbour within ``gap``, repeatedly."""
     spans = list(spans)
     at = 0
     while at < len(spans):
@@ -150,7 +150,7 @@ def _extend_short(spans: list[FrameSpan], shortest: Frames, gap: Frames, longest
 
 
 def _pad(spans: list[FrameSpan], pad: Frames, frames: Frames) -> list[FrameSpan]:
-    """A little room on both sides, where the neighbours leave it."""
+    """Add a margin on both sides, limited by the neighbours."""
     padded = []
     for number, (start, end) in enumerate(spans):
         before = spans[number - 1][1] if number else 0
@@ -160,7 +160,7 @@ def _pad(spans: list[FrameSpan], pad: Frames, frames: Frames) -> list[FrameSpan]
 
 
 def _split(span: FrameSpan, levels_T: np.ndarray, shortest: Frames, longest: Frames) -> list[FrameSpan]:
-    """Pieces no longer than ``longest``, cut where it is quietest in the middle part."""
+    """Pieces no longer than ``longest``, cut at the quietest frame of the middle part."""
     start, end = span
     if end - start <= longest:
         return [span]
@@ -170,20 +170,20 @@ def _split(span: FrameSpan, levels_T: np.ndarray, shortest: Frames, longest: Fra
     return [*_split((start, at), levels_T, shortest, longest), *_split((at, end), levels_T, shortest, longest)]
 
 
-# --- Stretches -------------------------------------------------------------------------------------------
+# --- Segments of long recordings -------------------------------------------------------------------------
 
-# Multiples of 4 s: whole frames and whole samples at every rate, so that all parts share one grid.
+# Multiples of 4 s are whole frames and whole samples at every rate, so that all segments share one grid.
 SEGMENT_S: Seconds = 1800.0
-BEFORE_S: Seconds = 32.0  # The detector remembers; after this long it no longer matters where it began to listen.
+BEFORE_S: Seconds = 32.0  # The detector has a state; after this long its result does not depend on where it started.
 AFTER_S: Seconds = 32.0
-_PROBED_S: Seconds = 300.0  # by what the source says, or the size of the file
+_PROBED_S: Seconds = 300.0  # shorter by the source's duration or the file size: not probed
 _SEEKABLE = ("WAV", "FLAC", "RF64", "W64", "AIFF", "AU", "CAF", "MP3", "Ogg")
 
 
 def split_recordings(clips: Iterable[SourceClip]) -> Iterator[SourceClip]:
-    """The clips, long unlabelled recordings as stretches of ``SEGMENT_S``; the last one is up to half as long again.
+    """The clips, with long unlabelled recordings divided into segments of ``SEGMENT_S``; the last is up to half as long again.
 
-    Only of kinds that can be read from anywhere; others would be decoded from their beginning for every part.
+    Only seekable formats are divided; others would be decoded from the beginning for every segment.
     """
     for clip in clips:
         duration_s = _duration_s(clip)
@@ -199,7 +199,7 @@ def split_recordings(clips: Iterable[SourceClip]) -> Iterator[SourceClip]:
 
 
 def _duration_s(clip: SourceClip) -> Seconds:
-    """How long a clip is that may be split; 0 for all others, and for what cannot be read, which its worker will find out."""
+    """The duration of a clip that may be divided; 0 for others, and for unreadable files, which the worker reports."""
     if clip.text or clip.data is not None or clip.start_s or clip.end_s is not None:
         return 0.0
     path = Path(clip.path)
@@ -213,13 +213,13 @@ def _duration_s(clip: SourceClip) -> Seconds:
 
 
 def segment_bounds(clip: SourceClip, source: Path | bytes, voice: VoiceActivity) -> tuple[Frames, Frames | None]:
-    """Where the stretch ``clip`` really begins and ends, in frames of the recording; None: with it.
+    """The actual start and end of the segment ``clip``, in frames of the recording; None: the recording's end.
 
-    The worker of the next stretch asks the same of its beginning, in the same words, and so gets the same answer.
+    The worker of the next segment computes its start from the same audio, so both get the same frame.
     """
 
     def boundary(at_s: Seconds) -> Frames:
-        # Four seconds more than are judged: the end of what is read is resampled otherwise than its middle.
+        # Four seconds more than are used, because the resampler treats the end of its input differently.
         start_s, end_s = round(at_s - BEFORE_S), round(at_s + AFTER_S) + 4
         wave_S = np.concatenate(
             [*read_blocks(source, clip.path, start_s, end_s, channel=clip.channel), np.zeros(0, np.float32)]
@@ -232,16 +232,16 @@ def segment_bounds(clip: SourceClip, source: Path | bytes, voice: VoiceActivity)
 
 
 def read_range(clip: SourceClip) -> tuple[int, int | None]:
-    """From which second of the recording to which (None: its end) the worker of a stretch has to listen."""
+    """The seconds of the recording (start, end; None: its end) that the worker of a segment reads."""
     end_s = None if clip.end_s is None else round(clip.end_s + AFTER_S)
     return (max(0, round(clip.start_s - BEFORE_S)), end_s) if clip.is_segment else (0, None)
 
 
 def boundary_frame(voice_T: np.ndarray, levels_T: np.ndarray) -> Frames:
-    """Where two stretches meet, as a frame of what both have heard: from ``BEFORE_S`` before the planned place on.
+    """The boundary of two segments, as a frame of the audio that both read, from ``BEFORE_S`` before the planned boundary on.
 
-    ``voice_T`` are probabilities of speech, ``levels_T`` powers. It is the middle of the first pause that no utterance
-    reaches across, else the quietest moment.
+    ``voice_T`` are probabilities of speech, ``levels_T`` powers. It is the middle of the first pause that is inside no
+    utterance, else the quietest frame.
     """
     first: Frames = round(BEFORE_S / FRAME_S)
     needed: Frames = round(LONGEST_PAUSE_INSIDE_S / FRAME_S) + 1

@@ -27,10 +27,10 @@ from lalia.errors import UserError
 SHARD_ROWS = 500
 SHARD_BYTES = 64_000_000
 _NO_WAVE = np.zeros(0, np.float32)
-FLAC_BYTES_PER_S = 18_000  # Of speech, about; for planning only.
+FLAC_BYTES_PER_S = 18_000  # approximate, for speech; for planning only
 
 Tell = Callable[[int], None]
-"""Hears the number of the clip that is about to be read."""
+"""Called with the number of the clip that will be read next."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Unit:
 
 @dataclass
 class Record:
-    """What became of a unit.
+    """The result of a unit.
 
     ``shards`` are (name, rows, bytes); ``rows`` are (id, content, seconds, hash of the sentence or "", side), one per row;
     ``clips`` of the unit are read, and of the clip after them ``rows_within`` rows are in the shards and
@@ -104,7 +104,7 @@ def fingerprints_path(work: Path, shard: str) -> Path:
 
 
 class _Writer:
-    """Gathers rows into shards and keeps the draft up to date."""
+    """Collects rows into shards and updates the draft of the record."""
 
     def __init__(self, unit: Unit, work: Path) -> None:
         self._draft = record_path(work, unit.number).with_suffix(".draft")
@@ -115,7 +115,7 @@ class _Writer:
         self._size = 0
 
     def add(self, made: CorpusRow) -> bool:
-        """Take a row; whether the shard is full."""
+        """Add a row; returns whether the shard is full."""
         self._fingerprints.append(fingerprint(made.wave_S, len(self._rows)))
         self._rows.append(replace(made, wave_S=_NO_WAVE))  # A shard's waves are a quarter of a gigabyte.
         self._size += len(made.row["audio"]["bytes"])
@@ -161,8 +161,8 @@ def make_part(
 ) -> Record:
     """Read the clips of ``unit``, write its shards and then its record below ``work``.
 
-    ``poison`` are numbers of clips that brought a worker down before; ``strict`` refuses what is cut short.
-    Raises ``UserError`` where nothing can be written.
+    ``poison`` are numbers of clips that crashed a worker before; ``strict`` rejects truncated files.
+    Raises ``UserError`` if a file cannot be written.
     """
     writer = _Writer(unit, work)
     record = writer.record
@@ -198,7 +198,7 @@ def _read(reader: Reader, clip: SourceClip | Dropped, poisonous: bool) -> Iterat
             yield from reader.read(clip)
         except (UserError, OSError):
             raise
-        except Exception as error:  # One clip that finds a hole in a decoder must not end a week's work.
+        except Exception as error:  # One clip that triggers a decoder bug must not stop the whole preparation.
             yield Dropped(clip.id, "unreadable", f"{type(error).__name__}: {error}")
 
 
@@ -214,7 +214,7 @@ def write_shard(path: Path, batch: pa.RecordBatch) -> int:
 
 
 def write_file(path: Path, write: Callable[[BinaryIO], None]) -> None:
-    """Have ``path`` written atomically; a ``UserError`` where the disk is full or refuses."""
+    """Write ``path`` atomically; ``UserError`` if the disk is full or not writable."""
     partial = path.with_name(f".{path.name}.partial")
     try:
         with partial.open("wb") as file:

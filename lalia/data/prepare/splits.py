@@ -18,30 +18,30 @@ from lalia.data.prepare.listing import Dropped, SourceClip, SplitSpan, ordering,
 from lalia.errors import AudioError
 from lalia.units import Seconds
 
-# --- Recordings ------------------------------------------------------------------------------------------
+# --- Held-out recordings ---------------------------------------------------------------------------------
 
 GAP_S: Seconds = 30.0
 GAP_SHARE = 0.02
 """A gap is this share of its recording, at most ``GAP_S``."""
 _OVERSHOOT = 1.2
 _FIRST = 2.0
-"""The first recording of a split may be so many times the share that is wanted; the others fill it up to ``_OVERSHOOT``."""
+"""The first recording of a split may be this many times the wanted share; with others it may reach ``_OVERSHOOT`` times."""
 _ENOUGH = 0.5
-"""A split that has this part of its share is not filled up by other means."""
+"""A split with this part of its share needs no other recordings."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What is held out whole: recording to split; and what each split still lacks, as a share of all audio."""
+    """Recordings that are held out whole (recording → split), and the missing share of each split, of all audio."""
 
     whole: dict[str, str]
     lacking: dict[str, float]
 
 
 def choose_recordings(seconds: Mapping[str, Seconds], shares: Mapping[str, float]) -> Choice:
-    """Recordings for each split of ``shares``, which are parts of all ``seconds``; in the order of a hash of their names.
+    """Recordings for each split of ``shares`` (parts of all ``seconds``), in the order of a hash of their names.
 
-    A pure function: the same names and lengths give the same choice, in whatever order they come. One stays for training.
+    A pure function of names and lengths, independent of their order. At least one recording stays for training.
     """
     total = sum(seconds.values())
     left = {split: share for split, share in shares.items() if share > 0}
@@ -60,12 +60,12 @@ def choose_recordings(seconds: Mapping[str, Seconds], shares: Mapping[str, float
 
 
 def gap_of(duration_s: Seconds) -> Seconds:
-    """How much is left out between what is trained on and what is held out of a recording."""
+    """The length of the gap between the training part and the held-out part of a recording."""
     return min(GAP_S, GAP_SHARE * duration_s)
 
 
 def held_out_ends(duration_s: Seconds, wanted_s: Mapping[str, Seconds]) -> tuple[SplitSpan, ...]:
-    """The end of a recording for the splits of ``wanted_s``, in their order, each behind a gap."""
+    """Spans at the end of a recording for the splits of ``wanted_s``, in order, each after a gap."""
     spans: list[SplitSpan] = []
     end_s, gap_s = duration_s, gap_of(duration_s)
     for split, length_s in reversed(list(wanted_s.items())):
@@ -76,7 +76,7 @@ def held_out_ends(duration_s: Seconds, wanted_s: Mapping[str, Seconds]) -> tuple
 
 
 def split_at(spans: tuple[SplitSpan, ...], start_s: Seconds, end_s: Seconds) -> str:
-    """The split of what a recording holds from ``start_s`` to ``end_s``; "" where it reaches into a gap."""
+    """The split of the part of a recording from ``start_s`` to ``end_s``; "" if it overlaps a gap."""
     touched = {span.split for span in spans if start_s < span.end_s and end_s > span.start_s}
     return "train" if not touched else touched.pop() if len(touched) == 1 else ""
 
@@ -84,7 +84,7 @@ def split_at(spans: tuple[SplitSpan, ...], start_s: Seconds, end_s: Seconds) -> 
 # --- Splits for sources that have none -------------------------------------------------------------------
 
 GAP = "gap before held-out audio"
-"""Why a piece of a recording is in no split."""
+"""The reason of a dropped piece that is in no split."""
 _BY_SENTENCE, _BY_SPEAKER, _BY_BOTH, _BY_RECORDING = (
     "by sentence",
     "by speaker",
@@ -92,53 +92,52 @@ _BY_SENTENCE, _BY_SPEAKER, _BY_BOTH, _BY_RECORDING = (
     "by recording",
 )
 HOLD_OUT_METHODS = (_BY_SENTENCE, _BY_SPEAKER, _BY_RECORDING)
-"""What the sentence about splits holds where clips were chosen to be held out."""
+"""Phrases in the description of splits that mean that clips were held out."""
 PERCENT = 5.0
-"""Of the audio, held out for dev and for test each where nobody says how much."""
+"""Default share of dev and of test, in percent of the audio."""
 LEAST_HELD_OUT = 20
-"""Labelled clips that a split gets without being asked for: of fewer an error rate jumps from run to run ..."""
+"""Minimum number of labelled clips in a split by default: with fewer, error rates vary from run to run ..."""
 MOST_PERCENT = 20.0
-"""... but no more than this of the clips, since what is held out is not trained on."""
+"""... but at most this percentage of the clips, because held-out clips are not trained on."""
 FEWEST = 20
-"""Labelled clips of a language, below which none is held out."""
+"""Below this number of labelled clips of a language none is held out."""
 ENOUGH_SPEAKERS = 10
-_LARGEST = 0.5  # of a language's clips, in the largest group that must stay together
+_LARGEST = 0.5  # maximum share of a language's clips in one group
 _MORE = 1.25
 
 
-def held_out_percent(labelled: int, asked: float | None = None) -> float:
-    """Percent of ``labelled`` clips that dev and test get each: what was ``asked``, else 5, or as many as make 20 clips, at
-    most 20."""
-    if asked is not None:
-        return asked
+def held_out_percent(labelled: int, requested: float | None = None) -> float:
+    """Percent of ``labelled`` clips for dev and for test: as ``requested``, else 5, or more to reach 20 clips, at most 20."""
+    if requested is not None:
+        return requested
     return min(MOST_PERCENT, max(PERCENT, 100 * LEAST_HELD_OUT / max(labelled, 1)))
 
 
 def assign_splits(
     clips: list[SourceClip], dev_percent: float | None, test_percent: float | None
 ) -> tuple[list[SourceClip], str]:
-    """``clips`` with dev and test held out of every language's labelled ones, and in a sentence how that was done.
+    """``clips`` with dev and test held out from the labelled ones of every language, and a description of the method.
 
-    A percentage of ``None`` = as ``held_out_percent`` has it. Clips that share a speaker or a sentence stay in one split where
-    the clips fall into enough groups that way; else those that share a speaker (from ten speakers), else those that share a
-    sentence. Groups go in hash order.
+    A percentage of ``None``: by ``held_out_percent``. Clips that share a speaker or a sentence stay in one split if that gives
+    enough groups; else clips that share a speaker (from ten speakers on), else clips that share a sentence. Groups are taken in
+    hash order.
     """
     chosen: dict[int, str] = {}
     ways: Counter[str] = Counter()
-    asked = {"test": test_percent, "dev": dev_percent}
+    requested = {"test": test_percent, "dev": dev_percent}
     for language in sorted({clip.language for clip in clips}):
         rows = [row for row, clip in enumerate(clips) if clip.language == language and clip.text]
-        if len(rows) < FEWEST or not any(percent is None or percent for percent in asked.values()):
+        if len(rows) < FEWEST or not any(percent is None or percent for percent in requested.values()):
             continue
         way, groups = _grouping([clips[row] for row in rows])
         ways[way] += 1
         members: dict[str, list[int]] = {}
         for row, group in zip(rows, groups, strict=True):
             members.setdefault(group, []).append(row)
-        chosen |= _hold_out(clips, members, len(rows), asked)
+        chosen |= _hold_out(clips, members, len(rows), requested)
     held = [replace(clip, split=chosen.get(row, "train")) for row, clip in enumerate(clips)]
     if not ways:
-        if all(percent == 0 for percent in asked.values()):
+        if all(percent == 0 for percent in requested.values()):
             return held, "as asked"
         return held, f"fewer than {FEWEST} labelled clips of a language are too few to hold any out"
     if not chosen:
@@ -147,15 +146,15 @@ def assign_splits(
 
 
 def _hold_out(
-    clips: list[SourceClip], members: Mapping[str, list[int]], labelled: int, asked: Mapping[str, float | None]
+    clips: list[SourceClip], members: Mapping[str, list[int]], labelled: int, requested: Mapping[str, float | None]
 ) -> dict[int, str]:
-    """The split of the rows that are held out. Groups may be too large to meet a small share: where nothing was asked, the
-    share grows until the split has ``LEAST_HELD_OUT`` clips."""
+    """The split of each held-out row. Groups may be too large for a small share: if no percentage was given, the share is
+    increased until the split has ``LEAST_HELD_OUT`` clips."""
     total = sum(_weight(clips[row]) for rows in members.values() for row in rows)
     shares = {
         group: sum(_weight(clips[row]) for row in members[group]) / total for group in sorted(members, key=ordering)
     }
-    percents = {split: held_out_percent(labelled, percent) for split, percent in asked.items()}
+    percents = {split: held_out_percent(labelled, percent) for split, percent in requested.items()}
     while True:
         chosen: dict[int, str] = {}
         left = {split: percent / 100 for split, percent in percents.items()}
@@ -167,7 +166,7 @@ def _hold_out(
         counts = Counter(chosen.values())
         few = [
             split for split, percent in percents.items()
-            if asked[split] is None and counts[split] < LEAST_HELD_OUT and percent < MOST_PERCENT
+            if requested[split] is None and counts[split] < LEAST_HELD_OUT and percent < MOST_PERCENT
         ]  # fmt: skip
         if not few:
             return chosen
@@ -175,7 +174,7 @@ def _hold_out(
 
 
 def _grouping(clips: list[SourceClip]) -> tuple[str, list[str]]:
-    """How to keep together what belongs together, and the group of every clip."""
+    """The method of grouping (by speaker, sentence or both), and the group of every clip."""
     speakers = [clip.speaker for clip in clips]
     sentences = [sentence_key(clip.text) for clip in clips]
     if len(set(speakers) - {""}) < ENOUGH_SPEAKERS:
@@ -187,7 +186,7 @@ def _grouping(clips: list[SourceClip]) -> tuple[str, list[str]]:
 
 
 def _connected(speakers: list[str], sentences: list[str]) -> list[str]:
-    """A name for each clip that it has in common with all that share its speaker or sentence, through any number."""
+    """A group name for each clip: clips that share a speaker or sentence, directly or through others, have the same."""
     parent: dict[tuple[str, str], tuple[str, str]] = {}
 
     def find(node: tuple[str, str]) -> tuple[str, str]:
@@ -208,14 +207,14 @@ def _weight(clip: SourceClip) -> float:
 
 
 _PROBED = 2000
-"""Files that are asked for their length; of more than these the size will do: the law of large numbers holds."""
+"""Maximum number of files whose duration is read; if there are more, the file size is a good enough estimate."""
 _LEAST_CUT_S: Seconds = 300.0
-"""A shorter recording is not divided: its end may hold no speech at all."""
+"""Shorter recordings are not divided, because their end may have no speech."""
 _LEAST_END_S: Seconds = 60.0
 _MOST_END = 0.1
-"""Where nobody said how much, the end of a recording that is held out lasts a minute at least, but no more than this share."""
+"""By default the held-out end of a recording lasts at least a minute, but at most this share of it."""
 _MOST_WHOLE = {"dev": 0.25, "test": 0.1}
-"""The largest share of the audio that a split gets as its only recording where nothing can be divided."""
+"""Maximum share of the audio in a split with a single recording, if no recording can be divided."""
 
 
 @dataclass(frozen=True)
@@ -226,24 +225,24 @@ class _Recording:
     name: str
     rows: list[int]
     duration_s: Seconds
-    """where its last clip ends"""
+    """end of its last clip"""
     audio_s: Seconds
-    """of its clips"""
+    """total duration of its clips"""
 
 
 def hold_out_recordings(
     clips: list[SourceClip], dev_percent: float | None, test_percent: float | None
 ) -> tuple[list[SourceClip | Dropped], str]:
-    """``clips`` with dev and test held out of every language's unlabelled audio, and in a sentence how that was done.
+    """``clips`` with dev and test held out from the unlabelled audio of every language, and a description of the method.
 
-    Whole recordings, so that no two pieces of one are in two splits; where they are too few or too uneven, the end of the
-    longest one behind a gap. Unlabelled pieces of a recording that has labelled ones go where those went, if all went to one
-    split, else to train.
+    Whole recordings are held out, so that no recording is in two splits; if they are too few or too uneven, the end of the
+    longest one after a gap. Unlabelled pieces of a recording with labelled clips go to the split of these, if that is one,
+    else to train.
     """
     percents = {"dev": dev_percent, "test": test_percent}
     shares = {split: (PERCENT if percent is None else percent) / 100 for split, percent in percents.items()}
     chosen: dict[int, SourceClip | Dropped] = {}
-    told: list[str] = []
+    lines: list[str] = []
     for language, recordings in sorted(_unlabelled(clips, chosen).items()):
         found = choose_recordings({r.name: r.audio_s for r in recordings}, shares)
         for recording in recordings:
@@ -257,18 +256,18 @@ def hold_out_recordings(
             for split in wanted_s.keys() & {split for split, percent in percents.items() if percent is None}:
                 wanted_s[split] = max(wanted_s[split], min(_LEAST_END_S, _MOST_END * longest.duration_s))
             line = _divide(clips, longest, wanted_s, chosen)
-            told.append(f"{language}: {line or _give_shortest(clips, left, found.lacking, recordings, chosen)}")
+            lines.append(f"{language}: {line or _give_shortest(clips, left, found.lacking, recordings, chosen)}")
     made = [chosen.get(row, clip) for row, clip in enumerate(clips)]
     if not chosen or not sum(shares.values()):
         return made, ""
-    if told and all(isinstance(c, SourceClip) and c.split == "train" and not c.held_out for c in chosen.values()):
+    if lines and all(isinstance(c, SourceClip) and c.split == "train" and not c.held_out for c in chosen.values()):
         return made, _too_little(made[row] for row in chosen)
     how = f"unlabelled audio {_BY_RECORDING}; {100 * shares['test']:g} % test, {100 * shares['dev']:g} % dev, in hash order"
-    return made, "; ".join([how, *filter(None, told)])
+    return made, "; ".join([how, *filter(None, lines)])
 
 
 def _too_little(clips: Iterable[SourceClip | Dropped]) -> str:
-    """Why nothing of the unlabelled ``clips`` is held out."""
+    """The reason why no unlabelled clip is held out."""
     seconds: Counter[str] = Counter()
     for clip in clips:
         if isinstance(clip, SourceClip):
@@ -278,7 +277,7 @@ def _too_little(clips: Iterable[SourceClip | Dropped]) -> str:
 
 
 def _unlabelled(clips: list[SourceClip], chosen: dict[int, SourceClip | Dropped]) -> dict[str, list[_Recording]]:
-    """The recordings of every language that have no label; pieces of others are placed in ``chosen``."""
+    """The unlabelled recordings of every language; unlabelled pieces of other recordings are assigned in ``chosen``."""
     labelled: dict[str, set[str]] = {}
     rows: dict[str, list[int]] = {}
     for row, clip in enumerate(clips):
@@ -301,14 +300,14 @@ def _unlabelled(clips: list[SourceClip], chosen: dict[int, SourceClip | Dropped]
 
 
 def _length_s(clip: SourceClip, probe: bool) -> Seconds:
-    """How long ``clip`` is, as well as it is known before it is read."""
+    """The duration of ``clip`` as far as it is known before reading."""
     if clip.end_s is not None:
         return clip.end_s - clip.start_s
     if probe and clip.data is None:
         try:
             return max(1.0, probe_audio(Path(clip.path)).duration_s - clip.start_s)
         except (AudioError, OSError):
-            pass  # Its reader will find out; it counts by its size.
+            pass  # The reader will report it; here the file size is used.
     return clip.duration_s or 1.0
 
 
@@ -318,7 +317,7 @@ def _divide(
     wanted_s: Mapping[str, Seconds],
     chosen: dict[int, SourceClip | Dropped],
 ) -> str:
-    """Hold out as much of the end of ``longest`` as is wanted; in words, "" where it is too short for that."""
+    """Hold out ``wanted_s`` at the end of ``longest``; returns a description, "" if it is too short."""
     gap_s = gap_of(longest.duration_s)
     if longest.duration_s < _LEAST_CUT_S or sum(wanted_s.values()) + len(wanted_s) * gap_s > longest.duration_s / 2:
         return ""
@@ -338,22 +337,22 @@ def _give_shortest(
     clips: list[SourceClip], left: list[_Recording], lacking: Mapping[str, float], all_: Iterable[_Recording],
     chosen: dict[int, SourceClip | Dropped],
 ) -> str:  # fmt: skip
-    """Hold out the shortest recordings for what is ``lacking``, where that is not too much; in words."""
+    """Hold out the shortest recordings for the ``lacking`` splits, if they are not too long; returns a description."""
     total_s = sum(recording.audio_s for recording in all_)
-    told = []
+    lines = []
     left = sorted(left, key=lambda r: (r.audio_s, r.name))
     for split in lacking:
         if len(left) > 1 and left[0].audio_s <= _MOST_WHOLE[split] * total_s:
             shortest = left.pop(0)
             chosen.update({row: replace(clips[row], split=split) for row in shortest.rows})
-            told.append(f"{shortest.name} {split}")
+            lines.append(f"{shortest.name} {split}")
         else:
-            told.append(f"too little audio for a {split} split")
-    return ", ".join(told)
+            lines.append(f"too little audio for a {split} split")
+    return ", ".join(lines)
 
 
 def clips_per_split(clip: SourceClip) -> list[SourceClip | Dropped]:
-    """``clip`` as a clip for each split where its end is held out; for those who do not cut it into utterances."""
+    """``clip`` divided into a clip per split if its end is held out; for recordings that are not segmented into utterances."""
     if not clip.held_out:
         return [clip]
     found: list[SourceClip | Dropped] = []

@@ -26,11 +26,11 @@ from lalia.units import Seconds
 
 # --- Local workers ---------------------------------------------------------------------------------------
 
-PATIENCE_S: Seconds = 1800.0  # One file may be hours long; a decoder that loops is given up after this.
-_LOOK_S: Seconds = 1.0
+PATIENCE_S: Seconds = 1800.0  # One file may be hours long; a decoder without progress is stopped after this.
+_POLL_S: Seconds = 1.0
 
 Progress = Callable[[int, int], None]
-"""Hears a unit's number and how many of its clips are read."""
+"""Called with a unit's number and the number of its clips that are read."""
 
 
 @dataclass
@@ -38,12 +38,12 @@ class _Worker:
     process: SpawnProcess
     connection: Connection
     unit: Unit | None = None
-    at: int = -1  # the clip of the unit that it is reading; -1: none yet
-    heard: float = field(default_factory=time.monotonic)
+    at: int = -1  # the clip of the unit that is being read; -1: none yet
+    last_message_s: float = field(default_factory=time.monotonic)
 
 
 class _Pool:
-    """Workers and the units that wait for one."""
+    """The workers, and the units that wait for one."""
 
     def __init__(self, units: list[Unit], work: Path, segmentation: Segmentation | None, strict: bool) -> None:
         self._context = multiprocessing.get_context("spawn")
@@ -54,8 +54,8 @@ class _Pool:
 
     def start(self) -> None:
         ours, theirs = self._context.Pipe()
-        told = (theirs, self._work, self._segmentation, self._strict)
-        process = self._context.Process(target=_serve, args=told, daemon=True)
+        arguments = (theirs, self._work, self._segmentation, self._strict)
+        process = self._context.Process(target=_serve, args=arguments, daemon=True)
         process.start()
         theirs.close()
         self.workers.append(_Worker(process, ours))
@@ -63,16 +63,15 @@ class _Pool:
 
     def hand_out(self, worker: _Worker) -> None:
         worker.unit = self._waiting.pop() if self._waiting else None
-        worker.at, worker.heard = -1, time.monotonic()
+        worker.at, worker.last_message_s = -1, time.monotonic()
         if worker.unit is not None:
-            with contextlib.suppress(OSError):  # It died meanwhile: the next message is its end.
+            with contextlib.suppress(OSError):  # The worker has died: the next message is its end.
                 worker.connection.send((worker.unit, frozenset(self._poison.get(worker.unit.number, ()))))
 
     def replace(self, worker: _Worker) -> None:
-        """Its decoder took it down: another goes on, without the clip it was at.
+        """Replace a crashed worker; the new one continues without the current clip.
 
-        A worker that dies where that clip is left out already was not killed by the clip: ``UserError``, since another would
-        die there too.
+        Raises ``UserError`` if that clip was already left out: then the clip is not the cause.
         """
         assert worker.unit is not None
         worker.connection.close()
@@ -81,7 +80,7 @@ class _Pool:
             code = worker.process.exitcode or 0
             how = f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
             raise UserError(
-                f"two worker processes died one after the other at the same place (the last one {how}); is there enough "
+                f"two worker processes crashed at the same place (the last one {how}); is there enough "
                 "memory? Run the same command again with fewer --workers"
             )
         poison.add(worker.at)
@@ -106,37 +105,37 @@ def make_parts(
     progress: Progress,
     strict: bool = False,
 ) -> None:
-    """Make every unit's part with ``workers`` processes; a clip that brings one down is left out.
+    """Make every unit's part with ``workers`` processes; a clip that crashes one is left out.
 
-    Raises ``UserError`` where a worker could not write, or could not start at all.
+    Raises ``UserError`` if a worker cannot write or cannot start.
     """
     pool = _Pool(units, work, segmentation, strict)
     try:
         for _ in range(max(1, min(workers, len(units))) if units else 0):
             pool.start()
         while busy := [worker for worker in pool.workers if worker.unit is not None]:
-            ready = wait([worker.connection for worker in busy], timeout=_LOOK_S)
+            ready = wait([worker.connection for worker in busy], timeout=_POLL_S)
             for worker in busy:
                 if worker.connection in ready:
                     _listen(pool, worker, progress)
-                elif time.monotonic() - worker.heard > PATIENCE_S:
+                elif time.monotonic() - worker.last_message_s > PATIENCE_S:
                     worker.process.kill()
     finally:
         pool.end()
 
 
 def _listen(pool: _Pool, worker: _Worker, progress: Progress) -> None:
-    """Take one message of a worker, or its death."""
+    """Handle one message of a worker, or its end."""
     assert worker.unit is not None
     try:
         message = worker.connection.recv()
     except (EOFError, OSError):
         worker.process.join()
         if worker.at < 0 and worker.process.exitcode == 1:
-            raise UserError("a worker process could not start; the lines above say why") from None
+            raise UserError("a worker process could not start; the reason is above") from None
         pool.replace(worker)
         return
-    worker.heard = time.monotonic()
+    worker.last_message_s = time.monotonic()
     if isinstance(message, int):
         worker.at = message
         progress(worker.unit.number, message)
@@ -148,7 +147,7 @@ def _listen(pool: _Pool, worker: _Worker, progress: Progress) -> None:
 
 
 def _quiet_libraries() -> None:
-    """Decoders write of every odd frame to the terminal, past Python; what Python itself has to say still gets there."""
+    """Silence decoders, whose C code writes warnings to the terminal; Python's own stderr still works."""
     ours = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
@@ -161,7 +160,7 @@ class _ParentGone(Exception):
 
 
 def _serve(connection: Connection, work: Path, segmentation: Segmentation | None, strict: bool) -> None:
-    """Make parts until the parent has no more, or is gone."""
+    """Make parts until the parent has no more units or has ended."""
     _quiet_libraries()
 
     def tell(clip: int) -> None:
@@ -181,9 +180,9 @@ def _serve(connection: Connection, work: Path, segmentation: Segmentation | None
                 connection.send(f"{work}: cannot be written ({error.strerror or error}); make room and run again")
             except _ParentGone:
                 raise
-            except Exception as error:  # A fault of ours: another worker would only repeat it.
+            except Exception as error:  # A bug in lalia: another worker would fail too.
                 traceback.print_exc()
-                connection.send(f"a worker failed ({type(error).__name__}: {error}); the lines above say where")
+                connection.send(f"a worker failed ({type(error).__name__}: {error}); the traceback is above")
     except (EOFError, OSError, KeyboardInterrupt, _ParentGone):
         return
 
@@ -201,9 +200,9 @@ def make_parts_on_cluster(
     progress: Progress,
     strict: bool = False,
 ) -> None:
-    """Make every unit's part on the cluster at ``address`` (``""``: the one that RAY_ADDRESS names, else this machine).
+    """Make every unit's part on the cluster at ``address`` (``""``: RAY_ADDRESS, else this machine).
 
-    Units are pure, so the bytes are those of local workers. Raises ``UserError`` where the cluster cannot be reached, or a
+    Units are pure, so the bytes are those of local workers. Raises ``UserError`` if the cluster cannot be reached, or a
     machine cannot write below ``work``.
     """
     ray = _connected(address)
@@ -225,7 +224,7 @@ def make_parts_on_cluster(
 
 
 def _make(unit: Unit, work: str, segmentation: Segmentation | None, strict: bool) -> Record | str:
-    """A part, or in a line why it cannot be written."""
+    """Make a part; returns its result, or a line with the reason why it cannot be written."""
     try:
         return make_part(unit, Path(work), segmentation, strict=strict)
     except UserError as error:
@@ -256,7 +255,7 @@ def _connected(address: str) -> Any:
         raise UserError("--engine ray needs ray; pip install 'lalia[train,cluster]'") from error
     try:
         ray.init(address=address or None, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    except Exception as error:  # Ray raises whatever its parts do, plain Exception among it.
+    except Exception as error:  # Ray raises many types, plain Exception among them.
         where = (
             f"--address {address}: no Ray cluster answers there" if address else "--engine ray: Ray does not start here"
         )

@@ -107,7 +107,7 @@ def test_elan(tmp_path: Path) -> None:
         prepared(tmp_path / "talk.eaf", tmp_path / "none", tiers=("words",))
 
 
-def test_elan_that_is_none_or_has_no_recording_is_one_line(tmp_path: Path) -> None:
+def test_invalid_elan_or_without_recording_is_one_line(tmp_path: Path) -> None:
     save(tmp_path / "other.wav", voiced(1))
     for name, text, line in (
         ("cut.eaf", EAF[:900], "cannot be read as XML"),
@@ -395,7 +395,7 @@ def test_a_tier_of_words_is_read_as_utterances(tmp_path: Path) -> None:
     assert len(prepared(tmp_path, tmp_path / "d", tiers=("words",))) == 5
 
 
-def test_a_folder_called_train_alone_holds_nothing_out(tmp_path: Path) -> None:
+def test_a_folder_named_train_alone_has_no_held_out_split(tmp_path: Path) -> None:
     for number in range(40):
         save(tmp_path / "set" / "train" / f"{number}.wav", voiced(number, 0.3))
     rows = "".join(f"{number}.wav,frase {number}\n" for number in range(40))

@@ -54,7 +54,7 @@ def test_wrong_extensions_are_read_by_what_the_files_hold(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("form", ["WAV", "FLAC", "OGG", "MP3"])
-def test_what_is_cut_short_is_used_and_said_or_left_out_with_strict(form: str, tmp_path: Path) -> None:
+def test_truncated_files_are_used_with_a_note_or_left_out_with_strict(form: str, tmp_path: Path) -> None:
     save(tmp_path / "a" / "good.wav", voiced(1))
     whole = encoded(voiced(2, 30.0), 44_100, form)
     (tmp_path / "a" / f"half.{form.lower()}").write_bytes(whole[: len(whole) // 2])
@@ -190,7 +190,7 @@ def test_a_folder_that_cannot_be_entered_and_links_are_counted(tmp_path: Path, m
         ("notes.md", "is neither audio nor a table or annotation of audio"),
     ],
 )
-def test_what_is_no_source_says_what_to_do(name: str, line: str, tmp_path: Path) -> None:
+def test_files_that_are_not_a_source_get_a_remedy(name: str, line: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(b"PK\3\4 and more")
     with pytest.raises(UserError, match=f"{name}: {line}"):
         prepared(tmp_path / name, tmp_path / "c")
@@ -224,7 +224,7 @@ def test_rows_that_are_no_files_cost_themselves(tmp_path: Path) -> None:
     assert len(skipped(corpus)) == len(odd)
 
 
-def test_an_archive_beside_a_table_is_named_where_the_audio_is_missing(tmp_path: Path) -> None:
+def test_an_archive_next_to_a_table_is_named_if_the_audio_is_missing(tmp_path: Path) -> None:
     (tmp_path / "metadata.csv").write_text("file_name,text\na.wav,moja\n")
     (tmp_path / "audio.zip").write_bytes(b"PK\3\4")
     said: list[str] = []

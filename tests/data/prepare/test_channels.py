@@ -118,7 +118,7 @@ def test_each_channel_of_a_call_is_a_speaker(segmentation: Segmentation | None, 
     assert table(one, "skipped.tsv") == [["mono.wav", "no such channel", "has no channel 2; it is mono"]]
 
 
-def test_a_long_call_is_cut_where_each_side_speaks_and_cross_talk_is_no_speech_of_its_own(tmp_path: Path) -> None:
+def test_a_long_call_is_segmented_per_side_without_cross_talk(tmp_path: Path) -> None:
     left_S, right_S = call(tmp_path / "a" / "call.wav", cross=0.2, seconds=24.0)
     corpus = prepared(tmp_path / "a", tmp_path / "c", Segmentation(1.0, 8.0), "each")
     assert len(corpus) == 12 and not table(corpus, "skipped.tsv")
@@ -204,7 +204,7 @@ def test_a_constant_a_click_and_a_dead_channel_are_no_clips_with_a_label_or_with
         assert found == {name: "silent" if name == "dead" else "no speech" for name in waves}
 
 
-def test_a_hint_for_two_voices_comes_once_with_a_count(tmp_path: Path) -> None:
+def test_the_hint_for_two_voices_is_printed_once_with_a_count(tmp_path: Path) -> None:
     for number in range(3):
         call(tmp_path / "a" / f"{number}.wav", seconds=12.0 + number)
     source = open_source(str(tmp_path / "a"), Options(), None, lambda words: None)

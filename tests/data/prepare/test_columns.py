@@ -44,7 +44,7 @@ def summary(path: Path, out: Path, **options: object) -> str:
     return console.file.getvalue()
 
 
-def test_each_column_is_said_and_so_is_what_is_not_used(tmp_path: Path) -> None:
+def test_used_and_unused_columns_are_reported(tmp_path: Path) -> None:
     path = table(tmp_path, "file\ttranscript\tvoice\tage", "a.wav\tmoja\tasha\t30", "b.wav\tmbili\tjuma\t31")
     lines, clips = told(path)
     assert clips == [("moja", "asha"), ("mbili", "juma")]
@@ -54,7 +54,7 @@ def test_each_column_is_said_and_so_is_what_is_not_used(tmp_path: Path) -> None:
     assert "not used" not in told(path, columns={"id": "age"})[0][0]
 
 
-def test_a_table_whose_texts_are_not_recognised_says_so(tmp_path: Path) -> None:
+def test_a_table_without_recognised_texts_is_reported(tmp_path: Path) -> None:
     path = table(tmp_path, "file\tsaid_here\tperson", "a.wav\tmoja\tasha")
     lines, clips = told(path)
     assert clips == [("", "")]
@@ -76,7 +76,7 @@ def test_empty_labels_are_counted_in_the_table_and_in_the_corpus(tmp_path: Path)
     assert "3 clips (none labelled), " in summary(audio, tmp_path / "none")
 
 
-def test_a_table_without_a_header_is_told_what_to_write(tmp_path: Path) -> None:
+def test_a_table_without_a_header_gets_an_example(tmp_path: Path) -> None:
     path = table(tmp_path, "a.wav\tmoja mbili tatu\tasha", "b.wav\tnne\tjuma")
     assert told(path)[1] == [("moja mbili tatu", ""), ("nne", "")], "audio of it is there, so it can be read"
     (tmp_path / "b.wav").unlink()
@@ -87,7 +87,7 @@ def test_a_table_without_a_header_is_told_what_to_write(tmp_path: Path) -> None:
         assert "for example: audio, text, column3" in str(found.value)
 
 
-def test_the_language_that_was_understood_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_resolved_language_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert describe_language("sw", iso_639_3("sw")) == "language: Swahili (swa), from 'sw'"
     assert describe_language("sqh", iso_639_3("sqh")) == "language: Shau (sqh)", "a slip of the keyboard can be seen"
     assert [iso_639_3(name) for name in ("kr", "ger", "Bambara", "gilaki", "qab")] == [
@@ -107,9 +107,9 @@ def test_the_language_that_was_understood_is_said(tmp_path: Path, capsys: pytest
     assert "language 'zzz' is unknown" in capsys.readouterr().err
 
 
-def test_a_language_that_nobody_says_is_one_line(tmp_path: Path) -> None:
+def test_an_unknown_language_is_one_line(tmp_path: Path) -> None:
     path = table(tmp_path, "file\ttext", "a.wav\tmoja", "b.wav\tmbili")
-    assert "the language of 2 clips is said nowhere and will be und" in summary(path, tmp_path / "none")
+    assert "the language of 2 clips is unknown and will be und" in summary(path, tmp_path / "none")
     assert "und" not in summary(path, tmp_path / "said", language="swh")
 
 
@@ -121,7 +121,7 @@ def test_codes_know_their_kin() -> None:
     assert profile("bem").title == "Bemba (Zambia) (bem)"
 
 
-def test_columns_may_be_told_in_one_flag_or_in_several() -> None:
+def test_columns_may_be_given_in_one_flag_or_in_several() -> None:
     told = {"audio": "skrá", "text": "texti", "speaker": "lesari"}
     assert parse_columns(["audio=skrá,text=texti", "speaker = lesari"]) == told
     assert parse_columns(["audio=skrá", "text=texti", "speaker=lesari", "audio=skrá"]) == told

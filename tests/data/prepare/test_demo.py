@@ -158,7 +158,9 @@ def test_an_archive_cannot_write_outside(tmp_path: Path) -> None:
         list_demo(tmp_path / "work", tmp_path / "tars", lambda words: None)
 
 
-def test_nothing_reachable_says_how_to_go_on(tmp_path: Path, served: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_connection_the_error_has_a_remedy(
+    tmp_path: Path, served: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["prepare", "demo", "--out", str(tmp_path / "c"), "--workers", "1"]) == 2
     message = capsys.readouterr().err.splitlines()[-1]
     assert "cannot be downloaded" in message
@@ -188,7 +190,7 @@ def test_nothing_reachable_says_how_to_go_on(tmp_path: Path, served: Path, capsy
         ("...", ""),
     ],
 )
-def test_labels_are_what_is_heard(note: str, label: str) -> None:
+def test_labels_are_what_is_spoken(note: str, label: str) -> None:
     assert clean_prompt(" ".join(note.split()), "ita") == label
 
 

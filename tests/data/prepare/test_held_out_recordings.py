@@ -62,7 +62,7 @@ def test_a_recording_split_over_workers_is_cut_as_by_one(
 
 
 @pytest.mark.usefixtures("loud_is_voice", "short_stretches")
-def test_where_nobody_pauses_nothing_is_lost_or_said_twice(tmp_path: Path) -> None:
+def test_speech_without_pauses_is_neither_lost_nor_repeated(tmp_path: Path) -> None:
     path = save(tmp_path / "talk.wav", talk(40, pause_s=0.2))
     listing = Listing("talk", [SourceClip("talk", str(path), "ita", duration_s=100.0)])
     corpus = make(listing, tmp_path / "split")
@@ -105,7 +105,7 @@ def test_seconds_of_a_file_are_those_of_the_whole(form: str, rate: int, tmp_path
         assert np.abs(found[middle] - wanted[middle]).max(initial=0.0) < 0.01
 
 
-def test_music_is_told_from_noise() -> None:
+def test_music_and_noise_are_separated() -> None:
     draw, time = np.random.default_rng(0), np.arange(6 * 16_000) / 16_000
     white = draw.standard_normal(len(time)).astype(np.float32) * 0.1
     brown = np.cumsum(white).astype(np.float32)

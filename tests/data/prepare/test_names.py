@@ -72,7 +72,7 @@ def test_half_a_character_in_a_text_costs_its_row(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("told", "there"), [(NFC, NFD), (NFD, NFC)])
-def test_names_composed_otherwise_are_found(told: str, there: str, tmp_path: Path) -> None:
+def test_names_in_another_normal_form_are_found(told: str, there: str, tmp_path: Path) -> None:
     audio = tmp_path / f"audio {there}"
     save(audio / f"{there}.wav", voiced(1))
     assert find_path(tmp_path / f"audio {told}" / f"{told}.wav") == audio / f"{there}.wav"

@@ -79,7 +79,7 @@ def test_bad_clips_are_left_out_and_listed(tmp_path: Path, capsys: pytest.Captur
     assert "used with a note, see notes.tsv: 1 cut short" in capsys.readouterr().err
 
 
-def test_nothing_fit_is_said_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_usable_clip_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save(tmp_path / "a" / "silent.wav", np.zeros(16_000, np.float32))
     assert main(["prepare", str(tmp_path / "a"), "--out", str(tmp_path / "c"), "--workers", "1"]) == 2
     assert "not one clip is fit (1 silent)" in capsys.readouterr().err
@@ -239,14 +239,14 @@ def test_a_label_that_contradicts_that_of_the_same_samples_is_left_out_aloud(
     assert main(["prepare", str(table), "--out", str(tmp_path / "c"), "--workers", "1"]) == 0
     rows = [line.split("\t") for line in (tmp_path / "c" / "skipped.tsv").read_text().splitlines()[1:]]
     assert rows == [
-        ["b.wav", "conflicting label", "the same samples as a.wav, which is labelled otherwise: 'moja', not 'mbili'"],
+        ["b.wav", "conflicting label", "the same samples as a.wav, which has another label: 'moja', not 'mbili'"],
         ["c.wav", "duplicate", "the same samples as a.wav"],
-        ["d.wav~2", "conflicting label", "the same samples as d.wav, which is labelled otherwise: 'tatu', not 'nne'"],
+        ["d.wav~2", "conflicting label", "the same samples as d.wav, which has another label: 'tatu', not 'nne'"],
     ]
     error = " ".join(capsys.readouterr().err.split())
     assert (
         "2 conflicting label" in error
-        and "2 clips hold the same samples as another that is labelled otherwise" in error
+        and "2 clips hold the same samples as another clip with a different label" in error
     )
 
 
@@ -280,7 +280,7 @@ def test_where_what_was_held_out_cannot_be_used_the_line_says_so(
     )
 
 
-def test_a_full_disk_is_said_and_what_is_done_is_kept(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_and_finished_work_is_kept(tmp_path: Path) -> None:
     """The limit on the size of files stands in for a disk that is full: both are an OSError while writing."""
     listing = tmp_path / "a"
     for number in range(6):
@@ -297,7 +297,7 @@ def test_a_full_disk_is_said_and_what_is_done_is_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_no_permission_is_said(tmp_path: Path) -> None:
+def test_no_permission_is_reported(tmp_path: Path) -> None:
     (tmp_path / "locked").mkdir(mode=0o500)
     with pytest.raises(UserError, match="cannot be written"):
         make(listed(tmp_path / "a", 1), tmp_path / "locked" / "c")

@@ -82,7 +82,7 @@ def test_too_few_or_uneven_recordings_leave_a_share_to_be_found_otherwise(second
     assert found.lacking == SHARES
 
 
-def test_the_end_of_a_recording_is_held_out_behind_gaps() -> None:
+def test_the_end_of_a_recording_is_held_out_after_gaps() -> None:
     spans = held_out_ends(3600.0, {"dev": 180.0, "test": 180.0})
     assert [(span.split, round(span.start_s)) for span in spans] == [
         ("", 3180),
@@ -184,7 +184,7 @@ def test_pieces_of_one_recording_stay_together_and_follow_its_labels() -> None:
     assert "5 % dev" in how
 
 
-def test_few_short_recordings_give_up_one_and_nothing_is_said_of_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_few_short_recordings_one_is_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(splits, "_length_s", lambda clip, probe: clip.duration_s)
     clips = [SourceClip(f"{n}", f"{n}.wav", "swh", duration_s=10.0 + n) for n in range(6)]
     made, how = hold_out_recordings(clips, 5.0, 5.0)
@@ -228,7 +228,7 @@ def test_of_one_recording_of_before_its_last_clips_are_validated_on(tmp_path: Pa
     assert mixture.durations_s[dev].sum() == pytest.approx(0.05 * mixture.durations_s.sum(), abs=3.5)
 
 
-def test_one_clip_alone_is_refused_with_what_to_do(tmp_path: Path) -> None:
+def test_a_single_clip_is_an_error_with_a_remedy(tmp_path: Path) -> None:
     save(tmp_path / "raw" / "a.wav", voiced(1, 3.0))
     make(tmp_path / "raw", tmp_path / "c")
     with pytest.raises(UserError, match="holds one clip alone to train on, and validation needs another"):

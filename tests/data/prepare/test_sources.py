@@ -27,7 +27,7 @@ def told(found: Listing) -> dict[str, tuple[str, str, str, str]]:
     return {clip.id: (clip.language, clip.text, clip.speaker, clip.split) for clip in found.clips}
 
 
-def test_folder_takes_transcripts_beside_and_languages_from_folders(tmp_path: Path) -> None:
+def test_folder_uses_neighbouring_transcripts_and_languages_from_folders(tmp_path: Path) -> None:
     for name in ("it/a.wav", "it/deep/b.mp3", "welsh/c.ogg", ".hidden/d.wav", "it/notes.pdf"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"x" * 100)
@@ -104,7 +104,7 @@ def test_manifest_errors_say_what_to_do(tmp_path: Path) -> None:
     assert [clip.text for clip in listing(tmp_path / "wide.tsv", tmp_path).clips] == ["perché"]
 
 
-def test_same_name_twice_is_told_apart(tmp_path: Path) -> None:
+def test_repeated_names_get_numbers(tmp_path: Path) -> None:
     (tmp_path / "x.wav").touch()
     (tmp_path / "m.tsv").write_text("audio\ttext\nx.wav\tone\nx.wav\ttwo\n")
     assert [clip.id for clip in listing(tmp_path / "m.tsv", tmp_path).clips] == ["x.wav", "x.wav~2"]
@@ -300,7 +300,7 @@ def test_as_much_is_held_out_as_the_labels_ask_for(count: int, percent: float, h
     assert not counts["test"] and counts["dev"] == pytest.approx(count / 10, abs=1)
 
 
-def test_where_speakers_are_large_the_share_grows_until_it_is_enough() -> None:
+def test_with_large_speakers_the_share_is_increased() -> None:
     clips = [SourceClip(str(n), "", "ita", f"text {n}", f"s{n % 12}") for n in range(200)]  # 17 clips each: 8 %
     found, _ = assign_splits(clips, None, None)
     counts = Counter(clip.split for clip in found)

@@ -260,7 +260,7 @@ def test_of_many_tables_the_first_are_described(tmp_path: Path) -> None:
     assert len(said) == 2 * 5 + 1 + 2, "nothing but that of the table that is not used"
 
 
-def test_a_table_of_any_name_beside_the_audio_is_read_and_columns_are_for_it(tmp_path: Path) -> None:
+def test_a_table_of_any_name_next_to_the_audio_is_read(tmp_path: Path) -> None:
     folder = audio(tmp_path / "f", "a.wav", "b.wav")
     (folder / "skrár.csv").write_text("skrá;texti\na.wav;moja\nb.wav;mbili\n", encoding="utf-8")
     said: list[str] = []
@@ -274,7 +274,7 @@ def test_a_table_of_any_name_beside_the_audio_is_read_and_columns_are_for_it(tmp
     assert "metadata.csv is not used: it lacks columns that --columns names" in said
 
 
-def test_options_that_nothing_in_a_folder_uses_are_said(tmp_path: Path) -> None:
+def test_unused_options_are_reported(tmp_path: Path) -> None:
     folder = audio(tmp_path / "f", "a.wav")
     (folder / "people.csv").write_text("name,age\nAnna,70\n")
     with pytest.raises(

@@ -103,9 +103,9 @@ def verify_archives(archives: list[Path], say: Say) -> None:
     for path in archives:
         expected, found = SHA256.get(path.name), _digest(path, "sha256")
         for kind in ("sha256", "sha1"):
-            beside = path.with_name(f"{path.name}.{kind}")
-            if expected is None and beside.is_file():
-                expected, found = beside.read_text().split()[0], _digest(path, kind)
+            checksum_file = path.with_name(f"{path.name}.{kind}")
+            if expected is None and checksum_file.is_file():
+                expected, found = checksum_file.read_text().split()[0], _digest(path, kind)
         if expected is None:
             unknown.append(path.name)
         elif expected != found:
@@ -360,7 +360,7 @@ def attribution() -> str:
             "",
             "The recordings and transcripts in this corpus are Asterisk's core sound prompts, version 1.6.1, published by",
             "the Asterisk project (https://www.asterisk.org) and packaged by Debian. They were changed: decoded from G.722",
-            "and packed as FLAC; single digits in the transcripts were spelled, and transcripts that are not what is heard",
+            "and packed as FLAC; single digits in the transcripts were spelled, and transcripts that differ from the recording",
             "were left out. `COPYRIGHT.txt` is the copyright file that came with them.",
             "",
             "| language | voice | licence | credits |",
@@ -437,10 +437,10 @@ def hold_out(clips: list[SourceClip], test_s: Seconds = TEST_S, dev_s: Seconds =
     for language in sorted({clip.language for clip in clips}):
         wanted = {"test": test_s, "dev": dev_s}
         for key in sorted((k for lang, k in sentences if lang == language), key=ordering):
-            said = sentences[language, key]
-            if len(languages_of[key]) > 1 or any(clip.duration_s > LONGEST_HELD_OUT_S for clip in said):
+            clips_of_sentence = sentences[language, key]
+            if len(languages_of[key]) > 1 or any(clip.duration_s > LONGEST_HELD_OUT_S for clip in clips_of_sentence):
                 continue
-            seconds = sum(clip.duration_s for clip in said)
+            seconds = sum(clip.duration_s for clip in clips_of_sentence)
             split = next((name for name, left in wanted.items() if seconds <= left), None)
             if split is not None:
                 wanted[split] -= seconds

@@ -64,18 +64,18 @@ class Transcripts:
         self._root = root
         self._texts = [path for path in files if path.suffix.lower() in TRANSCRIPT_SUFFIXES]
         self._texts.sort(key=lambda path: (TRANSCRIPT_SUFFIXES.index(path.suffix.lower()), path))
-        self._beside: dict[tuple[Path, str], Path] = {}
+        self._by_folder: dict[tuple[Path, str], Path] = {}
         for path in self._texts:
             for name in (path.stem, key_of(path)):
-                self._beside.setdefault((path.parent, name), path)
+                self._by_folder.setdefault((path.parent, name), path)
 
-    def beside(self, audio: Path) -> Path | None:
+    def same_folder(self, audio: Path) -> Path | None:
         """The transcript in the folder of ``audio`` with its name, ignoring case."""
-        found = self._beside.get((audio.parent, audio.stem))
-        return found or self._beside.get((audio.parent, key_of(audio)))
+        found = self._by_folder.get((audio.parent, audio.stem))
+        return found or self._by_folder.get((audio.parent, key_of(audio)))
 
-    def elsewhere(self, audio: Iterable[Path], beside: dict[Path, Path]) -> tuple[dict[Path, Path], list[Path]]:
-        """The transcripts in other folders that belong to ``audio``, and ambiguous ones; for files without one ``beside`` them.
+    def elsewhere(self, audio: Iterable[Path], known: dict[Path, Path]) -> tuple[dict[Path, Path], list[Path]]:
+        """The transcripts in other folders that belong to ``audio``, and ambiguous ones; for files that are not in ``known``.
 
         Of several files with the same name those with similar folders belong together: ``txt/p225/001.txt`` and
         ``wav/p225/001.wav``. A recording by several microphones (VCTK's ``_mic1``, ``_mic2``) has one transcript.
@@ -85,7 +85,7 @@ class Transcripts:
             key = _MICROPHONE.sub("", key_of(path))
             recordings.setdefault(key, {}).setdefault((path.parent, key), []).append(path)
         texts: dict[str, list[Path]] = {}
-        used = set(beside.values())
+        used = set(known.values())
         for path in self._texts:
             if path not in used and key_of(path) in recordings:
                 texts.setdefault(key_of(path), []).append(path)
@@ -97,7 +97,7 @@ class Transcripts:
                 place = self._nearest(text.parent, [parent for parent, _ in places])
                 if place is None or self._nearest(place, list({other.parent for other in some})) != text.parent:
                     unclear.append(text)
-                elif wordless := [path for path in places[place, key] if path not in beside]:
+                elif wordless := [path for path in places[place, key] if path not in known]:
                     for path in wordless:
                         found.setdefault(path, text)  # .txt before .lab
                 else:
@@ -215,11 +215,11 @@ def list_folder(root: Path, options: Options, work: Path, say: Say) -> Listing:
 
 
 def _list(tree: Tree, where: Path, name: str, options: Options, work: Path, say: Say) -> Listing:
-    said: set[str] = set()
+    printed: set[str] = set()
 
     def once(line: str) -> None:
-        if line not in said:
-            said.add(line)
+        if line not in printed:
+            printed.add(line)
             say(line)
 
     listing = _FolderReader(tree, options, work, once)
@@ -368,7 +368,7 @@ class _FolderReader:
         entries: list[SourceClip | Dropped] = []
         forms: list[str] = []
         tiers = TierUsage()
-        takes: dict[str, Path] = {}
+        used_by: dict[str, Path] = {}
         for path, read in sorted(found, key=lambda item: order.index(item[1])):
             try:
                 annotation_file = read(path)
@@ -379,7 +379,7 @@ class _FolderReader:
             own = TierUsage()
             made = list(annotation_clips(path, annotation_file, recordings, self.tree.root, self.options, own))
             about = sorted({entry.path for entry in made if isinstance(entry, SourceClip)})
-            other = next((takes[name] for name in about if name in takes), None)
+            other = next((used_by[name] for name in about if name in used_by), None)
             if other or any(self._is_taken(Path(name)) for name in about):
                 why = f"{self._name(other)} is" if other else "a table or a release is"
                 self._notes.append(
@@ -392,7 +392,7 @@ class _FolderReader:
                 entries.append(Dropped(self._name(path), "missing", f"{len(made)} annotations: {detail}"))
                 continue
             tiers.add(own)
-            takes.update(dict.fromkeys(about, path))
+            used_by.update(dict.fromkeys(about, path))
             entries += made
             forms.append(annotation_file.form)
         if self.options.tiers and tiers.unused and not tiers.read:
@@ -408,7 +408,7 @@ class _FolderReader:
         files = [path for path in self._audio if not self._is_taken(path) and not self._is_owned(path)]
         named, source = _are_languages(files, root), root.resolve().name
         transcripts = Transcripts((path for path in self.tree.files if not self._is_taken(path)), root)
-        texts = {path: text for path in files if (text := transcripts.beside(path))}
+        texts = {path: text for path in files if (text := transcripts.same_folder(path))}
         others, unclear = transcripts.elsewhere(files, texts)
         entries = []
         for path in files:
@@ -462,8 +462,8 @@ class _FolderReader:
         """Report unused files: counts by suffix; files that may contain labels by name, with how to use them."""
         if line := self.unused_line(start="not used: "):
             self.say(line)
-        said = {note.partition(" is not used")[0] for note in self._notes}
-        unused = [path for path in self._unused() if self._name(path) not in said and not self._is_owned(path)]
+        printed = {note.partition(" is not used")[0] for note in self._notes}
+        unused = [path for path in self._unused() if self._name(path) not in printed and not self._is_owned(path)]
         unused.sort(
             key=lambda path: path.suffix.lower() in TRANSCRIPT_SUFFIXES
         )  # Tables first: they more likely contain labels.
@@ -548,8 +548,8 @@ def _are_languages(files: list[Path], root: Path) -> bool:
     return bool(folders) and all(find_language(folder) not in (None, UNKNOWN) for folder in folders)
 
 
-def _recording(path: Path, beside: Path | None, root: Path, named: bool, source: str) -> SourceClip | Dropped:
-    """A file as a clip, labelled by the transcript ``beside`` it."""
+def _recording(path: Path, transcript: Path | None, root: Path, named: bool, source: str) -> SourceClip | Dropped:
+    """A file as a clip, labelled by the ``transcript`` file."""
     relative = path.relative_to(root)
     try:
         status = path.stat()
@@ -561,9 +561,9 @@ def _recording(path: Path, beside: Path | None, root: Path, named: bool, source:
         return Dropped(relative.as_posix(), "missing", "is not a regular file")
     language = find_language(relative.parts[0]) if named and len(relative.parts) > 1 else None
     text = ""
-    if beside is not None:
+    if transcript is not None:
         try:
-            text = read_transcript(beside) or ""
+            text = read_transcript(transcript) or ""
         except UserError as error:
             return Dropped(relative.as_posix(), "unreadable transcript", str(error))
     return SourceClip(

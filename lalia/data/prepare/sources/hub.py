@@ -72,8 +72,8 @@ class HubStream:
                 yield Dropped(id, "bad row", str(error))
                 continue
             language = self.language or _language(read_language(row))
-            said = str(row.get(columns.get("split", "")) or self.split.split(".")[0])
-            split = SPLIT_NAMES.get(said.lower(), "train")
+            split_name = str(row.get(columns.get("split", "")) or self.split.split(".")[0])
+            split = SPLIT_NAMES.get(split_name.lower(), "train")
             if self.hold_out is not None:
                 key = f"{self.split}/{self.file}"
                 split = (
@@ -139,7 +139,9 @@ def _shares(name: str, config: str, split: str, options: Options) -> tuple[float
     known = getattr(getattr(_load(name, config, split), "info", None), "splits", None) or {}
     rows = options.limit or int(getattr(known.get(split), "num_examples", 0) or 0)
     labelled = rows or math.ceil(100 * LEAST_HELD_OUT / PERCENT)
-    dev, test = (held_out_percent(labelled, asked) / 100 for asked in (options.dev_percent, options.test_percent))
+    dev, test = (
+        held_out_percent(labelled, given_percent) / 100 for given_percent in (options.dev_percent, options.test_percent)
+    )
     return dev, test
 
 

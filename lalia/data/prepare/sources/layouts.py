@@ -276,12 +276,12 @@ def list_fairseq(path: Path, options: Options) -> PartListing:
 
 def _transcripts(table: Path, rows: int) -> list[str]:
     for suffix in (".wrd", ".ltr"):
-        beside = table.with_suffix(suffix)
-        if beside.is_file():
-            texts = [line.decode("utf-8", "replace") for line in read_lines(beside)]
+        text_file = table.with_suffix(suffix)
+        if text_file.is_file():
+            texts = [line.decode("utf-8", "replace") for line in read_lines(text_file)]
             if len(texts) != rows:
                 raise UserError(
-                    f"{beside}: has {len(texts)} lines, but {table.name} has {rows} clips; create both again"
+                    f"{text_file}: has {len(texts)} lines, but {table.name} has {rows} clips; create both again"
                 )
             if suffix == ".ltr":
                 texts = [text.replace(" ", "").replace("|", " ") for text in texts]

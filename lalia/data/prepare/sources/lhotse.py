@@ -32,13 +32,13 @@ def rows_of(
     """A row for every supervision, and for every cut or recording without one; ``parse`` reads a line of JSON."""
     recordings: dict[str, Row] = {}
     if kind == "supervisions":
-        beside = path.with_name(path.name.replace("supervisions", "recordings"))
-        if beside == path or not beside.is_file():
+        recordings_path = path.with_name(path.name.replace("supervisions", "recordings"))
+        if recordings_path == path or not recordings_path.is_file():
             raise UserError(
                 f"{path}: lhotse's supervisions refer to recordings by id; expected their manifest next to it, with the same "
                 "name and recordings instead of supervisions"
             )
-        found = [parse(line.decode("utf-8", "replace")) for line in read_lines(beside) if line.strip()]
+        found = [parse(line.decode("utf-8", "replace")) for line in read_lines(recordings_path) if line.strip()]
         recordings = {str(row.get("id")): row for row in found if isinstance(row, dict)}
     for number, row in rows:
         if isinstance(row, str):
@@ -78,19 +78,19 @@ def _of_cut(cut: Row) -> Iterator[Row]:
         )
 
 
-def _row(recording: Row, id: Any, said: Row, start_s: float, length_s: float) -> Row:
+def _row(recording: Row, id: Any, supervision: Row, start_s: float, length_s: float) -> Row:
     sources = recording["sources"]
     if len(sources) != 1 or sources[0].get("type") not in ("file", "url"):
         raise ValueError(
             f"its audio is {', '.join(str(one.get('type')) for one in sources) or 'nowhere'}, expected one file"
         )
-    channel = said.get("channel")
+    channel = supervision.get("channel")
     several = len(sources[0].get("channels", [])) > 1 and isinstance(channel, int)
     return {
         "audio": sources[0]["source"],
-        "text": said.get("text") or "",
-        "language": said.get("language") or "",
-        "speaker": said.get("speaker") or "",
+        "text": supervision.get("text") or "",
+        "language": supervision.get("language") or "",
+        "speaker": supervision.get("speaker") or "",
         "start": start_s if length_s else "",
         "duration": length_s or "",
         "id": id,

@@ -86,11 +86,11 @@ def list_table(
             if isinstance(row, str):
                 yield Dropped(where, "bad row", row)
                 continue
-            said = dict(fields)
+            row_fields = dict(fields)
             if "split" in fields:
                 found_splits.add(str(row.get(fields["split"]) or "").strip())
             elif split:
-                row, said["split"] = {**row, "\0split": split}, "\0split"
+                row, row_fields["split"] = {**row, "\0split": split}, "\0split"
             cell = row.get(fields["audio"])
             held = None
             if isinstance(cell, dict | bytes):
@@ -100,7 +100,7 @@ def list_table(
                     continue
                 row = {**row, fields["audio"]: name}
                 held = None if data is None else _put(opened / f"{number:07d}{Path(name).suffix[:8]}", data)
-            clip = clip_of(row, said, named, source, where, options, below, held)
+            clip = clip_of(row, row_fields, named, source, where, options, below, held)
             if isinstance(clip, Dropped) and held is None and clip.reason == "bad row":
                 file = named.find(str(row.get(fields["audio"]) or "").strip())
                 files.add(file if isinstance(file, Path) else path)
@@ -447,12 +447,12 @@ def _json_rows(lines: list[tuple[int, str]]) -> list[tuple[int, Row | str]]:
     except ValueError:
         return rows
     if isinstance(whole, dict) and not {name.casefold() for name in whole} & set(NAMES["audio"]):
-        audio_table_fields = [value for value in whole.values() if isinstance(value, list)]
+        lists = [value for value in whole.values() if isinstance(value, list)]
         if whole and all(map(_is_audio_name, whole)):
             rest = ({"text": value} if isinstance(value, str) else value for value in whole.values())
-            whole = [{"audio": name, **said} for name, said in zip(whole, rest, strict=True) if isinstance(said, dict)]
-        elif len(audio_table_fields) == 1:
-            whole = audio_table_fields[0]
+            whole = [{"audio": name, **row} for name, row in zip(whole, rest, strict=True) if isinstance(row, dict)]
+        elif len(lists) == 1:
+            whole = lists[0]
     if not isinstance(whole, list):
         return rows
     return [
