@@ -26,7 +26,6 @@ from lalia.errors import UserError
 from lalia.models.encoder import valid_frames
 from lalia.models.recogniser import Recogniser
 from lalia.scoring.rates import ErrorCounts, character_errors, word_errors
-from lalia.text.unicode import is_ideograph
 from lalia.training import LightningModule
 from lalia.training.distributed import all_reduce_errors, all_reduce_sum
 from lalia.training.seeds import generator, mix, reseed
@@ -83,8 +82,8 @@ class DistillTask(LightningModule):
         self.compared = [(layer, blocks[layer]) for layer in compared]
         channels = kept_channels(teacher.encoder, student.encoder.shape.width)
         self.projections = make_projections(teacher.encoder.shape, channels, len(self.compared))
-        unspaced = any(is_ideograph(symbol[0]) for symbol in student.tokens.symbols)
-        self.boundary = None if unspaced else student.tokens.boundary
+        inside_runs = student.normaliser.writing.splits(student.tokens.symbols[1:])
+        self.boundary = None if inside_runs else student.tokens.boundary
         student_only = replace(settings.augment, speed=0.0)
         self.augment = Augment(student_only) if student_only.any else None
         self._errors = (ErrorCounts(), ErrorCounts())

@@ -147,11 +147,14 @@ class FinetuneTask(LightningModule):
             text = transcript(greedy(log_probs_TV[:frames]), self.recogniser.tokens)
             reference = self.references[row]
             characters, words, lm_words = self._errors
+            writing = self.recogniser.normaliser.writing
             if self.lm_decoder is not None and row in self.lm_decoder.rows:
-                lm_words += word_errors(reference, self.lm_decoder.transcribe(log_probs_TV[:frames]))
+                lm_words += word_errors(reference, self.lm_decoder.transcribe(log_probs_TV[:frames]), writing)
             self._errors = (
-                characters + character_errors(reference, text), words + word_errors(reference, text), lm_words
-            )  # fmt: skip
+                characters + character_errors(reference, text),
+                words + word_errors(reference, text, writing),
+                lm_words,
+            )
 
     def on_validation_epoch_end(self) -> None:
         characters, words, lm_words = (all_reduce_errors(errors, self.device) for errors in self._errors)
@@ -207,7 +210,8 @@ class LmDecoder:
         self.description = description
         """names the language model in messages"""
         self._tokens, self._normaliser = recogniser.tokens, recogniser.normaliser
-        self._decoder = Decoder(recogniser.tokens, recogniser.frame_s, [automaton])
+        writing = recogniser.normaliser.writing
+        self._decoder = Decoder(recogniser.tokens, recogniser.frame_s, [automaton], writing=writing)
 
     def transcribe(self, log_probs_TV: np.ndarray) -> str:
         """The text of beam search, normalised as labels are."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -298,3 +299,18 @@ def test_a_basename_stands_once_in_lalia() -> None:
 
 def test_a_module_is_as_long_as_its_one_idea() -> None:
     assert not [relative(p) for p in SOURCES if len(p.read_text(encoding="utf-8").splitlines()) > LONGEST]
+
+
+WRITING_WORDS = re.compile(r"unspaced|is_ideograph|_IDEOGRAPHS|_stands_alone|\b(?:THAI|LAO|KHMER|MYANMAR)\b")
+
+
+def test_one_module_knows_how_languages_are_written() -> None:
+    """Whether spaces separate words, and what else does, is asked of ``lalia.text.writing_system``."""
+    found = [
+        f"{relative(path)}:{number}: {line.strip()}"
+        for path in SOURCES
+        if path.name != "writing_system.py"
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+        if WRITING_WORDS.search(line)
+    ]
+    complain(found)

@@ -64,7 +64,7 @@ class Bench:
             start = time.process_time()
             hypotheses = [self.student.normaliser(decode(log_probs_TV)) for _, log_probs_TV in self.test]
             took_s = time.process_time() - start
-        found = score([text for text, _ in self.test], hypotheses)
+        found = score([text for text, _ in self.test], hypotheses, self.student.normaliser.writing)
         low, high = found.wer_interval
         self.rows.append(
             f"| {name} | {100 * found.cer.rate:.1f} | {100 * found.wer.rate:.1f} ({100 * low:.1f} to {100 * high:.1f})"

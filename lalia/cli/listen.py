@@ -25,7 +25,7 @@ from lalia.runtime.microphone import Block, Microphone, devices, file_blocks
 from lalia.runtime.streaming import Stream, StreamUpdate, as_dict
 from lalia.runtime.student import Student
 from lalia.runtime.transcript import FORMATS, render
-from lalia.text.unicode import join_words
+from lalia.text.writing_system import join_words
 from lalia.units import SAMPLE_RATE, Seconds
 
 ABOUT = """\

@@ -18,6 +18,7 @@ from lalia.lm.folder import LanguageModel
 from lalia.lm.ngrams import END, SPECIALS, UNKNOWN, Ngrams
 from lalia.text.normaliser import Normaliser
 from lalia.text.tokens import BOUNDARY, Tokens, token_texts
+from lalia.text.writing_system import WritingSystem
 
 # --- What a text may look like, letter by letter ---------------------------------------------------------
 
@@ -160,17 +161,18 @@ class HotWords:
     """Contextual biasing: each hot text adds its boost, in parts with every letter.
 
     The parts are subtracted again if the text does not continue as the hot text (Aho and Corasick 1975, as context graphs in
-    icefall use it). With ``spaced`` a hot text is whole words.
+    icefall use it). Where ``writing`` separates words a hot text is whole words, else it is found inside runs of letters.
     """
 
-    def __init__(self, boosts: dict[str, float], spaced: bool = True) -> None:
-        space = " " if spaced else ""
+    def __init__(self, boosts: dict[str, float], writing: WritingSystem | None = None) -> None:
+        writing = writing or WritingSystem()
         self._next: list[dict[str, int]] = [{}]
         self._fail = [0]
         self._credit = [0.0]
         self._gain = [0.0]
         for text, boost in boosts.items():
-            pattern = f"{space}{text}{space}"
+            before, after = writing.edges(text)
+            pattern = f"{before}{text}{after}"
             node = 0
             for i, letter in enumerate(pattern, start=1):
                 if letter not in self._next[node]:
@@ -181,12 +183,12 @@ class HotWords:
                     self._gain.append(0.0)
                 node = self._next[node][letter]
                 if i < len(pattern):  # the space in front is no progress, and a whole text's boost is for good
-                    part = (i - len(space)) / (len(pattern) - len(space)) * boost
+                    part = (i - len(before)) / (len(pattern) - len(before)) * boost
                     self._credit[node] = max(self._credit[node], part, key=abs)
             self._gain[node] += boost
         self._link()
-        self._space = space
-        self.start = self._step(0, space)[1] if space else 0
+        self._separator = writing.separator if writing.units != "clusters" else ""
+        self.start = self._step(0, self._separator)[1] if self._separator else 0
 
     def _link(self) -> None:
         """Failure links, by breadth; a text that ends within a longer one counts there as well."""
@@ -211,10 +213,14 @@ class HotWords:
         return self._credit[node] - before + self._gain[node], node
 
     def letter(self, state: Any, letter: str) -> tuple[float, Any]:
+        if letter == " " and not self._separator:
+            return 0.0, state  # a pause inside a run of letters
         return self._step(state, letter)
 
     def end(self, state: Any) -> float:
-        score, node = self._step(state, self._space) if self._space and state != self.start else (0.0, state)
+        score, node = (0.0, state)
+        if self._separator and state != self.start:
+            score, node = self._step(state, self._separator)
         return score - self._credit[node]
 
 

@@ -33,7 +33,7 @@ from lalia.lm.lstm import Lstm, LstmModel
 from lalia.text.edit_distance import alignment
 from lalia.text.normaliser import Normaliser
 from lalia.text.tokens import Tokens, spell, token_texts
-from lalia.text.unicode import is_ideograph
+from lalia.text.writing_system import WritingSystem
 from lalia.units import Frames, Seconds
 
 # --- What a decoder needs of the model -------------------------------------------------------------------
@@ -131,6 +131,7 @@ class Decoder:
         frame_s: Seconds,
         automata: Sequence[Automaton] = (),
         *,
+        writing: WritingSystem | None = None,
         hot_words: dict[str, float] | None = None,
         only: Sequence[str] | None = None,
         reject: float = REJECT,
@@ -142,12 +143,14 @@ class Decoder:
         self.frame_s = frame_s
         self.weights = weights
         """Of ``confidence``: found by tuning, None where it was not."""
-        self._ideographs = any(is_ideograph(letter) for symbol in tokens.symbols for letter in symbol)
+        plain = WritingSystem()
+        self.writing = writing or (plain.without_spaces() if tokens.boundary is None else plain)
+        self._splits = self.writing.splits(tokens.symbols)
         self._reject = reject if only is not None else math.inf
         automata = list(automata)
         if hot_words:
             spelled = {spell(text, tokens): boost for text, boost in hot_words.items()}
-            automata.append(HotWords(spelled, spaced=tokens.boundary is not None))
+            automata.append(HotWords(spelled, self.writing))
         self.settings = settings or (CLOSED if only is not None else BeamSettings())
         self._rescorer = rescorer
         self._beam: Beam | ClosedSearch
@@ -249,7 +252,7 @@ class Decoder:
         if not paths or not paths[0].tokens or self._rejected(paths[0], log_probs_TV):
             return
         spans = _token_spans(log_probs_TV, places_T, paths[0].tokens)
-        found = words(spans, self.tokens, self.frame_s)
+        found = words(spans, self.tokens, self.frame_s, self.writing)
         evidence = self._evidence(paths, spans, found)
         boundary = self.tokens.boundary
         if boundary is not None and self._decoded.spans and found:
@@ -288,10 +291,10 @@ class Decoder:
 
     def _words(self, path: Hypothesis) -> str:
         """The words of a path, spaces between them: as ``words`` finds them, in less time where spaces part them anyway."""
-        if not self._ideographs:
+        if not self._splits:
             return self.tokens.decode(path.tokens)
         spans = [TokenSpan(token, 0, 0, 0.0) for token in path.tokens]
-        return " ".join(word.text for word in words(spans, self.tokens, self.frame_s))
+        return " ".join(word.text for word in words(spans, self.tokens, self.frame_s, self.writing))
 
 
 def _token_spans(log_probs_TV: np.ndarray, places_T: np.ndarray, tokens: Sequence[int]) -> list[TokenSpan]:
@@ -390,7 +393,7 @@ def make_decoder(
     if isinstance(only, Path):
         only = read_closed(only, model.normaliser, model.tokens)
     return Decoder(
-        model.tokens, model.frame_s, automata,
+        model.tokens, model.frame_s, automata, writing=model.normaliser.writing,
         hot_words=hot_words, only=only, weights=weights, settings=settings, rescorer=rescorer,
     )  # fmt: skip
 

@@ -1,19 +1,21 @@
 """Greedy CTC decoding of clips and of streams: tokens and words with times and confidence.
 
 A streaming model does not change past frames, so greedy decoding of a stream's beginning is the beginning of the whole
-result. A word is final once a word boundary, a pause, or an ideograph (a word itself) ends it.
+result. A word is final once a word boundary, a pause, or what the writing system says ends it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
-from lalia.text.tokens import BOUNDARY, Tokens
-from lalia.text.unicode import is_ideograph
+from lalia.text.tokens import BOUNDARY, Tokens, symbol_byte
+from lalia.text.writing_system import WritingSystem
 from lalia.units import Frames, Seconds
 
 # --- Greedy CTC decoding ---------------------------------------------------------------------------------------
@@ -76,38 +78,80 @@ def transcript(spans: Iterable[TokenSpan], tokens: Tokens) -> str:
     return " ".join(tokens.decode(span.token for span in spans).split())
 
 
-def words(spans: Iterable[TokenSpan], tokens: Tokens, frame_s: Seconds, pause_s: Seconds = math.inf) -> list[Word]:
+def words(
+    spans: Iterable[TokenSpan],
+    tokens: Tokens,
+    frame_s: Seconds,
+    writing: WritingSystem | None = None,
+    pause_s: Seconds = math.inf,
+) -> list[Word]:
     """The words of ``spans`` with times, ``frame_s`` seconds per frame.
 
-    A word reaches from its first letter's first frame to its last letter's last. Han and kana characters are words each. A pause
-    of ``pause_s`` ends a word too.
+    A word reaches from its first letter's first frame to its last letter's last. Where ``writing`` puts no spaces between
+    words, its units (syllables, clusters, ideographs) are words each. A pause of ``pause_s`` ends a word too.
     """
-    found: list[Word] = []
-    letters: list[TokenSpan] = []
+    return [word for run in _runs(spans, tokens, frame_s, pause_s) for word in _cut(run, tokens, frame_s, writing)]
+
+
+def _runs(spans: Iterable[TokenSpan], tokens: Tokens, frame_s: Seconds, pause_s: Seconds) -> Iterator[list[TokenSpan]]:
+    """The spans between word boundaries and pauses."""
+    run: list[TokenSpan] = []
     for span in spans:
-        symbol = tokens.symbols[span.token]
-        if letters and (span.start_frame - letters[-1].end_frame) * frame_s >= pause_s:
-            _close(letters, tokens, frame_s, found)
-        if symbol == BOUNDARY:
-            _close(letters, tokens, frame_s, found)
-        elif all(map(is_ideograph, symbol)):
-            _close(letters, tokens, frame_s, found)
-            _close([span], tokens, frame_s, found)
-        else:
-            letters.append(span)
-    _close(letters, tokens, frame_s, found)
+        boundary = tokens.symbols[span.token] == BOUNDARY
+        if run and (boundary or (span.start_frame - run[-1].end_frame) * frame_s >= pause_s):
+            yield run
+            run = []
+        if not boundary:
+            run.append(span)
+    if run:
+        yield run
+
+
+def _cut(run: Sequence[TokenSpan], tokens: Tokens, frame_s: Seconds, writing: WritingSystem | None) -> list[Word]:
+    """The words of spans that no boundary separates."""
+    writing = writing or WritingSystem()
+    if not writing.splits(tokens.symbols[span.token] for span in run):
+        return [_word(tokens.decode(span.token for span in run), run, frame_s)]
+    letters = _letters(run, tokens)
+    found, at = [], 0
+    for piece in writing.cut("".join(letter for letter, _ in letters)):
+        own = [span for _, spans in letters[at : at + len(piece)] for span in spans]
+        found.append(_word(unicodedata.normalize("NFC", piece), own, frame_s))
+        at += len(piece)
     return found
 
 
-def _close(letters: list[TokenSpan], tokens: Tokens, frame_s: Seconds, found: list[Word]) -> None:
-    if letters:
-        found.append(_word(letters, tokens, frame_s))
-        letters.clear()
+def _letters(run: Sequence[TokenSpan], tokens: Tokens) -> list[tuple[str, list[TokenSpan]]]:
+    """Each letter of ``run`` with the spans that spell it: a part of one where a token has several letters, several bytes."""
+    found: list[tuple[str, list[TokenSpan]]] = []
+    pending: list[TokenSpan] = []
+    for number, span in enumerate(run):
+        if symbol_byte(tokens.symbols[span.token]) is None:
+            letters = tokens.decode([span.token])
+            found += [(letter, [part]) for letter, part in zip(letters, _parts(span, len(letters)), strict=True)]
+            continue
+        pending.append(span)
+        last = number + 1 == len(run) or symbol_byte(tokens.symbols[run[number + 1].token]) is None
+        letters = tokens.decode(p.token for p in pending)
+        if letters:
+            found.append((letters[0], pending))
+            pending = []
+        elif last:
+            pending = []  # bytes that make no letter
+    return found
 
 
-def _word(letters: Sequence[TokenSpan], tokens: Tokens, frame_s: Seconds) -> Word:
+def _parts(span: TokenSpan, count: int) -> list[TokenSpan]:
+    """``span`` shared among ``count`` letters, evenly."""
+    if count == 1:
+        return [span]
+    edges = [span.start_frame + (span.end_frame - span.start_frame) * i // count for i in range(count + 1)]
+    return [TokenSpan(span.token, start, max(end, start + 1), span.confidence) for start, end in pairwise(edges)]
+
+
+def _word(text: str, letters: Sequence[TokenSpan], frame_s: Seconds) -> Word:
     return Word(
-        tokens.decode(span.token for span in letters),
+        text,
         round(letters[0].start_frame * frame_s, 3),
         round(letters[-1].end_frame * frame_s, 3),
         sum(span.confidence for span in letters) / len(letters),
@@ -126,8 +170,11 @@ class StreamingGreedy:
     The sizes of the blocks do not change the result.
     """
 
-    def __init__(self, tokens: Tokens, frame_s: Seconds, pause_s: Seconds = PAUSE_S) -> None:
+    def __init__(
+        self, tokens: Tokens, frame_s: Seconds, writing: WritingSystem | None = None, pause_s: Seconds = PAUSE_S
+    ) -> None:
         self._tokens = tokens
+        self._writing = writing or WritingSystem()
         self._frame_s = frame_s
         self._pause: Frames = max(1, round(pause_s / frame_s))
         self._start: Frames = 0
@@ -140,10 +187,7 @@ class StreamingGreedy:
         self._tokens_T = np.concatenate([self._tokens_T, tokens_T])
         self._probs_T = np.concatenate([self._probs_T, probs_T])
         spans = collapse(self._tokens_T, self._probs_T)
-        closed = 0
-        for number, span in enumerate(spans):
-            if self._ends(span, spans[number + 1 :]):
-                closed = number + 1
+        closed = self._closed(spans)
         final = self._words(spans[:closed])
         self._forget(spans[closed - 1].end_frame if closed else 0 if spans else len(self._tokens_T))
         return final
@@ -158,14 +202,25 @@ class StreamingGreedy:
         self._forget(len(self._tokens_T))
         return final
 
-    def _ends(self, span: TokenSpan, later: Sequence[TokenSpan]) -> bool:
-        """Whether no word goes on behind ``span``."""
-        symbol, here = self._tokens.symbols[span.token], len(self._tokens_T)
-        if symbol == BOUNDARY:
-            return True
-        if all(map(is_ideograph, symbol)) and span.end_frame < here:
-            return True
-        return (later[0].start_frame if later else here) - span.end_frame >= self._pause
+    def _closed(self, spans: Sequence[TokenSpan]) -> int:
+        """How many of ``spans`` belong to words that no later frame changes."""
+        here, closed = len(self._tokens_T), 0
+        for number, span in enumerate(spans):
+            after = spans[number + 1].start_frame if number + 1 < len(spans) else here
+            if self._tokens.symbols[span.token] == BOUNDARY or after - span.end_frame >= self._pause:
+                closed = number + 1
+        going_on = spans[closed:]
+        while going_on and going_on[-1].end_frame == here:
+            going_on = going_on[:-1]  # the next frames may repeat it
+        if not self._writing.splits(self._tokens.symbols[span.token] for span in going_on):
+            return closed
+        letters = _letters(going_on, self._tokens)
+        pieces = self._writing.cut("".join(letter for letter, _ in letters))
+        certain = sum(map(len, pieces[: self._writing.certain(pieces)]))
+        later = letters[certain:]
+        last = later[0][1][0].start_frame if later else going_on[-1].end_frame
+        # A token with letters of two words waits for the second.
+        return closed + (sum(span.end_frame <= last for span in going_on) if certain else 0)
 
     def _words(self, spans: Sequence[TokenSpan]) -> list[Word]:
         """The words of pending ``spans``, parted at pauses too."""
@@ -178,7 +233,7 @@ class StreamingGreedy:
                     TokenSpan(h.token, h.start_frame + self._start, h.end_frame + self._start, h.confidence)
                     for h in spans[begin : number + 1]
                 ]
-                found += words(moved, self._tokens, self._frame_s)
+                found += words(moved, self._tokens, self._frame_s, self._writing)
                 begin = number + 1
         return found
 

@@ -12,7 +12,6 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import chain, islice
 from operator import itemgetter
 from pathlib import Path
@@ -36,7 +35,7 @@ from lalia.text.normaliser import Normaliser
 from lalia.text.text_files import iconv_command, utf_16_variant
 from lalia.text.tokens import FILE_NAME as TOKENS
 from lalia.text.tokens import Tokens
-from lalia.text.unicode import is_ideograph, script_of
+from lalia.text.writing_system import WritingSystem
 
 # --- Text files a sentence a line, as a language model learns from them; and what else people give in their place ---
 
@@ -178,8 +177,6 @@ SHORTEST = 4
 """Words that a sentence must have to be taken out of the middle of other text. Shorter ones ("please", "I don't know") are what
 any text says of its own: to take them out would tear its sentences apart and hide from the model what everybody says. Four words
 or more hardly ever meet by chance, and where they do, little is lost."""
-_UNSPACED = {"THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN"}
-_IDEOGRAPHS_OF_A_WORD, _LETTERS_OF_A_WORD = 2, 4
 _BLOCK = 4096
 
 
@@ -188,21 +185,21 @@ class LeakageFilter:
 
     A line that is one of them goes, however short it is. One of ``SHORTEST`` words or more goes wherever it stands: inside a
     line, from one line to the next, in text that is wrapped or is all one paragraph; what stood before and after it are
-    sentences of their own. In scripts that put no spaces between words two ideographs count as a word, or four letters.
+    sentences of their own. Where nothing separates words, two ideographs count as a word, or four letters.
 
     The time is that of a look-up of every place's first four words in a dictionary, whatever the number of sentences; the
     memory is that of the sentences and of a few thousand words.
     """
 
-    def __init__(self, sentences: Iterable[str], spaced: bool = True) -> None:
-        """``sentences`` are normalised, as the texts will be; ``spaced``: the normaliser keeps spaces between words."""
-        self._spaced = spaced
+    def __init__(self, sentences: Iterable[str], writing: WritingSystem | None = None) -> None:
+        """``sentences`` are normalised, as the texts will be, and written as ``writing`` says."""
+        self._writing = writing or WritingSystem()
         self._lines = frozenset(sentences)
         self._longest = SHORTEST
         self._by_start: dict[tuple[str, ...], list[list[str]]] = {}
         for sentence in self._lines:
             units = self._units(sentence)
-            if self._words(units) >= SHORTEST:
+            if self._writing.words_in(units) >= SHORTEST:
                 self._by_start.setdefault(tuple(units[:SHORTEST]), []).append(units)
                 self._longest = max(self._longest, len(units))
         for alike in self._by_start.values():
@@ -276,36 +273,8 @@ class LeakageFilter:
                 yield line[places[first - start][0] : places[last - start - 1][1]]
 
     def _units(self, text: str) -> list[str]:
-        """The words of ``text``, or its letters where nothing parts the words."""
-        if not self._spaced:
-            return list(text)
-        words = text.split(" ")
-        if text.isascii() or not any(map(_stands_alone, text)):
-            return words
-        units = []
-        for word in words:
-            run = ""
-            for letter in word:
-                if not _stands_alone(letter):
-                    run += letter
-                    continue
-                units += [run, letter] if run else [letter]
-                run = ""
-            units += [run] if run else []
-        return units
-
-    def _words(self, units: list[str]) -> float:
-        """How many words ``units`` are, more or less."""
-        ideographs = sum(is_ideograph(unit[0]) for unit in units)
-        letters = sum(not self._spaced or _stands_alone(unit[0]) for unit in units) - ideographs
-        whole = len(units) - ideographs - letters
-        return whole + ideographs / _IDEOGRAPHS_OF_A_WORD + letters / _LETTERS_OF_A_WORD
-
-
-@lru_cache(maxsize=65536)
-def _stands_alone(letter: str) -> bool:
-    """Whether a letter belongs to a script without spaces between words."""
-    return is_ideograph(letter) or script_of(letter) in _UNSPACED
+        """The words of ``text``, or its letters where the normaliser keeps nothing between words."""
+        return self._writing.count_units(text) if self._writing.spaced else list(text)
 
 
 def _places(text: str, units: list[str]) -> list[tuple[int, int]]:
@@ -364,7 +333,7 @@ class TrainingText:
             if path in corpora
         }
         held_out = {normaliser(text) for path in taken_in for text in _held_out(corpora[path], taken_in[path])} - {""}
-        leakage = LeakageFilter(held_out, normaliser.settings.spaces == "keep")
+        leakage = LeakageFilter(held_out, normaliser.writing)
         all_unknown = 0
         for path in paths:
             if path in corpora:

@@ -15,8 +15,16 @@ from lalia.errors import AudioError
 from lalia.report import numbers, page
 from lalia.report.charts import Bar, Chart, Line, bar_chart, line_chart, plain, share
 from lalia.report.page import clips_section, lineage_of
-from lalia.scoring.evaluation import MOST_SPEAKERS, SPEAKER, ClipInfo, Evaluation, ScoredClip, groups_by_condition
-from lalia.scoring.rates import Confusion, Interval, Score, confusions, repeated_confusions, score
+from lalia.scoring.evaluation import (
+    MOST_SPEAKERS,
+    SPEAKER,
+    ClipInfo,
+    Evaluation,
+    ScoredClip,
+    groups_by_condition,
+    score_clips,
+)
+from lalia.scoring.rates import Confusion, Interval, Score, confusions, repeated_confusions
 from lalia.units import clock
 
 CONFUSIONS = 12
@@ -134,7 +142,7 @@ def _error_rates(found: Evaluation, about: Mapping[str, ClipInfo]) -> page.Secti
 
 
 def _score(clips: Sequence[ScoredClip]) -> Score:
-    return score([clip.reference for clip in clips], [clip.hypothesis for clip in clips])
+    return score_clips(clips)
 
 
 def _with_percent(bar: Bar) -> Bar:
@@ -156,7 +164,7 @@ def _confusions(clips: Sequence[ScoredClip]) -> page.Section:
     units: tuple[tuple[Literal["character", "word"], str], ...] = (("character", "Letters"), ("word", "Words"))
     for unit, title in units:
         said = Counter(unit_ for text in references for unit_ in (text if unit == "character" else text.split()))
-        most = confusions(references, hypotheses, unit, CONFUSIONS)
+        most = confusions(references, hypotheses, unit, CONFUSIONS, [clip.writing for clip in clips])
         if shown := repeated_confusions(most):
             charts.append(
                 bar_chart(f"{title} taken for others", [_bar(c, said[c.reference]) for c in shown], y_label=plain)

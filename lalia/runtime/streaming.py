@@ -18,7 +18,7 @@ from lalia.decoding.greedy import StreamingGreedy, Word
 from lalia.errors import AudioError, UserError
 from lalia.runtime.transcript import Transcript
 from lalia.runtime.windows import silence
-from lalia.text.unicode import join_words
+from lalia.text.writing_system import join_words
 from lalia.units import SAMPLE_RATE, Frames, Samples, Seconds, to_samples
 
 if TYPE_CHECKING:

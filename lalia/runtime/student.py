@@ -24,7 +24,7 @@ from lalia.runtime.transcript import PHRASE_S, Track, Transcript, duplicate_chan
 from lalia.runtime.windows import Window, WindowOutput, cut_windows, in_order, silence, stitch
 from lalia.text.normaliser import Normaliser
 from lalia.text.tokens import Tokens
-from lalia.text.unicode import join_words
+from lalia.text.writing_system import join_words
 from lalia.units import SAMPLE_RATE, Samples, Seconds, to_samples, to_seconds
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ class Student:
         spans = collapse(np.concatenate(tokens), np.concatenate(probs))
         return Transcript(
             transcript(spans, self.tokens),
-            words(spans, self.tokens, self.frame_s, pause_s),
+            words(spans, self.tokens, self.frame_s, self.normaliser.writing, pause_s),
             duration_s,
         )
 
@@ -206,7 +206,7 @@ class Student:
         return StreamingState(self.session, self.chunks, len(self.tokens))
 
     def _streaming_greedy(self, pause_s: Seconds = PAUSE_S) -> StreamingGreedy:
-        return StreamingGreedy(self.tokens, self.frame_s, pause_s)
+        return StreamingGreedy(self.tokens, self.frame_s, self.normaliser.writing, pause_s)
 
     def log_probs(self, wave: np.ndarray) -> np.ndarray:
         """Log-probabilities (T, V) float32 of a wave of any length (float32, (samples,), 16 kHz), windows stitched."""

@@ -13,7 +13,7 @@ import numpy as np
 from lalia.audio.channels import compare_seconds, cross_talk_ratio, is_same_sound
 from lalia.decoding.greedy import Word
 from lalia.errors import UserError
-from lalia.text.unicode import join_words
+from lalia.text.writing_system import join_words
 from lalia.units import SAMPLE_RATE, Samples, Seconds
 
 # --- What a student heard --------------------------------------------------------------------------------

@@ -100,8 +100,9 @@ def _decode_all(
         texts = [decoded(log_probs_TV) for _, log_probs_TV in held]
         took_s = time.process_time() - begun
     references, heard = [reference for reference, _ in held], [model.normaliser(text) for text in texts]
-    words = tuple(word_errors(*pair) for pair in zip(references, heard, strict=True))
-    return DecodingResult(name, score(references, heard), words, took_s)
+    writing = model.normaliser.writing
+    words = tuple(word_errors(*pair, writing) for pair in zip(references, heard, strict=True))
+    return DecodingResult(name, score(references, heard, writing), words, took_s)
 
 
 def wer_reduction(before: DecodingResult, after: DecodingResult) -> tuple[float, Interval]:

@@ -28,6 +28,7 @@ from lalia.scoring.rates import (
 )
 from lalia.text.edit_distance import alignment
 from lalia.text.normaliser import Normaliser
+from lalia.text.writing_system import WritingSystem
 from lalia.units import Seconds, clock, to_seconds
 
 LENGTH, NOISE, SPEAKER = "length", "signal to noise", "speaker"
@@ -45,6 +46,8 @@ class ScoredClip:
     duration_s: Seconds
     words: tuple[tuple[float, bool], ...] = ()
     """confidence of each word of the hypothesis, and whether it is right"""
+    writing: WritingSystem = field(default_factory=WritingSystem)
+    """how both texts are written: what a word is"""
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ class Evaluation:
     def score(self, language: str | None = None) -> Score:
         """CER and WER of all clips, or of one language's."""
         clips = [clip for clip in self.clips if language in (None, clip.language)]
-        return score([clip.reference for clip in clips], [clip.hypothesis for clip in clips])
+        return score_clips(clips)
 
     def as_dict(self) -> dict[str, Any]:
         """Figures and clips for a JSON file."""
@@ -90,8 +93,14 @@ class Evaluation:
             "elapsed_s": round(self.elapsed_s, 3),
             "rtf": self.rtf,
             "skipped": self.skipped,
-            "clips": [vars(clip) for clip in self.clips],
+            "clips": [{key: value for key, value in vars(clip).items() if key != "writing"} for clip in self.clips],
         }
+
+
+def score_clips(clips: Sequence[ScoredClip]) -> Score:
+    """CER and WER of ``clips``, words as each clip's writing has them."""
+    references, hypotheses = [clip.reference for clip in clips], [clip.hypothesis for clip in clips]
+    return score(references, hypotheses, [clip.writing for clip in clips])
 
 
 def evaluate(
@@ -132,7 +141,8 @@ def evaluate(
                 reference,
                 normaliser(transcript.text),
                 to_seconds(len(wave)),
-                _word_confidences(reference, transcript.words),
+                _word_confidences(reference, transcript.words, normaliser.writing),
+                normaliser.writing,
             )
         )
         if progress:
@@ -140,11 +150,16 @@ def evaluate(
     return found
 
 
-def _word_confidences(reference: str, words: Sequence[Word]) -> tuple[tuple[float, bool], ...]:
-    """The confidence of each of ``words`` and whether it is right, by the alignment with the reference."""
-    steps = alignment(reference, " ".join(word.text for word in words))
-    right = [step.kind == "equal" for step in steps if step.kind != "deletion"]
+def _word_confidences(reference: str, words: Sequence[Word], writing: WritingSystem) -> tuple[tuple[float, bool], ...]:
+    """The confidence of each of ``words`` and whether it is right."""
+    right = right_words(reference, words, writing)
     return tuple((word.confidence, ok) for word, ok in zip(words, right, strict=False))
+
+
+def right_words(reference: str, words: Sequence[Word], writing: WritingSystem) -> list[bool]:
+    """Whether each of ``words`` is right, by the alignment with the reference in the units of ``writing``."""
+    steps = alignment(" ".join(writing.count_units(reference)), " ".join(writing.bare(word.text) for word in words))
+    return [step.kind == "equal" for step in steps if step.kind != "deletion"]
 
 
 def table(found: Evaluation) -> str:
@@ -182,7 +197,7 @@ def details(found: Evaluation, about: Mapping[str, ClipInfo]) -> str:
         lines += [_part(group, part) for group, part in parts.items()]
     units: tuple[tuple[Literal["character", "word"], str], ...] = (("character", "letters"), ("word", "words"))
     for unit, name in units:
-        taken = confusions(references, hypotheses, unit)
+        taken = confusions(references, hypotheses, unit, writing=[clip.writing for clip in found.clips])
         shown = ", ".join(
             f"{_shown(c.reference)} → {_shown(c.hypothesis)} {c.count}" for c in repeated_confusions(taken)
         )
@@ -214,7 +229,8 @@ def _grouped(clips: Iterable[ScoredClip], name: Callable[[ScoredClip], str]) -> 
 
 
 def _errors(clips: Sequence[ScoredClip]) -> GroupErrors:
-    [part] = by_group([c.reference for c in clips], [c.hypothesis for c in clips], [""] * len(clips)).values()
+    references, hypotheses = [c.reference for c in clips], [c.hypothesis for c in clips]
+    [part] = by_group(references, hypotheses, [""] * len(clips), [c.writing for c in clips]).values()
     return part
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from rapidfuzz.distance import Levenshtein
 
 from lalia.text.edit_distance import alignment
+from lalia.text.writing_system import WritingSystem
 from lalia.units import Seconds
 
 # --- Error rates -----------------------------------------------------------------------------------------
@@ -66,12 +67,17 @@ def character_errors(reference: str, hypothesis: str) -> ErrorCounts:
     return _count(" ".join(reference.split()), " ".join(hypothesis.split()))
 
 
-def word_errors(reference: str, hypothesis: str) -> ErrorCounts:
-    """Words wrong; words are what white space separates."""
-    return _count(reference.split(), hypothesis.split())
+def word_errors(reference: str, hypothesis: str, writing: WritingSystem | None = None) -> ErrorCounts:
+    """Words wrong; words are what white space separates, or the units of ``writing`` where it has no spaces."""
+    units = str.split if writing is None else writing.count_units
+    return _count(units(reference), units(hypothesis))
 
 
-def score(references: Sequence[str], hypotheses: Sequence[str]) -> Score:
+Writings = WritingSystem | Sequence[WritingSystem] | None
+"""How texts are written: all alike, each its own way, or None for words between spaces."""
+
+
+def score(references: Sequence[str], hypotheses: Sequence[str], writing: Writings = None) -> Score:
     """CER and WER over clips (errors of all by length of all), with bootstrap intervals; both sides normalised before.
 
     Resampled are clips, not words, since errors of one clip come together (Bisani and Ney 2004). The seed is fixed.
@@ -79,7 +85,8 @@ def score(references: Sequence[str], hypotheses: Sequence[str]) -> Score:
     if len(references) != len(hypotheses):
         raise ValueError(f"{len(references)} references for {len(hypotheses)} hypotheses; expected as many")
     cers = [character_errors(r, h) for r, h in zip(references, hypotheses, strict=True)]
-    wers = [word_errors(r, h) for r, h in zip(references, hypotheses, strict=True)]
+    each = _each(writing, len(references))
+    wers = [word_errors(r, h, w) for r, h, w in zip(references, hypotheses, each, strict=True)]
     return Score(
         sum(cers, ErrorCounts()),
         sum(wers, ErrorCounts()),
@@ -87,6 +94,10 @@ def score(references: Sequence[str], hypotheses: Sequence[str]) -> Score:
         bootstrap_interval(wers),
         len(cers),
     )
+
+
+def _each(writing: Writings, count: int) -> Sequence[WritingSystem | None]:
+    return [writing] * count if writing is None or isinstance(writing, WritingSystem) else writing
 
 
 def bootstrap_interval(counts: Sequence[ErrorCounts], resamples: int = RESAMPLES, seed: int = SEED) -> Interval:
@@ -142,12 +153,20 @@ class GroupErrors:
 
 
 def confusions(
-    references: Sequence[str], hypotheses: Sequence[str], unit: Literal["word", "character"], most: int = 10
+    references: Sequence[str],
+    hypotheses: Sequence[str],
+    unit: Literal["word", "character"],
+    most: int = 10,
+    writing: Writings = None,
 ) -> list[Confusion]:
     """The ``most`` frequent substitutions, deletions and insertions, both sides normalised before."""
     found: Counter[tuple[str, str]] = Counter()
-    for reference, hypothesis in zip(references, hypotheses, strict=True):
-        found.update((e.reference, e.hypothesis) for e in alignment(reference, hypothesis, unit) if e.kind != "equal")
+    each = _each(writing, len(references))
+    for reference, hypothesis, own in zip(references, hypotheses, each, strict=True):
+        pair = (reference, hypothesis)
+        if unit == "word" and own is not None:
+            pair = (" ".join(own.count_units(reference)), " ".join(own.count_units(hypothesis)))
+        found.update((e.reference, e.hypothesis) for e in alignment(*pair, unit) if e.kind != "equal")
     ranked = sorted(found.items(), key=lambda item: (-item[1], item[0]))
     return [Confusion(said, heard, count) for (said, heard), count in ranked[:most]]
 
@@ -157,15 +176,21 @@ def repeated_confusions(found: Sequence[Confusion]) -> list[Confusion]:
     return list(found) if len(found) <= FEW else [one for one in found if one.count > 1]
 
 
-def by_group(references: Sequence[str], hypotheses: Sequence[str], groups: Sequence[Group]) -> dict[Group, GroupErrors]:
+def by_group(
+    references: Sequence[str],
+    hypotheses: Sequence[str],
+    groups: Sequence[Group],
+    writing: Writings = None,
+) -> dict[Group, GroupErrors]:
     """The errors of the clips of every group, groups in the order in which they first appear."""
     found: dict[Group, GroupErrors] = {}
-    for reference, hypothesis, group in zip(references, hypotheses, groups, strict=True):
+    each = _each(writing, len(references))
+    for reference, hypothesis, group, own in zip(references, hypotheses, groups, each, strict=True):
         before = found.get(group, GroupErrors(0, ErrorCounts(), ErrorCounts()))
         found[group] = GroupErrors(
             before.clips + 1,
             before.cer + character_errors(reference, hypothesis),
-            before.wer + word_errors(reference, hypothesis),
+            before.wer + word_errors(reference, hypothesis, own),
         )
     return found
 

@@ -15,8 +15,9 @@ from lalia.errors import AudioError, UserError
 from lalia.lm.folder import LanguageModel
 from lalia.lm.lstm import LstmModel
 from lalia.model_folder import LabelledClips
+from lalia.scoring.evaluation import right_words
 from lalia.scoring.rates import ErrorCounts, character_errors, word_errors
-from lalia.text.edit_distance import alignment
+from lalia.text.writing_system import WritingSystem
 
 WEIGHTS = (0.2, 0.4, 0.7, 1.0)
 BONUSES = {"letter": (0.0, 1.0, 2.0, 3.0), "word": (-1.0, 0.5, 2.0, 4.0)}
@@ -89,7 +90,7 @@ def tune(
             decoder = make_decoder(model, lm, weight=weight, bonus=bonus)
             texts = [model.normaliser(text_of(decoder.decode(log_probs_TV), model.tokens)) for _, log_probs_TV in held]
             pairs = [(reference, text) for (reference, _), text in zip(held, texts, strict=True)]
-            tried[key] = _trial(weight, bonus, pairs)
+            tried[key] = _trial(weight, bonus, pairs, model.normaliser.writing)
             if progress:
                 progress(tried[key])
         return tried[key]
@@ -142,7 +143,7 @@ def tune_lstm(
             pairs = [
                 (ref, model.normaliser(" ".join(u.best(weight, bonus) for u in uttered))) for ref, uttered in found
             ]
-            trials.append(_trial(weight, bonus, pairs))
+            trials.append(_trial(weight, bonus, pairs, model.normaliser.writing))
             if progress:
                 progress(trials[-1])
     best = min(trials, key=lambda trial: (trial.cost, trial.weight))
@@ -183,13 +184,13 @@ def compute_log_probs(model: AcousticModel, clips: LabelledClips, rows: Iterable
     return held
 
 
-def _trial(weight: float, bonus: float, pairs: Sequence[tuple[str, str]]) -> Trial:
+def _trial(weight: float, bonus: float, pairs: Sequence[tuple[str, str]], writing: WritingSystem) -> Trial:
     """The errors of (reference, hypothesis) at a setting."""
     return Trial(
         weight,
         bonus,
         sum((character_errors(*pair) for pair in pairs), ErrorCounts()),
-        sum((word_errors(*pair) for pair in pairs), ErrorCounts()),
+        sum((word_errors(*pair, writing) for pair in pairs), ErrorCounts()),
     )
 
 
@@ -214,7 +215,6 @@ def word_evidence(decoder: Decoder, held: Iterable[tuple[str, np.ndarray]]) -> t
     right: list[bool] = []
     for reference, log_probs_TV in held:
         found = decoder.decode(log_probs_TV)
-        steps = alignment(reference, " ".join(word.text for word in found.words))
         evidence += found.evidence
-        right += [step.kind == "equal" for step in steps if step.kind != "deletion"]
+        right += right_words(reference, found.words, decoder.writing)
     return evidence, right

@@ -23,7 +23,7 @@ from starlette.responses import Response
 from lalia.audio.reading import TWO_VOICES, Note
 from lalia.runtime.transcript import Transcript, make_cues, render
 from lalia.serve.limits import MEGABYTE, Limits, RequestError
-from lalia.text.unicode import join_words
+from lalia.text.writing_system import join_words
 
 # --- A file from a request to the disk -------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from lalia.errors import UserError
 from lalia.text.language_codes import language_name
-from lalia.text.unicode import script_of
+from lalia.text.writing_system import attaches_numbers
 
 # --- What is known about writing languages ---------------------------------------------------------------
 
@@ -74,7 +74,6 @@ def _profile(code: str, entry: dict[str, Any]) -> LanguageProfile:
 # --- Digits as words, by num2words where it knows the language -------------------------------------------
 
 _MAX_DIGITS = 12  # Digits of a number that is read as one; a telephone number is read digit by digit.
-_UNSPACED_SCRIPTS = {"CJK", "HIRAGANA", "KATAKANA", "HANGUL", "THAI"}
 
 
 def spell_numbers(text: str, language: str) -> str:
@@ -137,4 +136,4 @@ def _words(digits: str, numbers: str, ordinal: bool) -> str:
 
 def _needs_space(neighbour: str, letter: str) -> bool:
     """Whether a space must part a number's words from the letter beside it."""
-    return neighbour.isalnum() and not {script_of(neighbour), script_of(letter)} & _UNSPACED_SCRIPTS
+    return neighbour.isalnum() and not attaches_numbers(neighbour) and not attaches_numbers(letter)

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 from lalia.cards import write_text
 from lalia.errors import UserError
 from lalia.text.languages import profile, spell_numbers
+from lalia.text.writing_system import APOSTROPHES, WritingSystem, from_stored, without_letters, writing_system
 
 FILE_NAME = "normaliser.json"
 
@@ -34,7 +35,7 @@ _CHOICES = {
 }
 _APOSTROPHES = "'’‘`´′＇"
 _HYPHENS = "-‐‑"
-_DOTTED_I = {"tur", "azj", "aze", "crh", "gag", "tat"}
+_IRISH = re.compile(r"(?<!\w)([tn])(?=[AEIOUÁÉÍÓÚ])")
 _DOTTED_LOWER = str.maketrans({"I": "ı", "İ": "i"})
 _DOTTED_UPPER = str.maketrans({"i": "İ", "ı": "I"})
 # Letters and marks by category, yet invisible: fillers, joiners, variation selectors; and the stretching tatweel.
@@ -68,6 +69,9 @@ class NormaliserSettings:
     """Characters that vanish whatever their category (vowel marks that only some of the labels write)."""
     replace: dict[str, str] = field(default_factory=dict)
     """What is written in place of what, after casing: {"ё": "е"}."""
+    writing: WritingSystem | None = None
+    """How the language is written. None, as in folders made before it was stored: words are cut as the language does, and
+    none of its marks is a letter."""
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():
@@ -81,6 +85,11 @@ class NormaliserSettings:
         if "" in self.replace:
             raise UserError("normaliser replace: the empty text cannot be replaced; remove that key")
 
+    def system(self) -> WritingSystem:
+        """How the normalised text is written."""
+        found = self.writing or without_letters(writing_system(self.language))
+        return found.without_spaces() if self.spaces == "drop" else found
+
     def describe(self) -> str:
         """The settings that matter, in words, in one line."""
         quotes = {"inside": "' within words", "edges": "' within words and at their ends", "drop": "no '"}
@@ -88,12 +97,15 @@ class NormaliserSettings:
         words += ["no punctuation" if self.punctuation == "drop" else "punctuation kept", quotes[self.apostrophes]]
         words += ["- within words"] * (self.hyphens == "inside") + ["no spaces"] * (self.spaces == "drop")
         words += ["digits spelled out"] * (self.digits == "spell") + [self.form]
+        letters = "".join(c for key in self.system().letters for c in key if c.isprintable() and not c.isalnum())
+        words += [f"{letters} are letters"] * bool(letters)
         words += [f"without {len(self.drop)} marks"] * bool(self.drop) + [f"{self.keep} kept"] * bool(self.keep)
         return ", ".join([*words, *(f"{key} becomes {value}" for key, value in self.replace.items())])
 
     def to_json(self, path: Path | str | None = None) -> str:
         """The settings as JSON text; written to ``path`` as well when one is given."""
-        text = json.dumps(asdict(self), ensure_ascii=False, indent=2) + "\n"
+        stored = {name: value for name, value in asdict(self).items() if value is not None}
+        text = json.dumps(stored, ensure_ascii=False, indent=2) + "\n"
         if path is not None:
             write_text(Path(path), text)
         return text
@@ -112,44 +124,61 @@ class NormaliserSettings:
         if not isinstance(stored, dict) or not set(stored) <= set(known):
             strange = ", ".join(sorted(set(stored) - set(known))) if isinstance(stored, dict) else type(stored).__name__
             raise UserError(f"{path}: holds {strange}; expected normaliser settings ({', '.join(known)})")
+        try:
+            writing = from_stored(stored.pop("writing")) if "writing" in stored else None
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
         for name, value in stored.items():
             expected = dict if name == "replace" else str
             if not isinstance(value, expected):
                 raise UserError(f"{path}: {name} is {value!r}; expected {'an object' if expected is dict else 'text'}")
-        return cls(**stored)
+        return cls(**stored, writing=writing)
 
 
-def settings_for(language: str, **changes: Any) -> NormaliserSettings:
-    """The normaliser's settings for ``language``: the data file's, under ``changes``.
+def settings_for(language: str, script: str = "", **changes: Any) -> NormaliserSettings:
+    """The normaliser's settings for ``language`` in ``script`` ("": its usual one): the data files', under ``changes``.
 
     Digits are spelled out where num2words knows the language.
     """
     known = profile(language)
     digits = {"digits": "spell"} if known.numbers else {}
-    return NormaliserSettings(**{"language": language, **digits, **known.normaliser, **changes})
+    writing = writing_system(language, script)
+    spaces = {"spaces": "drop"} if writing.units == "clusters" else {}
+    own = {"language": language, **digits, **spaces, **known.normaliser, "writing": writing}
+    return NormaliserSettings(**{**own, **changes})
 
 
 class Normaliser:
     """Callable ``str -> str``. Doing it twice changes nothing more than doing it once.
 
-    Letters, marks and digits of every script stay. Invisible characters (joiners, direction marks, soft hyphens,
-    variation selectors, controls) vanish. Punctuation and symbols become spaces, apostrophes and hyphens by setting.
-    White space of any kind becomes one space between words.
+    Letters, marks and digits of every script stay, and so do the marks and joiners that the writing system calls letters.
+    Other invisible characters (direction marks, soft hyphens, variation selectors, controls) vanish. Punctuation and symbols
+    become spaces, apostrophes and hyphens by setting. White space of any kind becomes one space between words, or the mark
+    that the writing system puts there.
     """
 
     def __init__(self, settings: NormaliserSettings | None = None) -> None:
         self.settings = settings = settings or NormaliserSettings()
-        self._unseen = _Unseen(settings)
-        self._kinds = _Kinds(settings)
-        # Patterns over kinds: w letter or digit, m mark, a apostrophe, h hyphen, p other punctuation, space.
+        self.writing = writing = settings.system()
+        self._unseen = _Unseen(settings, writing)
+        self._kinds = _Kinds(settings, writing)
+        # Patterns over kinds: w letter or digit, m mark, l sign that may be a letter, a apostrophe, h hyphen, p other
+        # punctuation, space.
         self._kept = []
         if settings.apostrophes != "drop":
             self._kept.append(
-                re.compile(r"(?<=[wm])a(?=w)" if settings.apostrophes == "inside" else r"(?<=[wm])a|a(?=w)")
+                re.compile(r"(?<=[wml])a(?=[wl])" if settings.apostrophes == "inside" else r"(?<=[wml])a|a(?=[wl])")
             )
         if settings.hyphens == "inside":
-            self._kept.append(re.compile(r"(?<=[wm])h(?=w)"))
-        self._replace = [(self._cased(key), self._cased(value)) for key, value in settings.replace.items()]
+            self._kept.append(re.compile(r"(?<=[wml])h(?=[wl])"))
+        self._apostrophes = dict.fromkeys(map(ord, APOSTROPHES), writing.apostrophe) if writing.apostrophe else {}
+        spellings = sorted(writing.same.items(), key=lambda pair: -len(pair[0]))
+        self._replace = [
+            (self._cased(key), self._cased(value)) for key, value in (*spellings, *settings.replace.items())
+        ]
+        whole = [re.escape(key) for key in sorted(writing.letters, key=len, reverse=True) if len(key) > 1]
+        self._sequences = re.compile("|".join(whole)) if whole else None
+        self._separator = "" if settings.spaces == "drop" else writing.separator or " "
 
     def __call__(self, text: str) -> str:
         settings = self.settings
@@ -158,11 +187,11 @@ class Normaliser:
             text = spell_numbers(text, settings.language)
         text = text.translate(self._unseen)
         text = unicodedata.normalize(settings.form, self._cased(text))
+        text = text.translate(self._apostrophes)
         for key, value in self._replace:
             text = text.replace(key, value)
-        if settings.punctuation == "drop":
-            text = self._drop_punctuation(text)
-        text = ("" if settings.spaces == "drop" else " ").join(text.split())
+        text = self._without_signs(text)
+        text = self._separator.join(text.split())
         # Last: what was dropped may have stood between two parts of one letter.
         return unicodedata.normalize(settings.form, text)
 
@@ -176,24 +205,35 @@ class Normaliser:
         return cls(NormaliserSettings.from_json(path))
 
     def _cased(self, text: str) -> str:
-        dotted = self.settings.language in _DOTTED_I
-        if self.settings.case == "lower":
-            return (text.translate(_DOTTED_LOWER) if dotted else text).lower()
-        if self.settings.case == "upper":
-            return (text.translate(_DOTTED_UPPER) if dotted else text).upper()
+        casing, case = self.writing.casing, self.settings.case
+        if case == "lower":
+            if casing == "irish":
+                text = _IRISH.sub(r"\1-", text)
+            return (text.translate(_DOTTED_LOWER) if casing == "turkic" else text).lower()
+        if case == "upper":
+            return (text.translate(_DOTTED_UPPER) if casing == "turkic" else text).upper()
         return text
 
-    def _drop_punctuation(self, text: str) -> str:
+    def _without_signs(self, text: str) -> str:
+        """``text`` without punctuation, and without the signs that are letters elsewhere in a word than where they stand."""
+        drop = self.settings.punctuation == "drop"
+        if not drop and not self.writing.letters:
+            return text
         kinds = text.translate(self._kinds)
         # A mark whose letter is gone would sit on a space: it goes as well.
-        stray = {i for m in re.finditer(r"(?<![wm])m+", kinds) for i in range(m.start(), m.end())}
+        stray = {i for m in re.finditer(r"(?<![wml])m+", kinds) for i in range(m.start(), m.end())} if drop else set()
         if stray:
             text = "".join(c for i, c in enumerate(text) if i not in stray)
             kinds = "".join(k for i, k in enumerate(kinds) if i not in stray)
         kept = {m.start() for pattern in self._kept for m in pattern.finditer(kinds)}
+        letters = self._letters(text, kinds)
         out = []
         for i, (character, kind) in enumerate(zip(text, kinds, strict=True)):
-            if kind in "wm":
+            if kind in "wm" or i in letters:
+                out.append(character)
+            elif kind == "l" and unicodedata.category(character) == "Cf":
+                continue
+            elif not drop:
                 out.append(character)
             elif i in kept:
                 out.append("'" if kind == "a" else "-")
@@ -201,20 +241,34 @@ class Normaliser:
                 out.append(" ")
         return "".join(out)
 
+    def _letters(self, text: str, kinds: str) -> set[int]:
+        """The places of the signs that are letters where they stand."""
+        places = self.writing.letters
+        found = {i for m in self._sequences.finditer(text) for i in range(*m.span())} if self._sequences else set()
+        for match in re.finditer("l", kinds):
+            at = match.start()
+            before = at > 0 and (kinds[at - 1] in "wm" or at - 1 in found)
+            behind = kinds[at + 1 : at + 2] in ("w", "m")
+            place = ("m" if behind else "f") if before else "s" if behind else ""
+            if place and place in places.get(text[at], ""):
+                found.add(at)
+        return found
+
 
 class _Unseen(dict[int, "int | str | None"]):
     """Translation table, filled as characters are met: what is invisible or to be dropped vanishes."""
 
-    def __init__(self, settings: NormaliserSettings) -> None:
+    def __init__(self, settings: NormaliserSettings, writing: WritingSystem) -> None:
         self._drop = set(unicodedata.normalize(settings.form, settings.drop))
-        self._keep = set(unicodedata.normalize(settings.form, settings.keep))
+        self._keep = set(unicodedata.normalize(settings.form, settings.keep)).union(*writing.letters, *writing.same)
+        self._separator = writing.separator
 
     def __missing__(self, code: int) -> int | str | None:
         character = chr(code)
         made: int | str | None = code
         if character in self._drop:
             made = None
-        elif character.isspace():
+        elif character.isspace() or character == self._separator:
             made = " "
         elif character not in self._keep and (
             code in _UNSEEN or unicodedata.category(character) in ("Cc", "Cf", "Cn", "Co", "Cs", "Me")
@@ -227,13 +281,21 @@ class _Unseen(dict[int, "int | str | None"]):
 class _Kinds(dict[int, str]):
     """Translation table, filled as characters are met: one letter for what a character is to the normaliser."""
 
-    def __init__(self, settings: NormaliserSettings) -> None:
+    def __init__(self, settings: NormaliserSettings, writing: WritingSystem) -> None:
         self._keep = set(unicodedata.normalize(settings.form, settings.keep))
+        self._letters = {
+            c for key in writing.letters for c in key if not c.isalnum() or writing.letters.get(c, "smf") != "smf"
+        }
+        self._letters = {c for c in self._letters if unicodedata.category(c)[0] != "M"}
+        # What an other spelling needs may be invisible, and vanishes where it was none.
+        self._letters.update(c for key in writing.same for c in key if unicodedata.category(c) == "Cf")
 
     def __missing__(self, code: int) -> str:
         character = chr(code)
         category = unicodedata.category(character)[0]
-        if character in self._keep or category in "LN":
+        if character in self._letters:
+            kind = "l"
+        elif character in self._keep or category in "LN":
             kind = "w"
         elif category == "M":
             kind = "m"

@@ -33,6 +33,12 @@ def byte_symbol(value: int) -> str:
     return f"<0x{value:02X}>"
 
 
+def symbol_byte(symbol: str) -> int | None:
+    """The byte that ``symbol`` is, None for any other symbol."""
+    found = _BYTE.fullmatch(symbol)
+    return int(found[1], 16) if found else None
+
+
 class Tokens:
     """The symbols of an output layer in its order; 0 is the blank.
 

@@ -1,7 +1,6 @@
 """Unicode tools: scripts, graphemes and Hangul parts, look-alike letters, and text decoded with the wrong encoding.
 
-Characters of scripts written without spaces count as words. Look-alikes are letters of another script inside a word, or two code
-points for one letter.
+Look-alikes are letters of another script inside a word, or two code points for one letter.
 """
 
 from __future__ import annotations
@@ -13,16 +12,6 @@ from collections.abc import Iterable
 from functools import lru_cache
 
 # --- Scripts ---------------------------------------------------------------------------------------------
-
-_IDEOGRAPHS = (
-    (0x3005, 0x3007),  # iteration mark, zero
-    (0x3041, 0x30FF),  # kana
-    (0x31F0, 0x31FF),
-    (0x3400, 0x4DBF),
-    (0x4E00, 0x9FFF),
-    (0xF900, 0xFAFF),
-    (0x20000, 0x323AF),
-)
 
 _WIDTHS = ("FULLWIDTH ", "HALFWIDTH ")
 _SHARED = {
@@ -50,22 +39,6 @@ def script_of(character: str) -> str:
 def script_title(script: str) -> str:
     """A script's name as people write it: ``CJK`` is Han, ``ETHIOPIC`` Ge'ez."""
     return _TITLES.get(script, script.capitalize())
-
-
-def is_ideograph(character: str) -> bool:
-    """Whether ``character`` is Han or kana."""
-    code = ord(character)
-    return any(low <= code <= high for low, high in _IDEOGRAPHS)
-
-
-def join_words(words: Iterable[str]) -> str:
-    """Words as running text: spaces between them, but none between two ideographs."""
-    text = ""
-    for word in words:
-        if text and word and not (is_ideograph(text[-1]) and is_ideograph(word[0])):
-            text += " "
-        text += word
-    return text
 
 
 # --- Units of writing other than code points -------------------------------------------------------------

@@ -23,6 +23,7 @@ from lalia.models.quantizer import ContrastiveHead, ContrastiveShape
 from lalia.models.recogniser import Recogniser
 from lalia.models.shape import EncoderShape
 from lalia.scoring.rates import Score, score
+from lalia.text.writing_system import WritingSystem
 from lalia.training.trainer import CONFIG, newest_checkpoint
 
 # --- Transcripts and error rates -------------------------------------------------------------------------
@@ -37,9 +38,11 @@ class Transcripts:
     hypotheses: list[str]
     unread: list[str] = field(default_factory=list)
     """a line for each clip that could not be read"""
+    writing: WritingSystem | None = None
+    """how both are written: what a word is"""
 
     def score(self) -> Score:
-        return score(self.references, self.hypotheses)
+        return score(self.references, self.hypotheses, self.writing)
 
     def as_dict(self) -> dict[str, Any]:
         """CER and WER with their intervals, and reference and hypothesis of every clip."""
@@ -65,7 +68,7 @@ def describe_clips(scores: dict[str, Any]) -> str:
 def transcribe_rows(recogniser: Recogniser, mixture: Mixture, rows: np.ndarray, micro_s: float = 60.0) -> Transcripts:
     """Greedy transcripts of ``rows``; unreadable clips are listed in ``unread``."""
     device = recogniser.head.weight.device
-    found = Transcripts([], [], [])
+    found = Transcripts([], [], [], writing=recogniser.normaliser.writing)
     for batch in make_eval_loader(mixture, rows, micro_s):
         found.unread += batch.bad
         batch = batch.to(device)

@@ -247,14 +247,14 @@ def test_confidence_falls_with_doubt() -> None:
 
 
 def test_confidence_of_ideographs() -> None:
-    """Han characters are words each, a piece of two of them is one; the beam's other texts are compared by those."""
+    """Han characters are words each, as in error rates, also those of one piece; the beam's other texts are compared by those."""
     tokens = Tokens(["<blank>", "你", "好", "妈妈", "a"])
     probs = np.full((7, 5), 0.01)
     probs[[0, 1, 2, 3, 4, 5, 6], [1, 0, 3, 0, 2, 0, 4]] = 0.9
     probs[4, 1] = 0.6
     found = Decoder(tokens, FRAME_S).decode(np.log(probs / probs.sum(1, keepdims=True)).astype(np.float32))
-    assert [w.text for w in found.words] == ["你", "妈妈", "好", "a"]
-    assert found.words[2].confidence < 0.5 < found.words[1].confidence
+    assert [w.text for w in found.words] == ["你", "妈", "妈", "好", "a"]
+    assert found.words[3].confidence < 0.5 < found.words[1].confidence
 
 
 def test_calibration() -> None:

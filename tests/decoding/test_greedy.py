@@ -7,7 +7,7 @@ import pytest
 
 from lalia.decoding.greedy import collapse, greedy, peaks, transcript, words
 from lalia.text.tokens import Tokens
-from lalia.text.unicode import join_words
+from lalia.text.writing_system import join_words
 
 TOKENS = Tokens(["<blank>", "|", "a", "b", "c", "你", "好"])
 

@@ -11,12 +11,13 @@ import pytest
 
 from lalia.lm import build
 from lalia.lm.build import LeakageFilter
+from lalia.text.writing_system import WritingSystem
 
 SAID = "the ferry leaves at noon"
 
 
-def left(sentences: list[str], lines: list[str], spaced: bool = True) -> tuple[list[str], int]:
-    apart = LeakageFilter(sentences, spaced)
+def left(sentences: list[str], lines: list[str], writing: WritingSystem | None = None) -> tuple[list[str], int]:
+    apart = LeakageFilter(sentences, writing)
     return list(apart.filter(lines)), apart.removed
 
 
@@ -58,7 +59,8 @@ def test_scripts_without_spaces() -> None:
     assert left([said, "我们去"], lines) == (["他说", "好吗", "abc", "def"], 3)
     assert left(["我们去"], ["昨天我们去了"]) == (["昨天我们去了"], 0)
     assert left(["ขอบคุณมากครับคุณสมชาย"], ["เขาพูดว่าขอบคุณมากครับคุณสมชายแล้วไป"]) == (["เขาพูดว่า", "แล้วไป"], 1)
-    assert left(["theferryleavesatnoon", "noon"], ["hesaidtheferryleavesatnoon", "beforenoon"], spaced=False) == (
+    run_on = WritingSystem().without_spaces()
+    assert left(["theferryleavesatnoon", "noon"], ["hesaidtheferryleavesatnoon", "beforenoon"], run_on) == (
         ["hesaid", "beforenoon"],
         1,
     )
