@@ -70,7 +70,8 @@ DOORS = {
     "miniaudio": ("lalia/audio/flac.py",),
     "soxr": ("lalia/audio/", "tests/"),
     "rapidfuzz": ("lalia/text/edit_distance.py", "lalia/scoring/"),
-    "num2words": ("lalia/text/languages.py",),
+    "num2words": ("lalia/text/number_words.py",),
+    "unicode_rbnf": ("lalia/text/number_words.py",),
     "regex": ("lalia/text/unicode.py",),
     "sentencepiece": ("lalia/text/tokens.py", "lalia/models/convert", "tests/"),
     "jiwer": ("tests/",),
@@ -93,7 +94,7 @@ LATE_PACKAGES = {
     "lalia/audio/flac.py": {"miniaudio"},
     "lalia/runtime/microphone.py": {"sounddevice"},
     "lalia/text/unicode.py": {"regex"},
-    "lalia/text/languages.py": {"num2words"},
+    "lalia/text/number_words.py": {"num2words", "unicode_rbnf"},
     "lalia/text/tokens.py": {"sentencepiece"},
 }
 # Packages that need an extra; the program loads them late, like heavy ones.

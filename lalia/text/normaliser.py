@@ -11,7 +11,8 @@ from typing import Any, Literal, get_args
 
 from lalia.cards import write_text
 from lalia.errors import UserError
-from lalia.text.languages import profile, spell_numbers
+from lalia.text.languages import profile
+from lalia.text.number_words import spell_numbers
 from lalia.text.writing_system import APOSTROPHES, WritingSystem, from_stored, without_letters, writing_system
 
 FILE_NAME = "normaliser.json"
@@ -62,13 +63,15 @@ class NormaliserSettings:
     spaces: Spaces = "keep"
     """keep: one between words | drop: none, for languages written without"""
     digits: Digits = "keep"
-    """keep: digits are letters like others | spell: written out as words, where num2words knows the language"""
+    """keep: digits are letters like others | spell: written out as words, where ``number_words`` knows the language"""
     keep: str = ""
     """Characters that count as letters whatever their category (Catalan ·, Hebrew ״)."""
     drop: str = ""
     """Characters that vanish whatever their category (vowel marks that only some of the labels write)."""
     replace: dict[str, str] = field(default_factory=dict)
     """What is written in place of what, after casing: {"ё": "е"}."""
+    numbers: dict[str, str] = field(default_factory=dict)
+    """Words by number, where no library knows the language's: {"7": "tosto"}."""
     writing: WritingSystem | None = None
     """How the language is written. None, as in folders made before it was stored: words are cut as the language does, and
     none of its marks is a letter."""
@@ -129,7 +132,7 @@ class NormaliserSettings:
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
         for name, value in stored.items():
-            expected = dict if name == "replace" else str
+            expected = dict if name in ("replace", "numbers") else str
             if not isinstance(value, expected):
                 raise UserError(f"{path}: {name} is {value!r}; expected {'an object' if expected is dict else 'text'}")
         return cls(**stored, writing=writing)
@@ -138,10 +141,10 @@ class NormaliserSettings:
 def settings_for(language: str, script: str = "", **changes: Any) -> NormaliserSettings:
     """The normaliser's settings for ``language`` in ``script`` ("": its usual one): the data files', under ``changes``.
 
-    Digits are spelled out where num2words knows the language.
+    Digits are spelled out where a library knows the language's numbers.
     """
     known = profile(language)
-    digits = {"digits": "spell"} if known.numbers else {}
+    digits = {"digits": "spell"} if known.spells else {}
     writing = writing_system(language, script)
     spaces = {"spaces": "drop"} if writing.units == "clusters" else {}
     own = {"language": language, **digits, **spaces, **known.normaliser, "writing": writing}
@@ -184,7 +187,7 @@ class Normaliser:
         settings = self.settings
         text = unicodedata.normalize(settings.form, text)
         if settings.digits == "spell":
-            text = spell_numbers(text, settings.language)
+            text = spell_numbers(text, settings.language, self.writing, settings.numbers)
         text = text.translate(self._unseen)
         text = unicodedata.normalize(settings.form, self._cased(text))
         text = text.translate(self._apostrophes)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 
 from lalia.errors import UserError
-from lalia.text.languages import profile, profiles, spell_numbers
+from lalia.text.languages import profile, profiles
 from lalia.text.normaliser import Normaliser, settings_for
+from lalia.text.number_words import numbers_in, read_numbers, spell_numbers
 from lalia.text.unicode import script_of
 
 
@@ -25,7 +27,7 @@ from lalia.text.unicode import script_of
         ("jpn", "３月10日 です。", "三月十日です"),
         ("kor", "3월 10일", "삼월 십일"),
         ("tur", "IĞDIR 2", "ığdır iki"),
-        ("swh", "watu 13 ng’ombe", "watu 13 ng'ombe"),
+        ("swh", "watu 13 ng’ombe", "watu kumi na tatu ng'ombe"),
         ("cmn", "你好，世界 ＯＫ", "你好世界ok"),
         ("uzn", "O‘zbekiston g'alaba a’lo", "oʻzbekiston gʻalaba aʼlo"),
         ("haw", "‘Okina, Hawai'i", "ʻokina hawaiʻi"),
@@ -49,7 +51,7 @@ def test_profiles_are_sound(language: str) -> None:
     assert known.code == language and known.name and known.scripts
     for word in known.common:
         assert {script_of(c) for c in normalise(word)} - {""} <= set(known.scripts), word
-    if known.numbers:
+    if known.spells:
         spelled = spell_numbers("0 1 2 3 4 5 6 7 8 9 10 21 100 1999 07", language)
         assert not any(map(str.isdecimal, spelled))
 
@@ -69,3 +71,46 @@ def test_where_num2words_is_missing_the_line_says_so(monkeypatch: pytest.MonkeyP
     assert spell_numbers("no digits here", "eng") == "no digits here"
     with pytest.raises(UserError, match=r"pip install 'lalia\[train\]'"):
         spell_numbers("exactly 4711 of them", "eng")
+
+
+@pytest.mark.parametrize(
+    ("language", "written", "words"),
+    [
+        ("fra", "10 000 et 1\u202f234,89", "dix mille et mille deux cent trente-quatre virgule huit neuf"),
+        ("ukr", "12 500", "дванадцять тисяч п'ятсот"),
+        ("hin", "1,00,000 और ३.५", "एक लाख और तीन दशमलव पाँच"),
+        ("deu", "1.984,5", "eintausendneunhundertvierundachtzig komma fünf"),
+        ("fas", "۱۲٬۵۰۰ و ۳٫۵", "دوازده هزار و پانصد و سه ممیز پنج"),
+        ("ita", "1'234 e 007", "milleduecentotrentaquattro e zero zero sette"),
+        ("cmn", "1984年1984人", "一九八四年一千九百八十四人"),
+        ("jpn", "1984年", "千九百八十四年"),
+        ("srp", "21", "двадесет и један"),
+        ("ell", "9 και 100.000", "εννέα και 100.000"),
+        ("deu", "24.12.2024", "vierundzwanzig.zwölf.zweitausendvierundzwanzig"),
+        ("eng", "555 12 3456", "five hundred and fifty-five twelve three thousand, four hundred and fifty-six"),
+        ("squ", "Sḵwx̱wú7mesh", "Sḵwx̱wú7mesh"),
+    ],
+)  # fmt: skip
+def test_numbers_are_read_by_the_languages_own_marks(language: str, written: str, words: str) -> None:
+    assert spell_numbers(written, language) == words
+
+
+def test_a_table_of_numbers(tmp_path: Path) -> None:
+    """Where no library knows the numbers, a table that the user fills does."""
+    path = tmp_path / "numbers.tsv"
+    path.write_text("0\tmajun\n1\tjun\n7\twuqub'\n3.5\toxib' rukʼ nikʼaj\n", encoding="utf-8")
+    table = read_numbers(path)
+    assert (
+        spell_numbers("7 winaq, 3.5, 017, 23", "quc", None, table)
+        == "wuqub' winaq, oxib' rukʼ nikʼaj, majun jun wuqub', 23"
+    )
+    assert numbers_in(["7 q'ij 10,000", "7"], "quc") == {"7": 2, "10000": 1}
+    for line, says in [
+        ("seven\t7", "is no number"),
+        ("7", "line 1: 7 has no words"),
+        ("7\tx7", "has no words"),
+        ("", "holds no numbers"),
+    ]:
+        path.write_text(line + "\n", encoding="utf-8")
+        with pytest.raises(UserError, match=says):
+            read_numbers(path)
