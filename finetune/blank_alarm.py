@@ -128,6 +128,9 @@ class BlankAlarm(Callback):
     def _roll_back(self, trainer: Trainer, task: FinetuneTask) -> str:
         if isinstance(trainer.strategy, DeepSpeedZero):
             return "the weights stay as they are, because DeepSpeed shards them"
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, Checkpoints):
+                callback.written(trainer)
         best = self.folder / CHECKPOINTS / BEST
         if self.spoke and best.exists():
             state = torch.load(best, map_location="cpu", weights_only=True)

@@ -31,8 +31,6 @@ class GuardSettings:
 
     enabled: bool = True
     """watch the run and intervene; False turns the guard off"""
-    keep_every: int = 100
-    """steps between two copies of healthy weights that the run can be rolled back to"""
     code_share: float = 0.06
     """gumbel only: least perplexity of a codebook, as a share of its entries"""
     too_good: float = 0.95

@@ -85,7 +85,7 @@ def pretrain(settings: PretrainSettings, folder: Path, stated: Collection[str] =
     run = Run(
         folder, settings.hardware, settings.log, settings.schedule, accumulation,
         accumulation * ranks * settings.batch.micro_s, "pretrain", SHOW, clip=settings.optim.clip,
-        budget=budget,
+        budget=budget, rollback=settings.guard.enabled,
     )  # fmt: skip
     loader = make_loader(
         mixture,

@@ -9,8 +9,6 @@ G codebooks, V entries, K dead entries, F features.
 from __future__ import annotations
 
 import math
-import shutil
-from collections import deque
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,8 +17,9 @@ import torch
 from torch import Tensor
 
 from lalia.cards import read_json_lines
-from lalia.errors import GuardStopped, UserError
+from lalia.errors import GuardStopped
 from lalia.training import Callback, Trainer, interventions
+from lalia.training.checkpoints import Checkpoints
 from lalia.training.distributed import broadcast
 from lalia.training.run_log import InterventionLog
 from lalia.training.zero import DeepSpeedZero
@@ -51,7 +50,8 @@ class Guard(Callback):
         self.usage_GV: Tensor | None = None
         self.share_within: float | None = None
         self.watch: Watch | None = None
-        self.healthy = HealthyWeights(folder / "guard")
+        self.checkpoints: Checkpoints | None = None
+        """of the run; it can be rolled back to those that were saved while it was healthy"""
         self._restored: dict[str, Any] | None = None
         self._stats: list[tuple[Tensor, BatchStats]] = []
         self._vitals: Vitals | None = None
@@ -70,8 +70,8 @@ class Guard(Callback):
         task.diversity_factor = self.diversity_factor
         if trainer.is_global_zero:
             self.record.forget_from(trainer.global_step)
-        if not self.healthy.steps:
-            self._save_healthy(trainer, task)
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        self.checkpoints = next((callback for callback in callbacks if isinstance(callback, Checkpoints)), None)
 
     def on_before_backward(self, trainer: Trainer, pl_module: PretrainTask, loss: Tensor) -> None:  # type: ignore[override]
         assert pl_module.batch_stats is not None
@@ -115,8 +115,8 @@ class Guard(Callback):
         breach = None if self._left_out else self.watch.run(vitals, step)
         if breach is not None:
             self._act(trainer, pl_module, breach, breach.action)
-        elif self.watch.well and step % self.settings.keep_every == 0:
-            self._save_healthy(trainer, pl_module)
+        if self.checkpoints is not None:
+            self.checkpoints.healthy = breach is None and self.watch.well
         pl_module.log_dict(
             # Tensors on the CPU: Lightning would copy each plain number to the device.
             {f"guard/{k}": torch.tensor(v) for k, v in asdict(vitals).items() if v is not None and k not in ("loss", "accuracy")}
@@ -130,15 +130,11 @@ class Guard(Callback):
             # Before the last checkpoint is written, so that the same command does not take a broken run for a finished one.
             self._end(trainer)
 
-    def on_train_end(self, trainer: Trainer, pl_module: PretrainTask) -> None:  # type: ignore[override]
-        if trainer.is_global_zero and trainer.global_step >= pl_module.settings.schedule.steps:
-            self.healthy.delete()
-
     def state_dict(self) -> dict[str, Any]:
         return {
             "diversity_factor": self.diversity_factor, "rate_factor": self.rate_factor, "measures": self.measures,
             "skipped": self.skipped, "rollbacks": self.rollbacks, "usage_GV": self.usage_GV, "share_within": self.share_within,
-            "watch": self.watch.state() if self.watch else None, "healthy": self.healthy.state(),
+            "watch": self.watch.state() if self.watch else None,
         }  # fmt: skip
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -146,7 +142,6 @@ class Guard(Callback):
             setattr(self, name, state_dict[name])
         self.share_within = state_dict["share_within"]
         self._restored = state_dict["watch"]
-        self.healthy.resume(state_dict["healthy"])
 
     def _bands(self, task: PretrainTask) -> tuple[Band, ...]:
         run = task.settings
@@ -205,7 +200,10 @@ class Guard(Callback):
     # -- Measures ----------------------------------------------------------------------------------------------------------
 
     def _act(self, trainer: Trainer, task: PretrainTask, breach: Breach, action: str) -> None:
-        if action == "roll back" and (self.rollbacks >= self.settings.rollbacks or not self.healthy.steps):
+        can = (
+            self.rollbacks < self.settings.rollbacks and self.checkpoints is not None and self.checkpoints.healthy_steps
+        )
+        if action == "roll back" and not can:
             action = "stop"
         step = trainer.global_step
         self.measures += 1
@@ -277,17 +275,14 @@ class Guard(Callback):
         return f"the learning rate is cut to {self.rate_factor:g} of the schedule"
 
     def _roll_back(self, trainer: Trainer, task: PretrainTask) -> str:
-        assert self.watch is not None
+        assert self.watch is not None and self.checkpoints is not None
         self.rollbacks += 1
-        # The second time further back: the newest copy may have been broken already.
-        step, kept = self.healthy.copy(older=self.rollbacks > 1)
-        interventions.restore(trainer, task, kept)
+        # The second time further back: the newest healthy checkpoint may have been broken already.
+        step, checkpoint = self.checkpoints.read_healthy(trainer, older=self.rollbacks > 1)
+        interventions.restore(trainer, task, checkpoint)
         self.usage_GV = self.share_within = None
         self.watch.rolled_back(trainer.global_step)
         return f"weights and optimizer are restored from step {step}, and {self._cut_learning_rate(trainer)}"
-
-    def _save_healthy(self, trainer: Trainer, task: PretrainTask) -> None:
-        self.healthy.keep(interventions.snapshot(trainer, task), trainer.global_step, write=trainer.is_global_zero)
 
     # -- Records -----------------------------------------------------------------------------------------------------------
 
@@ -322,67 +317,3 @@ def _code_share(usage_GV: Tensor) -> float:
 def read_record(run: Path) -> list[dict[str, Any]]:
     """The guard's interventions in ``run``, in order."""
     return read_json_lines(InterventionLog(run, NAME).path)
-
-
-# --- Copies of healthy weights ---------------------------------------------------------------------------
-
-CHECKPOINTS = 3
-"""The copies that the newest CHECKPOINTS checkpoints name stay on disk, so that a resume can roll back as the run itself."""
-
-
-class HealthyWeights:
-    """Copies of weights and optimizer to roll back to: the newest two on disk, the newest also in memory."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.steps: list[int] = []
-        """of the copies in use, oldest first"""
-        self._newest: dict[str, Any] | None = None
-        self._named: deque[list[int]] = deque(maxlen=CHECKPOINTS)
-
-    def state(self) -> list[int]:
-        """The steps of the copies in use, stored in each checkpoint."""
-        self._named.append(self.steps)
-        return self.steps
-
-    def keep(self, copy: dict[str, Any], step: int, write: bool) -> None:
-        """Store ``copy`` (weights and moments) of ``step``; rank 0 writes. Under ZeRO the other ranks have an empty copy and
-        read the file."""
-        self._newest = copy | {"step": step} if copy["weights"] else None
-        self.steps = [*(s for s in self.steps if s < step), step][-2:]
-        if not write:
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self._path(step)
-        partial = path.with_suffix(".partial")
-        torch.save(self._newest, partial)
-        partial.replace(path)
-        needed = {self._path(s) for steps in (self.steps, *self._named) for s in steps}
-        for old in set(self.folder.glob("healthy*.pt")) - needed:
-            old.unlink()
-
-    def copy(self, older: bool) -> tuple[int, dict[str, Any]]:
-        """The newest copy and its step, or with ``older`` the one before."""
-        step = self.steps[0] if older else self.steps[-1]
-        newest = self._newest
-        return step, newest if newest is not None and newest["step"] == step else self._read(step)
-
-    def resume(self, steps: list[int]) -> None:
-        """Continue with the copies of ``steps``, named by a checkpoint, that are on disk."""
-        self.steps = [step for step in steps if self._path(step).is_file()]
-        self._newest = None
-        self._named.append(self.steps)
-
-    def delete(self) -> None:
-        """Delete the copies: the run is finished."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def _read(self, step: int) -> dict[str, Any]:
-        path = self._path(step)
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # whatever torch says of a file cut short
-            raise UserError(f"{path}: healthy weights cannot be read ({str(error).splitlines()[0][:100]})") from error
-
-    def _path(self, step: int) -> Path:
-        return self.folder / f"healthy{step:08d}.pt"

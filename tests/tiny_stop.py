@@ -45,7 +45,7 @@ def main() -> int:
     stage, folder, when = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
     name, _, moment = when.partition(":")
 
-    from lalia.training import Callback, checkpoints
+    from lalia.training import Callback, checkpoint_files
     from lalia.training import trainer as runs
 
     def stop() -> None:
@@ -72,14 +72,14 @@ def main() -> int:
                 stop()
 
     if moment == "saving":
-        plain_save = checkpoints.torch.save
+        plain_save = checkpoint_files.torch.save
 
         def save(content: Any, file: Any) -> None:
             file.write(b"")
             stop()
             plain_save(content, file)
 
-        checkpoints.torch.save = save  # type: ignore[assignment]
+        checkpoint_files.torch.save = save  # type: ignore[assignment]
 
     plain = runs.fit
     corpus = [f"--data.corpus={folder / 'corpus'}", *SMALL, *sys.argv[4:]]

@@ -99,8 +99,8 @@ def settings_of(kind: str, seed: int, steps: int, corpus: Path, guarded: bool) -
         batch=BatchSettings(hours=8 / 3600, micro_s=8.0),
         optim=OptimSettings(lr=5e-4, clip=5.0),
         schedule=ScheduleSettings(steps=steps, hold=0.9),
-        log=LogSettings(every=10, valid_every=steps, checkpoint_every=steps),
-        guard=GuardSettings(enabled=guarded, keep_every=50),
+        log=LogSettings(every=10, valid_every=steps, checkpoint_every=50),
+        guard=GuardSettings(enabled=guarded),
         seed=seed,
     )  # fmt: skip
     if kind == "collapse":

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: when they are saved, how they survive a kill, how the newest readable one is found; early stopping."""
+"""Checkpoints of a run: when they are saved, which were healthy, how the newest readable one is found; early stopping."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,33 +17,17 @@ from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
-from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback
 from torch import nn
 
 from lalia.data.loader import STOP_SIGNALS
 from lalia.errors import UserError
+from lalia.training.checkpoint_files import CheckpointFiles, read_checkpoint, step_path, steps_in
 from lalia.training.settings import LogSettings, ScheduleSettings
 
 CHECKPOINTS, BEST = "checkpoints", "best.ckpt"
-KEPT = 2
-
-
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Checkpoint files written atomically (temporary file, fsync, rename) and read without unpickling code."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.part")
-        with temporary.open("wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        return dict(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
+HEALTHY = 2
+"""Newest healthy checkpoints that stay for rollbacks."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +52,9 @@ class Stopped(BaseException):
 
 
 class Checkpoints(Callback):
-    """Saves ``checkpoints/stepNNNNNNNN.ckpt`` every ``log.checkpoint_every`` steps, at the end and on a signal; keeps the newest
-    two, and ``best.ckpt`` (weights only) by ``monitor``.
+    """Saves ``checkpoints/stepNNNNNNNN.ckpt`` every ``log.checkpoint_minutes`` by rank 0's clock or every
+    ``log.checkpoint_every`` steps, at the end and on a signal; keeps the newest two, and ``best.ckpt`` (weights only) by
+    ``monitor``. With ``rollback`` it saves step 0 as well and keeps the newest two that were saved while the run was ``healthy``.
 
     At a step with a validation it saves after the validation, so that a resumed run neither repeats nor misses it. Early
     stopping saves and ends the run. SIGTERM, SIGINT (Ctrl-C) and SIGUSR1 end it after the current step; a second SIGINT at once.
@@ -82,11 +68,19 @@ class Checkpoints(Callback):
         accumulation: int,
         monitor: tuple[str, str] | None,
         early_stopping: EarlyStopping | None = None,
+        files: CheckpointFiles | None = None,
+        rollback: bool = False,
     ) -> None:
         self.folder = folder / CHECKPOINTS
         self.schedule, self.logs, self.accumulation = schedule, log, accumulation
         self.monitor = monitor
         self.early_stopping = early_stopping or EarlyStopping()
+        self.files = files or CheckpointFiles()
+        self.rollback = rollback
+        self.healthy = False
+        """whether the run is healthy at this step; a guard says so"""
+        self.healthy_steps: list[int] = []
+        """of the checkpoints that the run can be rolled back to, oldest first"""
         self.best: float | None = None
         self.waited = 0
         """validations in a row without a better result"""
@@ -96,6 +90,8 @@ class Checkpoints(Callback):
         self.done = -1
         self.stopping = False
         self._previous: dict[int, Any] = {}
+        self._saved_at = 0.0
+        self._first = True
 
     @property
     def valid_every(self) -> int:
@@ -129,6 +125,9 @@ class Checkpoints(Callback):
         self.done = trainer.global_step
         if trainer.strategy.reduce_boolean_decision(self.asked is not None, all=False):
             raise Stopped(self.asked or signal.SIGTERM, None)  # no step was done since the start
+        self._saved_at = time.monotonic()
+        if self.rollback and trainer.global_step == 0:
+            self._save(trainer, 0, healthy=True)
 
     # -- saving --
 
@@ -161,28 +160,81 @@ class Checkpoints(Callback):
     def _after_step(self, trainer: Trainer, step: int) -> None:
         """Save what is due after ``step``; note whether any rank received a stop signal."""
         self.done = step
-        stop = trainer.strategy.reduce_boolean_decision(self.asked is not None, all=False)
-        if stop or self.ended or step % self.logs.checkpoint_every == 0 or step >= self.schedule.steps:
-            trainer.save_checkpoint(self.folder / f"step{step:08d}.ckpt")
-            if trainer.is_global_zero:
-                prune(self.folder)
+        if self._first and trainer.is_global_zero:  # now the step's memory has been at its peak
+            self.files.reserve(trainer.lightning_module)
+        self._first = False
+        stop, due, failed = self._any(trainer, self.asked is not None, self._due(trainer, step), self._failed)
+        if failed:
+            self._fail()
+        ends = stop or self.ended or step >= self.schedule.steps
+        if due or ends:
+            self._save(trainer, step, self.healthy, last=step >= self.schedule.steps)
+        if ends:
+            self.written(trainer)
         self.stopping = stop and step < self.schedule.steps
+
+    def _due(self, trainer: Trainer, step: int) -> bool:
+        if self.logs.checkpoint_every:
+            return step % self.logs.checkpoint_every == 0
+        return trainer.is_global_zero and time.monotonic() - self._saved_at >= 60 * self.logs.checkpoint_minutes
+
+    def _save(self, trainer: Trainer, step: int, healthy: bool, last: bool = False) -> None:
+        if self.rollback and healthy:
+            self.healthy_steps = [*(s for s in self.healthy_steps if s < step), step][-HEALTHY:]
+        self.files.keep = () if last else tuple(self.healthy_steps)
+        trainer.save_checkpoint(step_path(self.folder, step))
+        self._saved_at = time.monotonic()
+
+    @property
+    def _failed(self) -> bool:
+        return self.files.failure is not None
+
+    def _any(self, trainer: Trainer, *here: bool) -> list[bool]:
+        """Which of the values ``here`` are true on any rank."""
+        if trainer.world_size == 1:
+            return list(here)
+        values = torch.tensor([float(value) for value in here], device=trainer.strategy.root_device)
+        return [bool(value) for value in trainer.strategy.reduce(values, reduce_op="max").tolist()]
+
+    def _fail(self) -> None:
+        if self.files.failure is None:
+            raise SystemExit(UserError.status)  # rank 0 prints the reason
+        raise self.files.failure
+
+    def written(self, trainer: Trainer) -> None:
+        """Return when the checkpoints saved so far are on disk; every rank calls it. Ends the run if they cannot be written."""
+        self.files.wait()
+        if self._any(trainer, self._failed)[0]:
+            self._fail()
+
+    def read_healthy(self, trainer: Trainer, older: bool) -> tuple[int, dict[str, Any]]:
+        """(step, content mapped from the file) of the newest healthy checkpoint, or with ``older`` of the one before; every rank
+        reads it."""
+        self.written(trainer)
+        step = self.healthy_steps[0 if older else -1]
+        path = step_path(self.folder, step)
+        try:
+            return step, read_checkpoint(path)
+        except Exception as error:  # whatever torch says of a file cut short
+            reason = str(error).splitlines()[0][:100]
+            raise UserError(f"{path}: the run cannot be rolled back to it, it cannot be read ({reason})") from error
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         if self.stopping:  # only here: Lightning has logged the step and the validation
             raise Stopped(self.asked or signal.SIGTERM, self.done)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "waited": self.waited, "ended": self.ended}
+        return {"best": self.best, "waited": self.waited, "ended": self.ended, "healthy": list(self.healthy_steps)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best = state_dict["best"]
         self.waited = state_dict.get("waited", 0)
+        self.healthy_steps = [s for s in state_dict.get("healthy", ()) if step_path(self.folder, s).is_file()]
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Set Lightning's counters to the checkpoint's step: with other ranks a step has another number of micro-batches."""
         step = int(checkpoint["global_step"])
-        validated = step % self.valid_every == 0
+        validated = step > 0 and step % self.valid_every == 0
         loops = checkpoint["loops"]["fit_loop"]
         # It counts one more when it skips the validation that was done before saving.
         loops["epoch_loop.state_dict"]["_batches_that_stepped"] = step - validated
@@ -191,26 +243,12 @@ class Checkpoints(Callback):
                 loops["epoch_loop.batch_progress"][counts][name] = step * self.accumulation
 
 
-def prune(folder: Path) -> None:
-    """Remove all but the newest checkpoints, and partial files of a killed run."""
-    for path in steps_in(folder)[KEPT:]:
-        path.unlink(missing_ok=True)
-    for path in folder.glob(".*.part"):
-        path.unlink(missing_ok=True)
-
-
-def steps_in(folder: Path) -> list[Path]:
-    """The step checkpoints in ``folder``, newest first."""
-    found = [path for path in folder.glob("step*.ckpt") if path.stem[4:].isdigit()]
-    return sorted(found, key=lambda path: int(path.stem[4:]), reverse=True)
-
-
 def newest_checkpoint(run: Path) -> tuple[Path, dict[str, Any]] | None:
     """(path, content) of the newest checkpoint of ``run`` that can be read; warns of a broken one and skips it."""
     paths = steps_in(run / CHECKPOINTS)
     for path in paths:
         try:
-            return path, torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            return path, read_checkpoint(path)
         except Exception as error:  # whatever torch says of a file cut short
             reason = str(error).splitlines()[0][:100]
             then = "continuing from the previous one" if path != paths[-1] else "no other is left, the run starts anew"

@@ -44,27 +44,15 @@ def weights_are_finite(trainer: Trainer, module: LightningModule) -> bool:
     return all(bool(torch.isfinite(parameter).all()) for parameter in module.parameters())
 
 
-def snapshot(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
-    """A copy of ``weights`` and ``moments`` on the CPU; both empty on ranks above 0 where the state is sharded."""
+def restore(trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
+    """Restore weights and moments from ``checkpoint``, whose tensors every rank has mapped from the file; learning rates stay."""
+    weights, moments = checkpoint["state_dict"], checkpoint["optimizer_states"][0]["state"]
     if isinstance(trainer.strategy, DeepSpeedZero):
-        weights = trainer.strategy.lightning_module_state_dict()
-        moments = trainer.strategy.optimizer_state(trainer.optimizers[0])["state"]
-    else:
-        weights, moments = module.state_dict(), trainer.optimizers[0].state_dict()["state"]
-    return {"weights": _cloned(weights), "moments": _cloned(moments)}
-
-
-def restore(trainer: Trainer, module: LightningModule, kept: dict[str, Any]) -> None:
-    """Restore weights and moments from a snapshot, which every rank must have; learning rates stay."""
-    if isinstance(trainer.strategy, DeepSpeedZero):
-        trainer.strategy.restore(kept["weights"], kept["moments"])
+        trainer.strategy.restore(weights, moments)
         return
-    module.load_state_dict(kept["weights"])
+    module.load_state_dict(weights)
     optimizer = trainer.optimizers[0]
-    # A copy: the optimizer changes the tensors it is given.
-    optimizer.load_state_dict(
-        {"state": _cloned(kept["moments"]), "param_groups": optimizer.state_dict()["param_groups"]}
-    )
+    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def scale_learning_rates(trainer: Trainer, factor: float) -> None:
@@ -95,11 +83,3 @@ def reset_moments(trainer: Trainer, parameter: nn.Parameter, places: Tensor) -> 
     for moment in trainer.optimizers[0].state.get(parameter, {}).values():
         if moment.ndim:
             moment.masked_fill_(places.to(moment.device), 0.0)
-
-
-def _cloned(state: Any) -> Any:
-    if isinstance(state, torch.Tensor):
-        return state.detach().cpu().clone()
-    if isinstance(state, dict):
-        return {key: _cloned(value) for key, value in state.items()}
-    return state

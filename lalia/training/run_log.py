@@ -39,7 +39,7 @@ class MetricsFile(Logger):
         self.started = time.monotonic()
         # A run killed after its last checkpoint repeats those steps: their old lines are removed.
         kept = [line for line in read_metrics(run) if line["step"] < first_step]
-        self.path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         self.offset_s = kept[-1].get("time_s", 0.0) if kept else 0.0
 
     @property

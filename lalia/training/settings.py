@@ -115,8 +115,10 @@ class LogSettings:
     """steps between two lines of metrics.jsonl"""
     valid_every: int = 200
     """steps between two validations"""
-    checkpoint_every: int = 200
-    """steps between two checkpoints"""
+    checkpoint_minutes: float = 10.0
+    """minutes between two checkpoints"""
+    checkpoint_every: int = 0
+    """steps between two checkpoints; 0 = by `checkpoint_minutes`"""
 
 
 @dataclass

@@ -26,9 +26,10 @@ from torch import nn
 
 from lalia import config
 from lalia.errors import Interrupted, UserError
+from lalia.training.checkpoint_files import NEWEST, CheckpointFiles, check_disk, one_line_if_full
 from lalia.training.checkpoints import (
     CHECKPOINTS,
-    AtomicCheckpointIO,
+    HEALTHY,
     Checkpoints,
     EarlyStopping,
     Stopped,
@@ -93,6 +94,8 @@ class Run:
     """when the run ends before its last step, judged by ``monitor``"""
     budget: Budget | None = None
     """the time budget that the steps were computed from; None = the steps were given"""
+    rollback: bool = False
+    """whether healthy checkpoints are kept, since a guard may roll the run back to them"""
 
 
 def resolve_schedule(
@@ -179,7 +182,11 @@ def fit(task: LightningModule, run: Run, train: Iterable[Any], valid: Iterable[A
         check_fits(start[0], start[1]["state_dict"], task)
     if start is None or (start[1]["global_step"] < steps and not ended_early(start[1])):
         strategy, precision = make_strategy(hardware, sum(p.numel() for p in task.parameters()))
-        checkpoints = Checkpoints(run.folder, run.schedule, run.log, run.accumulation, run.monitor, run.early_stopping)
+        files = CheckpointFiles(hardware.devices)
+        checkpoints = Checkpoints(
+            run.folder, run.schedule, run.log, run.accumulation, run.monitor, run.early_stopping, files, run.rollback
+        )
+        _check_disk(run, task, leader)
         progress = ProgressBar(run.schedule, run.audio_s_per_step, run.show, run.title)
         callbacks = [progress, BadClips(run.folder), *extra, checkpoints]
         if run.budget is not None and (begun := start[1]["global_step"] if start else 0) < UNTIMED_STEPS + TIMED_STEPS:
@@ -193,7 +200,7 @@ def fit(task: LightningModule, run: Run, train: Iterable[Any], valid: Iterable[A
             devices=hardware.devices,
             num_nodes=hardware.nodes,
             strategy=strategy,
-            plugins=[precision, AtomicCheckpointIO(), *([environment()] if hardware.ranks > 1 else [])],
+            plugins=[precision, files, *([environment()] if hardware.ranks > 1 else [])],
             max_steps=steps,
             accumulate_grad_batches=run.accumulation,
             gradient_clip_val=run.clip,
@@ -211,12 +218,14 @@ def fit(task: LightningModule, run: Run, train: Iterable[Any], valid: Iterable[A
         )  # fmt: skip
         checkpoints.catch_signals()
         try:
-            trainer.fit(task, train, valid, ckpt_path=str(start[0]) if start else None)
+            with one_line_if_full(run.folder):
+                trainer.fit(task, train, valid, ckpt_path=str(start[0]) if start else None)
         except Stopped as stop:
             if not leader:
                 raise SystemExit(0) from stop
             raise Interrupted(_how_it_stopped(stop, run)) from stop
         finally:
+            files.wait()
             checkpoints.release_signals()
         if checkpoints.ended and leader:
             reason = f"no better result in {checkpoints.waited} validations"
@@ -232,6 +241,19 @@ def fit(task: LightningModule, run: Run, train: Iterable[Any], valid: Iterable[A
     if final is None:
         raise UserError(f"{run.folder}: the last checkpoint cannot be read; run the same command again")
     task.to("cpu").load_state_dict(final[1]["state_dict"])
+
+
+def _check_disk(run: Run, task: LightningModule, leader: bool) -> None:
+    """Print what the run's checkpoints need on disk; raise ``UserError`` where not even one fits."""
+    kept = NEWEST + 1 + HEALTHY * run.rollback
+    try:
+        room = check_disk(run.folder / CHECKPOINTS, task, kept)
+    except UserError as error:
+        if not leader:
+            raise SystemExit(error.status) from error  # rank 0 prints the reason
+        raise
+    if leader:
+        print(room, file=sys.stderr)
 
 
 def _how_it_stopped(stop: Stopped, run: Run) -> str:

@@ -48,7 +48,6 @@ def tiny(corpus: Path, steps: int = 12, **changes: object) -> PretrainSettings:
         optim=OptimSettings(lr=1e-3),
         schedule=ScheduleSettings(steps=steps),
         log=LogSettings(every=1, valid_every=steps, checkpoint_every=4),
-        guard=GuardSettings(keep_every=4),
     )  # fmt: skip
     return replace(settings, **changes)  # type: ignore[arg-type]
 
@@ -200,7 +199,11 @@ def test_with_and_without_guard_a_healthy_run_is_the_same(corpus: Path, tmp_path
     assert read_record(tmp_path / "with") == []
     for name, weight in weights(tmp_path / "without").items():
         assert torch.equal(weight, weights(tmp_path / "with")[name]), name
-    assert not (tmp_path / "with" / "guard").exists()  # the copies of a finished run are of use to nobody
+    # Of a finished run only the newest two stay.
+    assert sorted(path.name for path in (tmp_path / "with" / "checkpoints").iterdir()) == [
+        "step00000008.ckpt",
+        "step00000012.ckpt",
+    ]
 
 
 def test_a_poisoned_batch_is_left_out(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
@@ -264,7 +267,7 @@ def test_dead_codes_are_revived_in_a_run(corpus: Path, tmp_path: Path) -> None:
                 pl_module.head.code_logits.bias.data.view(2, 16)[:, 0] = 1000.0  # one code wins everything
                 pl_module.head.code_logits.bias.data.view(2, 16)[:, 1:] = 0.0
 
-    settings = tiny(corpus, steps=150, guard=GuardSettings(code_share=0.2, keep_every=20))
+    settings = tiny(corpus, steps=150, guard=GuardSettings(code_share=0.2))
     with pytest.MonkeyPatch.context() as monkeypatch:
         with_callback(monkeypatch, Kill())
         pretrain(settings, tmp_path / "run")

@@ -41,7 +41,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def start(corpus: Path, out: Path, *flags: str, **trouble: str) -> subprocess.CompletedProcess[str]:
     out.mkdir()
-    arguments = ["fit", f"--out={out}", f"--data.corpus={corpus}", f"--schedule.steps={STEPS}", "--guard.keep_every=1"]
+    arguments = ["fit", f"--out={out}", f"--data.corpus={corpus}", f"--schedule.steps={STEPS}"]
     return subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "tests.tiny_run", *arguments, *flags], cwd=ROOT, capture_output=True,
         text=True, timeout=400, env=os.environ | {"OMP_NUM_THREADS": "1", "LALIA_TEST_RANKS": str(out)} | trouble, check=False,

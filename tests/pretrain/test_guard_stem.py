@@ -165,7 +165,6 @@ def tiny(corpus: Path, steps: int, **changes: Any) -> PretrainSettings:
         optim=OptimSettings(lr=5e-4),
         schedule=ScheduleSettings(steps=steps),
         log=LogSettings(every=10, valid_every=steps, checkpoint_every=10),
-        guard=GuardSettings(keep_every=10),
     )  # fmt: skip
     return replace(settings, **changes)
 

@@ -10,22 +10,19 @@ import torch
 from torch import nn
 
 from lalia.errors import UserError
+from lalia.training.checkpoint_files import prune, write_checkpoint
 from lalia.training.checkpoints import (
-    AtomicCheckpointIO,
     best_weights,
     check_fits,
     first_step,
     newest_checkpoint,
-    prune,
 )
 from lalia.training.trainer import same_settings
 
 
 def keep(run: Path, step: int) -> Path:
     path = run / "checkpoints" / f"step{step:08d}.ckpt"
-    AtomicCheckpointIO().save_checkpoint(
-        {"global_step": step, "state_dict": {"w": torch.full((3,), float(step))}}, path
-    )
+    write_checkpoint({"global_step": step, "state_dict": {"w": torch.full((3,), float(step))}}, path)
     return path
 
 
@@ -55,7 +52,7 @@ def test_a_kill_while_saving_leaves_the_old_file(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(torch, "save", killed)
     with pytest.raises(KeyboardInterrupt):
-        AtomicCheckpointIO().save_checkpoint({"global_step": 11}, path)
+        write_checkpoint({"global_step": 11}, path)
     assert first_step(tmp_path) == 10
 
 
