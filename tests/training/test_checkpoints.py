@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
 from lalia.errors import UserError
-from lalia.training.checkpoint_files import prune, write_checkpoint
-from lalia.training.checkpoints import (
-    best_weights,
-    check_fits,
-    first_step,
-    newest_checkpoint,
+from lalia.training import checkpoint_files
+from lalia.training.checkpoint_files import (
+    CheckpointFiles,
+    check_disk,
+    free_memory,
+    one_line_if_full,
+    prune,
+    read_checkpoint,
+    step_path,
+    steps_in,
+    write_checkpoint,
 )
+from lalia.training.checkpoints import Checkpoints, best_weights, check_fits, first_step, newest_checkpoint
+from lalia.training.settings import LogSettings, ScheduleSettings
 from lalia.training.trainer import same_settings
 
 
@@ -90,3 +100,154 @@ def test_a_run_goes_on_with_other_hardware_but_not_with_other_settings() -> None
     asked["model"] = {"width": 64, "layers": 3}
     with pytest.raises(UserError, match=r"model\.width 32, now 64; model\.layers 2, now 3; give the same settings"):
         same_settings(known, asked, Path("config.yaml"))
+
+
+# -- Written in the background, on a full disk -------------------------------------------------------------------------------
+
+
+def state(value: float) -> dict[str, object]:
+    moments = {0: {"step": torch.tensor(value), "exp_avg": torch.full((3,), value)}}
+    return {"state_dict": {"w": torch.full((3,), value)}, "optimizer_states": [{"state": moments, "param_groups": []}]}
+
+
+def fill(held: object, value: float) -> None:
+    if isinstance(held, torch.Tensor):
+        held.fill_(value)
+    elif isinstance(held, dict):
+        for inner in held.values():
+            fill(inner, value)
+    elif isinstance(held, list):
+        for inner in held:
+            fill(inner, value)
+
+
+def test_a_file_holds_the_state_at_its_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two saves before the first is written, a third that uses the buffers of their copies again."""
+    files, begin, live = CheckpointFiles(), threading.Event(), state(0.0)
+    plain = torch.save
+    monkeypatch.setattr(torch, "save", lambda *args: (begin.wait(60), plain(*args)))
+    for step in (1, 2):
+        fill(live, float(step))
+        files.save_checkpoint(live, step_path(tmp_path, step))
+    fill(live, -1.0)
+    assert not steps_in(tmp_path)
+    begin.set()
+    files.wait()
+    fill(live, 3.0)
+    files.save_checkpoint(live, step_path(tmp_path, 3))
+    files.wait()
+    assert files.failure is None and len(steps_in(tmp_path)) == 2
+    for step in (2, 3):
+        found = read_checkpoint(step_path(tmp_path, step))
+        assert bool((found["state_dict"]["w"] == step).all())
+        assert bool((found["optimizer_states"][0]["state"][0]["exp_avg"] == step).all())
+    assert sum(map(len, files._buffers.values())) == 6  # two copies of three tensors
+
+
+def test_without_room_in_memory_the_step_waits_for_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint_files, "free_memory", lambda processes: 0.0)
+    files = CheckpointFiles()
+    files.save_checkpoint(state(1.0), step_path(tmp_path, 1))
+    assert step_path(tmp_path, 1).is_file() and not files._buffers
+
+
+def test_free_memory_is_what_is_left_at_the_peak() -> None:
+    assert 0 < free_memory() < 1e15
+    assert free_memory(1000) <= free_memory()
+
+
+def test_healthy_ones_stay(tmp_path: Path) -> None:
+    for step in (0, 1, 2, 3, 4):
+        keep(tmp_path, step)
+    prune(tmp_path / "checkpoints", keep=(0, 2))
+    assert [path.name[11:13] for path in steps_in(tmp_path / "checkpoints")] == ["4.", "3.", "2.", "0."]
+
+
+def full(monkeypatch: pytest.MonkeyPatch, writes: int) -> None:
+    """The next ``writes`` checkpoints meet a full disk half-way, as torch meets it: its own error follows that of the file."""
+    plain, left = torch.save, [writes]
+
+    def save(checkpoint: object, file: object) -> None:
+        if not left[0]:
+            return plain(checkpoint, file)  # type: ignore[arg-type]
+        left[0] -= 1
+        file.write(b"half")  # type: ignore[attr-defined]
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        finally:
+            raise RuntimeError("unexpected pos 64 vs 0")
+
+    monkeypatch.setattr(torch, "save", save)
+
+
+@pytest.mark.parametrize("room", [1e15, 0.0])
+def test_on_a_full_disk_older_ones_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: float) -> None:
+    monkeypatch.setattr(checkpoint_files, "free_memory", lambda processes: room)
+    for step in (1, 2):
+        keep(tmp_path, step)
+    full(monkeypatch, 1)
+    files = CheckpointFiles()
+    files.save_checkpoint(state(3.0), step_path(tmp_path / "checkpoints", 3))
+    files.wait()
+    assert files.failure is None
+    assert [path.name for path in steps_in(tmp_path / "checkpoints")] == ["step00000003.ckpt", "step00000002.ckpt"]
+
+
+@pytest.mark.parametrize("room", [1e15, 0.0])
+def test_a_disk_that_stays_full_costs_no_older_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: float
+) -> None:
+    monkeypatch.setattr(checkpoint_files, "free_memory", lambda processes: room)
+    for step in (1, 2):
+        keep(tmp_path, step)
+    full(monkeypatch, 2)
+    files = CheckpointFiles()
+    files.save_checkpoint(state(3.0), step_path(tmp_path / "checkpoints", 3))
+    files.save_checkpoint(state(4.0), step_path(tmp_path / "checkpoints", 4))  # nothing is written after a failure
+    files.wait()
+    assert isinstance(files.failure, UserError) and "\n" not in str(files.failure)
+    assert "step00000003.ckpt: cannot be written (No space left on device" in str(files.failure)
+    assert "continues from step 2" in str(files.failure)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step00000002.ckpt"]
+
+
+def test_a_run_says_what_it_needs_and_is_refused_where_not_one_fits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = nn.Linear(1000, 1000)  # 12 bytes a number
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=20e6))
+    assert check_disk(tmp_path / "new", module, 3) == "checkpoints: 12 MB each, up to 36 MB at a time; 20 MB are free"
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=8e6))
+    with pytest.raises(UserError, match=r"checkpoints: a checkpoint needs 12 MB, and 8 MB are free; make room"):
+        check_disk(tmp_path / "checkpoints", module, 3)
+    for step in (1, 2):
+        keep(tmp_path, step)
+    (tmp_path / "checkpoints" / "step00000001.ckpt").write_bytes(bytes(5_000_000))
+    assert "8 MB are free" in check_disk(tmp_path / "checkpoints", module, 3)  # the older one gives way
+
+
+def test_a_full_disk_is_one_line_whoever_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def write() -> None:
+        raise OSError(errno.EDQUOT, "Disk quota exceeded", str(tmp_path / "metrics.jsonl"))
+
+    message = r"metrics.jsonl: cannot be written \(Disk quota exceeded\)"
+    with pytest.raises(UserError, match=message), one_line_if_full(tmp_path):
+        thread = threading.Thread(target=write)
+        thread.start()
+        thread.join()
+        write()
+    assert capsys.readouterr().err == ""
+    with pytest.raises(PermissionError), one_line_if_full(tmp_path):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+
+def test_saves_are_due_by_the_clock_or_by_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def due(log: LogSettings, step: int, minutes: float, rank_zero: bool = True) -> bool:
+        checkpoints = Checkpoints(tmp_path, ScheduleSettings(steps=100), log, 1, None)
+        monkeypatch.setattr("time.monotonic", lambda: 60 * minutes)
+        return checkpoints._due(SimpleNamespace(is_global_zero=rank_zero), step)  # type: ignore[arg-type]
+
+    assert LogSettings().checkpoint_minutes == 10 and LogSettings().checkpoint_every == 0
+    assert not due(LogSettings(), 7, 9.9) and due(LogSettings(), 7, 10)
+    assert not due(LogSettings(), 7, 10, rank_zero=False)  # one clock decides
+    assert due(LogSettings(checkpoint_every=5), 10, 0) and not due(LogSettings(checkpoint_every=5), 11, 100)
