@@ -1,4 +1,4 @@
-"""One distillation run: from a teacher, corpora and settings to ``RUN/recogniser`` and ``RUN/scores.json``."""
+"""Distillation of a recogniser into a smaller student: one run, from settings to ``RUN/recogniser`` and its scores."""
 
 from __future__ import annotations
 
@@ -22,9 +22,8 @@ from lalia.data.labels import (
     choose_minutes,
     clips_digest,
     describe_excluded,
+    held_out_rows,
     label_encoder,
-    note_excluded_dev_clips,
-    scored_test_rows,
 )
 from lalia.data.loader import make_eval_loader, make_loader
 from lalia.data.mixture import Mixture
@@ -32,22 +31,13 @@ from lalia.data.plan import BatchPlan
 from lalia.models.recogniser import Recogniser
 from lalia.models.store import count_parameters
 from lalia.report.run_page import write_run_report
+from lalia.training import trainer
 from lalia.training.distributed import is_rank_zero, rank, shard_loader
 from lalia.training.seeds import generator
-from lalia.training.trainer import (
-    FINISHED,
-    MinimumSteps,
-    Run,
-    best_weights,
-    finished,
-    first_step,
-    fit,
-    resolve_schedule,
-)
 from lalia.training.validation import describe_clips, transcribe_rows
 
 SHOW = ("train/loss", "train/posteriors", "valid/divergence", "valid/cer", "valid/wer")
-MINIMUM_STEPS = MinimumSteps(200, "with fewer steps a student stays far from its teacher")
+MINIMUM_STEPS = trainer.MinimumSteps(200, "with fewer steps a student stays far from its teacher")
 
 # --- The run -------------------------------------------------------------------------------------------
 
@@ -57,7 +47,7 @@ def distill(settings: DistillSettings, folder: Path, stated: Collection[str] = (
 
     ``stated`` names the settings that the user gave (``config.stated``): a finished run must have been made with them.
     """
-    if finished(folder, settings, stated):
+    if trainer.finished(folder, settings, stated):
         print(f"{folder}: this run is finished; its recogniser is {folder / 'recogniser'}")
         return
     inputs = RunInputs.load(settings)
@@ -71,7 +61,7 @@ def distill(settings: DistillSettings, folder: Path, stated: Collection[str] = (
 
 def _finish(settings: DistillSettings, folder: Path, task: DistillTask, inputs: RunInputs) -> None:
     """Save the student of the best checkpoint, with its scores and the teacher's on the test clips."""
-    best, step = best_weights(folder)
+    best, step = trainer.best_weights(folder)
     task.load_state_dict(best)
     student = task.student.eval()
     scores = transcribe_rows(student, inputs.mixture, inputs.test).as_dict()
@@ -87,7 +77,7 @@ def _finish(settings: DistillSettings, folder: Path, task: DistillTask, inputs: 
         language=inputs.languages, distillation=facts,
     )  # fmt: skip
     write_json(folder / "scores.json", facts | scores)
-    write_json(folder / FINISHED, facts)
+    write_json(folder / trainer.FINISHED, facts)
     write_run_report(folder, inputs.mixture, type(settings)())
     low, high = scores["cer_interval"]
     print(
@@ -133,14 +123,9 @@ class RunInputs:
             durations_s=mixture.durations_s, groups=groups, rows=rows, seed=settings.seed,
             micro_batch_s=settings.batch.micro_s, min_s=data.min_s, max_s=data.max_s, alpha=data.alpha, crop=False,
         )  # fmt: skip
-        if is_rank_zero(settings.hardware):
-            note_excluded_dev_clips(mixture, data.language, data.min_s, data.max_s)
-        return cls(
-            teacher, card, mixture, rows, labelled,
-            mixture.select("dev", data.language, labelled=True, min_s=data.min_s, max_s=data.max_s),
-            scored_test_rows(mixture, data.language, data.min_s, data.max_s, is_rank_zero(settings.hardware)),
-            plan, label_encoder(teacher.tokens, teacher.normaliser),
-        )  # fmt: skip
+        held_out, test = held_out_rows(mixture, data.language, data.min_s, data.max_s, is_rank_zero(settings.hardware))
+        encode = label_encoder(teacher.tokens, teacher.normaliser)
+        return cls(teacher, card, mixture, rows, labelled, held_out, test, plan, encode)
 
     @property
     def clips(self) -> LabelSubset:
@@ -206,7 +191,7 @@ def train(
     """Train ``task`` to the end of the schedule in the run ``folder``; with ``best``, also keep the best checkpoint."""
     ranks = settings.hardware.ranks
     accumulation = settings.batch.accumulation(ranks)
-    budget = resolve_schedule(settings, folder, lambda: _micro_step(task, inputs), accumulation, MINIMUM_STEPS)
+    budget = trainer.resolve_schedule(settings, folder, lambda: _micro_step(task, inputs), accumulation, MINIMUM_STEPS)
     task.zero_grad(set_to_none=True)
     if settings.loss.pseudo and settings.loss.pseudo_lm:
         unlabelled = np.setdiff1d(inputs.rows, inputs.labelled)
@@ -214,7 +199,7 @@ def train(
             inputs.teacher, inputs.card, settings.loss.pseudo_lm, inputs.mixture, unlabelled, settings.loss.confidence,
             folder, is_rank_zero(settings.hardware),
         )  # fmt: skip
-    step = first_step(folder)
+    step = trainer.first_step(folder)
     audio_s = accumulation * ranks * settings.batch.micro_s
     if is_rank_zero(settings.hardware):
         print(
@@ -237,12 +222,12 @@ def train(
         ),
         settings.hardware,
     )
-    run = Run(
+    run = trainer.Run(
         folder, settings.hardware, settings.log, settings.schedule, accumulation, audio_s, title, SHOW,
         monitor=("valid/cer", "min") if best else None, clip=settings.optim.clip,
         budget=budget,
     )  # fmt: skip
-    fit(task, run, train, valid, [])
+    trainer.fit(task, run, train, valid, [])
 
 
 def _micro_step(task: DistillTask, inputs: RunInputs) -> None:

@@ -24,14 +24,7 @@ from finetune.presets import (
 from finetune.task import METRICS, FinetuneTask, LmDecoder, make_lm_decoder
 from lalia.cards import write_json
 from lalia.data.augment import Augment
-from lalia.data.labels import (
-    choose_minutes,
-    clips_digest,
-    describe_excluded,
-    label_encoder,
-    note_excluded_dev_clips,
-    scored_test_rows,
-)
+from lalia.data.labels import choose_minutes, clips_digest, describe_excluded, held_out_rows, label_encoder
 from lalia.data.loader import make_eval_loader, make_loader
 from lalia.data.mixture import Mixture
 from lalia.data.plan import BatchPlan
@@ -78,11 +71,8 @@ def finetune(settings: FinetuneSettings, folder: Path, stated: Collection[str] |
     mixture = Mixture.load(data.corpus)
     labelled = mixture.select("train", data.language, labelled=True, min_s=data.min_s, max_s=data.max_s)
     rows = choose_minutes(mixture, labelled, settings.labels.minutes)
-    held_out = mixture.select("dev", data.language, labelled=True, min_s=data.min_s, max_s=data.max_s)
     leader = is_rank_zero(settings.hardware)
-    test = scored_test_rows(mixture, data.language, data.min_s, data.max_s, leader)
-    if leader:
-        note_excluded_dev_clips(mixture, data.language, data.min_s, data.max_s)
+    held_out, test = held_out_rows(mixture, data.language, data.min_s, data.max_s, leader)
     language = _language(settings, mixture, rows)
     hours = float(mixture.durations_s[rows].sum()) / 3600
     step = first_step(folder)
@@ -140,15 +130,9 @@ def finetune(settings: FinetuneSettings, folder: Path, stated: Collection[str] |
     )  # fmt: skip
     augment = Augment(settings.augment) if settings.augment.any else None
     train = make_loader(
-        mixture,
-        plan,
-        start=step * accumulation * ranks,
-        ranks=ranks,
-        rank=rank(settings.hardware),
-        workers=data.workers,
-        labels=encode,
-        augment=augment,
-    )
+        mixture, plan, start=step * accumulation * ranks, ranks=ranks, rank=rank(settings.hardware),
+        workers=data.workers, labels=encode, augment=augment,
+    )  # fmt: skip
     valid = shard_loader(
         lambda ranks, rank: make_eval_loader(mixture, held_out, settings.batch.micro_s, encode, ranks=ranks, rank=rank),
         settings.hardware,

@@ -63,8 +63,21 @@ def describe_excluded(
     return f" (of {len(rows)}{' labelled ones' if labelled else ''} {told} left out)" if told else ""
 
 
+def held_out_rows(
+    mixture: Mixture, languages: Sequence[str], min_s: Seconds, max_s: Seconds, leader: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """The labelled rows of the dev split that validation uses, and those of the test split that are scored when a run ends.
+
+    The ``leader`` prints a note about those that are left out.
+    """
+    if leader:
+        note_excluded_dev_clips(mixture, languages, min_s, max_s)
+    dev = mixture.select("dev", languages, labelled=True, min_s=min_s, max_s=max_s)
+    return dev, scored_test_rows(mixture, languages, min_s, max_s, leader)
+
+
 def note_excluded_dev_clips(mixture: Mixture, languages: Sequence[str], min_s: Seconds, max_s: Seconds) -> None:
-    """Say on stderr which labelled dev clips are not validated on: a label is all of its clip's, so none is cropped."""
+    """Print on stderr which labelled dev clips are not validated on: a label is all of its clip's, so none is cropped."""
     if told := describe_excluded(mixture, "dev", languages, min_s, max_s):
         print(f"note: validation uses the dev clips that training could use{told}", file=sys.stderr)
 

@@ -59,13 +59,9 @@ class Baseline(Encoder):
         self.feature_norm = nn.Identity()  # type: ignore[assignment]  # the frontend's is all they have
 
     def contextualise(
-        self,
-        features_BTF: Tensor,
-        frames_B: Tensor,
-        mask_BT: Tensor | None = None,
-        channel_mask_BD: Tensor | None = None,
-        collect: list[Tensor] | None = None,
-    ) -> Tensor:
+        self, features_BTF: Tensor, frames_B: Tensor, mask_BT: Tensor | None = None,
+        channel_mask_BD: Tensor | None = None, collect: list[Tensor] | None = None,
+    ) -> Tensor:  # fmt: skip
         """As ``Encoder.contextualise``, with masked frames and channels zero at the input; there are no blocks to collect."""
         if mask_BT is not None:
             features_BTF = features_BTF.masked_fill(mask_BT[:, :, None], 0.0)

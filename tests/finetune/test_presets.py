@@ -7,31 +7,22 @@ from typing import Any
 
 import pytest
 
+from finetune import presets
 from finetune.config import FinetuneSettings
-from finetune.presets import (
-    PRESETS,
-    InitialModel,
-    apply_choices,
-    check_settings,
-    data_choices,
-    describe_choices,
-    nearest_preset,
-    preset_choices,
-)
 from lalia import config
 from lalia.errors import UserError
 
-BASE = InitialModel(94_371_712, 768, 0.02, wave=True, fresh=False)
-NANO = InitialModel(2_900_000, 192, 0.04, wave=False, fresh=False)
+BASE = presets.InitialModel(94_371_712, 768, 0.02, wave=True, fresh=False)
+NANO = presets.InitialModel(2_900_000, 192, 0.04, wave=False, fresh=False)
 
 
-def values(name: str, model: InitialModel, mode: str = "full", steps: int = 0) -> dict[str, Any]:
-    return {choice.key: choice.value for choice in preset_choices(name, model, mode, steps)}
+def values(name: str, model: presets.InitialModel, mode: str = "full", steps: int = 0) -> dict[str, Any]:
+    return {choice.key: choice.value for choice in presets.preset_choices(name, model, mode, steps)}
 
 
 @pytest.mark.parametrize(("hours", "name"), [(0.05, "10min"), (0.17, "10min"), (0.9, "1h"), (5, "10h"), (960, "100h")])
 def test_the_nearest_row_is_taken(hours, name):
-    assert nearest_preset(hours) == name
+    assert presets.nearest_preset(hours) == name
 
 
 @pytest.mark.parametrize(
@@ -70,7 +61,7 @@ def test_a_nano_encoder_gets_what_was_measured_here():
 
 
 def test_between_the_two_everything_lies_between():
-    between = InitialModel(20_000_000, 384, 0.02, wave=True, fresh=False)
+    between = presets.InitialModel(20_000_000, 384, 0.02, wave=True, fresh=False)
     small, large = values("10min", NANO), values("10min", BASE)
     for key in ("schedule.steps", "optim.lr", "regular.time_coverage", "regular.layerdrop", "freeze.encoder_share"):
         low, high = sorted((small[key], large[key]))
@@ -85,7 +76,7 @@ def test_modes_and_fresh_weights():
     assert (small["optim.lr"], small["adapter.share"]) == (8e-3, 0.06)
     assert "adapter.share" not in values("1h", BASE)
     assert values("1h", BASE, "head")["optim.lr"] == 2e-3
-    fresh = values("1h", InitialModel(23_000_000, 2000, 0.02, wave=False, fresh=True))
+    fresh = values("1h", presets.InitialModel(23_000_000, 2000, 0.02, wave=False, fresh=True))
     assert (fresh["freeze.encoder_share"], fresh["regular.layerdrop"]) == (0.0, 0.0)
     assert 5e-4 < fresh["optim.lr"] < 1e-3
 
@@ -98,10 +89,11 @@ def test_what_is_stated_wins_and_the_rest_is_said_with_its_reason(tmp_path):
     stated = config.stated(FinetuneSettings, argv)
     # 0.05 and 15 are the defaults: stated all the same.
     assert stated == {"regular.dropout", "regular.layerdrop", "optim.lr", "data.max_s", "data.corpus"}
-    applied = apply_choices(settings, [*data_choices(settings, stated), *preset_choices("10min", BASE, "full")], stated)
+    choices = [*presets.data_choices(settings, stated), *presets.preset_choices("10min", BASE, "full")]
+    applied = presets.apply_choices(settings, choices, stated)
     assert (settings.optim.lr, settings.regular.layerdrop, settings.data.max_s) == (5e-4, 0.05, 15)
     assert (settings.schedule.steps, settings.augment.speed, settings.data.min_s) == (13_000, 1.0, 0.3)
-    text = describe_choices("10min", 0.165, BASE, applied, requested=False)
+    text = presets.describe_choices("10min", 0.165, BASE, applied, requested=False)
     assert "the nearest to 9.9 minutes of labels" in text
     assert "only the head learns for 10010 steps" in text
     assert "optim.lr" not in text
@@ -111,14 +103,14 @@ def test_what_is_stated_wins_and_the_rest_is_said_with_its_reason(tmp_path):
 def test_a_micro_batch_holds_the_longest_clip_whichever_of_them_is_stated():
     settings = FinetuneSettings()
     settings.batch.micro_s = 15
-    assert {c.key: c.value for c in data_choices(settings, {"batch.micro_s"})}["data.max_s"] == 15
-    assert {c.key: c.value for c in preset_choices("10min", NANO, "full", longest_s=60)}["batch.micro_s"] == 60
+    assert {c.key: c.value for c in presets.data_choices(settings, {"batch.micro_s"})}["data.max_s"] == 15
+    assert {c.key: c.value for c in presets.preset_choices("10min", NANO, "full", longest_s=60)}["batch.micro_s"] == 60
 
 
 def test_minutes_that_were_asked_for_are_not_overruled_by_steps():
     settings = FinetuneSettings()
     settings.schedule.minutes = 5
-    apply_choices(settings, preset_choices("10min", NANO, "full"), {"schedule.minutes"})
+    presets.apply_choices(settings, presets.preset_choices("10min", NANO, "full"), {"schedule.minutes"})
     assert settings.schedule.steps == 0
 
 
@@ -129,7 +121,9 @@ def test_looks_and_frozen_steps_follow_the_steps_that_were_asked_for():
 
 
 def test_rows_go_up():
-    assert [preset.hours for preset in PRESETS.values()] == sorted(preset.hours for preset in PRESETS.values())
+    assert [preset.hours for preset in presets.PRESETS.values()] == sorted(
+        preset.hours for preset in presets.PRESETS.values()
+    )
 
 
 @pytest.mark.parametrize(
@@ -153,4 +147,4 @@ def test_rows_go_up():
 def test_contradictions_are_told(changes, said):
     argv = [f"--{key}={value}" for key, value in changes.items()]
     with pytest.raises(UserError, match=said):
-        check_settings(config.load(FinetuneSettings, argv, "finetune", ""))
+        presets.check_settings(config.load(FinetuneSettings, argv, "finetune", ""))

@@ -8,17 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from pretrain.loss import (
-    diversity_penalty,
-    feature_penalty,
-    gumbel_temperature,
-    info_nce,
-    look_up,
-    masked_positions,
-    perplexity,
-    quantize,
-    sample_distractors,
-)
+from pretrain import loss as losses
 
 
 def random(seed: int = 0) -> torch.Generator:
@@ -33,7 +23,7 @@ def frames():
     context = torch.randn(3, 9, 8, generator=g)
     targets = torch.randn(3, 9, 8, generator=g)
     codes = torch.randint(4, (3, 9, 2), generator=g)
-    distractors = sample_distractors(valid_BM, 5, g)
+    distractors = losses.sample_distractors(valid_BM, 5, g)
     return context, targets, codes, distractors, valid_BM
 
 
@@ -51,7 +41,7 @@ def test_info_nce_equals_two_for_loops(frames):
             total += float(torch.logsumexp(torch.stack([positive, *negatives]), 0) - positive)
             correct += bool(negatives) and all(positive > n for n in negatives)
             count += 1
-    found = info_nce(context, targets, codes, distractors, valid, 0.1)
+    found = losses.info_nce(context, targets, codes, distractors, valid, 0.1)
     torch.testing.assert_close(found.loss, torch.tensor(total), rtol=1e-5, atol=1e-5)
     assert (int(found.count), int(found.correct)) == (count, correct) == (19, correct)
 
@@ -61,7 +51,7 @@ def test_info_nce_by_hand():
     context = torch.tensor([[[1.0, 0.0], [1.0, 0.0]]])
     targets = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
     valid = torch.tensor([[True, False]])
-    found = info_nce(context, targets, torch.tensor([[[0], [1]]]), torch.tensor([[[1], [0]]]), valid, 0.1)
+    found = losses.info_nce(context, targets, torch.tensor([[[0], [1]]]), torch.tensor([[[1], [0]]]), valid, 0.1)
     assert float(found.loss) == pytest.approx(math.log1p(math.exp(-10.0)), abs=1e-6)
     assert (int(found.count), int(found.correct)) == (1, 1)
 
@@ -70,16 +60,16 @@ def test_a_frame_without_a_different_distractor_is_never_counted_right():
     context = targets = torch.randn(1, 3, 4, generator=random())
     codes = torch.zeros(1, 3, 1, dtype=torch.long)  # a collapsed codebook
     valid = torch.ones(1, 3, dtype=torch.bool)
-    found = info_nce(context, targets, codes, sample_distractors(valid, 4, random()), valid, 0.1)
+    found = losses.info_nce(context, targets, codes, losses.sample_distractors(valid, 4, random()), valid, 0.1)
     assert int(found.correct) == 0  # the peers report accuracy 1.0 here
     assert float(found.loss) == 0.0
 
 
 def test_objective_stays_in_float32_under_autocast(frames):
     context, targets, codes, distractors, valid = frames
-    expected = info_nce(context, targets, codes, distractors, valid, 0.1).loss
+    expected = losses.info_nce(context, targets, codes, distractors, valid, 0.1).loss
     with torch.autocast("cpu", torch.bfloat16):
-        found = info_nce(context, targets, codes, distractors, valid, 0.1).loss
+        found = losses.info_nce(context, targets, codes, distractors, valid, 0.1).loss
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, expected)
 
@@ -88,7 +78,7 @@ def test_quantize_without_noise_takes_the_likeliest_entry_of_each_codebook():
     logits = torch.randn(2, 5, 2, 4, generator=random())
     book = torch.randn(2, 4, 3, generator=random(1))
     valid = torch.ones(2, 5, dtype=torch.bool)
-    codes = quantize(logits, book, valid, 1.0)
+    codes = losses.quantize(logits, book, valid, 1.0)
     for b in range(2):
         for m in range(5):
             chosen = [int(logits[b, m, g].argmax()) for g in range(2)]
@@ -99,7 +89,7 @@ def test_quantize_without_noise_takes_the_likeliest_entry_of_each_codebook():
 def test_quantize_passes_gradients_to_every_logit_and_to_chosen_entries_only():
     logits = torch.randn(1, 6, 1, 4, generator=random(), requires_grad=True)
     book = torch.randn(1, 4, 3, generator=random(1), requires_grad=True)
-    codes = quantize(logits, book, torch.ones(1, 6, dtype=torch.bool), 1.0, random(2))
+    codes = losses.quantize(logits, book, torch.ones(1, 6, dtype=torch.bool), 1.0, random(2))
     codes.quantized_BMC.sum().backward()
     assert logits.grad is not None and book.grad is not None
     assert bool((logits.grad != 0).all())
@@ -109,7 +99,7 @@ def test_quantize_passes_gradients_to_every_logit_and_to_chosen_entries_only():
 
 def test_quantizer_noise_is_gumbel_noise():
     logits = torch.log(torch.tensor([0.5, 0.3, 0.2])).expand(1, 20_000, 1, 3)
-    codes = quantize(logits, torch.eye(3)[None], torch.ones(1, 20_000, dtype=torch.bool), 1.0, random())
+    codes = losses.quantize(logits, torch.eye(3)[None], torch.ones(1, 20_000, dtype=torch.bool), 1.0, random())
     drawn = torch.bincount(codes.indices_BMG.flatten(), minlength=3) / 20_000
     torch.testing.assert_close(drawn, torch.tensor([0.5, 0.3, 0.2]), atol=0.015, rtol=0)
 
@@ -118,7 +108,7 @@ def test_codes_that_are_known_are_looked_up():
     book = torch.randn(1, 4, 3, generator=random())
     indices = torch.tensor([[[0], [2], [2], [1]]])
     valid = torch.tensor([[True, True, True, False]])
-    codes = look_up(indices, book, valid)
+    codes = losses.look_up(indices, book, valid)
     torch.testing.assert_close(codes.quantized_BMC[0], book[0][indices[0, :, 0]])
     torch.testing.assert_close(codes.usage_GV, torch.tensor([[1 / 3, 0, 2 / 3, 0]]))
 
@@ -126,34 +116,34 @@ def test_codes_that_are_known_are_looked_up():
 def test_padding_counts_for_nothing_in_code_statistics():
     logits = torch.randn(1, 4, 2, 5, generator=random())
     book = torch.randn(2, 5, 3, generator=random(1))
-    alone = quantize(logits[:, :3], book, torch.ones(1, 3, dtype=torch.bool), 1.0)
-    padded = quantize(logits, book, torch.tensor([[True, True, True, False]]), 1.0)
+    alone = losses.quantize(logits[:, :3], book, torch.ones(1, 3, dtype=torch.bool), 1.0)
+    padded = losses.quantize(logits, book, torch.tensor([[True, True, True, False]]), 1.0)
     torch.testing.assert_close(alone.probabilities_GV, padded.probabilities_GV)
     torch.testing.assert_close(alone.usage_GV, padded.usage_GV)
 
 
 def test_perplexity_and_diversity_at_their_ends():
     even, single = torch.full((2, 8), 1 / 8), F.one_hot(torch.tensor([3, 3]), 8).float()
-    torch.testing.assert_close(perplexity(even), torch.tensor([8.0, 8.0]), rtol=1e-4, atol=0)
-    torch.testing.assert_close(perplexity(single), torch.tensor([1.0, 1.0]), rtol=1e-4, atol=0)
-    assert float(diversity_penalty(even)) == pytest.approx(0.0, abs=1e-4)
-    assert float(diversity_penalty(single)) == pytest.approx(1 - 2 / 16, abs=1e-4)
+    torch.testing.assert_close(losses.perplexity(even), torch.tensor([8.0, 8.0]), rtol=1e-4, atol=0)
+    torch.testing.assert_close(losses.perplexity(single), torch.tensor([1.0, 1.0]), rtol=1e-4, atol=0)
+    assert float(losses.diversity_penalty(even)) == pytest.approx(0.0, abs=1e-4)
+    assert float(losses.diversity_penalty(single)) == pytest.approx(1 - 2 / 16, abs=1e-4)
 
 
 def test_feature_penalty_is_the_mean_square_of_valid_frames():
     raw = torch.tensor([[[2.0, 2.0], [100.0, 100.0]]])
-    assert float(feature_penalty(raw, torch.tensor([[True, False]]))) == pytest.approx(4.0)
+    assert float(losses.feature_penalty(raw, torch.tensor([[True, False]]))) == pytest.approx(4.0)
 
 
 def test_gumbel_temperature_goes_from_start_to_end():
-    assert gumbel_temperature(0, 2.0, 0.5, 100) == 2.0
-    assert gumbel_temperature(50, 2.0, 0.5, 100) == pytest.approx(1.0)
-    assert gumbel_temperature(500, 2.0, 0.5, 100) == pytest.approx(0.5)
+    assert losses.gumbel_temperature(0, 2.0, 0.5, 100) == 2.0
+    assert losses.gumbel_temperature(50, 2.0, 0.5, 100) == pytest.approx(1.0)
+    assert losses.gumbel_temperature(500, 2.0, 0.5, 100) == pytest.approx(0.5)
 
 
 def test_masked_positions_lists_the_hidden_frames_in_order():
     mask = torch.tensor([[False, True, True, False], [True, False, False, False]])
-    positions, valid = masked_positions(mask)
+    positions, valid = losses.masked_positions(mask)
     assert positions[0].tolist() == [1, 2]
     assert positions[1, 0] == 0
     assert valid.tolist() == [[True, True], [True, False]]
@@ -162,7 +152,7 @@ def test_masked_positions_lists_the_hidden_frames_in_order():
 @pytest.mark.parametrize("distinct", [False, True])
 def test_distractors_are_others_of_the_same_clip(distinct):
     valid = torch.arange(12) < torch.tensor([12, 7, 2, 1])[:, None]
-    drawn = sample_distractors(valid, 6, random(), distinct)
+    drawn = losses.sample_distractors(valid, 6, random(), distinct)
     assert drawn.shape == (4, 12, 6)
     for b, count in enumerate([12, 7, 2]):
         for m in range(count):
@@ -175,7 +165,7 @@ def test_distractors_are_others_of_the_same_clip(distinct):
 
 def test_distractors_are_drawn_evenly():
     valid = torch.ones(1, 5, dtype=torch.bool)
-    drawn = sample_distractors(valid.expand(4000, 5), 1, random())[:, 2, 0]
+    drawn = losses.sample_distractors(valid.expand(4000, 5), 1, random())[:, 2, 0]
     share = torch.bincount(drawn, minlength=5) / 4000
     torch.testing.assert_close(share, torch.tensor([0.25, 0.25, 0.0, 0.25, 0.25]), atol=0.03, rtol=0)
 
@@ -203,7 +193,7 @@ def test_equal_to_fairseq2_on_the_same_masked_frames(monkeypatch):
     features = torch.randn(B, M, 24)
     mask_BT = torch.ones(B, M, dtype=torch.bool)
     valid = torch.ones(B, M, dtype=torch.bool)
-    distractors = sample_distractors(valid, K, random(3))
+    distractors = losses.sample_distractors(valid, K, random(3))
     monkeypatch.setattr(torch, "compile", lambda *a, **k: lambda f: f)
 
     def same_distractors(targets):
@@ -222,12 +212,12 @@ def test_equal_to_fairseq2_on_the_same_masked_frames(monkeypatch):
     assert isinstance(peer.quantizer, GumbelWav2Vec2VectorQuantizer)
     book = peer.quantizer.entries.detach().view(2, 6, 8).clone().requires_grad_()
     logits = F.linear(ours_leaves[1], peer.quantizer.entry_proj.weight, peer.quantizer.entry_proj.bias)
-    codes = quantize(logits.view(B, M, 2, 6), book, valid, 1.0)
-    found = info_nce(
+    codes = losses.quantize(logits.view(B, M, 2, 6), book, valid, 1.0)
+    found = losses.info_nce(
         peer.final_proj(ours_leaves[0]), peer.final_target_proj(codes.quantized_BMC), codes.indices_BMG, distractors,
         valid, 0.1,
     )  # fmt: skip
-    diversity = diversity_penalty(codes.probabilities_GV)
+    diversity = losses.diversity_penalty(codes.probabilities_GV)
     torch.testing.assert_close(found.loss, peer_loss, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(diversity, peer_diversity, rtol=1e-5, atol=1e-6)
     (found.loss + diversity).backward()
