@@ -1,7 +1,7 @@
-"""Scores on texts for beam search: language models, hot words and closed lists as automata over letters.
+"""Automata that score texts in beam search: language models, hot words and closed lists of phrases.
 
-Every automaton adds a score per letter and at the end of the text; ``TokenAutomaton`` runs several of them over a student's
-tokens. ``read_hot_words`` and ``read_closed`` read the lists of phrases that users write.
+An automaton scores each letter and the end of the text; ``TokenAutomaton`` runs several of them over a student's tokens.
+``read_hot_words`` and ``read_closed`` read users' lists of phrases.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from lalia.text.normaliser import Normaliser
 from lalia.text.tokens import BOUNDARY, Tokens, token_texts
 from lalia.text.writing_system import WritingSystem
 
-# --- What a text may look like, letter by letter ---------------------------------------------------------
+# --- Automata over letters and tokens --------------------------------------------------------------------
 
 FORBIDDEN = -math.inf
 
 
 class Automaton(Protocol):
-    """Scores a text letter by letter. Words are separated by single spaces; the text begins with a letter."""
+    """Scores a text letter by letter; words are separated by single spaces, and the text begins with a letter."""
 
     start: Any
 
     def letter(self, state: Any, letter: str) -> tuple[float, Any]:
-        """What ``letter`` adds to the natural log score (``-inf``: forbidden), and the state behind it."""
+        """(score of ``letter`` as a natural logarithm, next state); ``-inf`` forbids the letter."""
         ...
 
     def end(self, state: Any) -> float:
-        """What the end of the text adds; a last space counts for nothing."""
+        """The score of ending the text; a trailing space has no effect."""
         ...
 
 
 class TokenAutomaton:
-    """Machines run side by side over tokens; their scores add up. Spaces at the begin and doubled ones pass unseen."""
+    """Several automata as one over tokens; their scores add up. Leading and repeated spaces have no effect."""
 
     def __init__(self, tokens: Tokens, automata: Sequence[Automaton]) -> None:
         self._spellings = token_texts(tokens)
@@ -48,7 +48,7 @@ class TokenAutomaton:
         self.start = (True, *(automaton.start for automaton in automata))
 
     def arc(self, state: Any, token: int) -> tuple[float, Any]:
-        """What ``token`` adds to the score, and the state behind it."""
+        """(score of ``token``, next state)."""
         spaced, *states = state
         total = 0.0
         for letter in self._spellings[token]:
@@ -63,15 +63,15 @@ class TokenAutomaton:
         return total, (spaced, *states)
 
     def final(self, state: Any) -> float:
-        """What the end of the text adds."""
+        """The score of ending the text."""
         return sum(automaton.end(s) for automaton, s in zip(self._automata, state[1:], strict=True))
 
 
 class CachedAutomaton:
-    """An automaton unfolded as it is walked: states become numbers, and no arc is computed twice."""
+    """A ``TokenAutomaton`` with numbered states and cached arcs, so that no arc is computed twice."""
 
     MOST_ARCS = 400_000
-    """Beyond this (some 100 MB) the automaton forgets what it knows when the next text begins."""
+    """A larger cache (some 100 MB) is cleared when the next text begins."""
 
     def __init__(self, automaton: TokenAutomaton, tokens: int) -> None:
         self._automaton = automaton
@@ -84,13 +84,13 @@ class CachedAutomaton:
         self._arcs: dict[int, tuple[float, int]] = {}
 
     def begin(self) -> int:
-        """The number of the state at the begin of a text."""
+        """The number of the start state."""
         if len(self._arcs) > self.MOST_ARCS:
             self._forget()
         return self._number(self._automaton.start)
 
     def arc(self, state: int, token: int) -> tuple[float, int]:
-        """What adding ``token`` behind ``state`` scores, and the state reached."""
+        """(score of ``token`` after ``state``, next state)."""
         key = state * self._tokens + token
         arc = self._arcs.get(key)
         if arc is None:
@@ -99,7 +99,7 @@ class CachedAutomaton:
         return arc
 
     def final(self, state: int) -> float:
-        """What ending behind ``state`` scores."""
+        """The score of ending the text in ``state``."""
         return self._automaton.final(self._states[state])
 
     def _number(self, state: Hashable) -> int:
@@ -110,14 +110,14 @@ class CachedAutomaton:
 
 
 class PrefixTree:
-    """Sorted texts as a tree that costs nothing to make: a node is the range of those that begin alike, and how long."""
+    """A prefix tree over sorted texts without building one: a node is the range of texts with a prefix, and its length."""
 
     def __init__(self, texts: Sequence[str], low: int = 0) -> None:
         self._texts = texts
         self.root = (low, len(texts), 0)
 
     def child(self, node: tuple[int, int, int], letter: str) -> tuple[int, int, int] | None:
-        """The texts of ``node`` that go on with ``letter``; None where there are none."""
+        """The texts of ``node`` that continue with ``letter``; None if there are none."""
         low, high, length = node
         if high - low == 1:
             return (low, high, length + 1) if self._texts[low][length : length + 1] == letter else None
@@ -130,7 +130,7 @@ class PrefixTree:
         return (low, high, length + 1) if low < high else None
 
     def whole(self, node: tuple[int, int, int]) -> int | None:
-        """The number of the text that ends at ``node``; None where none does."""
+        """The index of the text that ends at ``node``; None if none does."""
         low, _, length = node
         return low if len(self._texts[low]) == length else None
 
@@ -146,7 +146,7 @@ class ClosedList:
     def letter(self, state: Any, letter: str) -> tuple[float, Any]:
         node, waiting = state
         if letter == " ":
-            return 0.0, (node, True)  # it may be the last, which counts for nothing
+            return 0.0, (node, True)  # it may be a trailing space, which has no effect
         if waiting:
             node = self._prefixes.child(node, " ")
         node = node and self._prefixes.child(node, letter)
@@ -158,10 +158,10 @@ class ClosedList:
 
 
 class HotWords:
-    """Contextual biasing: each hot text adds its boost, in parts with every letter.
+    """Contextual biasing: the boost of a hot text is added in equal parts with each of its letters.
 
-    The parts are subtracted again if the text does not continue as the hot text (Aho and Corasick 1975, as context graphs in
-    icefall use it). Where ``writing`` separates words a hot text is whole words, else it is found inside runs of letters.
+    The parts are subtracted again if the text does not continue as the hot text (Aho and Corasick 1975; icefall's context
+    graphs). If ``writing`` separates words, hot texts match whole words only; otherwise they match inside runs of letters.
     """
 
     def __init__(self, boosts: dict[str, float], writing: WritingSystem | None = None) -> None:
@@ -182,7 +182,7 @@ class HotWords:
                     self._credit.append(0.0)
                     self._gain.append(0.0)
                 node = self._next[node][letter]
-                if i < len(pattern):  # the space in front is no progress, and a whole text's boost is for good
+                if i < len(pattern):  # no credit for the leading space; the boost of a complete text is final
                     part = (i - len(before)) / (len(pattern) - len(before)) * boost
                     self._credit[node] = max(self._credit[node], part, key=abs)
             self._gain[node] += boost
@@ -191,7 +191,7 @@ class HotWords:
         self.start = self._step(0, self._separator)[1] if self._separator else 0
 
     def _link(self) -> None:
-        """Failure links, by breadth; a text that ends within a longer one counts there as well."""
+        """Failure links, breadth first; a hot text that ends inside a longer one also gets its boost there."""
         queue = list(self._next[0].values())
         for node in queue:
             for letter, child in self._next[node].items():
@@ -200,7 +200,7 @@ class HotWords:
                     fail = self._fail[fail]
                 self._fail[child] = self._next[fail].get(letter, 0)
                 queue.append(child)
-        for node in queue:  # shorter ones first
+        for node in queue:  # shorter prefixes first
             if not self._next[node]:
                 self._credit[node] = self._credit[self._fail[node]]
             self._gain[node] += self._gain[self._fail[node]]
@@ -224,14 +224,14 @@ class HotWords:
         return score - self._credit[node]
 
 
-# --- Language models as automata that score a text letter by letter --------------------------------------
+# --- Language models as automata -------------------------------------------------------------------------
 
 UNKNOWN_WORD = -4.0
 """Natural log score of a word outside the vocabulary, added to the model's own score of ``<unk>``."""
 
 
 class LetterModel:
-    """N-grams of letters, the space between words being one of them. ``bonus`` is for every letter and space."""
+    """N-grams of letters, spaces included. ``bonus`` is added for each letter and space."""
 
     def __init__(self, ngrams: Ngrams, weight: float, bonus: float) -> None:
         self._ngrams = ngrams
@@ -242,7 +242,7 @@ class LetterModel:
     def letter(self, state: Any, letter: str) -> tuple[float, Any]:
         before, waiting = state
         if letter == " ":
-            return 0.0, (before, True)  # counted when a word follows: the last space of a text is none
+            return 0.0, (before, True)  # scored when a word follows: a trailing space has no effect
         score = 0.0
         if waiting:
             log_prob, before = self._ngrams.advance(before, self._space)
@@ -255,10 +255,10 @@ class LetterModel:
 
 
 class WordModel:
-    """N-grams of words. ``bonus`` is for every word.
+    """N-grams of words. ``bonus`` is added for each word.
 
-    While a word is being spelled it counts as the likeliest word that begins so (as flashlight's lexicon does), and what
-    that was too good by is taken back at its end. A word that the model has never seen may be spelled all the same.
+    An unfinished word is scored as the most likely word with its prefix (look-ahead, as flashlight's lexicon decoder does); the
+    end of the word corrects the score. Words outside the vocabulary are allowed, with the score of ``<unk>``.
     """
 
     def __init__(self, ngrams: Ngrams, weight: float, bonus: float) -> None:
@@ -267,24 +267,24 @@ class WordModel:
         self._prefixes = PrefixTree(ngrams.symbols, len(SPECIALS))
         self._unigrams = ngrams.unigrams()
         self._lookaheads: dict[tuple[int, int], float] = {}
-        # (what came before, where in the list of words or None for a stranger, what the word was given so far)
+        # (n-gram state, node in the vocabulary or None for an unknown word, look-ahead score of the unfinished word)
         self.start = (ngrams.start, self._prefixes.root, 0.0)
 
     def letter(self, state: Any, letter: str) -> tuple[float, Any]:
-        before, node, given = state
+        before, node, lookahead = state
         if letter == " ":
             score, after = self._word(before, node)
-            return score - given, (after, self._prefixes.root, 0.0)
+            return score - lookahead, (after, self._prefixes.root, 0.0)
         child = node and self._prefixes.child(node, letter)
-        hope = self._lookahead(child) if child else self._unknown_word(before)[0]
-        return hope - given, (before, child, hope)
+        longer = self._lookahead(child) if child else self._unknown_word(before)[0]
+        return longer - lookahead, (before, child, longer)
 
     def end(self, state: Any) -> float:
-        before, node, given = state
+        before, node, lookahead = state
         score = 0.0
         if node != self._prefixes.root:
             score, before = self._word(before, node)
-        return score - given + self._weight * self._ngrams.advance(before, END)[0]
+        return score - lookahead + self._weight * self._ngrams.advance(before, END)[0]
 
     def _word(self, before: Any, node: tuple[int, int, int] | None) -> tuple[float, Any]:
         number = self._prefixes.whole(node) if node else None
@@ -305,11 +305,11 @@ class WordModel:
 
 
 def lm_automaton(model: LanguageModel, weight: float, bonus: float) -> Automaton:
-    """``model`` as scores of texts: ``weight`` times its log probability, and ``bonus`` for every letter or word."""
+    """The automaton of ``model``: ``weight`` times its log probability, plus ``bonus`` for each letter or word."""
     return (LetterModel if model.unit == "letter" else WordModel)(model.ngrams, weight, bonus)
 
 
-# --- Lists of phrases that people write ------------------------------------------------------------------
+# --- Users' lists of phrases -----------------------------------------------------------------------------
 
 BOOST = 6.0
 MOST_PHRASES = 100_000
@@ -317,9 +317,9 @@ _PARTS = re.compile(r"[()\[\]|]|[^()\[\]|]+")
 
 
 def read_hot_words(path: Path, normaliser: Normaliser, tokens: Tokens) -> dict[str, float]:
-    """Phrases and boosts from a file: a phrase a line, after a tab its boost in natural logarithms (6 unless given).
+    """Phrases and boosts from a file: one phrase per line, optionally a tab and its boost as a natural logarithm (default: 6).
 
-    ``UserError`` names the line that is wrong.
+    ``UserError`` names the line with an error.
     """
     found: dict[str, float] = {}
     for number, line in _lines(path):
@@ -338,9 +338,9 @@ def read_hot_words(path: Path, normaliser: Normaliser, tokens: Tokens) -> dict[s
 
 
 def read_closed(path: Path, normaliser: Normaliser, tokens: Tokens) -> list[str]:
-    """The phrases of a file: one a line, ``(a|b)`` for either, ``[a]`` for a or nothing, nested as one likes.
+    """The phrases of a file, normalised and sorted: one per line; ``(a|b)`` is a choice, ``[a]`` is optional, both may nest.
 
-    Normalised and sorted. ``UserError`` names the line that is wrong.
+    ``UserError`` names the line with an error.
     """
     found: set[str] = set()
     for number, line in _lines(path):
@@ -355,16 +355,16 @@ def read_closed(path: Path, normaliser: Normaliser, tokens: Tokens) -> list[str]
 
 
 def expand(line: str, where: str = "grammar") -> list[str]:
-    """Every phrase that a line with ``(a|b)`` and ``[a]`` stands for."""
+    """All phrases that a line with ``(a|b)`` and ``[a]`` describes."""
     parts = _PARTS.findall(line)
     found, rest = _alternatives(parts, 0, "", where)
     if rest < len(parts):
-        raise UserError(f"{where}: {parts[rest]!r} closes nothing")
+        raise UserError(f"{where}: {parts[rest]!r} has no opening bracket")
     return [" ".join(phrase.split()) for phrase in found]
 
 
 def _alternatives(parts: list[str], at: int, closing: str, where: str) -> tuple[list[str], int]:
-    """What the parts from ``at`` to ``closing`` stand for, and the place behind them."""
+    """(phrases of the parts from ``at`` to ``closing``, index after them)."""
     options: list[str] = []
     current = [""]
     while at < len(parts) and parts[at] not in (")", "]"):
@@ -378,7 +378,7 @@ def _alternatives(parts: list[str], at: int, closing: str, where: str) -> tuple[
             if part == "[":
                 inner = [*inner, ""]
         if len(current) * len(inner) > MOST_PHRASES:
-            raise UserError(f"{where}: stands for more than {MOST_PHRASES:,} phrases; expected a smaller grammar")
+            raise UserError(f"{where}: more than {MOST_PHRASES:,} phrases; expected a smaller grammar")
         current = [head + tail for head in current for tail in inner]
     if closing:
         if at == len(parts) or parts[at] != closing:
@@ -391,7 +391,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file; expected a list of phrases, one a line") from error
+        raise UserError(f"{path}: no such file; expected a list of phrases, one per line") from error
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as UTF-8 text ({error}); expected a list of phrases") from error
     for number, line in enumerate(text.splitlines(), start=1):
@@ -402,7 +402,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 def _normalised(path: Path, number: int, phrase: str, normaliser: Normaliser, tokens: Tokens) -> str:
     written = normaliser(phrase)
     if not written:
-        raise UserError(f"{path}: line {number}: {phrase.strip()!r} holds no letters")
+        raise UserError(f"{path}: line {number}: {phrase.strip()!r} has no letters")
     try:
         tokens.encode(written)
     except UserError as error:
@@ -412,4 +412,4 @@ def _normalised(path: Path, number: int, phrase: str, normaliser: Normaliser, to
 
 def _require_any(path: Path, found: Collection[str]) -> None:
     if not found:
-        raise UserError(f"{path}: holds no phrases; expected one a line")
+        raise UserError(f"{path}: has no phrases; expected one per line")

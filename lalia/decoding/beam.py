@@ -1,7 +1,7 @@
 """CTC prefix beam search with an automaton's scores, and exact search over a short closed list of phrases.
 
-T frames, V tokens, N nodes of the tree of phrases. A frame has two or three likely tokens and the beam about ten useful
-prefixes: a loop over plain numbers is faster than arrays that small.
+T frames, V tokens, N nodes of the phrase tree. A frame has two or three likely tokens and the beam about ten useful prefixes:
+for so few, a loop over Python numbers is faster than NumPy.
 """
 
 from __future__ import annotations
@@ -22,37 +22,37 @@ NEVER = -math.inf
 
 @dataclass(frozen=True)
 class BeamSettings:
-    """How widely is searched: what is kept in each frame. Scores are natural logarithms."""
+    """The beam's size and pruning. Scores are natural logarithms."""
 
     beam: int = 16
-    """How many prefixes are kept."""
+    """prefixes kept after each frame"""
     width: float = 12.0
-    """PrefixTree worse than the best by more than this are dropped."""
+    """prefixes that are worse than the best by more than this are dropped"""
     token_floor: float = -5.0
-    """Tokens less likely than this in a frame are not tried in it."""
+    """tokens with a lower log-probability are not tried in a frame"""
     blank_skip: float = 0.999
-    """Frames where the blank is at least as likely as this count as one blank that is certain."""
+    """consecutive frames whose blank has at least this probability count as one certain blank"""
 
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """A text that was found: its tokens, their score with and without the automaton's part."""
+    """A decoded text: its tokens, and their score with the automaton (``score``) and without it (``acoustic``)."""
 
     tokens: tuple[int, ...]
     score: float
     acoustic: float
 
 
-# A prefix in the beam: its score and number, that of the prefix it grew from, its last token, the automaton's state and
-# score, and the log probabilities of its paths that end in a blank, that end in a letter, and of both.
+# A prefix in the beam: score, number, number of its parent, last token, the automaton's state and score, and the log
+# probabilities of its paths that end in a blank, that end in a token, and of both.
 _Entry = tuple[float, int, int, int, int, float, float, float, float]
 
 
 class Beam:
-    """The search over one utterance, fed frames as they come: ``begin``, then ``frames`` any number of times, then ``best``.
+    """Prefix beam search over one utterance: ``begin``, then ``frames`` any number of times, then ``best``.
 
-    Hannun et al. 2014 (algorithm 1), with the automaton's score added whenever a prefix grows. A prefix's probability is
-    kept in two parts, of the paths that end in a blank and of those that do not (Graves 2012, 7.5.3).
+    Hannun et al. 2014 (algorithm 1), with the automaton's score added when a prefix is extended. A prefix's probability has
+    two parts: paths that end in a blank and paths that do not (Graves 2012, 7.5.3).
     """
 
     def __init__(self, automaton: CachedAutomaton, tokens: int, settings: BeamSettings | None = None) -> None:
@@ -62,18 +62,18 @@ class Beam:
         self.begin()
 
     def begin(self) -> None:
-        """Forget the utterance before."""
+        """Start a new utterance."""
         self._parents = [-1]
         self._lasts = [-1]
         self._numbers: dict[int, int] = {}
         self._beam: list[_Entry] = [(0.0, 0, -1, -1, self._automaton.begin(), 0.0, 0.0, NEVER, 0.0)]
 
     def pause(self) -> None:
-        """A blank that is certain: every path ends in it."""
+        """Process a certain blank: every path ends in it."""
         self._beam = [(*entry[:6], entry[8], NEVER, entry[8]) for entry in self._beam]
 
     def frames(self, log_probs_TV: np.ndarray) -> None:
-        """Search on through frames none of which is passed over as a blank."""
+        """Process frames (T, V) of natural log-probabilities; certain blanks go to ``pause`` instead."""
         likely_TV = log_probs_TV >= self.settings.token_floor
         likely_TV[:, 0] = False
         frames, tokens = np.nonzero(likely_TV)
@@ -85,7 +85,7 @@ class Beam:
             self._frame(blank, dict(zip(tokens[here], scores[here], strict=True)))
 
     def _frame(self, blank: float, likely: dict[int, float]) -> None:
-        """One frame: every prefix stays, by a blank or its last token again, and grows by the likely tokens."""
+        """One frame: each prefix stays (a blank, or its last token repeated) and is extended by the likely tokens."""
         V, width, arc = self._V, self.settings.width, self._automaton.arc
         before = self._beam
         stayed: list[_Entry] = []
@@ -100,7 +100,7 @@ class Beam:
                 if parent in places:
                     merged.add(parent * V + last)
                     from_ = places[parent]
-                    # A prefix that ends in the same token grows only by paths with a blank between the two.
+                    # A token is doubled only by paths with a blank between the two.
                     repeat = _add(repeat, (from_[6] if from_[3] == last else from_[8]) + score)
             rest = both + blank
             total = _add(rest, repeat)
@@ -115,19 +115,19 @@ class Beam:
                 if base + score < top - width:
                     break
                 more = (entry[6] if token == last else entry[8]) + score
-                hope = more + entry[5]
-                if hope >= top - width and number * V + token not in merged:
-                    if hope > top:
-                        top = hope
-                    grown.append((hope, more, entry, token))
+                bound = more + entry[5]  # the score before the automaton's for this token
+                if bound >= top - width and number * V + token not in merged:
+                    if bound > top:
+                        top = bound
+                    grown.append((bound, more, entry, token))
         best = max(entry[0] for entry in stayed)
         found: list[tuple[float, float, _Entry, int, int]] = []
-        for hope, more, entry, token in grown:
-            if hope >= top - width:
+        for bound, more, entry, token in grown:
+            if bound >= top - width:
                 score, state = arc(entry[4], token)
-                if hope + score > best:
-                    best = hope + score
-                found.append((hope + score, more, entry, token, state))
+                if bound + score > best:
+                    best = bound + score
+                found.append((bound + score, more, entry, token, state))
         after = [entry for entry in stayed if entry[0] >= best - width]
         room = self.settings.beam
         kept = [new for new in found if new[0] >= best - width and new[0] > NEVER]
@@ -141,7 +141,7 @@ class Beam:
         self._beam = after
 
     def _number(self, parent: int, token: int) -> int:
-        """The number of the prefix ``parent`` and ``token``, the same one whenever it comes back."""
+        """The number of the prefix ``parent`` extended by ``token``."""
         number = self._numbers.setdefault(parent * self._V + token, len(self._parents))
         if number == len(self._parents):
             self._parents.append(parent)
@@ -149,7 +149,7 @@ class Beam:
         return number
 
     def best(self) -> list[Hypothesis]:
-        """The texts in the beam that may end here, the best first. Empty where none may."""
+        """The texts in the beam that may end here, the best first; empty if none may."""
         found = [
             Hypothesis(self._tokens(number), total + self._automaton.final(state), both)
             for total, number, _, _, state, _, _, _, both in self._beam
@@ -171,18 +171,15 @@ def _add(a: float, b: float) -> float:
     return a if b == NEVER else a + math.log1p(math.exp(b - a))
 
 
-# --- A closed list of phrases, searched without a beam ---------------------------------------------------
+# --- Exact search over a closed list of phrases ----------------------------------------------------------
 
 MOST_NODES = 20_000
-"""A tree larger than this (some thousand phrases) costs more than a beam does."""
+"""For a larger tree (some thousand phrases) beam search is faster."""
 _BEST = 16
 
 
 class PhraseTree:
-    """The phrases as tokens, which begin alike from one root: what the search walks, and what each phrase is worth itself.
-
-    A phrase's worth is what the ``automata`` (a language model, hot words) score its text.
-    """
+    """A prefix tree of phrases as tokens, with each phrase's score by the ``automata`` (language model, hot words)."""
 
     def __init__(self, phrases: Sequence[str], tokens: Tokens, automata: Sequence[Automaton]) -> None:
         self.tokens: list[tuple[int, ...]] = [
@@ -212,16 +209,14 @@ class PhraseTree:
 
 
 class ClosedSearch:
-    """The search over one utterance, as ``Beam`` does it: ``begin``, then ``frames`` any number of times, then ``best``.
-
-    Graves 2012, 7.3 (the forward variables), for every node of the tree at once.
-    """
+    """Exact search over one utterance, with the interface of ``Beam``: the forward variables of CTC (Graves 2012, 7.3) for all
+    nodes of the tree at once."""
 
     def __init__(self, tree: PhraseTree) -> None:
         self._tree = tree
-        # A token behind itself needs a blank between the two.
+        # A repeated token needs a blank between the two.
         self._doubled_N = tree.lasts_N[tree.parents_N] == tree.lasts_N
-        # A word boundary in front of a phrase, behind it, or behind another boundary counts for nothing.
+        # A word boundary before or after a phrase, or after another boundary, has no effect.
         self._edges = np.array(sorted({0, *tree.ends}))
         self._boundaries = (
             np.flatnonzero(tree.lasts_N == tree.boundary) if tree.boundary is not None else np.zeros(0, int)
@@ -229,25 +224,25 @@ class ClosedSearch:
         self.begin()
 
     def begin(self) -> None:
-        """Forget the utterance before."""
+        """Start a new utterance."""
         self._blank_N = np.full(len(self._tree), NEVER)  # log probability of the paths to each node that end in a blank
         self._letter_N = np.full(len(self._tree), NEVER)  # and of those that end in its token
         self._blank_N[0] = 0.0
 
     def pause(self) -> None:
-        """A blank that is certain: every path ends in it."""
+        """Process a certain blank: every path ends in it."""
         self._blank_N = np.logaddexp(self._blank_N, self._letter_N)
         self._letter_N = np.full(len(self._tree), NEVER)
 
     def frames(self, log_probs_TV: np.ndarray) -> None:
-        """Search on through frames."""
+        """Process frames (T, V) of natural log-probabilities."""
         parents_N, lasts_N = self._tree.parents_N, self._tree.lasts_N
         boundary, edges = self._tree.boundary, self._edges
         for log_probs_V in log_probs_TV.astype(np.float64):
             both_N = np.logaddexp(self._blank_N, self._letter_N)
             come_N = np.where(self._doubled_N, self._blank_N[parents_N], both_N[parents_N])
             self._letter_N = np.logaddexp(self._letter_N, come_N) + log_probs_V[lasts_N]
-            self._letter_N[0] = NEVER  # the root is no token's
+            self._letter_N[0] = NEVER  # the root has no token
             rest_N = both_N + log_probs_V[0]
             if boundary is not None:
                 rest_N[edges] = np.logaddexp(rest_N[edges], both_N[edges] + log_probs_V[boundary])
@@ -256,7 +251,7 @@ class ClosedSearch:
             self._blank_N = rest_N
 
     def best(self) -> list[Hypothesis]:
-        """The likeliest phrases, the best first, the empty one among them."""
+        """The most likely phrases, the best first; the empty one is one of them."""
         acoustic = np.logaddexp(self._blank_N, self._letter_N)[self._tree.ends]
         scores = acoustic + self._tree.text_scores
         order = np.argsort(-scores, kind="stable")[:_BEST].tolist()
@@ -266,7 +261,7 @@ class ClosedSearch:
 
 
 def _text_score(text: str, automata: Sequence[Automaton]) -> float:
-    """What ``automata`` score a text, its end with it."""
+    """The sum of the ``automata``'s scores of a text and its end."""
     scores = []
     for automaton in automata:
         state = automaton.start

@@ -13,20 +13,20 @@ EDGE = 1e-3
 
 @dataclass(frozen=True)
 class Evidence:
-    """Of one word, each 0 to 1: mean and lowest probability of its letters, and the share of the beam that has it."""
+    """Features of a word's confidence, each 0 to 1: mean and lowest probability of its letters, and its share of the beam."""
 
     mean: float
     lowest: float
     share: float
 
     def features(self) -> list[float]:
-        """1 and the three as log odds."""
+        """1 and the log odds of the three."""
         clipped = np.clip([self.mean, self.lowest, self.share], EDGE, 1 - EDGE)
         return [1.0, *(np.log(clipped) - np.log1p(-clipped)).tolist()]
 
 
 def confidence(evidence: Evidence, weights: Sequence[float] | None = None) -> float:
-    """The probability that the word is right; without ``weights`` just the letters' mean times the beam's share."""
+    """The probability that a word is right; without calibrated ``weights``, the letters' mean times the share of the beam."""
     if weights is None:
         return evidence.mean * evidence.share
     odds = float(np.dot(evidence.features(), weights))
@@ -54,7 +54,7 @@ def calibrate(
 
 @dataclass(frozen=True)
 class Bin:
-    """Words of like confidence: how many, their mean confidence, and the share of them that was right."""
+    """Words of similar confidence: how many, their mean confidence, and the share that is right."""
 
     words: int
     confidence: float
@@ -62,7 +62,7 @@ class Bin:
 
 
 def reliability(confidences: Sequence[float], right: Sequence[bool], bins: int = 10) -> list[Bin]:
-    """The table whose two columns should agree, by equal steps of confidence; steps without words are left out."""
+    """The reliability diagram: mean confidence and share of right words in equal bins of confidence, without empty bins."""
     c_N, y_N = np.asarray(confidences, np.float64), np.asarray(right, np.float64)
     place_N = np.minimum((c_N * bins).astype(np.int64), bins - 1)
     return [
@@ -73,6 +73,6 @@ def reliability(confidences: Sequence[float], right: Sequence[bool], bins: int =
 
 
 def expected_error(table: Sequence[Bin]) -> float:
-    """Expected calibration error (Naeini et al. 2015): how far confidence is from truth, weighted by words."""
+    """Expected calibration error (Naeini et al. 2015): mean |confidence - share right| over words."""
     words = sum(b.words for b in table)
     return sum(b.words * abs(b.confidence - b.right) for b in table) / max(words, 1)

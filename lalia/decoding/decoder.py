@@ -1,6 +1,6 @@
-"""A student's decoder: log-probabilities in, words out, with a language model, hot words, a closed list or LSTM rescoring.
+"""Beam search decoding: log-probabilities in, words out, with a language model, hot words, a closed list or LSTM rescoring.
 
-T frames, V tokens. ``make_decoder`` builds a ``Decoder`` and checks its parts against the student.
+T frames, V tokens. ``make_decoder`` builds a ``Decoder`` and checks that its parts fit the model.
 """
 
 from __future__ import annotations
@@ -67,14 +67,14 @@ class AcousticModel(Protocol):
         ...
 
 
-# --- The texts that a beam ended with, weighed again by what is too slow to lead the search --------------
+# --- Rescoring of n-best lists ---------------------------------------------------------------------------
 
 Rescore = Callable[[list[Hypothesis]], list[Hypothesis]]
-"""Takes the texts that an utterance's beam ended with, the best first, and gives them back so, with other scores."""
+"""Takes an utterance's n-best list, the best first, and returns it with new scores, again the best first."""
 
 
 class Rescorer:
-    """Adds ``weight`` times an LSTM's log probability, and ``bonus`` for every letter, to the score of each path."""
+    """Adds ``weight`` times an LSTM's log probability, and ``bonus`` for each letter, to the score of each hypothesis."""
 
     def __init__(self, lstm: Lstm, tokens: Tokens, weight: float, bonus: float) -> None:
         self._lstm = lstm
@@ -82,7 +82,7 @@ class Rescorer:
         self.weight, self.bonus = weight, bonus
 
     def __call__(self, paths: list[Hypothesis]) -> list[Hypothesis]:
-        """The same paths with their new scores, the best first."""
+        """The hypotheses with their new scores, the best first."""
         if not self.weight or len(paths) < 2:
             return paths
         log_probs_N, letters_N = self.score_texts(paths)
@@ -91,27 +91,27 @@ class Rescorer:
         return sorted(found, key=lambda path: -path.score)
 
     def score_texts(self, paths: Sequence[Hypothesis]) -> tuple[np.ndarray, np.ndarray]:
-        """The natural log probability of each path's text (N,), and how many letters it has (N,), spaces counted."""
+        """(natural log probability of each text (N,), its number of letters (N,), spaces included)."""
         texts = [" ".join("".join(self._spellings[token] for token in path.tokens).split()) for path in paths]
         return self._lstm.log_probs([self._lstm.ids(text) for text in texts]), np.array([len(text) for text in texts])
 
 
-# --- From log-probabilities to words under a language model, hot words or a closed vocabulary ------------
+# --- From log-probabilities to words ---------------------------------------------------------------------
 
 PAUSE_S: Seconds = 1.0
-"""A pause as long as this ends an utterance: what comes behind it is searched on its own."""
+"""A pause of this length ends an utterance; each utterance is searched separately."""
 UTTERANCE_S: Seconds = 30.0
-"""An utterance longer than this ends at the next blank that is certain; at twice this it ends anyway."""
+"""A longer utterance ends at the next certain blank, and in any case at twice this length."""
 CLOSED = BeamSettings(beam=64, width=40.0, token_floor=-14.0)
-"""For lists too long for a search of each phrase. One may be said so that no letter of it is likely: search widely."""
+"""For closed lists too long for exact search. A wide beam, since each letter of a spoken phrase may be unlikely."""
 REJECT = 2.5
-"""A phrase whose letters are less likely than what was said by more than this each (natural logarithm) was not said."""
+"""A phrase is rejected if its log-probability per token is lower than the greedy one's by more than this."""
 _ALTERNATIVES = 8
 
 
 @dataclass
 class Decoded:
-    """What was said: tokens with frames, words with times and confidence, and what each word's confidence rests on."""
+    """A decoding result: tokens with frames, words with times and confidence, and the features of each word's confidence."""
 
     spans: list[TokenSpan] = field(default_factory=list)
     words: list[Word] = field(default_factory=list)
@@ -119,10 +119,10 @@ class Decoded:
 
 
 class Decoder:
-    """Feed it log-probabilities as they come, then ask: ``feed`` any number of times, then ``finish``.
+    """Decodes log-probabilities as they arrive: ``feed`` any number of times, then ``finish``.
 
-    Memory holds one utterance. ``rescorer`` has the last word on the texts that its beam ends with.
-    Word times are those of the likeliest path through the text that was found.
+    Memory holds one utterance. ``rescorer`` rescores the n-best list of each utterance. Word times come from a forced alignment
+    of the best text.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class Decoder:
         self.tokens = tokens
         self.frame_s = frame_s
         self.weights = weights
-        """Of ``confidence``: found by tuning, None where it was not."""
+        """of ``confidence``, calibrated by tuning; None: not calibrated"""
         plain = WritingSystem()
         self.writing = writing or (plain.without_spaces() if tokens.boundary is None else plain)
         self._splits = self.writing.splits(tokens.symbols)
@@ -168,26 +168,26 @@ class Decoder:
         self.begin()
 
     def begin(self) -> None:
-        """Forget all that was fed."""
+        """Start a new recording."""
         self._decoded = Decoded()
         self._now: Frames = 0
         self._next()
 
     def _next(self) -> None:
         self._beam.begin()
-        self._heard: list[np.ndarray] = []  # log-probabilities of the utterance's frames, a run of blanks as one
-        self._places: list[np.ndarray] = []  # the numbers of those frames
+        self._kept: list[np.ndarray] = []  # log-probabilities of the utterance's frames, a run of certain blanks as one
+        self._places: list[np.ndarray] = []  # the indices of those frames
         self._held = 0
         self._blanks: Frames = 0
 
     def decode(self, log_probs_TV: np.ndarray) -> Decoded:
-        """What is said in one stretch, (T, V) natural logarithms."""
+        """Decode a whole recording, (T, V) natural log-probabilities."""
         self.begin()
         self.feed(log_probs_TV)
         return self.finish()
 
     def feed(self, log_probs_TV: np.ndarray) -> None:
-        """Search on through frames that follow those fed before."""
+        """Process the next frames, (T, V) natural log-probabilities."""
         if not len(log_probs_TV):
             return
         blank_T = log_probs_TV[:, 0] >= math.log(self.settings.blank_skip)
@@ -200,7 +200,7 @@ class Decoder:
         self._now += len(log_probs_TV)
 
     def _rest(self, log_probs_TV: np.ndarray, start: int, end: int) -> None:
-        """Frames that are certainly blank: one of them parts two equal letters, many end the utterance."""
+        """Process certain blanks: one of them separates two equal letters, many end the utterance."""
         if self._held and not self._blanks:
             self._beam.pause()
             self._keep(log_probs_TV, start, start + 1)
@@ -219,12 +219,12 @@ class Decoder:
                 self._close()
 
     def _keep(self, log_probs_TV: np.ndarray, start: int, end: int) -> None:
-        self._heard.append(log_probs_TV[start:end])
+        self._kept.append(log_probs_TV[start:end])
         self._places.append(np.arange(self._now + start, self._now + end))
         self._held += end - start
 
     def finish(self) -> Decoded:
-        """What was said in all that was fed; the next feed begins anew."""
+        """The result of all frames fed; the next ``feed`` starts a new recording."""
         if self._held:
             self._close()
         decoded = self._decoded
@@ -233,20 +233,20 @@ class Decoder:
 
     @property
     def finished(self) -> Decoded:
-        """What was said in the utterances that have ended; more is added to it as others do."""
+        """The result of the utterances that have ended; it grows as more of them end."""
         return self._decoded
 
     @property
     def in_utterance(self) -> bool:
-        """Whether an utterance has begun that has not ended."""
+        """Whether an utterance is unfinished."""
         return bool(self._held)
 
     def _close(self) -> None:
-        """End the utterance and add what was said in it."""
+        """End the utterance and add its result."""
         paths = self._beam.best()
         if self._rescorer is not None:
             paths = self._rescorer(paths)
-        log_probs_TV = np.concatenate(self._heard)
+        log_probs_TV = np.concatenate(self._kept)
         places_T = np.concatenate(self._places)
         self._next()
         if not paths or not paths[0].tokens or self._rejected(paths[0], log_probs_TV):
@@ -290,7 +290,7 @@ class Decoder:
         ]
 
     def _words(self, path: Hypothesis) -> str:
-        """The words of a path, spaces between them: as ``words`` finds them, in less time where spaces part them anyway."""
+        """The words of a hypothesis, separated by spaces, as ``words`` splits them (faster if spaces separate them)."""
         if not self._splits:
             return self.tokens.decode(path.tokens)
         spans = [TokenSpan(token, 0, 0, 0.0) for token in path.tokens]
@@ -298,7 +298,7 @@ class Decoder:
 
 
 def _token_spans(log_probs_TV: np.ndarray, places_T: np.ndarray, tokens: Sequence[int]) -> list[TokenSpan]:
-    """Where each of ``tokens`` is said: its frames on the likeliest path, the highest probability among them."""
+    """The frames of each of ``tokens`` on the best path, and its highest probability in them."""
     path_T = align(log_probs_TV, list(tokens))
     frames = np.flatnonzero(path_T >= 0)
     _, first, count = np.unique(path_T[frames], return_index=True, return_counts=True)
@@ -333,10 +333,10 @@ def text_of(decoded: Decoded, tokens: Tokens) -> str:
     return transcript(decoded.spans, tokens)
 
 
-# --- A student's decoder ---------------------------------------------------------------------------------
+# --- The decoder of a model ------------------------------------------------------------------------------
 
 RESCORING = {"weight": 0.2, "bonus": 0.3, "confidence": None}
-"""How much an LSTM counts beside the n-grams that the search is led by, and what each letter is given, until it is tuned."""
+"""The LSTM's weight and bonus per letter until they are tuned."""
 
 
 def make_decoder(
@@ -350,22 +350,20 @@ def make_decoder(
     bonus: float | None = None,
     settings: BeamSettings | None = None,
 ) -> Decoder:
-    """A decoder for ``student``: beam search under a language model, hot words, a closed vocabulary, or several of them.
+    """A decoder for ``model``: beam search with a language model, hot words, a closed list of phrases, or several of them.
 
-    ``weight`` and ``bonus`` are those that tuning found for this student unless given. ``rescore`` is an LSTM, or anything
-    else, that weighs what was found under ``lm``. ``hot_words`` is a file of phrases, or a dictionary of normalised phrases and
-    boosts in natural logarithms; ``only`` a file of phrases with ``(a|b)`` and ``[a]``, or a sequence of normalised phrases.
-    A ``UserError`` where the student cannot write what they ask for, or they make no sense together.
+    ``weight`` and ``bonus`` default to the values tuned for this model. ``rescore`` is an LSTM, or a function, that rescores
+    the n-best lists found with ``lm``. ``hot_words`` is a file of phrases, or normalised phrases with boosts as natural
+    logarithms; ``only`` is a file of phrases with ``(a|b)`` and ``[a]``, or normalised phrases. ``UserError`` if the model has
+    no tokens for them, or if they cannot be combined.
     """
     automata: list[Automaton] = []
     weights: Sequence[float] | None = None
     rescorer: Rescore | None = None
     if rescore is not None and lm is None:
-        raise UserError("--rescore weighs what a search led by n-grams has found; give those as --lm")
+        raise UserError("--rescore rescores what beam search with n-grams found; give the n-grams as --lm")
     if rescore is not None and only is not None:
-        raise UserError(
-            "--rescore has nothing to score_texts where --only says all that may be said; leave one of them out"
-        )
+        raise UserError("--rescore has no effect with the closed list of --only; leave one of them out")
     if lm is not None:
         language_model = lm if isinstance(lm, LanguageModel) else LanguageModel.load(lm)
         language_model.check(model.tokens, model.normaliser)
@@ -378,7 +376,7 @@ def make_decoder(
             lstm.check(model.tokens, model.normaliser)
             found = {**RESCORING, **lstm.card.get("tuned", {}).get(pair_name(model, language_model), {})}
             rescorer = Rescorer(lstm.lstm, model.tokens, found["weight"], found["bonus"])
-            # One set: the LSTM was tuned on what these n-grams found at that weight.
+            # The LSTM was tuned on what these n-grams found with this weight and bonus.
             tuned = {"weight": found.get("lm_weight", tuned["weight"]), "bonus": found.get("lm_bonus", tuned["bonus"])}
             weights = found["confidence"]
         automata.append(

@@ -1,4 +1,4 @@
-"""CTC forced alignment: the most likely path that spells a known text, so when each letter is spoken.
+"""CTC forced alignment: the most likely path that spells a known text, and so the time of each letter.
 
 T frames, V tokens, U tokens of the text, N = 2 U + 1 states: a blank, then each token followed by a blank.
 """
@@ -13,34 +13,34 @@ from lalia.text.tokens import Tokens
 
 
 def frames_needed(ids: list[int]) -> int:
-    """The fewest frames in which CTC can say ``ids``: one each, and a blank between two that are equal."""
+    """The fewest frames in which CTC can emit ``ids``: one each, and a blank between two equal ones."""
     return len(ids) + sum(a == b for a, b in pairwise(ids))
 
 
 def require_frames(ids: list[int], frames: int) -> None:
-    """A ValueError where there are fewer ``frames`` than CTC takes to say ``ids``."""
+    """Raise ``ValueError`` if ``frames`` are too few for CTC to emit ``ids``."""
     if (needed := frames_needed(ids)) > frames:
-        raise ValueError(f"a text that takes {needed} frames cannot be said in {frames}")
+        raise ValueError(f"a text that needs {needed} frames does not fit into {frames}")
 
 
 def align(log_probs_TV: np.ndarray, ids: list[int]) -> np.ndarray:
-    """The token said in each frame on the likeliest path through ``ids``: (T,) int64, its place in ``ids`` or -1 for a blank.
+    """The most likely path through ``ids``: for each frame the index in ``ids`` of its token, or -1 for a blank, (T,) int64.
 
-    Viterbi over the states of Graves et al. 2006, section 4. ValueError where there are fewer frames than the text takes.
-    Where torch is there, ``lalia.models.recogniser`` finds the same path sooner.
+    Viterbi over the states of Graves et al. 2006, section 4. ``ValueError`` if the text needs more frames.
+    ``lalia.models.recogniser.align`` finds the same path faster, with torch.
     """
     T, U = len(log_probs_TV), len(ids)
     require_frames(ids, T)
     states_N = np.zeros(2 * U + 1, np.int64)
     states_N[1::2] = ids
-    # A blank may be jumped over, unless it parts two equal tokens.
+    # A blank may be skipped, unless it separates two equal tokens.
     jumps_N = np.zeros(2 * U + 1, bool)
     jumps_N[3::2] = states_N[3::2] != states_N[1:-2:2]
 
     emissions_TN = log_probs_TV[:, states_N].astype(np.float64)
     score_N = np.full(2 * U + 1, -np.inf)
     score_N[:2] = emissions_TN[0, :2]
-    came_TN = np.zeros((T, 2 * U + 1), np.int8)  # how many states back the path was one frame before
+    came_TN = np.zeros((T, 2 * U + 1), np.int8)  # by how many states the path advanced
     for t in range(1, T):
         choices_3N = np.full((3, 2 * U + 1), -np.inf)
         choices_3N[0] = score_N
@@ -57,11 +57,10 @@ def align(log_probs_TV: np.ndarray, ids: list[int]) -> np.ndarray:
 
 
 def letters_of_frames(log_probs_TV: np.ndarray, tokens: Tokens, text: str, reach: int = 3) -> list[str]:
-    """The letter (or other symbol of ``tokens``) said in each frame when ``text`` (normalised) is said: T of them.
+    """For each frame the letter (or other symbol of ``tokens``) of the normalised ``text``: T of them.
 
-    CTC marks a letter in a frame or two and leaves the rest blank: a frame gets the letter whose mark is nearest, and ``""``
-    where none is within ``reach`` frames or the nearest is the space between words. No letters at all (``[]``) where ``text``
-    is empty, has a letter without a token, or does not fit the frames.
+    CTC emits a letter in a frame or two and blanks otherwise: a frame gets the nearest letter, and ``""`` if none is within
+    ``reach`` frames or the nearest is a space. ``[]`` if ``text`` is empty, has a letter without a token, or does not fit.
     """
     if not text or tokens.unknown(text):
         return []

@@ -1,7 +1,7 @@
-"""Greedy CTC decoding of clips and of streams: tokens and words with times and confidence.
+"""Greedy CTC decoding, whole or streaming: tokens and words with times and confidence.
 
 A streaming model does not change past frames, so greedy decoding of a stream's beginning is the beginning of the whole
-result. A word is final once a word boundary, a pause, or what the writing system says ends it.
+result. A word is final once a word boundary, a pause, or a unit of the writing system ends it.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ def greedy(log_probs_TV: np.ndarray) -> list[TokenSpan]:
 
 
 def peaks(log_probs_TV: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The likeliest token of every frame (T,) int32, and its probability (T,) float32: all that greedy decoding needs.
+    """The most likely token of each frame (T,) int32, and its probability (T,) float32.
 
-    Two numbers a frame instead of V, so that hours of audio fit.
+    Greedy decoding needs only these two numbers per frame, so that hours of audio fit in memory.
     """
     tokens_T = log_probs_TV.argmax(axis=1).astype(np.int32)
     return tokens_T, np.exp(np.take_along_axis(log_probs_TV, tokens_T[:, None], axis=1)[:, 0]).astype(np.float32)
@@ -87,8 +87,8 @@ def words(
 ) -> list[Word]:
     """The words of ``spans`` with times, ``frame_s`` seconds per frame.
 
-    A word reaches from its first letter's first frame to its last letter's last. Where ``writing`` puts no spaces between
-    words, its units (syllables, clusters, ideographs) are words each. A pause of ``pause_s`` ends a word too.
+    A word lasts from its first letter's first frame to its last letter's last. If ``writing`` has no spaces between words, each
+    of its units (syllables, clusters, ideographs) is a word. A pause of ``pause_s`` ends a word too.
     """
     return [word for run in _runs(spans, tokens, frame_s, pause_s) for word in _cut(run, tokens, frame_s, writing)]
 
@@ -161,7 +161,7 @@ def _word(text: str, letters: Sequence[TokenSpan], frame_s: Seconds) -> Word:
 # --- Greedy decoding of a stream ---------------------------------------------------------------------------
 
 PAUSE_S: Seconds = 0.3
-"""Blank frames for this long end a word: the last word of a sentence has no boundary until speech continues."""
+"""Blanks of this duration end a word: the last word of a sentence has no boundary until speech continues."""
 
 
 class StreamingGreedy:
@@ -182,7 +182,7 @@ class StreamingGreedy:
         self._probs_T = np.zeros(0, np.float32)
 
     def feed(self, log_probs_TV: np.ndarray) -> list[Word]:
-        """The words that ``log_probs_TV`` (T, V), natural logarithms of the frames behind those fed before, make final."""
+        """Process the next frames, (T, V) natural log-probabilities; returns the words that are now final."""
         tokens_T, probs_T = peaks(log_probs_TV)
         self._tokens_T = np.concatenate([self._tokens_T, tokens_T])
         self._probs_T = np.concatenate([self._probs_T, probs_T])
@@ -193,11 +193,11 @@ class StreamingGreedy:
         return final
 
     def tentative(self) -> list[Word]:
-        """The words that may still grow: at most one, and letters of it alone."""
+        """The unfinished word, if any."""
         return self._words(collapse(self._tokens_T, self._probs_T))
 
     def finish(self) -> list[Word]:
-        """The last words; the stream has ended."""
+        """The last words; the stream ends."""
         final = self.tentative()
         self._forget(len(self._tokens_T))
         return final
@@ -223,7 +223,7 @@ class StreamingGreedy:
         return closed + (sum(span.end_frame <= last for span in going_on) if certain else 0)
 
     def _words(self, spans: Sequence[TokenSpan]) -> list[Word]:
-        """The words of pending ``spans``, parted at pauses too."""
+        """The words of pending ``spans``, also split at pauses."""
         found: list[Word] = []
         begin = 0
         for number, span in enumerate(spans):

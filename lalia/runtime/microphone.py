@@ -17,23 +17,23 @@ from lalia.units import SAMPLE_RATE, Samples, Seconds, to_samples, to_seconds
 
 BLOCK_S: Seconds = 0.04
 BEHIND_S: Seconds = 30.0
-"""What waits at most when the processor is slower than the speaker; more than that is lost, and counted."""
-_LOOK_S: Seconds = 0.1
+"""The longest audio that is buffered if the model is slower than real time; more is dropped and counted."""
+_POLL_S: Seconds = 0.1
 
 Block = tuple[np.ndarray, Seconds]
-"""Samples (S,) float32, and the moment (``time.monotonic``) at which the first of the whole stream was spoken."""
+"""Samples (S,) float32, and the time (``time.monotonic``) at which the stream began."""
 
 
 class Microphone:
-    """``with Microphone(device) as microphone: for samples, began in microphone.blocks(stopped)``
+    """A microphone: ``with Microphone(device) as microphone: for samples, began in microphone.blocks(stopped)``
 
-    At 16 kHz where the device has that, else at its own ``rate``.
+    It records at 16 kHz if the device supports that, else at the device's default ``rate``.
     """
 
     def __init__(self, device: str | None = None) -> None:
-        """``device`` is a number or a part of a name, as ``devices`` lists them; the system's own unless given.
+        """``device`` is a number or a part of a name from ``devices``; None is the system's default.
 
-        ``UserError`` where there is no such microphone, or nothing to ask for one.
+        ``UserError`` if there is no such microphone, or sounddevice or PortAudio is missing.
         """
         self._module = sounddevice()
         self._queue: queue.SimpleQueue[np.ndarray] = queue.SimpleQueue()
@@ -41,20 +41,20 @@ class Microphone:
         self._taken: Samples = 0
         self._began: Seconds | None = None
         self.lost: Samples = 0
-        """samples that came while 30 s were waiting already"""
-        asked: int | str | None = int(device) if device and device.isdecimal() else device
+        """samples that were dropped because the buffer was full"""
+        wanted: int | str | None = int(device) if device and device.isdecimal() else device
         try:
-            found = self._module.query_devices(asked, "input")
+            found = self._module.query_devices(wanted, "input")
             self.name = str(found["name"])
-            self.rate = self._rate(asked, round(float(found["default_samplerate"])))
+            self.rate = self._rate(wanted, round(float(found["default_samplerate"])))
             self._stream: Any = self._module.InputStream(
-                samplerate=self.rate, device=asked, channels=1, dtype="float32", callback=self._take,
+                samplerate=self.rate, device=wanted, channels=1, dtype="float32", callback=self._take,
                 blocksize=round(BLOCK_S * self.rate), latency="low",
             )  # fmt: skip
         except (self._module.PortAudioError, ValueError) as error:
             what = f"microphone {device!r}" if device else "microphone"
             raise UserError(
-                f"{what}: cannot be used ({_line(error)}); lalia listen --devices lists what there is, --from FILE takes a file"
+                f"{what}: cannot be used ({_line(error)}); lalia listen --devices lists the microphones, --from FILE takes a file"
             ) from error
 
     def _rate(self, device: int | str | None, own: int) -> int:
@@ -65,7 +65,7 @@ class Microphone:
         return SAMPLE_RATE
 
     def _take(self, block_SC: np.ndarray, frames: int, when: Any, status: Any) -> None:
-        """Called by PortAudio's own thread, which must not wait for us."""
+        """Called by PortAudio's thread, which must not block."""
         if self._began is None:
             self._began = time.monotonic() - frames / self.rate
         if self._queued - self._taken > BEHIND_S * self.rate:
@@ -75,13 +75,13 @@ class Microphone:
         self._queue.put(block_SC[:, 0].copy())
 
     def blocks(self, stopped: Callable[[], bool]) -> Iterator[Block]:
-        """What is spoken, until ``stopped`` says so. ``UserError`` where the microphone vanishes."""
+        """Blocks of audio until ``stopped`` returns True. ``UserError`` if the microphone is unplugged."""
         while not stopped():
             try:
-                samples = self._queue.get(timeout=_LOOK_S)
+                samples = self._queue.get(timeout=_POLL_S)
             except queue.Empty:
                 if not self._stream.active:
-                    raise UserError(f"microphone {self.name!r}: has gone; plug it in and listen again") from None
+                    raise UserError(f"microphone {self.name!r}: was disconnected; plug it in and start again") from None
                 continue
             self._taken += len(samples)
             assert self._began is not None
@@ -101,9 +101,9 @@ class Microphone:
 
 
 def file_blocks(path: Path, fast: bool, stopped: Callable[[], bool]) -> Iterator[Block]:
-    """A file as if it were spoken now: a block is given when its last sample is due, or at once with ``fast``.
+    """The blocks of a file at the speed of a microphone, or as fast as possible with ``fast``.
 
-    ``AudioError`` where the file cannot be read.
+    ``AudioError`` if the file cannot be read.
     """
     began = time.monotonic()
     given: Samples = 0
@@ -120,7 +120,7 @@ def file_blocks(path: Path, fast: bool, stopped: Callable[[], bool]) -> Iterator
 
 
 def devices() -> list[str]:
-    """The microphones that there are, one line each: number, name, channels and rate."""
+    """The available microphones, one line each: number, name, channels and rate."""
     module = sounddevice()
     try:
         found = list(module.query_devices())
@@ -136,7 +136,7 @@ def devices() -> list[str]:
 
 
 def sounddevice() -> Any:
-    """The package; a ``UserError`` where it, or the library it stands on, is missing."""
+    """The package sounddevice; ``UserError`` if it or the library PortAudio is missing."""
     try:
         import sounddevice as module
     except ImportError as error:

@@ -27,40 +27,40 @@ if TYPE_CHECKING:
     from lalia.decoding.decoder import Decoder
 
 
-# --- StreamingState chunk by chunk ------------------------------------------------------------------------------
+# --- Chunks and their state ------------------------------------------------------------------------------
 
 STATE, NEXT = "state.", "next."
 SILENCE_PEAK = 5e-4
-"""Audio with a lower peak (-66 dB) counts as silence. Models normalise their input, and would find letters in the noise."""
+"""Audio with a lower peak (-66 dB) counts as silence: models normalise their input and would find letters in the noise."""
 
 
 @dataclass(frozen=True)
 class Chunks:
-    """How a streaming student hears: what ``streaming`` says in its card."""
+    """The chunk size of a streaming student, from ``streaming`` in its card."""
 
     frame: Samples
     """from one frame to the next"""
     chunk: Frames
-    """heard at once"""
+    """processed in one call"""
     receptive_field: Samples
-    """what one frame needs: the first one of a chunk begins where the chunk does"""
+    """samples that one frame depends on; that of a chunk's first frame begins with the chunk"""
 
     @classmethod
     def of(cls, card: Mapping[str, Any]) -> Chunks | None:
-        """What ``card`` says of streaming; None for a student that hears clips whole."""
-        said = card.get("streaming")
-        if said is None:
+        """The chunks of the student with ``card``; None if it needs whole clips."""
+        facts = card.get("streaming")
+        if facts is None:
             return None
         try:
-            chunk, receptive_field = int(said["chunk_frames"]), int(said["receptive_field"])
+            chunk, receptive_field = int(facts["chunk_frames"]), int(facts["receptive_field"])
         except (TypeError, KeyError, ValueError) as error:
-            raise UserError(f"student: its card says streaming {said!r}; export it again") from error
+            raise UserError(f"student: streaming in its card is {facts!r}; export it again") from error
         if chunk < 1 or receptive_field < 1:
-            raise UserError(f"student: its card says streaming {said!r}; expected numbers from 1 on; export it again")
+            raise UserError(f"student: streaming in its card is {facts!r}; expected numbers from 1 on; export it again")
         return cls(to_samples(float(card["frame_s"])), chunk, receptive_field)
 
     def samples(self, frames: Frames) -> Samples:
-        """What ``frames`` frames need to be heard."""
+        """The samples that ``frames`` frames depend on."""
         return (frames - 1) * self.frame + self.receptive_field
 
 
@@ -79,15 +79,15 @@ class StreamingState:
         """Log-probabilities (T, V) float32 of the chunks that ``block_S`` (float32, 16 kHz, any size) completes."""
         self._waiting_S = np.concatenate([self._waiting_S, block_S.astype(np.float32, copy=False)])
         due, step = self._chunks.samples(self._chunks.chunk), self._chunks.chunk * self._chunks.frame
-        said, at = [], 0
+        outputs, at = [], 0
         while len(self._waiting_S) - at >= due:
-            said.append(self._run_chunk(self._waiting_S[at : at + due]))
+            outputs.append(self._run_chunk(self._waiting_S[at : at + due]))
             at += step
         self._waiting_S = self._waiting_S[at:]
-        return np.concatenate(said) if said else np.zeros((0, self._tokens), np.float32)
+        return np.concatenate(outputs) if outputs else np.zeros((0, self._tokens), np.float32)
 
     def finish(self) -> np.ndarray:
-        """Log-probabilities (T, V) of the frames behind the last whole chunk; the stream is over."""
+        """Log-probabilities (T, V) of the frames after the last whole chunk; the stream ends."""
         frames = (len(self._waiting_S) - self._chunks.receptive_field) // self._chunks.frame + 1
         if frames < 1:
             return np.zeros((0, self._tokens), np.float32)
@@ -95,9 +95,11 @@ class StreamingState:
         return self._run_chunk(piece_S)
 
     def _run_chunk(self, piece_S: np.ndarray) -> np.ndarray:
-        said = dict(zip(self._outputs, self._session.run(None, {"wave": piece_S[None], **self._kept}), strict=True))
-        self._kept = {STATE + name.removeprefix(NEXT): value for name, value in said.items() if name.startswith(NEXT)}
-        log_probs_TV = said["log_probs"][0]
+        outputs = dict(zip(self._outputs, self._session.run(None, {"wave": piece_S[None], **self._kept}), strict=True))
+        self._kept = {
+            STATE + name.removeprefix(NEXT): state for name, state in outputs.items() if name.startswith(NEXT)
+        }
+        log_probs_TV = outputs["log_probs"][0]
         # Silence gives blanks, but the state still advances.
         return silence(*log_probs_TV.shape) if float(np.abs(piece_S).max()) < SILENCE_PEAK else log_probs_TV
 
@@ -116,21 +118,21 @@ class StreamUpdate:
     tentative: list[Word] = field(default_factory=list)
     """all that are not final yet; the next block may change them"""
     heard_s: Seconds = 0.0
-    """how much was fed up to now"""
+    """seconds of audio fed so far"""
 
 
 class Stream:
-    """``feed`` it samples in blocks of any size, then ``finish``; ``words`` are all stable ones so far.
+    """One audio stream: ``feed`` samples in blocks of any size, then ``finish``; ``words`` are the stable ones so far.
 
-    Without a decoder, words come from greedy decoding and are stable as soon as a boundary or a pause ends them. A ``decoder``
-    (``lalia.decoding.decoder``) searches whole utterances: its words are stable when a pause of a second ends one, and until
-    then the greedy words are shown. How samples are split into blocks does not change the final text.
+    Greedy words are stable as soon as a word boundary or a pause ends them. A ``decoder`` (``lalia.decoding.decoder``) searches
+    whole utterances: its words are stable when a pause of a second ends the utterance, and until then the tentative words are
+    greedy. The sizes of the blocks do not change the final text.
     """
 
     def __init__(
         self, state: StreamingState, greedy: StreamingGreedy, decoder: Decoder | None = None, rate: int = SAMPLE_RATE
     ) -> None:
-        """Made by ``Student.stream``. ``UserError`` where no audio has such a ``rate``."""
+        """Made by ``Student.stream``. ``UserError`` if ``rate`` is out of range."""
         if not RATES[0] <= rate <= RATES[1]:
             raise UserError(f"stream: {rate} samples per second; expected {RATES[0]} to {RATES[1]}")
         self.words: list[Word] = []
@@ -141,14 +143,14 @@ class Stream:
         self.rate = rate
         self._fed = 0
         self._over = False
-        self._shown: list[Word] = []  # with a decoder: greedy words that it has not decided on
+        self._shown: list[Word] = []  # with a decoder: greedy words of the unfinished utterance
         if decoder is not None:
             decoder.begin()
 
     def feed(self, samples: np.ndarray) -> StreamUpdate:
-        """Hear on: floats from -1 to 1, mono, of shape (samples,). ``AudioError`` where they are anything else."""
+        """Process ``samples``: floats from -1 to 1, mono, of shape (samples,); ``AudioError`` if they are anything else."""
         if self._over:
-            raise UserError("stream: is finished; begin another one")
+            raise UserError("stream: is finished; start a new one")
         if samples.ndim != 1 or not np.issubdtype(samples.dtype, np.floating):
             found = f"{samples.dtype} of shape {samples.shape}"
             raise AudioError(f"stream: was fed {found}; expected floats from -1 to 1 of shape (samples,), mono")
@@ -164,16 +166,15 @@ class Stream:
             return StreamUpdate(heard_s=self.heard_s)
         self._over = True
         rest_S = self._resampler(np.zeros(0, np.float32), last=True)
-        said = [self._state.feed(rest_S), self._state.finish()]
-        return self._update(np.concatenate(said))
+        return self._update(np.concatenate([self._state.feed(rest_S), self._state.finish()]))
 
     @property
     def heard_s(self) -> Seconds:
-        """How much was fed."""
+        """Seconds of audio fed so far."""
         return self._fed / self.rate
 
     def transcript(self) -> Transcript:
-        """All that is stable."""
+        """The stable words as a transcript."""
         return Transcript(join_words(word.text for word in self.words), list(self.words), round(self.heard_s, 3))
 
     def _update(self, log_probs_TV: np.ndarray) -> StreamUpdate:
@@ -194,19 +195,19 @@ class Stream:
         return StreamUpdate(stable, tentative, self.heard_s)
 
 
-def as_dict(said: StreamUpdate, last: bool) -> dict[str, object]:
-    """``said`` as JSON has it, here and from the server: words with text, start_s, end_s and confidence."""
+def as_dict(update: StreamUpdate, last: bool) -> dict[str, object]:
+    """``update`` as JSON, for the terminal and the server: words with text, start_s, end_s and confidence."""
 
     def words(found: list[Word]) -> list[dict[str, object]]:
-        # A stream is one channel, so its words have none.
+        # A stream has one channel, so its words do not name it.
         return [
             {"text": w.text, "start_s": w.start_s, "end_s": w.end_s, "confidence": round(w.confidence, 4)}
             for w in found
         ]
 
     return {
-        "stable": words(said.stable),
-        "tentative": words(said.tentative),
-        "heard_s": round(said.heard_s, 3),
+        "stable": words(update.stable),
+        "tentative": words(update.tentative),
+        "heard_s": round(update.heard_s, 3),
         "last": last,
     }

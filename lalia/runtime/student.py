@@ -1,4 +1,4 @@
-"""A student: a folder with an ONNX recogniser, its tokens and normaliser, run by ONNX Runtime without torch."""
+"""``Student``: load an exported recogniser (ONNX, tokens, normaliser) and transcribe audio with it, without torch."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 WINDOW_S: Seconds = 30.0
 OVERLAP_S: Seconds = 4.0
 SHORTEST: Samples = to_samples(0.1)
-"""Shorter waves are filled up with silence, because a model's first filters need a minimum length."""
+"""Shorter waves are padded with silence: a model's first filters need a minimum length."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Student:
         self.card = card
         self.frame_s: Seconds = float(card["frame_s"])
         self.chunks = Chunks.of(card)
-        # Whole frames, so that windows stand on one grid.
+        # Whole frames, so that the frames of all windows are on one grid.
         frame = to_samples(self.frame_s)
         self._frame: Samples = frame
         self._window: Samples = to_samples(float(card.get("window_s", WINDOW_S))) // frame * frame
@@ -83,24 +83,26 @@ class Student:
 
     @property
     def languages(self) -> list[str]:
-        """Those that its card says it is of, else the one that its normaliser is for; none where neither says."""
+        """The languages in its card, else that of its normaliser; empty if neither names one."""
         return languages_of(self.card, self.normaliser.settings.language)
 
     @classmethod
     def load(cls, folder: Path | str, threads: int | None = None) -> Student:
-        """The student in ``folder`` or in the run that ``folder`` is, to run on ``threads`` threads (all cores unless given).
+        """The student in ``folder``, or in the run ``folder``, on ``threads`` threads (default: all cores).
 
-        A ``UserError`` says which file is missing, damaged or of another student.
+        ``UserError`` if a file is missing, damaged or belongs to another student.
         """
         folder = find_student(Path(folder))
         card = read_card(folder, "student")
         check_files(folder, card)
         frame_s = card.get("frame_s")
         if not isinstance(frame_s, (int, float)) or not 0.001 <= frame_s <= 1:
-            raise UserError(f"{folder}: its card says frame_s {frame_s!r}; expected seconds per frame; export it again")
+            raise UserError(
+                f"{folder}: frame_s in its card is {frame_s!r}; expected seconds per frame; export it again"
+            )
         if card.get("sample_rate", SAMPLE_RATE) != SAMPLE_RATE:
             raise UserError(
-                f"{folder}: expects {card['sample_rate']} samples per second; this runtime has {SAMPLE_RATE}"
+                f"{folder}: expects {card['sample_rate']} samples per second; lalia supports only {SAMPLE_RATE}"
             )
         tokens = Tokens.load(folder / TOKENS)
         normaliser = Normaliser.from_json(folder / NORMALISER)
@@ -193,14 +195,17 @@ class Student:
         )
 
     def stream(self, *, rate: int = SAMPLE_RATE, pause_s: Seconds = PAUSE_S, decoder: Decoder | None = None) -> Stream:
-        """A stream to feed with samples at ``rate``, as they come from a microphone; words are stable ``pause_s`` behind their
-        last letter at the latest. ``UserError`` where this student hears clips whole; a decoder serves one stream at a time."""
+        """A stream to feed with samples at ``rate``, for example from a microphone.
+
+        A word is final at the latest ``pause_s`` after its last letter. A ``decoder`` serves one stream at a time.
+        ``UserError`` if this student cannot stream.
+        """
         return Stream(self._streaming_state(), self._streaming_greedy(pause_s), decoder, rate)
 
     def _streaming_state(self) -> StreamingState:
         if self.chunks is None:
             raise UserError(
-                "this student hears clips whole and cannot stream; make one that can: lalia distill fit --config "
+                "this student needs whole clips and cannot stream; to make a streaming one: lalia distill fit --config "
                 "configs/distill/streaming-nano.yaml, then lalia distill export"
             )
         return StreamingState(self.session, self.chunks, len(self.tokens))
@@ -210,13 +215,13 @@ class Student:
 
     def log_probs(self, wave: np.ndarray) -> np.ndarray:
         """Log-probabilities (T, V) float32 of a wave of any length (float32, (samples,), 16 kHz), windows stitched."""
-        stretches = list(self._log_prob_blocks(_audio_blocks(wave, None)))
-        return np.concatenate(stretches) if stretches else np.zeros((0, len(self.tokens)), np.float32)
+        blocks = list(self._log_prob_blocks(_audio_blocks(wave, None)))
+        return np.concatenate(blocks) if blocks else np.zeros((0, len(self.tokens)), np.float32)
 
     def _log_prob_blocks(
         self, blocks: Iterable[np.ndarray], voice: bool = False, jobs: int = 1
     ) -> Iterator[np.ndarray]:
-        """The log-probabilities of consecutive stretches, (T', V) each, that follow one another without gap."""
+        """The log-probabilities of consecutive parts of the audio, (T', V) each, without gaps."""
         if self.chunks is not None:
             return self._streaming_blocks(blocks, voice)
         return stitch(in_order(self._run_window, self._windows(blocks, voice), jobs))
@@ -238,8 +243,8 @@ class Student:
             return
         from lalia.audio.vad import mute_non_speech
 
-        for _, stretch in groupby(mute_non_speech(blocks, self._frame), itemgetter(0)):
-            yield from cut_windows(map(itemgetter(1), stretch), self._window, self._overlap)
+        for _, pieces in groupby(mute_non_speech(blocks, self._frame), itemgetter(0)):
+            yield from cut_windows(map(itemgetter(1), pieces), self._window, self._overlap)
 
     def _run_window(self, window: Window) -> WindowOutput:
         frames = -(-len(window.wave) // self._frame)
@@ -253,8 +258,8 @@ class Student:
         log_probs_TV = self.session.run(["log_probs"], {"wave": wave[None].astype(np.float32, copy=False)})[0][0]
         if log_probs_TV.shape[1] != len(self.tokens):
             raise UserError(
-                f"student: the model speaks {log_probs_TV.shape[1]} tokens, {TOKENS} lists {len(self.tokens)};"
-                " the two are of different students, export it again"
+                f"student: the model has {log_probs_TV.shape[1]} tokens, {TOKENS} lists {len(self.tokens)}; "
+                "they belong to different students, export it again"
             )
         return log_probs_TV
 
@@ -295,13 +300,13 @@ def _check_graph(session: onnxruntime.InferenceSession, tokens: Tokens, folder: 
     width = outputs["log_probs"].shape[-1]
     if isinstance(width, int) and width != len(tokens):
         raise UserError(
-            f"{folder}: the model speaks {width} tokens, {TOKENS} lists {len(tokens)};"
-            " the two are of different students, export it again"
+            f"{folder}: the model has {width} tokens, {TOKENS} lists {len(tokens)}; "
+            "they belong to different students, export it again"
         )
 
 
 def _check_states(session: onnxruntime.InferenceSession, card: dict[str, Any], folder: Path) -> None:
     keeps = any(i.name.startswith(STATE) for i in session.get_overridable_initializers())
     if keeps != (card.get("streaming") is not None):
-        found = "keeps states" if keeps else "keeps no states"
-        raise UserError(f"{folder / MODEL}: {found} from chunk to chunk, its card says otherwise; export it again")
+        found = "keeps" if keeps else "does not keep"
+        raise UserError(f"{folder / MODEL}: {found} states between chunks, contrary to its card; export it again")

@@ -16,12 +16,12 @@ from lalia.errors import UserError
 from lalia.text.writing_system import join_words
 from lalia.units import SAMPLE_RATE, Samples, Seconds
 
-# --- What a student heard --------------------------------------------------------------------------------
+# --- A transcript ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Transcript:
-    """The text of a clip, the same as ``words`` with times and confidence, and the clip's length."""
+    """The text of a clip, its words with times and confidence, and the clip's length."""
 
     text: str
     words: list[Word] = field(default_factory=list)
@@ -36,12 +36,12 @@ TURN_S: Seconds = 2.0
 """A longer pause ends a turn, also where nobody else speaks."""
 
 _FRAME: Samples = SAMPLE_RATE // 50
-_POINT: Samples = 163  # Prime: in step with no tone.
+_POINT: Samples = 163  # prime, so that no tone is in step with it
 _AROUND_S: Seconds = 0.04
 
 
 class Track:
-    """A channel that passes by: of each second 50 powers and 98 samples are kept, to compare it with the others."""
+    """A summary of a channel, to compare it with the others: 50 powers and 98 samples of each second."""
 
     def __init__(self) -> None:
         self._powers: list[np.ndarray] = []
@@ -49,7 +49,7 @@ class Track:
         self._shares: dict[Track, float] = {}
 
     def record(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """Pass ``blocks`` of a wave (float32, 16 kHz) on."""
+        """Yield ``blocks`` of a wave (float32, 16 kHz) unchanged and record them."""
         waiting_S = np.zeros(0, np.float32)
         first: Samples = 0
         for block_S in blocks:
@@ -88,7 +88,7 @@ class Track:
 
 
 def duplicate_channels(tracks: Sequence[Track]) -> list[int]:
-    """Which of the channels, from 0, hold the same sound as an earlier one."""
+    """The channels, from 0, with the same audio as an earlier one."""
     return [
         channel
         for channel, track in enumerate(tracks)
@@ -97,10 +97,9 @@ def duplicate_channels(tracks: Sequence[Track]) -> list[int]:
 
 
 def merge_channels(words_C: Sequence[Sequence[Word]], tracks: Sequence[Track]) -> list[Word]:
-    """The words of all channels, each with its channel from 1, phrase by phrase in the order in which they begin.
+    """The words of all channels, numbered from 1, phrase by phrase in order of time.
 
-    A word that a channel only picks up from another is left out (``lalia.audio.channels``), and so are those of a channel that
-    repeats another.
+    Cross-talk (``lalia.audio.channels``) and channels that repeat another one are left out.
     """
     phrases: list[list[Word]] = []
     left_out = duplicate_channels(tracks)
@@ -114,7 +113,7 @@ def merge_channels(words_C: Sequence[Sequence[Word]], tracks: Sequence[Track]) -
 
 
 def turns(words: Sequence[Word]) -> list[list[Word]]:
-    """The words of a conversation, parted where somebody else goes on, and at long pauses."""
+    """The words of a conversation as turns: split at each change of channel and at long pauses."""
     return _split(words, TURN_S)
 
 
@@ -141,7 +140,7 @@ PAUSE_S: Seconds = 0.8
 
 @dataclass(frozen=True)
 class Cue:
-    """Text shown from ``start_s`` to ``end_s``; of one channel, where channels were told apart."""
+    """A subtitle: text shown from ``start_s`` to ``end_s``, of one ``channel`` (0: mixed)."""
 
     start_s: Seconds
     end_s: Seconds
@@ -152,7 +151,7 @@ class Cue:
 def render(transcript: Transcript, format: str, name: str = "") -> str:
     """``transcript`` as the text of a file: one line of txt or json (which names the audio ``name``), or whole subtitles.
 
-    Where channels were told apart, txt has a line for each turn, and turns and cues begin with the channel.
+    If channels were transcribed separately, txt has a line for each turn, and turns and cues begin with the channel.
     """
     if format == "txt":
         lines = (
@@ -183,7 +182,7 @@ def render(transcript: Transcript, format: str, name: str = "") -> str:
 
 
 def make_cues(words: Sequence[Word]) -> list[Cue]:
-    """Words gathered into cues of at most two lines and six seconds, broken at pauses; none overlaps the next."""
+    """Words grouped into cues of at most two lines and six seconds, split at pauses; cues do not overlap."""
     groups: list[list[Word]] = []
     for word in words:
         group = groups[-1] if groups else []
@@ -199,7 +198,7 @@ def make_cues(words: Sequence[Word]) -> list[Cue]:
             group.append(word)
     cues = []
     for group, following in zip_longest(groups, groups[1:]):
-        # Long enough to be read, but gone when the next one comes.
+        # At least SHORTEST_S, but not longer than until the next one.
         end_s = max(group[-1].end_s, group[0].start_s + SHORTEST_S)
         if following:
             end_s = min(end_s, max(following[0].start_s, group[-1].end_s))
@@ -221,18 +220,18 @@ def _columns(text: str) -> int:
 
 
 def _json(transcript: Transcript, name: str) -> str:
-    parted = _has_channels(transcript)
+    separate = _has_channels(transcript)
     found = {
         "audio": name,
         "duration_s": transcript.duration_s,
         "text": transcript.text,
         "words": [
             {"text": w.text, "start_s": w.start_s, "end_s": w.end_s, "confidence": round(w.confidence, 3)}
-            | ({"channel": w.channel} if parted else {})
+            | ({"channel": w.channel} if separate else {})
             for w in transcript.words
         ],
     }
-    if parted:
+    if separate:
         found["turns"] = [
             {"channel": turn[0].channel, "start_s": turn[0].start_s, "end_s": turn[-1].end_s, "text": _turn_text(turn)}
             for turn in turns(transcript.words)
@@ -241,7 +240,7 @@ def _json(transcript: Transcript, name: str) -> str:
 
 
 def _has_channels(transcript: Transcript) -> bool:
-    """Whether the channels were told apart."""
+    """Whether channels were transcribed separately."""
     return any(word.channel for word in transcript.words)
 
 

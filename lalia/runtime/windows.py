@@ -1,4 +1,4 @@
-"""Long audio: overlapping windows, stitching of their log-probabilities, and threads with ordered results.
+"""Long audio: cut it into overlapping windows, run them on threads, and join their log-probabilities.
 
 T frames, V tokens, N frames that two windows share.
 """
@@ -15,32 +15,34 @@ import numpy as np
 
 from lalia.units import Frames, Samples
 
-# --- Long audio as overlapping windows, and their frames as one row again --------------------------------
+# --- Overlapping windows, and joining their frames -------------------------------------------------------
 
 SILENT_LOG_PROB = -100.0
 _SMOOTHED: Frames = 3
 _OFF_CENTRE = 1e-3
-"""What a frame away from the middle costs a splice_frame: it decides between places that are as good as each other."""
+"""Penalty of a splice per frame away from the middle of the overlap; it decides between equally good places."""
 
 
 @dataclass(frozen=True)
 class Window:
-    """A stretch of a wave; its first ``shared`` samples are the last ones of the window before."""
+    """A part of a wave; its first ``shared`` samples are the last ones of the previous window."""
 
     wave: np.ndarray
     shared: Samples
 
 
 class WindowOutput(NamedTuple):
-    """A model's output for a window: frames due by its length, the first ``shared`` of them in the window before too."""
+    """A model's output for a window."""
 
     log_probs_TV: np.ndarray
     frames: Frames
+    """expected by the window's length; the model may give one less"""
     shared: Frames
+    """the first ones, which the previous window has too"""
 
 
 def cut_windows(blocks: Iterable[np.ndarray], length: Samples, overlap: Samples) -> Iterator[Window]:
-    """Windows of ``length`` samples, ``overlap`` of them shared, over the wave whose consecutive pieces are ``blocks``.
+    """Windows of ``length`` samples that overlap by ``overlap``, over the wave given as consecutive ``blocks``.
 
     A wave up to ``length`` is one window. Memory holds one window and one block.
     """
@@ -64,14 +66,14 @@ def cut_windows(blocks: Iterable[np.ndarray], length: Samples, overlap: Samples)
         yield Window(np.concatenate(pending), shared)
 
 
-def stitch(heard: Iterable[WindowOutput]) -> Iterator[np.ndarray]:
-    """Consecutive stretches of log-probabilities (T', V) without gap or overlap, from those of consecutive windows.
+def stitch(outputs: Iterable[WindowOutput]) -> Iterator[np.ndarray]:
+    """The log-probabilities of consecutive windows as consecutive parts (T', V) without gaps or overlap.
 
-    A model may give a frame less than is due at the end of a window: in front of another one silence stands in for it.
+    A frame that a model leaves out at the end of a window is filled with silence, except in the last window.
     """
     held: np.ndarray | None = None
     due = 0
-    for found in heard:
+    for found in outputs:
         if held is not None:
             if len(held) < due:
                 held = np.concatenate([held, silence(due - len(held), held.shape[1])])
@@ -86,11 +88,11 @@ def stitch(heard: Iterable[WindowOutput]) -> Iterator[np.ndarray]:
 
 
 def splice_frame(left_NV: np.ndarray, right_NV: np.ndarray) -> Frames:
-    """How many of N shared frames to take from the left window; the others are the right one's.
+    """How many of N shared frames to take from the left window; the others come from the right one.
 
-    A letter is lost or doubled where the windows date it to different sides of the splice. So it lies in the middle half, where
-    both have seen what is around, between those frames for which it is likeliest that both mean the same token: log of the
-    sum over tokens of p_left · p_right, averaged over three frames on either side.
+    A letter is lost or doubled if the windows place it on different sides of the splice. The splice is therefore in the middle
+    half, where both windows have context, at the frame where they are most likely to agree: log of the sum over tokens of
+    p_left · p_right, averaged over three frames on either side.
     """
     N = min(len(left_NV), len(right_NV))
     if not N:
@@ -112,22 +114,22 @@ def silence(frames: Frames, tokens: int) -> np.ndarray:
     return log_probs_TV
 
 
-# --- Work shared among threads whose results come in order -----------------------------------------------
+# --- Threads with results in order -----------------------------------------------------------------------
 
-Given = TypeVar("Given")
-Made = TypeVar("Made")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
-def in_order(work: Callable[[Given], Made], items: Iterable[Given], jobs: int) -> Iterator[Made]:
-    """``work`` of each of ``items`` in their order, ``jobs`` at a time.
+def in_order(work: Callable[[Item], Result], items: Iterable[Item], jobs: int) -> Iterator[Result]:
+    """The results of ``work`` for ``items`` in their order, computed by ``jobs`` threads.
 
-    At most one item more than there are jobs is taken ahead, so that memory stays bounded. An error comes in its place.
+    At most ``jobs`` + 1 items are taken ahead, so that memory stays bounded. An error is raised in its item's turn.
     """
     if jobs == 1:
         yield from map(work, items)
         return
     with ThreadPoolExecutor(jobs, "lalia") as pool:
-        waiting: deque[Future[Made]] = deque()
+        waiting: deque[Future[Result]] = deque()
         try:
             for item in items:
                 waiting.append(pool.submit(work, item))

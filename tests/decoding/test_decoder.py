@@ -295,10 +295,10 @@ def test_grammar(line: str, phrases: set[str]) -> None:
     ("text", "says"),
     [
         ("on\n(a|b\n", r"line 2: '\)' is missing"),
-        ("a)", r"line 1: '\)' closes nothing"),
+        ("a)", r"line 1: '\)' has no opening bracket"),
         ("on\n\nzoo", r"line 3: no token for 'z'"),
-        ("...", "line 1: '...' holds no letters"),
-        ("# nothing\n\n", "holds no phrases"),
+        ("...", "line 1: '...' has no letters"),
+        ("# nothing\n\n", "has no phrases"),
         ("[a][b][c][d][e][h][i][n][o][r][s][t][a][b][c][d][e]", "smaller grammar"),
     ],
 )

@@ -61,7 +61,7 @@ def both() -> list[Callable[[np.ndarray, list[int]], np.ndarray]]:
 
 def test_a_text_that_does_not_fit_is_refused() -> None:
     for found in both():
-        with pytest.raises(ValueError, match="takes 3 frames cannot be said in 2"):
+        with pytest.raises(ValueError, match="needs 3 frames does not fit into 2"):
             found(log_probs(2, 3, 0), [1, 1])
 
 
