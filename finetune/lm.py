@@ -7,7 +7,7 @@ from pathlib import Path
 
 from finetune.evaluate import DECODING, LM, LSTM, EvaluationClips, FinetunedModel, add_run
 from lalia.cards import NAME, write_json
-from lalia.cli.lm import Ngrams, add_ngrams, arpa_files, make_lstm, make_ngrams
+from lalia.cli.lm import NgramOptions, add_ngrams, arpa_files, make_lstm, make_ngrams
 from lalia.cli.options import text_path
 from lalia.cli.parser import Parser, positive, print_next
 from lalia.cli.tune import tune
@@ -21,9 +21,9 @@ ABOUT = """\
 Make a language model from the labels that a run trained on and any text, tune its weight, and measure its effect.
 
   lalia finetune lm runs/swahili                          n-grams of letters, of the training labels
-  lalia finetune lm runs/swahili news.txt talks.txt.gz    and of more text, a sentence a line: the more the better
+  lalia finetune lm runs/swahili news.txt talks.txt.gz    and of more text, one sentence per line: the more the better
   lalia finetune lm runs/swahili news.txt --unit word     n-grams of words: for millions of words of text
-  lalia finetune lm runs/swahili words.arpa --unit word   n-grams that another toolkit counted
+  lalia finetune lm runs/swahili words.arpa --unit word   n-grams from another toolkit
   lalia finetune lm runs/swahili news.txt --lstm          also a small LSTM that rescores what the n-grams found
 
 It counts n-grams with modified Kneser-Ney smoothing (RUN/lm), tunes weight and bonus on the dev split, and compares greedy
@@ -56,7 +56,7 @@ def main(argv: list[str]) -> int:
     counted = arpa_files(args.text)
     labels = model.clips_by_corpus()
     texts = args.text if counted else [*labels, *args.text]
-    make_ngrams(texts, labels, student, ngrams, Ngrams.of(args), [])
+    make_ngrams(texts, labels, student, ngrams, NgramOptions.of(args), [])
     tune(student, model.corpora[0], ngrams, None, "dev", [], args.limit, clips)
     if args.lstm:
         # An ARPA file holds counts and no text, so an LSTM cannot learn from it.

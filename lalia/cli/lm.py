@@ -22,21 +22,21 @@ if TYPE_CHECKING:
     from lalia.lm.folder import Unit
 
 ABOUT = """\
-Make a language model from text: which words a language has, and which follow which.
+Make a language model from text, for beam search (lalia transcribe --lm).
 
-  lalia lm talks.txt news.txt --like my-student --out my-lm       plain text, a sentence a line
+  lalia lm talks.txt news.txt --like my-student --out my-lm       plain text, one sentence per line
   lalia lm corpora/demo --like my-student --out my-lm             the training labels of a corpus, in the student's language
-  lalia lm words.arpa --unit word --like my-student --out my-lm   n-grams that another toolkit counted
-  lalia lm talks.txt --like my-student --out my-lm --kenlm my.bin --heldout other.txt     for other decoders as well
-  lalia lm talks.txt --like my-student --out my-lstm --lstm       an LSTM, to weigh what a search under n-grams found
+  lalia lm words.arpa --unit word --like my-student --out my-lm   n-grams from another toolkit
+  lalia lm talks.txt --like my-student --out my-lm --kenlm my.bin --heldout other.txt     also for other decoders
+  lalia lm talks.txt --like my-student --out my-lstm --lstm       an LSTM, to rescore what beam search with n-grams found
 
-N-grams of letters (--unit letter, up to 6 of them unless --order says otherwise) know words they have never seen and are best
-for little text; n-grams of words (--unit word, up to 3) are best for millions of words. Smoothing is modified Kneser-Ney. The
-text passes the student's own normaliser; words it has no letters for count as unknown. What dev or test clips of a corpus beside
-the text say is left out of it, also inside running text where it has four words or more. Then: lalia tune.
+N-grams of letters (--unit letter, 6-grams by default) generalise to new words and are best for little text; n-grams of words
+(--unit word, 3-grams by default) are best for millions of words. Smoothing is modified Kneser-Ney. The text is normalised like
+the student's labels; words with letters that the student lacks count as unknown. Sentences of dev and test clips of the given
+corpora are removed, also inside running text if they have four words or more. Next: lalia tune.
 
---lstm trains a small LSTM of letters instead (minutes to an hour on one core; pip install 'lalia[train]'): it is too slow to lead
-a search and is given as --rescore beside n-grams as --lm. The same command again continues an interrupted training.
+--lstm trains a small LSTM of letters instead (minutes to an hour on one core; pip install 'lalia[train]'). It is too slow for
+beam search and rescores its results: --rescore, with n-grams as --lm. Run the same command again to continue its training.
 """
 
 
@@ -51,64 +51,68 @@ def add_arguments(parser: Parser) -> None:
         help="text files (.gz too), an ARPA file, corpora, - for a pipe",
     )
     parser.add_argument(
-        "--like", metavar="STUDENT", type=Path, required=True, help="whose normaliser and letters to use"
+        "--like", metavar="STUDENT", type=Path, required=True, help="the student whose normaliser and letters to use"
     )
     parser.add_argument("--out", metavar="LM", type=Path, required=True, help="the folder to write")
     add_ngrams(parser)
-    parser.add_argument("--lstm", action="store_true", help="an LSTM of letters, for --rescore, and no n-grams")
-    parser.add_argument("--steps", type=int, metavar="N", help="of the LSTM's training, at most (default: 6000)")
+    parser.add_argument(
+        "--lstm", action="store_true", help="train an LSTM of letters, for --rescore, instead of n-grams"
+    )
+    parser.add_argument("--steps", type=int, metavar="N", help="the most training steps of the LSTM (default: 6000)")
     add_language(parser)
     parser.add_argument("--heldout", metavar="TEXT", type=Path, help="print the perplexity of this text")
 
 
 def add_ngrams(parser: Parser) -> None:
-    """The options of ``Ngrams``."""
+    """The options of ``NgramOptions``."""
     parser.add_argument(
-        "--unit", choices=("letter", "word"), default="letter", help="n-grams of what (default: letter)"
+        "--unit", choices=("letter", "word"), default="letter", help="n-grams of letters or of words (default: letter)"
     )
-    parser.add_argument("--order", type=int, metavar="N", help="the longest n-gram (default: 6 letters, 3 words)")
-    parser.add_argument("--arpa", metavar="FILE", type=Path, help="write the n-grams as an ARPA file as well")
+    parser.add_argument(
+        "--order", type=int, metavar="N", help="length of the longest n-grams (default: 6 letters, 3 words)"
+    )
+    parser.add_argument("--arpa", metavar="FILE", type=Path, help="also write the n-grams as an ARPA file")
     parser.add_argument(
         "--kenlm",
         metavar="FILE",
         type=Path,
-        help="write them as a binary file of KenLM as well (by itself it reads 6-grams at most)",
+        help="also write them as a KenLM binary file (KenLM reads up to 6-grams by default)",
     )
 
 
 @dataclass(frozen=True)
-class Ngrams:
-    """The n-grams to count."""
+class NgramOptions:
+    """The n-grams to estimate, and the formats to write them in."""
 
     unit: Unit = "letter"
     """letter or word"""
     order: int | None = None
-    """the longest; None = 6 letters or 3 words"""
+    """length of the longest; None = 6 letters or 3 words"""
     arpa: Path | None = None
-    """write them as an ARPA file as well"""
+    """also write them as an ARPA file"""
     kenlm: Path | None = None
-    """write them as a binary file of KenLM as well"""
+    """also write them as a KenLM binary file"""
 
     @classmethod
-    def of(cls, args: argparse.Namespace) -> Ngrams:
+    def of(cls, args: argparse.Namespace) -> NgramOptions:
         """From the parsed arguments that ``add_ngrams`` declared."""
         return cls(args.unit, args.order, args.arpa, args.kenlm)
 
 
 def main(args: argparse.Namespace) -> int:
     """``lalia lm``."""
-    ngrams = Ngrams.of(args)
+    ngrams = NgramOptions.of(args)
     if args.lstm and (ngrams.order or ngrams.arpa or ngrams.kenlm or ngrams.unit == "word"):
-        raise UserError("--lstm is of letters and holds no n-grams; leave out --unit word, --order, --arpa and --kenlm")
+        raise UserError("--lstm is of letters and has no n-grams; leave out --unit word, --order, --arpa and --kenlm")
     if args.steps is not None and (not args.lstm or args.steps < 1):
-        raise UserError(f"--steps {args.steps}: expected 1 or more, beside --lstm")
+        raise UserError(f"--steps {args.steps}: expected 1 or more, with --lstm")
     corpora = {path: open_corpus(path) for path in args.text if path.is_dir()}
     if args.lstm:
         make_lstm(args.text, corpora, args.like, args.out, args.language, args.heldout, steps=args.steps)
     else:
         make_ngrams(args.text, corpora, args.like, args.out, ngrams, args.language, args.heldout)
-    given = f"--lm NGRAMS --rescore {args.out}" if args.lstm else f"--lm {args.out}"
-    print_next((f"lalia tune {args.like} CORPUS {given}", "tune its weight on dev clips"))
+    options = f"--lm NGRAMS --rescore {args.out}" if args.lstm else f"--lm {args.out}"
+    print_next((f"lalia tune {args.like} CORPUS {options}", "tune its weight on dev clips"))
     return 0
 
 
@@ -117,11 +121,11 @@ def make_ngrams(
     corpora: Mapping[Path, LabelledCorpus],
     like: Path,
     out: Path,
-    ngrams: Ngrams,
+    ngrams: NgramOptions,
     languages: Sequence[str] | None = None,
     heldout: Path | None = None,
 ) -> None:
-    """Count the n-grams of ``texts`` (files, corpora, or one ARPA file) as the student ``like`` spells them; write ``out``.
+    """Estimate n-grams from ``texts`` (files, corpora, or one ARPA file) for the student ``like``; write ``out``.
 
     ``corpora`` are the folders among ``texts``, opened; ``languages`` are theirs, None means the student's own. Prints
     the size, and the perplexity of ``heldout``.
@@ -132,15 +136,15 @@ def make_ngrams(
     unit, order = ngrams.unit, ngrams.order or ORDERS[ngrams.unit]
     if not 1 <= order <= 12:
         raise UserError(f"--order {order}: expected 1 to 12")
-    ready = arpa_files(texts)
-    if ready and len(texts) > 1:
-        raise UserError(f"{ready[0]}: an ARPA file is a whole model; give it alone, or texts to count together")
+    arpa = arpa_files(texts)
+    if arpa and len(texts) > 1:
+        raise UserError(f"{arpa[0]}: an ARPA file is a complete model; give it alone, or give only texts")
     require_free(out)
-    material = _read(() if ready else texts, corpora, like, unit, languages)
+    material = _read(() if arpa else texts, corpora, like, unit, languages)
     start = time.perf_counter()
-    counted = read_arpa(ready[0]) if ready else None
+    counted = read_arpa(arpa[0]) if arpa else None
     if counted:
-        _require_unit(ready[0], counted.symbols, unit)
+        _require_unit(arpa[0], counted.symbols, unit)
     source = counted or material.sentences
     model = make(out, source, unit, order, material.normaliser, material.parents, **material.facts)
     model.check(material.tokens, material.normaliser)
@@ -164,14 +168,14 @@ def make_lstm(
     heldout: Path | None = None,
     steps: int | None = None,
 ) -> None:
-    """Train an LSTM of letters on ``texts`` as ``make_ngrams`` reads them, for at most ``steps``; write ``out``."""
+    """Train an LSTM of letters on ``texts``, read as in ``make_ngrams``, for at most ``steps``; write ``out``."""
     with needs("training an LSTM"):
         from lalia.training.letter_lstm import LstmSettings, train_model
     from lalia.lm.folder import require_free
     from lalia.lm.lstm import LstmModel
 
-    if ready := arpa_files(texts):
-        raise UserError(f"{ready[0]}: an ARPA file holds counts; an LSTM learns from text")
+    if arpa := arpa_files(texts):
+        raise UserError(f"{arpa[0]}: an ARPA file has n-grams; an LSTM needs text")
     require_free(out)
     material = _read(texts, corpora, like, "letter", languages)
     facts = {**material.facts, "letters": _letters(material.sentences)}
@@ -180,9 +184,9 @@ def make_lstm(
     model = LstmModel.load(out)
     model.check(material.tokens, material.normaliser)
     found = model.card
-    took = f"trained for {clock(found['seconds'])}" if trained else "was trained on this text before"
+    took = f"trained for {clock(found['seconds'])}" if trained else "was already trained on this text"
     print(f"lstm      {found['parameters']:,} weights, {_megabytes(out):.1f} MB, {took}")
-    print(f"held out  perplexity {found['perplexity']:.2f} per letter, of sentences kept from its training")
+    print(f"held out  perplexity {found['perplexity']:.2f} per letter, of sentences held out of its training")
     if heldout:
         perplexity = model.perplexity(material.heldout(heldout, "letter"))
         print(f"held out  perplexity {perplexity:.2f} per letter of {heldout}")
@@ -195,42 +199,42 @@ def _read(
     unit: Unit,
     languages: Sequence[str] | None,
 ) -> TrainingText:
-    """The sentences of ``texts``, with a line on stdout that counts them."""
+    """Read ``texts`` and print the number of their sentences."""
     from lalia.lm.build import TrainingText
 
     material = TrainingText.read(texts, corpora, like, unit, languages)
     if material.sentences:
         count = sum(len(sentence) for sentence in material.sentences)
-        odd = material.facts["unknown_words"]
-        remarks = f", {plural(odd, 'word')} that the student has no letters for" if odd else ""
+        unknown = material.facts["unknown_words"]
+        remarks = f", {plural(unknown, 'word')} that the student has no letters for" if unknown else ""
         if material.removed:
-            remarks += f"; {material.removed:,} left out, which dev or test clips say"
+            remarks += f"; {plural(material.removed, 'sentence')} of dev or test clips removed"
         print(f"text      {plural(len(material.sentences), 'sentence')}, {plural(count, unit)}{remarks}", flush=True)
     return material
 
 
 def arpa_files(paths: Sequence[Path]) -> list[Path]:
-    """Those of ``paths`` that are ARPA files: counted n-grams, not text."""
+    """Those of ``paths`` that are ARPA files."""
     from lalia.inputs import is_arpa
 
     return [path for path in paths if is_arpa(path)]
 
 
 def _require_unit(path: Path, symbols: Sequence[str], unit: str) -> None:
-    """Raise a ``UserError`` where the n-grams of an ARPA file are of words and are taken for letters, or the other way."""
+    """Raise ``UserError`` if the n-grams of an ARPA file are of words and not of letters as ``unit`` says, or the reverse."""
     from lalia.lm.ngrams import SPECIALS
 
     symbols = symbols[len(SPECIALS) :]
     long = [symbol for symbol in symbols if len(symbol) > 1]
     if unit == "letter" and 2 * len(long) > len(symbols):
         example = max(long, key=len)[:40]
-        raise UserError(f"{path}: holds n-grams of words, such as {example!r}, and not of letters; say --unit word")
+        raise UserError(f"{path}: has n-grams of words, such as {example!r}, and not of letters; give --unit word")
     if unit == "word" and not long and BOUNDARY in symbols:
-        raise UserError(f"{path}: holds n-grams of letters, and not of words; leave out --unit word")
+        raise UserError(f"{path}: has n-grams of letters, and not of words; leave out --unit word")
 
 
 def _letters(sentences: Sequence[Sequence[str]]) -> dict[str, float]:
-    """The share of each letter in the text, by which alphabets are compared."""
+    """The share of each letter in the text, to compare alphabets."""
     from lalia.lm.folder import shares
     from lalia.lm.ngrams import SPECIALS
 

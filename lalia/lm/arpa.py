@@ -1,4 +1,4 @@
-"""N-gram models as files of other toolkits: ARPA (read and write) and KenLM's binary format (write).
+"""N-gram models in other toolkits' file formats: ARPA (read and write) and KenLM's binary format (write).
 
 The KenLM layout is version 5, "probing hash tables" (lm/binary_format.cc, lm/search_hashed.hh, util/probing_hash_table.hh of
 kpu/kenlm): a header, a table of word hashes, the 1-grams, one table for each longer n-gram keyed by the hash of its symbols
@@ -19,11 +19,11 @@ from lalia.errors import UserError
 from lalia.inputs import KENLM_MAGIC
 from lalia.lm.ngrams import BEGIN, SPECIALS, Level, Ngrams, children
 
-# --- N-gram models as ARPA files, the form that every language model toolkit reads and writes ------------
+# --- ARPA files ------------------------------------------------------------------------------------------
 
 LN10 = math.log(10)
 NEVER = -99.0
-"""What the field writes for the probability of the begin of a sentence (to base 10)."""
+"""The conventional log probability (base 10) of ``<s>``."""
 
 _Entries = dict[tuple[int, ...], tuple[float, float]]
 
@@ -42,9 +42,9 @@ def write_arpa(model: Ngrams, path: Path) -> None:
 
 
 def read_arpa(path: Path) -> Ngrams:
-    """The model in an ARPA file (``.gz`` too); a ``UserError`` names the line that is wrong.
+    """The model in an ARPA file (``.gz`` too); ``UserError`` names the line with an error.
 
-    Shorter n-grams that a pruning toolkit left out are put back with the probability that backing off gives them.
+    Shorter n-grams that a pruning toolkit left out are added with their back-off probability.
     """
     try:
         opened: IO[str] = (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8")
@@ -58,7 +58,7 @@ def read_arpa(path: Path) -> Ngrams:
     rank = {old: new for new, old in enumerate([*range(len(SPECIALS)), *order])}
     sorted_levels = [{tuple(rank[i] for i in key): value for key, value in level.items()} for level in levels]
     for n, keys in enumerate(_close(path, sorted_levels), start=1):
-        for key in keys:  # shorter ones are there by now
+        for key in keys:  # shorter ones are complete by now
             weight = sorted_levels[n - 2].get(key[:-1], (0.0, 0.0))[1]
             sorted_levels[n - 1][key] = (weight + sorted_levels[n - 2][key[1:]][0], 0.0)
     return _model([symbols[i] for i in rank], sorted_levels)
@@ -86,10 +86,10 @@ def _parse(path: Path, file: IO[str]) -> tuple[list[str], list[_Entries]]:
             _entry(path, number, line, levels, symbols, ids)
     counts = [len(level) for level in levels]
     if not ended or not levels or counts != expected:
-        told, found = "/".join(map(str, expected)) or "no", "/".join(map(str, counts)) or "none"
+        declared, found = "/".join(map(str, expected)) or "no", "/".join(map(str, counts)) or "none"
         raise UserError(
-            f"{path}: announces {told} n-grams and holds {found}{'' if ended else ', without an end'};"
-            " expected a whole ARPA file, copy it again"
+            f"{path}: its header declares {declared} n-grams, the file has {found}{'' if ended else ' and no end'};"
+            " expected a complete ARPA file, copy it again"
         )
     for i in range(len(SPECIALS)):
         levels[0].setdefault((i,), (NEVER * LN10, 0.0))
@@ -107,7 +107,7 @@ def _entry(path: Path, number: int, line: str, levels: list[_Entries], symbols: 
             raise ValueError
     except ValueError:
         raise UserError(
-            f"{path}: line {number} is {line[:60]!r}; expected a log probability, {n} symbols and maybe a back-off weight"
+            f"{path}: line {number} is {line[:60]!r}; expected a log probability, {n} symbols and optionally a back-off weight"
         ) from None
     words = fields[1 : n + 1]
     if n == 1 and words[0] not in ids:
@@ -116,25 +116,25 @@ def _entry(path: Path, number: int, line: str, levels: list[_Entries], symbols: 
     try:
         key = tuple(ids[word] for word in words)
     except KeyError as error:
-        raise UserError(f"{path}: line {number} has {error.args[0]!r}, which is no 1-gram of this file") from None
+        raise UserError(f"{path}: line {number} has {error.args[0]!r}, which is not a 1-gram of this file") from None
     levels[-1][key] = (log_prob * LN10, backoff * LN10)
 
 
 def _whole(path: Path, number: int, text: str) -> int:
     if not text.strip().isdecimal():
-        raise UserError(f"{path}: line {number} announces {text!r} n-grams; expected a whole number")
+        raise UserError(f"{path}: line {number} declares {text!r} n-grams; expected a whole number")
     return int(text)
 
 
 def _close(path: Path, levels: list[_Entries]) -> list[list[tuple[int, ...]]]:
-    """Put in the missing last n - 1 symbols of every n-gram; the keys put in, by length. First ones must be there."""
+    """Add the missing suffixes of all n-grams; returns the keys added, by length. Prefixes must be present."""
     added: list[list[tuple[int, ...]]] = [[] for _ in levels]
     for n in range(len(levels) - 1, 0, -1):
         shorter = levels[n - 1]
         for key in levels[n]:
             if key[:-1] not in shorter:
                 raise UserError(
-                    f"{path}: has {n + 1}-grams whose first {n} symbols are no {n}-gram; expected every prefix"
+                    f"{path}: has {n + 1}-grams whose first {n} symbols are not a {n}-gram; expected every prefix"
                 )
             if key[1:] not in shorter:
                 shorter[key[1:]] = (0.0, 0.0)
@@ -165,14 +165,14 @@ def _model(symbols: list[str], levels: list[_Entries]) -> Ngrams:
     return Ngrams(symbols, made)
 
 
-# --- N-gram models as KenLM's binary files, which decoders built on KenLM map into memory ----------------
+# --- KenLM binary files ----------------------------------------------------------------------------------
 
 _MAGIC = KENLM_MAGIC + b" format version 5\n\0"
 _SPACE = 1.5
-"""Places of a hash table for each of its entries; what KenLM's own program takes."""
+"""Size of a hash table relative to its number of entries; KenLM's default."""
 _SANITY = np.dtype(
     [("magic", "S56"), ("floats", "<f4", 3), ("words", "<u4", 3), ("one", "<u8")]
-)  # says that whoever reads has the writer's floats, sizes and byte order
+)  # checks that reader and writer agree on floats, sizes and byte order
 _FIXED = np.dtype(
     {
         "names": ["order", "multiplier", "type", "has_words", "version"],
@@ -188,15 +188,15 @@ _LONGEST = np.dtype([("key", "<u8"), ("prob", "<f4")])
 
 
 def write_kenlm(model: Ngrams, path: Path) -> None:
-    """Write ``model`` to ``path`` as a binary file of KenLM. A ``UserError`` for 1-grams alone, which KenLM cannot read.
+    """Write ``model`` to ``path`` as a KenLM binary file. ``UserError`` for a model of 1-grams, which KenLM cannot read.
 
     KenLM reads up to 6-grams unless it was compiled for more.
     """
     if model.order < 2:
         raise UserError(f"{path}: KenLM reads models of 2-grams and longer; make one with --order 2 or more")
     entries = [model.entries(n) for n in range(1, model.order + 1)]
-    # The sign bit of a probability says that no longer n-gram ends in this one, that of a back-off weight of zero that none
-    # begins with it: a state may then be shorter.
+    # The sign bit of a probability means that no longer n-gram ends with this one; that of a zero back-off weight, that none
+    # begins with it. Such states can be shortened.
     ending = [_keys(longer[:, 1:]) for longer in entries[1:]] + [np.zeros(0, np.uint64)]
     parts = [_header([len(level.symbols) for level in model.levels]), _vocabulary(model.symbols)]
     for n, level in enumerate(model.levels, start=1):
@@ -227,7 +227,7 @@ def _header(counts: list[int]) -> np.ndarray:
 
 
 def _vocabulary(symbols: list[str]) -> np.ndarray:
-    """How many words there are, and where each is found; ``<unk>`` is what is not found."""
+    """The number of words and their hash table; words that are not in it are ``<unk>``."""
     keys = np.array([murmur(symbol.encode()) for symbol in symbols[1:]], np.uint64)
     table = _table(keys, _WORD, {"value": np.arange(1, len(symbols))}, room=1)
     return np.concatenate([np.array([0, len(symbols)], "<u4").view(np.uint8), table.view(np.uint8)])
@@ -241,10 +241,10 @@ def _unigrams(values: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def _table(keys: np.ndarray, kind: np.dtype, values: dict[str, np.ndarray], room: int = 0) -> np.ndarray:
-    """A hash table of linear probing: each of ``keys`` (N,) in the first free place from key % places on.
+    """A hash table with linear probing: each of ``keys`` (N,) is in the first free slot from key % size on.
 
-    All that have no place yet try at once; the first of those that want the same free place gets it. Every place before the one
-    an entry ends in is taken, which is all that a search asks for.
+    All unplaced keys try at once, and the first one for a free slot gets it. All slots before an entry's own are then taken,
+    which is all that a look-up needs.
     """
     entries = len(keys) + room
     table = np.zeros(max(entries + 1, int(np.float32(_SPACE) * np.float32(entries))), kind)
@@ -265,7 +265,7 @@ def _table(keys: np.ndarray, kind: np.dtype, values: dict[str, np.ndarray], room
 
 
 def _keys(entries: np.ndarray) -> np.ndarray:
-    """KenLM's hashes (N,) of n-grams (N, n): of the last symbol first; of a single symbol its number."""
+    """KenLM's hashes (N,) of n-grams (N, n), from the last symbol to the first; the hash of a 1-gram is its number."""
     symbols = entries.astype(np.uint64)
     keys = symbols[:, -1]
     for column in range(symbols.shape[1] - 2, -1, -1):
@@ -276,7 +276,7 @@ def _keys(entries: np.ndarray) -> np.ndarray:
 
 
 def murmur(word: bytes) -> int:
-    """MurmurHash64A of ``word`` with seed 0 (Austin Appleby, public domain), by which KenLM finds words."""
+    """MurmurHash64A of ``word`` with seed 0 (Austin Appleby, public domain), KenLM's hash of words."""
     mask, factor = 2**64 - 1, 0xC6A4A7935BD1E995
     value = len(word) * factor & mask
     whole = len(word) // 8 * 8

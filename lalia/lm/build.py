@@ -1,4 +1,4 @@
-"""Training text of a language model: text files and corpus labels, normalised and spelled like a student's output.
+"""Training text of a language model: text files and corpus labels, normalised and tokenised as for a student.
 
 ``lines`` reads text files and rejects tables, markup and audio; ``LeakageFilter`` removes the sentences of dev and test clips.
 """
@@ -37,7 +37,7 @@ from lalia.text.tokens import FILE_NAME as TOKENS
 from lalia.text.tokens import Tokens
 from lalia.text.writing_system import WritingSystem
 
-# --- Text files a sentence a line, as a language model learns from them; and what else people give in their place ---
+# --- Text files with one sentence per line, and what is wrong with other files ---------------------------
 
 _CONVERSIONS = {
     "a PDF": " (pdftotext FILE)",
@@ -49,7 +49,7 @@ _CONVERSIONS = {
 """How to extract the text of a document."""
 _TAG = re.compile(r"</?[A-Za-z][^<>]*>")
 _MOST_TAGGED = 0.3
-"""At most this share of lines may hold a tag; more means that the file is markup."""
+"""A larger share of lines with tags means that the file is markup."""
 _HEAD_LINES = 1000
 _FEWEST_ROWS = 3
 _LINE_CHARACTERS = 1 << 16
@@ -57,28 +57,27 @@ _LINE_CHARACTERS = 1 << 16
 
 
 def lines(path: Path) -> Iterator[str]:
-    """The lines of a text file (``.gz`` too), those longer than 65,536 characters in pieces, cut between words.
+    """The lines of a text file (``.gz`` too); lines longer than 65,536 characters are split between words.
 
-    Raises a ``UserError`` if it is missing, neither UTF-8 nor UTF-16, or a table, whose file names and speakers a
-    model would count as words.
+    ``UserError`` if it is missing, neither UTF-8 nor UTF-16, or a table, whose file names and speakers would count as words.
     """
     if is_url(path):
         raise url_error(path)
-    if path.is_file() and (told := document(path)):
+    if path.is_file() and (kind := document(path)):
         raise UserError(
-            f"{path}: is {told}, not text; give its words alone as UTF-8, a sentence a line{_CONVERSIONS.get(told, '')}"
+            f"{path}: is {kind}, not text; convert it to UTF-8 text with one sentence per line{_CONVERSIONS.get(kind, '')}"
         )
     try:
         with _opened(path) as file:
             pieces = _pieces(file)
             head = list(islice(pieces, _HEAD_LINES))
             if table := Table.of(head):
-                raise UserError(table.complaint(path))
+                raise UserError(table.error(path))
             if tagged := [line for line in head if _TAG.search(line)]:
                 _refuse_tags(path, tagged, head)
             yield from chain(head, pieces)
     except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file; expected text, a sentence a line") from error
+        raise UserError(f"{path}: no such file; expected text, one sentence per line") from error
     except (OSError, EOFError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: {_why_unreadable(path, error)}") from error
 
@@ -94,8 +93,8 @@ def _refuse_tags(path: Path, tagged: Sequence[str], head: Sequence[str]) -> None
     if len(tagged) > _MOST_TAGGED * len(head):
         found = _TAG.search(tagged[0])
         raise UserError(
-            f"{path}: {len(tagged)} of its first {len(head)} lines hold tags such as {found[0][:40] if found else ''}: is it XML "
-            "or HTML? Give its words alone, a sentence a line"
+            f"{path}: {len(tagged)} of its first {len(head)} lines have tags such as {found[0][:40] if found else ''}: is it XML "
+            "or HTML? Convert it to text with one sentence per line"
         )
 
 
@@ -117,7 +116,7 @@ def _why_unreadable(path: Path, error: Exception) -> str:
     if kind == "kenlm":
         return "is a KenLM binary file, which holds hashes instead of n-grams; give its ARPA file"
     if kind == "audio":
-        return "is audio, not text; expected what is said, a sentence a line (lalia transcribe writes it down)"
+        return "is audio, not text; expected text with one sentence per line (lalia transcribe makes text from audio)"
     if isinstance(error, UnicodeDecodeError) and error.encoding == "utf-8" and path.is_file():
         zipped = path.suffix == ".gz"
         how = f"gzip -cd {path} | {iconv_command(path)}" if zipped else f"{iconv_command(path)} {path}"
@@ -127,7 +126,7 @@ def _why_unreadable(path: Path, error: Exception) -> str:
 
 @dataclass(frozen=True)
 class Table:
-    """A table: its separator, number of columns, and the column with the most words (from 1; 0: unknown)."""
+    """A table that was given as text: separator, number of columns, and the column with the most words (from 1; 0: unknown)."""
 
     separator: str
     columns: int
@@ -135,25 +134,25 @@ class Table:
 
     @classmethod
     def of(cls, head: Sequence[str]) -> Table | None:
-        """The table that begins with ``head``; None where those lines are text.
+        """The table whose first lines are ``head``; None if they are text.
 
-        Half of the lines, and three at least, have the same number of columns. Of columns that commas part, half of the lines
-        name an audio file in one: sentences have commas too, and how many there are says nothing.
+        In a table, half of the lines and at least three have the same number of columns. Sentences have commas too, so a
+        comma-separated table must also name an audio file in half of its lines.
         """
         rows = [line.strip() for line in head if line.strip()]
         most = max(_FEWEST_ROWS, len(rows) / 2)
         for separator in "\t|;":
-            parted = [row.split(separator) for row in rows]
-            columns, alike = Counter(map(len, parted)).most_common(1)[0] if parted else (0, 0)
-            if columns > 1 and alike >= most:
-                words = [sum(len(row[i].split()) for row in parted if len(row) == columns) for i in range(columns)]
+            cells = [row.split(separator) for row in rows]
+            columns, equal = Counter(map(len, cells)).most_common(1)[0] if cells else (0, 0)
+            if columns > 1 and equal >= most:
+                words = [sum(len(row[i].split()) for row in cells if len(row) == columns) for i in range(columns)]
                 return cls(separator, columns, 1 + words.index(max(words)))
         if sum("," in row and any(map(_names_audio, row.split(","))) for row in rows) >= most:
             return cls(",", rows[0].count(",") + 1, 0)
         return None
 
-    def complaint(self, path: Path) -> str:
-        """What is wrong, and how to go on."""
+    def error(self, path: Path) -> str:
+        """The error message, with the remedy."""
         column = ""
         if self.wordiest:
             by = "" if self.separator == "\t" else f" -d'{self.separator}'"
@@ -162,8 +161,8 @@ class Table:
                 column = f" (gzip -cd {path} | cut{by} -f{self.wordiest} > sentences.txt)"
         corpus = f", or a table of clips as a corpus (lalia prepare {path} --out CORPUS)"
         return (
-            f"{path}: looks like a table with {self.columns} columns; text files have a sentence a line: give the column of"
-            f" sentences alone{column}{corpus if path.suffix in ('.tsv', '.csv') else ''}"
+            f"{path}: looks like a table with {self.columns} columns; text files have one sentence per line: give only the column"
+            f" of sentences{column}{corpus if path.suffix in ('.tsv', '.csv') else ''}"
         )
 
 
@@ -171,28 +170,28 @@ def _names_audio(cell: str) -> bool:
     return Path(cell.strip(' "')).suffix.lower() in SUFFIXES
 
 
-# --- Sentences that held-out clips say, found in text and taken out --------------------------------------
+# --- Leakage: held-out sentences in training text --------------------------------------------------------
 
 SHORTEST = 4
-"""Words that a sentence must have to be taken out of the middle of other text. Shorter ones ("please", "I don't know") are what
-any text says of its own: to take them out would tear its sentences apart and hide from the model what everybody says. Four words
-or more hardly ever meet by chance, and where they do, little is lost."""
+"""The fewest words of a held-out sentence that is removed from the middle of other text. Shorter ones ("please", "I don't know")
+occur in any text: removing them would split its sentences and hide common phrases from the model. Four words or more rarely match
+by chance, and then little is lost."""
 _BLOCK = 4096
 
 
 class LeakageFilter:
     """Removes the sentences of held-out clips from training text (``filter``).
 
-    A line that is one of them goes, however short it is. One of ``SHORTEST`` words or more goes wherever it stands: inside a
-    line, from one line to the next, in text that is wrapped or is all one paragraph; what stood before and after it are
-    sentences of their own. Where nothing separates words, two ideographs count as a word, or four letters.
+    A line that equals such a sentence is removed, however short it is. A sentence of ``SHORTEST`` words or more is removed
+    wherever it occurs, also inside a line or across lines; the text before and after it become separate sentences. Without
+    spaces between words, two ideographs or four letters count as a word.
 
-    The time is that of a look-up of every place's first four words in a dictionary, whatever the number of sentences; the
-    memory is that of the sentences and of a few thousand words.
+    Time: one dictionary look-up of four words per word of text, whatever the number of sentences. Memory: the sentences and a
+    few thousand words.
     """
 
     def __init__(self, sentences: Iterable[str], writing: WritingSystem | None = None) -> None:
-        """``sentences`` are normalised, as the texts will be, and written as ``writing`` says."""
+        """``sentences`` are normalised like the texts; ``writing`` says how their words are separated."""
         self._writing = writing or WritingSystem()
         self._lines = frozenset(sentences)
         self._longest = SHORTEST
@@ -202,19 +201,19 @@ class LeakageFilter:
             if self._writing.words_in(units) >= SHORTEST:
                 self._by_start.setdefault(tuple(units[:SHORTEST]), []).append(units)
                 self._longest = max(self._longest, len(units))
-        for alike in self._by_start.values():
-            alike.sort(key=len, reverse=True)
+        for same_start in self._by_start.values():
+            same_start.sort(key=len, reverse=True)
         self.removed = 0
         """how many sentences ``filter`` has removed"""
 
     def filter(self, lines: Iterable[str]) -> Iterator[str]:
-        """The normalised ``lines`` of one text, none empty, without the sentences."""
+        """The normalised, non-empty ``lines`` of one text without the held-out sentences."""
         if not self._lines:
             yield from lines
             return
         waiting: list[tuple[str, list[str]]] = []
-        units: list[str] = []  # of all lines that wait
-        searched = 0  # places in ``units`` where no sentence begins that is not in ``found``
+        units: list[str] = []  # of all waiting lines
+        searched = 0  # all sentences that begin before this place of ``units`` are in ``found``
         found: list[tuple[int, int]] = []
         for line in lines:
             waiting.append((line, self._units(line)))
@@ -235,9 +234,9 @@ class LeakageFilter:
             done += len(own)
 
     def _search(self, units: list[str], start: int, end: int, found: list[tuple[int, int]]) -> None:
-        """Add to ``found`` the places (from, to) of what begins at ``start`` to ``end`` (not included) of ``units``.
+        """Add to ``found`` the (start, end) in ``units`` of the sentences that begin from ``start`` up to ``end``.
 
-        Of two that overlap the second is found as well, one that lies within another is not: both ends only ever grow.
+        Overlapping sentences are both found; one inside another is not, so that starts and ends both increase.
         """
         starts = zip(*(units[start + i : end + i] for i in range(SHORTEST)), strict=False)
         known = self._by_start
@@ -252,7 +251,7 @@ class LeakageFilter:
                     break
 
     def _remaining(self, line: str, units: list[str], start: int, found: list[tuple[int, int]]) -> Iterator[str]:
-        """What is left of ``line``, whose ``units`` stand at ``start`` of those that were searched."""
+        """The parts of ``line`` that are kept; its ``units`` begin at ``start`` of those that were searched."""
         end = start + len(units)
         gaps, at = [], start
         for i in range(bisect_right(found, start, key=itemgetter(1)), len(found)):
@@ -278,7 +277,7 @@ class LeakageFilter:
 
 
 def _places(text: str, units: list[str]) -> list[tuple[int, int]]:
-    """Where each of its ``units`` begins and ends in ``text``."""
+    """The (start, end) of each of its ``units`` in ``text``."""
     places, at = [], 0
     for unit in units:
         at = text.index(unit, at)
@@ -287,12 +286,12 @@ def _places(text: str, units: list[str]) -> list[tuple[int, int]]:
     return places
 
 
-# --- The sentences that a language model is made of ------------------------------------------------------
+# --- Training text ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class TrainingText:
-    """The training text of a model: sentences of symbols, the student's normaliser and tokens, and facts for the card."""
+    """Training text: sentences of symbols, the student's normaliser and tokens, and facts for the card."""
 
     sentences: list[list[str]]
     normaliser: Normaliser
@@ -311,7 +310,7 @@ class TrainingText:
         unit: Unit,
         languages: Sequence[str] | None,
     ) -> TrainingText:
-        """The sentences of text files and corpora as the student ``like`` spells them, in symbols of ``unit`` (letter or word).
+        """Read text files and corpora, normalised and tokenised for the student ``like``, in symbols of ``unit``.
 
         ``corpora`` are the folders among ``paths``, opened. ``languages`` are theirs, None means the student's own.
         A ``UserError`` names the first path without a sentence that the student could write.
@@ -324,8 +323,8 @@ class TrainingText:
         parents: list[dict[str, Any]] = []
         sentences: list[list[str]] = []
         for path in paths:
-            if path.is_file() or not path.exists():  # a pipe is read but once
-                next(lines(path), None)  # what is no text is told before an hour of text is read
+            if path.is_file() or not path.exists():  # not a pipe, which can be read only once
+                next(lines(path), None)  # report a file that is not text before reading hours of others
         own = languages_of(card, normaliser.settings.language)
         taken_in = {
             path: languages_taken(languages, own, corpora[path].language_names, like, path)
@@ -350,11 +349,9 @@ class TrainingText:
                 example = example or (text if unknown else "")
                 sentences.append(symbols)
             if not words and leakage.removed > taken:
-                raise UserError(
-                    f"{path}: holds nothing but what dev or test clips say; leave it out, or give other text"
-                )
+                raise UserError(f"{path}: has only sentences of dev or test clips; leave it out, or give other text")
             if not words:
-                raise UserError(f"{path}: holds no words; expected text, a sentence a line, or a corpus with labels")
+                raise UserError(f"{path}: has no words; expected text, one sentence per line, or a corpus with labels")
             require_alphabet(str(path), strange, words, example)
             all_unknown += strange
         facts = {"language": card.get("language"), "sentences": len(sentences), "unknown_words": all_unknown}

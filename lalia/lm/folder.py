@@ -1,4 +1,4 @@
-"""A language model's folder: card, normaliser and tuned weights of any model, and n-grams (``LanguageModel``)."""
+"""Language model folders on disk: card, normaliser and tuned weights (``ModelFolder``), and n-grams (``LanguageModel``)."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from lalia.text.normaliser import FILE_NAME as NORMALISER
 from lalia.text.normaliser import Normaliser
 from lalia.text.tokens import BOUNDARY, Tokens, spell, token_texts
 
-# --- What every language model's folder has, whatever is counted or learned in it ------------------------
+# --- Any language model's folder -------------------------------------------------------------------------
 
 KIND = "language model"
 NGRAMS, LSTM = "ngrams", "lstm"
 FOREIGN = 0.02
-"""The share of a model's letters that a student may have no token for."""
+"""The largest share of a model's text in letters that a student has no token for."""
 _FORMS = {NGRAMS: "n-grams", LSTM: "lstm"}
 """What ``lalia.inputs`` calls them."""
 
 
 class ModelFolder:
-    """A language model's folder, its normaliser and its card; what is inside is the business of who inherits this."""
+    """A language model's folder, normaliser and card; subclasses add the model itself."""
 
     def __init__(self, folder: Path, normaliser: Normaliser, card: dict[str, Any]) -> None:
         self.folder = folder
@@ -41,35 +41,34 @@ class ModelFolder:
 
     @property
     def id(self) -> str:
-        """The content hash; what tuning found is not in it."""
+        """The content hash, which does not include tuned weights."""
         return str(self.card["id"])
 
     def check(self, tokens: Tokens, normaliser: Normaliser) -> None:
-        """Raise a ``UserError`` where a student with these tokens cannot write what the model expects."""
+        """Raise ``UserError`` if the model has another alphabet or normalisation than a student with these tokens."""
         letters = {letter for spelling in token_texts(tokens) for letter in spelling}
         foreign = {letter: share for letter, share in self.card["letters"].items() if letter not in letters}
         if sum(foreign.values()) > FOREIGN:
             most = ", ".join(sorted(foreign, key=foreign.__getitem__, reverse=True)[:8])
             known = "".join(sorted(letters - {" "}))[:40]
             raise UserError(
-                f"{self.folder}: is of another alphabet: the student has no token for {most}"
-                f" ({100 * sum(foreign.values()):.0f} % of the text), it writes {known};"
-                " make one from text of its language: lalia lm TEXT --like STUDENT --out LM"
+                f"{self.folder}: is for another alphabet: the student has no token for {most}"
+                f" ({100 * sum(foreign.values()):.0f} % of the text), its letters are {known};"
+                " make one from text in its language: lalia lm TEXT --like STUDENT --out LM"
             )
         if self.card["unit"] == "word" and " " not in letters:
-            raise UserError(f"{self.folder}: is of words, the student writes none apart; make it with --unit letter")
+            raise UserError(f"{self.folder}: is of words, and the student writes no spaces; make it with --unit letter")
         ours, theirs = vars(self.normaliser.settings), vars(normaliser.settings)
         differing = [name for name in ours if name != "language" and ours[name] != theirs[name]]
         if differing:
-            told = ", ".join(f"{name} {ours[name]!r} and not {theirs[name]!r}" for name in differing)
+            differences = ", ".join(f"{name} {ours[name]!r} instead of {theirs[name]!r}" for name in differing)
             raise UserError(
-                f"{self.folder}: its text was normalised otherwise than the student's labels ({told});"
+                f"{self.folder}: its text was not normalised like the student's labels ({differences});"
                 " make it again with --like STUDENT"
             )
 
     def store_tuned(self, name: str, found: dict[str, Any]) -> None:
-        """Keep what tuning found for ``name`` (a student, or a student with its n-grams) in the card; what it found the time
-        before stays beside it as ``previous``."""
+        """Store the tuned values for ``name`` (a student, or ``pair_name``) in the card, with the last ones as ``previous``."""
         facts = {key: value for key, value in self.card.items() if key not in ("kind", "id", "made_by", "parents")}
         known = facts.get("tuned", {})
         if name in known:
@@ -79,19 +78,19 @@ class ModelFolder:
 
 
 def open_folder(folder: Path, form: str) -> tuple[Normaliser, dict[str, Any]]:
-    """The normaliser and the card of ``folder``; a ``UserError`` where it is missing, damaged or not of ``form``."""
+    """The normaliser and the card of ``folder``; ``UserError`` if it is missing, damaged or not of ``form``."""
     if identify(folder).kind != (wanted := _FORMS[form]):
         raise wrong_kind(folder, wanted)
     card = read_card(folder, KIND)
     if content_hash(folder) != card.get("id"):
-        raise UserError(f"{folder}: is not what its card was written for (damaged or cut short); copy or make it again")
+        raise UserError(f"{folder}: its files do not match its card (damaged or truncated); copy or make it again")
     return Normaliser.from_json(folder / NORMALISER), card
 
 
 def require_free(out: Path) -> None:
-    """Raise a ``UserError`` where ``out`` holds something else than a language model, which alone may be replaced."""
+    """Raise ``UserError`` if ``out`` is something other than a language model; only a language model may be replaced."""
     if out.is_file():
-        raise UserError(f"{out}: is a file, and stays as it is; expected a folder to write the language model into")
+        raise UserError(f"{out}: is a file and is not overwritten; expected a folder to write the language model into")
     if out.exists():
         read_card(out, KIND)
 
@@ -103,9 +102,9 @@ def write_folder(
     parents: list[dict[str, Any]],
     facts: Mapping[str, Any],
 ) -> None:
-    """Make ``out`` of what ``save`` writes, a normaliser and a card; it appears at once when it is whole.
+    """Write the folder ``out`` atomically: what ``save`` writes, a normaliser and a card.
 
-    Where the same model is there already, what tuning found for it is kept.
+    If it replaces the same model, the tuned weights are kept.
     """
     require_free(out)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -135,7 +134,7 @@ WEIGHT, BONUS = 0.5, 1.0
 
 
 class LanguageModel(ModelFolder):
-    """N-grams, the normaliser their text went through, and the card. ``LanguageModel.load(folder)``"""
+    """N-grams with the normaliser of their text and their card. ``LanguageModel.load(folder)``"""
 
     def __init__(self, folder: Path, ngrams: Ngrams, normaliser: Normaliser, card: dict[str, Any]) -> None:
         super().__init__(folder, normaliser, card)
@@ -144,27 +143,27 @@ class LanguageModel(ModelFolder):
 
     @classmethod
     def load(cls, folder: Path | str) -> LanguageModel:
-        """The model in ``folder``; a ``UserError`` where it is missing, damaged or something else."""
+        """The model in ``folder``; ``UserError`` if it is missing, damaged or something else."""
         folder = Path(folder)
         normaliser, card = open_folder(folder, NGRAMS)
         return cls(folder, Ngrams.load(folder, int(card["order"])), normaliser, card)
 
     def perplexity(self, sentences: Iterable[Sequence[str]]) -> float:
-        """Per symbol of ``sentences`` as ``symbols_of`` makes them, their ends counted."""
+        """Perplexity per symbol of ``sentences`` (from ``symbols_of``), ends included."""
         return self.ngrams.perplexity([[self.ngrams.id(symbol) for symbol in sentence] for sentence in sentences])
 
     def is_tuned(self, student: str) -> bool:
-        """Whether the weight was tuned for the student of that id."""
+        """Whether the weight is tuned for the student with this id."""
         return student in self.card.get("tuned", {})
 
     def tuned(self, student: str) -> dict[str, Any]:
-        """What tuning found for the student of that id: ``weight``, ``bonus``, ``confidence``; else untuned ones."""
+        """``weight``, ``bonus`` and ``confidence`` tuned for the student with this id; the defaults if they are not tuned."""
         found: dict[str, Any] = self.card.get("tuned", {}).get(student, {})
         return {"weight": WEIGHT, "bonus": BONUS, "confidence": None, **found}
 
 
 def symbols_of(text: str, unit: Unit, tokens: Tokens) -> tuple[list[str], int]:
-    """A normalised text as what n-grams are made of; words the student cannot write are ``<unk>`` each, and counted."""
+    """(symbols of a normalised text, number of unknown words); a word with letters that have no token is one ``<unk>``."""
     symbols: list[str] = []
     strange = 0
     for word in text.split(" "):
@@ -181,7 +180,7 @@ def symbols_of(text: str, unit: Unit, tokens: Tokens) -> tuple[list[str], int]:
 
 @lru_cache(maxsize=1 << 16)
 def _spelled(word: str, tokens: Tokens) -> str | None:
-    """A word in letters, None where the student cannot write it; kept, since a text says most of its words again and again."""
+    """A word in letters, None if it has letters without a token; cached, because most words of a text are frequent."""
     try:
         return spell(word, tokens)
     except UserError:
@@ -197,9 +196,9 @@ def make(
     parents: list[dict[str, Any]],
     **facts: Any,
 ) -> LanguageModel:
-    """Write the model of ``text`` (sentences of symbols), or n-grams that are there already, as the folder ``out``.
+    """Estimate n-grams from ``text`` (sentences of symbols), or take given ones, and write the folder ``out`` atomically.
 
-    It appears at once when it is whole. A ``UserError`` where ``out`` holds something else than a language model.
+    ``UserError`` if ``out`` is something other than a language model.
     """
     require_free(out)
     ngrams = text if isinstance(text, Ngrams) else estimate(text, order)
@@ -210,7 +209,7 @@ def make(
 
 
 def _letters(ngrams: Ngrams, unit: Unit) -> dict[str, float]:
-    """How much of the text each letter is, by the 1-grams: what an alphabet is compared by."""
+    """The share of each letter in the text, from the 1-grams, to compare alphabets."""
     found: Counter[str] = Counter()
     probs = np.exp(ngrams.unigrams())
     for symbol, prob in zip(ngrams.symbols[len(SPECIALS) :], probs[len(SPECIALS) :].tolist(), strict=True):
@@ -220,6 +219,6 @@ def _letters(ngrams: Ngrams, unit: Unit) -> dict[str, float]:
 
 
 def shares(found: Mapping[str, float]) -> dict[str, float]:
-    """Counts of letters as shares of their sum, the commonest first."""
+    """Counts of letters as shares of their sum, the most frequent first."""
     total = math.fsum(found.values()) or 1.0
     return {letter: round(share / total, 6) for letter, share in sorted(found.items(), key=lambda pair: -pair[1])}

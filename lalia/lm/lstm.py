@@ -22,7 +22,7 @@ from lalia.text.tokens import BOUNDARY
 
 MODEL = "model.onnx"
 INPUTS = ("symbols", "parents", "hidden", "cells")
-"""One step of the network: the last symbol of each prefix (K,), the row of the prefix without it (K,), the states (L, P, H)."""
+"""Inputs of one step: the last symbol of each prefix (K,), the row of the prefix without it (K,), the states (L, P, H)."""
 OUTPUTS = ("log_probs", "next_hidden", "next_cells")
 """Natural log probabilities of the next symbol (K, V), the new states (L, K, H). float32; ``INPUTS`` are int64 and float32."""
 _TEXTS = 256
@@ -32,8 +32,8 @@ _TEXTS = 256
 class Lstm:
     """The network (Hochreiter and Schmidhuber 1997, with forget gates) and its symbols, the first of which are ``SPECIALS``.
 
-    ``model`` is the ONNX graph of one step, as ``INPUTS`` and ``OUTPUTS`` describe it. Raises ``ValueError`` where it is none, or
-    of another number of symbols.
+    ``model`` is the ONNX graph of one step, with ``INPUTS`` and ``OUTPUTS``. ``ValueError`` if it is something else, or has
+    another number of symbols.
     """
 
     def __init__(self, symbols: Sequence[str], model: bytes) -> None:
@@ -45,24 +45,24 @@ class Lstm:
         if (tuple(inputs), tuple(outputs)) != (INPUTS, OUTPUTS):
             raise ValueError(f"its graph maps {', '.join(inputs)} to {', '.join(outputs)}")
         if outputs["log_probs"][-1] != len(self.symbols) or tuple(self.symbols[:3]) != SPECIALS:
-            raise ValueError(f"its graph and its {len(self.symbols)} symbols are of different language models")
+            raise ValueError(f"its graph and its {len(self.symbols)} symbols belong to different language models")
         self.layers, _, self._width = inputs["hidden"]
         self._ids = {symbol: i for i, symbol in enumerate(self.symbols)}
 
     def ids(self, text: str | Sequence[str]) -> list[int]:
-        """A text's letters (spaces between words), or its symbols, as numbers; those unknown as ``<unk>``."""
+        """The numbers of a text's letters (spaces between words), or of symbols; unknown ones are ``<unk>``."""
         return [self._ids.get(BOUNDARY if symbol == " " else symbol, UNKNOWN) for symbol in text]
 
     def log_probs(self, texts: Sequence[Sequence[int]]) -> np.ndarray:
-        """Natural log probabilities (N,) float64 of whole texts, their ends counted.
+        """Natural log probabilities (N,) float64 of whole texts, ends included.
 
-        Goes letter by letter through all texts together and computes each prefix once: the texts of one beam share most of them.
+        All texts advance together, letter by letter, and each shared prefix is computed once: the texts of a beam share most.
         """
         parts = [self._score(texts[start : start + _TEXTS]) for start in range(0, len(texts), _TEXTS)]
         return np.concatenate(parts) if parts else np.zeros(0)
 
     def perplexity(self, texts: Sequence[Sequence[int]]) -> float:
-        """Per symbol, ends of texts counted."""
+        """Perplexity per symbol, ends of texts included."""
         symbols = sum(len(text) + 1 for text in texts)
         return math.exp(-float(self.log_probs(texts).sum()) / symbols) if symbols else math.nan
 
@@ -83,7 +83,7 @@ class Lstm:
             live, next_N = live[going], next_N[going]
             if not len(live):
                 break
-            # Texts that share the longer prefix as well share its row.
+            # Texts that also share the longer prefix share its row.
             longer, at_N[live] = np.unique(at_N[live] * len(self.symbols) + next_N, return_inverse=True)
             parents, symbols = np.divmod(longer, len(self.symbols))
             log_probs_KV, hidden, cells = self._step(symbols, parents, hidden, cells)
@@ -100,7 +100,7 @@ class Lstm:
 
     @classmethod
     def load(cls, folder: Path) -> Lstm:
-        """The network in ``folder``; a ``UserError`` names what is missing or broken."""
+        """The network in ``folder``; ``UserError`` names what is missing or damaged."""
         again = "copy the folder again, or make it: lalia lm TEXT --like STUDENT --out LM --lstm"
         try:
             symbols = (folder / SYMBOLS_FILE).read_text(encoding="utf-8").split("\n")[:-1]
@@ -114,7 +114,7 @@ class Lstm:
 
 
 class LstmModel(ModelFolder):
-    """An LSTM, the normaliser its text went through, and the card. ``LstmModel.load(folder)``"""
+    """An LSTM with the normaliser of its text and its card. ``LstmModel.load(folder)``"""
 
     def __init__(self, folder: Path, lstm: Lstm, normaliser: Normaliser, card: dict[str, Any]) -> None:
         super().__init__(folder, normaliser, card)
@@ -122,18 +122,18 @@ class LstmModel(ModelFolder):
 
     @classmethod
     def load(cls, folder: Path | str) -> LstmModel:
-        """The model in ``folder``; a ``UserError`` where it is missing, damaged or something else."""
+        """The model in ``folder``; ``UserError`` if it is missing, damaged or something else."""
         folder = Path(folder)
         normaliser, card = open_folder(folder, LSTM)
         return cls(folder, Lstm.load(folder), normaliser, card)
 
     def perplexity(self, sentences: Iterable[Sequence[str]]) -> float:
-        """Per letter of ``sentences`` as ``symbols_of`` makes them, their ends counted."""
+        """Perplexity per letter of ``sentences`` (from ``symbols_of``), ends included."""
         return self.lstm.perplexity([self.lstm.ids(sentence) for sentence in sentences])
 
 
 def make(out: Path, lstm: Lstm, normaliser: Normaliser, parents: list[dict[str, Any]], **facts: Any) -> LstmModel:
-    """Write ``lstm`` as the folder ``out``, which appears at once when it is whole."""
+    """Write ``lstm`` as the folder ``out``, atomically."""
     described = {"form": LSTM, "unit": "letter", "layers": lstm.layers, **facts}
     write_folder(out, lstm.save, normaliser, parents, described)
     return LstmModel.load(out)

@@ -4,8 +4,8 @@ Level k holds the n-grams of k + 1 symbols, sorted; the children of entry i are 
 of level k + 1. Files are plain ``.npy`` and memory-mapped, so loading time does not depend on the size.
 
 Estimation follows Chen and Goodman 1998 and Heafield et al. 2013. P positions of the text, N n-grams of one length. Counting
-sorts numbers: an n-gram's number is its rank among those of its length, so a longer one is the pair (number of all but its last
-symbol, last symbol).
+sorts integers: an n-gram's number is its rank among those of its length, so a longer n-gram is the pair (number of its prefix,
+last symbol).
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ import numpy as np
 from lalia.cards import write_text
 from lalia.errors import UserError
 
-# --- N-grams with back-off as one trie of arrays ---------------------------------------------------------
+# --- A back-off model as a trie of arrays ----------------------------------------------------------------
 
 UNKNOWN, BEGIN, END = 0, 1, 2
 SPECIALS = ("<unk>", "<s>", "</s>")
 SYMBOLS_FILE = "symbols.txt"
 
 State = tuple[int, ...]
-"""What came before, nearest first: the trie's entries of the last symbol, the last two, and so on."""
+"""The context: the trie's entries of the last symbol, the last two, and so on."""
 
 _FIELDS = {"symbols": np.int32, "log_probs": np.float32, "backoffs": np.float32, "children": np.int64}
 
@@ -48,9 +48,9 @@ class Level:
 
 
 class Ngrams:
-    """A back-off model over ``symbols``, which begin with ``<unk>``, ``<s>``, ``</s>`` and go on in order of code points.
+    """A back-off model over ``symbols``: ``<unk>``, ``<s>``, ``</s>``, then the others in order of code points.
 
-    Every n-gram's first and last n - 1 symbols are n-grams as well.
+    The first and the last n - 1 symbols of each n-gram are n-grams too.
     """
 
     def __init__(self, symbols: Sequence[str], levels: Sequence[Level]) -> None:
@@ -58,7 +58,7 @@ class Ngrams:
         self.levels = list(levels)
         self.order = len(self.levels)
         self._ids: dict[str, int] | None = None
-        # Lists of plain arrays: an attribute or a memmap object looked up a million times is what takes the time.
+        # Lists of plain arrays, because attribute access and memmap objects dominate the time of a million look-ups.
         self._symbols = [np.asarray(level.symbols) for level in self.levels]
         self._log_probs = [np.asarray(level.log_probs) for level in self.levels]
         self._backoffs = [np.asarray(level.backoffs) for level in self.levels]
@@ -66,11 +66,11 @@ class Ngrams:
 
     @property
     def start(self) -> State:
-        """The state at the begin of a sentence."""
+        """The state at the beginning of a sentence."""
         return (BEGIN,) if self.order > 1 else ()
 
     def id(self, symbol: str) -> int:
-        """The number of ``symbol``; that of ``<unk>`` where it is none."""
+        """The number of ``symbol``; that of ``<unk>`` if it is not in the vocabulary."""
         if self._ids is None:
             self._ids = {symbol: i for i, symbol in enumerate(self.symbols)}
         return self._ids.get(symbol, UNKNOWN)
@@ -86,7 +86,7 @@ class Ngrams:
         return np.stack(columns[::-1], axis=1)
 
     def advance(self, state: State, symbol: int) -> tuple[float, State]:
-        """The natural log probability of ``symbol`` after ``state``, and the state behind it."""
+        """(natural log probability of ``symbol`` after ``state``, next state)."""
         found = symbol
         log_prob = float(self._log_probs[0][symbol])
         after = [symbol]
@@ -102,14 +102,14 @@ class Ngrams:
             known = k + 1
         for k in range(known, len(state)):
             log_prob += float(self._backoffs[k][state[k]])
-        # An entry that nothing follows and that costs nothing to leave says no more than the shorter one.
+        # A context without longer n-grams and with back-off weight 1 equals the shorter context.
         del after[self.order - 1 :]
-        while after and self._says_nothing(len(after) - 1, after[-1]):
+        while after and self._is_redundant(len(after) - 1, after[-1]):
             after.pop()
         return log_prob, tuple(after)
 
     def unigrams(self) -> np.ndarray:
-        """Natural log probabilities (symbols,) of every symbol whatever came before."""
+        """Natural log probabilities (symbols,) of the 1-grams."""
         return self._log_probs[0]
 
     def log_probs(self, sentence: Sequence[int]) -> list[float]:
@@ -125,7 +125,7 @@ class Ngrams:
         found = [log_prob for sentence in sentences for log_prob in self.log_probs(sentence)]
         return math.exp(-sum(found) / len(found)) if found else math.nan
 
-    def _says_nothing(self, level: int, entry: int) -> bool:
+    def _is_redundant(self, level: int, entry: int) -> bool:
         children = self._children[level]
         return bool(children[entry] == children[entry + 1] and self._backoffs[level][entry] == 0)
 
@@ -141,7 +141,7 @@ class Ngrams:
 
     @classmethod
     def load(cls, folder: Path, order: int) -> Ngrams:
-        """The model of ``order`` in ``folder``, mapped into memory; a ``UserError`` names the file that is broken."""
+        """The model of ``order`` in ``folder``, memory-mapped; ``UserError`` names the damaged file."""
         path = folder / SYMBOLS_FILE
         try:
             symbols = path.read_text(encoding="utf-8").split("\n")[:-1]
@@ -159,7 +159,7 @@ class Ngrams:
             whole = whole and len(level.children) == count + 1 and len(level.backoffs) == count
             whole = whole and level.children[-1] == len(longer.symbols) == len(longer.log_probs)
         if not whole:
-            raise UserError(f"{folder}: its files are of different language models; make it again")
+            raise UserError(f"{folder}: its files belong to different language models; make it again")
         return cls(symbols, levels)
 
 
@@ -170,38 +170,38 @@ def _file(n: int, name: str) -> str:
 def _mapped(path: Path, kind: type, n: int, order: int) -> np.ndarray:
     if n == order and path.name.endswith((".backoffs.npy", ".children.npy")):
         return np.zeros(0, kind)
-    # By the file's name and not by what it says: an array of objects would be unpickled.
+    # The type must be that of the name: an array of objects would have to be unpickled.
     found: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
     if found.dtype != kind or found.ndim != 1:
-        raise ValueError(f"{path.name} holds {found.dtype} of {found.ndim} dimensions")
+        raise ValueError(f"{path.name} has {found.dtype} in {found.ndim} dimensions, expected {np.dtype(kind)} in 1")
     return found
 
 
-# --- N-grams from text -----------------------------------------------------------------------------------
+# --- Estimation from text --------------------------------------------------------------------------------
 
 FALLBACK = (0.5, 1.0, 1.5)
-"""Discounts of n-grams seen once, twice, more often, where the text is too short or too odd to estimate them."""
+"""Discounts of n-grams seen once, twice and more often, if the text is too short or too unusual to estimate them."""
 
 
 @dataclass(frozen=True)
 class _Counts:
-    """The n-grams of one length: numbers of their first n - 1 symbols and of their last ones, and how often seen."""
+    """The n-grams of one length: the numbers of their first and of their last n - 1 symbols, and their counts."""
 
     prefixes: np.ndarray
     suffixes: np.ndarray
     symbols: np.ndarray
     counts: np.ndarray
-    begins: np.ndarray  # whether it starts with <s>, where nothing can stand before
+    begins: np.ndarray  # whether it starts with <s>, which nothing precedes
 
 
 def estimate(sentences: Sequence[Sequence[str]], order: int) -> Ngrams:
-    """The model of ``sentences``, sequences of symbols, with n-grams up to ``order`` symbols.
+    """An interpolated modified Kneser-Ney model of ``sentences`` (sequences of symbols) with n-grams up to ``order``.
 
-    Symbols written ``<unk>`` count as the unknown one. A ``UserError`` where there is no text.
+    ``<unk>`` counts as the unknown symbol. ``UserError`` if there is no text.
     """
     sentences = [sentence for sentence in sentences if len(sentence)]
     if not sentences:
-        raise UserError("language model: the text holds no words; expected sentences, one a line")
+        raise UserError("language model: the text has no words; expected sentences, one per line")
     if order < 1:
         raise ValueError(f"order {order}: expected 1 or more")
     words = sorted({symbol for sentence in sentences for symbol in sentence} - set(SPECIALS))
@@ -214,7 +214,7 @@ def estimate(sentences: Sequence[Sequence[str]], order: int) -> Ngrams:
 
 
 def discounts(counts: np.ndarray) -> tuple[float, float, float]:
-    """What is taken from n-grams seen once, twice, and more often (Chen and Goodman 1998, equation 26)."""
+    """The discounts of n-grams seen once, twice and more often (Chen and Goodman 1998, equation 26)."""
     seen = [int((counts == k).sum()) for k in range(1, 5)]
     if not all(seen):
         return FALLBACK
@@ -226,10 +226,10 @@ def discounts(counts: np.ndarray) -> tuple[float, float, float]:
 
 
 def _count(stream_P: np.ndarray, order: int, vocabulary: int) -> list[_Counts]:
-    """The n-grams of every length up to ``order``; ``counts`` of all but the longest are those of what stands before."""
+    """The n-grams of every length up to ``order``; ``counts`` of all but the longest are numbers of contexts."""
     P = len(stream_P)
     sentence_P = np.cumsum(stream_P == BEGIN)
-    numbers_P = stream_P  # of the n-gram that starts at each position; -1 where it would cross a sentence's end
+    numbers_P = stream_P  # of the n-gram that starts at each position; -1 if it would cross the end of a sentence
     levels = [
         _Counts(
             np.zeros(vocabulary, np.int64),
@@ -247,7 +247,7 @@ def _count(stream_P: np.ndarray, order: int, vocabulary: int) -> list[_Counts]:
         prefixes = unique // vocabulary
         shorter = levels[-1]
         here = _Counts(prefixes, numbers_P[starts[first] + 1], unique % vocabulary, counts, shorter.begins[prefixes])
-        # Of a shorter n-gram it counts in how many contexts it stands, unless it starts the sentence.
+        # Kneser-Ney counts the contexts of a shorter n-gram, unless it starts the sentence.
         contexts = np.bincount(here.suffixes, minlength=len(shorter.counts))
         levels[-1] = _Counts(
             shorter.prefixes,
@@ -263,27 +263,27 @@ def _count(stream_P: np.ndarray, order: int, vocabulary: int) -> list[_Counts]:
 
 
 def _smooth(levels: Sequence[_Counts]) -> list[Level]:
-    """Probabilities and back-off weights: every length takes a discount and hands it to the next shorter one."""
+    """Probabilities and back-off weights: the discounted mass of each length goes to the next shorter one."""
     probs: list[np.ndarray] = []
     backoffs: list[np.ndarray] = []
     for n, level in enumerate(levels):
         counts = level.counts.astype(np.float64)
         if n == 0:
             counts[BEGIN] = 0  # never follows anything
-        taken = np.array([0.0, *discounts(level.counts[~level.begins] if n == 0 else level.counts)])
-        taken_N = np.minimum(taken[np.minimum(counts, 3).astype(np.int64)], counts)
+        discount = np.array([0.0, *discounts(level.counts[~level.begins] if n == 0 else level.counts)])
+        discount_N = np.minimum(discount[np.minimum(counts, 3).astype(np.int64)], counts)
         contexts = 1 if n == 0 else len(levels[n - 1].counts)
         total = np.bincount(level.prefixes, counts, contexts)
-        left = np.bincount(level.prefixes, taken_N, contexts)
-        handed = np.divide(left, total, out=np.ones(contexts), where=total > 0)
-        prob = (counts - taken_N) / np.maximum(total, 1)[level.prefixes]
+        left = np.bincount(level.prefixes, discount_N, contexts)
+        backoff = np.divide(left, total, out=np.ones(contexts), where=total > 0)
+        prob = (counts - discount_N) / np.maximum(total, 1)[level.prefixes]
         if n == 0:
             everything = len(counts) - 1  # <unk> and </s> with the words, but not <s>
-            probs.append(prob + handed[0] / everything)
+            probs.append(prob + backoff[0] / everything)
         else:
-            probs.append(prob + handed[level.prefixes] * probs[-1][level.suffixes])
-            backoffs.append(handed)
-    probs[0][BEGIN] = 10.0**-99  # as ARPA files say that it never follows anything
+            probs.append(prob + backoff[level.prefixes] * probs[-1][level.suffixes])
+            backoffs.append(backoff)
+    probs[0][BEGIN] = 10.0**-99  # as in ARPA files: it never follows anything
     return [
         Level(
             level.symbols.astype(np.int32),
@@ -296,5 +296,5 @@ def _smooth(levels: Sequence[_Counts]) -> list[Level]:
 
 
 def children(prefixes: np.ndarray, parents: int) -> np.ndarray:
-    """Where the children of each of ``parents`` n-grams begin among the next longer ones, which are sorted by prefix."""
+    """For each of ``parents`` n-grams, where its children begin among the next longer n-grams, sorted by prefix."""
     return np.searchsorted(prefixes, np.arange(parents + 1)).astype(np.int64)

@@ -86,7 +86,7 @@ def test_a_language_model_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     def asked(lm: str = "", labels: tuple[str, ...] = ("pronto",)) -> LmDecoder | None:
         return make_lm_decoder(SelectSettings(by="wer_lm", lm=lm), recogniser, labels, range(3))
 
-    with pytest.raises(UserError, match=r"^--select\.lm .*lm: is of another alphabet: the student has no token for"):
+    with pytest.raises(UserError, match=r"^--select\.lm .*lm: is for another alphabet: the student has no token for"):
         asked(str(tmp_path / "lm"))
     with pytest.raises(UserError, match=r"^--select\.lm .*nowhere"):
         asked(str(tmp_path / "nowhere"))

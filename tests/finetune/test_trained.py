@@ -89,7 +89,7 @@ def test_language_models_are_made_tuned_and_set_side_by_side(
     (tmp_path / "more.txt").write_text(f"pronto grazie uno\n{said.upper()}!\nlinea prego numero\n", encoding="utf-8")
     assert lm([str(run), str(tmp_path / "more.txt"), "--lstm"]) == 0
     out = capfd.readouterr().out
-    assert "1 left out, which dev or test clips say" in out
+    assert "1 sentence of dev or test clips removed" in out
     student_id = read_card(run / "student")["id"]
     assert student_id in read_card(run / "lm")["tuned"]
     found = json.loads((run / "decoding.json").read_text())
@@ -108,7 +108,7 @@ def test_a_text_beside_the_labels_must_be_text_and_teaches_no_test_sentence(
     said = next(text for row in rows if len((text := corpus.text(row)).split()) > 3)
     for name, content, says in (
         ("labels.tsv", f"file\ttext\n1.wav\t{said}\n2.wav\tpronto\n", "looks like a table with 2 columns"),
-        ("empty.txt", "…\n", "holds no words"),
+        ("empty.txt", "…\n", "has no words"),
         ("thai.txt", "สวัสดีครับ\n", "the student has no letters for 1 of its 1 words"),
     ):
         (tmp_path / name).write_text(content, encoding="utf-8")
@@ -119,7 +119,7 @@ def test_a_text_beside_the_labels_must_be_text_and_teaches_no_test_sentence(
     capfd.readouterr()
     assert lm([str(run), str(tmp_path / "wrapped.txt")]) == 0
     out = capfd.readouterr().out
-    assert "; 1 left out, which dev or test clips say" in out and "the last row with *" in out
+    assert "; 1 sentence of dev or test clips removed" in out and "the last row with *" in out
 
 
 def test_an_evaluation_from_the_run_alone(made: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""What a language model is made of: files that are no text are told from it, and test sentences are left out of it."""
+"""Training text of a language model: files that are not text are refused, and test sentences are removed."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_test_sentences_teach_nothing_however_the_text_is_laid_out(run: Run, cor
     else:
         path.write_text(textwrap.fill(text, 20) if form == "wrapped" else text)
     status, out, _ = run(corpus, path)
-    assert status == 0 and "; 6 left out, which dev or test clips say" in out
+    assert status == 0 and "; 6 sentences of dev or test clips removed" in out
     found = ngrams()
     assert "d|bed" in found and not any("abe" in ngram or "added" in ngram or "ace|a|b" in ngram for ngram in found)
 
@@ -81,7 +81,12 @@ def test_test_sentences_teach_nothing_however_the_text_is_laid_out(run: Run, cor
 def test_short_test_sentences_stay_in_running_text(run: Run, corpus: Path) -> None:
     Path("text.txt").write_text("bed\na bad bed, a cab\nA CAB.\n")
     status, out, _ = run(corpus, "text.txt")
-    assert status == 0 and "3 sentences" in out and "; 2 left out" in out and "bed|a|" in ngrams()
+    assert (
+        status == 0
+        and "3 sentences" in out
+        and "; 2 sentences of dev or test clips removed" in out
+        and "bed|a|" in ngrams()
+    )
 
 
 def test_a_long_line_is_read_in_pieces(run: Run, corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +95,9 @@ def test_a_long_line_is_read_in_pieces(run: Run, corpus: Path, monkeypatch: pyte
         monkeypatch.setattr(build, "_LINE_CHARACTERS", limit)
         Path("text.txt").write_text((FREE + SAID) * 20)
         status, out, _ = run(corpus, "text.txt")
-        assert status == 0 and "; 40 left out" in out and "words that the student" not in out
+        assert (
+            status == 0 and "; 40 sentences of dev or test clips removed" in out and "words that the student" not in out
+        )
         assert max(map(len, build.lines(Path("text.txt")))) <= 2 * limit
         assert " ".join(build.lines(Path("text.txt"))).split() == ((FREE + SAID) * 20).split()
 
@@ -98,12 +105,12 @@ def test_a_long_line_is_read_in_pieces(run: Run, corpus: Path, monkeypatch: pyte
 @pytest.mark.parametrize(
     ("name", "row", "says"),
     [
-        ("labels.tsv", "{i}.wav\tA bad, bad cab\tabe", "looks like a table with 3 columns; text files have a sentence a line: "
-         "give the column of sentences alone (cut -f2 labels.tsv > sentences.txt), or a table of clips as a corpus"
+        ("labels.tsv", "{i}.wav\tA bad, bad cab\tabe", "looks like a table with 3 columns; text files have one sentence per "
+         "line: give only the column of sentences (cut -f2 labels.tsv > sentences.txt), or a table of clips as a corpus"
          " (lalia prepare labels.tsv --out CORPUS)"),
-        ("labels.tsv.gz", "{i}\tA bad cab", "sentences alone (gzip -cd labels.tsv.gz | cut -f2 > sentences.txt)"),
+        ("labels.tsv.gz", "{i}\tA bad cab", "only the column of sentences (gzip -cd labels.tsv.gz | cut -f2 > sentences.txt)"),
         ("metadata.csv", "clip{i}|a bad cab", "(cut -d'|' -f2 metadata.csv > sentences.txt), or a table of clips"),
-        ("labels.csv", '{i}.wav,"a bad, bad cab",abe', "give the column of sentences alone, or a table of clips as a corpus"),
+        ("labels.csv", '{i}.wav,"a bad, bad cab",abe', "give only the column of sentences, or a table of clips as a corpus"),
     ],
 )  # fmt: skip
 def test_a_table_is_no_text(run: Run, corpus: Path, name: str, row: str, says: str) -> None:
@@ -128,7 +135,7 @@ def test_a_pipe_is_read_once(run: Run, corpus: Path) -> None:
     writer.start()
     status, out, _ = run(corpus, "pipe")
     writer.join()
-    assert status == 0 and "; 2,000 left out" in out
+    assert status == 0 and "; 2,000 sentences of dev or test clips removed" in out
 
 
 def test_stdin_is_a_pipe_too(student: Path, tmp_path: Path) -> None:
@@ -152,24 +159,24 @@ def test_a_tag_here_and_there_is_text(run: Run) -> None:
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"", "odd.txt: holds no words; expected text, a sentence a line"),
-        (b"...\n!?\n", "odd.txt: holds no words; expected text, a sentence a line"),
+        (b"", "odd.txt: has no words; expected text, one sentence per line"),
+        (b"...\n!?\n", "odd.txt: has no words; expected text, one sentence per line"),
         ("สวัสดีครับ สมชาย\nขอบคุณ".encode(), "odd.txt: the student has no letters for 3 of its 3 words"),
-        (b"Abe added a bad cab.\nBed!\n", "odd.txt: holds nothing but what dev or test clips say; leave it out"),
+        (b"Abe added a bad cab.\nBed!\n", "odd.txt: has only sentences of dev or test clips; leave it out"),
         (
             b"<?xml version='1.0'?>\n<p>bed</p>\n",
-            "odd.txt: is XML, not text; give its words alone as UTF-8, a sentence a line",
+            "odd.txt: is XML, not text; convert it to UTF-8 text with one sentence per line",
         ),
-        (b"\n<!DOCTYPE html>\n<p>bed", "odd.txt: is a web page (HTML), not text; give its words alone"),
+        (b"\n<!DOCTYPE html>\n<p>bed", "odd.txt: is a web page (HTML), not text; convert it to UTF-8 text"),
         (
             b"%PDF-1.7\n%\xe2\xe3",
-            "odd.txt: is a PDF, not text; give its words alone as UTF-8, a sentence a line (pdftotext FILE)",
+            "odd.txt: is a PDF, not text; convert it to UTF-8 text with one sentence per line (pdftotext FILE)",
         ),
         (
             b"<s>a bed</s>\n" * 3 + b"bed\n" * 3,
-            "odd.txt: 3 of its first 6 lines hold tags such as <s>: is it XML or HTML?",
+            "odd.txt: 3 of its first 6 lines have tags such as <s>: is it XML or HTML?",
         ),
-        (flac_bytes(sing("bad cab")), "odd.txt: is audio, not text; expected what is said, a sentence a line"),
+        (flac_bytes(sing("bad cab")), "odd.txt: is audio, not text; expected text with one sentence per line"),
         (b"RIFF\x24\x80\0\0WAVEfmt \x10\0\0\0\x01\0\x01\0\x80>\0\0\0}\0\0", "odd.txt: is audio, not text"),
     ],
 )

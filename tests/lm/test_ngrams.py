@@ -215,13 +215,13 @@ def test_arpa_that_was_pruned(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (("ngram 2=2", "ngram 2=3"), r"announces 5/3/1 n-grams and holds 5/2/1"),
-        (("\\end\\", ""), "without an end"),
-        (("-0.3\ta a", "-0.3\ta q"), r"line 15 has 'q', which is no 1-gram"),
+        (("ngram 2=2", "ngram 2=3"), r"declares 5/3/1 n-grams, the file has 5/2/1"),
+        (("\\end\\", ""), "and no end"),
+        (("-0.3\ta a", "-0.3\ta q"), r"line 15 has 'q', which is not a 1-gram"),
         (("-0.3\ta a", "x\ta a"), "line 15 is 'x"),
         (("-0.2\t<s> a\t-0.1", "-0.2\tb a\t-0.1"), "expected every prefix"),
         (("\\2-grams:", "\\3-grams:"), "line 13 is"),
-        (("ngram 1=5", "ngram 1=many"), "announces 'many'"),
+        (("ngram 1=5", "ngram 1=many"), "declares 'many'"),
     ],
 )
 def test_arpa_that_is_broken(tmp_path: Path, change: tuple[str, str], says: str) -> None:
@@ -235,5 +235,5 @@ def test_arpa_that_is_broken(tmp_path: Path, change: tuple[str, str], says: str)
 
 
 def test_no_text() -> None:
-    with pytest.raises(UserError, match="holds no words"):
+    with pytest.raises(UserError, match="has no words"):
         estimate([[]], 3)

@@ -100,13 +100,13 @@ def test_made_of_text(run: Run, lm: Path, student: Path, tmp_path: Path) -> None
         (["absent.txt"], "absent.txt: no such file"),
         (["latin.txt"], "latin.txt: cannot be read as UTF-8 text; convert it: iconv -f latin1 -t utf-8 latin.txt > "),
         (["kenlm.bin"], "kenlm.bin: is a KenLM binary file, which holds hashes instead of n-grams"),
-        (["empty.txt"], "holds no words"),
+        (["empty.txt"], "has no words"),
         (["russian.txt"], "russian.txt: the student has no letters for 2 of its 3 words, such as 'a привет мир'"),
         (["text.txt", "--order", "40"], "--order 40: expected 1 to 12"),
         (["text.txt", "lm.arpa"], "give it alone"),
-        (["text.txt", "--out", "text.txt"], "text.txt: is a file, and stays as it is; expected a folder"),
-        (["words.arpa"], "words.arpa: holds n-grams of words, such as 'bad', and not of letters; say --unit word"),
-        (["counts", "--unit", "word"], "counts: holds n-grams of letters, and not of words; leave out --unit word"),
+        (["text.txt", "--out", "text.txt"], "text.txt: is a file and is not overwritten; expected a folder"),
+        (["words.arpa"], "words.arpa: has n-grams of words, such as 'bad', and not of letters; give --unit word"),
+        (["counts", "--unit", "word"], "counts: has n-grams of letters, and not of words; leave out --unit word"),
     ],
 )
 def test_made_of_nothing_good(
@@ -289,17 +289,17 @@ def test_commands_of_evaluation(run: Run, lm: Path, student: Path, tmp_path: Pat
 def test_of_another_alphabet(lm: Path, student: Path) -> None:
     model = LanguageModel.load(lm)
     with pytest.raises(
-        UserError, match=r"of another alphabet: the student has no token for .* it writes абв; make one"
+        UserError, match=r"for another alphabet: the student has no token for .* its letters are абв; make one"
     ):
         model.check(Tokens(["<blank>", "|", "а", "б", "в"]), Normaliser())
-    with pytest.raises(UserError, match=r"normalised otherwise .*case 'lower' and not 'upper'"):
+    with pytest.raises(UserError, match=r"not normalised like .*case 'lower' instead of 'upper'"):
         model.check(Student.load(student, 1).tokens, Normaliser(NormaliserSettings(case="upper")))
 
 
 def test_damaged(lm: Path, student: Path) -> None:
     file = lm / "ngrams-2.log_probs.npy"
     file.write_bytes(file.read_bytes()[:-4])
-    with pytest.raises(UserError, match="is not what its card was written for"):
+    with pytest.raises(UserError, match="do not match its card"):
         LanguageModel.load(lm)
     with pytest.raises(UserError, match="expected a language model"):
         LanguageModel.load(student)

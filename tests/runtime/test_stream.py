@@ -223,7 +223,7 @@ def test_a_card_of_another_kind_of_student(folder: Path, tmp_path: Path) -> None
         for name in card["files"]:
             (copy / name).write_bytes((made / name).read_bytes())
         write_card(copy, "student", [], files=card["files"], frame_s=0.04, **({"streaming": facts} if facts else {}))
-        with pytest.raises(UserError, match="its card says otherwise"):
+        with pytest.raises(UserError, match="contrary to its card"):
             Student.load(copy)
 
 
