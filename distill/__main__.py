@@ -152,7 +152,7 @@ def check_data(settings: DistillSettings | ExportSettings, recogniser: str, unkn
     languages, places = Mixture.load(data.corpus).language_names, ", ".join(data.corpus)
     own = languages_in(Path(recogniser))
     data.language = languages_taken(
-        None, own, languages, recogniser, places, flag="--data.language", unknown=unknown, tell=tell
+        None, own, languages, recogniser, places, flag="--data.language", unknown=unknown, quiet=not tell
     )
 
 

@@ -2,7 +2,7 @@
 
 ``find_student`` and ``find_made`` accept a model's folder or the run that made it; ``check_files`` verifies a student by the
 hashes in its card; ``languages_taken`` and ``labelled_rows`` choose the clips of a corpus that a model can be scored on;
-``doubt`` warns if a student's confidence is low throughout (another language, or unfamiliar speech).
+``low_confidence`` detects speech that a student does not fit (another language, or unfamiliar speech).
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ if TYPE_CHECKING:
     from lalia.text.tokens import Tokens
 
 
-# --- Where in a run's folder a student, recogniser or encoder is, and whether a student is whole, by its card's hashes ---
+# --- Models in a run's folder, and the hashes of a student's files ---------------------------------------
 
 MODEL, TOKENS = "model.onnx", "tokens.txt"
 NEEDED = (MODEL, TOKENS, NORMALISER)
 STUDENT, RUN = "student", "config.yaml"
-"""What a run's folder holds: the student made of its recogniser, and its settings."""
+"""Names in a run's folder: its student, and its settings."""
 
 
 def find_student(folder: Path) -> Path:
-    """The student's folder that ``folder`` is, or that is in it where it is a run's; a ``UserError`` says how to make one."""
+    """The student's folder: ``folder`` itself, or ``folder/student`` of a run; ``UserError`` says how to make one."""
     inside = folder / STUDENT
     if not (folder / NAME).is_file() and (inside / NAME).is_file():
         return inside
@@ -47,12 +47,12 @@ def find_student(folder: Path) -> Path:
 
 
 def find_made(folder: str, kind: str, flag: str) -> str:
-    """The folder of ``kind`` (encoder, recogniser) that ``folder`` is, or that is in it where it is a run's.
+    """The folder of a model of ``kind`` (encoder, recogniser): ``folder`` itself, or inside it if it is a run.
 
-    ``UserError``, beginning with ``flag``, where there is no such folder, or the run made nothing of the kind.
+    ``UserError``, which begins with ``flag``, if there is none.
     """
     found = identify(folder).kind
-    if found == kind or (found == "recogniser" and kind == "encoder"):  # one has an encoder in it
+    if found == kind or (found == "recogniser" and kind == "encoder"):  # a recogniser contains an encoder
         return folder
     if (Path(folder) / kind / NAME).is_file():
         return str(Path(folder) / kind)
@@ -60,19 +60,19 @@ def find_made(folder: str, kind: str, flag: str) -> str:
 
 
 def file_hashes(folder: Path) -> dict[str, str]:
-    """SHA-256 (hex) of the files a student is made of, for the fact ``files`` of its card."""
+    """SHA-256 (hex) of a student's files, for ``files`` in its card."""
     return {name: _sha256(folder / name) for name in NEEDED}
 
 
 def check_files(folder: Path, card: Mapping[str, Any]) -> None:
-    """Raise a ``UserError`` naming the first file that is missing or is not what the card says."""
+    """Raise ``UserError`` for the first file that is missing or does not match the hash in the card."""
     expected = card.get("files")
     if not isinstance(expected, dict) or not set(NEEDED) <= set(expected):
         raise UserError(f"{folder}: its card does not list {', '.join(NEEDED)}; export the student again")
     for name, digest in expected.items():
         path = folder / name
         if path.resolve().parent != folder.resolve():
-            raise UserError(f"{folder}: its card lists {name!r}, which lies elsewhere; export the student again")
+            raise UserError(f"{folder}: its card lists {name!r}, which is outside the folder; export the student again")
         if not path.is_file():
             raise UserError(f"{path}: is missing; copy the whole student folder again")
         if _sha256(path) != str(digest).removeprefix("sha256:"):
@@ -94,12 +94,12 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-# --- The languages of a model, and which of a corpus's languages are therefore meant where nobody says ---
+# --- The languages of a model, and a corpus's clips in them ----------------------------------------------
 
 FOREIGN = 0.5
-"""The share of the words of a text that a student may have no letters for."""
+"""The largest share of a text's words that may have letters without a token."""
 UNKNOWN = "und"
-"""The code of clips whose language nobody said."""
+"""The code of clips of unknown language (ISO 639-3: undetermined)."""
 
 
 class LabelledClips(Protocol):
@@ -132,10 +132,10 @@ class LabelledCorpus(LabelledClips, Protocol):
 
 
 def languages_of(card: Mapping[str, Any], normalised_for: str) -> list[str]:
-    """The languages of a recogniser or a student by its ``card``, else the one its normaliser is for; none where neither says."""
-    for said in (card.get("languages"), card.get("language"), card.get("finetuning", {}).get("languages")):
-        if said:
-            return [said] if isinstance(said, str) else list(said)
+    """The languages in the ``card`` of a recogniser or student, else that of its normaliser; empty if neither names one."""
+    for found in (card.get("languages"), card.get("language"), card.get("finetuning", {}).get("languages")):
+        if found:
+            return [found] if isinstance(found, str) else list(found)
     return [normalised_for] if normalised_for else []
 
 
@@ -146,43 +146,44 @@ def languages_in(folder: Path) -> list[str]:
 
 
 def languages_taken(
-    asked: Sequence[str] | None,
+    requested: Sequence[str] | None,
     own: Sequence[str],
-    there: Collection[str],
+    available: Collection[str],
     model: Path | str,
     corpus: Path | str,
     *,
     flag: str = "--language",
     unknown: bool = False,
-    tell: bool = True,
+    quiet: bool = False,
 ) -> list[str]:
-    """The languages of ``there`` whose clips are meant; none = all of them, as they come.
+    """The languages of a corpus whose clips are used; empty = all clips.
 
-    ``asked`` is what the user says (codes, locales, names); where that is None, those that are ``own`` to the ``model``,
-    and a line on stderr names those that are left out (``tell``). With ``unknown`` clips of no known language are taken as well.
-    A ``UserError`` where the corpus has several languages and none is the model's.
+    ``requested`` is the user's choice (codes, locales, names). If it is None, they are the ``model``'s ``own`` languages among
+    those ``available``, and a note on stderr names the others unless ``quiet``. With ``unknown``, clips of unknown language are
+    used too. ``UserError`` if the corpus has several languages and the model has none of them.
     """
-    if asked is not None:
-        return list(dict.fromkeys(match_languages(asked, there)))
-    names, spoken = ", ".join(sorted(there)), " and ".join(map(_named, own))
-    taken = [code for code in dict.fromkeys(match_languages(own, there)) if code in there]
-    if len(there) < 2:
-        strange = bool(own) and not taken and UNKNOWN not in there
-        taken, told = (
-            [],
-            f"{model} is of {spoken}, and {corpus} is of {names}: its clips are taken all the same" if strange else "",
-        )
+    if requested is not None:
+        return list(dict.fromkeys(match_languages(requested, available)))
+    names, spoken = ", ".join(sorted(available)), " and ".join(map(_named, own))
+    taken = [code for code in dict.fromkeys(match_languages(own, available)) if code in available]
+    note = ""
+    if len(available) < 2:
+        if own and not taken and UNKNOWN not in available:
+            note = f"the language of {model} is {spoken}, that of {corpus} is {names}; its clips are used anyway"
+        taken = []
     elif not own:
-        told = f"{model} does not say its language: clips of {names} are taken ({flag} CODE: one)"
+        note = f"{model} does not name its language: clips in {names} are used ({flag} CODE: one of them)"
     elif not taken:
-        raise UserError(f"{corpus}: holds {names}, and {model} is of {spoken}; say {flag} CODE to take one")
+        raise UserError(f"{corpus}: has {names}, and the language of {model} is {spoken}; give {flag} CODE to use one")
     else:
-        taken += [UNKNOWN] if unknown and UNKNOWN in there else []
-        left = ", ".join(sorted(set(there) - set(taken)))
-        told = f"{model} is of {spoken}: clips of {', '.join(taken)} are taken, not of {left} ({flag} CODE: another)"
-        told = told if left else ""
-    if told and tell:
-        print(f"lalia: {told}", file=sys.stderr)
+        taken += [UNKNOWN] if unknown and UNKNOWN in available else []
+        if left := ", ".join(sorted(set(available) - set(taken))):
+            note = (
+                f"the language of {model} is {spoken}: clips in {', '.join(taken)} are used, not in {left} "
+                f"({flag} CODE: another)"
+            )
+    if note and not quiet:
+        print(f"lalia: {note}", file=sys.stderr)
     return taken
 
 
@@ -193,8 +194,10 @@ def _named(code: str) -> str:
 def labelled_rows(
     corpus: LabelledCorpus, path: Path, split: str, languages: Sequence[str], limit: int | None
 ) -> list[int]:
-    """The labelled clips of a split in ``languages`` (none: all), at most ``limit`` of them, spread evenly; a ``UserError`` where
-    there are none."""
+    """The labelled clips of a split in ``languages`` (empty: all), at most ``limit`` of them, spread evenly.
+
+    ``UserError`` if there are none.
+    """
     every: list[str | None] = [*languages] or [None]
     rows = sorted(int(row) for code in every for row in corpus.select(split=split, language=code, with_text=True))
     if not rows:
@@ -210,23 +213,23 @@ def check_labels(corpus: LabelledCorpus, path: Path, rows: Sequence[int], model:
     texts = [text for row in rows if (text := model.normaliser(corpus.text(row)))]
     if not texts:
         raise UserError(
-            f"{path}: none of {len(rows)} labels holds a letter once it is normalised; prepare it with its transcripts"
+            f"{path}: none of {len(rows)} labels has a letter after normalisation; prepare it with its transcripts"
         )
     words = [word for text in texts for word in text.split()]
-    strange = [word for word in words if not _written(word, model.tokens)]
-    require_alphabet(str(path), len(strange), len(words), " ".join(strange[:5]))
+    unknown = [word for word in words if not _has_tokens(word, model.tokens)]
+    require_alphabet(str(path), len(unknown), len(words), " ".join(unknown[:5]))
 
 
-def require_alphabet(source: str, strange: int, words: int, example: str) -> None:
-    """Raise a ``UserError`` where the student has no letters for more than half of the ``words`` of ``source``."""
-    if strange > FOREIGN * words:
+def require_alphabet(source: str, unknown: int, words: int, example: str) -> None:
+    """Raise ``UserError`` if more than half of the ``words`` of ``source`` are ``unknown``: with letters that have no token."""
+    if unknown > FOREIGN * words:
         raise UserError(
-            f"{source}: the student has no letters for {strange:,} of its {words:,} words, such as {example[:60]!r};"
-            " is it of another language, or in a wrong encoding?"
+            f"{source}: the student has no letters for {unknown:,} of its {words:,} words, such as {example[:60]!r};"
+            " is it in another language or a wrong encoding?"
         )
 
 
-def _written(word: str, tokens: Tokens) -> bool:
+def _has_tokens(word: str, tokens: Tokens) -> bool:
     try:
         tokens.encode(word)
     except UserError:
@@ -234,25 +237,25 @@ def _written(word: str, tokens: Tokens) -> bool:
     return True
 
 
-# --- Whether a student hears what it was made for --------------------------------------------------------
+# --- Low confidence: speech that a student does not fit --------------------------------------------------
 
 LEAST_LETTERS = 60
-"""On fewer a mean says little; in another language words are not told apart, so words are not counted."""
+"""The mean of fewer is unreliable. Letters are counted, because in another language word boundaries are wrong too."""
 GREEDY, CALIBRATED = 0.80, 0.45
 """A warning is printed below this mean confidence: of greedy words, and of words from a calibrated beam search."""
 
 
-def doubtful(words: Sequence[Word], limit: float) -> bool:
-    """Whether there are letters enough, and the mean confidence of ``words`` is below ``limit``."""
+def low_confidence(words: Sequence[Word], limit: float) -> bool:
+    """Whether the mean confidence of ``words`` is below ``limit``, with enough letters to tell."""
     return sum(len(word.text) for word in words) >= LEAST_LETTERS and _mean(words) < limit
 
 
-def doubt(words: Sequence[Word], languages: Sequence[str]) -> str:
-    """What to tell a person of ``words`` that are ``doubtful``, heard by a student of ``languages``."""
-    own = " or ".join(f"{code} ({language_name(code)})" if language_name(code) else code for code in languages)
+def low_confidence_warning(words: Sequence[Word], languages: Sequence[str]) -> str:
+    """The warning about ``words`` of ``low_confidence`` from a student of ``languages``."""
+    own = " or ".join(map(_named, languages))
     return (
-        f"low confidence throughout (mean {_mean(words):.2f}): is it {own or 'the language of this student'}, and speech like "
-        "what the student learned from? Most words may be wrong"
+        f"low confidence throughout (mean {_mean(words):.2f}): is the speech in {own or 'the language of this student'}, and "
+        "like its training data? Most words may be wrong"
     )
 
 

@@ -19,7 +19,7 @@ from lalia.decoding.greedy import Word
 from lalia.errors import AudioError, UserError, one_of
 from lalia.files import one_line, readable
 from lalia.inputs import is_url, url_error
-from lalia.model_folder import CALIBRATED, GREEDY, doubt, doubtful
+from lalia.model_folder import CALIBRATED, GREEDY, low_confidence, low_confidence_warning
 from lalia.runtime.student import Student, TranscribeOptions
 from lalia.runtime.transcript import FORMATS, Transcript, render
 from lalia.runtime.windows import in_order
@@ -30,16 +30,16 @@ Transcribe audio files of any format, rate and length.
 
   lalia transcribe my-student talk.mp3                          one clip: its text
   lalia transcribe my-student a.wav b.flac                      several: name, tab, text
-  lalia transcribe my-student talk.m4a --out talk.srt           subtitles: the file's name says the format
+  lalia transcribe my-student talk.m4a --out talk.srt           subtitles: the suffix gives the format
   lalia transcribe my-student talks/ --format json              a folder: one JSON object per line, words with times
-  lalia transcribe my-student talks/ --format srt,txt --out subs/    files for each clip; again with --skip-existing: the rest
+  lalia transcribe my-student talks/ --format srt,txt --out subs/    files for each clip; with --skip-existing: only new ones
   ffmpeg -i talk.mkv -f wav - | lalia transcribe my-student -   audio from a pipe
-  lalia transcribe my-student call.wav --channels each          a telephone call: who says what, in turns
-  lalia transcribe my-student talk.mp3 --lm my-lm --hot names.txt    a language model, and names to listen for
+  lalia transcribe my-student call.wav --channels each          a telephone call: turns of the two speakers
+  lalia transcribe my-student talk.mp3 --lm my-lm --hot names.txt    a language model, and names to boost
   lalia transcribe my-student clips/ --only commands.txt        only these phrases, or nothing
-  lalia transcribe my-student meeting.flac --jobs 1             one window at a time and not one per core
+  lalia transcribe my-student meeting.flac --jobs 1             one window at a time instead of one per core
 
-A clip that cannot be read is named on stderr and counted, the others are done. Exit status: 0 all clips, 1 some, 2 none.
+A clip that cannot be read is named on stderr, and the others are transcribed. Exit status: 0 all clips, 1 some, 2 none.
 Silence gives the empty text. M4A, WebM and G.722 need PyAV (pip install av).
 """
 
@@ -56,17 +56,20 @@ def add_arguments(parser: Parser) -> None:
         help=f"what to write: {', '.join(FORMATS)}, or several as srt,json (default: txt)",
     )
     parser.add_argument(
-        "--out", type=Path, metavar="PLACE", help="write files, not to stdout: a folder; of one clip also talk.srt"
+        "--out",
+        type=Path,
+        metavar="PLACE",
+        help="write files instead of stdout: a folder, or for one clip also talk.srt",
     )
-    parser.add_argument("--skip-existing", action="store_true", help="leave out clips whose files are in --out already")
+    parser.add_argument("--skip-existing", action="store_true", help="skip clips whose files are already in --out")
     parser.add_argument(
-        "--jobs", type=positive, metavar="N", help="how much at a time, one thread each (default: all cores)"
+        "--jobs", type=positive, metavar="N", help="clips or windows at a time, one thread each (default: all cores)"
     )
     parser.add_argument(
         "--channels",
         type=_channels,
         metavar="mix|each|N",
-        help="of stereo files: the mix, each by itself with turns in order (a telephone call), or one, from 1 (default: mix)",
+        help="of stereo files: their mix, each separately (turns of a telephone call), or one, from 1 (default: mix)",
     )
     parser.add_argument(
         "--voice", action="store_true", help="transcribe speech only, by voice activity detection (needs silero-vad)"
@@ -92,7 +95,7 @@ def _formats(text: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class _Job:
-    """A clip and the files that are made of it, by format; stdout where there are none."""
+    """A clip and its output files by format; none = stdout."""
 
     clip: Clip
     files: dict[str, Path]
@@ -107,7 +110,7 @@ def main(args: argparse.Namespace) -> int:
         todo = [job for job in todo if not all(path.exists() for path in job.files.values())]
         if there := len(clips) - len(todo):
             print(f"lalia: {there} of {plural(len(clips), 'clip')} already in {args.out}", file=sys.stderr)
-    # Jobs of one thread each do more than one job of several.
+    # Several jobs of one thread each are faster than one job of several threads.
     jobs = args.jobs or max(1, cores() // (args.threads or 1))
     student = Student.load(args.model, args.threads or (1 if jobs > 1 else None))
     shown = sys.stderr.isatty() and (args.out is not None or not sys.stdout.isatty())
@@ -115,9 +118,9 @@ def main(args: argparse.Namespace) -> int:
 
     decoder = decoders(Decoding.of(args), student)
     limit = _limit(args, decoder())
-    words, odd = list[Word](), list[tuple[str, list[Word]]]()
+    words, unsure = list[Word](), list[tuple[str, list[Word]]]()
 
-    def hear(job: _Job) -> tuple[Transcript | AudioError, list[Note]]:
+    def transcribe(job: _Job) -> tuple[Transcript | AudioError, list[Note]]:
         windows, notes = jobs if len(todo) == 1 else 1, list[Note]()
         if is_url(job.clip.path):
             return AudioError(str(url_error(job.clip.path))), notes
@@ -129,24 +132,24 @@ def main(args: argparse.Namespace) -> int:
             return error, notes
         return found, notes
 
-    all_heard = in_order(hear, todo, jobs if len(todo) > 1 else 1)
-    for number, (job, (heard, notes)) in enumerate(zip(todo, all_heard, strict=True), start=1):
+    results = in_order(transcribe, todo, jobs if len(todo) > 1 else 1)
+    for number, (job, (found, notes)) in enumerate(zip(todo, results, strict=True), start=1):
         name = called(job.clip.path)
         calls += any(note.kind == TWO_VOICES for note in notes)
-        for note in (note for note in notes if note.kind != TWO_VOICES):  # those are counted in the end
+        for note in (note for note in notes if note.kind != TWO_VOICES):  # those are counted at the end
             print(f"lalia: {one_line(name)}: {note.text}", file=sys.stderr)
-        if isinstance(heard, AudioError):
-            print(f"lalia: {one_line(str(heard))}", file=sys.stderr)
+        if isinstance(found, AudioError):
+            print(f"lalia: {one_line(str(found))}", file=sys.stderr)
             continue
         done += 1
-        audio_s += heard.duration_s
-        words += heard.words
-        if doubtful(heard.words, limit):
-            odd.append((one_line(name), heard.words))
+        audio_s += found.duration_s
+        words += found.words
+        if low_confidence(found.words, limit):
+            unsure.append((one_line(name), found.words))
         for format, path in job.files.items():
-            _write(path, render(heard, format, readable(name)))
+            _write(path, render(found, format, readable(name)))
         if not job.files:
-            text = render(heard, formats[0], readable(name))
+            text = render(found, formats[0], readable(name))
             named = f"{one_line(name)}\t" if several and formats == ("txt",) else ""
             _write(None, "".join(named + line for line in text.splitlines(keepends=True)))
         if shown:
@@ -160,8 +163,8 @@ def main(args: argparse.Namespace) -> int:
     elapsed_s = time.perf_counter() - start
     if shown:
         print(file=sys.stderr)
-    if odd or doubtful(words, limit):
-        _tell_doubts(words, odd, done, student.languages)
+    if unsure or low_confidence(words, limit):
+        _warn(words, unsure, done, student.languages)
     if calls:
         which = f"in {calls} of {plural(len(todo), 'clip')}" if several else one_line(called(todo[0].clip.path))
         print(f"lalia: {which}: different voices on two channels; --channels each keeps them apart", file=sys.stderr)
@@ -172,51 +175,51 @@ def main(args: argparse.Namespace) -> int:
     return 0 if done == len(todo) else 1 if done or len(todo) < len(clips) else 2
 
 
-def _tell_doubts(
-    words: Sequence[Word], odd: Sequence[tuple[str, list[Word]]], clips: int, languages: Sequence[str]
+def _warn(
+    words: Sequence[Word], unsure: Sequence[tuple[str, list[Word]]], clips: int, languages: Sequence[str]
 ) -> None:
-    """Say once that all ``words`` of so many ``clips``, or those of the clips that are ``odd``, are of a low confidence."""
-    told, names = list(words), f"{clips} clips together"
-    if odd:
-        told = [word for _, spoken in odd for word in spoken]
-        names = ", ".join(name for name, _ in odd[:3]) + (", …" if len(odd) > 3 else "")
-        names = f"{len(odd)} of {clips} clips ({names})" if clips > 1 else names
-    print(f"lalia: {names}: {doubt(told, languages)}", file=sys.stderr)
+    """Print one warning about the low confidence of the ``unsure`` clips, or of all ``words`` of the ``clips`` together."""
+    affected, names = list(words), f"{clips} clips together"
+    if unsure:
+        affected = [word for _, found in unsure for word in found]
+        names = ", ".join(name for name, _ in unsure[:3]) + (", …" if len(unsure) > 3 else "")
+        names = f"{len(unsure)} of {plural(clips, 'clip')} ({names})" if clips > 1 else names
+    print(f"lalia: {names}: {low_confidence_warning(affected, languages)}", file=sys.stderr)
 
 
 def _limit(args: argparse.Namespace, decoder: Decoder | None) -> float:
-    """Below which mean confidence a transcript is doubtful; 0 where confidence is of a kind that was not measured."""
+    """The mean confidence below which a warning is printed; 0 for uncalibrated beam search, where no limit is known."""
     if decoder is None:
         return GREEDY
     return CALIBRATED if decoder.weights is not None and not args.only else 0.0
 
 
 def _plan(args: argparse.Namespace, clips: Sequence[Clip], several: bool) -> tuple[tuple[str, ...], list[_Job]]:
-    """The formats to write, and for every clip where to; a ``UserError`` where they cannot all be had."""
+    """The formats, and the output files of each clip; ``UserError`` if the options contradict each other."""
     out, formats = args.out, args.format or ("txt",)
     if out is None:
         if args.skip_existing:
-            raise UserError("--skip-existing looks for the files of --out; say --out FOLDER")
+            raise UserError("--skip-existing looks for files in --out; give --out FOLDER")
         if len(formats) > 1:
-            raise UserError(f"{' and '.join(formats)} cannot share stdout; say --out FOLDER")
+            raise UserError(f"{' and '.join(formats)} cannot share stdout; give --out FOLDER")
         if several and formats[0] in ("srt", "vtt"):
-            raise UserError(f"{len(clips)} clips cannot share one {formats[0]} file; say --out FOLDER")
+            raise UserError(f"{len(clips)} clips cannot share one {formats[0]} file; give --out FOLDER")
         return formats, [_Job(clip, {}) for clip in clips]
     named = out.suffix[1:].lower()
     if named in FORMATS and not out.is_dir():
         if len(clips) > 1:
             raise UserError(
-                f"--out {out}: {len(clips)} clips cannot share one file; name a folder: --out {out.with_suffix('')} "
+                f"--out {out}: {len(clips)} clips cannot share one file; give a folder: --out {out.with_suffix('')} "
                 f"--format {','.join(args.format or (named,))}"
             )
         if args.format not in (None, (named,)):
             raise UserError(
-                f"--out {out}: is named as {named}, --format says {','.join(args.format)}; leave --format out, or name a folder"
+                f"--out {out}: is a {named} file, --format is {','.join(args.format)}; leave out --format, or give a folder"
             )
         return (named,), [_Job(clips[0], {named: out})]
     if out.is_file():
         raise UserError(
-            f"--out {out}: is a file, and stays as it is; expected a folder, or for one clip a name that ends in "
+            f"--out {out}: is a file and is not overwritten; expected a folder, or for one clip a name that ends in "
             f"{', '.join('.' + format for format in FORMATS)}"
         )
     paths = [output_paths(clips, out, format) for format in formats]

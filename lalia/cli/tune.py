@@ -1,4 +1,4 @@
-"""``lalia tune``: the weight and bonus of a language model for a student, and the calibration of its confidence."""
+"""``lalia tune``: tune the weight and bonus of a language model for a student, and calibrate confidence."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from lalia.model_folder import LabelledCorpus, check_labels, labelled_rows, lang
 from lalia.units import plural
 
 ABOUT = """\
-Find the weight and the bonus of a language model for a student, on clips that neither learned from, and calibrate confidence.
+Tune the weight and bonus of a language model for a student on held-out clips, and calibrate its confidence.
 
-  lalia tune my-student corpora/demo --lm my-lm                       clips of the student's language
-  lalia tune my-student corpora/demo --lm my-lm --rescore my-lstm   then: the weight of an LSTM beside the n-grams
+  lalia tune my-student corpora/demo --lm my-lm                       clips in the student's language
+  lalia tune my-student corpora/demo --lm my-lm --rescore my-lstm   then: the weight of an LSTM that rescores
 
-The setting with the fewest errors is stored in the language model's card and used from then on with this student; the one
-before stays there as `previous`.
+The setting with the lowest error rates is stored in the language model's card and used with this student from then on; the
+previous one stays there as `previous`.
 """
 ENOUGH_CLIPS = 40
-"""Of 193 held-out Italian prompts, those that tuning chose by n of them at random had so many words in 100 more wrong on the
-others than the best setting had (mean of 400 draws): n 5: 3.0, 10: 1.7, 20: 1.1, 40: 0.9, 80: 1.1. With 10 clips one draw in
-eleven was worse than no tuning at all, with 20 one in 33, with 40 none (docs/decoding.md)."""
+"""Tuning on n random ones of 193 held-out Italian prompts gave, on the others, a WER this many points above the best setting's
+(mean of 400 draws): n 5: 3.0, 10: 1.7, 20: 1.1, 40: 0.9, 80: 1.1. With 10 clips one draw in eleven was worse than no tuning, with
+20 one in 33, with 40 none (docs/decoding.md)."""
 
 
 def add_arguments(parser: Parser) -> None:
@@ -37,7 +37,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("model", metavar="MODEL", type=Path, help="a student folder")
     parser.add_argument("corpus", metavar="CORPUS", type=Path, help="a corpus with labelled clips")
     parser.add_argument("--lm", metavar="LM", type=Path, required=True, help="the language model to tune")
-    parser.add_argument("--rescore", metavar="LM", type=Path, help="tune this LSTM beside --lm, which is tuned already")
+    parser.add_argument("--rescore", metavar="LM", type=Path, help="tune this LSTM with --lm, which is already tuned")
     parser.add_argument(
         "--split", choices=("dev", "train"), default="dev", help="which clips (default: dev; never test)"
     )
@@ -80,13 +80,13 @@ def tune(
     if lstm is not None:
         lstm.check(student.tokens, student.normaliser)
         if student_id not in ngrams.card.get("tuned", {}):
-            raise UserError(f"{lm}: is not tuned for {model}; first: lalia tune {model} CORPUS --lm {lm}")
+            raise UserError(f"{lm}: is not tuned for {model}; run first: lalia tune {model} CORPUS --lm {lm}")
     if corpus is None:
         corpus = open_corpus(path)
     taken = languages_taken(languages, student.languages, corpus.language_names, model, path)
     rows = labelled_rows(corpus, path, split, taken, limit)
     check_labels(corpus, path, rows, student)
-    print(f"{'weight':>7}{'bonus':>7}{'CER %':>7}{'WER %':>7}   * best so far: lowest CER and WER", flush=True)
+    print(f"{'weight':>7}{'bonus':>7}{'CER %':>7}{'WER %':>7}   * best so far: lowest CER + WER", flush=True)
     costs: list[float] = []
 
     def show(trial: Trial) -> None:
@@ -108,25 +108,23 @@ def tune(
         facts |= {"lm_weight": under["weight"], "lm_bonus": under["bonus"]}
         known = lstm.card.get("tuned", {}).get(pair_name(student, ngrams))
         lstm.store_tuned(pair_name(student, ngrams), found.as_dict(**facts))
-    chosen = f"weight {found.best.weight:g}, bonus {found.best.bonus:g} for {model} from now on"
+    chosen = f"weight {found.best.weight:g}, bonus {found.best.bonus:g} are stored for {model}"
     print(f"{rescore or lm}: {chosen} (the last row with *)")
     if known:
-        print(f"before: {_tuned(known)}; the card keeps it as `previous`")
+        print(f"previously: {_tuned(known)}; kept in the card as `previous`")
     if found.clips < len(rows):
         print(
-            f"{len(rows) - found.clips} of {plural(len(rows), 'clip')} left out: unreadable, or a label without letters"
+            f"{len(rows) - found.clips} of {plural(len(rows), 'clip')} skipped: unreadable, or a label without letters"
         )
     if found.clips < ENOUGH_CLIPS:
         print(
-            f"lalia: {plural(found.clips, 'clip', 'is', 'are')} few to tune on; {ENOUGH_CLIPS} are enough",
+            f"lalia: {plural(found.clips, 'clip', 'is', 'are')} too few for reliable tuning; {ENOUGH_CLIPS} are enough",
             file=sys.stderr,
         )
     if not found.best.weight:
-        print(
-            "the LSTM lowers no error rate here beside these n-grams; without --rescore the result is the same, and faster"
-        )
+        print("the LSTM does not improve on these n-grams here; without --rescore the result is the same, and faster")
     print(
-        "after calibration on these clips: words of each confidence, and the share of them right (the nearer to it, the truer)"
+        "after calibration on these clips: number of words by confidence, and the share that is right (ideally equal to it)"
     )
     print(f"{'confidence':>10}{'words':>7}{'right':>7}")
     for bin in found.after:
@@ -134,7 +132,7 @@ def tune(
 
 
 def _tuned(known: Mapping[str, Any]) -> str:
-    """The result of a tuning in one line."""
+    """A tuning result from a card in one line."""
     where = (
         [f"on {plural(known['clips'], 'clip')} of {known['split']}"] if "clips" in known and "split" in known else []
     )

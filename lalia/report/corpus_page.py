@@ -15,29 +15,29 @@ from lalia.report.charts import Chart, histogram
 from lalia.report.page import ShownClip, lineage_of, make_player
 from lalia.units import SAMPLE_RATE, Seconds
 
-_CLIPS = 4  # of each kind to hear
-_HEARD_S: Seconds = 20.0
+_CLIPS = 4  # of each kind
+_PLAYED_S: Seconds = 20.0
 
 
 def write_page(corpus: Corpus, path: Path) -> Path:
-    """Write the page of ``corpus`` to ``path``: one file, nothing fetched."""
+    """Write the page of ``corpus`` to ``path``, a self-contained file."""
     seconds = float(corpus.durations_s.sum(dtype=np.float64))
     card = corpus.card
     sections = [
         page.Section(
-            "Hours", [_hours_table(corpus)], "Per language and split; the last column is what has a transcript."
+            "Hours", [_hours_table(corpus)], "By language and split; the last column counts clips with a transcript."
         ),
-        page.Section("What was measured", [page.figures(_histograms(corpus))]),
+        page.Section("Distributions", [page.figures(_histograms(corpus))]),
         page.Section(
-            "To hear", _heard(corpus), "The best and the worst by signal-to-noise ratio, and clips drawn by chance."
+            "Clips with audio", _clips(corpus), "The lowest and highest signal-to-noise ratios, and random clips."
         ),
     ]
     if dropped := card.get("dropped"):
         rows = [[reason, numbers.count(count)] for reason, count in dropped.items()]
         sections.append(
-            page.Section("Left out", [page.table(["reason", "clips"], rows)], "Each with its detail in skipped.tsv.")
+            page.Section("Skipped", [page.table(["reason", "clips"], rows)], "Details of each clip are in skipped.tsv.")
         )
-    sections.append(page.Section("Where it comes from", [page.lineage(lineage_of(card))]))
+    sections.append(page.Section("Lineage", [page.lineage(lineage_of(card))]))
     tiles = [
         page.Tile(numbers.hours(seconds / 3600), "of audio"),
         page.Tile(numbers.count(len(corpus)), "clips"),
@@ -75,14 +75,14 @@ def _histograms(corpus: Corpus) -> list[Chart]:
     return charts
 
 
-def _heard(corpus: Corpus) -> list[Markup]:
+def _clips(corpus: Corpus) -> list[Markup]:
     snr = corpus.numbers("snr_db")
     order = np.argsort(snr, kind="stable")
     drawn = np.random.Generator(np.random.Philox(key=len(corpus))).permutation(len(corpus))
     kinds: list[tuple[str, np.ndarray, Callable[[int], str]]] = [
         ("lowest SNR", order, lambda row: f"SNR {snr[row]:.0f} dB"),
         ("highest SNR", order[::-1], lambda row: f"SNR {snr[row]:.0f} dB"),
-        ("by chance", drawn, lambda row: f"SNR {snr[row]:.0f} dB, {corpus.durations_s[row]:.1f} s"),
+        ("random", drawn, lambda row: f"SNR {snr[row]:.0f} dB, {corpus.durations_s[row]:.1f} s"),
     ]
     seen: set[int] = set()
     blocks = []
@@ -101,11 +101,11 @@ def _heard(corpus: Corpus) -> list[Markup]:
 
 
 def _shown(corpus: Corpus, row: int, note: str) -> ShownClip:
-    """A clip with its player; a long one from its beginning, a damaged one without."""
-    said = Markup.escape(corpus.text(row) or "(no transcript)")
-    texts = [(corpus.language(row), said), ("measured", Markup.escape(note))]
+    """A clip with a player for its first seconds; a damaged clip has none."""
+    text = Markup.escape(corpus.text(row) or "(no transcript)")
+    texts = [(corpus.language(row), text), ("measured", Markup.escape(note))]
     try:
-        wave_S = corpus.wave(row)[: int(_HEARD_S * SAMPLE_RATE)]
+        wave_S = corpus.wave(row)[: int(_PLAYED_S * SAMPLE_RATE)]
     except AudioError as error:
         return ShownClip(corpus.id(row), [*texts, ("damaged", Markup.escape(str(error)))])
     return ShownClip(corpus.id(row), texts, make_player(corpus.id(row), wave_S))

@@ -1,6 +1,6 @@
 """Build self-contained HTML pages: sections, tables, lineage, audio players and marked transcription errors.
 
-Style, charts and audio are inside the file; it fetches nothing and follows the reader's light or dark theme.
+Style, charts and audio are inside the file; it loads nothing and follows the reader's light or dark theme.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Section:
 
 @dataclass
 class Page:
-    """What stands on a page, from top to bottom. Plain strings are escaped, ``Markup`` is taken as it is."""
+    """The contents of a page from top to bottom. Plain strings are escaped, ``Markup`` is not."""
 
     kicker: str
     title: str
@@ -65,7 +65,7 @@ class Page:
 
 @dataclass(frozen=True)
 class Tile:
-    """One number that matters, large; ``verdict`` colours it."""
+    """One key figure in large type; ``verdict`` colours it."""
 
     value: str
     label: str
@@ -76,7 +76,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Goal:
-    """What was to be reached, in plain words, and what was found."""
+    """A goal in plain words, and the result."""
 
     met: bool
     goal: str
@@ -88,14 +88,14 @@ def tiles(items: Sequence[Tile]) -> Markup:
 
 
 def figures(items: Sequence[Any]) -> Markup:
-    """Charts (``lalia.report.charts.Chart``) beside each other, under each other where the window is narrow."""
+    """Charts (``lalia.report.charts.Chart``) side by side, or stacked in a narrow window."""
     return Markup(_BLOCKS.figures(items))
 
 
 def table(
     head: Sequence[str], rows: Sequence[Sequence[str | Markup]], chosen: int = -1, words: bool = False, aside: str = ""
 ) -> Markup:
-    """A table; row ``chosen`` is shaded; ``words`` = cells of text instead of numbers; ``aside`` stands below it."""
+    """A table; row ``chosen`` is shaded; ``words`` = cells of text instead of numbers; ``aside`` is a note below it."""
     return Markup(_BLOCKS.table(head, rows, chosen, words, aside))
 
 
@@ -104,7 +104,7 @@ def goals(items: Sequence[Goal]) -> Markup:
 
 
 def clips(items: Sequence[Any], key: Markup) -> Markup:
-    """Clips (``lalia.report.page.ShownClip``) with their texts; ``key`` says what the colours mean."""
+    """Clips (``lalia.report.page.ShownClip``) with their texts; ``key`` is the legend of the colours."""
     return Markup(_BLOCKS.clips(items, key))
 
 
@@ -118,22 +118,22 @@ def lineage(node: Any) -> Markup:
     return Markup(_BLOCKS.lineage(node))
 
 
-# --- Lineage for people ----------------------------------------------------------------------------------
+# --- Lineage ---------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Node:
-    """One content in the tree of what a model is made of."""
+    """One model or corpus in the lineage of another."""
 
     kind: str
     id: str
-    """the first letters of its content hash"""
+    """the start of its content hash"""
     facts: str
     parents: list[Node] = field(default_factory=list)
 
 
 def lineage_of(card: dict[str, Any]) -> Node:
-    """The tree behind ``card``. A parent that is also a parent's parent stands there only, where it was used first."""
+    """The lineage of ``card`` as a tree. A parent that is also an ancestor of another parent is only listed there."""
     parents = card.get("parents", [])
     deeper = {id for parent in parents for id in _ids_behind(parent)}
     kept = [lineage_of(parent) for parent in parents if parent.get("id") not in deeper]
@@ -141,7 +141,7 @@ def lineage_of(card: dict[str, Any]) -> Node:
 
 
 def product_card(run: Path) -> dict[str, Any] | None:
-    """The card of what the run in ``run`` made, or None while it has made nothing."""
+    """The card of the model that ``run`` made, or None if it has not made one yet."""
     for name in ("student", "recogniser", "encoder"):
         if (run / name / NAME).is_file():
             return read_card(run / name)
@@ -153,7 +153,7 @@ def short_hash(id: str) -> str:
 
 
 def describe(card: dict[str, Any]) -> str:
-    """What ``card`` says of its content, in one line."""
+    """The facts of ``card`` in one line."""
     facts = _corpus_facts(card) if card["kind"] == "corpus" else _model_facts(card)
     return " · ".join(facts)
 
@@ -179,7 +179,7 @@ def _model_facts(card: dict[str, Any]) -> list[str]:
             f"pretrained on {numbers.hours(made['hours'])}: accuracy {made['accuracy']:.3f} where chance is "
             f"{made['chance']:.4f}, code perplexity {made['code_perplexity']:.0f} of {made['codes']}"
         )
-    # A recogniser from elsewhere says less of how it came to be.
+    # Converted recognisers have fewer facts.
     if (made := card.get("finetuning")) and {"start", "minutes_of_labels", "test_cer"} <= set(made):
         facts.append(
             f"fine-tuned from {made['start']} weights on {made['minutes_of_labels']:g}{numbers.THIN}min of labels: "
@@ -199,19 +199,19 @@ def _ids_behind(card: dict[str, Any]) -> set[str]:
     return found
 
 
-# --- Clips to hear inside a page -------------------------------------------------------------------------
+# --- Audio players ---------------------------------------------------------------------------------------
 
 COLUMNS = 110
 
 
 @dataclass(frozen=True)
 class Player:
-    """One clip as a page needs it."""
+    """The audio player of a clip."""
 
     id: str
     length: str
     audio: str
-    """the sound as a ``data:`` address"""
+    """the audio as a ``data:`` URL"""
     outline: str
     """the wave's loudness as an SVG path, ``outline_width`` wide and 2 high"""
     outline_width: int = COLUMNS
@@ -219,7 +219,7 @@ class Player:
 
 @dataclass(frozen=True)
 class ShownClip:
-    """A clip with (who, text) pairs beside it; without a player where its sound is not at hand."""
+    """A clip with (label, text) pairs, and a player if its audio is available."""
 
     id: str
     texts: list[tuple[str, Markup]]
@@ -235,35 +235,35 @@ def make_player(id: str, wave: np.ndarray) -> Player:
 
 
 def _outline(wave: np.ndarray) -> str:
-    """Bars around the middle line, as high as the loudest sample of each of ``COLUMNS`` pieces."""
+    """An SVG path of ``COLUMNS`` bars around the middle line; the height is the peak of each part."""
     edges = np.linspace(0, len(wave), COLUMNS + 1).astype(int)
     peaks = np.array([np.abs(wave[a:b]).max(initial=0.0) for a, b in pairwise(edges)])
-    # The square root lets quiet consonants be seen beside loud vowels.
+    # The square root keeps quiet consonants visible beside loud vowels.
     heights = np.maximum(np.sqrt(peaks / max(float(peaks.max()), 1e-6)), 0.03)
     return "".join(f"M{i + 0.2:g} {1 - h:.2f}h.6v{2 * h:.2f}h-.6z" for i, h in enumerate(heights.tolist()))
 
 
-# --- What was said and what was heard, with the differences coloured -------------------------------------
+# --- Reference and hypothesis with marked errors ---------------------------------------------------------
 
 ERROR_LEGEND = Markup(
-    '<span><mark class="gone">missed</mark> only in the reference</span>'
-    '<span><mark class="other">mistaken</mark> heard as another letter</span>'
-    '<span><mark class="extra">invented</mark> heard, not said</span>'
+    '<span><mark class="gone">deletion</mark> only in the reference</span>'
+    '<span><mark class="other">substitution</mark> another letter</span>'
+    '<span><mark class="extra">insertion</mark> only in the hypothesis</span>'
 )
-"""The legend of the colours; each has its own underline as well, for who sees colours alike."""
+"""The legend of the colours; each also has its own underline, for colour-blind readers."""
 
 _CLASSES = {"deletion": ("gone", ""), "substitution": ("other", "other"), "insertion": ("", "extra"), "equal": ("", "")}
 
 
 def mark_errors(reference: str, hypothesis: str) -> tuple[Markup, Markup]:
-    """(reference, hypothesis) as HTML, letters that differ marked; aligned letter by letter."""
-    said: list[tuple[str, str]] = []
-    heard: list[tuple[str, str]] = []
+    """(reference, hypothesis) as HTML, aligned letter by letter, with the errors marked."""
+    left: list[tuple[str, str]] = []
+    right: list[tuple[str, str]] = []
     for edit in alignment(reference, hypothesis, unit="character"):
         in_reference, in_hypothesis = _CLASSES[edit.kind]
-        said.append((in_reference, edit.reference))
-        heard.append((in_hypothesis, edit.hypothesis))
-    return _spans(said), _spans(heard)
+        left.append((in_reference, edit.reference))
+        right.append((in_hypothesis, edit.hypothesis))
+    return _spans(left), _spans(right)
 
 
 def _spans(letters: list[tuple[str, str]]) -> Markup:
@@ -273,23 +273,23 @@ def _spans(letters: list[tuple[str, str]]) -> Markup:
     out = Markup()
     for name, run in groupby(letters, key=lambda letter: letter[0]):
         text = escape("".join(letter for _, letter in run))
-        # A marked space is seen only where it has a width that does not collapse.
+        # A no-break space, because HTML collapses a marked space at the end of a line.
         out += Markup('<mark class="{}">{}</mark>').format(name, text.replace(" ", "\u00a0")) if name else text
     return out
 
 
-# --- The clips of a page of scores -----------------------------------------------------------------------
+# --- Clips of an evaluation ------------------------------------------------------------------------------
 
 SHOWN = 5
-"""Of each kind."""
+"""Clips of each kind."""
 ScoredClip = tuple[str, str, str]
-"""A clip: its id, what was said, what was heard; both normalised."""
+"""(id, reference, hypothesis) of a clip; both texts are normalised."""
 
 
 def clips_section(
     scored: Sequence[ScoredClip], wave: Callable[[str], np.ndarray | None], intro: str, title: str = "Test clips"
 ) -> Section:
-    """The worst and the median clips of ``scored`` by CER; ``wave`` gives a clip's wave, None if it is unavailable."""
+    """The worst and the median clips of ``scored`` by CER; ``wave`` returns a clip's wave or None."""
     ranked = sorted(scored, key=lambda clip: -character_errors(clip[1], clip[2]).rate)
     middle = max(0, len(ranked) // 2 - SHOWN // 2)
     chosen = [("Worst", ranked[:SHOWN])]
@@ -304,7 +304,7 @@ def clips_section(
 
 def _shown(clip: ScoredClip, wave: np.ndarray | None) -> ShownClip:
     id, reference, hypothesis = clip
-    said, heard = mark_errors(reference, hypothesis)
-    errors = character_errors(reference, hypothesis)
-    texts = [("said", said), (f"heard, CER {numbers.percent(errors.rate, 0)}", heard)]
+    marked_reference, marked_hypothesis = mark_errors(reference, hypothesis)
+    cer = numbers.percent(character_errors(reference, hypothesis).rate, 0)
+    texts = [("reference", marked_reference), (f"hypothesis, CER {cer}", marked_hypothesis)]
     return ShownClip(id, texts, make_player(id, wave) if wave is not None else None)

@@ -27,7 +27,7 @@ class DecodingResult:
     name: str
     score: Score
     words: tuple[ErrorCounts, ...]
-    """wrong words, clip by clip"""
+    """word errors of each clip"""
     took_s: Seconds
 
 
@@ -41,12 +41,12 @@ class Comparison:
     """processor time of the acoustic model, shared by all configurations"""
 
     def per_hour(self, took_s: Seconds) -> Seconds:
-        """Seconds of work for an hour of speech."""
+        """Processor seconds per hour of speech."""
         return HOUR * took_s / max(self.audio_s, 1e-9)
 
     def as_dict(self) -> dict[str, Any]:
         """Figures for a JSON file; rates as shares."""
-        ways = [
+        decoders = [
             {
                 "name": result.name, "cer": result.score.cer.rate, "cer_interval": list(result.score.cer_interval),
                 "wer": result.score.wer.rate, "wer_interval": list(result.score.wer_interval),
@@ -60,7 +60,7 @@ class Comparison:
             "audio_s": round(self.audio_s, 2),
             "model_seconds_per_hour": model,
         }
-        return {**found, "ways": ways, "verdict": verdict(self)}
+        return {**found, "ways": decoders, "verdict": verdict(self)}
 
 
 def compare(
@@ -72,19 +72,19 @@ def compare(
 ) -> Comparison:
     """Decode ``rows`` of ``clips`` with each of ``decoders`` (None: greedy), the simplest first; the model runs once.
 
-    Each decodes all clips twice, and the second time counts: what a decoder remembers is filled then, as after some minutes
-    of anybody's speech. ``UserError`` where no clip can be used.
+    Each decodes all clips twice and the second run is timed, with warm caches as after some minutes of speech. ``UserError`` if
+    no clip can be used.
     """
     begun = time.process_time()
     held = compute_log_probs(model, clips, rows)
     model_s = time.process_time() - begun
     audio_s = sum(len(log_probs_TV) for _, log_probs_TV in held) * model.frame_s
-    ways = []
+    results = []
     for name, decoder in decoders.items():
         if progress:
             progress(name)
-        ways.append(_decode_all(name, model, held, decoder))
-    return Comparison(tuple(ways), audio_s, model_s)
+        results.append(_decode_all(name, model, held, decoder))
+    return Comparison(tuple(results), audio_s, model_s)
 
 
 def _decode_all(
@@ -99,14 +99,14 @@ def _decode_all(
         begun = time.process_time()
         texts = [decoded(log_probs_TV) for _, log_probs_TV in held]
         took_s = time.process_time() - begun
-    references, heard = [reference for reference, _ in held], [model.normaliser(text) for text in texts]
+    references, hypotheses = [reference for reference, _ in held], [model.normaliser(text) for text in texts]
     writing = model.normaliser.writing
-    words = tuple(word_errors(*pair, writing) for pair in zip(references, heard, strict=True))
-    return DecodingResult(name, score(references, heard, writing), words, took_s)
+    words = tuple(word_errors(*pair, writing) for pair in zip(references, hypotheses, strict=True))
+    return DecodingResult(name, score(references, hypotheses, writing), words, took_s)
 
 
 def wer_reduction(before: DecodingResult, after: DecodingResult) -> tuple[float, Interval]:
-    """The reduction of WER from ``before`` to ``after``, and its paired bootstrap interval over clips."""
+    """The absolute reduction of WER from ``before`` to ``after``, and its paired bootstrap interval over clips."""
     fewer = [
         ErrorCounts(one.errors - other.errors, 0, 0, one.reference)
         for one, other in zip(before.words, after.words, strict=True)
@@ -115,12 +115,12 @@ def wer_reduction(before: DecodingResult, after: DecodingResult) -> tuple[float,
 
 
 def head() -> list[str]:
-    """What the columns of ``cells`` are."""
+    """The headings of the columns of ``cells``."""
     return ["", "CER %", "(95 %)", "WER %", "(95 %)", "s per hour of speech"]
 
 
 def cells(found: Comparison) -> list[list[str]]:
-    """A row for each result, as text."""
+    """A row of text for each result."""
     rows = []
     for result in found.results:
         row = [result.name]
@@ -132,28 +132,26 @@ def cells(found: Comparison) -> list[list[str]]:
 
 
 def table(found: Comparison) -> str:
-    """Accuracy and cost of every result, and what follows from them, for the terminal."""
+    """A table for the terminal: error rates and time of each result, and the ``verdict``."""
     lines = [head(), *cells(found)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     shown = [
         "  ".join(cell.ljust(width) if column == 0 else cell.rjust(width) for column, (cell, width) in places)
         for places in ([*enumerate(zip(line, widths, strict=True))] for line in lines)
     ]
-    clips = (
-        f"{len(found.results[0].words)} clips; the acoustic model itself takes {found.per_hour(found.model_s):.1f} s"
-    )
+    clips = f"{len(found.results[0].words)} clips; the acoustic model takes {found.per_hour(found.model_s):.1f} s"
     return "\n".join([*shown, clips, *verdict(found)])
 
 
 def verdict(found: Comparison) -> list[str]:
-    """A sentence for every result: what it brings beside the one before, for how much time, and how sure that is."""
-    told = []
+    """A sentence for each result: its gain over the previous one, its cost, and whether the gain is significant."""
+    sentences = []
     for before, after in pairwise(found.results):
         gain, (low, high) = wer_reduction(before, after)
         more_s = found.per_hour(after.took_s) - found.per_hour(before.took_s)
-        worth = "worth it" if low > 0 else "harmful here" if high < 0 else "these clips do not show that it is worth it"
-        told.append(
+        worth = "significant" if low > 0 else "significantly worse" if high < 0 else "not significant on these clips"
+        sentences.append(
             f"{after.name}: WER {100 * gain:.1f} points lower than {before.name} (95 % {100 * low:.1f} to "
-            f"{100 * high:.1f}) for {more_s:.1f} s more an hour of speech: {worth}"
+            f"{100 * high:.1f}) for {more_s:.1f} s more per hour of speech: {worth}"
         )
-    return told
+    return sentences

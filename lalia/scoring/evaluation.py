@@ -1,4 +1,4 @@
-"""Evaluation: transcribe labelled clips with an exported student, and report error rates, speed and where the errors are."""
+"""Evaluation: transcribe labelled clips and report error rates, speed, and where the errors are."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def evaluate(
     for row in rows:
         reference = normaliser(clips.text(row))
         if not reference:
-            found.skipped.append(f"{clips.id(row)}: its label holds no letters")
+            found.skipped.append(f"{clips.id(row)}: its label has no letters")
             continue
         try:
             wave = clips.wave(row)
@@ -128,7 +128,7 @@ def evaluate(
             continue
         except MemoryError:
             found.skipped.append(
-                f"{clips.id(row)}: is longer than the memory that is free; give it in parts, each with its label"
+                f"{clips.id(row)}: is too long for the free memory; split it into parts, each with its label"
             )
             continue
         start = time.perf_counter()
@@ -163,7 +163,7 @@ def right_words(reference: str, words: Sequence[Word], writing: WritingSystem) -
 
 
 def table(found: Evaluation) -> str:
-    """Error rates by language and of all clips, with their intervals, and the speed."""
+    """A table for the terminal: error rates by language and of all clips, with intervals, and the speed."""
     languages = found.languages()
     groups = [(name, found.score(name)) for name in languages]
     if len(languages) != 1:
@@ -183,33 +183,33 @@ def table(found: Evaluation) -> str:
 
 
 def details(found: Evaluation, about: Mapping[str, ClipInfo]) -> str:
-    """Where the errors are, as a page of text; ``about`` has what is known of the clips, by their ids."""
+    """Error analysis for the terminal: by condition, confusions and worst clips; ``about`` has the clips' metadata by id."""
     references = [clip.reference for clip in found.clips]
     hypotheses = [clip.hypothesis for clip in found.clips]
     lines: list[str] = []
     for name, groups in groups_by_condition(found, about).items():
         parts = {group: _errors(clips) for group, clips in groups.items()}
-        told = ""
+        note = ""
         if name == SPEAKER:
             parts = dict(sorted(parts.items(), key=lambda item: -item[1].cer.rate)[:MOST_SPEAKERS])
-            told = f"   (worst of {len(groups)})"
-        lines += [*([""] if lines else []), f"{name:20}{'clips':>7}{'CER %':>8}{'WER %':>8}{told}"]
+            note = f"   (worst of {len(groups)})"
+        lines += [*([""] if lines else []), f"{name:20}{'clips':>7}{'CER %':>8}{'WER %':>8}{note}"]
         lines += [_part(group, part) for group, part in parts.items()]
     units: tuple[tuple[Literal["character", "word"], str], ...] = (("character", "letters"), ("word", "words"))
     for unit, name in units:
-        taken = confusions(references, hypotheses, unit, writing=[clip.writing for clip in found.clips])
+        most = confusions(references, hypotheses, unit, writing=[clip.writing for clip in found.clips])
         shown = ", ".join(
-            f"{_shown(c.reference)} → {_shown(c.hypothesis)} {c.count}" for c in repeated_confusions(taken)
+            f"{_shown(c.reference)} → {_shown(c.hypothesis)} {c.count}" for c in repeated_confusions(most)
         )
-        lines += ["", f"{name} taken for others: {shown or ('none twice' if taken else 'none')}"]
+        lines += ["", f"confusions of {name}: {shown or ('none occurs twice' if most else 'none')}"]
     ranked = sorted(found.clips, key=lambda c: -character_errors(c.reference, c.hypothesis).rate)
     for clip in ranked[:3]:
-        lines += ["", f"{clip.id}", f"  said   {clip.reference}", f"  heard  {clip.hypothesis}"]
+        lines += ["", f"{clip.id}", f"  reference   {clip.reference}", f"  hypothesis  {clip.hypothesis}"]
     return "\n".join(lines)
 
 
 def groups_by_condition(found: Evaluation, about: Mapping[str, ClipInfo]) -> dict[str, dict[str, list[ScoredClip]]]:
-    """The clips by length, by signal-to-noise ratio and by speaker; what nothing is known of, or is one for all, is left out."""
+    """The clips by length, signal-to-noise ratio and speaker, without conditions that have only one value."""
     by_length = sorted(found.clips, key=lambda clip: clip.duration_s)
     known = {clip.id: about.get(clip.id, ClipInfo()) for clip in found.clips}
     by_noise = sorted(found.clips, key=lambda clip: (math.isnan(known[clip.id].snr_db), known[clip.id].snr_db))

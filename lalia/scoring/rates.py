@@ -1,4 +1,4 @@
-"""Error rates: CER and WER as counts that add up, bootstrap intervals, confusions, and errors by group of clips."""
+"""Error rates: CER and WER with bootstrap intervals, confusions, and errors by group of clips."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SEED = 20_240_229
 
 @dataclass(frozen=True)
 class ErrorCounts:
-    """How many units of ``reference`` were substituted, deleted, and how many were inserted; adds up over clips."""
+    """Substituted, deleted and inserted units, and the number of ``reference`` units; counts of clips can be added."""
 
     substitutions: int = 0
     deletions: int = 0
@@ -53,7 +53,7 @@ class ErrorCounts:
 
 @dataclass(frozen=True)
 class Score:
-    """Error counts of many clips; the intervals hold the rate of 95 % of bootstrap resamples of the clips."""
+    """Error counts of many clips; the intervals contain the rates of 95 % of bootstrap resamples of the clips."""
 
     cer: ErrorCounts
     wer: ErrorCounts
@@ -63,27 +63,27 @@ class Score:
 
 
 def character_errors(reference: str, hypothesis: str) -> ErrorCounts:
-    """Characters wrong, spaces between words counted as characters."""
+    """Character errors; spaces between words count as characters."""
     return _count(" ".join(reference.split()), " ".join(hypothesis.split()))
 
 
 def word_errors(reference: str, hypothesis: str, writing: WritingSystem | None = None) -> ErrorCounts:
-    """Words wrong; words are what white space separates, or the units of ``writing`` where it has no spaces."""
+    """Word errors; white space separates words, or they are the units of a ``writing`` without spaces."""
     units = str.split if writing is None else writing.count_units
     return _count(units(reference), units(hypothesis))
 
 
 Writings = WritingSystem | Sequence[WritingSystem] | None
-"""How texts are written: all alike, each its own way, or None for words between spaces."""
+"""The writing system of all texts, or of each; None: white space separates words."""
 
 
 def score(references: Sequence[str], hypotheses: Sequence[str], writing: Writings = None) -> Score:
-    """CER and WER over clips (errors of all by length of all), with bootstrap intervals; both sides normalised before.
+    """Corpus-level CER and WER (all errors / all reference units) with bootstrap intervals, of normalised texts.
 
-    Resampled are clips, not words, since errors of one clip come together (Bisani and Ney 2004). The seed is fixed.
+    Clips are resampled, not words, because errors within a clip are correlated (Bisani and Ney 2004). The seed is fixed.
     """
     if len(references) != len(hypotheses):
-        raise ValueError(f"{len(references)} references for {len(hypotheses)} hypotheses; expected as many")
+        raise ValueError(f"{len(references)} references for {len(hypotheses)} hypotheses; expected the same number")
     cers = [character_errors(r, h) for r, h in zip(references, hypotheses, strict=True)]
     each = _each(writing, len(references))
     wers = [word_errors(r, h, w) for r, h, w in zip(references, hypotheses, each, strict=True)]
@@ -101,7 +101,7 @@ def _each(writing: Writings, count: int) -> Sequence[WritingSystem | None]:
 
 
 def bootstrap_interval(counts: Sequence[ErrorCounts], resamples: int = RESAMPLES, seed: int = SEED) -> Interval:
-    """The 2.5 % and 97.5 % points of the rate when the clips are drawn again with replacement ``resamples`` times."""
+    """The 2.5 % and 97.5 % quantiles of the rate over ``resamples`` draws of the clips with replacement."""
     if not counts:
         return (0.0, 0.0)
     errors = np.array([c.errors for c in counts], dtype=np.float64)
@@ -131,12 +131,12 @@ NOISES: tuple[float, ...] = (10.0, 20.0, 30.0, 40.0)
 """Signal-to-noise ratios in dB."""
 UNKNOWN = "unknown"
 FEW = 3
-"""Confusions that are shown even where none occurs twice."""
+"""Up to this many confusions are shown even if each occurs once."""
 
 
 @dataclass(frozen=True)
 class Confusion:
-    """A reference unit, the hypothesis in its place (``""``: nothing), and how often."""
+    """A reference unit, the hypothesis instead of it (``""``: none), and their count."""
 
     reference: str
     hypothesis: str
@@ -145,7 +145,7 @@ class Confusion:
 
 @dataclass(frozen=True)
 class GroupErrors:
-    """LabelledThe errors of a group of clips."""
+    """The errors of a group of clips."""
 
     clips: int
     cer: ErrorCounts
@@ -159,7 +159,7 @@ def confusions(
     most: int = 10,
     writing: Writings = None,
 ) -> list[Confusion]:
-    """The ``most`` frequent substitutions, deletions and insertions, both sides normalised before."""
+    """The ``most`` frequent substitutions, deletions and insertions in normalised texts."""
     found: Counter[tuple[str, str]] = Counter()
     each = _each(writing, len(references))
     for reference, hypothesis, own in zip(references, hypotheses, each, strict=True):
@@ -168,11 +168,11 @@ def confusions(
             pair = (" ".join(own.count_units(reference)), " ".join(own.count_units(hypothesis)))
         found.update((e.reference, e.hypothesis) for e in alignment(*pair, unit) if e.kind != "equal")
     ranked = sorted(found.items(), key=lambda item: (-item[1], item[0]))
-    return [Confusion(said, heard, count) for (said, heard), count in ranked[:most]]
+    return [Confusion(*pair, count) for pair, count in ranked[:most]]
 
 
 def repeated_confusions(found: Sequence[Confusion]) -> list[Confusion]:
-    """Of ranked confusions those that occur more than once; a few are shown whatever they are, many that occur once never."""
+    """Those of ranked confusions that occur more than once; all of them if there are only ``FEW``."""
     return list(found) if len(found) <= FEW else [one for one in found if one.count > 1]
 
 
@@ -196,12 +196,12 @@ def by_group(
 
 
 def length_band(duration_s: Seconds, edges: Sequence[Seconds] = LENGTHS) -> str:
-    """The band of lengths that a clip falls in: ``under 2 s``, ``2 to 5 s``, …, ``over 20 s``."""
+    """The range of lengths of a clip: ``under 2 s``, ``2 to 5 s``, …, ``over 20 s``."""
     return _band(duration_s, edges, "s")
 
 
 def noise_band(snr_db: float, edges: Sequence[float] = NOISES) -> str:
-    """The band of signal-to-noise ratios that a clip falls in, ``10 to 20 dB`` for one; ``unknown`` where it is NaN."""
+    """The range of signal-to-noise ratios of a clip, such as ``10 to 20 dB``; ``unknown`` for NaN."""
     return UNKNOWN if math.isnan(snr_db) else _band(snr_db, edges, "dB")
 
 

@@ -22,9 +22,9 @@ from lalia.text.writing_system import WritingSystem
 WEIGHTS = (0.2, 0.4, 0.7, 1.0)
 BONUSES = {"letter": (0.0, 1.0, 2.0, 3.0), "word": (-1.0, 0.5, 2.0, 4.0)}
 LSTM_WEIGHTS, LSTM_BONUSES = (0.1, 0.2, 0.3, 0.5, 0.8), (0.0, 1.0, 1.5, 2.0, 3.0)
-"""Tried with each other, the bonus as so many times the weight."""
+"""All pairs are tried; a bonus is given as a multiple of the weight."""
 PER_WEIGHT = 2.0
-"""The bonus that goes with a weight of 1 while weights are tried: near enough for both units."""
+"""The bonus per weight while weights are tried; a good start for letters and for words."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Tuning:
-    """Every setting tried, the best of them, and confidence before and after its calibration."""
+    """All settings tried, the best one, and the reliability of confidence before and after calibration."""
 
     trials: list[Trial]
     best: Trial
@@ -52,10 +52,10 @@ class Tuning:
     before: list[Bin]
     after: list[Bin]
     clips: int
-    """that could be read and have a label with letters"""
+    """readable clips whose label has letters"""
 
     def as_dict(self, **facts: Any) -> dict[str, Any]:
-        """What the language model's card keeps."""
+        """Facts for the language model's card."""
         return {
             "weight": self.best.weight,
             "bonus": self.best.bonus,
@@ -77,9 +77,9 @@ def tune(
 ) -> Tuning:
     """The weight and bonus with the fewest errors on ``rows`` of ``clips``, and confidence calibrated at that setting.
 
-    The acoustic model runs once. Weights are tried with a bonus in proportion, then bonuses at the best weight, then what lies
-    around the best of both: the two depend on each other, but not by much. Calibration is fitted and word_evidence on the same
-    clips; its error on others is larger. ``UserError`` where no clip can be used.
+    The acoustic model runs once. Weights are tried with a proportional bonus, then bonuses at the best weight, then values around
+    the best pair: the two depend only weakly on each other. Calibration is fitted and measured on the same clips; its error on
+    others is larger. ``UserError`` if no clip can be used.
     """
     held = compute_log_probs(model, clips, rows)
     tried: dict[tuple[float, float], Trial] = {}
@@ -117,10 +117,10 @@ def tune_lstm(
     rows: Iterable[int],
     progress: Callable[[Trial], None] | None = None,
 ) -> Tuning:
-    """How much an LSTM counts beside n-grams that were tuned: as ``tune``, on the texts that a search under them ends with.
+    """The weight and bonus of an LSTM that rescores the n-best lists of beam search with tuned n-grams; otherwise as ``tune``.
 
-    The search runs once and the LSTM weighs each text once; every setting only adds up their scores. A weight of 0 is tried
-    as well, and found where the LSTM brings nothing.
+    The search runs once and the LSTM scores each text once; a setting only weights the sums. A weight of 0 is tried too, and is
+    the result if the LSTM does not help.
     """
     held = compute_log_probs(model, clips, rows)
     scorer = Rescorer(lstm.lstm, model.tokens, 0.0, 0.0)
@@ -153,7 +153,7 @@ def tune_lstm(
 
 @dataclass(frozen=True)
 class _NBest:
-    """What the beam of one utterance ended with: N texts, the search's scores, the LSTM's, and how many letters."""
+    """The n-best list of an utterance: N texts, scores of the search, log probabilities of the LSTM, numbers of letters."""
 
     texts: list[str]
     scores_N: np.ndarray
@@ -170,7 +170,7 @@ class _NBest:
 
 
 def compute_log_probs(model: AcousticModel, clips: LabelledClips, rows: Iterable[int]) -> list[tuple[str, np.ndarray]]:
-    """(reference, log-probabilities (T, V)) of every labelled clip that can be read; a ``UserError`` where none can."""
+    """(reference, log-probabilities (T, V)) of each readable labelled clip; ``UserError`` if there is none."""
     held: list[tuple[str, np.ndarray]] = []
     for row in rows:
         reference = model.normaliser(clips.text(row))
@@ -180,7 +180,7 @@ def compute_log_probs(model: AcousticModel, clips: LabelledClips, rows: Iterable
         except (AudioError, MemoryError):
             continue
     if not held:
-        raise UserError("tuning: no clip with a label could be read; expected labelled clips that were held out")
+        raise UserError("tuning: no clip with a label could be read; expected held-out labelled clips")
     return held
 
 
@@ -210,7 +210,7 @@ def _with_calibration(
 
 
 def word_evidence(decoder: Decoder, held: Iterable[tuple[str, np.ndarray]]) -> tuple[list[Evidence], list[bool]]:
-    """The evidence for every word that is heard in ``held`` (reference, log-probabilities), and whether it is right."""
+    """The features of each word decoded from ``held`` (reference, log-probabilities), and whether it is right."""
     evidence: list[Evidence] = []
     right: list[bool] = []
     for reference, log_probs_TV in held:

@@ -153,7 +153,7 @@ def test_outputs_that_cannot_be_written(lalia, student: Path, talks: Path, tmp_p
     (tmp_path / "out").write_text("a file, not a folder")
     ended = lalia("transcribe", student, talks, "--out", tmp_path / "out")
     others, refusal = ended.err.splitlines()
-    assert ended.status == 2 and OTHERS in others and "is a file, and stays as it is" in refusal
+    assert ended.status == 2 and OTHERS in others and "is a file and is not overwritten" in refusal
     ended = lalia("transcribe", student, talks, "--out", tmp_path / "out" / "below")
     others, refusal = ended.err.splitlines()
     assert ended.status == 2 and OTHERS in others and "cannot be written" in refusal

@@ -132,11 +132,11 @@ def test_several_formats_go_to_a_folder(
     assert json.loads((out / "a.json").read_text())["text"] == "bad cab"
     capsys.readouterr()
     for argv, told in (
-        (["--format", "srt,json"], "srt and json cannot share stdout; say --out FOLDER"),
-        (["--format", "srt"], "2 clips cannot share one srt file; say --out FOLDER"),
+        (["--format", "srt,json"], "srt and json cannot share stdout; give --out FOLDER"),
+        (["--format", "srt"], "2 clips cannot share one srt file; give --out FOLDER"),
         (["--format", "str"], "--format str: expected txt, json, srt or vtt (did you mean srt?), or several"),
-        (["--out", "x.srt"], "--out x.srt: 2 clips cannot share one file; name a folder: --out x --format srt"),
-        (["--skip-existing"], "--skip-existing looks for the files of --out; say --out FOLDER"),
+        (["--out", "x.srt"], "--out x.srt: 2 clips cannot share one file; give a folder: --out x --format srt"),
+        (["--skip-existing"], "--skip-existing looks for files in --out; give --out FOLDER"),
     ):
         assert main.main(["transcribe", str(student), str(talks), *argv]) == 2
         said = capsys.readouterr().err
@@ -150,7 +150,7 @@ def test_one_clip_to_the_file_that_is_named(
     assert main.main(["transcribe", str(student), str(talks / "a.flac"), "--out", "new/talk.srt"]) == 0
     assert (tmp_path / "new" / "talk.srt").read_text().startswith("1\n00:00:0")
     assert main.main(["transcribe", str(student), str(talks / "a.flac"), "--out", "x.vtt", "--format", "json"]) == 2
-    assert "--out x.vtt: is named as vtt, --format says json" in capsys.readouterr().err
+    assert "--out x.vtt: is a vtt file, --format is json" in capsys.readouterr().err
     (tmp_path / "folder.txt").mkdir()
     assert main.main(["transcribe", str(student), str(talks / "a.flac"), "--out", "folder.txt"]) == 0
     assert (tmp_path / "folder.txt" / "a.txt").read_text() == "bad cab\n"
@@ -208,7 +208,7 @@ def spoken(confidence: float, words: int = 25) -> Transcript:
 @pytest.mark.parametrize(
     ("transcripts", "told"),
     [
-        ([spoken(0.7)], "a.flac: low confidence throughout (mean 0.70): is it swa (Swahili), and speech like"),
+        ([spoken(0.7)], "a.flac: low confidence throughout (mean 0.70): is the speech in swa (Swahili), and like"),
         ([spoken(0.9)], ""),
         ([spoken(0.5, 14)], ""),
         ([spoken(0.7), spoken(0.9)], "1 of 2 clips ("),

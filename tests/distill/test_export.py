@@ -141,8 +141,7 @@ def test_the_language_is_the_recogniser_s_where_none_is_said(made, tmp_path, cap
     check_data(settings, str(teacher))
     assert settings.data.language == ["ita"]
     assert (
-        "is of ita (Italian): clips of ita are taken, not of eng (--data.language CODE: another)"
-        in capsys.readouterr().err
+        "is ita (Italian): clips in ita are used, not in eng (--data.language CODE: another)" in capsys.readouterr().err
     )
     settings.data.language = ["eng"]
     check_data(settings, str(teacher))

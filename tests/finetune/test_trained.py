@@ -129,7 +129,7 @@ def test_an_evaluation_from_the_run_alone(made: Path, capfd: pytest.CaptureFixtu
     capfd.readouterr()
     assert evaluate([str(run)]) == 0
     out = capfd.readouterr().out
-    assert f"with the language model {run / 'lm'}" in out and "letters taken for others" in out and "under 2 s" in out
+    assert f"with the language model {run / 'lm'}" in out and "confusions of letters" in out and "under 2 s" in out
     page = (run / "evaluation" / "report.html").read_text(encoding="utf-8")
     assert "Learning curve" in page and "Errors on held-out clips" in page and "Decoding with a language model" in page
     assert page.count("<audio") >= 5 and "Lineage" in page

@@ -70,22 +70,22 @@ def test_page(tmp_path: Path) -> None:
 
 def test_little_is_known(tmp_path: Path) -> None:
     text = write(tmp_path / "page.html", [ScoredClip("0", "ita", "bad", "bad", 1.0)], {})
-    assert "Nothing: every transcript equals its reference." in text and "by greedy decoding" in text
+    assert "None: every transcript equals its reference." in text and "by greedy decoding" in text
     assert "speaker" not in text and "calibration" not in text and set(rows(text)) == {"length: under 2 s", "all"}
 
 
 def test_errors_that_occur_once_are_no_bars(tmp_path: Path) -> None:
     heard = [clip(n, f"bad {word}", "bad cab") for n, word in enumerate(("ace", "add", "fade", "feed"))]
     text = write(tmp_path / "page.html", heard, {})
-    assert "Words: every error occurs once." in text and "Words taken for others" not in text
-    assert "Letters taken for others" in text, "some of them occur more often"
+    assert "Words: every error occurs once." in text and "Confusions of words" not in text
+    assert "Confusions of letters" in text, "some of them occur more often"
 
 
 def test_many_speakers(tmp_path: Path) -> None:
     heard = [clip(n, "bad cab", "bad cab" if n < 15 else "bad") for n in range(20)]
     found = write(tmp_path / "page.html", heard, {str(n): ClipInfo(f"s{n:02}", 30.0) for n in range(20)})
     assert [name for name in rows(found) if name.startswith("speaker")][:5] == [f"speaker: s{n}" for n in range(15, 20)]
-    assert "Of 20 speakers those 8 with the highest CER" in found and "In the middle" in found
+    assert "The 8 of 20 speakers with the highest CER" in found and "In the middle" in found
 
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

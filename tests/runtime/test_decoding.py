@@ -268,7 +268,7 @@ def test_commands_of_evaluation(run: Run, lm: Path, student: Path, tmp_path: Pat
     status, out, _ = run(
         "evaluate", student, corpus, "--only", tmp_path / "only.txt", "--json", tmp_path / "s.json", "--details"
     )
-    assert status == 0 and "words taken for others: " in out
+    assert status == 0 and "confusions of words: " in out
     stored = json.loads((tmp_path / "s.json").read_text())
     assert [clip["hypothesis"] for clip in stored["clips"]] == ["", "a bad bed", ""]
     assert stored["only"].endswith("only.txt") and "lm" not in stored
@@ -281,7 +281,7 @@ def test_commands_of_evaluation(run: Run, lm: Path, student: Path, tmp_path: Pat
         status, _, err = run(*verb, "--language", "rus")
         assert status == 2 and "no letters for 1 of its 1 words, such as 'привет'" in err and err.count("\n") == 1
         status, _, err = run(*verb, "--language", "eng")
-        assert status == 2 and "none of 1 labels holds a letter" in err and err.count("\n") == 1
+        assert status == 2 and "none of 1 labels has a letter" in err and err.count("\n") == 1
     status, out, _ = run("lm", corpus, "--like", student, "--out", tmp_path / "other")
     assert status == 2  # a corpus without training labels
 

@@ -37,7 +37,7 @@ def test_evaluate_takes_the_student_s_language(
     assert main.main(["evaluate", str(student), str(corpus), "--json", str(tmp_path / "scores.json")]) == 0
     printed = capsys.readouterr()
     assert printed.err == (
-        f"lalia: {student} is of swh (Swahili): clips of swa are taken, not of rus, und (--language CODE: another)\n"
+        f"lalia: the language of {student} is swh (Swahili): clips in swa are used, not in rus, und (--language CODE: another)\n"
     )
     assert {clip["language"] for clip in json.loads((tmp_path / "scores.json").read_text())["clips"]} == {"swa"}
     assert main.main(["evaluate", str(student), str(corpus), "--language", "und", "--language", "swh"]) == 0
@@ -46,7 +46,7 @@ def test_evaluate_takes_the_student_s_language(
     other = make_student(tmp_path / "other", language=["ita"])
     assert main.main(["evaluate", str(other), str(corpus)]) == 2
     said = capsys.readouterr().err
-    assert "holds rus, swa, und, and" in said and "is of ita (Italian); say --language CODE" in said
+    assert "has rus, swa, und, and" in said and "is ita (Italian); give --language CODE" in said
 
 
 def test_lm_and_tune_take_it_too_and_tune_keeps_what_was_before(
@@ -61,10 +61,13 @@ def test_lm_and_tune_take_it_too_and_tune_keeps_what_was_before(
         (found,) = json.loads((lm / "card.json").read_text())["tuned"].values()
         tuned.append(found)
         printed = capsys.readouterr()
-        assert "clips of swa are taken" in printed.err and "2 clips are few to tune on; 40 are enough" in printed.err
+        assert (
+            "clips in swa are used" in printed.err
+            and "2 clips are too few for reliable tuning; 40 are enough" in printed.err
+        )
         now = f"weight {found['weight']:g}, bonus {found['bonus']:g}"
-        assert f"{lm}: {now} for" in printed.out
-        assert (f"before: {now} (on 2 clips of dev, in swa, {found['date']})" in printed.out) == (len(tuned) > 1)
+        assert f"{lm}: {now} are stored for" in printed.out
+        assert (f"previously: {now} (on 2 clips of dev, in swa, {found['date']})" in printed.out) == (len(tuned) > 1)
     assert "previous" not in tuned[0] and tuned[0]["languages"] == ["swa"] and tuned[0]["clips"] == 2
     assert tuned[1]["previous"] == tuned[0] and "previous" not in tuned[2]["previous"]
 
@@ -90,7 +93,8 @@ def test_languages_of_a_model() -> None:
 def test_languages_taken(capsys: pytest.CaptureFixture[str]) -> None:
     assert languages_taken(None, ["ita"], ["rus"], "m", "c") == []  # one language needs no choice
     assert (
-        capsys.readouterr().err == "lalia: m is of ita (Italian), and c is of rus: its clips are taken all the same\n"
+        capsys.readouterr().err
+        == "lalia: the language of m is ita (Italian), that of c is rus; its clips are used anyway\n"
     )
     assert languages_taken(None, ["ita"], ["und"], "m", "c") == languages_taken(None, [], ["rus"], "m", "c") == []
     assert languages_taken(None, ["swh"], ["swa"], "m", "c") == []
@@ -99,8 +103,10 @@ def test_languages_taken(capsys: pytest.CaptureFixture[str]) -> None:
     assert languages_taken([], ["ita"], ["ita", "rus"], "m", "c") == []
     assert capsys.readouterr().err == ""
     assert languages_taken(None, [], ["ita", "rus"], "m", "c") == []
-    assert capsys.readouterr().err.startswith("lalia: m does not say its language: clips of ita, rus are taken")
-    assert languages_taken(None, ["ita"], ["ita", "rus"], "m", "c", tell=False) == ["ita"]
+    assert capsys.readouterr().err.startswith("lalia: m does not name its language: clips in ita, rus are used")
+    assert languages_taken(None, ["ita"], ["ita", "rus"], "m", "c", quiet=True) == ["ita"]
     assert capsys.readouterr().err == ""
-    with pytest.raises(UserError, match=r"c: holds ita, rus, and m is of eng \(English\); say --data.language CODE"):
+    with pytest.raises(
+        UserError, match=r"c: has ita, rus, and the language of m is eng \(English\); give --data.language CODE"
+    ):
         languages_taken(None, ["eng"], ["ita", "rus"], "m", "c", flag="--data.language")

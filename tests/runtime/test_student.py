@@ -178,7 +178,7 @@ def test_cards_that_lack_facts(tmp_path: Path) -> None:
     card = json.loads((folder / "card.json").read_text())
     card["files"]["../secret"] = "0"
     (folder / "card.json").write_text(json.dumps(card))
-    assert "lies elsewhere" in refused(folder)
+    assert "is outside the folder" in refused(folder)
 
 
 def test_models_that_are_none(tmp_path: Path) -> None:

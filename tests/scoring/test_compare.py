@@ -63,5 +63,5 @@ def test_the_verdict_tells_chance_from_gain() -> None:
     better = result("better", references, ["a b c d"] * 38 + ["a b c x"] * 2, 3.0)
     same = result("same", references, ["a b c d"] * 37 + ["a b c x"] * 3, 9.0)
     first, second = verdict(Comparison((plain, better, same), 3600.0, 1.0))
-    assert first.endswith("for 2.0 s more an hour of speech: worth it")
-    assert second.endswith("for 6.0 s more an hour of speech: these clips do not show that it is worth it")
+    assert first.endswith("for 2.0 s more per hour of speech: significant")
+    assert second.endswith("for 6.0 s more per hour of speech: not significant on these clips")

@@ -60,8 +60,8 @@ def test_evaluate(tmp_path: Path) -> None:
         ("dad ebb", "dad abb"),
         ("ace", "ace"),
     ]
-    assert found.skipped[:2] == ["songs: clip 3: is cut short", "4: its label holds no letters"]
-    assert found.skipped[2].startswith("5: is longer than the memory that is free") and len(found.skipped) == 3
+    assert found.skipped[:2] == ["songs: clip 3: is cut short", "4: its label has no letters"]
+    assert found.skipped[2].startswith("5: is too long for the free memory") and len(found.skipped) == 3
     assert found.score().cer.rate == pytest.approx(1 / 17)
     assert found.score("ita").wer.rate == pytest.approx(1 / 4)
     assert found.score("rus").wer.rate == 0
@@ -92,5 +92,5 @@ def test_details(tmp_path: Path) -> None:
         "anna",
         "unknown",
     ]
-    assert "letters taken for others: e → a 1" in lines and "words taken for others: ebb → abb 1" in lines
-    assert lines[lines.index("1") + 1 : lines.index("1") + 3] == ["  said   dad ebb", "  heard  dad abb"]
+    assert "confusions of letters: e → a 1" in lines and "confusions of words: ebb → abb 1" in lines
+    assert lines[lines.index("1") + 1 : lines.index("1") + 3] == ["  reference   dad ebb", "  hypothesis  dad abb"]
