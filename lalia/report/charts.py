@@ -17,7 +17,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from lalia.report import numbers
 
-# Matplotlib knows no CSS variables: it draws with these stand-ins, and the finished SVG gets the variables.
+# Matplotlib has no CSS variables: it draws with these placeholder colours, which are replaced in the finished SVG.
 _STAND_INS = {
     "ink": "#010101", "muted": "#010102", "faint": "#010103", "line": "#010104", "grid": "#010105", "card": "#010106",
     "s1": "#010201", "s2": "#010202", "s3": "#010203", "s4": "#010204", "s5": "#010205",
@@ -35,16 +35,16 @@ _STYLE = {
     "lines.solid_capstyle": "round", "lines.solid_joinstyle": "round",
 }  # fmt: skip
 _HEAT = (0.30, 0.50, 0.82)
-"""A blue that is seen on dark and on light pages: pictures inside an SVG know no CSS variables."""
+"""A blue that is visible on dark and light pages, because images inside an SVG cannot use CSS variables."""
 _FULLEST = 8.0
-"""A cell is full from this many times its even share on."""
+"""A cell has full colour from this multiple of the uniform share on."""
 _WIDTH_IN = 5.4
 _numbers = count(1)
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A drawn chart; the legend lists (label, colour) and is left out where there is one series."""
+    """A drawn chart; ``legend`` has (label, colour) and is shown for two series or more."""
 
     title: str
     svg: Markup
@@ -54,7 +54,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class Line:
-    """One series. ``rough`` = noisy values: drawn faint, with their moving average on top; ``dots`` = few and exact."""
+    """One series. ``rough``: noisy values, drawn faint with their moving average; ``dots``: few values, drawn with markers."""
 
     label: str
     x: Sequence[float]
@@ -67,7 +67,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Level:
-    """A horizontal line that a curve is read against: chance, a target, the number of codes."""
+    """A horizontal reference line: chance, a target, the number of codes."""
 
     value: float
     label: str
@@ -76,7 +76,7 @@ class Level:
 
 @dataclass(frozen=True)
 class Band:
-    """A range that a curve is read against, filled behind it."""
+    """A reference range, filled behind the curves."""
 
     label: str
     x: Sequence[float]
@@ -94,7 +94,7 @@ class Bar:
     interval: tuple[float, float] | None = None
     colour: str = "s1"
     text: str = ""
-    """what is written at its end; empty = the value"""
+    """the label at its end; empty = the value"""
 
 
 def share(value: float) -> str:
@@ -126,7 +126,7 @@ def line_chart(
     height_in: float = 2.7,
     band: Band | None = None,
 ) -> Chart:
-    """Curves over steps, with the levels and the band they are read against."""
+    """Curves over steps, with reference levels and a reference band."""
     with matplotlib.rc_context(_STYLE):  # type: ignore[arg-type]
         figure, axes = _axes(height_in)
         if band is not None:
@@ -162,7 +162,7 @@ def bar_chart(
     title: str, bars: Sequence[Bar], caption: str | Markup = "", y_label: Callable[[float], str] = share,
     level: Level | None = None,
 ) -> Chart:  # fmt: skip
-    """Horizontal bars from zero, each with its value and, where there is one, its interval as a thin line."""
+    """Horizontal bars from zero, each with its value and optionally its interval as a thin line."""
     with matplotlib.rc_context(_STYLE | {"axes.grid.axis": "x"}):  # type: ignore[arg-type]
         figure, axes = _axes(0.75 + 0.42 * len(bars))
         places = np.arange(len(bars))[::-1]
@@ -196,7 +196,7 @@ def bar_chart(
 def profile_chart(
     title: str, profiles: Sequence[Line], level: Level | None = None, caption: str | Markup = "", x_name: str = "code"
 ) -> Chart:
-    """Shares in falling order as filled steps: how evenly a codebook is used."""
+    """Shares in descending order as filled steps: how evenly a codebook is used."""
     with matplotlib.rc_context(_STYLE):  # type: ignore[arg-type]
         figure, axes = _axes(2.7)
         for profile in profiles:
@@ -218,7 +218,7 @@ def profile_chart(
 
 
 def histogram(title: str, values: np.ndarray, unit: str = "clips", bins: int = 40) -> Chart:
-    """How many of ``values`` (N,) lie in each bin; the outermost hundredth on either side is counted in the outer bins."""
+    """A histogram of ``values`` (N,); values below the 1 % and above the 99 % quantile count in the outer bins."""
     low, high = (float(edge) for edge in np.quantile(values, (0.01, 0.99)))
     if high <= low:
         low, high = low - 0.5, high + 0.5
@@ -237,7 +237,7 @@ def histogram(title: str, values: np.ndarray, unit: str = "clips", bins: int = 4
 
 
 def heat_chart(title: str, shares_VL: np.ndarray, steps: Sequence[float], caption: str | Markup = "") -> Chart:
-    """Shares of V rows at L steps, each column adding up to 1: the fuller a cell, the larger its row's share."""
+    """A heat map of the shares of V rows at L steps; each column adds up to 1."""
     V = len(shares_VL)
     with matplotlib.rc_context(_STYLE | {"axes.grid": False}):  # type: ignore[arg-type]
         figure, axes = _axes(2.7)
@@ -256,7 +256,7 @@ def heat_chart(title: str, shares_VL: np.ndarray, steps: Sequence[float], captio
 
 
 def moving_average(values: Sequence[float], span: int) -> np.ndarray:
-    """Each value averaged with those up to ``span // 2`` before and behind it; at the ends with as many as there are."""
+    """The mean of each value and its neighbours up to ``span // 2`` away; fewer at the ends."""
     array = np.asarray(values, np.float64)
     sums = np.concatenate([[0.0], np.cumsum(array)])
     places, reach = np.arange(len(array)), span // 2
@@ -284,7 +284,7 @@ def _axes(height_in: float) -> tuple[Figure, Axes]:
 
 
 def _svg(figure: Figure, title: str) -> Markup:
-    """The figure as an ``<svg>`` element that can stand beside others in one page."""
+    """The figure as an ``<svg>`` element whose ids are unique within a page."""
     out = io.StringIO()
     number = next(_numbers)
     with matplotlib.rc_context({"svg.hashsalt": f"{title}"}):
@@ -292,7 +292,7 @@ def _svg(figure: Figure, title: str) -> Markup:
     text = out.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.DOTALL)
-    text = re.sub(r'<(g|path) id="[a-z0-9]*[a-z]_\d+"', r"<\1", text)  # names of ours never refer to these
+    text = re.sub(r'<(g|path) id="[a-z0-9]*[a-z]_\d+"', r"<\1", text)  # nothing refers to these
     text = re.sub(r'(id="|url\(#|href="#)', rf"\g<1>c{number}-", text)
     for name, stand_in in _STAND_INS.items():
         text = text.replace(stand_in, f"var(--{name})")

@@ -6,7 +6,7 @@ THIN = "\u202f"
 
 
 def percent(share: float | None, digits: int = 1) -> str:
-    """``0.338`` -> ``33.8 %``; a dash where there is no number."""
+    """``0.338`` -> ``33.8 %``; a dash for None."""
     return "–" if share is None else f"{100 * share:.{digits}f}{THIN}%"
 
 
@@ -19,7 +19,7 @@ def count(number: float) -> str:
 
 
 def megabytes(size: float) -> str:
-    """Megabytes (10^6 bytes) with as many digits as matter."""
+    """Megabytes (10^6 bytes) with about three significant digits."""
     return f"{size:.{2 if size < 10 else 1 if size < 100 else 0}f}{THIN}MB"
 
 
@@ -34,7 +34,7 @@ def times(ratio: float) -> str:
 
 
 def number(value: float) -> str:
-    """A plain number in three significant digits, never in powers of ten where people would not write so."""
+    """A number with four significant digits; with an exponent only if it is very large or very small."""
     if value != value:
         return "–"
     if value == int(value) and abs(value) < 1e15:

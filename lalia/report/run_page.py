@@ -46,20 +46,22 @@ from lalia.training.settings import (
 from lalia.training.trainer import CONFIG, FINISHED
 from lalia.units import clock
 
-# --- Published curves that a run is read against ---------------------------------------------------------
+# --- Published reference curves --------------------------------------------------------------------------
 
-# wav2vec 2.0 BASE on 960 hours, 8 seeds in bfloat16 (NVIDIA's DeepLearningExamples, wav2vec2 README): contrastive accuracy among
-# 100 distractors, mean over the seeds, by updates of 400,000. The spread is given at the first and at the last of them.
+# wav2vec 2.0 BASE on 960 hours, 8 seeds in bfloat16 (NVIDIA's DeepLearningExamples, wav2vec2 README): contrastive accuracy with
+# 100 distractors, mean over the seeds, by update of 400,000. The standard deviation is published for the first and the last.
 _STEPS, _DISTRACTORS = 400_000, 100
 _ACCURACY = ((50_000, 0.491), (100_000, 0.537), (200_000, 0.580), (300_000, 0.610), (400_000, 0.629))
 _SPREAD = ((50_000, 0.011), (400_000, 0.007))
 _WIDE = 2.0
-"""Standard deviations to either side."""
+"""Half the width of the band in standard deviations."""
 
 
 def healthy_accuracy(steps: int, distractors: int) -> Band:
-    """BASE's accuracy, two standard deviations of its seeds to either side, over a run of ``steps`` steps: the same share of the
-    schedule stands at the same place, and other numbers of distractors keep the odds against a single one."""
+    """The accuracy of BASE plus and minus two standard deviations over its seeds, for a run of ``steps`` steps.
+
+    Steps are scaled to the schedule; accuracy is converted to the number of ``distractors`` by ``rescale_accuracy``.
+    """
     x, low, high = [], [], []
     for at, mean in _ACCURACY:
         (first, wide), (last, narrow) = _SPREAD
@@ -71,7 +73,10 @@ def healthy_accuracy(steps: int, distractors: int) -> Band:
 
 
 def rescale_accuracy(accuracy: float, distractors: int, known: int = _DISTRACTORS) -> float:
-    """What ``accuracy`` among ``known`` distractors is among ``distractors``: chance stays chance, certainty certainty."""
+    """``accuracy`` with ``known`` distractors converted to ``distractors``, with the same odds against each one.
+
+    Chance and certainty stay what they are.
+    """
     odds = accuracy * known / (1.0 - accuracy)
     return odds / (odds + distractors)
 
@@ -80,34 +85,38 @@ def rescale_accuracy(accuracy: float, distractors: int, known: int = _DISTRACTOR
 
 Metrics = Sequence[dict[str, Any]]
 
-# Counts of things that should not happen: said in words where they did, never drawn.
+# Counts of problems: reported as text, not drawn.
 TALLIES = {"train/bad_clips": "clips could not be read", "train/impossible": "labels did not fit their audio"}
 
 MIX = "languages/"
 MOST_LANGUAGES = 12
 
 _ACCURACY_WORDS = (
-    "How often the hidden frame is told from its distractors. The band is BASE on 960 hours (two standard deviations of 8 "
-    "seeds), set to this schedule and these distractors: smaller models and less audio stay below it, a run above it is suspect."
+    "How often the masked frame is distinguished from its distractors. The band is BASE on 960 hours (two standard deviations of "
+    "8 seeds), scaled to this schedule and number of distractors: smaller models and less audio stay below it, a run above it "
+    "is suspect."
 )
 
 _DRAWN = {
     "loss", "info_nce", "accuracy", "code_perplexity", "cer", "wer", "wer_lm", "lr", "blank", "diversity", "gumbel",
 }  # fmt: skip
 
-# Titles and captions of metrics that need no chart of their own shape.
+# Titles and captions of metrics without a special chart.
 _WORDS = {
-    "posteriors": ("Divergence from the teacher's letters", "Of training batches, at the temperature of the loss."),
+    "posteriors": ("Divergence from the teacher's posteriors", "Of training batches, at the temperature of the loss."),
     "divergence": ("Divergence from the teacher, held out", "Nats per frame."),
     "hidden": ("Distance from the teacher's hidden frames", "L1 and cosine."),
-    "labels": ("CTC on labels", "Nats per letter, over clips that have one."),
-    "pseudo": ("CTC on what the teacher heard", "Nats per letter, over unlabelled clips that it was sure of."),
-    "labelled": ("Clips with a label", "Share of the batch."),
-    "pseudo_labelled": ("Clips that the teacher was sure of", "Share of the batch."),
-    "gradient_norm": ("Size of the gradient", "Watched by the guard: a batch far above the median is left out."),
-    "feature_std": ("Spread of the features", "Watched by the guard: near 0 the stem says the same of everything."),
-    "hidden_share": ("Hidden frames", "Share of all frames."),
-    "code_share": ("Use of the worst codebook", "Watched by the guard: perplexity as a share of what is possible."),
+    "labels": ("CTC on labels", "Nats per token, over labelled clips."),
+    "pseudo": ("CTC on pseudo-labels", "Nats per token, over unlabelled clips with a confident pseudo-label."),
+    "labelled": ("Labelled clips", "Share of the batch."),
+    "pseudo_labelled": ("Clips with a pseudo-label", "Share of the batch."),
+    "gradient_norm": ("Gradient norm", "Monitored by the guard: batches far above the median are skipped."),
+    "feature_std": (
+        "Standard deviation of the features",
+        "Monitored by the guard: near 0 the features have collapsed.",
+    ),
+    "hidden_share": ("Masked frames", "Share of all frames."),
+    "code_share": ("Use of the least used codebook", "Monitored by the guard: perplexity as a share of its maximum."),
     "rate_factor": ("The guard's factor on the learning rate", ""),
     "diversity_factor": ("The guard's factor on the diversity penalty", ""),
     "loss_scale": ("Loss scale", "Of float16: halved when a gradient overflows."),
@@ -115,20 +124,20 @@ _WORDS = {
 
 
 def series(metrics: Metrics, name: str) -> tuple[list[float], list[float]]:
-    """(steps, values) of one metric; lines that lack it or hold no number are passed over."""
+    """(steps, values) of one metric; lines without a number for it are skipped."""
     found = [(line["step"], line[name]) for line in metrics if isinstance(line.get(name), (int, float))]
     return [step for step, _ in found], [value for _, value in found]
 
 
 def curves(metrics: Metrics, config: dict[str, Any]) -> list[Chart]:
-    """Every chart that ``metrics`` have numbers for, the ones that matter first."""
+    """All charts that ``metrics`` have numbers for, the most important first."""
     chance = [Level(chance_of(config), f"chance {chance_of(config):.4f}")] if "objective" in config else []
     codes = codes_of(config) if "quantizer" in config else 0
     learned = "quantizer" in config and config["quantizer"].get("kind") != "kmeans"
     charts = [
         _chart(
             metrics, "Contrastive loss", {"train/info_nce": "training", "valid/info_nce": "held out"},
-            caption="Of telling each hidden frame from its distractors (InfoNCE), in nats.",
+            caption="InfoNCE of each masked frame against its distractors, in nats.",
         ),
         _chart(
             metrics, "Contrastive accuracy", {"train/accuracy": "training", "valid/accuracy": "held out"}, chance,
@@ -138,20 +147,20 @@ def curves(metrics: Metrics, config: dict[str, Any]) -> list[Chart]:
         _chart(
             metrics, "Codebook use", {"train/code_perplexity": "training batch", "valid/code_perplexity": "all held-out audio"},
             [Level(codes, f"all {codes} codes")] if codes else [],
-            "Perplexity of the codes: how many are in use as if all were used alike. Near 1 is a collapse; healthy is more than "
-            "a third of them.",
+            "Perplexity of the codes: the effective number in use. Near 1 the codebook has collapsed; healthy is more than a "
+            "third of them.",
             from_zero=True, band=_over_all(metrics, codes / 3, codes) if codes else None,
         ),
         _chart(
             metrics, "Errors on held-out clips",
             {"valid/cer": "characters (CER)", "valid/wer": "words (WER)", "valid/wer_lm": "words, with the language model"},
-            caption="Of the dev split, which chooses the weights that are kept.", y_label=share, from_zero=True,
+            caption="On the dev split; the best checkpoint is chosen by it.", y_label=share, from_zero=True,
         ),
         _chart(
             metrics, "Blanks", {"train/blank": "share of frames"}, y_label=share,
-            caption="Frames that are answered with the blank, the sign for no new letter. From random weights it begins near all "
-            "and falls when the run starts to read; a pretrained encoder mostly begins low and rises first, until each letter is "
-            "written once. Nearly all for long: nothing is written.",
+            caption="Frames whose most likely token is the CTC blank. From random weights the share starts near 100 % and falls "
+            "when the model begins to output letters; with a pretrained encoder it mostly starts low and rises first. If it "
+            "stays near 100 %, the model outputs nothing.",
         ),
         _chart(
             metrics, "Loss", {"train/loss": "training", "valid/loss": "held out"},
@@ -163,25 +172,25 @@ def curves(metrics: Metrics, config: dict[str, Any]) -> list[Chart]:
         speed(metrics, config),
         _chart(
             metrics, "Waiting for audio", {"speed/data_wait": "share of the time"}, y_label=share, from_zero=True,
-            caption="Time in which the training had nothing to do since its audio was not decoded yet: raise data.workers.",
+            caption="Time in which training waited for audio to be decoded; raise data.workers if it is high.",
         ),
         _chart(
             metrics, "Learning rate", {"train/lr": "rate"}, y_label=small, from_zero=True, rough=False,
-            caption="How far a step moves the weights, as the schedule says.",
+            caption="The learning rate schedule.",
         ),
     ]  # fmt: skip
     return [chart for chart in charts if chart is not None]
 
 
 def _loss_words(config: dict[str, Any]) -> str:
-    """What the loss of this stage is."""
+    """The caption of this stage's loss."""
     if "objective" in config or "teacher" in config:
-        return "All that training minimises, weighted and added up."
-    return "What training minimises: how unlikely it finds the right text, in nats per letter."
+        return "The weighted sum of all losses."
+    return "CTC: the negative log-likelihood of the reference, in nats per token."
 
 
 def chance_of(config: dict[str, Any]) -> float:
-    """Accuracy of guessing: one of the target and its distractors."""
+    """The accuracy of guessing among the target and its distractors."""
     return 1.0 / (config["objective"]["distractors"] + 1)
 
 
@@ -191,9 +200,9 @@ def codes_of(config: dict[str, Any]) -> int:
 
 
 def language_mix(metrics: Metrics) -> Chart | None:
-    """How much of what was heard so far is in which language; None where there is one."""
-    heard = [line for line in metrics if any(key.startswith(MIX) for key in line)]
-    shares = {key.removeprefix(MIX): value for key, value in heard[-1].items() if key.startswith(MIX)} if heard else {}
+    """The share of each language in the audio trained on so far; None for one language."""
+    mixed = [line for line in metrics if any(key.startswith(MIX) for key in line)]
+    shares = {key.removeprefix(MIX): value for key, value in mixed[-1].items() if key.startswith(MIX)} if mixed else {}
     if len(shares) < 2:
         return None
     ranked = sorted(shares.items(), key=lambda pair: -pair[1])
@@ -201,11 +210,11 @@ def language_mix(metrics: Metrics) -> Chart | None:
     if rest := ranked[MOST_LANGUAGES:]:
         value = sum(value for _, value in rest)
         bars.append(Bar(f"{len(rest)} others", value, text=f"{100 * value:.1f}\u2009%"))
-    return bar_chart("Languages heard", bars, "Share of the audio that the run has trained on so far.")
+    return bar_chart("Languages", bars, "Share of the audio that the run has trained on so far.")
 
 
 def speed(metrics: Metrics, config: dict[str, Any]) -> Chart | None:
-    """Seconds of audio trained on per second, looks at held-out audio included."""
+    """Seconds of audio trained on per second, validation included."""
     per_step = audio_per_step_s(config)
     lines = [line for line in metrics if any(key.startswith("train/") for key in line)]
     steps, rates = [], []
@@ -230,7 +239,7 @@ def audio_per_step_s(config: dict[str, Any]) -> float:
 
 
 def tallies(metrics: Metrics) -> Iterator[str]:
-    """What went wrong on the way, counted over the logged steps: empty where nothing did."""
+    """The problems of the logged steps, counted."""
     for name, what in TALLIES.items():
         total = sum(series(metrics, name)[1])
         if total:
@@ -254,15 +263,15 @@ def _chart(
 
 
 def _over_all(metrics: Metrics, low: float, high: float) -> Band:
-    """A band from ``low`` to ``high`` over every step so far."""
+    """A band from ``low`` to ``high`` over all steps so far."""
     last = max(line["step"] for line in metrics) if metrics else 0
     return Band("healthy", (0, last), (low, low), (high, high))
 
 
 def _learned_codes(metrics: Metrics) -> list[Chart | None]:
-    """What matters where the quantizer learns its codes; k-means codes are what they are."""
+    """Charts for a quantizer that learns its codes; k-means codes are fixed."""
     penalty = _chart(
-        metrics, "Diversity penalty", {"train/diversity": "penalty"}, caption="0: every code is used alike."
+        metrics, "Diversity penalty", {"train/diversity": "penalty"}, caption="0: all codes are used equally."
     )
     return [
         penalty,
@@ -271,7 +280,7 @@ def _learned_codes(metrics: Metrics) -> list[Chart | None]:
 
 
 def _others(metrics: Metrics) -> Iterator[Chart | None]:
-    """A chart for each metric that is drawn nowhere else, training and held out together; none where it never changes."""
+    """A chart for each other metric, training and held out together; metrics that never change have none."""
     drawn = ("train/", "valid/", "guard/")
     names = {key.partition("/")[2] for line in metrics for key in line if key.startswith(drawn) and key not in TALLIES}
     known = list(_WORDS)
@@ -287,7 +296,7 @@ def _others(metrics: Metrics) -> Iterator[Chart | None]:
 NAME = "report.html"
 GUARD, CODES = "guard.jsonl", "codes.json"
 SHOWN_BAD = 5
-SHOWN_MEASURES = 50
+SHOWN_ACTIONS = 50
 
 _SHARED: dict[str, Any] = {
     "data": DataSettings, "model": EncoderShape, "quantizer": ContrastiveShape, "batch": BatchSettings,
@@ -297,7 +306,7 @@ _SHARED: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class RunFolder:
-    """What a run left on disk."""
+    """The files of a run's folder."""
 
     folder: Path
     config: dict[str, Any]
@@ -305,14 +314,14 @@ class RunFolder:
     finished: dict[str, Any] | None
     scores: dict[str, Any] | None
     guard: list[dict[str, Any]]
-    """what the training guard did, one measure each"""
+    """the guard's actions"""
     codes: dict[str, Any] | None
-    """pretraining: how often each code was used as it went on"""
+    """pretraining: the use of each code over time"""
     card: dict[str, Any] | None
 
     @classmethod
     def load(cls, folder: Path | str) -> RunFolder:
-        """Read ``folder``; ``UserError`` where it holds no run."""
+        """Read ``folder``; ``UserError`` if it is not a run."""
         folder = Path(folder)
         if not (folder / CONFIG).is_file():
             raise UserError(f"{folder}: has no {CONFIG}; expected the folder of a run (the --out of a `fit`)")
@@ -323,7 +332,7 @@ class RunFolder:
             raise UserError(f"{folder}: cannot be read as a run ({' '.join(str(error).split())})") from error
         if not isinstance(config, dict) or "schedule" not in config:
             raise UserError(
-                f"{folder / CONFIG}: holds no settings of a run; expected sections such as schedule and batch"
+                f"{folder / CONFIG}: has no settings of a run; expected sections such as schedule and batch"
             )
         metrics = read_metrics(folder)
         guard = read_json_lines(folder / GUARD)
@@ -333,21 +342,21 @@ class RunFolder:
 
     @property
     def stage(self) -> str:
-        """pretraining, fine-tuning or distillation, by what its settings speak of."""
+        """pretraining, fine-tuning or distillation, by the sections of its settings."""
         if "objective" in self.config and "quantizer" in self.config:
             return "pretraining"
         return "distillation" if "teacher" in self.config else "fine-tuning"
 
     @property
     def steps(self) -> tuple[int, int]:
-        """(steps done, steps in all)."""
+        """(steps done, total steps)."""
         total = int(self.config["schedule"]["steps"])
         done = total if self.finished else max((int(line["step"]) + 1 for line in self.metrics), default=0)
         return min(done, total), total
 
     @property
     def seconds(self) -> float:
-        """How long the run took so far."""
+        """The time of the run so far."""
         return float(self.metrics[-1].get("time_s", 0.0)) if self.metrics else 0.0
 
     def last(self, name: str) -> float | None:
@@ -361,10 +370,10 @@ class RunFolder:
 
 
 def write_run_report(run: Path, mixture: Any = None, defaults: Any = None) -> Path:
-    """Write ``run/report.html`` and return its path; may be called while the run goes on, and again.
+    """Write ``run/report.html`` and return its path, during or after the run.
 
-    ``mixture`` (``lalia.data.mixture.Mixture`` of the run) gives the shown clips their sound. ``defaults`` (the stage's settings
-    as they are by default) lets the page show only what this run changed; without them, of the stage's own sections all is shown.
+    ``mixture`` (the run's ``lalia.data.mixture.Mixture``) has the audio of the clips. With ``defaults`` (the stage's default
+    settings) only changed settings are shown; without them, the stage's own sections are shown in full.
     """
     found = RunFolder.load(run)
     charts = [*curves(found.metrics, found.config), *_codebooks(found.codes)]
@@ -374,7 +383,7 @@ def write_run_report(run: Path, mixture: Any = None, defaults: Any = None) -> Pa
     if found.scores and found.scores.get("clips"):
         sections.append(_clips(found.scores, mixture))
     if found.card:
-        intro = "What this run made, and everything behind it, each by the first letters of its content's hash."
+        intro = "The model of this run, and the models and corpora behind it, each with the start of its content hash."
         sections.append(page.Section("Lineage", [page.lineage(lineage_of(found.card))], intro))
     sections.append(_settings(found.config, defaults))
     done, total = found.steps
@@ -385,21 +394,20 @@ def write_run_report(run: Path, mixture: Any = None, defaults: Any = None) -> Pa
     return page.Page(
         kicker=f"{found.stage} run", title=str(found.config.get("out") or run), lead=lead, summary=page.tiles(_tiles(found)),
         sections=sections,
-        footer=[*tallies(found.metrics), *_unread(Path(run)), "Everything on this page is inside this one file."],
+        footer=[*tallies(found.metrics), *_unread(Path(run)), "This page is self-contained."],
     ).write(Path(run) / NAME)  # fmt: skip
 
 
 _LEADS = {
-    "pretraining": "An encoder learns from raw audio alone: spans of frames are hidden, and it must tell what was there from "
-    "what was elsewhere in the clip.",
-    "fine-tuning": "A recogniser learns to write what it hears, from audio with transcripts, by CTC: each frame is answered "
-    "with a letter or a blank, and every way of spelling the transcript so is right.",
-    "distillation": "A smaller student learns to answer as its teacher does.",
+    "pretraining": "An encoder learns from raw audio: spans of frames are masked, and it distinguishes the target of each masked "
+    "frame from distractors of the same clip.",
+    "fine-tuning": "A recogniser is trained with CTC on audio with transcripts.",
+    "distillation": "A smaller student is trained to match its teacher's outputs.",
 }
 
 
 def _unread(run: Path) -> list[str]:
-    """Which clips could not be read."""
+    """The clips that could not be read."""
     bad = read_bad_clips(run)
     return (
         [f"{bad_clips_summary(run)}: {'; '.join(bad[:SHOWN_BAD])}{'; …' if len(bad) > SHOWN_BAD else ''}"]
@@ -434,13 +442,13 @@ def _tiles(run: RunFolder) -> list[page.Tile]:
     tiles.append(page.Tile(f"{done:,}", f"steps of {total:,}", f"{per_step:.0f} s of audio each"))
     if run.seconds:
         tiles.append(
-            page.Tile(numbers.times(done * per_step / run.seconds), "real time", "audio heard per second of training")
+            page.Tile(numbers.times(done * per_step / run.seconds), "real time", "audio trained on per second")
         )
     return tiles
 
 
 def _codebooks(codes: dict[str, Any] | None) -> list[Chart]:
-    """A picture of each codebook: a column for each look at held-out audio, the most used codes on top."""
+    """A heat map of each codebook: a column for each validation, the most used codes on top."""
     if codes is None or len(codes["steps"]) < 2:
         return []
     charts = []
@@ -448,26 +456,24 @@ def _codebooks(codes: dict[str, Any] | None) -> list[Chart]:
     for book, shares_VL in enumerate(usage_GVL):
         title = "Codes in use" if len(usage_GVL) == 1 else f"Codes in use, codebook {book + 1}"
         ranked_VL = shares_VL[np.argsort(-shares_VL.mean(1), kind="stable")]
-        charts.append(heat_chart(title, ranked_VL, codes["steps"], "By training batches; the most used code is on top. "
-                                 "Empty rows are dead codes."))  # fmt: skip
+        charts.append(heat_chart(title, ranked_VL, codes["steps"], "Of training batches, the most used code on top. "
+                                 "Empty rows are unused codes."))  # fmt: skip
     return charts
 
 
-def _guard(measures: list[dict[str, Any]]) -> page.Section:
-    rows = [[f"{measure['step']:,}", measure["action"], measure["says"]] for measure in measures[-SHOWN_MEASURES:]]
-    left = len(measures) - len(rows)
-    aside = f"{left} measures before these stand in {GUARD}." if left else ""
-    intro = "Where the run left what is healthy, and what was done about it."
-    return page.Section(
-        "What the guard did", [page.table(["step", "measure", "why"], rows, words=True, aside=aside)], intro
-    )
+def _guard(actions: list[dict[str, Any]]) -> page.Section:
+    rows = [[f"{action['step']:,}", action["action"], action["says"]] for action in actions[-SHOWN_ACTIONS:]]
+    left = len(actions) - len(rows)
+    aside = f"{left} earlier actions are in {GUARD}." if left else ""
+    intro = "When the run left its healthy ranges, and what the guard did."
+    return page.Section("Guard", [page.table(["step", "action", "reason"], rows, words=True, aside=aside)], intro)
 
 
 def _clips(scores: dict[str, Any], mixture: Any) -> page.Section:
-    """The clips that went worst and those in the middle, with their sound where the corpus is at hand."""
+    """The clips with the highest and the median CER, with audio if the corpus is available."""
     clips = [(clip["id"], clip["reference"], clip["hypothesis"]) for clip in scores["clips"]]
     rows = _rows(mixture, {id for id, _, _ in clips})
-    intro = f"By characters wrong, out of {len(clips)} clips that training never heard."
+    intro = f"Selected by CER from {len(clips)} test clips."
     return clips_section(clips, lambda id: mixture.wave(rows[id]) if id in rows else None, intro)
 
 
@@ -492,7 +498,9 @@ def _settings(config: dict[str, Any], defaults: Any) -> page.Section:
     for name, section in config.items():
         if isinstance(section, dict) and (rows := _changed(section, known.get(name))):
             groups.append((name, rows))
-    intro = "As they differ from the defaults, which stand in brackets; everything resolved is in config.yaml beside this page."
+    intro = (
+        "Those that differ from the defaults (in brackets); all resolved settings are in config.yaml beside this page."
+    )
     return page.Section("Settings", [page.settings([("run", alone), *groups])], intro)
 
 

@@ -35,7 +35,7 @@ from lalia.serve.scheduler import Job, Scheduler
 from lalia.serve.websocket import ROUTE, serve_stream
 from lalia.units import Seconds
 
-# --- Counters in the text format that Prometheus reads ---------------------------------------------------
+# --- Metrics ---------------------------------------------------------------------------------------------
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _BUCKETS_S: tuple[Seconds, ...] = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
@@ -58,7 +58,7 @@ class Metrics:
             self._requests[route, status] += 1
 
     def transcribed(self, took_s: Seconds, audio_s: Seconds, work_s: Seconds) -> None:
-        """A transcript, from the end of its upload; ``work_s`` of that was spent on it alone."""
+        """Count a transcript that took ``took_s`` after its upload, ``work_s`` of them in a worker."""
         with self._lock:
             self._took += 1
             self._took_s += took_s
@@ -68,13 +68,13 @@ class Metrics:
                 self._buckets[bound] += took_s <= bound
 
     def streamed(self, audio_s: Seconds, work_s: Seconds) -> None:
-        """A stream that has ended."""
+        """Count a finished stream."""
         with self._lock:
             self._audio_s += audio_s
             self._work_s += work_s
 
     def render(self, gauges: Mapping[str, tuple[str, float]]) -> str:
-        """All of it, and ``gauges``: name to (meaning, value now)."""
+        """The counters and ``gauges`` (name -> (meaning, value)) as text."""
         with self._lock:
             lines = [
                 *_head("lalia_requests_total", "counter", "Requests answered, by route and status."),
@@ -162,13 +162,13 @@ class Service:
 
     async def show_metrics(self, _: Request) -> Response:
         gauges = {
-            "lalia_requests_inside": ("Requests that upload, wait or are transcribed.", self.active),
+            "lalia_requests_inside": ("Active requests: uploading, queued or being transcribed.", self.active),
             "lalia_requests_limit": (
-                "Most concurrent requests; more get status 429.",
+                "Limit of concurrent requests; more get status 429.",
                 self.limits.requests,
             ),
-            "lalia_streams": ("Streams among the requests inside.", self.streams),
-            "lalia_jobs_waiting": ("Files that wait for a worker.", self.scheduler.waiting()),
+            "lalia_streams": ("Active streams.", self.streams),
+            "lalia_jobs_waiting": ("Queued files.", self.scheduler.waiting()),
         }
         return Response(self.metrics.render(gauges), media_type=CONTENT_TYPE)
 
@@ -227,7 +227,9 @@ class Service:
     async def _wait(self, request: Request, job: Job) -> Transcript:
         """The job's transcript; if the client disconnects, the job ends before its file is removed."""
         done = asyncio.wrap_future(job.future)
-        gone = asyncio.ensure_future(request.receive())  # after the body this only ever says that the client left
+        gone = asyncio.ensure_future(
+            request.receive()
+        )  # after the body, this only reports that the client disconnected
         self.scheduler.add(job)
         try:
             either: set[asyncio.Future[Any]] = {done, gone}

@@ -10,7 +10,7 @@ from typing import Any
 
 import h11
 import uvicorn
-import websockets  # noqa: F401  # uvicorn asks for it only when somebody comes; whoever lacks it shall hear of it at the start
+import websockets  # noqa: F401  # uvicorn imports it for the first stream; a missing package must be an error at start-up
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from lalia.errors import UserError
@@ -38,7 +38,7 @@ def make_protocol(limits: Limits) -> type[H11Protocol]:
             super().connection_lost(exc)
 
         def handle_websocket_upgrade(self, event: h11.Request) -> None:
-            if self._timer is not None:  # from here on another protocol has the connection, and streams' own patience
+            if self._timer is not None:  # the WebSocket protocol takes over, with the timeouts of serve_stream
                 self._timer.cancel()
             super().handle_websocket_upgrade(event)
 
@@ -57,7 +57,7 @@ def make_protocol(limits: Limits) -> type[H11Protocol]:
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, which ends with status 0 after SIGTERM or SIGINT."""
+    """uvicorn's server with exit status 0 after SIGTERM or SIGINT."""
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.should_exit and sig == signal.SIGINT:
@@ -72,17 +72,19 @@ def listen(host: str, port: int) -> socket.socket:
         return socket.create_server(address[:2], family=family, backlog=512)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{host}:{port}: cannot be listened on ({reason}); give another --host or --port") from error
+        raise UserError(
+            f"{host}:{port}: cannot listen on this address ({reason}); give another --host or --port"
+        ) from error
 
 
 def serve(application: Any, bound: socket.socket, limits: Limits) -> None:
-    """Serve ``application`` on ``bound`` until SIGTERM or SIGINT; requests under way are finished first."""
+    """Serve ``application`` on ``bound`` until SIGTERM or SIGINT; active requests are finished first."""
     config = uvicorn.Config(
         application,
         http=make_protocol(limits),
         ws="websockets-sansio",
         ws_max_size=limits.message_bytes,
-        ws_per_message_deflate=False,  # samples hardly shrink, and nobody can send a bomb
+        ws_per_message_deflate=False,  # audio hardly compresses, and it rules out decompression bombs
         lifespan="on",
         log_config=None,
         access_log=False,

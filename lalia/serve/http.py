@@ -1,4 +1,4 @@
-"""HTTP uploads and responses: a request's audio to a temporary file, a transcript to a body in our formats or OpenAI's."""
+"""HTTP uploads and responses: store a request's audio in a temporary file, write a transcript in lalia's or OpenAI's formats."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from lalia.runtime.transcript import Transcript, make_cues, render
 from lalia.serve.limits import MEGABYTE, Limits, RequestError
 from lalia.text.writing_system import join_words
 
-# --- A file from a request to the disk -------------------------------------------------------------------
+# --- Uploads ---------------------------------------------------------------------------------------------
 
 _FIELDS, _FIELD_BYTES, _NAME_CHARACTERS = 32, 65_536, 120
 _LINGER_S = 2.0
@@ -42,7 +42,7 @@ class Upload:
 
 @asynccontextmanager
 async def receive_upload(request: Request, limits: Limits, folder: Path) -> AsyncIterator[Upload]:
-    """The request's file (a form's ``file``, or the whole body) in ``folder`` while the block lasts.
+    """A context with the request's file (a form's ``file``, or the body) stored in ``folder``.
 
     ``RequestError`` if it is too large, too slow or missing.
     """
@@ -70,9 +70,9 @@ async def receive_upload(request: Request, limits: Limits, folder: Path) -> Asyn
 
 
 async def _bounded(request: Request, limits: Limits) -> AsyncGenerator[bytes, None]:
-    """The body's chunks; ``RequestError`` as soon as they are too many or come too slowly."""
+    """The body's chunks; ``RequestError`` as soon as the body is too large or too slow."""
     too_large = RequestError(
-        413, "too_large", f"is larger than {limits.upload_bytes / MEGABYTE:g} MB; send it in pieces, or as FLAC or MP3"
+        413, "too_large", f"is larger than {limits.upload_bytes / MEGABYTE:g} MB; send it in parts, or as FLAC or MP3"
     )
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > limits.upload_bytes:
@@ -112,7 +112,7 @@ async def _form(request: Request, stream: AsyncGenerator[bytes, None], file: IO[
 
 
 async def _drain(request: Request) -> None:
-    """Read on for a moment: a client that still sends would get a reset instead of the response."""
+    """Read for a moment: a client that is still sending would get a connection reset instead of the response."""
 
     async def discard() -> None:
         while (await request.receive()).get("more_body", False):
@@ -123,12 +123,12 @@ async def _drain(request: Request) -> None:
 
 
 def _shown(name: str) -> str:
-    """A client's file name as errors may show it: the last part, without control characters. It is never opened."""
+    """A client's file name for messages: the last part, without control characters. It is never opened."""
     last = name.replace("\\", "/").rsplit("/", 1)[-1]
     return "".join(c for c in last if c.isprintable())[:_NAME_CHARACTERS] or "upload"
 
 
-# --- A transcript as the body of an answer ---------------------------------------------------------------
+# --- Responses -------------------------------------------------------------------------------------------
 
 MEDIA = {
     "txt": "text/plain; charset=utf-8",
@@ -140,14 +140,14 @@ OPENAI = ("json", "text", "srt", "verbose_json", "vtt")
 
 
 def answer(transcript: Transcript, format: str, name: str, notes: Sequence[Note]) -> Response:
-    """``transcript`` of the file ``name`` in one of our formats; JSON has the ``notes`` of its reader as ``warnings``."""
+    """The response for ``transcript`` of the file ``name`` in one of lalia's formats; JSON has ``notes`` as ``warnings``."""
     if format == "json":
         return _json(json.loads(render(transcript, format, name)) | _warnings(notes))
     return Response(render(transcript, format, name), media_type=MEDIA[format])
 
 
 def openai_answer(transcript: Transcript, format: str, name: str, language: str, notes: Sequence[Note]) -> Response:
-    """``transcript`` as ``/v1/audio/transcriptions`` gives it."""
+    """The response of ``/v1/audio/transcriptions``."""
     if format == "json":
         return _json({"text": transcript.text} | _warnings(notes))
     if format != "verbose_json":

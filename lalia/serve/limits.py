@@ -1,4 +1,4 @@
-"""Limits of the server (size, time, concurrent requests) and the error that clients get beyond them."""
+"""Limits of the server (size, time, concurrent requests), and the error response when a request exceeds them."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ MEGABYTE = 1_000_000
 
 @dataclass(frozen=True)
 class Limits:
-    """Defaults are for a small machine that serves a few people."""
+    """Limits of the server; the defaults suit a small machine with a few users."""
 
     jobs: int = cores()
-    """windows at a time, one thread each"""
+    """worker threads, each of which transcribes one window at a time"""
     requests: int = 32
     """concurrent requests, uploads included; more get status 429"""
     connections: int = 512
     """open connections; the next one is closed"""
     upload_bytes: int = 200 * MEGABYTE
-    """a file, as it is sent (413)"""
+    """size of an uploaded file (413)"""
     audio_s: Seconds = 4 * 3600.0
-    """audio in a file, once it is decoded (413): a few kilobytes can hold days of silence"""
+    """duration of the decoded audio (413): a few kilobytes can encode days of silence"""
     work_s: Seconds = 1800.0
-    """from the end of the upload to the answer (504)"""
+    """time from the end of the upload to the response (504)"""
     patience_s: Seconds = 10.0
-    """for the headers, and for an upload beyond what its rate allows (408)"""
+    """timeout for headers, for an upload below its minimum rate, and for the next message of a stream (408)"""
     upload_rate: int = 4_000
-    """bytes per second that an upload must reach after ``patience_s``"""
+    """minimum rate of an upload after ``patience_s``, bytes per second"""
     message_bytes: int = 1 << 20
-    """a message of a stream (closed)"""
+    """size of a WebSocket message; a larger one closes the stream"""
     header_bytes: int = 16_384
-    """all headers of a request (400)"""
+    """total size of a request's headers (400)"""
     drain_s: Seconds = 30.0
-    """for active requests at shutdown"""
+    """time for active requests to finish at shutdown"""
 
 
 class RequestError(Exception):
-    """Answered with ``status`` and the message; ``code`` names the kind for programs."""
+    """An error response: HTTP ``status``, message, and a machine-readable ``code``."""
 
     def __init__(self, status: int, code: str, message: str, retry_s: Seconds | None = None) -> None:
         super().__init__(message)
@@ -48,7 +48,7 @@ class RequestError(Exception):
         self.retry_s = retry_s
 
     def as_dict(self) -> dict[str, dict[str, str | None]]:
-        """In the form of OpenAI's API, whose clients show ``message``."""
+        """The JSON body, in the form of OpenAI's API."""
         kind = "server_error" if self.status >= 500 else "invalid_request_error"
         return {"error": {"message": str(self), "type": kind, "param": None, "code": self.code}}
 

@@ -1,4 +1,4 @@
-"""Fair scheduling: all requests advance window by window, so that a short clip never waits for a long file."""
+"""Fair scheduling: requests are transcribed window by window in turn, so that a short clip never waits for a long file."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Job:
 
     def __init__(self, begin: Callable[[], Steps], audio_s: Seconds, work_s: Seconds) -> None:
         self.future: Future[Transcript] = Future()
-        self.future.set_running_or_notify_cancel()  # only the worker thread ends it
-        self.heard_s: Seconds = 0.0
+        self.future.set_running_or_notify_cancel()  # only a worker thread completes it
+        self.read_s: Seconds = 0.0
         self.worked_s: Seconds = 0.0
         self._begin = begin
         self._steps: Steps | None = None
@@ -47,14 +47,12 @@ class Job:
                 )
             if self._steps is None:
                 self._steps = self._begin()
-            self.heard_s = next(self._steps)
-            if self.heard_s > self._audio_s:
-                raise RequestError(
-                    413, "too_long", f"holds more than {clock(self._audio_s)} of audio; send it in pieces"
-                )
+            self.read_s = next(self._steps)
+            if self.read_s > self._audio_s:
+                raise RequestError(413, "too_long", f"has more than {clock(self._audio_s)} of audio; send it in parts")
             return False
         except StopIteration as end:
-            self.heard_s = max(self.heard_s, end.value.duration_s)
+            self.read_s = max(self.read_s, end.value.duration_s)
             self.future.set_result(end.value)
         except BaseException as error:
             self.future.set_exception(error)
@@ -65,18 +63,18 @@ class Job:
         return True
 
     def fail(self, error: RequestError) -> None:
-        """End it without another turn."""
+        """End the job without another step."""
         self._end()
         self.future.set_exception(error)
 
     def _end(self) -> None:
         if self._steps is not None:
-            self._steps.close()  # closes the file that it reads
+            self._steps.close()  # closes the audio file
         self._steps = None
 
 
 class StreamJob:
-    """A piece of a stream: ``future`` gets what ``work`` returns or raises, or a ``RequestError``."""
+    """A part of a stream: ``future`` gets the result or the error of ``work``, or a ``RequestError``."""
 
     def __init__(self, work: Callable[[], StreamUpdate]) -> None:
         self.future: Future[StreamUpdate] = Future()
@@ -85,36 +83,36 @@ class StreamJob:
         self._work = work
 
     def step(self) -> bool:
-        """All of it: True."""
+        """Do all of the work; True = done."""
         start = time.monotonic()
         try:
-            said = self._work()
+            update = self._work()
         except BaseException as error:
             self.worked_s = time.monotonic() - start
             self.future.set_exception(error)
         else:
             self.worked_s = time.monotonic() - start
-            self.future.set_result(said)
+            self.future.set_result(update)
         return True
 
     def fail(self, error: RequestError) -> None:
-        """End it without its turn."""
+        """End the job without its step."""
         self.future.set_exception(error)
 
 
 class Scheduler:
-    """Round-robin over jobs: ``workers`` threads take the first job of a queue and put it back at the end if unfinished."""
+    """Round-robin over jobs: ``workers`` threads run a step of the first job in the queue and requeue it if unfinished."""
 
     def __init__(self, workers: int) -> None:
         self._queue: deque[Job | StreamJob] = deque()
         self._changed = threading.Condition()
         self._closing = False
-        self._threads = [threading.Thread(target=self._work, name=f"turns-{i}", daemon=True) for i in range(workers)]
+        self._threads = [threading.Thread(target=self._work, name=f"worker-{i}", daemon=True) for i in range(workers)]
         for thread in self._threads:
             thread.start()
 
     def add(self, job: Job | StreamJob, first: bool = False) -> None:
-        """Put ``job`` at the end of the row, or with ``first`` in front of it."""
+        """Put ``job`` at the end of the queue, or with ``first`` at its front."""
         with self._changed:
             if not self._closing:
                 (self._queue.appendleft if first else self._queue.append)(job)
@@ -123,11 +121,11 @@ class Scheduler:
         job.fail(RequestError(503, "closing", "the server is shutting down", retry_s=10.0))
 
     def waiting(self) -> int:
-        """Jobs in the row, those of this very moment's turns not counted."""
+        """The number of queued jobs, without those that a worker is running."""
         return len(self._queue)
 
     def close(self) -> None:
-        """End after the turns under way; unfinished jobs fail."""
+        """Stop after the current steps; unfinished jobs fail."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()

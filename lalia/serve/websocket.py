@@ -73,29 +73,29 @@ async def serve_stream(service: Service, socket: WebSocket) -> None:
 
 
 def _admit(service: Service, socket: WebSocket) -> tuple[Stream, bool]:
-    """A new stream, and whether the header has the token already; a ``RequestError`` before the handshake otherwise."""
+    """(new stream, whether the header has the token); ``RequestError`` refuses the handshake."""
     origin = socket.headers.get("origin")
     if origin and urlsplit(origin).netloc != socket.headers.get("host", ""):
-        # Browsers let any page open a WebSocket to any server, with this machine's own among them.
+        # Browsers let any page open a WebSocket to any server, including local ones.
         raise RequestError(403, "other_origin", f"pages of {origin[:80]} must not use this server")
     trusted = service.authorized(socket.headers.get("authorization", ""))
     if not trusted and "authorization" in socket.headers:
         raise RequestError(401, "no_token", "the token in the header Authorization is not this server's")
-    asked = socket.query_params.get("rate", str(SAMPLE_RATE))
-    if not asked.isdecimal() or not _RATES[0] <= int(asked) <= _RATES[1]:
+    rate = socket.query_params.get("rate", str(SAMPLE_RATE))
+    if not rate.isdecimal() or not _RATES[0] <= int(rate) <= _RATES[1]:
         raise RequestError(
-            400, "bad_rate", f"rate {asked[:20]!r}: expected {_RATES[0]} to {_RATES[1]} samples per second"
+            400, "bad_rate", f"rate {rate[:20]!r}: expected {_RATES[0]} to {_RATES[1]} samples per second"
         )
     if service.active >= service.limits.requests:
         raise busy(service.limits.requests)
     try:
-        return service.student.stream(rate=int(asked)), trusted
+        return service.student.stream(rate=int(rate)), trusted
     except UserError as error:
         raise RequestError(400, "no_stream", str(error)) from error
 
 
 class _StreamClient:
-    """A client whose handshake is done."""
+    """A connected client and its stream."""
 
     def __init__(self, service: Service, socket: WebSocket, stream: Stream) -> None:
         self.worked_s: Seconds = 0.0
@@ -107,8 +107,8 @@ class _StreamClient:
 
     async def authenticate(self) -> None:
         """Read the token from the first message; ``RequestError`` if it is missing or wrong."""
-        said = await self._receive()
-        token = _object(said).get("token") if isinstance(said, str) else None
+        message = await self._receive()
+        token = _object(message).get("token") if isinstance(message, str) else None
         if not isinstance(token, str) or not self._service.authorized(f"Bearer {token}"):
             raise RequestError(
                 401, "no_token", 'expected {"token": "…"} with this server\'s token as the first message'
@@ -118,16 +118,16 @@ class _StreamClient:
         """Process all messages until the stream ends."""
         longest = self._service.limits.audio_s
         while True:
-            said = await self._receive()
-            if isinstance(said, str):
-                if _object(said).get("finish") is not True:
+            message = await self._receive()
+            if isinstance(message, str):
+                if _object(message).get("finish") is not True:
                     raise RequestError(400, "bad_message", 'expected samples, or {"finish": true}')
                 await self._send(await self._work(self._stream.finish), last=True)
                 await self._socket.close(_DONE)
                 return
-            if len(said) % 2:
-                raise RequestError(400, "bad_audio", f"{len(said)} bytes are not whole 16-bit samples")
-            samples = np.frombuffer(said, "<i2").astype(np.float32) / 32_768
+            if len(message) % 2:
+                raise RequestError(400, "bad_audio", f"{len(message)} bytes are not whole 16-bit samples")
+            samples = np.frombuffer(message, "<i2").astype(np.float32) / 32_768
             size = round(PIECE_S * self._rate)
             for start in range(0, len(samples), size):
                 feed = partial(self._stream.feed, samples[start : start + size])
@@ -160,18 +160,18 @@ class _StreamClient:
         return text if text is not None else bytes(message.get("bytes") or b"")
 
     async def _work(self, work: Callable[[], StreamUpdate]) -> StreamUpdate:
-        """Run ``work`` before all files: pieces of a stream are short and latency matters."""
+        """Run ``work`` before all files: parts of a stream are short, and latency matters."""
         job = StreamJob(work)
         self._service.scheduler.add(job, first=True)
-        said = await asyncio.wrap_future(job.future)
+        update = await asyncio.wrap_future(job.future)
         self.worked_s += job.worked_s
-        return said
+        return update
 
-    async def _send(self, said: StreamUpdate, last: bool) -> None:
-        if not (said.stable or said.tentative != self._shown or last):
+    async def _send(self, update: StreamUpdate, last: bool) -> None:
+        if not (update.stable or update.tentative != self._shown or last):
             return
-        self._shown = said.tentative
-        text = json.dumps(as_dict(said, last), ensure_ascii=False)
+        self._shown = update.tentative
+        text = json.dumps(as_dict(update, last), ensure_ascii=False)
         try:
             await asyncio.wait_for(self._socket.send_text(text), self._patience_s)
         except asyncio.TimeoutError as error:

@@ -297,8 +297,8 @@ def test_told_to_stop_it_finishes_what_it_has_begun(tmp_path: Path) -> None:
     [
         (["absent"], "no such folder"),
         (["{student}", "--port", "99999"], "expected a port from 0 to 65535"),
-        (["{student}", "--host", "no.such.host.invalid"], "cannot be listened on"),
-        (["{student}", "--port", "{taken}"], "cannot be listened on"),
+        (["{student}", "--host", "no.such.host.invalid"], "cannot listen on this address"),
+        (["{student}", "--port", "{taken}"], "cannot listen on this address"),
         (["{student}", "--token-file", "absent"], "cannot be read as the token"),
         (["{student}", "--jobs", "0"], "expected a whole number from 1"),
     ],

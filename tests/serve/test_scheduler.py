@@ -32,7 +32,7 @@ def test_a_short_job_does_not_wait_for_a_long_one() -> None:
     turns.add(short)
     assert short.future.result(30).text == "short"
     assert not long.future.done()
-    assert long.future.result(60).text == "long" and long.heard_s == 3000
+    assert long.future.result(60).text == "long" and long.read_s == 3000
     turned = "".join(name[0] for name in log)
     assert turned.count("l") == 100 and turned.rindex("s") < 20
     assert long.worked_s > 0.5
