@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
-from lalia.data.prepare.fingerprints import FINGERPRINT, find_copies
+from lalia.data.prepare.fingerprints import find_copies
 from lalia.data.prepare.listing import Dropped
 from lalia.data.prepare.rows import RecordingChannel
 from lalia.data.prepare.shards import Record, fingerprints_path
@@ -47,7 +48,7 @@ def find_duplicates(records: list[Record], work: Path, mode: str) -> dict[int, D
             gone[go] = Dropped(rows[go][0], "duplicate", detail)
     if mode == "near":
         durations = np.array([row[2] for row in rows], np.float32)
-        for earlier, later in sorted(find_copies(_all_fingerprints(records, work), durations)):
+        for earlier, later in find_copies(_fingerprints(records, work), durations, work):
             if earlier in gone or later in gone or (keys[earlier] and keys[later] and keys[earlier] != keys[later]):
                 continue
             if _are_channels_of_one_recording(channels[earlier], channels[later]):
@@ -71,13 +72,12 @@ def _are_channels_of_one_recording(one: RecordingChannel | None, other: Recordin
     return one is not None and other is not None and one[0] == other[0] and one[1] != other[1]
 
 
-def _all_fingerprints(records: list[Record], work: Path) -> np.ndarray:
-    """The fingerprints of every row, numbered over all parts."""
-    found, start = [np.zeros(0, FINGERPRINT)], 0
+def _fingerprints(records: list[Record], work: Path) -> Iterator[np.ndarray]:
+    """The fingerprints of one shard after the other, their rows numbered over all parts."""
+    start = 0
     for record in records:
         for name, rows, _ in record.shards:
             prints_K = np.load(fingerprints_path(work, name), allow_pickle=False)
             prints_K["row"] += start
             start += rows
-            found.append(prints_K)
-    return np.concatenate(found)
+            yield prints_K

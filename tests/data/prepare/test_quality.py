@@ -59,10 +59,10 @@ def test_fingerprints_know_a_copy_and_no_one_else() -> None:
     part = waves[7][: 2 * 16_000]
     everything = [*waves, mp3, later, part]
     durations = np.array([len(wave) / 16_000 for wave in everything], np.float32)
-    found = np.concatenate([fingerprint(wave, row) for row, wave in enumerate(everything)])
-    assert set(find_copies(found, durations)) == {(2, 12), (5, 13)}, "half of a recording is no copy of it"
+    found = [fingerprint(wave, row) for row, wave in enumerate(everything)]
+    assert find_copies(found, durations) == [(2, 12), (5, 13)], "half of a recording is no copy of it"
     assert len(fingerprint(voiced(1, 0.2), 0)) == 0
-    assert list(find_copies(found[:0], durations)) == []
+    assert find_copies([], durations) == find_copies([found[0][:0]], durations) == []
 
 
 def spans(
