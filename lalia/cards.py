@@ -11,7 +11,8 @@ import json
 import os
 import platform
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,26 +25,38 @@ NAME = "card.json"
 KINDS = ("corpus", "encoder", "recogniser", "student", "language model")
 
 
-def content_hash(folder: Path) -> str:
-    """``sha256:…`` over the names and bytes of every file in ``folder`` except its card, sorted by name."""
+def content_hash(folder: Path, known: Mapping[str, str] | None = None) -> str:
+    """``sha256:…`` over the name and SHA-256 of every file in ``folder`` except its card, sorted by name.
+
+    ``known`` are SHA-256 in hex by a file's name in ``folder``. The other files are read, one per core at a time.
+    """
+    hashes = {name: bytes.fromhex(digest) for name, digest in (known or {}).items() if digest}
+    paths = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != NAME)
+
+    def hashed(path: Path) -> tuple[str, bytes]:
+        name = path.relative_to(folder).as_posix()
+        if name not in hashes:
+            with path.open("rb") as file:
+                return name, hashlib.file_digest(file, "sha256").digest()
+        return name, hashes[name]
+
     total = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != NAME):
-        total.update(path.relative_to(folder).as_posix().encode() + b"\0")
-        with path.open("rb") as file:
-            digest = hashlib.sha256()
-            while block := file.read(1 << 20):
-                digest.update(block)
-        total.update(digest.digest())
+    with ThreadPoolExecutor(cores()) as pool:
+        for name, digest in pool.map(hashed, paths):
+            total.update(name.encode() + b"\0" + digest)
     return "sha256:" + total.hexdigest()
 
 
-def write_card(folder: Path, kind: str, parents: list[dict[str, Any]], **facts: Any) -> dict[str, Any]:
-    """Write ``folder/card.json`` (call it last, when all other files exist) and return it."""
+def write_card(
+    folder: Path, kind: str, parents: list[dict[str, Any]], *, known: Mapping[str, str] | None = None, **facts: Any
+) -> dict[str, Any]:
+    """Write ``folder/card.json`` (call it last, when all other files exist) and return it; ``known`` as in ``content_hash``."""
     if kind not in KINDS:
         raise ValueError(f"card kind {kind!r}: expected one of {', '.join(KINDS)}")
     from lalia import __version__
 
-    card = {"kind": kind, "id": content_hash(folder), "made_by": f"lalia {__version__}", **facts, "parents": parents}
+    id = content_hash(folder, known)
+    card = {"kind": kind, "id": id, "made_by": f"lalia {__version__}", **facts, "parents": parents}
     write_json(folder / NAME, card)
     return card
 

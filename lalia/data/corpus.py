@@ -1,15 +1,16 @@
 """Read a corpus: the folder of speech, labels and splits that `lalia prepare` writes.
 
-A corpus is a ``datasets.load_from_disk`` folder (Arrow shards of FLAC bytes, 16 kHz mono) with a ``card.json``. This module
-reads the memory-mapped shards directly: a training process keeps 8 bytes per clip in memory (duration, language, split,
-labelled or not) and does not import ``datasets``.
+A corpus is a ``datasets.load_from_disk`` folder (Arrow shards of FLAC bytes, 16 kHz mono) with a ``card.json`` and a
+``clips.index``. This module maps shards when they are read and does not import ``datasets``. What every clip needs (8 bytes:
+duration, language, split, labelled or not) comes from ``clips.index``, which processes share through the memory map.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,12 +19,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lalia.audio.flac import read_flac
-from lalia.cards import read_card, write_json
+from lalia.cards import read_card, write_bytes, write_json
 from lalia.errors import UserError
 from lalia.text.language_codes import language_not_in_corpus
 from lalia.units import SAMPLE_RATE
 
 SPLITS = ("train", "dev", "test")
+
+CLIPS = "clips.index"
+"""The file with duration, language, split and labelled or not of every clip, and the rows and bytes of every shard."""
+MAPPED = 1024
+"""Shards of a corpus that stay mapped: Linux allows a process 65,530 mappings (vm.max_map_count)."""
 
 QUALITY = {
     "snr_db": "SNR, dB",
@@ -106,42 +112,132 @@ class Recordings(NamedTuple):
     ends_s: np.ndarray
 
 
+class _Shards:
+    """The shard files of a corpus. A file is mapped when it is read; the last ``MAPPED`` stay mapped."""
+
+    def __init__(self, folder: Path, names: list[str]) -> None:
+        self.folder, self.names = folder, names
+        self.batches = lru_cache(MAPPED)(self.read)
+        """``read`` with a memory; safe in threads and after a fork, as a lock of our own would not be"""
+
+    def read(self, number: int) -> list[pa.RecordBatch]:
+        """The record batches of a shard; ``UserError`` if it cannot be read."""
+        path = self.folder / self.names[number]
+        try:
+            # A memory map stays valid when the reader is gone: the buffers of the batches keep it open.
+            return list(pa.ipc.open_stream(pa.memory_map(os.fspath(path))))
+        except (OSError, pa.ArrowInvalid) as error:
+            raise UserError(f"{path}: shard cannot be read ({error}); prepare the corpus again") from error
+
+
+class _Clips(NamedTuple):
+    """What is in memory of every clip, 8 bytes each, and the number of clips of each shard."""
+
+    durations_s: np.ndarray
+    languages: np.ndarray
+    splits: np.ndarray
+    labelled: np.ndarray
+    language_names: list[str]
+    shard_rows: np.ndarray
+
+    @classmethod
+    def scan(cls, shards: _Shards) -> _Clips:
+        """Read them from the shards, one after the other."""
+        columns: list[tuple[np.ndarray, ...]] = []
+        found: dict[str, int] = {}
+        split_codes = {name: code for code, name in enumerate(SPLITS)}
+        rows = np.zeros(len(shards.names), np.int64)
+        for number in range(len(shards.names)):
+            for batch in shards.read(number):
+                if not batch.num_rows:
+                    continue
+                if missing := [name for name in COLUMNS if name not in batch.schema.names]:
+                    raise UserError(f"{shards.folder}: corpus lacks the columns {', '.join(missing)}; prepare it again")
+                labelled = pc.greater(pc.binary_length(batch.column("text")), 0).to_numpy(zero_copy_only=False)
+                languages = _codes(batch.column("language"), found, grow=True)
+                try:
+                    splits = _codes(batch.column("split"), split_codes, grow=False, kind=np.int8)
+                except KeyError as error:
+                    raise UserError(
+                        f"{shards.folder}: split {error} is unknown, expected one of {', '.join(SPLITS)}"
+                    ) from None
+                columns.append((np.array(batch.column("duration_s").to_numpy()), languages, splits, labelled))
+                rows[number] += batch.num_rows
+        if not columns:
+            raise UserError(f"{shards.folder}: corpus has no clips; prepare it again from a source that has some")
+        durations_s, languages, splits, labelled = map(np.concatenate, zip(*columns, strict=True))
+        names = sorted(found)
+        rank = np.zeros(len(names), np.int16)
+        for new, name in enumerate(names):
+            rank[found[name]] = new
+        return cls(durations_s, rank[languages], splits, labelled, names, rows)
+
+    @classmethod
+    def read(cls, shards: _Shards) -> _Clips | None:
+        """Map them from ``clips.index``; None for a corpus without it. ``UserError`` if the shards are not those of the index."""
+        path = shards.folder / CLIPS
+        if not path.is_file():
+            return None
+        try:
+            with pa.ipc.open_stream(pa.memory_map(os.fspath(path))) as stream:
+                batch, facts = stream.read_next_batch(), json.loads(stream.schema.metadata[b"lalia"])
+        except (OSError, ValueError, KeyError, TypeError, StopIteration) as error:
+            raise UserError(f"{path}: cannot be read ({error}); prepare the corpus again") from error
+        sizes = {entry.name: entry.stat().st_size for entry in os.scandir(shards.folder)}
+        for name, expected in zip(shards.names, facts["shard_bytes"], strict=False):
+            if sizes.get(name) != expected:
+                raise UserError(
+                    f"{shards.folder / name}: shard cannot be read (found {sizes.get(name, 'no file')} bytes, expected "
+                    f"{expected}); prepare the corpus again"
+                )
+        rows = np.array(facts["shard_rows"], np.int64)
+        if len(shards.names) != len(rows) or rows.sum() != batch.num_rows:
+            raise UserError(f"{path}: is of other shards than state.json names; prepare the corpus again")
+        columns = [batch.column(name).to_numpy() for name in ("duration_s", "language", "split", "labelled")]
+        return cls(*columns[:3], columns[3].view(bool), facts["languages"], rows)
+
+
+def write_clip_index(folder: Path) -> Corpus:
+    """Write ``clips.index`` of the corpus in ``folder``, which may have no card yet, and open it: it then opens without reading
+    its shards."""
+    (folder / CLIPS).unlink(missing_ok=True)  # of an interrupted call
+    corpus = Corpus.open(folder, {})
+    sizes = {entry.name: entry.stat().st_size for entry in os.scandir(folder)}
+    facts = {
+        "languages": corpus.language_names,
+        "shard_rows": corpus.shard_rows.tolist(),
+        "shard_bytes": [sizes[name] for name in corpus.shard_names],
+    }
+    batch = pa.record_batch(
+        [pa.array(corpus.durations_s), pa.array(corpus.languages), pa.array(corpus.splits),
+         pa.array(corpus.labelled.view(np.uint8))],
+        pa.schema(
+            [("duration_s", pa.float32()), ("language", pa.int16()), ("split", pa.int8()), ("labelled", pa.uint8())],
+            {"lalia": json.dumps(facts)},
+        ),
+    )  # fmt: skip
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as stream:
+        stream.write_batch(batch)
+    write_bytes(folder / CLIPS, memoryview(sink.getvalue()))
+    return corpus
+
+
 class Corpus:
-    """A corpus on disk, read row by row through the memory map.
+    """A corpus on disk, read row by row through memory maps.
 
     ``durations_s`` (N,) float32, ``languages`` (N,) int16 codes into ``language_names``, ``splits`` (N,) int8 codes
-    into ``SPLITS`` and ``labelled`` (N,) bool lie in memory; everything else is read when it is asked for.
+    into ``SPLITS`` and ``labelled`` (N,) bool are at hand, 8 bytes per clip; everything else is read when it is needed.
+    ``shard_names`` and ``shard_rows`` are the files and how many clips each has.
     """
 
-    def __init__(self, folder: Path, card: dict[str, Any], batches: list[pa.RecordBatch]) -> None:
+    def __init__(self, folder: Path, card: dict[str, Any], shards: _Shards, clips: _Clips) -> None:
         self.folder = folder
         self.card = card
-        self._batches = batches
-        self._ends = np.cumsum([batch.num_rows for batch in batches], dtype=np.int64)
-        rows = len(self)
-        self.durations_s = np.empty(rows, np.float32)
-        self.languages = np.empty(rows, np.int16)
-        self.splits = np.empty(rows, np.int8)
-        self.labelled = np.empty(rows, bool)
-        languages: dict[str, int] = {}
-        split_codes = {name: code for code, name in enumerate(SPLITS)}
-        start = 0
-        for batch in batches:
-            here = slice(start, start + batch.num_rows)
-            start += batch.num_rows
-            self.durations_s[here] = batch.column("duration_s").to_numpy()
-            self.labelled[here] = pc.greater(pc.binary_length(batch.column("text")), 0).to_numpy(zero_copy_only=False)
-            self.languages[here] = _codes(batch.column("language"), languages, grow=True)
-            try:
-                self.splits[here] = _codes(batch.column("split"), split_codes, grow=False)
-            except KeyError as error:
-                raise UserError(f"{folder}: split {error} is unknown, expected one of {', '.join(SPLITS)}") from None
-        order = sorted(languages)
-        rank = np.zeros(max(1, len(order)), np.int16)
-        for new, name in enumerate(order):
-            rank[languages[name]] = new
-        self.languages = rank[self.languages]
-        self.language_names: list[str] = order
+        self.durations_s, self.languages, self.splits, self.labelled, self.language_names, self.shard_rows = clips
+        self.shard_names = shards.names
+        self._shards = shards
+        self._ends = np.cumsum(clips.shard_rows, dtype=np.int64)
 
     @classmethod
     def load(cls, folder: Path | str) -> Corpus:
@@ -150,29 +246,18 @@ class Corpus:
 
     @classmethod
     def open(cls, folder: Path, card: dict[str, Any]) -> Corpus:
-        """Open shards that may not have a card yet (see ``load``)."""
+        """Open shards that may not have a card yet (see ``load``). Without ``clips.index`` (earlier versions made none) every
+        shard is read once."""
         state = folder / "state.json"
         try:
             names = [file["filename"] for file in json.loads(state.read_text(encoding="utf-8"))["_data_files"]]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{state}: cannot be read ({error}); prepare the corpus again") from error
-        batches: list[pa.RecordBatch] = []
-        for name in names:
-            path = folder / name
-            try:
-                # A memory map stays valid when the reader is gone: the buffers of the batches keep it open.
-                batches += list(pa.ipc.open_stream(pa.memory_map(os.fspath(path))))
-            except (OSError, pa.ArrowInvalid) as error:
-                raise UserError(f"{path}: shard cannot be read ({error}); prepare the corpus again") from error
-        batches = [batch for batch in batches if batch.num_rows]
-        if not batches:
-            raise UserError(f"{folder}: corpus has no clips; prepare it again from a source that has some")
-        if missing := [name for name in COLUMNS if name not in batches[0].schema.names]:
-            raise UserError(f"{folder}: corpus lacks the columns {', '.join(missing)}; prepare it again")
-        return cls(folder, card, batches)
+        shards = _Shards(folder, names)
+        return cls(folder, card, shards, (_Clips.read(shards) if names else None) or _Clips.scan(shards))
 
     def __len__(self) -> int:
-        return int(self._ends[-1]) if len(self._ends) else 0
+        return len(self.durations_s)
 
     def __repr__(self) -> str:
         return f"Corpus({os.fspath(self.folder)!r}, {len(self)} clips, {self.durations_s.sum() / 3600:.1f} h)"
@@ -201,11 +286,11 @@ class Corpus:
         """The values of one column, for ``rows`` or for all; not for ``audio``, which is read clip by clip."""
         if rows is not None:
             return [self._value(int(row), name) for row in rows]
-        return [value for batch in self._batches for value in batch.column(name).to_pylist()]
+        return [value for batch in self._batches() for value in batch.column(name).to_pylist()]
 
     def numbers(self, name: str) -> np.ndarray:
         """A column of numbers, (N,)."""
-        return np.concatenate([batch.column(name).to_numpy() for batch in self._batches])
+        return np.concatenate([np.array(batch.column(name).to_numpy()) for batch in self._batches()])
 
     def id(self, row: int) -> str:
         """The clip's name, unique in the corpus."""
@@ -251,7 +336,7 @@ class Corpus:
     def count(self, column: str) -> int:
         """How many different values a string column has, ``""`` aside."""
         values: set[str] = set()
-        for batch in self._batches:
+        for batch in self._batches():
             values.update(batch.column(column).unique().to_pylist())
         return len(values - {""})
 
@@ -265,7 +350,7 @@ class Corpus:
         codes: list[np.ndarray] = []
         starts: list[np.ndarray] = []
         ends: list[np.ndarray] = []
-        for batch in self._batches:
+        for batch in self._batches():
             ids = batch.column("id")
             parts = pc.extract_regex(ids, pattern=_CUT)
             files = pc.coalesce(pc.struct_field(parts, "file"), ids)
@@ -280,8 +365,20 @@ class Corpus:
     def _locate(self, row: int) -> tuple[pa.RecordBatch, int]:
         if not 0 <= row < len(self):
             raise IndexError(f"{self.folder}: row {row} of {len(self)}")
-        batch = int(np.searchsorted(self._ends, row, side="right"))
-        return self._batches[batch], int(row - (self._ends[batch - 1] if batch else 0))
+        shard = int(np.searchsorted(self._ends, row, side="right"))
+        offset = int(row - (self._ends[shard - 1] if shard else 0))
+        for batch in self._shards.batches(shard):
+            if offset < batch.num_rows:
+                return batch, offset
+            offset -= batch.num_rows
+        raise UserError(
+            f"{self.folder / self.shard_names[shard]}: shard has fewer clips than {CLIPS} says; prepare the corpus again"
+        )
+
+    def _batches(self) -> Iterator[pa.RecordBatch]:
+        """All record batches, one shard mapped at a time."""
+        for shard in range(len(self.shard_names)):
+            yield from self._shards.read(shard)
 
     def _value(self, row: int, column: str) -> Any:
         batch, offset = self._locate(row)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from lalia.data.corpus import COLUMNS, Corpus
+from lalia.cards import content_hash, read_card
+from lalia.data.corpus import CLIPS, COLUMNS, Corpus
 from lalia.data.prepare import pipeline, shards
 from lalia.data.prepare.listing import Listing, SourceClip
 from lalia.errors import AudioError, UserError
@@ -81,6 +84,64 @@ def test_index_is_small(folder: Path) -> None:
     corpus = Corpus.load(folder)
     arrays = (corpus.durations_s, corpus.languages, corpus.splits, corpus.labelled)
     assert sum(array.itemsize for array in arrays) == 8
+
+
+def test_opening_reads_the_index_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    plain = pa.memory_map
+
+    def recording(path: str) -> pa.MemoryMappedFile:
+        opened.append(Path(path).name)
+        return plain(path)
+
+    monkeypatch.setattr(pa, "memory_map", recording)
+    corpus = Corpus.load(folder)
+    assert opened == [CLIPS]
+    # A corpus of an earlier version has no index, and opens to the same.
+    (folder / CLIPS).unlink()
+    older = Corpus.load(folder)
+    assert len(opened) == 4
+    assert older.language_names == corpus.language_names
+    for name in ("durations_s", "languages", "splits", "labelled", "shard_rows"):
+        ours, theirs = getattr(corpus, name), getattr(older, name)
+        assert ours.dtype == theirs.dtype
+        np.testing.assert_array_equal(ours, theirs)
+    assert [older.id(row) for row in range(7)] == corpus.column("id")
+
+
+def test_few_shards_are_mapped_at_a_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many a corpus has: Linux limits the mappings of a process."""
+    monkeypatch.setattr("lalia.data.corpus.MAPPED", 2)
+    corpus = Corpus.load(folder)
+
+    def mapped() -> set[str]:
+        return {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if ".arrow" in line}
+
+    for row in (0, 3, 6, 1, 4):
+        assert np.abs(corpus.wave(row) - voiced(row, 0.4 + row / 10)).max() < 1e-4
+        assert len({path for path in mapped() if str(folder) in path}) <= 2
+    assert corpus.column("speaker") == ["s"] * 7
+    assert len({path for path in mapped() if str(folder) in path}) <= 2
+
+
+def test_the_id_is_the_hash_of_the_files(folder: Path) -> None:
+    """Shards are hashed as they are written, and not read again; the hash is that of the folder."""
+    card = read_card(folder)
+    assert card["id"] == content_hash(folder)
+    hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.arrow")}
+    assert content_hash(folder, hashes) == card["id"]
+    assert content_hash(folder, hashes | {next(iter(hashes)): "00" * 32}) != card["id"]
+
+
+def test_an_index_of_other_shards_is_refused(folder: Path) -> None:
+    state = json.loads((folder / "state.json").read_text())
+    state["_data_files"].pop()
+    (folder / "state.json").write_text(json.dumps(state))
+    with pytest.raises(UserError, match=r"clips\.index: is of other shards"):
+        Corpus.load(folder)
+    (folder / CLIPS).write_bytes(b"no Arrow stream")
+    with pytest.raises(UserError, match=r"clips\.index: cannot be read"):
+        Corpus.load(folder)
 
 
 def test_other_processes_open_it_themselves(folder: Path) -> None:

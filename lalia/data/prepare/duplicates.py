@@ -60,7 +60,7 @@ def find_duplicates(records: list[Record], work: Path, mode: str) -> dict[int, D
 
 def _text(records: list[Record], work: Path, row: int) -> str:
     """The label of a row, numbered over all parts."""
-    for name, rows, _ in (shard for record in records for shard in record.shards):
+    for name, rows, *_ in (shard for record in records for shard in record.shards):
         if row < rows:
             with pa.memory_map(os.fspath(work / "parts" / name)) as file:
                 return str(pa.ipc.open_stream(file).read_next_batch().column("text")[row])
@@ -76,7 +76,7 @@ def _fingerprints(records: list[Record], work: Path) -> Iterator[np.ndarray]:
     """The fingerprints of one shard after the other, their rows numbered over all parts."""
     start = 0
     for record in records:
-        for name, rows, _ in record.shards:
+        for name, rows, *_ in record.shards:
             prints_K = np.load(fingerprints_path(work, name), allow_pickle=False)
             prints_K["row"] += start
             start += rows

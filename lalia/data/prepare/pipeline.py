@@ -27,7 +27,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from lalia.audio.channels import parse_channels
 from lalia.audio.reading import TWO_VOICES
 from lalia.cards import NAME, read_card, write_card, write_json, write_text
-from lalia.data.corpus import SCHEMA, Corpus, write_index
+from lalia.data.corpus import SCHEMA, Corpus, write_clip_index, write_index
 from lalia.data.prepare.duplicates import CONFLICT, find_duplicates
 from lalia.data.prepare.listing import ClipNote, Dropped, Listing, SourceClip
 from lalia.data.prepare.rows import RecordingTotals
@@ -65,13 +65,13 @@ def finalise(
     gone = find_duplicates(records, work, duplicates)
     dropped = [*listing.dropped, *(d for record in records for d in record.dropped)]
     dropped += [gone[row] for row in sorted(gone)]
-    placed: list[tuple[Path, np.ndarray]] = []
+    placed: list[tuple[Path, np.ndarray, str]] = []
     start = 0
-    for path, rows in [(work / "parts" / name, rows) for record in records for name, rows, _ in record.shards]:
+    for name, rows, _, digest in (shard for record in records for shard in record.shards):
         keep = np.array([row not in gone for row in range(start, start + rows)], bool)
         start += rows
         if keep.any():
-            placed.append((path, keep))
+            placed.append((work / "parts" / name, keep, digest))
     out.mkdir(parents=True, exist_ok=True)
     write_skipped(out, dropped)
     notes = _unique_notes(noted for record in records for noted in record.notes)
@@ -82,10 +82,10 @@ def finalise(
         raise UserError(f"{listing.name}: not one clip is fit ({reasons or 'there are none'}); see {out / SKIPPED}")
     kept = [row for number, row in enumerate(row for record in records for row in record.rows) if number not in gone]
     fingerprint = hashlib.sha256("\n".join(f"{id} {content}" for id, content, *_ in kept).encode()).hexdigest()[:16]
-    _write_shards(placed, out, fingerprint, f"Speech prepared by lalia from {listing.name}")
+    hashes = _write_shards(placed, out, fingerprint, f"Speech prepared by lalia from {listing.name}")
     for name, text in listing.documents.items():
         write_text(out / name, text)
-    return write_card(out, "corpus", [], **_card_facts(listing, out, dropped, notes, records, recipe))
+    return write_card(out, "corpus", [], known=hashes, **_card_facts(listing, out, dropped, notes, records, recipe))
 
 
 def write_skipped(out: Path, dropped: list[Dropped]) -> None:
@@ -109,13 +109,19 @@ def _write_table(path: Path, columns: tuple[str, ...], rows: list[tuple[str, ...
     write_text(path, text.getvalue())
 
 
-def _write_shards(placed: list[tuple[Path, np.ndarray]], out: Path, fingerprint: str, about: str) -> None:
-    names, rows, size = [], 0, 0
-    for number, (path, keep) in enumerate(placed):
-        names.append(f"data-{number:05d}-of-{len(placed):05d}.arrow")
-        size += _place_shard(path, keep, out / names[-1])
+def _write_shards(
+    placed: list[tuple[Path, np.ndarray, str]], out: Path, fingerprint: str, about: str
+) -> dict[str, str]:
+    """Place shards of (part, rows to keep, the part's SHA-256) and write their index: name -> SHA-256."""
+    hashes: dict[str, str] = {}
+    rows = size = 0
+    for number, (path, keep, digest) in enumerate(placed):
+        name = f"data-{number:05d}-of-{len(placed):05d}.arrow"
+        shard_bytes, hashes[name] = _place_shard(path, keep, digest, out / name)
+        size += shard_bytes
         rows += int(keep.sum())
-    write_index(out, names, rows, size, fingerprint, about)
+    write_index(out, list(hashes), rows, size, fingerprint, about)
+    return hashes
 
 
 def _card_facts(
@@ -126,7 +132,7 @@ def _card_facts(
     records: list[Record],
     recipe: dict[str, Any],
 ) -> dict[str, Any]:
-    corpus = Corpus.open(out, {})
+    corpus = write_clip_index(out)
     facts = {
         "source": listing.name,
         "clips": corpus.tally(),
@@ -155,8 +161,9 @@ def _rounded(hours: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
     return {language: {split: round(value, 4) for split, value in splits.items()} for language, splits in hours.items()}
 
 
-def _place_shard(part: Path, keep: np.ndarray, shard: Path) -> int:
-    """Write the kept rows of ``part`` to ``shard`` (a hard link if all are kept); returns the size of the shard in bytes."""
+def _place_shard(part: Path, keep: np.ndarray, digest: str, shard: Path) -> tuple[int, str]:
+    """Write the kept rows of ``part``, whose SHA-256 is ``digest``, to ``shard`` (a hard link if all are kept); returns the
+    shard's (bytes, SHA-256)."""
     if not keep.all():
         with pa.memory_map(os.fspath(part)) as file:
             batch = pa.ipc.open_stream(file).read_next_batch()
@@ -166,7 +173,7 @@ def _place_shard(part: Path, keep: np.ndarray, shard: Path) -> int:
         os.link(part, shard)
     except OSError:  # another disk, or a file system without hard links
         shutil.copyfile(part, shard)
-    return shard.stat().st_size
+    return shard.stat().st_size, digest
 
 
 # --- One preparation, from the source to the finished corpus ---------------------------------------------
@@ -438,24 +445,26 @@ def _write(
     corpus: Corpus, out: Path, rows: np.ndarray, changes: Changes, dropped: list[Dropped], documents: Mapping[str, str],
     facts: Mapping[str, Any], fingerprint: str,
 ) -> None:  # fmt: skip
-    names, size, written = [], 0, 0
+    hashes: dict[str, str] = {}
+    size = written = 0
     batches = list(_batches(corpus, rows))
     for number, batch_rows in enumerate(batches):
-        names.append(f"data-{number:05d}-of-{len(batches):05d}.arrow")
+        name = f"data-{number:05d}-of-{len(batches):05d}.arrow"
         table = [_row(corpus, row) | dict(changes.get(row, {})) for row in batch_rows]
-        size += write_shard(out / names[-1], pa.RecordBatch.from_pylist(table, schema=SCHEMA))
+        shard_bytes, hashes[name] = write_shard(out / name, pa.RecordBatch.from_pylist(table, schema=SCHEMA))
+        size += shard_bytes
         written += len(table)
-    write_index(out, names, written, size, fingerprint, f"Speech of {corpus.folder.name}, rewritten by lalia")
+    write_index(out, list(hashes), written, size, fingerprint, f"Speech of {corpus.folder.name}, rewritten by lalia")
     write_skipped(out, dropped)
     for name, text in documents.items():
         write_text(out / name, text)
     for document in ("ATTRIBUTION.md", "COPYRIGHT.txt"):
         if (corpus.folder / document).is_file():
             (out / document).write_bytes((corpus.folder / document).read_bytes())
-    made = Corpus.open(out, {})
+    made = write_clip_index(out)
     kept = {key: value for key, value in corpus.card.items() if key in ("source", "licences", "sources", "attribution")}
     write_card(
-        out, "corpus", [corpus.card],
+        out, "corpus", [corpus.card], known=hashes,
         **kept,
         clips=made.tally(), labelled_clips=made.tally(labelled=True),
         hours=_rounded(made.hours()), labelled_hours=_rounded(made.hours(labelled=True)), speakers=made.count("speaker"),

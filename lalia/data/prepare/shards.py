@@ -6,12 +6,14 @@ most the current shard of each worker. The bytes do not depend on which worker m
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -51,12 +53,12 @@ class Unit:
 class Record:
     """The result of a unit.
 
-    ``shards`` are (name, rows, bytes); ``rows`` are (id, content, seconds, hash of the sentence or "", side), one per row;
-    ``clips`` of the unit are read, and of the clip after them ``rows_within`` rows are in the shards and
+    ``shards`` are (name, rows, bytes, SHA-256); ``rows`` are (id, content, seconds, hash of the sentence or "", side), one per
+    row; ``clips`` of the unit are read, and of the clip after them ``rows_within`` rows are in the shards and
     ``dropped_within`` are dropped.
     """
 
-    shards: list[tuple[str, int, int]] = field(default_factory=list)
+    shards: list[tuple[str, int, int, str]] = field(default_factory=list)
     rows: list[tuple[str, str, float, str, RecordingChannel | None]] = field(default_factory=list)
     dropped: list[Dropped] = field(default_factory=list)
     notes: list[ClipNote] = field(default_factory=list)
@@ -68,7 +70,8 @@ class Record:
     @classmethod
     def read(cls, path: Path) -> Record:
         value = json.loads(path.read_text(encoding="utf-8"))
-        value["shards"] = [tuple(shard) for shard in value["shards"]]
+        # A preparation begun by an earlier version has no SHA-256: these shards are read for the corpus's hash.
+        value["shards"] = [(*shard, "")[:4] for shard in value["shards"]]
         value["rows"] = [(*row, tuple(channel) if channel else None) for *row, channel in value["rows"]]
         value["dropped"] = [Dropped(**dropped) for dropped in value["dropped"]]
         value["notes"] = [ClipNote(**noted) for noted in value["notes"]]
@@ -128,10 +131,10 @@ class _Writer:
         name = f"{self._number:06d}-{len(self.record.shards):03d}.arrow"
         found = np.concatenate(self._fingerprints)
         write_file(fingerprints_path(self._work, name), lambda file: np.save(file, found))
-        size = write_shard(
+        size, digest = write_shard(
             self._work / "parts" / name, pa.RecordBatch.from_pylist([m.row for m in self._rows], schema=SCHEMA)
         )
-        self.record.shards.append((name, len(self._rows), size))
+        self.record.shards.append((name, len(self._rows), size, digest))
         for made in self._rows:
             key = sentence_key(made.row["text"])
             hashed = ordering(key)[:16] if key else ""
@@ -202,15 +205,30 @@ def _read(reader: Reader, clip: SourceClip | Dropped, poisonous: bool) -> Iterat
             yield Dropped(clip.id, "unreadable", f"{type(error).__name__}: {error}")
 
 
-def write_shard(path: Path, batch: pa.RecordBatch) -> int:
-    """Write ``batch`` to ``path`` atomically as an Arrow stream; the number of bytes written."""
+def write_shard(path: Path, batch: pa.RecordBatch) -> tuple[int, str]:
+    """Write ``batch`` to ``path`` atomically as an Arrow stream: (bytes, SHA-256), so that the corpus's hash need not read it."""
+    digest = hashlib.sha256()
 
     def write(file: BinaryIO) -> None:
-        with pa.ipc.new_stream(file, batch.schema) as stream:
+        with pa.ipc.new_stream(_Hashed(file, digest), batch.schema) as stream:
             stream.write_batch(batch)
 
     write_file(path, write)
-    return path.stat().st_size
+    return path.stat().st_size, digest.hexdigest()
+
+
+class _Hashed(io.RawIOBase):
+    """A file whose content is hashed while it is written."""
+
+    def __init__(self, file: BinaryIO, digest: Any) -> None:
+        self._file, self._digest = file, digest
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self._digest.update(data)
+        return self._file.write(data)
 
 
 def write_file(path: Path, write: Callable[[BinaryIO], None]) -> None:
