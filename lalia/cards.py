@@ -35,10 +35,13 @@ def content_hash(folder: Path, known: Mapping[str, str] | None = None) -> str:
 
     def hashed(path: Path) -> tuple[str, bytes]:
         name = path.relative_to(folder).as_posix()
-        if name not in hashes:
-            with path.open("rb") as file:
-                return name, hashlib.file_digest(file, "sha256").digest()
-        return name, hashes[name]
+        if name in hashes:
+            return name, hashes[name]
+        digest = hashlib.sha256()
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+        return name, digest.digest()
 
     total = hashlib.sha256()
     with ThreadPoolExecutor(cores()) as pool:

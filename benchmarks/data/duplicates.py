@@ -97,7 +97,7 @@ def write_prints(folder: Path, count: int) -> int:
                 drawn = np.concatenate([random.zipf(1.3, 64) % 2**20, random.integers(0, 2**32, 64)]).astype(np.uint64)
                 words = np.unique((drawn * np.uint64(2_654_435_761) % np.uint64(2**32)).astype(np.uint32))
                 prints_K = np.zeros(len(words), FINGERPRINT)
-                prints_K["word"], prints_K["frame"] = words, random.integers(0, durations[-1] / HOP_S, len(words))
+                prints_K["word"], prints_K["frame"] = words, random.integers(0, int(durations[-1] / HOP_S), len(words))
             prints_K["row"] = row
             last = prints_K
             shard.append(prints_K)

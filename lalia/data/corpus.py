@@ -193,8 +193,8 @@ class _Clips(NamedTuple):
         rows = np.array(facts["shard_rows"], np.int64)
         if len(shards.names) != len(rows) or rows.sum() != batch.num_rows:
             raise UserError(f"{path}: is of other shards than state.json names; prepare the corpus again")
-        columns = [batch.column(name).to_numpy() for name in ("duration_s", "language", "split", "labelled")]
-        return cls(*columns[:3], columns[3].view(bool), facts["languages"], rows)
+        durations_s, languages, splits, labelled = (column.to_numpy() for column in batch.columns)
+        return cls(durations_s, languages, splits, labelled.view(bool), facts["languages"], rows)
 
 
 def write_clip_index(folder: Path) -> Corpus:
@@ -219,7 +219,7 @@ def write_clip_index(folder: Path) -> Corpus:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, batch.schema) as stream:
         stream.write_batch(batch)
-    write_bytes(folder / CLIPS, memoryview(sink.getvalue()))
+    write_bytes(folder / CLIPS, sink.getvalue().to_pybytes())
     return corpus
 
 

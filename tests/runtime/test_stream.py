@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -222,7 +223,8 @@ def test_a_card_of_another_kind_of_student(folder: Path, tmp_path: Path) -> None
         copy.mkdir()
         for name in card["files"]:
             (copy / name).write_bytes((made / name).read_bytes())
-        write_card(copy, "student", [], files=card["files"], frame_s=0.04, **({"streaming": facts} if facts else {}))
+        stated: dict[str, Any] = {"streaming": facts} if facts else {}
+        write_card(copy, "student", [], files=card["files"], frame_s=0.04, **stated)
         with pytest.raises(UserError, match="contrary to its card"):
             Student.load(copy)
 
