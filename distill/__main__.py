@@ -11,6 +11,7 @@ from distill.config import DistillSettings, ExportSettings, PruneSettings
 from lalia import config
 from lalia.cli.parser import print_next, run_stage
 from lalia.model_folder import RUN, find_made, languages_in, languages_taken
+from lalia.signals import stops
 from lalia.training.settings import require, require_corpora
 
 RECOGNISER = "recogniser"
@@ -89,21 +90,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def fit(argv: list[str]) -> int:
     settings = config.load(DistillSettings, argv, "lalia distill fit", ABOUT["fit"])
-    _check(settings)
-    from distill.fit import distill  # late: torch and fairseq2 take seconds to import, a typo should not
+    _require(settings)
+    with stops.caught(Path(settings.out), "distill"):
+        _check(settings)
+        from distill.fit import distill  # late: torch and fairseq2 take seconds to import, a typo should not
 
-    distill(settings, Path(settings.out), config.stated(DistillSettings, argv))
-    _print_next(settings)
+        distill(settings, Path(settings.out), config.stated(DistillSettings, argv))
+        _print_next(settings)
     return 0
 
 
 def prune(argv: list[str]) -> int:
     settings = config.load(PruneSettings, argv, "lalia distill prune", ABOUT["prune"])
-    _check(settings)
-    from distill.prune import prune as prune_teacher
+    _require(settings)
+    with stops.caught(Path(settings.out), "prune"):
+        _check(settings)
+        from distill.prune import prune as prune_teacher
 
-    prune_teacher(settings, Path(settings.out), config.stated(PruneSettings, argv))
-    _print_next(settings)
+        prune_teacher(settings, Path(settings.out), config.stated(PruneSettings, argv))
+        _print_next(settings)
     return 0
 
 
@@ -121,11 +126,15 @@ def _print_next(settings: DistillSettings) -> None:
         print_next((export, "int8 ONNX for CPUs, if it stays within its budget"))
 
 
-def _check(settings: DistillSettings) -> None:
+def _require(settings: DistillSettings) -> None:
     """Raise ``UserError`` if a required setting is missing."""
     require(settings.out, "--out", "the folder of this run")
     require(settings.teacher, "--teacher", "the folder of the recogniser to learn from")
     require(settings.data.corpus, "--data.corpus", "the folder of a corpus made by `lalia prepare`")
+
+
+def _check(settings: DistillSettings) -> None:
+    """Raise ``UserError`` if a setting names something that is missing."""
     settings.teacher = find_made(settings.teacher, RECOGNISER, "--teacher")
     if settings.student.start:
         settings.student.start = find_made(settings.student.start, RECOGNISER, "--student.start")

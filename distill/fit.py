@@ -77,8 +77,8 @@ def _finish(settings: DistillSettings, folder: Path, task: DistillTask, inputs: 
         language=inputs.languages, distillation=facts,
     )  # fmt: skip
     write_json(folder / "scores.json", facts | scores)
-    write_json(folder / trainer.FINISHED, facts)
-    write_run_report(folder, inputs.mixture, type(settings)())
+    write_run_report(folder, inputs.mixture, type(settings)(), facts)
+    trainer.write_finished(folder, facts)
     low, high = scores["cer_interval"]
     print(
         f"test CER {scores['cer']:.3f} (95 % {low:.3f} to {high:.3f}), WER {scores['wer']:.3f} on {describe_clips(scores)}; "

@@ -23,15 +23,16 @@ from distill.config import DistillSettings, PruneSettings
 from distill.fit import RunInputs, distill, train
 from distill.student import Kept, cut, everything, feedforwards, make_student, shape_of
 from distill.task import DistillTask, Outputs
-from lalia.cards import read_card, write_json
+from lalia.cards import read_card
 from lalia.data.batch import Batch
 from lalia.errors import UserError
 from lalia.models.encoder import Encoder
 from lalia.models.frontend import ConvolutionStem, StemLayer
 from lalia.models.recogniser import Recogniser
 from lalia.models.store import count_parameters
+from lalia.signals import Phase, stops
 from lalia.training.distributed import is_rank_zero
-from lalia.training.trainer import FINISHED, adamw, finished, parameter_groups
+from lalia.training.trainer import adamw, finished, parameter_groups, write_finished
 from lalia.training.validation import transcribe_rows
 
 # --- The run -------------------------------------------------------------------------------------------
@@ -117,6 +118,7 @@ def prune(settings: PruneSettings, folder: Path, stated: Collection[str] = ()) -
     # The gates use a part of the schedule and a folder within --out, so those settings differ.
     if not finished(gates, settings, [name for name in stated if not name.startswith(("schedule.", "student."))]):
         train_gates(replace(settings, schedule=_part(settings, section.share), out=str(gates)), gates)
+        stops.enter(Phase.LOADING)
     values = {field.name: getattr(settings, field.name) for field in fields(DistillSettings)}
     values["student"] = replace(settings.student, start=str(gates / "recogniser"))
     values["schedule"] = _part(settings, 1 - section.share)
@@ -153,7 +155,7 @@ def train_gates(settings: PruneSettings, folder: Path) -> None:
         language=inputs.languages,
         pruning=facts,
     )
-    write_json(folder / FINISHED, facts)
+    write_finished(folder, facts)
     print(
         f"pruned to {count_parameters(small) / 1e6:.2f} M of {whole / 1e6:.2f} M parameters; heads {facts['heads']}, "
         f"feed-forward {facts['feedforward']}; test CER {scored.cer.rate:.3f} before distillation"

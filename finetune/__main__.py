@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from finetune import presets
@@ -13,6 +13,7 @@ from lalia import config
 from lalia.cards import read_card
 from lalia.cli.parser import run_stage
 from lalia.model_folder import find_made
+from lalia.signals import stops
 from lalia.training.settings import require, require_corpora
 
 ABOUT = {
@@ -70,6 +71,12 @@ def fit(argv: list[str]) -> int:
     settings = config.load(FinetuneSettings, argv, "lalia finetune fit", ABOUT["fit"])
     require(settings.out, "--out", "the folder of this run")
     require(settings.data.corpus, "--data.corpus", "the folder of a corpus made by `lalia prepare`")
+    with stops.caught(Path(settings.out), "finetune"):
+        _fit(settings, config.stated(FinetuneSettings, argv))
+    return 0
+
+
+def _fit(settings: FinetuneSettings, stated: Collection[str]) -> None:
     check_settings(settings)
     settings.encoder = presets.find_encoder(settings.encoder) if settings.encoder else ""
     settings.recogniser = find_made(settings.recogniser, "recogniser", "--recogniser") if settings.recogniser else ""
@@ -82,11 +89,10 @@ def fit(argv: list[str]) -> int:
         settings.data.language, settings.data.corpus, "--data.language", is_rank_zero(settings.hardware)
     )
     _warn(settings)
-    finetune(settings, Path(settings.out), config.stated(FinetuneSettings, argv))
+    finetune(settings, Path(settings.out), stated)
     from finetune.evaluate import export_finished
 
     export_finished(settings)
-    return 0
 
 
 def _warn(settings: FinetuneSettings) -> None:

@@ -52,6 +52,8 @@ class BlankAlarm(Callback):
         self.since = 0
         """the step from which the grace period is counted after a restart"""
         self._sums: Tensor | None = None
+        self._within: Tensor | None = None
+        """of the micro-batches of a step that is not complete"""
         self._step = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: FinetuneTask) -> None:  # type: ignore[override]
@@ -64,11 +66,15 @@ class BlankAlarm(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: FinetuneTask, *args: Any) -> None:  # type: ignore[override]
         assert pl_module.output_counts is not None
-        self._sums = pl_module.output_counts if self._sums is None else self._sums + pl_module.output_counts
+        counts = pl_module.output_counts
+        self._within = counts if self._within is None else self._within + counts
         step = trainer.global_step
-        if step == self._step or step % EVERY:
-            return  # in the middle of a batch, or not yet due
-        self._step = step
+        if step == self._step:
+            return  # in the middle of a batch: if the run is stopped here, the step is repeated
+        self._sums = self._within if self._sums is None else self._sums + self._within
+        self._within, self._step = None, step
+        if step % EVERY:
+            return  # not yet due
         sums = trainer.strategy.reduce(self._sums, reduce_op="sum") if trainer.world_size > 1 else self._sums
         self._sums = None
         found = sums.tolist()
@@ -80,6 +86,8 @@ class BlankAlarm(Callback):
             self._act(trainer, pl_module, step, reason)
 
     def on_validation_end(self, trainer: Trainer, pl_module: FinetuneTask) -> None:  # type: ignore[override]
+        if not trainer.global_step:
+            return  # the recogniser that training begins with
         self.spoke = self.spoke or float(trainer.callback_metrics["valid/cer"]) < TEXT_CER
 
     def _check(self, step: int, task: FinetuneTask) -> str:

@@ -27,6 +27,7 @@ from lalia.inputs import identify, wrong_kind
 from lalia.model_folder import RUN, STUDENT, languages_in, languages_taken
 from lalia.report import page
 from lalia.report.run_page import RunFolder, curves
+from lalia.signals import Phase, stops
 from lalia.text.language_codes import match_languages
 
 # --- The model and corpora of a run --------------------------------------------------------------------
@@ -176,7 +177,9 @@ def export_finished(settings: FinetuneSettings) -> None:
     if not finished(run) or not is_rank_zero(settings.hardware):
         return
     data = settings.data
+    stops.enter(Phase.RESULTS)
     FinetunedModel(run / RECOGNISER, run, [Path(path) for path in data.corpus], data.language, run).student()
+    stops.enter(Phase.FINISHED)
     print_next(
         (f"lalia transcribe {run} talk.mp3", "transcribe a file"),
         (f"lalia finetune lm {run}", "build and tune a language model from its labels and any text"),

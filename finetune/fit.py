@@ -6,6 +6,7 @@ import contextlib
 import sys
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,8 +36,8 @@ from lalia.models.recogniser import Recogniser, ctc
 from lalia.models.store import count_parameters
 from lalia.report.run_page import write_run_report
 from lalia.training.distributed import is_rank_zero, rank, shard_loader
+from lalia.training.run_log import read_metrics
 from lalia.training.trainer import (
-    FINISHED,
     EarlyStopping,
     MinimumSteps,
     Run,
@@ -45,6 +46,7 @@ from lalia.training.trainer import (
     first_step,
     fit,
     resolve_schedule,
+    write_finished,
 )
 from lalia.training.validation import describe_clips, transcribe_rows
 from lalia.units import plural, to_samples
@@ -118,6 +120,11 @@ def finetune(settings: FinetuneSettings, folder: Path, stated: Collection[str] |
             f"{settings.schedule.steps} steps of {audio_s:.0f} s" + (f"; continuing from step {step}" if step else ""),
             file=sys.stderr,
         )
+        if settings.recogniser:
+            print(
+                f"{settings.recogniser} is validated before the first step: the result is never worse on the held-out clips",
+                file=sys.stderr,
+            )
         if lm_decoder is not None:
             print(_describe_selection(lm_decoder, mixture, len(held_out)), file=sys.stderr)
     metric = METRICS[settings.select.by]
@@ -127,6 +134,7 @@ def finetune(settings: FinetuneSettings, folder: Path, stated: Collection[str] |
         clip=settings.optim.clip,
         budget=budget,
         early_stopping=EarlyStopping(settings.schedule.patience, lambda: task.grace_end(task.frozen_steps)),
+        score_start=bool(settings.recogniser),
     )  # fmt: skip
     augment = Augment(settings.augment) if settings.augment.any else None
     train = make_loader(
@@ -218,16 +226,41 @@ def _finish(
         "languages": sorted({mixture.language_names[code] for code in np.unique(mixture.languages[rows])}),
         "start": settings.weights, "mode": settings.mode, "kind": settings.model.kind, "steps": settings.schedule.steps,
         "best_step": step, "selected_by": settings.select.by, "test_cer": scores["cer"], "test_wer": scores["wer"],
+        **_start_score(settings, folder, step), **only_blanks(settings, scores),
     }  # fmt: skip
     save(settings, recogniser, folder / "recogniser", mixture.cards + parents_of(settings), finetuning=facts)
     write_json(folder / "scores.json", facts | scores)
-    write_json(folder / FINISHED, facts)
-    write_run_report(folder, mixture, type(settings)())
+    write_run_report(folder, mixture, type(settings)(), facts)
+    write_finished(folder, facts)
     low, high = scores["cer_interval"]
     print(
         f"test CER {scores['cer']:.3f} (95 % {low:.3f} to {high:.3f}), WER {scores['wer']:.3f} on {describe_clips(scores)}; "
         f"the recogniser is {folder / 'recogniser'}"
     )
+
+
+def only_blanks(settings: FinetuneSettings, scores: dict[str, Any]) -> dict[str, bool]:
+    """For the card, and a line with what to do, if not one of the clips in ``scores`` has a transcript; otherwise nothing."""
+    if any(clip["hypothesis"] for clip in scores["clips"]):
+        return {}
+    print(
+        f"✗ the recogniser outputs only blanks: not one of {len(scores['clips'])} test clips has a transcript, so it has not "
+        f"learned to write in {settings.schedule.steps} steps. Check the labels (lalia finetune check "
+        f"{settings.data.corpus[0]}), then train with more --schedule.steps or from another --encoder, with another --out",
+        file=sys.stderr,
+    )
+    return {"only_blanks": True}
+
+
+def _start_score(settings: FinetuneSettings, folder: Path, best_step: int) -> dict[str, float]:
+    """The validation of the recogniser that training began with, for the card; a line if no later one was better."""
+    metric = METRICS[settings.select.by]
+    scored = [line[metric] for line in read_metrics(folder) if metric in line] if settings.recogniser else []
+    if not scored:
+        return {}
+    if best_step == 0:
+        print(f"no validation was better than that of {settings.recogniser}: its weights are kept", file=sys.stderr)
+    return {f"start_{settings.select.by}": scored[0]}
 
 
 def _micro_step(task: FinetuneTask, mixture: Mixture, plan: BatchPlan, encode: Callable[[str], list[int]]) -> None:

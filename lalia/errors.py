@@ -1,8 +1,8 @@
 """Errors and exit statuses: the exceptions that end a command, and the function that turns them into one line and a status.
 
 0 done · 1 a quality check failed, or some of many files did · 2 the user can fix it (one line says how) · 3 stopped by the
-training guard · 130 interrupted (Ctrl-C, SIGTERM or SIGUSR1; a training run saves first). A stopped run never exits with 0, so a
-pipeline cannot take it for a finished one.
+training guard · 130 interrupted (Ctrl-C; a training run also by SIGTERM, SIGUSR1 and SIGHUP, and it saves first). A stopped run
+never exits with 0, so a pipeline cannot take it for a finished one.
 """
 
 from __future__ import annotations

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from lalia import config
 from lalia.cli.parser import print_next, run_stage
+from lalia.signals import stops
 from lalia.training.settings import DataSettings, require, require_corpora
 from pretrain.config import PretrainSettings
 
@@ -82,6 +83,12 @@ def plan(argv: list[str]) -> int:
 def fit(argv: list[str]) -> int:
     settings = config.load(PretrainSettings, argv, "lalia pretrain fit", ABOUT["fit"])
     require(settings.out, "--out", "the folder of this run")
+    with stops.caught(Path(settings.out), "pretrain"):
+        _fit(settings, config.stated(PretrainSettings, argv))
+    return 0
+
+
+def _fit(settings: PretrainSettings, stated: Collection[str]) -> None:
     _require_corpus(settings.data)
     _resolve_languages(settings)
     from lalia.training.distributed import is_rank_zero
@@ -89,7 +96,7 @@ def fit(argv: list[str]) -> int:
     from pretrain.fit import pretrain
 
     run = Path(settings.out)
-    pretrain(settings, run, config.stated(PretrainSettings, argv))
+    pretrain(settings, run, stated)
     if finished(run) and is_rank_zero(settings.hardware):
         encoder = run / "encoder"
         print_next(
@@ -99,7 +106,6 @@ def fit(argv: list[str]) -> int:
             ),
             (f"lalia pretrain probe {encoder} {settings.data.corpus[0]}", "measure what each layer learned"),
         )
-    return 0
 
 
 def probe(argv: list[str]) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lalia.cards import read_card, write_json
+from lalia.cards import read_card
 from lalia.data.augment import Augment
 from lalia.data.loader import make_eval_loader, make_loader
 from lalia.data.mixture import Mixture
@@ -26,7 +26,15 @@ from lalia.report.run_page import write_run_report
 from lalia.training.distributed import is_rank_zero, rank, shard_loader
 from lalia.training.run_log import ThroughputLog, TimedLoader, read_metrics
 from lalia.training.seeds import generator
-from lalia.training.trainer import FINISHED, Run, finished, first_step, fit, newest_checkpoint, resolve_schedule
+from lalia.training.trainer import (
+    Run,
+    finished,
+    first_step,
+    fit,
+    newest_checkpoint,
+    resolve_schedule,
+    write_finished,
+)
 from lalia.units import plural, to_samples
 from pretrain.code_usage import CodeRecord
 from pretrain.config import PretrainSettings
@@ -118,8 +126,8 @@ def pretrain(settings: PretrainSettings, folder: Path, stated: Collection[str] =
         read_card(folder) for folder in dict.fromkeys((settings.encoder, settings.quantizer.teacher)) if folder
     ]
     task.encoder.save(folder / "encoder", parents, quantizer=task.head, pretraining=facts)
-    write_json(folder / FINISHED, facts)
-    write_run_report(folder, mixture, type(settings)())
+    write_run_report(folder, mixture, type(settings)(), facts)
+    write_finished(folder, facts)
     print(
         f"held-out contrastive accuracy {facts['accuracy']:.3f} (chance {chance:.4f}), code perplexity "
         f"{facts['code_perplexity']:.0f} of {codes}; the encoder is {folder / 'encoder'}"

@@ -18,6 +18,7 @@ LIGHT = (
     "cli",
     "units",
     "errors",
+    "signals",
     "files",
     "inputs",
     "cards",

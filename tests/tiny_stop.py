@@ -1,25 +1,30 @@
-"""A stage in miniature as a program of its own that signals its whole process group, as SLURM does, at a chosen moment.
+"""A stage in miniature as a program that sends a signal to itself or to its process group, as SLURM does, at a chosen moment.
 
-    python -m tests.tiny_stop pretrain|finetune|distill FOLDER TERM:MOMENT [FLAGS]
+    python -m tests.tiny_stop pretrain|finetune|distill FOLDER SIGNAL:MOMENT[:process] [FLAGS]
 
-FOLDER is what ``make_folder`` makes. MOMENT is ``setup`` (Lightning has put up its handlers), ``step`` (behind the second of this
-start), ``twice`` (the same, two of them), ``validation``, ``saving`` (a checkpoint half written) or ``never``. The time of the
-signal is kept in FOLDER/signalled.
+FOLDER is what ``make_folder`` makes. The process group gets the signal, or rank 0 alone with ``:process``. MOMENT is one of
+``loading`` (the corpus), ``setup`` (Lightning has installed its handlers), ``compile`` (half a second into the first step),
+``step`` (after the second of this start), ``twice`` (as ``step``, two signals), ``micro`` (within the second step, whose
+micro-batches take a second each), ``validation`` (before its first batch), ``saving`` (a checkpoint is half written), ``results``
+(before the page), ``finished`` (after finished.json) and ``never``. The time of the signal is kept in FOLDER/signalled.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from lalia.errors import run
 
 SMALL = [
-    "--data.max_s=6", "--data.workers=2", "--batch.micro_s=12", "--batch.hours=0.0034", "--schedule.steps=12",
+    "--data.max_s=6", "--data.workers=2", "--batch.micro_s=6", "--batch.hours=0.0068", "--schedule.steps=12",
     "--log.every=1", "--log.valid_every=3", "--log.checkpoint_every=2", "--hardware.threads=1",
 ]  # fmt: skip
 PRETRAIN = [
@@ -41,69 +46,104 @@ def make_folder(folder: Path) -> Path:
     return folder
 
 
+def arguments(stage: str, folder: Path) -> list[str]:
+    """The flags of a run of ``stage``."""
+    own = {
+        "pretrain": PRETRAIN,
+        "finetune": [f"--encoder={folder / 'encoder'}", "--preset=none"],
+        "distill": [f"--teacher={folder / 'teacher'}"],
+    }
+    return [*own[stage], f"--data.corpus={folder / 'corpus'}", *SMALL]
+
+
 def main() -> int:
     stage, folder, when = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
-    name, _, moment = when.partition(":")
+    name, moment, *target = when.split(":")
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whoever runs the tests under nohup
+    leads = os.environ.get("LOCAL_RANK", "0") == "0"
 
-    from lalia.training import Callback, checkpoint_files
-    from lalia.training import trainer as runs
-
-    def stop() -> None:
+    def stop(now: str) -> None:
+        if now != moment or not leads:
+            return
         (folder / "signalled").write_text(str(time.time()))
         # Sent by another process, as it is in life: from the run itself, SIGTERM ends its workers.
-        subprocess.run(["sh", "-c", f"kill -{name} -{os.getpgrp()}"], check=False)
+        receiver = os.getpid() if target else -os.getpgrp()
+        subprocess.run(["sh", "-c", f"kill -{name} {receiver}"], check=False)
+        if moment in ("loading", "results", "finished"):
+            time.sleep(2)
 
-    class Trouble(Callback):
-        seen = 0
+    def plan_trouble() -> None:
+        """Put the moments into the stage; late, since these imports take seconds."""
+        from lalia.data.mixture import Mixture
+        from lalia.training import Callback, checkpoint_files
+        from lalia.training import trainer as runs
 
-        def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-            if moment == "setup":
-                stop()
+        class Trouble(Callback):
+            seen = 0
 
-        def on_train_batch_end(self, *args: Any) -> None:
-            self.seen += 1
-            if moment in ("step", "twice") and self.seen == 2:
-                stop()
-            if moment == "twice" and self.seen == 2:
-                stop()
+            def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+                stop("setup")
 
-        def on_validation_batch_start(self, *args: Any) -> None:
-            if moment == "validation" and args[3] == 0:
-                stop()
+            def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+                threading.Timer(0.5, stop, ["compile"]).start()
 
-    if moment == "saving":
-        plain_save = checkpoint_files.torch.save
+            def on_train_batch_start(self, trainer: Any, *args: Any) -> None:
+                if moment == "micro" and self.seen >= trainer.accumulate_grad_batches:
+                    time.sleep(1)
+                    if self.seen == trainer.accumulate_grad_batches:
+                        stop("micro")
+
+            def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
+                self.seen += 1
+                if self.seen == 2 * trainer.accumulate_grad_batches:
+                    stop("step")
+                    stop("twice")
+                    stop("twice")
+
+            def on_validation_batch_start(self, *args: Any) -> None:
+                if args[3] == 0:
+                    stop("validation")
+
+        plain_save, plain_load = checkpoint_files.torch.save, Mixture.load
+        module: Any = sys.modules[f"{stage}.fit"]
+        plain_fit, plain_page, plain_end = runs.fit, module.write_run_report, runs.write_finished
 
         def save(content: Any, file: Any) -> None:
-            file.write(b"")
-            stop()
+            if hasattr(file, "write"):  # a checkpoint
+                stop("saving")
             plain_save(content, file)
 
+        def load(*args: Any) -> Any:
+            stop("loading")
+            return plain_load(*args)
+
+        def page(*args: Any) -> Any:
+            stop("results")
+            return plain_page(*args)
+
+        def end(*args: Any) -> None:
+            plain_end(*args)
+            stop("finished")
+
         checkpoint_files.torch.save = save  # type: ignore[assignment]
+        Mixture.load = load  # type: ignore[method-assign, assignment]
 
-    plain = runs.fit
-    corpus = [f"--data.corpus={folder / 'corpus'}", *SMALL, *sys.argv[4:]]
+        def fit(task: Any, run: Any, train: Any, valid: Any, extra: Any) -> None:
+            plain_fit(task, run, train, valid, [*extra, Trouble()])
 
-    def fit(task: Any, run: Any, train: Any, valid: Any, extra: Any) -> None:
-        plain(task, run, train, valid, [*extra, Trouble()])
+        module.write_run_report = page
+        for place in (runs, module):
+            for name, patch in (("fit", fit), ("write_finished", end)):
+                if hasattr(place, name):
+                    setattr(place, name, patch)
 
-    if stage == "pretrain":
-        from pretrain import __main__ as program
-        from pretrain import fit as module
+    def begin() -> int:
+        if moment != "never":
+            import_module(f"{stage}.fit")
+            plan_trouble()
+        return int(import_module(f"{stage}.__main__").fit([*arguments(stage, folder), *sys.argv[4:]]))
 
-        flags = PRETRAIN
-    elif stage == "finetune":
-        from finetune import __main__ as program  # type: ignore[no-redef]
-        from finetune import fit as module  # type: ignore[no-redef]
-
-        flags = [f"--encoder={folder / 'encoder'}", "--preset=none"]
-    else:
-        from distill import __main__ as program  # type: ignore[no-redef]
-        from distill import fit as module  # type: ignore[no-redef]
-
-        flags = [f"--teacher={folder / 'teacher'}"]
-    module.fit = fit
-    return run(lambda: program.fit([*flags, *corpus]), "tiny_stop")
+    return run(begin, "tiny_stop")
 
 
 if __name__ == "__main__":

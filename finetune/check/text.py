@@ -70,8 +70,8 @@ def main_script(labels: Labels) -> str:
 def check_letters(labels: Labels) -> list[Finding]:
     """Findings on the characters of the labels."""
     return [
-        *_encodings(labels), *_scripts(labels), *_mixed(labels), *_unicode(labels), *_digits(labels), *_alike(labels),
-        *_marks(labels), *_rare(labels), *_never_trained(labels),
+        *_encodings(labels), *_scripts(labels), *_mixed(labels), *_unicode(labels), *_identifiers(labels), *_digits(labels),
+        *_alike(labels), *_marks(labels), *_rare(labels), *_never_trained(labels),
     ]  # fmt: skip
 
 
@@ -167,6 +167,21 @@ def _unicode(labels: Labels) -> list[Finding]:
         fix = "the normaliser drops them; --fix does so in the corpus"
         found.append(Finding("unicode", "look", what, fix, labels.examples(places), True))
     return found
+
+
+def _identifiers(labels: Labels) -> list[Finding]:
+    """Labels that are numbers or names of clips (7, 0031, utt_0031, ab12.wav): another column than the transcripts."""
+    places = [p for p, text in enumerate(labels.texts) if len(text.split()) == 1 and any(map(str.isdecimal, text))]
+    if len(places) <= len(labels.texts) / 2:
+        return []
+    different = len({labels.texts[p] for p in places}) > 0.9 * len(places)
+    what = (
+        f"{len(places)} of {len(labels.texts)} labels are one number or name with digits each, "
+        f"as {some([repr(labels.texts[p]) for p in places], 3)}"
+        + (", and hardly any occurs twice" if different else "")
+    )
+    fix = "are these transcripts, or another column of the table? prepare the corpus again with the column of the texts"
+    return [Finding("numbers", "stop" if different else "look", what, fix, labels.examples(places))]
 
 
 def _digits(labels: Labels) -> list[Finding]:

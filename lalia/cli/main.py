@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from importlib import import_module
 
 from lalia import __version__
 from lalia.cli.parser import Parser
 from lalia.errors import STATUSES, UserError, run
 from lalia.files import CHECKOUT
+from lalia.signals import stops
 
 ABOUT = """\
 lalia: from raw audio in any language to a small speech recogniser that runs on a laptop.
@@ -94,7 +96,9 @@ def run_in_checkout(stage: str, argv: Sequence[str]) -> int:
     if str(CHECKOUT) not in sys.path:
         sys.path.insert(0, str(CHECKOUT))  # first: a folder of that name in the current folder is not the stage
     try:
-        return int(import_module(f"{stage}.__main__").main(argv))
+        # A training run handles stop signals from here on: its imports take seconds.
+        with stops.caught(None, stage) if argv[:1] in (["fit"], ["prune"]) else nullcontext():
+            return int(import_module(f"{stage}.__main__").main(argv))
     except ModuleNotFoundError as error:
         raise UserError(
             f"{stage} needs the package {error.name}, which is missing; run: pip install -e '{CHECKOUT}[train]'"

@@ -28,12 +28,11 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from lalia.data.batch import Batch, pad
 from lalia.data.plan import BatchPlan, MicroBatch, sequential
 from lalia.errors import UserError
+from lalia.signals import STOP_SIGNALS
 from lalia.units import Seconds
 
 # --- Worker processes that decode for a run --------------------------------------------------------------
 
-STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGUSR1})
-"""What asks a run to save and stop."""
 _ORPHANED_S = 1.0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, is_dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -369,13 +369,18 @@ class RunFolder:
         return min(series(self.metrics, name)[1], default=None)
 
 
-def write_run_report(run: Path, mixture: Any = None, defaults: Any = None) -> Path:
+def write_run_report(
+    run: Path, mixture: Any = None, defaults: Any = None, finished: dict[str, Any] | None = None
+) -> Path:
     """Write ``run/report.html`` and return its path, during or after the run.
 
     ``mixture`` (the run's ``lalia.data.mixture.Mixture``) has the audio of the clips. With ``defaults`` (the stage's default
-    settings) only changed settings are shown; without them, the stage's own sections are shown in full.
+    settings) only changed settings are shown; without them, the stage's own sections are shown in full. ``finished`` is what
+    RUN/finished.json will hold, which is written after the page.
     """
     found = RunFolder.load(run)
+    if finished is not None:
+        found = replace(found, finished=finished)
     charts = [*curves(found.metrics, found.config), *_codebooks(found.codes)]
     sections = [page.Section("Curves", [page.figures(charts)])] if charts else []
     if found.guard:

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
 import signal
-import sys
-import threading
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -20,14 +16,18 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import nn
 
-from lalia.data.loader import STOP_SIGNALS
 from lalia.errors import UserError
+from lalia.signals import Phase, stops
 from lalia.training.checkpoint_files import CheckpointFiles, read_checkpoint, step_path, steps_in
+from lalia.training.distributed import all_reduce_min, broadcast
 from lalia.training.settings import LogSettings, ScheduleSettings
 
 CHECKPOINTS, BEST = "checkpoints", "best.ckpt"
 HEALTHY = 2
 """Newest healthy checkpoints that stay for rollbacks."""
+TIMED_STEPS = 3
+PROMPT_S = 5.0
+"""Micro-batches of a step that take longer than this together have a check for stop signals between them."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,10 @@ class Checkpoints(Callback):
     ``monitor``. With ``rollback`` it saves step 0 as well and keeps the newest two that were saved while the run was ``healthy``.
 
     At a step with a validation it saves after the validation, so that a resumed run neither repeats nor misses it. Early
-    stopping saves and ends the run. SIGTERM, SIGINT (Ctrl-C) and SIGUSR1 end it after the current step; a second SIGINT at once.
+    stopping saves and ends the run.
+
+    A stop signal (``lalia.signals``) on any rank ends the run after the current step, within a step of many micro-batches after
+    the current micro-batch (the step is repeated), within a validation after the current batch (the validation is repeated).
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class Checkpoints(Callback):
         early_stopping: EarlyStopping | None = None,
         files: CheckpointFiles | None = None,
         rollback: bool = False,
+        score_start: bool = False,
     ) -> None:
         self.folder = folder / CHECKPOINTS
         self.schedule, self.logs, self.accumulation = schedule, log, accumulation
@@ -86,10 +90,16 @@ class Checkpoints(Callback):
         """validations in a row without a better result"""
         self.ended = False
         """whether the run has stopped early"""
-        self.asked: int | None = None
-        self.done = -1
+        self.score_start = score_start
+        """validate before the first step, as the first best result"""
+        self.due = False
+        """whether the validation of the checkpoint's step was interrupted, so that it must be repeated"""
+        self.done = self.saved = -1
+        self.wrote = False
         self.stopping = False
-        self._previous: dict[int, Any] = {}
+        self._check_every = 1
+        self._micro_batches = self._timed_steps = self._common = 0
+        self._begun = 0.0
         self._saved_at = 0.0
         self._first = True
 
@@ -100,46 +110,72 @@ class Checkpoints(Callback):
 
     # -- stopping --
 
-    def catch_signals(self) -> None:
-        """Handle the stop signals until ``release_signals``; does nothing outside the main thread."""
-        if threading.current_thread() is threading.main_thread():
-            for signum in STOP_SIGNALS:
-                before = signal.signal(signum, self._on_signal)
-                self._previous.setdefault(signum, before)
-
-    def release_signals(self) -> None:
-        """Restore the previous signal handlers."""
-        for signum, before in self._previous.items():
-            signal.signal(signum, before)
-        self._previous.clear()
-
-    def _on_signal(self, signum: int, frame: FrameType | None) -> None:
-        if signum == signal.SIGINT and self.asked == signal.SIGINT:
-            raise Stopped(signum, None)
-        self.asked = signum
-        if signum == signal.SIGINT and os.environ.get("LOCAL_RANK", "0") == "0":
-            print("\nfinishing this step, then saving; Ctrl-C again stops at once", file=sys.stderr, flush=True)
-
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.catch_signals()  # Lightning has installed its own handlers since
-        self.done = trainer.global_step
-        if trainer.strategy.reduce_boolean_decision(self.asked is not None, all=False):
-            raise Stopped(self.asked or signal.SIGTERM, None)  # no step was done since the start
-        self._saved_at = time.monotonic()
+        stops.install()  # Lightning has installed its own handlers since
+        self.done = self.saved = trainer.global_step
+        if self._stop_requested(trainer):
+            raise Stopped(stops.asked or signal.SIGTERM, None)  # no step was done since the start
+        stops.enter(Phase.TRAINING)
+        self._begun = self._saved_at = time.monotonic()
         if self.rollback and trainer.global_step == 0:
             self._save(trainer, 0, healthy=True)
+        if self.score_start and trainer.global_step == 0:
+            self.due = True
+            validate_now(trainer)
+
+    def _stop_requested(self, trainer: Trainer) -> bool:
+        """Whether any rank received a stop signal; every rank must call this at the same point."""
+        return self._any(trainer, stops.asked is not None)[0]
+
+    def _stop(self, trainer: Trainer, step: int) -> None:
+        """End the run, saved at ``step``."""
+        if step > self.saved:
+            self._save(trainer, step, self.healthy)
+        self.written(trainer)
+        raise Stopped(stops.asked or signal.SIGTERM, step if self.wrote else None)
 
     # -- saving --
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         step = trainer.global_step
-        if step != self.done and step % self.valid_every:
+        self._micro_batches += 1
+        if step == self.done:  # within a step
+            if self._micro_batches % self._check_every == 0 and self._stop_requested(trainer):
+                self._stop(trainer, step)
+            return
+        self._micro_batches = 0
+        self._time_step(trainer, pl_module)
+        if step % self.valid_every:
             self._after_step(trainer, step)
+
+    def _time_step(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Set how many micro-batches apart the checks within a step are, from the first steps; the same on every rank."""
+        now = time.monotonic()
+        if self._timed_steps < TIMED_STEPS:
+            self._timed_steps += 1
+            micro_s = (now - self._begun) / self.accumulation
+            if trainer.world_size > 1:
+                micro_s = float(broadcast(torch.tensor([micro_s], device=pl_module.device)))
+                self._check_every = max(1, round(PROMPT_S / max(micro_s, 1e-6)))
+        self._begun = now
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # One rank may have one batch more than another: they check together as long as all of them have one.
+        batches = sum(trainer.num_val_batches)
+        self._common = int(all_reduce_min(torch.tensor([batches], device=pl_module.device)))
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, *args: Any
+    ) -> None:
+        if batch_idx < self._common and self._stop_requested(trainer):
+            self.due = True
+            self._stop(trainer, trainer.global_step)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         step = trainer.global_step
-        if trainer.sanity_checking or step == self.done:
+        if trainer.sanity_checking or (step == self.done and not self.due):
             return
+        self.due = False
         if self.monitor is not None:
             metric, mode = self.monitor
             value = float(trainer.callback_metrics[metric])
@@ -155,19 +191,21 @@ class Checkpoints(Callback):
                 self.waited += 1
                 self.ended = 0 < self.early_stopping.validations <= self.waited
         self._after_step(trainer, step)
-        trainer.should_stop = trainer.should_stop or self.ended
+        self._begun = time.monotonic()
+        trainer.should_stop = trainer.should_stop or self.ended or step >= self.schedule.steps
 
     def _after_step(self, trainer: Trainer, step: int) -> None:
         """Save what is due after ``step``; note whether any rank received a stop signal."""
         self.done = step
-        if self._first and trainer.is_global_zero:  # now the step's memory has been at its peak
-            self.files.reserve(trainer.lightning_module)
-        self._first = False
-        stop, due, failed = self._any(trainer, self.asked is not None, self._due(trainer, step), self._failed)
+        if self._first and step:  # now the step's memory has been at its peak
+            self._first = False
+            if trainer.is_global_zero:
+                self.files.reserve(trainer.lightning_module)
+        stop, due, failed = self._any(trainer, stops.asked is not None, self._due(trainer, step), self._failed)
         if failed:
             self._fail()
         ends = stop or self.ended or step >= self.schedule.steps
-        if due or ends:
+        if step and (due or ends):
             self._save(trainer, step, self.healthy, last=step >= self.schedule.steps)
         if ends:
             self.written(trainer)
@@ -183,7 +221,7 @@ class Checkpoints(Callback):
             self.healthy_steps = [*(s for s in self.healthy_steps if s < step), step][-HEALTHY:]
         self.files.keep = () if last else tuple(self.healthy_steps)
         trainer.save_checkpoint(step_path(self.folder, step))
-        self._saved_at = time.monotonic()
+        self.saved, self.wrote, self._saved_at = step, step > 0, time.monotonic()
 
     @property
     def _failed(self) -> bool:
@@ -221,14 +259,17 @@ class Checkpoints(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         if self.stopping:  # only here: Lightning has logged the step and the validation
-            raise Stopped(self.asked or signal.SIGTERM, self.done)
+            self._stop(trainer, self.done)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "waited": self.waited, "ended": self.ended, "healthy": list(self.healthy_steps)}
+        return {
+            "best": self.best, "waited": self.waited, "ended": self.ended, "healthy": list(self.healthy_steps), "due": self.due
+        }  # fmt: skip
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best = state_dict["best"]
         self.waited = state_dict.get("waited", 0)
+        self.due = state_dict.get("due", False)
         self.healthy_steps = [s for s in state_dict.get("healthy", ()) if step_path(self.folder, s).is_file()]
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -236,11 +277,25 @@ class Checkpoints(Callback):
         step = int(checkpoint["global_step"])
         validated = step > 0 and step % self.valid_every == 0
         loops = checkpoint["loops"]["fit_loop"]
+        # What Lightning takes for a validation that was interrupted at its first batch, or for none.
+        progress, due = loops["epoch_loop.val_loop.batch_progress"], validation_is_due(checkpoint)
+        for name in ("ready", "started", "processed", "completed"):
+            progress["total"][name] = int(due and name in ("ready", "started"))
+            progress["current"][name] = 0
         # It counts one more when it skips the validation that was done before saving.
         loops["epoch_loop.state_dict"]["_batches_that_stepped"] = step - validated
         for counts in ("total", "current"):
             for name in loops["epoch_loop.batch_progress"][counts]:
                 loops["epoch_loop.batch_progress"][counts][name] = step * self.accumulation
+
+
+def validate_now(trainer: Trainer) -> None:
+    """Run a validation now, as Lightning's training loop does (``_TrainingEpochLoop.on_advance_end``)."""
+    first = trainer._logger_connector._first_loop_iter
+    trainer.validating = True
+    trainer.fit_loop.epoch_loop.val_loop.run()
+    trainer.training = True
+    trainer._logger_connector._first_loop_iter = first
 
 
 def newest_checkpoint(run: Path) -> tuple[Path, dict[str, Any]] | None:
@@ -264,7 +319,16 @@ def first_step(run: Path) -> int:
 
 def ended_early(checkpoint: dict[str, Any]) -> bool:
     """Whether the run stopped early at ``checkpoint``."""
-    return bool(checkpoint.get("callbacks", {}).get(Checkpoints.__qualname__, {}).get("ended"))
+    return _state(checkpoint, "ended")
+
+
+def validation_is_due(checkpoint: dict[str, Any]) -> bool:
+    """Whether the validation at ``checkpoint``'s step was interrupted."""
+    return _state(checkpoint, "due")
+
+
+def _state(checkpoint: dict[str, Any], name: str) -> bool:
+    return bool(checkpoint.get("callbacks", {}).get(Checkpoints.__qualname__, {}).get(name))
 
 
 def best_weights(run: Path) -> tuple[dict[str, torch.Tensor], int]:

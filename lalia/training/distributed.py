@@ -25,11 +25,13 @@ from lightning.fabric.plugins.environments import (
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.precision import DeepSpeedPrecision, MixedPrecision, Precision
 from lightning.pytorch.strategies import DDPStrategy, Strategy
+from lightning.pytorch.strategies.launchers import subprocess_script
 from torch import Tensor
 from torch import distributed as dist
 
 from lalia.errors import UserError
 from lalia.scoring.rates import ErrorCounts
+from lalia.signals import stops
 from lalia.training.settings import HardwareSettings
 from lalia.training.zero import DeepSpeedZero
 
@@ -90,6 +92,13 @@ def all_reduce_sum(values: Tensor) -> Tensor:
     return values
 
 
+def all_reduce_min(values: Tensor) -> Tensor:
+    """The smallest of each of ``values`` over all ranks."""
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(values, dist.ReduceOp.MIN)
+    return values
+
+
 def broadcast(values: Tensor) -> Tensor:
     """Rank 0's ``values``, on this rank's device; shapes may differ between ranks, the number of dimensions may not.
 
@@ -108,6 +117,11 @@ def all_reduce_errors(errors: ErrorCounts, device: torch.device) -> ErrorCounts:
     """Error counts summed over all ranks."""
     counts = torch.tensor(astuple(errors), device=device)
     return ErrorCounts(*(int(count) for count in all_reduce_sum(counts)))
+
+
+# Lightning's own observer kills rank 0 with SIGKILL within five seconds of a rank that did not end with 0, so that nothing is
+# said and the status is 137; lalia.signals waits for rank 0's own error and returns the rank's status.
+subprocess_script._launch_process_observer = stops.watch_ranks  # type: ignore[assignment]
 
 
 def set_threads(hardware: HardwareSettings) -> None:

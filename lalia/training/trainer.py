@@ -6,16 +6,16 @@ timed before the run, and whole steps once more during its first steps. ``RUN/co
 
 from __future__ import annotations
 
+import json
 import logging
 import math
-import signal
 import sys
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from lightning import LightningModule, Trainer
@@ -25,7 +25,9 @@ from torch import distributed as dist
 from torch import nn
 
 from lalia import config
-from lalia.errors import Interrupted, UserError
+from lalia.cards import read_card, write_json
+from lalia.errors import GateRefused, GuardStopped, Interrupted, UserError
+from lalia.signals import Phase, stops
 from lalia.training.checkpoint_files import NEWEST, CheckpointFiles, check_disk, one_line_if_full
 from lalia.training.checkpoints import (
     CHECKPOINTS,
@@ -38,6 +40,7 @@ from lalia.training.checkpoints import (
     ended_early,
     first_step,
     newest_checkpoint,
+    validation_is_due,
 )
 from lalia.training.distributed import (
     LossScale,
@@ -67,9 +70,10 @@ __all__ = [
     "newest_checkpoint",
     "parameter_groups",
     "resolve_schedule",
+    "write_finished",
 ]
 
-CONFIG, FINISHED = "config.yaml", "finished.json"
+CONFIG, FINISHED, INPUTS = "config.yaml", "finished.json", "inputs.json"
 
 # --- Run -------------------------------------------------------------------------------------------------
 
@@ -96,6 +100,8 @@ class Run:
     """the time budget that the steps were computed from; None = the steps were given"""
     rollback: bool = False
     """whether healthy checkpoints are kept, since a guard may roll the run back to them"""
+    score_start: bool = False
+    """validate before the first step; the result is then never worse than the initial model, by ``monitor``"""
 
 
 def resolve_schedule(
@@ -109,8 +115,8 @@ def resolve_schedule(
     """Resolve ``settings.schedule.steps``, write ``RUN/config.yaml``, and return the time budget if there is one.
 
     A new run's ``minutes`` become steps by timing ``micro_step`` (one forward and backward pass; the caller undoes what it
-    changes), at least ``least``. An existing run must have the same settings, and keeps its steps. Rank 0 writes the file;
-    the others wait for it up to ``patience_s`` seconds.
+    changes), at least ``least``. An existing run must have the same settings and inputs, and keeps its steps. Rank 0 writes
+    the file; the others wait for it up to ``patience_s`` seconds.
     """
     schedule: ScheduleSettings = settings.schedule
     path = folder / CONFIG
@@ -124,7 +130,9 @@ def resolve_schedule(
         if schedule.steps == 0:
             schedule.steps = known.schedule.steps
         same_settings(config.to_dict(known), config.to_dict(settings), path)
+        same_inputs(settings, folder)
         return budget
+    write_json(folder / INPUTS, content_ids(settings))
     if budget is None:
         config.dump(settings, path)
     elif schedule.minutes <= 0:
@@ -161,39 +169,77 @@ def same_settings(known: dict[str, Any], asked: dict[str, Any], path: Path) -> N
                 yield f"{name} {value}, now {asked[key]}"
 
     if found := list(differences(known, asked, "")):
+        longer = any(difference.startswith("schedule.steps ") for difference in found)
+        advice = (
+            ". The learning rate follows the number of steps, which stays as it was: to train on, give another --out, and "
+            f"what this run made in {path.parent} as the initial model (--encoder, --recogniser or --student.start)"
+        )
         raise UserError(
             f"{path}: this run was begun with {'; '.join(found)}; give the same settings to continue it, or another --out "
-            "for a new run"
+            f"for a new run{advice * longer}"
         )
+
+
+def content_ids(settings: Any) -> dict[str, str]:
+    """The content hash of each corpus, and of the teacher, by folder: what a run reads until its end."""
+    folders = [*settings.data.corpus, *filter(None, [getattr(settings, "teacher", "")])]
+    return {folder: read_card(folder)["id"] for folder in folders}
+
+
+def same_inputs(settings: Any, folder: Path) -> None:
+    """Raise ``UserError`` if a corpus or the teacher of the run in ``folder`` is not what it was when the run was begun."""
+    path = folder / INPUTS
+    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    for name, now in content_ids(settings).items():
+        if (was := known.get(name, now)) != now:
+            raise UserError(
+                f"{name}: has changed since {folder} was begun (it was {was[:19]}…, now {now[:19]}…); restore it to continue "
+                "the run, or give another --out for a new run"
+            )
 
 
 def fit(task: LightningModule, run: Run, train: Iterable[Any], valid: Iterable[Any], extra: list[Callback]) -> None:
     """Train ``task`` to ``run.schedule.steps`` or until it stops early, from its newest checkpoint where there is one.
 
-    Returns on every rank when the run is finished, with the final weights in ``task``. Ctrl-C, SIGTERM and SIGUSR1 save a
-    checkpoint and raise ``Interrupted`` on rank 0; the other ranks exit silently.
+    Returns on every rank when the run is finished, with the final weights in ``task``. A stop signal (``lalia.signals``) saves a
+    checkpoint and raises ``Interrupted`` on rank 0; the other ranks exit silently.
     """
     _silence_lightning()
+    with stops.caught(run.folder, run.title):
+        _train(task, run, train, valid, extra)
+    leader = is_rank_zero(run.hardware)
+    if leader and (bad := bad_clips_summary(run.folder)):
+        print(f"{run.title}: {bad}", file=sys.stderr)
+    final = newest_checkpoint(run.folder)
+    if final is None:
+        raise UserError(f"{run.folder}: the last checkpoint cannot be read; run the same command again")
+    task.to("cpu").load_state_dict(final[1]["state_dict"])
+
+
+def _train(task: LightningModule, run: Run, train: Iterable[Any], valid: Iterable[Any], extra: list[Callback]) -> None:
     hardware, steps = run.hardware, run.schedule.steps
     set_threads(hardware)
     leader = is_rank_zero(hardware)
     start = newest_checkpoint(run.folder)
     if start is not None:
         check_fits(start[0], start[1]["state_dict"], task)
-    if start is None or (start[1]["global_step"] < steps and not ended_early(start[1])):
+    done = int(start[1]["global_step"]) if start else 0
+    due = start is not None and validation_is_due(start[1])
+    if due or start is None or (done < steps and not ended_early(start[1])):
         strategy, precision = make_strategy(hardware, sum(p.numel() for p in task.parameters()))
         files = CheckpointFiles(hardware.devices)
         checkpoints = Checkpoints(
-            run.folder, run.schedule, run.log, run.accumulation, run.monitor, run.early_stopping, files, run.rollback
-        )
+            run.folder, run.schedule, run.log, run.accumulation, run.monitor, run.early_stopping, files, run.rollback,
+            run.score_start,
+        )  # fmt: skip
         _check_disk(run, task, leader)
         progress = ProgressBar(run.schedule, run.audio_s_per_step, run.show, run.title)
         callbacks = [progress, BadClips(run.folder), *extra, checkpoints]
-        if run.budget is not None and (begun := start[1]["global_step"] if start else 0) < UNTIMED_STEPS + TIMED_STEPS:
-            callbacks.insert(0, ReplanSteps(run.budget, run.title, begun))
+        if run.budget is not None and done < UNTIMED_STEPS + TIMED_STEPS:
+            callbacks.insert(0, ReplanSteps(run.budget, run.title, done))
         if hardware.precision == "fp16":
             callbacks.insert(0, LossScale(precision))
-        loggers = [MetricsFile(run.folder, start[1]["global_step"] if start else 0),
+        loggers = [MetricsFile(run.folder, done),
                    TensorBoardLogger(run.folder, name="tensorboard", version="")] if leader else False  # fmt: skip
         trainer = Trainer(
             accelerator="auto",
@@ -201,7 +247,7 @@ def fit(task: LightningModule, run: Run, train: Iterable[Any], valid: Iterable[A
             num_nodes=hardware.nodes,
             strategy=strategy,
             plugins=[precision, files, *([environment()] if hardware.ranks > 1 else [])],
-            max_steps=steps,
+            max_steps=max(steps, done + due),  # a trainer at its last step would not repeat the validation that is due
             accumulate_grad_batches=run.accumulation,
             gradient_clip_val=run.clip,
             val_check_interval=checkpoints.valid_every * run.accumulation,
@@ -216,31 +262,30 @@ def fit(task: LightningModule, run: Run, train: Iterable[Any], valid: Iterable[A
             use_distributed_sampler=False,
             benchmark=False,
         )  # fmt: skip
-        checkpoints.catch_signals()
         try:
             with one_line_if_full(run.folder):
                 trainer.fit(task, train, valid, ckpt_path=str(start[0]) if start else None)
         except Stopped as stop:
-            if not leader:
-                raise SystemExit(0) from stop
-            raise Interrupted(_how_it_stopped(stop, run)) from stop
+            _interrupt(stop.signum, stop.step, run, leader)
+        except (UserError, GateRefused, GuardStopped):
+            raise
+        except Exception as error:
+            if stops.asked is None:
+                raise
+            # A signal to the process group may have ended another process first, such as a compiler or a rank.
+            _interrupt(stops.asked, None, run, leader, f" ({' '.join(str(error).split())[:200]})")
         finally:
             files.wait()
-            checkpoints.release_signals()
         if checkpoints.ended and leader:
             reason = f"no better result in {checkpoints.waited} validations"
             print(f"{run.title} ends at step {trainer.global_step} of {run.schedule.steps}: {reason}", file=sys.stderr)
         elif trainer.global_step < run.schedule.steps and not checkpoints.ended:
             raise RuntimeError(f"training ended at step {trainer.global_step} of {run.schedule.steps}")
+        stops.enter(Phase.RESULTS)
         if dist.is_initialized():
             dist.barrier()
             dist.destroy_process_group()
-    if leader and (bad := bad_clips_summary(run.folder)):
-        print(f"{run.title}: {bad}", file=sys.stderr)
-    final = newest_checkpoint(run.folder)
-    if final is None:
-        raise UserError(f"{run.folder}: the last checkpoint cannot be read; run the same command again")
-    task.to("cpu").load_state_dict(final[1]["state_dict"])
+    stops.enter(Phase.RESULTS if leader else Phase.FINISHED)
 
 
 def _check_disk(run: Run, task: LightningModule, leader: bool) -> None:
@@ -256,14 +301,17 @@ def _check_disk(run: Run, task: LightningModule, leader: bool) -> None:
         print(room, file=sys.stderr)
 
 
-def _how_it_stopped(stop: Stopped, run: Run) -> str:
-    """What stopped the run, what is saved, and what the same command will do."""
-    what = f"{run.folder}: {run.title} stopped by {signal.Signals(stop.signum).name}"
-    if stop.step is not None:
-        return f"{what}, saved at step {stop.step} of {run.schedule.steps}; the same command continues there"
-    kept = first_step(run.folder)
-    then = f"continues from step {kept}" if kept else "starts anew"
-    return f"{what}; nothing new is saved, the same command {then}"
+def _interrupt(signum: int, step: int | None, run: Run, leader: bool, cause: str = "") -> NoReturn:
+    """End this rank: the leader by ``Interrupted``, which says what is saved and what the same command will do."""
+    if not leader:
+        raise SystemExit(0)
+    raise Interrupted(stops.outcome(signum, step, run.schedule.steps) + cause)
+
+
+def write_finished(folder: Path, facts: dict[str, Any]) -> None:
+    """Write ``RUN/finished.json``, after everything else: from now on the run is finished, and no signal interrupts it."""
+    with stops.finishing():
+        write_json(folder / FINISHED, facts)
 
 
 def adamw(groups: list[dict[str, Any]], optim: OptimSettings, schedule: ScheduleSettings) -> dict[str, Any]:
@@ -315,6 +363,7 @@ def finished(folder: Path, settings: Any = None, stated: Collection[str] = ()) -
         return False
     if stated and path.is_file():
         same_settings(config.select(path, stated), config.to_dict(settings), path)
+        same_inputs(settings, folder)
     return True
 
 

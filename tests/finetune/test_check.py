@@ -98,6 +98,14 @@ def test_each_fault_is_found(sound: Corpus, tmp_path: Path, topic: str, weight: 
     assert found[topic].startswith(weight) and said in found[topic]
 
 
+def test_a_column_of_numbers_or_names_is_no_transcript(sound: Corpus, tmp_path: Path) -> None:
+    ids = changed(sound, tmp_path / "a", {row: {"text": f"utt_{row:04d}.wav"} for row in range(len(sound))})
+    assert topics(ids)["numbers"].startswith("stop: 60 of 60 labels are one number or name with digits each")
+    digits = changed(sound, tmp_path / "b", {row: {"text": str(row % 10)} for row in range(len(sound))})
+    assert topics(digits)["numbers"].startswith("look: ")
+    assert "numbers" not in topics(sound.folder)
+
+
 def test_another_script_and_another_language_stop(sound: Corpus, tmp_path: Path) -> None:
     every = list(range(len(sound)))
     russian = changed(sound, tmp_path / "a", each(every, sound, lambda t: f"привет мир {len(t)} и так далее"))

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from finetune.config import FinetuneSettings
+from finetune.fit import only_blanks
 from finetune.model import extended, fold
 from lalia.cards import ancestors, read_card
 from lalia.errors import UserError
@@ -18,6 +20,7 @@ from lalia.models.frontend import StackedFrames
 from lalia.models.recogniser import Recogniser
 from lalia.models.store import languages_of, load_encoder
 from lalia.text.tokens import Tokens
+from lalia.training.settings import DataSettings
 from tests.tiny_corpus import WORDS, chant
 from tests.tiny_finetune import fit, make_folder, metrics
 
@@ -44,6 +47,29 @@ def test_a_head_alone_leaves_the_encoder_as_it_was(folder):
     assert not torch.equal(
         Recogniser.load(run / "recogniser").head.weight, Recogniser.load(folder / "full" / "recogniser").head.weight
     )
+
+
+def test_going_on_from_a_recogniser_never_ends_worse_than_it(folder, capsys):
+    start = folder / "full" / "recogniser"
+    run = fit(
+        folder, "on", "--recogniser", str(start), "--schedule.steps", "2", "--log.valid_every", "1", "--optim.lr", "1"
+    )
+    old, new = Recogniser.load(start).state_dict(), Recogniser.load(run / "recogniser").state_dict()
+    facts = json.loads((run / "finished.json").read_text())
+    told = capsys.readouterr().err
+    assert facts["best_step"] == 0 and facts["start_cer"] == metrics(run, "valid/cer")[0] <= min(
+        metrics(run, "valid/cer")
+    )
+    assert all(torch.equal(old[name], new[name]) for name in old)
+    assert "is validated before the first step" in told and "its weights are kept" in told
+
+
+def test_a_recogniser_that_outputs_only_blanks_is_reported(capsys):
+    settings = FinetuneSettings(data=DataSettings(["data/mine"]))
+    assert only_blanks(settings, {"clips": [{"hypothesis": ""}, {"hypothesis": "a"}]}) == {}
+    assert only_blanks(settings, {"clips": [{"hypothesis": ""}] * 3}) == {"only_blanks": True}
+    assert "not one of 3 test clips has a transcript" in (told := capsys.readouterr().err)
+    assert "lalia finetune check data/mine" in told
 
 
 def test_a_vocabulary_grows_and_its_old_rows_stay(folder):

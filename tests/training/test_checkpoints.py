@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 
+from lalia.cards import write_json
 from lalia.errors import UserError
 from lalia.training import checkpoint_files
 from lalia.training.checkpoint_files import (
@@ -26,8 +28,9 @@ from lalia.training.checkpoint_files import (
     write_checkpoint,
 )
 from lalia.training.checkpoints import Checkpoints, best_weights, check_fits, first_step, newest_checkpoint
-from lalia.training.settings import LogSettings, ScheduleSettings
-from lalia.training.trainer import same_settings
+from lalia.training.settings import DataSettings, LogSettings, RunSettings, ScheduleSettings
+from lalia.training.trainer import content_ids, same_inputs, same_settings
+from tests.tiny_corpus import make_corpus
 
 
 def keep(run: Path, step: int) -> Path:
@@ -100,6 +103,28 @@ def test_a_run_goes_on_with_other_hardware_but_not_with_other_settings() -> None
     asked["model"] = {"width": 64, "layers": 3}
     with pytest.raises(UserError, match=r"model\.width 32, now 64; model\.layers 2, now 3; give the same settings"):
         same_settings(known, asked, Path("config.yaml"))
+
+
+def test_more_steps_are_another_run_and_the_refusal_names_the_way(tmp_path: Path) -> None:
+    known, asked = {"schedule": {"steps": 10}}, {"schedule": {"steps": 20}}
+    with pytest.raises(
+        UserError, match=r"steps 10, now 20; .*give another --out, and what this run made in .*--recogniser"
+    ):
+        same_settings(known, asked, tmp_path / "config.yaml")
+
+
+def test_a_corpus_that_is_replaced_under_a_run_is_noticed(tmp_path: Path) -> None:
+    corpus = make_corpus(tmp_path / "corpus", 6, ("ita",))
+    settings = RunSettings(DataSettings([str(corpus)]))
+    same_inputs(settings, tmp_path)  # a run of earlier days has no list
+    write_json(tmp_path / "inputs.json", content_ids(settings))
+    same_inputs(settings, tmp_path)
+    shutil.rmtree(corpus)
+    make_corpus(corpus, 9, ("ita",))
+    with pytest.raises(
+        UserError, match=r"corpus: has changed since .* was begun \(it was sha256:\w+…, now sha256:\w+…\)"
+    ):
+        same_inputs(settings, tmp_path)
 
 
 # -- Written in the background, on a full disk -------------------------------------------------------------------------------

@@ -12,10 +12,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.utils.data import Dataset
 
 from lalia.data.loader import RunLoader
+from lalia.training import torchrun
 from lalia.training.checkpoints import first_step
+from lalia.training.run_log import read_metrics
 from tests.tiny_stop import make_folder
 
 ROOT = Path(__file__).parents[2]
@@ -78,10 +82,29 @@ def test_a_pretraining_run_with_worker_processes_is_stopped_at_any_moment(made: 
     status, said = start(made, "pretrain", tmp_path, "USR1:validation", *flags)
     assert status == 130 and "stopped by SIGUSR1, saved at step 3 of 12" in said and f"from step {saved}" in said, said
     status, said = start(made, "pretrain", tmp_path, "TERM:saving", *flags)
-    assert status == 130 and "saved at step 5" in said, said
-    assert first_step(tmp_path) == 5
+    assert status == 130 and "saved at step 4" in said, said
+    assert "pretrain 3/12 held-out" in said, "the interrupted validation is repeated"
+    assert first_step(tmp_path) == 4
+    status, said = start(made, "pretrain", tmp_path, "HUP:results", *flags)
+    assert status == 130 and "stopped by SIGHUP after its last step" in said and "writes them" in said, said
+    assert not (tmp_path / "finished.json").exists()
+    status, said = start(made, "pretrain", tmp_path, "TERM:finished", *flags)
+    assert status == 0 and (tmp_path / "finished.json").is_file() and (tmp_path / "report.html").is_file(), said
+    validated = [line["step"] for line in read_metrics(tmp_path) if "valid/accuracy" in line]
+    assert validated == [2, 5, 8, 11]
+
+
+def test_a_signal_in_the_last_validation_is_made_up_for(made: Path, tmp_path: Path) -> None:
+    flags = ["--schedule.steps=2"]  # the only validation is the last
+    status, said = start(made, "pretrain", tmp_path, "TERM:validation:process", *flags)
+    assert status == 130 and "saved at step 2 of 2" in said and not (tmp_path / "finished.json").exists(), said
     status, said = start(made, "pretrain", tmp_path, "TERM:never", *flags)
-    assert status == 0 and (tmp_path / "finished.json").is_file(), said
+    assert status == 0 and (tmp_path / "finished.json").is_file() and "pretrain 2/2 held-out" in said, said
+
+
+def test_a_step_of_many_micro_batches_is_left_and_repeated(made: Path, tmp_path: Path) -> None:
+    status, said = start(made, "distill", tmp_path, "TERM:micro")
+    assert status == 130 and "saved at step 1 of 12" in said, said
 
 
 @pytest.mark.parametrize("devices", [1, 2])
@@ -107,6 +130,64 @@ def test_a_second_ctrl_c_stops_at_once_and_says_what_is_lost(made: Path, tmp_pat
     assert status == 130 and "stopped by SIGINT, saved at step 2 of 12" in said, said
     status, said = start(made, "finetune", tmp_path, "INT:twice")
     assert status == 130 and "nothing new is saved, the same command continues from step 2" in said, said
+
+
+def alone(code: str, *signals: signal.Signals, **environment: str) -> tuple[int, str]:
+    """(exit status, output) of a process that runs ``code`` inside ``caught``, prints a line, and gets ``signals`` then."""
+    whole = (
+        "import os, signal, subprocess, sys, time; from pathlib import Path; from lalia.signals import *\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"  # whoever runs the tests under nohup
+        f"with stops.caught(Path('nowhere'), 'work'):\n    {code}\n    print('ready', flush=True)\n    time.sleep(20)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", whole], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env=os.environ | environment,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        said = process.stdout.readline()
+        for signum in signals:
+            process.send_signal(signum)
+            time.sleep(0.3)
+        return process.wait(30), said + process.stdout.read()
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP"])
+def test_a_run_that_loads_ends_at_once(name: str) -> None:
+    status, said = alone("pass", signal.Signals[name])
+    assert status == 130 and f"lalia: nowhere: work stopped by {name}; nothing new is saved" in said, said
+
+
+def test_a_second_ctrl_c_ends_a_run_that_is_inside_a_library() -> None:
+    status, said = alone("stops.enter(Phase.TRAINING)", signal.SIGINT, signal.SIGINT)
+    assert status == 130 and said.index("Ctrl-C again stops at once") < said.index("stopped by SIGINT"), said
+
+
+def test_a_finished_run_and_one_under_nohup_ignore_what_they_should() -> None:
+    ended = "print('ready', flush=True); time.sleep(1); os._exit(7)"
+    assert alone(f"stops.enter(Phase.FINISHED); {ended}", signal.SIGTERM)[0] == 7
+    nohup = "signal.signal(signal.SIGHUP, signal.SIG_IGN); stops.install(); "
+    assert alone(nohup + ended, signal.SIGHUP)[0] == 7
+
+
+@pytest.mark.parametrize(("code", "status"), [("sys.exit(2)", 2), ("os.kill(os.getpid(), 9)", 137)])
+def test_a_failed_rank_is_the_run_s_exit_status(code: str, status: int) -> None:
+    failing = f"import os, sys; {code}"
+    found, said = alone(f"stops.watch_ranks([subprocess.Popen([sys.executable, '-c', {failing!r}])])")
+    assert found == status and "a process of this run" in said, said
+
+
+def test_a_rank_ends_with_the_process_that_started_it() -> None:
+    rank = "import time; from lalia.signals import *\nwith stops.caught(None, 'rank'): print('up', flush=True); time.sleep(60)"
+    code = f"subprocess.Popen([sys.executable, '-c', {rank!r}], env=os.environ | {{'LOCAL_RANK': '1'}})"
+    begun = time.monotonic()
+    with subprocess.Popen(
+        [sys.executable, "-c", f"import os, subprocess, sys, time\n{code}\ntime.sleep(60)"], cwd=ROOT,
+        stdout=subprocess.PIPE, text=True, start_new_session=True,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None and process.stdout.readline() == "up\n"
+        process.kill()
+        assert process.wait(30) == -signal.SIGKILL
+    assert survivors(process.pid) == [] and time.monotonic() - begun < 30
 
 
 class Noise(Dataset[torch.Tensor]):
@@ -150,3 +231,23 @@ def test_workers_go_where_their_run_is_killed(made: Path, tmp_path: Path) -> Non
         process.wait(60)
     assert process.returncode == -signal.SIGKILL
     assert survivors(process.pid) == []
+
+
+def test_torchrun_returns_the_run_s_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    def ends_with(error: Exception | None) -> int:
+        def run(arguments: object) -> None:
+            if error is not None:
+                raise error
+
+        monkeypatch.setattr(torchrun, "run", run)
+        return torchrun.main(["-m", "lalia"])
+
+    def failure(code: int) -> ChildFailedError:
+        return ChildFailedError("lalia", {0: ProcessFailure(0, 1, code, "")})
+
+    before = signal.getsignal(signal.SIGUSR1)
+    try:
+        assert [ends_with(failure(code)) for code in (130, 2, -9)] == [130, 2, 137]
+        assert ends_with(SignalException("", signal.SIGTERM)) == 130 and ends_with(None) == 0
+    finally:
+        signal.signal(signal.SIGUSR1, before)
