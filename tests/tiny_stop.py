@@ -56,6 +56,25 @@ def arguments(stage: str, folder: Path) -> list[str]:
     return [*own[stage], f"--data.corpus={folder / 'corpus'}", *SMALL]
 
 
+def survivors(session: int, patience_s: float = 5.0) -> list[int]:
+    """Processes of ``session`` that are still there after ``patience_s``."""
+    until = time.monotonic() + patience_s
+    while (
+        alive := [int(path.name) for path in Path("/proc").iterdir() if _belongs(path, session)]
+    ) and time.monotonic() < until:
+        time.sleep(0.1)
+    return alive
+
+
+def _belongs(folder: Path, session: int) -> bool:
+    """Whether a process is of ``session`` and has not ended (a zombie only waits for its parent)."""
+    try:
+        state, _, _, found = (folder / "stat").read_text().rpartition(")")[2].split()[:4]
+    except (OSError, ValueError):
+        return False
+    return int(found) == session and state != "Z"
+
+
 def main() -> int:
     stage, folder, when = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
     name, moment, *target = when.split(":")

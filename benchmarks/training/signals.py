@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lalia.cards import read_card
-from tests.tiny_stop import arguments, make_folder
+from tests.tiny_stop import arguments, make_folder, survivors
 
 PATIENCE_S = 300.0
 STAGES = {"pretrain": "encoder", "finetune": "recogniser", "distill": "recogniser"}
@@ -157,25 +157,6 @@ def problem(home: Path, out: Path, case: Case, status: int, said: str) -> str:
     if moment in ("step", "micro", "validation", "saving") and not any("saved at step" in line for line in lines):
         return "nothing saved"
     return ""
-
-
-def survivors(session: int, patience_s: float = 5.0) -> list[int]:
-    """Processes of ``session`` that are still there after ``patience_s``."""
-    until = time.monotonic() + patience_s
-    while (
-        alive := [int(path.name) for path in Path("/proc").iterdir() if _belongs(path, session)]
-    ) and time.monotonic() < until:
-        time.sleep(0.1)
-    return alive
-
-
-def _belongs(folder: Path, session: int) -> bool:
-    """Whether a process is of ``session`` and has not ended (a zombie only waits for its parent)."""
-    try:
-        state, _, _, found = (folder / "stat").read_text().rpartition(")")[2].split()[:4]
-    except (OSError, ValueError):
-        return False
-    return int(found) == session and state != "Z"
 
 
 if __name__ == "__main__":

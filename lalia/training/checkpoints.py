@@ -175,7 +175,7 @@ class Checkpoints(Callback):
         step = trainer.global_step
         if trainer.sanity_checking or (step == self.done and not self.due):
             return
-        self.due = False
+        repeated, self.due = self.due, False
         if self.monitor is not None:
             metric, mode = self.monitor
             value = float(trainer.callback_metrics[metric])
@@ -190,12 +190,12 @@ class Checkpoints(Callback):
             elif step > self.early_stopping.first_step():
                 self.waited += 1
                 self.ended = 0 < self.early_stopping.validations <= self.waited
-        self._after_step(trainer, step)
+        self._after_step(trainer, step, repeated)
         self._begun = time.monotonic()
         trainer.should_stop = trainer.should_stop or self.ended or step >= self.schedule.steps
 
-    def _after_step(self, trainer: Trainer, step: int) -> None:
-        """Save what is due after ``step``; note whether any rank received a stop signal."""
+    def _after_step(self, trainer: Trainer, step: int, repeated: bool = False) -> None:
+        """Save what is due after ``step``, or after a ``repeated`` validation; note whether any rank received a stop signal."""
         self.done = step
         if self._first and step:  # now the step's memory has been at its peak
             self._first = False
@@ -205,7 +205,7 @@ class Checkpoints(Callback):
         if failed:
             self._fail()
         ends = stop or self.ended or step >= self.schedule.steps
-        if step and (due or ends):
+        if step and (due or ends or repeated):
             self._save(trainer, step, self.healthy, last=step >= self.schedule.steps)
         if ends:
             self.written(trainer)

@@ -20,7 +20,7 @@ from lalia.data.loader import RunLoader
 from lalia.training import torchrun
 from lalia.training.checkpoints import first_step
 from lalia.training.run_log import read_metrics
-from tests.tiny_stop import make_folder
+from tests.tiny_stop import make_folder, survivors
 
 ROOT = Path(__file__).parents[2]
 PROMPT_S = 30.0
@@ -49,26 +49,6 @@ def start(made: Path, stage: str, out: Path, when: str, *flags: str) -> tuple[in
         assert time.time() - float((made / "signalled").read_text()) < PROMPT_S
     assert survivors(process.pid) == [], complaints
     return process.returncode, complaints
-
-
-def survivors(session: int) -> list[int]:
-    """Processes of ``session`` that are still there after some seconds."""
-    alive = [0]
-    for _ in range(50):
-        alive = [int(folder.name) for folder in Path("/proc").iterdir() if _belongs(folder, session)]
-        if not alive:
-            break
-        time.sleep(0.1)
-    return alive
-
-
-def _belongs(folder: Path, session: int) -> bool:
-    """Whether a process is of ``session`` and has not ended (a zombie waits for nobody but its parent)."""
-    try:
-        state, _, _, found = (folder / "stat").read_text().rpartition(")")[2].split()[:4]
-    except (OSError, ValueError):
-        return False
-    return int(found) == session and state != "Z"
 
 
 def test_a_pretraining_run_with_worker_processes_is_stopped_at_any_moment(made: Path, tmp_path: Path) -> None:
