@@ -28,12 +28,12 @@ from lalia.data.labels import (
 from lalia.data.loader import make_eval_loader, make_loader
 from lalia.data.mixture import Mixture
 from lalia.data.plan import BatchPlan
+from lalia.data.seeds import generator
 from lalia.models.recogniser import Recogniser
 from lalia.models.store import count_parameters
 from lalia.report.run_page import write_run_report
 from lalia.training import trainer
 from lalia.training.distributed import is_rank_zero, rank, shard_loader
-from lalia.training.seeds import generator
 from lalia.training.validation import describe_clips, transcribe_rows
 
 SHOW = ("train/loss", "train/posteriors", "valid/divergence", "valid/cer", "valid/wer")

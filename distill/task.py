@@ -21,6 +21,7 @@ from distill.quantize import fake_int8
 from distill.student import choose_blocks, kept_channels, make_projections
 from lalia.data.augment import Augment
 from lalia.data.batch import Batch, join_with_pauses, span_mask
+from lalia.data.seeds import generator, mix, reseed
 from lalia.decoding.greedy import greedy, transcript
 from lalia.errors import UserError
 from lalia.models.encoder import valid_frames
@@ -28,7 +29,6 @@ from lalia.models.recogniser import Recogniser
 from lalia.scoring.rates import ErrorCounts, character_errors, word_errors
 from lalia.training import LightningModule
 from lalia.training.distributed import all_reduce_errors, all_reduce_sum
-from lalia.training.seeds import generator, mix, reseed
 from lalia.training.trainer import adamw, parameter_groups
 
 

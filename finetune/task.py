@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from finetune.config import FinetuneSettings, SelectSettings
 from lalia.data.batch import span_mask
 from lalia.data.loader import Batch
+from lalia.data.seeds import generator, reseed
 from lalia.decoding.automata import Automaton, LetterModel, lm_automaton
 from lalia.decoding.decoder import Decoder, text_of
 from lalia.decoding.greedy import greedy, transcript
@@ -32,7 +33,6 @@ from lalia.text.normaliser import Normaliser
 from lalia.text.tokens import Tokens
 from lalia.training import LightningModule
 from lalia.training.distributed import all_reduce_errors, all_reduce_sum
-from lalia.training.seeds import generator, reseed
 from lalia.training.trainer import adamw, parameter_groups
 
 WITH_LM = "valid/wer_lm"

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from lalia.data.augment import AugmentSettings
+from lalia.data.batch import MaskSettings
 from lalia.models.quantizer import ContrastiveShape
 from lalia.models.shape import EncoderShape
 from lalia.training.settings import RunSettings
 from pretrain.bands import GuardSettings
-from pretrain.loss import MaskSettings
 
 
 @dataclass

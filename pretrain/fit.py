@@ -17,6 +17,7 @@ from lalia.data.augment import Augment
 from lalia.data.loader import make_eval_loader, make_loader
 from lalia.data.mixture import Mixture
 from lalia.data.plan import BatchPlan
+from lalia.data.seeds import generator
 from lalia.errors import UserError
 from lalia.models.encoder import Encoder
 from lalia.models.quantizer import ContrastiveHead, kmeans
@@ -25,7 +26,6 @@ from lalia.models.store import load_quantizer
 from lalia.report.run_page import write_run_report
 from lalia.training.distributed import is_rank_zero, rank, shard_loader
 from lalia.training.run_log import ThroughputLog, TimedLoader, read_metrics
-from lalia.training.seeds import generator
 from lalia.training.trainer import (
     Run,
     finished,
@@ -40,7 +40,7 @@ from pretrain.code_usage import CodeRecord
 from pretrain.config import PretrainSettings
 from pretrain.guard import Guard
 from pretrain.plan import MINIMUM_STEPS, check_memory
-from pretrain.task import PretrainTask
+from pretrain.task import PretrainTask, contrast_sampler
 
 SHOW = ("train/loss", "train/accuracy", "train/code_perplexity", "valid/accuracy", "valid/code_perplexity")
 
@@ -103,10 +103,17 @@ def pretrain(settings: PretrainSettings, folder: Path, stated: Collection[str] =
         rank=rank(settings.hardware),
         workers=data.workers,
         augment=Augment(settings.augment) if settings.augment.any else None,
+        finish=contrast_sampler(settings),
     )
     valid = shard_loader(
         lambda ranks, rank: make_eval_loader(
-            mixture, held_out, settings.batch.micro_s, ranks=ranks, rank=rank, max_s=data.max_s
+            mixture,
+            held_out,
+            settings.batch.micro_s,
+            ranks=ranks,
+            rank=rank,
+            max_s=data.max_s,
+            finish=contrast_sampler(settings, validation=True),
         ),
         settings.hardware,
     )
@@ -219,8 +226,8 @@ def _initialise_from_audio(
 
 def _micro_step(task: PretrainTask, mixture: Mixture, plan: BatchPlan) -> None:
     """One forward and backward pass as in training, without a step."""
-    batch = next(iter(make_loader(mixture, plan, start=0, workers=0)))
+    batch = next(iter(make_loader(mixture, plan, start=0, workers=0, finish=contrast_sampler(task.settings))))
     precision = task.settings.hardware.precision
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-        output = task(task.joined(batch), torch.Generator().manual_seed(0), 1.0)
+        output = task(batch, 1.0)
     (output.hidden.loss + (output.visible.loss if output.visible is not None else 0)).backward()

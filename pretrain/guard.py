@@ -170,7 +170,7 @@ class Guard(Callback):
         ])  # fmt: skip
         if trainer.world_size > 1:
             sums = trainer.strategy.reduce(sums, reduce_op="sum")
-        self._live_KF = torch.cat([p.live_KF for p in stats])
+        self._live_KF = torch.cat([p.live_LF for p in stats])
         norm = interventions.gradient_norm(trainer)
         if not isinstance(trainer.strategy, DeepSpeedZero):  # which clips with its own norm
             task.gradient_norm = norm

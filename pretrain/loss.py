@@ -1,7 +1,6 @@
-"""The contrastive loss of wav2vec 2.0 as pure functions in float32: quantization, distractors, InfoNCE, penalties.
+"""The contrastive loss of wav2vec 2.0 as pure functions in float32: quantization, InfoNCE, penalties.
 
-Functions return sums with their counts; the task divides. All random draws come from the generator that is passed in. The mask
-spans themselves are drawn in ``lalia/data/batch.py``.
+Functions return sums with their counts; the task divides. Masks and distractors are drawn in ``lalia/data/batch.py``.
 
 B clips, T frames, M masked frames of the clip that has most, K distractors, G codebooks, V entries, d dimensions of an entry,
 P dimensions in which context and target are compared. ``valid_BM`` is False where a clip has fewer masked frames than M.
@@ -19,52 +18,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# --- Masked frames and distractors -----------------------------------------------------------------------
-
-
-@dataclass
-class MaskSettings:
-    """Mask spans: how much of the audio is masked (wav2vec 2.0: p x M = 0.65, M = 10 frames of 20 ms)."""
-
-    coverage: float = 0.65
-    """sum of all span lengths as a share of the clip; spans overlap, so fewer frames are masked: 0.65 masks about 0.49"""
-    span: int = 10
-    """frames of one span"""
-    min_spans: int = 2
-    """spans of a clip at least; a clip too short for them gets as many as fit, at least one"""
-
-
-def masked_positions(mask_BT: Tensor) -> tuple[Tensor, Tensor]:
-    """(positions_BM, valid_BM): the masked frames of each clip in order, padded to the clip that has most."""
-    counts_B = mask_BT.sum(1)
-    M = int(counts_B.max())
-    order_BT = torch.argsort((~mask_BT).to(torch.int8), dim=1, stable=True)
-    valid_BM = torch.arange(M, device=mask_BT.device) < counts_B[:, None]
-    return order_BT[:, :M], valid_BM
-
-
-def sample_distractors(valid_BM: Tensor, K: int, generator: torch.Generator, distinct: bool = False) -> Tensor:
-    """For each masked frame the numbers, within the masked frames of its own clip, of K others: (B, M, K).
-
-    Drawn uniformly from all but the frame itself, with replacement as in wav2vec 2.0, or ``distinct``, so that chance is
-    exactly 1 / (K + 1) (clips with fewer than K others repeat some). A clip with one masked frame has no others; its rows point
-    at the frame itself, which the loss ignores as equal to the target.
-    """
-    B, M = valid_BM.shape
-    others_B11 = (valid_BM.sum(1).cpu() - 1).clamp(min=0)[:, None, None]
-    if distinct:
-        keys_BMM = torch.rand(B, M, M, generator=generator)
-        keys_BMM.masked_fill_(torch.arange(M) >= others_B11, 2.0)
-        order_BMM = keys_BMM.argsort(-1)
-        draws_BMK = order_BMM.gather(-1, (torch.arange(K) % others_B11.clamp(min=1)).expand(B, M, K))
-    else:
-        draws_BMK = (torch.rand(B, M, K, generator=generator) * others_B11).long()
-    draws_BMK = draws_BMK + (draws_BMK >= torch.arange(M)[None, :, None]).long()
-    return torch.minimum(draws_BMK, others_B11).to(valid_BM.device)
-
-
-# --- Codes and losses ------------------------------------------------------------------------------------
-
 C = TypeVar("C", bound=Callable[..., Any])
 
 
@@ -80,7 +33,7 @@ def in_float32(function: C) -> C:
 
 
 @dataclass
-class Contrast:
+class ContrastSum:
     """Sums over the valid masked frames of a batch."""
 
     loss: Tensor
@@ -114,12 +67,12 @@ def quantize(
     generator: torch.Generator | None = None,
 ) -> Codes:
     """Choose one entry per codebook with a straight-through Gumbel softmax (equation 1), or without noise when
-    ``generator`` is None (evaluation)."""
+    ``generator``, which is on the logits' device, is None (evaluation)."""
     logits = logits_BMGV.float()
     indices_BMG = logits.argmax(-1)
     noisy = logits
     if generator is not None:
-        uniform = torch.rand(logits.shape, generator=generator).to(logits.device)
+        uniform = torch.rand(logits.shape, generator=generator, device=logits.device)
         noisy = logits - torch.log(-torch.log(uniform.clamp(1e-20, 1.0 - 1e-7)))
     soft = (noisy / temperature).softmax(-1)
     hard = torch.zeros_like(soft).scatter_(-1, noisy.argmax(-1, keepdim=True), 1.0)
@@ -156,7 +109,7 @@ def info_nce(
     distractors_BMK: Tensor,
     valid_BM: Tensor,
     temperature: float,
-) -> Contrast:
+) -> ContrastSum:
     """InfoNCE over cosine similarities (equation 3), from one frames x frames product and a gather.
 
     A distractor with the target's own codes is not counted as one: the two vectors are the same.
@@ -179,7 +132,7 @@ def info_nce(
     # A frame without any different distractor counts neither as correct nor in the accuracy.
     counted_BM = valid_BM & ~same_BMK.all(-1)
     correct_BM = (positive_BM[:, :, None] > negative_BMK).all(-1)
-    return Contrast((losses_BM * valid_BM).sum(), valid_BM.sum(), (correct_BM & counted_BM).sum())
+    return ContrastSum((losses_BM * valid_BM).sum(), valid_BM.sum(), (correct_BM & counted_BM).sum())
 
 
 def diversity_penalty(probabilities_GV: Tensor) -> Tensor:

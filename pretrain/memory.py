@@ -27,10 +27,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lalia.data.loader import Batch
-from lalia.training.seeds import generator
 from lalia.units import Seconds, to_samples
 from pretrain.config import PretrainSettings
-from pretrain.task import PretrainTask
+from pretrain.task import PretrainTask, contrast_sampler
 
 # --- Prediction ------------------------------------------------------------------------------------------
 
@@ -170,21 +169,22 @@ def peak_bytes(task: PretrainTask, batch: Batch, cuda: bool = False) -> tuple[fl
 
 
 def forward(task: PretrainTask, batch: Batch) -> Tensor:
-    """The loss of one training micro-batch, without a Trainer."""
+    """The loss of one training micro-batch (from ``contrast_sampler``), without a Trainer."""
     precision = task.settings.hardware.precision
     kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.bfloat16)
     with torch.autocast(batch.wave_BS.device.type, kind, enabled=precision != "fp32"):
-        output = task(batch, generator(task.settings.seed, "memory"), 1.0)
+        output = task(batch, 1.0)
     loss = output.hidden.loss + output.feature_penalty + output.codes.probabilities_GV.sum()
     return loss + output.visible.loss if output.visible is not None else loss
 
 
-def noise(clips: int, clip_s: Seconds) -> Batch:
-    """A batch of noise, for measuring: (clips, samples of clip_s)."""
+def noise(settings: PretrainSettings, clips: int, clip_s: Seconds) -> Batch:
+    """A complete batch of noise, for measuring: (clips, samples of clip_s)."""
     samples = to_samples(clip_s)
     wave_BS = 0.1 * torch.randn(clips, samples, generator=torch.Generator().manual_seed(0))
     nothing_B = torch.zeros(clips, dtype=torch.int64)
-    return Batch(0, wave_BS, torch.full((clips,), samples), nothing_B, nothing_B, None, None, ())
+    waves = Batch(0, wave_BS, torch.full((clips,), samples), nothing_B, nothing_B, None, None, ())
+    return replace(contrast_sampler(settings), join_s=0.0)(waves)
 
 
 def _shallow(settings: PretrainSettings, layers: int, checkpointing: bool) -> PretrainTask:
@@ -206,7 +206,7 @@ def _sizes(task: PretrainTask) -> tuple[int, int]:
 def _passes(task: PretrainTask, clip_s: Seconds, cuda: bool) -> list[tuple[float, float]]:
     """For each peak, bytes with one clip of the longest length and with two."""
     with torch.random.fork_rng(devices=[]):
-        batches = [noise(clips, clip_s) for clips in (1, 2)]
+        batches = [noise(task.settings, clips, clip_s) for clips in (1, 2)]
         fakes = [replace(batch, wave_BS=MODE.from_tensor(batch.wave_BS)) for batch in batches]
         once, twice = (peak_bytes(task, batch, cuda) for batch in fakes)
     return list(zip(once, twice, strict=True))

@@ -19,7 +19,7 @@ from lalia.training.trainer import Budget, MinimumSteps, training_clock
 from lalia.units import Seconds
 from pretrain.config import PretrainSettings
 from pretrain.memory import GB, Footprint, Memory, forward, machine_bytes, predict, trace
-from pretrain.task import PretrainTask
+from pretrain.task import PretrainTask, contrast_sampler
 
 HEADROOM = 0.9
 """Share of a device's memory to plan with; the rest is for temporary allocations of backward passes and libraries."""
@@ -239,10 +239,10 @@ def _timed(
     task = PretrainTask(replace(settings, hardware=hardware)).train()
     if task.settings.quantizer.kind == "kmeans":
         task.head.centres_VC.normal_()
-    loader = iter(make_loader(mixture, batches, start=0, workers=0))
+    loader = iter(make_loader(mixture, batches, start=0, workers=0, finish=contrast_sampler(task.settings)))
     seconds = []
     for _ in range(5):
-        batch = task.joined(next(loader))
+        batch = next(loader)
         begun = training_clock(torch.device("cpu"))
         forward(task, batch).backward()
         seconds.append(training_clock(torch.device("cpu")) - begun)

@@ -26,6 +26,7 @@ from lalia.data.corpus import SPLITS
 from lalia.data.labels import label_encoder
 from lalia.data.loader import make_eval_loader
 from lalia.data.mixture import Mixture
+from lalia.data.seeds import generator, mix
 from lalia.decoding.greedy import greedy, transcript
 from lalia.errors import UserError
 from lalia.models.encoder import Encoder
@@ -38,7 +39,6 @@ from lalia.scoring.rates import score
 from lalia.text.language_codes import match_languages
 from lalia.text.normaliser import Normaliser
 from lalia.text.tokens import Tokens
-from lalia.training.seeds import generator, mix
 from lalia.units import SAMPLE_RATE
 
 # --- Command ---------------------------------------------------------------------------------------------

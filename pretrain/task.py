@@ -1,6 +1,6 @@
 """The pretraining task: encoder, quantizer and one training step of the contrastive objective.
 
-B clips, S samples, T frames, M masked frames, F features, D width, K distractors, G codebooks, V entries.
+B clips, S samples, T frames, M masked frames, L sampled frames, F features, D width, G codebooks, V entries.
 """
 
 from __future__ import annotations
@@ -10,36 +10,34 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lalia.data.batch import join_clips, span_mask
-from lalia.data.loader import Batch
-from lalia.models.encoder import Encoder, valid_frames
+from lalia.data.batch import Batch, Candidates, ContrastSampler
+from lalia.data.seeds import generator, reseed
+from lalia.models.encoder import Encoder
+from lalia.models.frontend import on_device, valid_frames
 from lalia.models.quantizer import ContrastiveHead
 from lalia.training import LightningModule
 from lalia.training.distributed import all_reduce_sum
-from lalia.training.seeds import generator, reseed
 from lalia.training.trainer import adamw, parameter_groups
 from pretrain.config import PretrainSettings
 from pretrain.loss import (
     Codes,
-    Contrast,
+    ContrastSum,
     diversity_penalty,
     feature_penalty,
     gumbel_temperature,
     info_nce,
     look_up,
-    masked_positions,
     perplexity,
     quantize,
-    sample_distractors,
 )
 
 
 class ForwardOutput(NamedTuple):
     """Result of one forward pass."""
 
-    hidden: Contrast
+    hidden: ContrastSum
     """at masked frames"""
-    visible: Contrast | None
+    visible: ContrastSum | None
     """at the other frames; None in evaluation and if their weight is 0"""
     codes: Codes
     """of the masked frames"""
@@ -61,12 +59,18 @@ class BatchStats(NamedTuple):
     """mean absolute deviation of a clip's samples, mean over clips; a click in silence counts little"""
     used_GV: Tensor
     """masked frames per entry"""
-    live_KF: Tensor
+    live_LF: Tensor
     """gumbel: a sample of the features that codes are chosen for"""
 
 
-LIVE = 256
-"""Largest number of features in a ``BatchStats``."""
+def contrast_sampler(settings: PretrainSettings, validation: bool = False) -> ContrastSampler:
+    """The stage of the loader that completes a batch for ``PretrainTask``."""
+    objective = settings.objective
+    return ContrastSampler(
+        settings.seed, "valid" if validation else "objective", settings.model.frames, settings.mask, objective.distractors,
+        visible=objective.visible_weight > 0 and not validation, distinct=validation,
+        join_s=0.0 if validation else settings.join_s,
+    )  # fmt: skip
 
 
 class PretrainTask(LightningModule):
@@ -89,57 +93,50 @@ class PretrainTask(LightningModule):
         """of the coming optimizer step where the guard has computed it; clipping takes it then"""
         self._validation_sums: list[tuple[Tensor, Tensor]] = []
 
-    def forward(self, batch: Batch, random: torch.Generator, gumbel: float | None) -> ForwardOutput:
-        """One forward pass. ``gumbel`` is the temperature of the codes' noise; None = no noise, and distinct distractors."""
+    def forward(self, batch: Batch, gumbel: float | None) -> ForwardOutput:
+        """One forward pass of a batch from ``contrast_sampler``. ``gumbel`` is the temperature of the codes' noise; None = no
+        noise."""
+        drawn = batch.contrast
+        assert drawn is not None
+        device = batch.wave_BS.device
+        noise = None if gumbel is None else generator(self.settings.seed, "noise", batch.number, device=device)
         variation = wave_variation(batch)  # first, while memory is free: it takes as much as the waves
         features_BTF, raw_BTF, frames_B = self.encoder.features(batch.wave_BS, batch.lengths_B)
-        mask, T = self.settings.mask, features_BTF.shape[1]
-        mask_BT = span_mask(frames_B, T, mask.coverage, mask.span, mask.min_spans, random).to(features_BTF.device)
-        inside_BT = valid_frames(frames_B, T)
-        hidden_BTD = self.encoder.contextualise(features_BTF, frames_B, mask_BT)
+        inside_BT = valid_frames(frames_B, features_BTF.shape[1], device)
+        hidden_BTD = self.encoder.contextualise(features_BTF, frames_B, drawn.mask_BT)
         clusters_BT1 = None
         if self.settings.quantizer.kind == "kmeans":
             clusters_BT1 = self.head.clusters(batch.wave_BS, batch.lengths_B, raw_BTF, frames_B)
+        rows_B1 = torch.arange(len(features_BTF), device=device)[:, None]
 
-        def contrast(places_BT: Tensor) -> tuple[Contrast, Codes]:
-            positions_BM, valid_BM = masked_positions(places_BT)
-            rows_B1 = torch.arange(len(positions_BM), device=positions_BM.device)[:, None]
+        def contrast(these: Candidates) -> tuple[ContrastSum, Codes]:
+            places, valid_BM = (rows_B1, these.positions_BM), these.valid_BM
             if clusters_BT1 is not None:
-                codes = look_up(clusters_BT1[rows_B1, positions_BM], self.head.codebook_GVd, valid_BM)
+                codes = look_up(clusters_BT1[places], self.head.codebook_GVd, valid_BM)
             else:
-                targets_BMF = features_BTF[rows_B1, positions_BM]
+                targets_BMF = features_BTF[places]
                 if not self.settings.objective.target_gradient:
                     targets_BMF = targets_BMF.detach()
-                codes = quantize(
-                    self.head.logits(targets_BMF), self.head.codebook_GVd, valid_BM,
-                    gumbel or 1.0, random if gumbel is not None else None,
-                )  # fmt: skip
-            distractors_BMK = sample_distractors(valid_BM, self.settings.objective.distractors, random, gumbel is None)
+                codes = quantize(self.head.logits(targets_BMF), self.head.codebook_GVd, valid_BM, gumbel or 1.0, noise)
             return info_nce(
-                self.head.context_projection(hidden_BTD[rows_B1, positions_BM]),
-                self.head.target_projection(codes.quantized_BMC),
-                codes.indices_BMG, distractors_BMK, valid_BM, self.settings.objective.temperature,
+                self.head.context_projection(hidden_BTD[places]), self.head.target_projection(codes.quantized_BMC),
+                codes.indices_BMG, these.distractors_BMK, valid_BM, self.settings.objective.temperature,
             ), codes  # fmt: skip
 
-        hidden, codes = contrast(mask_BT)
-        use_visible = self.settings.objective.visible_weight > 0 and gumbel is not None
-        visible = contrast(inside_BT & ~mask_BT)[0] if use_visible else None
-        batch_stats = _batch_stats(hidden, codes, features_BTF, mask_BT, raw_BTF, inside_BT, variation)
+        hidden, codes = contrast(drawn.hidden)
+        visible = None if drawn.visible is None else contrast(drawn.visible)[0]
+        live_LF = features_BTF.detach().flatten(0, 1)[drawn.live_L].float()
+        batch_stats = _batch_stats(hidden, codes, raw_BTF, inside_BT, variation, live_LF)
         return ForwardOutput(hidden, visible, codes, feature_penalty(raw_BTF, inside_BT), batch_stats)
-
-    def joined(self, batch: Batch) -> Batch:
-        """``batch`` with its short clips joined, if ``join_s`` is set."""
-        return join_clips(batch, self.settings.join_s) if self.settings.join_s > 0 else batch
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         objective, seed = self.settings.objective, self.settings.seed
-        batch = self.joined(batch)
         reseed(seed, "dropout", batch.number)
         gumbel = gumbel_temperature(
             self.global_step, objective.gumbel_start, objective.gumbel_end,
             int(objective.gumbel_share * self.settings.schedule.steps),
         )  # fmt: skip
-        output = self(batch, generator(seed, "objective", batch.number), gumbel)
+        output = self(batch, gumbel)
         self.batch_stats = output.batch_stats
         info_nce = output.hidden.loss / output.hidden.count.clamp(min=1)
         loss = info_nce
@@ -157,9 +154,10 @@ class PretrainTask(LightningModule):
                 "train/diversity": diversity.detach(),
                 "train/accuracy": (output.hidden.correct / output.hidden.count.clamp(min=1)).detach(),
                 "train/code_perplexity": perplexity(output.codes.usage_GV).sum().detach(),
-                "train/gumbel": gumbel,
-                "train/lr": self.optimizers().param_groups[0]["lr"],  # type: ignore[union-attr]
-                "train/bad_clips": float(len(batch.bad)),
+                # Tensors on the CPU: Lightning would copy each plain number to the device, and wait.
+                "train/gumbel": torch.tensor(gumbel),
+                "train/lr": torch.tensor(self.optimizers().param_groups[0]["lr"]),  # type: ignore[union-attr]
+                "train/bad_clips": torch.tensor(float(len(batch.bad))),
             }
         )
         return loss
@@ -178,7 +176,7 @@ class PretrainTask(LightningModule):
             torch.nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, norm)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        output = self(batch, generator(self.settings.seed, "valid", batch.number), None)
+        output = self(batch, None)
         hidden = output.hidden
         sums = torch.stack([hidden.loss.double(), hidden.correct.double(), hidden.count.double()])
         self._validation_sums.append((sums, output.codes.usage_GV.double() * hidden.count))
@@ -204,8 +202,8 @@ class PretrainTask(LightningModule):
 @torch.no_grad()
 def wave_variation(batch: Batch) -> Tensor:
     """Mean absolute deviation of a clip's samples from their mean, padding left out; mean over clips."""
-    inside_BS = valid_frames(batch.lengths_B, batch.wave_BS.shape[1])
-    count_B1 = batch.lengths_B[:, None].clamp(min=1)
+    inside_BS = valid_frames(batch.lengths_B, batch.wave_BS.shape[1], batch.wave_BS.device)
+    count_B1 = on_device(batch.lengths_B, batch.wave_BS.device)[:, None].clamp(min=1)
     wave_BS = batch.wave_BS.float() * inside_BS
     apart_BS = (wave_BS - wave_BS.sum(1, keepdim=True) / count_B1).abs() * inside_BS
     return (apart_BS.sum(1, keepdim=True) / count_B1).mean()
@@ -213,15 +211,12 @@ def wave_variation(batch: Batch) -> Tensor:
 
 @torch.no_grad()
 def _batch_stats(
-    hidden: Contrast, codes: Codes, features_BTF: Tensor, mask_BT: Tensor, raw_BTF: Tensor, inside_BT: Tensor,
-    variation: Tensor,
-) -> BatchStats:  # fmt: skip
+    hidden: ContrastSum, codes: Codes, raw_BTF: Tensor, inside_BT: Tensor, variation: Tensor, live_LF: Tensor
+) -> BatchStats:
     inside_BT1 = inside_BT[:, :, None]
     count_B1F = inside_BT1.sum(1, keepdim=True).clamp(min=1)
     raw = raw_BTF.float() * inside_BT1
     centred = (raw - raw.sum(1, keepdim=True) / count_B1F) * inside_BT1
     std = (centred.square().sum(1, keepdim=True) / count_B1F).sqrt().mean()
-    masked_NF = features_BTF[mask_BT]
-    live_KF = masked_NF[:: max(1, len(masked_NF) // LIVE)][:LIVE].float()
     used_GV = codes.usage_GV * hidden.count
-    return BatchStats(hidden.correct.detach(), hidden.count, inside_BT.sum(), std, variation, used_GV, live_KF)
+    return BatchStats(hidden.correct.detach(), hidden.count, inside_BT.sum(), std, variation, used_GV, live_LF)

@@ -32,20 +32,20 @@ from typing import Any
 
 import torch
 
+from lalia.data.batch import MaskSettings
 from lalia.data.loader import Batch
+from lalia.data.seeds import generator
 from lalia.errors import GuardStopped
 from lalia.models.quantizer import ContrastiveShape
 from lalia.models.shape import EncoderShape
 from lalia.training import Callback
 from lalia.training.run_log import read_metrics
-from lalia.training.seeds import generator
 from lalia.training.settings import BatchSettings, DataSettings, LogSettings, OptimSettings, ScheduleSettings
 from pretrain import fit as fit_module
 from pretrain.bands import GuardSettings
 from pretrain.config import ObjectiveSettings, PretrainSettings
 from pretrain.fit import pretrain
 from pretrain.guard import read_record
-from pretrain.loss import MaskSettings
 from pretrain.task import PretrainTask
 from tests.tiny_corpus import make_corpus
 

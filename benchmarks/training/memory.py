@@ -74,7 +74,7 @@ def measure(name: str, precision: str, checkpointing: bool) -> dict[str, float]:
     small = replace(settings.model, width=48, layers=1, heads=4, feedforward=48, stem=stem(16))
     warm = PretrainTask(replace(settings, model=small)).train()
     optimizer = torch.optim.AdamW(warm.parameters())
-    forward(warm, noise(1, 1.0)).backward()
+    forward(warm, noise(warm.settings, 1, 1.0)).backward()
     optimizer.step()
     del warm, optimizer
     libraries = resident("VmRSS") - before
@@ -83,7 +83,7 @@ def measure(name: str, precision: str, checkpointing: bool) -> dict[str, float]:
     before = resident("VmRSS")
     task = PretrainTask(settings).train()
     optimizer = torch.optim.AdamW(task.parameters())
-    batch = noise(clips, micro_s / clips)
+    batch = noise(task.settings, clips, micro_s / clips)
     forward(task, batch).backward()
     optimizer.step()  # allocates the moments
     optimizer.zero_grad(set_to_none=True)

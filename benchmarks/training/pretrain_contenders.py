@@ -81,24 +81,22 @@ def batch(size: Size) -> tuple[Tensor, Tensor]:
 
 
 def ours(size: Size) -> Contender:
-    import pretrain.task
-    from lalia.data.loader import Batch
+    from lalia.data.batch import Batch, Contrast
     from pretrain.config import PretrainSettings
     from pretrain.loss import diversity_penalty
+    from pretrain.task import PretrainTask, contrast_sampler
 
     wave_BS, mask_BT = batch(size)
     objective = ObjectiveSettings(distractors=size.distractors)
-    task = pretrain.task.PretrainTask(
-        PretrainSettings(model=size.encoder, quantizer=size.quantizer, objective=objective)
-    )
-    pretrain.task.span_mask = lambda *_: mask_BT
+    task = PretrainTask(PretrainSettings(model=size.encoder, quantizer=size.quantizer, objective=objective))
     nothing_B = torch.zeros(size.clips, dtype=torch.int64)
     lengths_B = torch.full((size.clips,), size.samples)
-    given = Batch(0, wave_BS, lengths_B, nothing_B, nothing_B, None, None, ())
-    random = torch.Generator().manual_seed(0)
+    sampler, random = contrast_sampler(task.settings), torch.Generator().manual_seed(0)
 
     def loss() -> Tensor:
-        seen = task(given, random, 2.0)
+        # Distractors are drawn anew in each step, as the others do; lalia's loader does it ahead of the step.
+        contrast = Contrast(mask_BT, sampler.candidates(mask_BT, random), None, torch.zeros(1, dtype=torch.int64))
+        seen = task(Batch(0, wave_BS, lengths_B, nothing_B, nothing_B, None, None, (), contrast), 2.0)
         penalties = DIVERSITY * diversity_penalty(seen.codes.probabilities_GV) + FEATURES * seen.feature_penalty
         return seen.hidden.loss / seen.hidden.count + penalties
 

@@ -1,23 +1,33 @@
-"""Build training batches: pad clips, join short clips, draw masks.
+"""Build complete training batches: pad clips, join short clips, draw masks, masked positions and distractors.
 
-Legend: B clips, S samples, U tokens of a text, J joined clips, T frames, N places (frames of a clip, or channels).
+Everything random is a pure function of (lengths, seed, number of the micro-batch) and is drawn by the loader, ahead of the
+training step. Waves, labels and masks then move to the device at once. Lengths, rows and languages stay on the CPU: the host
+computes shapes from them, and reading them from a GPU would stop it.
+
+B clips, S samples, U tokens of a text, J joined clips, T frames, N places (frames of a clip, or channels), M masked frames of the
+clip that has most, K distractors, L sampled frames.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lalia.data.seeds import generator
 from lalia.units import Frames, Samples, Seconds, to_samples
 
 # --- Batches ---------------------------------------------------------------------------------------------
+
+
+HOST = frozenset({"lengths_B", "label_lengths_B", "rows_B", "languages_B"})
+"""Fields that stay on the CPU."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +42,7 @@ class Batch:
     labels_BU: Tensor | None  # int64, 0 after the end of each text; None without labels
     label_lengths_B: Tensor | None  # int64
     bad: tuple[str, ...]  # one line for each clip that could not be read and was left out
+    contrast: Contrast | None = None  # pretraining: what is masked and what it is compared with
 
     @property
     def labels(self) -> list[Tensor]:
@@ -45,20 +56,30 @@ class Batch:
         """Samples of audio, padding not counted."""
         return int(self.lengths_B.sum())
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        """The same batch with its tensors on ``device``."""
-        return self._with(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch with all but ``HOST`` on ``device``; the host does not wait for pinned memory to be copied."""
+        ahead = torch.device(device).type != "cpu"  # what comes back from a device must have arrived before it is read
+        return _changed(self, lambda tensor: tensor.to(device, non_blocking=ahead))
 
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory (DataLoader calls this)."""
-        return self._with(lambda tensor: tensor.pin_memory())
+        return _changed(self, lambda tensor: tensor.pin_memory())
 
-    def _with(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        values: dict[str, Any] = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            values[field.name] = change(value) if isinstance(value, Tensor) else value
-        return Batch(**values)
+
+D = TypeVar("D")
+
+
+def _changed(data: D, change: Callable[[Tensor], Tensor]) -> D:
+    """A dataclass and those in it with ``change`` applied to every tensor that belongs on the device."""
+    values: dict[str, Any] = {}
+    for field in fields(data):  # type: ignore[arg-type]
+        value = getattr(data, field.name)
+        if isinstance(value, Tensor):
+            value = value if field.name in HOST else change(value)
+        elif is_dataclass(value):
+            value = _changed(value, change)
+        values[field.name] = value
+    return type(data)(**values)
 
 
 def pad(
@@ -195,13 +216,25 @@ def _joined(
     return JoinedBatch(made, wave_B, start_B)
 
 
-# --- Spans of frames or channels that a model may not see ------------------------------------------------
+# --- Masked spans of frames or channels ------------------------------------------------------------------
+
+
+@dataclass
+class MaskSettings:
+    """Mask spans: how much of the audio is masked (wav2vec 2.0: p x M = 0.65, M = 10 frames of 20 ms)."""
+
+    coverage: float = 0.65
+    """sum of all span lengths as a share of the clip; spans overlap, so fewer frames are masked: 0.65 masks about 0.49"""
+    span: int = 10
+    """frames of one span"""
+    min_spans: int = 2
+    """spans of a clip at least; a clip too short for them gets as many as fit, at least one"""
 
 
 def span_mask(
     lengths_B: Tensor, width: int, coverage: float, span: int, min_spans: int, generator: torch.Generator
 ) -> Tensor:
-    """True where a place is hidden: (B, width), on the CPU. Places behind a clip's length are never hidden.
+    """True where a place is masked: (B, width). Places after a clip's length are never masked.
 
     ``coverage`` is the sum of all span lengths as a share of the clip; spans overlap, so fewer places are hidden (0.65 hides
     about 0.49). The number of spans is coverage x length / span, rounded up or down at random so that its mean is exact, and
@@ -221,3 +254,97 @@ def span_mask(
         if bool(mask_BN[b, :length].all()):
             mask_BN[b, int(torch.randint(length, (), generator=generator))] = False
     return mask_BN
+
+
+# --- What pretraining predicts, and what it is compared with ---------------------------------------------
+
+LIVE = 256
+"""The largest number of frames in ``Contrast.live_L``."""
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Frames whose targets are predicted, and those that each must win against."""
+
+    positions_BM: Tensor  # int64, frames of each clip in order, padded to the clip that has most
+    valid_BM: Tensor  # bool, False for padding
+    distractors_BMK: Tensor  # int64, places among the same clip's positions
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Everything that contrastive pretraining draws for a micro-batch but noise and dropout."""
+
+    mask_BT: Tensor  # bool, True for masked frames
+    hidden: Candidates  # the masked frames
+    visible: Candidates | None  # the other frames, if they are predicted too
+    live_L: Tensor  # int64, some masked frames of the whole batch: places in (B x T,)
+
+
+@dataclass(frozen=True)
+class ContrastSampler:
+    """Draws a ``Contrast`` for each batch, after joining its clips: the last stage of pretraining's loader.
+
+    It can be pickled, and gives the same for the same batch in any thread or process.
+    """
+
+    seed: int
+    split: str
+    """names the draws; training and validation draw independently"""
+    frames: Callable[[Samples], Frames]
+    """number of frames in a clip of so many samples"""
+    mask: MaskSettings
+    distractors: int
+    visible: bool = False
+    """whether frames that are not masked are predicted too"""
+    distinct: bool = False
+    """whether a frame's distractors are all different, as in validation"""
+    join_s: Seconds = 0.0
+    """clips are joined to waves of at most this length; 0 = off"""
+
+    def __call__(self, batch: Batch) -> Batch:
+        if self.join_s > 0:
+            batch = join_clips(batch, self.join_s)
+        random, mask = generator(self.seed, self.split, batch.number), self.mask
+        frames_B = torch.tensor([self.frames(length) for length in batch.lengths_B.tolist()])
+        T = self.frames(batch.wave_BS.shape[1])
+        mask_BT = span_mask(frames_B, T, mask.coverage, mask.span, mask.min_spans, random)
+        hidden = self.candidates(mask_BT, random)
+        inside_BT = torch.arange(T) < frames_B[:, None]
+        visible = self.candidates(inside_BT & ~mask_BT, random) if self.visible else None
+        masked = mask_BT.flatten().nonzero()[:, 0]
+        live_L = masked[:: max(1, len(masked) // LIVE)][:LIVE].clone()  # not a view: it is pinned and sent
+        return replace(batch, contrast=Contrast(mask_BT, hidden, visible, live_L))
+
+    def candidates(self, chosen_BT: Tensor, random: torch.Generator) -> Candidates:
+        """The frames of ``chosen_BT`` and their distractors."""
+        positions_BM, valid_BM = masked_positions(chosen_BT)
+        return Candidates(positions_BM, valid_BM, sample_distractors(valid_BM, self.distractors, random, self.distinct))
+
+
+def masked_positions(mask_BT: Tensor) -> tuple[Tensor, Tensor]:
+    """(positions_BM, valid_BM): the masked frames of each clip in order, padded to the clip that has most."""
+    counts_B = mask_BT.sum(1)
+    M = int(counts_B.max())
+    order_BT = torch.argsort((~mask_BT).to(torch.int8), dim=1, stable=True)
+    return order_BT[:, :M].contiguous(), torch.arange(M) < counts_B[:, None]
+
+
+def sample_distractors(valid_BM: Tensor, K: int, random: torch.Generator, distinct: bool = False) -> Tensor:
+    """For each masked frame the numbers, within the masked frames of its own clip, of K others: (B, M, K).
+
+    Drawn uniformly from all but the frame itself, with replacement as in wav2vec 2.0, or ``distinct``, so that chance is
+    exactly 1 / (K + 1) (clips with fewer than K others repeat some). A clip with one masked frame has no others; its rows point
+    at the frame itself, which the loss ignores as equal to the target.
+    """
+    B, M = valid_BM.shape
+    others_B11 = (valid_BM.sum(1) - 1).clamp(min=0)[:, None, None]
+    if distinct:
+        keys_BMM = torch.rand(B, M, M, generator=random)
+        keys_BMM.masked_fill_(torch.arange(M) >= others_B11, 2.0)
+        order_BMM = keys_BMM.argsort(-1)
+        draws_BMK = order_BMM.gather(-1, (torch.arange(K) % others_B11.clamp(min=1)).expand(B, M, K))
+    else:
+        draws_BMK = (torch.rand(B, M, K, generator=random) * others_B11).long()
+    draws_BMK = draws_BMK + (draws_BMK >= torch.arange(M)[None, :, None]).long()
+    return torch.minimum(draws_BMK, others_B11)

@@ -76,6 +76,8 @@ if sys.platform == "linux":
 # --- Clips of a micro-batch ------------------------------------------------------------------------------
 
 Labels = Callable[[str], list[int]]
+Finish = Callable[[Batch], Batch]
+"""Completes a padded batch, for example by joining and masking; every choice a function of the batch's number."""
 Augmenter = Callable[[NDArray[np.float32], np.random.Generator], NDArray[np.float32]]
 """A wave (S,) to another, every choice drawn from the generator."""
 
@@ -108,10 +110,17 @@ class MicroBatchDataset(Dataset[Batch]):
     """A map from a MicroBatch, which the sampler makes, to its Batch; workers need the corpus, not the plan."""
 
     def __init__(
-        self, corpus: ClipReader, *, seed: int, labels: Labels | None, augment: Augmenter | None, normalise: bool
+        self,
+        corpus: ClipReader,
+        *,
+        seed: int,
+        labels: Labels | None,
+        augment: Augmenter | None,
+        normalise: bool,
+        finish: Finish | None,
     ) -> None:
         self._corpus, self._seed, self._labels, self._augment = corpus, seed, labels, augment
-        self._normalise = normalise
+        self._normalise, self._finish = normalise, finish
 
     def __getitem__(self, micro_batch: MicroBatch) -> Batch:
         """Read the clips. What cannot be read is left out; if nothing is left, the spares are tried in turn.
@@ -145,7 +154,8 @@ class MicroBatchDataset(Dataset[Batch]):
             raise NoReadableClip(
                 f"micro-batch {micro_batch.number}: none of {len(bad)} clips can be read; the first: {bad[0]}", bad
             )
-        return pad(micro_batch.number, rows, waves, self._corpus.languages, labels if self._labels else None, bad)
+        batch = pad(micro_batch.number, rows, waves, self._corpus.languages, labels if self._labels else None, bad)
+        return self._finish(batch) if self._finish else batch
 
     def _part(
         self, row: int, whole: NDArray[np.float32], start: int, length: int, number: int, place: int
@@ -208,12 +218,9 @@ class ThreadedLoader(Iterable[Batch]):
     would hand each batch over through shared memory, whose fresh pages cost as much as half the decoding.
     """
 
-    def __init__(
-        self, clips: MicroBatchDataset, sampler: Sampler[MicroBatch], *, workers: int, prefetch: int, pin_memory: bool
-    ) -> None:
+    def __init__(self, clips: MicroBatchDataset, sampler: Sampler[MicroBatch], *, workers: int, prefetch: int) -> None:
         self._clips, self._sampler = clips, sampler
         self._workers, self._ahead = workers, workers * prefetch
-        self._pin_memory = pin_memory and torch.cuda.is_available()
 
     def __len__(self) -> int:
         """Batches of one pass; a TypeError where the sampler is endless."""
@@ -262,7 +269,7 @@ class ThreadedLoader(Iterable[Batch]):
             batch = self._clips[micro_batch]
         except NoReadableClip as error:
             return error
-        return batch.pin_memory() if self._pin_memory else batch
+        return batch.pin_memory() if torch.cuda.is_available() else batch
 
 
 class RunLoader(DataLoader[Batch]):
@@ -287,8 +294,8 @@ def make_loader(
     labels: Labels | None = None,
     augment: Augmenter | None = None,
     normalise: bool = False,
+    finish: Finish | None = None,
     prefetch: int = 4,
-    pin_memory: bool = False,
     context: Context | None = None,
 ) -> Iterable[Batch]:
     """The micro-batches ``start`` … of ``rank``, endless and without a length.
@@ -297,16 +304,19 @@ def make_loader(
     workers: threads or processes that decode; 0 decodes where the batch is asked for.
     labels: text to token numbers; None makes batches without labels.
     normalise: zero mean and unit variance for each clip, after ``augment``.
+    finish: completes each batch where it was read; processes need one that can be pickled.
     prefetch: micro-batches ready ahead, for each worker.
     context: what the workers are: threads, or processes started in one of three ways. None takes threads, but processes
         (the system's way) where there is ``augment``, whose Python and torch code would keep the training waiting.
 
     Lightning's Trainer must leave the sampler of processes alone: ``use_distributed_sampler=False``.
     """
-    clips = MicroBatchDataset(corpus, seed=plan.seed, labels=labels, augment=augment, normalise=normalise)
+    clips = MicroBatchDataset(
+        corpus, seed=plan.seed, labels=labels, augment=augment, normalise=normalise, finish=finish
+    )
     sampler = PlanSampler(plan, start=start, ranks=ranks, rank=rank)
     if not workers or context == "threads" or (context is None and augment is None):
-        return ThreadedLoader(clips, sampler, workers=workers, prefetch=prefetch, pin_memory=pin_memory)
+        return ThreadedLoader(clips, sampler, workers=workers, prefetch=prefetch)
     return RunLoader(
         clips,
         sampler=sampler,
@@ -314,7 +324,7 @@ def make_loader(
         num_workers=workers,
         prefetch_factor=prefetch,
         persistent_workers=True,
-        pin_memory=pin_memory,
+        pin_memory=torch.cuda.is_available(),
         collate_fn=_as_is,
         multiprocessing_context=context,
         # Its own generator: a DataLoader draws a seed at its start, which would move the training's random numbers on.
@@ -332,8 +342,8 @@ def make_eval_loader(
     rank: int = 0,
     workers: int = 0,
     normalise: bool = False,
+    finish: Finish | None = None,
     prefetch: int = 2,
-    pin_memory: bool = False,
     max_s: Seconds = math.inf,
 ) -> ThreadedLoader:
     """Each of ``rows`` once, longest first; of several ranks each has every ranks-th micro-batch.
@@ -343,9 +353,9 @@ def make_eval_loader(
     ``workers`` are threads.
     """
     micro_batches = sequential(rows, corpus.durations_s, micro_batch_s, max_s)[rank::ranks]
-    clips = MicroBatchDataset(corpus, seed=0, labels=labels, augment=None, normalise=normalise)
+    clips = MicroBatchDataset(corpus, seed=0, labels=labels, augment=None, normalise=normalise, finish=finish)
     sampler = ListSampler(micro_batches)
-    return ThreadedLoader(clips, sampler, workers=workers, prefetch=prefetch, pin_memory=pin_memory)
+    return ThreadedLoader(clips, sampler, workers=workers, prefetch=prefetch)
 
 
 def _readable(batch: Batch | NoReadableClip) -> Batch:

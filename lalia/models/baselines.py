@@ -98,7 +98,7 @@ class Wav2LetterEncoder(Baseline):
     def hidden(self, features_BTF: Tensor, frames_B: Tensor) -> Tensor:
         B, T, F = features_BTF.shape
         x_BCN = features_BTF.reshape(B, T * SUBSAMPLING, F // SUBSAMPLING).transpose(1, 2)
-        valid_B1T = valid_frames(frames_B, T)[:, None]
+        valid_B1T = valid_frames(frames_B, T, features_BTF.device)[:, None]
         # A clip alone meets zeros behind its end, its convolutions' own padding; in a batch the same.
         x_BCN = x_BCN * valid_B1T.repeat_interleave(SUBSAMPLING, 2)
         for layer in self.layers:
@@ -121,9 +121,7 @@ class DeepSpeechEncoder(Baseline):
         with torch.autocast(
             x_BTD.device.type, enabled=False
         ):  # torch's recurrent kernels know no mixed precision on a CPU
-            packed = nn.utils.rnn.pack_padded_sequence(
-                x_BTD.float(), frames_B.cpu(), batch_first=True, enforce_sorted=False
-            )
+            packed = nn.utils.rnn.pack_padded_sequence(x_BTD.float(), frames_B, batch_first=True, enforce_sorted=False)
             both_BTH, _ = nn.utils.rnn.pad_packed_sequence(model.bi_rnn(packed)[0], batch_first=True, total_length=T)
         forward_BTD, backward_BTD = both_BTH.chunk(2, -1)
         return model.fc4(forward_BTD + backward_BTD)

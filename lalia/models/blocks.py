@@ -30,6 +30,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from lalia.models.cpu_kernels import Attention
+from lalia.models.frontend import autocast_type
 from lalia.models.shape import EncoderShape
 from lalia.units import Frames
 
@@ -122,9 +123,9 @@ def _cast_once(
     module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Cast frames to autocast's type once, before queries, keys and values each cast and keep their own copy."""
-    frames, device = args[0], args[0].device.type
-    if torch.is_autocast_enabled(device):
-        cast = frames.to(torch.get_autocast_dtype(device))
+    frames, kind = args[0], autocast_type(args[0].device)
+    if kind is not None:
+        cast = frames.to(kind)
         same = {name: cast for name in ("keys", "values") if kwargs.get(name) is frames}
         return (cast, *args[1:]), kwargs | same
     return args, kwargs

@@ -16,15 +16,13 @@ from typing import Any, cast
 
 import torch
 from fairseq2.models.transformer import SDPA, IdentityBias
-from fairseq2.models.transformer.attention_bias import (
-    AttentionBias,
-    AttentionBiasCache,
-    maybe_get_attention_bias_tensor,
-)
+from fairseq2.models.transformer.attention_bias import AttentionBias, AttentionBiasCache
 from fairseq2.models.wav2vec2.position_encoder import Wav2Vec2PositionEncoder
 from fairseq2.nn import BatchLayout
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from lalia.models.frontend import autocast_type, full_precision
 
 # --- Position convolution --------------------------------------------------------------------------------
 
@@ -228,7 +226,7 @@ class Attention(SDPA):
         needs_weights: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """q, k, v (B, T, H, d) -> (attended (B, T, H, d), the weights (B, H, T, T) if requested)."""
-        bias = maybe_get_attention_bias_tensor(self.bias, q, q_layout, k_layout, bias_cache)
+        bias = added_to_scores(self.bias, q, k_layout, bias_cache)
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
         dropout = self.dropout_p if self.training else 0.0
         plain = q.dtype == torch.float32 and not dropout and not torch.is_autocast_enabled("cpu")
@@ -242,14 +240,36 @@ class Attention(SDPA):
         return attend(q, k, v, bias, dropout).transpose(1, 2), None
 
 
+@torch.compiler.disable  # it depends on the layout alone, and is made once for all blocks
+def added_to_scores(bias: AttentionBias, q: Tensor, layout: BatchLayout, cache: AttentionBiasCache) -> Tensor | None:
+    """``bias`` and minus infinity at padded keys, as (T, T), (B, 1, 1, T) or (B, 1, T, T); None where nothing is masked.
+
+    fairseq2's own is (B, 1, T, T) for every padded batch, filled clip by clip, and lets padded queries see padded keys.
+    """
+    free = isinstance(bias, IdentityBias)
+    if free and not layout.padded:
+        return None
+    made = cache.maybe_get(bias, "added", Tensor)
+    if made is None:
+        T = layout.width
+        if not free:
+            made = bias.create_bias_tensor(T, T, q.device, q.dtype)
+        if layout.padded:
+            keys_B11T = torch.zeros(len(layout.seq_lens), 1, 1, T, device=q.device, dtype=q.dtype)
+            keys_B11T.masked_fill_((layout.position_indices < 0)[:, None, None], -torch.inf)
+            made = keys_B11T if made is None else made + keys_B11T
+        cache.set(bias, "added", made)
+    return made
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout: float) -> Tensor:
     """q, k, v (B, H, T, d) -> attended (B, H, T, d); ``bias`` is added to the scores, ``dropout`` is the share of weights left
     out. Products are in autocast's type; the weights and a byte per draw are saved for the backward pass."""
-    device = q.device.type
-    if torch.is_autocast_enabled(device):
-        q, k, v = (x.to(torch.get_autocast_dtype(device)) for x in (q, k, v))
+    kind = autocast_type(q.device)
+    if kind is not None:
+        q, k, v = (x.to(kind) for x in (q, k, v))
     kept = draw_kept((*q.shape[:3], k.shape[2]), dropout, q.device) if dropout else None
-    with torch.autocast(device, enabled=False):
+    with full_precision(q.device):
         return _WrittenOut.apply(q * q.shape[-1] ** -0.5, k, v, bias, *(kept or (None, 1.0)))
 
 

@@ -24,7 +24,7 @@ from lalia.models.shape import EncoderShape
 
 
 class Encoder(nn.Module):
-    """wave_BS, lengths_B -> hidden_BTD, frame lengths_B.
+    """wave_BS, lengths_B -> hidden_BTD, frame lengths_B; lengths are on the CPU.
 
     A clip in a padded batch gives the same frames as the clip alone.
     """
@@ -140,7 +140,7 @@ class Encoder(nn.Module):
 
 
 def _layout(x_BTD: Tensor, frames_B: Tensor) -> BatchLayout:
-    lengths = [int(n) for n in frames_B]
+    lengths = frames_B.tolist()
     return BatchLayout.of(x_BTD, None if min(lengths) == x_BTD.shape[1] else lengths)
 
 

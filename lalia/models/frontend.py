@@ -1,6 +1,8 @@
 """The frontend (feature extractor): log-mel or MFCC frames, or the convolutional stem of wav2vec 2.0 on the raw wave.
 
 A clip in a padded batch gives the same frames as the clip alone: padding never enters an average.
+Lengths (``lengths_B``, ``frames_B``) are on the CPU wherever the waves are: shapes follow from them, and reading a length from
+a GPU would stop the host until the GPU has caught up. ``valid_frames`` and ``on_device`` send them without waiting.
 
 B clips, S samples, N 10 ms frames, T frames, F features of a frame, C channels.
 """
@@ -8,6 +10,8 @@ B clips, S samples, N 10 ms frames, T frames, F features of a frame, C channels.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 import torchaudio
@@ -29,9 +33,28 @@ def make_frontend(shape: EncoderShape) -> nn.Module:
     return ConvolutionStem(shape) if shape.input == "wave" else StackedFrames(shape)
 
 
-def valid_frames(lengths_B: Tensor, frames: int) -> Tensor:
-    """True where a frame belongs to its clip: (B, frames)."""
-    return torch.arange(frames, device=lengths_B.device) < lengths_B[:, None]
+def on_device(small: Tensor, device: torch.device) -> Tensor:
+    """``small``, a tensor on the CPU, on ``device``; the host does not wait for the copy."""
+    if device.type == "cuda":
+        small = small.pin_memory()
+    return small.to(device, non_blocking=True)
+
+
+def valid_frames(lengths_B: Tensor, frames: int, device: torch.device | None = None) -> Tensor:
+    """True where a frame belongs to its clip: (B, frames), on ``device``."""
+    device = device or lengths_B.device
+    return torch.arange(frames, device=device) < on_device(lengths_B, device)[:, None]
+
+
+def full_precision(device: torch.device) -> AbstractContextManager[Any]:
+    """Inside, autocast is off on ``device``."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
+
+
+def autocast_type(device: torch.device) -> torch.dtype | None:
+    """What autocast computes products in on ``device``; None where it is off (the meta device has none)."""
+    enabled = device.type != "meta" and torch.is_autocast_enabled(device.type)
+    return torch.get_autocast_dtype(device.type) if enabled else None
 
 
 class StackedFrames(nn.Module):
@@ -64,13 +87,13 @@ class StackedFrames(nn.Module):
         self.register_buffer("prior_2M", torch.stack([torch.zeros(shape.bins), torch.ones(shape.bins)]))
 
     def forward(self, wave_BS: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.autocast(wave_BS.device.type, enabled=False):
+        with full_precision(wave_BS.device):
             features_BNM = self._bins(wave_BS.float())
             frames_B = torch.clamp((lengths_B - FRAME_WINDOW) // FRAME_HOP + 1, min=0)
             if self.streaming:
                 mean_M, squares_M = self.prior_2M
                 features_BNM = (features_BNM - mean_M) * torch.rsqrt((squares_M - mean_M.square()).clamp(min=0) + 1e-3)
-                features_BNM = features_BNM * valid_frames(frames_B, features_BNM.shape[1])[:, :, None]
+                features_BNM = features_BNM * valid_frames(frames_B, features_BNM.shape[1], wave_BS.device)[:, :, None]
             else:
                 features_BNM = normalise_over_time(features_BNM, frames_B, prior_2F=self.prior_2M)
             B, N, M = features_BNM.shape
@@ -107,7 +130,7 @@ def normalise_over_time(
 
     ``prior_2F`` (mean, mean of squares) counts as ``PRIOR_FRAMES`` additional frames.
     """
-    valid_BT1 = valid_frames(lengths_B, features_BTF.shape[1])[:, :, None]
+    valid_BT1 = valid_frames(lengths_B, features_BTF.shape[1], features_BTF.device)[:, :, None]
     count_B11 = valid_BT1.sum(1, keepdim=True)
     sum_B1F = (features_BTF * valid_BT1).sum(1, keepdim=True)
     if prior_2F is None:
@@ -142,7 +165,7 @@ class ConvolutionStem(nn.Module):
 
     def forward(self, wave_BS: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
         if self.normalise_wave:
-            with torch.autocast(wave_BS.device.type, enabled=False):
+            with full_precision(wave_BS.device):
                 wave_BS = normalise_over_time(wave_BS.float()[:, :, None], lengths_B, WAVE_EPSILON)[:, :, 0]
         x_BCT = wave_BS[:, None]
         for layer in self.layers:
@@ -167,27 +190,60 @@ class StemLayer(nn.Module):
         kernel, stride = self.conv.kernel_size[0], self.conv.stride[0]
         lengths_B = torch.clamp((lengths_B - kernel) // stride + 1, min=0)
         if self.group_norm is not None:
-            with torch.autocast(x_BCT.device.type, enabled=False):
-                x_BCT = _normed_clips(self.group_norm, x_BCT, lengths_B.tolist())
+            x_BCT = group_norm(self.group_norm, x_BCT, lengths_B)
         if self.layer_norm is not None:
             x_BCT = self.layer_norm(x_BCT.transpose(1, 2)).transpose(1, 2)
         return F.gelu(x_BCT), lengths_B
 
 
-def _normed_clips(norm: nn.GroupNorm, x_BCT: Tensor, lengths: list[int]) -> Tensor:
-    """``norm`` of each clip's valid frames, summed in float32; zero after them."""
-    T, kind = x_BCT.shape[2], x_BCT.dtype
-    # Only a CPU takes bfloat16 with float32 weights, and sums it in float32.
-    exact = kind == torch.float32 or (kind == torch.bfloat16 and x_BCT.device.type == "cpu")
+def group_norm(norm: nn.GroupNorm, x_BCT: Tensor, lengths_B: Tensor) -> Tensor:
+    """``norm``, which has a group per channel, over each clip's valid frames; zero after them. Sums are in float32."""
+    T, kind, on_cpu = x_BCT.shape[2], x_BCT.dtype, x_BCT.device.type == "cpu"
 
     def normed(part_BCT: Tensor) -> Tensor:
-        part_BCT = part_BCT if exact else part_BCT.float()
+        # Only a CPU takes bfloat16 with float32 weights, and sums it in float32.
+        part_BCT = part_BCT if on_cpu and kind == torch.bfloat16 else part_BCT.float()
         return torch.group_norm(part_BCT, norm.num_groups, norm.weight, norm.bias, norm.eps).to(kind)
 
-    if min(lengths) == T:
-        return normed(x_BCT)
-    clips = [normed(x_BCT[b : b + 1, :, :length]) for b, length in enumerate(lengths)]
-    return torch.cat([F.pad(clip, (0, T - length)) for clip, length in zip(clips, lengths, strict=True)])
+    with full_precision(x_BCT.device):
+        if int(lengths_B.min()) == T:
+            return normed(x_BCT)
+        if not on_cpu:
+            return PaddedGroupNorm.apply(x_BCT, norm.weight, norm.bias, lengths_B, norm.eps)
+        # On a CPU clip by clip: under bfloat16 a third of the time of the sums over all clips.
+        clips = [F.pad(normed(x_BCT[b : b + 1, :, :n]), (0, T - n)) for b, n in enumerate(lengths_B.tolist())]
+        return torch.cat(clips)
+
+
+class PaddedGroupNorm(torch.autograd.Function):
+    """Group norm over the valid frames of all clips at once, in a number of operations that does not depend on the clips.
+
+    For the backward pass it keeps x, the largest activation of a model, and a mean and a scale per clip and channel.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x_BCT: Tensor, weight_C: Tensor, bias_C: Tensor, lengths_B: Tensor, epsilon: float) -> Tensor:
+        invalid_B1T = ~valid_frames(lengths_B, x_BCT.shape[2], x_BCT.device)[:, None]
+        count_B11 = on_device(lengths_B, x_BCT.device)[:, None, None].clamp(min=1)
+        y_BCT = x_BCT.float().masked_fill(invalid_B1T, 0.0)
+        mean_BC1 = y_BCT.sum(2, keepdim=True) / count_B11
+        y_BCT.sub_(mean_BC1).masked_fill_(invalid_B1T, 0.0)
+        scale_BC1 = (torch.linalg.vector_norm(y_BCT, dim=2, keepdim=True).square() / count_B11 + epsilon).rsqrt()
+        y_BCT.mul_(scale_BC1 * weight_C[:, None]).add_(bias_C[:, None]).masked_fill_(invalid_B1T, 0.0)
+        ctx.save_for_backward(x_BCT, mean_BC1, scale_BC1, weight_C, invalid_B1T, count_B11)
+        return y_BCT.to(x_BCT.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, gradient_BCT: Tensor) -> tuple[Tensor | None, ...]:
+        x_BCT, mean_BC1, scale_BC1, weight_C, invalid_B1T, count_B11 = ctx.saved_tensors
+        gradient = gradient_BCT.float().masked_fill(invalid_B1T, 0.0)
+        unit_BCT = ((x_BCT - mean_BC1) * scale_BC1).masked_fill_(invalid_B1T, 0.0)
+        sum_BC1 = gradient.sum(2, keepdim=True)
+        product_BC1 = (gradient * unit_BCT).sum(2, keepdim=True)
+        # With respect to the normalised x the gradient loses its mean and its part along x.
+        of_x = gradient.sub_(sum_BC1 / count_B11).sub_(unit_BCT.mul_(product_BC1 / count_B11))
+        of_x.mul_(scale_BC1 * weight_C[:, None]).masked_fill_(invalid_B1T, 0.0)
+        return of_x.to(x_BCT.dtype), product_BC1.sum(0)[:, 0], sum_BC1.sum(0)[:, 0], None, None
 
 
 class _ScaleGradient(torch.autograd.Function):

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from lalia.errors import UserError
 from lalia.models.cpu_kernels import ByteDropout
-from lalia.models.frontend import StackedFrames
+from lalia.models.frontend import StackedFrames, full_precision, on_device
 from lalia.models.shape import FRAME_HOP, EncoderShape
 
 # --- Quantizer and projections ---------------------------------------------------------------------------
@@ -96,7 +96,7 @@ class ContrastiveHead(nn.Module):
 
     def logits(self, features_BMF: Tensor) -> Tensor:
         """gumbel: logits of every code, (B, M, G, V), in float32 whatever the autocast."""
-        with torch.autocast(features_BMF.device.type, enabled=False):
+        with full_precision(features_BMF.device):
             logits = self.code_logits(self.dropout_features(features_BMF.float()))
         return logits.unflatten(-1, (self.shape.codebooks, self.shape.entries))
 
@@ -208,10 +208,10 @@ def cepstra(raw_BTF: Tensor, frames_B: Tensor, stack: int) -> Tensor:
     mels = F // stack
     N = T * stack
     bins_BNM = raw_BTF.float().reshape(B, N, mels)
-    last_B1 = (frames_B * stack - 1).clamp(min=0)[:, None]
+    last_B1 = on_device((frames_B * stack - 1).clamp(min=0)[:, None], raw_BTF.device)
     place_BN = torch.minimum(torch.arange(N, device=raw_BTF.device)[None], last_B1)
     bins_BNM = bins_BNM.gather(1, place_BN[:, :, None].expand(-1, -1, mels))
-    dct_MC = torchaudio.functional.create_dct(COEFFICIENTS + 1, mels, "ortho").to(raw_BTF.device)[:, 1:]
+    dct_MC = on_device(torchaudio.functional.create_dct(COEFFICIENTS + 1, mels, "ortho"), raw_BTF.device)[:, 1:]
     energy_BN1 = _ENERGY_SCALE * bins_BNM.mean(2, keepdim=True)
     levels_BNC = torch.cat([bins_BNM @ dct_MC, energy_BN1], 2)
     C = levels_BNC.shape[2]

@@ -24,7 +24,7 @@ from lalia.text.tokens import Tokens
 
 
 class Recogniser(nn.Module):
-    """wave_BS, lengths_B -> logits_BTV, frame lengths_B. Token 0 is CTC's blank.
+    """wave_BS, lengths_B -> logits_BTV, frame lengths_B; lengths are on the CPU. Token 0 is CTC's blank.
 
     Waves are float32, mono, 16 kHz, not normalised.
     """

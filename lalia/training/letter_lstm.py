@@ -28,12 +28,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 
 from lalia.cards import read_card
+from lalia.data.seeds import mix, reseed
 from lalia.errors import GuardStopped, UserError
 from lalia.lm.folder import KIND
 from lalia.lm.lstm import INPUTS, MODEL, OUTPUTS, Lstm, make
 from lalia.lm.ngrams import BEGIN, END, SPECIALS
 from lalia.text.normaliser import Normaliser
-from lalia.training.seeds import mix, reseed
 
 # --- Network and ONNX export -----------------------------------------------------------------------------
 

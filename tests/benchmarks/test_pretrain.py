@@ -12,7 +12,6 @@ from benchmarks.training.pretrain_step import race
 
 def test_the_contenders_have_one_shape_and_alternate(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", lambda *a, **k: lambda f: f)
-    monkeypatch.setattr("pretrain.task.span_mask", None)  # put back behind the test: our contender is given a mask
     seconds, weights = race("warm-up", "bf16", list(CONTENDERS), rounds=2)
     assert {name: len(times) for name, times in seconds.items()} == dict.fromkeys(CONTENDERS, 2)
     assert weights > 10_000
@@ -26,8 +25,7 @@ def test_as_many_frames_are_hidden_of_each_clip(size: str) -> None:
     assert bool((hidden == hidden[0]).all()) and 0.3 < float(mask_BT.float().mean()) < 0.6
 
 
-def test_a_profile_finds_the_products(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pretrain.task.span_mask", None)
+def test_a_profile_finds_the_products() -> None:
     seconds, operations, best = where("warm-up", "fp32", 1)
     assert min(seconds["matrix products"], seconds["convolutions"], seconds["AdamW"], operations, best) > 0
     assert seconds["other"] < 0.5 * sum(seconds.values())

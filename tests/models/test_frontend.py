@@ -12,8 +12,10 @@ from lalia.models.frontend import (
     FFT,
     PRIOR_FRAMES,
     ConvolutionStem,
+    PaddedGroupNorm,
     StackedFrames,
     StemLayer,
+    group_norm,
     make_frontend,
     normalise_over_time,
     valid_frames,
@@ -136,6 +138,29 @@ def test_frontends_compute_in_float32_under_autocast() -> None:
     expected = frames(wave, lengths)[0]
     with torch.autocast("cpu", torch.bfloat16):
         torch.testing.assert_close(frames(wave, lengths)[0], expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_group_norm_of_all_clips_at_once_equals_each_clip_alone(kind: torch.dtype) -> None:
+    lengths_B, norm = torch.tensor([50, 31, 1]), torch.nn.GroupNorm(6, 6)
+    torch.nn.init.normal_(norm.weight)
+    torch.nn.init.normal_(norm.bias)
+    given = noise(3, 6, 50) + torch.linspace(-3, 3, 6)[:, None]
+    gradient = noise(3, 6, 50)
+
+    def results(x: torch.Tensor, y: torch.Tensor) -> list[torch.Tensor]:
+        assert y.dtype == kind
+        return [y.detach(), *torch.autograd.grad((y * gradient).sum(), (x, norm.weight, norm.bias))]
+
+    x = given.to(kind).requires_grad_()
+    found = results(x, PaddedGroupNorm.apply(x, norm.weight, norm.bias, lengths_B, norm.eps))
+    alone = [norm(x[b : b + 1, :, :n].float()).to(kind) for b, n in enumerate(lengths_B.tolist())]
+    padded = torch.cat([torch.nn.functional.pad(y, (0, 50 - y.shape[2])) for y in alone])
+    exact = kind == torch.float32
+    for one, other in zip(found, results(x, padded), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4 if exact else 0.02, atol=1e-4 if exact else 0.02)
+    for one, other in zip(results(x, group_norm(norm, x, lengths_B)), found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4 if exact else 0.02, atol=1e-4 if exact else 0.02)
 
 
 def test_valid_frames() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from lalia.data.loader import Batch
+from lalia.data.batch import Batch, MaskSettings
 from lalia.errors import GuardStopped
 from lalia.models.quantizer import ContrastiveShape
 from lalia.models.shape import EncoderShape
@@ -22,7 +22,6 @@ from pretrain.bands import EFFECT_STEPS, Breach, GuardSettings, Vitals, Watch, h
 from pretrain.config import ObjectiveSettings, PretrainSettings
 from pretrain.fit import pretrain
 from pretrain.guard import read_record
-from pretrain.loss import MaskSettings
 from pretrain.task import PretrainTask, wave_variation
 from tests.tiny_corpus import make_corpus
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from lalia.data.batch import sample_distractors
 from pretrain import loss as losses
 
 
@@ -23,7 +24,7 @@ def frames():
     context = torch.randn(3, 9, 8, generator=g)
     targets = torch.randn(3, 9, 8, generator=g)
     codes = torch.randint(4, (3, 9, 2), generator=g)
-    distractors = losses.sample_distractors(valid_BM, 5, g)
+    distractors = sample_distractors(valid_BM, 5, g)
     return context, targets, codes, distractors, valid_BM
 
 
@@ -60,7 +61,7 @@ def test_a_frame_without_a_different_distractor_is_never_counted_right():
     context = targets = torch.randn(1, 3, 4, generator=random())
     codes = torch.zeros(1, 3, 1, dtype=torch.long)  # a collapsed codebook
     valid = torch.ones(1, 3, dtype=torch.bool)
-    found = losses.info_nce(context, targets, codes, losses.sample_distractors(valid, 4, random()), valid, 0.1)
+    found = losses.info_nce(context, targets, codes, sample_distractors(valid, 4, random()), valid, 0.1)
     assert int(found.correct) == 0  # the peers report accuracy 1.0 here
     assert float(found.loss) == 0.0
 
@@ -141,35 +142,6 @@ def test_gumbel_temperature_goes_from_start_to_end():
     assert losses.gumbel_temperature(500, 2.0, 0.5, 100) == pytest.approx(0.5)
 
 
-def test_masked_positions_lists_the_hidden_frames_in_order():
-    mask = torch.tensor([[False, True, True, False], [True, False, False, False]])
-    positions, valid = losses.masked_positions(mask)
-    assert positions[0].tolist() == [1, 2]
-    assert positions[1, 0] == 0
-    assert valid.tolist() == [[True, True], [True, False]]
-
-
-@pytest.mark.parametrize("distinct", [False, True])
-def test_distractors_are_others_of_the_same_clip(distinct):
-    valid = torch.arange(12) < torch.tensor([12, 7, 2, 1])[:, None]
-    drawn = losses.sample_distractors(valid, 6, random(), distinct)
-    assert drawn.shape == (4, 12, 6)
-    for b, count in enumerate([12, 7, 2]):
-        for m in range(count):
-            own = drawn[b, m].tolist()
-            assert all(0 <= k < count and k != m for k in own)
-            if distinct and count > 6:
-                assert len(set(own)) == 6
-    assert drawn[3, 0].tolist() == [0] * 6  # nobody else is there
-
-
-def test_distractors_are_drawn_evenly():
-    valid = torch.ones(1, 5, dtype=torch.bool)
-    drawn = losses.sample_distractors(valid.expand(4000, 5), 1, random())[:, 2, 0]
-    share = torch.bincount(drawn, minlength=5) / 4000
-    torch.testing.assert_close(share, torch.tensor([0.25, 0.25, 0.0, 0.25, 0.25]), atol=0.03, rtol=0)
-
-
 def test_equal_to_fairseq2_on_the_same_masked_frames(monkeypatch):
     """fairseq2's Wav2Vec2Model scores and losses, from the same encoder output, features, weights and distractors."""
     import soundfile  # noqa: F401  # before fairseq2
@@ -193,7 +165,7 @@ def test_equal_to_fairseq2_on_the_same_masked_frames(monkeypatch):
     features = torch.randn(B, M, 24)
     mask_BT = torch.ones(B, M, dtype=torch.bool)
     valid = torch.ones(B, M, dtype=torch.bool)
-    distractors = losses.sample_distractors(valid, K, random(3))
+    distractors = sample_distractors(valid, K, random(3))
     monkeypatch.setattr(torch, "compile", lambda *a, **k: lambda f: f)
 
     def same_distractors(targets):

@@ -22,15 +22,14 @@ from fairseq2.nn import BatchLayout
 from torch import Tensor, nn
 from transformers import Wav2Vec2Config, Wav2Vec2ForPreTraining
 
-import pretrain.task
 from lalia.cli import main
-from lalia.data.loader import Batch
+from lalia.data.batch import Batch, Candidates, Contrast, masked_positions, sample_distractors
 from lalia.models.convert.parts import Layout, quantizer_names, read_encoder, renamed
 from lalia.models.encoder import Encoder
 from lalia.models.shape import EncoderShape
 from lalia.models.store import load_quantizer
 from pretrain.config import PretrainSettings
-from pretrain.loss import diversity_penalty, masked_positions, sample_distractors
+from pretrain.loss import diversity_penalty
 from pretrain.task import ForwardOutput, PretrainTask
 
 K, G, V = 7, 2, 5
@@ -110,12 +109,13 @@ def our_step(
     task.encoder.load_state_dict(encoder.state_dict())
     task.head.load_state_dict(head.state_dict())
     task.train()
-    batch = Batch(0, wave_BS, lengths_B, torch.zeros(len(wave_BS)), torch.zeros(len(wave_BS)), None, None, ())
+    candidates = Candidates(given.positions_BM, given.valid_BM, given.distractors_BMK)
+    contrast = Contrast(given.mask_BT, candidates, None, torch.zeros(1, dtype=torch.int64))
+    nothing_B = torch.zeros(len(wave_BS))
+    batch = Batch(0, wave_BS, lengths_B, nothing_B, nothing_B, None, None, (), contrast)
     with patch.context() as patched:
-        patched.setattr(pretrain.task, "span_mask", lambda *_: given.mask_BT)
-        patched.setattr(pretrain.task, "sample_distractors", lambda *_: given.distractors_BMK)
         patched.setattr(torch, "rand", lambda *_, **__: given.uniform_BMGV)
-        return task, task(batch, torch.Generator(), temperature)
+        return task, task(batch, temperature)
 
 
 def compare_gradients(task: PretrainTask, peer: nn.Module, layout: Layout, prefix: str = "") -> dict[str, float]:

@@ -57,7 +57,7 @@ def test_what_is_predicted_is_what_the_whole_model_holds(shape: EncoderShape, pr
     settings = request(replace(shape, layerdrop=0.0, layers=9), hardware=hardware)
     footprint = trace(settings)
     task = PretrainTask(settings).train()
-    held = max(peak_bytes(task, noise(3, 4.0)))
+    held = max(peak_bytes(task, noise(task.settings, 3, 4.0)))
     assert footprint.activation_bytes(12.0, again) == pytest.approx(held, rel=0.05)
     assert footprint.parameters == sum(weight.numel() for weight in task.parameters())
     assert footprint.buffers == sum(table.nbytes for table in task.buffers())

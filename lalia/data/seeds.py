@@ -13,9 +13,9 @@ def mix(*parts: int | str) -> int:
     return int.from_bytes(digest[:8], "little") >> 1
 
 
-def generator(*parts: int | str) -> torch.Generator:
-    """A CPU generator seeded by ``mix(*parts)``; draws are moved to the device, so every device gets the same."""
-    return torch.Generator().manual_seed(mix(*parts))
+def generator(*parts: int | str, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator on ``device`` seeded by ``mix(*parts)``. Kinds of devices draw different numbers from one seed."""
+    return torch.Generator(device).manual_seed(mix(*parts))
 
 
 def reseed(*parts: int | str) -> None:
