@@ -28,7 +28,6 @@ from lalia.data.labels import (
 from lalia.data.loader import make_eval_loader, make_loader
 from lalia.data.mixture import Mixture
 from lalia.data.plan import BatchPlan
-from lalia.data.seeds import generator
 from lalia.models.recogniser import Recogniser
 from lalia.models.store import count_parameters
 from lalia.report.run_page import write_run_report
@@ -210,11 +209,13 @@ def train(
             + (f"; continuing from step {step}" if step else ""),
             file=sys.stderr,
         )
-    # Speed changes the length, so it must be the same for teacher and student; the task augments the student's copy further.
+    # Speed changes the length, so it must be the same for teacher and student; the sampler augments the student's copy further.
     speed = replace(settings.augment, reverb=0.0, noise=0.0, gain=0.0, telephone=0.0)
     train = make_loader(
         inputs.clips, inputs.plan, start=step * accumulation * ranks, ranks=ranks, rank=rank(settings.hardware),
-        workers=settings.data.workers, labels=inputs.encode, augment=Augment(speed) if speed.any else None,
+        workers=settings.data.workers, labels=inputs.encode,
+        augment=Augment(speed) if settings.augment.any else None,  # if only the sampler augments too: processes read then
+        finish=task.sampler,
     )  # fmt: skip
     valid = shard_loader(
         lambda ranks, rank: make_eval_loader(
@@ -232,7 +233,9 @@ def train(
 
 def _micro_step(task: DistillTask, inputs: RunInputs) -> None:
     """One forward and backward pass as in training, for timing; the parameters do not change."""
-    batch = next(iter(make_loader(inputs.clips, inputs.plan, start=0, workers=0, labels=inputs.encode)))
+    batch = next(
+        iter(make_loader(inputs.clips, inputs.plan, start=0, workers=0, labels=inputs.encode, finish=task.sampler))
+    )
     with torch.autocast("cpu", torch.bfloat16, enabled=task.settings.hardware.precision == "bf16"):
-        loss = task.weighted(task.losses(batch, generator(task.settings.seed, "timing")))
+        loss = task.weighted(task.losses(batch))
     loss.backward()

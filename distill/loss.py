@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lalia.models.frontend import on_device
 from lalia.models.recogniser import ctc
 
 
@@ -40,7 +41,7 @@ class HiddenSum:
 
 @dataclass
 class PseudoLabels:
-    """The teacher's greedy transcripts as labels."""
+    """The teacher's greedy transcripts as labels, on the CPU."""
 
     labels_BU: Tensor
     """tokens, 0 after the end"""
@@ -51,29 +52,30 @@ class PseudoLabels:
 
 
 def labelled_ctc(logits_BTV: Tensor, frames_B: Tensor, labels_BU: Tensor, label_lengths_B: Tensor) -> Sum:
-    """CTC of the clips that have a label, with the number of their tokens; CTC would take an empty label as silence."""
-    kept = label_lengths_B > 0
-    if not bool(kept.any()):
+    """CTC of the clips that have a label, with the number of their tokens; CTC would take an empty label as silence.
+
+    ``frames_B`` and ``label_lengths_B`` are on the CPU.
+    """
+    kept = label_lengths_B.nonzero()[:, 0]
+    if not len(kept):
         return Sum(logits_BTV.new_zeros((), dtype=torch.float32), label_lengths_B.sum())
-    found = ctc(logits_BTV[kept], frames_B[kept], labels_BU[kept], label_lengths_B[kept])
+    rows = on_device(kept, logits_BTV.device)
+    found = ctc(logits_BTV[rows], frames_B[kept], labels_BU[rows], label_lengths_B[kept])
     return Sum(found.loss, found.count)
 
 
-def pause_ctc(pauses: list[Tensor], boundary: int | None) -> Sum:
-    """CTC of one word boundary in each pause between joined clips, logits (T', V) each, with the number of pauses.
+def pause_ctc(pauses_PTV: Tensor, frames_P: Tensor, boundary: int | None) -> Sum:
+    """CTC of one word boundary in each pause between joined clips (logits, padded), with the number of pauses.
 
     The label of a clip ends without a boundary, so no other loss says that a pause separates words. Without a ``boundary``, in
     languages written without spaces, the target is blanks only.
     """
-    if not pauses:
+    P, device = len(frames_P), pauses_PTV.device
+    if not P:
         return Sum(torch.zeros(()), torch.zeros(()))
-    frames_B = torch.tensor([len(logits_TV) for logits_TV in pauses])
-    labels_BU = torch.full((len(pauses), 1), boundary or 0)
-    found = ctc(
-        torch.nn.utils.rnn.pad_sequence(pauses, batch_first=True), frames_B.to(pauses[0].device),
-        labels_BU.to(pauses[0].device), torch.full_like(frames_B, int(boundary is not None)).to(pauses[0].device),
-    )  # fmt: skip
-    return Sum(found.loss, frames_B.new_tensor(len(pauses)).to(pauses[0].device))
+    labels_P1 = torch.full((P, 1), boundary or 0, device=device)
+    found = ctc(pauses_PTV, frames_P, labels_P1, torch.full((P,), int(boundary is not None)))
+    return Sum(found.loss, torch.tensor(P))
 
 
 def posterior_divergence(
@@ -108,18 +110,17 @@ def pseudo_labels(teacher_BTV: Tensor, frames_B: Tensor, confidence: float) -> P
     The probability of a token is the highest in its run of frames, as in ``lalia/decoding/greedy.py``.
     """
     best_BT, tokens_BT = teacher_BTV.float().log_softmax(-1).max(-1)
+    both_2BT = torch.stack([best_BT, tokens_BT.to(best_BT.dtype)]).cpu()  # the one thing that distillation waits for
     labels: list[Tensor] = []
     confidences: list[float] = []
-    for best_T, tokens_T, frames in zip(best_BT.cpu(), tokens_BT.cpu(), frames_B.tolist(), strict=True):
+    for best_T, tokens_T, frames in zip(both_2BT[0], both_2BT[1].long(), frames_B.tolist(), strict=True):
         runs_U, run_T = tokens_T[:frames].unique_consecutive(return_inverse=True)
         tops_U = torch.full((len(runs_U),), -torch.inf).scatter_reduce(0, run_T, best_T[:frames], "amax")
         tokens_U = runs_U != 0
         mean = float(tops_U[tokens_U].mean().exp()) if bool(tokens_U.any()) else 0.0
         confidences.append(mean)
         labels.append(runs_U[tokens_U] if mean >= confidence else runs_U[:0])
-    device = teacher_BTV.device
     return PseudoLabels(
-        torch.nn.utils.rnn.pad_sequence(labels, batch_first=True).to(device),
-        torch.tensor([len(label) for label in labels], device=device),
-        torch.tensor(confidences, device=device),
-    )
+        torch.nn.utils.rnn.pad_sequence(labels, batch_first=True), torch.tensor([len(label) for label in labels]),
+        torch.tensor(confidences),
+    )  # fmt: skip

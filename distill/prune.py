@@ -25,6 +25,7 @@ from distill.student import Kept, cut, everything, feedforwards, make_student, s
 from distill.task import DistillTask, Outputs
 from lalia.cards import read_card
 from lalia.data.batch import Batch
+from lalia.data.seeds import generator
 from lalia.errors import UserError
 from lalia.models.encoder import Encoder
 from lalia.models.frontend import ConvolutionStem, StemLayer
@@ -65,12 +66,13 @@ class PruneTask(DistillTask):
         done = min(1.0, self.global_step / max(1.0, prune.warmup * self.settings.schedule.steps))
         return 1.0 - (1.0 - prune.target) * done
 
-    def student_outputs(self, batch: Batch, random: torch.Generator) -> Outputs:
-        self.gates.draw(random)
-        return super().student_outputs(batch, random)
+    def student_outputs(self, batch: Batch) -> Outputs:
+        device = batch.wave_BS.device
+        self.gates.draw(generator(self.settings.seed, "gates", batch.number, device=device))
+        return super().student_outputs(batch)
 
-    def losses(self, batch: Batch, random: torch.Generator) -> dict[str, Tensor]:
-        found = super().losses(batch, random)
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        found = super().losses(batch)
         found["share"] = self.gates.share(self.settings.prune.cost)
         excess = found["share"] - self.target
         found["penalty"] = self.multipliers[0] * excess + self.multipliers[1] * excess.square()
@@ -187,8 +189,9 @@ class Gate(nn.Module):
         self.now: Tensor = torch.ones(count)
 
     def draw(self, random: torch.Generator) -> None:
-        """Set ``now`` to a sample (equation 10)."""
-        uniform = torch.rand(len(self.log_alpha), generator=random).clamp(1e-6, 1 - 1e-6).to(self.log_alpha.device)
+        """Set ``now`` to a sample (equation 10); ``random`` is on the gates' device."""
+        device = self.log_alpha.device
+        uniform = torch.rand(len(self.log_alpha), generator=random, device=device).clamp(1e-6, 1 - 1e-6)
         noise = torch.log(uniform) - torch.log1p(-uniform)
         self.now = self._stretched(torch.sigmoid((noise + self.log_alpha.float()) / TEMPERATURE))
 

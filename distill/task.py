@@ -8,10 +8,9 @@ B clips, S samples, T frames, D width, V tokens, L compared layers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,11 +19,11 @@ from distill.loss import hidden_distance, labelled_ctc, pause_ctc, posterior_div
 from distill.quantize import fake_int8
 from distill.student import choose_blocks, kept_channels, make_projections
 from lalia.data.augment import Augment
-from lalia.data.batch import Batch, join_with_pauses, span_mask
-from lalia.data.seeds import generator, mix, reseed
+from lalia.data.batch import Batch, Masks, StudentSampler
+from lalia.data.seeds import reseed
 from lalia.decoding.greedy import greedy, transcript
 from lalia.errors import UserError
-from lalia.models.encoder import valid_frames
+from lalia.models.frontend import on_device, valid_frames
 from lalia.models.recogniser import Recogniser
 from lalia.scoring.rates import ErrorCounts, character_errors, word_errors
 from lalia.training import LightningModule
@@ -40,8 +39,9 @@ class Outputs:
     hidden_LBTD: list[Tensor]
     """the output of each block"""
     frames_B: Tensor
-    pauses: list[Tensor] = field(default_factory=list)
-    """logits (T', V) of each pause between joined clips"""
+    pauses_PTV: Tensor | None = None
+    """logits of each pause between joined clips; None if the clips are not joined"""
+    frames_P: Tensor | None = None
 
 
 class DistillTask(LightningModule):
@@ -84,8 +84,8 @@ class DistillTask(LightningModule):
         self.projections = make_projections(teacher.encoder.shape, channels, len(self.compared))
         inside_runs = student.normaliser.writing.splits(student.tokens.symbols[1:])
         self.boundary = None if inside_runs else student.tokens.boundary
-        student_only = replace(settings.augment, speed=0.0)
-        self.augment = Augment(student_only) if student_only.any else None
+        self.sampler = student_sampler(settings, student)
+        """the last stage of the loader"""
         self._errors = (ErrorCounts(), ErrorCounts())
         self._divergences: list[Tensor] = []
 
@@ -99,55 +99,31 @@ class DistillTask(LightningModule):
     @torch.no_grad()
     def teacher_outputs(self, batch: Batch) -> Outputs:
         """The teacher's outputs for the clean clips."""
-        return _outputs(self.teacher, batch, None, None)
+        return _outputs(self.teacher, batch.wave_BS, batch.lengths_B)
 
-    def student_outputs(self, batch: Batch, random: torch.Generator) -> Outputs:
+    def student_outputs(self, batch: Batch) -> Outputs:
         """The student's outputs for the augmented and masked clips.
 
-        The clips are joined to longer waves with pauses, as in long recordings, and each clip's frames are cut out of the
+        The clips are joined to longer waves with pauses, as in long recordings, and each clip's frames are taken from the
         outputs: what precedes or follows a clip must not matter.
         """
-        if self.settings.join_s > 0:
-            shape = self.student.encoder.shape
-            hop = shape.hop
-            joined = join_with_pauses(batch, self.settings.join_s, hop, random)
-            outputs = self._masked(joined.batch, random)
-            frames_B = torch.tensor([shape.frames(length) for length in batch.lengths_B.tolist()])
-            return Outputs(
-                joined.split(outputs.logits_BTV, frames_B, hop),
-                [joined.split(hidden_JTD, frames_B, hop) for hidden_JTD in outputs.hidden_LBTD],
-                frames_B.to(outputs.logits_BTV.device), joined.pauses(outputs.logits_BTV, frames_B, hop),
-            )  # fmt: skip
-        return self._masked(batch, random)
+        given = batch.student
+        assert given is not None
+        found = _outputs(self.student, given.wave_JS, given.lengths_J, given.masks)
+        if given.places is None:
+            return found
+        clips_BT, frames_B = given.places.clips_BT, given.places.frames_B
+        return Outputs(
+            _taken(found.logits_BTV, clips_BT, frames_B), [_taken(x, clips_BT, frames_B) for x in found.hidden_LBTD], frames_B,
+            _taken(found.logits_BTV, given.places.pauses_PT, given.places.frames_P), given.places.frames_P,
+        )  # fmt: skip
 
-    def _masked(self, batch: Batch, random: torch.Generator) -> Outputs:
-        if self.augment is not None:
-            batch = replace(batch, wave_BS=self._augmented(batch))
-        regular, shape = self.settings.regular, self.student.encoder.shape
-        B, device = len(batch.lengths_B), batch.wave_BS.device
-        frames_B = torch.tensor([shape.frames(length) for length in batch.lengths_B.tolist()])
-        T = shape.frames(batch.wave_BS.shape[1])
-        mask_BT = span_mask(frames_B, T, regular.time_coverage, regular.time_span, 0, random)
-        widths_B = torch.full((B,), shape.width)
-        channels_BD = span_mask(widths_B, shape.width, regular.channel_coverage, regular.channel_span, 0, random)
-        return _outputs(self.student, batch, mask_BT.to(device), channels_BD.to(device))
-
-    def _augmented(self, batch: Batch) -> Tensor:
-        """The waves with rooms, noise or telephone added, drawn anew for each clip of each micro-batch."""
-        assert self.augment is not None
-        wave_BS = torch.zeros_like(batch.wave_BS, device="cpu")
-        for place, length in enumerate(batch.lengths_B.tolist()):
-            random = np.random.default_rng((mix(self.settings.seed, "disturbance", batch.number), place))
-            wave = self.augment(batch.wave_BS[place, :length].cpu().numpy(), random)
-            wave_BS[place, :length] = torch.from_numpy(wave)
-        return wave_BS.to(batch.wave_BS.device)
-
-    def losses(self, batch: Batch, random: torch.Generator) -> dict[str, Tensor]:
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Each loss of the batch as a mean, and the shares of labelled and pseudo-labelled clips."""
         settings = self.settings.loss
-        teacher, student = self.teacher_outputs(batch), self.student_outputs(batch, random)
+        teacher, student = self.teacher_outputs(batch), self.student_outputs(batch)
         T = student.logits_BTV.shape[1]
-        valid_BT = valid_frames(student.frames_B, T)
+        valid_BT = valid_frames(student.frames_B, T, student.logits_BTV.device)
         posteriors = posterior_divergence(
             student.logits_BTV, teacher.logits_BTV, valid_BT, settings.temperature, settings.blank_weight
         )
@@ -166,21 +142,29 @@ class DistillTask(LightningModule):
         lengths_B = lengths_B.masked_fill(labelled_B, 0)
         pseudo = labelled_ctc(student.logits_BTV, student.frames_B, pseudo_BU, lengths_B)
         found["pseudo"] = pseudo.loss / pseudo.count.clamp(min=1)
-        pauses = pause_ctc(student.pauses, self.boundary)
-        found["pauses"] = pauses.loss / pauses.count.clamp(min=1)
+        found["pauses"] = torch.zeros(())
+        if student.pauses_PTV is not None and student.frames_P is not None:
+            pauses = pause_ctc(student.pauses_PTV, student.frames_P, self.boundary)
+            found["pauses"] = pauses.loss / pauses.count.clamp(min=1)
         found["labelled"] = labelled_B.float().mean()
         found["pseudo_labelled"] = (lengths_B > 0).float().mean()
         return found
 
     def pseudo_labels_of(self, batch: Batch, teacher: Outputs) -> tuple[Tensor, Tensor]:
-        """Pseudo-labels: labels_BU and their lengths_B, 0 where the teacher is not confident enough."""
-        if self.pseudo is None:
-            found = pseudo_labels(teacher.logits_BTV, teacher.frames_B, self.settings.loss.confidence)
-            return found.labels_BU, found.lengths_B
-        labels = [torch.tensor(self.pseudo.get(row, []), dtype=torch.int64) for row in batch.rows_B.tolist()]
-        lengths_B = torch.tensor([len(label) for label in labels])
+        """Pseudo-labels: labels_BU, and their lengths_B on the CPU, 0 where the teacher is not confident enough.
+
+        Greedy ones are read from the teacher's scores, for which the host waits; not if every clip has a label.
+        """
+        assert batch.label_lengths_B is not None
         device = batch.wave_BS.device
-        return torch.nn.utils.rnn.pad_sequence(labels, batch_first=True).to(device), lengths_B.to(device)
+        if self.pseudo is not None:
+            labels = [torch.tensor(self.pseudo.get(row, []), dtype=torch.int64) for row in batch.rows_B.tolist()]
+            labels_BU = torch.nn.utils.rnn.pad_sequence(labels, batch_first=True)
+            return on_device(labels_BU, device), torch.tensor([len(label) for label in labels])
+        if bool((batch.label_lengths_B > 0).all()):
+            return torch.zeros(len(batch.rows_B), 0, dtype=torch.int64, device=device), torch.zeros_like(batch.rows_B)
+        found = pseudo_labels(teacher.logits_BTV, teacher.frames_B, self.settings.loss.confidence)
+        return on_device(found.labels_BU, device), found.lengths_B
 
     def weighted(self, found: dict[str, Tensor]) -> Tensor:
         """The weighted sum of the losses."""
@@ -191,23 +175,23 @@ class DistillTask(LightningModule):
         )  # fmt: skip
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        seed = self.settings.seed
-        reseed(seed, "dropout", batch.number)
-        found = self.losses(batch, generator(seed, "masks", batch.number))
+        reseed(self.settings.seed, "dropout", batch.number)
+        found = self.losses(batch)
         loss = self.weighted(found)
         self.log_dict(
             {
                 "train/loss": loss.detach(),
                 **{f"train/{name}": value.detach() for name, value in found.items()},
-                "train/lr": self.optimizers().param_groups[0]["lr"],  # type: ignore[union-attr]
-                "train/bad_clips": float(len(batch.bad)),
+                # Tensors on the CPU: Lightning would copy each plain number to the device, and wait.
+                "train/lr": torch.tensor(self.optimizers().param_groups[0]["lr"]),  # type: ignore[union-attr]
+                "train/bad_clips": torch.tensor(float(len(batch.bad))),
             }
         )
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        outputs = _outputs(self.student, batch, None, None)
-        valid_BT = valid_frames(outputs.frames_B, outputs.logits_BTV.shape[1])
+        outputs = _outputs(self.student, batch.wave_BS, batch.lengths_B)
+        valid_BT = valid_frames(outputs.frames_B, outputs.logits_BTV.shape[1], outputs.logits_BTV.device)
         apart = posterior_divergence(outputs.logits_BTV, self.teacher_outputs(batch).logits_BTV, valid_BT, 1.0, 1.0)
         self._divergences.append(torch.stack([apart.loss.double(), apart.count.double()]))
         log_probs_BTV = outputs.logits_BTV.float().log_softmax(-1).cpu().numpy()
@@ -238,9 +222,23 @@ class DistillTask(LightningModule):
         return adamw(parameter_groups(learners, optim.lr), optim, self.settings.schedule)
 
 
-def _outputs(recogniser: Recogniser, batch: Batch, mask_BT: Tensor | None, channels_BD: Tensor | None) -> Outputs:
+def student_sampler(settings: DistillSettings, student: Recogniser) -> StudentSampler:
+    """The loader's stage that makes the copies of clips for ``student``: joined, augmented (but for speed) and masked."""
+    shape, augment = student.encoder.shape, replace(settings.augment, speed=0.0)
+    masks = settings.regular.sampler(settings.seed, shape)
+    return StudentSampler(masks, shape.hop, settings.join_s, Augment(augment) if augment.any else None)
+
+
+def _outputs(recogniser: Recogniser, wave_BS: Tensor, lengths_B: Tensor, masks: Masks | None = None) -> Outputs:
     encoder = recogniser.encoder
-    features_BTF, _, frames_B = encoder.features(batch.wave_BS, batch.lengths_B)
+    features_BTF, _, frames_B = encoder.features(wave_BS, lengths_B)
     hidden: list[Tensor] = []
+    mask_BT, channels_BD = (masks.frames_BT, masks.channels_BD) if masks else (None, None)
     last_BTD = encoder.contextualise(features_BTF, frames_B, mask_BT, channels_BD, collect=hidden)
     return Outputs(recogniser.head(recogniser.head_dropout(last_BTD)), hidden, frames_B)
+
+
+def _taken(x_JTD: Tensor, places_BT: Tensor, frames_B: Tensor) -> Tensor:
+    """The frames of ``x_JTD`` at ``places_BT`` (see ``JoinedFrames``), zero after the end of each clip."""
+    inside_BT = valid_frames(frames_B, places_BT.shape[1], x_JTD.device)
+    return x_JTD.flatten(0, 1)[places_BT].masked_fill(~inside_BT[:, :, None], 0.0)

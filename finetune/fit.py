@@ -140,6 +140,7 @@ def finetune(settings: FinetuneSettings, folder: Path, stated: Collection[str] |
     train = make_loader(
         mixture, plan, start=step * accumulation * ranks, ranks=ranks, rank=rank(settings.hardware),
         workers=data.workers, labels=encode, augment=augment,
+        finish=settings.regular.sampler(settings.seed, recogniser.encoder.shape),
     )  # fmt: skip
     valid = shard_loader(
         lambda ranks, rank: make_eval_loader(mixture, held_out, settings.batch.micro_s, encode, ranks=ranks, rank=rank),

@@ -17,9 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from finetune.config import FinetuneSettings, SelectSettings
-from lalia.data.batch import span_mask
-from lalia.data.loader import Batch
-from lalia.data.seeds import generator, reseed
+from lalia.data.batch import Batch
+from lalia.data.seeds import reseed
 from lalia.decoding.automata import Automaton, LetterModel, lm_automaton
 from lalia.decoding.decoder import Decoder, text_of
 from lalia.decoding.greedy import greedy, transcript
@@ -27,12 +26,13 @@ from lalia.errors import GuardStopped, UserError
 from lalia.lm.folder import BONUS, ORDERS, WEIGHT, LanguageModel, symbols_of
 from lalia.lm.ngrams import SPECIALS, UNKNOWN, estimate
 from lalia.models.baselines import Baseline
+from lalia.models.frontend import valid_frames
 from lalia.models.recogniser import Recogniser, ctc
 from lalia.scoring.rates import ErrorCounts, character_errors, word_errors
 from lalia.text.normaliser import Normaliser
 from lalia.text.tokens import Tokens
 from lalia.training import LightningModule
-from lalia.training.distributed import all_reduce_errors, all_reduce_sum
+from lalia.training.distributed import all_reduce_errors, all_reduce_sum, to_host
 from lalia.training.trainer import adamw, parameter_groups
 
 WITH_LM = "valid/wer_lm"
@@ -66,8 +66,10 @@ class FinetuneTask(LightningModule):
         """tokens of the greedy output, reference tokens and loss of the last micro-batch, for the blank alarm"""
         self.frozen_until = 0
         """the blank alarm keeps the encoder frozen until this step"""
-        self._clips: tuple[int, list[int], list[int]] = (-1, [], [])
-        """a step, its clips so far, and the clips of the step before"""
+        self._scored: list[Scored] = []
+        """the micro-batches since the last optimizer step"""
+        self._last_rows: list[int] = []
+        """the clips of that step"""
         if settings.hardware.checkpointing:
             recogniser.encoder.checkpoint_blocks()
         if settings.hardware.compile:
@@ -91,36 +93,23 @@ class FinetuneTask(LightningModule):
         steps = self.settings.schedule.steps
         return round(begun + self.settings.alarm.grace * (steps - begun))
 
-    def logits(self, batch: Batch, random: torch.Generator) -> tuple[Tensor, Tensor]:
-        """(logits_BTV, frames_B) under this step's masks."""
-        regular, encoder = self.settings.regular, self.recogniser.encoder
+    def logits(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """(logits_BTV, frames_B) under the batch's masks."""
+        encoder, masks = self.recogniser.encoder, batch.masks
+        assert masks is not None
         with torch.set_grad_enabled(not self.frozen):
             features_BTF, _, frames_B = encoder.features(batch.wave_BS, batch.lengths_B)
-            B, T, _ = features_BTF.shape
-            mask_BT = span_mask(frames_B, T, regular.time_coverage, regular.time_span, 0, random)
-            D = encoder.shape.width
-            widths_B = torch.full((B,), D)
-            channels_BD = span_mask(widths_B, D, regular.channel_coverage, regular.channel_span, 0, random)
-            hidden_BTD = encoder.contextualise(
-                features_BTF, frames_B, mask_BT.to(features_BTF.device), channels_BD.to(features_BTF.device)
-            )
+            hidden_BTD = encoder.contextualise(features_BTF, frames_B, masks.frames_BT, masks.channels_BD)
         return self.recogniser.head(self.recogniser.head_dropout(hidden_BTD)), frames_B
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        seed = self.settings.seed
-        reseed(seed, "dropout", batch.number)
+        """One micro-batch of a loader that ends with ``settings.regular.sampler``."""
+        reseed(self.settings.seed, "dropout", batch.number)
         assert batch.labels_BU is not None and batch.label_lengths_B is not None
-        logits_BTV, frames_B = self.logits(batch, generator(seed, "masks", batch.number))
+        logits_BTV, frames_B = self.logits(batch)
         found = ctc(logits_BTV, frames_B, batch.labels_BU, batch.label_lengths_B)
         loss = found.loss / found.count.clamp(min=1)
-        step, rows, before = self._clips
-        if step != self.global_step:
-            rows, before = [], rows
-        check_finite(
-            logits_BTV, found.loss, batch.rows_B.tolist(), before, self.recogniser, self.name, self.global_step,
-            self.settings.hardware.precision,
-        )  # fmt: skip
-        self._clips = (self.global_step, rows + batch.rows_B.tolist(), before)
+        self._scored.append(Scored(batch.rows_B.tolist(), logits_BTV, found.loss))
         best_BT = logits_BTV.detach().argmax(-1)
         blank = (best_BT == 0).float().mean()
         self.output_counts = torch.stack(
@@ -130,12 +119,20 @@ class FinetuneTask(LightningModule):
             {
                 "train/loss": loss.detach(),
                 "train/blank": blank,
-                "train/lr": self.optimizers().param_groups[0]["lr"],  # type: ignore[union-attr]
-                "train/impossible": float(found.impossible_B.sum()),
-                "train/bad_clips": float(len(batch.bad)),
+                "train/impossible": found.impossible_B.sum().float(),
+                # Tensors on the CPU: Lightning would copy each plain number to the device, and wait.
+                "train/lr": torch.tensor(self.optimizers().param_groups[0]["lr"]),  # type: ignore[union-attr]
+                "train/bad_clips": torch.tensor(float(len(batch.bad))),
             }
         )
         return loss
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        scored, self._scored = self._scored, []
+        check_finite(
+            scored, self._last_rows, self.recogniser, self.name, self.global_step, self.settings.hardware.precision
+        )
+        self._last_rows = [row for each in scored for row in each.rows]
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         assert batch.labels_BU is not None and batch.label_lengths_B is not None
@@ -194,7 +191,7 @@ class FinetuneTask(LightningModule):
 
 def count_tokens(best_BT: Tensor, frames_B: Tensor) -> Tensor:
     """Number of tokens in the greedy output ``best_BT`` of all clips together, within ``frames_B``."""
-    inside_BT = torch.arange(best_BT.shape[1], device=best_BT.device) < frames_B.to(best_BT.device)[:, None]
+    inside_BT = valid_frames(frames_B, best_BT.shape[1], best_BT.device)
     before_BT = torch.nn.functional.pad(best_BT, (1, 0))[:, :-1]
     return ((best_BT != 0) & (best_BT != before_BT) & inside_BT).sum()
 
@@ -268,15 +265,26 @@ def _count_labels(labels: Iterable[str], tokens: Tokens, normaliser: Normaliser)
 CLIPS_NAMED = 5
 
 
-def check_finite(
-    logits_BTV: Tensor, loss: Tensor, rows: Sequence[int], before: Sequence[int], model: nn.Module,
-    name: Callable[[int], str], step: int, precision: str,
-) -> None:  # fmt: skip
-    """Raise ``GuardStopped`` if ``loss`` or a score is not finite; it names the clips of ``rows`` with such scores.
+class Scored:
+    """The rows of a micro-batch, and whether their scores and the loss are finite: B + 1 numbers that are not read yet."""
 
-    If all clips have such scores, the weights are not finite and the error names the clips of the step ``before``.
+    def __init__(self, rows: list[int], logits_BTV: Tensor, loss: Tensor) -> None:
+        self.rows, self.loss = rows, loss.detach()
+        sums_B = logits_BTV.detach().sum((1, 2), dtype=torch.float32)
+        self.finite = torch.cat([sums_B, self.loss.float()[None]]).isfinite()
+
+
+def check_finite(
+    scored: Sequence[Scored], before: Sequence[int], model: nn.Module, name: Callable[[int], str], step: int,
+    precision: str,
+) -> None:  # fmt: skip
+    """Raise ``GuardStopped`` if a loss or a score is not finite; it names the clips with such scores.
+
+    If all clips have such scores, the weights are not finite and the error names the clips of the step ``before``. This is the
+    one read from the device in an optimizer step.
     """
-    if bool(torch.isfinite(loss + logits_BTV.float().sum())):
+    finite = to_host(torch.cat([each.finite for each in scored])).tolist()
+    if all(finite):
         return
     fp16 = precision == "fp16"
     advice = (
@@ -284,7 +292,16 @@ def check_finite(
         if fp16
         else "lower --optim.lr, or clip gradients (--optim.clip 1)"
     )
-    bad = [row for row, scores_TV in zip(rows, logits_BTV, strict=True) if not bool(torch.isfinite(scores_TV).all())]
+    rows: list[int] = []
+    bad: list[int] = []
+    suspects: list[int] = []
+    loss = 0.0
+    for each in scored:
+        own, finite = finite[: len(each.rows) + 1], finite[len(each.rows) + 1 :]
+        rows += each.rows
+        bad += [row for row, fine in zip(each.rows, own, strict=False) if not fine]
+        if not all(own):
+            suspects, loss = suspects + each.rows, float(each.loss)
     ruined = not all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters())
     if ruined or len(bad) == len(rows) > 1:
         raise GuardStopped(
@@ -292,7 +309,7 @@ def check_finite(
             f"are {_listed(before, name)}. {advice[0].upper()}{advice[1:]}, and listen to these clips"
         )
     raise GuardStopped(
-        f"step {step}: the loss is {float(loss.detach()):g}, from {_listed(bad or rows, name)}. Listen to these clips, and fix "
+        f"step {step}: the loss is {loss:g}, from {_listed(bad or suspects, name)}. Listen to these clips, and fix "
         f"or remove them; if nothing is wrong with them, {advice}"
     )
 

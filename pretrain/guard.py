@@ -20,7 +20,7 @@ from lalia.cards import read_json_lines
 from lalia.errors import GuardStopped
 from lalia.training import Callback, Trainer, interventions
 from lalia.training.checkpoints import Checkpoints
-from lalia.training.distributed import broadcast
+from lalia.training.distributed import broadcast, to_host
 from lalia.training.run_log import InterventionLog
 from lalia.training.zero import DeepSpeedZero
 from pretrain.bands import Band, Breach, GuardSettings, Vitals, Watch, healthy_bands
@@ -293,18 +293,6 @@ class Guard(Callback):
             **{k: v if math.isfinite(v) else None for k, v in figures.items()},
             "rate_factor": self.rate_factor, "diversity_factor": self.diversity_factor,
         })  # fmt: skip
-
-
-def to_host(values: Tensor) -> Tensor:
-    """``values`` on the CPU: from a GPU by one copy into pinned memory, for which this thread sleeps."""
-    if values.device.type != "cuda":
-        return values.cpu()
-    host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
-    host.copy_(values, non_blocking=True)
-    copied = torch.cuda.Event(blocking=True)
-    copied.record()
-    copied.synchronize()
-    return host
 
 
 def _code_share(usage_GV: Tensor) -> float:

@@ -5,7 +5,7 @@ training step. Waves, labels and masks then move to the device at once. Lengths,
 computes shapes from them, and reading them from a GPU would stop it.
 
 B clips, S samples, U tokens of a text, J joined clips, T frames, N places (frames of a clip, or channels), M masked frames of the
-clip that has most, K distractors, L sampled frames.
+clip that has most, K distractors, L sampled frames, P pauses, D width.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-from lalia.data.seeds import generator
+from lalia.data.seeds import generator, mix
 from lalia.units import Frames, Samples, Seconds, to_samples
 
 # --- Batches ---------------------------------------------------------------------------------------------
 
 
-HOST = frozenset({"lengths_B", "label_lengths_B", "rows_B", "languages_B"})
+HOST = frozenset({"lengths_B", "label_lengths_B", "rows_B", "languages_B", "lengths_J", "frames_B", "frames_P"})
 """Fields that stay on the CPU."""
 
 
@@ -43,6 +44,8 @@ class Batch:
     label_lengths_B: Tensor | None  # int64
     bad: tuple[str, ...]  # one line for each clip that could not be read and was left out
     contrast: Contrast | None = None  # pretraining: what is masked and what it is compared with
+    masks: Masks | None = None  # fine-tuning
+    student: StudentInput | None = None  # distillation: the student's copy of these clips
 
     @property
     def labels(self) -> list[Tensor]:
@@ -118,6 +121,17 @@ SOFTEST, LOUDEST = 1e-5, 3e-3
 
 
 @dataclass(frozen=True)
+class JoinedFrames:
+    """Frames of joined clips: their numbers in the output (J, T, …) of an encoder whose first two dimensions are one; 0 after an
+    end."""
+
+    clips_BT: Tensor  # int64
+    frames_B: Tensor  # int64, frames of each clip
+    pauses_PT: Tensor  # int64, the pauses between a clip and the next one in its wave
+    frames_P: Tensor  # int64, frames of each pause
+
+
+@dataclass(frozen=True)
 class JoinedBatch:
     """Clips of ``batch`` behind one another, and where each of them is."""
 
@@ -127,21 +141,21 @@ class JoinedBatch:
     start_B: list[Samples]
     """its first sample there"""
 
-    def split(self, x_JTD: Tensor, frames_B: Tensor, hop: Samples) -> Tensor:
-        """(B, T, D): what belongs to each clip's own frames, zero behind them; ``start_B`` must lie on multiples of ``hop``."""
-        places = zip(self.wave_B, self.start_B, frames_B.tolist(), strict=True)
-        cut = [x_JTD[wave, start // hop : start // hop + frames] for wave, start, frames in places]
-        return torch.nn.utils.rnn.pad_sequence(cut, batch_first=True)
-
-    def pauses(self, x_JTD: Tensor, frames_B: Tensor, hop: Samples) -> list[Tensor]:
-        """The frames between a clip and the next one in its wave, (T', D) each."""
-        found: list[Tensor] = []
-        before: dict[int, Frames] = {}  # wave -> the frame behind the clip seen last in it
+    def places(self, frames_B: Tensor, hop: Samples, width: Frames) -> JoinedFrames:
+        """Where frames of the clips, ``frames_B`` each, and of the pauses lie in the output of an encoder with ``width`` frames;
+        ``start_B`` must lie on multiples of ``hop``."""
+        clips: list[Tensor] = []
+        pauses: list[Tensor] = []
+        ends: dict[int, Frames] = {}  # wave -> the frame after the clip seen last in it
         for wave, start, frames in zip(self.wave_B, self.start_B, frames_B.tolist(), strict=True):
-            if wave in before:
-                found.append(x_JTD[wave, before[wave] : start // hop])
-            before[wave] = start // hop + frames
-        return found
+            first = start // hop
+            if wave in ends:
+                pauses.append(wave * width + torch.arange(ends[wave], first))
+            clips.append(wave * width + torch.arange(first, first + frames))
+            ends[wave] = first + frames
+        frames_P = torch.tensor([len(pause) for pause in pauses], dtype=torch.int64)
+        pauses_PT = pad_sequence(pauses, batch_first=True) if pauses else torch.zeros(0, 0, dtype=torch.int64)
+        return JoinedFrames(pad_sequence(clips, batch_first=True), frames_B, pauses_PT, frames_P)
 
 
 def join_clips(batch: Batch, longest_s: Seconds) -> Batch:
@@ -206,7 +220,7 @@ def _joined(
         start_B.append(start)
     made = replace(
         batch,
-        wave_BS=torch.nn.utils.rnn.pad_sequence([torch.cat(parts) for parts in waves], batch_first=True),
+        wave_BS=pad_sequence([torch.cat(parts) for parts in waves], batch_first=True),
         lengths_B=torch.tensor(lengths, dtype=torch.int64, device=batch.wave_BS.device),
         rows_B=batch.rows_B[firsts],
         languages_B=batch.languages_B[firsts],
@@ -254,6 +268,80 @@ def span_mask(
         if bool(mask_BN[b, :length].all()):
             mask_BN[b, int(torch.randint(length, (), generator=generator))] = False
     return mask_BN
+
+
+@dataclass(frozen=True)
+class Masks:
+    """SpecAugment's masks (Park et al. 2019): True where frames, or channels of the encoder's width, are masked."""
+
+    frames_BT: Tensor
+    channels_BD: Tensor
+
+
+@dataclass(frozen=True)
+class MaskSampler:
+    """Draws ``Masks`` for each batch: the last stage of fine-tuning's loader. It can be pickled."""
+
+    seed: int
+    frames: Callable[[Samples], Frames]
+    """number of frames in a clip of so many samples"""
+    width: int
+    """channels of the encoder"""
+    time: MaskSettings
+    channels: MaskSettings
+
+    def __call__(self, batch: Batch) -> Batch:
+        return replace(batch, masks=self.draw(batch, generator(self.seed, "masks", batch.number)))
+
+    def draw(self, batch: Batch, random: torch.Generator) -> Masks:
+        frames_B = torch.tensor([self.frames(length) for length in batch.lengths_B.tolist()])
+        widths_B = torch.full((len(frames_B),), self.width)
+        places = ((self.time, frames_B, self.frames(batch.wave_BS.shape[1])), (self.channels, widths_B, self.width))
+        return Masks(*(span_mask(n_B, most, m.coverage, m.span, m.min_spans, random) for m, n_B, most in places))
+
+
+# --- The student's copy of a batch -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class StudentInput:
+    """The clips of a batch as a student gets them: joined, augmented and masked."""
+
+    wave_JS: Tensor
+    lengths_J: Tensor
+    masks: Masks
+    places: JoinedFrames | None  # None if the clips are not joined
+
+
+@dataclass(frozen=True)
+class StudentSampler:
+    """Adds a ``StudentInput`` to each batch: the last stage of distillation's loader. It can be pickled."""
+
+    masks: MaskSampler
+    hop: Samples
+    join_s: Seconds
+    """longest wave of joined clips; 0 = off"""
+    augment: Callable[[NDArray[np.float32], np.random.Generator], NDArray[np.float32]] | None = None
+
+    def __call__(self, batch: Batch) -> Batch:
+        seed, frames = self.masks.seed, self.masks.frames
+        random = generator(seed, "masks", batch.number)
+        waves, places = batch, None
+        if self.join_s > 0:
+            joined = join_with_pauses(batch, self.join_s, self.hop, random)
+            waves = joined.batch
+            frames_B = torch.tensor([frames(length) for length in batch.lengths_B.tolist()])
+            places = joined.places(frames_B, self.hop, frames(waves.wave_BS.shape[1]))
+        masks = self.masks.draw(waves, random)
+        wave_JS = waves.wave_BS if self.augment is None else self._augmented(waves, self.augment)
+        return replace(batch, student=StudentInput(wave_JS, waves.lengths_B, masks, places))
+
+    def _augmented(self, waves: Batch, augment: Callable[..., NDArray[np.float32]]) -> Tensor:
+        changed_JS = torch.zeros_like(waves.wave_BS)
+        for place, length in enumerate(waves.lengths_B.tolist()):
+            random = np.random.default_rng((mix(self.masks.seed, "disturbance", waves.number), place))
+            changed_JS[place, :length] = torch.from_numpy(augment(waves.wave_BS[place, :length].numpy(), random))
+        return changed_JS
 
 
 # --- What pretraining predicts, and what it is compared with ---------------------------------------------

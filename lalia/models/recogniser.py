@@ -19,6 +19,7 @@ from torchaudio.functional import forced_align
 
 from lalia.decoding.forced_alignment import require_frames
 from lalia.models.encoder import Encoder
+from lalia.models.frontend import on_device
 from lalia.text.normaliser import Normaliser
 from lalia.text.tokens import Tokens
 
@@ -89,20 +90,21 @@ class CtcSum:
 
 
 def ctc(logits_BTV: Tensor, frames_B: Tensor, labels_BU: Tensor, label_lengths_B: Tensor) -> CtcSum:
-    """Negative log-likelihood of ``labels``; token 0 is the blank.
+    """Negative log-likelihood of ``labels``; token 0 is the blank. ``frames_B`` and ``label_lengths_B`` are on the CPU.
 
     A label needs a frame per token and one more between two equal tokens. Clips with fewer have no path: they are marked in
     ``impossible_B`` instead of making the sum infinite.
     """
-    impossible_B = frames_needed(labels_BU, label_lengths_B) > frames_B
+    lengths_B = on_device(label_lengths_B, logits_BTV.device)
+    impossible_B = frames_needed(labels_BU, lengths_B) > on_device(frames_B, logits_BTV.device)
     log_probs_TBV = logits_BTV.float().log_softmax(-1).transpose(0, 1)  # float32: sums over thousands of paths
     losses_B = F.ctc_loss(log_probs_TBV, labels_BU, frames_B, label_lengths_B, reduction="none", zero_infinity=True)
     possible_B = ~impossible_B
-    return CtcSum((losses_B * possible_B).sum(), (label_lengths_B * possible_B).sum(), impossible_B)
+    return CtcSum((losses_B * possible_B).sum(), (lengths_B * possible_B).sum(), impossible_B)
 
 
 def frames_needed(labels_BU: Tensor, label_lengths_B: Tensor) -> Tensor:
-    """The fewest frames for each label, (B,): its tokens, and a blank between equal neighbours."""
+    """The fewest frames for each label, (B,): its tokens, and a blank between equal neighbours. All on one device."""
     inside = torch.arange(1, max(1, labels_BU.shape[1]), device=labels_BU.device) < label_lengths_B[:, None]
     equal_B = ((labels_BU[:, 1:] == labels_BU[:, :-1]) & inside).sum(1)
     return label_lengths_B + equal_B

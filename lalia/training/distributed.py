@@ -99,6 +99,18 @@ def all_reduce_min(values: Tensor) -> Tensor:
     return values
 
 
+def to_host(values: Tensor) -> Tensor:
+    """``values`` on the CPU: from a GPU by one copy into pinned memory, for which this thread sleeps."""
+    if values.device.type != "cuda":
+        return values.cpu()
+    host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+    host.copy_(values, non_blocking=True)
+    copied = torch.cuda.Event(blocking=True)
+    copied.record()
+    copied.synchronize()
+    return host
+
+
 def broadcast(values: Tensor) -> Tensor:
     """Rank 0's ``values``, on this rank's device; shapes may differ between ranks, the number of dimensions may not.
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from lalia.data.batch import MaskSampler, MaskSettings
 from lalia.errors import UserError
 from lalia.inputs import identify, wrong_kind
+from lalia.models.shape import EncoderShape
 
 
 @dataclass
@@ -151,6 +153,13 @@ class SpecAugmentSettings:
     """channels of one span"""
     dropout: float = 0.1
     """in the blocks of the model that learns, and before its head"""
+
+    def sampler(self, seed: int, shape: EncoderShape) -> MaskSampler:
+        """The loader's stage that draws these masks for an encoder of ``shape``."""
+        time = MaskSettings(self.time_coverage, self.time_span, 0)
+        return MaskSampler(
+            seed, shape.frames, shape.width, time, MaskSettings(self.channel_coverage, self.channel_span, 0)
+        )
 
 
 def require(value: object, flag: str, what: str) -> None:

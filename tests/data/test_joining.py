@@ -57,10 +57,17 @@ def test_frames_are_cut_apart_as_they_were_joined():
     joined = join_with_pauses(before, 1000.0, 640, torch.Generator().manual_seed(2))
     assert joined.wave_B == [0, 0, 0]
     frames_B = before.lengths_B // 640
-    x_JTD = (torch.arange(joined.batch.wave_BS.shape[1] // 640 + 1)[None, :, None]).float()
-    apart_BTD = joined.split(x_JTD, frames_B, 640)
-    between = joined.pauses(x_JTD, frames_B, 640)
-    assert len(between) == 2 and min(map(len, between)) >= 3
-    seen = [apart_BTD[b, : frames_B[b], 0] for b in range(3)]
-    whole = torch.cat([seen[0], between[0][:, 0], seen[1], between[1][:, 0], seen[2]])
-    assert whole.tolist() == list(range(len(whole)))
+    width = joined.batch.wave_BS.shape[1] // 640 + 1
+    found = joined.places(frames_B, 640, width)
+    assert found.pauses_PT.shape[0] == 2 and int(found.frames_P.min()) >= 3
+    clips = [found.clips_BT[b, : frames_B[b]].tolist() for b in range(3)]
+    pauses = [found.pauses_PT[p, : found.frames_P[p]].tolist() for p in range(2)]
+    whole = clips[0] + pauses[0] + clips[1] + pauses[1] + clips[2]
+    assert whole == list(range(len(whole)))
+
+
+def test_frames_of_later_waves_follow_those_of_earlier_ones():
+    joined = join_with_pauses(batch([6400, 6400], [0, 1]), 20.0, 640, torch.Generator().manual_seed(2))
+    found = joined.places(torch.tensor([9, 9]), 640, 12)
+    assert found.clips_BT.tolist() == [list(range(9)), list(range(12, 21))]
+    assert found.pauses_PT.shape[0] == len(found.frames_P) == 0

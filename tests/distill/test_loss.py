@@ -138,8 +138,9 @@ def test_an_unsure_teacher_and_a_silent_one_teach_nothing():
 
 def test_a_pause_says_one_word_boundary_or_nothing():
     torch.manual_seed(0)
-    pauses = [torch.randn(2, V), torch.randn(3, V)]
-    found, silent = pause_ctc(pauses, 1), pause_ctc(pauses, None)
+    pauses, frames_P = [torch.randn(2, V), torch.randn(3, V)], torch.tensor([2, 3])
+    padded = torch.nn.utils.rnn.pad_sequence(pauses, batch_first=True)
+    found, silent = pause_ctc(padded, frames_P, 1), pause_ctc(padded, frames_P, None)
     assert int(found.count) == int(silent.count) == 2
     for kind, boundary in ((found, 1), (silent, None)):
         expected = 0.0
@@ -152,4 +153,4 @@ def test_a_pause_says_one_word_boundary_or_nothing():
                     total += math.prod(chance[token] for chance, token in zip(chances, path, strict=True))
             expected -= math.log(total)
         assert float(kind.loss) == pytest.approx(expected, rel=1e-5)
-    assert float(pause_ctc([], 1).loss) == 0.0
+    assert float(pause_ctc(padded[:0], frames_P[:0], 1).loss) == 0.0

@@ -10,7 +10,7 @@ import torch
 
 from finetune.blank_alarm import BlankAlarm
 from finetune.config import AlarmSettings, FinetuneSettings
-from finetune.task import FinetuneTask, check_finite, count_tokens
+from finetune.task import FinetuneTask, Scored, check_finite, count_tokens
 from lalia.errors import GuardStopped
 from lalia.models.recogniser import Recogniser
 from tests.tiny_finetune import fit, make_folder, metrics
@@ -106,7 +106,8 @@ def test_a_clip_with_a_loss_that_is_not_finite_is_named():
     say = ("bulletin-17", "weather-3")
 
     def look(loss: float, precision: str = "fp32") -> None:
-        check_finite(logits_BTV, torch.tensor(loss), [0, 1], [1], model, say.__getitem__, 12, precision)
+        scored = [Scored([0], torch.zeros(1, 4, 3), torch.tensor(1.0)), Scored([0, 1], logits_BTV, torch.tensor(loss))]
+        check_finite(scored, [1], model, say.__getitem__, 12, precision)
 
     look(1.0)
     logits_BTV[1, 2, 0] = torch.nan
