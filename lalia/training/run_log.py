@@ -104,6 +104,7 @@ class ProgressBar(Callback):
         self.schedule = schedule
         self.title = title
         self.bar: Progress | None = None
+        self.numbers = ""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:
@@ -120,10 +121,12 @@ class ProgressBar(Callback):
         self.begun, self.first = time.monotonic(), trainer.global_step
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        if self.bar is not None and trainer.global_step:
-            self.bar.update(
-                self.task, total=self.schedule.steps, completed=trainer.global_step, numbers=self._numbers(trainer)
-            )
+        step = trainer.global_step
+        if self.bar is None or self.bar.disable or not step:
+            return
+        if step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self.numbers = self._numbers(trainer)  # only now, since the device has to catch up before they are read
+        self.bar.update(self.task, total=self.schedule.steps, completed=step, numbers=self.numbers)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.bar is not None and not self.bar.console.is_terminal:
@@ -195,15 +198,16 @@ class ThroughputLog(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        seconds_B = batch.lengths_B.double().cpu() / SAMPLE_RATE
-        self.heard_s.index_add_(0, batch.languages_B.cpu(), seconds_B)
+        seconds_B = batch.lengths_B.double() / SAMPLE_RATE
+        self.heard_s.index_add_(0, batch.languages_B, seconds_B)
         self._audio_s += float(seconds_B.sum()) * trainer.world_size
         if trainer.global_step == self._step:
             return  # a micro-batch within a step
         self._step = trainer.global_step
         passed_s = max(1e-6, time.monotonic() - self._begun)
         wait = (self.train.seconds - self._waited) / passed_s
-        pl_module.log_dict({"speed/audio_s_per_s": self._audio_s / passed_s, "speed/data_wait": min(1.0, wait)})
+        speed, wait_share = torch.tensor(self._audio_s / passed_s), torch.tensor(min(1.0, wait))
+        pl_module.log_dict({"speed/audio_s_per_s": speed, "speed/data_wait": wait_share})
         if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self._begin(trainer)
 

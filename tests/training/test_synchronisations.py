@@ -36,7 +36,9 @@ from lalia import config
 from lalia.data.batch import Batch
 from lalia.data.seeds import generator
 from lalia.models.shape import EncoderShape
+from lalia.training.run_log import BadClips, ProgressBar, ThroughputLog, TimedLoader
 from pretrain.bands import GuardSettings
+from pretrain.code_usage import CodeRecord
 from pretrain.config import PretrainSettings
 from pretrain.guard import Guard
 from pretrain.task import PretrainTask, contrast_sampler
@@ -135,14 +137,22 @@ def test_a_pretraining_step_never_waits(kind: str, monkeypatch: pytest.MonkeyPat
     logged: dict[str, Any] = {}
     monkeypatch.setattr(task, "log_dict", logged.update)
     monkeypatch.setattr(task, "optimizers", lambda: optimizer)
-    trainer: Any = SimpleNamespace(accumulate_grad_batches=2, world_size=1, strategy=None, optimizers=[optimizer])
+    trainer: Any = SimpleNamespace(
+        accumulate_grad_batches=2, world_size=1, strategy=None, optimizers=[optimizer], global_step=1, log_every_n_steps=50,
+        is_global_zero=True,
+    )  # fmt: skip
     guard = Guard(GuardSettings(), tmp_path)
+    progress = ProgressBar(settings.schedule, 1.0, ("train/loss",), "pretrain")
+    progress.on_train_start(trainer, task)
+    callbacks: list[Any] = [progress, ThroughputLog(TimedLoader([]), ["ita"]), CodeRecord(tmp_path), BadClips(tmp_path)]
     batch = contrast_sampler(settings)(batch_of(LENGTHS))
     with no_waiting(monkeypatch, pretrain.task):
         for _ in range(2):
             loss = task.training_step(batch.to(META), 0)
             guard.on_before_backward(trainer, task, loss)
             loss.backward()
+            for callback in callbacks:
+                callback.on_train_batch_end(trainer, task, None, batch, 0)
         packed = guard._pack(trainer, task)
         task.configure_gradient_clipping(optimizer, 1.0, "norm")
         optimizer.step()
