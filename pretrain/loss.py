@@ -18,16 +18,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lalia.models.frontend import full_precision
+
 C = TypeVar("C", bound=Callable[..., Any])
 
 
 def in_float32(function: C) -> C:
-    """``function`` with autocast off: cosines, softmaxes and their sums stay in float32 under bf16 and fp16."""
+    """``function``, whose first argument is a tensor, with autocast off: cosines, softmaxes and their sums stay in float32 under
+    bf16 and fp16."""
 
     @wraps(function)
-    def inner(*args: Any, **kwargs: Any) -> Any:
-        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
-            return function(*args, **kwargs)
+    def inner(first: Tensor, *args: Any, **kwargs: Any) -> Any:
+        with full_precision(first.device):
+            return function(first, *args, **kwargs)
 
     return inner  # type: ignore[return-value]
 
