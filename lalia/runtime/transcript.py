@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,7 +14,7 @@ import numpy as np
 from lalia.audio.channels import compare_seconds, cross_talk_ratio, is_same_sound
 from lalia.decoding.greedy import Word
 from lalia.errors import UserError
-from lalia.text.writing_system import join_words
+from lalia.text.writing_system import WritingSystem, join_words, needs_space
 from lalia.units import SAMPLE_RATE, Samples, Seconds
 
 # --- A transcript ----------------------------------------------------------------------------------------
@@ -127,15 +128,28 @@ def _split(words: Sequence[Word], pause_s: Seconds) -> list[list[Word]]:
     return parts
 
 
-# --- Transcripts as files --------------------------------------------------------------------------------
-
-FORMATS = ("txt", "json", "srt", "vtt")
+# --- Subtitles -------------------------------------------------------------------------------------------
 
 LINE_COLUMNS = 42
 LINES = 2
 LONGEST_S: Seconds = 6.0
 SHORTEST_S: Seconds = 1.0
 PAUSE_S: Seconds = 0.8
+"""A longer pause ends a cue."""
+GAP_S: Seconds = 0.25
+"""A shorter gap between two cues flickers; it is closed."""
+FLASH_S: Seconds = 0.25
+"""No cue is shorter, even if the next one has to wait."""
+COLUMNS_PER_S = 17
+"""The reading speed that a cue is lengthened for, as far as the pause after it allows."""
+_SENTENCE_ENDS = frozenset(".?!…。！？｡؟۔።፧।॥།။។៕")
+_CLAUSE_ENDS = frozenset(",;:–—、，；：،؛፣፤፥၊")
+_NOT_FIRST = (
+    _SENTENCE_ENDS
+    | _CLAUSE_ENDS
+    | frozenset(")]}»”’％%）］｝」』】〉》〕・々ゝゞヽヾーぁぃぅぇぉっゃゅょゎァィゥェォッャュョヮヵヶๆฯໆ་")
+)
+"""What no line begins with: closing marks, Japanese small kana and repetition marks (JIS X 4051), the Thai and Lao ones."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +160,147 @@ class Cue:
     end_s: Seconds
     lines: tuple[str, ...]
     channel: int = 0
+
+
+def make_cues(words: Sequence[Word]) -> list[Cue]:
+    """Words as cues of at most two lines and six seconds, in order; cues of one channel do not overlap.
+
+    A line has at most 42 columns, a wide character counts two, and a longer word is broken between letters. A cue is shown for
+    at least a second and until it is read at 17 columns a second, if the next one leaves the time. Gaps under 0.25 s are closed.
+    Netflix's Timed Text Style Guides have 42 columns (16 characters of Chinese), two lines, up to 17 to 20 characters a second
+    (9 of Chinese: each counts two columns here) and 5/6 s to 7 s; the BBC's Subtitle Guidelines advise breaks at punctuation
+    and pauses, and no gap that flickers.
+    """
+    groups = [group for phrase in _split(_unbroken(words), PAUSE_S) for group in _cut_phrase(phrase)]
+    cues: list[Cue] = []
+    ends: dict[int, Seconds] = {}
+    for group, following in zip_longest(groups, groups[1:]):
+        channel, last_s = group[0].channel, group[-1].end_s
+        before_s = ends.get(channel, -math.inf)
+        start_s = before_s if group[0].start_s - before_s < GAP_S else group[0].start_s
+        lines = _lines(group)
+        read_s = start_s + max(SHORTEST_S, sum(map(_columns, lines)) / COLUMNS_PER_S)
+        end_s = max(last_s, read_s)
+        if following:
+            end_s = min(end_s, max(following[0].start_s, last_s))
+            if 0 < following[0].start_s - end_s < GAP_S:
+                end_s = following[0].start_s
+        end_s = max(min(end_s, start_s + LONGEST_S), start_s + FLASH_S)
+        ends[channel] = end_s
+        cues.append(Cue(start_s, end_s, tuple(lines), channel))
+    return cues
+
+
+def _unbroken(words: Iterable[Word]) -> list[Word]:
+    """What a line keeps together, each at most a line wide: words with the marks after them, and the parts of longer words."""
+    whole: list[Word] = []
+    for word in filter(lambda word: word.text, words):
+        before = whole[-1] if whole else None
+        if before and word.text[0] in _NOT_FIRST and word.channel == before.channel:
+            whole[-1] = replace(before, text=before.text + word.text, end_s=word.end_s)
+        else:
+            whole.append(word)
+    return [part for word in whole for part in _broken(word)]
+
+
+def _broken(word: Word) -> list[Word]:
+    """A word in parts of at most a line, cut between letters; its time is shared among them by their width."""
+    if (width := _columns(word.text)) <= _room(word):
+        return [word]
+    parts = [""]
+    for letter in _clusters(word.text):
+        if parts[-1] and _columns(parts[-1] + letter) > _room(word):
+            parts.append("")
+        parts[-1] += letter
+    found, start_s = [], word.start_s
+    for part in parts:
+        end_s = start_s + (word.end_s - word.start_s) * _columns(part) / width
+        found.append(replace(word, text=part, start_s=start_s, end_s=end_s))
+        start_s = end_s
+    return found
+
+
+def _clusters(text: str) -> list[str]:
+    """The places where a word may be broken: its syllables or clusters, and letters with their marks in other scripts."""
+    found: list[str] = []
+    for piece in WritingSystem().cut(text):
+        if _columns(piece) < LINE_COLUMNS // 2:
+            found.append(piece)
+            continue
+        for letter in piece:
+            joined = found and (_is_mark(letter) or letter in _NOT_FIRST or found[-1][-1] == "\u200d")
+            found[-1:] = [found[-1] + letter] if joined else [*found[-1:], letter]
+    return found
+
+
+def _cut_phrase(phrase: list[Word]) -> Iterator[list[Word]]:
+    """The cues of words without a long pause: cut after a sentence, else after a clause, else at the longest pause."""
+    while phrase:
+        fitting = _fitting(phrase)
+        if fitting < len(phrase):
+            enough = sum(_columns(word.text) for word in phrase[:fitting]) / 2
+            places, columns = [], 0
+            for at in range(1, fitting + 1):
+                columns += _columns(phrase[at - 1].text)
+                if columns >= enough:
+                    mark = phrase[at - 1].text[-1]
+                    rank = 2 if mark in _SENTENCE_ENDS else 1 if mark in _CLAUSE_ENDS else 0
+                    places.append((rank, round(phrase[at].start_s - phrase[at - 1].end_s, 3), at))
+            fitting = max(places)[2]
+        yield phrase[:fitting]
+        phrase = phrase[fitting:]
+
+
+def _fitting(phrase: Sequence[Word]) -> int:
+    """How many words of ``phrase`` fit into two lines and six seconds; at least one."""
+    lines, columns = 1, _columns(phrase[0].text)
+    for at in range(1, len(phrase)):
+        more = _columns(phrase[at].text)
+        columns += _space(phrase[at - 1], phrase[at]) + more
+        if columns > _room(phrase[at]):
+            lines, columns = lines + 1, more
+        if lines > LINES or phrase[at].end_s - phrase[0].start_s > LONGEST_S:
+            return at
+    return len(phrase)
+
+
+def _lines(group: Sequence[Word]) -> list[str]:
+    """The text of a cue: one line if it fits, else two, broken after a mark or where they are most even."""
+    texts = [word.text for word in group]
+    whole = join_words(texts)
+    if _columns(whole) <= _room(group[0]):
+        return [whole]
+    places = []
+    for at in range(1, len(texts)):
+        first, second = join_words(texts[:at]), join_words(texts[at:])
+        if max(_columns(first), _columns(second)) <= _room(group[0]):
+            marked = first[-1] in _SENTENCE_ENDS or first[-1] in _CLAUSE_ENDS
+            places.append((marked, -abs(_columns(first) - _columns(second)), [first, second]))
+    return max(places)[2]
+
+
+def _space(before: Word, word: Word) -> int:
+    return int(needs_space(before.text[-1], word.text[0]))
+
+
+def _room(word: Word) -> int:
+    """The columns of a line, less those of the channel's number."""
+    return LINE_COLUMNS - (len(f"{word.channel}: ") if word.channel else 0)
+
+
+def _columns(text: str) -> int:
+    """The width of ``text`` as terminals and subtitles count: marks and joiners 0, wide and full-width characters 2."""
+    return sum(0 if _is_mark(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def _is_mark(letter: str) -> bool:
+    """Whether ``letter`` has no width: a mark, a joiner, or a vowel or final consonant of a Hangul syllable in parts."""
+    return unicodedata.category(letter) in ("Mn", "Me", "Cf") or "\u1160" <= letter <= "\u11ff"
+
+
+# --- Transcripts as files --------------------------------------------------------------------------------
+
+FORMATS = ("txt", "json", "srt", "vtt")
 
 
 def render(transcript: Transcript, format: str, name: str = "") -> str:
@@ -179,44 +334,6 @@ def render(transcript: Transcript, format: str, name: str = "") -> str:
             for cue in make_cues(transcript.words)
         )
     raise UserError(f"format {format!r} is unknown; expected one of {', '.join(FORMATS)}")
-
-
-def make_cues(words: Sequence[Word]) -> list[Cue]:
-    """Words grouped into cues of at most two lines and six seconds, split at pauses; cues do not overlap."""
-    groups: list[list[Word]] = []
-    for word in words:
-        group = groups[-1] if groups else []
-        if (
-            not group
-            or word.channel != group[-1].channel
-            or word.start_s - group[-1].end_s > PAUSE_S
-            or word.end_s - group[0].start_s > LONGEST_S
-            or len(_wrap([w.text for w in [*group, word]])) > LINES
-        ):
-            groups.append([word])
-        else:
-            group.append(word)
-    cues = []
-    for group, following in zip_longest(groups, groups[1:]):
-        # At least SHORTEST_S, but not longer than until the next one.
-        end_s = max(group[-1].end_s, group[0].start_s + SHORTEST_S)
-        if following:
-            end_s = min(end_s, max(following[0].start_s, group[-1].end_s))
-        cues.append(Cue(group[0].start_s, end_s, tuple(_wrap([w.text for w in group])), group[0].channel))
-    return cues
-
-
-def _wrap(texts: Sequence[str]) -> list[str]:
-    lines: list[list[str]] = [[]]
-    for text in texts:
-        if lines[-1] and _columns(join_words([*lines[-1], text])) > LINE_COLUMNS:
-            lines.append([])
-        lines[-1].append(text)
-    return [join_words(line) for line in lines]
-
-
-def _columns(text: str) -> int:
-    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
 def _json(transcript: Transcript, name: str) -> str:

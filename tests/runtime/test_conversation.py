@@ -121,7 +121,7 @@ def test_every_format_says_the_channel() -> None:
         {"channel": 2, "start_s": 1.2, "end_s": 1.6, "text": "a<b"},
     ]
     assert render(transcript, "srt") == (
-        "1\n00:00:00,000 --> 00:00:01,000\n1: ciao Anna\n\n2\n00:00:01,200 --> 00:00:02,200\n2: a<b\n\n"
+        "1\n00:00:00,000 --> 00:00:01,200\n1: ciao Anna\n\n2\n00:00:01,200 --> 00:00:02,200\n2: a<b\n\n"
     )
     assert render(transcript, "vtt") == (
         "WEBVTT\n\n00:00:00.000 --> 00:00:01.000\n<v 1>ciao Anna\n\n00:00:01.200 --> 00:00:02.200\n<v 2>a&lt;b\n\n"
