@@ -124,7 +124,7 @@ def test_every_format_says_the_channel() -> None:
         "1\n00:00:00,000 --> 00:00:01,200\n1: ciao Anna\n\n2\n00:00:01,200 --> 00:00:02,200\n2: a<b\n\n"
     )
     assert render(transcript, "vtt") == (
-        "WEBVTT\n\n00:00:00.000 --> 00:00:01.000\n<v 1>ciao Anna\n\n00:00:01.200 --> 00:00:02.200\n<v 2>a&lt;b\n\n"
+        "WEBVTT\n\n00:00:00.000 --> 00:00:01.200\n<v 1>ciao Anna\n\n00:00:01.200 --> 00:00:02.200\n<v 2>a&lt;b\n\n"
     )
 
 
