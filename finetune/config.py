@@ -20,7 +20,10 @@ class LabelSettings:
     punctuation: Literal["auto", "drop", "keep"] = "auto"
     """whether punctuation is kept; auto = no"""
     digits: Literal["auto", "spell", "keep"] = "auto"
-    """spell numbers as words, or keep digits; auto = spelled where num2words supports the language"""
+    """spell numbers as words, or keep digits; auto = spelled where num2words or CLDR know the language's numbers"""
+    numbers: str = ""
+    """a table of the language's numbers, NUMBER<tab>WORDS a line, for languages whose numbers no library knows; `lalia finetune
+    check --numbers FILE` makes one to fill in"""
     normaliser: str = ""
     """a normaliser.json to use instead of the language's defaults and the three settings above"""
     unit: Literal["auto", "letters", "graphemes", "jamo", "pieces"] = "auto"

@@ -6,6 +6,7 @@ adds a language's adapter.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,9 @@ from lalia.models.store import (
 )
 from lalia.text.language_codes import match_languages
 from lalia.text.normaliser import Normaliser, settings_for
+from lalia.text.number_words import read_numbers
 from lalia.text.tokens import BLANK, BOUNDARY, Tokens, choose_vocabulary, missing_characters
+from lalia.text.writing_system import LABELS_SEEN, script_of_texts
 
 # --- The initial model ---------------------------------------------------------------------------------
 
@@ -56,7 +59,7 @@ def make_recogniser(settings: FinetuneSettings, mixture: Mixture, rows: np.ndarr
     """The recogniser to train on ``rows`` in ``language``, with everything frozen that ``settings.mode`` freezes."""
     known = _known(settings, language)
     if known is None:
-        normaliser = make_normaliser(settings.labels, language)
+        normaliser = make_normaliser(settings.labels, language, (mixture.text(int(row)) for row in rows[:LABELS_SEEN]))
         tokens = make_tokens(mixture, rows, normaliser, settings.labels)
     else:
         normaliser = _with_language(known.normaliser, language)
@@ -204,12 +207,19 @@ def _fresh(settings: FinetuneSettings) -> Encoder:
 # --- Normaliser and vocabulary -------------------------------------------------------------------------
 
 
-def make_normaliser(settings: LabelSettings, language: str) -> Normaliser:
-    """The normaliser for labels, language-model text and scoring: the language's defaults, changed by ``settings``."""
+def make_normaliser(settings: LabelSettings, language: str, texts: Iterable[str] = ()) -> Normaliser:
+    """The normaliser for labels, language-model text and scoring: the language's defaults, changed by ``settings``.
+
+    ``texts`` are labels, whose script is the one of the normaliser.
+    """
     if settings.normaliser:
         return Normaliser.from_json(Path(settings.normaliser))
     given: dict[str, Any] = {"case": settings.case, "punctuation": settings.punctuation, "digits": settings.digits}
-    return Normaliser(settings_for(language, **{name: value for name, value in given.items() if value != "auto"}))
+    if settings.numbers:
+        given |= {"numbers": read_numbers(Path(settings.numbers))}
+        given |= {"digits": "spell"} if settings.digits == "auto" else {}
+    chosen = {name: value for name, value in given.items() if value != "auto"}
+    return Normaliser(settings_for(language, script_of_texts(texts), **chosen))
 
 
 def make_tokens(

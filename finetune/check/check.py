@@ -21,6 +21,8 @@ from lalia.data.mixture import resolve_languages
 from lalia.errors import UserError
 from lalia.text.languages import profile
 from lalia.text.normaliser import Normaliser, settings_for
+from lalia.text.number_words import read_numbers, write_numbers
+from lalia.text.writing_system import LABELS_SEEN, script_of_texts
 from lalia.units import plural
 
 ABOUT = """\
@@ -48,6 +50,10 @@ def add_arguments(parser: Parser) -> None:
         "--normaliser", type=Path, metavar="FILE", help="a normaliser.json instead of the language's default"
     )
     parser.add_argument(
+        "--numbers", type=Path, metavar="FILE",
+        help="a table of the language's numbers; written with those of the labels, to fill in, where there is none yet",
+    )  # fmt: skip
+    parser.add_argument(
         "--recogniser", type=Path, metavar="FOLDER", help="a recogniser or student to transcribe the clips with"
     )
     parser.add_argument("--fix", action="store_true", help="write a fixed corpus to --out")
@@ -67,9 +73,10 @@ def main(argv: list[str]) -> int:
     corpus = Corpus.load(args.corpus)
     languages = _languages(corpus, args.corpus, args.language)
     frame_s = _frame_s(args.encoder, args.frame_s)
+    numbers = read_numbers(args.numbers) if args.numbers and args.numbers.exists() else None
     checked, wrong_labels = [], {}
     for language in languages:
-        found = check(corpus, language, frame_s, args.normaliser)
+        found = check(corpus, language, frame_s, args.normaliser, numbers)
         if args.recogniser:
             from finetune.check.clips import check_pairs
 
@@ -80,6 +87,10 @@ def main(argv: list[str]) -> int:
     from finetune.check.report import show, show_next
 
     show(corpus, checked, time.perf_counter() - begun)
+    if args.numbers and numbers is None:
+        labels = checked[0].labels
+        count = write_numbers(args.numbers, labels.texts, labels.language)
+        print(f"{args.numbers}: {count} numbers to fill in; then train with --labels.numbers {args.numbers}")
     if args.html:
         from finetune.check.report import write_page
 
@@ -97,9 +108,19 @@ def main(argv: list[str]) -> int:
     return 1 if any(found.stops for found in checked) else 0
 
 
-def check(corpus: Corpus, language: str, frame_s: float = FRAME_S, normaliser: Path | None = None) -> Checked:
+def check(
+    corpus: Corpus,
+    language: str,
+    frame_s: float = FRAME_S,
+    normaliser: Path | None = None,
+    numbers: dict[str, str] | None = None,
+) -> Checked:
     """All findings on the labels of ``language`` in ``corpus``; needs no model and no audio."""
-    made = Normaliser.from_json(normaliser) if normaliser else Normaliser(settings_for(language))
+    table = {"numbers": numbers, "digits": "spell"} if numbers else {}
+    script = script_of_texts(
+        corpus.text(int(row)) for row in corpus.select(language=language, with_text=True)[:LABELS_SEEN]
+    )
+    made = Normaliser.from_json(normaliser) if normaliser else Normaliser(settings_for(language, script, **table))
     labels = read_labels(corpus, profile(language), made, frame_s)
     vocabulary = choose(labels)
     findings: list[Finding] = [

@@ -12,6 +12,7 @@ from lalia.errors import UserError
 from lalia.text.languages import profiles
 from lalia.text.marks import MarkKind, find_marks, spoken_symbols, strip_marks, truncated_words
 from lalia.text.normaliser import Normaliser
+from lalia.text.number_words import dates_and_times
 from lalia.text.tokens import RARE_COUNT, Vocabulary, choose_vocabulary
 from lalia.text.unicode import (
     is_unreadable,
@@ -71,7 +72,7 @@ def check_letters(labels: Labels) -> list[Finding]:
     """Findings on the characters of the labels."""
     return [
         *_encodings(labels), *_scripts(labels), *_mixed(labels), *_unicode(labels), *_identifiers(labels), *_digits(labels),
-        *_alike(labels), *_marks(labels), *_rare(labels), *_never_trained(labels),
+        *_dates(labels), *_alike(labels), *_marks(labels), *_rare(labels), *_never_trained(labels),
     ]  # fmt: skip
 
 
@@ -192,15 +193,27 @@ def _digits(labels: Labels) -> list[Finding]:
     first = (left or written)[0]
     if left:
         what = f"{plural(len(left), 'label', 'keeps', 'keep')} digits, which are spoken as words: {_short(labels.texts[first])!r}"
-        fix = f"write them as words: num2words does not support {labels.profile.title}"
-        if labels.profile.numbers:
+        fix = (
+            f"write them as words; no library knows the numbers of {labels.profile.title}: --numbers FILE writes a table to "
+            "fill in once, and --labels.numbers FILE trains with it"
+        )
+        if labels.profile.spells:
             fix = 'spell them ("digits": "spell" in normaliser.json), or write them as words'
         return [Finding("digits", "look", what, fix, labels.examples(left))]
-    what = (
-        f"{plural(len(written), 'label', 'has', 'have')} digits, spelled out by num2words: {_digits_of(labels, first)}"
-    )
+    by = "num2words" if labels.profile.numbers else "CLDR's rules" if labels.profile.spells else "your table"
+    what = f"{plural(len(written), 'label', 'has', 'have')} digits, spelled out by {by}: {_digits_of(labels, first)}"
     fix = "listen to a few: 1984 may be spoken as a year, a number or four digits"
     return [Finding("digits", "look", what, fix, labels.examples(written))]
+
+
+def _dates(labels: Labels) -> list[Finding]:
+    found = {p: dates for p, text in enumerate(labels.texts) if (dates := dates_and_times(text))}
+    if not found:
+        return []
+    shown = some([date for dates in found.values() for date in dates], 4)
+    what = f"{plural(len(found), 'label', 'has', 'have')} dates or clock times in digits: {shown}"
+    fix = "write them as they are said: their digits are read as single numbers"
+    return [Finding("dates", "look", what, fix, labels.examples(list(found)))]
 
 
 def _alike(labels: Labels) -> list[Finding]:

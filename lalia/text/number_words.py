@@ -11,6 +11,7 @@ from contextlib import suppress
 from functools import cache, lru_cache
 from pathlib import Path
 
+from lalia.cards import write_text
 from lalia.errors import UserError
 from lalia.text.languages import LanguageProfile, profile
 from lalia.text.text_files import read_unicode
@@ -18,6 +19,9 @@ from lalia.text.writing_system import WritingSystem, attaches_numbers, writing_s
 
 _MAX_DIGITS = 12  # Digits of a number that is read as one; a telephone number is read digit by digit.
 _SPACES = " \u00a0\u2009\u202f"
+_DATES = re.compile(
+    r"(?<![\d.:])(?:\d{1,2}([./-])\d{1,2}\1\d{2,4}|\d{4}([./-])\d{1,2}\2\d{1,2}|\d{1,2}/\d{1,2}|[012]?\d[:h][0-5]\d(?::[0-5]\d)?)(?![\d:])"
+)
 _NOT_TOLD = "numbers are to be spelled out, which needs {}; pip install 'lalia[train]', or write them out in the labels"
 
 
@@ -41,7 +45,7 @@ def spell_numbers(
         before, behind = text[: found.start()][-1:], text[found.end() :][:1]
         if letters and (before.isalpha() or behind.isalpha() or "'" in (before, behind)):
             return found[0]  # a letter of the word: Sḵwx̱wú7mesh
-        words = _words_of(found, behind, known, table)
+        words = _words_of(found, behind, known, table, writing.script)
         if words is None:
             return found[0]
         return f"{' ' if _needs_space(before, words[0]) else ''}{words}{' ' if _needs_space(behind, words[-1]) else ''}"
@@ -58,6 +62,20 @@ def numbers_in(texts: Iterable[str], language: str) -> dict[str, int]:
             for number in _numbers(found):
                 counts[number] = counts.get(number, 0) + 1
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def dates_and_times(text: str) -> list[str]:
+    """Dates and clock times in digits: 24.12.2024, 2024-12-24, 24/12, 10:30, 14h05."""
+    return [found[0] for found in _DATES.finditer(text)]
+
+
+def write_numbers(path: Path, texts: Iterable[str], language: str) -> int:
+    """Write a table for ``read_numbers`` with the numbers of ``texts``, to be filled in; returns how many they are."""
+    counts = numbers_in(texts, language)
+    numbers = [*map(str, range(10)), *(number for number in counts if len(number) > 1)]
+    head = "# How each number is said, behind a tab. Others are read digit by digit.\n"
+    write_text(path, head + "".join(f"{number}\t\n" for number in numbers))
+    return len(numbers)
 
 
 def read_numbers(path: Path) -> dict[str, str]:
@@ -106,7 +124,9 @@ def _numbers(found: re.Match[str]) -> list[str]:
     return ["".join(ascii_parts) + (f".{fraction}" if fraction else "")]
 
 
-def _words_of(found: re.Match[str], behind: str, known: LanguageProfile, table: Mapping[str, str]) -> str | None:
+def _words_of(
+    found: re.Match[str], behind: str, known: LanguageProfile, table: Mapping[str, str], script: str
+) -> str | None:
     """The words of a match; None where nobody knows them."""
     said = []
     for number in _numbers(found):
@@ -115,8 +135,8 @@ def _words_of(found: re.Match[str], behind: str, known: LanguageProfile, table: 
             said.append(table[number])
             continue
         one_by_one = bool(behind) and behind in known.digit_by_digit and len(digits) == 4
-        whole = _whole(digits, known, table, found["ordinal"] is not None, one_by_one)
-        after = [_whole(c, known, table, False, False) for c in fraction]
+        whole = _whole(digits, known, table, script, found["ordinal"] is not None, one_by_one)
+        after = [_whole(c, known, table, script, False, False) for c in fraction]
         if whole is None or None in after:
             return None
         point = [known.point] if fraction and known.point else []
@@ -125,7 +145,7 @@ def _words_of(found: re.Match[str], behind: str, known: LanguageProfile, table: 
 
 
 def _whole(
-    digits: str, known: LanguageProfile, table: Mapping[str, str], ordinal: bool, one_by_one: bool
+    digits: str, known: LanguageProfile, table: Mapping[str, str], script: str, ordinal: bool, one_by_one: bool
 ) -> str | None:
     if digits in table:
         return table[digits]
@@ -133,18 +153,18 @@ def _whole(
         return " ".join(table[digit] for digit in digits)
     if len(digits) <= _MAX_DIGITS and (digits[0] != "0" or len(digits) == 1) and not one_by_one:
         for kind in ("ordinal", "cardinal") if ordinal else ("cardinal",):
-            words = _spelled(digits, known.numbers, known.cldr_numbers, kind)
+            words = _spelled(digits, known.numbers, known.cldr_numbers, script, kind)
             if words is not None:
                 return words
         if known.cldr_numbers:
             return None  # CLDR's rules have no word for it
-    each = [_spelled(digit, known.numbers, known.cldr_numbers, "cardinal") for digit in digits]
+    each = [_spelled(digit, known.numbers, known.cldr_numbers, script, "cardinal") for digit in digits]
     joined = "" if one_by_one else " "
     return None if None in each else joined.join(word for word in each if word)
 
 
 @lru_cache(maxsize=65536)
-def _spelled(digits: str, numbers: str, cldr: str, kind: str) -> str | None:
+def _spelled(digits: str, numbers: str, cldr: str, script: str, kind: str) -> str | None:
     """The words of a number by num2words or CLDR's rules; None where they fail."""
     if numbers:
         return _by_num2words(digits, numbers, kind)
@@ -155,6 +175,8 @@ def _spelled(digits: str, numbers: str, cldr: str, kind: str) -> str | None:
         from unicode_rbnf import RbnfEngine
     except ImportError as error:
         raise UserError(_NOT_TOLD.format("unicode-rbnf")) from error
+    own = f"{language}_{script}"  # sr_Latn, zh_Hant
+    language = own if own in RbnfEngine.get_supported_languages() else language
     words = str(RbnfEngine.for_language(language).format_number(digits).text)
     return " ".join(words.replace("\u200b", "").split()) or None
 

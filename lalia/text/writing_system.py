@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cache, lru_cache
@@ -61,6 +62,11 @@ _UNSPACED_CODES = frozenset(
      "Talu", "Java", "Bali"]
 )  # fmt: skip
 _RTL_CODES = frozenset(["Arab", "Aran", "Hebr", "Syrc", "Thaa", "Nkoo", "Adlm", "Rohg", "Mand", "Samr", "Yezi"])
+_CODES_OF_SCRIPTS = {
+    "LATIN": "Latn", "CYRILLIC": "Cyrl", "ARABIC": "Arab", "HEBREW": "Hebr", "DEVANAGARI": "Deva", "GURMUKHI": "Guru",
+    "MONGOLIAN": "Mong", "TIBETAN": "Tibt", "TIFINAGH": "Tfng", "CANADIAN": "Cans", "ADLAM": "Adlm", "NKO": "Nkoo",
+    "GREEK": "Grek", "THAI": "Thai", "MYANMAR": "Mymr", "JAVANESE": "Java",
+}  # fmt: skip
 _TSHEG = "\u0f0b"
 _FOLLOWING_VOWELS = frozenset("ะาำๅฯๆະາຳຽໆ")
 """Letters by category that complete a Thai or Lao cluster (Unicode, Thai: 'leading' and 'following' vowels)."""
@@ -254,6 +260,17 @@ def writing_system(language: str, script: str = "") -> WritingSystem:
                 casing=found.casing if script == "Latn" else "",
             )  # fmt: skip
     return found
+
+
+LABELS_SEEN = 200
+"""So many labels tell which of its scripts a language is written in."""
+
+
+def script_of_texts(texts: Iterable[str]) -> str:
+    """The script of most letters of ``texts`` among those that languages are written in beside another one; "" for any other."""
+    counts = Counter(script_of(letter) for text in texts for letter in text)
+    del counts[""]
+    return _CODES_OF_SCRIPTS.get(counts.most_common(1)[0][0], "") if counts else ""
 
 
 def languages() -> frozenset[str]:

@@ -18,6 +18,7 @@ from lalia.data.corpus import Corpus
 from lalia.data.prepare.pipeline import rewrite
 from lalia.errors import UserError
 from lalia.text.normaliser import NormaliserSettings
+from lalia.text.number_words import read_numbers
 from tests.tiny_corpus import make_corpus
 
 SENTENCES = (
@@ -85,6 +86,7 @@ def each(rows: list[int], corpus: Corpus, change: Any) -> dict[int, dict[str, An
         ("unicode", "look", "not in NFC", lambda t: t + " perche\u0301"),
         ("digits", "look", "spelled out by num2words: '21' as 'ventuno'", lambda t: t + " 21"),
         ("empty labels", "look", "empty after normalisation", lambda t: "…"),
+        ("dates", "look", "dates or clock times in digits: 24.12.2024", lambda t: t + " 24.12.2024"),
         ("label > frames", "stop", "more letters than frames", lambda t: " ".join([t] * 20)),
         ("script", "look", "Cyrillic", lambda t: t + " привет"),
         ("language", "look", "look like English", lambda t: "this is what the man said to you"),
@@ -145,13 +147,23 @@ def test_a_language_is_found_by_the_code_it_is_a_part_of(sound: Corpus, tmp_path
 
 def test_numbers_that_cannot_be_spelled_must_be_written_out(sound: Corpus, tmp_path: Path) -> None:
     row = train_rows(sound)[0]
-    changes: dict[int, dict[str, Any]] = {r: {"language": "swh"} for r in range(len(sound))}
-    changes[row] = {"language": "swh", "text": sound.text(row) + " 13"}
-    findings = check.check(Corpus.load(changed(sound, tmp_path, changes)), "swh").findings
+    changes: dict[int, dict[str, Any]] = {r: {"language": "quc"} for r in range(len(sound))}
+    changes[row] = {"language": "quc", "text": sound.text(row) + " 13"}
+    corpus = changed(sound, tmp_path, changes)
+    findings = check.check(Corpus.load(corpus), "quc").findings
     told = {finding.topic: (finding.what, finding.fix) for finding in findings}
     assert told["digits"][0].startswith("1 label keeps digits")
-    assert told["digits"][1] == "write them as words: num2words does not support Swahili (swh)"
+    assert "no library knows the numbers of" in told["digits"][1] and "--numbers FILE" in told["digits"][1]
     assert "characters of " in told["rare characters"][0], "digits are no letters"
+    table = tmp_path / "numbers.tsv"
+    check.main([str(corpus), "--numbers", str(table)])
+    lines = table.read_text(encoding="utf-8").splitlines()
+    assert "13\t" in lines and "0\t" in lines
+    with pytest.raises(UserError, match="line 2: 0 has no words"):
+        check.main([str(corpus), "--numbers", str(table)])
+    table.write_text("13\toxlajuj\n", encoding="utf-8")
+    found = check.check(Corpus.load(corpus), "quc", numbers=read_numbers(table))
+    assert {f.topic: f.what for f in found.findings}["digits"].endswith("spelled out by your table: '13' as 'oxlajuj'")
 
 
 def test_leaks_stop(sound: Corpus, tmp_path: Path) -> None:

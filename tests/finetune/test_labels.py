@@ -33,10 +33,15 @@ def tokens_of(*texts: str, language: str = "ita", known: Tokens | None = None, *
     return make_tokens(cast(Mixture, Texts(*texts)), rows, make_normaliser(said, language), said, known)
 
 
-def test_the_language_says_how_it_is_written() -> None:
+def test_the_language_says_how_it_is_written(tmp_path: Path) -> None:
     assert make_normaliser(LabelSettings(), "ita")("Un po’ di 21!") == "un po' di ventuno"
     assert make_normaliser(LabelSettings(), "cmn")("你好，世界") == "你好世界"
     assert make_normaliser(LabelSettings(), "wyn")("Kwe, 21") == "kwe 21"
+    assert make_normaliser(LabelSettings(), "srp", ["Žena i čovek"])("21 Ǌegoš") == "dvadeset i jedan njegoš"
+    assert make_normaliser(LabelSettings(), "srp", ["Жена и човек"])("21 човек") == "двадесет и један човек"
+    table = tmp_path / "numbers.tsv"
+    table.write_text("13\toxlajuj\n", encoding="utf-8")
+    assert make_normaliser(LabelSettings(numbers=str(table)), "quc")("13 Q'ij") == "oxlajuj qʼij"
 
 
 def test_settings_win_over_the_language(tmp_path: Path) -> None:
