@@ -125,10 +125,30 @@ _BIBLIOGRAPHIC = {
     "rum": "ron", "slo": "slk", "tib": "bod", "wel": "cym",
 }  # fmt: skip
 """Libraries' codes of ISO 639-2; as names of folders some are any word."""
+_DEPRECATED = {
+    "iw": "heb", "in": "ind", "ji": "yid", "jw": "jav", "mo": "ron", "mol": "ron", "scc": "srp", "scr": "hrv", "tl": "tgl",
+    "sh": "hbs", "bh": "bho", "ajp": "apc",
+}  # fmt: skip
+"""Codes that older software writes (IANA's Language Subtag Registry, Deprecated and Preferred-Value)."""
+_COMMON_NAMES = {
+    "farsi": "fas", "mandarin": "cmn", "cantonese": "yue", "sorani": "ckb", "kurmanji": "kmr", "kiswahili": "swa",
+    "tagalog": "tgl", "bahasa indonesia": "ind", "bahasa melayu": "msa", "flemish": "nld",
+    "castilian": "spa", "moldovan": "ron", "moldavian": "ron", "azeri": "aze", "uighur": "uig", "sinhalese": "sin",
+    "myanmar": "mya", "oriya": "ori", "dari": "prs", "gujerati": "guj", "kiche": "quc", "k'iche'": "quc", "quiche": "quc",
+    "kekchi": "kek", "q'eqchi'": "kek", "senćoŧen": "str", "sencoten": "str", "secwepemctsín": "shs", "deutsch": "deu",
+    "français": "fra", "español": "spa", "italiano": "ita", "português": "por", "filipino": "fil", "greenlandic": "kal",
+}  # fmt: skip
+"""What people call languages where ISO 639-3 has another name or several."""
+
+
+def script_of_tag(name: str) -> str:
+    """The script subtag of a language tag, as ISO 15924 writes it: Latn of ``sr-Latn``; "" where it has none."""
+    found = re.fullmatch(r"[A-Za-z]{2,3}[-_]([A-Za-z]{4})(?:[-_]([A-Za-z]{2}|\d{3}))?", name.strip())
+    return found[1].capitalize() if found else ""
 
 
 def iso_639_3(name: str) -> str:
-    """The code for what a person or a table wrote: ``it``, ``it-IT``, ``ita``, ``italian``, ``wyn``, ``Wyandot``.
+    """The code for what a person or a table wrote: ``it``, ``it-IT``, ``sr-Latn``, ``ita``, ``italian``, ``iw``, ``Farsi``.
 
     ``""`` becomes ``und``. Raises ``UserError`` for what is no language, with those that it may mean.
     """
@@ -185,6 +205,9 @@ def find_language(name: str) -> str | None:
 def _resolve(name: str) -> str | None:
     """The code that ``name`` means where somebody says that it is a language; None where it is none, or several."""
     word = name.strip().lower()
-    code = find_language(name) or _BIBLIOGRAPHIC.get(word) or (word if is_code(word) else None)
+    tag = script_of_tag(word) or re.fullmatch(r"[a-z]{2,3}[-_]([a-z]{2}|\d{3})", word)
+    head = re.split(r"[-_]", word)[0] if tag else word
+    code = find_language(head) or _BIBLIOGRAPHIC.get(word) or _DEPRECATED.get(head) or _COMMON_NAMES.get(word)
+    code = code or (head if is_code(head) else None)
     named = [] if code else codes_by_name(word)
     return named[0] if len(named) == 1 else code

@@ -14,7 +14,7 @@ from lalia.data.prepare import pipeline
 from lalia.data.prepare.listing import Options, parse_columns
 from lalia.data.prepare.sources.opening import open_source
 from lalia.errors import UserError
-from lalia.text.language_codes import codes, describe_language, iso_639_3, related_code
+from lalia.text.language_codes import codes, describe_language, iso_639_3, related_code, script_of_tag
 from lalia.text.languages import profile
 from tests.tiny_clips import in_this_process, save, voiced
 
@@ -111,6 +111,15 @@ def test_an_unknown_language_is_one_line(tmp_path: Path) -> None:
     path = table(tmp_path, "file\ttext", "a.wav\tmoja", "b.wav\tmbili")
     assert "the language of 2 clips is unknown and will be und" in summary(path, tmp_path / "none")
     assert "und" not in summary(path, tmp_path / "said", language="swh")
+
+
+def test_tags_deprecated_codes_and_common_names_are_known() -> None:
+    for name, code in {
+        "sr-Latn": "srp", "zh-Hant-TW": "zho", "uz_Cyrl": "uzb", "iw": "heb", "iw-IL": "heb", "in": "ind", "Farsi": "fas",
+        "Sorani": "ckb", "K'iche'": "quc", "quc-Latn": "quc", "mo": "ron",
+    }.items():  # fmt: skip
+        assert iso_639_3(name) == code, name
+    assert script_of_tag("sr-Latn") == "Latn" and script_of_tag("it-IT") == script_of_tag("sr") == ""
 
 
 def test_codes_know_their_kin() -> None:
