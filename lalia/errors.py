@@ -8,8 +8,10 @@ never exits with 0, so a pipeline cannot take it for a finished one.
 from __future__ import annotations
 
 import codecs
+import errno
 import io
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Collection, Sequence
@@ -51,6 +53,21 @@ class Interrupted(Exception):
     status = 130
 
 
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""Errors of a disk or a quota that is full."""
+
+
+def full_disk(error: BaseException | None) -> OSError | None:
+    """The error of a full disk that ``error`` is or comes from; torch and safetensors report their own error for it."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in FULL:
+            return error
+        if (named := re.search(r"\(os error (\d+)\)", str(error))) and int(named[1]) in FULL:
+            return OSError(int(named[1]), os.strerror(int(named[1])))
+        error = error.__cause__ or error.__context__
+    return None
+
+
 def run(main: Callable[[], int | None], program: str) -> int:
     """Call ``main`` and return the exit status; expected endings print one line instead of a traceback.
 
@@ -71,6 +88,16 @@ def run(main: Callable[[], int | None], program: str) -> int:
     except BrokenPipeError:  # `lalia ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Exception as error:
+        refused = full_disk(error)
+        if refused is None or os.environ.get("LALIA_TRACEBACK"):
+            raise
+        where = f"{readable(str(refused.filename))}: " if refused.filename else ""
+        print(
+            f"{program}: {where}cannot be written ({refused.strerror}); make room, then give the same command again",
+            file=sys.stderr,
+        )
+        return UserError.status
 
 
 def speak_utf8() -> None:

@@ -5,7 +5,8 @@
 The stage's own settings and code; with ``LALIA_TEST_KILL_AT=k`` the process kills itself as step k ends, and with
 ``LALIA_TEST_SIGNAL=TERM:k`` or ``INT:k`` sends itself that signal there. ``LALIA_TEST_POISON=n`` fills micro-batch n, which is
 one rank's alone, with NaN; ``LALIA_TEST_SPOIL=k`` makes weights infinite before step k; ``LALIA_TEST_RANKS=FOLDER`` has every
-rank write what its guard did and what its weights add up to. Whatever objects the ranks send each other must not hold tensors.
+rank write what its guard did and what its weights add up to; ``LALIA_TEST_ACTIONS=k:action,...`` makes the guard take that action
+after step k. Whatever objects the ranks send each other must not hold tensors.
 """
 
 from __future__ import annotations
@@ -63,8 +64,18 @@ def main() -> int:
     from lalia.training import Callback, interventions
     from pretrain import fit as stage
     from pretrain.__main__ import fit
+    from pretrain.bands import Breach, Vitals, Watch
     from pretrain.guard import Guard
 
+    forced = dict(pair.split(":") for pair in os.environ.get("LALIA_TEST_ACTIONS", "").split(",") if pair)
+    if forced:
+        plain_run = Watch.run
+
+        def act(self: Watch, vitals: Vitals, step: int) -> Breach | None:
+            action: Any = forced.get(str(step))
+            return Breach(self.bands[0], 1.0, 0.5, action) if action else plain_run(self, vitals, step)
+
+        Watch.run = act  # type: ignore[method-assign]
     kill_at = int(os.environ.get("LALIA_TEST_KILL_AT", "0"))
     name, _, at = os.environ.get("LALIA_TEST_SIGNAL", ":0").partition(":")
     poison, spoil = int(os.environ.get("LALIA_TEST_POISON", "-1")), int(os.environ.get("LALIA_TEST_SPOIL", "-1"))

@@ -18,6 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing import resource_tracker
+from multiprocessing.reduction import ForkingPickler
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -273,14 +274,25 @@ class ThreadedLoader(Iterable[Batch]):
 
 
 class RunLoader(DataLoader[Batch]):
-    """A DataLoader whose worker processes leave the signals that stop a run to the run."""
+    """A DataLoader whose worker processes leave the signals that stop a run to the run, and send batches without /dev/shm."""
 
     def __init__(self, clips: Dataset[Any], **settings: Any) -> None:
-        super().__init__(clips, worker_init_fn=ignore_stop_signals, **settings)
+        super().__init__(clips, worker_init_fn=_begin_worker, **settings)
 
     def __iter__(self) -> Any:
         with stop_signals_blocked():
             return super().__iter__()
+
+
+def _begin_worker(worker: int) -> None:
+    ignore_stop_signals(worker)
+    # Tensors travel in the pipe: torch would put them into /dev/shm, and a process dies of a bus error where that is full (64 MB
+    # in a container of docker's). One copy more costs what fresh pages of shared memory cost.
+    ForkingPickler.register(torch.Tensor, _by_value)
+
+
+def _by_value(tensor: torch.Tensor) -> tuple[Callable[..., torch.Tensor], tuple[NDArray[Any]]]:
+    return torch.from_numpy, (tensor.numpy(),)
 
 
 def make_loader(

@@ -6,7 +6,6 @@ has no room for the copy, the training step waits for the file. Only rank 0 writ
 
 from __future__ import annotations
 
-import errno
 import os
 import resource
 import shutil
@@ -22,14 +21,12 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from torch import Tensor, nn
 
-from lalia.errors import UserError
+from lalia.errors import UserError, full_disk
 
 NEWEST = 2
 """Newest checkpoints that are kept."""
 SPARE = 0.8
 """Share of the free memory that copies of the state may take."""
-FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
-"""Errors of a disk or a quota that is full."""
 
 # --- Files -----------------------------------------------------------------------------------------------
 
@@ -248,15 +245,6 @@ def check_disk(folder: Path, module: nn.Module, kept: int) -> str:
     return f"checkpoints: {in_bytes(one)} each, up to {in_bytes(one * kept)} at a time; {in_bytes(free)} are free"
 
 
-def full_disk(error: BaseException | None) -> OSError | None:
-    """The error of a full disk that ``error`` is or comes from; torch reports its own error after that of a write."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in FULL:
-            return error
-        error = error.__cause__ or error.__context__
-    return None
-
-
 def _cannot_be_written(path: Path, error: Exception, checkpoint: Any) -> BaseException:
     """``error`` as one line where a user can do something about it."""
     refused = full_disk(error) or (error if isinstance(error, OSError) else None)
@@ -272,9 +260,8 @@ def _cannot_be_written(path: Path, error: Exception, checkpoint: Any) -> BaseExc
 
 
 @contextmanager
-def one_line_if_full(folder: Path) -> Iterator[None]:
-    """Context of a run in ``folder`` in which a full disk ends in a ``UserError``, whoever writes; threads that fail for it
-    print nothing."""
+def quiet_if_full() -> Iterator[None]:
+    """Context in which a thread that fails since the disk is full prints no traceback: who waits for the thread reports it."""
     plain = threading.excepthook
 
     def quiet(failed: threading.ExceptHookArgs) -> None:
@@ -284,16 +271,6 @@ def one_line_if_full(folder: Path) -> Iterator[None]:
     threading.excepthook = quiet
     try:
         yield
-    except UserError:
-        raise
-    except Exception as error:
-        refused = full_disk(error)
-        if refused is None:
-            raise
-        where = refused.filename or folder
-        raise UserError(
-            f"{where}: cannot be written ({refused.strerror}); make room, and the same command continues the run"
-        ) from error
     finally:
         threading.excepthook = plain
 

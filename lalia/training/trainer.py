@@ -28,7 +28,7 @@ from lalia import config
 from lalia.cards import read_card, write_json
 from lalia.errors import GateRefused, GuardStopped, Interrupted, UserError
 from lalia.signals import Phase, stops
-from lalia.training.checkpoint_files import NEWEST, CheckpointFiles, check_disk, one_line_if_full
+from lalia.training.checkpoint_files import NEWEST, CheckpointFiles, check_disk, quiet_if_full
 from lalia.training.checkpoints import (
     CHECKPOINTS,
     HEALTHY,
@@ -263,7 +263,7 @@ def _train(task: LightningModule, run: Run, train: Iterable[Any], valid: Iterabl
             benchmark=False,
         )  # fmt: skip
         try:
-            with one_line_if_full(run.folder):
+            with quiet_if_full():
                 trainer.fit(task, train, valid, ckpt_path=str(start[0]) if start else None)
         except Stopped as stop:
             _interrupt(stop.signum, stop.step, run, leader)

@@ -84,6 +84,22 @@ def test_one_rank_s_trouble_is_mended_on_all_alike(corpus: Path, alone: Path, tm
         torch.testing.assert_close(weight, expected[name], rtol=0, atol=1e-4, msg=name)
 
 
+@pytest.mark.parametrize("strategy", ["ddp", "zero2", "zero3"])
+def test_every_action_is_taken_on_both_alike(corpus: Path, tmp_path: Path, strategy: str) -> None:
+    out, actions = tmp_path / "run", {2: "revive", 3: "raise diversity", 4: "cut the rate", 5: "roll back"}
+    found = start(
+        corpus, out, "--hardware.devices=2", f"--hardware.strategy={strategy}", "--schedule.steps=6",
+        LALIA_TEST_ACTIONS=",".join(f"{step}:{action}" for step, action in actions.items()),
+    )  # fmt: skip
+    assert found.returncode == 0 and "Traceback" not in found.stderr, found.stderr
+    assert {line["step"]: line["action"] for line in read_record(out)} == actions
+    assert "restored from step 1, and the learning rate is cut to 0.25" in found.stderr
+    first, second = (json.loads((out / f"rank{rank}.json").read_text()) for rank in (0, 1))
+    assert first == second and first["rate"] == 0.25
+    last = newest_checkpoint(out)
+    assert last is not None and all(bool(torch.isfinite(w).all()) for w in last[1]["state_dict"].values())
+
+
 def test_a_run_that_must_not_be_rolled_back_stops_on_both(corpus: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     found = start(corpus, out, "--hardware.devices=2", "--guard.rollbacks=0", LALIA_TEST_SPOIL=str(SPOILED))

@@ -14,14 +14,14 @@ import torch
 from torch import nn
 
 from lalia.cards import write_json
-from lalia.errors import UserError
+from lalia.errors import UserError, full_disk, run
 from lalia.training import checkpoint_files
 from lalia.training.checkpoint_files import (
     CheckpointFiles,
     check_disk,
     free_memory,
-    one_line_if_full,
     prune,
+    quiet_if_full,
     read_checkpoint,
     step_path,
     steps_in,
@@ -255,15 +255,25 @@ def test_a_full_disk_is_one_line_whoever_writes(tmp_path: Path, capsys: pytest.C
     def write() -> None:
         raise OSError(errno.EDQUOT, "Disk quota exceeded", str(tmp_path / "metrics.jsonl"))
 
-    message = r"metrics.jsonl: cannot be written \(Disk quota exceeded\)"
-    with pytest.raises(UserError, match=message), one_line_if_full(tmp_path):
-        thread = threading.Thread(target=write)
-        thread.start()
-        thread.join()
-        write()
-    assert capsys.readouterr().err == ""
-    with pytest.raises(PermissionError), one_line_if_full(tmp_path):
+    def train() -> None:
+        with quiet_if_full():
+            thread = threading.Thread(target=write)
+            thread.start()
+            thread.join()
+            write()
+
+    assert run(train, "lalia") == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "metrics.jsonl: cannot be written (Disk quota exceeded); make room" in said
+
+    def forbidden() -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
+
+    with pytest.raises(PermissionError):
+        run(forbidden, "lalia")
+    # safetensors is written in Rust, whose errors are its own
+    rust = RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
+    assert full_disk(rust) is not None and full_disk(RuntimeError("(os error 13)")) is None
 
 
 def test_saves_are_due_by_the_clock_or_by_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
