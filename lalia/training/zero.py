@@ -215,7 +215,7 @@ class DeepSpeedZero(DeepSpeedStrategy):
         if not self.zero_stage_3:
             yield
             return
-        from deepspeed.zero import GatheredParameters
+        from deepspeed.runtime.zero import GatheredParameters
 
         with GatheredParameters(list(parameters), modifier_rank=0):
             yield
@@ -251,7 +251,7 @@ class DeepSpeedZero(DeepSpeedStrategy):
         if not parameter.requires_grad:
             if not self.zero_stage_3:
                 return parameter.detach().cpu()
-            from deepspeed.zero import GatheredParameters
+            from deepspeed.runtime.zero import GatheredParameters
 
             with GatheredParameters([parameter]):
                 return parameter.detach().cpu().clone()
