@@ -32,7 +32,7 @@ from lalia.models.recogniser import Recogniser
 from lalia.models.store import count_parameters
 from lalia.report.run_page import write_run_report
 from lalia.training import trainer
-from lalia.training.distributed import is_rank_zero, rank, shard_loader
+from lalia.training.distributed import autocast, is_rank_zero, rank, shard_loader
 from lalia.training.validation import describe_clips, transcribe_rows
 
 SHOW = ("train/loss", "train/posteriors", "valid/divergence", "valid/cer", "valid/wer")
@@ -190,7 +190,9 @@ def train(
     """Train ``task`` to the end of the schedule in the run ``folder``; with ``best``, also keep the best checkpoint."""
     ranks = settings.hardware.ranks
     accumulation = settings.batch.accumulation(ranks)
-    budget = trainer.resolve_schedule(settings, folder, lambda: _micro_step(task, inputs), accumulation, MINIMUM_STEPS)
+    budget = trainer.resolve_schedule(
+        settings, folder, task, lambda: _micro_step(task, inputs), accumulation, MINIMUM_STEPS
+    )
     task.zero_grad(set_to_none=True)
     if settings.loss.pseudo and settings.loss.pseudo_lm:
         unlabelled = np.setdiff1d(inputs.rows, inputs.labelled)
@@ -233,9 +235,8 @@ def train(
 
 def _micro_step(task: DistillTask, inputs: RunInputs) -> None:
     """One forward and backward pass as in training, for timing; the parameters do not change."""
-    batch = next(
-        iter(make_loader(inputs.clips, inputs.plan, start=0, workers=0, labels=inputs.encode, finish=task.sampler))
-    )
-    with torch.autocast("cpu", torch.bfloat16, enabled=task.settings.hardware.precision == "bf16"):
+    loader = make_loader(inputs.clips, inputs.plan, start=0, workers=0, labels=inputs.encode, finish=task.sampler)
+    batch = next(iter(loader)).to(task.device)
+    with autocast(task.settings.hardware):
         loss = task.weighted(task.losses(batch))
     loss.backward()

@@ -86,10 +86,10 @@ class PruneTask(DistillTask):
         super().validation_step(batch, batch_idx)
 
     def configure_optimizers(self) -> Any:
-        optim, lr = self.settings.optim, self.settings.prune.lr
-        groups = parameter_groups(nn.ModuleList([self.student, self.projections]), optim.lr)
+        lr = self.settings.prune.lr
+        groups = parameter_groups(nn.ModuleList([self.student, self.projections]), self.settings.optim.lr)
         groups.append({"params": [*self.gates.parameters(), self.multipliers], "lr": lr, "weight_decay": 0.0})
-        return adamw(groups, optim, self.settings.schedule)
+        return adamw(groups, self.settings)
 
     @torch.no_grad()
     def cut(self) -> Recogniser:

@@ -218,8 +218,7 @@ class DistillTask(LightningModule):
 
     def configure_optimizers(self) -> Any:
         learners = nn.ModuleList([self.student, self.projections])
-        optim = self.settings.optim
-        return adamw(parameter_groups(learners, optim.lr), optim, self.settings.schedule)
+        return adamw(parameter_groups(learners, self.settings.optim.lr), self.settings)
 
 
 def student_sampler(settings: DistillSettings, student: Recogniser) -> StudentSampler:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from finetune.blank_alarm import BlankAlarm
 from finetune.config import FinetuneSettings
@@ -35,7 +34,7 @@ from lalia.models.adapters import adapter_of, count
 from lalia.models.recogniser import Recogniser, ctc
 from lalia.models.store import count_parameters
 from lalia.report.run_page import write_run_report
-from lalia.training.distributed import is_rank_zero, rank, shard_loader
+from lalia.training.distributed import autocast, is_rank_zero, rank, shard_loader
 from lalia.training.run_log import read_metrics
 from lalia.training.trainer import (
     EarlyStopping,
@@ -108,7 +107,7 @@ def finetune(settings: FinetuneSettings, folder: Path, stated: Collection[str] |
     lm_decoder = make_lm_decoder(settings.select, recogniser, map(mixture.text, rows.tolist()), held_out.tolist())
     task = FinetuneTask(settings, recogniser, references, mixture.id, lm_decoder)
     budget = resolve_schedule(
-        settings, folder, lambda: _micro_step(task, mixture, plan, encode), accumulation, MINIMUM_STEPS
+        settings, folder, task, lambda: _micro_step(task, mixture, plan, encode), accumulation, MINIMUM_STEPS
     )
     task.zero_grad(set_to_none=True)
 
@@ -266,8 +265,8 @@ def _start_score(settings: FinetuneSettings, folder: Path, best_step: int) -> di
 
 def _micro_step(task: FinetuneTask, mixture: Mixture, plan: BatchPlan, encode: Callable[[str], list[int]]) -> None:
     """One forward and backward pass as in training, for timing; the parameters do not change."""
-    batch = next(iter(make_loader(mixture, plan, start=0, workers=0, labels=encode)))
+    batch = next(iter(make_loader(mixture, plan, start=0, workers=0, labels=encode))).to(task.device)
     assert batch.labels_BU is not None and batch.label_lengths_B is not None
-    with torch.autocast("cpu", torch.bfloat16, enabled=task.settings.hardware.precision == "bf16"):
+    with autocast(task.settings.hardware):
         logits_BTV, frames_B = task.recogniser(batch.wave_BS, batch.lengths_B)
     ctc(logits_BTV, frames_B, batch.labels_BU, batch.label_lengths_B).loss.backward()

@@ -182,7 +182,7 @@ class FinetuneTask(LightningModule):
         groups += parameter_groups(rest, lr)
         for group in groups[head:]:
             group["begins"] = self.begins
-        return adamw(groups, optim, self.settings.schedule)
+        return adamw(groups, self.settings)
 
     def begins(self) -> float:
         """The step at which the encoder begins to learn, after the latest restart."""

@@ -32,7 +32,8 @@ used most
   --plan.memory_gb N     memory of one device
   --plan.devices N       devices to plan for
   --hardware.strategy S  auto, ddp, zero1, zero2, zero3, zero2-offload or zero3-offload
-  --hardware.precision P fp32, bf16 or fp16
+  --hardware.device D    auto, cpu, cuda or mps; another than this machine has needs --plan.memory_gb
+  --hardware.precision P auto, fp32, bf16 or fp16
   --batch.hours N        hours of audio per optimizer step
   --batch.micro_s N      seconds of audio in memory at a time
   --schedule.steps N     length of the run

@@ -24,7 +24,7 @@ from lalia.models.quantizer import ContrastiveHead, kmeans
 from lalia.models.shape import EncoderShape
 from lalia.models.store import load_quantizer
 from lalia.report.run_page import write_run_report
-from lalia.training.distributed import is_rank_zero, rank, shard_loader
+from lalia.training.distributed import autocast, is_rank_zero, rank, shard_loader
 from lalia.training.run_log import ThroughputLog, TimedLoader, read_metrics
 from lalia.training.trainer import (
     Run,
@@ -75,7 +75,9 @@ def pretrain(settings: PretrainSettings, folder: Path, stated: Collection[str] =
         start.load_into(task)
     if not newest_checkpoint(folder):
         _initialise_from_audio(task, mixture, rows, start)
-    budget = resolve_schedule(settings, folder, lambda: _micro_step(task, mixture, plan), accumulation, MINIMUM_STEPS)
+    budget = resolve_schedule(
+        settings, folder, task, lambda: _micro_step(task, mixture, plan), accumulation, MINIMUM_STEPS
+    )
     task.zero_grad(set_to_none=True)
 
     leader = is_rank_zero(settings.hardware)
@@ -93,7 +95,7 @@ def pretrain(settings: PretrainSettings, folder: Path, stated: Collection[str] =
     run = Run(
         folder, settings.hardware, settings.log, settings.schedule, accumulation,
         accumulation * ranks * settings.batch.micro_s, "pretrain", SHOW, clip=settings.optim.clip,
-        budget=budget, rollback=settings.guard.enabled,
+        budget=budget, rollback=settings.guard.enabled, unused_parameters=False,
     )  # fmt: skip
     loader = make_loader(
         mixture,
@@ -226,8 +228,8 @@ def _initialise_from_audio(
 
 def _micro_step(task: PretrainTask, mixture: Mixture, plan: BatchPlan) -> None:
     """One forward and backward pass as in training, without a step."""
-    batch = next(iter(make_loader(mixture, plan, start=0, workers=0, finish=contrast_sampler(task.settings))))
-    precision = task.settings.hardware.precision
-    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+    loader = make_loader(mixture, plan, start=0, workers=0, finish=contrast_sampler(task.settings))
+    batch = next(iter(loader)).to(task.device)
+    with autocast(task.settings.hardware):
         output = task(batch, 1.0)
     (output.hidden.loss + (output.visible.loss if output.visible is not None else 0)).backward()

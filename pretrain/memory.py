@@ -27,6 +27,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lalia.data.loader import Batch
+from lalia.training.distributed import device_type, precision_of, training_device
+from lalia.training.settings import HardwareSettings
 from lalia.units import Seconds, to_samples
 from pretrain.config import PretrainSettings
 from pretrain.task import PretrainTask, contrast_sampler
@@ -90,9 +92,10 @@ class Footprint:
         return min(max(0.0, free - fixed) / per_clip * self.clip_s for fixed, per_clip in self.peaks(checkpointing))
 
 
-def trace(settings: PretrainSettings, cuda: bool = False) -> Footprint:
+def trace(settings: PretrainSettings) -> Footprint:
     """The memory model of ``settings``, measured with one and with two blocks, without and with activation checkpointing
-    (each when first needed). ``cuda``: attention by the fused kernel, which keeps no (T, T) weights."""
+    (each when first needed). On CUDA attention is the fused kernel, which keeps no (T, T) weights."""
+    cuda = device_type(settings.hardware) == "cuda"
     clip_s, more = longest_clip_s(settings), settings.model.layers - 1
 
     @cache
@@ -138,10 +141,11 @@ def predict(
     )
 
 
-def machine_bytes(devices: int = 1) -> float:
-    """Free memory of one device: of the first GPU, or this machine's divided by ``devices`` processes."""
-    if torch.cuda.is_available():
-        return float(torch.cuda.mem_get_info()[0])
+def machine_bytes(hardware: HardwareSettings) -> float:
+    """Free memory of one device: of this process's GPU, or this machine's divided by its processes."""
+    devices = hardware.devices
+    if device_type(hardware) == "cuda":
+        return float(torch.cuda.mem_get_info(training_device(hardware))[0])
     try:
         lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
         return next(1024.0 * float(line.split()[1]) for line in lines if line.startswith("MemAvailable")) / devices
@@ -170,8 +174,8 @@ def peak_bytes(task: PretrainTask, batch: Batch, cuda: bool = False) -> tuple[fl
 
 def forward(task: PretrainTask, batch: Batch) -> Tensor:
     """The loss of one training micro-batch (from ``contrast_sampler``), without a Trainer."""
-    precision = task.settings.hardware.precision
-    kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.bfloat16)
+    precision = precision_of(task.settings.hardware)
+    kind = torch.float16 if precision == "fp16" else torch.bfloat16
     with torch.autocast(batch.wave_BS.device.type, kind, enabled=precision != "fp32"):
         output = task(batch, 1.0)
     loss = output.hidden.loss + output.feature_penalty + output.codes.probabilities_GV.sum()

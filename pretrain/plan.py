@@ -6,7 +6,6 @@ import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import torch
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -15,6 +14,7 @@ from lalia.data.loader import make_loader
 from lalia.data.mixture import Mixture
 from lalia.data.plan import BatchPlan
 from lalia.errors import UserError
+from lalia.training.distributed import device_is_here, device_type, set_arithmetic, training_device
 from lalia.training.trainer import Budget, MinimumSteps, training_clock
 from lalia.units import Seconds
 from pretrain.config import PretrainSettings
@@ -23,6 +23,8 @@ from pretrain.task import PretrainTask, contrast_sampler
 
 HEADROOM = 0.9
 """Share of a device's memory to plan with; the rest is for temporary allocations of backward passes and libraries."""
+TIMED, MOST_S = 5, 60.0
+"""Micro-batches that are timed, and the seconds after which timing ends."""
 MINIMUM_STEPS = MinimumSteps(400, "its accuracy may be at chance for the first 400")
 STAGES = ("none", "zero1", "zero2", "zero3", "zero3-offload")
 
@@ -32,13 +34,11 @@ class PlanSettings:
     """The hardware to plan for."""
 
     memory_gb: float = 0.0
-    """memory of one device, GB; 0 = what is free on this machine now"""
+    """memory of one device, GB; 0 = what is free on this machine's device now"""
     devices: int = 0
     """total devices; 0 = hardware.devices x hardware.nodes"""
-    cuda: bool = False
-    """plan for GPUs (attention without stored weights), whatever this machine has"""
     measure: bool = True
-    """time a micro-batch of this corpus on this machine; False plans without times"""
+    """time micro-batches of this corpus on this machine's device; False plans without times"""
 
 
 @dataclass
@@ -114,7 +114,7 @@ def solve(
 def check_memory(settings: PretrainSettings) -> None:
     """Raise ``UserError`` if a run's micro-batch needs more memory than is free, with what would fit."""
     footprint = trace(settings)
-    free, ranks = machine_bytes(settings.hardware.devices), settings.hardware.ranks
+    free, ranks = machine_bytes(settings.hardware), settings.hardware.ranks
     stage = int(next((letter for letter in settings.hardware.strategy if letter.isdigit()), "0"))
     offload = settings.hardware.strategy.endswith("offload")
     checkpointing = settings.hardware.checkpointing
@@ -140,19 +140,23 @@ def plan(settings: PlanRequest, console: Console | None = None) -> HardwarePlan:
     console = console or Console()
     ask = settings.plan
     ranks = ask.devices or settings.hardware.ranks
-    device_bytes = ask.memory_gb * GB or machine_bytes(settings.hardware.devices)
+    device = device_type(settings.hardware)
+    here = device_is_here(device)
+    if not here and not ask.memory_gb:
+        raise UserError(f"--plan.memory_gb is missing: this machine has no {device} whose memory could be read")
+    device_bytes = ask.memory_gb * GB or machine_bytes(settings.hardware)
     mixture = Mixture.load(settings.data.corpus)
     if held_out := mixture.hold_out_recordings(settings.data.language, settings.data.min_s):
         print(held_out, file=sys.stderr)
     rows = mixture.select("train", settings.data.language, min_s=settings.data.min_s)
-    footprint = trace(settings, ask.cuda)
+    footprint = trace(settings)
     checkpointing = settings.hardware.checkpointing
     cut = solve(footprint, settings.batch.hours * 3600, settings.batch.micro_s, ranks, device_bytes, checkpointing)
     batches = BatchPlan(
         durations_s=mixture.durations_s, groups=mixture.groups, rows=rows, seed=settings.seed,
         micro_batch_s=cut.micro_s, min_s=settings.data.min_s, max_s=settings.data.max_s, alpha=settings.data.alpha,
     )  # fmt: skip
-    micro_step_s = _timed(settings, mixture, batches, cut, footprint) if ask.measure and not ask.cuda else None
+    micro_step_s = _timed(settings, mixture, batches, cut, footprint) if ask.measure and here else None
     console.print(_batch_table(settings, cut, ranks, device_bytes, ask.memory_gb > 0, footprint))
     console.print(_memory_table(cut, footprint, device_bytes))
     console.print(_run_table(settings, cut, ranks, batches, micro_step_s))
@@ -232,21 +236,26 @@ def _run_table(
 def _timed(
     settings: PlanRequest, mixture: Mixture, batches: BatchPlan, cut: HardwarePlan, footprint: Footprint
 ) -> Seconds | None:
-    """Seconds of one forward and backward pass on this machine's CPU; None if the model does not fit."""
-    if predict(footprint, cut.micro_s, 0, 1, checkpointing=cut.checkpointing).total > HEADROOM * machine_bytes():
+    """Seconds of one forward and backward pass on this machine's device; None if the model does not fit."""
+    alone = replace(settings.hardware, devices=1)
+    if predict(footprint, cut.micro_s, 0, 1, checkpointing=cut.checkpointing).total > HEADROOM * machine_bytes(alone):
         return None
+    device = training_device(alone)
+    set_arithmetic(alone)
     hardware = replace(settings.hardware, checkpointing=cut.checkpointing, compile=False)  # compiling is not timed
     task = PretrainTask(replace(settings, hardware=hardware)).train()
     if task.settings.quantizer.kind == "kmeans":
         task.head.centres_VC.normal_()
+    task.to(device)
     loader = iter(make_loader(mixture, batches, start=0, workers=0, finish=contrast_sampler(task.settings)))
-    seconds = []
-    for _ in range(5):
-        batch = next(loader)
-        begun = training_clock(torch.device("cpu"))
+    seconds: list[Seconds] = []
+    while len(seconds) < TIMED and sum(seconds) < MOST_S:
+        batch = next(loader).to(device)
+        begun = training_clock(device)
         forward(task, batch).backward()
-        seconds.append(training_clock(torch.device("cpu")) - begun)
-    return sorted(seconds[1:])[1]  # the first is warm-up; the median ignores steps slowed by other programs
+        seconds.append(training_clock(device) - begun)
+    counted = sorted(seconds[1:] or seconds)  # the first is warm-up
+    return counted[(len(counted) - 1) // 2]  # the median ignores steps slowed by other programs
 
 
 def _table(title: str, *columns: str) -> Table:

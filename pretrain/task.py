@@ -196,7 +196,7 @@ class PretrainTask(LightningModule):
         )
 
     def configure_optimizers(self) -> Any:
-        return adamw(parameter_groups(self, self.settings.optim.lr), self.settings.optim, self.settings.schedule)
+        return adamw(parameter_groups(self, self.settings.optim.lr), self.settings)
 
 
 @torch.no_grad()

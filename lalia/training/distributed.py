@@ -257,32 +257,38 @@ COMPILERS = ("c++", "g++", "clang++")
 
 def check_hardware(hardware: HardwareSettings) -> None:
     """Raise ``UserError`` if this machine cannot run ``hardware``."""
-    gpus = torch.cuda.device_count()
+    device, precision = device_type(hardware), precision_of(hardware)
+    gpus = torch.cuda.device_count() if device == "cuda" else 0
     if hardware.devices < 1 or hardware.nodes < 1:
         raise UserError(
             f"hardware.devices {hardware.devices}, hardware.nodes {hardware.nodes}: expected at least 1 of each"
         )
     if gpus and hardware.devices > gpus:
         raise UserError(f"hardware.devices {hardware.devices}: this machine has {gpus}; lower it, or start more nodes")
-    if gpus and hardware.precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+    if not device_is_here(device):
+        other = (
+            "torch is built without CUDA" if device == "cuda" and torch.version.cuda is None else "there is none here"
+        )
+        raise UserError(f"hardware.device {device}: {other}; use --hardware.device auto, or install what is missing")
+    if gpus and precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
         name = torch.cuda.get_device_name()
         raise UserError(f"hardware.precision bf16: {name} has no bfloat16 arithmetic; use fp16 or fp32")
-    if gpus and hardware.precision == "fp16" and torch.cuda.get_device_capability() < (5, 3):
+    if gpus and precision == "fp16" and torch.cuda.get_device_capability() < (5, 3):
         name = torch.cuda.get_device_name()
         raise UserError(f"hardware.precision fp16: {name} has no float16 arithmetic; use fp32")
-    if hardware.precision == "fp16" and not gpus and device_type() != "cpu":
-        raise UserError(f"hardware.precision fp16: not on {device_type()}; use bf16 or fp32")
+    if precision == "fp16" and device == "mps":
+        raise UserError("hardware.precision fp16: not on mps; use bf16 or fp32")
     if hardware.compile:
         if hardware.strategy.startswith("zero3"):
             raise UserError(
                 f"hardware.compile: not with {hardware.strategy}, which gathers a block's weights as it runs; use zero2"
             )
-        if device_type() == "cpu" and not any(map(shutil.which, COMPILERS)):
+        if device == "cpu" and not any(map(shutil.which, COMPILERS)):
             raise UserError("hardware.compile: no C++ compiler found; install one (g++), or leave it off")
     if hardware.strategy.startswith("zero"):
-        if device_type() == "mps":
+        if device == "mps":
             raise UserError(f"hardware.strategy {hardware.strategy}: DeepSpeed does not run on mps; use auto")
-        if device_type() == "cpu":
+        if device == "cpu":
             os.environ.setdefault("DS_ACCELERATOR", "cpu")  # otherwise it warns when it detects the CPU
         try:
             import deepspeed  # noqa: F401
@@ -292,39 +298,86 @@ def check_hardware(hardware: HardwareSettings) -> None:
             ) from error
 
 
-def device_type() -> str:
-    """The device type that runs train on here: cuda, mps or cpu."""
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+def device_type(hardware: HardwareSettings) -> str:
+    """The device type that a run trains on here: cuda, mps or cpu."""
+    if hardware.device != "auto":
+        return hardware.device
+    return next(device for device in ("cuda", "mps", "cpu") if device_is_here(device))
 
 
-def make_strategy(hardware: HardwareSettings, parameters: int) -> tuple[Strategy | str, Precision]:
-    """Lightning's strategy and precision plugin for ``hardware`` and a model of ``parameters`` weights."""
+def device_is_here(device: str) -> bool:
+    """Whether this machine has a device of the type ``device``."""
+    if device == "cuda":
+        return torch.cuda.is_available()
+    return device != "mps" or torch.backends.mps.is_available()
+
+
+def training_device(hardware: HardwareSettings) -> torch.device:
+    """The device that this process trains on."""
+    kind = device_type(hardware)
+    return torch.device(kind, environment().local_rank()) if kind == "cuda" else torch.device(kind)
+
+
+def precision_of(hardware: HardwareSettings) -> str:
+    """fp32, bf16 or fp16; auto is resolved for the device here."""
+    if hardware.precision != "auto":
+        return hardware.precision
+    if device_type(hardware) != "cuda" or not torch.cuda.is_available():
+        return "fp32"
+    if torch.cuda.is_bf16_supported(including_emulation=False):
+        return "bf16"
+    return "fp16" if torch.cuda.get_device_capability() >= (5, 3) else "fp32"
+
+
+def autocast(hardware: HardwareSettings) -> torch.autocast:
+    """The autocast context of training, for passes without a Trainer."""
+    precision = precision_of(hardware)
+    kind = torch.float16 if precision == "fp16" else torch.bfloat16
+    return torch.autocast(device_type(hardware), kind, enabled=precision != "fp32")
+
+
+def set_arithmetic(hardware: HardwareSettings) -> None:
+    """TensorFloat-32 for float32 products on CUDA: 10 bits of mantissa in the factors, sums in float32."""
+    if device_type(hardware) == "cuda":
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.allow_tf32 = True
+
+
+def make_strategy(
+    hardware: HardwareSettings, parameters: int, unused_parameters: bool
+) -> tuple[Strategy | str, Precision]:
+    """Lightning's strategy and precision plugin for ``hardware`` and a model of ``parameters`` weights.
+
+    ``unused_parameters``: some get no gradient in some steps, so DDP has to search for them in every backward pass.
+    """
     check_hardware(hardware)
+    device, wanted = device_type(hardware), precision_of(hardware)
     if hardware.strategy.startswith("zero"):
-        config = zero_config(hardware.strategy, hardware.precision, parameters)
-        return DeepSpeedZero(config), ShardedPrecision(hardware.precision == "fp16")
+        return DeepSpeedZero(zero_config(hardware, parameters)), ShardedPrecision(wanted == "fp16")
     precision: Precision = Precision()
-    if hardware.precision == "bf16":
-        precision = MixedPrecision("bf16-mixed", device_type())
-    elif hardware.precision == "fp16":
-        precision = Float16(device_type())
+    if wanted == "bf16":
+        precision = MixedPrecision("bf16-mixed", device)
+    elif wanted == "fp16":
+        precision = Float16(device)
     if hardware.ranks == 1:
         return "auto", precision
-    # Weights without a gradient occur while fine-tuning's encoder is frozen. Buffers are constants.
-    return DDPStrategy(find_unused_parameters=True, broadcast_buffers=False), precision
+    # Gradients are views of the buckets that are summed, not copies of them. Buffers are constants.
+    ddp = DDPStrategy(
+        find_unused_parameters=unused_parameters, gradient_as_bucket_view=True, broadcast_buffers=False
+    )  # fmt: skip
+    return ddp, precision
 
 
-def zero_config(strategy: str, precision: str, parameters: int) -> dict[str, Any]:
-    """DeepSpeed's configuration for ``strategy`` (zero1 … zero3-offload); Lightning adds clipping and accumulation."""
-    name, _, offload = strategy.partition("-")
+def zero_config(hardware: HardwareSettings, parameters: int) -> dict[str, Any]:
+    """DeepSpeed's configuration for ``hardware.strategy`` (zero1 … zero3-offload); Lightning adds clipping and accumulation."""
+    device, precision = device_type(hardware), precision_of(hardware)
+    name, _, offload = hardware.strategy.partition("-")
     stage = int(name.removeprefix("zero"))
     zero: dict[str, Any] = {
-        "stage": stage, "contiguous_gradients": True, "overlap_comm": device_type() != "cpu",
+        "stage": stage, "contiguous_gradients": True, "overlap_comm": device != "cpu",
         "reduce_bucket_size": BUCKET, "allgather_bucket_size": BUCKET,
     }  # fmt: skip
-    pinned = {"device": "cpu", "pin_memory": device_type() == "cuda"}
+    pinned = {"device": "cpu", "pin_memory": device == "cuda"}
     if stage == 3:
         # Smaller tensors stay whole on every rank: gathering them costs more than it saves.
         zero["stage3_param_persistence_threshold"] = min(100_000, parameters // 1000)

@@ -46,13 +46,17 @@ from lalia.training.distributed import (
     LossScale,
     broadcast,
     check_hardware,
+    device_type,
     environment,
     is_rank_zero,
     make_strategy,
+    precision_of,
+    set_arithmetic,
     set_threads,
+    training_device,
 )
 from lalia.training.run_log import BadClips, MetricsFile, ProgressBar, bad_clips_summary
-from lalia.training.settings import HardwareSettings, LogSettings, OptimSettings, ScheduleSettings
+from lalia.training.settings import HardwareSettings, LogSettings, RunSettings, ScheduleSettings
 
 __all__ = [
     "CHECKPOINTS",
@@ -94,6 +98,8 @@ class Run:
     monitor: tuple[str, str] | None = None
     """(metric, "min" or "max") by which the best checkpoint is kept; None = the last checkpoint is the best"""
     clip: float = 0.0
+    unused_parameters: bool = True
+    """whether some parameters get no gradient in some steps (as while an encoder is frozen)"""
     early_stopping: EarlyStopping = field(default_factory=EarlyStopping)
     """when the run ends before its last step, judged by ``monitor``"""
     budget: Budget | None = None
@@ -107,6 +113,7 @@ class Run:
 def resolve_schedule(
     settings: Any,
     folder: Path,
+    task: nn.Module,
     micro_step: Callable[[], None],
     accumulation: int,
     least: MinimumSteps,
@@ -114,9 +121,9 @@ def resolve_schedule(
 ) -> Budget | None:
     """Resolve ``settings.schedule.steps``, write ``RUN/config.yaml``, and return the time budget if there is one.
 
-    A new run's ``minutes`` become steps by timing ``micro_step`` (one forward and backward pass; the caller undoes what it
-    changes), at least ``least``. An existing run must have the same settings and inputs, and keeps its steps. Rank 0 writes
-    the file; the others wait for it up to ``patience_s`` seconds.
+    A new run's ``minutes`` become steps by timing ``micro_step`` (one forward and backward pass of ``task`` on the device that
+    will train; the caller undoes what it changes), at least ``least``. An existing run must have the same settings and inputs,
+    and keeps its steps and its precision. Rank 0 writes the file; the others wait for it up to ``patience_s`` seconds.
     """
     schedule: ScheduleSettings = settings.schedule
     path = folder / CONFIG
@@ -129,16 +136,23 @@ def resolve_schedule(
         known = config.load(type(settings), ["--config", str(path)], "run", "")
         if schedule.steps == 0:
             schedule.steps = known.schedule.steps
+        if settings.hardware.precision == "auto":
+            settings.hardware.precision = known.hardware.precision
+            check_hardware(settings.hardware)
         same_settings(config.to_dict(known), config.to_dict(settings), path)
         same_inputs(settings, folder)
         return budget
+    settings.hardware.precision = precision_of(settings.hardware)
     write_json(folder / INPUTS, content_ids(settings))
     if budget is None:
         config.dump(settings, path)
     elif schedule.minutes <= 0:
         raise UserError("schedule.steps and schedule.minutes are both 0; give one of them")
     else:
-        budget.keep(budget.plan(time_micro_step(micro_step) * accumulation, tell=True))
+        device = training_device(settings.hardware)
+        task.to(device)
+        budget.keep(budget.plan(time_micro_step(micro_step, device) * accumulation, tell=True))
+        task.to("cpu")
     return budget
 
 
@@ -155,7 +169,7 @@ def same_settings(known: dict[str, Any], asked: dict[str, Any], path: Path) -> N
 
     Hardware, logging and output folder may differ, also the number of ranks: accumulation is computed from it.
     """
-    where = ("strategy", "checkpointing", "devices", "nodes", "threads")
+    where = ("strategy", "device", "checkpointing", "devices", "nodes", "threads")
     free = {"log", "data.workers", "out", *(f"hardware.{name}" for name in where)}
 
     def differences(known: dict[str, Any], asked: dict[str, Any], prefix: str) -> Iterator[str]:
@@ -219,6 +233,7 @@ def fit(task: LightningModule, run: Run, train: Iterable[Any], valid: Iterable[A
 def _train(task: LightningModule, run: Run, train: Iterable[Any], valid: Iterable[Any], extra: list[Callback]) -> None:
     hardware, steps = run.hardware, run.schedule.steps
     set_threads(hardware)
+    set_arithmetic(hardware)
     leader = is_rank_zero(hardware)
     start = newest_checkpoint(run.folder)
     if start is not None:
@@ -226,7 +241,7 @@ def _train(task: LightningModule, run: Run, train: Iterable[Any], valid: Iterabl
     done = int(start[1]["global_step"]) if start else 0
     due = start is not None and validation_is_due(start[1])
     if due or start is None or (done < steps and not ended_early(start[1])):
-        strategy, precision = make_strategy(hardware, sum(p.numel() for p in task.parameters()))
+        strategy, precision = make_strategy(hardware, sum(p.numel() for p in task.parameters()), run.unused_parameters)
         files = CheckpointFiles(hardware.devices)
         checkpoints = Checkpoints(
             run.folder, run.schedule, run.log, run.accumulation, run.monitor, run.early_stopping, files, run.rollback,
@@ -242,7 +257,7 @@ def _train(task: LightningModule, run: Run, train: Iterable[Any], valid: Iterabl
         loggers = [MetricsFile(run.folder, done),
                    TensorBoardLogger(run.folder, name="tensorboard", version="")] if leader else False  # fmt: skip
         trainer = Trainer(
-            accelerator="auto",
+            accelerator=device_type(hardware),
             devices=hardware.devices,
             num_nodes=hardware.nodes,
             strategy=strategy,
@@ -314,13 +329,18 @@ def write_finished(folder: Path, facts: dict[str, Any]) -> None:
         write_json(folder / FINISHED, facts)
 
 
-def adamw(groups: list[dict[str, Any]], optim: OptimSettings, schedule: ScheduleSettings) -> dict[str, Any]:
+def adamw(groups: list[dict[str, Any]], settings: RunSettings) -> dict[str, Any]:
     """AdamW over ``groups`` (each with its own ``lr``) and the schedule's factor on all of them, as Lightning takes it.
+
+    Fused where all parameters are on CUDA: one pass over weights, gradients and moments. Not in float16, whose gradients
+    Lightning could not clip: a fused optimizer divides the loss scale out by itself.
 
     A group with ``begins`` (a function that returns a step) is frozen until then and gets its own warm-up from there: AdamW's
     first steps are as long as the learning rate, and at its peak they would destroy pretrained weights.
     """
+    optim, schedule = settings.optim, settings.schedule
     begins = [group.pop("begins", None) for group in groups]
+    on_cuda = all(parameter.device.type == "cuda" for group in groups for parameter in group["params"])
 
     def factor(begin: Callable[[], float] | None) -> Callable[[int], float]:
         return lambda step: (
@@ -328,8 +348,9 @@ def adamw(groups: list[dict[str, Any]], optim: OptimSettings, schedule: Schedule
         )
 
     optimizer = torch.optim.AdamW(
-        groups, lr=optim.lr, betas=(optim.beta1, optim.beta2), eps=optim.eps, weight_decay=optim.weight_decay
-    )
+        groups, lr=optim.lr, betas=(optim.beta1, optim.beta2), eps=optim.eps, weight_decay=optim.weight_decay,
+        fused=True if on_cuda and precision_of(settings.hardware) != "fp16" else None,
+    )  # fmt: skip
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, [factor(begin) for begin in begins])
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
@@ -431,9 +452,11 @@ def training_clock(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def time_micro_step(micro_step: Callable[[], None], warm: int = 2, times: int = 6, most_s: float = 60.0) -> float:
-    """Mean seconds of ``micro_step`` on the CPU over ``times`` calls after ``warm`` untimed ones, ended after ``most_s``."""
-    device, seconds = torch.device("cpu"), []
+def time_micro_step(
+    micro_step: Callable[[], None], device: torch.device, warm: int = 2, times: int = 6, most_s: float = 60.0
+) -> float:
+    """Mean seconds of ``micro_step`` on ``device`` over ``times`` calls after ``warm`` untimed ones, ended after ``most_s``."""
+    seconds = []
     begun = training_clock(device)
     for _ in range(warm + times):
         before = training_clock(device)

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from lalia.data.corpus import Corpus
 from lalia.data.prepare.pipeline import rewrite
 from lalia.errors import run
 from lalia.models import blocks
-from lalia.training import Callback, distributed
+from lalia.training import Callback
 from lalia.training.trainer import finished
 from pretrain import __main__ as command
 from pretrain import fit as stage
@@ -99,7 +100,7 @@ def test_a_batch_larger_than_memory_says_what_fits(fit: Fit, capsys: pytest.Capt
 def test_float16_where_there_is_none(
     fit: Fit, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(distributed, "device_type", lambda: "mps")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert fit("--hardware.precision=fp16") == 2
     assert "hardware.precision fp16: not on mps; use bf16 or fp32" in line(capsys)
 

@@ -19,7 +19,7 @@ from lalia.training.settings import BatchSettings, DataSettings, HardwareSetting
 from pretrain import memory as memory_module
 from pretrain import plan as plan_module
 from pretrain.config import ObjectiveSettings
-from pretrain.memory import GB, Footprint, LiveBytes, Peak, noise, peak_bytes, predict, trace
+from pretrain.memory import GB, Footprint, LiveBytes, Peak, machine_bytes, noise, peak_bytes, predict, trace
 from pretrain.plan import HEADROOM, PlanRequest, PlanSettings, check_memory, plan, solve
 from pretrain.task import PretrainTask
 from tests.tiny_corpus import make_corpus
@@ -86,7 +86,35 @@ def test_base_is_traced_in_five_seconds_without_computing_it() -> None:
 
 
 def test_on_a_gpu_attention_keeps_no_weights() -> None:
-    assert trace(request(LOGMEL), cuda=True).peaks(False)[1].per_clip < trace(request(LOGMEL)).peaks(False)[1].per_clip
+    on_gpu = request(LOGMEL, hardware=HardwareSettings(device="cuda", precision="fp32"))
+    assert trace(on_gpu).peaks(False)[1].per_clip < trace(request(LOGMEL)).peaks(False)[1].per_clip
+
+
+def test_the_free_memory_is_that_of_the_device_that_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[torch.device] = []
+
+    def free_and_total(device: torch.device) -> tuple[float, float]:
+        asked.append(device)
+        return 80 * GB, 96 * GB
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", free_and_total)
+    assert machine_bytes(HardwareSettings(device="cuda", devices=8)) == 80 * GB
+    assert asked == [torch.device("cuda", 0)]
+    alone, shared = (machine_bytes(HardwareSettings(device="cpu", devices=devices)) for devices in (1, 4))
+    assert shared == pytest.approx(alone / 4, rel=0.2) and len(asked) == 1
+
+
+def test_a_gpu_that_is_not_here_is_planned_for_with_its_memory(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = request(LOGMEL, plan=PlanSettings(devices=8), hardware=HardwareSettings(device="cuda"))
+    settings.data.corpus = [str(make_corpus(tmp_path / "corpus"))]
+    with pytest.raises(UserError, match=r"--plan\.memory_gb is missing: this machine has no cuda"):
+        plan(settings)
+    settings.plan.memory_gb = 24.0
+    plan(settings, Console(width=160))
+    said = capsys.readouterr().out
+    assert "8, 24.0 GB each (as given)" in said and "not measured" in said
 
 
 def test_zero_stages_share_out_one_part_after_the_other() -> None:
@@ -140,12 +168,12 @@ def test_what_cannot_fit_says_what_would() -> None:
 def test_a_run_larger_than_memory_is_refused_with_what_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = request(replace(LOGMEL, layers=20), batch=BatchSettings(hours=1.0, micro_s=3600.0))
     footprint = trace(settings)
-    monkeypatch.setattr(plan_module, "machine_bytes", lambda devices: footprint.activation_bytes(400.0))
+    monkeypatch.setattr(plan_module, "machine_bytes", lambda hardware: footprint.activation_bytes(400.0))
     with pytest.raises(UserError, match=r"batch.micro_s 3600 needs about .*--batch.micro_s 3\d\d fits"):
         check_memory(settings)
     check_memory(request(LOGMEL))
     one_clip = predict(footprint, 4.0, 0, 1, checkpointing=True).total
-    monkeypatch.setattr(plan_module, "machine_bytes", lambda devices: 1.02 * one_clip / HEADROOM)
+    monkeypatch.setattr(plan_module, "machine_bytes", lambda hardware: 1.02 * one_clip / HEADROOM)
     with pytest.raises(UserError, match=r"with --hardware\.checkpointing true a smaller --batch\.micro_s would fit"):
         check_memory(settings)
 
@@ -159,12 +187,12 @@ def test_a_run_that_fits_is_traced_only_as_it_will_run(monkeypatch: pytest.Monke
         return [(1e9, 2e9)]
 
     monkeypatch.setattr(memory_module, "_passes", passes)
-    monkeypatch.setattr(plan_module, "machine_bytes", lambda devices: 100 * GB)
+    monkeypatch.setattr(plan_module, "machine_bytes", lambda hardware: 100 * GB)
     check_memory(request(LOGMEL))
     assert traced == [False, False]
     check_memory(request(LOGMEL, hardware=HardwareSettings(checkpointing=True)))
     assert traced[2:] == [True, True]
-    monkeypatch.setattr(plan_module, "machine_bytes", lambda devices: 0.1 * GB)
+    monkeypatch.setattr(plan_module, "machine_bytes", lambda hardware: 0.1 * GB)
     with pytest.raises(UserError, match="needs about"):
         check_memory(request(LOGMEL))
     assert traced[4:] == [False, False, True, True]

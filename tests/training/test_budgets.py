@@ -22,6 +22,7 @@ from pretrain.fit import pretrain
 from tests.tiny_corpus import make_corpus
 from tests.training.test_recording import tiny
 
+CPU = torch.device("cpu")
 MINIMUM_STEPS = MinimumSteps(200, "fewer mean nothing")
 
 
@@ -55,10 +56,10 @@ def test_but_not_a_day_for_a_minute(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_clock_of_a_cpu_is_not_moved_by_neighbours() -> None:
-    alone = time_micro_step(work, warm=0, times=3)
+    alone = time_micro_step(work, CPU, warm=0, times=3)
     burners = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(6)]
     try:
-        busy = time_micro_step(work, warm=0, times=3)
+        busy = time_micro_step(work, CPU, warm=0, times=3)
     finally:
         for burner in burners:
             burner.kill()
@@ -76,7 +77,7 @@ def test_what_takes_long_is_timed_less_often() -> None:
         next(calls)
         work(30)
 
-    time_micro_step(step, most_s=0.05)
+    time_micro_step(step, CPU, most_s=0.05)
     assert next(calls) < 4
 
 

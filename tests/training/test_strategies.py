@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+from lightning.pytorch.strategies import DDPStrategy
+from torch._subclasses import FakeTensorMode
 
 from lalia.errors import UserError
 from lalia.scoring.rates import ErrorCounts
 from lalia.training import distributed
-from lalia.training.distributed import check_hardware, zero_config
-from lalia.training.settings import HardwareSettings
+from lalia.training.distributed import check_hardware, make_strategy, precision_of, zero_config
+from lalia.training.settings import HardwareSettings, RunSettings
+from lalia.training.trainer import adamw, parameter_groups
 
 LAUNCHERS = ("TORCHELASTIC_RUN_ID", "RANK", "WORLD_SIZE", "GROUP_RANK", "LOCAL_RANK", "NODE_RANK", "LOCAL_WORLD_SIZE")
 
@@ -25,7 +28,8 @@ def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_deepspeed_accepts_the_configuration(strategy: str, precision: str) -> None:
     from deepspeed.runtime.config import DeepSpeedConfig
 
-    found = DeepSpeedConfig(zero_config(strategy, precision, 10_000_000) | {"gradient_accumulation_steps": 1})
+    hardware = HardwareSettings(strategy=strategy, precision=precision)  # type: ignore[arg-type]
+    found = DeepSpeedConfig(zero_config(hardware, 10_000_000) | {"gradient_accumulation_steps": 1})
     assert found.zero_optimization_stage == int(strategy[4])
     assert (found.zero_config.offload_optimizer is not None) == strategy.endswith("offload")
     assert (found.zero_config.offload_param is not None) == (strategy == "zero3-offload")
@@ -37,15 +41,20 @@ def test_deepspeed_accepts_the_configuration(strategy: str, precision: str) -> N
 
 
 def test_small_models_are_sharded_too() -> None:
-    assert zero_config("zero3", "fp32", 50_000)["zero_optimization"]["stage3_param_persistence_threshold"] == 50
-    assert zero_config("zero3", "fp32", 10**9)["zero_optimization"]["stage3_param_persistence_threshold"] == 100_000
+    zero3 = HardwareSettings(strategy="zero3")
+    assert zero_config(zero3, 50_000)["zero_optimization"]["stage3_param_persistence_threshold"] == 50
+    assert zero_config(zero3, 10**9)["zero_optimization"]["stage3_param_persistence_threshold"] == 100_000
 
 
 def test_hardware_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     check_hardware(HardwareSettings(devices=64))  # processes of a CPU: any number
     with pytest.raises(UserError, match=r"hardware\.devices 0"):
         check_hardware(HardwareSettings(devices=0))
+    with pytest.raises(UserError, match=r"hardware\.device cuda: .*; use --hardware\.device auto"):
+        check_hardware(HardwareSettings(device="cuda"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    check_hardware(HardwareSettings(device="cpu", devices=64))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Old GPU")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (5, 2))
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
@@ -66,7 +75,7 @@ def test_compiling_needs_a_compiler_and_whole_weights(monkeypatch: pytest.Monkey
 
 
 def test_float16_and_deepspeed_are_not_for_every_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distributed, "device_type", lambda: "mps")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     with pytest.raises(UserError, match="fp16: not on mps"):
         check_hardware(HardwareSettings(precision="fp16"))
     with pytest.raises(UserError, match="DeepSpeed does not run on mps"):
@@ -104,3 +113,50 @@ def test_held_out_batches_are_shared_where_that_works(monkeypatch: pytest.Monkey
 def test_sums_of_one_rank_are_its_own() -> None:
     assert distributed.all_reduce_errors(ErrorCounts(1, 2, 3, 10), torch.device("cpu")) == ErrorCounts(1, 2, 3, 10)
     assert distributed.all_reduce_sum(torch.tensor([1, 2])).tolist() == [1.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("capability", "bf16", "precision"), [((8, 0), True, "bf16"), ((7, 0), False, "fp16"), ((5, 2), False, "fp32")]
+)
+def test_auto_takes_the_fastest_precision_of_the_device(
+    capability: tuple[int, int], bf16: bool, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert precision_of(HardwareSettings()) == "fp32"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bf16)
+    assert precision_of(HardwareSettings()) == precision
+    assert precision_of(HardwareSettings(device="cpu")) == "fp32"
+    assert precision_of(HardwareSettings(precision="fp32")) == "fp32"
+
+
+def test_tensor_float_32_is_for_cuda_alone() -> None:
+    before = torch.get_float32_matmul_precision()
+    try:
+        distributed.set_arithmetic(HardwareSettings(device="cpu"))
+        assert torch.get_float32_matmul_precision() == before == "highest"
+        distributed.set_arithmetic(HardwareSettings(device="cuda"))
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "fused"),
+    [("cuda", "bf16", True), ("cuda", "fp32", True), ("cuda", "fp16", None), ("cpu", "fp32", None)],
+)
+def test_adamw_is_fused_on_cuda(device: str, precision: str, fused: bool | None) -> None:
+    settings = RunSettings(hardware=HardwareSettings(device=device, precision=precision))  # type: ignore[arg-type]
+    with FakeTensorMode():
+        module = torch.nn.ParameterList([torch.empty(4, 4, device=device), torch.empty(4, device=device)])
+        made = adamw(parameter_groups(module, 1e-3), settings)["optimizer"]
+    assert made.defaults["fused"] is fused
+
+
+def test_ddp_searches_for_unused_parameters_only_where_there_are_some() -> None:
+    for unused in (False, True):
+        strategy, _ = make_strategy(HardwareSettings(devices=2), 1000, unused)
+        assert isinstance(strategy, DDPStrategy)
+        assert strategy._ddp_kwargs == {
+            "find_unused_parameters": unused, "gradient_as_bucket_view": True, "broadcast_buffers": False,
+        }  # fmt: skip
