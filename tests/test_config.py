@@ -71,7 +71,7 @@ def test_what_is_dumped_loads_back_the_same(schema, tmp_path):
         (["--guard.enabled=maybe"], "--guard.enabled maybe: expected true or false"),
         (
             ["--hardware.precision", "fp61"],
-            "--hardware.precision fp61: expected fp32, bf16 or fp16 (did you mean fp16?)",
+            "--hardware.precision fp61: expected auto, fp32, bf16 or fp16 (did you mean fp16?)",
         ),
         (["--data.corpus"], "--data.corpus: expected one argument"),
     ],

@@ -2,6 +2,13 @@
 
 A checkpoint holds whole weights and the whole AdamW state under the names of the unsharded model, whatever the strategy. So a run
 can continue under another strategy and on another number of ranks.
+
+DeepSpeed's public functions are used where they do the job: ``initialize``, ``zero.GatheredParameters``,
+``refresh_fp32_params``. ``PRIVATE`` lists what else is used, and why; ``tests/training/test_zero.py`` checks that the installed
+version still has it. The public ``safe_set_full_fp32_param`` and ``safe_set_full_optimizer_state`` cannot restore a checkpoint:
+under ZeRO 3 they read past the end of a tensor that the ranks do not divide evenly, under ZeRO 1 and 2 they know the moments
+only after the first step. There is no public way to get the gradient norm before the step (``get_global_grad_norm`` is that of
+the step before), or to skip a step.
 """
 
 from __future__ import annotations
@@ -18,6 +25,31 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+
+VERSION = "0.19"
+"""Of DeepSpeed; the private parts below were read in it."""
+STAGE_1_2, STAGE_3 = (
+    "runtime.zero.stage_1_and_2:DeepSpeedZeroOptimizer",
+    "runtime.zero.stage3:DeepSpeedZeroOptimizer_Stage3",
+)
+PRIVATE = {
+    f"{STAGE_1_2}.single_partition_of_fp32_groups": "this rank's float32 weights, whose moments a checkpoint restores",
+    f"{STAGE_3}.fp32_partitioned_groups_flat": "the same under ZeRO 3",
+    "utils.tensor_fragment:tensor_fragment.get_hp_fragment_address": "where a parameter lies in them (ZeRO 1, 2)",
+    "utils.tensor_fragment:tensor_fragment.lp_fragment_address": "which of its numbers lie there (ZeRO 1, 2)",
+    f"{STAGE_3}._get_fp32_opt_state_partition": "a parameter's part of them (ZeRO 3)",
+    f"{STAGE_1_2}.scaled_global_norm": "the gradient norm that the guard reads before the step",
+    f"{STAGE_3}._get_norm_groups": "the same under ZeRO 3",
+    "runtime.utils:combine_grad_norm_groups": "the same under ZeRO 3",
+    f"{STAGE_1_2}.check_grad_overflow": "makes a step look for overflow, by which one is skipped and float16 is scaled",
+    f"{STAGE_1_2}.check_overflow": "replaced for one step, which is then skipped",
+    f"{STAGE_3}._overflow_check_and_loss_scale_update": "the same under ZeRO 3",
+    f"{STAGE_1_2}._update_scale": "replaced for that step: the loss scale stays",
+    "runtime.fp16.loss_scaler:DynamicLossScaler": "loss scaling of float32 weights under float16 autocast",
+    "runtime.zero.linear:LinearFunctionForZeroStage3": "rounds twice in half precision; replaced by torch's (``round_once``)",
+    "ops.op_builder.cpu:ShareMemCommBuilder": "switched off on a CPU, where it would compile for minutes",
+}  # fmt: skip
+"""What lalia uses of DeepSpeed that is not public, and for what: module:name."""
 
 
 class DeepSpeedZero(DeepSpeedStrategy):

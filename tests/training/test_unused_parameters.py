@@ -28,5 +28,5 @@ def test_a_pretraining_step_uses_every_parameter(path: Path) -> None:
     settings.model = replace(shape, **small)  # type: ignore[arg-type]
     settings.hardware.precision = "fp32"
     task = PretrainTask(settings).train()
-    forward(task, noise(2, 3.0)).backward()
+    forward(task, noise(settings, 2, 3.0)).backward()
     assert [name for name, weight in task.named_parameters() if weight.grad is None] == []
