@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import Counter, defaultdict
 
@@ -68,11 +69,18 @@ def main_script(labels: Labels) -> str:
     return found.most_common(1)[0][0] if found else ""
 
 
+SIGNS = 0.02
+"""A sign inside words of this share of the labels may be a letter."""
+_APOSTROPHES = "'’ʼ‘`´ꞌ"
+_OPENING_QUOTES = (" '", " ‘", "“", '"', "„", "«")
+_SIGN_IN_WORD = re.compile(rf"(?<=[^\W\d_])([^\w\s/&@])(?=[^\W\d_])|(?<=[^\W\d_])([{_APOSTROPHES}])(?=[\s.,;:!?]|$)")
+
+
 def check_letters(labels: Labels) -> list[Finding]:
     """Findings on the characters of the labels."""
     return [
         *_encodings(labels), *_scripts(labels), *_mixed(labels), *_unicode(labels), *_identifiers(labels), *_digits(labels),
-        *_dates(labels), *_alike(labels), *_marks(labels), *_rare(labels), *_never_trained(labels),
+        *_signs_in_words(labels), *_dates(labels), *_alike(labels), *_marks(labels), *_rare(labels), *_never_trained(labels),
     ]  # fmt: skip
 
 
@@ -155,8 +163,11 @@ def _unicode(labels: Labels) -> list[Finding]:
         )
     invisible: Counter[str] = Counter()
     places = []
+    writing = labels.normaliser.writing
+    letters = set().union(*writing.letters, *writing.same)  # joiners that the language spells with
     for p, text in enumerate(labels.texts):
         here = [c for c in text if unicodedata.category(c) == "Cf" or c in "\u00ad\u034f\u115f\u3164"]
+        here = [c for c in here if c not in letters]
         invisible.update(here)
         if here:
             places.append(p)
@@ -204,6 +215,40 @@ def _digits(labels: Labels) -> list[Finding]:
     what = f"{plural(len(written), 'label', 'has', 'have')} digits, spelled out by {by}: {_digits_of(labels, first)}"
     fix = "listen to a few: 1984 may be spoken as a year, a number or four digits"
     return [Finding("digits", "look", what, fix, labels.examples(written))]
+
+
+def _signs_in_words(labels: Labels) -> list[Finding]:
+    """Signs inside and at the end of words that may be letters of the language, and that the normaliser drops."""
+    examples: dict[str, list[str]] = {}
+    places: dict[str, list[int]] = {}
+    for p, text in enumerate(labels.texts):
+        for found in _SIGN_IN_WORD.finditer(text):
+            sign = found[1] or found[2]
+            if found[2] and any(quote in text for quote in _OPENING_QUOTES):
+                continue
+            if unicodedata.category(sign)[0] in "PS" and unicodedata.category(sign) != "Pd":
+                word = text[: found.end()].split()[-1] + (text[found.end() :].split(" ")[0])
+                if sign not in _APOSTROPHES and sign in labels.normaliser(word):
+                    continue
+                if sign in _APOSTROPHES and len(labels.normaliser(word).split()) == 1 and found[1]:
+                    continue
+                if found[2] and labels.normaliser(word) != labels.normaliser(word.rstrip(_APOSTROPHES)):
+                    continue
+                examples.setdefault(sign, []).append(word)
+                places.setdefault(sign, []).append(p)
+    often = {
+        sign: words for sign, words in examples.items() if len(set(places[sign])) >= max(3, SIGNS * len(labels.texts))
+    }
+    if not often:
+        return []
+    shown = ", ".join(f"{sign} ({len(words):,} times, as in {words[0]})" for sign, words in often.items())
+    what = f"signs in words that the normaliser drops: {shown}"
+    fix = "if one is a letter of the language, name it in `keep` of a normaliser.json; else nothing is lost"
+    return [
+        Finding(
+            "signs in words", "look", what, fix, labels.examples(sorted({p for sign in often for p in places[sign]}))
+        )
+    ]
 
 
 def _dates(labels: Labels) -> list[Finding]:

@@ -26,7 +26,8 @@ from lalia.decoding.decoder import Decoder, text_of
 from lalia.decoding.greedy import greedy, transcript
 from lalia.errors import UserError
 from lalia.lm.ngrams import estimate
-from lalia.text.normaliser import Normaliser
+from lalia.scoring.tuning import word_evidence
+from lalia.text.normaliser import Normaliser, settings_for
 from lalia.text.tokens import Tokens, spell, token_texts
 
 TOKENS = Tokens(["<blank>", "|", *"abcdehinorst"])
@@ -244,6 +245,43 @@ def test_confidence_falls_with_doubt() -> None:
         for sound in (log_probs("r_e_d_"), log_probs("r_e_d_", t2="a"))
     )
     assert unsure < 0.6 < sure
+
+
+@pytest.mark.parametrize(
+    ("language", "said", "likelier", "hot"),
+    [("cmn", "我去北京吧", "我去背景吧", "北京"), ("tha", "ไปกรุงเทพนะ", "ไปกลุงเทพนะ", "กรุงเทพ"),
+     ("bod", "ང་ལྷ་ས་ཡིན", "ང་ལྭ་ས་ཡིན", "ལྷ་ས"),
+     ("kor", "나는 서울 간다", "나는 서을 간다", "서울")],
+)  # fmt: skip
+def test_hot_words_inside_runs_of_letters(language: str, said: str, likelier: str, hot: str) -> None:
+    """What sounds a little more like other letters is read as the hot word, wherever nothing separates words."""
+    tokens = Tokens(["<blank>", "|", *sorted({*said, *likelier} - {" "})])
+    ids, others = tokens.encode(said), tokens.encode(likelier)
+    assert len(ids) == len(others)
+    probs = np.full((2 * len(ids), len(tokens)), 1e-4)
+    probs[1::2, 0] = 1.0
+    for i, (token, other) in enumerate(zip(ids, others, strict=True)):
+        probs[2 * i, token], probs[2 * i, other] = (0.3, 0.6) if token != other else (0.99, 0.99)
+    frames = np.log(probs / probs.sum(1, keepdims=True)).astype(np.float32)
+    writing = Normaliser(settings_for(language)).writing
+    assert text_of(Decoder(tokens, FRAME_S, writing=writing).decode(frames), tokens) == likelier
+    decoder = Decoder(tokens, FRAME_S, writing=writing, hot_words={hot: 4.0})
+    assert text_of(decoder.decode(frames), tokens) == said
+
+
+@pytest.mark.parametrize(("language", "text"), [("cmn", "我们去北京"), ("tha", "ไปกรุงเทพ"), ("bod", "བོད་སྐད་ཡིག")])
+def test_right_words_are_evidence_of_being_right(language: str, text: str) -> None:
+    """Tuning compared run-on references with single characters, so that every word was wrong and confidence fell to 0.001."""
+    tokens = Tokens(["<blank>", "|", *sorted(set(text))])
+    ids = tokens.encode(text)
+    probs = np.full((2 * len(ids), len(tokens)), 1e-3)
+    probs[np.arange(0, 2 * len(ids), 2), ids] = probs[1::2, 0] = 0.9
+    frames = np.log(probs / probs.sum(1, keepdims=True)).astype(np.float32)
+    decoder = Decoder(tokens, FRAME_S, writing=Normaliser(settings_for(language)).writing)
+    evidence, right = word_evidence(decoder, [(text, frames)] * 20)
+    assert all(right) and len(evidence) == len(right) > 40
+    weights = calibrate(evidence, right)
+    assert min(confidence(one, weights) for one in evidence) >= min(map(confidence, evidence))
 
 
 def test_confidence_of_ideographs() -> None:

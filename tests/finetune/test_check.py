@@ -145,6 +145,19 @@ def test_a_language_is_found_by_the_code_it_is_a_part_of(sound: Corpus, tmp_path
         Corpus.load(whole).select(language="swh")
 
 
+def test_signs_that_may_be_letters_are_named(sound: Corpus, tmp_path: Path) -> None:
+    rows = train_rows(sound)[:5]
+    found = topics(changed(sound, tmp_path / "a", each(rows, sound, lambda t: t + " o:nen")))
+    assert ": (5 times, as in o:nen)" in found["signs in words"]
+    changes = {
+        row: {"language": "wyn", "text": sound.text(row) + (" tsu'" if row in rows else "")}
+        for row in range(len(sound))
+    }
+    assert "' (5 times, as in tsu')" in topics(changed(sound, tmp_path / "b", changes), "wyn")["signs in words"]
+    persian = {row: {"language": "fas", "text": "می\u200cخواهم بروم"} for row in range(len(sound))}
+    assert "unicode" not in topics(changed(sound, tmp_path / "c", persian), "fas"), "the joiner is spelled"
+
+
 def test_numbers_that_cannot_be_spelled_must_be_written_out(sound: Corpus, tmp_path: Path) -> None:
     row = train_rows(sound)[0]
     changes: dict[int, dict[str, Any]] = {r: {"language": "quc"} for r in range(len(sound))}
