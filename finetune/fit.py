@@ -12,7 +12,7 @@ import numpy as np
 
 from finetune.blank_alarm import BlankAlarm
 from finetune.config import FinetuneSettings
-from finetune.model import describe, initial_model_of, make_recogniser, parents_of, save
+from finetune.model import describe, describe_other_languages, initial_model_of, make_recogniser, parents_of, save
 from finetune.presets import (
     apply_choices,
     check_settings,
@@ -94,7 +94,8 @@ def finetune(settings: FinetuneSettings, folder: Path, stated: Collection[str] |
 
     recogniser = make_initial()
     if leader and not step:
-        print(describe(recogniser.tokens, recogniser.normaliser), file=sys.stderr)
+        others = describe_other_languages(mixture, rows, recogniser.normaliser)
+        print("\n".join([describe(recogniser.tokens, recogniser.normaliser), *others]), file=sys.stderr)
     encode = label_encoder(recogniser.tokens, recogniser.normaliser)
     _check_lengths(mixture, rows, encode, recogniser, leader)
     plan = BatchPlan(

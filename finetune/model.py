@@ -245,3 +245,24 @@ def make_tokens(
 def describe(tokens: Tokens, normaliser: Normaliser) -> str:
     """The normaliser's settings and the tokens, a line each."""
     return f"labels: {normaliser.settings.describe()}\ntokens: {tokens.describe()}"
+
+
+def describe_other_languages(mixture: Mixture, rows: np.ndarray, normaliser: Normaliser) -> list[str]:
+    """A line for each other language of ``rows`` whose own rules would write some of its labels otherwise."""
+    told = []
+    for number in np.unique(mixture.languages[rows]):
+        language = mixture.language_names[number]
+        if language == normaliser.settings.language:
+            continue
+        texts = [mixture.text(int(row)) for row in rows[mixture.languages[rows] == number][:LABELS_SEEN]]
+        own = make_normaliser(LabelSettings(), language, texts)
+        pairs = [(own(text), normaliser(text)) for text in texts]
+        wrong = [pair for pair in pairs if pair[0] != pair[1]]
+        if wrong:
+            right, here = wrong[0]
+            told.append(
+                f"note: {len(wrong)} of {len(texts)} labels of {language} are written by the rules of "
+                f"{normaliser.settings.language}: {here[:60]!r}, by its own {right[:60]!r}; train each language by itself "
+                "(--data.language), or give rules for both with --labels.normaliser"
+            )
+    return told

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from finetune.config import LabelSettings
-from finetune.model import describe, make_normaliser, make_tokens
+from finetune.model import describe, describe_other_languages, make_normaliser, make_tokens
 from lalia.data.labels import label_encoder
 from lalia.data.mixture import Mixture
 from lalia.errors import UserError
@@ -19,6 +19,9 @@ from lalia.text.tokens import Tokens
 
 class Texts:
     """As much of a mixture as labels need."""
+
+    languages: np.ndarray
+    language_names: list[str]
 
     def __init__(self, *texts: str) -> None:
         self.texts = texts
@@ -42,6 +45,15 @@ def test_the_language_says_how_it_is_written(tmp_path: Path) -> None:
     table = tmp_path / "numbers.tsv"
     table.write_text("13\toxlajuj\n", encoding="utf-8")
     assert make_normaliser(LabelSettings(numbers=str(table)), "quc")("13 Q'ij") == "oxlajuj qʼij"
+
+
+def test_labels_written_by_another_languages_rules_are_named() -> None:
+    texts = Texts("Iğdır İZMİR", "INDIEN IST GROSS", "schön")
+    texts.languages, texts.language_names = np.array([0, 1, 1]), ["tur", "deu"]
+    mixture = cast(Mixture, texts)
+    [line] = describe_other_languages(mixture, np.arange(3), make_normaliser(LabelSettings(), "tur"))
+    assert "1 of 2 labels of deu" in line and "'ındıen ıst gross', by its own 'indien ist gross'" in line
+    assert describe_other_languages(mixture, np.arange(1), make_normaliser(LabelSettings(), "tur")) == []
 
 
 def test_settings_win_over_the_language(tmp_path: Path) -> None:
