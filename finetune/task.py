@@ -242,7 +242,7 @@ def _load_lm(folder: Path, tokens: Tokens, normaliser: Normaliser) -> tuple[Auto
     except UserError as error:
         raise UserError(f"--select.lm {error}") from error
     last = next(reversed(model.card.get("tuned", {})), "")
-    found = model.tuned(last)
+    found = model.tuned([last])
     description = f"{model.ngrams.order}-grams of {model.unit}s in {folder}"
     return lm_automaton(model, found["weight"], found["bonus"]), description
 

@@ -11,7 +11,7 @@ import json
 import os
 import platform
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,13 +25,16 @@ NAME = "card.json"
 KINDS = ("corpus", "encoder", "recogniser", "student", "language model")
 
 
-def content_hash(folder: Path, known: Mapping[str, str] | None = None) -> str:
+def content_hash(folder: Path, known: Mapping[str, str] | None = None, names: Collection[str] | None = None) -> str:
     """``sha256:…`` over the name and SHA-256 of every file in ``folder`` except its card, sorted by name.
 
-    ``known`` are SHA-256 in hex by a file's name in ``folder``. The other files are read, one per core at a time.
+    ``known`` are SHA-256 in hex by a file's name in ``folder``. The other files are read, one per core at a time. ``names``
+    restricts it to those files.
     """
     hashes = {name: bytes.fromhex(digest) for name, digest in (known or {}).items() if digest}
     paths = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != NAME)
+    if names is not None:
+        paths = [path for path in paths if path.relative_to(folder).as_posix() in names]
 
     def hashed(path: Path) -> tuple[str, bytes]:
         name = path.relative_to(folder).as_posix()

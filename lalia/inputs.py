@@ -6,9 +6,12 @@ of a file that may become a language model (ARPA, KenLM, audio, text).
 
 from __future__ import annotations
 
+import bz2
 import codecs
 import gzip
+import io
 import json
+import lzma
 import os
 import re
 from collections.abc import Callable
@@ -374,16 +377,25 @@ def is_kenlm(path: Path) -> bool:
 
 
 def is_arpa(path: Path) -> bool:
-    """Whether ``path`` is an ARPA file by its name or its first bytes (``.gz`` too)."""
-    if path.name.endswith((".arpa", ".arpa.gz")):
+    """Whether ``path`` is an ARPA file by its name or its first bytes (``.gz``, ``.bz2`` and ``.xz`` too)."""
+    if path.name.removesuffix(path.suffix if path.suffix in _COMPRESSED else "").endswith(".arpa"):
         return True
     if not path.is_file():  # a pipe can be read only once
         return False
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        with open_decompressed(path) as file:
             return file.read(HEAD_BYTES).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"\\data\\")
-    except (OSError, EOFError):
+    except (OSError, EOFError, lzma.LZMAError):
         return False
+
+
+_COMPRESSED: dict[str, Callable[[Path], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+
+
+def open_decompressed(path: Path) -> io.BufferedReader:
+    """The bytes of a file, decompressed if its name ends in ``.gz``, ``.bz2`` or ``.xz``."""
+    found: io.BufferedReader = _COMPRESSED.get(path.suffix, lambda path: path.open("rb"))(path)
+    return found
 
 
 def _is_text(head: bytes) -> bool:

@@ -23,9 +23,9 @@ from lalia.cards import write_text
 from lalia.data.corpus import Corpus
 from lalia.decoding.beam import BeamSettings
 from lalia.decoding.confidence import confidence, expected_error, reliability
-from lalia.decoding.decoder import Decoder, make_decoder, pair_name, text_of
+from lalia.decoding.decoder import Decoder, make_decoder, pair_names, text_of
 from lalia.decoding.greedy import greedy, transcript
-from lalia.lm.folder import ORDERS, LanguageModel, Unit, make, symbols_of
+from lalia.lm.folder import ORDERS, LanguageModel, Unit, make, model_names, symbols_of
 from lalia.lm.lstm import LstmModel
 from lalia.runtime.student import Student
 from lalia.scoring.rates import score
@@ -45,7 +45,6 @@ class Bench:
         self.student, self.corpus, self.language = student, corpus, language
         self.rows: list[str] = []
         self.dev = self.numbers("dev")
-        self.id = str(student.card["id"])
         clips = [(self.text(row), corpus.wave(row)) for row in self.numbers("test")]
         start = time.process_time()
         self.test: Held = [(text, student.log_probs(wave)) for text, wave in clips if text]
@@ -99,7 +98,7 @@ def ngrams(bench: Bench, unit: Unit, sentences: list[str], out: Path) -> Languag
     """An n-gram model, built and tuned on dev as by ``lalia lm`` and ``lalia tune``; reused if ``out`` exists."""
     if not out.exists():
         made = make(out, symbols(bench, sentences, unit), unit, ORDERS[unit], bench.student.normaliser, [])
-        made.store_tuned(bench.id, tune(bench.student, made, bench.corpus, bench.dev).as_dict())
+        made.store_tuned(model_names(bench.student.card), tune(bench.student, made, bench.corpus, bench.dev).as_dict())
     model = LanguageModel.load(out)
     print_perplexity(model, symbols(bench, held_out(bench, "dev"), unit))
     return model
@@ -111,11 +110,11 @@ def lstm(bench: Bench, under: LanguageModel, sentences: list[str], out: Path, se
     model = LstmModel.load(out)
     print_perplexity(model, symbols(bench, held_out(bench, "dev"), "letter"))
     print(f"{out.name}: {model.card['parameters']:,} weights, trained for {model.card['seconds']:.0f} s", flush=True)
-    name = pair_name(bench.student, under)
-    if name not in model.card.get("tuned", {}):
+    names = pair_names(bench.student, under)
+    if model.find_tuned(names) is None:
         found: Tuning = tune_lstm(bench.student, under, model, bench.corpus, bench.dev)
-        first = under.tuned(bench.id)
-        model.store_tuned(name, found.as_dict(lm_weight=first["weight"], lm_bonus=first["bonus"]))
+        first = under.tuned(model_names(bench.student.card))
+        model.store_tuned(names, found.as_dict(lm_weight=first["weight"], lm_bonus=first["bonus"]))
     return model
 
 
@@ -140,7 +139,7 @@ def compare(bench: Bench, free: list[Path], work: Path, settings: LstmSettings) 
         of_letters: LanguageModel | None = None
         for unit in ("letter", "word"):
             model = ngrams(bench, unit, sentences, work / f"{source}, {unit}s")
-            tuned = model.tuned(bench.id)
+            tuned = model.tuned(model_names(student.card))
             weights_used = f"(weight {tuned['weight']:g}, bonus {tuned['bonus']:g})"
             bench.beam(f"{ORDERS[unit]}-grams of {unit}s, {source} {weights_used}", make_decoder(student, model))
             if unit == "letter":
@@ -150,7 +149,9 @@ def compare(bench: Bench, free: list[Path], work: Path, settings: LstmSettings) 
             bench.calibration(make_decoder(student, model))
     assert of_letters is not None
     rescorer = lstm(bench, of_letters, sentences, work / "lstm", settings)
-    tuned = rescorer.card["tuned"][pair_name(student, of_letters)]
+    found = rescorer.find_tuned(pair_names(student, of_letters))
+    assert found is not None
+    tuned = found
     weights_used = f"(weight {tuned['weight']:g}, bonus {tuned['bonus']:g})"
     bench.beam(
         f"{ORDERS['letter']}-grams of letters and the LSTM, {source} {weights_used}",

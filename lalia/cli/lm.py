@@ -142,7 +142,7 @@ def make_ngrams(
     require_free(out)
     material = _read(() if arpa else texts, corpora, like, unit, languages)
     start = time.perf_counter()
-    counted = read_arpa(arpa[0]) if arpa else None
+    counted = read_arpa(arpa[0], material.normaliser) if arpa else None
     if counted:
         _require_unit(arpa[0], counted.symbols, unit)
     source = counted or material.sentences

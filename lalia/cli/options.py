@@ -225,12 +225,15 @@ def decoders(files: Decoding, model: AcousticModel) -> Callable[[], Decoder | No
         return lambda: None
     from lalia.decoding.automata import read_closed, read_hot_words
     from lalia.decoding.decoder import make_decoder
-    from lalia.lm.folder import LanguageModel
+    from lalia.lm.folder import BONUS, WEIGHT, LanguageModel, model_names
     from lalia.lm.lstm import LstmModel
+
+    def warn(what: str) -> None:
+        print(f"lalia: {what}", file=sys.stderr)
 
     lm = LanguageModel.load(files.lm) if files.lm else None
     rescore = LstmModel.load(files.rescore) if files.rescore else None
-    hot = read_hot_words(files.hot, model.normaliser, model.tokens) if files.hot else None
+    hot = read_hot_words(files.hot, model.normaliser, model.tokens, warn) if files.hot else None
     only = read_closed(files.only, model.normaliser, model.tokens) if files.only else None
     made = threading.local()
 
@@ -240,9 +243,10 @@ def decoders(files: Decoding, model: AcousticModel) -> Callable[[], Decoder | No
         found: Decoder = made.decoder
         return found
 
-    if lm is not None and not lm.is_tuned(str(model.card.get("id"))):
+    if lm is not None and lm.find_tuned(model_names(model.card)) is None:
         print(
-            f"lalia: {files.lm}: its LM weight is not tuned for this student; run: lalia tune STUDENT CORPUS --lm {files.lm}",
+            f"lalia: {files.lm}: its LM weight is not tuned for this student, so the defaults are used (weight {WEIGHT:g}, bonus"
+            f" {BONUS:g}); run: lalia tune STUDENT CORPUS --lm {files.lm}",
             file=sys.stderr,
         )
     decoder()  # errors in the files are raised before the first clip is decoded

@@ -65,8 +65,8 @@ def tune(
 
     ``languages`` None means the student's own. ``corpus`` replaces that in ``path``, which then only names it.
     """
-    from lalia.decoding.decoder import pair_name
-    from lalia.lm.folder import LanguageModel
+    from lalia.decoding.decoder import pair_names
+    from lalia.lm.folder import LanguageModel, model_names
     from lalia.lm.lstm import LstmModel
     from lalia.runtime.student import Student
     from lalia.scoring.tuning import Trial, tune_lstm
@@ -75,11 +75,11 @@ def tune(
     student = Student.load(model)
     ngrams = LanguageModel.load(lm)
     ngrams.check(student.tokens, student.normaliser)
-    student_id = str(student.card["id"])
+    names = model_names(student.card)
     lstm = LstmModel.load(rescore) if rescore else None
     if lstm is not None:
         lstm.check(student.tokens, student.normaliser)
-        if student_id not in ngrams.card.get("tuned", {}):
+        if ngrams.find_tuned(names) is None:
             raise UserError(f"{lm}: is not tuned for {model}; run first: lalia tune {model} CORPUS --lm {lm}")
     if corpus is None:
         corpus = open_corpus(path)
@@ -98,16 +98,17 @@ def tune(
     facts = {
         "corpus": corpus.card["id"], "split": split, "languages": taken, "date": date.today().isoformat(),
     }  # fmt: skip
-    known = ngrams.card.get("tuned", {}).get(student_id)
+    known = ngrams.card.get("tuned", {}).get(names[0])
     if lstm is None:
         found = tune_ngrams(student, ngrams, corpus, rows, show)
-        ngrams.store_tuned(student_id, found.as_dict(**facts))
+        ngrams.store_tuned(names, found.as_dict(**facts))
     else:
         found = tune_lstm(student, ngrams, lstm, corpus, rows, show)
-        under = ngrams.tuned(student_id)
+        under = ngrams.tuned(names)
         facts |= {"lm_weight": under["weight"], "lm_bonus": under["bonus"]}
-        known = lstm.card.get("tuned", {}).get(pair_name(student, ngrams))
-        lstm.store_tuned(pair_name(student, ngrams), found.as_dict(**facts))
+        names = pair_names(student, ngrams)
+        known = lstm.card.get("tuned", {}).get(names[0])
+        lstm.store_tuned(names, found.as_dict(**facts))
     chosen = f"weight {found.best.weight:g}, bonus {found.best.bonus:g} are stored for {model}"
     print(f"{rescore or lm}: {chosen} (the last row with *)")
     if known:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from bisect import bisect_left, bisect_right
-from collections.abc import Collection, Hashable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -316,12 +317,16 @@ MOST_PHRASES = 100_000
 _PARTS = re.compile(r"[()\[\]|]|[^()\[\]|]+")
 
 
-def read_hot_words(path: Path, normaliser: Normaliser, tokens: Tokens) -> dict[str, float]:
+def read_hot_words(
+    path: Path, normaliser: Normaliser, tokens: Tokens, warn: Callable[[str], None] = warnings.warn
+) -> dict[str, float]:
     """Phrases and boosts from a file: one phrase per line, optionally a tab and its boost as a natural logarithm (default: 6).
 
-    ``UserError`` names the line with an error.
+    A phrase with letters that have no token is skipped; ``warn`` gets one line about all of them. ``UserError`` names the line
+    with an error.
     """
     found: dict[str, float] = {}
+    skipped: list[str] = []
     for number, line in _lines(path):
         phrase, tab, boost = line.partition("\t")
         try:
@@ -332,8 +337,22 @@ def read_hot_words(path: Path, normaliser: Normaliser, tokens: Tokens) -> dict[s
             raise UserError(
                 f"{path}: line {number}: the boost is {boost!r}; expected a number from -100 to 100"
             ) from None
-        found[_normalised(path, number, phrase, normaliser, tokens)] = value
-    _require_any(path, found)
+        written = _normalised(path, number, phrase, normaliser)
+        try:
+            tokens.encode(written)
+            found[written] = value
+        except UserError as error:
+            skipped.append(f"line {number}: {error}")
+    if skipped:
+        more = f", and {len(skipped) - 1} more" if len(skipped) > 1 else ""
+        what = (
+            "a hot word that the student cannot write is skipped"
+            if found
+            else "the student can write none of its hot words"
+        )
+        warn(f"{path}: {what}: {skipped[0]}{more}")
+    elif not found:
+        _require_any(path, found)
     return found
 
 
@@ -345,7 +364,12 @@ def read_closed(path: Path, normaliser: Normaliser, tokens: Tokens) -> list[str]
     found: set[str] = set()
     for number, line in _lines(path):
         for phrase in expand(line, f"{path}: line {number}"):
-            found.add(_normalised(path, number, phrase, normaliser, tokens))
+            written = _normalised(path, number, phrase, normaliser)
+            try:
+                tokens.encode(written)
+            except UserError as error:
+                raise UserError(f"{path}: line {number}: {error}") from None
+            found.add(written)
             if len(found) > MOST_PHRASES:
                 raise UserError(
                     f"{path}: line {number}: more than {MOST_PHRASES:,} phrases; expected a smaller grammar"
@@ -399,14 +423,10 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             yield number, line
 
 
-def _normalised(path: Path, number: int, phrase: str, normaliser: Normaliser, tokens: Tokens) -> str:
+def _normalised(path: Path, number: int, phrase: str, normaliser: Normaliser) -> str:
     written = normaliser(phrase)
     if not written:
         raise UserError(f"{path}: line {number}: {phrase.strip()!r} has no letters")
-    try:
-        tokens.encode(written)
-    except UserError as error:
-        raise UserError(f"{path}: line {number}: {error}") from None
     return written
 
 

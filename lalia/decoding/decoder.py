@@ -28,7 +28,7 @@ from lalia.decoding.confidence import Evidence, confidence
 from lalia.decoding.forced_alignment import align
 from lalia.decoding.greedy import TokenSpan, Word, transcript, words
 from lalia.errors import UserError
-from lalia.lm.folder import LanguageModel
+from lalia.lm.folder import LanguageModel, model_names
 from lalia.lm.lstm import Lstm, LstmModel
 from lalia.text.edit_distance import alignment
 from lalia.text.normaliser import Normaliser
@@ -367,14 +367,14 @@ def make_decoder(
     if lm is not None:
         language_model = lm if isinstance(lm, LanguageModel) else LanguageModel.load(lm)
         language_model.check(model.tokens, model.normaliser)
-        tuned = language_model.tuned(str(model.card.get("id")))
+        tuned = language_model.tuned(model_names(model.card))
         weights = tuned["confidence"]
         if callable(rescore):
             rescorer = rescore
         elif rescore is not None:
             lstm = rescore if isinstance(rescore, LstmModel) else LstmModel.load(rescore)
             lstm.check(model.tokens, model.normaliser)
-            found = {**RESCORING, **lstm.card.get("tuned", {}).get(pair_name(model, language_model), {})}
+            found = {**RESCORING, **(lstm.find_tuned(pair_names(model, language_model)) or {})}
             rescorer = Rescorer(lstm.lstm, model.tokens, found["weight"], found["bonus"])
             # The LSTM was tuned on what these n-grams found with this weight and bonus.
             tuned = {"weight": found.get("lm_weight", tuned["weight"]), "bonus": found.get("lm_bonus", tuned["bonus"])}
@@ -396,6 +396,6 @@ def make_decoder(
     )  # fmt: skip
 
 
-def pair_name(model: AcousticModel, lm: LanguageModel) -> str:
-    """The key, in an LSTM's card, of its tuning for ``model`` and the n-grams ``lm``."""
-    return f"{model.card.get('id')} {lm.id}"
+def pair_names(model: AcousticModel, lm: LanguageModel) -> list[str]:
+    """The names, in an LSTM's card, of its tuning for ``model`` and the n-grams ``lm``."""
+    return [f"{name} {lm.id}" for name in model_names(model.card)]

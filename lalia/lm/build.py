@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-import gzip
 import io
+import lzma
 import re
 from bisect import bisect_right
 from collections import Counter
@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from operator import itemgetter
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any
 
 from lalia.audio.reading import SUFFIXES
 from lalia.cards import NAME, read_card
 from lalia.errors import UserError
-from lalia.inputs import document, identify, is_url, kind_of, url_error, wrong_kind
+from lalia.inputs import document, identify, is_url, kind_of, open_decompressed, url_error, wrong_kind
 from lalia.lm.folder import Unit, symbols_of
 from lalia.model_folder import (
     LabelledCorpus,
@@ -47,6 +47,7 @@ _CONVERSIONS = {
     "XML": ", without the tags",
 }
 """How to extract the text of a document."""
+_UNPACK = {".gz": "gzip -cd", ".bz2": "bzip2 -cd", ".xz": "xz -cd"}
 _TAG = re.compile(r"</?[A-Za-z][^<>]*>")
 _MOST_TAGGED = 0.3
 """A larger share of lines with tags means that the file is markup."""
@@ -57,7 +58,7 @@ _LINE_CHARACTERS = 1 << 16
 
 
 def lines(path: Path) -> Iterator[str]:
-    """The lines of a text file (``.gz`` too); lines longer than 65,536 characters are split between words.
+    """The lines of a text file (``.gz``, ``.bz2`` and ``.xz`` too); lines longer than 65,536 characters are split between words.
 
     ``UserError`` if it is missing, neither UTF-8 nor UTF-16, or a table, whose file names and speakers would count as words.
     """
@@ -78,14 +79,13 @@ def lines(path: Path) -> Iterator[str]:
             yield from chain(head, pieces)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; expected text, one sentence per line") from error
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, UnicodeDecodeError, lzma.LZMAError) as error:
         raise UserError(f"{path}: {_why_unreadable(path, error)}") from error
 
 
 def _opened(path: Path) -> io.TextIOWrapper:
     """A text file or a pipe, in UTF-8 or UTF-16 by its first bytes; a pipe is read only once."""
-    opened = gzip.open if path.suffix == ".gz" else open
-    file = cast(io.BufferedReader, opened(path, "rb"))
+    file = open_decompressed(path)
     return io.TextIOWrapper(file, encoding=utf_16_variant(file.peek(1)) or "utf-8-sig")
 
 
@@ -118,8 +118,8 @@ def _why_unreadable(path: Path, error: Exception) -> str:
     if kind == "audio":
         return "is audio, not text; expected text with one sentence per line (lalia transcribe makes text from audio)"
     if isinstance(error, UnicodeDecodeError) and error.encoding == "utf-8" and path.is_file():
-        zipped = path.suffix == ".gz"
-        how = f"gzip -cd {path} | {iconv_command(path)}" if zipped else f"{iconv_command(path)} {path}"
+        unpack = _UNPACK.get(path.suffix)
+        how = f"{unpack} {path} | {iconv_command(path)}" if unpack else f"{iconv_command(path)} {path}"
         return f"cannot be read as UTF-8 text; convert it: {how} > text-utf8.txt"
     return f"cannot be read as text ({error}); give it as UTF-8, or leave it out"
 
@@ -157,8 +157,8 @@ class Table:
         if self.wordiest:
             by = "" if self.separator == "\t" else f" -d'{self.separator}'"
             column = f" (cut{by} -f{self.wordiest} {path} > sentences.txt)"
-            if path.suffix == ".gz":
-                column = f" (gzip -cd {path} | cut{by} -f{self.wordiest} > sentences.txt)"
+            if unpack := _UNPACK.get(path.suffix):
+                column = f" ({unpack} {path} | cut{by} -f{self.wordiest} > sentences.txt)"
         corpus = f", or a table of clips as a corpus (lalia prepare {path} --out CORPUS)"
         return (
             f"{path}: looks like a table with {self.columns} columns; text files have one sentence per line: give only the column"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import re
 import shutil
 import tempfile
 from collections import Counter
@@ -13,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lalia.cards import content_hash, read_card, write_card
+from lalia.cards import NAME, content_hash, read_card, write_card, write_json
 from lalia.errors import UserError
 from lalia.inputs import identify, wrong_kind
 from lalia.lm.ngrams import SPECIALS, UNKNOWN, Ngrams, estimate
@@ -67,14 +69,31 @@ class ModelFolder:
                 " make it again with --like STUDENT"
             )
 
-    def store_tuned(self, name: str, found: dict[str, Any]) -> None:
-        """Store the tuned values for ``name`` (a student, or ``pair_name``) in the card, with the last ones as ``previous``."""
-        facts = {key: value for key, value in self.card.items() if key not in ("kind", "id", "made_by", "parents")}
-        known = facts.get("tuned", {})
+    def store_tuned(self, names: Sequence[str], found: dict[str, Any]) -> None:
+        """Store the values tuned for ``names`` (``model_names``, ``pair_names``) in the card, the last ones as ``previous``."""
+        known = self.card.get("tuned", {})
+        name, *exported_from = names
+        if exported_from:
+            found = {**found, "exported_from": exported_from}
         if name in known:
             found = {**found, "previous": {key: value for key, value in known[name].items() if key != "previous"}}
-        facts["tuned"] = {**known, name: found}
-        self.card = write_card(self.folder, KIND, self.card["parents"], **facts)
+        self.card = {**self.card, "tuned": {**known, name: found}}
+        write_json(self.folder / NAME, self.card)
+
+    def find_tuned(self, names: Sequence[str]) -> dict[str, Any] | None:
+        """The values tuned for one of ``names``, else for another export of the same recogniser; None if there are none."""
+        known: dict[str, dict[str, Any]] = self.card.get("tuned", {})
+        for name in names:
+            if name in known:
+                return known[name]
+        related = (found for found in known.values() if set(names) & set(found.get("exported_from", [])))
+        return next(related, None)
+
+
+def model_names(card: Mapping[str, Any]) -> list[str]:
+    """The ids that tuned values are found by: a model's own, then that of the recogniser that a student was exported from."""
+    parents = card.get("parents", []) if card.get("kind") == "student" else []
+    return [str(card.get("id")), *(str(parent["id"]) for parent in parents[:1])]
 
 
 def open_folder(folder: Path, form: str) -> tuple[Normaliser, dict[str, Any]]:
@@ -82,9 +101,43 @@ def open_folder(folder: Path, form: str) -> tuple[Normaliser, dict[str, Any]]:
     if identify(folder).kind != (wanted := _FORMS[form]):
         raise wrong_kind(folder, wanted)
     card = read_card(folder, KIND)
-    if content_hash(folder) != card.get("id"):
+    if "files" in card:
+        _check_files(folder, card["files"])
+    elif content_hash(folder, names=_own_files(folder)) != card.get("id"):
         raise UserError(f"{folder}: its files do not match its card (damaged or truncated); copy or make it again")
     return Normaliser.from_json(folder / NORMALISER), card
+
+
+HASHED_BYTES = 1 << 22
+"""Larger files are compared by size alone when a model is loaded: they are mapped, and hashing would read all of them."""
+_OWN = re.compile(r"symbols\.txt|normaliser\.json|model\.onnx|ngrams-\d+\.\w+\.npy")
+
+
+def _own_files(folder: Path) -> list[str]:
+    """The names of a model's files in ``folder``; anything else there is none of its business."""
+    return sorted(path.name for path in folder.iterdir() if path.is_file() and _OWN.fullmatch(path.name))
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _check_files(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise ``UserError`` for the first file that is missing or does not match the card's ``files``: bytes and SHA-256."""
+    for name, known in files.items():
+        path = folder / name
+        if not path.is_file():
+            raise UserError(f"{path}: is missing; copy the whole language model's folder again")
+        size = path.stat().st_size
+        same = size == known["bytes"]
+        if not same or (size <= HASHED_BYTES and _sha256(path) != known["sha256"]):
+            raise UserError(
+                f"{path}: its {size:,} bytes do not match its card (damaged or truncated); copy or make it again"
+            )
 
 
 def require_free(out: Path) -> None:
@@ -113,9 +166,11 @@ def write_folder(
         save(made)
         normaliser.to_json(made / NORMALISER)
         known = read_card(out, KIND) if out.exists() else {}
-        if "tuned" in known and known.get("id") == content_hash(made):
-            facts = {**facts, "tuned": known["tuned"]}
-        write_card(made, KIND, parents, **facts)
+        hashes = {name: _sha256(made / name) for name in _own_files(made)}
+        files = {name: {"bytes": (made / name).stat().st_size, "sha256": hashes[name]} for name in hashes}
+        card = write_card(made, KIND, parents, known=hashes, **facts, files=files)
+        if "tuned" in known and known.get("id") == card["id"]:
+            write_json(made / NAME, {**card, "tuned": known["tuned"]})
         made.chmod(0o755)
         if out.exists():
             shutil.rmtree(out)
@@ -152,14 +207,9 @@ class LanguageModel(ModelFolder):
         """Perplexity per symbol of ``sentences`` (from ``symbols_of``), ends included."""
         return self.ngrams.perplexity([[self.ngrams.id(symbol) for symbol in sentence] for sentence in sentences])
 
-    def is_tuned(self, student: str) -> bool:
-        """Whether the weight is tuned for the student with this id."""
-        return student in self.card.get("tuned", {})
-
-    def tuned(self, student: str) -> dict[str, Any]:
-        """``weight``, ``bonus`` and ``confidence`` tuned for the student with this id; the defaults if they are not tuned."""
-        found: dict[str, Any] = self.card.get("tuned", {}).get(student, {})
-        return {"weight": WEIGHT, "bonus": BONUS, "confidence": None, **found}
+    def tuned(self, names: Sequence[str]) -> dict[str, Any]:
+        """``weight``, ``bonus`` and ``confidence`` as ``find_tuned`` finds them; the defaults if they are not tuned."""
+        return {"weight": WEIGHT, "bonus": BONUS, "confidence": None, **(self.find_tuned(names) or {})}
 
 
 def symbols_of(text: str, unit: Unit, tokens: Tokens) -> tuple[list[str], int]:

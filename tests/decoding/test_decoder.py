@@ -350,6 +350,13 @@ def test_hot_words_files(tmp_path: Path) -> None:
     path = tmp_path / "hot.txt"
     path.write_text("Rose!\n# a comment\nred door\t-2.5\n")
     assert read_hot_words(path, Normaliser(), TOKENS) == {"rose": 6.0, "red door": -2.5}
+    path.write_text("rose\nyak\nŁódź\n")
+    with pytest.warns(UserWarning, match=r"skipped: line 2: .*, and 1 more"):
+        assert read_hot_words(path, Normaliser(), TOKENS) == {"rose": 6.0}
+    path.write_text("Łódź\n")
+    said: list[str] = []
+    assert read_hot_words(path, Normaliser(), TOKENS, said.append) == {}
+    assert "can write none of its hot words: line 1" in said[0] and len(said) == 1
     path.write_text("rose\tmuch\n")
     with pytest.raises(UserError, match=r"line 1: the boost is 'much'"):
         read_hot_words(path, Normaliser(), TOKENS)

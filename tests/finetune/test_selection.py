@@ -73,9 +73,9 @@ def test_a_language_model_is_heard_as_it_was_tuned_last(tmp_path: Path) -> None:
         assert lm_decoder is not None and lm_decoder.description == f"4-grams of letters in {tmp_path / 'lm'}"
         return lm_decoder.transcribe(frames(recogniser, heard))
 
-    model.store_tuned("a student", {"weight": 3.0, "bonus": 1.0})
+    model.store_tuned(["a student"], {"weight": 3.0, "bonus": 1.0})
     assert text() == "grazie"
-    model.store_tuned("a later one", {"weight": 0.01, "bonus": 0.0})
+    model.store_tuned(["a later one"], {"weight": 0.01, "bonus": 0.0})
     assert text() == "grezie"
 
 

@@ -11,7 +11,7 @@ import torch
 from lalia import Student, TranscribeOptions
 from lalia.audio.encoding import flac_bytes
 from lalia.decoding import beam
-from lalia.decoding.decoder import Rescorer, make_decoder, pair_name
+from lalia.decoding.decoder import Rescorer, make_decoder, pair_names
 from lalia.errors import UserError
 from lalia.lm.folder import LanguageModel, symbols_of, write_folder
 from lalia.lm.lstm import Lstm, LstmModel, make
@@ -166,7 +166,7 @@ def test_tuning(lm: Path, student: Path, tmp_path: Path) -> None:  # noqa: F811
     lstm = make(tmp_path / "lstm", untrained()[1], Normaliser(), [], letters={"a": 1.0})
     found = tune_lstm(loaded, model, lstm, Songs(), [0, 1, 2])
     assert found.best.weight == 0 and found.best.wer.rate == 0  # nothing to mend: the plainest setting is taken
-    lstm.store_tuned(pair_name(loaded, model), {**found.as_dict(), "weight": 0.3, "lm_weight": 0.7, "lm_bonus": 1.5})
+    lstm.store_tuned(pair_names(loaded, model), {**found.as_dict(), "weight": 0.3, "lm_weight": 0.7, "lm_bonus": 1.5})
     decoder = make_decoder(loaded, lm, rescore=tmp_path / "lstm")
     assert decoder.weights == found.weights
     assert loaded.transcribe(sing("bad cab ace"), options=TranscribeOptions(decoder=decoder)).text == "bad cab ace"

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from lalia.errors import UserError
+from lalia.inputs import is_arpa
 from lalia.lm.arpa import murmur, read_arpa, write_arpa, write_kenlm
-from lalia.lm.ngrams import FALLBACK, Ngrams, discounts, estimate
+from lalia.lm.ngrams import FALLBACK, SPECIALS, Ngrams, discounts, estimate
+from lalia.text.normaliser import Normaliser, NormaliserSettings
 
 DRAW = np.random.default_rng(5)
 WORDS = [*"abcdefghijklmnopqrstuvwyz"]
@@ -119,16 +121,22 @@ def test_saved_and_mapped(tmp_path: Path) -> None:
         Ngrams.load(tmp_path, 4)
 
 
-@pytest.mark.parametrize("suffix", ["", ".gz"])
+@pytest.mark.parametrize("suffix", ["", ".gz", ".bz2", ".xz"])
 def test_arpa_and_back(tmp_path: Path, suffix: str) -> None:
+    import bz2
     import gzip
+    import lzma
 
     model = estimate(TEXT, 4)
     path = tmp_path / "lm.arpa"
     write_arpa(model, path)
     if suffix:
-        path = tmp_path / "lm.arpa.gz"
-        path.write_bytes(gzip.compress((tmp_path / "lm.arpa").read_bytes()))
+        written = path.read_bytes()
+        path = tmp_path / f"lm.arpa{suffix}"
+        path.write_bytes(
+            {".gz": gzip.compress(written), ".bz2": bz2.compress(written), ".xz": lzma.compress(written)}[suffix]
+        )
+        assert is_arpa(path)
     again = read_arpa(path)
     assert again.symbols == model.symbols
     for sentence in (*TEXT[:5], *HELD):
@@ -232,6 +240,65 @@ def test_arpa_that_is_broken(tmp_path: Path, change: tuple[str, str], says: str)
     path.write_bytes(b"\xff\xfe\x00rotten")
     with pytest.raises(UserError, match="cannot be read"):
         read_arpa(path)
+
+
+def test_arpa_with_infinity_blanks_and_another_space(tmp_path: Path) -> None:
+    path = tmp_path / "lm.arpa"
+    changed = PRUNED.replace("-99\t<s>", "-inf\t<s>").replace("\n", " \t\r\n").replace("b", "b\u00a0")
+    path.write_bytes(b"\xef\xbb\xbf" + changed.encode())
+    (tmp_path / "plain.arpa").write_text(PRUNED)
+    model, plain = read_arpa(path), read_arpa(tmp_path / "plain.arpa")
+    assert model.symbols == [*SPECIALS, "a", "b\u00a0"]
+    for level, known in zip(model.levels, plain.levels, strict=True):
+        assert (level.log_probs == known.log_probs).all() and (level.symbols == known.symbols).all()
+    path.write_text(PRUNED.replace("-0.3\ta a", "-0.3\ta a\tinf"))
+    with pytest.raises(UserError, match="line 15 is"):
+        read_arpa(path)
+
+
+CAPITALS = """\\data\\
+ngram 1=7
+ngram 2=4
+
+\\1-grams:
+-99 <s> -0.5
+-1 <unk>
+-0.7 </s>
+-0.9 {0} -0.1
+-0.8 {1} -0.2
+-1.5 {2} -0.3
+-2 ?
+
+\\2-grams:
+-0.2 <s> {0}
+-0.3 {0} {1}
+-0.4 {0} {2}
+-0.1 {2} </s>
+
+\\end\\
+"""
+
+
+@pytest.mark.parametrize(
+    ("language", "written", "expected"),
+    [
+        ("ita", ("CASA", "BELLA", "Bella"), ("casa", "bella")),
+        ("tur", ("IŞIK", "İYİ", "iyi"), ("ışık", "iyi")),
+        ("ell", ("ΣΑΣ", "ΚΑΛΑ", "καλα"), ("σας", "καλα")),
+        ("rus", ("ДОМ", "БЕЛЫЙ", "белый"), ("дом", "белый")),
+    ],
+)
+def test_arpa_in_capitals_passes_the_normaliser(
+    tmp_path: Path, language: str, written: tuple[str, str, str], expected: tuple[str, str]
+) -> None:
+    path = tmp_path / "lm.arpa"
+    path.write_text(CAPITALS.format(*written))
+    model = read_arpa(path, Normaliser(NormaliserSettings(language=language)))
+    assert set(model.symbols) == {*SPECIALS, *expected, "?"}  # a sign that is no letter stays
+    first, second = map(model.id, expected)
+    # of the two spellings of the second word, the more likely n-gram stays
+    in_tens = [p / math.log(10) for p in model.log_probs([first, second])]
+    assert in_tens == pytest.approx([-0.2, -0.3, -0.1], abs=1e-6)
 
 
 def test_no_text() -> None:

@@ -17,7 +17,7 @@ from lalia.cli import main
 from lalia.decoding.decoder import make_decoder
 from lalia.errors import UserError
 from lalia.lm.arpa import write_arpa, write_kenlm
-from lalia.lm.folder import LanguageModel
+from lalia.lm.folder import WEIGHT, LanguageModel, model_names
 from lalia.lm.ngrams import estimate
 from lalia.scoring.tuning import tune
 from lalia.text.normaliser import Normaliser, NormaliserSettings
@@ -151,7 +151,7 @@ def test_without_the_training_extra(student: Path, tmp_path: Path) -> None:
     assert made.returncode == 0, made.stderr
     ended = run_light(tmp_path, "transcribe", student, "a.flac", "--lm", "lm")
     assert (ended.returncode, ended.stdout) == (0, "bad cab\n")
-    assert "not tuned for this student" in ended.stderr and ended.stderr.count("\n") == 1
+    assert "not tuned for this student, so the defaults are used" in ended.stderr and ended.stderr.count("\n") == 1
     refused = run_light(tmp_path, "tune", student, tmp_path, "--lm", "lm")
     assert refused.returncode == 2 and "pip install 'lalia[train]'" in refused.stderr
 
@@ -240,9 +240,10 @@ def test_tuning(lm: Path, student: Path) -> None:
     found = tune(loaded, model, Songs(), [0, 1, 2])
     assert found.best.wer.rate == 0 and found.best.cost == min(trial.cost for trial in found.trials)
     stored: dict[str, Any] = found.as_dict(split="dev")
-    model.store_tuned(loaded.card["id"], stored)
+    model.store_tuned(model_names(loaded.card), stored)
     again = LanguageModel.load(lm)
-    assert again.tuned(loaded.card["id"]) == stored and again.tuned("sha256:other")["confidence"] is None
+    assert again.id == model.id and again.tuned(model_names(loaded.card)) == stored
+    assert again.tuned(["sha256:other"])["confidence"] is None
     decoder = make_decoder(loaded, again)
     assert decoder.weights == found.weights
     word = loaded.transcribe(sing("bad cab"), options=TranscribeOptions(decoder=decoder)).words[0]
@@ -262,7 +263,7 @@ def test_commands_of_evaluation(run: Run, lm: Path, student: Path, tmp_path: Pat
     (found,) = card.values()
     starred = [line.split() for line in out.splitlines() if line.endswith(" *")]
     assert [float(figure) for figure in starred[-1][:2]] == [round(found["weight"], 2), round(found["bonus"], 2)]
-    assert out.splitlines()[0].endswith("* best so far: lowest CER and WER")
+    assert out.splitlines()[0].endswith("* best so far: lowest CER + WER")
     assert [(found["split"], found["clips"], found["wer"]) for found in card.values()] == [("dev", 3, 0)]
     (tmp_path / "only.txt").write_text("a bad bed\n")
     status, out, _ = run(
@@ -299,10 +300,39 @@ def test_of_another_alphabet(lm: Path, student: Path) -> None:
 def test_damaged(lm: Path, student: Path) -> None:
     file = lm / "ngrams-2.log_probs.npy"
     file.write_bytes(file.read_bytes()[:-4])
-    with pytest.raises(UserError, match="do not match its card"):
+    with pytest.raises(UserError, match=r"ngrams-2.log_probs.npy: its [\d,]+ bytes do not match its card"):
         LanguageModel.load(lm)
     with pytest.raises(UserError, match="expected a language model"):
         LanguageModel.load(student)
+
+
+def test_tuned_values_follow_a_student_through_export(lm: Path) -> None:
+    recogniser = {"kind": "recogniser", "id": "sha256:recogniser", "parents": []}
+    first, second = (
+        {"kind": "student", "id": f"sha256:{name}", "parents": [recogniser]} for name in ("first", "second")
+    )
+    model = LanguageModel.load(lm)
+    model.store_tuned(model_names(first), {"weight": 0.4, "bonus": 1.5})
+    model = LanguageModel.load(lm)
+    assert [model.tuned(model_names(card))["weight"] for card in (first, second, recogniser)] == [0.4] * 3
+    model.store_tuned(model_names(second), {"weight": 0.7, "bonus": 1.5})
+    assert [model.tuned(model_names(card))["weight"] for card in (first, second)] == [0.4, 0.7]
+    other = {"kind": "student", "id": "sha256:other", "parents": [{**recogniser, "id": "sha256:another"}]}
+    assert model.find_tuned(model_names(other)) is None and model.tuned(model_names(other))["weight"] == WEIGHT
+
+
+def test_a_stray_file_does_no_harm(lm: Path) -> None:
+    model = LanguageModel.load(lm)
+    (lm / ".DS_Store").write_bytes(b"x")
+    (lm / "notes.txt").write_text("made on Monday")
+    LanguageModel.load(lm).store_tuned(["sha256:student"], {"weight": 0.4, "bonus": 1.0})
+    assert LanguageModel.load(lm).id == model.id
+    card = json.loads((lm / "card.json").read_text())
+    (lm / "card.json").write_text(json.dumps({key: value for key, value in card.items() if key != "files"}))
+    assert LanguageModel.load(lm).id == model.id  # a folder of an earlier version has no list of files
+    (lm / "symbols.txt").write_text("x")
+    with pytest.raises(UserError, match="do not match its card"):
+        LanguageModel.load(lm)
 
 
 def test_an_untuned_language_model_is_named_with_the_command(run: Run, student: Path, lm: Path, tmp_path: Path) -> None:
@@ -310,5 +340,5 @@ def test_an_untuned_language_model_is_named_with_the_command(run: Run, student: 
     clip.write_bytes(flac_bytes(sing("bad cab")))
     lines = [line for line in run("transcribe", student, clip, "--lm", lm)[2].splitlines() if "lalia tune" in line]
     assert len(lines) == 1 and f"--lm {lm}" in lines[0]
-    LanguageModel.load(lm).store_tuned(str(Student.load(student).card["id"]), {"weight": 0.4, "bonus": 1.0})
+    LanguageModel.load(lm).store_tuned(model_names(Student.load(student).card), {"weight": 0.4, "bonus": 1.0})
     assert "lalia tune" not in run("transcribe", student, clip, "--lm", lm)[2]
