@@ -104,7 +104,7 @@ def test_a_plan_is_made_once_more_from_the_first_steps(
     # Each look at the clock is a second later; a step of the run is one of ten between two looks.
     monkeypatch.setattr(trainer, "training_clock", lambda device: float(next(clock)))
     real = trainer.TIMED_STEPS
-    monkeypatch.setattr("lalia.training.trainer.time_micro_step", lambda micro_step: times_too_long / real / 2)
+    monkeypatch.setattr("lalia.training.trainer.time_micro_step", lambda micro_step, device: times_too_long / real / 2)
     monkeypatch.setattr("pretrain.fit.MINIMUM_STEPS", MinimumSteps(1, ""))
     settings = planned(corpus, minutes=4 / 60 + 1e-6)
     pretrain(settings, tmp_path)
