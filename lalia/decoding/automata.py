@@ -137,9 +137,10 @@ class PrefixTree:
 
 
 class ClosedList:
-    """A closed list: only these texts and the empty text are allowed."""
+    """A closed list: only these texts and the empty text are allowed. Where ``writing`` has no spaces, any may be in them."""
 
-    def __init__(self, texts: Sequence[str]) -> None:
+    def __init__(self, texts: Sequence[str], writing: WritingSystem | None = None) -> None:
+        self._spaced = writing is None or writing.spaced
         self.texts = sorted(set(texts))
         self._prefixes = PrefixTree(self.texts)
         self.start = (self._prefixes.root, False)
@@ -149,7 +150,7 @@ class ClosedList:
         if letter == " ":
             return 0.0, (node, True)  # it may be a trailing space, which has no effect
         if waiting:
-            node = self._prefixes.child(node, " ")
+            node = self._prefixes.child(node, " ") or (None if self._spaced else node)
         node = node and self._prefixes.child(node, letter)
         return (0.0, (node, False)) if node else (FORBIDDEN, state)
 
@@ -232,7 +233,10 @@ UNKNOWN_WORD = -4.0
 
 
 class LetterModel:
-    """N-grams of letters, spaces included. ``bonus`` is added for each letter and space."""
+    """N-grams of letters, spaces included. ``bonus`` is added for each letter and space.
+
+    If the n-grams know no space (Chinese, Japanese), a space inside a run of letters has no effect.
+    """
 
     def __init__(self, ngrams: Ngrams, weight: float, bonus: float) -> None:
         self._ngrams = ngrams
@@ -245,7 +249,7 @@ class LetterModel:
         if letter == " ":
             return 0.0, (before, True)  # scored when a word follows: a trailing space has no effect
         score = 0.0
-        if waiting:
+        if waiting and self._space != UNKNOWN:
             log_prob, before = self._ngrams.advance(before, self._space)
             score = self._weight * log_prob + self._bonus
         log_prob, after = self._ngrams.advance(before, self._ngrams.id(letter))

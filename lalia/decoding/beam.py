@@ -14,6 +14,7 @@ import numpy as np
 
 from lalia.decoding.automata import Automaton, CachedAutomaton
 from lalia.text.tokens import Tokens, token_texts
+from lalia.text.writing_system import WritingSystem
 
 # --- CTC prefix beam search ------------------------------------------------------------------------------
 
@@ -181,7 +182,13 @@ _BEST = 16
 class PhraseTree:
     """A prefix tree of phrases as tokens, with each phrase's score by the ``automata`` (language model, hot words)."""
 
-    def __init__(self, phrases: Sequence[str], tokens: Tokens, automata: Sequence[Automaton]) -> None:
+    def __init__(
+        self,
+        phrases: Sequence[str],
+        tokens: Tokens,
+        automata: Sequence[Automaton],
+        writing: WritingSystem | None = None,
+    ) -> None:
         self.tokens: list[tuple[int, ...]] = [
             (),
             *(tuple(tokens.encode(text)) for text in sorted(set(phrases)) if text),
@@ -199,6 +206,7 @@ class PhraseTree:
             self.ends.append(node)
         self.parents_N, self.lasts_N = np.array(parents), np.array(lasts)
         self.boundary = tokens.boundary
+        self.spaced = writing is None or writing.spaced
         spelled = token_texts(tokens)
         self.text_scores = np.array(
             [_text_score("".join(spelled[t] for t in phrase).strip(), automata) for phrase in self.tokens]
@@ -216,8 +224,9 @@ class ClosedSearch:
         self._tree = tree
         # A repeated token needs a blank between the two.
         self._doubled_N = tree.lasts_N[tree.parents_N] == tree.lasts_N
-        # A word boundary before or after a phrase, or after another boundary, has no effect.
-        self._edges = np.array(sorted({0, *tree.ends}))
+        # A word boundary before or after a phrase, or after another boundary, has no effect; where nobody
+        # writes spaces between words, none has.
+        self._edges = np.array(sorted({0, *tree.ends})) if tree.spaced else np.arange(len(tree))
         self._boundaries = (
             np.flatnonzero(tree.lasts_N == tree.boundary) if tree.boundary is not None else np.zeros(0, int)
         )

@@ -33,7 +33,7 @@ from lalia.lm.lstm import Lstm, LstmModel
 from lalia.text.edit_distance import alignment
 from lalia.text.normaliser import Normaliser
 from lalia.text.tokens import Tokens, spell, token_texts
-from lalia.text.writing_system import WritingSystem
+from lalia.text.writing_system import WritingSystem, join_words, needs_space
 from lalia.units import Frames, Seconds
 
 # --- What a decoder needs of the model -------------------------------------------------------------------
@@ -154,12 +154,15 @@ class Decoder:
         self.settings = settings or (CLOSED if only is not None else BeamSettings())
         self._rescorer = rescorer
         self._beam: Beam | ClosedSearch
-        tree = PhraseTree(only, tokens, automata) if only is not None and settings is None else None
+        self._unspaced_list = only is not None and not self.writing.spaced
+        if only is not None and self._unspaced_list:
+            only = [join_words(text.split()) for text in only]
+        tree = PhraseTree(only, tokens, automata, self.writing) if only is not None and settings is None else None
         if tree is not None and len(tree) <= MOST_NODES:
             self._beam = ClosedSearch(tree)
         else:
             if only is not None:
-                automata.append(ClosedList([spell(text, tokens) for text in only]))
+                automata.append(ClosedList([spell(text, tokens) for text in only], self.writing))
             self._beam = Beam(
                 CachedAutomaton(TokenAutomaton(tokens, automata), len(tokens)), len(tokens), self.settings
             )
@@ -249,6 +252,8 @@ class Decoder:
         log_probs_TV = np.concatenate(self._kept)
         places_T = np.concatenate(self._places)
         self._next()
+        if self._unspaced_list:
+            paths = [replace(path, tokens=self._without_spaces(path.tokens)) for path in paths]
         if not paths or not paths[0].tokens or self._rejected(paths[0], log_probs_TV):
             return
         spans = _token_spans(log_probs_TV, places_T, paths[0].tokens)
@@ -263,6 +268,16 @@ class Decoder:
         self._decoded.words += [
             replace(word, confidence=confidence(e, self.weights)) for word, e in zip(found, evidence, strict=True)
         ]
+
+    def _without_spaces(self, tokens: Sequence[int]) -> tuple[int, ...]:
+        """The tokens of a phrase without the spaces that nobody writes there."""
+        texts = ["", *(self.tokens.symbols[token] for token in tokens), ""]
+        around = zip(texts, texts[2:], strict=False)
+        return tuple(
+            token
+            for token, (before, after) in zip(tokens, around, strict=True)
+            if token != self.tokens.boundary or (before and after and needs_space(before[-1], after[0]))
+        )
 
     def _rejected(self, path: Hypothesis, log_probs_TV: np.ndarray) -> bool:
         free = float(log_probs_TV.max(axis=1).sum())
@@ -291,9 +306,9 @@ class Decoder:
 
     def _words(self, path: Hypothesis) -> str:
         """The words of a hypothesis, separated by spaces, as ``words`` splits them (faster if spaces separate them)."""
-        if not self._splits:
-            return self.tokens.decode(path.tokens)
         spans = [TokenSpan(token, 0, 0, 0.0) for token in path.tokens]
+        if not self._splits:
+            return transcript(spans, self.tokens)
         return " ".join(word.text for word in words(spans, self.tokens, self.frame_s, self.writing))
 
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 import math
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
 
 from lalia.text.tokens import BOUNDARY, Tokens, symbol_byte
+from lalia.text.unicode import is_jamo
 from lalia.text.writing_system import WritingSystem
 from lalia.units import Frames, Seconds
 
@@ -74,8 +76,50 @@ def collapse(tokens_T: np.ndarray, probs_T: np.ndarray) -> list[TokenSpan]:
 
 
 def transcript(spans: Iterable[TokenSpan], tokens: Tokens) -> str:
-    """The text of ``spans``, words separated by one space."""
-    return " ".join(tokens.decode(span.token for span in spans).split())
+    """The text of ``spans``, words separated by one space; Hangul as ``whole_syllables``."""
+    return " ".join(tokens.decode(span.token for span in whole_syllables(spans, tokens)).split())
+
+
+def whole_syllables(spans: Iterable[TokenSpan], tokens: Tokens) -> list[TokenSpan]:
+    """``spans`` without stray parts of Hangul syllables.
+
+    A vowel without a consonant before it gets the silent one (ieung), if the tokens have it. A consonant that no vowel follows,
+    and a final one after no vowel, are left out.
+    """
+    parts, silent = _hangul(tokens)
+    if not parts:
+        return list(spans)
+    found: list[TokenSpan] = []
+    initial: TokenSpan | None = None
+    open_syllable = False
+    for span in spans:
+        part = parts.get(span.token, "")
+        if part == "initial":
+            initial, open_syllable = span, False
+        elif part == "vowel":
+            if initial is None and silent is not None:
+                initial = replace(span, token=silent)
+            found += [initial, span] if initial else []
+            initial, open_syllable = None, initial is not None
+        else:
+            if part != "final" or open_syllable:
+                found.append(span)
+            initial, open_syllable = None, part == "open"
+    return found
+
+
+@lru_cache(maxsize=16)
+def _hangul(tokens: Tokens) -> tuple[dict[int, str], int | None]:
+    """The tokens that are parts of Hangul syllables (beside them, open syllables too), and that of the silent consonant."""
+    parts: dict[int, str] = {}
+    for token, symbol in enumerate(tokens.symbols):
+        if len(symbol) == 1 and is_jamo(symbol):
+            parts[token] = "initial" if symbol < "\u1160" else "vowel" if symbol < "\u11a8" else "final"
+    if parts:
+        decomposed = ((token, unicodedata.normalize("NFD", symbol)) for token, symbol in enumerate(tokens.symbols))
+        parts |= {token: "open" for token, letters in decomposed if len(letters) == 2 and all(map(is_jamo, letters))}
+    silent = [token for token in parts if tokens.symbols[token] == "\u110b"]
+    return parts, silent[0] if silent else None
 
 
 def words(
@@ -90,7 +134,8 @@ def words(
     A word lasts from its first letter's first frame to its last letter's last. If ``writing`` has no spaces between words, each
     of its units (syllables, clusters, ideographs) is a word. A pause of ``pause_s`` ends a word too.
     """
-    return [word for run in _runs(spans, tokens, frame_s, pause_s) for word in _cut(run, tokens, frame_s, writing)]
+    runs = _runs(whole_syllables(spans, tokens), tokens, frame_s, pause_s)
+    return [word for run in runs for word in _cut(run, tokens, frame_s, writing)]
 
 
 def _runs(spans: Iterable[TokenSpan], tokens: Tokens, frame_s: Seconds, pause_s: Seconds) -> Iterator[list[TokenSpan]]:

@@ -19,6 +19,7 @@ from lalia.cards import NAME, content_hash, read_card, write_card, write_json
 from lalia.errors import UserError
 from lalia.inputs import identify, wrong_kind
 from lalia.lm.ngrams import SPECIALS, UNKNOWN, Ngrams, estimate
+from lalia.text.language_codes import language_name
 from lalia.text.normaliser import FILE_NAME as NORMALISER
 from lalia.text.normaliser import Normaliser
 from lalia.text.tokens import BOUNDARY, Tokens, spell, token_texts
@@ -58,8 +59,8 @@ class ModelFolder:
                 f" ({100 * sum(foreign.values()):.0f} % of the text), its letters are {known};"
                 " make one from text in its language: lalia lm TEXT --like STUDENT --out LM"
             )
-        if self.card["unit"] == "word" and " " not in letters:
-            raise UserError(f"{self.folder}: is of words, and the student writes no spaces; make it with --unit letter")
+        if self.card["unit"] == "word" and (" " not in letters or not normaliser.writing.spaced):
+            raise UserError(f"{self.folder}: {unspaced_reason(normaliser)}")
         ours, theirs = vars(self.normaliser.settings), vars(normaliser.settings)
         differing = [name for name in ours if name != "language" and ours[name] != theirs[name]]
         if differing:
@@ -88,6 +89,15 @@ class ModelFolder:
                 return known[name]
         related = (found for found in known.values() if set(names) & set(found.get("exported_from", [])))
         return next(related, None)
+
+
+def unspaced_reason(normaliser: Normaliser) -> str:
+    """Why there are no n-grams of words for the normaliser's language, and what to do."""
+    language = language_name(normaliser.settings.language) or "the student's language"
+    return (
+        f"n-grams of words need spaces between words, and {language} is written without them: a whole sentence would be one"
+        " unknown word; make it with --unit letter, whose n-grams reach over several words"
+    )
 
 
 def model_names(card: Mapping[str, Any]) -> list[str]:

@@ -29,6 +29,7 @@ from lalia.lm.ngrams import estimate
 from lalia.scoring.tuning import word_evidence
 from lalia.text.normaliser import Normaliser, settings_for
 from lalia.text.tokens import Tokens, spell, token_texts
+from lalia.text.writing_system import WritingSystem, writing_system
 
 TOKENS = Tokens(["<blank>", "|", *"abcdehinorst"])
 ALPHABET = Tokens(["<blank>", "|", *"abcdefghijklmnopqrstuvwxyz"])
@@ -372,3 +373,67 @@ def test_closed_texts_one_within_another() -> None:
             more, state = automaton.arc(state, token)
             score += more
         assert (score + automaton.final(state) == 0) == allowed, text
+
+
+UNSPACED = {  # language: (what is planted, what the sound says instead, the text around it)
+    "tha": ("ปูติน", "ปุติน", ("วันนี้", "พบกับ")),
+    "cmn": ("普京", "葡京", ("今天", "说")),
+    "jpn": ("田中さん", "田仲さん", ("きょう", "です")),
+    "lao": ("ວຽງຈັນ", "ວຽງຈິນ", ("ໄປ", "ມື້ນີ້")),
+    "khm": ("ភ្នំពេញ", "ភ្នុំពេញ", ("ទៅ", "ថ្ងៃ")),
+    "mya": ("ရန်ကုန်", "ရန်ကိန်", ("သူ", "မှာ")),
+}
+
+
+def unspaced(language: str) -> tuple[Tokens, WritingSystem]:
+    name, wrong, around = UNSPACED[language]
+    return Tokens.from_texts([name, wrong, *around]), writing_system(language)
+
+
+def sound_of(text: str, doubted: str, tokens: Tokens) -> np.ndarray:
+    """Frames of ``text``, each letter followed by a blank; ``doubted``'s letters are nearly as likely where it differs."""
+    probs = np.full((2 * len(text), len(tokens)), 0.001)
+    probs[1::2, 0] = 1.0
+    for i, (letter, other) in enumerate(zip(text, doubted, strict=True)):
+        probs[2 * i, tokens.encode(other)] = 0.4
+        probs[2 * i, tokens.encode(letter)] = 0.5
+    return np.log(probs / probs.sum(1, keepdims=True)).astype(np.float32)
+
+
+@pytest.mark.parametrize("language", [language for language in UNSPACED if language != "khm"])
+def test_hot_words_work_inside_runs_of_letters(language: str) -> None:
+    name, wrong, (before, after) = UNSPACED[language]
+    tokens, writing = unspaced(language)
+    sound = sound_of(before + wrong + after, before + name + after, tokens)
+    plain = Decoder(tokens, FRAME_S, writing=writing)
+    hot = Decoder(tokens, FRAME_S, writing=writing, hot_words={name: 4.0})
+    assert text_of(plain.decode(sound), tokens) == before + wrong + after
+    decoded = hot.decode(sound)
+    assert text_of(decoded, tokens) == before + name + after
+    assert "".join(word.text for word in decoded.words) == before + name + after
+    assert [word.text for word in decoded.words] == writing.cut(before + name + after)
+    assert all(word.end_s - word.start_s < 1 for word in decoded.words)
+
+
+@pytest.mark.parametrize("language", UNSPACED)
+@pytest.mark.parametrize("settings", [None, BeamSettings(beam=64, width=40.0, token_floor=-14.0)])
+def test_a_closed_list_ignores_spaces_in_unspaced_text(language: str, settings: BeamSettings | None) -> None:
+    name, _, (before, after) = UNSPACED[language]
+    tokens, writing = unspaced(language)
+    sound = sound_of(f"{before} {name}", f"{before} {name}", tokens)
+    for phrase in (before + name, f"{before} {name}"):
+        decoder = Decoder(tokens, FRAME_S, writing=writing, only=[phrase, after], settings=settings)
+        assert text_of(decoder.decode(sound), tokens) == before + name
+
+
+def test_letters_know_no_space_where_none_is_written() -> None:
+    model = LetterModel(estimate([list("今天普京说")] * 3, 3), 0.5, 0.5)
+
+    def score(text: str) -> float:
+        total, state = 0.0, model.start
+        for letter in text:
+            more, state = model.letter(state, letter)
+            total += more
+        return total + model.end(state)
+
+    assert score("今天 普京 说") == score("今天普京说")

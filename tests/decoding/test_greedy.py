@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lalia.decoding.greedy import collapse, greedy, peaks, transcript, words
+from lalia.decoding.greedy import TokenSpan, collapse, greedy, peaks, transcript, words
 from lalia.text.tokens import Tokens
+from lalia.text.unicode import is_jamo, to_jamo
 from lalia.text.writing_system import join_words
 
 TOKENS = Tokens(["<blank>", "|", "a", "b", "c", "你", "好"])
@@ -72,3 +73,34 @@ def test_ideographs_are_words_each() -> None:
     found = words(greedy(log_probs("你_好ab|a")), TOKENS, frame_s=0.02)
     assert [w.text for w in found] == ["你", "好", "ab", "a"]
     assert join_words(w.text for w in found) == "你好 ab a"
+
+
+HANGUL = Tokens(["<blank>", "|", *sorted(set(to_jamo("한글말아이")) | {"a"})])
+
+
+@pytest.mark.parametrize(
+    ("parts", "text"),
+    [
+        ("\u1112\u1161\u11ab|\u1100\u1173\u11af", "한 글"),
+        ("\u1161\u11ab", "안"),  # a vowel alone begins with the silent consonant
+        ("\u1112\u1112\u1161", "하"),  # a consonant that no vowel follows
+        ("\u1112|\u1161\u1100", "아"),
+        ("\u11ab\u1112\u1161\u11ab\u11ab", "한"),  # finals without a vowel
+        ("\u1112\u1161a\u11af", "하a"),
+        ("\u11af", ""),
+    ],
+)
+def test_hangul_has_no_stray_parts(parts: str, text: str) -> None:
+    spans = [TokenSpan(HANGUL.symbols.index(part), 2 * i, 2 * i + 1, 0.9) for i, part in enumerate(parts)]
+    assert transcript(spans, HANGUL) == text
+    assert [word.text for word in words(spans, HANGUL, 0.02)] == text.split()
+
+
+def test_hangul_of_any_probabilities_is_whole_syllables() -> None:
+    draw = np.random.default_rng(3)
+    for _ in range(50):
+        spans = greedy(draw.normal(size=(60, len(HANGUL))).astype(np.float32))
+        text = transcript(spans, HANGUL)
+        assert not any(map(is_jamo, text)) and set(text) - set("a ")
+        # the words differ only where a boundary stands between a syllable's parts
+        assert not any(is_jamo(letter) for word in words(spans, HANGUL, 0.02) for letter in word.text)

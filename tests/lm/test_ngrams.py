@@ -12,8 +12,10 @@ import pytest
 from lalia.errors import UserError
 from lalia.inputs import is_arpa
 from lalia.lm.arpa import murmur, read_arpa, write_arpa, write_kenlm
+from lalia.lm.folder import LanguageModel, make
 from lalia.lm.ngrams import FALLBACK, SPECIALS, Ngrams, discounts, estimate
 from lalia.text.normaliser import Normaliser, NormaliserSettings
+from lalia.text.tokens import Tokens
 
 DRAW = np.random.default_rng(5)
 WORDS = [*"abcdefghijklmnopqrstuvwyz"]
@@ -299,6 +301,15 @@ def test_arpa_in_capitals_passes_the_normaliser(
     # of the two spellings of the second word, the more likely n-gram stays
     in_tens = [p / math.log(10) for p in model.log_probs([first, second])]
     assert in_tens == pytest.approx([-0.2, -0.3, -0.1], abs=1e-6)
+
+
+@pytest.mark.parametrize(("language", "text"), [("tha", "สวัสดี"), ("bod", "བཀྲ་ཤིས"), ("cmn", "你好"), ("khm", "សួស្តី")])
+def test_words_of_an_unspaced_language_are_refused(tmp_path: Path, language: str, text: str) -> None:
+    normaliser, tokens = Normaliser(NormaliserSettings(language=language)), Tokens.from_texts([text])
+    make(tmp_path / "words", [[text]] * 3, "word", 2, normaliser, [])
+    with pytest.raises(UserError, match=r"words: n-grams of words need spaces .* make it with --unit letter"):
+        LanguageModel.load(tmp_path / "words").check(tokens, normaliser)
+    make(tmp_path / "letters", [list(text)] * 3, "letter", 2, normaliser, []).check(tokens, normaliser)
 
 
 def test_no_text() -> None:

@@ -248,7 +248,7 @@ def test_tuning(lm: Path, student: Path) -> None:
     assert decoder.weights == found.weights
     word = loaded.transcribe(sing("bad cab"), options=TranscribeOptions(decoder=decoder)).words[0]
     assert 0.5 < word.confidence < 1
-    with pytest.raises(UserError, match="held out"):
+    with pytest.raises(UserError, match="held-out"):
         tune(loaded, model, Songs(), [])
 
 
