@@ -13,7 +13,8 @@ from typing import Any
 from finetune import presets
 from finetune.check.clips import check_lengths, check_sound, check_splits, count_splits
 from finetune.check.findings import Checked, Finding, read_labels
-from finetune.check.text import check_language, check_letters, check_marks, check_writing, choose, count_letters
+from finetune.check.text import check_language, check_letters, check_writing, choose, count_letters
+from finetune.check.transcribers import check_marks
 from lalia.cards import read_card, write_json
 from lalia.cli.parser import Parser
 from lalia.data.corpus import Corpus
@@ -124,7 +125,7 @@ def check(
     labels = read_labels(corpus, profile(language), made, frame_s)
     vocabulary = choose(labels)
     findings: list[Finding] = [
-        *check_splits(labels), *check_language(labels), *check_letters(labels), *check_marks(labels),
+        *check_splits(labels), *check_language(labels), *check_letters(labels, vocabulary), *check_marks(labels),
         *check_lengths(labels, vocabulary),
         *check_sound(labels), *check_writing(labels),
     ]  # fmt: skip

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -451,9 +451,62 @@ def find_wrong_labels(scored: list[PairScore]) -> list[PairScore]:
     return sorted(found, key=lambda score: -score.gap)
 
 
+CHANCE = 0.8
+"""If the CER of the labels reaches this share of that of random pairings, they belong to other clips."""
+MOST_SHIFTED = 5
+_PAIRS = 300
+
+
+def shifted_labels(texts: Sequence[str], transcripts: Mapping[int, str]) -> tuple[float, float, int | None] | None:
+    """(mean CER of the labels, mean CER of random pairings, shift), if the first is nearly the second; None if not.
+
+    ``texts`` are all labels in the corpus's order, ``transcripts`` those of some places. The label of a clip is ``shift`` places
+    after it; None: at no place nearby. An outlier among labels is judged by the others, so it needs most of them to be right;
+    this does not.
+    """
+    places = sorted(transcripts)
+    places = places[:: max(1, len(places) // _PAIRS)]
+    if len(places) < FEWEST_FOR_RATES:
+        return None
+
+    def mean_cer(others: Sequence[int]) -> float:
+        pairs = [
+            (texts[other], transcripts[p]) for p, other in zip(places, others, strict=True) if 0 <= other < len(texts)
+        ]
+        rates = [min(1.0, character_errors(text, transcript).rate) for text, transcript in pairs if text]
+        return float(np.mean(rates)) if rates else 1.0
+
+    own = mean_cer(places)
+    chance = mean_cer(np.random.default_rng(0).permutation(places).tolist())
+    if own < CHANCE * chance:
+        return None
+    cers = {shift: mean_cer([p + shift for p in places]) for shift in range(-MOST_SHIFTED, MOST_SHIFTED + 1) if shift}
+    best = min(cers, key=cers.__getitem__)
+    return own, chance, best if cers[best] < CHANCE * chance else None
+
+
+def _shifted(labels: Labels, model: PairModel, scored: Sequence[PairScore]) -> list[Finding]:
+    found = shifted_labels([model.normaliser(text) for text in labels.texts], {s.place: s.transcript for s in scored})
+    if found is None:
+        return []
+    own, chance, shift = found
+    rates = f"CER {own:.2f}, and {chance:.2f} if labels and clips are paired at random"
+    if shift is None:
+        what = f"the labels fit their clips no better than chance: {rates}"
+        fix = f"listen to a few; if the labels are right, {model.name} does not know this language or sound"
+        return [Finding("pairs", "stop", what, fix)]
+    where = f"{plural(abs(shift), 'row')} {'after' if shift > 0 else 'before'} it"
+    what = f"the labels are shifted: a clip's label is {where} ({rates})"
+    return [Finding("pairs", "stop", what, "join the table and the clips by name again, not by their order")]
+
+
 def check_pairs(labels: Labels, folder: Path) -> tuple[list[Finding], list[Example], list[int]]:
     """The finding, all clips with likely wrong labels and their transcripts, and their places."""
-    found = find_wrong_labels(list(score_pairs(labels, load_pair_model(folder))))
+    model = load_pair_model(folder)
+    scored = list(score_pairs(labels, model))
+    if shifted := _shifted(labels, model, scored):
+        return shifted, [], []  # an outlier among wrong labels means nothing, and --fix must not act on it
+    found = find_wrong_labels(scored)
     examples = [Example(int(labels.rows[s.place]), f"transcript: {s.transcript or '(empty)'}") for s in found]
     if not found:
         return [Finding("pairs", "fine", f"the transcripts of {folder} resemble the labels in every clip")], [], []

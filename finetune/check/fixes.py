@@ -22,7 +22,8 @@ from finetune.check.clips import (
     without_speech,
 )
 from finetune.check.findings import DEV, TEST, TRAIN, Checked, Labels
-from finetune.check.text import main_script, only_marks
+from finetune.check.text import main_script, repair_shapes
+from finetune.check.transcribers import only_marks, speaker_codes, without_speaker_code
 from lalia.data.corpus import SPLITS, Corpus
 from lalia.data.prepare.listing import Dropped, SourceClip
 from lalia.data.prepare.pipeline import rewrite
@@ -111,7 +112,7 @@ def table_of(fixes: Fixes) -> str:
 
 def clean(text: str, script: str = "") -> str:
     """A label with encoding errors and look-alikes fixed, in NFC, without invisible characters."""
-    text = unicodedata.normalize("NFC", repair_encoding(text))
+    text = unicodedata.normalize("NFC", repair_shapes(repair_encoding(text)))
     # Joiners stay, because Persian and Indic scripts need them; the normaliser handles them.
     text = "".join(c for c in text if unicodedata.category(c) not in ("Cf", "Cc") or c in "\u200c\u200d\t\n")
     return " ".join(repair_look_alikes(text, script).split())
@@ -119,7 +120,10 @@ def clean(text: str, script: str = "") -> str:
 
 def _texts(fixes: Fixes, labels: Labels) -> None:
     script = main_script(labels)
-    for place, text in enumerate(labels.texts):
+    for place, text in without_speaker_code(labels, speaker_codes(labels)).items():
+        fixes.text(labels, place, text, "speaker code")
+    for place, given in enumerate(labels.texts):
+        text = fixes.changes.get(int(labels.rows[place]), {}).get("text", given)
         if is_unreadable(repair_encoding(text)):
             fixes.text(labels, place, "", "unreadable bytes")
             continue

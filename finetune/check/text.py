@@ -1,21 +1,22 @@
-"""Data checks on the text of the labels: characters and encoding, transcribers' marks, case and punctuation, language."""
+"""Data checks on the text of the labels: characters and encoding, case and punctuation, language."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
 from collections import Counter, defaultdict
+from typing import Literal
 
 import numpy as np
 
 from finetune.check.findings import DEV, TEST, TRAIN, Finding, Labels, some
 from lalia.errors import UserError
 from lalia.text.languages import profiles
-from lalia.text.marks import MarkKind, find_marks, spoken_symbols, strip_marks, truncated_words
 from lalia.text.normaliser import Normaliser
 from lalia.text.number_words import dates_and_times
-from lalia.text.tokens import RARE_COUNT, Vocabulary, choose_vocabulary
+from lalia.text.tokens import BOUNDARY, RARE_COUNT, Vocabulary, choose_vocabulary, symbol_byte
 from lalia.text.unicode import (
+    graphemes,
     is_unreadable,
     look_alike_groups,
     mixed_words,
@@ -76,11 +77,12 @@ _OPENING_QUOTES = (" '", " ‘", "“", '"', "„", "«")
 _SIGN_IN_WORD = re.compile(rf"(?<=[^\W\d_])([^\w\s/&@])(?=[^\W\d_])|(?<=[^\W\d_])([{_APOSTROPHES}])(?=[\s.,;:!?]|$)")
 
 
-def check_letters(labels: Labels) -> list[Finding]:
-    """Findings on the characters of the labels."""
+def check_letters(labels: Labels, vocabulary: Vocabulary | None) -> list[Finding]:
+    """Findings on the characters of the labels, in the units of the ``vocabulary`` that they would be trained with."""
     return [
         *_encodings(labels), *_scripts(labels), *_mixed(labels), *_unicode(labels), *_identifiers(labels), *_digits(labels),
-        *_signs_in_words(labels), *_dates(labels), *_alike(labels), *_marks(labels), *_rare(labels), *_never_trained(labels),
+        *_signs_in_words(labels), *_dates(labels), *_alike(labels), *_marks(labels), *_rare(labels, vocabulary),
+        *_never_trained(labels, vocabulary), *_legacy(labels), *_spelled_out(labels),
     ]  # fmt: skip
 
 
@@ -305,17 +307,27 @@ def _marks(labels: Labels) -> list[Finding]:
     ]
 
 
-def _rare(labels: Labels) -> list[Finding]:
-    counts: Counter[str] = Counter()
-    for p in labels.where(TRAIN):
-        counts.update(labels.normal[p])
-    del counts[" "]
-    rare = {c for c, n in counts.items() if n < RARE_COUNT}
+_UNITS = {"letters": "character", "graphemes": "letter", "jamo": "part of a syllable", "pieces": "letter"}
+_UNITS_PLURAL = {"jamo": "parts of syllables"}
+
+
+def _rare(labels: Labels, vocabulary: Vocabulary | None) -> list[Finding]:
+    """Rare symbols in the unit that the model would learn: Hangul syllables count as their parts, rare Han as bytes."""
+    if vocabulary is None:
+        return []
+    used = [s for s in vocabulary.tokens.symbols[1:] if s != BOUNDARY and symbol_byte(s) is None]
+    rare = [s for s in vocabulary.rare if s in set(used) and (vocabulary.unit != "pieces" or len(s) == 1)]
     if not rare:
         return []
-    places = [p for p in labels.where(TRAIN) if rare & set(labels.normal[p])]
-    named = some([_visible(c) for c in sorted(rare, key=lambda c: -counts[c])], 12)
-    what = f"{plural(len(rare), 'character')} of {len(counts):,} with fewer than {RARE_COUNT} occurrences in train: {named}"
+    train = labels.where(TRAIN)
+    form: Literal["NFC", "NFD"] = "NFD" if vocabulary.unit == "jamo" else "NFC"
+    places = [p for p in train if any(s in unicodedata.normalize(form, labels.normal[p]) for s in rare)]
+    named = some([_visible(s) for s in rare], 12)
+    unit = _UNITS[vocabulary.unit]
+    count = (
+        plural(len(rare), unit) if len(rare) == 1 else f"{len(rare)} {_UNITS_PLURAL.get(vocabulary.unit, unit + 's')}"
+    )
+    what = f"{count} of {len(used):,} with fewer than {RARE_COUNT} occurrences in train: {named}"
     return [
         Finding(
             "rare characters",
@@ -327,13 +339,14 @@ def _rare(labels: Labels) -> list[Finding]:
     ]
 
 
-def _never_trained(labels: Labels) -> list[Finding]:
-    trained = set().union(*(labels.normal[p] for p in labels.where(TRAIN)))
-    held = [int(p) for code in (DEV, TEST) for p in labels.where(code)]
-    places = [p for p in held if set(labels.normal[p]) - trained]
-    if not places or not trained:
+def _never_trained(labels: Labels, vocabulary: Vocabulary | None) -> list[Finding]:
+    if vocabulary is None:
         return []
-    letters = sorted(set().union(*(labels.normal[p] for p in places)) - trained)
+    held = [int(p) for code in (DEV, TEST) for p in labels.where(code)]
+    lacking = {p: found for p in held if (found := vocabulary.tokens.unknown(labels.normal[p]))}
+    if not lacking:
+        return []
+    letters = sorted(set().union(*lacking.values()))
     what = (
         f"{plural(len(letters), 'character')} of dev and test that train lacks: "
         f"{some([_visible(c) for c in letters], 12)}"
@@ -344,7 +357,7 @@ def _never_trained(labels: Labels) -> list[Finding]:
             "look",
             what,
             "they cannot be recognised; move such clips to train",
-            labels.examples(places),
+            labels.examples(list(lacking)),
         )
     ]
 
@@ -371,87 +384,80 @@ def _short(text: str) -> str:
     return text if len(text) <= 50 else text[:49] + "…"
 
 
-# --- Transcribers' marks -------------------------------------------------------------------------------
+# --- Encodings of shapes and words in single letters -------------------------------------------------------
 
-TOO_MANY = 0.02
-"""A larger share of labels with marks that would be learned as words must be fixed before training."""
-
-
-def check_marks(labels: Labels) -> list[Finding]:
-    """Findings on transcribers' marks: events, codes, comments and cut-off words."""
-    of: dict[MarkKind, Counter[str]] = {}
-    places: dict[MarkKind, list[int]] = {}
-    for place, text in enumerate(labels.texts):
-        for mark, written in find_marks(text):
-            of.setdefault(mark.kind, Counter())[written] += 1
-            if place not in places.setdefault(mark.kind, [])[-1:]:
-                places[mark.kind].append(place)
-    return [*_unspoken(labels, of, places), *_other_marks(labels, of, places), *_cut_off(labels), *_signs(labels)]
-
-
-def only_marks(text: str) -> bool:
-    """Whether the text has no spoken word besides marks."""
-    return any(map(str.isalnum, text)) and not any(map(str.isalnum, strip_marks(text)))
+SPELLED_OUT = 0.8
+"""A label with this share of one-letter words, three or more, is spelled with spaces."""
+FEW = 0.02
+"""A larger share of labels in a legacy encoding or spelled with spaces must be fixed before training."""
+_ZAWGYI = re.compile("(?:^|\\s)\u1031|\u1039(?![\u1000-\u1021\u1025\u1027])")
+_ZAWGYI_CODES = re.compile("[\u1060-\u1097]")
+"""In Unicode the vowel sign e (U+1031) follows its consonant, and a virama (U+1039) precedes one; Zawgyi puts the first before
+it and uses the second as asat, and has variants of marks where Unicode has letters of Karen, Mon and Shan (Unicode FAQ:
+Myanmar)."""
+_SHAPES = re.compile("[\ufb00-\ufb06\ufb13-\ufb17\ufb1d-\ufdff\ufe70-\ufefc\uff61-\uffdc]")
+"""Presentation forms: ligatures, Hebrew and Arabic shapes, half-width kana and Hangul."""
+_SYMBOLS_KEPT = frozenset(
+    "\ufdf0\ufdf1\ufdf2\ufdf3\ufdf4\ufdf5\ufdf6\ufdf7\ufdf8\ufdf9\ufdfa\ufdfb\ufdfc\ufdfd\ufd3e\ufd3f"
+)
+"""Words and brackets of their own, not shapes of letters."""
 
 
-def _unspoken(labels: Labels, of: dict[MarkKind, Counter[str]], places: dict[MarkKind, list[int]]) -> list[Finding]:
-    written = of.get("event", Counter()) + of.get("code", Counter())
-    if not written:
+def is_zawgyi(text: str, language: str) -> bool:
+    """Whether Burmese ``text`` is in the Zawgyi encoding."""
+    return bool(_ZAWGYI.search(text) or (language == "mya" and _ZAWGYI_CODES.search(text)))
+
+
+def is_visual(text: str) -> bool:
+    """Whether Arabic presentation forms stand in the order in which they are seen: most words begin with a final form."""
+    firsts = [
+        unicodedata.name(word[0], "") for word in text.split() if len(word) > 1 and "\ufb50" <= word[0] <= "\ufefc"
+    ]
+    return sum("FINAL FORM" in name for name in firsts) > len(firsts) / 2
+
+
+def repair_shapes(text: str) -> str:
+    """``text`` with letters instead of presentation forms; not if it is in visual order, where more than that is wrong."""
+    if is_visual(text):
+        return text
+    return _SHAPES.sub(lambda c: c[0] if c[0] in _SYMBOLS_KEPT else unicodedata.normalize("NFKC", c[0]), text)
+
+
+def _legacy(labels: Labels) -> list[Finding]:
+    zawgyi = [p for p, text in enumerate(labels.texts) if is_zawgyi(text, labels.language)]
+    visual = [p for p, text in enumerate(labels.texts) if is_visual(text)]
+    shapes = [p for p, text in enumerate(labels.texts) if repair_shapes(text) != text]
+    found = []
+    for places, what, fix, fixable in (
+        (zawgyi, "in Zawgyi, which is another encoding than Unicode", "convert them: uconv -x Zawgyi-my (ICU)", False),
+        (visual, "in visual order: Arabic letters as shapes, each word from its end", "take the text from a source in logical "
+         "order; text copied from a PDF is often of this kind", False),
+        (shapes, "with presentation forms, the shapes of letters instead of letters", "--fix writes the letters", True),
+    ):  # fmt: skip
+        if places:
+            weight = "stop" if len(places) > FEW * len(labels.texts) and not fixable else "look"
+            told = f"{plural(len(places), 'label')} {what}: {_short(labels.texts[places[0]])!r}"
+            found.append(Finding("encoding", weight, told, fix, labels.examples(places), fixable))  # type: ignore[arg-type]
+    return found
+
+
+def _spelled_out(labels: Labels) -> list[Finding]:
+    """Labels with a space after every letter: as every word is one letter, word errors mean nothing."""
+    if not labels.normaliser.writing.spaced:
         return []
-    here = sorted({*places.get("event", []), *places.get("code", [])})
-    alone = sum(only_marks(labels.texts[place]) for place in here)
-    what = f"{plural(len(here), 'label')} with transcribers' marks, which would be learned as words: {_named(written)}"
-    fix = "--fix removes them" + (
-        f", and the whole label of {plural(alone, 'clip')} with no other words" if alone else ""
-    )
-    weight = "stop" if len(here) > TOO_MANY * len(labels.texts) else "look"
-    return [Finding("transcribers' marks", weight, what, fix, labels.examples(here), True)]  # type: ignore[arg-type]
-
-
-def _other_marks(labels: Labels, of: dict[MarkKind, Counter[str]], places: dict[MarkKind, list[int]]) -> list[Finding]:
-    kinds: tuple[tuple[MarkKind, str, str, str, str, bool], ...] = (
-        ("unclear", "marks", "mark", "unintelligible speech", "--fix removes the marks; the speech there then has no "
-         "label: listen, and drop the clip if there is much of it", True),
-        ("word", "marks", "mark", "a hesitation", "--fix keeps the word, which is spoken, and removes its sign", True),
-        ("unsure", "has", "have", "brackets or codes that may or may not be spoken", "--fix does not change them: write only "
-         "what is spoken", False),
-    )  # fmt: skip
-    return [
-        Finding("transcribers' marks", "look", f"{plural(len(places[kind]), 'label', one, many)} {what}: {_named(of[kind])}", fix,
-                labels.examples(places[kind]), fixable)
-        for kind, one, many, what, fix, fixable in kinds if of.get(kind)
-    ]  # fmt: skip
-
-
-def _cut_off(labels: Labels) -> list[Finding]:
-    words = {place: found for place, text in enumerate(labels.texts) if (found := list(truncated_words(text)))}
-    if not words:
+    places = [p for p, text in enumerate(labels.normal) if _is_spelled_out(text)]
+    if not places:
         return []
-    counted = Counter(word for found in words.values() for word in found)
-    what = f"{plural(len(words), 'label', 'has', 'have')} cut-off words: {_named(counted)}"
-    fix = "correct if the speech is cut off there too; else write the whole word, or nothing"
-    return [Finding("cut-off words", "look", what, fix, labels.examples(list(words)))]
+    what = f"{plural(len(places), 'label')} spelled with spaces, one letter a word: {_short(labels.texts[places[0]])!r}"
+    fix = "write words; where the words end is lost, so take the text from its source"
+    weight = "stop" if len(places) > FEW * len(labels.texts) else "look"
+    return [Finding("spelled letters", weight, what, fix, labels.examples(places))]  # type: ignore[arg-type]
 
 
-def _signs(labels: Labels) -> list[Finding]:
-    lost = {
-        place: found for place, text in enumerate(labels.texts)
-        if (found := [sign for sign in spoken_symbols(text) if sign not in labels.normal[place]])
-    }  # fmt: skip
-    if not lost:
-        return []
-    counted = Counter(sign for found in lost.values() for sign in found)
-    first = next(iter(lost))
-    what = (
-        f"{plural(len(lost), 'label', 'has', 'have')} signs that are spoken as words but dropped here: {_named(counted)}; "
-        f"{labels.texts[first][:50]!r} is learned as {labels.normal[first][:50]!r}"
-    )
-    fix = "write them as they are spoken: 5 percent, not 5 %"
-    return [Finding("digits", "look", what, fix, labels.examples(list(lost)))]
-
-
-def _named(counted: Counter[str]) -> str:
-    return some([f"{written} ({often:,})" for written, often in counted.most_common()], 8)
+def _is_spelled_out(text: str) -> bool:
+    words = text.split()
+    single = sum(len(graphemes(word)) == 1 for word in words)
+    return len(words) >= 3 and single >= SPELLED_OUT * len(words)
 
 
 # --- Case and punctuation ------------------------------------------------------------------------------

@@ -154,8 +154,8 @@ class Decoder:
         self.settings = settings or (CLOSED if only is not None else BeamSettings())
         self._rescorer = rescorer
         self._beam: Beam | ClosedSearch
-        self._unspaced_list = only is not None and not self.writing.spaced
-        if only is not None and self._unspaced_list:
+        self._joins_phrases = only is not None and not self.writing.spaced
+        if only is not None and self._joins_phrases:
             only = [join_words(text.split()) for text in only]
         tree = PhraseTree(only, tokens, automata, self.writing) if only is not None and settings is None else None
         if tree is not None and len(tree) <= MOST_NODES:
@@ -252,7 +252,7 @@ class Decoder:
         log_probs_TV = np.concatenate(self._kept)
         places_T = np.concatenate(self._places)
         self._next()
-        if self._unspaced_list:
+        if self._joins_phrases:
             paths = [replace(path, tokens=self._without_spaces(path.tokens)) for path in paths]
         if not paths or not paths[0].tokens or self._rejected(paths[0], log_probs_TV):
             return

@@ -21,7 +21,7 @@ from lalia.audio.reading import SUFFIXES
 from lalia.cards import NAME, read_card
 from lalia.errors import UserError
 from lalia.inputs import document, identify, is_url, kind_of, open_decompressed, url_error, wrong_kind
-from lalia.lm.folder import Unit, symbols_of, unspaced_reason
+from lalia.lm.folder import Unit, needs_words_reason, symbols_of
 from lalia.model_folder import (
     LabelledCorpus,
     find_student,
@@ -321,7 +321,7 @@ class TrainingText:
         card = read_card(folder)
         normaliser, tokens = Normaliser.from_json(folder / NORMALISER), Tokens.load(folder / TOKENS)
         if unit == "word" and not normaliser.writing.spaced:
-            raise UserError(f"--unit word: {unspaced_reason(normaliser)}")
+            raise UserError(f"--unit word: {needs_words_reason(normaliser)}")
         parents: list[dict[str, Any]] = []
         sentences: list[list[str]] = []
         for path in paths:

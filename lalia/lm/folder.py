@@ -60,7 +60,7 @@ class ModelFolder:
                 " make one from text in its language: lalia lm TEXT --like STUDENT --out LM"
             )
         if self.card["unit"] == "word" and (" " not in letters or not normaliser.writing.spaced):
-            raise UserError(f"{self.folder}: {unspaced_reason(normaliser)}")
+            raise UserError(f"{self.folder}: {needs_words_reason(normaliser)}")
         ours, theirs = vars(self.normaliser.settings), vars(normaliser.settings)
         differing = [name for name in ours if name != "language" and ours[name] != theirs[name]]
         if differing:
@@ -91,7 +91,7 @@ class ModelFolder:
         return next(related, None)
 
 
-def unspaced_reason(normaliser: Normaliser) -> str:
+def needs_words_reason(normaliser: Normaliser) -> str:
     """Why there are no n-grams of words for the normaliser's language, and what to do."""
     language = language_name(normaliser.settings.language) or "the student's language"
     return (

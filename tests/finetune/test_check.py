@@ -13,6 +13,7 @@ import pytest
 
 from finetune.__main__ import main as program
 from finetune.check import check
+from finetune.check.clips import shifted_labels
 from lalia.cards import ancestors, read_card
 from lalia.data.corpus import Corpus
 from lalia.data.prepare.pipeline import rewrite
@@ -411,3 +412,82 @@ def test_the_same_fix_again_returns_its_corpus_and_another_is_rejected(sound: Co
     assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "fixed"]
     with pytest.raises(UserError, match="exists and is not empty"):
         rewrite(sound, fixed, np.arange(3), {}, [], {})
+
+
+HANGUL = ["안녕하세요", "감사합니다", "오늘은 날씨가 좋아요", "시장에 갑니다", "책을 읽어요", "학교에 가요"]
+
+
+def test_rare_characters_are_in_the_units_of_the_vocabulary(sound: Corpus, tmp_path: Path) -> None:
+    """Hangul is spelled by its parts: a rare syllable of common parts is no finding, and one unseen in train neither."""
+    changes = {row: {"language": "kor", "text": " ".join(HANGUL)} for row in range(len(sound))}
+    held = [int(row) for row in sound.select("test")]
+    changes[train_rows(sound)[0]]["text"] += " 놀"
+    changes[held[0]]["text"] += " 감안"
+    found = topics(changed(sound, tmp_path / "a", changes), "kor")
+    assert "rare characters" not in found and "unseen characters" not in found, found
+    changes[train_rows(sound)[0]]["text"] += " 쀍"
+    changes[held[0]]["text"] += " ж"
+    found = topics(changed(sound, tmp_path / "b", changes), "kor")
+    assert " of syllables of " in found["rare characters"] or "1 part of a syllable of " in found["rare characters"]
+    assert "1 character of dev and test" in found["unseen characters"]
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "topic", "said"),
+    [
+        ("ita", "c i a o a t u t t i", "spelled letters", "stop: 60 labels spelled with spaces, one letter a word"),
+        ("mya", "ေနေကာင္းလား", "encoding", "stop: 60 labels in Zawgyi"),
+        ("ara", "\ufeb3\ufefc\ufee1 \ufecb\ufee0\ufef4\ufedc\ufee2", "encoding", "look: 60 labels with presentation forms"),
+        ("ara", "\ufee2\ufedc\ufef4\ufee0\ufecb \ufee1\ufefc\ufeb3 \ufee2\ufedc\ufecb",
+         "encoding", "stop: 60 labels in visual order"),
+        ("fas", "ﺳﻼﻡ", "encoding", "presentation forms"),
+    ],
+)  # fmt: skip
+def test_legacy_spellings_are_found(
+    sound: Corpus, tmp_path: Path, language: str, text: str, topic: str, said: str
+) -> None:
+    found = topics(
+        changed(sound, tmp_path, {row: {"language": language, "text": text} for row in range(len(sound))}), language
+    )
+    assert said in found[topic], found
+
+
+@pytest.mark.parametrize(
+    ("language", "text"),
+    [("mya", "နေကောင်းလား"), ("ara", "سلام عليكم"), ("cmn", "你 好 吗 我"), ("vie", "ý kiến à ô"), ("pwo", "မၠင်")],
+)
+def test_sound_spellings_are_no_finding(sound: Corpus, tmp_path: Path, language: str, text: str) -> None:
+    changes = {row: {"language": language, "text": text} for row in range(len(sound))}
+    found = topics(changed(sound, tmp_path, changes), language)
+    assert "encoding" not in found and "spelled letters" not in found, found
+
+
+def test_speaker_codes_are_found_and_removed(sound: Corpus, tmp_path: Path) -> None:
+    changes = {row: {"text": f"{'AB'[row % 2]}: {sound.text(row)}"} for row in range(len(sound))}
+    coded = changed(sound, tmp_path, changes)
+    assert "60 labels begin with a speaker's code: A (30), B (30)" in topics(coded)["speaker codes"]
+    check.main([str(coded), "--fix", "--out", str(tmp_path / "fixed")])
+    fixed = Corpus.load(tmp_path / "fixed")
+    assert [fixed.text(row) for row in range(5)] == [sound.text(row) for row in range(5)]
+    spoken = {row: {"text": f"Anna: {sound.text(row)}"} for row in range(2)}
+    assert "speaker codes" not in topics(changed(sound, tmp_path / "few", spoken))
+
+
+def test_labels_that_are_shifted_are_judged_against_random_pairings() -> None:
+    draw = np.random.default_rng(0)
+    texts = ["".join(draw.choice(list("abcdefgh "), 30)) for _ in range(60)]
+
+    def transcripts(shift: int, wrong: float = 0.3) -> dict[int, str]:
+        return {
+            p: "".join(c if draw.random() > wrong else "x" for c in texts[p + shift])
+            for p in range(3, 57)
+        }  # fmt: skip
+
+    assert shifted_labels(texts, transcripts(0)) is None
+    for shift in (-2, 1):
+        found = shifted_labels(texts, transcripts(shift))
+        assert found is not None and found[2] == shift and found[0] > 0.8 * found[1]
+    unrelated = {p: "".join(draw.choice(list("abcdefgh "), 30)) for p in range(60)}
+    found = shifted_labels(texts, unrelated)
+    assert found is not None and found[2] is None
+    assert shifted_labels(texts, {0: "x"}) is None, "too few to tell"
