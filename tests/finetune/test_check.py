@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 
 from finetune.__main__ import main as program
-from finetune.check import check
+from finetune.check import check, clips
 from finetune.check.clips import shifted_labels
 from lalia.cards import ancestors, read_card
 from lalia.data.corpus import Corpus
 from lalia.data.prepare.pipeline import rewrite
 from lalia.errors import UserError
-from lalia.text.normaliser import NormaliserSettings
+from lalia.text.normaliser import Normaliser, NormaliserSettings
 from lalia.text.number_words import read_numbers
+from lalia.text.tokens import Tokens
 from tests.tiny_corpus import make_corpus
 
 SENTENCES = (
@@ -491,3 +492,20 @@ def test_labels_that_are_shifted_are_judged_against_random_pairings() -> None:
     found = shifted_labels(texts, unrelated)
     assert found is not None and found[2] is None
     assert shifted_labels(texts, {0: "x"}) is None, "too few to tell"
+
+
+def test_shifted_labels_stop_and_none_is_removed(
+    sound: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A recogniser that transcribes each clip as the label of the one before it."""
+    draw = np.random.default_rng(0)
+    texts = ["".join(draw.choice(list("abcdefgh "), 30)) for _ in range(len(sound))]
+    corpus = changed(sound, tmp_path, {row: {"text": text} for row, text in enumerate(texts)})
+    model = clips.PairModel("rough", Tokens.from_texts(texts), Normaliser(), lambda wave: wave, lambda *given: given[0])
+    scores = [clips.PairScore(p, 1.0, 30.0, 0.9, texts[p - 1]) for p in range(1, len(texts))]
+    monkeypatch.setattr(clips, "load_pair_model", lambda folder: model)
+    monkeypatch.setattr(clips, "score_pairs", lambda labels, model: iter(scores))
+    labels = check.check(Corpus.load(corpus), "ita").labels
+    findings, examples, places = clips.check_pairs(labels, Path("rough"))
+    assert [finding.weight for finding in findings] == ["stop"] and not examples and not places
+    assert "a clip's label is 1 row before it (CER " in findings[0].what
