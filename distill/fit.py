@@ -237,6 +237,7 @@ def _micro_step(task: DistillTask, inputs: RunInputs) -> None:
     """One forward and backward pass as in training, for timing; the parameters do not change."""
     loader = make_loader(inputs.clips, inputs.plan, start=0, workers=0, labels=inputs.encode, finish=task.sampler)
     batch = next(iter(loader)).to(task.device)
+    task.teacher.to(task.device)  # no submodule of the task
     with autocast(task.settings.hardware):
         loss = task.weighted(task.losses(batch))
     loss.backward()

@@ -67,7 +67,7 @@ class TorchModel:
         """Natural log-probabilities (T, V) float32 of a wave (samples,), float32 at 16 kHz."""
         padded = torch.from_numpy(np.pad(wave, (0, max(0, SHORTEST - len(wave)))))[None]
         device = self.recogniser.head.weight.device
-        log_probs_BTV, _ = self.recogniser.log_probs(padded.to(device), torch.tensor([padded.shape[1]], device=device))
+        log_probs_BTV, _ = self.recogniser.log_probs(padded.to(device), torch.tensor([padded.shape[1]]))
         return log_probs_BTV[0].cpu().numpy()
 
     def transcribe(self, wave: np.ndarray, name: str = "") -> Transcript:

@@ -342,10 +342,10 @@ class Gates(nn.Module):
         sizes = {name: size(gate).sum() for name, gate in self.gates.items()}
         found = torch.zeros(())
         for term in self.terms:
-            product = torch.tensor(term.each[cost])
+            product = torch.tensor(term.each[cost])  # a number on the CPU meets the device's without a copy
             for name in term.gates:
-                product = product.to(sizes[name].device) * sizes[name]
-            found = found.to(product.device) + product
+                product = product * sizes[name]
+            found = found + product
         return found
 
     def _add(self, name: str, count: int) -> Gate:

@@ -150,7 +150,8 @@ def _nearest(task: PretrainTask, batch: Batch, book: int) -> tuple[Tensor, Tenso
     else:
         near_BTV = task.head.logits(features_BTF)[:, :, book].log_softmax(-1)
     score_BT, chosen_BT = near_BTV.max(-1)
-    return chosen_BT.masked_fill(~valid_frames(frames_B, chosen_BT.shape[1]), -1), score_BT
+    inside_BT = valid_frames(frames_B, chosen_BT.shape[1], chosen_BT.device)
+    return chosen_BT.masked_fill(~inside_BT, -1), score_BT
 
 
 def _snippet(wave_S: Tensor, frame: int, task: PretrainTask) -> Tensor:

@@ -174,7 +174,7 @@ class Guard(Callback):
         norm = interventions.gradient_norm(trainer)
         if not isinstance(trainer.strategy, DeepSpeedZero):  # which clips with its own norm
             task.gradient_norm = norm
-        return torch.cat([norm.float().reshape(1), sums])
+        return torch.cat([norm.reshape(1).to(sums), sums])  # DeepSpeed's is on the CPU where it offloads
 
     def _vitals_of(self, packed: Tensor, trainer: Trainer, task: PretrainTask) -> Vitals:
         """The vitals in ``packed``, which lies on the CPU; the same on every rank."""

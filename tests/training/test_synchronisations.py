@@ -24,6 +24,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+import distill.fit
 import distill.prune
 import finetune.task
 import pretrain.loss
@@ -39,12 +40,13 @@ from lalia.data.batch import Batch
 from lalia.data.seeds import generator
 from lalia.models import blocks, cpu_kernels, frontend, quantizer
 from lalia.models.shape import EncoderShape
+from lalia.training import interventions
 from lalia.training.run_log import BadClips, ProgressBar, ThroughputLog, TimedLoader
 from pretrain.bands import GuardSettings
-from pretrain.code_usage import CodeRecord
+from pretrain.code_usage import CodeRecord, _nearest
 from pretrain.config import PretrainSettings
 from pretrain.guard import Guard
-from pretrain.task import PretrainTask, contrast_sampler
+from pretrain.task import BatchStats, PretrainTask, contrast_sampler
 from tests.tiny_teacher import make_recogniser
 
 META = torch.device("meta")
@@ -63,7 +65,8 @@ class NoWaiting(TorchDispatchMode):
         result = operation(*args, **kwargs)
         given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
-        on_host = [leaf for leaf in given if leaf.device.type == "cpu" and leaf.ndim]
+        # A number on the CPU may meet tensors on the device: the kernel takes its value. Only copying it there blocks.
+        on_host = [leaf for leaf in given if leaf.device.type == "cpu" and (leaf.ndim or operation in _COPIES)]
         on_device = [leaf for leaf in (*given, *made) if leaf.device.type == "meta"]
         ahead = kwargs.get("non_blocking") or (operation is _COPY and args[2:] == (True,))
         if on_host and on_device and not ahead and operation not in _HOST_LENGTHS:
@@ -72,6 +75,7 @@ class NoWaiting(TorchDispatchMode):
 
 
 _COPY = torch.ops.aten.copy_.default
+_COPIES = {_COPY, torch.ops.aten._to_copy.default}
 _HOST_LENGTHS = {torch.ops.aten._ctc_loss.Tensor, torch.ops.aten._ctc_loss_backward.Tensor}
 
 
@@ -266,12 +270,42 @@ def test_a_pruning_step_never_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     step(task, task.sampler(labelled(batch_of(LENGTHS), TEXTS)), monkeypatch, [distill.prune])
 
 
+@pytest.mark.parametrize("quantizer", ["gumbel", "kmeans"])
+def test_codes_of_held_out_clips_are_found_on_the_device(quantizer: str, tmp_path: Any) -> None:
+    argv = ["--config", "configs/pretrain/nano-wave.yaml", "--data.corpus", "none", "--quantizer.kind", quantizer]
+    settings = config.load(PretrainSettings, argv, "test", "")
+    task = PretrainTask(settings).eval().to(META)
+    chosen_BT, score_BT = _nearest(task, contrast_sampler(settings, validation=True)(batch_of(LENGTHS)).to(META), 0)
+    assert chosen_BT.device == score_BT.device == META and chosen_BT.shape == score_BT.shape
+
+
+def test_the_timed_pass_of_distillation_has_its_teacher_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    teacher = make_recogniser()
+    settings = DistillSettings(teacher="none")
+    task = DistillTask(settings, teacher, make_student(teacher, settings.student, settings.regular), {}).to(META)
+    batch = task.sampler(labelled(batch_of(LENGTHS), TEXTS))
+    monkeypatch.setattr(distill.fit, "make_loader", lambda *given, **settings: [batch])
+    distill.fit._micro_step(task, SimpleNamespace(clips=None, plan=None, encode=None))  # type: ignore[arg-type]
+    assert all(parameter.grad is not None for parameter in task.student.head.parameters())
+
+
+def test_the_gradient_norm_comes_from_the_cpu_where_deepspeed_offloads(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    guard, number = Guard(GuardSettings(), tmp_path), torch.empty((), device=META)
+    stats = BatchStats(*[number] * 5, torch.empty(2, 8, device=META), torch.empty(4, 3, device=META))
+    guard._stats = [(number, stats)]
+    monkeypatch.setattr(interventions, "gradient_norm", lambda trainer: torch.tensor(1.5))
+    trainer: Any = SimpleNamespace(accumulate_grad_batches=1, world_size=1, strategy=None)
+    assert guard._pack(trainer, SimpleNamespace()).device == META  # type: ignore[arg-type]
+
+
 def test_what_would_wait_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     x, host = torch.empty(4, device=META), torch.ones(4)
     for wait in (
         lambda: x.sum().item(), lambda: int(x[0]), lambda: x.tolist(), lambda: bool(x.any()), lambda: x.nonzero(),
         lambda: x[x > 0], lambda: x + host, lambda: x[torch.tensor([1, 2])], lambda: host.to(META), lambda: x.cpu(),
-        lambda: torch.tensor([1.0, 2.0], device=META), lambda: x.copy_(host),
+        lambda: torch.tensor([1.0, 2.0], device=META), lambda: x.copy_(host), lambda: torch.tensor(1.0).to(META),
     ):  # fmt: skip
         with pytest.raises((Waits, RuntimeError)), no_waiting(monkeypatch):
             wait()
