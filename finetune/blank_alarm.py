@@ -18,10 +18,10 @@ from torch import Tensor
 
 from finetune.config import AlarmSettings
 from finetune.task import FinetuneTask
-from lalia.errors import GuardStopped
 from lalia.models.recogniser import Recogniser
 from lalia.training import Callback, Trainer, interventions
 from lalia.training.checkpoints import BEST, CHECKPOINTS, Checkpoints
+from lalia.training.distributed import stop_all
 from lalia.training.run_log import InterventionLog
 from lalia.training.zero import DeepSpeedZero
 
@@ -116,7 +116,7 @@ class BlankAlarm(Callback):
             self._write(
                 trainer, step, "stop", f"{reason}; {self.settings.tries} restarts did not help, so the run is stopped"
             )
-            raise GuardStopped(
+            stop_all(
                 f"step {step}: {reason}. {self.settings.tries} restarts at lower rates did not help. Do the labels "
                 "belong to the audio, and has each clip more frames than letters (lalia finetune check)? If so, start "
                 f"again with a third of --optim.lr ({task.settings.optim.lr:g}) or a longer --freeze.encoder_share"

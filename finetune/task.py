@@ -22,7 +22,7 @@ from lalia.data.seeds import reseed
 from lalia.decoding.automata import Automaton, LetterModel, lm_automaton
 from lalia.decoding.decoder import Decoder, text_of
 from lalia.decoding.greedy import greedy, transcript
-from lalia.errors import GuardStopped, UserError
+from lalia.errors import UserError
 from lalia.lm.folder import BONUS, ORDERS, WEIGHT, LanguageModel, symbols_of
 from lalia.lm.ngrams import SPECIALS, UNKNOWN, estimate
 from lalia.models.baselines import Baseline
@@ -32,7 +32,7 @@ from lalia.scoring.rates import ErrorCounts, character_errors, word_errors
 from lalia.text.normaliser import Normaliser
 from lalia.text.tokens import Tokens
 from lalia.training import LightningModule
-from lalia.training.distributed import all_reduce_errors, all_reduce_sum, to_host
+from lalia.training.distributed import all_reduce_errors, all_reduce_min, all_reduce_sum, stop_all, to_host
 from lalia.training.trainer import adamw, parameter_groups
 
 WITH_LM = "valid/wer_lm"
@@ -278,14 +278,22 @@ def check_finite(
     scored: Sequence[Scored], before: Sequence[int], model: nn.Module, name: Callable[[int], str], step: int,
     precision: str,
 ) -> None:  # fmt: skip
-    """Raise ``GuardStopped`` if a loss or a score is not finite; it names the clips with such scores.
+    """Raise ``GuardStopped`` if a loss or a score is not finite on any rank; it names the clips with such scores.
 
     If all clips have such scores, the weights are not finite and the error names the clips of the step ``before``. This is the
     one read from the device in an optimizer step.
     """
-    finite = to_host(torch.cat([each.finite for each in scored])).tolist()
-    if all(finite):
-        return
+    here = torch.cat([each.finite for each in scored])
+    everywhere = all_reduce_min(here.all().float()[None])
+    *finite, fine = map(bool, to_host(torch.cat([here.float(), everywhere])).tolist())
+    if not fine:
+        stop_all("" if all(finite) else _not_finite(scored, finite, before, model, name, step, precision))
+
+
+def _not_finite(
+    scored: Sequence[Scored], finite: list[bool], before: Sequence[int], model: nn.Module, name: Callable[[int], str],
+    step: int, precision: str,
+) -> str:  # fmt: skip
     fp16 = precision == "fp16"
     advice = (
         "use --hardware.precision bf16 or fp32: the largest float16 is 65,504"
@@ -304,11 +312,11 @@ def check_finite(
             suspects, loss = suspects + each.rows, float(each.loss)
     ruined = not all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters())
     if ruined or len(bad) == len(rows) > 1:
-        raise GuardStopped(
+        return (
             f"step {step}: all scores are not finite (NaN or infinity), so the weights are too; the clips of the last update "
             f"are {_listed(before, name)}. {advice[0].upper()}{advice[1:]}, and listen to these clips"
         )
-    raise GuardStopped(
+    return (
         f"step {step}: the loss is {loss:g}, from {_listed(bad or suspects, name)}. Listen to these clips, and fix "
         f"or remove them; if nothing is wrong with them, {advice}"
     )

@@ -17,10 +17,9 @@ import torch
 from torch import Tensor
 
 from lalia.cards import read_json_lines
-from lalia.errors import GuardStopped
 from lalia.training import Callback, Trainer, interventions
 from lalia.training.checkpoints import Checkpoints
-from lalia.training.distributed import broadcast, to_host
+from lalia.training.distributed import broadcast, stop_all, to_host
 from lalia.training.run_log import InterventionLog
 from lalia.training.zero import DeepSpeedZero
 from pretrain.bands import Band, Breach, GuardSettings, Vitals, Watch, healthy_bands
@@ -218,7 +217,7 @@ class Guard(Callback):
         }[action]()
         self._write(trainer, step, breach, action, did)
         if action == "stop":
-            self._stop(trainer, f"step {step}: {breach.says}, and no intervention helped; {breach.band.advice}")
+            stop_all(f"step {step}: {breach.says}, and no intervention helped; {breach.band.advice}")
 
     def _end(self, trainer: Trainer) -> None:
         """After the last step: stop with an error if a band is breached; report batches skipped up to the end."""
@@ -227,16 +226,11 @@ class Guard(Callback):
         if breach := self.watch.illness():
             self.measures += 1
             self._write(trainer, step, breach, "stop", "so the run ends, and its weights are not usable")
-            self._stop(trainer, f"step {step}: {breach.says}, and the run ends here; {breach.band.advice}")
+            stop_all(f"step {step}: {breach.says}, and the run ends here; {breach.band.advice}")
         if left_out := self.watch.left_out():
             count, breach = left_out
             last = "the last batch was" if count == 1 else f"the last {count} batches were"
             self._write(trainer, step, breach, "tell", f"{last} skipped and not trained on")
-
-    def _stop(self, trainer: Trainer, why: str) -> None:
-        if not trainer.is_global_zero:
-            raise SystemExit(GuardStopped.status)  # rank 0 prints the reason
-        raise GuardStopped(why)
 
     def _revive(self, trainer: Trainer, task: PretrainTask) -> str:
         assert self.usage_GV is not None and self._live_KF is not None

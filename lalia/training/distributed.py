@@ -12,7 +12,7 @@ import os
 import shutil
 from collections.abc import Callable, Sized
 from dataclasses import astuple
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from lightning import LightningModule, Trainer
@@ -29,7 +29,7 @@ from lightning.pytorch.strategies.launchers import subprocess_script
 from torch import Tensor
 from torch import distributed as dist
 
-from lalia.errors import UserError
+from lalia.errors import GuardStopped, UserError
 from lalia.scoring.rates import ErrorCounts
 from lalia.signals import stops
 from lalia.training.settings import HardwareSettings
@@ -123,6 +123,17 @@ def broadcast(values: Tensor) -> Tensor:
     sent = values.contiguous() if dist.get_rank() == 0 else values.new_empty(shape.tolist())
     dist.broadcast(sent, 0)
     return sent
+
+
+def stop_all(message: str) -> NoReturn:
+    """End the run on every rank, each of which must call it: rank 0 with the first ``message`` that is not empty."""
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        messages = [""] * dist.get_world_size()
+        dist.all_gather_object(messages, message)
+        message = next(filter(None, messages))
+        if dist.get_rank():
+            raise SystemExit(GuardStopped.status)
+    raise GuardStopped(message)
 
 
 def all_reduce_errors(errors: ErrorCounts, device: torch.device) -> ErrorCounts:
@@ -302,7 +313,8 @@ def device_type(hardware: HardwareSettings) -> str:
     """The device type that a run trains on here: cuda, mps or cpu."""
     if hardware.device != "auto":
         return hardware.device
-    return next(device for device in ("cuda", "mps", "cpu") if device_is_here(device))
+    # Not mps: torch has neither CTC nor float64, in which validation sums, there.
+    return "cuda" if device_is_here("cuda") else "cpu"
 
 
 def device_is_here(device: str) -> bool:

@@ -89,7 +89,7 @@ class HardwareSettings:
     """auto = one device alone, several with ddp. DeepSpeed splits over devices: zero1 optimizer state, zero2 also gradients,
     zero3 also weights; offload keeps optimizer state (zero3: and weights) in CPU memory"""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """what the run trains on; auto = CUDA if there is a GPU, else mps if there is one, else the CPU"""
+    """what the run trains on; auto = CUDA if there is a GPU, else the CPU"""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """arithmetic of the matrix products; weights, losses, softmax and quantizer stay in float32. auto = bf16 on a GPU that has
     it (Ampere and later), fp16 on an older one, fp32 on other devices; a continued run keeps its precision"""

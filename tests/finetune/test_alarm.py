@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import distributed as dist
+from torch import multiprocessing
 
 from finetune.blank_alarm import BlankAlarm
 from finetune.config import AlarmSettings, FinetuneSettings
@@ -118,6 +120,25 @@ def test_a_clip_with_a_loss_that_is_not_finite_is_named():
     torch.nn.init.constant_(model.weight, torch.inf)
     with pytest.raises(GuardStopped, match=r"not finite.* so the weights are too; .* are weather-3"):
         look(torch.nan)
+
+
+def _second_rank_s_score(rank: int, folder: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    logits_BTV = torch.full((1, 4, 3), torch.nan if rank else 0.0)
+    scored = [Scored([7], torch.zeros(1, 4, 3), torch.tensor(1.0)), Scored([rank], logits_BTV, torch.tensor(1.0))]
+    try:
+        check_finite(scored, [], torch.nn.Linear(2, 2), ("bulletin-17", "weather-3").__getitem__, 12, "fp32")
+    except GuardStopped as stopped:
+        (Path(folder) / str(rank)).write_text(str(stopped))
+    except SystemExit as ended:
+        (Path(folder) / str(rank)).write_text(str(ended.code))
+    dist.destroy_process_group()
+
+
+def test_a_score_that_is_not_finite_on_one_rank_ends_all_with_one_line(tmp_path: Path) -> None:
+    multiprocessing.spawn(_second_rank_s_score, (str(tmp_path),), nprocs=2)
+    assert "from weather-3. Listen to these clips" in (tmp_path / "0").read_text()
+    assert (tmp_path / "1").read_text() == "3"
 
 
 def test_a_run_whose_weights_overflow_stops_and_names_its_clips(folder):

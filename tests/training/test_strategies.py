@@ -77,9 +77,10 @@ def test_compiling_needs_a_compiler_and_whole_weights(monkeypatch: pytest.Monkey
 def test_float16_and_deepspeed_are_not_for_every_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     with pytest.raises(UserError, match="fp16: not on mps"):
-        check_hardware(HardwareSettings(precision="fp16"))
+        check_hardware(HardwareSettings(device="mps", precision="fp16"))
     with pytest.raises(UserError, match="DeepSpeed does not run on mps"):
-        check_hardware(HardwareSettings(strategy="zero2"))
+        check_hardware(HardwareSettings(device="mps", strategy="zero2"))
+    assert distributed.device_type(HardwareSettings()) == "cpu"  # torch has no CTC on mps
 
 
 def test_the_rank_comes_from_who_started_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
