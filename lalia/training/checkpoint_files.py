@@ -143,7 +143,7 @@ class CheckpointFiles(TorchCheckpointIO):
 
     def _missing(self, state: Any) -> Iterator[Tensor]:
         """The tensors of ``state`` for which there is no free buffer."""
-        free = {kind: len(buffers) for kind, buffers in self._buffers.items()}
+        free = {kind: len(buffers) for kind, buffers in self._buffers.copy().items()}  # the writer may add kinds
         for tensor in _tensors(state):
             kind = _kind(tensor)
             free[kind] = free.get(kind, 0) - 1
