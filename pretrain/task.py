@@ -16,7 +16,7 @@ from lalia.models.encoder import Encoder
 from lalia.models.frontend import on_device, valid_frames
 from lalia.models.quantizer import ContrastiveHead
 from lalia.training import LightningModule
-from lalia.training.distributed import all_reduce_sum
+from lalia.training.distributed import all_reduce_sum, broadcast
 from lalia.training.trainer import adamw, parameter_groups
 from pretrain.config import PretrainSettings
 from pretrain.loss import (
@@ -128,6 +128,14 @@ class PretrainTask(LightningModule):
         live_LF = features_BTF.detach().flatten(0, 1)[drawn.live_L].float()
         batch_stats = _batch_stats(hidden, codes, raw_BTF, inside_BT, variation, live_LF)
         return ForwardOutput(hidden, visible, codes, feature_penalty(raw_BTF, inside_BT), batch_stats)
+
+    def on_fit_start(self) -> None:
+        """Give all ranks rank 0's buffers: each has measured them (k-means' centres) by itself, and sums differ between machines.
+        DDP and DeepSpeed send only weights."""
+        kept = self.state_dict().keys()
+        for name, buffer in self.named_buffers():
+            if name in kept:
+                buffer.copy_(broadcast(buffer))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         objective, seed = self.settings.objective, self.settings.seed

@@ -112,6 +112,7 @@ class Checkpoints(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         stops.install()  # Lightning has installed its own handlers since
+        self._check_ranks(trainer, pl_module)
         self.done = self.saved = trainer.global_step
         if self._stop_requested(trainer):
             raise Stopped(stops.asked or signal.SIGTERM, None)  # no step was done since the start
@@ -122,6 +123,17 @@ class Checkpoints(Callback):
         if self.score_start and trainer.global_step == 0:
             self.due = True
             validate_now(trainer)
+
+    def _check_ranks(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Raise ``UserError`` if the ranks have continued from different checkpoints."""
+        step = trainer.global_step
+        first, last = all_reduce_min(torch.tensor([step, -step], device=pl_module.device)).tolist()
+        if first != -last:
+            if not trainer.is_global_zero:
+                raise SystemExit(UserError.status)  # rank 0 prints the reason
+            raise UserError(
+                f"{self.folder}: the ranks see different checkpoints, of steps {first} and {-last}; do all nodes share --out?"
+            )
 
     def _stop_requested(self, trainer: Trainer) -> bool:
         """Whether any rank received a stop signal; every rank must call this at the same point."""

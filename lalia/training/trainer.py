@@ -370,7 +370,8 @@ def _silence_lightning() -> None:
     for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.ERROR)
     for text in (".*does not have many workers.*", ".*treespec.*", ".*weight_norm.*", ".*callbacks used to create.*",
-                 ".*not resumable.*", ".*lr_scheduler.step.*", ".*self.trainer.*log.*"):  # fmt: skip
+                 ".*not resumable.*", ".*lr_scheduler.step.*", ".*self.trainer.*log.*",
+                 ".*DeepSpeed handles gradient clipping.*"):  # fmt: skip
         warnings.filterwarnings("ignore", message=text)
 
 

@@ -141,6 +141,24 @@ def test_dead_codes_start_at_the_leader_s_features_on_both(tmp_path: Path) -> No
     assert torch.equal(first["weight"], second["weight"]) and torch.equal(first["bias"], second["bias"])
 
 
+def start_with_own_centres(rank: int, folder: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    shape = EncoderShape(
+        input="logmel", width=16, layers=1, heads=2, feedforward=16, position_groups=2, position_kernel=4
+    )
+    quantizer = ContrastiveShape(kind="kmeans", codebooks=1, entries=8, code_width=8, final_width=8)
+    task = PretrainTask(PretrainSettings(model=shape, quantizer=quantizer))
+    task.head.centres_VC.fill_(rank + 1.0)
+    task.on_fit_start()
+    torch.save(task.head.centres_VC, Path(folder) / f"centres{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_ranks_that_measured_other_centres_use_the_leader_s(tmp_path: Path) -> None:
+    multiprocessing.spawn(start_with_own_centres, (str(tmp_path),), nprocs=2)
+    assert all(bool((torch.load(tmp_path / f"centres{rank}.pt") == 1.0).all()) for rank in (0, 1))
+
+
 def test_a_tensor_inside_an_object_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from torch.distributed import distributed_c10d
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+import sys
 import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +17,7 @@ from torch import nn
 
 from lalia.cards import write_json
 from lalia.errors import UserError, full_disk, run
-from lalia.training import checkpoint_files
+from lalia.training import checkpoint_files, checkpoints
 from lalia.training.checkpoint_files import (
     CheckpointFiles,
     check_disk,
@@ -286,3 +288,36 @@ def test_saves_are_due_by_the_clock_or_by_steps(tmp_path: Path, monkeypatch: pyt
     assert not due(LogSettings(), 7, 9.9) and due(LogSettings(), 7, 10)
     assert not due(LogSettings(), 7, 10, rank_zero=False)  # one clock decides
     assert due(LogSettings(checkpoint_every=5), 10, 0) and not due(LogSettings(checkpoint_every=5), 11, 100)
+
+
+def test_the_writer_may_give_buffers_back_while_room_is_looked_for() -> None:
+    files, begun = CheckpointFiles(), time.monotonic()
+    state = {"w": torch.ones(3)}
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+
+    def give() -> None:
+        size = 0
+        while time.monotonic() - begun < 0.5:
+            files._give_back(torch.empty(0, size := size + 1))
+
+    writer = threading.Thread(target=give)
+    try:
+        writer.start()
+        while writer.is_alive():
+            assert len(list(files._missing(state))) == 1
+    finally:
+        sys.setswitchinterval(before)
+        writer.join()
+
+
+def test_ranks_that_see_other_checkpoints_do_not_train_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = Checkpoints(tmp_path, ScheduleSettings(steps=9), LogSettings(), 1, None)
+    task = SimpleNamespace(device=torch.device("cpu"))
+    monkeypatch.setattr(checkpoints, "all_reduce_min", lambda steps: torch.tensor([0, -500]))
+    for leader, error in ((True, UserError), (False, SystemExit)):
+        trainer = SimpleNamespace(global_step=500, is_global_zero=leader)
+        with pytest.raises(error, match="steps 0 and 500.*share --out" if leader else "2"):
+            found.on_train_start(trainer, task)  # type: ignore[arg-type]
