@@ -224,7 +224,7 @@ class Gates(nn.Module):
         self.gates = nn.ModuleDict()
         self.terms: list[Term] = []
         self._handles: list[Any] = []
-        self._replaced: list[tuple[nn.Module, str, nn.Module]] = []
+        self._replaced: list[tuple[nn.Module, str, Any]] = []
         encoder, self._open = recogniser.encoder, open_chance
         shape = encoder.shape
         for block, layer in enumerate(encoder.blocks.layers):
@@ -388,6 +388,8 @@ class Gates(nn.Module):
     def _gate_stem(self, encoder: Encoder) -> None:
         """Gates on all layers except the last, whose channels are the features."""
         frontend: Any = encoder.frontend
+        self._replaced.append((frontend, "by_products", frontend.by_products))
+        frontend.by_products = False  # gates are hooks of layers, which then have to be called
         layers = list(frontend.layers)
         hop = encoder.shape.hop
         before: tuple[str, ...] = ()

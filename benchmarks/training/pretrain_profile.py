@@ -36,6 +36,8 @@ KINDS = {
                            "rsqrt", "square", "masked_fill", "masked_fill_"),
 }  # fmt: skip
 PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm")
+ONEDNN = "mkldnn::_linear_pointwise"
+"""The product of lalia/models/cpu_products.py, whose operations the profiler does not count."""
 SIDE = 1024
 
 
@@ -75,6 +77,7 @@ def where(size: str, precision: str, rounds: int) -> tuple[dict[str, float], flo
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     matrix = torch.randn(SIDE, SIDE).to(dtype)
     kind_of = {f"aten::{name}": kind for kind, names in KINDS.items() for name in names}
+    kind_of[ONEDNN] = "matrix products"
     found: list[tuple[dict[str, float], float]] = []
     best = 0.0
     for turn in range(1 + rounds):
@@ -82,7 +85,7 @@ def where(size: str, precision: str, rounds: int) -> tuple[dict[str, float], flo
         for _ in range(3):
             matrix @ matrix
         best = max(best, 3 * 2 * SIDE**3 / (time.perf_counter() - begun))
-        with profile(activities=[ProfilerActivity.CPU], with_flops=True) as recorded:
+        with profile(activities=[ProfilerActivity.CPU], with_flops=True, record_shapes=True) as recorded:
             with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
                 loss = contender.loss()
             loss.backward()
@@ -91,9 +94,12 @@ def where(size: str, precision: str, rounds: int) -> tuple[dict[str, float], flo
         seconds: dict[str, float] = defaultdict(float, AdamW=time.perf_counter() - begun)
         optimizer.zero_grad(set_to_none=True)
         flops = 0.0
-        for event in recorded.key_averages():
+        for event in recorded.key_averages(group_by_input_shape=True):
             seconds[kind_of.get(event.key, "other")] += event.self_cpu_time_total / 1e6
             flops += event.flops if event.key in PRODUCTS else 0
+            if event.key == ONEDNN:
+                (rows, inputs), (outputs, _) = event.input_shapes[:2]
+                flops += 2.0 * event.count * rows * inputs * outputs
         if turn:
             found.append((seconds, flops))
     return *min(found, key=lambda each: sum(each[0].values())), best

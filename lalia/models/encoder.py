@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from lalia.models.blocks import checkpoint_blocks, make_blocks, norm
 from lalia.models.cpu_kernels import position_encoder, replace_dropouts
+from lalia.models.cpu_products import replace_products
 from lalia.models.frontend import StackedFrames, make_frontend, valid_frames
 from lalia.models.shape import EncoderShape
 
@@ -53,6 +54,7 @@ class Encoder(nn.Module):
             layer_drop_p=shape.layerdrop,
         )
         replace_dropouts(self)
+        replace_products(self)
 
     def features(self, wave_BS: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(normalised features_BTF, raw features_BTF, frame lengths_B). Clips too short for a frame raise ValueError."""

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torchaudio
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lalia.models.cpu_stem import stem
 from lalia.models.shape import FRAME_HOP, FRAME_WINDOW, EncoderShape
 from lalia.units import SAMPLE_RATE
 
@@ -156,6 +157,8 @@ class ConvolutionStem(nn.Module):
         super().__init__()
         self.normalise_wave = shape.normalise_wave
         self.gradient_scale = shape.stem_gradient_scale
+        self.by_products = shape.stem_norm == "group"
+        """whether training on a CPU computes with ``cpu_stem.stem``, which calls no layer and so none of its hooks"""
         channels = 1
         self.layers = nn.ModuleList()
         for i, (width, kernel, stride) in enumerate(shape.stem):
@@ -167,12 +170,26 @@ class ConvolutionStem(nn.Module):
         if self.normalise_wave:
             with full_precision(wave_BS.device):
                 wave_BS = normalise_over_time(wave_BS.float()[:, :, None], lengths_B, WAVE_EPSILON)[:, :, 0]
-        x_BCT = wave_BS[:, None]
-        for layer in self.layers:
-            x_BCT, lengths_B = layer(x_BCT, lengths_B)
+        if self.training and self.by_products and wave_BS.device.type == "cpu":
+            x_BTC, lengths_B = self._products(wave_BS, lengths_B)
+        else:
+            x_BCT = wave_BS[:, None]
+            for layer in self.layers:
+                x_BCT, lengths_B = layer(x_BCT, lengths_B)
+            x_BTC = x_BCT.transpose(1, 2)
         if self.training and self.gradient_scale != 1.0:
-            x_BCT = _ScaleGradient.apply(x_BCT, self.gradient_scale)
-        return x_BCT.transpose(1, 2), lengths_B
+            x_BTC = _ScaleGradient.apply(x_BTC, self.gradient_scale)
+        return x_BTC, lengths_B
+
+    def _products(self, wave_BS: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+        layers = [cast(StemLayer, layer) for layer in self.layers]
+        frames_B = layers[0].frames(lengths_B).tolist()
+        for layer in layers:
+            lengths_B = layer.frames(lengths_B)
+        kind = autocast_type(wave_BS.device) or layers[0].conv.weight.dtype
+        with full_precision(wave_BS.device):
+            norm = cast(nn.GroupNorm, layers[0].group_norm)
+            return stem(wave_BS, frames_B, [layer.conv for layer in layers], norm, kind), lengths_B
 
 
 class StemLayer(nn.Module):
@@ -187,13 +204,16 @@ class StemLayer(nn.Module):
 
     def forward(self, x_BCT: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
         x_BCT = self.conv(x_BCT)
-        kernel, stride = self.conv.kernel_size[0], self.conv.stride[0]
-        lengths_B = torch.clamp((lengths_B - kernel) // stride + 1, min=0)
+        lengths_B = self.frames(lengths_B)
         if self.group_norm is not None:
             x_BCT = group_norm(self.group_norm, x_BCT, lengths_B)
         if self.layer_norm is not None:
             x_BCT = self.layer_norm(x_BCT.transpose(1, 2)).transpose(1, 2)
         return F.gelu(x_BCT), lengths_B
+
+    def frames(self, lengths_B: Tensor) -> Tensor:
+        """Frames of clips of ``lengths_B`` input frames."""
+        return torch.clamp((lengths_B - self.conv.kernel_size[0]) // self.conv.stride[0] + 1, min=0)
 
 
 def group_norm(norm: nn.GroupNorm, x_BCT: Tensor, lengths_B: Tensor) -> Tensor:
