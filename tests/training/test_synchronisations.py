@@ -295,7 +295,7 @@ def test_the_gradient_norm_comes_from_the_cpu_where_deepspeed_offloads(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
     guard, number = Guard(GuardSettings(), tmp_path), torch.empty((), device=META)
-    stats = BatchStats(*[number] * 5, torch.empty(2, 8, device=META), torch.empty(4, 3, device=META))
+    stats = BatchStats._make([*[number] * 5, torch.empty(2, 8, device=META), torch.empty(4, 3, device=META)])
     guard._stats = [(number, stats)]
     monkeypatch.setattr(interventions, "gradient_norm", lambda trainer: torch.tensor(1.5))
     trainer: Any = SimpleNamespace(accumulate_grad_batches=1, world_size=1, strategy=None)
