@@ -24,6 +24,7 @@ from lalia.data.labels import (
     describe_excluded,
     held_out_rows,
     label_encoder,
+    normalised_label,
 )
 from lalia.data.loader import make_eval_loader, make_loader
 from lalia.data.mixture import Mixture
@@ -33,7 +34,7 @@ from lalia.models.store import count_parameters
 from lalia.report.run_page import write_run_report
 from lalia.training import trainer
 from lalia.training.distributed import autocast, is_rank_zero, rank, shard_loader
-from lalia.training.validation import describe_clips, transcribe_rows
+from lalia.training.validation import describe_clips, describe_languages, transcribe_rows
 
 SHOW = ("train/loss", "train/posteriors", "valid/divergence", "valid/cer", "valid/wer")
 MINIMUM_STEPS = trainer.MinimumSteps(200, "with fewer steps a student stays far from its teacher")
@@ -84,6 +85,8 @@ def _finish(settings: DistillSettings, folder: Path, task: DistillTask, inputs: 
         f"the teacher's {facts['teacher_cer']:.3f} and {facts['teacher_wer']:.3f}; "
         f"the recogniser is {folder / 'recogniser'}"
     )
+    if apart := describe_languages(scores):
+        print(apart)
 
 
 # --- Teacher, clips and labels -------------------------------------------------------------------------
@@ -104,7 +107,7 @@ class RunInputs:
     held_out: np.ndarray
     test: np.ndarray
     plan: BatchPlan
-    encode: Callable[[str], list[int]]
+    encode: Callable[[str, str], list[int]]
 
     @classmethod
     def load(cls, settings: DistillSettings) -> RunInputs:
@@ -134,7 +137,7 @@ class RunInputs:
     @property
     def references(self) -> dict[int, str]:
         """Normalised texts of the held-out clips by row."""
-        return {int(row): self.teacher.normaliser(self.mixture.text(int(row))) for row in self.held_out}
+        return {row: normalised_label(self.mixture, row, self.teacher.normaliser) for row in self.held_out.tolist()}
 
     @property
     def facts(self) -> dict[str, Any]:

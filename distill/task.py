@@ -82,7 +82,8 @@ class DistillTask(LightningModule):
         self.compared = [(layer, blocks[layer]) for layer in compared]
         channels = kept_channels(teacher.encoder, student.encoder.shape.width)
         self.projections = make_projections(teacher.encoder.shape, channels, len(self.compared))
-        inside_runs = student.normaliser.writing.splits(student.tokens.symbols[1:])
+        written = [student.normaliser.for_language(code).writing for code in student.normaliser.languages or [""]]
+        inside_runs = any(writing.splits(student.tokens.symbols[1:]) for writing in written)
         self.boundary = None if inside_runs else student.tokens.boundary
         self.sampler = student_sampler(settings, student)
         """the last stage of the loader"""

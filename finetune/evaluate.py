@@ -24,11 +24,12 @@ from lalia.data.corpus import Corpus
 from lalia.data.mixture import Mixture, resolve_languages
 from lalia.errors import UserError
 from lalia.inputs import identify, wrong_kind
-from lalia.model_folder import RUN, STUDENT, languages_in, languages_taken
+from lalia.model_folder import NORMALISER, RUN, STUDENT, languages_in, languages_taken
 from lalia.report import page
 from lalia.report.run_page import RunFolder, curves
 from lalia.signals import Phase, stops
 from lalia.text.language_codes import match_languages
+from lalia.text.normaliser import Normaliser
 
 # --- The model and corpora of a run --------------------------------------------------------------------
 
@@ -139,7 +140,9 @@ class FinetunedModel:
         card = read_card(self.source)
         if card["kind"] == STUDENT:
             return self.source
-        language = self.languages[0] if len(self.languages) == 1 else ""
+        rules = self.source / NORMALISER
+        whole = rules.is_file() and len(Normaliser.from_json(rules).languages) > 1  # one head for all of them
+        language = self.languages[0] if len(self.languages) == 1 and not whole else ""
         out = self.home / STUDENT
         if (out / NAME).is_file():
             made = read_card(out, STUDENT)

@@ -12,7 +12,7 @@ import numpy as np
 
 from finetune.blank_alarm import BlankAlarm
 from finetune.config import FinetuneSettings
-from finetune.model import describe, describe_other_languages, initial_model_of, make_recogniser, parents_of, save
+from finetune.model import describe, describe_languages_of, initial_model_of, make_recogniser, parents_of, save
 from finetune.presets import (
     apply_choices,
     check_settings,
@@ -24,7 +24,14 @@ from finetune.presets import (
 from finetune.task import METRICS, FinetuneTask, LmDecoder, make_lm_decoder
 from lalia.cards import write_json
 from lalia.data.augment import Augment
-from lalia.data.labels import choose_minutes, clips_digest, describe_excluded, held_out_rows, label_encoder
+from lalia.data.labels import (
+    choose_minutes,
+    clips_digest,
+    describe_excluded,
+    held_out_rows,
+    label_encoder,
+    normalised_label,
+)
 from lalia.data.loader import make_eval_loader, make_loader
 from lalia.data.mixture import Mixture
 from lalia.data.plan import BatchPlan
@@ -47,7 +54,7 @@ from lalia.training.trainer import (
     resolve_schedule,
     write_finished,
 )
-from lalia.training.validation import describe_clips, transcribe_rows
+from lalia.training.validation import describe_clips, describe_languages, transcribe_rows
 from lalia.units import plural, to_samples
 
 SHOW = ("train/loss", "train/blank", "valid/cer", "valid/wer")
@@ -94,8 +101,9 @@ def finetune(settings: FinetuneSettings, folder: Path, stated: Collection[str] |
 
     recogniser = make_initial()
     if leader and not step:
-        others = describe_other_languages(mixture, rows, recogniser.normaliser)
-        print("\n".join([describe(recogniser.tokens, recogniser.normaliser), *others]), file=sys.stderr)
+        print(describe(recogniser.tokens, recogniser.normaliser), file=sys.stderr)
+        if union := describe_languages_of(mixture, rows, recogniser.tokens, recogniser.normaliser):
+            print(union, file=sys.stderr)
     encode = label_encoder(recogniser.tokens, recogniser.normaliser)
     _check_lengths(mixture, rows, encode, recogniser, leader)
     plan = BatchPlan(
@@ -104,9 +112,10 @@ def finetune(settings: FinetuneSettings, folder: Path, stated: Collection[str] |
     )  # fmt: skip
     ranks = settings.hardware.ranks
     accumulation = settings.batch.accumulation(ranks)
-    references = {int(row): recogniser.normaliser(mixture.text(int(row))) for row in held_out}
-    lm_decoder = make_lm_decoder(settings.select, recogniser, map(mixture.text, rows.tolist()), held_out.tolist())
-    task = FinetuneTask(settings, recogniser, references, mixture.id, lm_decoder)
+    references = {row: normalised_label(mixture, row, recogniser.normaliser) for row in held_out.tolist()}
+    labels = (normalised_label(mixture, row, recogniser.normaliser) for row in rows.tolist())
+    lm_decoder = make_lm_decoder(settings.select, recogniser, labels, held_out.tolist())
+    task = FinetuneTask(settings, recogniser, references, mixture.id, lm_decoder, mixture.language)
     budget = resolve_schedule(
         settings, folder, task, lambda: _micro_step(task, mixture, plan, encode), accumulation, MINIMUM_STEPS
     )
@@ -170,13 +179,13 @@ def _readable(mixture: Mixture, rows: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _check_lengths(
-    mixture: Mixture, rows: np.ndarray, encode: Callable[[str], list[int]], recogniser: Recogniser, leader: bool
+    mixture: Mixture, rows: np.ndarray, encode: Callable[[str, str], list[int]], recogniser: Recogniser, leader: bool
 ) -> None:
     """Print which clips have more letters than frames, which CTC cannot learn from; a ``UserError`` if all have."""
     long = []
     for row in rows.tolist():
         frames = recogniser.encoder.shape.frames(to_samples(float(mixture.durations_s[row])))
-        if frames_needed(encode(mixture.text(row))) > frames:
+        if frames_needed(encode(mixture.text(row), mixture.language(row))) > frames:
             long.append(row)
     named = ", ".join(mixture.id(row) for row in long[:3])
     if len(long) == len(rows):
@@ -238,6 +247,8 @@ def _finish(
         f"test CER {scores['cer']:.3f} (95 % {low:.3f} to {high:.3f}), WER {scores['wer']:.3f} on {describe_clips(scores)}; "
         f"the recogniser is {folder / 'recogniser'}"
     )
+    if apart := describe_languages(scores):
+        print(apart)
 
 
 def only_blanks(settings: FinetuneSettings, scores: dict[str, Any]) -> dict[str, bool]:
@@ -264,7 +275,7 @@ def _start_score(settings: FinetuneSettings, folder: Path, best_step: int) -> di
     return {f"start_{settings.select.by}": scored[0]}
 
 
-def _micro_step(task: FinetuneTask, mixture: Mixture, plan: BatchPlan, encode: Callable[[str], list[int]]) -> None:
+def _micro_step(task: FinetuneTask, mixture: Mixture, plan: BatchPlan, encode: Callable[[str, str], list[int]]) -> None:
     """One forward and backward pass as in training, for timing; the parameters do not change."""
     batch = next(iter(make_loader(mixture, plan, start=0, workers=0, labels=encode))).to(task.device)
     assert batch.labels_BU is not None and batch.label_lengths_B is not None

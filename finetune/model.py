@@ -6,7 +6,7 @@ adds a language's adapter.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import torch
 from finetune.config import FinetuneSettings, LabelSettings
 from finetune.presets import InitialModel
 from lalia.cards import read_card
+from lalia.data.labels import normalised_label
 from lalia.data.mixture import Mixture
 from lalia.errors import UserError
 from lalia.models.adapters import adapt, adapter_of, load_adapter, rank_of
@@ -59,10 +60,12 @@ def make_recogniser(settings: FinetuneSettings, mixture: Mixture, rows: np.ndarr
     """The recogniser to train on ``rows`` in ``language``, with everything frozen that ``settings.mode`` freezes."""
     known = _known(settings, language)
     if known is None:
-        normaliser = make_normaliser(settings.labels, language, (mixture.text(int(row)) for row in rows[:LABELS_SEEN]))
+        normaliser = make_normaliser(settings.labels, _first_labels(mixture, rows, language))
         tokens = make_tokens(mixture, rows, normaliser, settings.labels)
     else:
-        normaliser = _with_language(known.normaliser, language)
+        normaliser = _with_languages(
+            known.normaliser, _first_labels(mixture, rows, language), settings.mode == "adapter"
+        )
         tokens = extended(known.tokens, make_tokens(mixture, rows, normaliser, settings.labels, known.tokens))
     torch.manual_seed(settings.seed)
     encoder = make_initial_encoder(settings, known)
@@ -160,13 +163,40 @@ def _known(settings: FinetuneSettings, language: str) -> Recogniser | None:
     if languages:
         return Recogniser.load(folder, language) if language in languages else None
     known = Recogniser.load(folder)
-    if settings.mode == "adapter" and known.normaliser.settings.language != language:
+    if settings.mode == "adapter" and language not in known.normaliser.languages:
         return None  # another language: it gets a new head
     return known
 
 
-def _with_language(normaliser: Normaliser, language: str) -> Normaliser:
-    return Normaliser(replace(normaliser.settings, language=language))
+def _with_languages(known: Normaliser, labels: Mapping[str, Sequence[str]], alone: bool) -> Normaliser:
+    """``known`` for the languages of ``labels``, the first of them first; ``alone``: for that one only.
+
+    Languages that it has keep their rules, and so do those that are not in ``labels``. A language in place of its only one is
+    written by the same rules, since its letters are in the head. Another beside it has its own rules, with the same case.
+    """
+    language = next(iter(labels))
+    old = known.settings
+    if len({*known.languages, *labels}) < 2 or (len(labels) == 1 and not old.languages):
+        return Normaliser(replace(old, language=language))
+    new = {
+        code: settings_for(code, script_of_texts(texts), form=old.form, case=old.case, punctuation=old.punctuation)
+        for code, texts in labels.items()
+        if code not in known.languages
+    }
+    if not old.language:
+        old, new = replace(old, language=language), {code: own for code, own in new.items() if code != language}
+    found = replace(old, languages={**old.languages, **new}).for_language(language)
+    return Normaliser(replace(found, languages={}) if alone else found)
+
+
+def _first_labels(mixture: Mixture, rows: np.ndarray, first: str) -> dict[str, list[str]]:
+    """Some labels of each language of ``rows``, those of ``first`` first."""
+    names = [mixture.language_names[code] for code in np.unique(mixture.languages[rows])]
+    return {
+        name: [mixture.text(int(row)) for row in rows[mixture.languages[rows] == mixture.language_names.index(name)]
+               [:LABELS_SEEN]]
+        for name in sorted(names, key=lambda name: (name != first, name))
+    }  # fmt: skip
 
 
 def _adapt(settings: FinetuneSettings, encoder: Encoder, language: str) -> None:
@@ -207,19 +237,25 @@ def _fresh(settings: FinetuneSettings) -> Encoder:
 # --- Normaliser and vocabulary -------------------------------------------------------------------------
 
 
-def make_normaliser(settings: LabelSettings, language: str, texts: Iterable[str] = ()) -> Normaliser:
-    """The normaliser for labels, language-model text and scoring: the language's defaults, changed by ``settings``.
+def make_normaliser(settings: LabelSettings, labels: Mapping[str, Sequence[str]]) -> Normaliser:
+    """The normaliser for labels, language-model text and scoring: each language's defaults, changed by ``settings``.
 
-    ``texts`` are labels, whose script is the one of the normaliser.
+    ``labels`` are some of each language, whose script is the one of its rules; the first language is the default.
     """
     if settings.normaliser:
         return Normaliser.from_json(Path(settings.normaliser))
     given: dict[str, Any] = {"case": settings.case, "punctuation": settings.punctuation, "digits": settings.digits}
     if settings.numbers:
+        if len(labels) > 1:
+            raise UserError(
+                f"--labels.numbers: is a table of one language, and the clips are in {', '.join(labels)}; take one with "
+                "--data.language, or put each table into `numbers` of its language in a --labels.normaliser"
+            )
         given |= {"numbers": read_numbers(Path(settings.numbers))}
         given |= {"digits": "spell"} if settings.digits == "auto" else {}
     chosen = {name: value for name, value in given.items() if value != "auto"}
-    return Normaliser(settings_for(language, script_of_texts(texts), **chosen))
+    first, *others = (settings_for(code, script_of_texts(texts), **chosen) for code, texts in labels.items())
+    return Normaliser(replace(first, languages={own.language: own for own in others}))
 
 
 def make_tokens(
@@ -230,7 +266,7 @@ def make_tokens(
     known: Tokens | None = None,
 ) -> Tokens:
     """The vocabulary of the training labels; with ``known`` tokens, only the letters that those lack."""
-    texts = [normaliser(mixture.text(int(row))) for row in rows]
+    texts = [normalised_label(mixture, int(row), normaliser) for row in rows]
     if not any(texts):
         raise UserError(
             f"all {len(texts)} training labels are empty after normalisation ({mixture.text(int(rows[0]))!r}); "
@@ -243,26 +279,30 @@ def make_tokens(
 
 
 def describe(tokens: Tokens, normaliser: Normaliser) -> str:
-    """The normaliser's settings and the tokens, a line each."""
-    return f"labels: {normaliser.settings.describe()}\ntokens: {tokens.describe()}"
+    """The normaliser's settings, of each language where there are several, and the tokens, a line each."""
+    several = len(normaliser.languages) > 1
+    rules = [
+        f"labels{f' of {code}' if several else ''}: {normaliser.for_language(code).settings.describe()}"
+        for code in normaliser.languages or [""]
+    ]
+    return "\n".join([*rules, f"tokens: {tokens.describe()}"])
 
 
-def describe_other_languages(mixture: Mixture, rows: np.ndarray, normaliser: Normaliser) -> list[str]:
-    """A line for each other language of ``rows`` whose own rules would write some of its labels otherwise."""
-    told = []
-    for number in np.unique(mixture.languages[rows]):
-        language = mixture.language_names[number]
-        if language == normaliser.settings.language:
-            continue
-        texts = [mixture.text(int(row)) for row in rows[mixture.languages[rows] == number][:LABELS_SEEN]]
-        own = make_normaliser(LabelSettings(), language, texts)
-        pairs = [(own(text), normaliser(text)) for text in texts]
-        wrong = [pair for pair in pairs if pair[0] != pair[1]]
-        if wrong:
-            right, here = wrong[0]
-            told.append(
-                f"note: {len(wrong)} of {len(texts)} labels of {language} are written by the rules of "
-                f"{normaliser.settings.language}: {here[:60]!r}, by its own {right[:60]!r}; train each language by itself "
-                "(--data.language), or give rules for both with --labels.normaliser"
-            )
-    return told
+def describe_languages_of(mixture: Mixture, rows: np.ndarray, tokens: Tokens, normaliser: Normaliser) -> str:
+    """One line for ``rows`` of several languages: which, and which tokens each adds to those before it; "" for one language."""
+    used: dict[str, set[int]] = {language: set() for language in normaliser.languages}
+    for row in rows.tolist():
+        text = normalised_label(mixture, row, normaliser)
+        used.setdefault(mixture.language(row), set()).update(tokens.encode(text, skip_unknown=True))
+    used = {language: ids - {tokens.boundary} for language, ids in used.items() if ids}
+    if len(used) < 2:
+        return ""
+    union: set[int] = set()
+    parts = []
+    for language, ids in used.items():
+        added = " ".join(tokens.symbols[i] for i in sorted(ids - union))
+        shown = f" ({added if len(added) <= 60 else added[:60] + ' …'})" if union and added else ""
+        rules = "" if language in normaliser.languages else f" by the rules of {normaliser.settings.language}"
+        parts.append(f"{language}{rules} {f'adds {len(ids - union)}' if union else f'has {len(ids)} tokens'}{shown}")
+        union |= ids
+    return f"languages: {', '.join(parts)}; {len(union)} together"

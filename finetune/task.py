@@ -44,8 +44,8 @@ METRICS = {"cer": "valid/cer", "wer": "valid/wer", "wer_lm": WITH_LM}
 class FinetuneTask(LightningModule):
     """CTC fine-tuning of ``recogniser``; runs under anybody's Trainer.
 
-    ``references`` maps a row to its normalised text, ``name`` to the clip's id; ``lm_decoder`` also decodes held-out clips with a
-    language model.
+    ``references`` maps a row to its normalised text, ``name`` to the clip's id, ``language`` to its language (ISO 639-3);
+    ``lm_decoder`` also decodes held-out clips with a language model.
     """
 
     def __init__(
@@ -55,12 +55,14 @@ class FinetuneTask(LightningModule):
         references: dict[int, str],
         name: Callable[[int], str] = str,
         lm_decoder: LmDecoder | None = None,
+        language: Callable[[int], str] = lambda row: "",
     ) -> None:
         super().__init__()
         self.settings = settings
         self.recogniser = recogniser
         self.references = references
         self.name = name
+        self.language = language
         self.lm_decoder = lm_decoder
         self.output_counts: Tensor | None = None
         """tokens of the greedy output, reference tokens and loss of the last micro-batch, for the blank alarm"""
@@ -144,9 +146,10 @@ class FinetuneTask(LightningModule):
             text = transcript(greedy(log_probs_TV[:frames]), self.recogniser.tokens)
             reference = self.references[row]
             characters, words, lm_words = self._errors
-            writing = self.recogniser.normaliser.writing
+            language = self.language(row)
+            writing = self.recogniser.normaliser.for_language(language).writing
             if self.lm_decoder is not None and row in self.lm_decoder.rows:
-                lm_words += word_errors(reference, self.lm_decoder.transcribe(log_probs_TV[:frames]), writing)
+                lm_words += word_errors(reference, self.lm_decoder.transcribe(log_probs_TV[:frames], language), writing)
             self._errors = (
                 characters + character_errors(reference, text),
                 words + word_errors(reference, text, writing),
@@ -210,9 +213,10 @@ class LmDecoder:
         writing = recogniser.normaliser.writing
         self._decoder = Decoder(recogniser.tokens, recogniser.frame_s, [automaton], writing=writing)
 
-    def transcribe(self, log_probs_TV: np.ndarray) -> str:
-        """The text of beam search, normalised as labels are."""
-        return self._normaliser(text_of(self._decoder.decode(log_probs_TV), self._tokens))
+    def transcribe(self, log_probs_TV: np.ndarray, language: str = "") -> str:
+        """The text of beam search, normalised as the labels of ``language`` are."""
+        text = text_of(self._decoder.decode(log_probs_TV), self._tokens)
+        return self._normaliser.for_language(language)(text)
 
 
 def make_lm_decoder(
@@ -220,15 +224,15 @@ def make_lm_decoder(
 ) -> LmDecoder | None:
     """The decoder for ``settings.clips`` of the ``held_out`` clips, spread evenly; None unless ``settings.by`` is "wer_lm".
 
-    Without ``settings.lm`` its language model is n-grams of the letters of ``labels``. A ``UserError`` if the model has another
-    alphabet, or if no label has a word to count.
+    Without ``settings.lm`` its language model is n-grams of the letters of ``labels``, normalised texts. A ``UserError`` if the
+    model has another alphabet, or if no label has a word to count.
     """
     if settings.by != "wer_lm":
         return None
     if settings.lm:
         automaton, description = _load_lm(Path(settings.lm), recogniser.tokens, recogniser.normaliser)
     else:
-        automaton, description = _count_labels(labels, recogniser.tokens, recogniser.normaliser)
+        automaton, description = _count_labels(labels, recogniser.tokens)
     count = min(settings.clips or len(held_out), len(held_out))
     rows = [int(held_out[i * len(held_out) // count]) for i in range(count)]
     return LmDecoder(recogniser, automaton, rows, description)
@@ -247,10 +251,9 @@ def _load_lm(folder: Path, tokens: Tokens, normaliser: Normaliser) -> tuple[Auto
     return lm_automaton(model, found["weight"], found["bonus"]), description
 
 
-def _count_labels(labels: Iterable[str], tokens: Tokens, normaliser: Normaliser) -> tuple[Automaton, str]:
+def _count_labels(labels: Iterable[str], tokens: Tokens) -> tuple[Automaton, str]:
     """N-grams of letters of ``labels``, as ``lalia finetune lm`` counts them."""
-    texts = (normaliser(label) for label in labels)
-    sentences = [symbols_of(text, "letter", tokens)[0] for text in texts if text]
+    sentences = [symbols_of(text, "letter", tokens)[0] for text in labels if text]
     if not any(symbol != SPECIALS[UNKNOWN] for sentence in sentences for symbol in sentence):
         raise UserError(
             "--select.by wer_lm: the labels have no words to build a language model from; "

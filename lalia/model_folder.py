@@ -210,7 +210,7 @@ def labelled_rows(
 
 def check_labels(corpus: LabelledCorpus, path: Path, rows: Sequence[int], model: AcousticModel) -> None:
     """Raise a ``UserError`` if no label has a letter, or if ``model`` has no letters for most of their words."""
-    texts = [text for row in rows if (text := model.normaliser(corpus.text(row)))]
+    texts = [text for row in rows if (text := model.normaliser.for_language(corpus.language(row))(corpus.text(row)))]
     if not texts:
         raise UserError(
             f"{path}: none of {len(rows)} labels has a letter after normalisation; prepare it with its transcripts"

@@ -383,13 +383,13 @@ def classify(train_ND: np.ndarray, classes_N: np.ndarray, test_ND: np.ndarray, t
 
 def read_letters(
     train: Sequence[Tensor], texts: Sequence[str], test: Sequence[Tensor], truths: Sequence[str],
-    tokens: Tokens, encode: Callable[[str], list[int]], steps: int, seed: int, clips: int = 16,
+    tokens: Tokens, encode: Callable[[str, str], list[int]], steps: int, seed: int, clips: int = 16,
 ) -> float:  # fmt: skip
     """The character error rate on ``test`` of one matrix trained by CTC on ``train`` for ``steps`` steps of ``clips`` clips; the
     features are lists of (T, D)."""
     frames_ND = torch.cat(list(train)).float()
     mean_D, std_D = frames_ND.mean(0), frames_ND.std(0) + 1e-5
-    labels = [torch.tensor(encode(text)) for text in texts]
+    labels = [torch.tensor(encode(text, "")) for text in texts]
     head = nn.Linear(frames_ND.shape[1], len(tokens))
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)

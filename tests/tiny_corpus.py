@@ -17,6 +17,8 @@ LETTER_S = 0.09
 WORDS = {
     "ita": ("pronto", "grazie", "uno", "due", "sette", "numero", "sbagliato", "attendere", "prego", "linea"),
     "eng": ("hello", "thanks", "one", "two", "seven", "number", "wrong", "hold", "please", "line"),
+    "deu": ("Indien", "ist", "groß"),
+    "tur": ("ISPARTA", "ilk"),
 }
 
 

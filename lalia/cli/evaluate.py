@@ -16,12 +16,15 @@ from lalia.model_folder import LabelledCorpus, check_labels, labelled_rows, lang
 from lalia.units import plural
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from lalia.report.page import Section
+    from lalia.runtime.transcript import Transcript
     from lalia.scoring.evaluation import Evaluation
 
 ABOUT = """\
 Error rates of a student on the labelled clips of a corpus, with 95 % intervals (bootstrap over clips), and its speed.
-The student's normaliser is applied to labels and transcripts first.
+The student's normaliser is applied to labels and transcripts first: of several languages, that of each clip's.
 
   lalia evaluate my-student corpora/demo                          the test split, clips of the student's language
   lalia evaluate my-student corpora/demo --split dev --language ita
@@ -99,7 +102,17 @@ def evaluate(
     taken = languages_taken(languages, student.languages, corpus.language_names, model, path)
     rows = labelled_rows(corpus, path, split, taken, limit)
     check_labels(corpus, path, rows, student)
-    transcribe = partial(student.transcribe, options=TranscribeOptions(decoder=decoder))
+    places = {corpus.id(row): row for row in rows}
+    transcribers: dict[str, Callable[[np.ndarray, str], Transcript]] = {}
+    for language in {corpus.language(row) for row in rows}:
+        own = student.in_language(language, strict=False)
+        same = own.normaliser is student.normaliser
+        options = TranscribeOptions(decoder=decoder if same else decoders(decoding, own)())
+        transcribers[language] = partial(own.transcribe, options=options)
+
+    def transcribe(wave: np.ndarray, name: str) -> Transcript:
+        return transcribers[corpus.language(places[name])](wave, name)
+
     found = evaluation.evaluate(transcribe, student.normaliser, corpus, rows, _progress(rows))
     if sys.stderr.isatty():
         print("\r\033[K", end="", file=sys.stderr)
@@ -125,7 +138,6 @@ def evaluate(
     if html:
         with needs("a page"):
             from lalia.report.evaluation_page import write_evaluation
-        places = {corpus.id(row): row for row in rows}
         settings = {"split": split} | ({"language": ", ".join(taken)} if taken else {}) | decoding.as_dict()
         calibrated = decoder is not None and decoder.weights is not None
         title = title or f"{model.resolve().name} on {path.resolve().name}"

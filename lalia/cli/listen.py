@@ -16,14 +16,13 @@ from types import FrameType
 from typing import TextIO
 
 from lalia.cards import write_text
-from lalia.cli.options import Decoding, add_decoding, called, decoders, kept
+from lalia.cli.options import Decoding, add_decoding, add_written_language, called, decoders, kept, load_student
 from lalia.cli.parser import Parser, positive
 from lalia.decoding.greedy import PAUSE_S, Word
 from lalia.errors import UserError
 from lalia.inputs import is_url, url_error
 from lalia.runtime.microphone import Block, Microphone, devices, file_blocks
 from lalia.runtime.streaming import Stream, StreamUpdate, as_dict
-from lalia.runtime.student import Student
 from lalia.runtime.transcript import FORMATS, render
 from lalia.text.writing_system import join_words
 from lalia.units import SAMPLE_RATE, Seconds
@@ -62,6 +61,7 @@ def add_arguments(parser: Parser) -> None:
     pause = f"seconds without a letter that end a word (default: {PAUSE_S:g}; more for slow speakers)"
     parser.add_argument("--pause", type=float, default=PAUSE_S, metavar="S", help=pause)
     parser.add_argument("--threads", type=positive, default=1, metavar="N", help="processor threads (default: 1)")
+    add_written_language(parser)
     add_decoding(parser)
 
 
@@ -79,7 +79,7 @@ def main(args: argparse.Namespace) -> int:
     form = _format_of(args.save) if args.save else ""
     if args.source and is_url(args.source):
         raise url_error(args.source)
-    student = Student.load(args.model, args.threads)
+    student = load_student(args.model, args.threads, args.language)
     decoder = decoders(Decoding.of(args), student)()
     with ExitStack() as opened:
         stopped = opened.enter_context(_until_interrupted())

@@ -23,6 +23,7 @@ from lalia.inputs import CARD, SETTINGS, identify
 if TYPE_CHECKING:
     from lalia.data.corpus import Corpus
     from lalia.decoding.decoder import AcousticModel, Decoder
+    from lalia.runtime.student import Student
 
 
 @contextmanager
@@ -176,6 +177,34 @@ def add_language(parser: Parser) -> None:
         action="append",
         help="only clips in this language (ita, it, it-IT or Italian; may be repeated; default: the student's)",
     )
+
+
+# --- The language of a student that has several ----------------------------------------------------------
+
+
+def add_written_language(parser: Parser) -> None:
+    """``--language``: the one that a student of several languages writes, for ``load_student``."""
+    parser.add_argument(
+        "--language",
+        default="",
+        metavar="CODE",
+        help="of a student of several languages: the one to spell and space words by (default: its first)",
+    )
+
+
+def load_student(model: Path, threads: int | None, language: str) -> Student:
+    """The student in ``model`` that writes ``language``; "" is its first one, and a line on stderr says so if it has several."""
+    from lalia.runtime.student import Student
+
+    student = Student.load(model, threads, language)
+    first, *others = student.normaliser.languages or [""]
+    if others and not language:
+        print(
+            f"lalia: {model}: writes {', '.join(sorted((first, *others)))}; words are spelled and spaced by the rules of {first} "
+            "(--language CODE: another)",
+            file=sys.stderr,
+        )
+    return student
 
 
 # --- Decoding --------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from lalia.cli.options import needs
+from lalia.cli.options import add_written_language, load_student, needs
 from lalia.cli.parser import Parser, positive
 from lalia.errors import UserError
 from lalia.serve.limits import MEGABYTE, Limits
@@ -39,6 +39,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address (default: 127.0.0.1, this machine only)")
     parser.add_argument("--port", type=_port, default=8000, help="port (default: 8000; 0: any free port)")
     parser.add_argument("--token-file", type=Path, metavar="FILE", help="file with the token (default: LALIA_TOKEN)")
+    add_written_language(parser)
     limits = parser.add_argument_group("limits")
     _number(
         limits, "--jobs", default.jobs, "N", "windows transcribed in parallel, one thread each (default: all cores)"
@@ -61,14 +62,13 @@ def main(args: argparse.Namespace) -> int:
     with needs("lalia serve", "serve"):
         from lalia.serve.application import Service
         from lalia.serve.connections import listen, serve
-    from lalia.runtime.student import Student
 
     limits = Limits(
         jobs=args.jobs, requests=args.requests, connections=args.connections, upload_bytes=args.max_mb * MEGABYTE,
         audio_s=args.max_minutes * 60.0, work_s=float(args.timeout), patience_s=float(args.patience),
     )  # fmt: skip
     token = _token(args.token_file)
-    student = Student.load(args.model, threads=1)
+    student = load_student(args.model, 1, args.language)
     bound = listen(args.host, args.port)
     with tempfile.TemporaryDirectory(prefix="lalia-serve-") as folder:
         service = Service(student, args.model.resolve().name, limits, Path(folder), token)

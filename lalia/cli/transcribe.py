@@ -12,7 +12,18 @@ from pathlib import Path
 from lalia.audio.channels import parse_channels
 from lalia.audio.reading import TWO_VOICES, Note
 from lalia.cards import cores, write_text
-from lalia.cli.options import Clip, Decoding, add_decoding, called, decoders, find_clips, kept, output_paths
+from lalia.cli.options import (
+    Clip,
+    Decoding,
+    add_decoding,
+    add_written_language,
+    called,
+    decoders,
+    find_clips,
+    kept,
+    load_student,
+    output_paths,
+)
 from lalia.cli.parser import Parser, positive
 from lalia.decoding.decoder import Decoder
 from lalia.decoding.greedy import Word
@@ -20,7 +31,7 @@ from lalia.errors import AudioError, UserError, one_of
 from lalia.files import one_line, readable
 from lalia.inputs import is_url, url_error
 from lalia.model_folder import CALIBRATED, GREEDY, low_confidence, low_confidence_warning
-from lalia.runtime.student import Student, TranscribeOptions
+from lalia.runtime.student import TranscribeOptions
 from lalia.runtime.transcript import FORMATS, Transcript, render
 from lalia.runtime.windows import in_order
 from lalia.units import clock, plural
@@ -75,6 +86,7 @@ def add_arguments(parser: Parser) -> None:
         "--voice", action="store_true", help="transcribe speech only, by voice activity detection (needs silero-vad)"
     )
     parser.add_argument("--threads", type=positive, metavar="N", help="processor threads (default: all cores)")
+    add_written_language(parser)
     add_decoding(parser)
 
 
@@ -112,7 +124,7 @@ def main(args: argparse.Namespace) -> int:
             print(f"lalia: {there} of {plural(len(clips), 'clip')} already in {args.out}", file=sys.stderr)
     # Several jobs of one thread each are faster than one job of several threads.
     jobs = args.jobs or max(1, cores() // (args.threads or 1))
-    student = Student.load(args.model, args.threads or (1 if jobs > 1 else None))
+    student = load_student(args.model, args.threads or (1 if jobs > 1 else None), args.language)
     shown = sys.stderr.isatty() and (args.out is not None or not sys.stdout.isatty())
     start, audio_s, done, calls = time.perf_counter(), 0.0, 0, 0
 

@@ -40,13 +40,18 @@ def clips_digest(mixture: Mixture, rows: np.ndarray) -> str:
     return "sha256:" + hashlib.sha256("\n".join(sorted(mixture.id(int(row)) for row in rows)).encode()).hexdigest()
 
 
-def label_encoder(tokens: Tokens, normaliser: Normaliser) -> Callable[[str], list[int]]:
-    """text -> token ids; characters the training labels never had are left out (they can never be right)."""
+def label_encoder(tokens: Tokens, normaliser: Normaliser) -> Callable[[str, str], list[int]]:
+    """(text, language) -> token ids; characters the training labels never had are left out (they can never be right)."""
 
-    def encode(text: str) -> list[int]:
-        return tokens.encode(normaliser(text), skip_unknown=True)
+    def encode(text: str, language: str) -> list[int]:
+        return tokens.encode(normaliser.for_language(language)(text), skip_unknown=True)
 
     return encode
+
+
+def normalised_label(mixture: Mixture, row: int, normaliser: Normaliser) -> str:
+    """The label of ``row``, normalised by the rules of the clip's language."""
+    return normaliser.for_language(mixture.language(row))(mixture.text(row))
 
 
 def describe_excluded(

@@ -76,7 +76,7 @@ if sys.platform == "linux":
 
 # --- Clips of a micro-batch ------------------------------------------------------------------------------
 
-Labels = Callable[[str], list[int]]
+Labels = Callable[[str, str], list[int]]
 Finish = Callable[[Batch], Batch]
 """Completes a padded batch, for example by joining and masking; every choice a function of the batch's number."""
 Augmenter = Callable[[NDArray[np.float32], np.random.Generator], NDArray[np.float32]]
@@ -92,6 +92,7 @@ class ClipReader(Protocol):
     def languages(self) -> NDArray[np.integer]: ...
     def id(self, row: int) -> str: ...
     def text(self, row: int) -> str: ...
+    def language(self, row: int) -> str: ...
     def wave(self, row: int) -> NDArray[np.float32]: ...
 
 
@@ -165,7 +166,7 @@ class MicroBatchDataset(Dataset[Batch]):
         wave = whole[start : start + length]
         if not len(wave):
             raise UserError(f"{self._corpus.id(row)}: has no samples; prepare the corpus again without it")
-        label = self._labels(self._corpus.text(row)) if self._labels else []
+        label = self._labels(self._corpus.text(row), self._corpus.language(row)) if self._labels else []
         if self._augment:
             # The same place of the same micro-batch draws the same, in whatever worker.
             wave = self._augment(wave, np.random.default_rng((self._seed & (2**64 - 1), number, place)))
@@ -314,7 +315,7 @@ def make_loader(
 
     start: the global micro-batch to begin with: step × ranks × accumulation.
     workers: threads or processes that decode; 0 decodes where the batch is asked for.
-    labels: text to token numbers; None makes batches without labels.
+    labels: text and language (ISO 639-3) to token numbers; None makes batches without labels.
     normalise: zero mean and unit variance for each clip, after ``augment``.
     finish: completes each batch where it was read; processes need one that can be pickled.
     prefetch: micro-batches ready ahead, for each worker.

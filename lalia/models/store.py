@@ -12,7 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -141,9 +141,9 @@ def load_recogniser(folder: Path, language: str = "") -> Recogniser:
             )
         place = folder / ADAPTERS / (language or known[0])
     tokens, normaliser = Tokens.load(place / TOKENS), Normaliser.from_json(place / NORMALISER)
-    if not known and language and normaliser.settings.language not in ("", language):
-        raise UserError(f"{folder}: speaks {normaliser.settings.language}, not {language}")
-    recogniser = Recogniser(make_encoder(_read_shape(folder)), tokens, normaliser)
+    if not known and language and normaliser.languages and language not in normaliser.languages:
+        raise UserError(f"{folder}: speaks {', '.join(normaliser.languages)}, not {language}")
+    recogniser = Recogniser(make_encoder(_read_shape(folder)), tokens, normaliser.for_language(language))
     weights = _read_weights(folder / WEIGHTS)
     if known:
         adapter = _read_weights(place / ADAPTER)
@@ -178,6 +178,8 @@ def save_adapted(
     ``start`` is the folder that ``encoder`` came from. What it holds of other languages is copied byte by byte; a plain
     recogniser's language gets an adapter that changes nothing.
     """
+    from lalia.text.normaliser import Normaliser
+
     language = parts.normaliser.settings.language
     with replacing(folder) as new:
         if languages_of(start):
@@ -189,7 +191,9 @@ def save_adapted(
                 plain = load_recogniser(start)
                 head = {key: w for key, w in plain.state_dict().items() if key.startswith("head.")}
                 known = {key: value for key, value in read_card(start).items() if key == "finetuning"}
-                _write_language(LanguagePart(head, plain.tokens, plain.normaliser), new, known)
+                for code in plain.normaliser.languages or [""]:
+                    own = Normaliser(replace(plain.normaliser.for_language(code).settings, languages={}))
+                    _write_language(LanguagePart(head, plain.tokens, own), new, known)
         _write_language(parts, new, facts)
         write_json(new / CONFIG, {"encoder": encoder.shape.to_dict()})
         write_card(

@@ -16,6 +16,7 @@ from lalia.report import numbers, page
 from lalia.report.charts import Bar, Chart, Line, bar_chart, line_chart, plain, share
 from lalia.report.page import clips_section, lineage_of
 from lalia.scoring.evaluation import (
+    MEAN,
     MOST_SPEAKERS,
     SPEAKER,
     ClipInfo,
@@ -133,9 +134,13 @@ def _error_rates(found: Evaluation, about: Mapping[str, ClipInfo]) -> page.Secti
             [f"{name}: {group}", f"{one.clips:,}", f"{one.wer.reference:,}", *_rates(one)]
             for group, one in scores.items()
         ]
+    whole = len(rows)
     rows.append(["all", f"{len(found.clips):,}", f"{found.score().wer.reference:,}", *_rates(found.score())])
+    if mean := found.mean():
+        cer, wer = map(numbers.percent, mean)
+        rows.append([MEAN, "", "", cer, "", wer, ""])
     head = ["", "clips", "words", "CER", "95 %", "WER", "95 %"]
-    table = page.table(head, rows, chosen=len(rows) - 1, aside=aside)
+    table = page.table(head, rows, chosen=whole, aside=aside)
     intro = "CER and WER: deletions, substitutions and insertions, relative to the letters or words of the reference."
     return page.Section("Where the errors are", [*([page.figures(charts)] if charts else []), table], intro)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Iterable, Iterator
+from copy import copy
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
@@ -22,6 +23,7 @@ from lalia.onnx_session import open_session
 from lalia.runtime.streaming import SILENCE_PEAK, STATE, Chunks, Stream, StreamingState
 from lalia.runtime.transcript import PHRASE_S, Track, Transcript, duplicate_channels, merge_channels, turns
 from lalia.runtime.windows import Window, WindowOutput, cut_windows, in_order, silence, stitch
+from lalia.text.language_codes import match_languages
 from lalia.text.normaliser import Normaliser
 from lalia.text.tokens import Tokens
 from lalia.text.writing_system import join_words
@@ -81,16 +83,31 @@ class Student:
         self._window: Samples = to_samples(float(card.get("window_s", WINDOW_S))) // frame * frame
         self._overlap: Samples = min(to_samples(OVERLAP_S), self._window // 2) // frame * frame
 
+    def in_language(self, language: str, strict: bool = True) -> Student:
+        """This student with the spelling, spacing and words of ``language``, a code or English name of ``normaliser.languages``.
+
+        Both share the model. If it has no such language, a ``UserError`` names those it has; not ``strict``: the first is taken.
+        """
+        names = self.normaliser.languages
+        [code] = match_languages([language], names)
+        if strict and code not in names:
+            has = ", ".join(sorted(names)) or "no language by name"
+            raise UserError(f"language {language!r}: the student writes {has}; take one of these, or leave it out")
+        other = copy(self)
+        other.normaliser = self.normaliser.for_language(code)
+        return other
+
     @property
     def languages(self) -> list[str]:
         """The languages in its card, else that of its normaliser; empty if neither names one."""
         return languages_of(self.card, self.normaliser.settings.language)
 
     @classmethod
-    def load(cls, folder: Path | str, threads: int | None = None) -> Student:
+    def load(cls, folder: Path | str, threads: int | None = None, language: str = "") -> Student:
         """The student in ``folder``, or in the run ``folder``, on ``threads`` threads (default: all cores).
 
-        ``UserError`` if a file is missing, damaged or belongs to another student.
+        ``language`` is the one that it writes, where it has several (default: the first). ``UserError`` if a file is missing,
+        damaged or belongs to another student, or if it has no such language.
         """
         folder = find_student(Path(folder))
         card = read_card(folder, "student")
@@ -112,7 +129,8 @@ class Student:
             raise UserError(f"{folder / MODEL}: {error}; copy or export the student again") from error
         _check_graph(session, tokens, folder)
         _check_states(session, card, folder)
-        return cls(session, tokens, normaliser, card)
+        student = cls(session, tokens, normaliser, card)
+        return student.in_language(language) if language else student
 
     def transcribe(
         self,

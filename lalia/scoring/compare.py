@@ -14,7 +14,7 @@ from lalia.decoding.decoder import AcousticModel, Decoder, text_of
 from lalia.decoding.greedy import greedy, transcript
 from lalia.model_folder import LabelledClips
 from lalia.scoring.rates import ErrorCounts, Interval, Score, bootstrap_interval, score, word_errors
-from lalia.scoring.tuning import compute_log_probs
+from lalia.scoring.tuning import HeldOutClip, compute_log_probs
 from lalia.units import Seconds
 
 HOUR: Seconds = 3600.0
@@ -78,7 +78,7 @@ def compare(
     begun = time.process_time()
     held = compute_log_probs(model, clips, rows)
     model_s = time.process_time() - begun
-    audio_s = sum(len(log_probs_TV) for _, log_probs_TV in held) * model.frame_s
+    audio_s = sum(len(clip.log_probs_TV) for clip in held) * model.frame_s
     results = []
     for name, decoder in decoders.items():
         if progress:
@@ -88,7 +88,7 @@ def compare(
 
 
 def _decode_all(
-    name: str, model: AcousticModel, held: Sequence[tuple[str, np.ndarray]], decoder: Decoder | None
+    name: str, model: AcousticModel, held: Sequence[HeldOutClip], decoder: Decoder | None
 ) -> DecodingResult:
     def decoded(log_probs_TV: np.ndarray) -> str:
         if decoder is None:
@@ -97,12 +97,13 @@ def _decode_all(
 
     for _ in range(2):
         begun = time.process_time()
-        texts = [decoded(log_probs_TV) for _, log_probs_TV in held]
+        texts = [decoded(clip.log_probs_TV) for clip in held]
         took_s = time.process_time() - begun
-    references, hypotheses = [reference for reference, _ in held], [model.normaliser(text) for text in texts]
-    writing = model.normaliser.writing
-    words = tuple(word_errors(*pair, writing) for pair in zip(references, hypotheses, strict=True))
-    return DecodingResult(name, score(references, hypotheses, writing), words, took_s)
+    references = [clip.reference for clip in held]
+    hypotheses = [clip.normaliser(text) for clip, text in zip(held, texts, strict=True)]
+    writings = [clip.normaliser.writing for clip in held]
+    words = tuple(map(word_errors, references, hypotheses, writings))
+    return DecodingResult(name, score(references, hypotheses, writings), words, took_s)
 
 
 def wer_reduction(before: DecodingResult, after: DecodingResult) -> tuple[float, Interval]:

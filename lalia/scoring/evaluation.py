@@ -22,6 +22,7 @@ from lalia.scoring.rates import (
     character_errors,
     confusions,
     length_band,
+    mean_rates,
     noise_band,
     repeated_confusions,
     score,
@@ -33,6 +34,8 @@ from lalia.units import Seconds, clock, to_seconds
 
 LENGTH, NOISE, SPEAKER = "length", "signal to noise", "speaker"
 MOST_SPEAKERS = 8
+MEAN = "mean over languages"
+"""The row of the rates that count each language once, whatever its hours."""
 
 
 @dataclass(frozen=True)
@@ -84,11 +87,18 @@ class Evaluation:
         clips = [clip for clip in self.clips if language in (None, clip.language)]
         return score_clips(clips)
 
+    def mean(self) -> tuple[float, float] | None:
+        """The means of CER and WER over languages, each counted once whatever its hours; None for one language."""
+        scores = [self.score(language) for language in self.languages()]
+        return mean_rates(scores) if len(scores) > 1 else None
+
     def as_dict(self) -> dict[str, Any]:
         """Figures and clips for a JSON file."""
         groups = {"all": self.score(), **{language: self.score(language) for language in self.languages()}}
+        mean = self.mean()
         return {
             "scores": {name: _as_dict(found) for name, found in groups.items()},
+            **({"mean_over_languages": {"cer": mean[0], "wer": mean[1]}} if mean else {}),
             "audio_s": round(self.audio_s, 3),
             "elapsed_s": round(self.elapsed_s, 3),
             "rtf": self.rtf,
@@ -110,14 +120,16 @@ def evaluate(
     rows: Iterable[int],
     progress: Callable[[Evaluation], None] | None = None,
 ) -> Evaluation:
-    """Transcribe ``rows`` of ``clips`` one by one and compare them with their labels, both sides normalised.
+    """Transcribe ``rows`` of ``clips`` one by one and compare them with their labels, both sides normalised by the rules of the
+    clip's language.
 
     ``transcribe`` takes a wave (samples,), float32 at 16 kHz, and the clip's id. A clip that cannot be read, or whose label
     has no letters after normalisation, is skipped and named.
     """
     found = Evaluation()
     for row in rows:
-        reference = normaliser(clips.text(row))
+        own = normaliser.for_language(clips.language(row))
+        reference = own(clips.text(row))
         if not reference:
             found.skipped.append(f"{clips.id(row)}: its label has no letters")
             continue
@@ -139,10 +151,10 @@ def evaluate(
                 clips.id(row),
                 clips.language(row),
                 reference,
-                normaliser(transcript.text),
+                own(transcript.text),
                 to_seconds(len(wave)),
-                _word_confidences(reference, transcript.words, normaliser.writing),
-                normaliser.writing,
+                _word_confidences(reference, transcript.words, own.writing),
+                own.writing,
             )
         )
         if progress:
@@ -175,6 +187,9 @@ def table(found: Evaluation) -> str:
             for counts, (low, high) in ((group.cer, group.cer_interval), (group.wer, group.wer_interval))
         )
         lines.append(f"{name:8}{group.clips:7}{group.wer.reference:8}   {rates}".rstrip())
+    if mean := found.mean():
+        cer, wer = (f"{100 * rate:6.1f} {'':15}" for rate in mean)
+        lines.append(f"{MEAN:26}{cer}{wer}".rstrip())
     speed = f"{found.elapsed_s:.1f} s for {clock(found.audio_s)} of audio"
     lines.append(f"RTF {found.rtf:.4f} ({1 / max(found.rtf, 1e-9):.0f} × real time, {speed})")
     if found.skipped:

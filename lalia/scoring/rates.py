@@ -195,6 +195,14 @@ def by_group(
     return found
 
 
+def mean_rates(parts: Sequence[GroupErrors | Score]) -> tuple[float, float]:
+    """The means of CER and of WER over ``parts``, each counted once whatever its size."""
+    return (
+        sum(part.cer.rate for part in parts) / max(len(parts), 1),
+        sum(part.wer.rate for part in parts) / max(len(parts), 1),
+    )
+
+
 def length_band(duration_s: Seconds, edges: Sequence[Seconds] = LENGTHS) -> str:
     """The range of lengths of a clip: ``under 2 s``, ``2 to 5 s``, …, ``over 20 s``."""
     return _band(duration_s, edges, "s")

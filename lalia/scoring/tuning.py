@@ -17,7 +17,7 @@ from lalia.lm.lstm import LstmModel
 from lalia.model_folder import LabelledClips
 from lalia.scoring.evaluation import right_words
 from lalia.scoring.rates import ErrorCounts, character_errors, word_errors
-from lalia.text.writing_system import WritingSystem
+from lalia.text.normaliser import Normaliser
 
 WEIGHTS = (0.2, 0.4, 0.7, 1.0)
 BONUSES = {"letter": (0.0, 1.0, 2.0, 3.0), "word": (-1.0, 0.5, 2.0, 4.0)}
@@ -88,9 +88,8 @@ def tune(
         key = (weight, bonus)
         if key not in tried:
             decoder = make_decoder(model, lm, weight=weight, bonus=bonus)
-            texts = [model.normaliser(text_of(decoder.decode(log_probs_TV), model.tokens)) for _, log_probs_TV in held]
-            pairs = [(reference, text) for (reference, _), text in zip(held, texts, strict=True)]
-            tried[key] = _trial(weight, bonus, pairs, model.normaliser.writing)
+            texts = [text_of(decoder.decode(clip.log_probs_TV), model.tokens) for clip in held]
+            tried[key] = _trial(weight, bonus, held, texts)
             if progress:
                 progress(tried[key])
         return tried[key]
@@ -131,19 +130,17 @@ def tune_lstm(
         return paths
 
     decoder = make_decoder(model, lm, rescore=keep)
-    found: list[tuple[str, list[_NBest]]] = []
-    for reference, log_probs_TV in held:
+    found: list[list[_NBest]] = []
+    for clip in held:
         beams.clear()
-        decoder.decode(log_probs_TV)
-        found.append((reference, [_NBest.of(paths, scorer, model) for paths in beams if paths]))
+        decoder.decode(clip.log_probs_TV)
+        found.append([_NBest.of(paths, scorer, model) for paths in beams if paths])
     trials = []
     for weight in (0.0, *LSTM_WEIGHTS):
         for per_weight in LSTM_BONUSES if weight else (0.0,):
             bonus = round(per_weight * weight, 3)
-            pairs = [
-                (ref, model.normaliser(" ".join(u.best(weight, bonus) for u in uttered))) for ref, uttered in found
-            ]
-            trials.append(_trial(weight, bonus, pairs, model.normaliser.writing))
+            texts = [" ".join(u.best(weight, bonus) for u in uttered) for uttered in found]
+            trials.append(_trial(weight, bonus, held, texts))
             if progress:
                 progress(trials[-1])
     best = min(trials, key=lambda trial: (trial.cost, trial.weight))
@@ -169,14 +166,24 @@ class _NBest:
         return self.texts[int(np.argmax(self.scores_N + weight * self.log_probs_N + bonus * self.letters_N))]
 
 
-def compute_log_probs(model: AcousticModel, clips: LabelledClips, rows: Iterable[int]) -> list[tuple[str, np.ndarray]]:
-    """(reference, log-probabilities (T, V)) of each readable labelled clip; ``UserError`` if there is none."""
-    held: list[tuple[str, np.ndarray]] = []
+@dataclass(frozen=True)
+class HeldOutClip:
+    """A labelled clip: its normalised label, log-probabilities (T, V) and the normaliser of its language."""
+
+    reference: str
+    log_probs_TV: np.ndarray
+    normaliser: Normaliser
+
+
+def compute_log_probs(model: AcousticModel, clips: LabelledClips, rows: Iterable[int]) -> list[HeldOutClip]:
+    """Each readable labelled clip with the model's log-probabilities; ``UserError`` if there is none."""
+    held: list[HeldOutClip] = []
     for row in rows:
-        reference = model.normaliser(clips.text(row))
+        normaliser = model.normaliser.for_language(clips.language(row))
+        reference = normaliser(clips.text(row))
         try:
             if reference:
-                held.append((reference, model.log_probs(clips.wave(row))))
+                held.append(HeldOutClip(reference, model.log_probs(clips.wave(row)), normaliser))
         except (AudioError, MemoryError):
             continue
     if not held:
@@ -184,20 +191,18 @@ def compute_log_probs(model: AcousticModel, clips: LabelledClips, rows: Iterable
     return held
 
 
-def _trial(weight: float, bonus: float, pairs: Sequence[tuple[str, str]], writing: WritingSystem) -> Trial:
-    """The errors of (reference, hypothesis) at a setting."""
-    return Trial(
-        weight,
-        bonus,
-        sum((character_errors(*pair) for pair in pairs), ErrorCounts()),
-        sum((word_errors(*pair, writing) for pair in pairs), ErrorCounts()),
-    )
+def _trial(weight: float, bonus: float, held: Sequence[HeldOutClip], texts: Sequence[str]) -> Trial:
+    """The errors of the transcripts ``texts`` of ``held`` at a setting."""
+    cer, wer = ErrorCounts(), ErrorCounts()
+    for clip, text in zip(held, texts, strict=True):
+        hypothesis = clip.normaliser(text)
+        cer += character_errors(clip.reference, hypothesis)
+        wer += word_errors(clip.reference, hypothesis, clip.normaliser.writing)
+    return Trial(weight, bonus, cer, wer)
 
 
-def _with_calibration(
-    decoder: Decoder, held: Sequence[tuple[str, np.ndarray]], trials: list[Trial], best: Trial
-) -> Tuning:
-    evidence, right = word_evidence(decoder, held)
+def _with_calibration(decoder: Decoder, held: Sequence[HeldOutClip], trials: list[Trial], best: Trial) -> Tuning:
+    evidence, right = word_evidence(decoder, ((clip.reference, clip.log_probs_TV) for clip in held))
     weights = calibrate(evidence, right) if evidence else [0.0, 0.0, 0.0, 0.0]
     return Tuning(
         trials,

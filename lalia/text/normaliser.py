@@ -1,16 +1,17 @@
-"""Text normaliser: one for labels, language-model text and scoring, stored with the model."""
+"""Text normaliser: one per language for labels, language-model text and scoring, stored with the model."""
 
 from __future__ import annotations
 
 import json
 import re
 import unicodedata
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from lalia.cards import write_text
 from lalia.errors import UserError
+from lalia.text.language_codes import match_languages
 from lalia.text.languages import profile
 from lalia.text.number_words import spell_numbers
 from lalia.text.writing_system import APOSTROPHES, WritingSystem, from_stored, without_letters, writing_system
@@ -75,6 +76,8 @@ class NormaliserSettings:
     writing: WritingSystem | None = None
     """How the language is written. None, as in folders made before it was stored: words are cut as the language does, and
     none of its marks is a letter."""
+    languages: dict[str, NormaliserSettings] = field(default_factory=dict)
+    """The other languages of the model by ISO 639-3, each with its own settings and none within them."""
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():
@@ -87,6 +90,19 @@ class NormaliserSettings:
                     raise UserError(f"normaliser replace: {key!r} returns inside {written!r}; that would never end")
         if "" in self.replace:
             raise UserError("normaliser replace: the empty text cannot be replaced; remove that key")
+        for code, own in self.languages.items():
+            if code != own.language or code in ("", self.language) or own.languages:
+                raise UserError(
+                    f"normaliser languages: {code!r} holds the settings of {own.language!r}; expected each other language "
+                    "once, by its own code"
+                )
+
+    def for_language(self, language: str) -> NormaliserSettings:
+        """The settings whose first language is ``language``; these where it is no language of theirs."""
+        if language not in self.languages:
+            return self
+        every = {self.language: replace(self, languages={}), **self.languages}
+        return replace(every.pop(language), languages=every)
 
     def system(self) -> WritingSystem:
         """How the normalised text is written."""
@@ -107,7 +123,9 @@ class NormaliserSettings:
 
     def to_json(self, path: Path | str | None = None) -> str:
         """The settings as JSON text; written to ``path`` as well when one is given."""
-        stored = {name: value for name, value in asdict(self).items() if value is not None}
+        stored = _without_defaults(asdict(self))
+        if self.languages:
+            stored["languages"] = {code: _without_defaults(own) for code, own in stored["languages"].items()}
         text = json.dumps(stored, ensure_ascii=False, indent=2) + "\n"
         if path is not None:
             write_text(Path(path), text)
@@ -123,6 +141,10 @@ class NormaliserSettings:
             raise UserError(f"{path}: no such file; expected the normaliser's settings beside the model") from error
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: cannot be read as JSON ({error}); copy or make the folder again") from error
+        return cls._from_stored(path, stored)
+
+    @classmethod
+    def _from_stored(cls, path: Path, stored: Any) -> NormaliserSettings:
         known = {f.name: f.type for f in fields(cls)}
         if not isinstance(stored, dict) or not set(stored) <= set(known):
             strange = ", ".join(sorted(set(stored) - set(known))) if isinstance(stored, dict) else type(stored).__name__
@@ -132,10 +154,16 @@ class NormaliserSettings:
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
         for name, value in stored.items():
-            expected = dict if name in ("replace", "numbers") else str
+            expected = dict if name in ("replace", "numbers", "languages") else str
             if not isinstance(value, expected):
                 raise UserError(f"{path}: {name} is {value!r}; expected {'an object' if expected is dict else 'text'}")
-        return cls(**stored, writing=writing)
+        others = {code: cls._from_stored(path, own) for code, own in stored.pop("languages", {}).items()}
+        return cls(**stored, writing=writing, languages=others)
+
+
+def _without_defaults(stored: dict[str, Any]) -> dict[str, Any]:
+    """``stored`` without what older versions cannot read and a model of one language does not need."""
+    return {name: value for name, value in stored.items() if value is not None and (name != "languages" or value)}
 
 
 def settings_for(language: str, script: str = "", **changes: Any) -> NormaliserSettings:
@@ -182,6 +210,22 @@ class Normaliser:
         whole = [re.escape(key) for key in sorted(writing.letters, key=len, reverse=True) if len(key) > 1]
         self._sequences = re.compile("|".join(whole)) if whole else None
         self._separator = "" if settings.spaces == "drop" else writing.separator or " "
+        self._for_language: dict[str, Normaliser] = {}
+
+    @property
+    def languages(self) -> list[str]:
+        """The languages it has rules for, by ISO 639-3; the first is the one it normalises. Empty: no language is named."""
+        return [code for code in (self.settings.language, *self.settings.languages) if code]
+
+    def for_language(self, language: str) -> Normaliser:
+        """The normaliser of ``language``, by the code or name of one of ``languages`` or of its kin; itself for any other."""
+        if not self.settings.languages:
+            return self
+        if language not in self._for_language:
+            [code] = match_languages([language], self.languages)
+            other = code in self.settings.languages
+            self._for_language[language] = Normaliser(self.settings.for_language(code)) if other else self
+        return self._for_language[language]
 
     def __call__(self, text: str) -> str:
         settings = self.settings

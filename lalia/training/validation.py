@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import yaml
 
+from lalia.data.labels import normalised_label
 from lalia.data.loader import make_eval_loader
 from lalia.data.mixture import Mixture
 from lalia.decoding.greedy import greedy, transcript
@@ -22,7 +23,7 @@ from lalia.models.encoder import Encoder
 from lalia.models.quantizer import ContrastiveHead, ContrastiveShape
 from lalia.models.recogniser import Recogniser
 from lalia.models.shape import EncoderShape
-from lalia.scoring.rates import Score, score
+from lalia.scoring.rates import Score, by_group, mean_rates, score
 from lalia.text.writing_system import WritingSystem
 from lalia.training.trainer import CONFIG, newest_checkpoint
 
@@ -38,23 +39,33 @@ class Transcripts:
     hypotheses: list[str]
     unread: list[str] = field(default_factory=list)
     """a line for each clip that could not be read"""
-    writing: WritingSystem | None = None
-    """how both are written: what a word is"""
+    writings: list[WritingSystem] = field(default_factory=list)
+    """how each pair is written: what a word is"""
+    languages: list[str] = field(default_factory=list)
+    """the language of each pair"""
 
     def score(self) -> Score:
-        return score(self.references, self.hypotheses, self.writing)
+        return score(self.references, self.hypotheses, self.writings)
 
     def as_dict(self) -> dict[str, Any]:
-        """CER and WER with their intervals, and reference and hypothesis of every clip."""
+        """CER and WER with their intervals, and reference and hypothesis of every clip; of several languages, also the rates of
+        each and their mean."""
         scored = self.score()
         pairs = zip(self.ids, self.references, self.hypotheses, strict=True)
         unread = {"unread": self.unread} if self.unread else {}
+        parts = by_group(self.references, self.hypotheses, self.languages, self.writings)
+        apart = {}
+        if len(parts) > 1:
+            cer, wer = mean_rates(list(parts.values()))
+            rates = {code: {"cer": part.cer.rate, "wer": part.wer.rate} for code, part in sorted(parts.items())}
+            apart = {"languages": rates, "mean": {"cer": cer, "wer": wer}}
         return {
             "cer": scored.cer.rate,
             "wer": scored.wer.rate,
             "cer_interval": list(scored.cer_interval),
             "wer_interval": list(scored.wer_interval),
             "clips": [{"id": i, "reference": r, "hypothesis": h} for i, r, h in pairs],
+            **apart,
             **unread,
         }
 
@@ -68,7 +79,7 @@ def describe_clips(scores: dict[str, Any]) -> str:
 def transcribe_rows(recogniser: Recogniser, mixture: Mixture, rows: np.ndarray, micro_s: float = 60.0) -> Transcripts:
     """Greedy transcripts of ``rows``; unreadable clips are listed in ``unread``."""
     device = recogniser.head.weight.device
-    found = Transcripts([], [], [], writing=recogniser.normaliser.writing)
+    found = Transcripts([], [], [])
     for batch in make_eval_loader(mixture, rows, micro_s):
         found.unread += batch.bad
         batch = batch.to(device)
@@ -77,9 +88,20 @@ def transcribe_rows(recogniser: Recogniser, mixture: Mixture, rows: np.ndarray, 
             batch.rows_B.tolist(), log_probs_BTV.cpu().numpy(), frames_B.tolist(), strict=True
         ):
             found.ids.append(mixture.id(row))
-            found.references.append(recogniser.normaliser(mixture.text(row)))
+            language = mixture.language(row)
+            found.languages.append(language)
+            found.writings.append(recogniser.normaliser.for_language(language).writing)
+            found.references.append(normalised_label(mixture, row, recogniser.normaliser))
             found.hypotheses.append(transcript(greedy(log_probs_TV[:frames]), recogniser.tokens))
     return found
+
+
+def describe_languages(scores: dict[str, Any]) -> str:
+    """The rates of each language in ``scores`` (``Transcripts.as_dict``) and their mean, in a line; "" where there is one."""
+    if "languages" not in scores:
+        return ""
+    groups = {**scores["languages"], "mean over languages": scores["mean"]}
+    return "; ".join(f"{name} CER {rates['cer']:.3f}, WER {rates['wer']:.3f}" for name, rates in groups.items())
 
 
 # --- Codes of a pretrained quantizer ---------------------------------------------------------------------

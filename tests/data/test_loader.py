@@ -34,6 +34,9 @@ class FakeCorpus:
     def id(self, row: int) -> str:
         return f"clip{row}"
 
+    def language(self, row: int) -> str:
+        return "ita"
+
     def text(self, row: int) -> str:
         return "abc"[: row % 4]
 
@@ -45,7 +48,7 @@ class FakeCorpus:
         return wave[: samples // 2] if row in self.cut else wave
 
 
-def _encode(text: str) -> list[int]:
+def _encode(text: str, language: str = "") -> list[int]:
     return [ord(letter) - 96 for letter in text]
 
 
@@ -196,7 +199,7 @@ def test_a_clip_shorter_than_its_index_gives_what_is_there() -> None:
 
 
 def test_a_label_that_cannot_be_encoded_costs_its_clip_alone() -> None:
-    def encode(text: str) -> list[int]:
+    def encode(text: str, language: str) -> list[int]:
         if text == "abc":
             raise UserError("'abc': has letters outside the vocabulary")
         return _encode(text)

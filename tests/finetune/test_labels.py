@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -9,58 +10,79 @@ import numpy as np
 import pytest
 
 from finetune.config import LabelSettings
-from finetune.model import describe, describe_other_languages, make_normaliser, make_tokens
-from lalia.data.labels import label_encoder
+from finetune.model import describe, describe_languages_of, make_normaliser, make_tokens
+from lalia.data.labels import label_encoder, normalised_label
 from lalia.data.mixture import Mixture
 from lalia.errors import UserError
-from lalia.text.normaliser import NormaliserSettings
+from lalia.text.normaliser import Normaliser, NormaliserSettings
 from lalia.text.tokens import Tokens
 
 
 class Texts:
     """As much of a mixture as labels need."""
 
-    languages: np.ndarray
-    language_names: list[str]
-
-    def __init__(self, *texts: str) -> None:
+    def __init__(self, *texts: str, languages: Sequence[str] = ()) -> None:
         self.texts = texts
+        self._languages = languages or ["ita"] * len(texts)
 
     def text(self, row: int) -> str:
         return self.texts[row]
 
+    def language(self, row: int) -> str:
+        return self._languages[row]
 
-def tokens_of(*texts: str, language: str = "ita", known: Tokens | None = None, **settings: Any) -> Tokens:
+
+def tokens_of(*texts: str, known: Tokens | None = None, **settings: Any) -> Tokens:
     said = LabelSettings(**settings)
     rows = np.arange(len(texts))
-    return make_tokens(cast(Mixture, Texts(*texts)), rows, make_normaliser(said, language), said, known)
+    return make_tokens(cast(Mixture, Texts(*texts)), rows, normaliser_of("ita", said), said, known)
+
+
+def normaliser_of(language: str, said: LabelSettings | None = None, texts: Sequence[str] = ()) -> Normaliser:
+    return make_normaliser(said or LabelSettings(), {language: texts})
 
 
 def test_the_language_says_how_it_is_written(tmp_path: Path) -> None:
-    assert make_normaliser(LabelSettings(), "ita")("Un po’ di 21!") == "un po' di ventuno"
-    assert make_normaliser(LabelSettings(), "cmn")("你好，世界") == "你好世界"
-    assert make_normaliser(LabelSettings(), "wyn")("Kwe, 21") == "kwe 21"
-    assert make_normaliser(LabelSettings(), "srp", ["Žena i čovek"])("21 Ǌegoš") == "dvadeset i jedan njegoš"
-    assert make_normaliser(LabelSettings(), "srp", ["Жена и човек"])("21 човек") == "двадесет и један човек"
+    assert normaliser_of("ita")("Un po’ di 21!") == "un po' di ventuno"
+    assert normaliser_of("cmn")("你好，世界") == "你好世界"
+    assert normaliser_of("wyn")("Kwe, 21") == "kwe 21"
+    assert normaliser_of("srp", texts=["Žena i čovek"])("21 Ǌegoš") == "dvadeset i jedan njegoš"
+    assert normaliser_of("srp", texts=["Жена и човек"])("21 човек") == "двадесет и један човек"
     table = tmp_path / "numbers.tsv"
     table.write_text("13\toxlajuj\n", encoding="utf-8")
-    assert make_normaliser(LabelSettings(numbers=str(table)), "quc")("13 Q'ij") == "oxlajuj qʼij"
+    assert normaliser_of("quc", LabelSettings(numbers=str(table)))("13 Q'ij") == "oxlajuj qʼij"
 
 
-def test_labels_written_by_another_languages_rules_are_named() -> None:
-    texts = Texts("Iğdır İZMİR", "INDIEN IST GROSS", "schön")
-    texts.languages, texts.language_names = np.array([0, 1, 1]), ["tur", "deu"]
-    mixture = cast(Mixture, texts)
-    [line] = describe_other_languages(mixture, np.arange(3), make_normaliser(LabelSettings(), "tur"))
-    assert "1 of 2 labels of deu" in line and "'ındıen ıst gross', by its own 'indien ist gross'" in line
-    assert describe_other_languages(mixture, np.arange(1), make_normaliser(LabelSettings(), "tur")) == []
+def test_each_language_is_spelled_by_its_own_rules() -> None:
+    labels = {"tur": ["ISPARTA", "ilk"], "deu": ["Indien ist groß"]}
+    normaliser = make_normaliser(LabelSettings(), labels)
+    texts = Texts("ISPARTA", "ilk", "Indien ist groß", languages=["tur", "tur", "deu"])
+    mixture, rows = cast(Mixture, texts), np.arange(3)
+    assert [normalised_label(mixture, row, normaliser) for row in range(3)] == ["ısparta", "ilk", "indien ist groß"]
+    tokens = make_tokens(mixture, rows, normaliser)
+    assert tokens.symbols == ("<blank>", "|", *"adegiklnoprstßı")
+    encode = label_encoder(tokens, normaliser)
+    assert tokens.decode(encode("ISPARTA IST", "deu")) == "isparta ist"
+    assert tokens.decode(encode("ISPARTA IST", "tur")) == "ısparta ıst"
+    # ı s p a r t i l k, then d e n g o ß
+    told = describe_languages_of(mixture, rows, tokens, normaliser)
+    assert told == "languages: tur has 9 tokens, deu adds 6 (d e g n o ß); 15 together"
+    assert describe_languages_of(mixture, rows[:2], tokens, normaliser) == ""
+    told = describe_languages_of(mixture, rows, tokens, normaliser_of("tur"))
+    assert "deu by the rules of tur adds 6" in told
+
+
+def test_a_table_of_numbers_is_of_one_language(tmp_path: Path) -> None:
+    said = LabelSettings(numbers=str(tmp_path / "numbers.tsv"))
+    with pytest.raises(UserError, match=r"--labels.numbers: is a table of one language, and the clips are in deu, tur"):
+        make_normaliser(said, {"deu": [], "tur": []})
 
 
 def test_settings_win_over_the_language(tmp_path: Path) -> None:
     said = LabelSettings(case="keep", punctuation="keep", digits="keep")
-    assert make_normaliser(said, "ita")("Un po' di 21!") == "Un po' di 21!"
+    assert normaliser_of("ita", said)("Un po' di 21!") == "Un po' di 21!"
     NormaliserSettings(case="upper").to_json(tmp_path / "own.json")
-    assert make_normaliser(LabelSettings(normaliser=str(tmp_path / "own.json")), "ita")("po' 21") == "PO 21"
+    assert normaliser_of("ita", LabelSettings(normaliser=str(tmp_path / "own.json")))("po' 21") == "PO 21"
 
 
 def test_the_vocabulary_is_that_of_the_labels() -> None:
@@ -80,12 +102,12 @@ def test_labels_that_are_all_empty_are_named() -> None:
 
 
 def test_letters_that_training_never_saw_are_left_out() -> None:
-    normalise = make_normaliser(LabelSettings(), "ita")
+    normalise = normaliser_of("ita")
     tokens = tokens_of("la casa")
-    assert tokens.decode(label_encoder(tokens, normalise)("La Casa è, sal")) == "la casa  sal"
+    assert tokens.decode(label_encoder(tokens, normalise)("La Casa è, sal", "ita")) == "la casa  sal"
 
 
 def test_what_is_used_is_told() -> None:
-    normalise = make_normaliser(LabelSettings(), "ita")
+    normalise = normaliser_of("ita")
     told = describe(tokens_of("la casa"), normalise)
     assert "lower case" in told and "6: | a c l s" in told

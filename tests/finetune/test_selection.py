@@ -125,7 +125,7 @@ def test_the_fewest_words_wrong_choose_the_checkpoint_and_a_resume_keeps_it(
 
     def script(*looks: str) -> None:
         said: Iterator[str] = (text for text in looks for _ in dev)
-        monkeypatch.setattr(LmDecoder, "transcribe", lambda self, log_probs_TV: next(said))
+        monkeypatch.setattr(LmDecoder, "transcribe", lambda self, log_probs_TV, language: next(said))
 
     flags = (*BY, "--schedule.steps", "8", "--log.checkpoint_every", "4", "--select.clips", "0")
     script("", word, "", "")
