@@ -159,7 +159,9 @@ def plan(settings: PlanRequest, console: Console | None = None) -> HardwarePlan:
     micro_step_s = _timed(settings, mixture, batches, cut, footprint) if ask.measure and here else None
     console.print(_batch_table(settings, cut, ranks, device_bytes, ask.memory_gb > 0, footprint))
     console.print(_memory_table(cut, footprint, device_bytes))
-    console.print(_run_table(settings, cut, ranks, batches, micro_step_s))
+    console.print(
+        _run_table(settings, cut, ranks, batches, float(mixture.durations_s[rows].sum()) / 3600, micro_step_s)
+    )
     flags = [f"--batch.micro_s {cut.micro_s:.4g}", f"--hardware.devices {ranks}"]
     if cut.stage:
         flags.append(f"--hardware.strategy {cut.strategy}")
@@ -208,7 +210,7 @@ def _memory_table(cut: HardwarePlan, footprint: Footprint, device_bytes: float) 
 
 
 def _run_table(
-    settings: PlanRequest, cut: HardwarePlan, ranks: int, batches: BatchPlan, micro_step_s: Seconds | None
+    settings: PlanRequest, cut: HardwarePlan, ranks: int, batches: BatchPlan, hours: float, micro_step_s: Seconds | None
 ) -> Table:
     schedule, step_s = settings.schedule, None
     if micro_step_s is not None:
@@ -217,7 +219,12 @@ def _run_table(
     if not steps and schedule.minutes and step_s is not None:
         steps = Budget(settings, Path(), MINIMUM_STEPS).plan(step_s, tell=True)
     table = _table("The run", "", "")
-    table.add_row("corpus", f"{batches.hours:.2f} h in {batches.clips} clips")
+    kept = (
+        ""
+        if hours < 1.01 * batches.hours
+        else f"; {batches.hours:.2f} h a pass, cut to data.max_s {settings.data.max_s:g} s"
+    )
+    table.add_row("corpus", f"{hours:.2f} h in {batches.clips} clips{kept}")
     audio_h = steps * cut.accumulation * ranks * batches.mean_s / 3600
     if steps:
         table.add_row("steps", f"{steps:,}" + ("" if schedule.steps else f" (in {schedule.minutes:g} minutes)"))

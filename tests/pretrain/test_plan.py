@@ -198,6 +198,15 @@ def test_a_run_that_fits_is_traced_only_as_it_will_run(monkeypatch: pytest.Monke
     assert traced[4:] == [False, False, True, True]
 
 
+def test_the_plan_counts_the_hours_of_the_corpus_and_those_of_a_pass(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = request(LOGMEL, plan=PlanSettings(memory_gb=2.0, devices=1, measure=False))
+    settings.data.corpus, settings.data.max_s = [str(make_corpus(tmp_path / "corpus"))], 1.0
+    plan(settings, Console(width=160))
+    assert "a pass, cut to data.max_s 1 s" in capsys.readouterr().out
+
+
 def test_the_whole_plan_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = request(LOGMEL, plan=PlanSettings(memory_gb=2.0, devices=2))
     settings.data.corpus = [str(make_corpus(tmp_path / "corpus"))]
