@@ -1,9 +1,10 @@
 """Predicts the memory of a pretraining step, from bytes counted while small versions of the model run on fake tensors.
 
 Weights, gradients and optimizer state are counted. For activations, the model runs forward and backward with one block and with
-two, on one clip of the longest length and on two, while ``LiveBytes`` counts the live bytes; what a clip, a block, and a clip in
-a block add is extrapolated to the whole model. The peak is measured at three points: in the stem, in the blocks until the
-gradient has left them, and in the stem again.
+two, on one, three and six clips of the longest length, while ``LiveBytes`` counts the live bytes; what a block and a clip add is
+extrapolated to the whole model. The peak is measured at three points: in the stem, in the blocks until the gradient has left
+them, and in the stem again. Each is two lines over the number of clips, since a stem that works clip by clip on a CPU holds
+more for the first clip than for each further one.
 
 Nothing is computed: the weights and the wave are torch's fake tensors, which have a shape and no memory.
 
@@ -27,6 +28,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lalia.data.loader import Batch
+from lalia.models.frontend import ConvolutionStem
 from lalia.training.distributed import device_type, precision_of, training_device
 from lalia.training.settings import HardwareSettings
 from lalia.units import Seconds, to_samples
@@ -62,11 +64,15 @@ class Memory:
         return self.state + self.activations
 
 
+CLIPS = (1, 3, 6)
+"""Clips of the measured batches."""
+
+
 class Peak(NamedTuple):
-    """Bytes that forward and backward pass hold at one of the peaks."""
+    """Bytes that forward and backward pass hold at one of the peaks, as a line over the number of clips."""
 
     fixed: float
-    """independent of the number of clips, such as weights in half precision"""
+    """at no clips, such as weights in half precision"""
     per_clip: float
     """per clip of the longest length"""
 
@@ -108,11 +114,12 @@ def trace(settings: PretrainSettings) -> Footprint:
     @cache
     def peaks(checkpointing: bool) -> tuple[Peak, ...]:
         one, two = (_passes(shallow(blocks, checkpointing), clip_s, cuda) for blocks in (1, 2))
+        whole = [[a + more * (b - a) for a, b in zip(*passes, strict=True)] for passes in zip(one, two, strict=True)]
         found = []
-        for (once_1, twice_1), (once_2, twice_2) in zip(one, two, strict=True):
-            clip_1, clip_2 = twice_1 - once_1, twice_2 - once_2
-            rest_1, rest_2 = once_1 - clip_1, once_2 - clip_2
-            found.append(Peak(max(0, rest_1 + more * (rest_2 - rest_1)), max(1, clip_1 + more * (clip_2 - clip_1))))
+        for few, many in ((0, 1), (1, 2)):
+            for held in whole:
+                per_clip = max(1.0, (held[many] - held[few]) / (CLIPS[many] - CLIPS[few]))
+                found.append(Peak(held[few] - CLIPS[few] * per_clip, per_clip))
         return tuple(found)
 
     return Footprint(
@@ -192,11 +199,14 @@ def noise(settings: PretrainSettings, clips: int, clip_s: Seconds) -> Batch:
 
 
 def _shallow(settings: PretrainSettings, layers: int, checkpointing: bool) -> PretrainTask:
-    """The task with only ``layers`` blocks and fake weights; ``checkpointing`` = with activation checkpointing."""
+    """The task with only ``layers`` blocks and fake weights; ``checkpointing`` = with activation checkpointing. The stem is that
+    of the device to plan for: matrix products on a CPU, convolutions elsewhere."""
     model = replace(settings.model, layers=layers, layerdrop=0.0)
     hardware = replace(settings.hardware, checkpointing=checkpointing, compile=False)
     with torch.random.fork_rng(devices=[]):
         task = PretrainTask(replace(settings, model=model, hardware=hardware)).train()
+    if device_type(settings.hardware) != "cpu" and isinstance(task.encoder.frontend, ConvolutionStem):
+        task.encoder.frontend.by_products = False
     make_fake(task)
     return task
 
@@ -207,13 +217,12 @@ def _sizes(task: PretrainTask) -> tuple[int, int]:
     return sum(weight.numel() for weight in task.parameters()), tables + task.head.teacher_bytes
 
 
-def _passes(task: PretrainTask, clip_s: Seconds, cuda: bool) -> list[tuple[float, float]]:
-    """For each peak, bytes with one clip of the longest length and with two."""
+def _passes(task: PretrainTask, clip_s: Seconds, cuda: bool) -> list[tuple[float, ...]]:
+    """For each peak, bytes with each number of ``CLIPS`` of the longest length."""
     with torch.random.fork_rng(devices=[]):
-        batches = [noise(task.settings, clips, clip_s) for clips in (1, 2)]
+        batches = [noise(task.settings, clips, clip_s) for clips in CLIPS]
         fakes = [replace(batch, wave_BS=MODE.from_tensor(batch.wave_BS)) for batch in batches]
-        once, twice = (peak_bytes(task, batch, cuda) for batch in fakes)
-    return list(zip(once, twice, strict=True))
+        return list(zip(*(peak_bytes(task, batch, cuda) for batch in fakes), strict=True))
 
 
 # --- Bytes of live tensors -------------------------------------------------------------------------------

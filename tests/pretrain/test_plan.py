@@ -184,7 +184,7 @@ def test_a_run_that_fits_is_traced_only_as_it_will_run(monkeypatch: pytest.Monke
 
     def passes(task: PretrainTask, *rest: object) -> list[tuple[float, float]]:
         traced.append(task.settings.hardware.checkpointing)
-        return [(1e9, 2e9)]
+        return [(1e9, 3e9, 6e9)]
 
     monkeypatch.setattr(memory_module, "_passes", passes)
     monkeypatch.setattr(plan_module, "machine_bytes", lambda hardware: 100 * GB)
