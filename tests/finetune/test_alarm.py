@@ -32,7 +32,7 @@ def test_a_collapsed_run_is_restarted_with_a_reason(folder, capsys):
     )  # fmt: skip
     lines = [json.loads(line) for line in (run / "alarm.jsonl").read_text().splitlines()]
     assert [line["action"] for line in lines] == ["restart"]
-    assert 48 <= lines[0]["step"] <= 160
+    assert 48 <= lines[0]["step"] <= 200  # after the grace; when exactly depends on how a processor rounds
     assert "the rest is blank" in lines[0]["says"]
     assert "the initial weights are restored" in lines[0]["says"]
     assert "the learning rate is now 0.013" in lines[0]["says"]
