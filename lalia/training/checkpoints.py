@@ -261,7 +261,9 @@ class Checkpoints(Callback):
         """(step, content mapped from the file) of the newest healthy checkpoint, or with ``older`` of the one before; every rank
         reads it."""
         self.written(trainer)
-        step = self.healthy_steps[0 if older else -1]
+        # A full disk may have cost the older one.
+        kept = [step for step in self.healthy_steps if step_path(self.folder, step).exists()]
+        step = (kept or self.healthy_steps)[0 if older else -1]
         path = step_path(self.folder, step)
         try:
             return step, read_checkpoint(path)

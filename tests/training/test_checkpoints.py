@@ -321,3 +321,16 @@ def test_ranks_that_see_other_checkpoints_do_not_train_together(
         trainer = SimpleNamespace(global_step=500, is_global_zero=leader)
         with pytest.raises(error, match="steps 0 and 500.*share --out" if leader else "2"):
             found.on_train_start(trainer, task)  # type: ignore[arg-type]
+
+
+def test_a_second_rollback_takes_the_newer_one_if_a_full_disk_cost_the_older(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = Checkpoints(tmp_path, ScheduleSettings(steps=100), LogSettings(), 1, None, rollback=True)
+    monkeypatch.setattr(saved, "written", lambda trainer: None)
+    saved.healthy_steps = [10, 20]
+    older = keep(tmp_path, 10)
+    keep(tmp_path, 20)
+    assert saved.read_healthy(SimpleNamespace(), older=True)[0] == 10  # type: ignore[arg-type]
+    older.unlink()
+    assert saved.read_healthy(SimpleNamespace(), older=True)[0] == 20  # type: ignore[arg-type]
