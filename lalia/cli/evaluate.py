@@ -107,7 +107,7 @@ def evaluate(
     for language in {corpus.language(row) for row in rows}:
         own = student.in_language(language, strict=False)
         same = own.normaliser is student.normaliser
-        options = TranscribeOptions(decoder=decoder if same else decoders(decoding, own)())
+        options = TranscribeOptions(decoder=decoder if same else decoders(decoding, own, say=False)())
         transcribers[language] = partial(own.transcribe, options=options)
 
     def transcribe(wave: np.ndarray, name: str) -> Transcript:

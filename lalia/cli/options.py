@@ -248,8 +248,9 @@ def add_decoding(parser: Parser) -> None:
     )
 
 
-def decoders(files: Decoding, model: AcousticModel) -> Callable[[], Decoder | None]:
-    """A function that returns the decoder of the calling thread; None means greedy decoding."""
+def decoders(files: Decoding, model: AcousticModel, say: bool = True) -> Callable[[], Decoder | None]:
+    """A function that returns the decoder of the calling thread; None means greedy decoding. ``say``: whether a line tells that
+    the model is not tuned."""
     if not files.as_dict():
         return lambda: None
     from lalia.decoding.automata import read_closed, read_hot_words
@@ -272,7 +273,7 @@ def decoders(files: Decoding, model: AcousticModel) -> Callable[[], Decoder | No
         found: Decoder = made.decoder
         return found
 
-    if lm is not None and lm.find_tuned(model_names(model.card)) is None:
+    if say and lm is not None and lm.find_tuned(model_names(model.card)) is None:
         print(
             f"lalia: {files.lm}: its LM weight is not tuned for this student, so the defaults are used (weight {WEIGHT:g}, bonus"
             f" {BONUS:g}); run: lalia tune STUDENT CORPUS --lm {files.lm}",

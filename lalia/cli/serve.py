@@ -25,6 +25,7 @@ Serve a student over HTTP, with a web page for uploads.
   GET / /health /metrics /v1/models    POST /transcribe /v1/audio/transcriptions (the form of OpenAI's API)
   WebSocket /stream?rate=16000         16-bit samples in, words out during speech (streaming students)
 
+A student of several languages writes the one of a request's language=CODE, else that of --language.
 Requests share the processor fairly, window by window. Beyond a limit the answer is 413 (too large or too long), 408 (too slow)
 or 429 (too many). With a token (the variable LALIA_TOKEN, or --token-file) all but the page and /health require
 'Authorization: Bearer TOKEN'. SIGTERM and Ctrl-C let running requests finish. Use a reverse proxy for TLS and public access.

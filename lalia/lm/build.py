@@ -312,7 +312,8 @@ class TrainingText:
     ) -> TrainingText:
         """Read text files and corpora, normalised and tokenised for the student ``like``, in symbols of ``unit``.
 
-        ``corpora`` are the folders among ``paths``, opened. ``languages`` are theirs, None means the student's own.
+        ``corpora`` are the folders among ``paths``, opened. ``languages`` are theirs, None means the student's own. Labels are
+        normalised by the rules of their language, text files by those of the only one of ``languages``, else the student's first.
         A ``UserError`` names the first path without a sentence that the student could write.
         """
         folder = like if (like / NAME).is_file() else find_student(like)
@@ -320,6 +321,8 @@ class TrainingText:
             raise wrong_kind(folder, "student", "--like")
         card = read_card(folder)
         normaliser, tokens = Normaliser.from_json(folder / NORMALISER), Tokens.load(folder / TOKENS)
+        if languages and len(languages) == 1:
+            normaliser = normaliser.for_language(languages[0])
         if unit == "word" and not normaliser.writing.spaced:
             raise UserError(f"--unit word: {needs_words_reason(normaliser)}")
         parents: list[dict[str, Any]] = []
@@ -333,16 +336,18 @@ class TrainingText:
             for path in paths
             if path in corpora
         }
-        held_out = {normaliser(text) for path in taken_in for text in _held_out(corpora[path], taken_in[path])} - {""}
+        held_out = {
+            text for path, codes in taken_in.items() for text in _held_out(corpora[path], codes, normaliser)
+        } - {""}
         leakage = LeakageFilter(held_out, normaliser.writing)
         all_unknown = 0
         for path in paths:
             if path in corpora:
                 parents.append(corpora[path].card)
-                texts = _training_labels(corpora[path], path, taken_in[path])
+                texts = _training_labels(corpora[path], path, taken_in[path], normaliser)
             else:
-                texts = lines(path)
-            normalised = filter(None, map(normaliser, texts))
+                texts = map(normaliser, lines(path))
+            normalised = filter(None, texts)
             words, strange, example, taken = 0, 0, "", leakage.removed
             for text in normalised if path in corpora else leakage.filter(normalised):
                 symbols, unknown = symbols_of(text, unit, tokens)
@@ -365,15 +370,17 @@ class TrainingText:
         return [symbols_of(text, unit, self.tokens)[0] for text in texts if text]
 
 
-def _training_labels(corpus: LabelledCorpus, path: Path, languages: Sequence[str]) -> Iterator[str]:
-    """The labels of the training clips of a corpus."""
+def _training_labels(
+    corpus: LabelledCorpus, path: Path, languages: Sequence[str], normaliser: Normaliser
+) -> Iterator[str]:
+    """The normalised labels of the training clips of a corpus."""
     for row in labelled_rows(corpus, path, "train", languages, None):
-        yield corpus.text(row)
+        yield normaliser.for_language(corpus.language(row))(corpus.text(row))
 
 
-def _held_out(corpus: LabelledCorpus, languages: Sequence[str]) -> Iterator[str]:
-    """The labels of the dev and test clips of a corpus."""
+def _held_out(corpus: LabelledCorpus, languages: Sequence[str], normaliser: Normaliser) -> Iterator[str]:
+    """The normalised labels of the dev and test clips of a corpus."""
     for split in ("dev", "test"):
         for language in list[str | None](languages) or [None]:
             for row in corpus.select(split=split, language=language, with_text=True):
-                yield corpus.text(int(row))
+                yield normaliser.for_language(corpus.language(int(row)))(corpus.text(int(row)))

@@ -61,8 +61,9 @@ class ModelFolder:
             )
         if self.card["unit"] == "word" and (" " not in letters or not normaliser.writing.spaced):
             raise UserError(f"{self.folder}: {needs_words_reason(normaliser)}")
-        ours, theirs = vars(self.normaliser.settings), vars(normaliser.settings)
-        differing = [name for name in ours if name != "language" and ours[name] != theirs[name]]
+        theirs = vars(normaliser.settings)
+        ours = vars(self.normaliser.for_language(theirs["language"]).settings)
+        differing = [name for name in ours if name not in ("language", "languages") and ours[name] != theirs[name]]
         if differing:
             differences = ", ".join(f"{name} {ours[name]!r} instead of {theirs[name]!r}" for name in differing)
             raise UserError(

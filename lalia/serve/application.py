@@ -26,7 +26,7 @@ from starlette.websockets import WebSocket
 
 from lalia.audio.channels import parse_channels
 from lalia.audio.reading import Note
-from lalia.errors import AudioError
+from lalia.errors import AudioError, UserError
 from lalia.runtime.student import Student, TranscribeOptions
 from lalia.runtime.transcript import FORMATS, Transcript
 from lalia.serve.http import OPENAI, Upload, answer, openai_answer, receive_upload
@@ -188,8 +188,12 @@ class Service:
 
         def write(transcript: Transcript, upload: Upload, notes: list[Note]) -> Response:
             return openai_answer(
-                transcript, upload.fields.get("response_format", "json"), upload.name, self.language, notes
+                transcript, upload.fields.get("response_format", "json"), upload.name, written(upload), notes
             )
+
+        def written(upload: Upload) -> str:
+            normaliser = self.student_for(upload.fields.get("language", "")).normaliser
+            return normaliser.settings.language if len(normaliser.languages) > 1 else self.language
 
         def check(upload: Upload) -> None:
             _require_known("response_format", upload.fields.get("response_format", "json"), OPENAI)
@@ -214,15 +218,25 @@ class Service:
                     check(upload)
                 start = time.monotonic()
                 notes: list[Note] = []
-                channels = _channel_choice({**request.query_params, **upload.fields})
-                options = TranscribeOptions(channels, on_note=notes.append)
-                steps = partial(self.student.steps, upload.path, upload.name, options)
+                fields = {**request.query_params, **upload.fields}
+                options = TranscribeOptions(_channel_choice(fields), on_note=notes.append)
+                student = self.student_for(fields.get("language", ""))
+                steps = partial(student.steps, upload.path, upload.name, options)
                 job = Job(steps, self.limits.audio_s, self.limits.work_s)
                 transcript = await self._wait(request, job)
                 self.metrics.transcribed(time.monotonic() - start, transcript.duration_s, job.worked_s)
                 return write(transcript, upload, notes)
         finally:
             self.active -= 1
+
+    def student_for(self, language: str) -> Student:
+        """The student that writes ``language``; a student of one language writes that, whatever a client sends."""
+        if not language or len(self.student.normaliser.languages) < 2:
+            return self.student
+        try:
+            return self.student.in_language(language)
+        except UserError as error:
+            raise RequestError(400, "no_language", str(error)) from error
 
     async def _wait(self, request: Request, job: Job) -> Transcript:
         """The job's transcript; if the client disconnects, the job ends before its file is removed."""

@@ -89,7 +89,8 @@ def _admit(service: Service, socket: WebSocket) -> tuple[Stream, bool]:
     if service.active >= service.limits.requests:
         raise busy(service.limits.requests)
     try:
-        return service.student.stream(rate=int(rate)), trusted
+        student = service.student_for(socket.query_params.get("language", ""))
+        return student.stream(rate=int(rate)), trusted
     except UserError as error:
         raise RequestError(400, "no_stream", str(error)) from error
 

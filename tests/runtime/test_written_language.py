@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from lalia.audio.encoding import flac_bytes
 from lalia.cli import main
 from lalia.errors import UserError
+from lalia.lm.folder import LanguageModel
 from lalia.runtime.student import Student
 from lalia.text.normaliser import Normaliser, settings_for
 from tests.cli.test_main import make_corpus
@@ -88,3 +90,31 @@ def test_language_picks_the_writing_and_its_absence_is_said_once(
     assert told.count("\n") == 1 and "language 'ita': the student writes deu, tha, tur" in told
     chosen = Student.load(student, language="tur")
     assert chosen.normaliser("ISPARTA") == "ısparta" and chosen.in_language("de").normaliser("ISPARTA") == "isparta"
+
+
+def test_a_language_model_of_several_languages_fits_each(
+    student: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = (("deu", "INDIEN IST groß"), ("tur", "ISPARTA"), ("tur", "ilk ISPARTA"), ("deu", "ist"))
+    clips = [
+        (code, split, text, flac_bytes(sing(text.lower(), SYMBOLS)))
+        for code, text in labels
+        for split in ("train", "dev")
+    ]
+    corpus, lm = make_corpus(tmp_path / "corpus", clips), tmp_path / "lm"
+    assert main.main(["lm", str(corpus), "--like", str(student), "--out", str(lm)]) == 0
+    assert LanguageModel.load(lm).card["letters"].keys() >= set("ıiß")  # ısparta, and indien
+    capsys.readouterr()
+    assert main.main(["evaluate", str(student), str(corpus), "--split", "dev", "--lm", str(lm)]) == 0
+    printed = capsys.readouterr()
+    assert printed.err.count("not tuned") == 1 and "mean over languages" in printed.out
+    for code in ("deu", "tur"):
+        chosen = Student.load(student, language=code)
+        LanguageModel.load(lm).check(chosen.tokens, chosen.normaliser)
+    text = tmp_path / "turkish.txt"
+    text.write_text("ISPARTA ilk\n", encoding="utf-8")
+    for flags, letters in ((["--language", "tur"], "ısparlk"), ([], "sparlk")):
+        assert main.main(["lm", str(text), "--like", str(student), "--out", str(tmp_path / "one"), *flags]) == 0
+        found = LanguageModel.load(tmp_path / "one").card["letters"].keys()
+        assert found >= set(letters) and ("ı" in found) == bool(flags)
+        shutil.rmtree(tmp_path / "one")

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import httpx
@@ -24,7 +24,9 @@ import pytest
 import soundfile
 
 from lalia.audio.encoding import flac_bytes
-from tests.tiny_student import make_student, sing
+from lalia.runtime.student import Student
+from lalia.text.normaliser import settings_for
+from tests.tiny_student import make_student, seal, sing
 
 pytest.importorskip("starlette", reason="the extra [serve] is not installed")
 pytest.importorskip("uvicorn", reason="the extra [serve] is not installed")
@@ -140,6 +142,28 @@ def test_as_openai_clients_ask(server: Running) -> None:
     assert bad.status_code == 400 and "verbose_json" in bad.json()["error"]["message"]
     assert ask(stream="true").status_code == 400
     assert server.get("/v1/models").json()["data"][0]["id"] == "tones"
+
+
+def test_a_request_names_the_language_it_is_written_in(tmp_path: Path) -> None:
+    from lalia.serve.application import Service
+    from lalia.serve.limits import Limits, RequestError
+
+    student = make_student(tmp_path / "two", language=["deu", "tur"])
+    replace(settings_for("deu"), languages={"tur": settings_for("tur")}).to_json(student / "normaliser.json")
+    seal(student, language=["deu", "tur"])
+    service = Service(Student.load(student), "two", Limits(), tmp_path)
+    assert service.student_for("").normaliser("ISPARTA") == "isparta"
+    assert service.student_for("tr").normaliser("ISPARTA") == "ısparta"
+    with pytest.raises(RequestError, match="'ita': the student writes deu, tur"):
+        service.student_for("ita")
+    with served(tmp_path, "--language", "deu", student=student) as client:
+        file = {"file": ("a.flac", flac_bytes(sing("ace")))}
+        for language, written in (("tur", "tur"), ("", "deu")):
+            form = {"response_format": "verbose_json", "language": language}
+            found = client.post("/v1/audio/transcriptions", files=file, data=form).json()
+            assert found["language"] == written and found["text"] == "ace"
+        refused = client.post("/v1/audio/transcriptions", files=file, data={"language": "ita"})
+        assert refused.status_code == 400 and "take one of these" in refused.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(
