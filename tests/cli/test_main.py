@@ -251,7 +251,8 @@ def test_evaluate(lalia, student: Path, corpus: Path, tmp_path: Path) -> None:
     assert [line.split()[0] for line in lines[:4]] == ["clips", "ita", "rus", "all"]
     assert lines[1].split()[:4] == ["ita", "2", "4", "7.1"]
     assert lines[3].split()[:4] == ["all", "3", "5", "5.9"]
-    assert lines[4].startswith("RTF 0.0") and lines[5] == "clips skipped: 1"
+    assert lines[4].split() == ["mean", "over", "languages", "3.6", "12.5"]  # 7.1 and 0; 25 and 0
+    assert lines[5].startswith("RTF 0.0") and lines[6] == "clips skipped: 1"
     assert ended.err == f"lalia: skipped: {corpus}: clip clip-3: " + ended.err.split("clip-3: ")[1]
     stored = json.loads((tmp_path / "scores.json").read_text())
     assert stored["student"].startswith("sha256:") and stored["corpus"].startswith("sha256:")
