@@ -77,13 +77,14 @@ class _First(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        wave_BS, *weights = ctx.saved_tensors
-        weight_F1K, bias_F, gain_F, _ = weights
+        wave_BS, weight_F1K, bias_F, gain_F, shift_F = ctx.saved_tensors
         C, stride, kind = len(weight_F1K), ctx.stride, weight_F1K.dtype
         of_weight, of_bias = weight_F1K.new_zeros(weight_F1K.shape, dtype=torch.float32), gain_F.new_zeros(C)
         of_gain, of_shift = gain_F.new_zeros(C), gain_F.new_zeros(C)
         for b, frames in enumerate(ctx.frames_B):
-            convolved, normed, mean, scale = _convolved_and_normed(wave_BS[b], frames, stride, *weights, ctx.epsilon)
+            convolved, normed, mean, scale = _convolved_and_normed(
+                wave_BS[b], frames, stride, weight_F1K, bias_F, gain_F, shift_F, ctx.epsilon
+            )
             g = gradient[b * ctx.N : b * ctx.N + frames].T.contiguous()[None]
             aten.gelu_backward.grad_input(g, normed, grad_input=g)
             del normed

@@ -130,7 +130,7 @@ def test_a_student_that_learns_under_it_loses_less_to_outliers(tmp_path):
         )  # fmt: skip
         torch.manual_seed(0)
         task = DistillTask(settings, teacher, make_student(teacher, settings.student, settings.regular), {})
-        batch = next(iter(make_eval_loader(mixture, rows, 60.0, lambda text: [])))
+        batch = next(iter(make_eval_loader(mixture, rows, 60.0, lambda text, language: [])))
         optimizer = torch.optim.Adam(task.student.parameters(), lr=1e-3)
         for step in range(15):
             loss = task.weighted(task.losses(task.sampler(replace(batch, number=step))))

@@ -64,7 +64,9 @@ def test_letters_are_read_from_frames_that_hold_them() -> None:
 
     def rate(told: bool) -> float:
         clips = [frames(text, told) for text in texts]
-        return read_letters(clips[:30], texts[:30], clips[30:], texts[30:], tokens, tokens.encode, 150, 1)
+        return read_letters(
+            clips[:30], texts[:30], clips[30:], texts[30:], tokens, lambda text, _: tokens.encode(text), 150, 1
+        )
 
     assert rate(told=True) < 0.1
     assert rate(told=False) > 0.5
