@@ -14,6 +14,7 @@ import argparse
 import statistics
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import torch
 
 from benchmarks.training.pretrain_contenders import SIZES
 from lalia.data.loader import Batch
-from lalia.training import Callback
+from lalia.training import Callback, LightningModule
 from lalia.training.settings import (
     BatchSettings,
     DataSettings,
@@ -30,7 +31,7 @@ from lalia.training.settings import (
     OptimSettings,
     ScheduleSettings,
 )
-from lalia.training.trainer import adamw, parameter_groups
+from lalia.training.trainer import Run, adamw, parameter_groups
 from pretrain import fit as fit_module
 from pretrain.config import ObjectiveSettings, PretrainSettings
 from pretrain.task import PretrainTask
@@ -102,9 +103,10 @@ def timed_run(settings: PretrainSettings, folder: Path) -> StepClock:
     """Run ``settings`` in ``folder`` as the program does."""
     clock, fit = StepClock(), fit_module.fit
 
-    def with_clock(*arguments: Any) -> None:
-        *others, callbacks = arguments
-        fit(*others, [*callbacks, clock])
+    def with_clock(
+        task: LightningModule, run: Run, train: Iterable[Any], valid: Iterable[Any], extra: list[Callback]
+    ) -> None:
+        fit(task, run, train, valid, [*extra, clock])
 
     fit_module.fit = with_clock
     try:
@@ -118,8 +120,8 @@ def bare_steps(settings: PretrainSettings, batches: list[Batch]) -> list[float]:
     """Seconds of each step on ``batches`` without a Trainer, after ``WARM_UP`` untimed ones."""
     task = PretrainTask(settings).train()
     optimizer = adamw(parameter_groups(task, settings.optim.lr), settings)["optimizer"]
-    task.log_dict = lambda *_: None  # type: ignore[method-assign, assignment]
-    task.optimizers = lambda *_: optimizer  # type: ignore[method-assign, assignment]
+    task.log_dict = lambda *_: None  # type: ignore[method-assign]
+    task.optimizers = lambda *_: optimizer  # type: ignore[method-assign]
     seconds = []
     for number, batch in enumerate(batches):
         begun = time.perf_counter()
