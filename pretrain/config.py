@@ -46,6 +46,9 @@ class PretrainSettings(RunSettings):
     quantizer, if it has one and `quantizer.teacher` is not given, replaces `quantizer`"""
     join_s: float = 0.0
     """clips are joined, language by language, to waves of at most this many seconds; 0 = off"""
+    crop: bool = False
+    """crop the waves of a micro-batch to its shortest, at a random place, as fairseq does: less audio a pass, no padding, and
+    on a GPU no attention mask, so that flash attention can be used"""
     model: EncoderShape = field(default_factory=EncoderShape)
     quantizer: ContrastiveShape = field(default_factory=ContrastiveShape)
     augment: AugmentSettings = field(default_factory=AugmentSettings)

@@ -69,7 +69,7 @@ def contrast_sampler(settings: PretrainSettings, validation: bool = False) -> Co
     return ContrastSampler(
         settings.seed, "valid" if validation else "objective", settings.model.frames, settings.mask, objective.distractors,
         visible=objective.visible_weight > 0 and not validation, distinct=validation,
-        join_s=0.0 if validation else settings.join_s,
+        join_s=0.0 if validation else settings.join_s, crop=settings.crop and not validation,
     )  # fmt: skip
 
 

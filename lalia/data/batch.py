@@ -170,6 +170,19 @@ def join_clips(batch: Batch, longest_s: Seconds) -> Batch:
     return _joined(batch, longest_s, [0] * len(batch.lengths_B), 1, None).batch
 
 
+def crop_clips(batch: Batch, random: torch.Generator) -> Batch:
+    """``batch`` with each clip cropped to the shortest, at a place drawn uniformly, as fairseq's ``RawAudioDataset`` does.
+
+    For training without labels only. A batch without padding needs no attention mask, so a GPU may use flash attention.
+    """
+    if batch.labels_BU is not None:
+        raise ValueError("labelled clips cannot be cropped: their labels would have to be cropped as well")
+    shortest = int(batch.lengths_B.min())
+    starts_B = (torch.rand(len(batch.lengths_B), generator=random) * (batch.lengths_B - shortest + 1)).long()
+    waves = [wave_S[start : start + shortest] for wave_S, start in zip(batch.wave_BS, starts_B.tolist(), strict=True)]
+    return replace(batch, wave_BS=torch.stack(waves), lengths_B=torch.full_like(batch.lengths_B, shortest))
+
+
 def join_with_pauses(batch: Batch, longest_s: Seconds, hop: Samples, random: torch.Generator) -> JoinedBatch:
     """The same with pauses between the clips, each clip at a whole frame of ``hop`` samples: the frames of a clip cover the
     same samples as if it were alone.
@@ -389,10 +402,14 @@ class ContrastSampler:
     """whether a frame's distractors are all different, as in validation"""
     join_s: Seconds = 0.0
     """clips are joined to waves of at most this length; 0 = off"""
+    crop: bool = False
+    """whether the waves are cropped to the shortest of the batch, so that none is padded"""
 
     def __call__(self, batch: Batch) -> Batch:
         if self.join_s > 0:
             batch = join_clips(batch, self.join_s)
+        if self.crop:
+            batch = crop_clips(batch, generator(self.seed, "crop", batch.number))
         random, mask = generator(self.seed, self.split, batch.number), self.mask
         frames_B = torch.tensor([self.frames(length) for length in batch.lengths_B.tolist()])
         T = self.frames(batch.wave_BS.shape[1])

@@ -69,6 +69,19 @@ def test_a_batch_moves_as_a_whole_but_for_what_the_host_reads() -> None:
     assert {t.device.type for t in (moved.lengths_B, moved.rows_B, moved.languages_B)} == {"cpu"}
 
 
+def test_cropped_waves_are_as_long_as_the_shortest_and_come_from_within_their_clips() -> None:
+    clips, cropping = batch_of(60_000, 30_000, 45_000), replace(SAMPLER, crop=True)
+    cropped, again = cropping(clips), cropping(clips)
+    assert cropped.wave_BS.shape == (3, 30_000) and cropped.lengths_B.tolist() == [30_000] * 3
+    starts = []
+    for wave_S, clip_S, length in zip(cropped.wave_BS, clips.wave_BS, clips.lengths_B.tolist(), strict=True):
+        windows = clip_S[:length].unfold(0, 30_000, 1)
+        starts.append(int((windows[:, 0] == wave_S[0]).nonzero()[0]))
+        assert torch.equal(windows[starts[-1]], wave_S)
+    assert starts[1] == 0 and starts[0] > 0
+    assert all(torch.equal(a, b) for a, b in zip(tensors(cropped), tensors(again), strict=True))
+
+
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     return Corpus.load(make_corpus(tmp_path_factory.mktemp("contrast") / "corpus", 12))
