@@ -109,7 +109,8 @@ class DistillTask(LightningModule):
         outputs: what precedes or follows a clip must not matter.
         """
         given = batch.student
-        assert given is not None
+        if given is None:
+            raise ValueError("this batch has no student's waves; make the loader with finish=task.sampler")
         found = _outputs(self.student, given.wave_JS, given.lengths_J, given.masks)
         if given.places is None:
             return found

@@ -98,7 +98,8 @@ class FinetuneTask(LightningModule):
     def logits(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """(logits_BTV, frames_B) under the batch's masks."""
         encoder, masks = self.recogniser.encoder, batch.masks
-        assert masks is not None
+        if masks is None:
+            raise ValueError("this batch has no masks; make the loader with finish=settings.regular.sampler(…)")
         with torch.set_grad_enabled(not self.frozen):
             features_BTF, _, frames_B = encoder.features(batch.wave_BS, batch.lengths_B)
             hidden_BTD = encoder.contextualise(features_BTF, frames_B, masks.frames_BT, masks.channels_BD)

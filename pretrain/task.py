@@ -97,7 +97,8 @@ class PretrainTask(LightningModule):
         """One forward pass of a batch from ``contrast_sampler``. ``gumbel`` is the temperature of the codes' noise; None = no
         noise."""
         drawn = batch.contrast
-        assert drawn is not None
+        if drawn is None:
+            raise ValueError("this batch has no masks; make the loader with finish=contrast_sampler(settings)")
         device = batch.wave_BS.device
         noise = None if gumbel is None else generator(self.settings.seed, "noise", batch.number, device=device)
         variation = wave_variation(batch)  # first, while memory is free: it takes as much as the waves

@@ -21,14 +21,15 @@ README = "README.md"
 AFTER_README = frozenset(
     {
         "docs/conversion.md", "docs/costs.md", "docs/decoding.md", "docs/distillation.md", "docs/finetuning.md", "docs/loader.md",
-        "docs/pretraining.md", "docs/python.md", "docs/reports.md", "docs/runtime.md", "docs/troubleshooting.md",
-        "finetune/encoders/README.md",
+        "docs/pretraining.md", "docs/python.md", "docs/reports.md", "docs/runtime.md", "docs/scaling.md",
+        "docs/troubleshooting.md", "finetune/encoders/README.md",
     }
 )  # fmt: skip
 """Pages that go on from what README makes: ``data/mine``, ``runs/swahili``, ``students/swahili``."""
 
 CLUSTER = "needs several machines or GPUs"
 MICROPHONE = "needs a microphone"
+KENLM = "needs KenLM's own programs"
 NETWORK = "fetches from the network"
 INSTALLS = "installs packages from the network"
 MAKE = "sets up an environment of its own, or takes minutes to hours"
@@ -44,6 +45,10 @@ NOT_RUN: dict[tuple[str, str], str] = {
         "docs/decoding.md",
         "python -m benchmarks.decoding.language_models runs/demo/student data/demo --language ita --text it_prompts.txt",
     ): MEASURES,
+    (
+        "docs/decoding.md",
+        "lmplz -o 3 --prune 0 0 1 < sentences.txt > words.arpa",
+    ): KENLM,
     (
         "docs/distillation.md",
         "python -m benchmarks.runtime.student --teacher RECOGNISER --corpus data/demo --language ita --out RUNS",

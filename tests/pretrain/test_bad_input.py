@@ -101,7 +101,7 @@ def test_float16_where_there_is_none(
     fit: Fit, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    assert fit("--hardware.precision=fp16") == 2
+    assert fit("--hardware.device=mps", "--hardware.precision=fp16") == 2
     assert "hardware.precision fp16: not on mps; use bf16 or fp32" in line(capsys)
 
 
