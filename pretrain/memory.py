@@ -113,8 +113,12 @@ def trace(settings: PretrainSettings) -> Footprint:
 
     @cache
     def peaks(checkpointing: bool) -> tuple[Peak, ...]:
-        one, two = (_passes(shallow(blocks, checkpointing), clip_s, cuda) for blocks in (1, 2))
-        whole = [[a + more * (b - a) for a, b in zip(*passes, strict=True)] for passes in zip(one, two, strict=True)]
+        one = _passes(shallow(1, checkpointing), clip_s, CLIPS, cuda)
+        two = _passes(shallow(2, checkpointing), clip_s, (CLIPS[0], CLIPS[-1]), cuda)
+        whole = []
+        for held, (least, most) in zip(one, two, strict=True):
+            block, per_clip = least - held[0], (most - held[-1] - least + held[0]) / (CLIPS[-1] - CLIPS[0])
+            whole.append([h + more * (block + (n - CLIPS[0]) * per_clip) for h, n in zip(held, CLIPS, strict=True)])
         found = []
         for few, many in ((0, 1), (1, 2)):
             for held in whole:
@@ -217,10 +221,10 @@ def _sizes(task: PretrainTask) -> tuple[int, int]:
     return sum(weight.numel() for weight in task.parameters()), tables + task.head.teacher_bytes
 
 
-def _passes(task: PretrainTask, clip_s: Seconds, cuda: bool) -> list[tuple[float, ...]]:
-    """For each peak, bytes with each number of ``CLIPS`` of the longest length."""
+def _passes(task: PretrainTask, clip_s: Seconds, counts: Sequence[int], cuda: bool) -> list[tuple[float, ...]]:
+    """For each peak, bytes with each of ``counts`` clips of the longest length."""
     with torch.random.fork_rng(devices=[]):
-        batches = [noise(task.settings, clips, clip_s) for clips in CLIPS]
+        batches = [noise(task.settings, clips, clip_s) for clips in counts]
         fakes = [replace(batch, wave_BS=MODE.from_tensor(batch.wave_BS)) for batch in batches]
         return list(zip(*(peak_bytes(task, batch, cuda) for batch in fakes), strict=True))
 

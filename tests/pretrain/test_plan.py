@@ -182,9 +182,9 @@ def test_a_run_that_fits_is_traced_only_as_it_will_run(monkeypatch: pytest.Monke
     """The passes with activation checkpointing cost as much again; what they hold is asked only where there is too little."""
     traced: list[bool] = []
 
-    def passes(task: PretrainTask, *rest: object) -> list[tuple[float, ...]]:
+    def passes(task: PretrainTask, clip_s: float, counts: tuple[int, ...], cuda: bool) -> list[tuple[float, ...]]:
         traced.append(task.settings.hardware.checkpointing)
-        return [(1e9, 3e9, 6e9)]
+        return [tuple(1e9 * count for count in counts)]
 
     monkeypatch.setattr(memory_module, "_passes", passes)
     monkeypatch.setattr(plan_module, "machine_bytes", lambda hardware: 100 * GB)
