@@ -116,9 +116,11 @@ def trace(settings: PretrainSettings) -> Footprint:
         one = _passes(shallow(1, checkpointing), clip_s, CLIPS, cuda)
         two = _passes(shallow(2, checkpointing), clip_s, (CLIPS[0], CLIPS[-1]), cuda)
         whole = []
-        for held, (least, most) in zip(one, two, strict=True):
-            block, per_clip = least - held[0], (most - held[-1] - least + held[0]) / (CLIPS[-1] - CLIPS[0])
-            whole.append([h + more * (block + (n - CLIPS[0]) * per_clip) for h, n in zip(held, CLIPS, strict=True)])
+        for shallow_bytes, (least, most) in zip(one, two, strict=True):
+            block = least - shallow_bytes[0]
+            per_clip = (most - shallow_bytes[-1] - block) / (CLIPS[-1] - CLIPS[0])
+            added = [block + (clips - CLIPS[0]) * per_clip for clips in CLIPS]
+            whole.append([bytes_1 + more * bytes_2 for bytes_1, bytes_2 in zip(shallow_bytes, added, strict=True)])
         found = []
         for few, many in ((0, 1), (1, 2)):
             for held in whole:
