@@ -258,6 +258,11 @@ class MaskSettings:
     """spans of a clip at least; a clip too short for them gets as many as fit, at least one"""
 
 
+def frames_of(batch: Batch, frames: Callable[[Samples], Frames]) -> Tensor:
+    """Frames of each clip of ``batch``: (B,) int64; ``frames`` gives those of a clip of so many samples."""
+    return torch.tensor([frames(length) for length in batch.lengths_B.tolist()])
+
+
 def span_mask(
     lengths_B: Tensor, width: int, coverage: float, span: int, min_spans: int, generator: torch.Generator
 ) -> Tensor:
@@ -307,7 +312,7 @@ class MaskSampler:
         return replace(batch, masks=self.draw(batch, generator(self.seed, "masks", batch.number)))
 
     def draw(self, batch: Batch, random: torch.Generator) -> Masks:
-        frames_B = torch.tensor([self.frames(length) for length in batch.lengths_B.tolist()])
+        frames_B = frames_of(batch, self.frames)
         widths_B = torch.full((len(frames_B),), self.width)
         places = ((self.time, frames_B, self.frames(batch.wave_BS.shape[1])), (self.channels, widths_B, self.width))
         return Masks(*(span_mask(n_B, most, m.coverage, m.span, m.min_spans, random) for m, n_B, most in places))
@@ -343,8 +348,7 @@ class StudentSampler:
         if self.join_s > 0:
             joined = join_with_pauses(batch, self.join_s, self.hop, random)
             waves = joined.batch
-            frames_B = torch.tensor([frames(length) for length in batch.lengths_B.tolist()])
-            places = joined.places(frames_B, self.hop, frames(waves.wave_BS.shape[1]))
+            places = joined.places(frames_of(batch, frames), self.hop, frames(waves.wave_BS.shape[1]))
         masks = self.masks.draw(waves, random)
         wave_JS = waves.wave_BS if self.augment is None else self._augmented(waves, self.augment)
         return replace(batch, student=StudentInput(wave_JS, waves.lengths_B, masks, places))
@@ -411,7 +415,7 @@ class ContrastSampler:
         if self.crop:
             batch = crop_clips(batch, generator(self.seed, "crop", batch.number))
         random, mask = generator(self.seed, self.split, batch.number), self.mask
-        frames_B = torch.tensor([self.frames(length) for length in batch.lengths_B.tolist()])
+        frames_B = frames_of(batch, self.frames)
         T = self.frames(batch.wave_BS.shape[1])
         mask_BT = span_mask(frames_B, T, mask.coverage, mask.span, mask.min_spans, random)
         hidden = self.candidates(mask_BT, random)

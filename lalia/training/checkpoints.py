@@ -6,7 +6,7 @@ import math
 import signal
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -261,8 +261,7 @@ class Checkpoints(Callback):
         """(step, content mapped from the file) of the newest healthy checkpoint, or with ``older`` of the one before; every rank
         reads it."""
         self.written(trainer)
-        # A full disk may have cost the older one.
-        kept = [step for step in self.healthy_steps if step_path(self.folder, step).exists()]
+        kept = self._on_disk(self.healthy_steps)  # a full disk may have cost the older one
         step = (kept or self.healthy_steps)[0 if older else -1]
         path = step_path(self.folder, step)
         try:
@@ -284,7 +283,11 @@ class Checkpoints(Callback):
         self.best = state_dict["best"]
         self.waited = state_dict.get("waited", 0)
         self.due = state_dict.get("due", False)
-        self.healthy_steps = [s for s in state_dict.get("healthy", ()) if step_path(self.folder, s).is_file()]
+        self.healthy_steps = self._on_disk(state_dict.get("healthy", ()))
+
+    def _on_disk(self, steps: Iterable[int]) -> list[int]:
+        """Those of ``steps`` whose checkpoints are there."""
+        return [step for step in steps if step_path(self.folder, step).is_file()]
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Set Lightning's counters to the checkpoint's step: with other ranks a step has another number of micro-batches."""
