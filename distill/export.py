@@ -29,11 +29,11 @@ from distill.measure import (
     waves,
     with_threads,
 )
-from distill.quantize import groups, kind_of, quantize
 from lalia.cards import read_card, write_json
 from lalia.data.mixture import Mixture
 from lalia.errors import AudioError, GateRefused, UserError
 from lalia.model_folder import MODEL
+from lalia.models.export.int8 import groups, kind_of, quantize
 from lalia.models.export.onnx_export import assemble, export_graph, write_student_files
 from lalia.models.recogniser import Recogniser
 from lalia.models.store import WEIGHTS, count_parameters, replacing

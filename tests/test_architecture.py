@@ -60,11 +60,11 @@ DOORS = {
         "lalia/onnx_session.py",
         "lalia/runtime/",
         "distill/measure.py",
-        "distill/quantize.py",
+        "lalia/models/export/int8.py",
         "benchmarks/",
         "tests/",
     ),
-    "onnx": ("distill/", "lalia/models/export/onnx_export.py", "lalia/models/convert/", "benchmarks/", "tests/"),
+    "onnx": ("distill/", "lalia/models/export/", "lalia/models/convert/", "benchmarks/", "tests/"),
     "av": ("lalia/audio/", "tests/"),
     # fairseq2 asks the system for libsndfile unless soundfile, which brings its own, is there first.
     "soundfile": ("lalia/audio/", "lalia/models/encoder.py", "benchmarks/", "tests/"),

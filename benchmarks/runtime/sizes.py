@@ -19,13 +19,13 @@ from typing import Any
 from benchmarks.runtime.speed import elapsed, in_a_process, long_files, write_long
 from distill.config import DistillSettings, RegularSettings, StudentSettings
 from distill.measure import real_time_factors
-from distill.quantize import groups, quantize
 from distill.student import make_student
 from lalia import config
 from lalia.audio.reading import read_audio
 from lalia.cards import write_card
 from lalia.model_folder import MODEL, NORMALISER, TOKENS, file_hashes
 from lalia.models.encoder import Encoder
+from lalia.models.export.int8 import groups, quantize
 from lalia.models.export.onnx_export import export_graph
 from lalia.models.recogniser import Recogniser
 from lalia.models.shape import EncoderShape

@@ -13,11 +13,12 @@ import torch
 from onnx import numpy_helper
 
 from distill.config import DistillSettings, LossSettings, RegularSettings, StudentSettings
-from distill.quantize import fake_int8, groups, quantize, round_activations, round_weight
+from distill.quantize import fake_int8, round_activations, round_weight
 from distill.student import make_student
 from distill.task import DistillTask
 from lalia.data.loader import make_eval_loader
 from lalia.data.mixture import Mixture
+from lalia.models.export.int8 import groups, quantize
 from lalia.models.export.onnx_export import export_graph
 from lalia.models.recogniser import Recogniser
 from tests.tiny_corpus import WORDS, chant, make_corpus

@@ -12,7 +12,7 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from distill.quantize import group_of, groups, kind_of, quantize
+from lalia.models.export.int8 import group_of, groups, kind_of, quantize
 from lalia.models.export.onnx_export import export_graph
 from tests.tiny_teacher import make_recogniser, sharpen
 

@@ -8,9 +8,9 @@ import torch
 from onnxruntime import InferenceSession
 from torchaudio.models import DeepSpeech, Wav2Letter
 
-from distill.quantize import groups, quantize
 from lalia.errors import UserError
 from lalia.models.baselines import Baseline, BaselineShape, DeepSpeechEncoder, Wav2LetterEncoder, make_encoder
+from lalia.models.export.int8 import groups, quantize
 from lalia.models.export.onnx_export import export_student
 from lalia.models.recogniser import Recogniser
 from lalia.runtime.student import Student

@@ -10,13 +10,13 @@ import onnx
 import pytest
 import torch
 
-from distill.quantize import groups, quantize
 from lalia.cards import read_card, write_card
 from lalia.decoding.decoder import make_decoder
 from lalia.decoding.greedy import StreamingGreedy
 from lalia.errors import AudioError, UserError
 from lalia.model_folder import file_hashes
 from lalia.models.export.deployed import StreamingDeployed, streaming_facts
+from lalia.models.export.int8 import groups, quantize
 from lalia.models.export.onnx_export import export_graph
 from lalia.runtime.student import Student, TranscribeOptions
 from lalia.text.tokens import Tokens
