@@ -27,7 +27,7 @@ from lalia.errors import UserError
 
 CARD, SETTINGS = "card.json", "config.yaml"
 """The file that marks a folder made by lalia, and the one that marks a run."""
-MADE = ("encoder", "recogniser", "student")
+MADE = ("encoder", "recogniser", "classifier", "student", "tagger")
 """The model folders inside a run."""
 _MAX_ENTRIES = 2000
 _WEIGHTS = (".pt", ".pth", ".bin", ".safetensors", ".th")
@@ -74,7 +74,7 @@ def wrong_kind(path: Path | str, expected: str, flag: str = "") -> UserError:
     if is_url(path):
         return url_error(path)
     path, found = Path(path), identify(path)
-    wanted = _with_article(expected) if expected else "a corpus, encoder, recogniser, student, language model or run"
+    wanted = _with_article(expected) if expected else "a corpus, a model or a run"
     place = f"{flag} {path}".strip()
     if found.kind == "nothing":
         return UserError(f"{place}: no such folder; expected {wanted} made by lalia{_of_run(expected)}")
@@ -280,6 +280,17 @@ _ADVICE: dict[tuple[str, str], Callable[[Path], str]] = {
     ("run of encoder", "student"): _fine_tune,
     ("run of encoder", "recogniser"): _fine_tune,
     ("run of recogniser", "encoder"): _text("give {path}/recogniser to continue from its encoder"),
+    ("student", "tagger"): _text(
+        "it writes words; a tagger names labels: lalia finetune tag CORPUS --label COLUMN --out RUN"
+    ),
+    ("classifier", "tagger"): _text("export it first: lalia finetune tag --classifier {path} --out RUN"),
+    ("run of classifier", "tagger"): _text("give {path}/tagger"),
+    ("tagger", "student"): _text("it names labels and writes no words: lalia tag {path} AUDIO"),
+    ("corpus", "tagger"): _text("train one on it: lalia finetune tag {path} --label COLUMN --out RUN"),
+    ("encoder", "tagger"): _text(
+        "train one on it: lalia finetune tag CORPUS --encoder {path} --label COLUMN --out RUN"
+    ),
+    ("audio", "tagger"): _text("the model comes first, then the audio: lalia tag TAGGER {path}"),
     ("student", "encoder"): _text(
         "a student cannot be trained further; give the recogniser that it was made from: lalia inspect {path}"
     ),

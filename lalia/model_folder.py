@@ -1,6 +1,6 @@
 """Model folders: find a student, recogniser or encoder in a run, check its files, and match its languages to a corpus.
 
-``find_student`` and ``find_made`` accept a model's folder or the run that made it; ``check_files`` verifies a student by the
+``find_exported`` and ``find_made`` accept a model's folder or the run that made it; ``check_files`` verifies a student by the
 hashes in its card; ``languages_taken`` and ``labelled_rows`` choose the clips of a corpus that a model can be scored on;
 ``low_confidence`` detects speech that a student does not fit (another language, or unfamiliar speech).
 """
@@ -33,16 +33,20 @@ if TYPE_CHECKING:
 
 MODEL, TOKENS = "model.onnx", "tokens.txt"
 NEEDED = (MODEL, TOKENS, NORMALISER)
+TAGGER = "tagger.json"
+"""The labels of a classifier or tagger, and what they are."""
+TAGGER_FILES = (MODEL, TAGGER)
 STUDENT, RUN = "student", "config.yaml"
 """Names in a run's folder: its student, and its settings."""
 
 
-def find_student(folder: Path) -> Path:
-    """The student's folder: ``folder`` itself, or ``folder/student`` of a run; ``UserError`` says how to make one."""
-    inside = folder / STUDENT
+def find_exported(folder: Path, kind: str = STUDENT) -> Path:
+    """The folder of the student (or ``kind``): ``folder`` itself, or ``folder/student`` of a run; ``UserError`` says how to make
+    one."""
+    inside = folder / kind
     if not (folder / NAME).is_file() and (inside / NAME).is_file():
         return inside
-    read_card(folder, STUDENT)
+    read_card(folder, kind)
     return folder
 
 
@@ -59,16 +63,16 @@ def find_made(folder: str, kind: str, flag: str) -> str:
     raise wrong_kind(folder, kind, flag)
 
 
-def file_hashes(folder: Path) -> dict[str, str]:
+def file_hashes(folder: Path, names: Sequence[str] = NEEDED) -> dict[str, str]:
     """SHA-256 (hex) of a student's files, for ``files`` in its card."""
-    return {name: _sha256(folder / name) for name in NEEDED}
+    return {name: _sha256(folder / name) for name in names}
 
 
-def check_files(folder: Path, card: Mapping[str, Any]) -> None:
+def check_files(folder: Path, card: Mapping[str, Any], names: Sequence[str] = NEEDED) -> None:
     """Raise ``UserError`` for the first file that is missing or does not match the hash in the card."""
     expected = card.get("files")
-    if not isinstance(expected, dict) or not set(NEEDED) <= set(expected):
-        raise UserError(f"{folder}: its card does not list {', '.join(NEEDED)}; export the student again")
+    if not isinstance(expected, dict) or not set(names) <= set(expected):
+        raise UserError(f"{folder}: its card does not list {', '.join(names)}; export the {card['kind']} again")
     for name, digest in expected.items():
         path = folder / name
         if path.resolve().parent != folder.resolve():

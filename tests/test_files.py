@@ -252,8 +252,7 @@ def test_every_kind_is_identified(place: Path, path: str, expected: str, told: s
         (["transcribe", "student", "talk.flac", "--lm", "corpus"], "make one from it first: lalia lm corpus"),
         (
             ["inspect", "xls-r"],
-            "is a transformers model, expected a corpus, encoder, recogniser, student, language model or run; "
-            "convert it first",
+            "is a transformers model, expected a corpus, a model or a run; convert it first",
         ),
         (["inspect", "talks"], "has no card.json; it contains 1 audio file"),
         (

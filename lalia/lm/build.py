@@ -24,7 +24,7 @@ from lalia.inputs import document, identify, is_url, kind_of, open_decompressed,
 from lalia.lm.folder import Unit, needs_words_reason, symbols_of
 from lalia.model_folder import (
     LabelledCorpus,
-    find_student,
+    find_exported,
     labelled_rows,
     languages_of,
     languages_taken,
@@ -316,7 +316,7 @@ class TrainingText:
         normalised by the rules of their language, text files by those of the only one of ``languages``, else the student's first.
         A ``UserError`` names the first path without a sentence that the student could write.
         """
-        folder = like if (like / NAME).is_file() else find_student(like)
+        folder = like if (like / NAME).is_file() else find_exported(like)
         if identify(folder).kind not in ("student", "recogniser"):
             raise wrong_kind(folder, "student", "--like")
         card = read_card(folder)

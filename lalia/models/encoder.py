@@ -76,6 +76,17 @@ class Encoder(nn.Module):
     ) -> Tensor:
         """hidden_BTD of ``features``; frames in ``mask_BT`` are replaced by the mask embedding, channels in
         ``channel_mask_BD`` are zero. With ``collect``, the output of every block is appended to it."""
+        x_BTD, layout = self._block_input(features_BTF, frames_B, mask_BT, channel_mask_BD)
+        return self._run_blocks(x_BTD, layout, collect)
+
+    def _block_input(
+        self,
+        features_BTF: Tensor,
+        frames_B: Tensor,
+        mask_BT: Tensor | None = None,
+        channel_mask_BD: Tensor | None = None,
+    ) -> tuple[Tensor, BatchLayout]:
+        """What the first block is given, (B, T, D), and its layout."""
         x_BTD = self.dropout_input(self.projection(features_BTF))
         if mask_BT is not None:
             x_BTD = torch.where(mask_BT[:, :, None], self.mask_embedding.to(x_BTD.dtype), x_BTD)
@@ -86,7 +97,10 @@ class Encoder(nn.Module):
             x_BTD = self.position(x_BTD, layout)
         if self.input_norm is not None:
             x_BTD = self.input_norm(x_BTD)
-        x_BTD = self.dropout(x_BTD)
+        return self.dropout(x_BTD), layout
+
+    def _run_blocks(self, x_BTD: Tensor, layout: BatchLayout, collect: list[Tensor] | None) -> Tensor:
+        """The output of the last block; with ``collect``, the output of every block is appended to it."""
         if collect is None:
             return self.blocks(x_BTD, layout)
 
@@ -110,6 +124,17 @@ class Encoder(nn.Module):
         collected: list[Tensor] = []
         self.contextualise(features_BTF, frames_B, collect=collected)
         return collected, frames_B
+
+    def hidden_states(self, wave_BS: Tensor, lengths_B: Tensor) -> tuple[list[Tensor], Tensor]:
+        """The input of the first block and the output of every block, each (B, T, D), and the frame lengths.
+
+        The last one is behind the final norm, if the encoder has one (transformers' ``hidden_states``). LayerDrop must be off.
+        """
+        features_BTF, _, frames_B = self.features(wave_BS, lengths_B)
+        x_BTD, layout = self._block_input(features_BTF, frames_B)
+        outputs: list[Tensor] = []
+        last_BTD = self._run_blocks(x_BTD, layout, outputs)
+        return [x_BTD, *outputs[:-1], last_BTD], frames_B
 
     def checkpoint_blocks(self) -> None:
         """Turn on activation checkpointing: recompute each block in the backward pass. Baselines have no blocks."""

@@ -22,9 +22,11 @@ from torch import Tensor, nn
 from lalia.cards import read_card, write_card, write_json
 from lalia.errors import UserError
 from lalia.inputs import identify, wrong_kind
+from lalia.model_folder import TAGGER
 from lalia.models.shape import EncoderShape
 
 if TYPE_CHECKING:
+    from lalia.models.classifier import Classifier
     from lalia.models.encoder import Encoder
     from lalia.models.quantizer import ContrastiveHead
     from lalia.models.recogniser import Recogniser
@@ -35,6 +37,8 @@ CONFIG, WEIGHTS, TOKENS, NORMALISER = "config.json", "model.safetensors", "token
 ADAPTERS, ADAPTER, FACTS = "adapters", "adapter.safetensors", "facts.json"
 QUANTIZER = "quantizer.safetensors"
 """The quantizer and projections of contrastive pretraining, needed to continue it."""
+TAGGER_WEIGHTS = "tagger.safetensors"
+"""A classifier's linear layer: weight (labels, features), bias (labels)."""
 UNKNOWN_LANGUAGE = "und"
 """ISO 639 code for a recogniser without a language."""
 
@@ -92,11 +96,11 @@ def save_recogniser(recogniser: Recogniser, folder: Path, parents: list[dict[str
 
 
 def load_encoder(folder: Path) -> Encoder:
-    """The encoder in ``folder``: an encoder's, or the one inside a recogniser."""
+    """The encoder in ``folder``: an encoder's, or the one inside a recogniser or classifier."""
     from lalia.models.baselines import make_encoder
 
     kind = identify(folder).kind
-    if kind not in ("encoder", "recogniser"):
+    if kind not in ("encoder", "recogniser", "classifier"):
         raise wrong_kind(folder, "encoder")
     encoder = make_encoder(_read_shape(folder))
     weights = _read_weights(folder / WEIGHTS)
@@ -104,6 +108,36 @@ def load_encoder(folder: Path) -> Encoder:
         weights = {key.removeprefix("encoder."): w for key, w in weights.items() if key.startswith("encoder.")}
     _fill(encoder, weights, folder / WEIGHTS)
     return encoder.eval()
+
+
+def save_classifier(classifier: Classifier, folder: Path, parents: list[dict[str, Any]], **facts: Any) -> None:
+    """Write ``classifier`` to ``folder``, which it replaces."""
+    with replacing(folder) as new:
+        _write_weights(classifier.encoder, new / WEIGHTS)
+        _write_weights(classifier.head, new / TAGGER_WEIGHTS)
+        write_json(new / CONFIG, {"encoder": classifier.encoder.shape.to_dict()})
+        write_json(new / TAGGER, asdict(classifier.facts))
+        write_card(
+            new, "classifier", parents, parameters=count_parameters(classifier), frame_s=classifier.encoder.shape.frame_s,
+            task=classifier.facts.task, labels=len(classifier.facts.labels), **facts,
+        )  # fmt: skip
+
+
+def load_classifier(folder: Path) -> Classifier:
+    """The classifier in ``folder``; ``UserError`` if its parts do not belong together."""
+    from lalia.models.classifier import Classifier, TaggerFacts
+
+    read_card(folder, "classifier")
+    path = folder / TAGGER
+    try:
+        facts = TaggerFacts(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); copy or make the folder again") from error
+    encoder = load_encoder(folder)
+    facts.check(encoder.shape.layers, path)
+    classifier = Classifier(encoder, facts)
+    _fill(classifier.head, _read_weights(folder / TAGGER_WEIGHTS), folder / TAGGER_WEIGHTS)
+    return classifier.eval()
 
 
 def load_quantizer(folder: Path) -> ContrastiveHead | None:

@@ -18,7 +18,7 @@ from lalia.audio.reading import Note, NoteHandler, Source, ignore_note, probe_ra
 from lalia.cards import cores, read_card
 from lalia.decoding.greedy import PAUSE_S, StreamingGreedy, Word, collapse, peaks, transcript, words
 from lalia.errors import AudioError, UserError
-from lalia.model_folder import MODEL, NORMALISER, TOKENS, check_files, find_student, languages_of
+from lalia.model_folder import MODEL, NORMALISER, TOKENS, check_files, find_exported, languages_of
 from lalia.onnx_session import open_session
 from lalia.runtime.streaming import SILENCE_PEAK, STATE, Chunks, Stream, StreamingState
 from lalia.runtime.transcript import PHRASE_S, Track, Transcript, duplicate_channels, merge_channels, turns
@@ -109,7 +109,7 @@ class Student:
         ``language`` is the one that it writes, where it has several (default: the first). ``UserError`` if a file is missing,
         damaged or belongs to another student, or if it has no such language.
         """
-        folder = find_student(Path(folder))
+        folder = find_exported(Path(folder))
         card = read_card(folder, "student")
         check_files(folder, card)
         frame_s = card.get("frame_s")

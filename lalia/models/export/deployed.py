@@ -1,4 +1,4 @@
-"""Inference modules for ONNX export: a recogniser, baseline or streaming recogniser in operators that ONNX runtimes run fast.
+"""Inference modules for ONNX export: a recogniser, classifier or baseline in operators that ONNX runtimes run fast.
 
 A batch has clips of equal length without padding. Every product with a weight is a matrix product (B, T, I) by (I, O), so that it
 can be quantized: queries, keys and values in one, 1 x 1 convolutions too. The Fourier transform is two products, with the frame
@@ -16,7 +16,7 @@ K taps, F frequencies or features.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -31,6 +31,7 @@ from torch.nn.utils import remove_weight_norm
 
 from lalia.errors import UserError
 from lalia.models.baselines import SUBSAMPLING, Baseline, DeepSpeechEncoder, Wav2LetterEncoder, make_encoder
+from lalia.models.classifier import Classifier, frame_features
 from lalia.models.frontend import FFT, PRIOR_FRAMES, WAVE_EPSILON, ConvolutionStem, StackedFrames, StemLayer
 from lalia.models.recogniser import Recogniser
 from lalia.models.shape import FRAME_HOP, FRAME_WINDOW, EncoderShape
@@ -49,14 +50,14 @@ class Deployed(nn.Module):
     attention: type[SelfAttention]
     convolution: type[BlockConvolution]
 
-    def __init__(self, recogniser: Recogniser) -> None:
+    def __init__(self, model: Recogniser | Classifier) -> None:
         super().__init__()
-        encoder = recogniser.encoder
+        encoder = model.encoder
         if isinstance(encoder, Baseline):
             raise TypeError("a baseline needs DeployedBaseline; call deploy")
         if encoder.shape.streaming and type(self) is Deployed:
             raise TypeError("a streaming recogniser needs StreamingDeployed; call deploy")
-        copy = deployable_copy(recogniser)
+        copy = deployable_copy(model)
         encoder = copy.encoder
         frontend = cast(ConvolutionStem | StackedFrames, encoder.frontend)
         self.frontend = Stem(frontend) if isinstance(frontend, ConvolutionStem) else FoldedFrames(frontend)
@@ -76,17 +77,22 @@ class Deployed(nn.Module):
 
     def log_probs(self, wave_BS: Tensor, layout: Any) -> Tensor:
         """log-probabilities_BTV; ``layout`` is passed to every part of every block."""
+        return self.head(self.hidden_states(wave_BS, layout)[-1]).log_softmax(-1)
+
+    def hidden_states(self, wave_BS: Tensor, layout: Any) -> list[Tensor]:
+        """As ``Encoder.hidden_states``."""
         x_BTD = self.projection(self.feature_norm(self.frontend(wave_BS)))
         if self.position is not None:
             x_BTD = self.position(x_BTD, layout)
         if self.input_norm is not None:
             x_BTD = self.input_norm(x_BTD)
         bias_cache = AttentionBiasCache()
+        states = [x_BTD]
         for block in self.blocks.layers:
-            x_BTD = block(x_BTD, layout, bias_cache)
+            states.append(block(states[-1], layout, bias_cache))
         if self.blocks.layer_norm is not None:
-            x_BTD = self.blocks.layer_norm(x_BTD)
-        return self.head(x_BTD).log_softmax(-1)
+            states[-1] = self.blocks.layer_norm(states[-1])
+        return states
 
     def _replace(self, module: nn.Module) -> None:
         for name, child in module.named_children():
@@ -100,11 +106,33 @@ class Deployed(nn.Module):
                 self._replace(child)
 
 
-def deployable_copy(recogniser: Recogniser) -> Recogniser:
-    """A copy in eval mode, so that changes do not reach the recogniser itself."""
-    copy = Recogniser(make_encoder(recogniser.encoder.shape), recogniser.tokens, recogniser.normaliser)
-    copy.load_state_dict(recogniser.state_dict())
+def deployable_copy(model: Recogniser | Classifier) -> Recogniser | Classifier:
+    """A copy in eval mode, so that changes do not reach the model itself."""
+    encoder = make_encoder(model.encoder.shape)
+    copy: Recogniser | Classifier
+    if isinstance(model, Classifier):
+        copy = Classifier(encoder, model.facts)
+    else:
+        copy = Recogniser(encoder, model.tokens, model.normaliser)
+    copy.load_state_dict(model.state_dict())
     return copy.eval().requires_grad_(False)
+
+
+class DeployedClassifier(Deployed):
+    """wave_BS -> logits_BTC of each frame; equals ``Classifier.frame_logits`` of unpadded clips up to rounding."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__(classifier)
+        self.facts = classifier.facts
+        top = self.facts.top(len(self.blocks.layers))
+        if top < len(self.blocks.layers):  # blocks above the last layer that is used
+            del self.blocks.layers[top:]
+            self.blocks.layer_norm = None
+            if isinstance(self.facts.layer, list):
+                self.facts = replace(self.facts, layer=self.facts.layer[: top + 1])
+
+    def forward(self, wave_BS: Tensor) -> Tensor:
+        return self.head(frame_features(self.hidden_states(wave_BS, Unpadded()), self.facts))
 
 
 class Unpadded:
@@ -482,8 +510,12 @@ def streaming_facts(shape: EncoderShape) -> dict[str, float | int] | None:
     }
 
 
-def deploy(recogniser: Recogniser) -> Deployed | DeployedBaseline:
-    """The inference module of ``recogniser``: baseline, streaming or offline."""
-    if isinstance(recogniser.encoder, Baseline):
-        return DeployedBaseline(recogniser)
-    return StreamingDeployed(recogniser) if recogniser.encoder.shape.streaming else Deployed(recogniser)
+def deploy(model: Recogniser | Classifier) -> Deployed | DeployedBaseline:
+    """The inference module of ``model``: classifier, baseline, streaming or offline recogniser."""
+    if isinstance(model, Classifier):
+        if model.encoder.shape.streaming:
+            raise UserError("a classifier on a streaming encoder cannot be exported; train it on an offline one")
+        return DeployedClassifier(model)
+    if isinstance(model.encoder, Baseline):
+        return DeployedBaseline(model)
+    return StreamingDeployed(model) if model.encoder.shape.streaming else Deployed(model)

@@ -1,6 +1,7 @@
 """ONNX export: from a recogniser to one graph (wave in, log-probabilities out) and to a student folder that runs without PyTorch.
 
-``wave`` (B, S) float32, 16 kHz, unpadded -> ``log_probs`` (B, T, V) float32; B and S are free. Features are inside.
+``wave`` (B, S) float32, 16 kHz, unpadded -> ``log_probs`` (B, T, V) float32; B and S are free. Features are inside. A classifier
+becomes a tagger in the same way: its output is ``logits`` (B, T, C), which the runtime averages over time.
 
 A streaming recogniser's graph also has inputs ``state.NAME``, which may be left out at the start of a stream, and outputs
 ``next.NAME``, the states for the next piece. So one file transcribes whole clips and streams (``deployed.py``).
@@ -15,6 +16,7 @@ import math
 import shutil
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +26,11 @@ import onnxscript.optimizer
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from lalia.cards import read_card, write_card
-from lalia.model_folder import MODEL, NORMALISER, TOKENS, file_hashes, languages_in
+from lalia.cards import read_card, write_card, write_json
+from lalia.model_folder import MODEL, NORMALISER, TAGGER, TAGGER_FILES, TOKENS, file_hashes, languages_in
+from lalia.models.classifier import Classifier
 from lalia.models.export.deployed import StreamingDeployed, deploy, streaming_facts
+from lalia.models.export.int8 import groups, quantize
 from lalia.models.frontend import FFT
 from lalia.models.recogniser import Recogniser
 from lalia.models.store import count_parameters, replacing
@@ -34,28 +38,31 @@ from lalia.units import SAMPLE_RATE
 
 # --- Graph -----------------------------------------------------------------------------------------------
 
-INPUT, OUTPUT = "wave", "log_probs"
+INPUT, OUTPUT, LOGITS = "wave", "log_probs", "logits"
 STATE, NEXT = "state.", "next."
 OPSET = 20
 """The first with GELU as one operator; ONNX Runtime has it since 1.17."""
 
 
-def export_graph(recogniser: Recogniser, path: Path) -> None:
-    """Write ``recogniser`` to ``path`` as ONNX in float32."""
+def export_graph(source: Recogniser | Classifier, path: Path) -> None:
+    """Write ``source`` to ``path`` as ONNX in float32."""
+    output, width = (
+        (LOGITS, len(source.facts.labels)) if isinstance(source, Classifier) else (OUTPUT, len(source.tokens))
+    )
     with torch.no_grad(), _quiet():
         buffer = io.BytesIO()
-        deployed = deploy(recogniser).eval()
+        deployed = deploy(source).eval()
         states = deployed.begin() if isinstance(deployed, StreamingDeployed) else []
         names = [state.name for state in deployed.states] if isinstance(deployed, StreamingDeployed) else []
         kept = [STATE + name for name in names]
-        axes = {INPUT: {0: "B", 1: "S"}, OUTPUT: {0: "B", 1: "T"}} | {name: {0: "C", 1: "P"} for name in kept}
+        axes = {INPUT: {0: "B", 1: "S"}, output: {0: "B", 1: "T"}} | {name: {0: "C", 1: "P"} for name in kept}
         # By tracing: torch.export makes the same graph in ten times as long, and specialises lengths silently.
         torch.onnx.export(
             deployed,
             (torch.zeros(2, SAMPLE_RATE * 3 // 2), *states),
             buffer,  # type: ignore[arg-type]  # the tracing exporter takes files; its annotation knows paths only
             input_names=[INPUT, *kept],
-            output_names=[OUTPUT, *(NEXT + name for name in names)],
+            output_names=[output, *(NEXT + name for name in names)],
             dynamic_axes=axes,
             opset_version=OPSET,
             dynamo=False,
@@ -64,10 +71,12 @@ def export_graph(recogniser: Recogniser, path: Path) -> None:
         model = onnxscript.optimizer.optimize(onnx.load_from_string(buffer.getvalue()))
     for name, function in (("frontend.cos_KF", "Cos"), ("frontend.sin_KF", "Sin")):
         _compute_table(model, name, function)
-    _clean(model, len(recogniser.tokens))
-    for name, output, state in zip(kept, model.graph.output[1:], states, strict=True):
+    _clean(model, output, width)
+    for name, following, state in zip(kept, model.graph.output[1:], states, strict=True):
         model.graph.initializer.append(numpy_helper.from_array(state.numpy(), name))
-        output.CopyFrom(helper.make_tensor_value_info(output.name, TensorProto.FLOAT, ["B", "P", *state.shape[2:]]))
+        following.CopyFrom(
+            helper.make_tensor_value_info(following.name, TensorProto.FLOAT, ["B", "P", *state.shape[2:]])
+        )
     onnx.checker.check_model(model, full_check=True)
     path.write_bytes(model.SerializeToString())
 
@@ -101,7 +110,7 @@ def _compute_table(model: onnx.ModelProto, name: str, function: str) -> None:
         graph.node.insert(place, node)
 
 
-def _clean(model: onnx.ModelProto, tokens: int) -> None:
+def _clean(model: onnx.ModelProto, output: str, width: int) -> None:
     """Remove exporter metadata (stack traces, source paths, intermediate shapes); name the free axes."""
     graph = model.graph
     for node in graph.node:
@@ -116,7 +125,7 @@ def _clean(model: onnx.ModelProto, tokens: int) -> None:
     del model.functions[:]
     graph.name, graph.doc_string, model.doc_string = "recogniser", "", ""
     graph.input[0].CopyFrom(helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["B", "S"]))
-    graph.output[0].CopyFrom(helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["B", "T", tokens]))
+    graph.output[0].CopyFrom(helper.make_tensor_value_info(output, TensorProto.FLOAT, ["B", "T", width]))
 
 
 @contextlib.contextmanager
@@ -175,3 +184,25 @@ def export_student(source: Path, out: Path, language: str = "") -> dict[str, Any
         return write_student_files(
             recogniser, folder, [read_card(source, "recogniser")], spoken, parameters=count_parameters(recogniser)
         )
+
+
+# --- Tagger folder ---------------------------------------------------------------------------------------
+
+
+def export_tagger(
+    classifier: Classifier, out: Path, parents: list[dict[str, Any]], int8: bool = True, **facts: Any
+) -> dict[str, Any]:
+    """Write the tagger ``out`` of ``classifier`` (in int8 except for its linear layer); its card."""
+    with replacing(out) as folder:
+        graph = folder / MODEL
+        export_graph(classifier, graph)
+        chosen = [group for group in groups(graph) if group != "head"]
+        if int8:
+            quantize(graph, graph, chosen)
+        write_json(folder / TAGGER, asdict(classifier.facts))
+        return write_card(
+            folder, "tagger", parents, frame_s=classifier.encoder.shape.frame_s, sample_rate=SAMPLE_RATE,
+            task=classifier.facts.task, labels=len(classifier.facts.labels), licence=classifier.facts.licence,
+            bytes=graph.stat().st_size, quantization={"int8": chosen if int8 else []},
+            files=file_hashes(folder, TAGGER_FILES), **facts,
+        )  # fmt: skip
