@@ -9,12 +9,16 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
+from tests.journeys import preloaded
 from tests.journeys.pages import ROOT, Block
 
 LONGEST_S = 600
+HF_HOME = Path(tempfile.gettempdir()) / "lalia-journeys-no-models"
+"""Without a model: none may be fetched. A library reads it when it is imported, so all journeys have the same one."""
 
 
 def run(blocks: list[Block], folder: Path, bin_folder: Path) -> None:
@@ -45,9 +49,12 @@ def surroundings(folder: Path, bin_folder: Path) -> dict[str, str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
+    alike = {
+        **os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1",
+        "HF_HOME": str(HF_HOME),
+    }  # fmt: skip
     return {
-        **os.environ, "PATH": f"{bin_folder}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1",
-        "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1", "HF_HOME": str(bin_folder / "hf"),
+        **alike, "PATH": f"{bin_folder}:{os.environ['PATH']}", "JOURNEY_PRELOADED": preloaded.start(alike),
         "JOURNEY_PORT": port, "JOURNEY_SERVERS": str(servers), "JOURNEY_CURL": shutil.which("curl") or "",
     }  # fmt: skip
 

@@ -15,6 +15,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+from tests.journeys import preloaded
+
 _FIT = "--schedule.steps 4 --schedule.minutes 0 --log.valid_every 2 --log.checkpoint_every 4 --hardware.threads 1"
 _BATCH = "--batch.micro_s 12 --batch.hours 0.0034"
 SHORTER = {
@@ -48,6 +50,8 @@ def main(program: str, words: list[str]) -> int:
     command += shlex.split(SHORTER.get(" ".join(verb), LSTM if words[:1] == ["lm"] and "--lstm" in words else ""))
     if verb[:1] == ["serve"]:
         return serve([*command, "--port", os.environ["JOURNEY_PORT"]])
+    if command[1:2] in (["-m"], ["-c"]):
+        return preloaded.command(os.environ["JOURNEY_PRELOADED"], command[1:])
     return os.execv(sys.executable, command)
 
 
