@@ -191,6 +191,8 @@ _AXES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"blocks\.layers\.\d+\.self_attn\.output_proj\.", ("D", "A")),
     (r"blocks\.layers\.\d+\.ffn\d?\.inner_proj\.", ("I", "D")),
     (r"blocks\.layers\.\d+\.ffn\d?\.output_proj\.", ("D", "I")),
+    (r"blocks\.layers\.\d+\.ffn_residual\.(layer_norm|up_proj)\.", ("D", None)),
+    (r"blocks\.layers\.\d+\.ffn_residual\.down_proj\.", (None, "D")),
     (r"blocks\.layers\.\d+\.conv\.pointwise_conv1\.weight", ("2C", "D", None)),
     (r"blocks\.layers\.\d+\.conv\.(depthwise_conv|layer_norm)\.", ("C", None, None)),
     (r"blocks\.layers\.\d+\.conv\.pointwise_conv2\.weight", ("D", "C", None)),

@@ -60,10 +60,10 @@ XLSR_1B = XLSR_300M | {"model.width": 1280, "model.layers": 48, "model.feedforwa
 XLSR_2B = XLSR_1B | {"model.width": 1920, "model.feedforward": 7680}
 PUBLISHED = {"base": BASE, "large": LARGE, "xlsr-300m": XLSR_300M, "xlsr-1b": XLSR_1B, "xlsr-2b": XLSR_2B}
 
-# Of BASE's groups: log-mel, streaming, pruning, k-means and time budgets, which wav2vec 2.0 does not have.
+# Of BASE's groups: log-mel, adapters, streaming, pruning, k-means and time budgets, which wav2vec 2.0 does not have.
 NOT_WAV2VEC2 = {
-    "model.bins", "model.stack", "model.block_kernel", "model.chunk", "model.left_chunks", "quantizer.teacher_block",
-    "schedule.minutes",
+    "model.bins", "model.stack", "model.adapter", "model.block_kernel", "model.chunk", "model.left_chunks",
+    "quantizer.teacher_block", "schedule.minutes",
 }  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from lalia.cli.parser import Parser
 from lalia.errors import UserError
 from lalia.inputs import is_url, url_error
 from lalia.text.language_codes import iso_639_3
+from lalia.units import plural
 
 if TYPE_CHECKING:
     from lalia.models.convert.parts import Parts
@@ -20,6 +21,7 @@ ABOUT = """\
 Make an encoder or a recogniser from another toolkit's wav2vec 2.0 weights, or the reverse.
 
   lalia convert hf:wav2vec2-xls-r-300m encoders/xls-r           transformers: pretrained, with a CTC head, or bare
+  lalia convert hf:mms-1b-all asr/swahili --language swh        MMS: one of its languages (or several, or all)
   lalia convert fairseq:xlsr2_300m.pt encoders/xls-r            fairseq: the file alone
   lalia convert fairseq2:omniASR_CTC_300M.pt asr --tokens omniASR_tokenizer.model
   lalia convert my-recogniser hf:shared                         for Wav2Vec2ForCTC.from_pretrained("shared")
@@ -39,7 +41,11 @@ def add_arguments(parser: Parser) -> None:
         help="lalia folder, hf:FOLDER, fairseq2:FILE, half:FOLDER or (from a student) sherpa:FOLDER; must not exist yet",
     )
     parser.add_argument(
-        "--language", default="", metavar="CODE", help="for a recogniser's normaliser: isl, is, Icelandic"
+        "--language",
+        default=[],
+        metavar="CODE",
+        action="append",
+        help="of a recogniser with adapters: one of its languages (may be repeated), or all; of others: that of the normaliser",
     )
     checkpoints = parser.add_argument_group("settings that some checkpoints lack")
     checkpoints.add_argument("--heads", type=int, default=0, metavar="N", help="attention heads")
@@ -93,12 +99,21 @@ def main(args: argparse.Namespace) -> int:
 
         facts = {"converted": {"from": args.source, "weights": _digest(source_path)}}
         made = f"a lalia {to_lalia(parts, target_path, args.source, **facts)}"
+    _describe(parts, target_path, made)
+    return 0
+
+
+def _describe(parts: Parts, target: Path, made: str) -> None:
     shape = parts.shape
     has = [f"{shape.layers} blocks of {shape.width}, {shape.heads} heads, frames of {1000 * shape.frame_s:g} ms"]
-    has += [f"{len(parts.head.tokens)} tokens"] * (parts.head is not None) if parts.head else []
+    has += [f"adapters of {shape.adapter}"] * bool(shape.adapter)
+    has += [f"{len(parts.head.tokens)} tokens"] if parts.head else []
     has += ["quantizer"] if parts.quantizer is not None else []
-    print(f"{target_path}: {made} ({', '.join(has)})")
-    return 0
+    print(f"{target}: {made} ({', '.join([*has, *parts.remarks])})")
+    if parts.head is not None and parts.head.unnamed:
+        print(f"{plural(parts.head.unnamed, 'output')} of its CTC head without a symbol left out")
+    if parts.licence:
+        print(f"licence: {parts.licence}, as its source states; it also holds for models made from it")
 
 
 def _write_sherpa_folder(student: Path, folder: Path) -> int:
@@ -134,20 +149,27 @@ def _read(kind: str, path: Path, args: argparse.Namespace) -> Parts:
     if kind == "lalia":
         from lalia.models.convert.parts import from_lalia
 
-        return from_lalia(path)
+        return from_lalia(path, _one_language(args))
     if kind == "hf":
         from lalia.models.convert.hf import read_hf
 
-        return read_hf(path, iso_639_3(args.language) if args.language else "")
+        return read_hf(path, args.language)
     from lalia.models.convert.fairseq_checkpoints import Hints, read_checkpoint
 
     try:
         strides = tuple(int(stride) for stride in args.strides.split(",") if stride)
     except ValueError as error:
         raise UserError(f"--strides {args.strides}: expected whole numbers separated by commas") from error
-    language = iso_639_3(args.language) if args.language else ""
-    hints = Hints(args.heads, strides, args.norm, args.tokens, language)
+    hints = Hints(args.heads, strides, args.norm, args.tokens, _one_language(args))
     return read_checkpoint(path, "fairseq2" if kind == "fairseq2" else "fairseq", hints)
+
+
+def _one_language(args: argparse.Namespace) -> str:
+    if len(args.language) > 1 or "all" in args.language:
+        raise UserError(
+            f"--language {' --language '.join(args.language)}: expected one, since {args.source} is of one language"
+        )
+    return iso_639_3(args.language[0]) if args.language else ""
 
 
 def _digest(path: Path) -> str:

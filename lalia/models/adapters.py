@@ -2,7 +2,7 @@
 
 An adapter is a low-rank change of each matrix of the blocks (Hu et al. 2021, "LoRA", section 4.1: W + U D) with its own norms and
 biases. It can be folded into the shared weights, so a language's recogniser decodes, distils and exports like a plain one.
-(The adapters of MMS, Pratap et al. 2023, section 4.1, are non-linear layers and cannot be folded.)
+The adapters of MMS are layers of the encoder instead (``lalia/models/blocks.py``): folding puts the language's weights into them.
 
 I inputs, O outputs, R rank.
 """

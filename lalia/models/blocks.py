@@ -24,7 +24,7 @@ from fairseq2.models.transformer import (
     TransformerNormOrder,
 )
 from fairseq2.models.transformer.attention_bias import AttentionBias, AttentionBiasCache
-from fairseq2.nn import BatchLayout, RotaryEncoder, StandardLayerNorm, init_bert_projection
+from fairseq2.nn import BatchLayout, Linear, ResidualConnect, RotaryEncoder, StandardLayerNorm, init_bert_projection
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -62,7 +62,23 @@ def _block(shape: EncoderShape, block: int, rotary: RotaryEncoder | None) -> Tra
     return StandardTransformerEncoderLayer(
         _attention(shape, block, rotary), norm(shape), _feedforward(shape, block, nn.GELU()), norm(shape),
         dropout_p=shape.dropout, norm_order=TransformerNormOrder.PRE if shape.norm == "pre" else TransformerNormOrder.POST,
+        ffn_residual=AdapterResidual(shape) if shape.adapter else None,
     )  # fmt: skip
+
+
+class AdapterResidual(ResidualConnect):
+    """The residual connection of a block's feed-forward layer, and an adapter after it (Houlsby et al. 2019; MMS, Pratap et al.
+    2023, section 4.1): y + up(relu(down(norm(y))))."""
+
+    def __init__(self, shape: EncoderShape) -> None:
+        super().__init__()
+        self.layer_norm = norm(shape)
+        self.down_proj = Linear(shape.width, shape.adapter, bias=True, init_fn=init_bert_projection)
+        self.up_proj = Linear(shape.adapter, shape.width, bias=True, init_fn=init_bert_projection)
+
+    def forward(self, seqs: Tensor, residual: Tensor) -> Tensor:
+        y_BTD = seqs + residual
+        return y_BTD + self.up_proj(F.relu(self.down_proj(self.layer_norm(y_BTD))))
 
 
 def norm(shape: EncoderShape) -> StandardLayerNorm:

@@ -52,6 +52,8 @@ class EncoderShape:
     """after pruning: channels of each block's convolution (convolutional and conformer only); none given = `width`"""
     norm: Literal["post", "pre"] = "post"
     """transformer only: layer norm after each residual (BASE) or before each block (LARGE, XLS-R)"""
+    adapter: int = 0
+    """transformer with norm pre only: inner dimensions of an adapter after each block (MMS has 16); 0 = no adapters"""
     position: Literal["convolution", "rotary"] = "convolution"
     """position encoding: a wide convolution before the blocks (wav2vec 2.0), or rotary positions"""
     position_kernel: int = 128
@@ -85,6 +87,11 @@ class EncoderShape:
             )
         if self.block != "transformer" and self.block_kernel % 2 == 0:
             raise UserError(f"model.block_kernel {self.block_kernel} must be odd, so that each frame is its own centre")
+        if self.adapter < 0 or (self.adapter and (self.block != "transformer" or self.norm != "pre")):
+            raise UserError(
+                f"model.adapter {self.adapter}: expected 0, or from 1 on with model.block transformer and model.norm pre; found "
+                f"block {self.block} and norm {self.norm}"
+            )
         self._check_chunks()
         for name in ("heads_by_block", "feedforward_by_block", "channels_by_block"):
             sizes = getattr(self, name)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -170,7 +170,7 @@ def load_recogniser(folder: Path, language: str = "") -> Recogniser:
         if language not in known and (language or len(known) > 1):
             asked = f"not {language}; take one of them" if language else "one of them has to be named"
             raise UserError(
-                f"{folder}: speaks {', '.join(known)}, {asked} (`lalia finetune fold --language ...` makes a recogniser "
+                f"{folder}: speaks {_listed(known)}, {asked} (`lalia finetune fold --language ...` makes a recogniser "
                 "of one language)"
             )
         place = folder / ADAPTERS / (language or known[0])
@@ -192,6 +192,10 @@ def load_recogniser(folder: Path, language: str = "") -> Recogniser:
     if known:
         fold(recogniser.encoder, adapter)
     return recogniser.eval()
+
+
+def _listed(codes: list[str]) -> str:
+    return ", ".join(codes[:12]) + (f" and {len(codes) - 12} more languages" if len(codes) > 12 else "")
 
 
 def languages_of(folder: Path) -> list[str]:
@@ -236,13 +240,32 @@ def save_adapted(
         )  # fmt: skip
 
 
+def save_languages(
+    encoder: Encoder,
+    languages: Iterable[tuple[str, LanguagePart]],
+    folder: Path,
+    parents: list[dict[str, Any]],
+    **facts: Any,
+) -> None:
+    """Write the recogniser ``folder`` of the shared ``encoder`` and its ``languages`` (name of the adapter's folder, parts)."""
+    with replacing(folder) as new:
+        save_file(_portable({f"encoder.{key}": w for key, w in encoder.state_dict().items()}), new / WEIGHTS)
+        for name, parts in languages:
+            _write_language(parts, new, facts, name)
+        write_json(new / CONFIG, {"encoder": encoder.shape.to_dict()})
+        write_card(
+            new, "recogniser", parents, parameters=count_parameters(encoder), frame_s=encoder.shape.frame_s,
+            languages=languages_of(new), **facts,
+        )  # fmt: skip
+
+
 def language_facts(folder: Path, language: str) -> dict[str, Any]:
     """The card's facts for ``language`` alone."""
     return dict(json.loads((folder / ADAPTERS / language / FACTS).read_text(encoding="utf-8")))
 
 
-def _write_language(parts: LanguagePart, folder: Path, facts: dict[str, Any]) -> None:
-    place = folder / ADAPTERS / (parts.normaliser.settings.language or UNKNOWN_LANGUAGE)
+def _write_language(parts: LanguagePart, folder: Path, facts: dict[str, Any], name: str = "") -> None:
+    place = folder / ADAPTERS / (name or parts.normaliser.settings.language or UNKNOWN_LANGUAGE)
     place.mkdir(parents=True, exist_ok=True)
     save_file(_portable(parts.weights), place / ADAPTER)
     parts.tokens.save(place / TOKENS)

@@ -484,14 +484,14 @@ def test_what_cannot_be_converted_says_why(tmp_path: Path, capsys) -> None:
     (tmp_path / "torn.pt").write_bytes(b"no checkpoint at all")
     assert "cannot be read" in refused(f"fairseq2:{tmp_path / 'torn.pt'}", out)
 
-    mms = Wav2Vec2ForCTC(Wav2Vec2Config(**SMALL | LAYOUTS["large"], adapter_attn_dim=4))
-    save_peer(mms, tmp_path / "mms")
-    assert "adapters" in refused(f"hf:{tmp_path / 'mms'}", out)
+    longer = Wav2Vec2ForCTC(Wav2Vec2Config(**SMALL | LAYOUTS["large"], add_adapter=True))
+    save_peer(longer, tmp_path / "longer")
+    assert "add_adapter" in refused(f"hf:{tmp_path / 'longer'}", out)
     ctc = Wav2Vec2ForCTC(Wav2Vec2Config(**SMALL))
     save_peer(ctc, tmp_path / "ctc")
     assert "vocab.json" in refused(f"hf:{tmp_path / 'ctc'}", out)
-    (tmp_path / "ctc" / "config.json").write_text('{"model_type": "hubert"}')
-    assert "'hubert'" in refused(f"hf:{tmp_path / 'ctc'}", out)
+    (tmp_path / "ctc" / "config.json").write_text('{"model_type": "wavlm"}')
+    assert "'wavlm'" in refused(f"hf:{tmp_path / 'ctc'}", out)
 
     shape = EncoderShape(
         input="logmel", width=16, layers=1, heads=2, feedforward=16, position="rotary", block="convolutional"
@@ -499,7 +499,7 @@ def test_what_cannot_be_converted_says_why(tmp_path: Path, capsys) -> None:
     Encoder(shape).save(tmp_path / "logmel", [])
     said = refused(tmp_path / "logmel", f"hf:{out}")
     assert "input logmel" in said and "block convolutional" in said and "position rotary" in said
-    assert "already exists" in refused(f"hf:{tmp_path / 'mms'}", tmp_path / "logmel")
+    assert "already exists" in refused(f"hf:{tmp_path / 'longer'}", tmp_path / "logmel")
 
     torch.save({"model": fairseq2_asr(False, 4).state_dict()}, tmp_path / "asr.pt")
     assert "--heads" in refused(f"fairseq2:{tmp_path / 'asr.pt'}", out)

@@ -1,28 +1,35 @@
-"""transformers folders: read wav2vec 2.0 models from them and write them, without needing transformers."""
+"""transformers folders: read wav2vec 2.0 models, MMS among them, and write them, without needing transformers."""
 
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
+from torch import Tensor
 
 from lalia.cards import write_json
 from lalia.errors import UserError
 from lalia.models.convert.parts import (
     Head,
+    LanguageParts,
     Parts,
     State,
     check_expressible,
+    encoder_names,
     make_head,
     read_encoder,
     read_quantizer,
     read_torch,
+    renamed,
     write_model,
 )
 from lalia.models.shape import EncoderShape
 from lalia.models.store import replacing
+from lalia.text.language_codes import is_code, iso_639_3, match_languages
 from lalia.text.tokens import BOUNDARY
 from lalia.units import SAMPLE_RATE
 
@@ -33,44 +40,74 @@ CARD = "lalia_card.json"
 """The card of the lalia folder that a transformers folder was made from: keeps its lineage."""
 
 
-def read_hf(folder: Path, language: str) -> Parts:
-    """The wav2vec 2.0 model in ``folder``: BASE or LARGE, XLS-R and MMS layouts, bare, with a CTC head, or as pretrained."""
+_FAMILIES = {
+    "wav2vec2": "wav2vec2.", "hubert": "hubert.", "unispeech": "unispeech.", "unispeech-sat": "unispeech_sat.",
+}  # fmt: skip
+"""Model types whose encoder is wav2vec 2.0's, and the prefix of its tensors in models with a head."""
+_PRETRAINING = {
+    "unispeech": ("speech_recog", "ctc_proj.", "dropout.", "quantizer.", "project_q.", "project_hid."),
+    "unispeech-sat": (
+        "speaker_proj.",
+        "layer_norm_for_extract.",
+        "label_embeddings_concat",
+        "dropout.",
+        "quantizer.",
+        "project_q.",
+        "project_hid.",
+    ),
+}
+"""Tensors of pretraining that are left out: their objectives are not lalia's."""
+
+
+def read_hf(folder: Path, languages: Sequence[str] = ()) -> Parts:
+    """The model in ``folder``: wav2vec 2.0 and its family, bare, pretrained, or with a CTC head (and adapters).
+
+    ``languages`` (codes of the model, ISO 639-3 codes, or ``all``) choose among the adapters of a CTC model, as MMS has them;
+    none = the one that its tokenizer names. Without adapters, the only one is the language of the normaliser.
+    """
     if not folder.is_dir():
-        raise UserError(
-            f"{folder}: no such folder; download the model first: huggingface-cli download NAME --local-dir FOLDER"
-        )
+        raise UserError(f"{folder}: no such folder; hub:OWNER/NAME downloads a model from the hub and converts it")
     config = read_json(folder / "config.json")
-    _refuse_what_is_not_wav2vec2(config, folder)
+    _refuse_other_layouts(config, folder)
     state = _weights(folder)
-    if strange := sorted(key for key in state if "adapter" in key):
-        raise UserError(f"{folder}: has adapters ({strange[0]}), which are one language's; {_WITHOUT_ADAPTERS}")
-    bare = {key.removeprefix(PREFIX): tensor for key, tensor in state.items()}
+    family = config["model_type"]
+    bare = {key.removeprefix(_FAMILIES[family]): tensor for key, tensor in state.items()}
     shape = _shape(config, folder)
     encoder, others = read_encoder(bare, "transformers", shape.stem_norm, shape.norm)
+    left_out = [key for key in others if key.startswith(_PRETRAINING.get(family, ("none",)))]
+    others = {key: tensor for key, tensor in others.items() if key not in left_out}
     dropout_features = config.get("feat_quantizer_dropout", 0.0)
     quantizer, others = read_quantizer(others, "transformers", str(folder), dropout_features)
-    head = _head(others, config, folder, language) if "lm_head.weight" in others else None
-    others = {key: tensor for key, tensor in others.items() if not key.startswith("lm_head.")}
+    parents = [read_json(folder / CARD)] if (folder / CARD).is_file() else []
+    parts = Parts(shape, encoder, quantizer=quantizer, parents=parents, licence=_licence(folder, config))
+    parts.remarks += [f"without {family}'s heads of pretraining"] if left_out else []
+    if "lm_head.weight" in others:
+        weight, bias = others.pop("lm_head.weight"), others.pop("lm_head.bias")
+        _read_heads(parts, weight, bias, config, folder, languages)
+    elif languages:
+        raise UserError(f"{folder}: has no CTC head, so it has no languages; leave --language out")
     if others:
         raise UserError(f"{folder}: has weights that are no part of wav2vec 2.0: {', '.join(sorted(others)[:3])}")
-    parents = [read_json(folder / CARD)] if (folder / CARD).is_file() else []
-    return Parts(shape, encoder, head, quantizer, parents)
+    return parts
 
 
-_WITHOUT_ADAPTERS = "take a model without them, such as the MMS encoder that was only pretrained"
-
-
-def _refuse_what_is_not_wav2vec2(config: dict[str, Any], folder: Path) -> None:
+def _refuse_other_layouts(config: dict[str, Any], folder: Path) -> None:
     path = folder / "config.json"
-    if config.get("model_type") != "wav2vec2":
-        raise UserError(f"{path}: model_type is {config.get('model_type')!r}; expected 'wav2vec2'")
-    if config.get("adapter_attn_dim") is not None or config.get("add_adapter"):
-        raise UserError(f"{path}: the model has adapters, which cannot be converted; {_WITHOUT_ADAPTERS}")
-    for name in ("hidden_act", "feat_extract_activation"):
-        if config.get(name, "gelu") != "gelu":
-            raise UserError(f"{path}: {name} is {config[name]!r}; expected 'gelu'")
-    if config.get("layer_norm_eps", 1e-5) != 1e-5:
-        raise UserError(f"{path}: layer_norm_eps is {config['layer_norm_eps']}; expected 1e-05")
+    if config.get("model_type") not in _FAMILIES:
+        raise UserError(
+            f"{path}: model_type is {config.get('model_type')!r}; expected {' or '.join(map(repr, _FAMILIES))}"
+        )
+    if config.get("add_adapter"):
+        raise UserError(
+            f"{path}: add_adapter is true: convolutions after the encoder make its frames longer, which lalia does not have; "
+            "take a model without them"
+        )
+    for name, expected in (
+        ("hidden_act", "gelu"), ("feat_extract_activation", "gelu"), ("layer_norm_eps", 1e-5),
+        ("feat_proj_layer_norm", True), ("conv_pos_batch_norm", False),
+    ):  # fmt: skip
+        if config.get(name, expected) != expected:
+            raise UserError(f"{path}: {name} is {config[name]!r}; expected {expected!r}")
 
 
 def _shape(config: dict[str, Any], folder: Path) -> EncoderShape:
@@ -91,6 +128,8 @@ def _shape(config: dict[str, Any], folder: Path) -> EncoderShape:
             heads=config["num_attention_heads"],
             feedforward=config["intermediate_size"],
             norm="pre" if config["do_stable_layer_norm"] else "post",
+            # Where norms come after each block, transformers builds no adapters.
+            adapter=(config.get("adapter_attn_dim") or 0) if config["do_stable_layer_norm"] else 0,
             position_kernel=config["num_conv_pos_embeddings"],
             position_groups=config["num_conv_pos_embedding_groups"],
             # transformers does not write values that are its defaults.
@@ -124,31 +163,167 @@ def _one_file(path: Path) -> State:
     return found
 
 
-def _head(state: State, config: dict[str, Any], folder: Path, language: str) -> Head:
-    weight, bias = state["lm_head.weight"], state["lm_head.bias"]
+# --- CTC heads and their languages -----------------------------------------------------------------------
+
+
+def _read_heads(
+    parts: Parts, weight: Tensor, bias: Tensor, config: dict[str, Any], folder: Path, requested: Sequence[str]
+) -> None:
+    """Give ``parts`` its head, or the languages that are ``requested`` where the model has an adapter for each."""
     path = folder / "vocab.json"
     if not path.is_file():
         raise UserError(f"{folder}: has a CTC head but no vocab.json to name its outputs; copy it there")
-    ids = read_json(path)
-    if ids and all(isinstance(value, dict) for value in ids.values()):
-        raise UserError(f"{path}: holds the alphabets of {len(ids)} languages; keep the one that the head speaks")
+    vocabulary = read_json(path)
     tokenizer_path = folder / "tokenizer_config.json"
     tokenizer = read_json(tokenizer_path) if tokenizer_path.is_file() else {}
-    if (folder / "added_tokens.json").is_file():
-        ids |= read_json(folder / "added_tokens.json")
-    symbols = [f"<unused-{i}>" for i in range(len(weight))]
-    for symbol, number in ids.items():
-        if not isinstance(number, int):
-            raise UserError(f"{path}: {symbol!r} is {number!r}, expected a number")
-        if number < len(symbols):
-            symbols[number] = symbol
+    nested = bool(vocabulary) and all(isinstance(value, dict) for value in vocabulary.values())
+    if not nested:
+        if len(requested) > 1 or "all" in requested:
+            raise UserError(f"{path}: is the alphabet of one language; give one --language")
+        code = requested[0] if requested else ""
+        parts.head = _head(weight, bias, vocabulary, tokenizer, config, folder, iso_639_3(code) if code else "")
+        return
+    own = str(tokenizer.get("target_lang") or config.get("target_lang") or "")
+    codes = _languages(vocabulary, own, requested, path)
+
+    def read(code: str) -> LanguageParts:
+        adapter = _adapter(folder, code)
+        if adapter is None:
+            if code != own or len(vocabulary[code]) > len(weight):
+                raise UserError(
+                    f"{folder}: has no adapter.{code}.safetensors, and its own weights are those of "
+                    f"{own or 'a language that it does not name'}; copy that file there"
+                )
+            head = _head(weight, bias, vocabulary[code], tokenizer, config, folder, _iso_code(code))
+            adapter = {key: t for key, t in parts.encoder.items() if ".ffn_residual." in key}
+            return LanguageParts(code, adapter, head)
+        bare = {key.removeprefix(_FAMILIES[config["model_type"]]): t for key, t in adapter.items()}
+        own_weight, own_bias = bare.pop("lm_head.weight", None), bare.pop("lm_head.bias", None)
+        layers, strange = renamed(bare, encoder_names("transformers", parts.shape.stem_norm, parts.shape.norm))
+        if own_weight is None or own_bias is None or strange or not layers:
+            what = f"has {sorted(strange)[0]}" if strange else "has no head" if layers else "has no adapter layers"
+            raise UserError(f"{folder}: adapter.{code}.safetensors {what}; expected adapter layers and an lm_head")
+        head = _head(own_weight, own_bias, vocabulary[code], tokenizer, config, folder, _iso_code(code))
+        return LanguageParts(code, layers, head)
+
+    if len(codes) == 1:
+        language = read(codes[0])
+        parts.encoder |= language.adapter
+        parts.head = language.head
+        parts.remarks.append(f"language {codes[0]}" + (f" of {len(vocabulary)}" if len(vocabulary) > 1 else ""))
+    else:
+        parts.encoder = read(codes[0]).adapter | parts.encoder  # in the shared weights only a placeholder
+        parts.languages, parts.read_language = codes, read
+
+
+def _languages(vocabulary: Mapping[str, Any], own: str, requested: Sequence[str], path: Path) -> list[str]:
+    """The codes in ``vocabulary`` that ``requested`` means, by the model's own codes (``uzb-script_cyrillic``)."""
+    if "all" in requested:
+        return sorted(vocabulary)
+    if not requested:
+        if len(vocabulary) == 1:
+            return [*vocabulary]
+        if own in vocabulary:
+            return [own]
+        raise UserError(
+            f"{path}: has {_several(vocabulary)}, and no tokenizer_config.json says which; give --language CODE or all"
+        )
+    found = []
+    for word in requested:
+        (code,) = match_languages([word], vocabulary)
+        scripts = sorted(other for other in vocabulary if other.startswith(f"{code}-"))
+        if code not in vocabulary and len(scripts) == 1:
+            code = scripts[0]
+        if code not in vocabulary:
+            if scripts:
+                raise UserError(f"--language {word}: {path} has {' and '.join(scripts)}; give one of them")
+            raise UserError(f"--language {word}: {path} has {_several(vocabulary)}, not {code}")
+        found.append(code)
+    return list(dict.fromkeys(found))
+
+
+def _several(codes: Collection[str]) -> str:
+    few = sorted(codes)[:8]
+    return f"{', '.join(few)} and {len(codes) - len(few)} more languages" if len(codes) > len(few) else ", ".join(few)
+
+
+def _iso_code(code: str) -> str:
+    """ISO 639-3 for ``uzb-script_cyrillic`` and its like; "" for what is no code."""
+    first = code.partition("-")[0]
+    return first if is_code(first) else ""
+
+
+def _adapter(folder: Path, code: str) -> State | None:
+    """The adapter of a language; None where there is no file."""
+    for name in (f"adapter.{code}.safetensors", f"adapter.{code}.bin"):
+        if (folder / name).is_file():
+            return _one_file(folder / name)
+    return None
+
+
+def _head(
+    weight: Tensor, bias: Tensor, ids: Mapping[str, Any], tokenizer: dict[str, Any], config: dict[str, Any], folder: Path,
+    language: str,
+) -> Head:  # fmt: skip
+    """The head; outputs that no file names are left out, since they cannot be written."""
+    names = _output_names(ids, tokenizer, folder, len(weight))
     blank = config.get("pad_token_id", 0)
-    if not isinstance(blank, int) or not 0 <= blank < len(symbols):
+    if not isinstance(blank, int) or not 0 <= blank < len(weight):
         raise UserError(f"{folder / 'config.json'}: pad_token_id is {blank!r}; expected the number of the blank")
+    names.setdefault(blank, "<pad>")
+    if 2 * len(names) < len(weight):
+        raise UserError(
+            f"{folder / 'vocab.json'}: names {len(names)} of the {len(weight)} outputs of the CTC head; is it another model's?"
+        )
+    rows = sorted(names)
     delimiter = tokenizer.get("word_delimiter_token") or "|"
     if isinstance(delimiter, dict):
         delimiter = delimiter.get("content", "|")
-    return make_head(weight, bias, symbols, blank, delimiter, language)
+    symbols = [names[row] for row in rows]
+    head = make_head(weight[rows], bias[rows], symbols, rows.index(blank), delimiter, language)
+    head.unnamed = len(weight) - len(rows)
+    return head
+
+
+def _output_names(ids: Mapping[str, Any], tokenizer: dict[str, Any], folder: Path, outputs: int) -> dict[int, str]:
+    """Output -> symbol, of vocab.json, added_tokens.json and the tokenizer's ``added_tokens_decoder``, in that order."""
+    added = folder / "added_tokens.json"
+    decoder = tokenizer.get("added_tokens_decoder") or {}
+    named = [(number, symbol) for symbol, number in ids.items()]
+    named += [(number, symbol) for symbol, number in (read_json(added) if added.is_file() else {}).items()]
+    named += [
+        (int(number), token["content"] if isinstance(token, dict) else token) for number, token in decoder.items()
+    ]
+    names: dict[int, str] = {}
+    for number, symbol in named:
+        if not isinstance(number, int):
+            raise UserError(f"{folder / 'vocab.json'}: {symbol!r} is {number!r}, expected a number")
+        if 0 <= number < outputs and symbol not in names.values():
+            names.setdefault(number, str(symbol))
+    return names
+
+
+# --- Licence ---------------------------------------------------------------------------------------------
+
+_LICENCES = {
+    "cc-by-nc-4.0": "CC BY-NC 4.0", "cc-by-4.0": "CC BY 4.0", "cc-by-sa-4.0": "CC BY-SA 4.0", "cc0-1.0": "CC0 1.0",
+    "cc-by-nc-sa-4.0": "CC BY-NC-SA 4.0", "apache-2.0": "Apache-2.0", "mit": "MIT",
+}  # fmt: skip
+
+
+def _licence(folder: Path, config: dict[str, Any]) -> str:
+    """The licence that the model card (README.md) states; of an MMS model without one, MMS's; "" where nothing says it."""
+    readme = folder / "README.md"
+    text = readme.read_text(encoding="utf-8", errors="replace") if readme.is_file() else ""
+    front = re.match(r"---\s*\n(.*?)\n---", text, re.DOTALL)
+    found = re.search(r"^licen[sc]e:\s*[\"']?([\w.+-]+)", front[1] if front else "", re.MULTILINE)
+    if found:
+        return _LICENCES.get(found[1].lower(), found[1])
+    names = f"{config.get('_name_or_path', '')} {folder.resolve().name} {text[:2000]}".lower()
+    return "CC BY-NC 4.0" if re.search(r"\bmms[-_](1b|300m|lid|tts)|massively multilingual speech", names) else ""
+
+
+# --- JSON files ------------------------------------------------------------------------------------------
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -208,6 +383,7 @@ def _config(parts: Parts) -> dict[str, Any]:
         "intermediate_size": shape.feedforward,
         "hidden_act": "gelu",
         "do_stable_layer_norm": shape.norm == "pre",
+        "adapter_attn_dim": shape.adapter or None,
         "num_conv_pos_embeddings": shape.position_kernel,
         "num_conv_pos_embedding_groups": shape.position_groups,
         "hidden_dropout": shape.dropout,

@@ -12,7 +12,7 @@ import json
 import pickle
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -27,7 +27,7 @@ from lalia.models.encoder import Encoder
 from lalia.models.quantizer import ContrastiveHead, ContrastiveShape
 from lalia.models.recogniser import Recogniser
 from lalia.models.shape import EncoderShape
-from lalia.models.store import load_encoder, load_quantizer, load_recogniser
+from lalia.models.store import LanguagePart, load_encoder, load_quantizer, load_recogniser, save_languages
 from lalia.text.normaliser import Normaliser, NormaliserSettings
 from lalia.text.tokens import BLANK, BOUNDARY, Tokens
 
@@ -44,6 +44,18 @@ class Head:
     bias_V: Tensor
     tokens: Tokens
     normaliser: Normaliser
+    unnamed: int = 0
+    """outputs of the source that no vocabulary names, left out"""
+
+
+@dataclass
+class LanguageParts:
+    """What one language adds to an encoder with adapters."""
+
+    code: str
+    """as the source names it: swh, uzb-script_cyrillic"""
+    adapter: State
+    head: Head
 
 
 @dataclass
@@ -63,13 +75,20 @@ class Parts:
     head: Head | None = None
     quantizer: Quantizer | None = None
     parents: list[dict[str, Any]] = field(default_factory=list)
+    languages: list[str] = field(default_factory=list)
+    """where there are several: codes for ``read_language``, which reads one at a time (a thousand of them are 10 GB)"""
+    read_language: Callable[[str], LanguageParts] | None = None
+    licence: str = ""
+    """the source's licence, "" where it is not known"""
+    remarks: list[str] = field(default_factory=list)
+    """what the reader decided, for the user"""
 
 
-def from_lalia(folder: Path) -> Parts:
-    """The encoder (with its quantizer) or recogniser in ``folder``."""
+def from_lalia(folder: Path, language: str = "") -> Parts:
+    """The encoder (with its quantizer) or recogniser in ``folder``; of a recogniser of many languages, that of ``language``."""
     card = read_card(folder)
     if card["kind"] == "recogniser":
-        recogniser = load_recogniser(folder)
+        recogniser = load_recogniser(folder, language)
         encoder = recogniser.encoder
         weight, bias = recogniser.head.weight.detach(), recogniser.head.bias.detach()
         head = Head(weight, bias, recogniser.tokens, recogniser.normaliser)
@@ -81,9 +100,14 @@ def from_lalia(folder: Path) -> Parts:
 
 
 def to_lalia(parts: Parts, folder: Path, source: str, **facts: Any) -> str:
-    """Write ``parts`` to ``folder`` as a recogniser where they have a CTC head, else as an encoder; return which."""
+    """Write ``parts`` to ``folder``: a recogniser where they have a CTC head, else an encoder; return which."""
     encoder = Encoder(parts.shape)
     _fill(encoder, parts.encoder, source)
+    facts |= {"licences": [parts.licence]} if parts.licence else {}
+    if parts.read_language is not None:
+        several = (_language(parts.read_language(code)) for code in parts.languages)
+        save_languages(encoder, several, folder, parts.parents, **facts)
+        return f"recogniser of {len(parts.languages)} languages"
     if parts.head is not None:
         recogniser = Recogniser(encoder, parts.head.tokens, parts.head.normaliser)
         with torch.no_grad():
@@ -97,6 +121,12 @@ def to_lalia(parts: Parts, folder: Path, source: str, **facts: Any) -> str:
         _fill(quantizer, parts.quantizer.state, source)
     encoder.save(folder, parts.parents, quantizer=quantizer, **facts)
     return "encoder"
+
+
+def _language(found: LanguageParts) -> tuple[str, LanguagePart]:
+    head = {"head.weight": found.head.weight_VD.float(), "head.bias": found.head.bias_V.float()}
+    weights = {key: tensor.float() for key, tensor in found.adapter.items()} | head
+    return found.code, LanguagePart(weights, found.head.tokens, found.head.normaliser)
 
 
 def _fill(module: nn.Module, state: State, source: str) -> None:
@@ -113,7 +143,9 @@ def _fill(module: nn.Module, state: State, source: str) -> None:
                 f"{source}: {key} has shape {tuple(tensor.shape)}, expected {tuple(expected[key].shape)}; "
                 "do its weights belong to its config?"
             )
-    module.load_state_dict({key: tensor.float() for key, tensor in state.items()})
+    with torch.no_grad():  # one by one: a whole copy in float32 of a large model in float16 takes too much memory
+        for key, tensor in state.items():
+            expected[key].copy_(tensor)
 
 
 # --- Tensor names of each format -------------------------------------------------------------------------
@@ -140,6 +172,11 @@ _IN_BLOCKS = [
     ("ffn.output_proj.", "feed_forward.output_dense.", "fc2.", "ffn.output_proj."),
     ("ffn_layer_norm.", "final_layer_norm.", "final_layer_norm.", "ffn_layer_norm."),
 ]
+_ADAPTER = [  # transformers alone has them in this form
+    ("ffn_residual.layer_norm.", "adapter_layer.norm."),
+    ("ffn_residual.down_proj.", "adapter_layer.linear_1."),
+    ("ffn_residual.up_proj.", "adapter_layer.linear_2."),
+]
 _QUANTIZER = [
     ("codebook_GVd", "quantizer.codevectors", "quantizer.vars", "quantizer.entries"),
     ("code_logits.", "quantizer.weight_proj.", "quantizer.weight_proj.", "quantizer.entry_proj."),
@@ -162,7 +199,8 @@ def encoder_names(layout: Layout, stem_norm: str, norm: str) -> list[tuple[str, 
         outer = ("blocks.layer_norm.", "encoder.layer_norm.", "encoder.layer_norm.", "encoder.layer_norm.")
     rows = [(row[0], row[column]) for row in [*_FIXED, outer]]
     rows += [(_STEM[0] + row[0], _STEM[column] + row[column]) for row in in_stem]
-    return rows + [(_ENDS[0] + row[0], _ENDS[column] + row[column]) for row in _IN_BLOCKS]
+    in_blocks = [(row[0], row[column]) for row in _IN_BLOCKS] + (_ADAPTER if layout == "transformers" else [])
+    return rows + [(_ENDS[0] + ours, _ENDS[column] + theirs) for ours, theirs in in_blocks]
 
 
 def quantizer_names(layout: Layout) -> list[tuple[str, str]]:
@@ -255,6 +293,8 @@ def check_expressible(shape: EncoderShape, layout: Layout) -> None:
         wrong.append(f"block {shape.block} (expected transformer)")
     if shape.position != "convolution":
         wrong.append(f"position {shape.position} (expected convolution)")
+    if shape.adapter and layout != "transformers":
+        wrong.append("adapters (expected none)")
     if shape.pruned:
         wrong.append("blocks of different sizes (expected all alike)")
     if wrong:

@@ -1,0 +1,214 @@
+"""Models of many languages: MMS's layouts, made by transformers with random weights, give the same numbers here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import soundfile  # noqa: F401  # before fairseq2
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import (
+    HubertConfig,
+    HubertForCTC,
+    HubertModel,
+    UniSpeechConfig,
+    UniSpeechModel,
+    UniSpeechSatConfig,
+    UniSpeechSatForPreTraining,
+    Wav2Vec2Config,
+    Wav2Vec2CTCTokenizer,
+    Wav2Vec2FeatureExtractor,
+    Wav2Vec2ForCTC,
+)
+
+from distill.student import cut, everything
+from lalia.cards import read_card
+from lalia.decoding.greedy import greedy, transcript
+from lalia.models.encoder import Encoder
+from lalia.models.export.deployed import Deployed
+from lalia.models.recogniser import Recogniser
+from lalia.models.store import languages_of
+from tests.models.test_conversion import LAYOUTS, SMALL, convert, padded, save_peer, shaken, waves
+
+ALPHABETS = {
+    "eng": "abcdefg", "swh": "abcde", "uzb-script_cyrillic": "абвгд", "uzb-script_latin": "abdeo'", "mon-script_mong": "xyz",
+}  # fmt: skip
+MMS: dict[str, Any] = SMALL | LAYOUTS["large"] | dict(adapter_attn_dim=4, pad_token_id=0)
+
+
+def vocabulary(letters: str) -> dict[str, int]:
+    return {symbol: number for number, symbol in enumerate(["<pad>", "<s>", "</s>", "<unk>", "|", *letters])}
+
+
+@pytest.fixture(scope="module")
+def mms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as mms-1b-all: shared weights, those of English in them, one adapter file per language, a nested vocabulary."""
+    folder = tmp_path_factory.mktemp("hub") / "mms-1b-tiny"
+    vocabularies = {code: vocabulary(letters) for code, letters in ALPHABETS.items()}
+    torch.manual_seed(0)
+    for code in reversed(ALPHABETS):  # English last: its weights stay in the model's own file
+        model = shaken(Wav2Vec2ForCTC(Wav2Vec2Config(**MMS | {"vocab_size": len(vocabularies[code])})))
+        if folder.exists():
+            base = Wav2Vec2ForCTC.from_pretrained(
+                folder, ignore_mismatched_sizes=True, vocab_size=model.config.vocab_size
+            )
+            model.wav2vec2.load_state_dict(
+                {k: w for k, w in base.wav2vec2.state_dict().items() if "adapter_layer" not in k}, strict=False
+            )
+        save_peer(model, folder)
+        save_file({k: w.contiguous() for k, w in model._get_adapters().items()}, folder / f"adapter.{code}.safetensors")
+    (folder / "vocab.json").write_text(json.dumps(vocabularies))
+    Wav2Vec2CTCTokenizer(folder / "vocab.json", target_lang="eng").save_pretrained(folder)
+    return folder
+
+
+def peer_logits(folder: Path, code: str | None, clips: list[Any]) -> torch.Tensor:
+    peer = Wav2Vec2ForCTC.from_pretrained(folder, target_lang=code, ignore_mismatched_sizes=True).eval()
+    given = Wav2Vec2FeatureExtractor.from_pretrained(folder)(
+        clips, sampling_rate=16_000, padding=True, return_tensors="pt"
+    )
+    with torch.no_grad():
+        return peer(**given).logits
+
+
+def check_against(folder: Path, code: str, ours: Recogniser) -> None:
+    clips = waves(0.7, 0.4)
+    expected = peer_logits(folder, code, clips)
+    with torch.no_grad():
+        found, frames = ours(*padded(clips))
+    for b, n in enumerate(frames.tolist()):
+        torch.testing.assert_close(found[b, :n], expected[b, :n], rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize(("asked", "code", "iso"), [("Swahili", "swh", "swh"), ("uzb-script_latin",) * 2 + ("uzb",),
+                                                    ("mon", "mon-script_mong", "mon")])  # fmt: skip
+def test_one_language_of_mms_becomes_a_recogniser(
+    mms: Path, asked: str, code: str, iso: str, tmp_path: Path, capsys
+) -> None:
+    assert convert(f"hf:{mms}", tmp_path / "ours", "--language", asked) == 0
+    printed = capsys.readouterr().out
+    assert f"language {code} of 5" in printed and "adapters of 4" in printed and "licence: CC BY-NC 4.0" in printed
+    ours = Recogniser.load(tmp_path / "ours")
+    assert ours.tokens.symbols == ("<blank>", "<s>", "</s>", "<unk>", "|", *ALPHABETS[code])
+    assert ours.normaliser.settings.language == iso
+    assert read_card(tmp_path / "ours")["licences"] == ["CC BY-NC 4.0"]
+    check_against(mms, code, ours)
+    clip = torch.from_numpy(waves(0.5)[0])[None]
+    with torch.no_grad():  # what is exported agrees as well
+        torch.testing.assert_close(
+            Deployed(ours)(clip), ours.log_probs(clip, torch.tensor([8000]))[0], rtol=0, atol=2e-5
+        )
+    # And back: transformers loads it, with its adapter.
+    assert convert(tmp_path / "ours", f"hf:{tmp_path / 'back'}") == 0
+    back, seen = Wav2Vec2ForCTC.from_pretrained(tmp_path / "back", output_loading_info=True)
+    assert not seen["missing_keys"] and not seen["unexpected_keys"] and back.config.adapter_attn_dim == 4
+
+
+def test_without_a_language_the_tokenizer_names_it(mms: Path, tmp_path: Path, capsys) -> None:
+    assert convert(f"hf:{mms}", tmp_path / "ours") == 0
+    assert "language eng of 5" in capsys.readouterr().out
+    check_against(mms, "eng", Recogniser.load(tmp_path / "ours"))
+
+
+@pytest.mark.parametrize("asked", [["all"], ["swh", "eng"]], ids=["all", "two"])
+def test_several_languages_of_mms_share_an_encoder(mms: Path, asked: list[str], tmp_path: Path, capsys) -> None:
+    flags = [word for code in asked for word in ("--language", code)]
+    assert convert(f"hf:{mms}", tmp_path / "ours", *flags) == 0
+    expected = sorted(ALPHABETS) if asked == ["all"] else ["eng", "swh"]
+    assert f"recogniser of {len(expected)} languages" in capsys.readouterr().out
+    assert languages_of(tmp_path / "ours") == read_card(tmp_path / "ours")["languages"] == expected
+    for code in expected:
+        check_against(mms, code, Recogniser.load(tmp_path / "ours", code))
+    # One of them alone is a plain recogniser of transformers again.
+    assert convert(tmp_path / "ours", f"hf:{tmp_path / 'swh'}", "--language", "swh") == 0
+    clip = waves(0.5)
+    torch.testing.assert_close(
+        peer_logits(tmp_path / "swh", None, clip), peer_logits(mms, "swh", clip), rtol=0, atol=2e-5
+    )
+
+
+def test_a_language_that_is_not_there_is_named(mms: Path, tmp_path: Path, capsys) -> None:
+    def refused(*argv: object) -> str:
+        assert convert(*argv) == 2
+        printed = capsys.readouterr().err
+        assert printed.count("\n") == 1 and not (tmp_path / "ours").exists()
+        return printed
+
+    printed = refused(f"hf:{mms}", tmp_path / "ours", "--language", "Italian")
+    assert "vocab.json has eng, mon-script_mong" in printed and "not ita" in printed
+    printed = refused(f"hf:{mms}", tmp_path / "ours", "--language", "uzb")
+    assert "uzb-script_cyrillic and uzb-script_latin" in printed
+    half = tmp_path / "half"
+    half.mkdir()
+    for file in mms.iterdir():
+        if file.name != "adapter.swh.safetensors":
+            (half / file.name).symlink_to(file)
+    assert "has no adapter.swh.safetensors" in refused(f"hf:{half}", tmp_path / "ours", "--language", "swh")
+    assert convert(f"hf:{half}", tmp_path / "ours", "--language", "eng") == 0
+
+
+def test_outputs_are_named_by_every_file_of_a_tokenizer_and_others_are_left_out(tmp_path: Path, capsys) -> None:
+    torch.manual_seed(0)
+    config = Wav2Vec2Config(**SMALL | LAYOUTS["large"] | {"vocab_size": 10, "pad_token_id": 4})
+    peer = shaken(Wav2Vec2ForCTC(config))
+    extractor = save_peer(peer, tmp_path / "peer")
+    (tmp_path / "peer" / "vocab.json").write_text(json.dumps({"a": 0, "b": 1, "|": 2, "[UNK]": 3, "[PAD]": 4}))
+    (tmp_path / "peer" / "added_tokens.json").write_text(json.dumps({"<s>": 5}))
+    decoder = {"4": {"content": "[PAD]"}, "6": {"content": "</s>", "special": True}, "8": {"content": "c"}}
+    (tmp_path / "peer" / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": decoder}))
+    (tmp_path / "peer" / "README.md").write_text("---\nlanguage: is\nlicense: apache-2.0\n---\n# A model\n")
+    assert convert(f"hf:{tmp_path / 'peer'}", tmp_path / "ours") == 0
+    printed = capsys.readouterr().out
+    assert "2 outputs" in printed and "licence: Apache-2.0" in printed
+    ours = Recogniser.load(tmp_path / "ours")
+    assert ours.tokens.symbols == ("<blank>", "a", "b", "|", "[UNK]", "<s>", "</s>", "c")
+    (clip,) = waves(0.6)
+    expected = peer(**extractor(clip, sampling_rate=16_000, return_tensors="pt")).logits[0]
+    found = ours(*padded([clip]))[0][0]
+    torch.testing.assert_close(found, expected[:, [4, 0, 1, 2, 3, 5, 6, 8]], rtol=0, atol=2e-5)
+    with torch.no_grad():  # an output without a symbol would win every frame
+        ours.head.bias.copy_(torch.tensor([0, 0, 0, 0, 0, 0, 0, 9.0]))
+    assert transcript(greedy(ours.log_probs(*padded([clip]))[0][0].numpy()), ours.tokens) == "c"
+    # A vocabulary of another model is no match.
+    (tmp_path / "peer" / "vocab.json").write_text(json.dumps({"a": 0, "|": 1}))
+    for name in ("added_tokens.json", "tokenizer_config.json"):
+        (tmp_path / "peer" / name).unlink()
+    assert convert(f"hf:{tmp_path / 'peer'}", tmp_path / "other") == 2
+    assert "names 3 of the 10 outputs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("large", [False, True], ids=["base", "large"])
+def test_hubert_and_unispeech_have_the_same_encoder(large: bool, tmp_path: Path, capsys) -> None:
+    layout = LAYOUTS["large" if large else "base"]
+    small = {k: v for k, v in SMALL.items() if "code" not in k}
+    clips = waves(0.7, 0.4) if large else waves(0.7, 0.7)
+    torch.manual_seed(0)
+    for peer in (
+        HubertModel(HubertConfig(**small | layout | {"adapter_attn_dim": 4} if large else small)),
+        HubertForCTC(HubertConfig(**small | layout)),
+        UniSpeechModel(UniSpeechConfig(**SMALL | layout)),
+        UniSpeechSatForPreTraining(UniSpeechSatConfig(**SMALL | layout)),
+    ):
+        name = type(peer).__name__
+        extractor = save_peer(shaken(peer), tmp_path / name)
+        (tmp_path / name / "vocab.json").write_text(json.dumps({s: i for i, s in enumerate("AB_|'CDE")}))
+        assert convert(f"hf:{tmp_path / name}", tmp_path / f"{name}-ours") == 0
+        given = extractor(clips, sampling_rate=16_000, padding=True, return_tensors="pt")
+        with torch.no_grad():
+            expected = getattr(peer, peer.base_model_prefix, peer)(**given).last_hidden_state
+            found, frames = Encoder.load(tmp_path / f"{name}-ours")(*padded(clips))
+        for b, n in enumerate(frames.tolist()):
+            torch.testing.assert_close(found[b, :n], expected[b, :n], rtol=0, atol=2e-5, msg=name)
+    assert "without unispeech-sat's heads of pretraining" in capsys.readouterr().out
+
+
+def test_a_student_may_keep_the_adapters(mms: Path, tmp_path: Path) -> None:
+    assert convert(f"hf:{mms}", tmp_path / "ours", "--language", "swh") == 0
+    encoder = Encoder.load(tmp_path / "ours")
+    state = cut(encoder, everything(encoder), encoder.shape)
+    assert all(torch.equal(state[key], weight) for key, weight in encoder.state_dict().items() if "ffn_residual" in key)
+    assert any("ffn_residual" in key for key in state)
+    assert load_file(tmp_path / "ours" / "model.safetensors")
