@@ -6,6 +6,7 @@ Exit status: 0 ready to train, 1 something must be fixed first, 2 nothing to che
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from finetune import presets
 from finetune.check.clips import check_lengths, check_sound, check_splits, count_splits
 from finetune.check.findings import Checked, Finding, read_labels
 from finetune.check.text import check_language, check_letters, check_writing, choose, count_letters
-from finetune.check.transcribers import check_marks
+from finetune.check.transcribers import check_marks, unspelled_signs
 from lalia.cards import read_card, write_json
 from lalia.cli.parser import Parser
 from lalia.data.corpus import Corpus
@@ -90,8 +91,9 @@ def main(argv: list[str]) -> int:
     show(corpus, checked, time.perf_counter() - begun)
     if args.numbers and numbers is None:
         labels = checked[0].labels
-        count = write_numbers(args.numbers, labels.texts, labels.language)
-        print(f"{args.numbers}: {count} numbers to fill in; then train with --labels.numbers {args.numbers}")
+        signs = Counter(sign for place in range(len(labels.texts)) for sign in unspelled_signs(labels, place))
+        count = write_numbers(args.numbers, labels.texts, labels.language, [sign for sign, _ in signs.most_common()])
+        print(f"{args.numbers}: {count} numbers and signs to fill in; then train with --labels.numbers {args.numbers}")
     if args.html:
         from finetune.check.report import write_page
 

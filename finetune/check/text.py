@@ -210,7 +210,12 @@ def _digits(labels: Labels) -> list[Finding]:
             f"write them as words; no library knows the numbers of {labels.profile.title}: --numbers FILE writes a table to "
             "fill in once, and --labels.numbers FILE trains with it"
         )
-        if labels.profile.spells:
+        if labels.profile.spells and labels.normaliser.settings.digits == "spell":
+            fix = (
+                "write them as words; no library has words for these: --numbers FILE writes a table "
+                "to fill in once, and --labels.numbers FILE trains with it"
+            )
+        elif labels.profile.spells:
             fix = 'spell them ("digits": "spell" in normaliser.json), or write them as words'
         return [Finding("digits", "look", what, fix, labels.examples(left))]
     by = "num2words" if labels.profile.numbers else "CLDR's rules" if labels.profile.spells else "your table"

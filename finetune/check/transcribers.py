@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 
 from finetune.check.findings import Finding, Labels, some
 from lalia.text.marks import MarkKind, find_marks, spoken_symbols, strip_marks, truncated_words
+from lalia.text.spoken_signs import spell_signs
 from lalia.units import plural
 
 # --- Speaker codes -----------------------------------------------------------------------------------------
@@ -122,20 +123,38 @@ def _cut_off(labels: Labels) -> list[Finding]:
 
 
 def _signs(labels: Labels) -> list[Finding]:
-    lost = {
-        place: found for place, text in enumerate(labels.texts)
-        if (found := [sign for sign in spoken_symbols(text) if sign not in labels.normal[place]])
-    }  # fmt: skip
+    found = []
+    signs = {place: signs for place, text in enumerate(labels.texts) if (signs := spoken_symbols(text))}
+    lost = {place: left for place in signs if (left := unspelled_signs(labels, place))}
+    if spelled := [place for place in signs if place not in lost and not set(signs[place]) & set(labels.normal[place])]:
+        first = spelled[0]
+        what = (
+            f"{plural(len(spelled), 'label', 'has', 'have')} signs, spelled out by CLDR's words or your table: "
+            f"{labels.texts[first][:50]!r} as {labels.normal[first][:70]!r}"
+        )
+        fix = "listen to a few: $5.50 may be spoken as five dollars fifty or five fifty"
+        found.append(Finding("digits", "look", what, fix, labels.examples(spelled)))
     if not lost:
-        return []
-    counted = Counter(sign for found in lost.values() for sign in found)
+        return found
+    counted = Counter(sign for left in lost.values() for sign in left)
     first = next(iter(lost))
     what = (
         f"{plural(len(lost), 'label', 'has', 'have')} signs that are spoken as words but dropped here: {_named(counted)}; "
         f"{labels.texts[first][:50]!r} is learned as {labels.normal[first][:50]!r}"
     )
-    fix = "write them as they are spoken: 5 percent, not 5 %"
-    return [Finding("digits", "look", what, fix, labels.examples(list(lost)))]
+    fix = (
+        "write them as they are spoken: 5 percent, not 5 %; or give their words once: --numbers FILE writes a table to fill in, "
+        "and --labels.numbers FILE trains with it"
+    )
+    return [*found, Finding("digits", "look", what, fix, labels.examples(list(lost)))]
+
+
+def unspelled_signs(labels: Labels, place: int) -> list[str]:
+    """The signs of a label that are spoken as words, and that the normaliser drops."""
+    settings, text = labels.normaliser.settings, strip_marks(labels.texts[place])
+    if settings.digits == settings.signs == "spell":
+        text = spell_signs(text, settings.language, labels.normaliser.writing, settings.numbers, settings.keep)
+    return [sign for sign in spoken_symbols(text) if sign not in labels.normal[place]]
 
 
 def _named(counted: Counter[str]) -> str:

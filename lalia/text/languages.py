@@ -31,6 +31,8 @@ class LanguageProfile:
     """characters behind a number of four digits that is read digit by digit: 1984年"""
     point: str = ""
     """the word for the decimal mark"""
+    decimals: bool = False
+    """num2words has its decimals as they are said: три целых пять десятых"""
     ordinals: tuple[str, ...] = ()
     """what is written behind the digits of an ordinal: 1st, 1º"""
     normaliser: dict[str, Any] = field(default_factory=dict)

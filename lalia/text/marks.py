@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from lalia.text.spoken_signs import SIGNS
+
 MarkKind = Literal["event", "unclear", "code", "word", "unsure"]
 """event: a sound that is no speech · unclear: speech that nobody wrote down · code: a speaker, a pause, a comment, a tag ·
 word: a word that is said, with a sign in front · unsure: may be said or not, so it is named and left alone"""
@@ -142,7 +144,7 @@ _TRUNCATED = re.compile(r"(?<![\w-])[^\W\d_]+(?:\[[^\W\d_]+\])?-(?=[\s,.;:?!…]
 _COORDINATION = re.compile(
     r"\s*,?\s*(?:und|oder|bzw|sowie|en|of|og|och|eller|and|or|to|ja|tai|e|ed|o|y|et|ou)\b", re.IGNORECASE
 )
-_SYMBOLS = re.compile(r"[%‰€$£¥₹₽₺₦₩§№@&=+°]")
+_SYMBOLS = re.compile(f"[{SIGNS}]")
 
 
 def find_marks(text: str) -> list[tuple[Mark, str]]:

@@ -14,6 +14,7 @@ from lalia.errors import UserError
 from lalia.text.language_codes import match_languages
 from lalia.text.languages import profile
 from lalia.text.number_words import spell_numbers
+from lalia.text.spoken_signs import spell_signs
 from lalia.text.writing_system import APOSTROPHES, WritingSystem, from_stored, without_letters, writing_system
 
 FILE_NAME = "normaliser.json"
@@ -25,6 +26,7 @@ Apostrophes = Literal["inside", "edges", "drop"]
 Hyphens = Literal["inside", "drop"]
 Spaces = Literal["keep", "drop"]
 Digits = Literal["keep", "spell"]
+Signs = Literal["drop", "spell"]
 
 _CHOICES = {
     "form": Form,
@@ -34,6 +36,7 @@ _CHOICES = {
     "hyphens": Hyphens,
     "spaces": Spaces,
     "digits": Digits,
+    "signs": Signs,
 }
 _APOSTROPHES = "'’‘`´′＇"
 _HYPHENS = "-‐‑"
@@ -65,6 +68,9 @@ class NormaliserSettings:
     """keep: one between words | drop: none, for languages written without"""
     digits: Digits = "keep"
     """keep: digits are letters like others | spell: written out as words, where ``number_words`` knows the language"""
+    signs: Signs = "drop"
+    """spell: %, €, & and the like are written out as words where digits are | drop: as other punctuation. Folders made before
+    signs were spelled have drop"""
     keep: str = ""
     """Characters that count as letters whatever their category (Catalan ·, Hebrew ״)."""
     drop: str = ""
@@ -72,7 +78,7 @@ class NormaliserSettings:
     replace: dict[str, str] = field(default_factory=dict)
     """What is written in place of what, after casing: {"ё": "е"}."""
     numbers: dict[str, str] = field(default_factory=dict)
-    """Words by number, where no library knows the language's: {"7": "tosto"}."""
+    """Words by number and sign, where no library knows the language's: {"7": "tosto", "%": "prosento"}."""
     writing: WritingSystem | None = None
     """How the language is written. None, as in folders made before it was stored: words are cut as the language does, and
     none of its marks is a letter."""
@@ -115,7 +121,10 @@ class NormaliserSettings:
         words = [{"lower": "lower case", "upper": "upper case", "keep": "case as written"}[self.case]]
         words += ["no punctuation" if self.punctuation == "drop" else "punctuation kept", quotes[self.apostrophes]]
         words += ["- within words"] * (self.hyphens == "inside") + ["no spaces"] * (self.spaces == "drop")
-        words += ["digits spelled out"] * (self.digits == "spell") + [self.form]
+        words += ["digits and signs spelled out" if self.signs == "spell" else "digits spelled out"] * (
+            self.digits == "spell"
+        )
+        words += [self.form]
         letters = "".join(c for key in self.system().letters for c in key if c.isprintable() and not c.isalnum())
         words += [f"{letters} are letters"] * bool(letters)
         words += [f"without {len(self.drop)} marks"] * bool(self.drop) + [f"{self.keep} kept"] * bool(self.keep)
@@ -163,20 +172,24 @@ class NormaliserSettings:
 
 def _without_defaults(stored: dict[str, Any]) -> dict[str, Any]:
     """``stored`` without what older versions cannot read and a model of one language does not need."""
-    return {name: value for name, value in stored.items() if value is not None and (name != "languages" or value)}
+    return {
+        name: value for name, value in stored.items()
+        if value is not None and (name != "languages" or value) and (name, value) != ("signs", "drop")
+    }  # fmt: skip
 
 
 def settings_for(language: str, script: str = "", **changes: Any) -> NormaliserSettings:
     """The normaliser's settings for ``language`` in ``script`` ("": its usual one): the data files', under ``changes``.
 
-    Digits are spelled out where a library knows the language's numbers.
+    Digits and signs are spelled out where a library knows the language's numbers.
     """
     known = profile(language)
     digits = {"digits": "spell"} if known.spells else {}
     writing = writing_system(language, script)
     spaces = {"spaces": "drop"} if writing.units == "clusters" else {}
-    own = {"language": language, **digits, **spaces, **known.normaliser, "writing": writing}
-    return NormaliserSettings(**{**own, **changes})
+    own = {"language": language, **digits, **spaces, **known.normaliser, "writing": writing, **changes}
+    signs = {"signs": "spell"} if own.get("digits") == "spell" else {}
+    return NormaliserSettings(**{**signs, **own})
 
 
 class Normaliser:
@@ -231,6 +244,8 @@ class Normaliser:
         settings = self.settings
         text = unicodedata.normalize(settings.form, text)
         if settings.digits == "spell":
+            if settings.signs == "spell":
+                text = spell_signs(text, settings.language, self.writing, settings.numbers, settings.keep)
             text = spell_numbers(text, settings.language, self.writing, settings.numbers)
         text = text.translate(self._unseen)
         text = unicodedata.normalize(settings.form, self._cased(text))

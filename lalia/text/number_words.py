@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from decimal import Decimal
 from functools import cache, lru_cache
 from pathlib import Path
 
@@ -20,7 +21,8 @@ from lalia.text.writing_system import WritingSystem, attaches_numbers, writing_s
 _MAX_DIGITS = 12  # Digits of a number that is read as one; a telephone number is read digit by digit.
 _SPACES = " \u00a0\u2009\u202f"
 _DATES = re.compile(
-    r"(?<![\d.:])(?:\d{1,2}([./-])\d{1,2}\1\d{2,4}|\d{4}([./-])\d{1,2}\2\d{1,2}|\d{1,2}/\d{1,2}|[012]?\d[:h][0-5]\d(?::[0-5]\d)?)(?![\d:])"
+    r"(?<![\d.:])(?:\d{1,2}([./-])\d{1,2}\1\d{2,4}|\d{4}([./-])\d{1,2}\2\d{1,2}|\d{1,2}/\d{1,2}|\d{1,2}\.\d{1,2}\.(?=\s)|"
+    r"\d{1,2}[:h](?![6-9])\d\d(?::(?![6-9])\d\d)?|\d{4}年\d{1,2}月\d{1,2}日)(?![\d:])"
 )
 _NOT_TOLD = "numbers are to be spelled out, which needs {}; pip install 'lalia[train]', or write them out in the labels"
 
@@ -50,47 +52,50 @@ def spell_numbers(
             return found[0]
         return f"{' ' if _needs_space(before, words[0]) else ''}{words}{' ' if _needs_space(behind, words[-1]) else ''}"
 
-    return _pattern(writing.decimal, writing.group, known.ordinals).sub(spelled, text)
+    return number_pattern(writing.decimal, writing.group, known.ordinals).sub(spelled, text)
 
 
 def numbers_in(texts: Iterable[str], language: str) -> dict[str, int]:
     """How often each number stands in ``texts``, in the spelling that ``read_numbers`` expects; the commonest first."""
     writing = writing_system(language)
-    pattern, counts = _pattern(writing.decimal, writing.group, ()), dict[str, int]()
+    pattern, counts = number_pattern(writing.decimal, writing.group), dict[str, int]()
     for text in texts:
         for found in pattern.finditer(text):
-            for number in _numbers(found):
+            for number in numbers_of(found):
                 counts[number] = counts.get(number, 0) + 1
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 def dates_and_times(text: str) -> list[str]:
-    """Dates and clock times in digits: 24.12.2024, 2024-12-24, 24/12, 10:30, 14h05."""
+    """Dates and clock times in digits of any script: 24.12.2024, 24.12., 2024-12-24, 24/12, 2024年12月24日, 10:30, 14h05."""
     return [found[0] for found in _DATES.finditer(text)]
 
 
-def write_numbers(path: Path, texts: Iterable[str], language: str) -> int:
-    """Write a table for ``read_numbers`` with the numbers of ``texts``, to be filled in; returns how many they are."""
+def write_numbers(path: Path, texts: Iterable[str], language: str, signs: Iterable[str] = ()) -> int:
+    """Write a table for ``read_numbers`` with the numbers of ``texts`` and ``signs``, to be filled in; returns their number."""
     counts = numbers_in(texts, language)
-    numbers = [*map(str, range(10)), *(number for number in counts if len(number) > 1)]
-    head = "# How each number is said, behind a tab. Others are read digit by digit.\n"
+    numbers = [*map(str, range(10)), *(number for number in counts if len(number) > 1), *signs]
+    head = (
+        "# How each number is said, behind a tab. Others are read digit by digit. Signs too; {} is the place of the number: "
+        "%<tab>{} percent\n"
+    )
     write_text(path, head + "".join(f"{number}\t\n" for number in numbers))
     return len(numbers)
 
 
 def read_numbers(path: Path) -> dict[str, str]:
-    """Words by number from a file of lines ``NUMBER<tab>WORDS``: ``1984``, or ``3.5`` for a decimal.
+    """Words by number or sign from a file of lines ``NUMBER<tab>WORDS``: ``1984``, ``3.5`` for a decimal, ``%``, ``°C``.
 
-    ``UserError`` names a line without words, and one that is no number.
+    ``UserError`` names a line without words, and one that is neither number nor sign.
     """
     found: dict[str, str] = {}
     for line_number, line in enumerate(read_unicode(path).splitlines(), start=1):
         if not line.strip() or line.startswith("#"):
             continue
         number, _, words = (part.strip() for part in line.partition("\t"))
-        if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", number):
+        if not re.fullmatch(r"[0-9]+(\.[0-9]+)?|°[CF]|[^\w\s#]", number):
             raise UserError(
-                f"{path}: line {line_number}: {number!r} is no number; expected NUMBER<tab>WORDS, as 1984 or 3.5"
+                f"{path}: line {line_number}: {number!r} is no number or sign; expected NUMBER<tab>WORDS, as 1984, 3.5 or %"
             )
         if not words or any(map(str.isdecimal, words)):
             raise UserError(f"{path}: line {line_number}: {number} has no words; write behind a tab how it is said")
@@ -101,20 +106,29 @@ def read_numbers(path: Path) -> dict[str, str]:
 
 
 @cache
-def _pattern(decimal: str, group: str, ordinals: tuple[str, ...]) -> re.Pattern[str]:
+def number_pattern(decimal: str, group: str, ordinals: tuple[str, ...] = ()) -> re.Pattern[str]:
+    """Finds numbers by the language's decimal mark and the mark between thousands: groups ``whole``, ``fraction``, ``ordinal``.
+
+    Where thousands are not separated by spaces, a plain one separates them in 10 000 and 100 000, but 100 200 is two numbers.
+    """
+    plain = (
+        rf"(?<!\d)(?<!\d[{_SPACES}])(?:\d{{1,2}}(?: \d{{3}})+|\d{{3}}(?: 000)+)(?! ?\d)" if group.strip() else "(?!)"
+    )
+    spaces = _SPACES[1:] if group.strip() else _SPACES
     mark = re.escape(group if group.strip() else "." if decimal == "," else ",")
     endings = "|".join(map(re.escape, sorted(ordinals, key=len, reverse=True)))
     ordinal = rf"(?P<ordinal>(?:{endings})(?!\w))?" if ordinals else "(?P<ordinal>(?!))?"
     wholes = [
         rf"\d{{1,3}}(?:(?P<mark>{mark}|٬|['’](?=\d{{3}}))\d{{3}})(?:(?P=mark)\d{{3}})*(?!\d)",  # 1.984 or 1'984
-        rf"(?<!\d)(?<!\d[{_SPACES}])\d{{1,3}}(?:(?P<space>[{_SPACES}])\d{{3}})(?:(?P=space)\d{{3}})*(?!(?P=space)?\d)",  # 10 000
+        rf"(?<!\d)(?<!\d[{_SPACES}])\d{{1,3}}(?:(?P<space>[{spaces}])\d{{3}})(?:(?P=space)\d{{3}})*(?!(?P=space)?\d)",  # 10 000
+        plain,
         r"\d{1,2}(?:,\d{2})+,\d{3}(?!\d)" if mark == "," else "(?!)",  # 1,00,000
         r"\d+",
     ]
     return re.compile(rf"(?P<whole>{'|'.join(wholes)})(?:(?:{re.escape(decimal)}|٫)(?P<fraction>\d+))?{ordinal}")
 
 
-def _numbers(found: re.Match[str]) -> list[str]:
+def numbers_of(found: re.Match[str]) -> list[str]:
     """The numbers of a match in ASCII: one, but the parts of a group that begins with zero."""
     parts = re.findall(r"\d+", found["whole"])
     ascii_parts = ["".join(str(int(c)) for c in part) for part in parts]
@@ -129,10 +143,13 @@ def _words_of(
 ) -> str | None:
     """The words of a match; None where nobody knows them."""
     said = []
-    for number in _numbers(found):
+    for number in numbers_of(found):
         digits, _, fraction = number.partition(".")
         if number in table:
             said.append(table[number])
+            continue
+        if fraction and known.decimals and (words := _by_num2words(number, known.numbers, "cardinal")):
+            said.append(words)
             continue
         one_by_one = bool(behind) and behind in known.digit_by_digit and len(digits) == 4
         whole = _whole(digits, known, table, script, found["ordinal"] is not None, one_by_one)
@@ -187,7 +204,7 @@ def _by_num2words(digits: str, numbers: str, kind: str) -> str | None:
     except ImportError as error:
         raise UserError(_NOT_TOLD.format("num2words")) from error
     with suppress(Exception):  # Each language of num2words fails in its own way; single digits it can always say.
-        words = str(num2words(int(digits), lang=numbers, to=kind))
+        words = str(num2words(Decimal(digits) if "." in digits else int(digits), lang=numbers, to=kind))
         if words.strip() and not any(map(str.isdecimal, words)):
             return " ".join(words.split())
     return None

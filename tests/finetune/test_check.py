@@ -353,7 +353,7 @@ def test_transcribers_marks_are_named_and_taken_out(sound: Corpus, tmp_path: Pat
     texts = dict(enumerate(sound.column("text")))
     new = {
         0: f"[laughter] {texts[0]}", 1: f"<noise> {texts[1]}", 2: "[laughter]", 3: f"xxx {texts[3]}", 4: f"%um {texts[4]}",
-        5: f"*EXP: {texts[5]}", 7: f"{texts[7]} mor- morte", 8: f"{texts[8]} 5 %", 9: f"[forse] {texts[9]}",
+        5: f"*EXP: {texts[5]}", 7: f"{texts[7]} mor- morte", 8: f"{texts[8]} 5 % o 5 ₽", 9: f"[forse] {texts[9]}",
     }  # fmt: skip
     odd = changed(sound, tmp_path, {row: {"text": text} for row, text in new.items()})
     findings = check.check(Corpus.load(odd), "ita").findings
@@ -373,7 +373,7 @@ def test_transcribers_marks_are_named_and_taken_out(sound: Corpus, tmp_path: Pat
         "transcribers' marks: look: 1 label has brackets or codes that may or may not be spoken: [forse]"
     ).fixable
     assert "mor- (1)" in one("cut-off words: look").what
-    assert "% (1)" in one("digits: look: 1 label has signs that are spoken as words").what
+    assert "₽ (1)" in one("digits: look: 1 label has signs that are spoken as words").what
     check.main([str(odd), "--fix", "--out", str(tmp_path / "mended")])
     mended = Corpus.load(tmp_path / "mended")
     after = dict(zip(mended.column("id"), mended.column("text"), strict=True))
