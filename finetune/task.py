@@ -8,6 +8,7 @@ B clips, S samples, T frames, F features, D width, V tokens.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from lalia.lm.ngrams import SPECIALS, UNKNOWN, estimate
 from lalia.models.baselines import Baseline
 from lalia.models.frontend import valid_frames
 from lalia.models.recogniser import Recogniser, ctc
-from lalia.scoring.rates import ErrorCounts, character_errors, word_errors
+from lalia.scoring.rates import NEAR_RANDOM, ErrorCounts, character_errors, mismatched_errors, word_errors
 from lalia.text.normaliser import Normaliser
 from lalia.text.tokens import Tokens
 from lalia.training import LightningModule
@@ -78,6 +79,10 @@ class FinetuneTask(LightningModule):
             recogniser.encoder.compile_blocks()
         self._errors = (ErrorCounts(), ErrorCounts(), ErrorCounts())
         self._losses: list[Tensor] = []
+        self._pairs: list[tuple[str, str]] = []
+        """reference and hypothesis of each held-out clip of this validation"""
+        self._near_random = False
+        """whether the warning has been printed"""
 
     @property
     def frozen(self) -> bool:
@@ -146,6 +151,7 @@ class FinetuneTask(LightningModule):
         for row, log_probs_TV, frames in zip(batch.rows_B.tolist(), log_probs_BTV, frames_B.tolist(), strict=True):
             text = transcript(greedy(log_probs_TV[:frames]), self.recogniser.tokens)
             reference = self.references[row]
+            self._pairs.append((reference, text))
             characters, words, lm_words = self._errors
             language = self.language(row)
             writing = self.recogniser.normaliser.for_language(language).writing
@@ -162,9 +168,19 @@ class FinetuneTask(LightningModule):
         loss, count = all_reduce_sum(torch.stack(self._losses).sum(0))
         self._errors = (ErrorCounts(), ErrorCounts(), ErrorCounts())
         self._losses.clear()
+        pairs, self._pairs = self._pairs, []
+        mismatched = all_reduce_errors(mismatched_errors([r for r, _ in pairs], [h for _, h in pairs]), self.device)
+        clips = int(all_reduce_sum(torch.tensor(len(pairs), device=self.device)))
+        if clips >= FEWEST_CLIPS and not self._near_random and self.trainer.is_global_zero:
+            step, steps = self.global_step, self.settings.schedule.steps
+            warning = near_random(characters, mismatched, step, steps, self.settings.data.corpus)
+            self._near_random = bool(warning)
+            if warning:
+                print(warning, file=sys.stderr)
         self.log_dict(
             {
                 "valid/cer": characters.rate,
+                "valid/cer_mismatched": mismatched.rate,
                 "valid/wer": words.rate,
                 "valid/loss": (loss / count.clamp(min=1)).float(),
                 **({WITH_LM: lm_words.rate} if self.lm_decoder is not None else {}),
@@ -191,6 +207,24 @@ class FinetuneTask(LightningModule):
     def begins(self) -> float:
         """The step at which the encoder begins to learn, after the latest restart."""
         return max(self.frozen_steps, self.frozen_until)
+
+
+FEWEST_CLIPS = 20
+"""Held-out clips, below which the CER of mismatched pairs says little."""
+LEARNED_BY = 0.4
+"""Share of the steps after which the CER must be better than that of mismatched pairs."""
+
+
+def near_random(cer: ErrorCounts, mismatched: ErrorCounts, step: int, steps: int, corpora: Sequence[str]) -> str:
+    """A warning if ``cer`` at ``step`` of ``steps`` is not clearly lower than that of hypotheses against other clips' labels."""
+    if step < LEARNED_BY * steps or not mismatched.reference or cer.rate < NEAR_RANDOM * mismatched.rate:
+        return ""
+    return (
+        f"warning: step {step}: CER {cer.rate:.2f} on the held-out clips is about that against other clips' labels "
+        f"({mismatched.rate:.2f}), so nothing of the speech has been learned. Do the labels belong to their clips and language? "
+        f"A table that is shifted by a row looks so: listen to some clips, and run `lalia finetune check {' '.join(corpora)}` "
+        "(with --recogniser it finds the shift). Too few labels or steps look the same"
+    )
 
 
 def count_tokens(best_BT: Tensor, frames_B: Tensor) -> Tensor:

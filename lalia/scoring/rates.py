@@ -8,6 +8,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, TypeVar
+from zlib import crc32
 
 import numpy as np
 from rapidfuzz.distance import Levenshtein
@@ -71,6 +72,22 @@ def word_errors(reference: str, hypothesis: str, writing: WritingSystem | None =
     """Word errors; white space separates words, or they are the units of a ``writing`` without spaces."""
     units = str.split if writing is None else writing.count_units
     return _count(units(reference), units(hypothesis))
+
+
+NEAR_RANDOM = 0.95
+"""A CER of this share of that of mismatched pairs, or more, shows nothing of the speech in the transcripts."""
+
+
+def mismatched_errors(references: Sequence[str], hypotheses: Sequence[str]) -> ErrorCounts:
+    """Character errors of each hypothesis against another clip's reference: what labels of other clips would score.
+
+    The other reference is the next longer different one, so that a hypothesis of the right length and no right letter gains
+    nothing. No clips count where all references are the same.
+    """
+    ordered = sorted(set(references), key=lambda text: (len(text), crc32(text.encode())))
+    following = dict(zip(ordered, [*ordered[1:], *ordered[-2:-1]], strict=False))
+    pairs = zip(references, hypotheses, strict=True)
+    return sum((character_errors(following[r], h) for r, h in pairs if r in following), ErrorCounts())
 
 
 Writings = WritingSystem | Sequence[WritingSystem] | None

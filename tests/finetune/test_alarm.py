@@ -12,9 +12,10 @@ from torch import multiprocessing
 
 from finetune.blank_alarm import BlankAlarm
 from finetune.config import AlarmSettings, FinetuneSettings
-from finetune.task import FinetuneTask, Scored, check_finite, count_tokens
+from finetune.task import FinetuneTask, Scored, check_finite, count_tokens, near_random
 from lalia.errors import GuardStopped
 from lalia.models.recogniser import Recogniser
+from lalia.scoring.rates import ErrorCounts
 from tests.tiny_finetune import fit, make_folder, metrics
 
 RUINOUS = ("--optim.lr", "0.3", "--schedule.warmup", "0.02")
@@ -60,6 +61,26 @@ def test_a_healthy_run_is_not_changed(folder):
     assert not (watched / "alarm.jsonl").exists()
     first, second = (Recogniser.load(run / "recogniser").state_dict() for run in (watched, alone))
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_labels_of_other_clips_are_noticed(folder, capsys, monkeypatch):
+    flags = ("--schedule.steps", "10", "--log.valid_every", "5", "--alarm.enabled", "false")
+    monkeypatch.setattr("finetune.task.FEWEST_CLIPS", 2)
+    run = fit(folder, "unlearned", *flags)  # ten steps teach nothing, and labels of other clips teach nothing ever
+    assert len(metrics(run, "valid/cer_mismatched")) == 2
+    said = capsys.readouterr().err
+    assert said.count("warning: step 5: CER") == 1 and "step 10: CER" not in said
+    assert f"lalia finetune check {folder / 'corpus'}" in said
+
+
+def test_a_cer_near_that_of_mismatched_pairs_is_a_warning_after_two_fifths_of_the_steps():
+    def errors(count: int) -> ErrorCounts:
+        return ErrorCounts(substitutions=count, reference=100)
+
+    assert "CER 0.79 on the held-out clips is about that" in near_random(errors(79), errors(80), 40, 100, ["data/mine"])
+    assert near_random(errors(79), errors(80), 39, 100, ["data/mine"]) == ""
+    assert near_random(errors(70), errors(80), 40, 100, ["data/mine"]) == ""  # poor, and yet of the speech
+    assert near_random(errors(79), ErrorCounts(), 40, 100, ["data/mine"]) == ""  # one label in all clips
 
 
 def test_a_hopeless_run_is_stopped_with_advice(folder):

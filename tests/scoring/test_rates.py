@@ -7,7 +7,14 @@ import random
 import jiwer
 import pytest
 
-from lalia.scoring.rates import ErrorCounts, bootstrap_interval, character_errors, score, word_errors
+from lalia.scoring.rates import (
+    ErrorCounts,
+    bootstrap_interval,
+    character_errors,
+    mismatched_errors,
+    score,
+    word_errors,
+)
 from lalia.text.edit_distance import alignment
 
 
@@ -87,3 +94,13 @@ def test_alignment_by_hand() -> None:
         ("equal", "buon", "buon"),
         ("substitution", "pane", "cane"),
     ]
+
+
+def test_mismatched_pairs_have_other_references_of_similar_length() -> None:
+    references, hypotheses = ["aa", "bbbb", "bbbb", "cccccc"], ["aa", "bbbb", "b", "cccc"]
+    # aa against bbbb, twice bbbb against cccccc, and the longest against the next shorter one
+    expected = [("bbbb", "aa"), ("cccccc", "bbbb"), ("cccccc", "b"), ("bbbb", "cccc")]
+    assert mismatched_errors(references, hypotheses) == sum(
+        (character_errors(r, h) for r, h in expected), ErrorCounts()
+    )
+    assert mismatched_errors(["aa", "aa"], ["aa", "a"]) == mismatched_errors([], []) == ErrorCounts()
