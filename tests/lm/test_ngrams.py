@@ -11,7 +11,7 @@ import pytest
 
 from lalia.errors import UserError
 from lalia.inputs import is_arpa
-from lalia.lm.arpa import murmur, read_arpa, write_arpa, write_kenlm
+from lalia.lm.arpa import _sort_keys, murmur, read_arpa, write_arpa, write_kenlm
 from lalia.lm.folder import LanguageModel, make
 from lalia.lm.ngrams import FALLBACK, SPECIALS, Ngrams, discounts, estimate
 from lalia.text.normaliser import Normaliser, NormaliserSettings
@@ -256,6 +256,47 @@ def test_arpa_with_infinity_blanks_and_another_space(tmp_path: Path) -> None:
     path.write_text(PRUNED.replace("-0.3\ta a", "-0.3\ta a\tinf"))
     with pytest.raises(UserError, match="line 15 is"):
         read_arpa(path)
+
+
+@pytest.mark.parametrize("block", [7, 100, 1 << 20])
+def test_arpa_in_blocks_equals_line_by_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    """Wherever a block ends, and whether lines are parsed together or (with two blanks each) alone: the same model."""
+    path = tmp_path / "lm.arpa"
+    write_arpa(estimate([*TEXT, ["สวัสดี", "\u00a0x", "…"] * 3], 4), path)
+    plain = read_arpa(path)
+    monkeypatch.setattr("lalia.lm.arpa._BLOCK", block)
+    again = read_arpa(path)
+    path.write_text(path.read_text(encoding="utf-8").replace("\t", "\t "), encoding="utf-8")
+    for model in (again, read_arpa(path)):
+        assert model.symbols == plain.symbols
+        for level, known in zip(model.levels, plain.levels, strict=True):
+            assert all((getattr(level, field) == value).all() for field, value in vars(known).items())
+
+
+def test_numbers_in_arpa_files_are_read_as_python_reads_them(tmp_path: Path) -> None:
+    path = tmp_path / "lm.arpa"
+    written = ["-1.2345678", "-0", "0", "-3e-05", "-.5", "-7.", "-0.12345678901234567", "-99", "-123456789012345678901"]
+    lines = [f"{number}\tw{i}\t{number}" for i, number in enumerate(written)]
+    counted = f"\\data\\\nngram 1={len(lines)}\nngram 2=0\n\n\\1-grams:\n"
+    path.write_text(counted + "\n".join(lines) + "\n\\2-grams:\n\\end\\")
+    model = read_arpa(path)
+    expected = [np.float32(max(float(number), -99.0) * math.log(10)) for number in written]
+    assert [model.levels[0].log_probs[model.id(f"w{i}")] for i in range(len(written))] == expected
+    assert [model.levels[0].backoffs[model.id(f"w{i}")] for i in range(len(written))] == expected
+    for wrong in ("--1", "1-", "-", ".", "-1.2.3", "-1\N{ARABIC-INDIC DIGIT TWO}x"):
+        path.write_text(counted + "\n".join([f"{wrong}\tw0", *lines[1:]]) + "\n\\2-grams:\n\\end\\")
+        with pytest.raises(UserError, match="line 6 is"):
+            read_arpa(path)
+
+
+def test_long_ngrams_of_many_words_are_sorted_as_tuples() -> None:
+    """Also where their numbers do not fit into one of 64 bits."""
+    known, wanted = DRAW.integers(0, 1 << 20, (2, 400, 5)).astype(np.int32)
+    known[:200, :3], wanted[:200, :4], wanted[:50] = known[0, :3], known[:200, :4], known[:50]
+    keys = _sort_keys(known, wanted)
+    ordered = sorted({*map(tuple, known.tolist()), *map(tuple, wanted.tolist())})
+    ranks = np.unique(np.concatenate(keys), return_inverse=True)[1]
+    assert [ordered[rank] for rank in ranks] == [*map(tuple, known.tolist()), *map(tuple, wanted.tolist())]
 
 
 CAPITALS = """\\data\\
