@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from lalia.models.convert.parts import Parts
 
 ABOUT = """\
-Make an encoder or a recogniser from another toolkit's wav2vec 2.0 weights, or the reverse.
+Make an encoder, a recogniser or a classifier from another toolkit's wav2vec 2.0 weights, or the reverse.
 
   lalia convert hf:wav2vec2-xls-r-300m encoders/xls-r           transformers: pretrained, with a CTC head, or bare
   lalia convert hf:mms-1b-all asr/swahili --language swh        MMS: one of its languages (or several, or all)
+  lalia convert hf:mms-lid-126 classifiers/languages            a classifier of whole utterances
   lalia convert fairseq:xlsr2_300m.pt encoders/xls-r            fairseq: the file alone
   lalia convert fairseq2:omniASR_CTC_300M.pt asr --tokens omniASR_tokenizer.model
   lalia convert my-recogniser hf:shared                         for Wav2Vec2ForCTC.from_pretrained("shared")
@@ -108,6 +109,7 @@ def _describe(parts: Parts, target: Path, made: str) -> None:
     has = [f"{shape.layers} blocks of {shape.width}, {shape.heads} heads, frames of {1000 * shape.frame_s:g} ms"]
     has += [f"adapters of {shape.adapter}"] * bool(shape.adapter)
     has += [f"{len(parts.head.tokens)} tokens"] if parts.head else []
+    has += [f"{len(parts.classifier.facts.labels)} labels"] if parts.classifier else []
     has += ["quantizer"] if parts.quantizer is not None else []
     print(f"{target}: {made} ({', '.join([*has, *parts.remarks])})")
     if parts.head is not None and parts.head.unnamed:

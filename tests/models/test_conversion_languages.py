@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import (
     HubertConfig,
     HubertForCTC,
+    HubertForSequenceClassification,
     HubertModel,
     UniSpeechConfig,
     UniSpeechModel,
@@ -22,15 +23,19 @@ from transformers import (
     Wav2Vec2CTCTokenizer,
     Wav2Vec2FeatureExtractor,
     Wav2Vec2ForCTC,
+    Wav2Vec2ForSequenceClassification,
 )
 
 from distill.student import cut, everything
 from lalia.cards import read_card
 from lalia.decoding.greedy import greedy, transcript
+from lalia.models.classifier import Classifier
 from lalia.models.encoder import Encoder
 from lalia.models.export.deployed import Deployed
+from lalia.models.export.onnx_export import export_tagger
 from lalia.models.recogniser import Recogniser
 from lalia.models.store import languages_of
+from lalia.onnx_session import open_session
 from tests.models.test_conversion import LAYOUTS, SMALL, convert, padded, save_peer, shaken, waves
 
 ALPHABETS = {
@@ -212,3 +217,60 @@ def test_a_student_may_keep_the_adapters(mms: Path, tmp_path: Path) -> None:
     assert all(torch.equal(state[key], weight) for key, weight in encoder.state_dict().items() if "ffn_residual" in key)
     assert any("ffn_residual" in key for key in state)
     assert load_file(tmp_path / "ours" / "model.safetensors")
+
+
+@pytest.mark.parametrize("adapters", [False, True], ids=["plain", "adapters"])
+@pytest.mark.parametrize("weighted", [False, True], ids=["last", "weighted"])
+@pytest.mark.parametrize("layout", ["base", "large"])
+def test_a_classifier_of_transformers_gives_the_same_logits(
+    layout: str, weighted: bool, adapters: bool, tmp_path: Path, capsys
+) -> None:
+    names = {0: "eng", 1: "swh", 2: "uzb-script_latin"}
+    torch.manual_seed(0)
+    config = Wav2Vec2Config(
+        **SMALL | LAYOUTS[layout], classifier_proj_size=10, use_weighted_layer_sum=weighted, id2label=names,
+        label2id={label: number for number, label in names.items()}, adapter_attn_dim=4 if adapters else None,
+    )  # fmt: skip
+    peer = shaken(Wav2Vec2ForSequenceClassification(config))
+    extractor = save_peer(peer, tmp_path / "mms-lid-3")
+    assert convert(f"hf:{tmp_path / 'mms-lid-3'}", tmp_path / "ours") == 0
+    printed = capsys.readouterr().out
+    assert "a lalia classifier" in printed and "3 labels" in printed and "CC BY-NC 4.0" in printed
+    ours = Classifier.load(tmp_path / "ours")
+    assert ours.facts.labels == [*names.values()] and ours.facts.task == "language"
+    assert ours.facts.licence == "CC BY-NC 4.0" and read_card(tmp_path / "ours")["licences"] == ["CC BY-NC 4.0"]
+    clips = waves(0.7, 0.4) if layout == "large" else waves(0.7, 0.7)
+    given = extractor(clips, sampling_rate=16_000, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        expected = peer(**given).logits
+        torch.testing.assert_close(ours(*padded(clips)), expected, rtol=0, atol=2e-5)
+    # The tagger, too, and transformers again.
+    export_tagger(ours, tmp_path / "tagger", [], int8=False)
+    frames = open_session(tmp_path / "tagger" / "model.onnx").run(None, {"wave": clips[0][None]})[0]
+    torch.testing.assert_close(torch.from_numpy(frames).mean(1)[0], expected[0], rtol=0, atol=1e-4)
+    assert convert(tmp_path / "ours", f"hf:{tmp_path / 'back'}") == 0
+    back, seen = Wav2Vec2ForSequenceClassification.from_pretrained(tmp_path / "back", output_loading_info=True)
+    assert not seen["missing_keys"] and not seen["unexpected_keys"] and back.config.id2label == names
+    with torch.no_grad():
+        torch.testing.assert_close(back(**given).logits, expected, rtol=0, atol=2e-5)
+
+
+def test_a_classifier_of_hubert_is_read_and_one_that_does_not_fit_is_refused(tmp_path: Path, capsys) -> None:
+    small = {key: value for key, value in SMALL.items() if "code" not in key}
+    config = HubertConfig(**small | LAYOUTS["large"], num_labels=3, id2label={0: "calm", 1: "angry", 2: "sad"})
+    peer = shaken(HubertForSequenceClassification(config))
+    extractor = save_peer(peer, tmp_path / "peer")
+    assert convert(f"hf:{tmp_path / 'peer'}", tmp_path / "ours") == 0
+    ours = Classifier.load(tmp_path / "ours")
+    assert ours.facts.task == "label" and ours.facts.licence == "" and "licence" not in capsys.readouterr().out
+    clips = waves(0.7, 0.4)
+    with torch.no_grad():
+        expected = peer(**extractor(clips, sampling_rate=16_000, padding=True, return_tensors="pt")).logits
+        torch.testing.assert_close(ours(*padded(clips)), expected, rtol=0, atol=2e-5)
+    state = load_file(tmp_path / "peer" / "model.safetensors")
+    state.pop("projector.weight")
+    save_file(state, tmp_path / "peer" / "model.safetensors")
+    assert convert(f"hf:{tmp_path / 'peer'}", tmp_path / "out") == 2
+    assert "projector.weight" in capsys.readouterr().err
+    assert convert(tmp_path / "ours", f"fairseq2:{tmp_path / 'out.pt'}") == 2
+    assert "no classifiers" in capsys.readouterr().err

@@ -90,6 +90,8 @@ def read_checkpoint(path: Path, layout: Layout, hints: Hints) -> Parts:
 def write_fairseq2(parts: Parts, path: Path) -> str:
     """Write ``parts`` as the checkpoint of fairseq2's Wav2Vec2AsrModel or Wav2Vec2Model; return which."""
     check_expressible(parts.shape, "fairseq2")
+    if parts.classifier is not None:
+        raise UserError("fairseq2 has no classifiers of whole utterances; give hf:FOLDER")
     if parts.shape.features == parts.shape.width:
         raise UserError(
             f"fairseq2 cannot express an encoder whose features are as wide as its frames ({parts.shape.width})"

@@ -8,12 +8,15 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from lalia.cards import write_json
 from lalia.errors import UserError
+from lalia.models.classifier import TaggerFacts
 from lalia.models.convert.parts import (
+    ClassifierHead,
     Head,
     LanguageParts,
     Parts,
@@ -84,8 +87,11 @@ def read_hf(folder: Path, languages: Sequence[str] = ()) -> Parts:
     if "lm_head.weight" in others:
         weight, bias = others.pop("lm_head.weight"), others.pop("lm_head.bias")
         _read_heads(parts, weight, bias, config, folder, languages)
-    elif languages:
+    elif languages and not any(key.startswith("classifier.") for key in others):
         raise UserError(f"{folder}: has no CTC head, so it has no languages; leave --language out")
+    if "classifier.weight" in others:
+        parts.classifier = _read_classifier(others, config, folder, parts.licence)
+        others = {key: tensor for key, tensor in others.items() if not key.startswith(_CLASSIFIER)}
     if others:
         raise UserError(f"{folder}: has weights that are no part of wav2vec 2.0: {', '.join(sorted(others)[:3])}")
     return parts
@@ -303,6 +309,64 @@ def _output_names(ids: Mapping[str, Any], tokenizer: dict[str, Any], folder: Pat
     return names
 
 
+# --- Classifiers -----------------------------------------------------------------------------------------
+
+_CLASSIFIER = ("classifier.", "projector.", "layer_weights")
+
+
+def _read_classifier(state: State, config: dict[str, Any], folder: Path, licence: str) -> ClassifierHead:
+    """The projector and the classifier, with a mean over time between them, as one matrix: all three are linear."""
+    try:
+        weight, bias = state["classifier.weight"].float(), state["classifier.bias"].float()
+        inner, inner_bias = state["projector.weight"].float(), state["projector.bias"].float()
+        layer: int | list[float] = -1
+        if config.get("use_weighted_layer_sum"):
+            layer = state["layer_weights"].float().softmax(-1).tolist()
+        folded, folded_bias = weight @ inner, weight @ inner_bias + bias
+    except (KeyError, RuntimeError) as error:
+        raise UserError(
+            f"{folder}: its classifier cannot be read ({error}); expected the layout of Wav2Vec2ForSequenceClassification"
+        ) from error
+    by_number = {int(number): str(label) for number, label in (config.get("id2label") or {}).items()}
+    labels = [by_number.get(number, f"label {number}") for number in range(len(weight))]
+    facts = TaggerFacts(_task(labels), labels, layer, licence=licence)
+    facts.check(config["num_hidden_layers"], folder / "config.json")
+    return ClassifierHead(facts, folded, folded_bias)
+
+
+def _task(labels: Sequence[str]) -> str:
+    """``language`` where nearly all labels are codes of languages, else ``label``."""
+    codes = sum(is_code(label.partition("-")[0].lower()) for label in labels)
+    return "language" if codes > 0.9 * len(labels) else "label"
+
+
+def _write_classifier(head: ClassifierHead, shape: EncoderShape) -> tuple[State, dict[str, Any]]:
+    """(tensors, settings) of transformers' classifier, whose projector changes nothing."""
+    facts = head.facts
+    if facts.moments != 1:
+        raise UserError(
+            "transformers cannot express a classifier on squares of frames (moments 2); export it as a tagger"
+        )
+    state = {
+        "projector.weight": torch.eye(shape.width), "projector.bias": torch.zeros(shape.width),
+        "classifier.weight": head.weight_CD, "classifier.bias": head.bias_C,
+    }  # fmt: skip
+    layers = shape.layers
+    weights = (
+        facts.layer
+        if isinstance(facts.layer, list)
+        else [float(n == facts.layer % (layers + 1)) for n in range(layers + 1)]
+    )
+    weighted = weights != [0.0] * layers + [1.0]
+    if weighted:
+        state["layer_weights"] = torch.tensor(weights).clamp(min=1e-30).log()
+    labels = {str(number): label for number, label in enumerate(facts.labels)}
+    return state, {
+        "id2label": labels, "label2id": {label: int(number) for number, label in labels.items()},
+        "classifier_proj_size": shape.width, "use_weighted_layer_sum": weighted,
+    }  # fmt: skip
+
+
 # --- Licence ---------------------------------------------------------------------------------------------
 
 _LICENCES = {
@@ -354,6 +418,11 @@ def write_hf(parts: Parts, folder: Path) -> str:
     if parts.head is not None:
         state["lm_head.weight"], state["lm_head.bias"] = parts.head.weight_VD, parts.head.bias_V
         architecture = "Wav2Vec2ForCTC"
+    if parts.classifier is not None:
+        added, settings = _write_classifier(parts.classifier, parts.shape)
+        state = {PREFIX + key: tensor for key, tensor in state.items()} | added
+        config |= settings
+        architecture = "Wav2Vec2ForSequenceClassification"
     with replacing(folder) as new:
         tensors = {key: tensor.detach().float().cpu().contiguous() for key, tensor in state.items()}
         save_file(tensors, new / "model.safetensors", {"format": "pt"})

@@ -23,11 +23,19 @@ from torch import Tensor, nn
 
 from lalia.cards import read_card
 from lalia.errors import UserError
+from lalia.models.classifier import Classifier, TaggerFacts
 from lalia.models.encoder import Encoder
 from lalia.models.quantizer import ContrastiveHead, ContrastiveShape
 from lalia.models.recogniser import Recogniser
 from lalia.models.shape import EncoderShape
-from lalia.models.store import LanguagePart, load_encoder, load_quantizer, load_recogniser, save_languages
+from lalia.models.store import (
+    LanguagePart,
+    load_classifier,
+    load_encoder,
+    load_quantizer,
+    load_recogniser,
+    save_languages,
+)
 from lalia.text.normaliser import Normaliser, NormaliserSettings
 from lalia.text.tokens import BLANK, BOUNDARY, Tokens
 
@@ -59,6 +67,15 @@ class LanguageParts:
 
 
 @dataclass
+class ClassifierHead:
+    """The linear layer of a classifier of whole utterances."""
+
+    facts: TaggerFacts
+    weight_CD: Tensor
+    bias_C: Tensor
+
+
+@dataclass
 class Quantizer:
     """What contrastive pretraining adds; names of ``state`` are ``ContrastiveHead``'s."""
 
@@ -78,6 +95,7 @@ class Parts:
     languages: list[str] = field(default_factory=list)
     """where there are several: codes for ``read_language``, which reads one at a time (a thousand of them are 10 GB)"""
     read_language: Callable[[str], LanguageParts] | None = None
+    classifier: ClassifierHead | None = None
     licence: str = ""
     """the source's licence, "" where it is not known"""
     remarks: list[str] = field(default_factory=list)
@@ -85,8 +103,12 @@ class Parts:
 
 
 def from_lalia(folder: Path, language: str = "") -> Parts:
-    """The encoder (with its quantizer) or recogniser in ``folder``; of a recogniser of many languages, that of ``language``."""
+    """The encoder (with its quantizer), recogniser (of many languages: that of ``language``) or classifier in ``folder``."""
     card = read_card(folder)
+    if card["kind"] == "classifier":
+        found = load_classifier(folder)
+        linear = ClassifierHead(found.facts, found.head.weight.detach(), found.head.bias.detach())
+        return Parts(found.encoder.shape, found.encoder.state_dict(), parents=[card], classifier=linear)
     if card["kind"] == "recogniser":
         recogniser = load_recogniser(folder, language)
         encoder = recogniser.encoder
@@ -100,7 +122,7 @@ def from_lalia(folder: Path, language: str = "") -> Parts:
 
 
 def to_lalia(parts: Parts, folder: Path, source: str, **facts: Any) -> str:
-    """Write ``parts`` to ``folder``: a recogniser where they have a CTC head, else an encoder; return which."""
+    """Write ``parts`` to ``folder``: a recogniser where they have a CTC head, a classifier, or an encoder; return which."""
     encoder = Encoder(parts.shape)
     _fill(encoder, parts.encoder, source)
     facts |= {"licences": [parts.licence]} if parts.licence else {}
@@ -108,6 +130,13 @@ def to_lalia(parts: Parts, folder: Path, source: str, **facts: Any) -> str:
         several = (_language(parts.read_language(code)) for code in parts.languages)
         save_languages(encoder, several, folder, parts.parents, **facts)
         return f"recogniser of {len(parts.languages)} languages"
+    if parts.classifier is not None:
+        classifier = Classifier(encoder, parts.classifier.facts)
+        with torch.no_grad():
+            classifier.head.weight.copy_(parts.classifier.weight_CD)
+            classifier.head.bias.copy_(parts.classifier.bias_C)
+        classifier.save(folder, parts.parents, **facts)
+        return "classifier"
     if parts.head is not None:
         recogniser = Recogniser(encoder, parts.head.tokens, parts.head.normaliser)
         with torch.no_grad():
