@@ -6,6 +6,7 @@ Style, charts and audio are inside the file; it loads nothing and follows the re
 from __future__ import annotations
 
 import base64
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, pairwise
@@ -31,6 +32,11 @@ _ENVIRONMENT = Environment(
     loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
 )
 _BLOCKS: Any = _ENVIRONMENT.get_template("blocks.html").module
+_POLICY = (
+    "default-src 'none'; script-src 'sha256-{}'; style-src 'unsafe-inline'; img-src data:; media-src data:; "
+    "base-uri 'none'; form-action 'none'"
+)
+"""The content security policy: no address is loaded, and no other script runs, whatever the texts on the page hold."""
 
 
 @dataclass
@@ -52,10 +58,22 @@ class Page:
     summary: Markup = field(default_factory=Markup)
     sections: list[Section] = field(default_factory=list)
     footer: list[str | Markup] = field(default_factory=list)
+    assets: Sequence[str] = ()
+    """more files of this folder (``.css`` or ``.js``) to put into the page"""
 
     def html(self) -> str:
-        css = Markup((_HERE / "page.css").read_text(encoding="utf-8"))
-        return _ENVIRONMENT.get_template("page.html").render(page=self, css=css, version=__version__)
+        css, script = (
+            Markup("").join(
+                Markup((_HERE / name).read_text(encoding="utf-8"))
+                for name in (first, *self.assets)
+                if name.endswith(Path(first).suffix)
+            )
+            for first in ("page.css", "players.js")
+        )
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        return _ENVIRONMENT.get_template("page.html").render(
+            page=self, css=css, script=script, policy=Markup(_POLICY.format(digest)), version=__version__
+        )
 
     def write(self, path: Path) -> Path:
         """Write the page to ``path`` atomically."""
@@ -106,6 +124,11 @@ def goals(items: Sequence[Goal]) -> Markup:
 def clips(items: Sequence[Any], key: Markup) -> Markup:
     """Clips (``lalia.report.page.ShownClip``) with their texts; ``key`` is the legend of the colours."""
     return Markup(_BLOCKS.clips(items, key))
+
+
+def corrections(items: Sequence[Any], key: Markup, storage: str) -> Markup:
+    """Clips to correct (``lalia.report.correction_page``); ``storage`` names their decisions in the browser's storage."""
+    return Markup(_BLOCKS.corrections(items, key, storage))
 
 
 def settings(groups: Sequence[tuple[str, Sequence[tuple[str, str, str | None]]]]) -> Markup:
