@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -59,30 +59,44 @@ COLUMNS: dict[str, pa.DataType] = {
 }
 
 
-def _features() -> dict[str, dict[str, Any]]:
+ExtraColumns = Mapping[str, Literal["string", "float"]]
+"""Columns that a corpus has in addition to ``COLUMNS``, and their types: text, or float32."""
+_TYPES: dict[str, pa.DataType] = {"string": pa.string(), "float": pa.float32()}
+
+
+def _features(extra: ExtraColumns) -> dict[str, dict[str, Any]]:
     """The columns in the words of ``datasets``."""
     words = {"string": "string", "float": "float32", "int32": "int32"}
     audio = {"sampling_rate": SAMPLE_RATE, "decode": False, "_type": "Audio"}
+    kinds = {name: str(kind) for name, kind in COLUMNS.items()} | dict(extra)
     return {
-        name: audio if name == "audio" else {"dtype": words[str(kind)], "_type": "Value"}
-        for name, kind in COLUMNS.items()
+        name: audio if name == "audio" else {"dtype": words[kind], "_type": "Value"} for name, kind in kinds.items()
     }
 
 
-SCHEMA = pa.schema(
-    list(COLUMNS.items()), metadata={"huggingface": json.dumps({"info": {"features": _features()}}, sort_keys=True)}
-)
-"""The schema of every shard; its metadata lets ``datasets`` read a single shard as audio too."""
+def schema_with(extra: ExtraColumns) -> pa.Schema:
+    """The schema of every shard of a corpus; its metadata lets ``datasets`` read a single shard as audio too."""
+    columns = [*COLUMNS.items(), *((name, _TYPES[kind]) for name, kind in extra.items())]
+    features = json.dumps({"info": {"features": _features(extra)}}, sort_keys=True)
+    return pa.schema(columns, metadata={"huggingface": features})
 
 
-def write_index(folder: Path, shards: Sequence[str], rows: int, size_bytes: int, fingerprint: str, about: str) -> None:
+def write_index(
+    folder: Path,
+    shards: Sequence[str],
+    rows: int,
+    size_bytes: int,
+    fingerprint: str,
+    about: str,
+    extra: ExtraColumns,
+) -> None:
     """Write what ``datasets.load_from_disk`` looks for: ``dataset_info.json``, then ``state.json``."""
     info = {
         "description": about,
         "citation": "",
         "homepage": "",
         "license": "",
-        "features": _features(),
+        "features": _features(extra),
         "splits": {"train": {"name": "train", "num_bytes": size_bytes, "num_examples": rows, "dataset_name": "lalia"}},
     }
     state: dict[str, Any] = {
@@ -281,6 +295,12 @@ class Corpus:
         if with_text is not None:
             keep &= self.labelled == with_text
         return np.flatnonzero(keep)
+
+    @property
+    def extra_columns(self) -> ExtraColumns:
+        """The columns in addition to ``COLUMNS``."""
+        schema = next(self._batches()).schema
+        return {f.name: "string" if f.type == pa.string() else "float" for f in schema if f.name not in COLUMNS}
 
     def column(self, name: str, rows: np.ndarray | None = None) -> list[Any]:
         """The values of one column, for ``rows`` or for all; not for ``audio``, which is read clip by clip."""

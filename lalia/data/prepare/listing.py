@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from lalia.errors import UserError
 from lalia.files import readable
@@ -70,7 +70,8 @@ class SourceClip:
     ``path`` is a file, or only its name if ``data`` holds the bytes. It may be a name that is not UTF-8; no other field may.
     ``text`` and ``speaker`` are ``""`` if unknown. ``duration_s`` is the length by the source (0: unknown), for planning.
     ``is_segment``: a part of a long recording, with approximate times. ``held_out`` are the spans of the recording whose
-    utterances are in another split than ``split``. ``channel`` counts from 0 (``None``: unknown).
+    utterances are in another split than ``split``. ``channel`` counts from 0 (``None``: unknown). ``extra`` holds the values of
+    the listing's extra columns.
     """
 
     id: str
@@ -87,6 +88,7 @@ class SourceClip:
     is_segment: bool = False
     channel: int | None = None
     held_out: tuple[SplitSpan, ...] = ()
+    extra: Mapping[str, str | float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("id", "text", "speaker", "source"):
@@ -128,7 +130,8 @@ class Stream(Protocol):
 class Listing:
     """A source: clips, or streams of clips, in an order that depends on the source only.
 
-    ``facts`` go into the corpus card (sources, licences, splitting), ``documents`` are files to write next to it.
+    ``facts`` go into the corpus card (sources, licences, splitting), ``documents`` are files to write next to it,
+    ``parents`` are the cards of the models that made the labels, ``extra`` the columns that the corpus has in addition.
     """
 
     name: str
@@ -137,6 +140,8 @@ class Listing:
     dropped: list[Dropped] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
     documents: dict[str, str] = field(default_factory=dict)
+    parents: list[dict[str, Any]] = field(default_factory=list)
+    extra: dict[str, Literal["string", "float"]] = field(default_factory=dict)
 
 
 def sentence_key(text: str) -> str:

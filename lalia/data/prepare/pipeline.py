@@ -27,7 +27,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from lalia.audio.channels import parse_channels
 from lalia.audio.reading import TWO_VOICES
 from lalia.cards import NAME, read_card, write_card, write_json, write_text
-from lalia.data.corpus import SCHEMA, Corpus, write_clip_index, write_index
+from lalia.data.corpus import Corpus, ExtraColumns, schema_with, write_clip_index, write_index
 from lalia.data.prepare.duplicates import CONFLICT, find_duplicates
 from lalia.data.prepare.listing import ClipNote, Dropped, Listing, SourceClip
 from lalia.data.prepare.rows import RecordingTotals
@@ -82,10 +82,12 @@ def finalise(
         raise UserError(f"{listing.name}: not one clip is fit ({reasons or 'there are none'}); see {out / SKIPPED}")
     kept = [row for number, row in enumerate(row for record in records for row in record.rows) if number not in gone]
     fingerprint = hashlib.sha256("\n".join(f"{id} {content}" for id, content, *_ in kept).encode()).hexdigest()[:16]
-    hashes = _write_shards(placed, out, fingerprint, f"Speech prepared by lalia from {listing.name}")
+    hashes = _write_shards(placed, out, fingerprint, f"Speech prepared by lalia from {listing.name}", listing.extra)
     for name, text in listing.documents.items():
         write_text(out / name, text)
-    return write_card(out, "corpus", [], known=hashes, **_card_facts(listing, out, dropped, notes, records, recipe))
+    return write_card(
+        out, "corpus", listing.parents, known=hashes, **_card_facts(listing, out, dropped, notes, records, recipe)
+    )
 
 
 def write_skipped(out: Path, dropped: list[Dropped]) -> None:
@@ -110,7 +112,7 @@ def _write_table(path: Path, columns: tuple[str, ...], rows: list[tuple[str, ...
 
 
 def _write_shards(
-    placed: list[tuple[Path, np.ndarray, str]], out: Path, fingerprint: str, about: str
+    placed: list[tuple[Path, np.ndarray, str]], out: Path, fingerprint: str, about: str, extra: ExtraColumns
 ) -> dict[str, str]:
     """Place shards of (part, rows to keep, the part's SHA-256) and write their index: name -> SHA-256."""
     hashes: dict[str, str] = {}
@@ -120,7 +122,7 @@ def _write_shards(
         shard_bytes, hashes[name] = _place_shard(path, keep, digest, out / name)
         size += shard_bytes
         rows += int(keep.sum())
-    write_index(out, list(hashes), rows, size, fingerprint, about)
+    write_index(out, list(hashes), rows, size, fingerprint, about, extra)
     return hashes
 
 
@@ -447,14 +449,18 @@ def _write(
 ) -> None:  # fmt: skip
     hashes: dict[str, str] = {}
     size = written = 0
+    extra = corpus.extra_columns
+    schema = schema_with(extra)
     batches = list(_batches(corpus, rows))
     for number, batch_rows in enumerate(batches):
         name = f"data-{number:05d}-of-{len(batches):05d}.arrow"
-        table = [_row(corpus, row) | dict(changes.get(row, {})) for row in batch_rows]
-        shard_bytes, hashes[name] = write_shard(out / name, pa.RecordBatch.from_pylist(table, schema=SCHEMA))
+        table = [_row(corpus, row, schema.names) | dict(changes.get(row, {})) for row in batch_rows]
+        shard_bytes, hashes[name] = write_shard(out / name, pa.RecordBatch.from_pylist(table, schema=schema))
         size += shard_bytes
         written += len(table)
-    write_index(out, list(hashes), written, size, fingerprint, f"Speech of {corpus.folder.name}, rewritten by lalia")
+    write_index(
+        out, list(hashes), written, size, fingerprint, f"Speech of {corpus.folder.name}, rewritten by lalia", extra
+    )
     write_skipped(out, dropped)
     for name, text in documents.items():
         write_text(out / name, text)
@@ -472,9 +478,9 @@ def _write(
     )  # fmt: skip
 
 
-def _row(corpus: Corpus, row: int) -> dict[str, Any]:
-    """The values of all columns of ``row``."""
-    return {name: corpus.column(name, np.array([row]))[0] for name in SCHEMA.names}
+def _row(corpus: Corpus, row: int, names: list[str]) -> dict[str, Any]:
+    """The values of the columns ``names`` of ``row``."""
+    return {name: corpus.column(name, np.array([row]))[0] for name in names}
 
 
 def _batches(corpus: Corpus, rows: np.ndarray) -> Iterator[list[int]]:

@@ -242,6 +242,7 @@ class Reader:
             "source": clip.source,
             "original_rate": self._rate,
             **vars(quality),
+            **clip.extra,
         }
         channel = None if clip.channel is None else (readable(clip.path), clip.channel)
         return CorpusRow(row, wave_S, hashlib.sha256(pcm_S.tobytes()).hexdigest()[:16], channel)

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from lalia.cards import write_json
-from lalia.data.corpus import SCHEMA
+from lalia.data.corpus import ExtraColumns, schema_with
 from lalia.data.prepare.fingerprints import fingerprint
 from lalia.data.prepare.listing import ClipNote, Dropped, Listing, SourceClip, Stream, ordering, sentence_key
 from lalia.data.prepare.rows import CorpusRow, Reader, RecordingChannel, RecordingTotals
@@ -37,12 +37,14 @@ Tell = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Unit:
-    """Consecutive clips of a listing, or a stream of them, and the choice of channels (``lalia.audio.channels``)."""
+    """Consecutive clips of a listing, or a stream of them, the choice of channels (``lalia.audio.channels``), and the
+    listing's extra columns."""
 
     number: int
     clips: list[SourceClip] = field(default_factory=list)
     stream: Stream | None = None
     choice: int | None = None
+    extra: ExtraColumns = field(default_factory=dict)
 
     def entries(self, start: int) -> Iterator[SourceClip | Dropped]:
         """What is listed, from number ``start`` on."""
@@ -81,18 +83,20 @@ class Record:
 
 def plan_units(listing: Listing, choice: int | None = None) -> list[Unit]:
     """Cut a listing into units of about a shard each; depends on the listing alone, and the choice of channels."""
-    units: list[Unit] = [Unit(number, [], stream, choice) for number, stream in enumerate(listing.streams)]
+    units: list[Unit] = [
+        Unit(number, [], stream, choice, listing.extra) for number, stream in enumerate(listing.streams)
+    ]
     current: list[SourceClip] = []
     weight = 0.0
     for clip in listing.clips:
         cost = clip.duration_s * FLAC_BYTES_PER_S
         if current and (len(current) >= SHARD_ROWS or weight + cost > SHARD_BYTES):
-            units.append(Unit(len(units), current, None, choice))
+            units.append(Unit(len(units), current, None, choice, listing.extra))
             current, weight = [], 0.0
         current.append(clip)
         weight += cost
     if current:
-        units.append(Unit(len(units), current, None, choice))
+        units.append(Unit(len(units), current, None, choice, listing.extra))
     return units
 
 
@@ -112,6 +116,7 @@ class _Writer:
     def __init__(self, unit: Unit, work: Path) -> None:
         self._draft = record_path(work, unit.number).with_suffix(".draft")
         self._work, self._number = work, unit.number
+        self._schema = schema_with(unit.extra)
         self.record = Record.read(self._draft) if self._draft.exists() else Record()
         self._rows: list[CorpusRow] = []
         self._fingerprints: list[np.ndarray] = []
@@ -132,7 +137,7 @@ class _Writer:
         found = np.concatenate(self._fingerprints)
         write_file(fingerprints_path(self._work, name), lambda file: np.save(file, found))
         size, digest = write_shard(
-            self._work / "parts" / name, pa.RecordBatch.from_pylist([m.row for m in self._rows], schema=SCHEMA)
+            self._work / "parts" / name, pa.RecordBatch.from_pylist([m.row for m in self._rows], schema=self._schema)
         )
         self.record.shards.append((name, len(self._rows), size, digest))
         for made in self._rows:
