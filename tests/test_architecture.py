@@ -24,6 +24,7 @@ LIGHT = (
     "cards",
     "model_folder",
     "onnx_session",
+    "align",
     "audio",
     "text",
     "lm",
@@ -83,7 +84,8 @@ DOORS = {
     "websockets": ("lalia/serve/connections.py", "benchmarks/", "tests/"),
     "sounddevice": ("lalia/runtime/microphone.py", "tests/"),
     "praatio": ("lalia/data/prepare/sources/",),
-    "pysubs2": ("lalia/data/prepare/sources/",),
+    "pysubs2": ("lalia/align/written.py", "lalia/data/prepare/sources/"),
+    "selectolax": ("lalia/align/written.py",),
     "rustling": ("lalia/data/prepare/sources/",),
     "transformers": ("lalia/models/convert", "benchmarks/", "tests/"),
 }
@@ -91,6 +93,7 @@ DOORS = {
 LIGHT_PACKAGES = {"numpy", "onnxruntime", "soundfile", "soxr", "rapidfuzz", "lalia"}
 # Inside a function of a light module a package may be named that only some users need.
 LATE_PACKAGES = {
+    "lalia/align/written.py": {"pysubs2", "selectolax"},
     "lalia/audio/ffmpeg.py": {"av"},
     "lalia/audio/flac.py": {"miniaudio"},
     "lalia/runtime/microphone.py": {"sounddevice"},

@@ -30,6 +30,7 @@ use a student
 
 make one
   lalia prepare demo --out corpora/demo             raw audio to a corpus
+  lalia align my-student book.mp3 book.txt --out corpora/book    hours of audio and their text to a corpus
   lalia finetune fit --encoder nano-multilingual --data.corpus corpora/demo --data.language ita --out runs/italian
   lalia distill fit …, lalia distill export …       a small student of it; lalia pretrain fit …: an encoder of your own
   lalia inspect runs/italian                        what a folder holds and where it comes from
@@ -45,6 +46,7 @@ VERBS = {
     "lm": ("a language model from text", "lalia.cli.lm"),
     "tune": ("the weight of a language model, on dev clips", "lalia.cli.tune"),
     "prepare": ("raw audio to a corpus", "lalia.cli.prepare"),
+    "align": ("a corpus from long recordings and their texts", "lalia.cli.align"),
     "inspect": ("what a folder is, and its lineage", "lalia.cli.inspect"),
     "convert": ("weights from and to other toolkits", "lalia.cli.convert"),
 }

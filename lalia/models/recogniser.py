@@ -20,8 +20,11 @@ from torchaudio.functional import forced_align
 from lalia.decoding.forced_alignment import require_frames
 from lalia.models.encoder import Encoder
 from lalia.models.frontend import on_device
+from lalia.runtime.student import OVERLAP_S, WINDOW_S
+from lalia.runtime.windows import Window, WindowOutput, cut_windows, stitch
 from lalia.text.normaliser import Normaliser
 from lalia.text.tokens import Tokens
+from lalia.units import Seconds, to_samples
 
 
 class Recogniser(nn.Module):
@@ -72,6 +75,28 @@ class Recogniser(nn.Module):
         from lalia.models.store import save_recogniser
 
         save_recogniser(self, Path(folder), parents, **facts)
+
+
+class WindowedRecogniser:
+    """A recogniser as a student is used: a wave of any length in, log-probabilities out, in overlapping windows."""
+
+    def __init__(self, recogniser: Recogniser) -> None:
+        self._recogniser = recogniser
+        self.tokens, self.normaliser = recogniser.tokens, recogniser.normaliser
+        self.frame_s: Seconds = recogniser.frame_s
+        self._frame = to_samples(self.frame_s)
+
+    def log_probs(self, wave: np.ndarray) -> np.ndarray:
+        """Log-probabilities (T, V) float32 of a wave (S,), 16 kHz."""
+        window, overlap = (to_samples(seconds) // self._frame * self._frame for seconds in (WINDOW_S, OVERLAP_S))
+        parts = list(stitch(map(self._run, cut_windows([wave], window, overlap))))
+        return np.concatenate(parts) if parts else np.zeros((0, len(self.tokens)), np.float32)
+
+    def _run(self, window: Window) -> WindowOutput:
+        wave_BS = torch.from_numpy(np.ascontiguousarray(window.wave))[None]
+        log_probs_BTV, frames_B = self._recogniser.log_probs(wave_BS, torch.tensor([wave_BS.shape[1]]))
+        frames = -(-len(window.wave) // self._frame)
+        return WindowOutput(log_probs_BTV[0, : int(frames_B[0])].numpy(), frames, window.shared // self._frame)
 
 
 # --- CTC loss --------------------------------------------------------------------------------------------

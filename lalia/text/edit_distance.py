@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -34,3 +34,8 @@ def alignment(reference: str, hypothesis: str, unit: Literal["word", "character"
         else:
             edits += [Edit("insertion", "", h) for h in new]
     return edits
+
+
+def distance(one: Sequence[Hashable], other: Sequence[Hashable]) -> int:
+    """The fewest substitutions, deletions and insertions that turn one sequence into the other."""
+    return int(Levenshtein.distance(one, other))
