@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -81,6 +82,10 @@ def schema_with(extra: ExtraColumns) -> pa.Schema:
     return pa.schema(columns, metadata={"huggingface": features})
 
 
+SCHEMA = schema_with({})
+"""The schema of a corpus without extra columns."""
+
+
 def write_index(
     folder: Path,
     shards: Sequence[str],
@@ -88,7 +93,7 @@ def write_index(
     size_bytes: int,
     fingerprint: str,
     about: str,
-    extra: ExtraColumns,
+    extra: ExtraColumns = MappingProxyType({}),
 ) -> None:
     """Write what ``datasets.load_from_disk`` looks for: ``dataset_info.json``, then ``state.json``."""
     info = {
