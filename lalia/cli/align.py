@@ -26,7 +26,7 @@ from lalia.cli.options import load_student, needs
 from lalia.cli.parser import Parser, positive, print_next
 from lalia.errors import UserError
 from lalia.inputs import CARD, identify
-from lalia.model_folder import STUDENT, find_made, find_student, languages_of
+from lalia.model_folder import STUDENT, find_exported, find_made, languages_of
 from lalia.units import clock
 
 if TYPE_CHECKING:
@@ -213,7 +213,7 @@ def _load(path: Path, language: str) -> tuple[AcousticModel, dict[str, Any]]:
         with needs("a recogniser without a student"):
             from lalia.models.recogniser import Recogniser, WindowedRecogniser
         return WindowedRecogniser(Recogniser.load(folder, language)), read_card(folder)
-    return load_student(path, 1, language), read_card(find_student(path))
+    return load_student(path, 1, language), read_card(find_exported(path))
 
 
 def _language(requested: str, available: list[str]) -> str:
