@@ -7,11 +7,20 @@ are tuned on the dev split. The LSTM is trained on all of it and rescores n-gram
 clips that are in no text, as if the user knew the names. The closed list has all sentences of dev and test. Times are thread
 time on one thread, and ratios to the time of the acoustic model for the same clips in the same run. Models are kept in --work;
 an interrupted run reuses them.
+
+    python -m benchmarks.decoding.language_models STUDENT --arpa WORDS.arpa [--work FOLDER] [--out TABLE.md]
+
+measures a large model of words: processor time and peak memory of `lalia lm`, which converts the ARPA file, and of loading the
+folder into a decoder, beside KenLM's parsing of the same file. Each runs in a process of its own.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import os
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -167,23 +176,87 @@ def compare(bench: Bench, free: list[Path], work: Path, settings: LstmSettings) 
     bench.beam(f"closed list of {len(phrases)} sentences", make_decoder(student, only=phrases))
 
 
+# --- A large model ---------------------------------------------------------------------------------------
+
+_LOAD = """
+import sys, time
+from lalia.decoding.decoder import make_decoder
+from lalia.runtime.student import Student
+student = Student.load(sys.argv[1], 1)
+start = time.process_time()
+make_decoder(student, sys.argv[2])
+print(time.process_time() - start)
+"""
+_KENLM = """
+import sys, time
+import kenlm
+start = time.process_time()
+kenlm.Model(sys.argv[1])
+print(time.process_time() - start)
+"""
+_CONVERT = """
+import sys, time
+from lalia.cli.main import main
+start = time.process_time()
+assert main(["lm", sys.argv[2], "--unit", "word", "--like", sys.argv[1], "--out", sys.argv[3]]) == 0
+print(time.process_time() - start)
+"""
+
+
+def measure(script: str, *arguments: object) -> tuple[float, float]:
+    """(the seconds that ``script`` prints last, its peak memory in GB), run in a process of its own."""
+    child = subprocess.Popen([sys.executable, "-c", script, *map(str, arguments)], stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    printed = child.stdout.read()
+    _, status, used = os.wait4(child.pid, 0)
+    if status:
+        raise SystemExit(f"{script.strip().splitlines()[-2]}: failed")
+    return float(printed.split()[-1]), used.ru_maxrss / 1e6
+
+
+def large_model(student: Path, arpa: Path, work: Path) -> list[str]:
+    """The rows of the table: what is done, seconds, millions of n-grams a second, peak memory."""
+    found = {"`lalia lm`: ARPA to a folder": measure(_CONVERT, student, arpa, work / "large")}
+    found["loading the folder, ready to decode"] = measure(_LOAD, student, work / "large")
+    if importlib.util.find_spec("kenlm"):
+        found["KenLM (C++) parses the ARPA file, for comparison"] = measure(_KENLM, arpa)
+    model = LanguageModel.load(work / "large")
+    count = sum(model.card["ngrams"])
+    bytes_read, bytes_made = arpa.stat().st_size, sum(file.stat().st_size for file in model.folder.iterdir())
+    print(f"{count:,} n-grams: {bytes_read / 1e9:.2f} GB as ARPA, {bytes_made / 1e9:.2f} GB as a folder", flush=True)
+    return [
+        f"| {name} | {seconds:.2f} | {count / seconds / 1e6:.2f} | {memory:.2f} |"
+        for name, (seconds, memory) in found.items()
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("student", type=Path)
-    parser.add_argument("corpus", type=Path)
-    parser.add_argument("--language", required=True)
+    parser.add_argument("corpus", type=Path, nargs="?")
+    parser.add_argument("--language")
+    parser.add_argument("--arpa", type=Path, help="measure a large model of words instead")
     parser.add_argument("--text", type=Path, action="append", default=[], help="free text, one sentence per line")
     parser.add_argument("--work", type=Path, help="folder of the models; existing ones are reused")
     parser.add_argument("--width", type=int, default=LstmSettings.width, help="width of the LSTM's layer")
     parser.add_argument("--out", type=Path, help="also write the table to this file")
     args = parser.parse_args()
-    bench = Bench(Student.load(args.student, 1), Corpus.load(args.corpus), args.language)
-    print(f"{len(bench.test)} clips, {bench.audio_s:.0f} s; acoustic model {bench.model_s:.2f} s", flush=True)
+    if args.arpa is None and not (args.corpus and args.language):
+        parser.error("expected a corpus and its --language, or --arpa FILE")
     with tempfile.TemporaryDirectory() as folder:
-        compare(bench, args.text, args.work or Path(folder), LstmSettings(width=args.width))
+        work = args.work or Path(folder)
+        if args.arpa:
+            head = "| what | processor time, s | M n-grams/s | peak memory, GB |\n|---|---|---|---|"
+            rows = large_model(args.student, args.arpa, work)
+            print("\n".join(rows))
+        else:
+            head = "| decoding | CER % | WER % (95 %) | time / acoustic model | seconds / hour of speech |\n|---|---|---|---|---|"
+            bench = Bench(Student.load(args.student, 1), Corpus.load(args.corpus), args.language)
+            print(f"{len(bench.test)} clips, {bench.audio_s:.0f} s; acoustic model {bench.model_s:.2f} s", flush=True)
+            compare(bench, args.text, work, LstmSettings(width=args.width))
+            rows = bench.rows
     if args.out:
-        head = "| decoding | CER % | WER % (95 %) | time / acoustic model | seconds per hour of speech |\n|---|---|---|---|---|"
-        write_text(args.out, "\n".join([head, *bench.rows, ""]))
+        write_text(args.out, "\n".join([head, *rows, ""]))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ import pytest
 
 from benchmarks.decoding import language_models
 from lalia.audio.encoding import flac_bytes
+from lalia.lm.arpa import write_arpa
+from lalia.lm.ngrams import estimate
 from tests.cli.test_main import make_corpus
 from tests.tiny_student import make_student, sing
 
@@ -42,3 +44,15 @@ def test_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "| closed list of 4 sentences",
     ]
     assert rows[2].startswith("| greedy | 0.0 | 0.0 (0.0 to 0.0) | ")
+
+
+def test_table_of_a_large_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_arpa(estimate([["a", "bad", "bed"], ["a", "cab"]], 3), tmp_path / "words.arpa")
+    table = tmp_path / "table.md"
+    argv = [make_student(tmp_path / "student"), "--arpa", tmp_path / "words.arpa", "--work", tmp_path, "--out", table]
+    monkeypatch.setattr(sys, "argv", ["decoding", *map(str, argv)])
+    language_models.main()
+    assert [row.split(" | ")[0] for row in table.read_text().splitlines()[2:4]] == [
+        "| `lalia lm`: ARPA to a folder",
+        "| loading the folder, ready to decode",
+    ]
