@@ -214,12 +214,14 @@ def labelled_rows(
 
 def check_labels(corpus: LabelledCorpus, path: Path, rows: Sequence[int], model: AcousticModel) -> None:
     """Raise a ``UserError`` if no label has a letter, or if ``model`` has no letters for most of their words."""
-    texts = [text for row in rows if (text := model.normaliser.for_language(corpus.language(row))(corpus.text(row)))]
-    if not texts:
+    words: list[str] = []
+    for row in rows:
+        normaliser = model.normaliser.for_language(corpus.language(row))
+        words += normaliser.writing.count_units(normaliser(corpus.text(row)))
+    if not words:
         raise UserError(
             f"{path}: none of {len(rows)} labels has a letter after normalisation; prepare it with its transcripts"
         )
-    words = [word for text in texts for word in text.split()]
     unknown = [word for word in words if not _has_tokens(word, model.tokens)]
     require_alphabet(str(path), len(unknown), len(words), " ".join(unknown[:5]))
 

@@ -113,8 +113,9 @@ def _rates(labels: Labels) -> list[Finding]:
         return []
     rates = letters_per_s(labels)
     usual = float(np.median(rates))
-    words = [len(labels.normal[p].split()) / labels.durations_s[p] for p in places]
-    notes = [f"{rates[p]:.1f} letters, {w:.1f} words a second" for p, w in zip(places, words, strict=True)]
+    writing = labels.normaliser.writing
+    counts = [len(writing.count_units(labels.normal[p])) / labels.durations_s[p] for p in places]
+    notes = [f"{rates[p]:.1f} letters, {c:.1f} {writing.units} a second" for p, c in zip(places, counts, strict=True)]
     worst = f"{rates[places[0]]:.1f} letters a second of speech (median {usual:.1f})"
     what = f"{plural(len(places), 'label', 'has', 'have')} a far higher or lower speaking rate than the others, the worst {worst}"
     fix = "probably the label of another clip, or a cut clip; --fix removes them"
@@ -122,7 +123,8 @@ def _rates(labels: Labels) -> list[Finding]:
 
 
 def _repeated(labels: Labels) -> list[Finding]:
-    counts = Counter(text for text in labels.normal if len(text.split()) > 2)
+    writing = labels.normaliser.writing
+    counts = Counter(text for text in labels.normal if writing.words_in(writing.cut(text)) > 2)
     if not counts:
         return []
     text, times = counts.most_common(1)[0]
@@ -197,7 +199,7 @@ def count_splits(labels: Labels) -> list[Split]:
         normal = [labels.normal[p] for p in places]
         speakers = {labels.speakers[p] for p in places} - {""}
         hours = float(labels.durations_s[places].sum()) / 3600
-        words = sum(len(text.split()) for text in normal)
+        words = sum(len(labels.normaliser.writing.count_units(text)) for text in normal)
         found.append(Split(name, len(places), hours, len(speakers), len(set(normal)), words))
     return found
 

@@ -91,6 +91,7 @@ class Split:
     speakers: int
     sentences: int
     words: int
+    """or syllables, or clusters, as the language is written"""
 
 
 @dataclass

@@ -69,16 +69,17 @@ def show_next(corpus: Path, checked: list[Checked], fixed: Path | None, encoder:
         found.labels.language for found in checked
         if not found.stops or (fixed and all(finding.fixable for finding in found.stops))
     ]  # fmt: skip
-    for language in ready[:1]:
+    if ready:
+        chosen = " ".join(f"--data.language {language}" for language in ready)
         print(
             f"train: lalia finetune fit --encoder {encoder or 'nano-multilingual'} --data.corpus {fixed or corpus} "
-            f"--data.language {language} --out runs/{language}"
+            f"{chosen} --out runs/{'-'.join(ready[:3])}"
         )
 
 
 def _splits(found: Checked) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("split", "labelled", "clips", "speakers", "different labels", "words"):
+    for name in ("split", "labelled", "clips", "speakers", "different labels", _units(found)):
         table.add_column(name, justify="left" if name == "split" else "right", no_wrap=True)
     for split in found.splits:
         speakers = f"{split.speakers:,}" if split.speakers else "–"
@@ -91,6 +92,11 @@ def _splits(found: Checked) -> Table:
             f"{split.words:,}",
         )
     return table
+
+
+def _units(found: Checked) -> str:
+    """What is counted: words, or syllables or clusters where nothing separates words."""
+    return found.labels.normaliser.writing.units
 
 
 def _facts(found: Checked) -> Table:
@@ -224,7 +230,7 @@ def _splits_page(found: Checked) -> Markup:
     for s in found.splits:
         speakers = f"{s.speakers:,}" if s.speakers else "–"
         rows.append([s.name, numbers.hours(s.hours), f"{s.clips:,}", speakers, f"{s.sentences:,}", f"{s.words:,}"])
-    return page.table(["split", "labelled", "clips", "speakers", "different labels", "words"], rows)
+    return page.table(["split", "labelled", "clips", "speakers", "different labels", _units(found)], rows)
 
 
 def _sample_labels(found: Checked) -> list[tuple[int, str]]:

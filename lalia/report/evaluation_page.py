@@ -167,7 +167,11 @@ def _confusions(clips: Sequence[ScoredClip]) -> page.Section:
     rare: list[str] = []
     units: tuple[tuple[Literal["character", "word"], str], ...] = (("character", "Letters"), ("word", "Words"))
     for unit, title in units:
-        total = Counter(unit_ for text in references for unit_ in (text if unit == "character" else text.split()))
+        total = Counter(
+            counted
+            for clip in clips
+            for counted in (clip.reference if unit == "character" else clip.writing.count_units(clip.reference))
+        )
         most = confusions(references, hypotheses, unit, CONFUSIONS, [clip.writing for clip in clips])
         if shown := repeated_confusions(most):
             charts.append(

@@ -126,7 +126,7 @@ class NormaliserSettings:
         )
         words += [self.form]
         letters = "".join(c for key in self.system().letters for c in key if c.isprintable() and not c.isalnum())
-        words += [f"{letters} are letters"] * bool(letters)
+        words += [f"{letters} {'is a letter' if len(letters) == 1 else 'are letters'}"] * bool(letters)
         words += [f"without {len(self.drop)} marks"] * bool(self.drop) + [f"{self.keep} kept"] * bool(self.keep)
         return ", ".join([*words, *(f"{key} becomes {value}" for key, value in self.replace.items())])
 

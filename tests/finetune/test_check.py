@@ -21,7 +21,7 @@ from lalia.errors import UserError
 from lalia.text.normaliser import Normaliser, NormaliserSettings
 from lalia.text.number_words import read_numbers
 from lalia.text.tokens import Tokens
-from tests.tiny_corpus import make_corpus
+from tests.tiny_corpus import WORDS, make_corpus
 
 SENTENCES = (
     "la casa è grande e di legno", "il treno parte per la città", "non è una buona idea che resti",
@@ -509,3 +509,30 @@ def test_shifted_labels_stop_and_none_is_removed(
     findings, examples, places = clips.check_pairs(labels, Path("rough"))
     assert [finding.weight for finding in findings] == ["stop"] and not examples and not places
     assert "a clip's label is 1 row before it (CER " in findings[0].what
+
+
+def test_a_language_without_spaces_is_counted_in_its_own_units(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(WORDS, "tha", ("a",))
+    monkeypatch.setitem(WORDS, "bod", ("a",))
+    corpus = Corpus.load(make_corpus(tmp_path / "plain", 24, ("tha", "bod")))
+    changes = {}
+    for row in range(len(corpus)):
+        changes[row] = {"text": "สวัสดีครับ" if corpus.language(row) == "tha" else "བཀྲ་ཤིས་བདེ་ལེགས", "speech_ratio": 1.0}
+    found = changed(corpus, tmp_path, changes)
+    thai, tibetan = check.check(Corpus.load(found), "tha"), check.check(Corpus.load(found), "bod")
+    assert [split.words for split in thai.splits] == [7 * split.clips for split in thai.splits]  # ส วั ส ดี ค รั บ
+    assert [split.words for split in tibetan.splits] == [4 * split.clips for split in tibetan.splits]
+    assert {"repeated label"} <= {finding.topic for finding in tibetan.findings}
+    check.main([str(found)])
+    out = capsys.readouterr().out
+    assert "clusters" in out and "syllables" in out and "་ is a letter" in out
+
+
+def test_the_next_command_trains_every_language_that_is_ready(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_corpus(tmp_path / "both", 24, ("deu", "tur"))
+    check.main([str(folder), "--fix", "--out", str(tmp_path / "fixed")])
+    assert "--data.language deu --data.language tur --out runs/deu-tur\n" in capsys.readouterr().out

@@ -8,7 +8,10 @@ import pytest
 
 from lalia.cards import write_card
 from lalia.errors import UserError
-from lalia.model_folder import find_made
+from lalia.model_folder import check_labels, find_made
+from lalia.runtime.student import Student
+from lalia.text.normaliser import NormaliserSettings
+from tests.tiny_student import make_student, seal
 
 
 def made(folder: Path, kind: str) -> Path:
@@ -51,3 +54,24 @@ def test_a_folder_that_is_not_there_is_said_with_the_flag(tmp_path: Path) -> Non
         UserError, match="no such folder; expected a recogniser made by lalia, or the run that made a recogniser"
     ):
         find_made(str(tmp_path / "run"), "recogniser", "--teacher")
+
+
+class Sentences:
+    """Thai labels, each one run of letters."""
+
+    def text(self, row: int) -> str:
+        return ("กขคก", "คขกฮ")[row]
+
+    def language(self, row: int) -> str:
+        return "tha"
+
+
+def test_a_letter_that_a_student_lacks_counts_alone_where_no_spaces_part_words(tmp_path: Path) -> None:
+    folder = make_student(tmp_path / "student", ("<blank>", "|", *"กขค"))
+    NormaliserSettings(language="tha").to_json(folder / "normaliser.json")
+    seal(folder)
+    student = Student.load(folder)
+    check_labels(Sentences(), tmp_path, [0, 1, 1], student)  # type: ignore[arg-type]
+    other = Student.load(make_student(tmp_path / "other"))
+    with pytest.raises(UserError, match=r"no letters for .* of its 12 words"):
+        check_labels(Sentences(), tmp_path, [0, 1, 1], other)  # type: ignore[arg-type]
