@@ -6,8 +6,10 @@ are deleted.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import math
 import os
 import platform
 import tempfile
@@ -143,6 +145,14 @@ def processor() -> str:
     return named[0] if named else platform.processor() or platform.machine()
 
 
-def cores() -> int:
-    """How many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def cores(groups: Path = Path("/sys/fs/cgroup")) -> int:
+    """How many processors this process may use: its affinity, and at most the quota of its container (cgroup v2 or v1)."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):
+        if (unified := groups / "cpu.max").exists():
+            quota, period = unified.read_text().split()
+        else:
+            quota, period = ((groups / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        if quota != "max" and int(quota) > 0:
+            allowed = min(allowed, math.ceil(int(quota) / int(period)))
+    return allowed

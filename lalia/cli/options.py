@@ -22,7 +22,7 @@ from lalia.inputs import CARD, SETTINGS, identify
 
 if TYPE_CHECKING:
     from lalia.data.corpus import Corpus
-    from lalia.decoding.decoder import AcousticModel, Decoder
+    from lalia.decoding.decoder import AcousticModel, Decoder, DecodingInputs
     from lalia.runtime.student import Student
 
 
@@ -248,13 +248,10 @@ def add_decoding(parser: Parser) -> None:
     )
 
 
-def decoders(files: Decoding, model: AcousticModel, say: bool = True) -> Callable[[], Decoder | None]:
-    """A function that returns the decoder of the calling thread; None means greedy decoding. ``say``: whether a line tells that
-    the model is not tuned."""
-    if not files.as_dict():
-        return lambda: None
+def load_decoding(files: Decoding, model: AcousticModel, say: bool = True) -> DecodingInputs:
+    """Load the files. ``say``: whether a line tells that the language model is not tuned for the student."""
     from lalia.decoding.automata import read_closed, read_hot_words
-    from lalia.decoding.decoder import make_decoder
+    from lalia.decoding.decoder import DecodingInputs
     from lalia.lm.folder import BONUS, WEIGHT, LanguageModel, model_names
     from lalia.lm.lstm import LstmModel
 
@@ -265,19 +262,28 @@ def decoders(files: Decoding, model: AcousticModel, say: bool = True) -> Callabl
     rescore = LstmModel.load(files.rescore) if files.rescore else None
     hot = read_hot_words(files.hot, model.normaliser, model.tokens, warn) if files.hot else None
     only = read_closed(files.only, model.normaliser, model.tokens) if files.only else None
-    made = threading.local()
-
-    def decoder() -> Decoder:
-        if not hasattr(made, "decoder"):
-            made.decoder = make_decoder(model, lm, rescore=rescore, hot_words=hot, only=only)
-        found: Decoder = made.decoder
-        return found
-
     if say and lm is not None and lm.find_tuned(model_names(model.card)) is None:
         print(
             f"lalia: {files.lm}: its LM weight is not tuned for this student, so the defaults are used (weight {WEIGHT:g}, bonus"
             f" {BONUS:g}); run: lalia tune STUDENT CORPUS --lm {files.lm}",
             file=sys.stderr,
         )
-    decoder()  # errors in the files are raised before the first clip is decoded
+    inputs = DecodingInputs(lm, rescore, hot or {}, only)
+    inputs.decoder(model)  # errors in the files are raised before the first clip is decoded
+    return inputs
+
+
+def decoders(files: Decoding, model: AcousticModel, say: bool = True) -> Callable[[], Decoder | None]:
+    """A function that returns the decoder of the calling thread; None means greedy decoding. ``say`` as in ``load_decoding``."""
+    if not files.as_dict():
+        return lambda: None
+    inputs = load_decoding(files, model, say)
+    made = threading.local()
+
+    def decoder() -> Decoder | None:
+        if not hasattr(made, "decoder"):
+            made.decoder = inputs.decoder(model)
+        found: Decoder | None = made.decoder
+        return found
+
     return decoder

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 import tempfile
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from lalia.cli.options import add_written_language, load_student, needs
+from lalia.cli.options import Decoding, add_decoding, add_written_language, load_decoding, load_student, needs
 from lalia.cli.parser import Parser, positive
 from lalia.errors import UserError
-from lalia.serve.limits import MEGABYTE, Limits
+from lalia.serve.limits import MEGABYTE, Access, Limits
 
 TOKEN = "LALIA_TOKEN"
 
@@ -21,13 +23,16 @@ Serve a student over HTTP, with a web page for uploads.
   lalia serve my-student                                  then open http://127.0.0.1:8000
   curl --data-binary @talk.mp3 'http://127.0.0.1:8000/transcribe?format=srt'
   curl -F file=@talk.mp3 -F response_format=verbose_json http://127.0.0.1:8000/v1/audio/transcriptions
+  curl -F file=@talk.mp3 -F 'prompt=Dodoma, Mwanza' -F stream=true http://127.0.0.1:8000/v1/audio/transcriptions
 
   GET / /health /metrics /v1/models    POST /transcribe /v1/audio/transcriptions (the form of OpenAI's API)
   WebSocket /stream?rate=16000         16-bit samples in, words out during speech (streaming students)
 
-A student of several languages writes the one of a request's language=CODE, else that of --language.
-Requests share the processor fairly, window by window. Beyond a limit the answer is 413 (too large or too long), 408 (too slow)
-or 429 (too many). With a token (the variable LALIA_TOKEN, or --token-file) all but the page and /health require
+A student of several languages writes the one of a request's language=CODE, else that of --language. A request's prompt= or
+hot_words= (phrases, separated by commas) are boosted in addition to --hot; voice=true leaves out what is not speech.
+Clients share the processor fairly, streams first. Beyond a limit the answer is 413 (too large or too long), 408 (too slow)
+or 429 (too many). A bug is answered with 500 and the request's id (X-Request-ID), and logged with it.
+With a token (the variable LALIA_TOKEN, or --token-file) all but the page and /health require
 'Authorization: Bearer TOKEN'. SIGTERM and Ctrl-C let running requests finish. Use a reverse proxy for TLS and public access.
 """
 
@@ -40,12 +45,20 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address (default: 127.0.0.1, this machine only)")
     parser.add_argument("--port", type=_port, default=8000, help="port (default: 8000; 0: any free port)")
     parser.add_argument("--token-file", type=Path, metavar="FILE", help="file with the token (default: LALIA_TOKEN)")
+    parser.add_argument("--origin", action="append", default=[], metavar="URL",
+                        help="pages of this origin (https://example.org; *: all) may use it; may be repeated")  # fmt: skip
+    parser.add_argument("--proxy", action="store_true",
+                        help="behind a reverse proxy: believe its X-Forwarded-For and X-Forwarded-Host")  # fmt: skip
+    parser.add_argument("--access-log", action="store_true", help="a line on stderr for every request")
     add_written_language(parser)
+    add_decoding(parser)
+    parser.add_argument("--voice", action="store_true", help="transcribe only speech (voice activity detection)")
     limits = parser.add_argument_group("limits")
     _number(
         limits, "--jobs", default.jobs, "N", "windows transcribed in parallel, one thread each (default: all cores)"
     )
     _number(limits, "--requests", default.requests, "N", f"parallel requests (default: {default.requests})")
+    _number(limits, "--streams", default.streams, "N", f"parallel streams (default: {default.streams})")
     _number(limits, "--connections", default.connections, "N", f"open connections (default: {default.connections})")
     size = default.upload_bytes // MEGABYTE
     _number(limits, "--max-mb", size, "N", f"megabytes per file (default: {size})")
@@ -56,6 +69,8 @@ def add_arguments(parser: Parser) -> None:
     )
     _number(limits, "--patience", int(default.patience_s), "S",
             f"seconds to wait for headers and slow uploads (default: {default.patience_s:g})")  # fmt: skip
+    _number(limits, "--idle", int(default.idle_s), "S",
+            f"seconds that a stream may send nothing (default: {default.idle_s:g})")  # fmt: skip
 
 
 def main(args: argparse.Namespace) -> int:
@@ -65,14 +80,19 @@ def main(args: argparse.Namespace) -> int:
         from lalia.serve.connections import listen, serve
 
     limits = Limits(
-        jobs=args.jobs, requests=args.requests, connections=args.connections, upload_bytes=args.max_mb * MEGABYTE,
-        audio_s=args.max_minutes * 60.0, work_s=float(args.timeout), patience_s=float(args.patience),
+        jobs=args.jobs, requests=args.requests, streams=args.streams, connections=args.connections,
+        upload_bytes=args.max_mb * MEGABYTE, audio_s=args.max_minutes * 60.0, work_s=float(args.timeout),
+        patience_s=float(args.patience), idle_s=float(args.idle),
     )  # fmt: skip
     token = _token(args.token_file)
+    access = Access(token, tuple(_origin(origin) for origin in args.origin), args.proxy, args.access_log)
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="lalia: %(asctime)s %(message)s")
+    logging.getLogger("lalia.serve").setLevel(logging.INFO)
     student = load_student(args.model, 1, args.language)
+    decoding = load_decoding(Decoding.of(args), student)
     bound = listen(args.host, args.port)
     with tempfile.TemporaryDirectory(prefix="lalia-serve-") as folder:
-        service = Service(student, args.model.resolve().name, limits, Path(folder), token)
+        service = Service(student, args.model.resolve().name, limits, Path(folder), access, decoding, args.voice)
         host, port = bound.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         open_to = "" if token or host in ("127.0.0.1", "::1") else " without a token: anybody who reaches it can use it"
@@ -91,6 +111,13 @@ def _token(path: Path | None) -> str:
     if not token:
         raise UserError(f"{path}: is empty; expected the token")
     return token
+
+
+def _origin(text: str) -> str:
+    url = urlsplit(text)
+    if text != "*" and not (url.scheme in ("http", "https") and url.netloc and not url.path.strip("/")):
+        raise UserError(f"--origin {text}: expected the origin of a page, such as https://example.org, or *")
+    return text.rstrip("/")
 
 
 def _port(text: str) -> int:

@@ -6,7 +6,7 @@ T frames, V tokens. ``make_decoder`` builds a ``Decoder`` and checks that its pa
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -409,6 +409,25 @@ def make_decoder(
         model.tokens, model.frame_s, automata, writing=model.normaliser.writing,
         hot_words=hot_words, only=only, weights=weights, settings=settings, rescorer=rescorer,
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class DecodingInputs:
+    """What decoders of several requests or threads share; each of them needs a decoder of its own."""
+
+    lm: LanguageModel | None = None
+    rescore: LstmModel | None = None
+    hot_words: Mapping[str, float] = field(default_factory=dict)
+    """normalised phrases and their boosts"""
+    only: Sequence[str] | None = None
+    """the closed list of normalised phrases"""
+
+    def decoder(self, model: AcousticModel, hot_words: Mapping[str, float] | None = None) -> Decoder | None:
+        """A decoder for ``model``, with more ``hot_words``; None: nothing is given, so decoding is greedy."""
+        hot = {**self.hot_words, **(hot_words or {})}
+        if self.lm is None and self.rescore is None and not hot and self.only is None:
+            return None
+        return make_decoder(model, self.lm, rescore=self.rescore, hot_words=hot or None, only=self.only)
 
 
 def pair_names(model: AcousticModel, lm: LanguageModel) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from copy import copy
 from dataclasses import dataclass
 from itertools import groupby
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 WINDOW_S: Seconds = 30.0
 OVERLAP_S: Seconds = 4.0
+_NO_PAUSE_S: Seconds = 1e6
 SHORTEST: Samples = to_samples(0.1)
 """Shorter waves are padded with silence: a model's first filters need a minimum length."""
 
@@ -54,6 +55,8 @@ class TranscribeOptions:
     """made for this student by ``lalia.decoding.decoder.make_decoder``, for one call at a time; None: greedy decoding"""
     on_note: NoteHandler = ignore_note
     """receives notes about the file, such as a repaired header"""
+    on_words: Callable[[list[Word]], None] | None = None
+    """receives words as they become final, for display: in a file of several windows or channels, up to a window early"""
 
 
 DEFAULTS = TranscribeOptions()
@@ -181,25 +184,36 @@ class Student:
         self, blocks: Iterable[np.ndarray], options: TranscribeOptions, pause_s: Seconds = math.inf
     ) -> Generator[Seconds, None, Transcript]:
         decoder = options.decoder
-        streaming = None if self.chunks is None else self._streaming_greedy()
+        show = options.on_words
+        streaming = None
+        if self.chunks is not None:
+            streaming = self._streaming_greedy()
+        elif show is not None and decoder is None:
+            streaming = self._streaming_greedy(
+                _NO_PAUSE_S
+            )  # for display; its words are the final text's, without pauses
         final: list[Word] = []
         best: list[tuple[np.ndarray, np.ndarray]] = []
         counter = _Counter(blocks)
         if decoder is not None:
             decoder.begin()
         for log_probs_TV in self._log_prob_blocks(counter, options.voice, options.jobs):
+            shown = len(final)
             if decoder is not None:
                 decoder.feed(log_probs_TV)
+                final = list(decoder.finished.words) if show is not None else final
             elif streaming is not None:
                 final += streaming.feed(log_probs_TV)
-            else:
+            if decoder is None and self.chunks is None:
                 best.append(peaks(log_probs_TV))
+            if show is not None and len(final) > shown:
+                show(final[shown:])
             yield to_seconds(counter.samples)
         duration_s = round(to_seconds(counter.samples), 3)
         if decoder is not None:
             found = decoder.finish()
             return Transcript(transcript(found.spans, self.tokens), found.words, duration_s)
-        if streaming is not None:
+        if streaming is not None and self.chunks is not None:
             final += streaming.finish()
             return Transcript(join_words(word.text for word in final), final, duration_s)
         if not best:

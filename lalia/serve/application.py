@@ -6,34 +6,47 @@ import asyncio
 import base64
 import hashlib
 import hmac
+import logging
 import re
 import threading
 import time
+import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route, WebSocketRoute
+from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from lalia.audio.channels import parse_channels
-from lalia.audio.reading import Note
+from lalia.audio.reading import Note, NoteHandler
+from lalia.decoding.automata import BOOST
+from lalia.decoding.decoder import Decoder, DecodingInputs
+from lalia.decoding.greedy import Word
 from lalia.errors import AudioError, UserError
 from lalia.runtime.student import Student, TranscribeOptions
 from lalia.runtime.transcript import FORMATS, Transcript
-from lalia.serve.http import OPENAI, Upload, answer, openai_answer, receive_upload
-from lalia.serve.limits import Limits, RequestError, busy
+from lalia.serve.http import OPENAI, Upload, answer, event, openai_answer, receive_upload, usage
+from lalia.serve.limits import Access, Limits, RequestError, busy
 from lalia.serve.scheduler import Job, Scheduler
-from lalia.serve.websocket import ROUTE, serve_stream
+from lalia.serve.websocket import ROUTE, Sessions, serve_stream
+from lalia.text.writing_system import join_words
 from lalia.units import Seconds
+
+LOG = logging.getLogger("lalia.serve")
 
 # --- Metrics ---------------------------------------------------------------------------------------------
 
@@ -52,6 +65,12 @@ class Metrics:
         self._took = 0
         self._audio_s: Seconds = 0.0
         self._work_s: Seconds = 0.0
+        self._faults = 0
+
+    def faulted(self) -> None:
+        """Count an exception that is a bug."""
+        with self._lock:
+            self._faults += 1
 
     def answered(self, route: str, status: int) -> None:
         with self._lock:
@@ -80,6 +99,8 @@ class Metrics:
                 *_head("lalia_requests_total", "counter", "Requests answered, by route and status."),
                 *(f'lalia_requests_total{{route="{route}",status="{status}"}} {count}'
                   for (route, status), count in sorted(self._requests.items())),
+                *_head("lalia_faults_total", "counter", "Exceptions in the server, each logged with its request's id."),
+                f"lalia_faults_total {self._faults}",
                 *_head("lalia_audio_seconds_total", "counter", "Audio transcribed."),
                 f"lalia_audio_seconds_total {self._audio_s:.3f}",
                 *_head("lalia_work_seconds_total", "counter", "Time that worker threads spent on transcription."),
@@ -99,25 +120,81 @@ def _head(name: str, kind: str, meaning: str) -> list[str]:
     return [f"# HELP {name} {meaning}", f"# TYPE {name} {kind}"]
 
 
+# --- Hot words --------------------------------------------------------------------------------------------
+
+
+def hot_words(text: str, student: Student, most: int, on_note: NoteHandler) -> dict[str, float]:
+    """The phrases of a request, separated by commas or lines, normalised; those that the student cannot write become a note."""
+    phrases = [phrase for phrase in re.split(r"[\n,;]", text) if phrase.strip()]
+    if len(phrases) > most:
+        raise RequestError(400, "too_many_words", f"{len(phrases)} phrases to boost; expected at most {most}")
+    found, skipped = {}, []
+    for phrase in phrases:
+        written = student.normaliser(phrase)
+        try:
+            if not written:
+                raise UserError("has no letters")
+            student.tokens.encode(written)
+            found[written] = BOOST
+        except UserError as error:
+            skipped.append(f"{phrase.strip()[:40]!r}: {error}")
+    if skipped:
+        more = f", and {len(skipped) - 1} more" if len(skipped) > 1 else ""
+        on_note(Note("hot words", f"phrases that the student cannot write are not boosted: {skipped[0]}{more}"))
+    return found
+
+
 # --- The routes ------------------------------------------------------------------------------------------
 
 Handler = Callable[[Request], Awaitable[Response]]
-Write = Callable[[Transcript, Upload, list[Note]], Response]
+Write = Callable[[Transcript, Upload, list[Note], Student], Response]
+Check = Callable[[Upload], None]
+
+FIELDS = frozenset({"file", "name", "format", "language", "channels", "voice", "hot_words", "prompt"})
+"""What ``/transcribe`` takes in its query or form; another name is refused."""
+OPENAI_FIELDS = frozenset(
+    {
+        "file", "model", "language", "prompt", "response_format", "temperature", "timestamp_granularities[]",
+        "timestamp_granularities", "stream", "include[]", "chunking_strategy", "channels", "voice", "hot_words",
+    }
+)  # fmt: skip
+"""The fields of OpenAI's API, and lalia's own. ``temperature``, ``include[]`` and ``chunking_strategy`` have no effect here."""
+_TOKENS = ("token", "access_token", "api_key", "key")
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+@dataclass(frozen=True)
+class RequestName:
+    """What the log and the metrics call a request."""
+
+    id: str
+    """the client's ``X-Request-ID``, or a new one"""
+    client: str
+    what: str
+    began: float = field(default_factory=time.monotonic)
 
 
 class Service:
     """One student and its active requests. Uploads are stored in ``folder`` while they are needed."""
 
-    def __init__(self, student: Student, name: str, limits: Limits, folder: Path, token: str = "") -> None:
+    def __init__(
+        self, student: Student, name: str, limits: Limits, folder: Path, access: Access | None = None,
+        decoding: DecodingInputs | None = None, voice: bool = False,
+    ) -> None:  # fmt: skip
         self.student = student
         self.name = name
         self.limits = limits
         self.folder = folder
         self.metrics = Metrics()
         self.scheduler = Scheduler(limits.jobs)
+        self.sessions = Sessions(limits.resume_s)
+        self.decoding = decoding or DecodingInputs()
+        self.voice = voice
         self.active = 0
         self.streams = 0
-        self._token = token.encode()
+        self._access = access or Access()
+        self._token = self._access.token.encode()
+        self._created = int(time.time())
         languages = student.card.get("language") or []
         self.language = ",".join([languages] if isinstance(languages, str) else languages)
         self._page = (files("lalia.serve") / "page.html").read_text(encoding="utf-8")
@@ -131,18 +208,20 @@ class Service:
 
     def application(self) -> Starlette:
         """The ASGI application."""
+        get, post = ["GET"], ["POST"]
+        table: list[tuple[str, Handler, list[str]]] = [
+            ("/", self.page, get),
+            ("/health", self.health, get),
+            ("/metrics", self.show_metrics, get),
+            ("/v1/models", self.models, get),
+            ("/v1/models/{name:path}", self.model, get),
+            ("/transcribe", self.transcribe, post),
+            ("/v1/audio/transcriptions", self.transcribe_openai, post),
+            ("/v1/audio/translations", self.translate, post),
+        ]
         routes = [
-            Route("/", self._guarded("/", self.page, closed=False)),
-            Route("/health", self._guarded("/health", self.health, closed=False)),
-            Route("/metrics", self._guarded("/metrics", self.show_metrics)),
-            Route("/v1/models", self._guarded("/v1/models", self.models)),
-            Route("/transcribe", self._guarded("/transcribe", self.transcribe), methods=["POST"]),
-            Route(
-                "/v1/audio/transcriptions",
-                self._guarded("/v1/audio/transcriptions", self.transcribe_openai),
-                methods=["POST"],
-            ),
-            WebSocketRoute(ROUTE, self.stream),
+            Route(route, self._guarded(route, handler, closed=route not in ("/", "/health")), methods=methods)
+            for route, handler, methods in table
         ]
 
         @asynccontextmanager
@@ -150,7 +229,16 @@ class Service:
             yield
             await asyncio.get_running_loop().run_in_executor(None, self.scheduler.close)
 
-        return Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: self._unknown})
+        cors = Middleware(
+            CORSMiddleware, allow_origins=list(self._access.origins), allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type", "X-Request-ID"], expose_headers=["X-Request-ID", "Retry-After"],
+        )  # fmt: skip
+        return Starlette(
+            routes=[*routes, WebSocketRoute(ROUTE, self.stream)],
+            lifespan=lifespan,
+            exception_handlers={HTTPException: self._unknown},
+            middleware=[cors] if self._access.origins else [],
+        )
 
     async def page(self, _: Request) -> Response:
         return HTMLResponse(self._page, headers={"content-security-policy": self._policy})
@@ -162,72 +250,158 @@ class Service:
 
     async def show_metrics(self, _: Request) -> Response:
         gauges = {
-            "lalia_requests_inside": ("Active requests: uploading, queued or being transcribed.", self.active),
+            "lalia_requests_inside": (
+                "Active requests: uploading, queued or being transcribed; streams too.",
+                self.active,
+            ),
             "lalia_requests_limit": (
                 "Limit of concurrent requests; more get status 429.",
                 self.limits.requests,
             ),
             "lalia_streams": ("Active streams.", self.streams),
+            "lalia_streams_limit": ("Limit of concurrent streams; more get status 429.", self.limits.streams),
             "lalia_jobs_waiting": ("Queued files.", self.scheduler.waiting()),
         }
         return Response(self.metrics.render(gauges), media_type=CONTENT_TYPE)
 
     async def models(self, _: Request) -> Response:
-        return JSONResponse({"object": "list", "data": [{"id": self.name, "object": "model", "owned_by": "lalia"}]})
+        return JSONResponse({"object": "list", "data": [self._model()]})
+
+    async def model(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        if name != self.name:
+            raise RequestError(404, "model_not_found", f"model {name[:80]!r} is not here; there is {self.name}")
+        return JSONResponse(self._model())
+
+    def _model(self) -> dict[str, Any]:
+        return {"id": self.name, "object": "model", "created": self._created, "owned_by": "lalia"}
+
+    async def translate(self, _: Request) -> Response:
+        raise RequestError(
+            400, "no_translation", "this server writes speech in its own language and does not translate"
+        )
 
     async def transcribe(self, request: Request) -> Response:
         """``POST /transcribe?format=srt``: the file as the body, or in a form."""
         format = _require_known("format", request.query_params.get("format", "json"), FORMATS)
         _channel_choice(request.query_params)
         return await self._transcribe(
-            request, lambda transcript, upload, notes: answer(transcript, format, upload.name, notes)
+            request, lambda transcript, upload, notes, _: answer(transcript, format, upload.name, notes), FIELDS
         )
 
     async def transcribe_openai(self, request: Request) -> Response:
         """``POST /v1/audio/transcriptions``: a form as OpenAI's clients send it."""
 
-        def write(transcript: Transcript, upload: Upload, notes: list[Note]) -> Response:
-            return openai_answer(
-                transcript, upload.fields.get("response_format", "json"), upload.name, written(upload), notes
-            )
-
-        def written(upload: Upload) -> str:
-            normaliser = self.student_for(upload.fields.get("language", "")).normaliser
-            return normaliser.settings.language if len(normaliser.languages) > 1 else self.language
+        def write(transcript: Transcript, upload: Upload, notes: list[Note], student: Student) -> Response:
+            languages = student.normaliser.languages
+            language = student.normaliser.settings.language if len(languages) > 1 else self.language
+            return openai_answer(transcript, upload, language, student.tokens, notes)
 
         def check(upload: Upload) -> None:
             _require_known("response_format", upload.fields.get("response_format", "json"), OPENAI)
-            if upload.fields.get("stream", "false").lower() not in ("", "false", "0"):
-                raise RequestError(400, "no_stream", "stream is not supported; leave it out")
 
-        return await self._transcribe(request, write, check)
+        return await self._transcribe(request, write, OPENAI_FIELDS, check)
 
     async def stream(self, socket: WebSocket) -> None:
         """WebSocket ``/stream``: streaming recognition."""
         await serve_stream(self, socket)
 
     async def _transcribe(
-        self, request: Request, write: Write, check: Callable[[Upload], None] | None = None
+        self, request: Request, write: Write, known: frozenset[str], check: Check | None = None
     ) -> Response:
-        if self.active >= self.limits.requests:
+        async with AsyncExitStack() as stack:
+            self.enter()
+            stack.callback(self.leave)
+            upload = await stack.enter_async_context(receive_upload(request, self.limits, self.folder))
+            fields = {**request.query_params, **upload.fields}
+            if unknown := sorted(fields.keys() - known):
+                raise RequestError(
+                    400, "unknown_field", f"field {unknown[0][:40]!r} is unknown; known are {', '.join(sorted(known))}"
+                )
+            if check is not None:
+                check(upload)
+            begun = time.monotonic()
+            notes: list[Note] = []
+            student = self.student_for(fields.get("language", ""))
+            asked = ",".join(fields.get(name, "") for name in ("prompt", "hot_words"))
+            options = TranscribeOptions(
+                _channel_choice(fields),
+                _truth("voice", fields.get("voice", str(self.voice))),
+                decoder=self.decoder(student, asked, notes.append),
+                on_note=notes.append,
+            )
+            words: asyncio.Queue[list[Word]] | None = None
+            if "stream" in known and _truth("stream", fields.get("stream", "")):
+                words, loop = asyncio.Queue(), asyncio.get_running_loop()
+
+                def show(found: list[Word], put: Callable[[list[Word]], None] = words.put_nowait) -> None:
+                    loop.call_soon_threadsafe(put, found)
+
+                options = replace(options, on_words=show)
+            steps = partial(student.steps, upload.path, upload.name, options)
+            job = Job(steps, self.limits.audio_s, self.limits.work_s, self.client_of(request))
+            if words is not None:
+                return _EventStream(self._events(request, job, words, begun), stack.pop_all())
+            transcript = await self._wait(request, job)
+            self._transcribed(request, job, transcript, begun)
+            return write(transcript, upload, notes, student)
+
+    async def _events(
+        self, request: Request, job: Job, words: asyncio.Queue[list[Word]], begun: float
+    ) -> AsyncIterator[bytes]:
+        """Server-sent events as in OpenAI's API: the text word by word, then all of it; an error is the last event."""
+        done = asyncio.wrap_future(job.future)
+        self.scheduler.add(job)
+        shown: list[str] = []
+        try:
+            while not (done.done() and words.empty()):
+                waited = asyncio.ensure_future(words.get())
+                try:
+                    either: set[asyncio.Future[Any]] = {done, waited}
+                    await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+                    if not waited.done():
+                        break
+                    before = join_words(shown)
+                    shown += [word.text for word in waited.result()]
+                    yield event({"type": "transcript.text.delta", "delta": join_words(shown)[len(before) :]})
+                finally:
+                    waited.cancel()
+            transcript = await done
+            rest = transcript.text.removeprefix(join_words(shown))
+            if not shown or (rest and rest != transcript.text):
+                yield event({"type": "transcript.text.delta", "delta": rest})
+            self._transcribed(request, job, transcript, begun)
+            yield event({"type": "transcript.text.done", "text": transcript.text, "usage": usage(transcript)})
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            failed = self._as_request_error(error, request.state.name)
+            yield event({"type": "error", **failed.as_dict()})
+        finally:
+            job.cancel()
+
+    def _transcribed(self, request: Request, job: Job, transcript: Transcript, begun: float) -> None:
+        request.state.audio_s = transcript.duration_s
+        self.metrics.transcribed(time.monotonic() - begun, transcript.duration_s, job.worked_s)
+
+    def enter(self, stream: bool = False) -> bool:
+        """Count one more active request; ``RequestError`` if the limit is reached."""
+        if stream and self.streams >= self.limits.streams:
+            raise busy(self.limits.streams, "streams")
+        if not stream and self.active - self.streams >= self.limits.requests:
             raise busy(self.limits.requests)
         self.active += 1
-        try:
-            async with receive_upload(request, self.limits, self.folder) as upload:
-                if check is not None:
-                    check(upload)
-                start = time.monotonic()
-                notes: list[Note] = []
-                fields = {**request.query_params, **upload.fields}
-                options = TranscribeOptions(_channel_choice(fields), on_note=notes.append)
-                student = self.student_for(fields.get("language", ""))
-                steps = partial(student.steps, upload.path, upload.name, options)
-                job = Job(steps, self.limits.audio_s, self.limits.work_s)
-                transcript = await self._wait(request, job)
-                self.metrics.transcribed(time.monotonic() - start, transcript.duration_s, job.worked_s)
-                return write(transcript, upload, notes)
-        finally:
-            self.active -= 1
+        self.streams += stream
+        return True
+
+    def leave(self, stream: bool = False) -> None:
+        """Count one active request less."""
+        self.active -= 1
+        self.streams -= stream
+
+    def decoder(self, student: Student, phrases: str, on_note: NoteHandler) -> Decoder | None:
+        """A decoder for one request that boosts ``phrases`` as well; None: greedy decoding."""
+        return self.decoding.decoder(student, hot_words(phrases, student, self.limits.hot_words, on_note))
 
     def student_for(self, language: str) -> Student:
         """The student that writes ``language``; a student of one language writes that, whatever a client sends."""
@@ -255,33 +429,74 @@ class Service:
             gone.cancel()
             job.cancel()
 
+    # --- Who asks, and what is logged ------------------------------------------------------------------
+
+    def client_of(self, connection: HTTPConnection) -> str:
+        """The client's address, by which requests share the processor."""
+        forwarded = connection.headers.get("x-forwarded-for", "") if self._access.proxy else ""
+        return forwarded.rsplit(",", 1)[-1].strip() or (connection.client.host if connection.client else "")
+
+    def name_request(self, connection: HTTPConnection) -> RequestName:
+        """The id, client and path of a request; never its query, which may hold secrets."""
+        given = connection.headers.get("x-request-id", "")
+        id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        what = f"{connection.scope.get('method', 'WebSocket')} {connection.url.path}"
+        return RequestName(id, self.client_of(connection), what)
+
+    def answered(self, request: RequestName, route: str, status: int, audio_s: Seconds = 0.0) -> None:
+        """Count a request, and log it if the access log is on."""
+        self.metrics.answered(route, status)
+        if self._access.log:
+            what = "".join(c if c.isprintable() else "?" for c in request.what)[:200]
+            took_s = time.monotonic() - request.began
+            heard = f", {audio_s:.1f} s of audio" if audio_s else ""
+            LOG.info('%s "%s" %d in %.3f s%s, id %s', request.client, what, status, took_s, heard, request.id)
+
+    def fault(self, error: Exception, request: RequestName) -> RequestError:
+        """Log and count an exception that is a bug; what the client is told."""
+        self.metrics.faulted()
+        LOG.error("fault in request %s (%s from %s)", request.id, request.what, request.client, exc_info=error)
+        what = f"{type(error).__name__} in the server, which has logged it; please report it with the id {request.id}"
+        return RequestError(500, "fault", what)
+
+    def _as_request_error(self, error: Exception, request: RequestName) -> RequestError:
+        if isinstance(error, RequestError):
+            return error
+        return (
+            RequestError(415, "bad_audio", str(error)) if isinstance(error, AudioError) else self.fault(error, request)
+        )
+
     def _guarded(self, route: str, handler: Handler, closed: bool = True) -> Handler:
-        """``handler`` with authorization, errors as responses, and counted requests."""
+        """``handler`` with authorization, errors as responses, and counted and named requests."""
 
         async def call(request: Request) -> Response:
+            name = request.state.name = self.name_request(request)
+            request.state.audio_s = 0.0
             try:
                 if closed:
                     self._check_token(request)
                 response = await handler(request)
-            except RequestError as error:
-                response = _error_response(error)
-            except AudioError as error:
-                response = _error_response(RequestError(415, "bad_audio", str(error)))
-            except Exception as error:  # a bug here fails only this request
-                response = _error_response(
-                    RequestError(500, "fault", f"{type(error).__name__} in the server; please report it")
-                )
-            self.metrics.answered(route, response.status_code)
+            except Exception as error:  # it fails only this request
+                response = _error_response(self._as_request_error(error, name))
+            self.answered(name, route, response.status_code, request.state.audio_s)
             response.headers["x-content-type-options"] = "nosniff"
+            response.headers["x-request-id"] = name.id
             return response
 
         return call
 
     def _check_token(self, request: Request) -> None:
-        if not self.authorized(request.headers.get("authorization", "")):
+        if self.authorized(request.headers.get("authorization", "")):
+            return
+        if any(name in request.query_params for name in _TOKENS):
             raise RequestError(
-                401, "no_token", "expected the header 'Authorization: Bearer TOKEN' with this server's token"
+                401,
+                "no_token",
+                "a token in the address ends in logs and is not read; send 'Authorization: Bearer TOKEN'",
             )
+        raise RequestError(
+            401, "no_token", "expected the header 'Authorization: Bearer TOKEN' with this server's token"
+        )
 
     def authorized(self, authorization: str) -> bool:
         """Whether the header ``Authorization`` has this server's token; always true without one."""
@@ -289,12 +504,32 @@ class Service:
         shown = kind.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), self._token)
         return shown or not self._token
 
+    def is_own_page(self, connection: HTTPConnection, origin: str) -> bool:
+        """Whether a page of ``origin`` is this server's own, or one of the allowed ones."""
+        host = connection.headers.get("host", "")
+        if self._access.proxy:
+            host = connection.headers.get("x-forwarded-host", host)
+        return urlsplit(origin).netloc == host or not {origin, "*"}.isdisjoint(self._access.origins)
+
     async def _unknown(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        self.metrics.answered("other", error.status_code)
+        name = self.name_request(request)
+        self.answered(name, "other", error.status_code)
         there = "GET / /health /metrics /v1/models, POST /transcribe /v1/audio/transcriptions, WebSocket /stream"
         what = f"{error.detail}; there are {there}"
         return _error_response(RequestError(error.status_code, "no_route", what))
+
+
+class _EventStream(StreamingResponse):
+    """Server-sent events, and what is closed behind them even if the client leaves before the first."""
+
+    def __init__(self, events: AsyncIterator[bytes], stack: AsyncExitStack) -> None:
+        super().__init__(events, media_type="text/event-stream", headers={"cache-control": "no-cache"})
+        self._stack = stack
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with self._stack:
+            await super().__call__(scope, receive, send)
 
 
 def _error_response(error: RequestError) -> Response:
@@ -311,6 +546,14 @@ def _require_known(field: str, value: str, known: tuple[str, ...]) -> str:
     if value not in known:
         raise RequestError(400, "bad_format", f"{field} {value[:40]!r} is unknown; expected one of {', '.join(known)}")
     return value
+
+
+def _truth(field: str, value: str) -> bool:
+    if value.lower() in ("", "false", "0", "no"):
+        return False
+    if value.lower() in ("true", "1", "yes"):
+        return True
+    raise RequestError(400, "bad_field", f"{field} {value[:40]!r}: expected true or false")
 
 
 def _channel_choice(parameters: Mapping[str, str]) -> int | None:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import shutil
 import tempfile
 import time
+import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
@@ -21,8 +23,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from lalia.audio.reading import TWO_VOICES, Note
+from lalia.errors import UserError
 from lalia.runtime.transcript import Transcript, make_cues, render
 from lalia.serve.limits import MEGABYTE, Limits, RequestError
+from lalia.text.tokens import Tokens
 from lalia.text.writing_system import join_words
 
 # --- Uploads ---------------------------------------------------------------------------------------------
@@ -33,7 +37,7 @@ _LINGER_S = 2.0
 
 @dataclass(frozen=True)
 class Upload:
-    """An uploaded file: its path, the client's name for it, and the form's other fields."""
+    """An uploaded file: its path, the client's name for it, and the form's other fields, repeated ones joined by commas."""
 
     path: Path
     name: str
@@ -100,7 +104,10 @@ async def _form(request: Request, stream: AsyncGenerator[bytes, None], file: IO[
     except MultiPartException as error:
         raise RequestError(400, "bad_form", f"the form cannot be read ({error.message})") from error
     async with contextlib.AsyncExitStack() as opened:
-        fields = {key: value for key, value in form.multi_items() if isinstance(value, str)}
+        fields: dict[str, str] = {}
+        for key, value in form.multi_items():
+            if isinstance(value, str):
+                fields[key] = f"{fields[key]},{value}" if key in fields else value
         sent = form.get("file")
         for value in form.values():
             if isinstance(value, UploadFile):
@@ -146,30 +153,80 @@ def answer(transcript: Transcript, format: str, name: str, notes: Sequence[Note]
     return Response(render(transcript, format, name), media_type=MEDIA[format])
 
 
-def openai_answer(transcript: Transcript, format: str, name: str, language: str, notes: Sequence[Note]) -> Response:
-    """The response of ``/v1/audio/transcriptions``."""
+def openai_answer(
+    transcript: Transcript, upload: Upload, language: str, tokens: Tokens, notes: Sequence[Note]
+) -> Response:
+    """The response of ``/v1/audio/transcriptions``.
+
+    Fields of Whisper that a CTC recogniser has no value for stand with a neutral one, since typed clients read them:
+    ``seek`` and ``temperature`` 0, ``no_speech_prob`` 0; ``avg_logprob`` is of the words, not of tokens.
+    """
+    format = upload.fields.get("response_format", "json")
     if format == "json":
-        return _json({"text": transcript.text} | _warnings(notes))
+        return _json({"text": transcript.text, "usage": usage(transcript)} | _warnings(notes))
     if format != "verbose_json":
-        return answer(transcript, {"text": "txt"}.get(format, format), name, notes)
-    cues = make_cues(transcript.words)
-    return _json(
-        {
-            "task": "transcribe",
-            "language": language,
-            "duration": transcript.duration_s,
-            "text": transcript.text,
-            "words": [
-                {"word": w.text, "start": w.start_s, "end": w.end_s} | _channel(w.channel) for w in transcript.words
-            ],
-            "segments": [
-                {"id": number, "start": cue.start_s, "end": cue.end_s, "text": join_words(cue.lines)}
-                | _channel(cue.channel)
-                for number, cue in enumerate(cues)
-            ],
-        }
-        | _warnings(notes)
-    )
+        return answer(transcript, {"text": "txt"}.get(format, format), upload.name, notes)
+    asked = {name: value for name, value in upload.fields.items() if name.startswith("timestamp_granularities")}
+    kinds = {kind.strip() for value in asked.values() for kind in value.split(",")}
+    if unknown := sorted(kinds - {"word", "segment", ""}):
+        raise RequestError(
+            400, "bad_field", f"timestamp_granularities {unknown[0][:40]!r} is unknown; expected word or segment"
+        )
+    words = [{"word": w.text, "start": w.start_s, "end": w.end_s} | _channel(w.channel) for w in transcript.words]
+    found = {
+        "task": "transcribe",
+        "language": language,
+        "duration": transcript.duration_s,
+        "text": transcript.text,
+        "segments": _segments(transcript, tokens),
+        "usage": usage(transcript),
+    }
+    return _json(found | ({} if kinds == {"segment"} else {"words": words}) | _warnings(notes))
+
+
+def _segments(transcript: Transcript, tokens: Tokens) -> list[dict[str, Any]]:
+    found = []
+    for number, cue in enumerate(make_cues(transcript.words)):
+        text = join_words(cue.lines)
+        words = [
+            word
+            for word in transcript.words
+            if word.channel == cue.channel and cue.start_s <= (word.start_s + word.end_s) / 2 <= cue.end_s
+        ]
+        logs = [math.log(max(word.confidence, 1e-9)) for word in words]
+        found.append(
+            {
+                "id": number,
+                "seek": 0,
+                "start": cue.start_s,
+                "end": cue.end_s,
+                "text": text,
+                "tokens": _encoded(text, tokens),
+                "temperature": 0.0,
+                "avg_logprob": round(sum(logs) / len(logs), 4) if logs else 0.0,
+                "compression_ratio": round(len(text.encode()) / len(zlib.compress(text.encode())), 4),
+                "no_speech_prob": 0.0,
+            }
+            | _channel(cue.channel)
+        )
+    return found
+
+
+def _encoded(text: str, tokens: Tokens) -> list[int]:
+    try:
+        return [int(token) for token in tokens.encode(text)]
+    except UserError:  # letters that only a language model or a closed list writes
+        return []
+
+
+def usage(transcript: Transcript) -> dict[str, Any]:
+    """What was transcribed, as OpenAI counts it: whole seconds."""
+    return {"type": "duration", "seconds": math.ceil(transcript.duration_s)}
+
+
+def event(message: dict[str, Any]) -> bytes:
+    """A server-sent event."""
+    return f"data: {json.dumps(message, ensure_ascii=False)}\n\n".encode()
 
 
 def _channel(channel: int) -> dict[str, int]:

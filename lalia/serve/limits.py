@@ -17,9 +17,13 @@ class Limits:
     jobs: int = cores()
     """worker threads, each of which transcribes one window at a time"""
     requests: int = 32
-    """concurrent requests, uploads included; more get status 429"""
-    connections: int = 512
-    """open connections; the next one is closed"""
+    """concurrent requests without streams, uploads included; more get status 429"""
+    streams: int = 512
+    """concurrent streams, paused ones included; more get status 429"""
+    hot_words: int = 1000
+    """phrases to boost in one request (400)"""
+    connections: int = 4096
+    """open connections, idle streams among them; the next one is closed"""
     upload_bytes: int = 200 * MEGABYTE
     """size of an uploaded file (413)"""
     audio_s: Seconds = 4 * 3600.0
@@ -27,7 +31,11 @@ class Limits:
     work_s: Seconds = 1800.0
     """time from the end of the upload to the response (504)"""
     patience_s: Seconds = 10.0
-    """timeout for headers, for an upload below its minimum rate, and for the next message of a stream (408)"""
+    """timeout for headers, an upload below its minimum rate, a stream's token, and a client that does not read (408)"""
+    idle_s: Seconds = 600.0
+    """time that a stream may send nothing, such as from a paused microphone (408)"""
+    resume_s: Seconds = 60.0
+    """time to reconnect to a stream that asked for a session"""
     upload_rate: int = 4_000
     """minimum rate of an upload after ``patience_s``, bytes per second"""
     message_bytes: int = 1 << 20
@@ -36,6 +44,20 @@ class Limits:
     """total size of a request's headers (400)"""
     drain_s: Seconds = 30.0
     """time for active requests to finish at shutdown"""
+
+
+@dataclass(frozen=True)
+class Access:
+    """Who may use the server, and what is believed about clients."""
+
+    token: str = ""
+    """"": everybody may use it"""
+    origins: tuple[str, ...] = ()
+    """pages that may use it besides its own, such as ``https://example.org``; ``*``: all pages"""
+    proxy: bool = False
+    """behind a reverse proxy, whose X-Forwarded-For and X-Forwarded-Host are believed"""
+    log: bool = False
+    """a line on stderr for every request"""
 
 
 class RequestError(Exception):
@@ -53,5 +75,5 @@ class RequestError(Exception):
         return {"error": {"message": str(self), "type": kind, "param": None, "code": self.code}}
 
 
-def busy(requests: int) -> RequestError:
-    return RequestError(429, "busy", f"{requests} requests are active already; retry in a second", retry_s=1.0)
+def busy(count: int, what: str = "requests") -> RequestError:
+    return RequestError(429, "busy", f"{count} {what} are active already; retry in a second", retry_s=1.0)

@@ -1,4 +1,11 @@
-"""Fair scheduling: requests are transcribed window by window in turn, so that a short clip never waits for a long file."""
+"""Fair scheduling of the worker threads over clients: each client gets an equal share of them.
+
+The unit of work is a step: one window of a file, or one second of a stream. Each client has a clock of the processor time that
+its steps have taken, and the next step is one of the client whose clock is furthest behind (start-time fair queueing, Goyal et
+al. 1996). So N greedy clients leave 1/(N + 1) of the machine to another one, whatever each of them does, and a client that uses
+less than its share, as a stream at the speed of speech does, is served next. A client's own streams and files share its part in
+the same way.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +14,27 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
+from typing import Any
 
-from lalia.runtime.streaming import StreamUpdate
 from lalia.runtime.transcript import Transcript
 from lalia.serve.limits import RequestError
 from lalia.units import Seconds, clock
 
 Steps = Generator[Seconds, None, Transcript]
 
+EXPECTED_S: Seconds = 0.05
+"""Charged for a step while it runs, so that several workers do not all take the same client."""
+
 
 class Job:
     """Transcription of one file: ``future`` gets its transcript, an ``AudioError`` or a ``RequestError``."""
 
-    def __init__(self, begin: Callable[[], Steps], audio_s: Seconds, work_s: Seconds) -> None:
+    live = False
+
+    def __init__(self, begin: Callable[[], Steps], audio_s: Seconds, work_s: Seconds, client: str = "") -> None:
         self.future: Future[Transcript] = Future()
         self.future.set_running_or_notify_cancel()  # only a worker thread completes it
+        self.client = client
         self.read_s: Seconds = 0.0
         self.worked_s: Seconds = 0.0
         self._begin = begin
@@ -76,9 +89,12 @@ class Job:
 class StreamJob:
     """A part of a stream: ``future`` gets the result or the error of ``work``, or a ``RequestError``."""
 
-    def __init__(self, work: Callable[[], StreamUpdate]) -> None:
-        self.future: Future[StreamUpdate] = Future()
+    live = True
+
+    def __init__(self, work: Callable[[], Any], client: str = "") -> None:
+        self.future: Future[Any] = Future()
         self.future.set_running_or_notify_cancel()
+        self.client = client
         self.worked_s: Seconds = 0.0
         self._work = work
 
@@ -100,29 +116,54 @@ class StreamJob:
         self.future.set_exception(error)
 
 
+class _Client:
+    """The waiting jobs of a client, and its clocks: processor time in all, by its streams (``live``) and by its files."""
+
+    def __init__(self, start_s: Seconds) -> None:
+        self.clock_s = start_s
+        self.running = 0
+        self.waiting: dict[bool, deque[Job | StreamJob]] = {True: deque(), False: deque()}
+        self.clocks_s = {True: start_s, False: start_s}
+
+    def next_is_live(self) -> bool:
+        if all(self.waiting.values()):
+            return self.clocks_s[True] <= self.clocks_s[False]
+        return bool(self.waiting[True])
+
+    def charge(self, live: bool, worked_s: Seconds) -> None:
+        self.clock_s += worked_s
+        self.clocks_s[live] += worked_s
+
+    @property
+    def idle(self) -> bool:
+        return not (self.running or any(self.waiting.values()))
+
+
 class Scheduler:
-    """Round-robin over jobs: ``workers`` threads run a step of the first job in the queue and requeue it if unfinished."""
+    """Runs the steps of jobs on ``workers`` threads, in fair shares by ``job.client``."""
 
     def __init__(self, workers: int) -> None:
-        self._queue: deque[Job | StreamJob] = deque()
+        self._clients: dict[str, _Client] = {}
+        self._now_s: Seconds = 0.0  # clock of the last client that was served: a new one starts there
         self._changed = threading.Condition()
         self._closing = False
         self._threads = [threading.Thread(target=self._work, name=f"worker-{i}", daemon=True) for i in range(workers)]
         for thread in self._threads:
             thread.start()
 
-    def add(self, job: Job | StreamJob, first: bool = False) -> None:
-        """Put ``job`` at the end of the queue, or with ``first`` at its front."""
+    def add(self, job: Job | StreamJob) -> None:
+        """Queue ``job`` for its client."""
         with self._changed:
             if not self._closing:
-                (self._queue.appendleft if first else self._queue.append)(job)
+                self._queue(job)
                 self._changed.notify()
                 return
         job.fail(RequestError(503, "closing", "the server is shutting down", retry_s=10.0))
 
     def waiting(self) -> int:
         """The number of queued jobs, without those that a worker is running."""
-        return len(self._queue)
+        with self._changed:
+            return sum(len(jobs) for client in self._clients.values() for jobs in client.waiting.values())
 
     def close(self) -> None:
         """Stop after the current steps; unfinished jobs fail."""
@@ -131,18 +172,49 @@ class Scheduler:
             self._changed.notify_all()
         for thread in self._threads:
             thread.join(timeout=60)
-        while self._queue:
-            self._queue.popleft().fail(RequestError(503, "closing", "the server is shutting down", retry_s=10.0))
+        for client in self._clients.values():
+            for jobs in client.waiting.values():
+                while jobs:
+                    jobs.popleft().fail(RequestError(503, "closing", "the server is shutting down", retry_s=10.0))
+
+    def _queue(self, job: Job | StreamJob) -> None:
+        client = self._clients.setdefault(job.client, _Client(self._now_s))
+        if client.idle:  # idleness saves up no time
+            client.clock_s = max(client.clock_s, self._now_s)
+        if not client.waiting[job.live]:
+            other_s = client.clocks_s[not job.live] if client.waiting[not job.live] else 0.0
+            client.clocks_s[job.live] = max(client.clocks_s[job.live], other_s)
+        client.waiting[job.live].append(job)
+
+    def _next(self) -> tuple[_Client, Job | StreamJob] | None:
+        """The job whose step is next, charged with the expected time; None if none is waiting."""
+        waiting = [client for client in self._clients.values() if any(client.waiting.values())]
+        if not waiting:
+            return None
+        first = min(waiting, key=lambda client: (client.clock_s, not client.waiting[True]))
+        self._now_s = max(self._now_s, first.clock_s)
+        live = first.next_is_live()
+        job = first.waiting[live].popleft()
+        first.running += 1
+        first.charge(live, EXPECTED_S)
+        return first, job
 
     def _work(self) -> None:
         while True:
             with self._changed:
-                while not self._queue and not self._closing:
+                while (found := None if self._closing else self._next()) is None:
+                    if self._closing:
+                        return
                     self._changed.wait()
-                if self._closing:
-                    return
-                job = self._queue.popleft()
-            if not job.step():
-                with self._changed:
-                    self._queue.append(job)
+            client, job = found
+            before_s = job.worked_s
+            done = job.step()
+            with self._changed:
+                client.running -= 1
+                client.charge(job.live, job.worked_s - before_s - EXPECTED_S)
+                if not done:
+                    client.waiting[job.live].append(job)
                     self._changed.notify()
+                # A client's clock is kept until the others have caught up: leaving for a moment is no way to the front.
+                for name in [name for name, c in self._clients.items() if c.idle and c.clock_s <= self._now_s]:
+                    del self._clients[name]

@@ -1,27 +1,33 @@
 """Streaming over a WebSocket: audio samples in, words out as they become final.
 
-The client sends binary messages of 16-bit little-endian mono samples at ``?rate=`` (default 16,000), then
+The client sends binary messages of 16-bit little-endian mono samples at ``?rate=`` (default 16,000), cut anywhere, then
 ``{"finish": true}``; the server sends JSON objects with ``stable`` and ``tentative`` words, ``heard_s`` and ``last``. Clients
 that cannot send an Authorization header, such as web pages, send ``{"token": "…"}`` first. Each message is processed before
 the next one is read, so TCP slows clients that send faster than the server works.
+
+A client may pause: a stream stays open without a message for ``Limits.idle_s``, and the usual keep-alives (``KEEP_ALIVE``)
+begin that time again. With ``?session=new`` the first answer is ``{"session": ID, "heard_s": 0}``; a client whose connection
+breaks opens ``?session=ID`` within ``Limits.resume_s``, is told how many seconds arrived, and sends on from there.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import secrets
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import numpy as np
 from starlette.responses import JSONResponse
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from lalia.audio.reading import ignore_note
 from lalia.errors import AudioError, UserError
 from lalia.runtime.streaming import Stream, StreamUpdate, as_dict
-from lalia.serve.limits import RequestError, busy
+from lalia.serve.limits import RequestError
 from lalia.serve.scheduler import StreamJob
 from lalia.units import SAMPLE_RATE, Seconds, clock
 
@@ -32,52 +38,82 @@ ROUTE = "/stream"
 PIECE_S: Seconds = 1.0
 """Audio per scheduler step, so that a large message does not delay other streams."""
 _RATES = (8_000, 192_000)
-_POLICY, _FAULT, _DONE = 1008, 1011, 1000
+_POLICY, _FAULT, _AGAIN, _DONE = 1008, 1011, 1013, 1000
+
+
+KEEP_ALIVE = ("keepalive", "keep_alive", "ping", "pong", "heartbeat", "noop")
+"""Words of a text message, or of its ``type``, that say only that the client is there; so does an empty message."""
+
+
+class Sessions:
+    """The streams of broken connections, each for ``Limits.resume_s``, and of one client."""
+
+    def __init__(self, keep_s: Seconds) -> None:
+        self._keep_s = keep_s
+        self._kept: dict[str, tuple[Stream, bytes, asyncio.TimerHandle]] = {}
+
+    def keep(self, name: str, stream: Stream, rest: bytes) -> None:
+        """Keep ``stream``, of which the bytes ``rest`` are not a whole sample yet."""
+        timer = asyncio.get_running_loop().call_later(self._keep_s, self._kept.pop, name, None)
+        self._kept[name] = stream, rest, timer
+
+    def take(self, name: str) -> tuple[Stream, bytes]:
+        """The stream ``name``; ``RequestError`` if it is not here (any more)."""
+        if name not in self._kept:
+            what = f"session {name[:40]!r} is unknown or ended; they are kept for {self._keep_s:g} s: session=new"
+            raise RequestError(404, "no_session", what)
+        stream, rest, timer = self._kept.pop(name)
+        timer.cancel()
+        return stream, rest
 
 
 async def serve_stream(service: Service, socket: WebSocket) -> None:
     """Serve one client from handshake to close; its errors end only its own stream."""
+    request = service.name_request(socket)
+    client = _StreamClient(service, socket)
+    status, inside = 101, False
     try:
-        stream, trusted = _admit(service, socket)
-    except RequestError as error:
-        service.metrics.answered(ROUTE, error.status)
-        headers = {"retry-after": f"{error.retry_s:.0f}"} if error.retry_s is not None else {}
-        await socket.send_denial_response(JSONResponse(error.as_dict(), error.status, headers))
-        return
-    service.active += 1
-    service.streams += 1
-    client = _StreamClient(service, socket, stream)
-    status = 101
-    try:
-        await socket.accept()
+        try:
+            trusted = _check_handshake(service, socket)
+            if trusted:
+                inside = service.enter(stream=True)
+                client.open()
+        except RequestError as error:
+            status = error.status
+            headers = {"retry-after": f"{error.retry_s:.0f}"} if error.retry_s is not None else {}
+            answer = JSONResponse(error.as_dict(), error.status, {**headers, "x-request-id": request.id})
+            await socket.send_denial_response(answer)
+            return
+        await socket.accept(headers=[(b"x-request-id", request.id.encode())])
         if not trusted:
             await client.authenticate()
+            inside = service.enter(stream=True)
+            client.open()
         await client.listen()
     except (WebSocketDisconnect, asyncio.CancelledError):
-        pass
+        client.keep()
     except RequestError as error:
         status = error.status
-        await client.fail(error, _POLICY)
+        await client.fail(error, _AGAIN if error.retry_s is not None else _POLICY)
     except AudioError as error:
         status = 415
         await client.fail(RequestError(415, "bad_audio", str(error)), _POLICY)
     except Exception as error:  # a bug here fails only this stream
         status = 500
-        what = f"{type(error).__name__} in the server; please report it"
-        await client.fail(RequestError(500, "fault", what), _FAULT)
+        await client.fail(service.fault(error, request), _FAULT)
     finally:
-        service.active -= 1
-        service.streams -= 1
-        service.metrics.answered(ROUTE, status)
-        service.metrics.streamed(stream.heard_s, client.worked_s)
+        if inside:
+            service.leave(stream=True)
+        service.answered(request, ROUTE, status, client.heard_s)
+        service.metrics.streamed(client.heard_s, client.worked_s)
 
 
-def _admit(service: Service, socket: WebSocket) -> tuple[Stream, bool]:
-    """(new stream, whether the header has the token); ``RequestError`` refuses the handshake."""
-    origin = socket.headers.get("origin")
-    if origin and urlsplit(origin).netloc != socket.headers.get("host", ""):
+def _check_handshake(service: Service, socket: WebSocket) -> bool:
+    """Whether the header has the token; ``RequestError`` refuses the handshake."""
+    origin = socket.headers.get("origin", "")
+    if origin and not service.is_own_page(socket, origin):
         # Browsers let any page open a WebSocket to any server, including local ones.
-        raise RequestError(403, "other_origin", f"pages of {origin[:80]} must not use this server")
+        raise RequestError(403, "other_origin", f"pages of {origin[:80]} must not use this server (see --origin)")
     trusted = service.authorized(socket.headers.get("authorization", ""))
     if not trusted and "authorization" in socket.headers:
         raise RequestError(401, "no_token", "the token in the header Authorization is not this server's")
@@ -86,29 +122,50 @@ def _admit(service: Service, socket: WebSocket) -> tuple[Stream, bool]:
         raise RequestError(
             400, "bad_rate", f"rate {rate[:20]!r}: expected {_RATES[0]} to {_RATES[1]} samples per second"
         )
-    if service.active >= service.limits.requests:
-        raise busy(service.limits.requests)
-    try:
-        student = service.student_for(socket.query_params.get("language", ""))
-        return student.stream(rate=int(rate)), trusted
-    except UserError as error:
-        raise RequestError(400, "no_stream", str(error)) from error
+    return trusted
 
 
 class _StreamClient:
     """A connected client and its stream."""
 
-    def __init__(self, service: Service, socket: WebSocket, stream: Stream) -> None:
+    def __init__(self, service: Service, socket: WebSocket) -> None:
         self.worked_s: Seconds = 0.0
         self._service = service
         self._socket = socket
-        self._stream = stream
-        self._rate = stream.rate
+        self._address = service.client_of(socket)
+        self._stream: Stream | None = None
+        self._rest = b""
+        self._session = ""
         self._shown: list[Any] = []
+
+    @property
+    def heard_s(self) -> Seconds:
+        return self._stream.heard_s if self._stream is not None else 0.0
+
+    def open(self) -> None:
+        """Begin a stream, or go on with the one of a session; ``RequestError`` if that cannot be."""
+        query = self._socket.query_params
+        self._session = query.get("session", "")
+        if self._session not in ("", "new"):
+            self._stream, self._rest = self._service.sessions.take(self._session)
+            return
+        if self._session:
+            self._session = secrets.token_urlsafe(16)
+        try:
+            student = self._service.student_for(query.get("language", ""))
+            decoder = self._service.decoder(student, query.get("hot_words", ""), ignore_note)
+            self._stream = student.stream(rate=int(query.get("rate", SAMPLE_RATE)), decoder=decoder)
+        except UserError as error:
+            raise RequestError(400, "no_stream", str(error)) from error
+
+    def keep(self) -> None:
+        """Keep the stream of a session whose connection broke."""
+        if self._session and self._stream is not None:
+            self._service.sessions.keep(self._session, self._stream, self._rest)
 
     async def authenticate(self) -> None:
         """Read the token from the first message; ``RequestError`` if it is missing or wrong."""
-        message = await self._receive()
+        message = await self._receive(self._service.limits.patience_s)
         token = _object(message).get("token") if isinstance(message, str) else None
         if not isinstance(token, str) or not self._service.authorized(f"Bearer {token}"):
             raise RequestError(
@@ -117,24 +174,31 @@ class _StreamClient:
 
     async def listen(self) -> None:
         """Process all messages until the stream ends."""
-        longest = self._service.limits.audio_s
+        stream, limits = self._stream, self._service.limits
+        assert stream is not None
+        if self._session:
+            await self._write({"session": self._session, "heard_s": round(stream.heard_s, 3)})
         while True:
-            message = await self._receive()
+            message = await self._receive(limits.idle_s)
             if isinstance(message, str):
+                if _is_keep_alive(message):
+                    continue
                 if _object(message).get("finish") is not True:
                     raise RequestError(400, "bad_message", 'expected samples, or {"finish": true}')
-                await self._send(await self._work(self._stream.finish), last=True)
+                await self._send(await self._work(stream.finish), last=True)
+                self._session = ""
                 await self._socket.close(_DONE)
                 return
-            if len(message) % 2:
-                raise RequestError(400, "bad_audio", f"{len(message)} bytes are not whole 16-bit samples")
-            samples = np.frombuffer(message, "<i2").astype(np.float32) / 32_768
-            size = round(PIECE_S * self._rate)
+            message = self._rest + message
+            whole = len(message) // 2 * 2
+            self._rest = message[whole:]
+            samples = np.frombuffer(message[:whole], "<i2").astype(np.float32) / 32_768
+            size = round(PIECE_S * stream.rate)
             for start in range(0, len(samples), size):
-                feed = partial(self._stream.feed, samples[start : start + size])
+                feed = partial(stream.feed, samples[start : start + size])
                 await self._send(await self._work(feed), last=False)
-            if self._stream.heard_s > longest:
-                raise RequestError(413, "too_long", f"more than {clock(longest)} of audio; start a new stream")
+            if stream.heard_s > limits.audio_s:
+                raise RequestError(413, "too_long", f"more than {clock(limits.audio_s)} of audio; start a new stream")
 
     async def fail(self, error: RequestError, code: int) -> None:
         """Send the error if the client is still connected, and close."""
@@ -148,23 +212,21 @@ class _StreamClient:
     def _patience_s(self) -> Seconds:
         return self._service.limits.patience_s
 
-    async def _receive(self) -> str | bytes:
+    async def _receive(self, patience_s: Seconds) -> str | bytes:
         try:
-            message = await asyncio.wait_for(self._socket.receive(), self._patience_s)
+            message = await asyncio.wait_for(self._socket.receive(), patience_s)
         except asyncio.TimeoutError as error:
-            raise RequestError(
-                408, "too_slow", f"no message for {self._patience_s:g} s; send samples during silence too"
-            ) from error
+            what = f'no message for {patience_s:g} s; send samples, or {{"type": "keepalive"}} during a pause'
+            raise RequestError(408, "too_slow", what) from error
         if message["type"] == "websocket.disconnect":
             raise WebSocketDisconnect(message.get("code", _DONE))
         text = message.get("text")
         return text if text is not None else bytes(message.get("bytes") or b"")
 
     async def _work(self, work: Callable[[], StreamUpdate]) -> StreamUpdate:
-        """Run ``work`` before all files: parts of a stream are short, and latency matters."""
-        job = StreamJob(work)
-        self._service.scheduler.add(job, first=True)
-        update = await asyncio.wrap_future(job.future)
+        job = StreamJob(work, self._address)
+        self._service.scheduler.add(job)
+        update: StreamUpdate = await asyncio.wrap_future(job.future)
         self.worked_s += job.worked_s
         return update
 
@@ -172,11 +234,27 @@ class _StreamClient:
         if not (update.stable or update.tentative != self._shown or last):
             return
         self._shown = update.tentative
-        text = json.dumps(as_dict(update, last), ensure_ascii=False)
+        await self._write(as_dict(update, last))
+
+    async def _write(self, message: dict[str, Any]) -> None:
         try:
+            text = json.dumps(message, ensure_ascii=False)
             await asyncio.wait_for(self._socket.send_text(text), self._patience_s)
         except asyncio.TimeoutError as error:
             raise RequestError(408, "too_slow", "the client does not read responses") from error
+
+
+def _is_keep_alive(text: str) -> bool:
+    """Whether a text message says only that the client is there: "", "ping", ``{}``, ``{"type": "KeepAlive"}``."""
+    with contextlib.suppress(ValueError):
+        found = json.loads(text or "{}")
+        if isinstance(found, dict):
+            if not found:
+                return True
+            text = str(found.get("type", next(iter(found)) if len(found) == 1 else ""))
+        elif isinstance(found, str):
+            text = found
+    return text.strip().lower() in KEEP_ALIVE
 
 
 def _object(text: str) -> dict[str, Any]:

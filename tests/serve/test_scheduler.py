@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
+from collections.abc import Callable
 
 import pytest
 
 from lalia.errors import AudioError
 from lalia.runtime.transcript import Transcript
 from lalia.serve.limits import Limits, RequestError
-from lalia.serve.scheduler import Job, Scheduler
+from lalia.serve.scheduler import Job, Scheduler, StreamJob
 
 
 def steps(name: str, count: int, log: list[str], pause_s: float = 0.0):
@@ -104,6 +106,104 @@ def test_closing_refuses_what_is_left() -> None:
         with pytest.raises(RequestError) as caught:
             job.future.result(0)
         assert caught.value.status == 503
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_greedy_clients_leave_each_other_their_share(workers: int) -> None:
+    """Three clients keep many streams and files waiting; a fourth one with one file at a time, and a fifth with one stream,
+    get a fifth of the time each or what they ask for, and no step waits for more than a round."""
+    turns = Scheduler(workers)
+    step_s, end = 0.004, time.monotonic() + 2.0
+    worked: Counter[str] = Counter()
+    waits: dict[str, list[float]] = {"file": [], "stream": []}
+
+    def live(client: str) -> StreamJob:
+        def work() -> None:
+            worked[client] += 1
+            time.sleep(step_s)
+            if client in greedy and time.monotonic() < end:
+                turns.add(live(client))
+
+        return StreamJob(work, client)
+
+    def file(client: str) -> Job:
+        def begin():
+            for number in range(10_000):
+                if time.monotonic() > end:
+                    break
+                worked[client] += 1
+                time.sleep(step_s)
+                yield float(number)
+            return Transcript("", [], 0.0)
+
+        return Job(begin, 1e9, 60, client)
+
+    greedy = ("a", "b", "c")
+    for client in greedy:
+        for _ in range(20):
+            turns.add(live(client))
+            turns.add(file(client))
+
+    def polite(client: str, make: Callable[[], Job | StreamJob]) -> None:
+        while time.monotonic() < end:
+            began = time.monotonic()
+            job = make()
+            turns.add(job)
+            job.future.result(30)
+            waits[client].append(time.monotonic() - began)
+
+    def short() -> Job:
+        def begin():
+            worked["file"] += 1
+            time.sleep(step_s)
+            yield 1.0
+            return Transcript("", [], 1.0)
+
+        return Job(begin, 1e9, 60, "file")
+
+    threads = [
+        threading.Thread(target=polite, args=("file", short)),
+        threading.Thread(target=polite, args=("stream", lambda: live("stream"))),
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    turns.close()
+    total = sum(worked.values())
+    assert total > 100
+    for client in ("file", "stream"):
+        # A client that waits for each answer before it asks again cannot use more than one worker.
+        assert worked[client] >= total / (len(greedy) + 3) / workers, worked
+    for client in greedy:
+        assert worked[client] <= total / 2, worked
+    assert max(waits["stream"]) < 1.0
+
+
+def test_leaving_for_a_moment_is_no_way_to_the_front() -> None:
+    """One client's single stream, whose next part comes after the answer to the last, does not starve a file."""
+    turns = Scheduler(1)
+    log: list[str] = []
+    over = threading.Event()
+
+    def chatter() -> None:
+        while not over.is_set():
+            job = StreamJob(lambda: time.sleep(0.02), "greedy")
+            turns.add(job)
+            job.future.result(30)
+
+    threads = [threading.Thread(target=chatter) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    job = Job(steps("file", 20, log, 0.02), 1e9, 60, "polite")
+    began = time.monotonic()
+    turns.add(job)
+    job.future.result(30)
+    assert time.monotonic() - began < 20 * 0.02 * 2 + 1.5
+    over.set()
+    for thread in threads:
+        thread.join(30)
+    turns.close()
 
 
 def test_limits_have_sense() -> None:

@@ -31,7 +31,7 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(student: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    flags = ("--jobs", 2, "--patience", 2, "--requests", 4, "--max-minutes", 1)
+    flags = ("--jobs", 2, "--patience", 2, "--idle", 3, "--streams", 4, "--max-minutes", 1)
     with served(tmp_path_factory.mktemp("server"), *flags, student=student) as running:
         wait_for(lambda: running.get("/health").status_code == 200)
         yield running
@@ -102,7 +102,7 @@ def test_who_is_not_let_in(server: Running, query: str, headers: dict[str, str],
         (["hello"], "bad_message"),
         (["[]"], "bad_message"),
         (['{"begin": true}'], "bad_message"),
-        ([b"odd"], "bad_audio"),
+        (["ping", '{"begin": true}'], "bad_message"),
         ([], "too_slow"),
         ([pcm(np.zeros(480_000, np.float32))] * 3, "too_long"),
     ],
@@ -131,6 +131,45 @@ def test_a_message_that_is_too_large_and_a_client_that_vanishes(server: Running)
     assert server.files() == []
 
 
+def test_pieces_are_cut_anywhere_and_pauses_are_long(server: Running, student: Path) -> None:
+    """Odd numbers of bytes wait for the rest; keep-alives of the usual kinds hold a stream beyond its idle time."""
+    data = pcm(noise(24_000)[0].numpy())
+    with speak(server) as socket:
+        socket.send(data[:12_001])
+        for alive in ("ping", '{"type": "KeepAlive"}', '{"keepalive": true}', "", b"", "{}"):
+            time.sleep(0.8)
+            socket.send(alive)
+        for start in range(12_001, len(data), 3_333):
+            socket.send(data[start : start + 3_333])
+        socket.send('{"finish": true}')
+        assert heard(to_end(socket)) == expected(student, data)
+
+
+def test_a_broken_connection_is_taken_up_again(server: Running, student: Path) -> None:
+    data = pcm(noise(32_000)[0].numpy())
+    answers: list[dict[str, Any]] = []
+    socket = speak(server, "?session=new")
+    began = json.loads(socket.recv(timeout=60))
+    assert began["heard_s"] == 0
+    socket.send(data[:20_001])
+    socket.send(data[20_001:24_000])
+    while not answers or answers[-1]["heard_s"] < 0.75:
+        answers.append(json.loads(socket.recv(timeout=60)))
+    socket.socket.close()
+    wait_for(lambda: server.inside() == 0)
+    with speak(server, f"?session={began['session']}") as socket:
+        again = json.loads(socket.recv(timeout=60))
+        assert again == {"session": began["session"], "heard_s": 0.75}
+        socket.send(data[24_000:])
+        socket.send('{"finish": true}')
+        answers += to_end(socket)
+    assert heard(answers) == expected(student, data)
+    for name in (began["session"], "other"):  # it ended; it never was
+        with pytest.raises(exceptions.InvalidStatus) as refused:
+            speak(server, f"?session={name}")
+        assert refused.value.response.status_code == 404
+
+
 def test_streams_count_among_those_inside(server: Running) -> None:
     sockets = [speak(server) for _ in range(4)]
     try:
@@ -138,7 +177,8 @@ def test_streams_count_among_those_inside(server: Running) -> None:
         with pytest.raises(exceptions.InvalidStatus) as refused:
             speak(server)
         assert refused.value.response.status_code == 429 and refused.value.response.headers["retry-after"]
-        assert server.post("/transcribe", content=flac_bytes(np.zeros(16_000, np.float32))).status_code == 429
+        # Files have places of their own.
+        assert server.post("/transcribe", content=flac_bytes(np.zeros(16_000, np.float32))).status_code == 200
     finally:
         for socket in sockets:
             socket.close()
@@ -184,6 +224,20 @@ def test_the_token_in_the_header_or_in_the_first_message(student: Path, tmp_path
             with speak(running) as socket:
                 socket.send(first)
                 assert json.loads(socket.recv(timeout=60))["error"]["code"] == "no_token"
+
+
+def test_who_has_not_shown_the_token_takes_no_place(student: Path, tmp_path: Path) -> None:
+    with served(tmp_path, "--streams", 1, student=student, LALIA_TOKEN="s3cret") as running:
+        wait_for(lambda: running.get("/health").status_code == 200)
+        waiting = [speak(running) for _ in range(5)]
+        with speak(running, additional_headers={"Authorization": "Bearer s3cret"}) as socket:
+            waiting[0].send('{"token": "s3cret"}')
+            error = json.loads(waiting[0].recv(timeout=60))["error"]
+            assert error["code"] == "busy"
+            socket.send('{"finish": true}')
+            assert to_end(socket)[-1]["last"]
+        for other in waiting:
+            other.close()
 
 
 def test_told_to_stop_it_closes_streams(student: Path, tmp_path: Path) -> None:
