@@ -14,11 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lalia.models.export.int8 import WIDE
+from lalia.models.export.int8 import LEVELS, REDUCED_LEVELS, WIDE
 from lalia.models.recogniser import Recogniser
-
-LEVELS, REDUCED_LEVELS = 127, 64
-"""Largest int8 weight; one bit less with ``reduce_range``."""
 
 
 def fake_int8(recogniser: Recogniser, reduce_range: bool = False) -> None:

@@ -26,10 +26,16 @@ Make an encoder, a recogniser or a classifier from another toolkit's wav2vec 2.0
   lalia convert fairseq:xlsr2_300m.pt encoders/xls-r            fairseq: the file alone
   lalia convert fairseq2:omniASR_CTC_300M.pt asr --tokens omniASR_tokenizer.model
   lalia convert my-recogniser hf:shared                         for Wav2Vec2ForCTC.from_pretrained("shared")
+  lalia convert asr/swahili int8:students/swahili               a student for lalia transcribe, without fine-tuning
 
 The converted model has the same logits. A pretrained model keeps its quantizer: lalia pretrain fit --encoder continues from it.
 """
-KINDS = ("hf", "fairseq", "fairseq2", "sherpa", "half")
+KINDS = ("hf", "fairseq", "fairseq2", "sherpa", "half", "onnx", "int8")
+_FROM_LALIA = {
+    "sherpa": "a lalia student", "half": "a lalia encoder", "onnx": "a lalia recogniser or classifier",
+    "int8": "a lalia recogniser or classifier",
+}  # fmt: skip
+"""Targets that are made of lalia folders alone and are no source."""
 
 
 def add_arguments(parser: Parser) -> None:
@@ -39,7 +45,8 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "target",
         metavar="DST",
-        help="lalia folder, hf:FOLDER, fairseq2:FILE, half:FOLDER or (from a student) sherpa:FOLDER; must not exist yet",
+        help="lalia folder, hf:FOLDER, fairseq2:FILE, half:FOLDER, onnx:FOLDER or int8:FOLDER (a student or tagger in float32 or "
+        "int8), or from a student sherpa:FOLDER; must not exist yet",
     )
     parser.add_argument(
         "--language",
@@ -65,14 +72,11 @@ def main(args: argparse.Namespace) -> int:
     target, target_path = _parse_place(args.target)
     if target == "fairseq":
         raise UserError(f"{args.target}: fairseq's files can be read but not written; give hf:FOLDER or fairseq2:FILE")
-    if source == "sherpa" or (target == "sherpa" and source != "lalia"):
-        raise UserError(
-            f"{args.source} to {args.target}: only a lalia student can be written as sherpa:FOLDER, which cannot be read"
-        )
-    if source == "half" or (target == "half" and source != "lalia"):
-        raise UserError(
-            f"{args.source} to {args.target}: only a lalia encoder can be written as half:FOLDER, which is read as a lalia folder"
-        )
+    for kind, made_of in _FROM_LALIA.items():
+        if source == kind or (target == kind and source != "lalia"):
+            raise UserError(
+                f"{args.source} to {args.target}: only {made_of} can be written as {kind}:FOLDER, which cannot be read"
+            )
     if source == target == "lalia":
         raise UserError(
             f"{args.source} and {args.target} are both lalia folders; expected hf:, fairseq: or fairseq2: before one of them"
@@ -86,6 +90,8 @@ def main(args: argparse.Namespace) -> int:
         return _write_sherpa_folder(source_path, target_path)
     if target == "half":
         return _write_half(source_path, target_path)
+    if target in ("onnx", "int8"):
+        return _export(source_path, target_path, _one_language(args), target == "int8")
     parts = _read(source, source_path, args)
     if target == "hf":
         from lalia.models.convert.hf import write_hf
@@ -135,6 +141,24 @@ def _write_half(source: Path, folder: Path) -> int:
     encoder = load_encoder(source)
     save_encoder(encoder, folder, [card], half=True, pretraining=card.get("pretraining", {}))
     print(f"{folder}: a lalia encoder, {(folder / WEIGHTS).stat().st_size / 1e6:.1f} MB, matrices in float16")
+    return 0
+
+
+def _export(source: Path, folder: Path, language: str, int8: bool) -> int:
+    """Write a recogniser as a student, or a classifier as a tagger."""
+    from lalia.cards import ancestors, read_card
+    from lalia.models.classifier import Classifier
+    from lalia.models.export.onnx_export import export_student, export_tagger
+
+    card = read_card(source)
+    if card["kind"] == "classifier":
+        made = export_tagger(Classifier.load(source), folder, [card], int8)
+    else:
+        made = export_student(source, folder, language, int8)
+    kind = "int8, quality not measured" if int8 else "float32"
+    print(f"{folder}: a {made['kind']} of {made['bytes'] / 1e6:,.1f} MB ({kind})")
+    if licences := sorted({licence for parent in (card, *ancestors(card)) for licence in parent.get("licences", [])}):
+        print(f"licence: {', '.join(licences)}, from the models that it was made of")
     return 0
 
 

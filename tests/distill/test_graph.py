@@ -11,7 +11,10 @@ import onnxruntime
 import pytest
 import torch
 from onnx import numpy_helper
+from onnxruntime.quantization import QuantType, quantize_dynamic
 
+from lalia.models.export import onnx_export
+from lalia.models.export.external_weights import copy_graph, data_file, is_external
 from lalia.models.export.int8 import group_of, groups, kind_of, quantize
 from lalia.models.export.onnx_export import export_graph
 from tests.tiny_teacher import make_recogniser, sharpen
@@ -149,3 +152,45 @@ def test_a_wide_position_convolution_is_stored_in_int8_and_computed_in_float(tmp
     assert saved > 0.7 * 4 * 96 * 48 * 64
     wave_BS = torch.randn(1, 16_000) * 0.1
     assert np.abs(run(tmp_path / "int8.onnx", wave_BS) - run(tmp_path / "float.onnx", wave_BS)).max() < 0.2
+
+
+@pytest.mark.parametrize("name", ["transformer", "wave large", "conformer mfcc"])
+def test_weights_beside_the_graph_give_the_same_numbers(exported, name, tmp_path, monkeypatch):
+    """As models of more than 1 GB are exported: external data, written and quantized one weight at a time."""
+    source = exported(name)
+    beside = tmp_path / "beside.onnx"
+    monkeypatch.setattr(onnx_export, "LARGE", 0)
+    export_graph(recogniser(name), beside)
+    products = sum(tensor.name.endswith(".weight_IO") for tensor in onnx.load(source).graph.initializer)
+    external = [t for t in onnx.load(beside, load_external_data=False).graph.initializer if is_external(t)]
+    assert len(external) == products > 0
+    assert [t.name for t in onnx.load(beside).graph.input] == ["wave"]
+    wave_BS = torch.randn(2, 16_000, generator=torch.Generator().manual_seed(1)) * 0.1
+    np.testing.assert_allclose(run(beside, wave_BS), run(source, wave_BS), atol=1e-5)
+
+    assert groups(beside) == groups(source)
+    chosen = [group for group in groups(source) if group != "head"]
+    quantize(source, tmp_path / "int8.onnx", chosen)
+    quantize(beside, beside, chosen)  # in place
+    np.testing.assert_allclose(run(beside, wave_BS), run(tmp_path / "int8.onnx", wave_BS), atol=1e-5)
+    (tmp_path / "copied").mkdir()
+    copy_graph(beside, tmp_path / "copied" / "model.onnx")
+    beside.unlink()
+    data_file(beside).unlink()
+    np.testing.assert_allclose(
+        run(tmp_path / "copied" / "model.onnx", wave_BS), run(tmp_path / "int8.onnx", wave_BS), atol=1e-5
+    )
+
+
+def test_an_int8_weight_is_that_of_onnx_runtime_s_quantizer(exported, tmp_path):
+    source = exported("transformer")
+    quantize(source, tmp_path / "ours.onnx", groups(source))
+    quantize_dynamic(
+        source, tmp_path / "theirs.onnx", op_types_to_quantize=["MatMul"], per_channel=True, weight_type=QuantType.QInt8
+    )
+    theirs = {t.name: numpy_helper.to_array(t) for t in onnx.load(tmp_path / "theirs.onnx").graph.initializer}
+    ours = {t.name: numpy_helper.to_array(t) for t in onnx.load(tmp_path / "ours.onnx").graph.initializer}
+    weights = [name for name in ours if ".weight_IO" in name]
+    assert len(weights) == 3 * (1 + 4 * 2 + 1)
+    for name in weights:
+        np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import soundfile  # noqa: F401  # before fairseq2
 import torch
@@ -29,13 +30,16 @@ from transformers import (
 from distill.student import cut, everything
 from lalia.cards import read_card
 from lalia.decoding.greedy import greedy, transcript
+from lalia.errors import UserError
 from lalia.models.classifier import Classifier
 from lalia.models.encoder import Encoder
+from lalia.models.export import onnx_export
 from lalia.models.export.deployed import Deployed
 from lalia.models.export.onnx_export import export_tagger
 from lalia.models.recogniser import Recogniser
 from lalia.models.store import languages_of
 from lalia.onnx_session import open_session
+from lalia.runtime.student import Student
 from tests.models.test_conversion import LAYOUTS, SMALL, convert, padded, save_peer, shaken, waves
 
 ALPHABETS = {
@@ -208,6 +212,36 @@ def test_hubert_and_unispeech_have_the_same_encoder(large: bool, tmp_path: Path,
         for b, n in enumerate(frames.tolist()):
             torch.testing.assert_close(found[b, :n], expected[b, :n], rtol=0, atol=2e-5, msg=name)
     assert "without unispeech-sat's heads of pretraining" in capsys.readouterr().out
+
+
+def test_a_recogniser_becomes_a_student_whose_weights_may_lie_beside_its_graph(
+    mms: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert convert(f"hf:{mms}", tmp_path / "many", "--language", "all") == 0
+    assert convert(tmp_path / "many", f"onnx:{tmp_path / 'none'}") == 2
+    assert "one of them has to be named" in capsys.readouterr().err
+    assert convert(tmp_path / "many", f"onnx:{tmp_path / 'float'}", "--language", "swh") == 0
+    printed = capsys.readouterr().out
+    assert "a student of" in printed and "float32" in printed and "CC BY-NC 4.0" in printed
+    (clip,) = waves(0.6)
+    expected = Recogniser.load(tmp_path / "many", "swh").log_probs(*padded([clip]))[0][0].numpy()
+    np.testing.assert_allclose(Student.load(tmp_path / "float").log_probs(clip), expected, atol=1e-4)
+    monkeypatch.setattr(onnx_export, "LARGE", 0)
+    for kind, tolerance in (("onnx", 1e-4), ("int8", 0.5)):
+        assert convert(tmp_path / "many", f"{kind}:{tmp_path / kind}", "--language", "swh") == 0
+        card = read_card(tmp_path / kind)
+        assert (
+            "model.onnx.data" in card["files"] and card["bytes"] > (tmp_path / kind / "model.onnx.data").stat().st_size
+        )
+        np.testing.assert_allclose(Student.load(tmp_path / kind).log_probs(clip), expected, atol=tolerance)
+    assert "int8, quality not measured" in capsys.readouterr().out
+    assert convert(tmp_path / "onnx", f"sherpa:{tmp_path / 'sherpa'}") == 2
+    assert "weights beside its graph" in capsys.readouterr().err
+    (tmp_path / "onnx" / "model.onnx.data").unlink()
+    with pytest.raises(UserError, match=r"model.onnx.data: is missing"):
+        Student.load(tmp_path / "onnx")
+    assert convert(f"int8:{tmp_path / 'int8'}", tmp_path / "back") == 2
+    assert "which cannot be read" in capsys.readouterr().err
 
 
 def test_a_student_may_keep_the_adapters(mms: Path, tmp_path: Path) -> None:

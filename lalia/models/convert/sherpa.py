@@ -18,6 +18,7 @@ from lalia.cards import read_card, write_json, write_text
 from lalia.errors import UserError
 from lalia.model_folder import MODEL, TOKENS, check_files
 from lalia.models.convert.hf import CARD
+from lalia.models.export.external_weights import data_file
 from lalia.models.store import replacing
 from lalia.text.tokens import BOUNDARY, Tokens
 
@@ -37,6 +38,10 @@ def write_sherpa(source: Path, target: Path) -> list[str]:
     """
     card = read_card(source, "student")
     check_files(source, card)
+    if data_file(source / MODEL).is_file():
+        raise UserError(
+            f"{source}: has its weights beside its graph, which is too large for a file of sherpa-onnx; export a smaller student"
+        )
     tokens = Tokens.load(source / TOKENS)
     model = onnx.load(source / MODEL)
     repeats = round(card["frame_s"] / FRAME_S)

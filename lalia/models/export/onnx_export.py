@@ -13,7 +13,7 @@ import contextlib
 import io
 import logging
 import math
-import shutil
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -25,11 +25,13 @@ import onnx
 import onnxscript.optimizer
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
 
 from lalia.cards import read_card, write_card, write_json
-from lalia.model_folder import MODEL, NORMALISER, TAGGER, TAGGER_FILES, TOKENS, file_hashes, languages_in
+from lalia.model_folder import MODEL, NORMALISER, TAGGER, TOKENS, file_hashes, languages_in
 from lalia.models.classifier import Classifier
-from lalia.models.export.deployed import StreamingDeployed, deploy, streaming_facts
+from lalia.models.export.deployed import Product, StreamingDeployed, deploy, streaming_facts
+from lalia.models.export.external_weights import LARGE, WeightWriter, copy_graph, graph_files
 from lalia.models.export.int8 import groups, quantize
 from lalia.models.frontend import FFT
 from lalia.models.recogniser import Recogniser
@@ -45,7 +47,7 @@ OPSET = 20
 
 
 def export_graph(source: Recogniser | Classifier, path: Path) -> None:
-    """Write ``source`` to ``path`` as ONNX in float32."""
+    """Write ``source`` to ``path`` as ONNX in float32; of more than ``LARGE`` bytes, with the weights of products beside it."""
     output, width = (
         (LOGITS, len(source.facts.labels)) if isinstance(source, Classifier) else (OUTPUT, len(source.tokens))
     )
@@ -55,13 +57,16 @@ def export_graph(source: Recogniser | Classifier, path: Path) -> None:
         states = deployed.begin() if isinstance(deployed, StreamingDeployed) else []
         names = [state.name for state in deployed.states] if isinstance(deployed, StreamingDeployed) else []
         kept = [STATE + name for name in names]
+        external = _weights_as_inputs(deployed) if 4 * count_parameters(deployed) > LARGE else {}
+        # Tracing needs their shapes alone: one number for each, repeated, takes no memory.
+        stand_ins = [torch.zeros(1).expand(weight.shape) for weight in external.values()]
         axes = {INPUT: {0: "B", 1: "S"}, output: {0: "B", 1: "T"}} | {name: {0: "C", 1: "P"} for name in kept}
         # By tracing: torch.export makes the same graph in ten times as long, and specialises lengths silently.
         torch.onnx.export(
             deployed,
-            (torch.zeros(2, SAMPLE_RATE * 3 // 2), *states),
+            (torch.zeros(2, SAMPLE_RATE * 3 // 2), *states, *stand_ins),
             buffer,  # type: ignore[arg-type]  # the tracing exporter takes files; its annotation knows paths only
-            input_names=[INPUT, *kept],
+            input_names=[INPUT, *kept, *external],
             output_names=[output, *(NEXT + name for name in names)],
             dynamic_axes=axes,
             opset_version=OPSET,
@@ -77,8 +82,35 @@ def export_graph(source: Recogniser | Classifier, path: Path) -> None:
         following.CopyFrom(
             helper.make_tensor_value_info(following.name, TensorProto.FLOAT, ["B", "P", *state.shape[2:]])
         )
-    onnx.checker.check_model(model, full_check=True)
+    if not external:
+        onnx.checker.check_model(model, full_check=True)
+        path.write_bytes(model.SerializeToString())
+        return
+    inputs = [given for given in model.graph.input if given.name not in external]
+    del model.graph.input[:]
+    model.graph.input.extend(inputs)
+    with WeightWriter(path) as writer:
+        model.graph.initializer.extend(writer.add(name, weight.numpy()) for name, weight in external.items())
     path.write_bytes(model.SerializeToString())
+    onnx.checker.check_model(os.fspath(path), full_check=True)
+
+
+def _weights_as_inputs(deployed: nn.Module) -> dict[str, Tensor]:
+    """Make the weights of matrix products inputs of ``deployed``, behind its own; returns them by name."""
+    products = {f"{name}.weight_IO": part for name, part in deployed.named_modules() if isinstance(part, Product)}
+    weights = {name: part.weight_IO.detach() for name, part in products.items()}
+    forward = deployed.forward
+    for part in products.values():
+        del part.weight_IO
+
+    def with_weights(*inputs: Tensor) -> Any:
+        given = inputs[len(inputs) - len(products) :]
+        for part, weight in zip(products.values(), given, strict=True):
+            part.weight_IO = weight  # type: ignore[assignment]
+        return forward(*inputs[: len(inputs) - len(products)])
+
+    deployed.forward = with_weights
+    return weights
 
 
 def _compute_table(model: onnx.ModelProto, name: str, function: str) -> None:
@@ -152,7 +184,7 @@ def assemble(
 ) -> None:
     """Make ``folder`` a student of ``recogniser`` that runs ``graph``."""
     folder.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(graph, folder / MODEL)
+    copy_graph(graph, folder / MODEL)
     write_student_files(recogniser, folder, parents, language)
 
 
@@ -164,26 +196,30 @@ def write_student_files(
     recogniser.normaliser.to_json(folder / NORMALISER)
     if streaming := streaming_facts(recogniser.encoder.shape):
         facts["streaming"] = streaming
+    files = [*(path.name for path in graph_files(folder / MODEL)), TOKENS, NORMALISER]
     return write_card(
         folder, "student", parents, frame_s=recogniser.frame_s, sample_rate=SAMPLE_RATE, language=language,
-        tokens=len(recogniser.tokens), bytes=sum((folder / name).stat().st_size for name in (MODEL, TOKENS, NORMALISER)),
-        files=file_hashes(folder), **facts,
+        tokens=len(recogniser.tokens), bytes=sum((folder / name).stat().st_size for name in files),
+        files=file_hashes(folder, files), **facts,
     )  # fmt: skip
 
 
-def export_student(source: Path, out: Path, language: str = "") -> dict[str, Any]:
+def export_student(source: Path, out: Path, language: str = "", int8: bool = False) -> dict[str, Any]:
     """Write the student ``out`` of the recogniser in ``source`` (of many languages: that of ``language``); its card.
 
-    In float32, with the recogniser's own outputs; ``lalia distill`` makes small int8 students. Raises ``UserError`` for kinds of
-    recogniser that cannot be exported.
+    In float32 or int8, with the recogniser's own outputs and without a measurement; ``lalia distill`` makes small students and
+    checks what int8 costs. Raises ``UserError`` for kinds of recogniser that cannot be exported.
     """
     recogniser = Recogniser.load(source, language)
     with replacing(out) as folder:
-        export_graph(recogniser, folder / MODEL)
+        graph = folder / MODEL
+        export_graph(recogniser, graph)
+        facts: dict[str, Any] = {"parameters": count_parameters(recogniser)}
+        if int8:
+            facts["quantization"] = {"int8": groups(graph)}
+            quantize(graph, graph, facts["quantization"]["int8"])
         spoken = language or languages_in(source)
-        return write_student_files(
-            recogniser, folder, [read_card(source, "recogniser")], spoken, parameters=count_parameters(recogniser)
-        )
+        return write_student_files(recogniser, folder, [read_card(source, "recogniser")], spoken, **facts)
 
 
 # --- Tagger folder ---------------------------------------------------------------------------------------
@@ -203,6 +239,6 @@ def export_tagger(
         return write_card(
             folder, "tagger", parents, frame_s=classifier.encoder.shape.frame_s, sample_rate=SAMPLE_RATE,
             task=classifier.facts.task, labels=len(classifier.facts.labels), licence=classifier.facts.licence,
-            bytes=graph.stat().st_size, quantization={"int8": chosen if int8 else []},
-            files=file_hashes(folder, TAGGER_FILES), **facts,
+            bytes=sum(path.stat().st_size for path in graph_files(graph)), quantization={"int8": chosen if int8 else []},
+            files=file_hashes(folder, [*(path.name for path in graph_files(graph)), TAGGER]), **facts,
         )  # fmt: skip
