@@ -50,7 +50,8 @@ RECOGNISER is a student (no torch needed to align), a recogniser, or a run that 
 in another order are found. A text that does not fit its recording is refused.
 
 Each piece has a score, the expected share of its words that are wrong. CORPUS holds the accepted pieces, CORPUS/pieces.tsv all
-of them: accepted, doubtful and refused. The same command again continues an interrupted alignment.
+of them: accepted, doubtful and refused. CORPUS/doubtful.html is a page to listen to the doubtful ones and correct them. The same
+command again continues an interrupted alignment.
 """
 
 
@@ -132,8 +133,21 @@ def main(args: argparse.Namespace) -> int:
     else:
         _align(args, console)
     if (args.out / NAME).is_file():
+        _write_pages(args, console)
         print_next((f"lalia inspect {args.out}", ""), (f"lalia finetune check {args.out}", "look for bad labels"))
     return 0
+
+
+def _write_pages(args: argparse.Namespace, console: Console) -> None:
+    """The pages to listen to the doubtful pieces of the corpus ``--out``."""
+    from lalia.report.correction_page import DOUBTFUL, write_doubtful
+
+    if (args.out / DOUBTFUL).is_file():
+        return
+    command = f"lalia align {args.out} --corrections corrections.tsv --out {args.out}-checked"
+    languages = [*read_card(args.out, "corpus")["hours"], ""]
+    for path in write_doubtful(args.out, read_pieces(args.out), languages[0], args.out.name, command):
+        console.print(f"{path}: listen to the doubtful pieces and correct them")
 
 
 def _align(args: argparse.Namespace, console: Console) -> None:

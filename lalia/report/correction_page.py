@@ -9,20 +9,23 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
 from markupsafe import Markup, escape
 
+from lalia.align.pieces import ENDS, Piece
 from lalia.audio.reading import read_blocks
 from lalia.errors import AudioError
-from lalia.report import page
+from lalia.report import numbers, page
 from lalia.report.page import Player, make_player
 from lalia.text.edit_distance import alignment
-from lalia.text.normaliser import Normaliser
+from lalia.text.normaliser import Normaliser, settings_for
 from lalia.units import Seconds, clock, plural, to_samples
 
+DOUBTFUL = "doubtful.html"
 PAGE_BYTES = 24_000_000
 """A page holds about an hour of audio; a larger one is slow to open."""
 MOST_PAGES = 4
@@ -90,6 +93,33 @@ def write_pages(
             *footer, "Enter saves a corrected text, Escape leaves it. After a decision the next clip plays.",
         ], assets=assets).write(where)  # fmt: skip
     return paths
+
+
+def write_doubtful(folder: Path, pieces: Iterable[Piece], language: str, title: str, next_command: str) -> list[Path]:
+    """The pages of the doubtful ``pieces`` of an alignment, the highest score first: ``folder/doubtful.html``, …"""
+    doubtful = sorted(
+        (piece for piece in pieces if piece.status == "doubtful"), key=lambda piece: (-piece.score, -piece.ends)
+    )
+    clips = [
+        DoubtfulClip(
+            piece.piece,
+            piece.text,
+            piece.heard,
+            _why(piece),
+            partial(read_part, Path(piece.audio), piece.start, piece.end),
+        )
+        for piece in doubtful
+    ]
+    return write_pages(folder / DOUBTFUL, title, clips, Normaliser(settings_for(language)), next_command)
+
+
+def _why(piece: Piece) -> str:
+    if piece.reason == ENDS:
+        reason = f"first or last word wrong with probability {numbers.percent(piece.ends, 0)}"
+    else:
+        reason = f"{numbers.percent(piece.score, 0)} of its words are expected to be wrong"
+    place = f"{clock(piece.start)} to {clock(piece.end)} of {piece.recording}"
+    return f"{reason} · {place}" + (f", {piece.chapter}" if piece.chapter else "")
 
 
 def _paged(clips: Iterable[DoubtfulClip], normaliser: Normaliser) -> Iterator[tuple[_Shown, bool]]:

@@ -83,3 +83,5 @@ def test_text_and_audio_without_a_counterpart_are_left_out(tmp_path: Path, stude
     spoken = " ".join([*said[:5], *said[8:]]).split()
     assert sorted(found) == sorted(spoken)
     assert any(piece.reason == "no text" for piece in read_pieces(out))
+    doubtful = sum(piece.status == "doubtful" for piece in read_pieces(out))
+    assert (out / "doubtful.html").is_file() == (doubtful > 0)

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lalia.align.pieces import Correction, Piece, Status, read_corrections
 from lalia.errors import AudioError
 from lalia.report import correction_page
-from lalia.report.correction_page import DoubtfulClip, mark_words, read_part, write_pages
+from lalia.report.correction_page import DoubtfulClip, mark_words, read_part, write_doubtful, write_pages
 from lalia.text.normaliser import Normaliser, settings_for
 from tests.browser import BROWSER, opened
 from tests.report.test_pages import check_page, tone
@@ -77,6 +78,19 @@ def test_a_part_of_a_recording(tmp_path: Path) -> None:
     with pytest.raises(AudioError, match="ends before"):
         read_part(tmp_path / "book.flac", 20.0, 22.0)
 
+    def piece(name: str, status: Status, reason: str, score: float) -> Piece:
+        place = (1.0, 3.5, "uno due", "uno", "book", "Chapter 1", "", "", str(tmp_path / "book.flac"))
+        return Piece(name, status, reason, score, 0.4, 0.0, *place)
+
+    pieces = [
+        piece("a", "doubtful", "ends", 0.05), piece("b", "accepted", "", 0.0), piece("c", "doubtful", "score", 0.45),
+        piece("d", "refused", "score", 0.9),
+    ]  # fmt: skip
+    (path,) = write_doubtful(tmp_path, pieces, "ita", "book", COMMAND)
+    html = path.read_text()
+    assert path.name == "doubtful.html" and html.count("<article") == 2 and html.index('"c"') < html.index('"a"')
+    assert "45" in html and "0:01 to 0:04 of book, Chapter 1" in html
+
 
 @pytest.mark.skipif(BROWSER is None, reason="there is no Chromium here")
 def test_a_listener_decides_by_keyboard_and_downloads_the_table(tmp_path: Path) -> None:
@@ -116,11 +130,10 @@ def test_a_listener_decides_by_keyboard_and_downloads_the_table(tmp_path: Path) 
         while not table.exists():
             assert time.monotonic() < end
             time.sleep(0.05)
-        assert [row.split("\t") for row in table.read_text().splitlines()] == [
-            ["piece", "decision", "text"],
-            ["book#0", "accept", "Uno, due!"],
-            ["book#1", "correct", "due tre e quattro"],
-            ["book#2", "refuse", "Uno, due!"],
+        assert read_corrections(table) == [
+            Correction("book#0", "accept", "Uno, due!"),
+            Correction("book#1", "correct", "due tre e quattro"),
+            Correction("book#2", "refuse", "Uno, due!"),
         ]
         # No other script runs, and nothing is fetched.
         page.value(
