@@ -64,6 +64,13 @@ def add_arguments(parser: Parser) -> None:
         help="a table's columns: text=sentence,audio=path; may be repeated",
     )
     parser.add_argument(
+        "--keep",
+        action="append",
+        default=[],
+        metavar="COLUMN,…",
+        help="further columns of a table to keep, such as emotion or command=word: labels for lalia finetune tag",
+    )
+    parser.add_argument(
         "--tier",
         action="append",
         default=[],
@@ -149,7 +156,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _options(args: argparse.Namespace) -> Options:
-    from lalia.data.prepare.listing import Options, parse_columns
+    from lalia.data.prepare.listing import Options, parse_columns, parse_kept
     from lalia.files import find_path
     from lalia.text.language_codes import iso_639_3
 
@@ -160,6 +167,7 @@ def _options(args: argparse.Namespace) -> Options:
         licence=args.licence,
         root=None if args.root is None else find_path(args.root),
         columns=parse_columns(args.columns),
+        keep=parse_kept(args.keep),
         dev_percent=args.dev,
         test_percent=args.test,
         limit=max(0, args.limit),
@@ -185,9 +193,12 @@ def _recipe(args: argparse.Namespace, segmentation: Segmentation | None) -> Reci
     from lalia.files import readable
 
     if args.source == "demo":
+        if args.keep:
+            raise UserError(f"--keep {args.keep[0]}: the demo has no tables; leave it out")
         return Recipe("demo", {}, None, args.duplicates)
     settings = {name: getattr(args, name) for name in ("language", "licence", "dev", "test", "limit", "strict", "tier")}
     settings["columns"] = ",".join(args.columns)
+    settings["keep"] = ",".join(args.keep)
     settings["channels"] = "" if args.channels == "mix" else args.channels
     return Recipe(
         readable(args.source), {**settings, "root": readable(str(args.root or ""))}, segmentation, args.duplicates

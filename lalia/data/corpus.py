@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 
 from lalia.audio.flac import read_flac
 from lalia.cards import read_card, write_bytes, write_json
-from lalia.errors import UserError
+from lalia.errors import UserError, closest
 from lalia.text.language_codes import language_not_in_corpus
 from lalia.units import SAMPLE_RATE
 
@@ -306,6 +306,17 @@ class Corpus:
         """The columns in addition to ``COLUMNS``."""
         schema = next(self._batches()).schema
         return {f.name: "string" if f.type == pa.string() else "float" for f in schema if f.name not in COLUMNS}
+
+    def labels(self, name: str) -> list[str]:
+        """The values of a string column that says something of whole clips; ``UserError`` if there is none of that name."""
+        own = [column for column, kind in COLUMNS.items() if pa.types.is_string(kind) and column not in ("id", "split")]
+        known = [*own, *(column for column, kind in self.extra_columns.items() if kind == "string")]
+        if name not in known:
+            raise UserError(
+                f"{self.folder}: has no column {name!r}{closest(name, known)}; it has {', '.join(known)} (keep more of a table's "
+                f"columns with lalia prepare --keep {name})"
+            )
+        return [str(value or "") for value in self.column(name)]
 
     def column(self, name: str, rows: np.ndarray | None = None) -> list[Any]:
         """The values of one column, for ``rows`` or for all; not for ``audio``, which is read clip by clip."""

@@ -65,7 +65,7 @@ def finish_listing(name: str, parts: Sequence[PartListing], options: Options, wh
             f"{where}: none of its first {len(checked)} files exists (for example {clips[0].path});"
             " give the folder of its relative paths with --root FOLDER"
         )
-    clips = _unique(clips)
+    clips = _with_kept(_unique(clips), options, where)
     divided, undivided = clips[: len(divided)], clips[len(divided) :]
     splitting = "as the source says" if divided else ""
     if undivided:
@@ -77,7 +77,7 @@ def finish_listing(name: str, parts: Sequence[PartListing], options: Options, wh
         "licences": [options.licence] if options.licence else [],
         "splitting": splitting,
     }
-    return Listing(name, clips, dropped=dropped, facts=facts)
+    return Listing(name, clips, dropped=dropped, facts=facts, extra=dict.fromkeys(options.keep, "string"))
 
 
 def _split(clips: list[SourceClip], options: Options, dropped: list[Dropped]) -> tuple[list[SourceClip], str]:
@@ -92,6 +92,16 @@ def _split(clips: list[SourceClip], options: Options, dropped: list[Dropped]) ->
     return [entry for entry in made if isinstance(entry, SourceClip)], "; ".join(
         filter(None, [*methods, how])
     ) or "none"
+
+
+def _with_kept(clips: list[SourceClip], options: Options, where: Path) -> list[SourceClip]:
+    """``clips`` with every column of ``--keep``, "" where a clip has no value; ``UserError`` if no clip has one."""
+    nothing = dict.fromkeys(options.keep, "")
+    clips = [replace(clip, extra=clip.extra or nothing) for clip in clips] if nothing else clips
+    for name, theirs in options.keep.items():
+        if not any(clip.extra[name] for clip in clips):
+            raise UserError(f"{where}: no clip has a value for --keep {name}; only tables with a column {theirs!r} have one")
+    return clips
 
 
 def _unique(clips: list[SourceClip]) -> list[SourceClip]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from lalia.data.corpus import COLUMNS
 from lalia.errors import UserError
 from lalia.files import readable
 from lalia.units import Seconds
@@ -25,7 +26,8 @@ FIELDS = ("audio", "text", "language", "speaker", "split", "duration", "start", 
 class Options:
     """``language``: "" = the source's; ``columns`` maps lalia's field names to the source's.
 
-    ``tiers`` are the annotation tiers to read; () = the transcriptions. Percentages: ``None`` = by the amount of labels
+    ``keep`` maps extra columns of the corpus to those of the source. ``tiers`` are the annotation tiers to read; () = the
+    transcriptions. Percentages: ``None`` = by the amount of labels
     (``splits.held_out_percent``).
     """
 
@@ -33,6 +35,7 @@ class Options:
     licence: str = ""
     root: Path | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
+    keep: Mapping[str, str] = field(default_factory=dict)
     dev_percent: float | None = None
     test_percent: float | None = None
     limit: int = 0
@@ -49,6 +52,20 @@ def parse_columns(words: Sequence[str]) -> dict[str, str]:
         if columns.setdefault(ours, theirs) != theirs:
             raise UserError(f"--columns: {ours} is given twice, as {columns[ours]} and as {theirs}; give it once")
     return columns
+
+
+def parse_kept(words: Sequence[str]) -> dict[str, str]:
+    """``["emotion,command=word"]`` as a mapping from extra columns of the corpus to those of the source; ``UserError`` for names
+    that the corpus has anyway."""
+    kept: dict[str, str] = {}
+    for word in ",".join(words).split(",") if words else []:
+        ours, _, theirs = (part.strip() for part in word.partition("="))
+        if not re.fullmatch(r"[^\W\d]\w*", ours):
+            raise UserError(f"--keep {word!r}: expected the name of a column, or NAME=COLUMN")
+        if ours in COLUMNS or ours in FIELDS:
+            raise UserError(f"--keep {ours}: every corpus has it; map a column to it with --columns {ours}={theirs or ours}")
+        kept[ours] = theirs or ours
+    return kept
 
 
 # --- The clips of a source -------------------------------------------------------------------------------

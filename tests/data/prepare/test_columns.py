@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 from lalia.cli.main import main
 from lalia.data.corpus import Corpus
 from lalia.data.prepare import pipeline
-from lalia.data.prepare.listing import Options, parse_columns
+from lalia.data.prepare.listing import Options, parse_columns, parse_kept
 from lalia.data.prepare.sources.opening import open_source
 from lalia.errors import UserError
 from lalia.text.language_codes import codes, describe_language, iso_639_3, related_code, script_of_tag
@@ -142,3 +143,33 @@ def test_columns_may_be_given_in_one_flag_or_in_several() -> None:
     ):
         with pytest.raises(UserError, match=complaint):
             parse_columns(words)
+
+
+def test_columns_that_are_kept_are_labels_of_the_corpus(tmp_path: Path) -> None:
+    path = table(tmp_path, "file\ttranscript\temo\tage", "a.wav\tmoja\tanger\t30", "b.wav\tmbili\t\t31")
+    lines, _ = told(path, keep={"emotion": "emo"})
+    assert "emotion=emo" in lines[0] and "not used: age" in lines[0]
+    summary(path, tmp_path / "out", keep={"emotion": "emo", "age": "age"})
+    corpus = Corpus.load(tmp_path / "out")
+    assert list(corpus.extra_columns) == ["emotion", "age"]
+    assert corpus.labels("emotion") == ["anger", ""] and corpus.labels("age") == ["30", "31"]
+    assert corpus.labels("text") == ["moja", "mbili"]
+    with pytest.raises(UserError, match=r"no column 'emotoin' \(did you mean emotion\?\)"):
+        corpus.labels("emotoin")
+    datasets = pytest.importorskip("datasets")
+    assert datasets.load_from_disk(str(tmp_path / "out"))[0]["emotion"] == "anger"
+    pipeline.rewrite(corpus, tmp_path / "again", np.array([0]), {}, [], {})
+    assert Corpus.load(tmp_path / "again").labels("age") == ["30"]
+
+
+def test_columns_that_cannot_be_kept_are_refused(tmp_path: Path) -> None:
+    path = table(tmp_path, "file\ttranscript\temo", "a.wav\tmoja\t")
+    with pytest.raises(UserError, match="has no column 'mood' for --keep; it has file, transcript, emo"):
+        told(path, keep={"mood": "mood"})
+    with pytest.raises(UserError, match="no clip has a value for --keep emo"):
+        told(path, keep={"emo": "emo"})
+    assert parse_kept(["emotion,command=word"]) == {"emotion": "emotion", "command": "word"}
+    with pytest.raises(UserError, match="every corpus has it"):
+        parse_kept(["speaker=who"])
+    with pytest.raises(UserError, match="expected the name of a column"):
+        parse_kept(["two words"])

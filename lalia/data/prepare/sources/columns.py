@@ -74,6 +74,10 @@ def find_columns(
         name = given or next((known[word] for word in usual if word in known), None)
         if name is not None:
             found[ours] = name
+    for ours, theirs in options.keep.items():
+        if theirs not in columns:
+            raise UserError(f"{where}: has no column {theirs!r} for --keep; it has {', '.join(columns) or 'none'}")
+        found[ours] = theirs
     if missing := [name for name in needed if name not in found]:
         raise UserError(
             f"{where}: has no column for {', '.join(missing)} (it has {', '.join(columns) or 'none'});"

@@ -45,10 +45,11 @@ class HubStream:
     def clips(self, start: int) -> Iterator[SourceClip | Dropped]:
         columns = dict(self.columns)
         rows = _load(self.name, self.config, self.split)
-        rows = rows.cast_column(columns["audio"], _stored_audio()).select_columns(list(columns.values()))
+        rows = rows.cast_column(columns["audio"], _stored_audio()).select_columns(list(dict.fromkeys(columns.values())))
         if self.files > 1:
             rows = rows.shard(num_shards=self.files, index=self.file)
-        read_language = _language_reader(rows.features, columns.get("language", ""))
+        read_language = _word_reader(rows.features, columns.get("language", ""))
+        read_extra = {ours: _word_reader(rows.features, theirs) for ours, theirs in columns.items() if ours not in NAMES}
         entries = enumerate(islice(rows.skip(start), self.limit - start if self.limit else None), start)
         for number, row in entries:
             id = f"{self.split}/{self.file:05d}/{number:07d}"
@@ -81,7 +82,10 @@ class HubStream:
                     if text
                     else _split_by_position(key, number, *self.hold_out)
                 )
-            yield SourceClip(id, path, language, text, speaker, split, self.source, data=data, channel=channel)
+            extra = {name: read(row) for name, read in read_extra.items()}
+            yield SourceClip(
+                id, path, language, text, speaker, split, self.source, data=data, channel=channel, extra=extra
+            )
 
 
 def list_hub(spec: str, options: Options, say: Say) -> Listing:
@@ -131,7 +135,7 @@ def list_hub(spec: str, options: Options, say: Say) -> Listing:
         "licences": [options.licence] if options.licence else [],
         "splitting": way,
     }
-    return Listing(title, streams=streams, facts=facts)
+    return Listing(title, streams=streams, facts=facts, extra=dict.fromkeys(options.keep, "string"))
 
 
 def _shares(name: str, config: str, split: str, options: Options) -> tuple[float, float]:
@@ -277,6 +281,10 @@ def _columns(features: dict[str, Any], options: Options, spec: str) -> dict[str,
             name = next((name for name, kind in features.items() if isinstance(kind, Audio)), name)
         if name is not None:
             found[ours] = name
+    for ours, theirs in options.keep.items():
+        if theirs not in features:
+            raise UserError(f"hub:{spec}: has no column {theirs!r} for --keep; it has {', '.join(features)}")
+        found[ours] = theirs
     if "audio" not in found:
         raise UserError(
             f"hub:{spec}: has no audio column (it has {', '.join(features)}); name it: --columns audio=NAME"
@@ -284,8 +292,8 @@ def _columns(features: dict[str, Any], options: Options, spec: str) -> dict[str,
     return found
 
 
-def _language_reader(features: Any, column: str) -> Any:
-    """A function that reads the language of a row: some datasets store class numbers."""
+def _word_reader(features: Any, column: str) -> Any:
+    """A function that reads a word of a row, such as its language: some datasets store class numbers."""
     kind = features.get(column) if features else None
     if kind is not None and hasattr(kind, "int2str"):
         return lambda row: kind.int2str(row[column]) if row[column] is not None else ""

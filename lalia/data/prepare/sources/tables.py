@@ -317,6 +317,7 @@ def clip_of(
         end_s=end,
         duration_s=duration or (end - start if end is not None else 0.0),
         channel=channel,
+        extra={name: " ".join(value(name).split()) for name in options.keep},
     )
 
 
