@@ -1,4 +1,4 @@
-"""``lalia finetune VERB``: check labels, fit a recogniser, make its language model, evaluate it, merge an adapter into it."""
+"""``lalia finetune VERB``: check labels, fit a recogniser or a tagger, make a language model, evaluate, merge an adapter."""
 
 from __future__ import annotations
 
@@ -49,6 +49,7 @@ used most
 """,
     "lm": "Make a language model from the run's labels and any text, tune it and measure its effect.",
     "eval": "Evaluate the recogniser of a run: error rates, where the errors are, and a page with clips to play.",
+    "tag": "Train a tagger: labels of whole clips, such as language, speaker, emotion or command.",
     "fold": """\
 Merge the adapter of one language into a recogniser of that language only, which can be distilled and exported.
 
@@ -58,7 +59,9 @@ Merge the adapter of one language into a recogniser of that language only, which
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return run_stage("finetune", {"check": check, "fit": fit, "lm": lm, "eval": evaluate, "fold": fold}, ABOUT, argv)
+    return run_stage(
+        "finetune", {"check": check, "fit": fit, "lm": lm, "eval": evaluate, "tag": tag, "fold": fold}, ABOUT, argv
+    )
 
 
 def check(argv: list[str]) -> int:
@@ -119,6 +122,12 @@ def evaluate(argv: list[str]) -> int:
     from finetune.evaluate import main as evaluate_run
 
     return evaluate_run(argv)
+
+
+def tag(argv: list[str]) -> int:
+    from finetune.tag import main as train_tagger
+
+    return train_tagger(argv)
 
 
 def fold(argv: list[str]) -> int:

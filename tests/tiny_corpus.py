@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from lalia.audio.encoding import flac_bytes
 from lalia.cards import write_card
-from lalia.data.corpus import SCHEMA, SPLITS, Corpus, write_index
+from lalia.data.corpus import COLUMNS, SCHEMA, SPLITS, Corpus, schema_of, write_index
 
 LETTER_S = 0.09
 WORDS = {
@@ -71,4 +71,25 @@ def make_corpus(folder: Path, sentences: int = 36, languages: Sequence[str] = ("
     counted = {split: int(np.sum(corpus.splits == code)) for code, split in enumerate(SPLITS)}
     hours = {"clips": counted, "hours": corpus.hours(), "labelled_hours": corpus.hours(labelled=True)}
     write_card(folder, "corpus", [], **{"source": "synthetic", **hours, "licences": ["CC0"], **facts})
+    return folder
+
+
+def write_clips(folder: Path, clips: Sequence[dict[str, Any]]) -> Path:
+    """Write a corpus of ``clips``, each a ``wave`` and values of columns; those that no other corpus has are kept too."""
+    rows: list[dict[str, Any]] = []
+    for number, clip in enumerate(clips):
+        empty = {name: "" if pa.types.is_string(kind) else 0 for name, kind in COLUMNS.items()}
+        wave = clip["wave"]
+        facts = {"id": f"{number:04d}", "language": "und", "split": "train", "duration_s": len(wave) / 16_000}
+        audio = {"bytes": flac_bytes(wave), "path": f"{number:04d}.flac"}
+        rows.append(
+            {**empty, **facts, "audio": audio, **{name: value for name, value in clip.items() if name != "wave"}}
+        )
+    folder.mkdir(parents=True)
+    schema, name = schema_of(rows[0]), "data-00000-of-00001.arrow"
+    with pa.OSFile(str(folder / name), "wb") as file, pa.ipc.new_stream(file, schema) as stream:
+        stream.write_batch(pa.RecordBatch.from_pylist(rows, schema=schema))
+    write_index(folder, [name], len(rows), (folder / name).stat().st_size, "0123456789abcdef", "synthetic")
+    corpus = Corpus.open(folder, {})
+    write_card(folder, "corpus", [], clips=corpus.tally(), hours=corpus.hours(), licences=["CC0"])
     return folder

@@ -73,13 +73,17 @@ class Classifier(nn.Module):
         self.encoder, self.facts = encoder, facts
         self.head = nn.Linear(facts.moments * encoder.shape.width, len(facts.labels))
 
-    def frame_logits(self, wave_BS: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
-        """(logits_BTC of each frame, frame lengths_B)."""
-        states, frames_B = self.encoder.hidden_states(wave_BS, lengths_B)
+    def frame_logits(
+        self, wave_BS: Tensor, lengths_B: Tensor, mask_BT: Tensor | None = None, channel_mask_BD: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """(logits_BTC of each frame, frame lengths_B); masks as in ``Encoder.contextualise``."""
+        states, frames_B = self.encoder.hidden_states(wave_BS, lengths_B, mask_BT, channel_mask_BD)
         return self.head(frame_features(states, self.facts)), frames_B
 
-    def forward(self, wave_BS: Tensor, lengths_B: Tensor) -> Tensor:
-        logits_BTC, frames_B = self.frame_logits(wave_BS, lengths_B)
+    def forward(
+        self, wave_BS: Tensor, lengths_B: Tensor, mask_BT: Tensor | None = None, channel_mask_BD: Tensor | None = None
+    ) -> Tensor:
+        logits_BTC, frames_B = self.frame_logits(wave_BS, lengths_B, mask_BT, channel_mask_BD)
         return mean_over_time(logits_BTC, frames_B)
 
     @classmethod

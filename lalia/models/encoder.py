@@ -125,13 +125,15 @@ class Encoder(nn.Module):
         self.contextualise(features_BTF, frames_B, collect=collected)
         return collected, frames_B
 
-    def hidden_states(self, wave_BS: Tensor, lengths_B: Tensor) -> tuple[list[Tensor], Tensor]:
+    def hidden_states(
+        self, wave_BS: Tensor, lengths_B: Tensor, mask_BT: Tensor | None = None, channel_mask_BD: Tensor | None = None
+    ) -> tuple[list[Tensor], Tensor]:
         """The input of the first block and the output of every block, each (B, T, D), and the frame lengths.
 
         The last one is behind the final norm, if the encoder has one (transformers' ``hidden_states``). LayerDrop must be off.
         """
         features_BTF, _, frames_B = self.features(wave_BS, lengths_B)
-        x_BTD, layout = self._block_input(features_BTF, frames_B)
+        x_BTD, layout = self._block_input(features_BTF, frames_B, mask_BT, channel_mask_BD)
         outputs: list[Tensor] = []
         last_BTD = self._run_blocks(x_BTD, layout, outputs)
         return [x_BTD, *outputs[:-1], last_BTD], frames_B

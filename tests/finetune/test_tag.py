@@ -1,0 +1,103 @@
+"""``lalia finetune tag``: from a corpus with a column of labels to an int8 tagger and honest figures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from finetune import tag
+from finetune.tag import main
+from lalia.cards import read_card
+from lalia.errors import UserError
+from lalia.models.classifier import Classifier
+from lalia.models.encoder import Encoder
+from tests.models.test_classifier import SMALL
+from tests.training.test_linear_probe import corpus, grid
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("encoder") / "encoder"
+    Encoder(SMALL).save(folder, [])
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def tones(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(corpus(tmp_path_factory.mktemp("tones") / "c", *grid("low mid high", "a b c d e f g h")))
+
+
+def test_in_closed_form(tmp_path: Path, encoder: str, tones: str, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    assert main([tones, "--label", "pitch", "--apart", "speaker", "--encoder", encoder, "--out", str(out)]) == 0
+    printed = capsys.readouterr()
+    assert "on 48 clips of 8 speakers that training never saw, 3 of 3 labels" in printed.err
+    assert f"next: lalia tag {out}" in printed.out
+    scores = json.loads((out / "scores.json").read_text())
+    assert scores["accuracy"] > 0.9 and scores["chance"] == pytest.approx(1 / 3)
+    card = read_card(out / "tagger", "tagger")
+    assert card["licence"] == "CC0" and card["task"] == "pitch" and card["evaluation"]["accuracy"] == scores["accuracy"]
+    assert card["parents"][0]["kind"] == "classifier"
+    facts = Classifier.load(out / "classifier").facts
+    assert facts.labels == ["high", "low", "mid"] and facts.moments == 2 and facts.clip_s == pytest.approx(0.8)
+
+
+def test_no_figure_is_printed_where_labels_and_sources_coincide(
+    tmp_path: Path, encoder: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = corpus(tmp_path / "c", *grid("low", "a b", "x"), *grid("high", "c d", "y"))
+    for apart in ("source", "speaker"):
+        out = tmp_path / apart
+        main([str(folder), "--label", "pitch", "--apart", apart, "--encoder", encoder, "--out", str(out)])
+        printed = capsys.readouterr().err
+        assert (
+            "cannot be known and is not printed" in printed and "accuracy 0" not in printed and "layer (" not in printed
+        )
+        scores = json.loads((out / "scores.json").read_text())
+        assert "accuracy" not in scores and "by_layer" not in scores and "cannot be known" in scores["unknown"]
+        assert (out / "tagger" / "model.onnx").is_file()
+
+
+def test_all_weights_and_the_same_command_continues(
+    tmp_path: Path, encoder: str, tones: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("finetune.tag.KEPT_EVERY", 5)
+    common = [tones, "--label", "pitch", "--apart", "speaker", "--encoder", encoder, "--all-weights", "--steps", "20",
+              "--batch_s", "8", "--lr", "0.01"]  # fmt: skip
+    main([*common, "--out", str(tmp_path / "whole")])
+    assert "of 2 speakers that training never saw" in capsys.readouterr().err
+    keep = tag._keep
+
+    def interrupt(path: Path, state: dict[str, object]) -> None:
+        keep(path, state)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("finetune.tag._keep", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        main([*common, "--out", str(tmp_path / "broken")])
+    monkeypatch.setattr("finetune.tag._keep", keep)
+    with pytest.raises(UserError, match="begun with other settings"):
+        main([*common, "--seed", "2", "--out", str(tmp_path / "broken")])
+    main([*common, "--out", str(tmp_path / "broken")])
+    assert "continuing from step 5" in capsys.readouterr().err
+    whole, broken = (Classifier.load(tmp_path / name / "classifier").state_dict() for name in ("whole", "broken"))
+    assert all(torch.equal(weight, broken[name]) for name, weight in whole.items())
+    assert not (tmp_path / "broken/checkpoint.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--label", "mood"], "has no column 'mood'"),
+        (["--label", "pitch", "--reject", "noise"], "--reject noise: is not a label"),
+        (["--label", "pitch", "--only", "low"], "the only pitch is 'low'"),
+        (["--label", "language"], "no clip has a language"),
+    ],
+)
+def test_bad_input_is_one_line(tmp_path: Path, encoder: str, tones: str, arguments: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        main([tones, *arguments, "--apart", "speaker", "--encoder", encoder, "--out", str(tmp_path / "run")])
