@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
 from lalia.audio.encoding import flac_bytes
 from lalia.cards import write_card
-from lalia.data.corpus import COLUMNS, SCHEMA, SPLITS, Corpus, schema_of, write_index
+from lalia.data.corpus import COLUMNS, SCHEMA, SPLITS, Corpus, schema_with, write_index
 
 LETTER_S = 0.09
 WORDS = {
@@ -86,10 +86,11 @@ def write_clips(folder: Path, clips: Sequence[dict[str, Any]]) -> Path:
             {**empty, **facts, "audio": audio, **{name: value for name, value in clip.items() if name != "wave"}}
         )
     folder.mkdir(parents=True)
-    schema, name = schema_of(rows[0]), "data-00000-of-00001.arrow"
+    extra: dict[str, Literal["string", "float"]] = {name: "string" for name in rows[0] if name not in COLUMNS}
+    schema, name = schema_with(extra), "data-00000-of-00001.arrow"
     with pa.OSFile(str(folder / name), "wb") as file, pa.ipc.new_stream(file, schema) as stream:
         stream.write_batch(pa.RecordBatch.from_pylist(rows, schema=schema))
-    write_index(folder, [name], len(rows), (folder / name).stat().st_size, "0123456789abcdef", "synthetic")
+    write_index(folder, [name], len(rows), (folder / name).stat().st_size, "0123456789abcdef", "synthetic", extra)
     corpus = Corpus.open(folder, {})
     write_card(folder, "corpus", [], clips=corpus.tally(), hours=corpus.hours(), licences=["CC0"])
     return folder

@@ -100,7 +100,9 @@ def _with_kept(clips: list[SourceClip], options: Options, where: Path) -> list[S
     clips = [replace(clip, extra=clip.extra or nothing) for clip in clips] if nothing else clips
     for name, theirs in options.keep.items():
         if not any(clip.extra[name] for clip in clips):
-            raise UserError(f"{where}: no clip has a value for --keep {name}; only tables with a column {theirs!r} have one")
+            raise UserError(
+                f"{where}: no clip has a value for --keep {name}; only tables with a column {theirs!r} have one"
+            )
     return clips
 
 

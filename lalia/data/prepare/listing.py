@@ -63,7 +63,9 @@ def parse_kept(words: Sequence[str]) -> dict[str, str]:
         if not re.fullmatch(r"[^\W\d]\w*", ours):
             raise UserError(f"--keep {word!r}: expected the name of a column, or NAME=COLUMN")
         if ours in COLUMNS or ours in FIELDS:
-            raise UserError(f"--keep {ours}: every corpus has it; map a column to it with --columns {ours}={theirs or ours}")
+            raise UserError(
+                f"--keep {ours}: every corpus has it; map a column to it with --columns {ours}={theirs or ours}"
+            )
         kept[ours] = theirs or ours
     return kept
 

@@ -49,7 +49,9 @@ class HubStream:
         if self.files > 1:
             rows = rows.shard(num_shards=self.files, index=self.file)
         read_language = _word_reader(rows.features, columns.get("language", ""))
-        read_extra = {ours: _word_reader(rows.features, theirs) for ours, theirs in columns.items() if ours not in NAMES}
+        read_extra = {
+            ours: _word_reader(rows.features, theirs) for ours, theirs in columns.items() if ours not in NAMES
+        }
         entries = enumerate(islice(rows.skip(start), self.limit - start if self.limit else None), start)
         for number, row in entries:
             id = f"{self.split}/{self.file:05d}/{number:07d}"
