@@ -1,26 +1,24 @@
 """Voice activity detection: speech probabilities per 32 ms frame from the Silero VAD model, run by onnxruntime.
 
-Only the model file of the package silero-vad is used: importing the package would load torch. ``benchmarks/data/vad.py``
-compares this model with others.
+The model file is silero_vad_16k_sequence.onnx of the package silero-vad 6.2.3 (MIT, ``silero_vad.LICENSE``). It is kept here
+because installing that package brings torch. ``benchmarks/data/vad.py`` compares it with others.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
-from lalia.errors import UserError
 from lalia.onnx_session import open_session
 from lalia.units import SAMPLE_RATE, Samples, Seconds, to_samples
 
 FRAME_SAMPLES = 512
 FRAME_S: Seconds = FRAME_SAMPLES / SAMPLE_RATE
 _CONTEXT_SAMPLES = 64
-_MODEL = Path("data") / "silero_vad_16k_sequence.onnx"
+_MODEL = Path(__file__).with_name("silero_vad.onnx")
 _FRAMES_PER_CALL = 512
 _SPEECH_THRESHOLD = 0.5
 _MARGIN_S: Seconds = 0.5
@@ -31,7 +29,7 @@ class VoiceActivity:
     """A detector for any number of waves, one after the other; it uses one thread."""
 
     def __init__(self) -> None:
-        self._session = open_session(model_path())
+        self._session = open_session(_MODEL)
         self.reset()
 
     def reset(self) -> None:
@@ -117,14 +115,3 @@ def _flag_last(blocks: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, bool]
         held = block
     if held is not None:
         yield held, True
-
-
-def model_path() -> Path:
-    """The model file in the package silero-vad; ``UserError`` where that is not installed."""
-    found = importlib.util.find_spec("silero_vad")
-    if found is None or not found.submodule_search_locations:
-        raise UserError("voice activity detection needs the package silero-vad; pip install 'lalia[train]'")
-    path = Path(found.submodule_search_locations[0]) / _MODEL
-    if not path.is_file():
-        raise UserError(f"{path}: is missing; lalia needs silero-vad 6.2.3 or newer: pip install -U 'silero-vad<7'")
-    return path

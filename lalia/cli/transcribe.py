@@ -82,9 +82,7 @@ def add_arguments(parser: Parser) -> None:
         metavar="mix|each|N",
         help="of stereo files: their mix, each separately (turns of a telephone call), or one, from 1 (default: mix)",
     )
-    parser.add_argument(
-        "--voice", action="store_true", help="transcribe speech only, by voice activity detection (needs silero-vad)"
-    )
+    parser.add_argument("--voice", action="store_true", help="transcribe speech only, by voice activity detection")
     parser.add_argument("--threads", type=positive, metavar="N", help="processor threads (default: all cores)")
     add_written_language(parser)
     add_decoding(parser)

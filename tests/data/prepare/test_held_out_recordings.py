@@ -141,7 +141,6 @@ def test_the_card_counts_music_and_noise_apart(tmp_path: Path, monkeypatch: pyte
 
 def test_the_detector_forgets_where_it_began_to_listen() -> None:
     """What a worker hears of its stretch is what one that began at the recording's beginning hears."""
-    pytest.importorskip("silero_vad")
     draw = np.random.default_rng(0)
     wave = (talk(20) + 0.003 * draw.standard_normal(len(talk(20)))).astype(np.float32)
     at_s = 20  # 4 s are a whole number of frames

@@ -117,7 +117,6 @@ def test_cutting_of_random_talk_keeps_its_promises() -> None:
 
 
 def test_voice_activity_in_pieces_is_that_of_the_whole() -> None:
-    pytest.importorskip("silero_vad")
     detector = VoiceActivity()
     wave = voiced(1, 3.1)
     whole_T = detector(wave)
