@@ -24,7 +24,7 @@ from lalia.inputs import wrong_kind
 # --- Cards -----------------------------------------------------------------------------------------------
 
 NAME = "card.json"
-KINDS = ("corpus", "encoder", "recogniser", "classifier", "student", "tagger", "language model")
+KINDS = ("corpus", "encoder", "recogniser", "classifier", "student", "tagger", "diarizer", "language model")
 
 
 def content_hash(folder: Path, known: Mapping[str, str] | None = None, names: Collection[str] | None = None) -> str:

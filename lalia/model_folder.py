@@ -63,27 +63,29 @@ def find_made(folder: str, kind: str, flag: str) -> str:
     raise wrong_kind(folder, kind, flag)
 
 
-def file_hashes(folder: Path, names: Sequence[str] = NEEDED) -> dict[str, str]:
-    """SHA-256 (hex) of a student's files, for ``files`` in its card."""
+def file_hashes(folder: Path, names: Collection[str] = NEEDED) -> dict[str, str]:
+    """SHA-256 (hex) of a model's files (default: a student's), for ``files`` in its card."""
     return {name: _sha256(folder / name) for name in names}
 
 
-def check_files(folder: Path, card: Mapping[str, Any], names: Sequence[str] = NEEDED) -> None:
-    """Raise ``UserError`` for the first file that is missing or does not match the hash in the card."""
+def check_files(folder: Path, card: Mapping[str, Any], names: Collection[str] = NEEDED) -> None:
+    """Raise ``UserError`` for the first file that is missing or does not match the hash in the card; ``names`` must be there."""
     expected = card.get("files")
     if not isinstance(expected, dict) or not set(names) <= set(expected):
         raise UserError(f"{folder}: its card does not list {', '.join(names)}; export the {card['kind']} again")
     for name, digest in expected.items():
         path = folder / name
         if path.resolve().parent != folder.resolve():
-            raise UserError(f"{folder}: its card lists {name!r}, which is outside the folder; export the student again")
+            raise UserError(
+                f"{folder}: its card lists {name!r}, which is outside the folder; export the {card['kind']} again"
+            )
         if not path.is_file():
-            raise UserError(f"{path}: is missing; copy the whole student folder again")
+            raise UserError(f"{path}: is missing; copy the whole {card['kind']} folder again")
         if _sha256(path) != str(digest).removeprefix("sha256:"):
             size = path.stat().st_size
             raise UserError(
                 f"{path}: is not the file the card was written for ({size} bytes; damaged, cut short or of another"
-                " student); copy the whole student folder again"
+                f" {card['kind']}); copy the whole {card['kind']} folder again"
             )
 
 

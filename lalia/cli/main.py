@@ -40,6 +40,7 @@ lalia VERB --help, lalia STAGE --help and lalia STAGE VERB --help show examples 
 """
 VERBS = {
     "transcribe": ("audio to text", "lalia.cli.transcribe"),
+    "diarize": ("who speaks when", "lalia.cli.diarize"),
     "listen": ("the microphone to text, live", "lalia.cli.listen"),
     "serve": ("a student over HTTP, with a page", "lalia.cli.serve"),
     "evaluate": ("error rates on a corpus", "lalia.cli.evaluate"),
