@@ -50,6 +50,14 @@ used most
     "lm": "Make a language model from the run's labels and any text, tune it and measure its effect.",
     "eval": "Evaluate the recogniser of a run: error rates, where the errors are, and a page with clips to play.",
     "tag": "Train a tagger: labels of whole clips, such as language, speaker, emotion or command.",
+    "separate": """\
+Train a small network that separates two voices on one channel, for lalia separate.
+
+  lalia finetune separate --data.corpus data/one --data.corpus data/two --schedule.minutes 120 --out runs/separator
+
+Mixtures are made while training, of clips of many speakers; no labels are needed. The separator is RUN/separator. The same
+command again continues the run.
+""",
     "fold": """\
 Merge the adapter of one language into a recogniser of that language only, which can be distilled and exported.
 
@@ -60,7 +68,10 @@ Merge the adapter of one language into a recogniser of that language only, which
 
 def main(argv: Sequence[str] | None = None) -> int:
     return run_stage(
-        "finetune", {"check": check, "fit": fit, "lm": lm, "eval": evaluate, "tag": tag, "fold": fold}, ABOUT, argv
+        "finetune",
+        {"check": check, "fit": fit, "lm": lm, "eval": evaluate, "tag": tag, "separate": separate, "fold": fold},
+        ABOUT,
+        argv,
     )
 
 
@@ -128,6 +139,19 @@ def tag(argv: list[str]) -> int:
     from finetune.tag import main as train_tagger
 
     return train_tagger(argv)
+
+
+def separate(argv: list[str]) -> int:
+    from finetune.separation import SeparationSettings  # late: torch takes seconds to import
+    from finetune.separation import separate as train
+
+    settings = config.load(SeparationSettings, argv, "lalia finetune separate", ABOUT["separate"])
+    require(settings.out, "--out", "the folder of this run")
+    require(settings.data.corpus, "--data.corpus", "the folder of a corpus made by `lalia prepare`")
+    require_corpora(settings.data.corpus, "--data.corpus")
+    with stops.caught(Path(settings.out), "finetune"):
+        train(settings, Path(settings.out), config.stated(SeparationSettings, argv))
+    return 0
 
 
 def fold(argv: list[str]) -> int:

@@ -24,7 +24,17 @@ from lalia.inputs import wrong_kind
 # --- Cards -----------------------------------------------------------------------------------------------
 
 NAME = "card.json"
-KINDS = ("corpus", "encoder", "recogniser", "classifier", "student", "tagger", "diarizer", "language model")
+KINDS = (
+    "corpus",
+    "encoder",
+    "recogniser",
+    "classifier",
+    "student",
+    "tagger",
+    "diarizer",
+    "separator",
+    "language model",
+)
 
 
 def content_hash(folder: Path, known: Mapping[str, str] | None = None, names: Collection[str] | None = None) -> str:

@@ -27,7 +27,7 @@ from lalia.errors import UserError
 
 CARD, SETTINGS = "card.json", "config.yaml"
 """The file that marks a folder made by lalia, and the one that marks a run."""
-MADE = ("encoder", "recogniser", "classifier", "student", "tagger")
+MADE = ("encoder", "recogniser", "classifier", "student", "tagger", "separator")
 """The model folders inside a run."""
 _MAX_ENTRIES = 2000
 _WEIGHTS = (".pt", ".pth", ".bin", ".safetensors", ".th")
@@ -293,6 +293,12 @@ _ADVICE: dict[tuple[str, str], Callable[[Path], str]] = {
         "train one on it: lalia finetune tag CORPUS --encoder {path} --label COLUMN --out RUN"
     ),
     ("audio", "tagger"): _text("the model comes first, then the audio: lalia tag TAGGER {path}"),
+    ("separator", "student"): _text(
+        "it separates voices and writes no words: lalia separate {path} AUDIO --out FOLDER"
+    ),
+    ("run of separator", "separator"): _text("give {path}/separator"),
+    ("corpus", "separator"): _text("train one on it: lalia finetune separate --data.corpus {path} --out RUN"),
+    ("audio", "separator"): _text("the model comes first, then the audio: lalia separate SEPARATOR {path}"),
     ("student", "encoder"): _text(
         "a student cannot be trained further; give the recogniser that it was made from: lalia inspect {path}"
     ),

@@ -36,6 +36,9 @@ NEEDED = (MODEL, TOKENS, NORMALISER)
 TAGGER = "tagger.json"
 """The labels of a classifier or tagger, and what they are."""
 TAGGER_FILES = (MODEL, TAGGER)
+SEPARATOR = "separator.json"
+"""The Fourier transform of a separator."""
+SEPARATOR_FILES = (MODEL, SEPARATOR)
 STUDENT, RUN = "student", "config.yaml"
 """Names in a run's folder: its student, and its settings."""
 

@@ -43,6 +43,7 @@ VERBS = {
     "diarize": ("who speaks when", "lalia.cli.diarize"),
     "listen": ("the microphone to text, live", "lalia.cli.listen"),
     "serve": ("a student over HTTP, with a page", "lalia.cli.serve"),
+    "separate": ("two voices on one channel to a file each", "lalia.cli.separate"),
     "evaluate": ("error rates on a corpus", "lalia.cli.evaluate"),
     "lm": ("a language model from text", "lalia.cli.lm"),
     "tune": ("the weight of a language model, on dev clips", "lalia.cli.tune"),
@@ -54,7 +55,7 @@ VERBS = {
 """verb: (line of help, module)"""
 STAGES = {
     "pretrain": "an encoder from raw audio: plan, fit, probe",
-    "finetune": "a recogniser from labelled audio: check, fit, lm, eval, fold",
+    "finetune": "a recogniser from labelled audio: check, fit, lm, eval, separate, fold",
     "distill": "a small student of a recogniser: fit, prune, export",
 }
 
@@ -100,7 +101,7 @@ def run_in_checkout(stage: str, argv: Sequence[str]) -> int:
         sys.path.insert(0, str(CHECKOUT))  # first: a folder of that name in the current folder is not the stage
     try:
         # A training run handles stop signals from here on: its imports take seconds.
-        with stops.caught(None, stage) if argv[:1] in (["fit"], ["prune"]) else nullcontext():
+        with stops.caught(None, stage) if argv[:1] in (["fit"], ["prune"], ["separate"]) else nullcontext():
             return int(import_module(f"{stage}.__main__").main(argv))
     except ModuleNotFoundError as error:
         raise UserError(

@@ -5,7 +5,7 @@ training step. Waves, labels and masks then move to the device at once. Lengths,
 computes shapes from them, and reading them from a GPU would stop it.
 
 B clips, S samples, U tokens of a text, J joined clips, T frames, N places (frames of a clip, or channels), M masked frames of the
-clip that has most, K distractors, L sampled frames, P pauses, D width.
+clip that has most, K distractors, L sampled frames, P pauses, D width. Of separation: M mixtures, 2 voices.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ class Batch:
     contrast: Contrast | None = None  # pretraining: what is masked and what it is compared with
     masks: Masks | None = None  # fine-tuning
     student: StudentInput | None = None  # distillation: the student's copy of these clips
+    voices_B2S: Tensor | None = None  # separation: the two clips whose sum is wave_BS
 
     @property
     def labels(self) -> list[Tensor]:
@@ -181,6 +182,48 @@ def crop_clips(batch: Batch, random: torch.Generator) -> Batch:
     starts_B = (torch.rand(len(batch.lengths_B), generator=random) * (batch.lengths_B - shortest + 1)).long()
     waves = [wave_S[start : start + shortest] for wave_S, start in zip(batch.wave_BS, starts_B.tolist(), strict=True)]
     return replace(batch, wave_BS=torch.stack(waves), lengths_B=torch.full_like(batch.lengths_B, shortest))
+
+
+@dataclass(frozen=True)
+class MixSampler:
+    """Mixes the clips of each batch in pairs: the last stage of separation's loader. It can be pickled.
+
+    The clips are cropped to the shortest and brought to one level; every clip is in two mixtures, both with clips of its own
+    corpus, because voices of two corpora can be told apart by their microphones. Clips without such a partner, and pairs of one
+    row or of one known speaker, are left out, so a batch may be empty.
+    """
+
+    seed: int
+    split: str
+    """names the draws; training and validation draw independently"""
+    level_db: float
+    """largest difference between the levels of the two voices"""
+    corpora: NDArray[np.int64]
+    """number of each row's corpus"""
+    speakers: NDArray[np.int64]
+    """number of each row's speaker, negative where it is not known"""
+
+    def __call__(self, batch: Batch) -> Batch:
+        random = generator(self.seed, f"{self.split} mixtures", batch.number)
+        batch = crop_clips(batch, random)
+        level_B1 = batch.wave_BS.square().mean(1, keepdim=True).add(1e-10).sqrt()
+        wave_BS = batch.wave_BS / level_B1
+        rows_B = batch.rows_B.numpy()
+        corpora_B, speakers_B = self.corpora[rows_B], self.speakers[rows_B]
+        order_B = torch.randperm(len(rows_B), generator=random).numpy()
+        first, second = [], []
+        for corpus in np.unique(corpora_B):
+            own = order_B[corpora_B[order_B] == corpus]
+            for a, b in zip(own, np.roll(own, 1), strict=True):
+                if rows_B[a] != rows_B[b] and (speakers_B[a] != speakers_B[b] or speakers_B[a] < 0):
+                    first.append(int(a))
+                    second.append(int(b))
+        gain_M1 = 10 ** ((2 * torch.rand(len(first), 1, generator=random) - 1) * self.level_db / 40)
+        voices_M2S = torch.stack([wave_BS[first] * gain_M1, wave_BS[second] / gain_M1], 1)
+        return replace(
+            batch, wave_BS=voices_M2S.sum(1), lengths_B=batch.lengths_B[first], rows_B=batch.rows_B[first],
+            languages_B=batch.languages_B[first], voices_B2S=voices_M2S,
+        )  # fmt: skip
 
 
 def join_with_pauses(batch: Batch, longest_s: Seconds, hop: Samples, random: torch.Generator) -> JoinedBatch:

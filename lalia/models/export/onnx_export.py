@@ -28,13 +28,23 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from lalia.cards import read_card, write_card, write_json
-from lalia.model_folder import MODEL, NORMALISER, TAGGER, TOKENS, file_hashes, languages_in
+from lalia.model_folder import (
+    MODEL,
+    NORMALISER,
+    SEPARATOR,
+    SEPARATOR_FILES,
+    TAGGER,
+    TOKENS,
+    file_hashes,
+    languages_in,
+)
 from lalia.models.classifier import Classifier
 from lalia.models.export.deployed import Product, StreamingDeployed, deploy, streaming_facts
 from lalia.models.export.external_weights import LARGE, WeightWriter, copy_graph, graph_files
 from lalia.models.export.int8 import groups, quantize
 from lalia.models.frontend import FFT
 from lalia.models.recogniser import Recogniser
+from lalia.models.separator import VOICES, Separator
 from lalia.models.store import count_parameters, replacing
 from lalia.units import SAMPLE_RATE
 
@@ -143,7 +153,15 @@ def _compute_table(model: onnx.ModelProto, name: str, function: str) -> None:
 
 
 def _clean(model: onnx.ModelProto, output: str, width: int) -> None:
-    """Remove exporter metadata (stack traces, source paths, intermediate shapes); name the free axes."""
+    """Remove exporter metadata; name the free axes."""
+    _strip(model, "recogniser")
+    graph = model.graph
+    graph.input[0].CopyFrom(helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["B", "S"]))
+    graph.output[0].CopyFrom(helper.make_tensor_value_info(output, TensorProto.FLOAT, ["B", "T", width]))
+
+
+def _strip(model: onnx.ModelProto, name: str) -> None:
+    """Remove exporter metadata (stack traces, source paths, intermediate shapes), and name the graph."""
     graph = model.graph
     for node in graph.node:
         del node.metadata_props[:]
@@ -155,9 +173,7 @@ def _clean(model: onnx.ModelProto, output: str, width: int) -> None:
     del graph.metadata_props[:]
     del model.metadata_props[:]
     del model.functions[:]
-    graph.name, graph.doc_string, model.doc_string = "recogniser", "", ""
-    graph.input[0].CopyFrom(helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["B", "S"]))
-    graph.output[0].CopyFrom(helper.make_tensor_value_info(output, TensorProto.FLOAT, ["B", "T", width]))
+    graph.name, graph.doc_string, model.doc_string = name, "", ""
 
 
 @contextlib.contextmanager
@@ -241,4 +257,41 @@ def export_tagger(
             task=classifier.facts.task, labels=len(classifier.facts.labels), licence=classifier.facts.licence,
             bytes=sum(path.stat().st_size for path in graph_files(graph)), quantization={"int8": chosen if int8 else []},
             files=file_hashes(folder, [*(path.name for path in graph_files(graph)), TAGGER]), **facts,
+        )  # fmt: skip
+
+
+# --- Separator folder ------------------------------------------------------------------------------------
+
+MAGNITUDE, MASKS = "magnitude", "masks"
+
+
+def export_separator(
+    separator: Separator, out: Path, parents: list[dict[str, Any]], int8: bool = True, **facts: Any
+) -> dict[str, Any]:
+    """Write the separator ``out`` (its convolutions stored in int8); its card.
+
+    The graph holds the network alone, ``magnitude`` (B, F, T) -> ``masks`` (B, 2, F, T); the runtime computes the Fourier
+    transforms.
+    """
+    shape = separator.shape
+    with replacing(out) as folder:
+        graph = folder / MODEL
+        with torch.no_grad(), _quiet():
+            buffer = io.BytesIO()
+            torch.onnx.export(
+                separator.network, (torch.rand(1, shape.frequencies, 64),), buffer,  # type: ignore[arg-type]
+                input_names=[MAGNITUDE], output_names=[MASKS],
+                dynamic_axes={MAGNITUDE: {0: "B", 2: "T"}, MASKS: {0: "B", 3: "T"}}, opset_version=OPSET, dynamo=False,
+            )  # fmt: skip
+            model = onnxscript.optimizer.optimize(onnx.load_from_string(buffer.getvalue()))
+        _strip(model, "separator")
+        graph.write_bytes(model.SerializeToString())
+        chosen = groups(graph)
+        if int8:
+            quantize(graph, graph, chosen)
+        write_json(folder / SEPARATOR, {"window": shape.window, "hop": shape.hop, "voices": VOICES})
+        return write_card(
+            folder, "separator", parents, sample_rate=SAMPLE_RATE, parameters=count_parameters(separator),
+            bytes=graph.stat().st_size, quantization={"int8": chosen if int8 else []},
+            files=file_hashes(folder, SEPARATOR_FILES), **facts,
         )  # fmt: skip
