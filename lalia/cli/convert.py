@@ -21,6 +21,7 @@ ABOUT = """\
 Make an encoder, a recogniser or a classifier from another toolkit's wav2vec 2.0 weights, or the reverse, and a diarizer.
 
   lalia convert hf:wav2vec2-xls-r-300m encoders/xls-r           transformers: pretrained, with a CTC head, or bare
+  lalia convert hub:facebook/mms-1b-all asr/swahili --language swh   the same from the Hugging Face hub, without other languages
   lalia convert hf:mms-1b-all asr/swahili --language swh        MMS: one of its languages (or several, or all)
   lalia convert hf:mms-lid-126 classifiers/languages            a classifier of whole utterances
   lalia convert fairseq:xlsr2_300m.pt encoders/xls-r            fairseq: the file alone
@@ -31,7 +32,7 @@ Make an encoder, a recogniser or a classifier from another toolkit's wav2vec 2.0
 
 The converted model has the same logits. A pretrained model keeps its quantizer: lalia pretrain fit --encoder continues from it.
 """
-KINDS = ("hf", "fairseq", "fairseq2", "sherpa", "half", "onnx", "int8", "diarizer")
+KINDS = ("hf", "hub", "fairseq", "fairseq2", "sherpa", "half", "onnx", "int8", "diarizer")
 _FROM_LALIA = {
     "sherpa": "a lalia student", "half": "a lalia encoder", "onnx": "a lalia recogniser or classifier",
     "int8": "a lalia recogniser or classifier",
@@ -42,7 +43,9 @@ _FROM_LALIA = {
 def add_arguments(parser: Parser) -> None:
     parser.description = ABOUT
     parser.set_defaults(call=main)
-    parser.add_argument("source", metavar="SRC", help="lalia folder, hf:FOLDER, fairseq:FILE or fairseq2:FILE")
+    parser.add_argument(
+        "source", metavar="SRC", help="lalia folder, hf:FOLDER, hub:OWNER/NAME, fairseq:FILE or fairseq2:FILE"
+    )
     parser.add_argument(
         "target",
         metavar="DST",
@@ -71,6 +74,10 @@ def main(args: argparse.Namespace) -> int:
         raise url_error(args.source)
     source, source_path = _parse_place(args.source)
     target, target_path = _parse_place(args.target)
+    if target == "hub":
+        raise UserError(
+            f"{args.target}: models are read from the hub and not written to it; give hf:FOLDER and upload that"
+        )
     if target == "fairseq":
         raise UserError(f"{args.target}: fairseq's files can be read but not written; give hf:FOLDER or fairseq2:FILE")
     for kind, made_of in _FROM_LALIA.items():
@@ -99,6 +106,12 @@ def main(args: argparse.Namespace) -> int:
         return _write_half(source_path, target_path)
     if target in ("onnx", "int8"):
         return _export(source_path, target_path, _one_language(args), target == "int8")
+    facts = {"from": args.source}
+    if source == "hub":
+        from lalia.models.convert.hub_models import fetch_model
+
+        source, source_path = "hf", fetch_model(args.source.removeprefix("hub:"), args.language)
+        facts["revision"] = source_path.name
     parts = _read(source, source_path, args)
     if target == "hf":
         from lalia.models.convert.hf import write_hf
@@ -111,8 +124,8 @@ def main(args: argparse.Namespace) -> int:
     else:
         from lalia.models.convert.parts import to_lalia
 
-        facts = {"converted": {"from": args.source, "weights": _digest(source_path)}}
-        made = f"a lalia {to_lalia(parts, target_path, args.source, **facts)}"
+        facts["weights"] = _digest(source_path)
+        made = f"a lalia {to_lalia(parts, target_path, args.source, converted=facts)}"
     _describe(parts, target_path, made)
     return 0
 

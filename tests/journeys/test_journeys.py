@@ -16,6 +16,7 @@ import pytest
 from tests.journeys.journey import run
 from tests.journeys.material import SPEECH, lay_out
 from tests.journeys.pages import SHOWN, TYPED, Block, blocks, blocks_of, pages
+from tests.tiny_mms import make_classifier, make_mms
 
 README = "README.md"
 AFTER_README = frozenset(
@@ -39,7 +40,7 @@ NOT_RUN: dict[tuple[str, str], str] = {
     ("README.md", "make demo"): MAKE,
     ("README.md", "make install"): MAKE,
     ("README.md", "lalia prepare demo --out data/demo"): NETWORK,
-    ("docs/conversion.md", "huggingface-cli download facebook/wav2vec2-xls-r-300m --local-dir xls-r"): NETWORK,
+    ("docs/conversion.md", "lalia convert hub:facebook/wav2vec2-xls-r-300m encoders/xls-r"): NETWORK,
     ("docs/corpora.md", "lalia prepare demo --out data/demo"): NETWORK,
     (
         "docs/decoding.md",
@@ -113,6 +114,9 @@ def test_journey(page: str, tmp_path: Path, request: pytest.FixtureRequest) -> N
     else:
         folder.mkdir()
         lay_out(folder)
+    if page == "docs/conversion.md":
+        make_mms(folder / "mms-1b-all")
+        make_classifier(folder / "mms-lid-126")
     run(JOURNEYS[page], folder, tmp_path / "programs")
     shutil.rmtree(tmp_path)  # passed: nobody needs to look into it
 

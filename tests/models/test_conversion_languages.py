@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import numpy as np
 import pytest
 import soundfile  # noqa: F401  # before fairseq2
@@ -21,7 +25,6 @@ from transformers import (
     UniSpeechSatConfig,
     UniSpeechSatForPreTraining,
     Wav2Vec2Config,
-    Wav2Vec2CTCTokenizer,
     Wav2Vec2FeatureExtractor,
     Wav2Vec2ForCTC,
     Wav2Vec2ForSequenceClassification,
@@ -41,37 +44,12 @@ from lalia.models.store import languages_of
 from lalia.onnx_session import open_session
 from lalia.runtime.student import Student
 from tests.models.test_conversion import LAYOUTS, SMALL, convert, padded, save_peer, shaken, waves
-
-ALPHABETS = {
-    "eng": "abcdefg", "swh": "abcde", "uzb-script_cyrillic": "абвгд", "uzb-script_latin": "abdeo'", "mon-script_mong": "xyz",
-}  # fmt: skip
-MMS: dict[str, Any] = SMALL | LAYOUTS["large"] | dict(adapter_attn_dim=4, pad_token_id=0)
-
-
-def vocabulary(letters: str) -> dict[str, int]:
-    return {symbol: number for number, symbol in enumerate(["<pad>", "<s>", "</s>", "<unk>", "|", *letters])}
+from tests.tiny_mms import ALPHABETS, make_mms
 
 
 @pytest.fixture(scope="module")
 def mms(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as mms-1b-all: shared weights, those of English in them, one adapter file per language, a nested vocabulary."""
-    folder = tmp_path_factory.mktemp("hub") / "mms-1b-tiny"
-    vocabularies = {code: vocabulary(letters) for code, letters in ALPHABETS.items()}
-    torch.manual_seed(0)
-    for code in reversed(ALPHABETS):  # English last: its weights stay in the model's own file
-        model = shaken(Wav2Vec2ForCTC(Wav2Vec2Config(**MMS | {"vocab_size": len(vocabularies[code])})))
-        if folder.exists():
-            base = Wav2Vec2ForCTC.from_pretrained(
-                folder, ignore_mismatched_sizes=True, vocab_size=model.config.vocab_size
-            )
-            model.wav2vec2.load_state_dict(
-                {k: w for k, w in base.wav2vec2.state_dict().items() if "adapter_layer" not in k}, strict=False
-            )
-        save_peer(model, folder)
-        save_file({k: w.contiguous() for k, w in model._get_adapters().items()}, folder / f"adapter.{code}.safetensors")
-    (folder / "vocab.json").write_text(json.dumps(vocabularies))
-    Wav2Vec2CTCTokenizer(folder / "vocab.json", target_lang="eng").save_pretrained(folder)
-    return folder
+    return make_mms(tmp_path_factory.mktemp("hub") / "mms-1b-tiny")
 
 
 def peer_logits(folder: Path, code: str | None, clips: list[Any]) -> torch.Tensor:
@@ -308,3 +286,79 @@ def test_a_classifier_of_hubert_is_read_and_one_that_does_not_fit_is_refused(tmp
     assert "projector.weight" in capsys.readouterr().err
     assert convert(tmp_path / "ours", f"fairseq2:{tmp_path / 'out.pt'}") == 2
     assert "no classifiers" in capsys.readouterr().err
+
+
+class HubStandIn(ThreadingHTTPServer):
+    """The part of the hub's interface that a download needs, for one model in a folder."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.folder, self.name, self.sent = folder, name, set[str]()
+        super().__init__(("127.0.0.1", 0), HubRequest)
+
+
+class HubRequest(BaseHTTPRequestHandler):
+    server: HubStandIn
+    commit = "0123456789abcdef0123456789abcdef01234567"
+
+    def do_HEAD(self) -> None:
+        self.answer(body=False)
+
+    def do_GET(self) -> None:
+        self.answer(body=True)
+
+    def answer(self, body: bool) -> None:
+        parts = self.path.partition("?")[0].strip("/").split("/")
+        data, headers = b"{}", {"X-Error-Code": "RepoNotFound"}
+        if parts[:4] == ["api", "models", *self.server.name.split("/")]:
+            names, headers = sorted(path.name for path in self.server.folder.iterdir()), {}
+            found: Any = {
+                "id": self.server.name,
+                "sha": self.commit,
+                "siblings": [{"rfilename": name} for name in names],
+            }
+            if "tree" in parts:
+                found = [{"type": "file", "path": name, "size": 1, "oid": "0"} for name in names]
+            data = json.dumps(found).encode()
+        elif parts[2:4] == ["resolve", self.commit] and "/".join(parts[:2]) == self.server.name:
+            data = (self.server.folder / parts[4]).read_bytes()
+            headers = {"X-Repo-Commit": self.commit, "ETag": f'"{hashlib.sha256(data).hexdigest()}"'}
+            self.server.sent |= {parts[4]} if body else set()
+        self.send_response(404 if "X-Error-Code" in headers else 200)
+        for key, value in {**headers, "Content-Length": str(len(data)), "Content-Type": "application/json"}.items():
+            self.send_header(key, value)
+        self.end_headers()
+        if body:
+            self.wfile.write(data)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def test_a_model_on_the_hub_is_downloaded_and_only_the_files_that_are_read(
+    mms: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    server = HubStandIn(mms, "someone/mms-1b-tiny")
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        assert convert("hub:someone/mms-1b-tiny", tmp_path / "ours", "--language", "swh") == 0
+        adapters = {name for name in server.sent if name.startswith("adapter.")}
+        assert adapters == {"adapter.swh.safetensors"} and {"model.safetensors", "vocab.json"} <= server.sent
+        check_against(mms, "swh", Recogniser.load(tmp_path / "ours"))
+        converted = read_card(tmp_path / "ours")["converted"]
+        assert (converted["from"], converted["revision"]) == ("hub:someone/mms-1b-tiny", HubRequest.commit)
+        assert convert("hub:someone/absent", tmp_path / "absent") == 2
+        assert "no such model" in capsys.readouterr().err
+        assert convert("hub:someone/mms-1b-tiny", tmp_path / "absent", "--language", "ita") == 2
+        assert "not ita" in capsys.readouterr().err
+    finally:
+        server.shutdown()
+        server.server_close()
+    # Without a network: what is in the cache, else one line that says what to do.
+    assert convert("hub:someone/mms-1b-tiny", tmp_path / "again", "--language", "swh") == 0
+    capsys.readouterr()
+    assert convert("hub:someone/other", tmp_path / "absent") == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1 and "cannot be reached" in message and "hf download someone/other" in message

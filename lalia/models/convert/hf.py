@@ -190,7 +190,7 @@ def _read_heads(
         parts.head = _head(weight, bias, vocabulary, tokenizer, config, folder, iso_639_3(code) if code else "")
         return
     own = str(tokenizer.get("target_lang") or config.get("target_lang") or "")
-    codes = _languages(vocabulary, own, requested, path)
+    codes = choose_languages(vocabulary, own, requested, path)
 
     def read(code: str) -> LanguageParts:
         adapter = _adapter(folder, code)
@@ -222,8 +222,8 @@ def _read_heads(
         parts.languages, parts.read_language = codes, read
 
 
-def _languages(vocabulary: Mapping[str, Any], own: str, requested: Sequence[str], path: Path) -> list[str]:
-    """The codes in ``vocabulary`` that ``requested`` means, by the model's own codes (``uzb-script_cyrillic``)."""
+def choose_languages(vocabulary: Collection[str], own: str, requested: Sequence[str], path: Path | str) -> list[str]:
+    """The codes of ``vocabulary`` that ``requested`` means (none: ``own``), in the model's form (``uzb-script_cyrillic``)."""
     if "all" in requested:
         return sorted(vocabulary)
     if not requested:
