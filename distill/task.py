@@ -82,9 +82,8 @@ class DistillTask(LightningModule):
         self.compared = [(layer, blocks[layer]) for layer in compared]
         channels = kept_channels(teacher.encoder, student.encoder.shape.width)
         self.projections = make_projections(teacher.encoder.shape, channels, len(self.compared))
-        written = [student.normaliser.for_language(code).writing for code in student.normaliser.languages or [""]]
-        inside_runs = any(writing.splits(student.tokens.symbols[1:]) for writing in written)
-        self.boundary = None if inside_runs else student.tokens.boundary
+        self.writing = student.normaliser.output_writing
+        self.boundary = None if self.writing.splits(student.tokens.symbols[1:]) else student.tokens.boundary
         self.sampler = student_sampler(settings, student)
         """the last stage of the loader"""
         self._errors = (ErrorCounts(), ErrorCounts())
@@ -203,7 +202,10 @@ class DistillTask(LightningModule):
             found = transcript(greedy(log_probs_TV[:frames]), self.student.tokens)
             reference = self.references[row]
             characters, words = self._errors
-            self._errors = (characters + character_errors(reference, found), words + word_errors(reference, found))
+            self._errors = (
+                characters + character_errors(reference, found),
+                words + word_errors(reference, found, self.writing),
+            )
 
     def on_validation_epoch_end(self) -> None:
         characters, words = (all_reduce_errors(errors, self.device) for errors in self._errors)

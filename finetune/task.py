@@ -245,7 +245,7 @@ class LmDecoder:
         self.description = description
         """names the language model in messages"""
         self._tokens, self._normaliser = recogniser.tokens, recogniser.normaliser
-        writing = recogniser.normaliser.writing
+        writing = recogniser.normaliser.output_writing
         self._decoder = Decoder(recogniser.tokens, recogniser.frame_s, [automaton], writing=writing)
 
     def transcribe(self, log_probs_TV: np.ndarray, language: str = "") -> str:

@@ -33,7 +33,6 @@ from lalia.text.language_codes import language_name
 from lalia.text.normaliser import Normaliser, settings_for
 from lalia.text.tokens import Tokens, choose_vocabulary
 from lalia.text.unicode import script_of, script_title
-from lalia.text.writing_system import join_words
 
 ROWS = Path(__file__).with_name("scripts.tsv")
 FRAME_S = 0.04
@@ -92,7 +91,7 @@ def failed_checks(row: Row, normaliser: Normaliser, tokens: Tokens, search: bool
         "words": [word.text for word in found] == writing.cut(right),
         "stream": stream(log_probs_TV, tokens, normaliser) == found,
         "confidence": all(right_words(right, found, writing)),
-        "cues": _letters(join_words(line for cue in make_cues(found) for line in cue.lines)) == _letters(right),
+        "cues": _letters("".join(cue.text for cue in make_cues(found))) == _letters(right),
     }
     if search:
         decoded = Decoder(tokens, FRAME_S, writing=writing).decode(log_probs_TV)

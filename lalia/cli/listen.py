@@ -18,13 +18,12 @@ from typing import TextIO
 from lalia.cards import write_text
 from lalia.cli.options import Decoding, add_decoding, add_written_language, called, decoders, kept, load_student
 from lalia.cli.parser import Parser, positive
-from lalia.decoding.greedy import PAUSE_S, Word
+from lalia.decoding.greedy import PAUSE_S, Word, text_of_words
 from lalia.errors import UserError
 from lalia.inputs import is_url, url_error
 from lalia.runtime.microphone import Block, Microphone, devices, file_blocks
 from lalia.runtime.streaming import Stream, StreamUpdate, as_dict
 from lalia.runtime.transcript import FORMATS, render
-from lalia.text.writing_system import join_words
 from lalia.units import SAMPLE_RATE, Seconds
 
 ABOUT = """\
@@ -157,13 +156,13 @@ class Terminal:
         columns = shutil.get_terminal_size().columns - 1
         for word in update.stable:
             if self._line and (
-                word.start_s - self._line[-1].end_s >= SENTENCE_S or len(_text([*self._line, word])) > columns
+                word.start_s - self._line[-1].end_s >= SENTENCE_S or len(text_of_words([*self._line, word])) > columns
             ):
-                self._out.write(f"{_CLEAR}{_text(self._line)}\n")
+                self._out.write(f"{_CLEAR}{text_of_words(self._line)}\n")
                 self._line.clear()
             self._line.append(word)
-        stable = _text(self._line)
-        rest = _text([*self._line, *update.tentative])[len(stable) :][: columns - len(stable)]
+        stable = text_of_words(self._line)
+        rest = text_of_words([*self._line, *update.tentative])[len(stable) :][: columns - len(stable)]
         self._out.write(f"{_CLEAR}{stable}{_FAINT}{rest}{_PLAIN}" + ("\n" if last and stable else ""))
         self._out.flush()
 
@@ -185,7 +184,7 @@ class Lines:
             self._end()
 
     def _end(self) -> None:
-        self._out.write(_text(self._line) + "\n")
+        self._out.write(text_of_words(self._line) + "\n")
         self._out.flush()
         self._line.clear()
 
@@ -219,10 +218,6 @@ def _format_of(path: Path) -> str:
     if format not in FORMATS:
         raise UserError(f"--save {path}: expected a name that ends in {', '.join('.' + f for f in FORMATS)}")
     return format
-
-
-def _text(words: list[Word]) -> str:
-    return join_words(word.text for word in words)
 
 
 @contextmanager

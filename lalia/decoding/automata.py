@@ -140,7 +140,7 @@ class ClosedList:
     """A closed list: only these texts and the empty text are allowed. Where ``writing`` has no spaces, any may be in them."""
 
     def __init__(self, texts: Sequence[str], writing: WritingSystem | None = None) -> None:
-        self._spaced = writing is None or writing.spaced
+        self._writing = writing or WritingSystem()
         self.texts = sorted(set(texts))
         self._prefixes = PrefixTree(self.texts)
         self.start = (self._prefixes.root, False)
@@ -150,9 +150,15 @@ class ClosedList:
         if letter == " ":
             return 0.0, (node, True)  # it may be a trailing space, which has no effect
         if waiting:
-            node = self._prefixes.child(node, " ") or (None if self._spaced else node)
+            node = self._prefixes.child(node, " ") or self._without_space(node, letter)
         node = node and self._prefixes.child(node, letter)
         return (0.0, (node, False)) if node else (FORBIDDEN, state)
+
+    def _without_space(self, node: tuple[int, int, int], letter: str) -> tuple[int, int, int] | None:
+        """``node`` where the space before ``letter`` may be a pause that nobody writes."""
+        low, _, length = node
+        before = self.texts[low][length - 1] if length else letter
+        return None if self._writing.part(before).spaced and self._writing.part(letter).spaced else node
 
     def end(self, state: Any) -> float:
         node, _ = state
@@ -163,7 +169,8 @@ class HotWords:
     """Contextual biasing: the boost of a hot text is added in equal parts with each of its letters.
 
     The parts are subtracted again if the text does not continue as the hot text (Aho and Corasick 1975; icefall's context
-    graphs). If ``writing`` separates words, hot texts match whole words only; otherwise they match inside runs of letters.
+    graphs). Where ``writing`` separates words, hot texts match whole words only; otherwise they match inside runs of letters.
+    A word ends at its separator and where letters of a script without spaces follow.
     """
 
     def __init__(self, boosts: dict[str, float], writing: WritingSystem | None = None) -> None:
@@ -173,7 +180,7 @@ class HotWords:
         self._credit = [0.0]
         self._gain = [0.0]
         for text, boost in boosts.items():
-            before, after = writing.edges(text)
+            before, after = writing.edge(text[0]), writing.edge(text[-1])
             pattern = f"{before}{text}{after}"
             node = 0
             for i, letter in enumerate(pattern, start=1):
@@ -189,8 +196,10 @@ class HotWords:
                     self._credit[node] = max(self._credit[node], part, key=abs)
             self._gain[node] += boost
         self._link()
-        self._separator = writing.separator if writing.units != "clusters" else ""
-        self.start = self._step(0, self._separator)[1] if self._separator else 0
+        self._writing = writing
+        self._edges: dict[str, str] = {}
+        self.start = (0, "", True)
+        """node, what ends the word that the last letter belongs to ("": nothing does), and whether it has ended"""
 
     def _link(self) -> None:
         """Failure links, breadth first; a hot text that ends inside a longer one also gets its boost there."""
@@ -215,15 +224,31 @@ class HotWords:
         return self._credit[node] - before + self._gain[node], node
 
     def letter(self, state: Any, letter: str) -> tuple[float, Any]:
-        if letter == " " and not self._separator:
-            return 0.0, state  # a pause inside a run of letters
-        return self._step(state, letter)
+        node, edge, ended = state
+        if letter in (" ", edge):
+            if not edge:
+                return 0.0, state  # a pause inside a run of letters
+            score, node = self._step(node, edge)
+            return score, (node, edge, True)
+        own = self._edge(letter)
+        steps = [] if own == edge else [*([] if ended else [edge]), own]
+        total = 0.0
+        for symbol in (*filter(None, steps), letter):
+            score, node = self._step(node, symbol)
+            total += score
+        return total, (node, own, False)
 
     def end(self, state: Any) -> float:
-        score, node = (0.0, state)
-        if self._separator and state != self.start:
-            score, node = self._step(state, self._separator)
+        node, edge, ended = state
+        score = 0.0
+        if edge and not ended:
+            score, node = self._step(node, edge)
         return score - self._credit[node]
+
+    def _edge(self, letter: str) -> str:
+        if letter not in self._edges:
+            self._edges[letter] = self._writing.edge(letter)
+        return self._edges[letter]
 
 
 # --- Language models as automata -------------------------------------------------------------------------

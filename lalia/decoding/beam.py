@@ -206,7 +206,10 @@ class PhraseTree:
             self.ends.append(node)
         self.parents_N, self.lasts_N = np.array(parents), np.array(lasts)
         self.boundary = tokens.boundary
-        self.spaced = writing is None or writing.spaced
+        writing = writing or WritingSystem()
+        inside = [node for node, token in enumerate(lasts) if node and not writing.part(tokens.symbols[token]).spaced]
+        self.edges = np.array(sorted({0, *self.ends, *inside}))
+        """the nodes at which a word boundary has no effect: before and after a phrase, and where nobody writes spaces"""
         spelled = token_texts(tokens)
         self.text_scores = np.array(
             [_text_score("".join(spelled[t] for t in phrase).strip(), automata) for phrase in self.tokens]
@@ -224,9 +227,7 @@ class ClosedSearch:
         self._tree = tree
         # A repeated token needs a blank between the two.
         self._doubled_N = tree.lasts_N[tree.parents_N] == tree.lasts_N
-        # A word boundary before or after a phrase, or after another boundary, has no effect; where nobody
-        # writes spaces between words, none has.
-        self._edges = np.array(sorted({0, *tree.ends})) if tree.spaced else np.arange(len(tree))
+        # A boundary after another one has no effect either.
         self._boundaries = (
             np.flatnonzero(tree.lasts_N == tree.boundary) if tree.boundary is not None else np.zeros(0, int)
         )
@@ -246,7 +247,7 @@ class ClosedSearch:
     def frames(self, log_probs_TV: np.ndarray) -> None:
         """Process frames (T, V) of natural log-probabilities."""
         parents_N, lasts_N = self._tree.parents_N, self._tree.lasts_N
-        boundary, edges = self._tree.boundary, self._edges
+        boundary, edges = self._tree.boundary, self._tree.edges
         for log_probs_V in log_probs_TV.astype(np.float64):
             both_N = np.logaddexp(self._blank_N, self._letter_N)
             come_N = np.where(self._doubled_N, self._blank_N[parents_N], both_N[parents_N])

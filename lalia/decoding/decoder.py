@@ -33,7 +33,7 @@ from lalia.lm.lstm import Lstm, LstmModel
 from lalia.text.edit_distance import alignment
 from lalia.text.normaliser import Normaliser
 from lalia.text.tokens import Tokens, spell, token_texts
-from lalia.text.writing_system import WritingSystem, join_words, needs_space
+from lalia.text.writing_system import WritingSystem
 from lalia.units import Frames, Seconds
 
 # --- What a decoder needs of the model -------------------------------------------------------------------
@@ -156,7 +156,7 @@ class Decoder:
         self._beam: Beam | ClosedSearch
         self._joins_phrases = only is not None and not self.writing.spaced
         if only is not None and self._joins_phrases:
-            only = [join_words(text.split()) for text in only]
+            only = [self.writing.join(text.split()) for text in only]
         tree = PhraseTree(only, tokens, automata, self.writing) if only is not None and settings is None else None
         if tree is not None and len(tree) <= MOST_NODES:
             self._beam = ClosedSearch(tree)
@@ -260,9 +260,12 @@ class Decoder:
         found = words(spans, self.tokens, self.frame_s, self.writing)
         evidence = self._evidence(paths, spans, found)
         boundary = self.tokens.boundary
-        if boundary is not None and self._decoded.spans and found:
-            first = spans[0].start_frame
-            self._decoded.spans.append(TokenSpan(boundary, first, first, 1.0))
+        if self._decoded.words and found:
+            before, first = self._decoded.words[-1].text, spans[0].start_frame
+            if boundary is not None and self.writing.pause_between(before[-1], found[0].text[0]):
+                self._decoded.spans.append(TokenSpan(boundary, first, first, 1.0))
+            else:
+                found[0] = replace(found[0], joined=True)
         self._decoded.spans += spans
         self._decoded.evidence += evidence
         self._decoded.words += [
@@ -276,7 +279,7 @@ class Decoder:
         return tuple(
             token
             for token, (before, after) in zip(tokens, around, strict=True)
-            if token != self.tokens.boundary or (before and after and needs_space(before[-1], after[0]))
+            if token != self.tokens.boundary or (before and after and self.writing.space_between(before[-1], after[0]))
         )
 
     def _rejected(self, path: Hypothesis, log_probs_TV: np.ndarray) -> bool:
@@ -406,7 +409,7 @@ def make_decoder(
     if isinstance(only, Path):
         only = read_closed(only, model.normaliser, model.tokens)
     return Decoder(
-        model.tokens, model.frame_s, automata, writing=model.normaliser.writing,
+        model.tokens, model.frame_s, automata, writing=model.normaliser.output_writing,
         hot_words=hot_words, only=only, weights=weights, settings=settings, rescorer=rescorer,
     )  # fmt: skip
 

@@ -37,7 +37,7 @@ class TokenSpan:
 class Word:
     """A word with its time in the clip, the mean probability of its letters, and its channel.
 
-    ``channel`` counts from 1; 0 means that channels were mixed.
+    ``channel`` counts from 1; 0 means that channels were mixed. ``joined``: no space stands between it and the word before.
     """
 
     text: str
@@ -45,6 +45,15 @@ class Word:
     end_s: Seconds
     confidence: float
     channel: int = 0
+    joined: bool = False
+
+
+def text_of_words(words: Iterable[Word]) -> str:
+    """Words as running text."""
+    text = ""
+    for word in words:
+        text += word.text if word.joined or not text else f" {word.text}"
+    return text
 
 
 def greedy(log_probs_TV: np.ndarray) -> list[TokenSpan]:
@@ -134,34 +143,49 @@ def words(
     A word lasts from its first letter's first frame to its last letter's last. If ``writing`` has no spaces between words, each
     of its units (syllables, clusters, ideographs) is a word. A pause of ``pause_s`` ends a word too.
     """
-    runs = _runs(whole_syllables(spans, tokens), tokens, frame_s, pause_s)
-    return [word for run in runs for word in _cut(run, tokens, frame_s, writing)]
+    writing = writing or WritingSystem()
+    found: list[Word] = []
+    for run, after_boundary in _runs(whole_syllables(spans, tokens), tokens, frame_s, pause_s):
+        here = _cut(run, tokens, frame_s, writing)
+        if found and here and not after_boundary:
+            here[0] = after_pause(found[-1].text, here[0], writing)
+        found += here
+    return found
 
 
-def _runs(spans: Iterable[TokenSpan], tokens: Tokens, frame_s: Seconds, pause_s: Seconds) -> Iterator[list[TokenSpan]]:
-    """The spans between word boundaries and pauses."""
+def after_pause(before: str, word: Word, writing: WritingSystem) -> Word:
+    """``word`` behind a pause that follows ``before``: joined where the writing has no space between the two."""
+    return replace(word, joined=bool(before and word.text) and not writing.space_between(before[-1], word.text[0]))
+
+
+def _runs(
+    spans: Iterable[TokenSpan], tokens: Tokens, frame_s: Seconds, pause_s: Seconds
+) -> Iterator[tuple[list[TokenSpan], bool]]:
+    """The spans between word boundaries and pauses, and whether a boundary is before them."""
     run: list[TokenSpan] = []
+    after_boundary = False
     for span in spans:
         boundary = tokens.symbols[span.token] == BOUNDARY
         if run and (boundary or (span.start_frame - run[-1].end_frame) * frame_s >= pause_s):
-            yield run
-            run = []
-        if not boundary:
+            yield run, after_boundary
+            run, after_boundary = [], False
+        if boundary:
+            after_boundary = True
+        else:
             run.append(span)
     if run:
-        yield run
+        yield run, after_boundary
 
 
-def _cut(run: Sequence[TokenSpan], tokens: Tokens, frame_s: Seconds, writing: WritingSystem | None) -> list[Word]:
-    """The words of spans that no boundary separates."""
-    writing = writing or WritingSystem()
+def _cut(run: Sequence[TokenSpan], tokens: Tokens, frame_s: Seconds, writing: WritingSystem) -> list[Word]:
+    """The words of spans that no boundary separates; all but the first are joined to the one before."""
     if not writing.splits(tokens.symbols[span.token] for span in run):
         return [_word(tokens.decode(span.token for span in run), run, frame_s)]
     letters = _letters(run, tokens)
     found, at = [], 0
     for piece in writing.cut("".join(letter for letter, _ in letters)):
         own = [span for _, spans in letters[at : at + len(piece)] for span in spans]
-        found.append(_word(unicodedata.normalize("NFC", piece), own, frame_s))
+        found.append(replace(_word(unicodedata.normalize("NFC", piece), own, frame_s), joined=at > 0))
         at += len(piece)
     return found
 
@@ -223,6 +247,11 @@ class StreamingGreedy:
         self._frame_s = frame_s
         self._pause: Frames = max(1, round(pause_s / frame_s))
         self._start: Frames = 0
+        self._before = ""
+        """the last final word"""
+        self._gap = False
+        """whether a word boundary follows it"""
+        self._before_end: Frames = 0
         self._tokens_T = np.zeros(0, np.int32)
         self._probs_T = np.zeros(0, np.float32)
 
@@ -234,6 +263,10 @@ class StreamingGreedy:
         spans = collapse(self._tokens_T, self._probs_T)
         closed = self._closed(spans)
         final = self._words(spans[:closed])
+        if closed:
+            self._before = final[-1].text if final else self._before
+            self._gap = self._tokens.symbols[spans[closed - 1].token] == BOUNDARY or (self._gap and not final)
+            self._before_end = self._start + spans[closed - 1].end_frame
         self._forget(spans[closed - 1].end_frame if closed else 0 if spans else len(self._tokens_T))
         return final
 
@@ -257,7 +290,7 @@ class StreamingGreedy:
         going_on = spans[closed:]
         while going_on and going_on[-1].end_frame == here:
             going_on = going_on[:-1]  # the next frames may repeat it
-        if not self._writing.splits(self._tokens.symbols[span.token] for span in going_on):
+        if not going_on or not self._writing.splits(self._tokens.symbols[span.token] for span in going_on):
             return closed
         letters = _letters(going_on, self._tokens)
         pieces = self._writing.cut("".join(letter for letter, _ in letters))
@@ -271,6 +304,7 @@ class StreamingGreedy:
         """The words of pending ``spans``, also split at pauses."""
         found: list[Word] = []
         begin = 0
+        before, gap, end = self._before, self._gap, self._before_end
         for number, span in enumerate(spans):
             last = number + 1 == len(spans)
             if last or spans[number + 1].start_frame - span.end_frame >= self._pause:
@@ -278,7 +312,15 @@ class StreamingGreedy:
                     TokenSpan(h.token, h.start_frame + self._start, h.end_frame + self._start, h.confidence)
                     for h in spans[begin : number + 1]
                 ]
-                found += words(moved, self._tokens, self._frame_s, self._writing)
+                here = words(moved, self._tokens, self._frame_s, self._writing)
+                gap = gap or self._tokens.symbols[moved[0].token] == BOUNDARY
+                if here and before and not gap:
+                    paused = moved[0].start_frame - end >= self._pause
+                    here[0] = after_pause(before, here[0], self._writing) if paused else replace(here[0], joined=True)
+                found += here
+                before = here[-1].text if here else before
+                gap = self._tokens.symbols[span.token] == BOUNDARY or (gap and not here)
+                end = moved[-1].end_frame
                 begin = number + 1
         return found
 

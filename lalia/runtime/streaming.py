@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lalia.audio.reading import Resampler
-from lalia.decoding.greedy import StreamingGreedy, Word
+from lalia.decoding.greedy import StreamingGreedy, Word, text_of_words
 from lalia.errors import AudioError, UserError
 from lalia.runtime.transcript import Transcript
 from lalia.runtime.windows import silence
-from lalia.text.writing_system import join_words
 from lalia.units import SAMPLE_RATE, Frames, Samples, Seconds, to_samples
 
 if TYPE_CHECKING:
@@ -175,7 +174,7 @@ class Stream:
 
     def transcript(self) -> Transcript:
         """The stable words as a transcript."""
-        return Transcript(join_words(word.text for word in self.words), list(self.words), round(self.heard_s, 3))
+        return Transcript(text_of_words(self.words), list(self.words), round(self.heard_s, 3))
 
     def _update(self, log_probs_TV: np.ndarray) -> StreamUpdate:
         stable = self._greedy.feed(log_probs_TV)
@@ -196,12 +195,16 @@ class Stream:
 
 
 def as_dict(update: StreamUpdate, last: bool) -> dict[str, object]:
-    """``update`` as JSON, for the terminal and the server: words with text, start_s, end_s and confidence."""
+    """``update`` as JSON, for the terminal and the server: words with text, start_s, end_s and confidence.
+
+    ``joined`` is true of a word without a space before it.
+    """
 
     def words(found: list[Word]) -> list[dict[str, object]]:
         # A stream has one channel, so its words do not name it.
         return [
             {"text": w.text, "start_s": w.start_s, "end_s": w.end_s, "confidence": round(w.confidence, 4)}
+            | ({"joined": True} if w.joined else {})
             for w in found
         ]
 

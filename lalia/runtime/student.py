@@ -16,7 +16,7 @@ import numpy as np
 from lalia.audio.channels import EACH
 from lalia.audio.reading import Note, NoteHandler, Source, ignore_note, probe_rate_channels, read_blocks
 from lalia.cards import cores, read_card
-from lalia.decoding.greedy import PAUSE_S, StreamingGreedy, Word, collapse, peaks, transcript, words
+from lalia.decoding.greedy import PAUSE_S, StreamingGreedy, Word, collapse, peaks, text_of_words, transcript, words
 from lalia.errors import AudioError, UserError
 from lalia.model_folder import MODEL, NORMALISER, TOKENS, check_files, find_exported, languages_of
 from lalia.onnx_session import open_session
@@ -26,7 +26,6 @@ from lalia.runtime.windows import Window, WindowOutput, cut_windows, in_order, s
 from lalia.text.language_codes import match_languages
 from lalia.text.normaliser import Normaliser
 from lalia.text.tokens import Tokens
-from lalia.text.writing_system import join_words
 from lalia.units import SAMPLE_RATE, Samples, Seconds, to_samples, to_seconds
 
 if TYPE_CHECKING:
@@ -177,7 +176,7 @@ class Student:
             which = ", ".join(str(channel + 1) for channel in same)
             on_note(Note("one sound", f"channel {which} has the same audio as an earlier one and is transcribed once"))
         merged = merge_channels([found.words for found in by_channel], tracks)
-        text = "\n".join(join_words(word.text for word in turn) for turn in turns(merged))
+        text = "\n".join(map(text_of_words, turns(merged)))
         return Transcript(text, merged, max(found.duration_s for found in by_channel))
 
     def _steps(
@@ -215,14 +214,14 @@ class Student:
             return Transcript(transcript(found.spans, self.tokens), found.words, duration_s)
         if streaming is not None and self.chunks is not None:
             final += streaming.finish()
-            return Transcript(join_words(word.text for word in final), final, duration_s)
+            return Transcript(text_of_words(final), final, duration_s)
         if not best:
             return Transcript("")
         tokens, probs = zip(*best, strict=True)
         spans = collapse(np.concatenate(tokens), np.concatenate(probs))
         return Transcript(
             transcript(spans, self.tokens),
-            words(spans, self.tokens, self.frame_s, self.normaliser.writing, pause_s),
+            words(spans, self.tokens, self.frame_s, self.normaliser.output_writing, pause_s),
             duration_s,
         )
 
@@ -243,7 +242,7 @@ class Student:
         return StreamingState(self.session, self.chunks, len(self.tokens))
 
     def _streaming_greedy(self, pause_s: Seconds = PAUSE_S) -> StreamingGreedy:
-        return StreamingGreedy(self.tokens, self.frame_s, self.normaliser.writing, pause_s)
+        return StreamingGreedy(self.tokens, self.frame_s, self.normaliser.output_writing, pause_s)
 
     def log_probs(self, wave: np.ndarray) -> np.ndarray:
         """Log-probabilities (T, V) float32 of a wave of any length (float32, (samples,), 16 kHz), windows stitched."""

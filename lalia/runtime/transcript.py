@@ -12,9 +12,9 @@ from itertools import zip_longest
 import numpy as np
 
 from lalia.audio.channels import compare_seconds, cross_talk_ratio, is_same_sound
-from lalia.decoding.greedy import Word
+from lalia.decoding.greedy import Word, text_of_words
 from lalia.errors import UserError
-from lalia.text.writing_system import WritingSystem, join_words, needs_space
+from lalia.text.writing_system import WritingSystem
 from lalia.units import SAMPLE_RATE, Samples, Seconds
 
 # --- A transcript ----------------------------------------------------------------------------------------
@@ -154,12 +154,13 @@ _NOT_FIRST = (
 
 @dataclass(frozen=True)
 class Cue:
-    """A subtitle: text shown from ``start_s`` to ``end_s``, of one ``channel`` (0: mixed)."""
+    """A subtitle: ``lines`` shown from ``start_s`` to ``end_s``, of one ``channel`` (0: mixed), and its ``text`` in one line."""
 
     start_s: Seconds
     end_s: Seconds
     lines: tuple[str, ...]
     channel: int = 0
+    text: str = ""
 
 
 def make_cues(words: Sequence[Word]) -> list[Cue]:
@@ -187,7 +188,7 @@ def make_cues(words: Sequence[Word]) -> list[Cue]:
                 end_s = following[0].start_s
         end_s = max(min(end_s, start_s + LONGEST_S), start_s + FLASH_S)
         ends[channel] = end_s
-        cues.append(Cue(start_s, end_s, tuple(lines), channel))
+        cues.append(Cue(start_s, end_s, tuple(lines), channel, text_of_words(group)))
     return cues
 
 
@@ -212,10 +213,11 @@ def _broken(word: Word) -> list[Word]:
         if parts[-1] and _columns(parts[-1] + letter) > _room(word):
             parts.append("")
         parts[-1] += letter
-    found, start_s = [], word.start_s
+    found: list[Word] = []
+    start_s = word.start_s
     for part in parts:
         end_s = start_s + (word.end_s - word.start_s) * _columns(part) / width
-        found.append(replace(word, text=part, start_s=start_s, end_s=end_s))
+        found.append(replace(word, text=part, start_s=start_s, end_s=end_s, joined=word.joined or bool(found)))
         start_s = end_s
     return found
 
@@ -256,7 +258,7 @@ def _fitting(phrase: Sequence[Word]) -> int:
     lines, columns = 1, _columns(phrase[0].text)
     for at in range(1, len(phrase)):
         more = _columns(phrase[at].text)
-        columns += _space(phrase[at - 1], phrase[at]) + more
+        columns += int(not phrase[at].joined) + more
         if columns > _room(phrase[at]):
             lines, columns = lines + 1, more
         if lines > LINES or phrase[at].end_s - phrase[0].start_s > LONGEST_S:
@@ -266,21 +268,16 @@ def _fitting(phrase: Sequence[Word]) -> int:
 
 def _lines(group: Sequence[Word]) -> list[str]:
     """The text of a cue: one line if it fits, else two, broken after a mark or where they are most even."""
-    texts = [word.text for word in group]
-    whole = join_words(texts)
+    whole = text_of_words(group)
     if _columns(whole) <= _room(group[0]):
         return [whole]
     places = []
-    for at in range(1, len(texts)):
-        first, second = join_words(texts[:at]), join_words(texts[at:])
+    for at in range(1, len(group)):
+        first, second = text_of_words(group[:at]), text_of_words(group[at:])
         if max(_columns(first), _columns(second)) <= _room(group[0]):
             marked = first[-1] in _SENTENCE_ENDS or first[-1] in _CLAUSE_ENDS
             places.append((marked, -abs(_columns(first) - _columns(second)), [first, second]))
     return max(places)[2]
-
-
-def _space(before: Word, word: Word) -> int:
-    return int(needs_space(before.text[-1], word.text[0]))
 
 
 def _room(word: Word) -> int:
@@ -310,7 +307,7 @@ def render(transcript: Transcript, format: str, name: str = "") -> str:
     """
     if format == "txt":
         lines = (
-            [f"{turn[0].channel}: {_turn_text(turn)}" for turn in turns(transcript.words)]
+            [f"{turn[0].channel}: {text_of_words(turn)}" for turn in turns(transcript.words)]
             if _has_channels(transcript)
             else []
         )
@@ -344,13 +341,19 @@ def _json(transcript: Transcript, name: str) -> str:
         "text": transcript.text,
         "words": [
             {"text": w.text, "start_s": w.start_s, "end_s": w.end_s, "confidence": round(w.confidence, 3)}
+            | ({"joined": True} if w.joined else {})
             | ({"channel": w.channel} if separate else {})
             for w in transcript.words
         ],
     }
     if separate:
         found["turns"] = [
-            {"channel": turn[0].channel, "start_s": turn[0].start_s, "end_s": turn[-1].end_s, "text": _turn_text(turn)}
+            {
+                "channel": turn[0].channel,
+                "start_s": turn[0].start_s,
+                "end_s": turn[-1].end_s,
+                "text": text_of_words(turn),
+            }
             for turn in turns(transcript.words)
         ]
     return json.dumps(found, ensure_ascii=False)
@@ -359,10 +362,6 @@ def _json(transcript: Transcript, name: str) -> str:
 def _has_channels(transcript: Transcript) -> bool:
     """Whether channels were transcribed separately."""
     return any(word.channel for word in transcript.words)
-
-
-def _turn_text(turn: Sequence[Word]) -> str:
-    return join_words(word.text for word in turn)
 
 
 def _clock(seconds: Seconds, mark: str) -> str:

@@ -35,7 +35,7 @@ from lalia.audio.channels import parse_channels
 from lalia.audio.reading import Note, NoteHandler
 from lalia.decoding.automata import BOOST
 from lalia.decoding.decoder import Decoder, DecodingInputs
-from lalia.decoding.greedy import Word
+from lalia.decoding.greedy import Word, text_of_words
 from lalia.errors import AudioError, UserError
 from lalia.runtime.student import Student, TranscribeOptions
 from lalia.runtime.transcript import FORMATS, Transcript
@@ -43,7 +43,7 @@ from lalia.serve.http import OPENAI, Upload, answer, event, openai_answer, recei
 from lalia.serve.limits import Access, Limits, RequestError, busy
 from lalia.serve.scheduler import Job, Scheduler
 from lalia.serve.websocket import ROUTE, Sessions, serve_stream
-from lalia.text.writing_system import join_words
+from lalia.text.language_codes import language_name
 from lalia.units import Seconds
 
 LOG = logging.getLogger("lalia.serve")
@@ -246,7 +246,8 @@ class Service:
     async def health(self, _: Request) -> Response:
         card = self.student.card
         facts = {"model": self.name, "id": card["id"], "inside": self.active, "streaming": card.get("streaming")}
-        return JSONResponse({"status": "ok"} | facts)
+        languages = {code: language_name(code) or code for code in self.student.normaliser.languages}
+        return JSONResponse({"status": "ok"} | facts | {"languages": languages})
 
     async def show_metrics(self, _: Request) -> Response:
         gauges = {
@@ -352,7 +353,7 @@ class Service:
         """Server-sent events as in OpenAI's API: the text word by word, then all of it; an error is the last event."""
         done = asyncio.wrap_future(job.future)
         self.scheduler.add(job)
-        shown: list[str] = []
+        shown: list[Word] = []
         try:
             while not (done.done() and words.empty()):
                 waited = asyncio.ensure_future(words.get())
@@ -361,13 +362,13 @@ class Service:
                     await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
                     if not waited.done():
                         break
-                    before = join_words(shown)
-                    shown += [word.text for word in waited.result()]
-                    yield event({"type": "transcript.text.delta", "delta": join_words(shown)[len(before) :]})
+                    before = text_of_words(shown)
+                    shown += waited.result()
+                    yield event({"type": "transcript.text.delta", "delta": text_of_words(shown)[len(before) :]})
                 finally:
                     waited.cancel()
             transcript = await done
-            rest = transcript.text.removeprefix(join_words(shown))
+            rest = transcript.text.removeprefix(text_of_words(shown))
             if not shown or (rest and rest != transcript.text):
                 yield event({"type": "transcript.text.delta", "delta": rest})
             self._transcribed(request, job, transcript, begun)

@@ -27,7 +27,6 @@ from lalia.errors import UserError
 from lalia.runtime.transcript import Transcript, make_cues, render
 from lalia.serve.limits import MEGABYTE, Limits, RequestError
 from lalia.text.tokens import Tokens
-from lalia.text.writing_system import join_words
 
 # --- Uploads ---------------------------------------------------------------------------------------------
 
@@ -187,7 +186,6 @@ def openai_answer(
 def _segments(transcript: Transcript, tokens: Tokens) -> list[dict[str, Any]]:
     found = []
     for number, cue in enumerate(make_cues(transcript.words)):
-        text = join_words(cue.lines)
         words = [
             word
             for word in transcript.words
@@ -200,11 +198,11 @@ def _segments(transcript: Transcript, tokens: Tokens) -> list[dict[str, Any]]:
                 "seek": 0,
                 "start": cue.start_s,
                 "end": cue.end_s,
-                "text": text,
-                "tokens": _encoded(text, tokens),
+                "text": cue.text,
+                "tokens": _encoded(cue.text, tokens),
                 "temperature": 0.0,
                 "avg_logprob": round(sum(logs) / len(logs), 4) if logs else 0.0,
-                "compression_ratio": round(len(text.encode()) / len(zlib.compress(text.encode())), 4),
+                "compression_ratio": round(len(cue.text.encode()) / len(zlib.compress(cue.text.encode())), 4),
                 "no_speech_prob": 0.0,
             }
             | _channel(cue.channel)

@@ -6,6 +6,7 @@ import json
 import re
 import unicodedata
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -15,7 +16,14 @@ from lalia.text.language_codes import match_languages
 from lalia.text.languages import profile
 from lalia.text.number_words import spell_numbers
 from lalia.text.spoken_signs import spell_signs
-from lalia.text.writing_system import APOSTROPHES, WritingSystem, from_stored, without_letters, writing_system
+from lalia.text.writing_system import (
+    APOSTROPHES,
+    WritingSystem,
+    from_stored,
+    mixed_writing,
+    without_letters,
+    writing_system,
+)
 
 FILE_NAME = "normaliser.json"
 
@@ -113,7 +121,7 @@ class NormaliserSettings:
     def system(self) -> WritingSystem:
         """How the normalised text is written."""
         found = self.writing or without_letters(writing_system(self.language))
-        return found.without_spaces() if self.spaces == "drop" else found
+        return found.without_spaces() if self.spaces == "drop" else found.with_phrases()
 
     def describe(self) -> str:
         """The settings that matter, in words, in one line."""
@@ -229,6 +237,11 @@ class Normaliser:
     def languages(self) -> list[str]:
         """The languages it has rules for, by ISO 639-3; the first is the one it normalises. Empty: no language is named."""
         return [code for code in (self.settings.language, *self.settings.languages) if code]
+
+    @cached_property
+    def output_writing(self) -> WritingSystem:
+        """How the text of a model is written that has all of ``languages``: each stretch as the first language of its script."""
+        return mixed_writing([self.writing, *(own.system() for own in self.settings.languages.values())])
 
     def for_language(self, language: str) -> Normaliser:
         """The normaliser of ``language``, by the code or name of one of ``languages`` or of its kin; itself for any other."""

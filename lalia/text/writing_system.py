@@ -12,7 +12,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -67,6 +67,12 @@ _CODES_OF_SCRIPTS = {
     "MONGOLIAN": "Mong", "TIBETAN": "Tibt", "TIFINAGH": "Tfng", "CANADIAN": "Cans", "ADLAM": "Adlm", "NKO": "Nkoo",
     "GREEK": "Grek", "THAI": "Thai", "MYANMAR": "Mymr", "JAVANESE": "Java",
 }  # fmt: skip
+_LANGUAGES_OF_SCRIPTS = {
+    **_CODES_OF_SCRIPTS, "LAO": "Laoo", "KHMER": "Khmr", "BALINESE": "Bali", "YI": "Yiii", "CJK": "Hans Hant Hani Jpan Kore",
+    "HIRAGANA": "Jpan Hira", "KATAKANA": "Jpan Kana", "BOPOMOFO": "Bopo", "HANGUL": "Kore Hang", "TAI": "Lana Tale Tavt",
+    "NEW": "Talu",
+}  # fmt: skip
+"""The codes of the writings that use a script, as ``script_of`` names it."""
 _TSHEG = "\u0f0b"
 _FOLLOWING_VOWELS = frozenset("ะาำๅฯๆະາຳຽໆ")
 """Letters by category that complete a Thai or Lao cluster (Unicode, Thai: 'leading' and 'following' vowels)."""
@@ -89,21 +95,6 @@ def is_ideograph(letter: str) -> bool:
 def _stands_alone(letter: str) -> bool:
     """Whether ``letter`` belongs to a script without spaces between words."""
     return is_ideograph(letter) or script_of(letter) in _UNSPACED_SCRIPTS
-
-
-def join_words(words: Iterable[str]) -> str:
-    """Words as running text: a space between them where their script writes one."""
-    text = ""
-    for word in words:
-        if text and word and needs_space(text[-1], word[0]):
-            text += " "
-        text += word
-    return text
-
-
-def needs_space(left: str, right: str) -> bool:
-    """Whether two words, one that ends in ``left`` and one that begins with ``right``, have a space between them."""
-    return left != _TSHEG and not (_stands_alone(left) and _stands_alone(right))
 
 
 def attaches_numbers(letter: str) -> bool:
@@ -164,6 +155,10 @@ class WritingSystem:
         """The same writing where a normaliser drops the spaces between words."""
         return replace(self, units="clusters", separator="") if self.spaced else self
 
+    def with_phrases(self) -> WritingSystem:
+        """The same writing where a normaliser keeps the spaces between phrases, and words have none."""
+        return replace(self, separator=" ") if self.units == "clusters" else self
+
     def splits(self, symbols: Iterable[str]) -> bool:
         """Whether ``cut`` may find more in a text of ``symbols`` than spaces do."""
         return not self.spaced or any(_stands_alone(letter) for symbol in symbols for letter in symbol)
@@ -181,21 +176,44 @@ class WritingSystem:
 
     def bare(self, piece: str) -> str:
         """A piece of ``cut`` without the separator at its end."""
-        return piece.rstrip(self.separator) if self.separator.strip() else piece
+        separator = self.part(piece).separator
+        return piece.rstrip(separator) if separator.strip() else piece
 
     def certain(self, pieces: Sequence[str]) -> int:
         """How many of ``pieces``, cut from the beginning of a text that goes on, no later letter changes."""
         certain = max(0, len(pieces) - _LOOKAHEAD)
         for number, piece in enumerate(pieces, start=1):
-            if all(map(is_ideograph, piece)) or (self.units == "syllables" and number < len(pieces)):
+            if all(map(is_ideograph, piece)) or (self.part(piece).units == "syllables" and number < len(pieces)):
                 certain = max(certain, number)
         return certain
 
-    def edges(self, text: str) -> tuple[str, str]:
-        """What stands before and after ``text`` where it is a whole word or phrase; "" where words have no edges."""
-        if self.units == "clusters":
-            return "", ""
-        return "" if _stands_alone(text[0]) else self.separator, "" if _stands_alone(text[-1]) else self.separator
+    def part(self, text: str) -> WritingSystem:
+        """The writing of the letters of ``text``, which are of one script."""
+        return self
+
+    def edge(self, letter: str) -> str:
+        """What stands beside a word that begins or ends in ``letter``; "" where words have no edges."""
+        own = self.part(letter)
+        return "" if own.units == "clusters" or _stands_alone(letter) else own.separator
+
+    def space_between(self, left: str, right: str) -> bool:
+        """Whether two words, one that ends in ``left`` and one that begins with ``right``, have a space between them."""
+        if (own := self.part(left)) is self.part(right) and own.spaced and own.script in _UNSPACED_CODES:
+            return True
+        return left != _TSHEG and not (_stands_alone(left) and _stands_alone(right))
+
+    def pause_between(self, left: str, right: str) -> bool:
+        """Whether a long pause between two letters is written as a space: also between phrases where a model writes those."""
+        return " " in (self.part(left).separator, self.part(right).separator) or self.space_between(left, right)
+
+    def join(self, words: Iterable[str]) -> str:
+        """Words as running text: a space between them where one is written."""
+        text = ""
+        for word in words:
+            if text and word and self.space_between(text[-1], word[0]):
+                text += " "
+            text += word
+        return text
 
     def words_in(self, pieces: Iterable[str]) -> float:
         """About how many words ``pieces`` are: two ideographs count as one, or four letters where nothing separates words."""
@@ -203,7 +221,7 @@ class WritingSystem:
         def words(piece: str) -> float:
             if is_ideograph(piece[0]):
                 return 0.5
-            return 1.0 if self.spaced and not _stands_alone(piece[0]) else len(piece) / 4
+            return 1.0 if self.part(piece).spaced and not _stands_alone(piece[0]) else len(piece) / 4
 
         return sum(map(words, pieces))
 
@@ -243,6 +261,69 @@ def _base(run: str, at: int) -> str:
         if unicodedata.category(letter)[0] != "M":
             return letter
     return run[at - 1]
+
+
+# --- Several languages in one model ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class MixedWriting(WritingSystem):
+    """The writing of a model of several languages: each stretch of a text is that of the first language of its script."""
+
+    others: tuple[WritingSystem, ...] = ()
+
+    @property
+    def spaced(self) -> bool:
+        """Whether spaces separate words in every language."""
+        return all(writing.spaced for writing in self._writings)
+
+    @cached_property
+    def _writings(self) -> tuple[WritingSystem, ...]:
+        return (_unmixed(self), *self.others)
+
+    @cached_property
+    def _by_script(self) -> dict[str, WritingSystem]:
+        return {}
+
+    def splits(self, symbols: Iterable[str]) -> bool:
+        """Whether ``cut`` may find more in a text of ``symbols`` than spaces do."""
+        return any(self.part(symbol).splits([symbol]) for symbol in symbols)
+
+    def part(self, text: str) -> WritingSystem:
+        """The writing of the first letter of ``text`` whose script is known."""
+        return self._of_script(next(filter(None, map(script_of, text)), ""))
+
+    def _of_script(self, script: str) -> WritingSystem:
+        if script not in self._by_script:
+            codes = _LANGUAGES_OF_SCRIPTS.get(script, "").split()
+            found = (writing for writing in self._writings if writing.script in codes)
+            self._by_script[script] = next(found, self._writings[0])
+        return self._by_script[script]
+
+    def _cut_run(self, run: str) -> list[str]:
+        stretches: list[tuple[WritingSystem, str]] = []
+        for letter in run:
+            script = script_of(letter)
+            own = self._of_script(script) if script else None
+            if stretches and own in (None, stretches[-1][0]):
+                stretches[-1] = (stretches[-1][0], stretches[-1][1] + letter)
+            else:
+                stretches.append((own or self._writings[0], letter))
+        return [piece for writing, stretch in stretches for piece in writing._cut_run(stretch)]
+
+
+def mixed_writing(writings: Sequence[WritingSystem]) -> WritingSystem:
+    """The writing of a model whose languages have ``writings``, the main one first; that one where all are cut alike."""
+    different = {
+        (writing.units, writing.separator, writing.spaced and writing.script in _UNSPACED_CODES) for writing in writings
+    }
+    if len(different) == 1:
+        return writings[0]
+    return MixedWriting(**vars(writings[0]), others=tuple(writings[1:]))
+
+
+def _unmixed(writing: WritingSystem) -> WritingSystem:
+    return WritingSystem(**{f.name: getattr(writing, f.name) for f in fields(WritingSystem)})
 
 
 # --- Every language's writing ------------------------------------------------------------------------------

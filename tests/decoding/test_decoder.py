@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from lalia.decoding.automata import (
 )
 from lalia.decoding.beam import BeamSettings, ClosedSearch, PhraseTree
 from lalia.decoding.confidence import Evidence, calibrate, confidence, expected_error, reliability
-from lalia.decoding.decoder import Decoder, text_of
+from lalia.decoding.decoder import CLOSED, Decoder, text_of
 from lalia.decoding.greedy import greedy, transcript
 from lalia.errors import UserError
 from lalia.lm.ngrams import estimate
@@ -257,17 +258,64 @@ def test_confidence_falls_with_doubt() -> None:
 def test_hot_words_inside_runs_of_letters(language: str, said: str, likelier: str, hot: str) -> None:
     """What sounds a little more like other letters is read as the hot word, wherever nothing separates words."""
     tokens = Tokens(["<blank>", "|", *sorted({*said, *likelier} - {" "})])
+    frames = two_readings(said, likelier, tokens)
+    writing = Normaliser(settings_for(language)).writing
+    assert text_of(Decoder(tokens, FRAME_S, writing=writing).decode(frames), tokens) == likelier
+    decoder = Decoder(tokens, FRAME_S, writing=writing, hot_words={hot: 4.0})
+    assert text_of(decoder.decode(frames), tokens) == said
+
+
+@pytest.mark.parametrize("codes", [("deu", "tha", "bod"), ("tha", "deu", "bod"), ("bod", "tha", "deu")])
+@pytest.mark.parametrize(
+    ("said", "likelier", "hot", "read"),
+    [
+        ("ผมไปกรุงเทพนะ", "ผมไปกลุงเทพนะ", "กรุงเทพ", True),
+        ("wir sind hier", "wir find hier", "sind", True),
+        ("wir sindhier", "wir findhier", "sind", False),  # a word of German is a whole word
+        ("ไปmünchenนะ", "ไปmönchenนะ", "münchen", True),  # it ends where Thai letters follow
+        ("ང་ལྷ་ས་ཡིན", "ང་ལྭ་ས་ཡིན", "ལྷ་ས", True),
+        ("ང་ལྷ་སང་ཡིན", "ང་ལྭ་སང་ཡིན", "ལྷ་ས", False),
+    ],
+)
+def test_hot_words_of_a_model_of_several_writings(
+    codes: tuple[str, ...], said: str, likelier: str, hot: str, read: bool
+) -> None:
+    tokens = Tokens(["<blank>", "|", *sorted({*said, *likelier} - {" "})])
+    first, *others = (settings_for(code) for code in codes)
+    writing = Normaliser(replace(first, languages={own.language: own for own in others})).output_writing
+    frames = two_readings(said, likelier, tokens)
+    decoder = Decoder(tokens, FRAME_S, writing=writing, hot_words={hot: 4.0})
+    found = decoder.decode(frames)
+    assert text_of(found, tokens) == (said if read else likelier)
+    assert [word.text for word in found.words] == writing.cut(text_of(found, tokens))
+
+
+def test_a_closed_list_of_a_model_of_several_writings() -> None:
+    """A pause inside a phrase of Thai is no space; one inside a word of German is."""
+    writing = Normaliser(replace(settings_for("deu"), languages={"tha": settings_for("tha")})).output_writing
+    tokens = Tokens(["<blank>", "|", *sorted({*"กรุงเทพ", *"gutentag"})])
+    for settings in (None, CLOSED):
+        decoder = Decoder(tokens, FRAME_S, writing=writing, only=["กรุงเทพ", "guten tag"], settings=settings)
+        for said, text in [("กรุง เทพ", "กรุงเทพ"), ("guten tag", "guten tag")]:
+            assert text_of(decoder.decode(two_readings(said, said, tokens)), tokens) == text
+    closed = ClosedList(["กรุงเทพ", "guten tag"], writing)
+    for said, allowed in [("กรุง เทพ", True), ("guten tag", True), ("gu ten tag", False), ("gutentag", False)]:
+        state, scores = closed.start, []
+        for letter in said:
+            score, state = closed.letter(state, letter)
+            scores.append(score)
+        assert (min(scores) == 0) == allowed
+
+
+def two_readings(said: str, likelier: str, tokens: Tokens) -> np.ndarray:
+    """Log-probabilities in which ``likelier`` is twice as likely as ``said`` where they differ."""
     ids, others = tokens.encode(said), tokens.encode(likelier)
     assert len(ids) == len(others)
     probs = np.full((2 * len(ids), len(tokens)), 1e-4)
     probs[1::2, 0] = 1.0
     for i, (token, other) in enumerate(zip(ids, others, strict=True)):
         probs[2 * i, token], probs[2 * i, other] = (0.3, 0.6) if token != other else (0.99, 0.99)
-    frames = np.log(probs / probs.sum(1, keepdims=True)).astype(np.float32)
-    writing = Normaliser(settings_for(language)).writing
-    assert text_of(Decoder(tokens, FRAME_S, writing=writing).decode(frames), tokens) == likelier
-    decoder = Decoder(tokens, FRAME_S, writing=writing, hot_words={hot: 4.0})
-    assert text_of(decoder.decode(frames), tokens) == said
+    return np.log(probs / probs.sum(1, keepdims=True)).astype(np.float32)
 
 
 @pytest.mark.parametrize(("language", "text"), [("cmn", "我们去北京"), ("tha", "ไปกรุงเทพ"), ("bod", "བོད་སྐད་ཡིག")])

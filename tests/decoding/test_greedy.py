@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lalia.decoding.greedy import TokenSpan, collapse, greedy, peaks, transcript, words
-from lalia.text.tokens import Tokens
+from lalia.decoding.greedy import StreamingGreedy, TokenSpan, collapse, greedy, peaks, text_of_words, transcript, words
+from lalia.text.normaliser import Normaliser, settings_for
+from lalia.text.tokens import BOUNDARY, Tokens
 from lalia.text.unicode import is_jamo, to_jamo
-from lalia.text.writing_system import join_words
 
 TOKENS = Tokens(["<blank>", "|", "a", "b", "c", "你", "好"])
 
@@ -72,7 +72,43 @@ def test_words_with_times() -> None:
 def test_ideographs_are_words_each() -> None:
     found = words(greedy(log_probs("你_好ab|a")), TOKENS, frame_s=0.02)
     assert [w.text for w in found] == ["你", "好", "ab", "a"]
-    assert join_words(w.text for w in found) == "你好 ab a"
+    assert text_of_words(found) == transcript(greedy(log_probs("你_好ab|a")), TOKENS) == "你好ab a"
+
+
+def spelled(text: str, tokens: Tokens) -> np.ndarray:
+    """Log-probabilities of ``text``, two frames for each token; "_" is 20 frames of blanks."""
+    ids = [[0] * 20 if c == "_" else [tokens.symbols.index(BOUNDARY if c == " " else c)] * 2 + [0] for c in text]
+    path = [token for part in ids for token in part]
+    probs = np.full((len(path), len(tokens)), 1e-3)
+    probs[np.arange(len(path)), path] = 1.0
+    return np.log(probs / probs.sum(1, keepdims=True)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("language", "said", "text"),
+    [
+        ("tha", "ไปเที่ยว กรุงเทพ", "ไปเที่ยว กรุงเทพ"),  # a space between phrases
+        ("tha", "ไปเที่ยว_กรุงเทพ", "ไปเที่ยวกรุงเทพ"),  # a pause is no space
+        ("ksw", "ပှၤ တဂၤ_စုာ်စုာ်", "ပှၤ တဂၤ စုာ်စုာ်"),  # Karen has spaces between words, in the letters of Burmese
+        ("mya", "မြန်မာ_ဘာသာ", "မြန်မာဘာသာ"),
+        ("eng", "go_on now", "go on now"),
+        ("cmn", "我们 ok_北京", "我们 ok 北京"),
+        ("bod", "བོད་_ཡིག", "བོད་ཡིག"),
+    ],
+)
+def test_streams_keep_the_spaces_of_the_writing(language: str, said: str, text: str) -> None:
+    """Each space that the model writes is kept, and a pause between words is one only where the language has it."""
+    tokens = Tokens(["<blank>", "|", *sorted(set(said) - set(" _"))])
+    writing = Normaliser(settings_for(language, spaces="keep")).writing
+    frames = spelled(said, tokens)
+    for step in (1, 3, 7, len(frames)):
+        streaming = StreamingGreedy(tokens, 0.04, writing)
+        found = [word for at in range(0, len(frames), step) for word in streaming.feed(frames[at : at + step])]
+        found += streaming.finish()
+        assert text_of_words(found) == text
+    if "_" not in said:
+        assert words(greedy(frames), tokens, 0.04, writing) == found
+        assert text_of_words(found) == transcript(greedy(frames), tokens)
 
 
 HANGUL = Tokens(["<blank>", "|", *sorted(set(to_jamo("한글말아이")) | {"a"})])

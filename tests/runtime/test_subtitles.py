@@ -62,7 +62,7 @@ def test_a_word_longer_than_a_line_is_broken_between_letters() -> None:
 
 
 def test_ideographs_have_no_spaces_and_count_double() -> None:
-    cues = make_cues([Word("字", i * 0.05, i * 0.05 + 0.04, 1.0) for i in range(60)])
+    cues = make_cues([Word("字", i * 0.05, i * 0.05 + 0.04, 1.0, joined=True) for i in range(60)])
     assert cues[0].lines == ("字" * 21, "字" * 21)
 
 
@@ -84,8 +84,10 @@ SENTENCES = {  # each says roughly "the weather is good today, we go to the mark
 @pytest.mark.parametrize("language", SENTENCES)
 @pytest.mark.parametrize("step_s", [0.0, 0.01, 0.12, 0.5])
 def test_the_rules_hold_in_every_script(language: str, step_s: float) -> None:
-    written = [piece for word in SENTENCES[language] for piece in writing_system(language).cut(word)] * 8
-    words = [Word(text, i * step_s, (i + 0.9) * step_s, 1.0) for i, text in enumerate(written)]
+    writing = writing_system(language)
+    written = [piece for word in SENTENCES[language] for piece in writing.cut(word)] * 8
+    spaces = [not writing.space_between(before[-1], after[0]) for before, after in pairwise(["a", *written])]
+    words = [Word(text, i * step_s, (i + 0.9) * step_s, 1.0, joined=spaces[i]) for i, text in enumerate(written)]
     cues = make_cues(words)
     assert "".join("".join(c.lines) for c in cues).replace(" ", "") == "".join(written)
     for cue, following in pairwise(cues):
@@ -125,13 +127,15 @@ def test_lines_break_at_marks_and_pauses() -> None:
     cues = make_cues([Word(text, i * 0.3, i * 0.3 + 0.3, 1.0) for i, text in enumerate(said)])
     assert cues[0].lines == ("Guten Tag. Wir haben heute lange gewartet,",)
     assert cues[1].lines == ("aber niemand kam aus", "der Stadt zu uns zurück")
-    words = [Word("字", i * 0.1 + 0.5 * (i >= 30), i * 0.1 + 0.5 * (i >= 30) + 0.1, 1.0) for i in range(50)]
+    words = [
+        Word("字", i * 0.1 + 0.5 * (i >= 30), i * 0.1 + 0.5 * (i >= 30) + 0.1, 1.0, joined=True) for i in range(50)
+    ]
     assert [sum(map(len, cue.lines)) for cue in make_cues(words)] == [30, 20]
 
 
 def test_no_line_begins_with_a_small_kana_or_a_closing_mark() -> None:
     for text in ("あ" * 14 + "きょ" + "あ" * 14, "あ" * 15 + "。" + "あ" * 14):
-        words = [Word(letter, i * 0.1, i * 0.1 + 0.1, 1.0) for i, letter in enumerate(text)]
+        words = [Word(letter, i * 0.1, i * 0.1 + 0.1, 1.0, joined=True) for i, letter in enumerate(text)]
         (cue,) = make_cues(words)
         assert "".join(cue.lines) == text and cue.lines[1][0] in "あき"
 

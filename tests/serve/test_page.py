@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import time
 import wave
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from lalia.text.normaliser import settings_for
 from tests.browser import BROWSER, opened
 from tests.models.test_chunks import noise
 from tests.runtime.test_stream import make_student
 from tests.serve.test_application import Running, served, wait_for
+from tests.tiny_student import seal
 
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="there is no Chromium here")
 READY = "document.getElementById('speak') !== null"
@@ -31,7 +35,10 @@ def write_wav(path: Path, wave_S: np.ndarray) -> Path:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("page")
-    with served(folder, student=make_student(folder / "student"), LALIA_TOKEN="s3cret") as running:
+    student = make_student(folder / "student")
+    replace(settings_for("deu"), languages={"tur": settings_for("tur")}).to_json(student / "normaliser.json")
+    seal(student, language=["deu", "tur"], streaming=json.loads((student / "card.json").read_text())["streaming"])
+    with served(folder, "--language", "deu", student=student, LALIA_TOKEN="s3cret") as running:
         wait_for(lambda: running.get("/health").status_code == 200)
         yield running
 
@@ -45,6 +52,9 @@ def test_a_file_and_then_the_microphone(server: Running, tmp_path: Path) -> None
     )
     with opened(server.url("/"), tmp_path, *flags, ready=READY) as page:
         page.value("document.getElementById('token').value = 's3cret'")
+        page.wait("document.querySelectorAll('#language option').length")
+        assert page.value("document.getElementById('language').innerText").split() == ["any", "German", "Turkish"]
+        page.value("document.getElementById('language').value = 'tur'")
         found = page.call("Runtime.evaluate", expression="document.getElementById('file')")
         page.call("DOM.setFileInputFiles", files=[str(clip)], objectId=found["result"]["objectId"])
         page.wait("document.querySelectorAll('#words button').length")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from lalia.errors import UserError
 from lalia.text.normaliser import Normaliser, NormaliserSettings, settings_for
-from lalia.text.writing_system import WritingSystem, join_words, languages, writing_system
+from lalia.text.writing_system import WritingSystem, languages, mixed_writing, writing_system
 
 
 @pytest.mark.parametrize(
@@ -30,7 +31,7 @@ from lalia.text.writing_system import WritingSystem, join_words, languages, writ
 def test_cut(language: str, text: str, pieces: list[str]) -> None:
     writing = writing_system(language)
     assert writing.cut(text) == pieces
-    assert join_words(pieces).replace(" ", "") == text.replace(" ", "")
+    assert writing.join(pieces).replace(" ", "") == text.replace(" ", "")
 
 
 def test_a_stream_waits_until_a_piece_is_certain() -> None:
@@ -92,6 +93,27 @@ def test_a_damaged_writing_is_named(stored: object, says: str, tmp_path: Path) -
     path.write_text(json.dumps({"writing": stored}), encoding="utf-8")
     with pytest.raises(UserError, match=says):
         NormaliserSettings.from_json(path)
+
+
+@pytest.mark.parametrize("codes", [("deu", "tha", "bod"), ("bod", "deu", "tha"), ("tha", "bod", "deu")])
+def test_each_stretch_of_a_mixed_text_is_of_its_own_language(codes: tuple[str, ...]) -> None:
+    first, *others = (settings_for(code) for code in codes)
+    writing = Normaliser(replace(first, languages={own.language: own for own in others})).output_writing
+    assert writing.cut("guten Tag สวัสดี བོད་སྐད་ ไปmünchen") == [
+        "guten", "Tag", "ส", "วั", "ส", "ดี", "བོད་", "སྐད་", "ไป", "münchen",
+    ]  # fmt: skip
+    assert writing.count_units("བོད་སྐད་ ok") == ["བོད", "སྐད", "ok"]
+    assert [writing.edge(letter) for letter in "aทབ"] == [" ", "", "་"]
+    assert writing.space_between("a", "b") and writing.space_between("a", "ท") and not writing.space_between("ท", "ท")
+    assert not writing.spaced and writing.splits("ท") and not writing.splits("ab")
+
+
+def test_languages_that_are_cut_alike_share_a_writing() -> None:
+    german, turkish, thai = map(writing_system, ("deu", "tur", "tha"))
+    assert mixed_writing([german, turkish]) is german
+    assert mixed_writing([writing_system("mya"), writing_system("ksw")]).cut("မြန်မာ") == ["မြန်", "မာ"]
+    assert mixed_writing([writing_system("ksw"), writing_system("mya")]).cut("မြန်မာ") == ["မြန်မာ"]
+    assert mixed_writing([thai, german]).part("aท") is not mixed_writing([thai, german]).part("ทa")
 
 
 def test_dropped_spaces_are_asked_of_the_normaliser() -> None:
