@@ -141,7 +141,7 @@ def _describe(parts: Parts, target: Path, made: str) -> None:
     if parts.head is not None and parts.head.unnamed:
         print(f"{plural(parts.head.unnamed, 'output')} of its CTC head without a symbol left out")
     if parts.licence:
-        print(f"licence: {parts.licence}, as its source states; it also holds for models made from it")
+        print(f"licence: {parts.licence} ({parts.licence_from}); it also holds for models made from it")
 
 
 def _write_sherpa_folder(student: Path, folder: Path) -> int:
@@ -222,7 +222,8 @@ def _read(kind: str, path: Path, args: argparse.Namespace) -> Parts:
 def _one_language(args: argparse.Namespace) -> str:
     if len(args.language) > 1 or "all" in args.language:
         raise UserError(
-            f"--language {' --language '.join(args.language)}: expected one, since {args.source} is of one language"
+            f"--language {' --language '.join(args.language)}: expected one; several or all are for hf: and hub: "
+            "to a lalia folder"
         )
     return iso_639_3(args.language[0]) if args.language else ""
 

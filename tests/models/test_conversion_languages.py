@@ -134,6 +134,15 @@ def test_a_language_that_is_not_there_is_named(mms: Path, tmp_path: Path, capsys
         if file.name != "adapter.swh.safetensors":
             (half / file.name).symlink_to(file)
     assert "has no adapter.swh.safetensors" in refused(f"hf:{half}", tmp_path / "ours", "--language", "swh")
+    whole = load_file(mms / "adapter.swh.safetensors")
+    narrow = {key: w[..., :2].contiguous() if "linear_2" in key else w for key, w in whole.items()}
+    save_file(narrow, half / "adapter.swh.safetensors")
+    assert "adapter of swh does not fit" in refused(f"hf:{half}", tmp_path / "ours", "--language", "all")
+    assert "has shape" in refused(f"hf:{half}", tmp_path / "ours", "--language", "swh")
+    (half / "adapter.swh.safetensors").write_bytes(b"not a file of tensors")
+    assert "cannot be read" in refused(f"hf:{half}", tmp_path / "ours", "--language", "swh")
+    (half / "adapter.swh.safetensors").unlink()
+    assert "expected one; several" in refused(tmp_path, f"hf:{tmp_path / 'ours'}", "--language", "all")
     assert convert(f"hf:{half}", tmp_path / "ours", "--language", "eng") == 0
 
 

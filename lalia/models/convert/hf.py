@@ -82,7 +82,8 @@ def read_hf(folder: Path, languages: Sequence[str] = ()) -> Parts:
     dropout_features = config.get("feat_quantizer_dropout", 0.0)
     quantizer, others = read_quantizer(others, "transformers", str(folder), dropout_features)
     parents = [read_json(folder / CARD)] if (folder / CARD).is_file() else []
-    parts = Parts(shape, encoder, quantizer=quantizer, parents=parents, licence=_licence(folder, config))
+    parts = Parts(shape, encoder, quantizer=quantizer, parents=parents)
+    parts.licence, parts.licence_from = _licence(folder, config)
     parts.remarks += [f"without {family}'s heads of pretraining"] if left_out else []
     if "lm_head.weight" in others:
         weight, bias = others.pop("lm_head.weight"), others.pop("lm_head.bias")
@@ -375,16 +376,18 @@ _LICENCES = {
 }  # fmt: skip
 
 
-def _licence(folder: Path, config: dict[str, Any]) -> str:
-    """The licence that the model card (README.md) states; of an MMS model without one, MMS's; "" where nothing says it."""
+def _licence(folder: Path, config: dict[str, Any]) -> tuple[str, str]:
+    """(licence, where it is from): as the model card (README.md) states; of an MMS model without one, MMS's; ("", "")."""
     readme = folder / "README.md"
     text = readme.read_text(encoding="utf-8", errors="replace") if readme.is_file() else ""
     front = re.match(r"---\s*\n(.*?)\n---", text, re.DOTALL)
     found = re.search(r"^licen[sc]e:\s*[\"']?([\w.+-]+)", front[1] if front else "", re.MULTILINE)
     if found:
-        return _LICENCES.get(found[1].lower(), found[1])
+        return _LICENCES.get(found[1].lower(), found[1]), "as its model card states"
     names = f"{config.get('_name_or_path', '')} {folder.resolve().name} {text[:2000]}".lower()
-    return "CC BY-NC 4.0" if re.search(r"\bmms[-_](1b|300m|lid|tts)|massively multilingual speech", names) else ""
+    if re.search(r"\bmms[-_](1b|300m|lid|tts)|massively multilingual speech", names):
+        return "CC BY-NC 4.0", "MMS's; this copy has no model card that states one"
+    return "", ""
 
 
 # --- JSON files ------------------------------------------------------------------------------------------

@@ -98,6 +98,8 @@ class Parts:
     classifier: ClassifierHead | None = None
     licence: str = ""
     """the source's licence, "" where it is not known"""
+    licence_from: str = ""
+    """where it is stated"""
     remarks: list[str] = field(default_factory=list)
     """what the reader decided, for the user"""
 
@@ -127,7 +129,7 @@ def to_lalia(parts: Parts, folder: Path, source: str, **facts: Any) -> str:
     _fill(encoder, parts.encoder, source)
     facts |= {"licences": [parts.licence]} if parts.licence else {}
     if parts.read_language is not None:
-        several = (_language(parts.read_language(code)) for code in parts.languages)
+        several = (_language(parts.read_language(code), encoder, source) for code in parts.languages)
         save_languages(encoder, several, folder, parts.parents, **facts)
         return f"recogniser of {len(parts.languages)} languages"
     if parts.classifier is not None:
@@ -152,7 +154,10 @@ def to_lalia(parts: Parts, folder: Path, source: str, **facts: Any) -> str:
     return "encoder"
 
 
-def _language(found: LanguageParts) -> tuple[str, LanguagePart]:
+def _language(found: LanguageParts, encoder: Encoder, source: str) -> tuple[str, LanguagePart]:
+    shapes = {key: weight.shape for key, weight in encoder.state_dict().items() if ".ffn_residual." in key}
+    if {key: tensor.shape for key, tensor in found.adapter.items()} != shapes:
+        raise UserError(f"{source}: the adapter of {found.code} does not fit the encoder; was it made for another?")
     head = {"head.weight": found.head.weight_VD.float(), "head.bias": found.head.bias_V.float()}
     weights = {key: tensor.float() for key, tensor in found.adapter.items()} | head
     return found.code, LanguagePart(weights, found.head.tokens, found.head.normaliser)
