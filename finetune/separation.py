@@ -90,6 +90,8 @@ class SeparationSettings(RunSettings):
     data: CropSettings = field(default_factory=CropSettings)
     batch: MixtureBatchSettings = field(default_factory=MixtureBatchSettings)
     optim: SeparationOptimSettings = field(default_factory=SeparationOptimSettings)
+    start: str = ""
+    """run of a separator of the same shape; its best weights are the initial ones"""
     model: SeparatorShape = field(default_factory=SeparatorShape)
     level_db: float = 5.0
     """largest difference between the levels of the two voices of a mixture"""
@@ -184,6 +186,8 @@ def separate(settings: SeparationSettings, folder: Path, stated: Collection[str]
     accumulation = settings.batch.accumulation(ranks)
     torch.manual_seed(settings.seed)
     task = SeparationTask(settings)
+    if settings.start:
+        task.load_state_dict(best_weights(Path(settings.start))[0])
     finish = MixSampler(settings.seed, "training", settings.level_db, corpora, speakers)
     budget = resolve_schedule(
         settings, folder, task, lambda: _micro_step(task, mixture, plan, finish), accumulation, MINIMUM_STEPS
@@ -224,15 +228,16 @@ def separate(settings: SeparationSettings, folder: Path, stated: Collection[str]
 
 
 def corpus_numbers(mixture: Mixture) -> np.ndarray:
-    """The number of each row's corpus: (N,) int64."""
-    return np.repeat(np.arange(len(mixture.corpora)), np.diff(mixture.starts))
+    """The number of each row's corpus, the same where a corpus is given twice: (N,) int64."""
+    ids = [card["id"] for card in mixture.cards]
+    return np.repeat([ids.index(id) for id in ids], np.diff(mixture.starts))
 
 
 def speaker_numbers(mixture: Mixture) -> np.ndarray:
     """A number for each row's speaker within its corpus, -1 where the corpus does not name one: (N,) int64."""
     names = [
-        f"{number}/{corpus.speaker(row)}" if corpus.speaker(row) else ""
-        for number, corpus in enumerate(mixture.corpora)
+        f"{corpus.card['id']}/{corpus.speaker(row)}" if corpus.speaker(row) else ""
+        for corpus in mixture.corpora
         for row in range(len(corpus))
     ]
     found, numbers = np.unique(names, return_inverse=True)

@@ -188,9 +188,9 @@ def crop_clips(batch: Batch, random: torch.Generator) -> Batch:
 class MixSampler:
     """Mixes the clips of each batch in pairs: the last stage of separation's loader. It can be pickled.
 
-    The clips are cropped to the shortest and brought to one level; every clip is in two mixtures, both with clips of its own
-    corpus, because voices of two corpora can be told apart by their microphones. Clips without such a partner, and pairs of one
-    row or of one known speaker, are left out, so a batch may be empty.
+    The clips are cropped to the shortest and brought to one level. They stand in a circle, corpus by corpus, and each is mixed
+    with both of its neighbours: of its own corpus where that is possible, because voices of two corpora can be told apart by
+    their microphones. Pairs of one row or of one known speaker are left out, so a batch may be empty.
     """
 
     seed: int
@@ -211,13 +211,12 @@ class MixSampler:
         rows_B = batch.rows_B.numpy()
         corpora_B, speakers_B = self.corpora[rows_B], self.speakers[rows_B]
         order_B = torch.randperm(len(rows_B), generator=random).numpy()
+        order_B = order_B[np.argsort(corpora_B[order_B], kind="stable")]
         first, second = [], []
-        for corpus in np.unique(corpora_B):
-            own = order_B[corpora_B[order_B] == corpus]
-            for a, b in zip(own, np.roll(own, 1), strict=True):
-                if rows_B[a] != rows_B[b] and (speakers_B[a] != speakers_B[b] or speakers_B[a] < 0):
-                    first.append(int(a))
-                    second.append(int(b))
+        for a, b in zip(order_B.tolist(), np.roll(order_B, 1).tolist(), strict=True):
+            if rows_B[a] != rows_B[b] and (speakers_B[a] != speakers_B[b] or speakers_B[a] < 0):
+                first.append(a)
+                second.append(b)
         gain_M1 = 10 ** ((2 * torch.rand(len(first), 1, generator=random) - 1) * self.level_db / 40)
         voices_M2S = torch.stack([wave_BS[first] * gain_M1, wave_BS[second] / gain_M1], 1)
         return replace(

@@ -70,7 +70,7 @@ def test_ideal_masks_separate_voices_of_different_frequencies(separator: Separat
 # --- Mixtures --------------------------------------------------------------------------------------------
 
 
-def test_mixtures_are_of_one_corpus_and_of_different_voices_at_levels_in_range() -> None:
+def test_mixtures_are_of_different_voices_mostly_of_one_corpus_at_levels_in_range() -> None:
     rows = torch.arange(8)
     corpora, speakers = np.array([0, 0, 0, 0, 1, 1, 1, 2]), np.array([5, 5, 6, 7, -1, -1, -1, 8])
     batch = Batch(3, torch.from_numpy(noise(8, 800)), torch.full((8,), 800), rows, rows * 0, None, None, ())
@@ -82,9 +82,10 @@ def test_mixtures_are_of_one_corpus_and_of_different_voices_at_levels_in_range()
     assert bool((20 * torch.log10(levels[:, 0] / levels[:, 1]).abs() <= 6.0).all())
     unit = batch.wave_BS / batch.wave_BS.square().mean(1, keepdim=True).sqrt()
     pairs = [tuple(int((voice @ unit.T / voice.norm()).argmax()) for voice in two) for two in mixed.voices_B2S]
-    assert {row for pair in pairs for row in pair} <= set(range(7)) and len(pairs) >= 5
-    for a, b in pairs:
-        assert a != b and corpora[a] == corpora[b] and (speakers[a] < 0 or speakers[a] != speakers[b])
+    assert (
+        len(pairs) >= 7 and sum(corpora[a] == corpora[b] for a, b in pairs) == len(pairs) - 3
+    )  # three places of change
+    assert all(a != b and (speakers[a] < 0 or speakers[a] != speakers[b]) for a, b in pairs)
 
 
 # --- Training --------------------------------------------------------------------------------------------
