@@ -41,6 +41,8 @@ from lalia.runtime.student import Student, TranscribeOptions
 from lalia.runtime.transcript import FORMATS, Transcript
 from lalia.serve.http import OPENAI, Upload, answer, event, openai_answer, receive_upload, usage
 from lalia.serve.limits import Access, Limits, RequestError, busy
+from lalia.serve.realtime import ROUTE as REALTIME
+from lalia.serve.realtime import serve_realtime
 from lalia.serve.scheduler import Job, Scheduler
 from lalia.serve.websocket import ROUTE, Sessions, serve_stream
 from lalia.text.language_codes import language_name
@@ -234,7 +236,7 @@ class Service:
             allow_headers=["Authorization", "Content-Type", "X-Request-ID"], expose_headers=["X-Request-ID", "Retry-After"],
         )  # fmt: skip
         return Starlette(
-            routes=[*routes, WebSocketRoute(ROUTE, self.stream)],
+            routes=[*routes, WebSocketRoute(ROUTE, self.stream), WebSocketRoute(REALTIME, self.realtime)],
             lifespan=lifespan,
             exception_handlers={HTTPException: self._unknown},
             middleware=[cors] if self._access.origins else [],
@@ -306,6 +308,10 @@ class Service:
     async def stream(self, socket: WebSocket) -> None:
         """WebSocket ``/stream``: streaming recognition."""
         await serve_stream(self, socket)
+
+    async def realtime(self, socket: WebSocket) -> None:
+        """WebSocket ``/v1/realtime?intent=transcription``: OpenAI's protocol for live transcription."""
+        await serve_realtime(self, socket)
 
     async def _transcribe(
         self, request: Request, write: Write, known: frozenset[str], check: Check | None = None
@@ -516,7 +522,7 @@ class Service:
         assert isinstance(error, HTTPException)
         name = self.name_request(request)
         self.answered(name, "other", error.status_code)
-        there = "GET / /health /metrics /v1/models, POST /transcribe /v1/audio/transcriptions, WebSocket /stream"
+        there = "GET / /health /metrics /v1/models, POST /transcribe /v1/audio/transcriptions, WebSocket /stream /v1/realtime"
         what = f"{error.detail}; there are {there}"
         return _error_response(RequestError(error.status_code, "no_route", what))
 

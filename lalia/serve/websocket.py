@@ -18,7 +18,7 @@ import json
 import secrets
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from starlette.responses import JSONResponse
@@ -34,6 +34,7 @@ from lalia.units import SAMPLE_RATE, Seconds, clock
 if TYPE_CHECKING:
     from lalia.serve.application import Service
 
+Result = TypeVar("Result")
 ROUTE = "/stream"
 PIECE_S: Seconds = 1.0
 """Audio per scheduler step, so that a large message does not delay other streams."""
@@ -68,13 +69,17 @@ class Sessions:
 
 
 async def serve_stream(service: Service, socket: WebSocket) -> None:
-    """Serve one client from handshake to close; its errors end only its own stream."""
+    """``/stream`` for one client."""
+    await serve_socket(service, socket, ROUTE, StreamClient(service, socket))
+
+
+async def serve_socket(service: Service, socket: WebSocket, route: str, client: SocketClient) -> None:
+    """Serve one client from handshake to close; its errors end only its own connection."""
     request = service.name_request(socket)
-    client = _StreamClient(service, socket)
     status, inside = 101, False
     try:
         try:
-            trusted = _check_handshake(service, socket)
+            trusted = _check_handshake(service, socket, client)
             if trusted:
                 inside = service.enter(stream=True)
                 client.open()
@@ -84,7 +89,7 @@ async def serve_stream(service: Service, socket: WebSocket) -> None:
             answer = JSONResponse(error.as_dict(), error.status, {**headers, "x-request-id": request.id})
             await socket.send_denial_response(answer)
             return
-        await socket.accept(headers=[(b"x-request-id", request.id.encode())])
+        await socket.accept(client.subprotocol, headers=[(b"x-request-id", request.id.encode())])
         if not trusted:
             await client.authenticate()
             inside = service.enter(stream=True)
@@ -104,64 +109,47 @@ async def serve_stream(service: Service, socket: WebSocket) -> None:
     finally:
         if inside:
             service.leave(stream=True)
-        service.answered(request, ROUTE, status, client.heard_s)
+        service.answered(request, route, status, client.heard_s)
         service.metrics.streamed(client.heard_s, client.worked_s)
 
 
-def _check_handshake(service: Service, socket: WebSocket) -> bool:
-    """Whether the header has the token; ``RequestError`` refuses the handshake."""
+def _check_handshake(service: Service, socket: WebSocket, client: SocketClient) -> bool:
+    """Whether the handshake has the token; ``RequestError`` refuses it."""
     origin = socket.headers.get("origin", "")
     if origin and not service.is_own_page(socket, origin):
         # Browsers let any page open a WebSocket to any server, including local ones.
         raise RequestError(403, "other_origin", f"pages of {origin[:80]} must not use this server (see --origin)")
-    trusted = service.authorized(socket.headers.get("authorization", ""))
-    if not trusted and "authorization" in socket.headers:
+    authorization = client.authorization
+    trusted = service.authorized(authorization)
+    if not trusted and authorization:
         raise RequestError(401, "no_token", "the token in the header Authorization is not this server's")
-    rate = socket.query_params.get("rate", str(SAMPLE_RATE))
-    if not rate.isdecimal() or not _RATES[0] <= int(rate) <= _RATES[1]:
-        raise RequestError(
-            400, "bad_rate", f"rate {rate[:20]!r}: expected {_RATES[0]} to {_RATES[1]} samples per second"
-        )
+    client.check()
     return trusted
 
 
-class _StreamClient:
-    """A connected client and its stream."""
+class SocketClient:
+    """A connected client: what its protocol does with messages. Subclasses implement ``open``, ``listen`` and ``fail``."""
+
+    subprotocol: str | None = None
+    heard_s: Seconds = 0.0
 
     def __init__(self, service: Service, socket: WebSocket) -> None:
         self.worked_s: Seconds = 0.0
         self._service = service
         self._socket = socket
         self._address = service.client_of(socket)
-        self._stream: Stream | None = None
-        self._rest = b""
-        self._session = ""
-        self._shown: list[Any] = []
 
     @property
-    def heard_s(self) -> Seconds:
-        return self._stream.heard_s if self._stream is not None else 0.0
+    def authorization(self) -> str:
+        """``Bearer TOKEN``, where the handshake has it; else the first message must."""
+        return self._socket.headers.get("authorization", "")
+
+    def check(self) -> None:
+        """Check the query; ``RequestError`` refuses the handshake."""
 
     def open(self) -> None:
-        """Begin a stream, or go on with the one of a session; ``RequestError`` if that cannot be."""
-        query = self._socket.query_params
-        self._session = query.get("session", "")
-        if self._session not in ("", "new"):
-            self._stream, self._rest = self._service.sessions.take(self._session)
-            return
-        if self._session:
-            self._session = secrets.token_urlsafe(16)
-        try:
-            student = self._service.student_for(query.get("language", ""))
-            decoder = self._service.decoder(student, query.get("hot_words", ""), ignore_note)
-            self._stream = student.stream(rate=int(query.get("rate", SAMPLE_RATE)), decoder=decoder)
-        except UserError as error:
-            raise RequestError(400, "no_stream", str(error)) from error
-
-    def keep(self) -> None:
-        """Keep the stream of a session whose connection broke."""
-        if self._session and self._stream is not None:
-            self._service.sessions.keep(self._session, self._stream, self._rest)
+        """Begin, once the token is shown and a place is taken; ``RequestError`` if that cannot be."""
+        raise NotImplementedError
 
     async def authenticate(self) -> None:
         """Read the token from the first message; ``RequestError`` if it is missing or wrong."""
@@ -173,32 +161,11 @@ class _StreamClient:
             )
 
     async def listen(self) -> None:
-        """Process all messages until the stream ends."""
-        stream, limits = self._stream, self._service.limits
-        assert stream is not None
-        if self._session:
-            await self._write({"session": self._session, "heard_s": round(stream.heard_s, 3)})
-        while True:
-            message = await self._receive(limits.idle_s)
-            if isinstance(message, str):
-                if _is_keep_alive(message):
-                    continue
-                if _object(message).get("finish") is not True:
-                    raise RequestError(400, "bad_message", 'expected samples, or {"finish": true}')
-                await self._send(await self._work(stream.finish), last=True)
-                self._session = ""
-                await self._socket.close(_DONE)
-                return
-            message = self._rest + message
-            whole = len(message) // 2 * 2
-            self._rest = message[whole:]
-            samples = np.frombuffer(message[:whole], "<i2").astype(np.float32) / 32_768
-            size = round(PIECE_S * stream.rate)
-            for start in range(0, len(samples), size):
-                feed = partial(stream.feed, samples[start : start + size])
-                await self._send(await self._work(feed), last=False)
-            if stream.heard_s > limits.audio_s:
-                raise RequestError(413, "too_long", f"more than {clock(limits.audio_s)} of audio; start a new stream")
+        """Process all messages."""
+        raise NotImplementedError
+
+    def keep(self) -> None:
+        """The connection broke."""
 
     async def fail(self, error: RequestError, code: int) -> None:
         """Send the error if the client is still connected, and close."""
@@ -223,18 +190,15 @@ class _StreamClient:
         text = message.get("text")
         return text if text is not None else bytes(message.get("bytes") or b"")
 
-    async def _work(self, work: Callable[[], StreamUpdate]) -> StreamUpdate:
+    async def _work(self, work: Callable[[], Result]) -> Result:
+        """``work()`` in a worker thread, when it is this client's turn."""
         job = StreamJob(work, self._address)
         self._service.scheduler.add(job)
-        update: StreamUpdate = await asyncio.wrap_future(job.future)
-        self.worked_s += job.worked_s
-        return update
-
-    async def _send(self, update: StreamUpdate, last: bool) -> None:
-        if not (update.stable or update.tentative != self._shown or last):
-            return
-        self._shown = update.tentative
-        await self._write(as_dict(update, last))
+        try:
+            found: Result = await asyncio.wrap_future(job.future)
+        finally:
+            self.worked_s += job.worked_s
+        return found
 
     async def _write(self, message: dict[str, Any]) -> None:
         try:
@@ -244,7 +208,84 @@ class _StreamClient:
             raise RequestError(408, "too_slow", "the client does not read responses") from error
 
 
-def _is_keep_alive(text: str) -> bool:
+class StreamClient(SocketClient):
+    """A client of ``/stream``."""
+
+    def __init__(self, service: Service, socket: WebSocket) -> None:
+        super().__init__(service, socket)
+        self._stream: Stream | None = None
+        self._rest = b""
+        self._session = ""
+        self._shown: list[Any] = []
+
+    @property
+    def heard_s(self) -> Seconds:  # type: ignore[override]
+        return self._stream.heard_s if self._stream is not None else 0.0
+
+    def check(self) -> None:
+        rate = self._socket.query_params.get("rate", str(SAMPLE_RATE))
+        if not rate.isdecimal() or not _RATES[0] <= int(rate) <= _RATES[1]:
+            raise RequestError(
+                400, "bad_rate", f"rate {rate[:20]!r}: expected {_RATES[0]} to {_RATES[1]} samples per second"
+            )
+
+    def open(self) -> None:
+        """Begin a stream, or go on with the one of a session."""
+        query = self._socket.query_params
+        self._session = query.get("session", "")
+        if self._session not in ("", "new"):
+            self._stream, self._rest = self._service.sessions.take(self._session)
+            return
+        if self._session:
+            self._session = secrets.token_urlsafe(16)
+        try:
+            student = self._service.student_for(query.get("language", ""))
+            decoder = self._service.decoder(student, query.get("hot_words", ""), ignore_note)
+            self._stream = student.stream(rate=int(query.get("rate", SAMPLE_RATE)), decoder=decoder)
+        except UserError as error:
+            raise RequestError(400, "no_stream", str(error)) from error
+
+    def keep(self) -> None:
+        """Keep the stream of a session."""
+        if self._session and self._stream is not None:
+            self._service.sessions.keep(self._session, self._stream, self._rest)
+
+    async def listen(self) -> None:
+        """Process all messages until the stream ends."""
+        stream, limits = self._stream, self._service.limits
+        assert stream is not None
+        if self._session:
+            await self._write({"session": self._session, "heard_s": round(stream.heard_s, 3)})
+        while True:
+            message = await self._receive(limits.idle_s)
+            if isinstance(message, str):
+                if is_keep_alive(message):
+                    continue
+                if _object(message).get("finish") is not True:
+                    raise RequestError(400, "bad_message", 'expected samples, or {"finish": true}')
+                await self._send(await self._work(stream.finish), last=True)
+                self._session = ""
+                await self._socket.close(_DONE)
+                return
+            message = self._rest + message
+            whole = len(message) // 2 * 2
+            self._rest = message[whole:]
+            samples = np.frombuffer(message[:whole], "<i2").astype(np.float32) / 32_768
+            size = round(PIECE_S * stream.rate)
+            for start in range(0, len(samples), size):
+                feed = partial(stream.feed, samples[start : start + size])
+                await self._send(await self._work(feed), last=False)
+            if stream.heard_s > limits.audio_s:
+                raise RequestError(413, "too_long", f"more than {clock(limits.audio_s)} of audio; start a new stream")
+
+    async def _send(self, update: StreamUpdate, last: bool) -> None:
+        if not (update.stable or update.tentative != self._shown or last):
+            return
+        self._shown = update.tentative
+        await self._write(as_dict(update, last))
+
+
+def is_keep_alive(text: str) -> bool:
     """Whether a text message says only that the client is there: "", "ping", ``{}``, ``{"type": "KeepAlive"}``."""
     with contextlib.suppress(ValueError):
         found = json.loads(text or "{}")
