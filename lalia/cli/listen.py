@@ -81,7 +81,7 @@ def main(args: argparse.Namespace) -> int:
     student = load_student(args.model, args.threads, args.language)
     decoder = decoders(Decoding.of(args), student)()
     with ExitStack() as opened:
-        stopped = opened.enter_context(_until_interrupted())
+        stopped = opened.enter_context(until_interrupted())
         if args.source is None:
             microphone = Microphone(args.device)
             stream = student.stream(rate=microphone.rate, pause_s=args.pause, decoder=decoder)
@@ -221,7 +221,7 @@ def _format_of(path: Path) -> str:
 
 
 @contextmanager
-def _until_interrupted() -> Iterator[Callable[[], bool]]:
+def until_interrupted() -> Iterator[Callable[[], bool]]:
     """Whether Ctrl-C or SIGTERM came since the block began; a second one interrupts as usual."""
     pressed: list[int] = []
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -24,6 +24,7 @@ lalia: from raw audio in any language to a small speech recogniser that runs on 
 use a student
   lalia transcribe my-student talk.mp3              audio files to text
   lalia listen my-student                           the microphone to text, live
+  lalia tag my-tagger talk.mp3                      language, speaker, emotion, command: labels of audio files
   lalia serve my-student                            the same over HTTP, with a page to drop a file on
   lalia evaluate my-student corpora/demo            CER and WER on held-out clips
   lalia lm talks.txt --like my-student --out my-lm  a language model for it; then lalia tune
@@ -42,6 +43,7 @@ VERBS = {
     "transcribe": ("audio to text", "lalia.cli.transcribe"),
     "diarize": ("who speaks when", "lalia.cli.diarize"),
     "listen": ("the microphone to text, live", "lalia.cli.listen"),
+    "tag": ("labels of audio files: language, emotion, command, …", "lalia.cli.tag"),
     "serve": ("a student over HTTP, with a page", "lalia.cli.serve"),
     "separate": ("two voices on one channel to a file each", "lalia.cli.separate"),
     "evaluate": ("error rates on a corpus", "lalia.cli.evaluate"),
@@ -55,7 +57,7 @@ VERBS = {
 """verb: (line of help, module)"""
 STAGES = {
     "pretrain": "an encoder from raw audio: plan, fit, probe",
-    "finetune": "a recogniser from labelled audio: check, fit, lm, eval, separate, fold",
+    "finetune": "a recogniser from labelled audio: check, fit, lm, eval, tag, separate, fold",
     "distill": "a small student of a recogniser: fit, prune, export",
 }
 

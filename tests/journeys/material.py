@@ -46,6 +46,11 @@ def lay_out(folder: Path) -> None:
 
     _table(folder / "clips.tsv", folder / "clips", swahili)
     _table(folder / "icelandic.tsv", folder / "icelandic", icelandic)
+    # A column of labels of whole clips; not what these clips are.
+    moods = ["emotion", *("calm" if number % 2 else "angry" for number in range(len(icelandic)))]
+    rows = (folder / "icelandic.tsv").read_text(encoding="utf-8").splitlines()
+    table = "".join(f"{row}\t{mood}\n" for row, mood in zip(rows, moods, strict=True))
+    (folder / "acted.tsv").write_text(table, encoding="utf-8")
     # Recordings without labels: programmes with pauses, in the containers that people have.
     for number, name in enumerate(("monday.mp3", "archive/1998/tape.ogg", "archive/wednesday.flac", "thursday.wav")):
         _write(folder / "recordings" / name, _joined(swahili[number::4]))
