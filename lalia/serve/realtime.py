@@ -26,12 +26,12 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from lalia.audio.reading import Resampler, ignore_note
 from lalia.audio.vad import FRAME_S, FRAME_SAMPLES, VoiceActivity
+from lalia.decoding.greedy import text_of_words
 from lalia.runtime.streaming import Stream
 from lalia.runtime.student import Student, TranscribeOptions
 from lalia.serve.limits import RequestError
 from lalia.serve.scheduler import Job
 from lalia.serve.websocket import PIECE_S, SocketClient, is_keep_alive, serve_socket
-from lalia.text.writing_system import join_words
 from lalia.units import SAMPLE_RATE, Samples, Seconds, clock, to_samples, to_seconds
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ class _Item:
     def delta(self) -> list[Event]:
         if self.stream is None:
             return []
-        text = join_words(word.text for word in self.stream.words)
+        text = text_of_words(self.stream.words)
         new, self.shown = text[len(self.shown) :], text
         return [self.event("delta", delta=new)] if new else []
 
