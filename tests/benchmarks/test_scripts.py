@@ -2,17 +2,54 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
-from benchmarks.decoding.scripts import failed_checks, normaliser_of, read_rows
+from benchmarks.decoding.scripts import (
+    by_rule,
+    failed_checks,
+    normaliser_of,
+    one_letter_wrong,
+    read_rows,
+    tuned_confidence,
+)
+from lalia.scoring.rates import character_errors, word_errors
 from lalia.text.tokens import choose_vocabulary
 
 ROWS = read_rows()
 
 
 def test_there_are_enough() -> None:
-    assert len({row.language for row in ROWS}) >= 40
+    counts = Counter(row.language for row in ROWS)
+    assert sum(count >= 10 for count in counts.values()) >= 90
     assert all(row.source for row in ROWS)
+    assert len({(row.language, row.written) for row in ROWS}) == len(ROWS)
+
+
+def test_the_declaration_is_written_by_the_rule() -> None:
+    rows = [row for row in ROWS if row.source.startswith("UDHR") and not any(map(str.isdecimal, row.written))]
+    assert len(rows) > 900
+    assert [row.written for row in rows if by_rule(row.written, row.language) != row.right] == []
+
+
+@pytest.mark.parametrize("language", ["cmn", "tha", "bod", "kor", "ara", "nav"])
+def test_tuning_on_perfect_hypotheses_lowers_no_confidence(language: str) -> None:
+    rows = [row for row in ROWS if row.language == language][:4]
+    tokens = choose_vocabulary(row.right for row in rows).tokens
+    before, after = tuned_confidence(rows, tokens, normaliser_of(language))
+    assert after >= before
+
+
+def test_one_wrong_letter_in_a_hundred_changes_the_rates_by_no_more_than_it() -> None:
+    for row in ROWS:
+        if len(row.right) < 100:
+            continue
+        writing, wrong = normaliser_of(row.language).writing, one_letter_wrong(row.right)
+        cer, wer = character_errors(row.right, wrong), word_errors(row.right, wrong, writing)
+        clusters = 2 if writing.units == "clusters" else 1
+        assert cer.errors == 1 and cer.reference == len(row.right)
+        assert wer.errors <= clusters and wer.reference == len(writing.count_units(row.right))
 
 
 @pytest.mark.parametrize("language", sorted({row.language for row in ROWS}))
