@@ -27,6 +27,8 @@ class LanguageProfile:
     """the language's name in num2words, which spells its numbers; empty: it does not"""
     cldr_numbers: str = ""
     """the language's name in CLDR, whose rules spell its numbers where num2words does not; with ``<100000`` those below"""
+    cldr_repairs: dict[str, str] = field(default_factory=dict)
+    """what CLDR's rules spell wrong, and the right spelling"""
     digit_by_digit: str = ""
     """characters behind a number of four digits that is read digit by digit: 1984年"""
     point: str = ""

@@ -170,22 +170,29 @@ def _whole(
         return " ".join(table[digit] for digit in digits)
     if len(digits) <= _MAX_DIGITS and (digits[0] != "0" or len(digits) == 1) and not one_by_one:
         for kind in ("ordinal", "cardinal") if ordinal else ("cardinal",):
-            words = _spelled(digits, known.numbers, known.cldr_numbers, script, kind)
+            words = _spelled(digits, known, script, kind)
             if words is not None:
                 return words
         if known.cldr_numbers:
             return None  # CLDR's rules have no word for it
-    each = [_spelled(digit, known.numbers, known.cldr_numbers, script, "cardinal") for digit in digits]
+    each = [_spelled(digit, known, script, "cardinal") for digit in digits]
     joined = "" if one_by_one else " "
     return None if None in each else joined.join(word for word in each if word)
 
 
-@lru_cache(maxsize=65536)
-def _spelled(digits: str, numbers: str, cldr: str, script: str, kind: str) -> str | None:
+def _spelled(digits: str, known: LanguageProfile, script: str, kind: str) -> str | None:
     """The words of a number by num2words or CLDR's rules; None where they fail."""
-    if numbers:
-        return _by_num2words(digits, numbers, kind)
-    language, _, most = cldr.partition("<")
+    if known.numbers:
+        return _by_num2words(digits, known.numbers, kind)
+    words = _by_cldr(digits, known.cldr_numbers, script, kind) or ""
+    for wrong, right in known.cldr_repairs.items():
+        words = words.replace(wrong, right)
+    return " ".join(words.split()) or None
+
+
+@lru_cache(maxsize=65536)
+def _by_cldr(digits: str, numbers: str, script: str, kind: str) -> str | None:
+    language, _, most = numbers.partition("<")
     if not language or kind != "cardinal" or (most and int(digits) >= int(most)):
         return None
     try:
@@ -195,9 +202,10 @@ def _spelled(digits: str, numbers: str, cldr: str, script: str, kind: str) -> st
     own = f"{language}_{script}"  # sr_Latn, zh_Hant
     language = own if own in RbnfEngine.get_supported_languages() else language
     words = str(RbnfEngine.for_language(language).format_number(digits).text)
-    return " ".join(words.replace("\u200b", "").split()) or None
+    return words.replace("\u200b", "").strip() or None
 
 
+@lru_cache(maxsize=65536)
 def _by_num2words(digits: str, numbers: str, kind: str) -> str | None:
     try:
         from num2words import num2words

@@ -181,6 +181,28 @@ def test_numbers_that_cannot_be_spelled_must_be_written_out(sound: Corpus, tmp_p
     assert {f.topic: f.what for f in found.findings}["digits"].endswith("spelled out by your table: '13' as 'oxlajuj'")
 
 
+@pytest.mark.parametrize(
+    ("language", "number"), [("amh", "13"), ("tam", "13"), ("lao", "13"), ("bos", "13"), ("mkd", "250")]
+)
+def test_a_table_is_offered_for_what_no_library_spells(
+    language: str, number: str, sound: Corpus, tmp_path: Path
+) -> None:
+    """Numbers of languages, and large ones of others, and a sign that CLDR has no word for."""
+    row = train_rows(sound)[0]
+    changes: dict[int, dict[str, Any]] = {r: {"language": language} for r in range(len(sound))}
+    changes[row] = {"language": language, "text": f"{sound.text(row)} {number} ₽"}
+    corpus = changed(sound, tmp_path, changes)
+    findings = [f for f in check.check(Corpus.load(corpus), language).findings if f.topic == "digits"]
+    assert len(findings) == 2 and all("--numbers FILE" in finding.fix for finding in findings)
+    table = tmp_path / "numbers.tsv"
+    check.main([str(corpus), "--numbers", str(table)])
+    whole = number.replace(".", "")
+    assert {f"{whole}\t", "₽\t"} <= set(table.read_text(encoding="utf-8").splitlines())
+    table.write_text(f"{whole}\tabc def\n₽\tghi\n", encoding="utf-8")
+    labels = check.check(Corpus.load(corpus), language, numbers=read_numbers(table)).labels
+    assert labels.normal[row].endswith("abc def ghi")
+
+
 def test_leaks_stop(sound: Corpus, tmp_path: Path) -> None:
     test = [int(row) for row in sound.select("test")]
     train = train_rows(sound)

@@ -52,7 +52,9 @@ def test_profiles_are_sound(language: str) -> None:
     for word in known.common:
         assert {script_of(c) for c in normalise(word)} - {""} <= set(known.scripts), word
     if known.spells:
-        spelled = spell_numbers("0 1 2 3 4 5 6 7 8 9 10 21 100 1999 07", language)
+        most = int(known.cldr_numbers.partition("<")[2] or 10_000)  # CLDR's Macedonian is wrong from 100 on
+        numbers = [n for n in [*range(11), 21, 99, 100, 1999] if n < most]
+        spelled = spell_numbers(" ".join(map(str, [*numbers, "07"])), language)
         assert not any(map(str.isdecimal, spelled))
 
 
@@ -85,7 +87,11 @@ def test_where_num2words_is_missing_the_line_says_so(monkeypatch: pytest.MonkeyP
         ("cmn", "1984年1984人", "一九八四年一千九百八十四人"),
         ("jpn", "1984年", "千九百八十四年"),
         ("srp", "21", "двадесет и један"),
-        ("ell", "9 και 100.000", "εννέα και 100.000"),
+        ("ell", "90 και 250.000", "ενενήντα και διακόσιες πενήντα χιλιάδες"),
+        ("hye", "101 200 000", "հարյուր մեկ միլիոն երկու հարյուր հազար"),
+        ("kat", "250 000", "ორასორმოცდაათი ათასი"),
+        ("mkd", "21 и 250", "дваесет и еден и 250"),
+        ("cmn", "101", "一百零一"),
         ("deu", "24.12.2024", "vierundzwanzig.zwölf.zweitausendvierundzwanzig"),
         ("eng", "555 12 3456", "five hundred and fifty-five twelve three thousand, four hundred and fifty-six"),
         ("squ", "Sḵwx̱wú7mesh", "Sḵwx̱wú7mesh"),
