@@ -27,6 +27,7 @@ from lalia.models.export.onnx_export import export_separator
 from lalia.models.separator import Separator, SeparatorShape, best_assignment
 from lalia.models.store import count_parameters
 from lalia.training import LightningModule
+from lalia.training.checkpoints import check_fits
 from lalia.training.distributed import all_reduce_sum, autocast, is_rank_zero, rank, shard_loader
 from lalia.training.settings import BatchSettings, DataSettings, OptimSettings, RunSettings
 from lalia.training.trainer import (
@@ -187,7 +188,9 @@ def separate(settings: SeparationSettings, folder: Path, stated: Collection[str]
     torch.manual_seed(settings.seed)
     task = SeparationTask(settings)
     if settings.start:
-        task.load_state_dict(best_weights(Path(settings.start))[0])
+        weights, _ = best_weights(Path(settings.start))
+        check_fits(Path(settings.start), weights, task)
+        task.load_state_dict(weights)
     finish = MixSampler(settings.seed, "training", settings.level_db, corpora, speakers)
     budget = resolve_schedule(
         settings, folder, task, lambda: _micro_step(task, mixture, plan, finish), accumulation, MINIMUM_STEPS

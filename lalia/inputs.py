@@ -138,7 +138,8 @@ def _by_card(folder: Path) -> Found:
 def _run(folder: Path) -> Found:
     settings = (folder / SETTINGS).read_text(encoding="utf-8", errors="replace")
     keys = set(re.findall(r"^(\w+):", settings, re.MULTILINE))
-    name = "distillation" if "teacher" in keys else "fine-tuning" if "labels" in keys else "pretraining" if keys else ""
+    told = {"teacher": "distillation", "labels": "fine-tuning", "level_db": "separation"}
+    name = next((name for key, name in told.items() if key in keys), "pretraining" if keys else "")
     made = [kind for kind in MADE if (folder / kind / CARD).is_file()]
     what = f"is a {name} run" if name else "is a run"
     if not made:
@@ -295,6 +296,15 @@ _ADVICE: dict[tuple[str, str], Callable[[Path], str]] = {
     ("audio", "tagger"): _text("the model comes first, then the audio: lalia tag TAGGER {path}"),
     ("separator", "student"): _text(
         "it separates voices and writes no words: lalia separate {path} AUDIO --out FOLDER"
+    ),
+    ("run of separator", "student"): _text(
+        "it separates voices and writes no words: lalia separate {path} AUDIO --out FOLDER"
+    ),
+    ("student", "separator"): _text(
+        "it writes words; a separator is made by: lalia finetune separate --data.corpus CORPUS --out RUN"
+    ),
+    ("run of recogniser", "separator"): _text(
+        "a separator is made by: lalia finetune separate --data.corpus CORPUS --out RUN"
     ),
     ("run of separator", "separator"): _text("give {path}/separator"),
     ("corpus", "separator"): _text("train one on it: lalia finetune separate --data.corpus {path} --out RUN"),

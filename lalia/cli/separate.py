@@ -41,6 +41,7 @@ def add_arguments(parser: Parser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """``lalia separate``."""
+    separator = VoiceSeparator.load(args.model, args.threads)
     clips = find_clips(args.audio, lambda line: print(f"lalia: {one_line(line)}", file=sys.stderr))
     stems: dict[Path, Path] = {}
     for clip in clips:
@@ -50,7 +51,6 @@ def main(args: argparse.Namespace) -> int:
         stems[stem] = clip.path
     if args.out.exists() and not args.out.is_dir():
         raise UserError(f"--out {args.out}: is a file; expected a folder for the separated files")
-    separator = VoiceSeparator.load(args.model, args.threads)
     done = 0
     for stem, source in stems.items():
         name = called(source)

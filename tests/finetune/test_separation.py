@@ -121,6 +121,10 @@ def test_a_run_trains_and_exports_a_separator(
     capsys.readouterr()
     separation.separate(settings(corpus, "run"), folder)
     assert "finished" in capsys.readouterr().out
+    wider = settings(corpus, "wider")
+    wider.model, wider.start = SeparatorShape(width=12, blocks=2), str(folder)
+    with pytest.raises(UserError, match="another architecture"):
+        separation.separate(wider, corpus / "wider")
 
 
 def test_one_speaker_cannot_be_mixed(corpus: Path) -> None:
@@ -200,5 +204,7 @@ def test_models_of_other_kinds_and_audio_in_the_wrong_place_are_refused(
         assert said.count("\n") == 1 and str(model) in said and "expected a separator" in said
     assert program(["transcribe", str(exported), wave]) == 2
     assert "lalia separate" in capsys.readouterr().err
+    assert program(["separate", wave, str(exported), "--out", out]) == 2
+    assert "the model comes first" in capsys.readouterr().err
     assert program(["separate", str(exported), wave, "--out", wave]) == 2
     assert "is a file" in capsys.readouterr().err
