@@ -14,7 +14,7 @@ from lalia.models.convert.speaker_models import export_embedding, export_segment
 from lalia.speakers.diarizer import EMBEDDING, FRAME_HOP, FRAME_WIDTH, SEGMENTATION
 from lalia.units import SAMPLE_RATE
 
-VOICES_HZ = (400.0, 1000.0, 2500.0)
+VOICES_HZ = (250.0, 1000.0, 2500.0)
 
 
 def talk(turns: Sequence[tuple[float, float, int]], seconds: float) -> np.ndarray:

@@ -6,7 +6,6 @@ import argparse
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lalia.audio.channels import parse_channels
 from lalia.audio.reading import Note
@@ -16,11 +15,9 @@ from lalia.cli.parser import Parser, positive
 from lalia.errors import AudioError, UserError
 from lalia.files import one_line, readable
 from lalia.inputs import is_url, url_error
+from lalia.speakers.diarizer import Diarizer, remarks
 from lalia.speakers.rttm import FORMATS, format_json, format_rttm
-from lalia.units import clock, plural
-
-if TYPE_CHECKING:
-    from lalia.speakers.diarizer import Diarization
+from lalia.units import clock
 
 ABOUT = """\
 Print who speaks when in audio files of any format, rate and length.
@@ -62,8 +59,6 @@ def _channel(text: str) -> int:
 
 def main(args: argparse.Namespace) -> int:
     """``lalia diarize``."""
-    from lalia.speakers.diarizer import Diarizer
-
     clips = find_clips(args.audio, lambda line: print(f"lalia: {one_line(line)}", file=sys.stderr))
     if args.out is not None and args.out.is_file():
         raise UserError(f"--out {args.out}: is a file; expected a folder")
@@ -108,13 +103,3 @@ def main(args: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     return 0 if done == len(clips) else 1 if done else 2
-
-
-def remarks(found: Diarization, requested: int | None) -> list[str]:
-    """What a user should know: no speech, one speaker, or fewer speakers than requested."""
-    count = len(found.speakers)
-    if not count:
-        return ["no speech"]
-    if requested is not None and count < requested:
-        return [f"{requested} speakers were requested, {plural(count, 'speaker')} can be told apart"]
-    return ["one speaker"] if count == 1 else []

@@ -14,6 +14,7 @@ from lalia.cli.options import Decoding, add_decoding, add_written_language, load
 from lalia.cli.parser import Parser, positive
 from lalia.errors import UserError
 from lalia.serve.limits import MEGABYTE, Access, Limits
+from lalia.speakers.diarizer import Diarizer
 
 TOKEN = "LALIA_TOKEN"
 
@@ -24,6 +25,7 @@ Serve a student over HTTP, with a web page for uploads.
   curl --data-binary @talk.mp3 'http://127.0.0.1:8000/transcribe?format=srt'
   curl -F file=@talk.mp3 -F response_format=verbose_json http://127.0.0.1:8000/v1/audio/transcriptions
   curl -F file=@talk.mp3 -F 'prompt=Dodoma, Mwanza' -F stream=true http://127.0.0.1:8000/v1/audio/transcriptions
+  curl -F file=@talk.mp3 -F response_format=diarized_json http://127.0.0.1:8000/v1/audio/transcriptions    (with --diarizer)
 
   GET / /health /metrics /v1/models    POST /transcribe /v1/audio/transcriptions (the form of OpenAI's API)
   WebSocket /stream?rate=16000         16-bit samples in, words out during speech (streaming students)
@@ -53,6 +55,12 @@ def add_arguments(parser: Parser) -> None:
     add_written_language(parser)
     add_decoding(parser)
     parser.add_argument("--voice", action="store_true", help="transcribe only speech (voice activity detection)")
+    parser.add_argument(
+        "--diarizer",
+        type=Path,
+        metavar="FOLDER",
+        help="names speakers for diarize=true and response_format=diarized_json",
+    )
     limits = parser.add_argument_group("limits")
     _number(
         limits, "--jobs", default.jobs, "N", "windows transcribed in parallel, one thread each (default: all cores)"
@@ -90,9 +98,12 @@ def main(args: argparse.Namespace) -> int:
     logging.getLogger("lalia.serve").setLevel(logging.INFO)
     student = load_student(args.model, 1, args.language)
     decoding = load_decoding(Decoding.of(args), student)
+    diarizer = Diarizer.load(args.diarizer) if args.diarizer else None
     bound = listen(args.host, args.port)
     with tempfile.TemporaryDirectory(prefix="lalia-serve-") as folder:
-        service = Service(student, args.model.resolve().name, limits, Path(folder), access, decoding, args.voice)
+        service = Service(
+            student, args.model.resolve().name, limits, Path(folder), access, decoding, args.voice, diarizer
+        )
         host, port = bound.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         open_to = "" if token or host in ("127.0.0.1", "::1") else " without a token: anybody who reaches it can use it"

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lalia.audio.channels import parse_channels
+from lalia.audio.channels import EACH, parse_channels
 from lalia.audio.reading import TWO_VOICES, Note
 from lalia.cards import cores, write_text
 from lalia.cli.options import (
@@ -33,7 +33,9 @@ from lalia.inputs import is_url, url_error
 from lalia.model_folder import CALIBRATED, GREEDY, low_confidence, low_confidence_warning
 from lalia.runtime.student import TranscribeOptions
 from lalia.runtime.transcript import FORMATS, Transcript, render
-from lalia.runtime.windows import in_order
+from lalia.runtime.windows import in_order, last_value
+from lalia.speakers.diarizer import Diarizer
+from lalia.speakers.naming import name_speakers
 from lalia.units import clock, plural
 
 ABOUT = """\
@@ -46,6 +48,7 @@ Transcribe audio files of any format, rate and length.
   lalia transcribe my-student talks/ --format srt,txt --out subs/    files for each clip; with --skip-existing: only new ones
   ffmpeg -i talk.mkv -f wav - | lalia transcribe my-student -   audio from a pipe
   lalia transcribe my-student call.wav --channels each          a telephone call: turns of the two speakers
+  lalia transcribe my-student talk.mp3 --diarizer my-diarizer   who says what: turns of speakers A, B, … (lalia diarize --help)
   lalia transcribe my-student talk.mp3 --lm my-lm --hot names.txt    a language model, and names to boost
   lalia transcribe my-student clips/ --only commands.txt        only these phrases, or nothing
   lalia transcribe my-student meeting.flac --jobs 1             one window at a time instead of one per core
@@ -82,6 +85,10 @@ def add_arguments(parser: Parser) -> None:
         metavar="mix|each|N",
         help="of stereo files: their mix, each separately (turns of a telephone call), or one, from 1 (default: mix)",
     )
+    parser.add_argument(
+        "--diarizer", type=Path, metavar="FOLDER", help="name the speaker of each word: A, B, … (lalia diarize --help)"
+    )
+    parser.add_argument("--speakers", type=positive, metavar="N", help="the number of speakers, with --diarizer")
     parser.add_argument("--voice", action="store_true", help="transcribe speech only, by voice activity detection")
     parser.add_argument("--threads", type=positive, metavar="N", help="processor threads (default: all cores)")
     add_written_language(parser)
@@ -126,6 +133,10 @@ def main(args: argparse.Namespace) -> int:
     shown = sys.stderr.isatty() and (args.out is not None or not sys.stdout.isatty())
     start, audio_s, done, calls = time.perf_counter(), 0.0, 0, 0
 
+    if args.speakers and (args.diarizer is None or args.channels == EACH):
+        needed = "needs --diarizer FOLDER" if args.diarizer is None else "does not go with --channels each"
+        raise UserError(f"--speakers {args.speakers}: {needed}")
+    diarizer = Diarizer.load(args.diarizer) if args.diarizer else None
     decoder = decoders(Decoding.of(args), student)
     limit = _limit(args, decoder())
     words, unsure = list[Word](), list[tuple[str, list[Word]]]()
@@ -138,6 +149,13 @@ def main(args: argparse.Namespace) -> int:
             with kept(job.clip.path) as path:
                 options = TranscribeOptions(args.channels, args.voice, windows, decoder(), notes.append)
                 found = student.transcribe(path, called(job.clip.path), options)
+                if diarizer is not None:
+                    found = last_value(
+                        name_speakers(
+                            found, diarizer, path, called(job.clip.path), speakers=args.speakers,
+                            channel=None if args.channels == EACH else args.channels, jobs=windows, on_note=notes.append,
+                        )
+                    )  # fmt: skip
         except AudioError as error:
             return error, notes
         return found, notes

@@ -35,9 +35,10 @@ class TokenSpan:
 
 @dataclass(frozen=True)
 class Word:
-    """A word with its time in the clip, the mean probability of its letters, and its channel.
+    """A word with its time in the clip, the mean probability of its letters, its channel and its speaker.
 
     ``channel`` counts from 1; 0 means that channels were mixed. ``joined``: no space stands between it and the word before.
+    ``speaker`` is a name from diarization; "" without it.
     """
 
     text: str
@@ -46,6 +47,12 @@ class Word:
     confidence: float
     channel: int = 0
     joined: bool = False
+    speaker: str = ""
+
+    @property
+    def label(self) -> str:
+        """Who speaks, in turns and subtitles: the speaker, else the channel, else ""."""
+        return self.speaker or (str(self.channel) if self.channel else "")
 
 
 def text_of_words(words: Iterable[Word]) -> str:

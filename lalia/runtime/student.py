@@ -22,7 +22,7 @@ from lalia.model_folder import MODEL, NORMALISER, TOKENS, check_files, find_expo
 from lalia.onnx_session import open_session
 from lalia.runtime.streaming import SILENCE_PEAK, STATE, Chunks, Stream, StreamingState
 from lalia.runtime.transcript import PHRASE_S, Track, Transcript, duplicate_channels, merge_channels, turns
-from lalia.runtime.windows import Window, WindowOutput, cut_windows, in_order, silence, stitch
+from lalia.runtime.windows import Window, WindowOutput, cut_windows, in_order, last_value, silence, stitch
 from lalia.text.language_codes import match_languages
 from lalia.text.normaliser import Normaliser
 from lalia.text.tokens import Tokens
@@ -146,12 +146,7 @@ class Student:
         itself, words have their channel and turns are in order of time. ``AudioError`` if the file cannot be read, with
         ``name`` for bytes and waves.
         """
-        steps = self.steps(source, name, options)
-        while True:
-            try:
-                next(steps)
-            except StopIteration as end:
-                return end.value
+        return last_value(self.steps(source, name, options))
 
     def steps(
         self,

@@ -114,14 +114,14 @@ def merge_channels(words_C: Sequence[Sequence[Word]], tracks: Sequence[Track]) -
 
 
 def turns(words: Sequence[Word]) -> list[list[Word]]:
-    """The words of a conversation as turns: split at each change of channel and at long pauses."""
+    """The words of a conversation as turns: split at each change of speaker or channel and at long pauses."""
     return _split(words, TURN_S)
 
 
 def _split(words: Sequence[Word], pause_s: Seconds) -> list[list[Word]]:
     parts: list[list[Word]] = []
     for word in words:
-        if parts and word.channel == parts[-1][-1].channel and word.start_s - parts[-1][-1].end_s <= pause_s:
+        if parts and word.label == parts[-1][-1].label and word.start_s - parts[-1][-1].end_s <= pause_s:
             parts[-1].append(word)
         else:
             parts.append([word])
@@ -154,17 +154,22 @@ _NOT_FIRST = (
 
 @dataclass(frozen=True)
 class Cue:
-    """A subtitle: ``lines`` shown from ``start_s`` to ``end_s``, of one ``channel`` (0: mixed), and its ``text`` in one line."""
+    """A subtitle: ``lines`` shown from ``start_s`` to ``end_s``, and their ``text`` in one line.
+
+    ``channel`` (0: mixed), ``speaker`` ("": not known) and ``label`` are those of its words.
+    """
 
     start_s: Seconds
     end_s: Seconds
     lines: tuple[str, ...]
     channel: int = 0
     text: str = ""
+    speaker: str = ""
+    label: str = ""
 
 
 def make_cues(words: Sequence[Word]) -> list[Cue]:
-    """Words as cues of at most two lines and six seconds, in order; cues of one channel do not overlap.
+    """Words as cues of at most two lines and six seconds, in order; cues of one speaker or channel do not overlap.
 
     A line has at most 42 columns, a wide character counts two, and a longer word is broken between letters. A cue is shown for
     at least a second and until it is read at 17 columns a second, if the next one leaves the time. Gaps under 0.25 s are closed.
@@ -174,10 +179,10 @@ def make_cues(words: Sequence[Word]) -> list[Cue]:
     """
     groups = [group for phrase in _split(_unbroken(words), PAUSE_S) for group in _cut_phrase(phrase)]
     cues: list[Cue] = []
-    ends: dict[int, Seconds] = {}
+    ends: dict[str, Seconds] = {}
     for group, following in zip_longest(groups, groups[1:]):
-        channel, last_s = group[0].channel, group[-1].end_s
-        before_s = ends.get(channel, -math.inf)
+        label, last_s = group[0].label, group[-1].end_s
+        before_s = ends.get(label, -math.inf)
         start_s = before_s if group[0].start_s - before_s < GAP_S else group[0].start_s
         lines = _lines(group)
         read_s = start_s + max(SHORTEST_S, sum(map(_columns, lines)) / COLUMNS_PER_S)
@@ -187,8 +192,8 @@ def make_cues(words: Sequence[Word]) -> list[Cue]:
             if 0 < following[0].start_s - end_s < GAP_S:
                 end_s = following[0].start_s
         end_s = max(min(end_s, start_s + LONGEST_S), start_s + FLASH_S)
-        ends[channel] = end_s
-        cues.append(Cue(start_s, end_s, tuple(lines), channel, text_of_words(group)))
+        ends[label] = end_s
+        cues.append(Cue(start_s, end_s, tuple(lines), group[0].channel, text_of_words(group), group[0].speaker, label))
     return cues
 
 
@@ -197,7 +202,7 @@ def _unbroken(words: Iterable[Word]) -> list[Word]:
     whole: list[Word] = []
     for word in filter(lambda word: word.text, words):
         before = whole[-1] if whole else None
-        if before and word.text[0] in _NOT_FIRST and word.channel == before.channel:
+        if before and word.text[0] in _NOT_FIRST and word.label == before.label:
             whole[-1] = replace(before, text=before.text + word.text, end_s=word.end_s)
         else:
             whole.append(word)
@@ -281,8 +286,8 @@ def _lines(group: Sequence[Word]) -> list[str]:
 
 
 def _room(word: Word) -> int:
-    """The columns of a line, less those of the channel's number."""
-    return LINE_COLUMNS - (len(f"{word.channel}: ") if word.channel else 0)
+    """The columns of a line, less those of the speaker's name or the channel's number."""
+    return LINE_COLUMNS - (len(f"{word.label}: ") if word.label else 0)
 
 
 def _columns(text: str) -> int:
@@ -303,12 +308,12 @@ FORMATS = ("txt", "json", "srt", "vtt")
 def render(transcript: Transcript, format: str, name: str = "") -> str:
     """``transcript`` as the text of a file: one line of txt or json (which names the audio ``name``), or whole subtitles.
 
-    If channels were transcribed separately, txt has a line for each turn, and turns and cues begin with the channel.
+    If speakers or channels are known, txt has a line for each turn, and turns and cues begin with the speaker or channel.
     """
     if format == "txt":
         lines = (
-            [f"{turn[0].channel}: {text_of_words(turn)}" for turn in turns(transcript.words)]
-            if _has_channels(transcript)
+            [f"{turn[0].label}: {text_of_words(turn)}" for turn in turns(transcript.words)]
+            if _is_conversation(transcript)
             else []
         )
         return "\n".join(lines or [transcript.text]) + "\n"
@@ -317,7 +322,7 @@ def render(transcript: Transcript, format: str, name: str = "") -> str:
     if format == "srt":
         return "".join(
             f"{number}\n{_clock(cue.start_s, ',')} --> {_clock(cue.end_s, ',')}\n"
-            + (f"{cue.channel}: " if cue.channel else "")
+            + (f"{cue.label}: " if cue.label else "")
             + "\n".join(cue.lines)
             + "\n\n"
             for number, cue in enumerate(make_cues(transcript.words), start=1)
@@ -325,7 +330,7 @@ def render(transcript: Transcript, format: str, name: str = "") -> str:
     if format == "vtt":
         return "WEBVTT\n\n" + "".join(
             f"{_clock(cue.start_s, '.')} --> {_clock(cue.end_s, '.')}\n"
-            + (f"<v {cue.channel}>" if cue.channel else "")
+            + (f"<v {cue.label}>" if cue.label else "")
             + "\n".join(map(_escaped, cue.lines))
             + "\n\n"
             for cue in make_cues(transcript.words)
@@ -334,7 +339,6 @@ def render(transcript: Transcript, format: str, name: str = "") -> str:
 
 
 def _json(transcript: Transcript, name: str) -> str:
-    separate = _has_channels(transcript)
     found = {
         "audio": name,
         "duration_s": transcript.duration_s,
@@ -342,26 +346,27 @@ def _json(transcript: Transcript, name: str) -> str:
         "words": [
             {"text": w.text, "start_s": w.start_s, "end_s": w.end_s, "confidence": round(w.confidence, 3)}
             | ({"joined": True} if w.joined else {})
-            | ({"channel": w.channel} if separate else {})
+            | who(w)
             for w in transcript.words
         ],
     }
-    if separate:
+    if _is_conversation(transcript):
         found["turns"] = [
-            {
-                "channel": turn[0].channel,
-                "start_s": turn[0].start_s,
-                "end_s": turn[-1].end_s,
-                "text": text_of_words(turn),
-            }
+            who(turn[0]) | {"start_s": turn[0].start_s, "end_s": turn[-1].end_s, "text": text_of_words(turn)}
             for turn in turns(transcript.words)
         ]
     return json.dumps(found, ensure_ascii=False)
 
 
-def _has_channels(transcript: Transcript) -> bool:
-    """Whether channels were transcribed separately."""
-    return any(word.channel for word in transcript.words)
+def who(part: Word | Cue) -> dict[str, int | str]:
+    """The channel and the speaker of a word or a cue, as far as they are known, for JSON."""
+    channel: dict[str, int | str] = {"channel": part.channel} if part.channel else {}
+    return channel | ({"speaker": part.speaker} if part.speaker else {})
+
+
+def _is_conversation(transcript: Transcript) -> bool:
+    """Whether speakers are known, or channels were transcribed separately."""
+    return any(word.label for word in transcript.words)
 
 
 def _clock(seconds: Seconds, mark: str) -> str:

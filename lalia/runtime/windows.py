@@ -6,7 +6,7 @@ T frames, V tokens, N frames that two windows share.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
@@ -118,6 +118,16 @@ def silence(frames: Frames, tokens: int) -> np.ndarray:
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+def last_value(steps: Generator[object, None, Result]) -> Result:
+    """Run ``steps`` to their end; what they return."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: Result = end.value
+            return result
 
 
 def in_order(work: Callable[[Item], Result], items: Iterable[Item], jobs: int) -> Iterator[Result]:

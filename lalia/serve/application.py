@@ -31,7 +31,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from lalia.audio.channels import parse_channels
+from lalia.audio.channels import EACH, parse_channels
 from lalia.audio.reading import Note, NoteHandler
 from lalia.decoding.automata import BOOST
 from lalia.decoding.decoder import Decoder, DecodingInputs
@@ -39,12 +39,14 @@ from lalia.decoding.greedy import Word, text_of_words
 from lalia.errors import AudioError, UserError
 from lalia.runtime.student import Student, TranscribeOptions
 from lalia.runtime.transcript import FORMATS, Transcript
-from lalia.serve.http import OPENAI, Upload, answer, event, openai_answer, receive_upload, usage
+from lalia.serve.http import DIARIZED, OPENAI, Upload, answer, event, openai_answer, receive_upload, usage
 from lalia.serve.limits import Access, Limits, RequestError, busy
 from lalia.serve.realtime import ROUTE as REALTIME
 from lalia.serve.realtime import serve_realtime
-from lalia.serve.scheduler import Job, Scheduler
+from lalia.serve.scheduler import Job, Scheduler, Steps
 from lalia.serve.websocket import ROUTE, Sessions, serve_stream
+from lalia.speakers.diarizer import Diarizer
+from lalia.speakers.naming import name_speakers
 from lalia.text.language_codes import language_name
 from lalia.units import Seconds
 
@@ -152,12 +154,12 @@ Handler = Callable[[Request], Awaitable[Response]]
 Write = Callable[[Transcript, Upload, list[Note], Student], Response]
 Check = Callable[[Upload], None]
 
-FIELDS = frozenset({"file", "name", "format", "language", "channels", "voice", "hot_words", "prompt"})
+FIELDS = frozenset({"file", "name", "format", "language", "channels", "voice", "hot_words", "prompt", "diarize"})
 """What ``/transcribe`` takes in its query or form; another name is refused."""
 OPENAI_FIELDS = frozenset(
     {
         "file", "model", "language", "prompt", "response_format", "temperature", "timestamp_granularities[]",
-        "timestamp_granularities", "stream", "include[]", "chunking_strategy", "channels", "voice", "hot_words",
+        "timestamp_granularities", "stream", "include[]", "chunking_strategy", "channels", "voice", "hot_words", "diarize",
     }
 )  # fmt: skip
 """The fields of OpenAI's API, and lalia's own. ``temperature``, ``include[]`` and ``chunking_strategy`` have no effect here."""
@@ -181,7 +183,7 @@ class Service:
 
     def __init__(
         self, student: Student, name: str, limits: Limits, folder: Path, access: Access | None = None,
-        decoding: DecodingInputs | None = None, voice: bool = False,
+        decoding: DecodingInputs | None = None, voice: bool = False, diarizer: Diarizer | None = None,
     ) -> None:  # fmt: skip
         self.student = student
         self.name = name
@@ -192,6 +194,7 @@ class Service:
         self.sessions = Sessions(limits.resume_s)
         self.decoding = decoding or DecodingInputs()
         self.voice = voice
+        self.diarizer = diarizer
         self.active = 0
         self.streams = 0
         self._access = access or Access()
@@ -345,13 +348,36 @@ class Service:
                     loop.call_soon_threadsafe(put, found)
 
                 options = replace(options, on_words=show)
-            steps = partial(student.steps, upload.path, upload.name, options)
+            steps: Callable[[], Steps] = partial(student.steps, upload.path, upload.name, options)
+            if _truth("diarize", fields.get("diarize", "")) or fields.get("response_format") == DIARIZED:
+                steps = self._with_speakers(steps, upload, options)
             job = Job(steps, self.limits.audio_s, self.limits.work_s, self.client_of(request))
             if words is not None:
                 return _EventStream(self._events(request, job, words, begun), stack.pop_all())
             transcript = await self._wait(request, job)
             self._transcribed(request, job, transcript, begun)
             return write(transcript, upload, notes, student)
+
+    def _with_speakers(
+        self, steps: Callable[[], Steps], upload: Upload, options: TranscribeOptions
+    ) -> Callable[[], Steps]:
+        """``steps`` and then those that name the speakers."""
+        diarizer = self.diarizer
+        if diarizer is None:
+            raise RequestError(
+                400, "no_diarizer", "this server names no speakers; start it with lalia serve STUDENT --diarizer FOLDER"
+            )
+        channel = None if options.channels == EACH else options.channels
+
+        def both() -> Steps:
+            transcript = yield from steps()
+            return (
+                yield from name_speakers(
+                    transcript, diarizer, upload.path, upload.name, channel=channel, on_note=options.on_note
+                )
+            )
+
+        return both
 
     async def _events(
         self, request: Request, job: Job, words: asyncio.Queue[list[Word]], begun: float

@@ -23,8 +23,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from lalia.audio.reading import TWO_VOICES, Note
+from lalia.decoding.greedy import text_of_words
 from lalia.errors import UserError
-from lalia.runtime.transcript import Transcript, make_cues, render
+from lalia.runtime.transcript import Transcript, make_cues, render, turns, who
 from lalia.serve.limits import MEGABYTE, Limits, RequestError
 from lalia.text.tokens import Tokens
 
@@ -142,7 +143,8 @@ MEDIA = {
     "srt": "application/x-subrip; charset=utf-8",
     "vtt": "text/vtt; charset=utf-8",
 }
-OPENAI = ("json", "text", "srt", "verbose_json", "vtt")
+DIARIZED = "diarized_json"
+OPENAI = ("json", "text", "srt", "verbose_json", "vtt", DIARIZED)
 
 
 def answer(transcript: Transcript, format: str, name: str, notes: Sequence[Note]) -> Response:
@@ -163,6 +165,8 @@ def openai_answer(
     format = upload.fields.get("response_format", "json")
     if format == "json":
         return _json({"text": transcript.text, "usage": usage(transcript)} | _warnings(notes))
+    if format == DIARIZED:
+        return _json(_diarized(transcript) | _warnings(notes))
     if format != "verbose_json":
         return answer(transcript, {"text": "txt"}.get(format, format), upload.name, notes)
     asked = {name: value for name, value in upload.fields.items() if name.startswith("timestamp_granularities")}
@@ -171,7 +175,7 @@ def openai_answer(
         raise RequestError(
             400, "bad_field", f"timestamp_granularities {unknown[0][:40]!r} is unknown; expected word or segment"
         )
-    words = [{"word": w.text, "start": w.start_s, "end": w.end_s} | _channel(w.channel) for w in transcript.words]
+    words = [{"word": w.text, "start": w.start_s, "end": w.end_s} | who(w) for w in transcript.words]
     found = {
         "task": "transcribe",
         "language": language,
@@ -183,13 +187,35 @@ def openai_answer(
     return _json(found | ({} if kinds == {"segment"} else {"words": words}) | _warnings(notes))
 
 
+def _diarized(transcript: Transcript) -> dict[str, Any]:
+    """As OpenAI's ``diarized_json``: a segment for each turn, speakers A, B, …"""
+    segments = [
+        {
+            "type": "transcript.text.segment",
+            "id": f"seg_{number:03d}",
+            "start": turn[0].start_s,
+            "end": turn[-1].end_s,
+            "text": text_of_words(turn),
+            "speaker": turn[0].label,
+        }
+        for number, turn in enumerate(turns(transcript.words))
+    ]
+    return {
+        "task": "transcribe",
+        "duration": transcript.duration_s,
+        "text": transcript.text,
+        "segments": segments,
+        "usage": usage(transcript),
+    }
+
+
 def _segments(transcript: Transcript, tokens: Tokens) -> list[dict[str, Any]]:
     found = []
     for number, cue in enumerate(make_cues(transcript.words)):
         words = [
             word
             for word in transcript.words
-            if word.channel == cue.channel and cue.start_s <= (word.start_s + word.end_s) / 2 <= cue.end_s
+            if word.label == cue.label and cue.start_s <= (word.start_s + word.end_s) / 2 <= cue.end_s
         ]
         logs = [math.log(max(word.confidence, 1e-9)) for word in words]
         found.append(
@@ -205,7 +231,7 @@ def _segments(transcript: Transcript, tokens: Tokens) -> list[dict[str, Any]]:
                 "compression_ratio": round(len(cue.text.encode()) / len(zlib.compress(cue.text.encode())), 4),
                 "no_speech_prob": 0.0,
             }
-            | _channel(cue.channel)
+            | who(cue)
         )
     return found
 
@@ -225,10 +251,6 @@ def usage(transcript: Transcript) -> dict[str, Any]:
 def event(message: dict[str, Any]) -> bytes:
     """A server-sent event."""
     return f"data: {json.dumps(message, ensure_ascii=False)}\n\n".encode()
-
-
-def _channel(channel: int) -> dict[str, int]:
-    return {"channel": channel} if channel else {}
 
 
 def _warnings(notes: Sequence[Note]) -> dict[str, list[str]]:

@@ -9,7 +9,7 @@ Legend: S samples, T frames, F features, B windows, K local speakers, V sets of 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, islice
 from pathlib import Path
@@ -22,11 +22,11 @@ from lalia.cards import read_card
 from lalia.errors import UserError
 from lalia.model_folder import check_files
 from lalia.onnx_session import open_session
-from lalia.runtime.windows import in_order
+from lalia.runtime.windows import in_order, last_value
 from lalia.speakers.clustering import cut_at_count, cut_at_distance, link_centroids
 from lalia.speakers.filterbank import FRAME, HOP, kaldi_filterbanks
 from lalia.speakers.rttm import SpeakerTurn
-from lalia.units import SAMPLE_RATE, Frames, Samples, Seconds, to_samples, to_seconds
+from lalia.units import SAMPLE_RATE, Frames, Samples, Seconds, plural, to_samples, to_seconds
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -72,6 +72,16 @@ class Diarization:
     @property
     def speakers(self) -> list[str]:
         return list(dict.fromkeys(turn.speaker for turn in self.turns))
+
+
+def remarks(found: Diarization, requested: int | None) -> list[str]:
+    """What a user should know: no speech, one speaker, or fewer speakers than requested."""
+    count = len(found.speakers)
+    if not count:
+        return ["no speech"]
+    if requested is not None and count < requested:
+        return [f"{requested} speakers were requested, {plural(count, 'speaker')} can be told apart"]
+    return ["one speaker"] if count == 1 else []
 
 
 @dataclass(frozen=True)
@@ -132,11 +142,27 @@ class Diarizer:
         ``speakers`` is their number where it is known; fewer are returned if fewer can be told apart. ``channel`` counts from 0;
         None mixes all. ``jobs`` windows are computed at a time, one thread each. ``AudioError`` if the file cannot be read.
         """
+        return last_value(self.steps(source, name, speakers=speakers, channel=channel, jobs=jobs, on_note=on_note))
+
+    def steps(
+        self,
+        source: Source | np.ndarray,
+        name: str | None = None,
+        *,
+        speakers: int | None = None,
+        channel: int | None = None,
+        jobs: int = 1,
+        on_note: NoteHandler = ignore_note,
+    ) -> Generator[Seconds, None, Diarization]:
+        """``diarize`` as a generator that yields the seconds read so far, so that several files can share a thread."""
         blocks = (
             [source] if isinstance(source, np.ndarray) else read_blocks(source, name, channel=channel, tell=on_note)
         )
         windows = _Windows(blocks)
-        found = [one for some in in_order(self._compute, windows.batches(), jobs) for one in some]
+        found: list[_Window] = []
+        for some in in_order(self._compute, windows.batches(), jobs):
+            found += some
+            yield to_seconds(windows.samples)
         labels, count = self._cluster(found, speakers)
         turns = _turns(found, labels, count, windows.samples)
         return Diarization(turns, round(to_seconds(windows.samples), 3))

@@ -11,11 +11,10 @@ import soundfile
 from lalia.audio.encoding import flac_bytes
 from lalia.cards import write_card
 from lalia.cli import main
-from lalia.cli.diarize import remarks
 from lalia.errors import AudioError, UserError
 from lalia.scoring.speaker_errors import diarization_errors
 from lalia.speakers import diarizer as diarizer_module
-from lalia.speakers.diarizer import Diarization, Diarizer, speaker_name
+from lalia.speakers.diarizer import Diarization, Diarizer, remarks, speaker_name
 from lalia.speakers.rttm import SpeakerTurn, format_rttm, read_rttm
 from tests.tiny_diarizer import make_diarizer, talk
 from tests.tiny_student import make_student
