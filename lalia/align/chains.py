@@ -9,6 +9,7 @@ Positions are letters: of the transcript (``heard``) and of the text (``written`
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,8 +23,15 @@ REACH = 500
 LOOK_BACK = 80
 LEAST_SCORE = 24.0
 _GAP, _LOG_GAP = 0.05, 0.5
+"""Costs of a letter that one side has more than the other between two seeds, and of log2 of their number."""
+_CHANCE, _DROP = 0.02, 20.0
+"""Letters of seeds that a letter of unrelated text gives by chance, at most; a chain ends where it falls behind by the second."""
 _OVERLAP = 0.5
 """A chain is dropped if more than this share of it lies in better ones."""
+
+
+Allowed = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""Letters heard (M,), letters written (M,) → (M,) bool."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +52,14 @@ class Chain:
         return int(self.seeds_M3[0, 1]), int(self.seeds_M3[-1, 1] + self.seeds_M3[-1, 2])
 
 
-def find_chains(heard: np.ndarray, written: np.ndarray) -> list[Chain]:
+def find_chains(heard: np.ndarray, written: np.ndarray, allowed: Allowed | None = None) -> list[Chain]:
     """The chains of a transcript and a text (token ids without boundaries), in the order of the transcript.
 
-    No letter of either side is in two chains.
+    No letter of either side is in two chains. ``allowed`` tells which seeds may be used, by their first letters.
     """
     seeds_M3 = _seeds(heard, written)
+    if allowed is not None:
+        seeds_M3 = seeds_M3[allowed(seeds_M3[:, 0], seeds_M3[:, 1])]
     found = sorted(_chain(seeds_M3), key=lambda chain: -chain.score)
     kept: list[Chain] = []
     taken_heard, taken_written = np.zeros(len(heard), bool), np.zeros(len(written), bool)
@@ -138,10 +148,36 @@ def _chain(seeds_M3: np.ndarray) -> list[Chain]:
             rows.append(at)
             used_M[at] = True
             at = int(before_M[at])
-        score = float(score_M[end] - (score_M[at] if at >= 0 else 0.0))
-        if rows and score >= LEAST_SCORE:
-            chains.append(Chain(seeds_M3[rows[::-1]], score))
+        chains += _dense_parts(seeds_M3[rows[::-1]], np.diff(score_M[rows[::-1]]))
     return chains
+
+
+def _dense_parts(seeds_M3: np.ndarray, gains: np.ndarray) -> list[Chain]:
+    """The parts of a chain between places where only chance seeds bridge two unrelated passages. ``gains``: of each seed after
+    the first one."""
+    if not len(seeds_M3):
+        return []
+    steps = np.minimum(*np.diff(seeds_M3[:, :2], axis=0).T) if len(seeds_M3) > 1 else np.zeros(0)
+    worth = [float(seeds_M3[0, 2]), *(gains - _CHANCE * steps).tolist()]
+    parts = []
+    begin = top = 0
+    total = highest = worth[0]
+    for row in range(1, len(worth) + 1):
+        if row < len(worth):
+            total += worth[row]
+            if total > highest:
+                highest, top = total, row
+        if row == len(worth) or total < highest - _DROP:
+            if highest >= LEAST_SCORE:
+                parts.append(Chain(seeds_M3[begin : top + 1], highest))
+            if row == len(worth):
+                break
+            begin = top = row
+            total = highest = float(seeds_M3[row, 2])
+        elif total < 0:
+            begin = top = row
+            total = highest = float(seeds_M3[row, 2])
+    return parts
 
 
 def _outside(chain: Chain, taken_heard: np.ndarray, taken_written: np.ndarray) -> Chain | None:

@@ -13,7 +13,7 @@ from itertools import pairwise
 import numpy as np
 
 from lalia.align.pieces import LONGEST_S, SHORTEST_S
-from lalia.align.placement import Placement
+from lalia.align.placement import Heard, Placement
 from lalia.decoding.forced_alignment import text_score
 from lalia.text.edit_distance import distance
 from lalia.units import Frames, Seconds
@@ -26,30 +26,35 @@ _COSTS = {
     (False, 2): 1.0, (False, 1): 2.0, (False, 0): 12.0,
 }  # fmt: skip
 """Cost of a cut: (end of a sentence, no pause, a pause, a long one)."""
-_PIECE, _SHORT, _LONG = 0.5, 8.0, 0.1
-"""Costs of each piece, of each second that it is too short, and of each second above two thirds of the longest."""
+_PIECE, _SHORT, _LONG, _UNCLEAR = 0.5, 8.0, 0.1, 0.6
+"""Costs of each piece, of each second that it is too short, of each second above two thirds of the longest, and of each second
+of a piece with an end that is not in a pause."""
+_REACH_S, _LEAST_QUIET_S = 0.3, 0.12
+"""Beside a break, silence of the second length must begin within the first of the word: else another word may touch it."""
 
 
 @dataclass(frozen=True)
 class Cut:
-    """Placed words from ``first`` to before ``last``, and the frames of their piece, with silence around them."""
+    """Placed words from ``first`` to before ``last``, the frames of their piece with silence around them, and whether both of
+    its ends are in pauses."""
 
     first: int
     last: int
     start: Frames
     end: Frames
+    clear: bool
 
 
-def cut(placement: Placement, ends_K: np.ndarray, levels_T: np.ndarray, frame_s: Seconds) -> list[Cut]:
+def cut(placement: Placement, heard: Heard, ends_K: np.ndarray, levels_T: np.ndarray, frame_s: Seconds) -> list[Cut]:
     """The pieces of a recording. ``ends_K``: whether a sentence ends with the placed word; ``levels_T``: dB of each frame."""
+    letters_T = np.zeros(len(levels_T), bool)
+    letters_T[heard.starts] = True
     quiet_T = _quiet(levels_T)
-    K = len(placement.words_K)
-    begins = [*np.flatnonzero(placement.breaks_K).tolist(), K]
+    begins = [*np.flatnonzero(placement.breaks_K).tolist(), len(placement.words_K)]
     cuts: list[Cut] = []
     for first, last in pairwise(begins):
-        gaps = [_gap(placement, k, quiet_T, levels_T) for k in range(first, last - 1)]
-        cuts += _best(placement, first, last, gaps, ends_K, frame_s)
-    return [_padded(one, placement, cuts, n, len(levels_T), round(PAD_S / frame_s)) for n, one in enumerate(cuts)]
+        cuts += _pieces_of_run(placement, first, last, ends_K, quiet_T, levels_T, letters_T, frame_s)
+    return cuts
 
 
 def _quiet(levels_T: np.ndarray) -> np.ndarray:
@@ -60,71 +65,96 @@ def _quiet(levels_T: np.ndarray) -> np.ndarray:
     return levels_T < low + 0.35 * (high - low)
 
 
+def _runs_of(quiet_T: np.ndarray) -> np.ndarray:
+    """The first frame and the one after the last of each run of True, (R, 2)."""
+    return np.flatnonzero(np.diff(np.concatenate([[False], quiet_T, [False]]).astype(np.int8))).reshape(-1, 2)
+
+
 def _gap(placement: Placement, k: int, quiet_T: np.ndarray, levels_T: np.ndarray) -> tuple[Frames, Frames]:
     """Between placed words k and k + 1: the length of the longest pause, and its middle (else the quietest frame)."""
     start, end = int(placement.frames_K2[k, 1]), int(placement.frames_K2[k + 1, 0])
     if end <= start:
         return 0, start
-    inside = np.concatenate([[False], quiet_T[start:end], [False]])
-    edges = np.flatnonzero(np.diff(inside.astype(np.int8)))
-    if not len(edges):
+    runs = _runs_of(quiet_T[start:end])
+    if not len(runs):
         return 0, start + int(levels_T[start:end].argmin()) + (end - start > 1)
-    lengths = edges[1::2] - edges[::2]
-    longest = int(lengths.argmax())
-    return int(lengths[longest]), start + int(edges[2 * longest] + edges[2 * longest + 1] + 1) // 2
+    longest = int((runs[:, 1] - runs[:, 0]).argmax())
+    return int(runs[longest, 1] - runs[longest, 0]), start + int(runs[longest].sum() + 1) // 2
 
 
-def _best(
+def _edge(
+    at: Frames, step: int, limit: Frames, quiet_T: np.ndarray, letters_T: np.ndarray, frame_s: Seconds
+) -> tuple[Frames, bool]:
+    """The end of a run of words beside a break: how far silence goes from frame ``at`` in the direction ``step`` (1 or -1), at
+    most ``PAD_S`` and not beyond frame ``limit``; and whether there is silence, with no other letter before it."""
+    reach, least, pad = (round(seconds / frame_s) for seconds in (_REACH_S, _LEAST_QUIET_S, PAD_S))
+    stop = min(limit, at + reach + pad) if step > 0 else max(limit, at - reach - pad)
+    ahead = slice(at, stop) if step > 0 else slice(stop, at)
+    quiet_T, letters_T = quiet_T[ahead][::step], letters_T[ahead][::step]
+    for begin, end in _runs_of(quiet_T).tolist():
+        if begin > reach:
+            break
+        if end - begin >= least or end == len(quiet_T):
+            last = min(end, max(pad, begin + least))
+            return at + step * last, not letters_T[:last].any()
+    return at, len(quiet_T) == 0
+
+
+def _pieces_of_run(
     placement: Placement,
     first: int,
     last: int,
-    gaps: Sequence[tuple[Frames, Frames]],
     ends_K: np.ndarray,
+    quiet_T: np.ndarray,
+    levels_T: np.ndarray,
+    letters_T: np.ndarray,
     frame_s: Seconds,
 ) -> list[Cut]:
     """The cheapest pieces of the words from ``first`` to before ``last``, by dynamic programming over their gaps."""
+    K, T = len(placement.words_K), len(quiet_T)
+    low = int(placement.frames_K2[first - 1, 1]) if first else 0
+    high = int(placement.frames_K2[last, 0]) if last < K else T
+    start, clear_start = _edge(int(placement.frames_K2[first, 0]), -1, low, quiet_T, letters_T, frame_s)
+    end, clear_end = _edge(int(placement.frames_K2[last - 1, 1]), 1, high, quiet_T, letters_T, frame_s)
+    gaps = [_gap(placement, k, quiet_T, levels_T) for k in range(first, last - 1)]
     n = last - first
-    edge = [int(placement.frames_K2[first, 0]), *(at for _, at in gaps), int(placement.frames_K2[last - 1, 1])]
-    cost = [0.0]
+    edges = [start, *(at for _, at in gaps), end]
+    costs, clear = [0.0], [clear_start]
     for k, (pause, _) in enumerate(gaps):
-        length_s = pause * frame_s
-        kind = 2 if length_s >= _LONG_PAUSE_S else 1 if length_s >= _PAUSE_S else 0
-        cost.append(_COSTS[bool(ends_K[first + k]), kind])
-    cost.append(0.0)
+        kind = 2 if pause * frame_s >= _LONG_PAUSE_S else 1 if pause * frame_s >= _PAUSE_S else 0
+        costs.append(_COSTS[bool(ends_K[first + k]), kind])
+        clear.append(kind > 0)
+    costs.append(0.0)
+    clear.append(clear_end)
     total, back = [0.0] + [math.inf] * n, [0] * (n + 1)
-    for end in range(1, n + 1):
-        for begin in range(end - 1, -1, -1):
-            length_s = (edge[end] - edge[begin]) * frame_s
-            if length_s > LONGEST_S - 2 * PAD_S and begin < end - 1:
+    for stop in range(1, n + 1):
+        for begin in range(stop - 1, -1, -1):
+            length_s = (edges[stop] - edges[begin]) * frame_s
+            if length_s > LONGEST_S and begin < stop - 1:
                 break
-            length_cost = (
-                _PIECE + _SHORT * max(0.0, SHORTEST_S - length_s) + _LONG * max(0.0, length_s - LONGEST_S / 1.5)
-            )
-            if total[begin] + length_cost + cost[end] < total[end]:
-                total[end], back[end] = total[begin] + length_cost + cost[end], begin
+            cost = costs[stop] + _PIECE
+            if clear[begin] and clear[stop]:
+                cost += _SHORT * max(0.0, SHORTEST_S - length_s) + _LONG * max(0.0, length_s - LONGEST_S / 1.5)
+            else:
+                cost += _UNCLEAR * length_s
+            if total[begin] + cost < total[stop]:
+                total[stop], back[stop] = total[begin] + cost, begin
     pieces: list[Cut] = []
-    end = n
-    while end:
-        begin = back[end]
-        pieces.append(Cut(first + begin, first + end, edge[begin], edge[end]))
-        end = begin
+    stop = n
+    while stop:
+        begin = back[stop]
+        pad = round(PAD_S / frame_s)
+        words = placement.frames_K2[first + begin, 0], placement.frames_K2[first + stop - 1, 1]
+        frames = max(edges[begin], int(words[0]) - pad), min(edges[stop], int(words[1]) + pad)
+        pieces.append(Cut(first + begin, first + stop, *frames, clear[begin] and clear[stop]))
+        stop = begin
     return pieces[::-1]
-
-
-def _padded(one: Cut, placement: Placement, cuts: Sequence[Cut], number: int, frames: Frames, pad: Frames) -> Cut:
-    """``one`` with at most ``pad`` frames of silence on both sides, which end in the middle of the way to its neighbours."""
-    first, last = int(placement.frames_K2[one.first, 0]), int(placement.frames_K2[one.last - 1, 1])
-    before = cuts[number - 1] if number else None
-    after = cuts[number + 1] if number + 1 < len(cuts) else None
-    low = 0 if before is None else one.start if before.end == one.start else (before.end + first) // 2
-    high = frames if after is None else one.end if after.start == one.end else (after.start + last + 1) // 2
-    return Cut(one.first, one.last, max(low, first - pad), min(high, last + pad))
 
 
 # --- Scores ----------------------------------------------------------------------------------------------
 
 FEATURES = ("deficit", "neighbours' deficit", "errors", "neighbours' errors", "letters", "at a break")
-WEIGHTS = (-6.0, 0.6, 0.6, 1.0, 2.0, -0.2, 0.5)
+WEIGHTS = (-7.521, 2.5, 0.254, 0.482, 0.754, -0.286, -0.057)
 """Logistic regression of P(word is wrong): constant, then the features; fitted by benchmarks/align/calibrate.py."""
 _NEAR = 2
 """Words on either side that count as neighbours."""

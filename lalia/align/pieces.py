@@ -30,8 +30,10 @@ LONGEST_S: Seconds = 20.0
 NO_TEXT, SHORT, ENDS, SCORE = "no text", "short", "ends", "score"
 """Reasons why a piece is not accepted; LISTENER is a person's decision."""
 LISTENER = "listener"
-LEAST_MARGIN = 0.0
-"""In nats: below it the text with a word more or less at an end fits the audio better."""
+MOST_ENDS = 0.3
+"""The highest ``ends`` of an accepted piece."""
+LEAST_MARGIN = -20.0
+"""In nats. Rough recognisers prefer a text with a word less by a few nats where the word is said."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def decide(piece: Piece, accept: float = ACCEPT) -> Piece:
         SHORT: piece.duration_s < SHORTEST_S,
         SCORE: piece.score > REFUSE,
     }
-    doubtful = {SCORE: piece.score > accept, ENDS: piece.ends > accept or piece.margin < LEAST_MARGIN}
+    doubtful = {SCORE: piece.score > accept, ENDS: piece.ends > MOST_ENDS or piece.margin < LEAST_MARGIN}
     decisions: tuple[tuple[Status, dict[str, bool]], ...] = (("refused", refused), ("doubtful", doubtful))
     for status, reasons in decisions:
         for reason, holds in reasons.items():

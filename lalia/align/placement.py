@@ -11,7 +11,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from lalia.align.chains import Chain, find_chains
+from lalia.align.chains import Allowed, Chain, find_chains
 from lalia.decoding.forced_alignment import align_words
 from lalia.units import Frames
 
@@ -73,12 +73,18 @@ class _Anchored:
 
 
 def place(
-    heard: Heard, words: Sequence[Sequence[int]], frames: Frames, read: ReadFrames, boundary: int | None
+    heard: Heard,
+    words: Sequence[Sequence[int]],
+    frames: Frames,
+    read: ReadFrames,
+    boundary: int | None,
+    allowed: Allowed | None = None,
 ) -> Placement:
-    """Place ``words`` (token ids without boundaries, none empty) in a recording of ``frames`` frames."""
+    """Place ``words`` (token ids without boundaries, none empty) in a recording of ``frames`` frames; ``allowed`` as in
+    ``find_chains``."""
     letters = np.concatenate([np.asarray(word, np.int64) for word in words]) if words else np.zeros(0, np.int64)
     firsts_W = np.cumsum([0, *map(len, words)])
-    chains = find_chains(heard.tokens, letters)
+    chains = find_chains(heard.tokens, letters, allowed)
     deficit_T = np.zeros(frames, np.float32)
     placed: dict[int, tuple[Frames, Frames, bool]] = {}
     broken = True

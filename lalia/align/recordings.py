@@ -15,10 +15,11 @@ from typing import Protocol
 
 import numpy as np
 
+from lalia.align.chains import Allowed, find_chains
 from lalia.align.cutting import Cut, cut, evidence, margin, territory, wrong_probability
 from lalia.align.pieces import LONGEST_S, SHORTEST_S, Piece, decide
 from lalia.align.placement import Heard, Placement, place
-from lalia.align.written import TextOptions, Word, encode, join_text, read_words
+from lalia.align.written import PRIOR_S, TextOptions, Word, encode, join_text, read_words
 from lalia.audio.reading import probe_audio, read_blocks
 from lalia.cards import write_json
 from lalia.decoding.greedy import collapse, peaks
@@ -93,9 +94,9 @@ class Emissions:
                 number += 1
                 keep = number * part - around
                 held, at = held[keep - at :], keep
-        before = number * part - at
-        if len(held) > before:
-            yield number, held, before, len(held) - before
+        while len(held) > (before := number * part - at):
+            yield number, held, before, min(part, len(held) - before)
+            number += 1
 
     def store(self, number: int, log_probs_TV: np.ndarray, wave: np.ndarray, before: Samples, own: Samples) -> None:
         """Store a part, given the model's output for its wave with margins."""
@@ -169,7 +170,7 @@ class Text:
     """A text and the tokens of its words; ``spoken`` are the numbers of the words that have any."""
 
     def __init__(self, path: Path, options: TextOptions, model: AcousticModel) -> None:
-        self.path = path
+        self.path, self._options = path, options
         self.words = read_words(path, options)
         ids, unknown = encode(self.words, model.normaliser, model.tokens)
         foreign = [word.text for word, count in zip(self.words, unknown, strict=True) if count]
@@ -182,6 +183,14 @@ class Text:
     @property
     def letters(self) -> int:
         return sum(map(len, self.ids))
+
+    def prior(self, heard: Heard, frame_s: Seconds) -> Allowed | None:
+        """Which letters may be in which places, by the times of subtitles; None if these are ignored."""
+        times_s = [self.words[number].at_s for number in self.spoken]
+        if self._options.times == "ignored" or any(at_s is None for at_s in times_s):
+            return None
+        letter_s = np.repeat(np.array(times_s, np.float64), [len(ids) for ids in self.ids])
+        return lambda h, w: np.abs(heard.starts[h] * frame_s - letter_s[w]) <= PRIOR_S
 
 
 def share_found(heard: Heard, placement: Placement) -> float:
@@ -201,7 +210,7 @@ def align_recording(pair: Pair, text: Text, emissions: Emissions, model: Acousti
             f"the recogniser hears {plural(len(heard.tokens), 'letter')} in {minutes:.1f} minutes; is it speech?"
         )
         return found
-    placement = place(heard, text.ids, frames, emissions.read, boundary)
+    placement = place(heard, text.ids, frames, emissions.read, boundary, text.prior(heard, frame_s))
     share = share_found(heard, placement)
     if share < FOUND or not len(placement.words_K):
         found.refused = (
@@ -254,7 +263,7 @@ def _pieces(
     ids = [text.ids[k] for k in placement.words_K]
     # A sentence may end with a word that has no letters for the recogniser.
     ends_K = np.array([_ends_sentence(text, k) for k in placement.words_K], bool)
-    cuts = cut(placement, ends_K, levels_T, frame_s)
+    cuts = cut(placement, heard, ends_K, levels_T, frame_s)
     edges = territory(placement, frames)
     said = [heard.tokens[slice(*np.searchsorted(heard.starts, edge))] for edge in edges]
     wrong_K = wrong_probability(evidence(placement, ids, said, frames))
@@ -271,7 +280,7 @@ def _pieces(
                 pair, one.start * frame_s, one.end * frame_s, written,
                 _transcript(log_probs_TV, model), words[one.first],
                 score=float(wrong_K[one.first : one.last].mean()),
-                ends=float(max(wrong_K[one.first], wrong_K[one.last - 1])),
+                ends=float(max(wrong_K[one.first], wrong_K[one.last - 1])) if one.clear else 1.0,
                 margin=margin(log_probs_TV, [ids[k] for k in inside], *neighbours, boundary),
             )
         )  # fmt: skip
@@ -382,8 +391,6 @@ def _best_guess(
     pair: Pair, pairs: Sequence[Pair], texts: Mapping[Path, Text], emissions: Emissions, model: AcousticModel
 ) -> str:
     """The reason why a text is refused, if that of another recording fits; else ""."""
-    from lalia.align.chains import find_chains
-
     heard = emissions.heard(model.tokens.boundary)
     if not len(heard.tokens):
         return ""

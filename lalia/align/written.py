@@ -165,9 +165,9 @@ def _blocks(path: Path) -> Iterator[_Block]:
             raise UserError(f"{path}: holds no texts; expected names like {', '.join(SUFFIXES[:4])}")
         for file in files:
             blocks = list(_blocks(file))
-            yield from (
-                blocks if any(b.kind == "heading" for b in blocks) else [_Block(file.stem, "heading"), *blocks][1:]
-            )
+            if not any(block.kind == "heading" for block in blocks):
+                yield _Block(file.stem, "chapter")
+            yield from blocks
         return
     suffix = path.suffix.lower()
     if suffix == ".epub":

@@ -8,7 +8,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from lalia.decoding.forced_alignment import align, letters_of_frames
+from lalia.decoding.forced_alignment import align, align_words, letters_of_frames, text_score
 from lalia.text.tokens import Tokens
 
 
@@ -86,3 +86,63 @@ def test_spaces_are_no_letters_and_unknown_letters_give_none() -> None:
     assert letters_of_frames(log_probs_TV, tokens, "axb") == []
     assert letters_of_frames(log_probs_TV, tokens, "") == []
     assert letters_of_frames(log_probs_TV, tokens, "ababab") == []
+
+
+# --- Words that may be missing, and audio that may be ------------------------------------------------------
+
+
+def emitted(text: str, tokens: int = 6, frames: int = 2, sure: float = 6.0) -> np.ndarray:
+    """Log-probabilities of a recogniser that is sure: each letter (a = 2, b = 3, ...; | = 1) in two frames, then a blank."""
+    path = [i for letter in text for i in ([1 if letter == "|" else ord(letter) - 95] * frames + [0])]
+    logits = np.zeros((len(path), tokens), np.float32)
+    logits[np.arange(len(path)), path] = sure
+    return logits - np.log(np.exp(logits).sum(1, keepdims=True))
+
+
+def ids(*words: str) -> list[list[int]]:
+    return [[ord(letter) - 95 for letter in word] for word in words]
+
+
+def test_words_are_found_where_they_are() -> None:
+    path = align_words(emitted("abc|cab|b"), ids("abc", "cab", "b"), boundary=1)
+    assert path.frames_W2.tolist() == [[0, 8], [12, 20], [24, 26]]
+    assert not path.star_T.any()
+    assert path.deficit_T.max() == 0
+
+
+def test_a_word_that_nobody_says_is_left_out() -> None:
+    path = align_words(emitted("abcabc|bacbac"), ids("abcabc", "dddcdcddcd", "bacbac"), boundary=1)
+    assert path.frames_W2[1].tolist() == [-1, -1]
+    assert path.frames_W2[[0, 2]].tolist() == [[0, 16], [21, 38]]
+    assert path.star_T[16:21].any()  # the star is entered between the words
+
+
+def test_audio_that_is_not_in_the_text_is_left_out() -> None:
+    path = align_words(emitted("abcabc|dcdcdcddcdcdccdd|bacbac"), ids("abcabc", "bacbac"), boundary=1)
+    assert path.frames_W2.tolist() == [[0, 17], [72, 89]]
+    assert path.star_T[24:66].all()
+
+
+def test_the_beginning_and_the_end_of_a_text_may_be_missing() -> None:
+    words = ids("ddcdcddd", "abcabc", "bacbac", "cdcdcdd")
+    path = align_words(emitted("abcabc|bacbac"), words, boundary=1)
+    assert (path.frames_W2[:, 0] >= 0).tolist() == [False, True, True, False]
+
+
+def test_text_score_is_that_of_the_best_path() -> None:
+    log_probs_TV = log_probs(6, 4, 3)
+    found = text_score(log_probs_TV, [[2], [3, 2]], boundary=1)
+    best = -np.inf
+    for path in product(range(4), repeat=6):
+        # A boundary between words, or none; before and after them too.
+        letters = [token for i, token in enumerate(path) if token and (i == 0 or path[i - 1] != token)]
+        inside = [token for token in letters if token != 1]
+        if inside != [2, 3, 2]:
+            continue
+        first, second = path.index(2), path.index(3)
+        last = len(path) - 1 - path[::-1].index(2)
+        allowed = all(token != 1 for token in path[second : last + 1])
+        runs = "".join(map(str, path[first:second])).strip("013") in ("2", "22", "222", "2222")
+        if allowed and runs:
+            best = max(best, sum(log_probs_TV[t, token] for t, token in enumerate(path)))
+    assert found == pytest.approx(best)

@@ -1,0 +1,1 @@
+"""Alignment of long recordings: known times, damaged texts, other aligners, hours."""
