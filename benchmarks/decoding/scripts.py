@@ -138,7 +138,7 @@ def _is_letter(sign: str) -> bool:
 
 def failed_checks(row: Row, normaliser: Normaliser, tokens: Tokens, search: bool = True) -> list[str]:
     """The names of the checks that ``row`` fails."""
-    writing, right = normaliser.writing, row.right
+    writing, right = normaliser.output_writing, row.right
     log_probs_TV = simulate(tokens.encode(right), len(tokens))
     spans = greedy(log_probs_TV)
     found = words(spans, tokens, FRAME_S, writing)
@@ -164,7 +164,7 @@ def failed_checks(row: Row, normaliser: Normaliser, tokens: Tokens, search: bool
 
 def tuned_confidence(rows: Sequence[Row], tokens: Tokens, normaliser: Normaliser) -> tuple[float, float]:
     """The lowest confidence of a word when every hypothesis is perfect: before calibration on these rows, and after it."""
-    decoder = Decoder(tokens, FRAME_S, writing=normaliser.writing)
+    decoder = Decoder(tokens, FRAME_S, writing=normaliser.output_writing)
     evidence, right = word_evidence(
         decoder, ((row.right, simulate(tokens.encode(row.right), len(tokens))) for row in rows)
     )
@@ -185,7 +185,7 @@ def simulate(ids: list[int], size: int) -> np.ndarray:
 
 def stream(log_probs_TV: np.ndarray, tokens: Tokens, normaliser: Normaliser) -> list[object]:
     """The words of a stream that arrives four frames at a time."""
-    streaming = StreamingGreedy(tokens, FRAME_S, normaliser.writing)
+    streaming = StreamingGreedy(tokens, FRAME_S, normaliser.output_writing)
     found: list[object] = []
     for start in range(0, len(log_probs_TV), 4):
         found += streaming.feed(log_probs_TV[start : start + 4])

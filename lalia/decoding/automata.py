@@ -453,7 +453,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _normalised(path: Path, number: int, phrase: str, normaliser: Normaliser) -> str:
-    written = normaliser(phrase)
+    written = normaliser.for_text(phrase)(phrase)
     if not written:
         raise UserError(f"{path}: line {number}: {phrase.strip()!r} has no letters")
     return written

@@ -301,11 +301,15 @@ class StreamingGreedy:
             return closed
         letters = _letters(going_on, self._tokens)
         pieces = self._writing.cut("".join(letter for letter, _ in letters))
-        certain = sum(map(len, pieces[: self._writing.certain(pieces)]))
-        later = letters[certain:]
-        last = later[0][1][0].start_frame if later else going_on[-1].end_frame
-        # A token with letters of two words waits for the second.
-        return closed + (sum(span.end_frame <= last for span in going_on) if certain else 0)
+        ends = {span.end_frame: number for number, span in enumerate(going_on, start=1)}
+        count, at = 0, 0
+        for piece in pieces[: self._writing.certain(pieces)]:
+            at += len(piece)
+            end = letters[at - 1][1][-1].end_frame
+            following = letters[at][1][0].start_frame if at < len(letters) else end
+            if end in ends and following >= end:  # else a token has letters of two words: they wait for each other
+                count = ends[end]
+        return closed + count
 
     def _words(self, spans: Sequence[TokenSpan]) -> list[Word]:
         """The words of pending ``spans``, also split at pauses."""

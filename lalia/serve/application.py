@@ -134,7 +134,7 @@ def hot_words(text: str, student: Student, most: int, on_note: NoteHandler) -> d
         raise RequestError(400, "too_many_words", f"{len(phrases)} phrases to boost; expected at most {most}")
     found, skipped = {}, []
     for phrase in phrases:
-        written = student.normaliser(phrase)
+        written = student.normaliser.for_text(phrase)(phrase)
         try:
             if not written:
                 raise UserError("has no letters")

@@ -253,6 +253,11 @@ class Normaliser:
             self._for_language[language] = Normaliser(self.settings.for_language(code)) if other else self
         return self._for_language[language]
 
+    def for_text(self, text: str) -> Normaliser:
+        """The normaliser of the first of ``languages`` whose script ``text`` begins in; itself where there is none."""
+        writes = (own for code in self.languages if (own := self.for_language(code)).writing.writes(text))
+        return self if self.writing.writes(text) else next(writes, self)
+
     def __call__(self, text: str) -> str:
         settings = self.settings
         text = unicodedata.normalize(settings.form, text)

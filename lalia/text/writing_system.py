@@ -67,10 +67,13 @@ _CODES_OF_SCRIPTS = {
     "MONGOLIAN": "Mong", "TIBETAN": "Tibt", "TIFINAGH": "Tfng", "CANADIAN": "Cans", "ADLAM": "Adlm", "NKO": "Nkoo",
     "GREEK": "Grek", "THAI": "Thai", "MYANMAR": "Mymr", "JAVANESE": "Java",
 }  # fmt: skip
-_LANGUAGES_OF_SCRIPTS = {
+_WRITINGS_OF_SCRIPTS = {
     **_CODES_OF_SCRIPTS, "LAO": "Laoo", "KHMER": "Khmr", "BALINESE": "Bali", "YI": "Yiii", "CJK": "Hans Hant Hani Jpan Kore",
     "HIRAGANA": "Jpan Hira", "KATAKANA": "Jpan Kana", "BOPOMOFO": "Bopo", "HANGUL": "Kore Hang", "TAI": "Lana Tale Tavt",
-    "NEW": "Talu",
+    "NEW": "Talu", "BENGALI": "Beng", "GUJARATI": "Gujr", "TAMIL": "Taml", "TELUGU": "Telu", "KANNADA": "Knda",
+    "MALAYALAM": "Mlym", "SINHALA": "Sinh", "ORIYA": "Orya", "ETHIOPIC": "Ethi", "ARMENIAN": "Armn", "GEORGIAN": "Geor",
+    "CHEROKEE": "Cher",
+    "THAANA": "Thaa", "SYRIAC": "Syrc", "VAI": "Vaii", "OL": "Olck", "COPTIC": "Copt", "BUGINESE": "Bugi",
 }  # fmt: skip
 """The codes of the writings that use a script, as ``script_of`` names it."""
 _TSHEG = "\u0f0b"
@@ -82,6 +85,11 @@ _STACKERS = frozenset("\u1039\u17d2\u1a60\ua9c0\u1b44")
 _ASAT = "\u103a"
 _LOOKAHEAD = 2
 """A piece is certain when this many pieces follow: a Myanmar consonant joins the syllable before it when asat follows."""
+
+
+def first_script(text: str) -> str:
+    """The script of the first letter of ``text``, as ``script_of`` names it; "" where there is none."""
+    return next(filter(None, map(script_of, text)), "")
 
 
 @lru_cache(maxsize=65536)
@@ -191,6 +199,11 @@ class WritingSystem:
         """The writing of the letters of ``text``, which are of one script."""
         return self
 
+    def writes(self, text: str) -> bool:
+        """Whether the first letter of ``text`` is of this writing's script; True if it has no letter."""
+        script = first_script(text)
+        return not script or self.script in _WRITINGS_OF_SCRIPTS.get(script, "").split()
+
     def edge(self, letter: str) -> str:
         """What stands beside a word that begins or ends in ``letter``; "" where words have no edges."""
         own = self.part(letter)
@@ -291,20 +304,16 @@ class MixedWriting(WritingSystem):
 
     def part(self, text: str) -> WritingSystem:
         """The writing of the first letter of ``text`` whose script is known."""
-        return self._of_script(next(filter(None, map(script_of, text)), ""))
-
-    def _of_script(self, script: str) -> WritingSystem:
+        script = first_script(text)
         if script not in self._by_script:
-            codes = _LANGUAGES_OF_SCRIPTS.get(script, "").split()
-            found = (writing for writing in self._writings if writing.script in codes)
+            found = (writing for writing in self._writings if writing.writes(text))
             self._by_script[script] = next(found, self._writings[0])
         return self._by_script[script]
 
     def _cut_run(self, run: str) -> list[str]:
         stretches: list[tuple[WritingSystem, str]] = []
         for letter in run:
-            script = script_of(letter)
-            own = self._of_script(script) if script else None
+            own = self.part(letter) if script_of(letter) else None
             if stretches and own in (None, stretches[-1][0]):
                 stretches[-1] = (stretches[-1][0], stretches[-1][1] + letter)
             else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -15,6 +16,7 @@ from benchmarks.decoding.scripts import (
     tuned_confidence,
 )
 from lalia.scoring.rates import character_errors, word_errors
+from lalia.text.normaliser import Normaliser, settings_for
 from lalia.text.tokens import choose_vocabulary
 
 ROWS = read_rows()
@@ -31,6 +33,17 @@ def test_the_declaration_is_written_by_the_rule() -> None:
     rows = [row for row in ROWS if row.source.startswith("UDHR") and not any(map(str.isdecimal, row.written))]
     assert len(rows) > 900
     assert [row.written for row in rows if by_rule(row.written, row.language) != row.right] == []
+
+
+def test_a_model_of_several_scripts_is_right_in_each() -> None:
+    """Spaces, clusters, syllables and ideographs in one model, whichever language comes first."""
+    codes = ["deu", "tha", "bod", "cmn", "kor", "heb"]
+    rows = [row for code in codes for row in [row for row in ROWS if row.language == code][:3]]
+    tokens = choose_vocabulary(row.right for row in rows).tokens
+    first, *others = map(settings_for, codes)
+    normaliser = Normaliser(replace(first, languages={own.language: own for own in others}))
+    for row in rows:
+        assert failed_checks(row, normaliser.for_language(row.language), tokens, search=False) == []
 
 
 @pytest.mark.parametrize("language", ["cmn", "tha", "bod", "kor", "ara", "nav"])

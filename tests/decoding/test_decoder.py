@@ -290,6 +290,17 @@ def test_hot_words_of_a_model_of_several_writings(
     assert [word.text for word in found.words] == writing.cut(text_of(found, tokens))
 
 
+@pytest.mark.parametrize("codes", [("deu", "tha"), ("tha", "deu")])
+def test_hot_words_are_normalised_by_the_language_of_their_script(codes: tuple[str, ...], tmp_path: Path) -> None:
+    first, other = map(settings_for, codes)
+    normaliser = Normaliser(replace(first, languages={other.language: other}))
+    tokens = Tokens(["<blank>", "|", *sorted({*"กรุงเทพ", *"gutentag"})])
+    path = tmp_path / "hot.txt"
+    path.write_text("กรุง เทพ\nGuten Tag!\n", encoding="utf-8")
+    assert list(read_hot_words(path, normaliser, tokens)) == ["กรุงเทพ", "guten tag"]
+    assert read_closed(path, normaliser, tokens) == ["guten tag", "กรุงเทพ"]
+
+
 def test_a_closed_list_of_a_model_of_several_writings() -> None:
     """A pause inside a phrase of Thai is no space; one inside a word of German is."""
     writing = Normaliser(replace(settings_for("deu"), languages={"tha": settings_for("tha")})).output_writing
