@@ -7,7 +7,6 @@ without a language model uses greedy decoding instead (``loss.py``).
 from __future__ import annotations
 
 import json
-import math
 import sys
 import time
 from pathlib import Path
@@ -17,15 +16,15 @@ import numpy as np
 
 from distill.measure import TorchModel
 from lalia.cards import write_json
-from lalia.data.loader import make_eval_loader
 from lalia.data.mixture import Mixture
-from lalia.decoding.decoder import Decoder, make_decoder
+from lalia.decoding.decoder import make_decoder
 from lalia.errors import UserError
 from lalia.lm.folder import LanguageModel
 from lalia.models.recogniser import Recogniser
+from lalia.training.validation import transcribe_by_beam
 
 PSEUDO = "pseudo.json"
-MICRO_S, PATIENCE_S = 60.0, 86_400.0
+PATIENCE_S = 86_400.0
 
 
 def beam_labels(
@@ -46,7 +45,7 @@ def beam_labels(
     if found is None:
         if len(rows):
             print(f"the teacher transcribes {len(rows)} unlabelled clips with the language model {lm}", file=sys.stderr)
-        found = search(teacher, make_decoder(TorchModel(teacher, card), model), mixture, rows)
+        found = transcribe_by_beam(teacher, make_decoder(TorchModel(teacher, card), model), mixture, rows)
         folder.mkdir(parents=True, exist_ok=True)
         write_json(path, facts | {"clips": found})
     by_id = {mixture.id(int(row)): int(row) for row in rows}
@@ -56,23 +55,6 @@ def beam_labels(
     if leads:
         print(f"{len(kept)} of {len(rows)} unlabelled clips get a pseudo-label with enough confidence", file=sys.stderr)
     return kept
-
-
-def search(
-    teacher: Recogniser, decoder: Decoder, mixture: Mixture, rows: np.ndarray
-) -> dict[str, tuple[list[int], float]]:
-    """Id of each readable row -> (tokens, geometric mean of their probabilities by the teacher alone)."""
-    found: dict[str, tuple[list[int], float]] = {}
-    device = teacher.head.weight.device
-    for batch in make_eval_loader(mixture, rows, MICRO_S):
-        batch = batch.to(device)
-        log_probs_BTV, frames_B = teacher.log_probs(batch.wave_BS, batch.lengths_B)
-        decoded = zip(batch.rows_B.tolist(), log_probs_BTV.cpu().numpy(), frames_B.tolist(), strict=True)
-        for row, log_probs_TV, frames in decoded:
-            spans = decoder.decode(log_probs_TV[:frames]).spans
-            mean = sum(math.log(max(span.confidence, 1e-12)) for span in spans) / max(1, len(spans))
-            found[mixture.id(row)] = ([span.token for span in spans], math.exp(mean) if spans else 0.0)
-    return found
 
 
 def _known(path: Path, facts: dict[str, Any]) -> dict[str, tuple[list[int], float]] | None:

@@ -1,4 +1,4 @@
-"""``lalia finetune VERB``: check labels, fit a recogniser or a tagger, make a language model, evaluate, merge an adapter."""
+"""``lalia finetune VERB``: check and grow labels, fit recognisers and taggers, make a language model, evaluate, fold."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from finetune import presets
-from finetune.config import FinetuneSettings, FoldSettings
+from finetune.config import FinetuneSettings, FoldSettings, GrowSettings
 from finetune.presets import check_settings
 from lalia import config
 from lalia.cards import read_card
@@ -47,6 +47,25 @@ used most
   --optim.lr N           peak learning rate, instead of the preset's
   --batch.micro_s N      seconds of audio in memory at a time; less needs less memory
 """,
+    "grow": """\
+Turn recordings with text, and audio without, into labels: fit, align, fit again, until no more is accepted.
+
+  lalia finetune grow --encoder nano-multilingual --data.corpus data/ten --data.language swh --grow.source book --out runs/grown
+  lalia finetune grow … --grow.unlabelled data/radio --grow.text news.txt     also pseudo-labels for audio without text
+
+Round N trains RUN/round-N/fit on the labels and on what the round before accepted, and aligns the recordings with it
+(RUN/round-N/aligned, like lalia align). Sentences of dev and test clips are never accepted. RUN/rounds.tsv has hours and error
+rates of every round; RUN/recogniser and RUN/student are the best round's. The same command again continues.
+
+used most
+  --grow.source PATH         a folder of pairs or a table, as for lalia align; or twice: the recording and its text
+  --grow.unlabelled CORPUS   audio without text, for pseudo-labels; repeat it for several
+  --grow.text FILE           text for the language model of the pseudo-labels
+  --grow.recogniser RUN      a run on the same labels, used as the first round's
+  --grow.accept SCORE        accept pieces up to this expected share of wrong words
+  --grow.rounds N            the most rounds
+The settings of lalia finetune fit apply to the training of each round.
+""",
     "lm": "Make a language model from the run's labels and any text, tune it and measure its effect.",
     "eval": "Evaluate the recogniser of a run: error rates, where the errors are, and a page with clips to play.",
     "tag": "Train a tagger: labels of whole clips, such as language, speaker, emotion or command.",
@@ -69,7 +88,16 @@ Merge the adapter of one language into a recogniser of that language only, which
 def main(argv: Sequence[str] | None = None) -> int:
     return run_stage(
         "finetune",
-        {"check": check, "fit": fit, "lm": lm, "eval": evaluate, "tag": tag, "separate": separate, "fold": fold},
+        {
+            "check": check,
+            "fit": fit,
+            "grow": grow,
+            "lm": lm,
+            "eval": evaluate,
+            "tag": tag,
+            "separate": separate,
+            "fold": fold,
+        },
         ABOUT,
         argv,
     )
@@ -91,22 +119,44 @@ def fit(argv: list[str]) -> int:
 
 
 def _fit(settings: FinetuneSettings, stated: Collection[str]) -> None:
+    _resolve(settings)
+    from finetune.fit import finetune  # late: torch and fairseq2 take seconds to import, a typo should not
+
+    finetune(settings, Path(settings.out), stated)
+    from finetune.evaluate import export_finished
+
+    export_finished(settings)
+
+
+def grow(argv: list[str]) -> int:
+    settings = config.load(GrowSettings, argv, "lalia finetune grow", ABOUT["grow"])
+    require(settings.out, "--out", "the folder of the rounds")
+    require(settings.data.corpus, "--data.corpus", "the folder of a corpus with labels, made by `lalia prepare`")
+    require(
+        settings.grow.source + settings.grow.unlabelled, "--grow.source", "recordings with text; or --grow.unlabelled"
+    )
+    require_corpora(settings.grow.unlabelled, "--grow.unlabelled")
+    with stops.caught(Path(settings.out), "finetune"):
+        _resolve(settings)
+        from finetune.grow import grow as run_rounds
+
+        run_rounds(settings, Path(settings.out), config.stated(GrowSettings, argv))
+    return 0
+
+
+def _resolve(settings: FinetuneSettings) -> None:
+    """Check ``settings``, and replace names of models and languages by folders and codes."""
     check_settings(settings)
     settings.encoder = presets.find_encoder(settings.encoder) if settings.encoder else ""
     settings.recogniser = find_made(settings.recogniser, "recogniser", "--recogniser") if settings.recogniser else ""
     require_corpora(settings.data.corpus, "--data.corpus")
-    from finetune.fit import finetune  # late: torch and fairseq2 take seconds to import, a typo should not
-    from lalia.data.mixture import resolve_languages
+    from lalia.data.mixture import resolve_languages  # late: torch takes seconds to import, a typo should not
     from lalia.training.distributed import is_rank_zero
 
     settings.data.language = resolve_languages(
         settings.data.language, settings.data.corpus, "--data.language", is_rank_zero(settings.hardware)
     )
     _warn(settings)
-    finetune(settings, Path(settings.out), stated)
-    from finetune.evaluate import export_finished
-
-    export_finished(settings)
 
 
 def _warn(settings: FinetuneSettings) -> None:

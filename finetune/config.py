@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from lalia.align.pieces import ACCEPT
+from lalia.align.written import TextOptions
 from lalia.data.augment import AugmentSettings
 from lalia.training.settings import RunSettings, ScheduleSettings, SpecAugmentSettings
 
@@ -157,6 +159,36 @@ class FinetuneSettings(RunSettings):
     def weights(self) -> str:
         """The kind of initial weights, for records: a baseline is always "random", whatever `start` says."""
         return "random" if self.fresh else "pretrained"
+
+
+@dataclass
+class GrowthSettings:
+    """Where more labels come from, and when to stop."""
+
+    source: list[str] = field(default_factory=list)
+    """recordings with their text, as `lalia align` takes them: a folder of pairs or a table; or the flag twice, audio and text"""
+    unlabelled: list[str] = field(default_factory=list)
+    """corpus of audio without text; its clips get pseudo-labels"""
+    text: list[str] = field(default_factory=list)
+    """text file for the language model of the pseudo-labels, in addition to the labels"""
+    recogniser: str = ""
+    """a recogniser or run that was trained on the same labels; the first round uses it instead of training one"""
+    accept: float = ACCEPT
+    """highest score of an aligned piece that is accepted: the expected share of wrong words"""
+    confidence: float = 0.9
+    """a pseudo-label is used if the geometric mean of its letters' probabilities reaches this"""
+    rounds: int = 4
+    """the most rounds"""
+    least: float = 0.02
+    """a round that accepts less than this share more than the one before is the last"""
+
+
+@dataclass
+class GrowSettings(FinetuneSettings):
+    """All settings of `lalia finetune grow`: those of the fits, and the sources of more labels."""
+
+    grow: GrowthSettings = field(default_factory=GrowthSettings)
+    reading: TextOptions = field(default_factory=TextOptions)
 
 
 @dataclass

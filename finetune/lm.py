@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from finetune.evaluate import DECODING, LM, LSTM, EvaluationClips, FinetunedModel, add_run
@@ -17,6 +18,7 @@ from lalia.model_folder import STUDENT, check_labels, labelled_rows
 from lalia.runtime.student import Student
 from lalia.scoring.compare import compare, table
 
+LIMIT = 300
 ABOUT = """\
 Make a language model from the labels that a run trained on and any text, tune its weight, and measure its effect.
 
@@ -44,22 +46,16 @@ def main(argv: list[str]) -> int:
     add_ngrams(parser)
     parser.add_argument("--lstm", action="store_true", help="train an LSTM of letters too (minutes to an hour)")
     parser.add_argument(
-        "--limit", type=positive, default=300, metavar="N", help="at most N clips of dev to tune on (300)"
+        "--limit", type=positive, default=LIMIT, metavar="N", help=f"at most N clips of dev to tune on ({LIMIT})"
     )
     parser.add_argument("--split", choices=("dev", "test"), default="test", help="the clips of the comparison (test)")
     args = parser.parse_args(argv)
     model = FinetunedModel.find(args.run, args.corpus or (), args.language or (), args.out)
-    student = model.student()
-    clips = model.clips()
-    labelled_rows(clips, model.corpora[0], "dev", [], None)  # fails now rather than after the n-grams are made
-    ngrams, lstm = model.home / LM, model.home / LSTM
-    counted = arpa_files(args.text)
-    labels = model.clips_by_corpus()
-    texts = args.text if counted else [*labels, *args.text]
-    make_ngrams(texts, labels, student, ngrams, NgramOptions.of(args), [])
-    tune(student, model.corpora[0], ngrams, None, "dev", [], args.limit, clips)
+    student, clips = model.student(), model.clips()
+    ngrams, lstm = make_tuned_ngrams(model, args.text, NgramOptions.of(args), args.limit), model.home / LSTM
     if args.lstm:
         # An ARPA file holds counts and no text, so an LSTM cannot learn from it.
+        labels, counted = model.clips_by_corpus(), arpa_files(args.text)
         texts = [*labels, *(path for path in args.text if path not in counted)]
         make_lstm(texts, labels, student, lstm, [])
         tune(student, model.corpora[0], ngrams, lstm, "dev", [], args.limit, clips)
@@ -73,6 +69,17 @@ def main(argv: list[str]) -> int:
         (f"lalia transcribe {place} talk.mp3 {given}", "try it"),
     )
     return 0
+
+
+def make_tuned_ngrams(model: FinetunedModel, text: Sequence[Path], options: NgramOptions, limit: int = LIMIT) -> Path:
+    """Count n-grams of the labels and ``text``, or take those of an ARPA file, and tune them on dev; their folder."""
+    student, clips, ngrams = model.student(), model.clips(), model.home / LM
+    labelled_rows(clips, model.corpora[0], "dev", [], None)  # fails now rather than after the n-grams are made
+    labels = model.clips_by_corpus()
+    texts = text if arpa_files(text) else [*labels, *text]
+    make_ngrams(texts, labels, student, ngrams, options, [])
+    tune(student, model.corpora[0], ngrams, None, "dev", [], limit, clips)
+    return ngrams
 
 
 def _compare(model: FinetunedModel, folder: Path, clips: EvaluationClips, split: str, with_lstm: bool) -> None:

@@ -186,8 +186,13 @@ def total_hours(card: dict[str, Any]) -> float:
     return float(sum(sum(splits.values()) for splits in card.get("hours", {}).values()))
 
 
+_LABELS_MADE = {"alignment": "labels by alignment", "pseudo_labels": "pseudo-labels"}
+"""How labels that nobody transcribed were made, by the fact on the card."""
+
+
 def _corpus_facts(card: dict[str, Any]) -> list[str]:
     facts = [str(card.get("source", ""))] if card.get("source") else []
+    facts += [kind for fact, kind in _LABELS_MADE.items() if fact in card]
     if card.get("clips"):
         facts.append(f"{numbers.count(sum(card['clips'].values()))} clips")
     if card.get("hours"):

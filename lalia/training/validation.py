@@ -1,10 +1,11 @@
-"""Evaluate a model on a corpus: greedy transcripts with CER and WER of a recogniser, codes of a pretrained quantizer.
+"""Evaluate a model on a corpus: transcripts with CER and WER of a recogniser, codes of a pretrained quantizer.
 
 B clips, S samples, T frames, V tokens or entries, G codebooks.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ import yaml
 from lalia.data.labels import normalised_label
 from lalia.data.loader import make_eval_loader
 from lalia.data.mixture import Mixture
+from lalia.decoding.decoder import Decoder
 from lalia.decoding.greedy import greedy, transcript
 from lalia.errors import UserError
 from lalia.models.encoder import Encoder
@@ -93,6 +95,23 @@ def transcribe_rows(recogniser: Recogniser, mixture: Mixture, rows: np.ndarray, 
             found.writings.append(recogniser.normaliser.for_language(language).writing)
             found.references.append(normalised_label(mixture, row, recogniser.normaliser))
             found.hypotheses.append(transcript(greedy(log_probs_TV[:frames]), recogniser.tokens))
+    return found
+
+
+def transcribe_by_beam(
+    recogniser: Recogniser, decoder: Decoder, mixture: Mixture, rows: np.ndarray
+) -> dict[str, tuple[list[int], float]]:
+    """Id of each readable row -> (tokens, geometric mean of their probabilities by the recogniser alone)."""
+    found: dict[str, tuple[list[int], float]] = {}
+    device = recogniser.head.weight.device
+    for batch in make_eval_loader(mixture, rows, 60.0):
+        batch = batch.to(device)
+        log_probs_BTV, frames_B = recogniser.log_probs(batch.wave_BS, batch.lengths_B)
+        decoded = zip(batch.rows_B.tolist(), log_probs_BTV.cpu().numpy(), frames_B.tolist(), strict=True)
+        for row, log_probs_TV, frames in decoded:
+            spans = decoder.decode(log_probs_TV[:frames]).spans
+            mean = sum(math.log(max(span.confidence, 1e-12)) for span in spans) / max(1, len(spans))
+            found[mixture.id(row)] = ([span.token for span in spans], math.exp(mean) if spans else 0.0)
     return found
 
 
