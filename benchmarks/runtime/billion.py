@@ -110,14 +110,10 @@ def measure(name: str, *argv: str, made: Path | None = None) -> None:
         raise SystemExit(f"{name}: failed")
     minutes = (time.perf_counter() - started) / 60
     processor = (usage.ru_utime + usage.ru_stime) / 60
-    print(
-        f"| {name} | {minutes:.1f} | {processor:.1f} | {usage.ru_maxrss / 1e6:.1f} | {'; '.join(printed)} |", flush=True
-    )
-
-
-def size(folder: Path) -> str:
-    """The bytes of ``folder``, in GB."""
-    return f"{sum(path.stat().st_size for path in folder.iterdir()) / 1e9:.2f} GB on disk"
+    found = "; ".join(printed)
+    if made is not None:
+        found = f"{sum(path.stat().st_size for path in made.iterdir()) / 1e9:.2f} GB on disk"
+    print(f"| {name} | {minutes:.1f} | {processor:.1f} | {usage.ru_maxrss / 1e6:.1f} | {found} |", flush=True)
 
 
 def main() -> None:
