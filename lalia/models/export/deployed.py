@@ -107,14 +107,14 @@ class Deployed(nn.Module):
 
 
 def deployable_copy(model: Recogniser | Classifier) -> Recogniser | Classifier:
-    """A copy in eval mode, so that changes do not reach the model itself."""
+    """A copy in eval mode whose modules can be replaced; it shares the weights of a ``model`` on the CPU, and writes to none."""
     encoder = make_encoder(model.encoder.shape)
     copy: Recogniser | Classifier
     if isinstance(model, Classifier):
         copy = Classifier(encoder, model.facts)
     else:
         copy = Recogniser(encoder, model.tokens, model.normaliser)
-    copy.load_state_dict(model.state_dict())
+    copy.load_state_dict({key: weight.cpu() for key, weight in model.state_dict().items()}, assign=True)
     return copy.eval().requires_grad_(False)
 
 
