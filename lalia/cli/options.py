@@ -182,13 +182,13 @@ def add_language(parser: Parser) -> None:
 # --- The language of a student that has several ----------------------------------------------------------
 
 
-def add_written_language(parser: Parser) -> None:
-    """``--language``: the one that a student of several languages writes, for ``load_student``."""
+def add_written_language(parser: Parser, more: str = "") -> None:
+    """``--language``: the one that a student of several languages writes, for ``load_student``; ``more`` is added to its help."""
     parser.add_argument(
         "--language",
         default="",
         metavar="CODE",
-        help="of a student of several languages: the one to spell and space words by (default: its first)",
+        help="of a student of several languages: the one to spell and space words by (default: its first)" + more,
     )
 
 

@@ -31,11 +31,12 @@ from lalia.errors import AudioError, UserError, one_of
 from lalia.files import one_line, readable
 from lalia.inputs import is_url, url_error
 from lalia.model_folder import CALIBRATED, GREEDY, low_confidence, low_confidence_warning
-from lalia.runtime.student import TranscribeOptions
+from lalia.runtime.student import Student, TranscribeOptions
 from lalia.runtime.transcript import FORMATS, Transcript, render
 from lalia.runtime.windows import in_order, last_value
 from lalia.speakers.diarizer import Diarizer
 from lalia.speakers.naming import name_speakers
+from lalia.tags.language_routing import StudentsByLanguage
 from lalia.units import clock, plural
 
 ABOUT = """\
@@ -51,11 +52,15 @@ Transcribe audio files of any format, rate and length.
   lalia transcribe my-student talk.mp3 --diarizer my-diarizer   who says what: turns of speakers A, B, … (lalia diarize --help)
   lalia transcribe my-student talk.mp3 --lm my-lm --hot names.txt    a language model, and names to boost
   lalia transcribe my-student clips/ --only commands.txt        only these phrases, or nothing
+  lalia transcribe students/ talk.mp3 --language auto           several languages: each part by the student of its language
   lalia transcribe my-student meeting.flac --jobs 1             one window at a time instead of one per core
 
 A clip that cannot be read is named on stderr, and the others are transcribed. Exit status: 0 all clips, 1 some, 2 none.
 Silence gives the empty text. M4A, WebM and G.722 need PyAV (pip install av).
 """
+
+
+AUTO = "auto"
 
 
 def add_arguments(parser: Parser) -> None:
@@ -91,7 +96,13 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--speakers", type=positive, metavar="N", help="the number of speakers, with --diarizer")
     parser.add_argument("--voice", action="store_true", help="transcribe speech only, by voice activity detection")
     parser.add_argument("--threads", type=positive, metavar="N", help="processor threads (default: all cores)")
-    add_written_language(parser)
+    add_written_language(parser, "; auto: MODEL is a folder of students, each for the parts in its language")
+    parser.add_argument(
+        "--tagger",
+        type=Path,
+        metavar="MODEL",
+        help="with --language auto: a tagger of languages (default: by confidence)",
+    )
     add_decoding(parser)
 
 
@@ -120,6 +131,8 @@ class _Job:
 
 def main(args: argparse.Namespace) -> int:
     """``lalia transcribe``."""
+    if args.tagger and args.language != AUTO:
+        raise UserError("--tagger: needs --language auto, and a folder of students")
     clips = find_clips(args.audio, lambda line: print(f"lalia: {one_line(line)}", file=sys.stderr))
     several = len(clips) > 1 or Path(args.audio[0]).is_dir()
     formats, todo = _plan(args, clips, several)
@@ -129,7 +142,8 @@ def main(args: argparse.Namespace) -> int:
             print(f"lalia: {there} of {plural(len(clips), 'clip')} already in {args.out}", file=sys.stderr)
     # Several jobs of one thread each are faster than one job of several threads.
     jobs = args.jobs or max(1, cores() // (args.threads or 1))
-    student = load_student(args.model, args.threads or (1 if jobs > 1 else None), args.language)
+    threads = args.threads or (1 if jobs > 1 else None)
+    student = _students(args, threads) if args.language == AUTO else load_student(args.model, threads, args.language)
     shown = sys.stderr.isatty() and (args.out is not None or not sys.stdout.isatty())
     start, audio_s, done, calls = time.perf_counter(), 0.0, 0, 0
 
@@ -137,7 +151,7 @@ def main(args: argparse.Namespace) -> int:
         needed = "needs --diarizer FOLDER" if args.diarizer is None else "does not go with --channels each"
         raise UserError(f"--speakers {args.speakers}: {needed}")
     diarizer = Diarizer.load(args.diarizer) if args.diarizer else None
-    decoder = decoders(Decoding.of(args), student)
+    decoder = decoders(Decoding.of(args), student) if isinstance(student, Student) else lambda: None
     limit = _limit(args, decoder())
     words, unsure = list[Word](), list[tuple[str, list[Word]]]()
 
@@ -201,6 +215,15 @@ def main(args: argparse.Namespace) -> int:
         bad = f"; {len(todo) - done} of {plural(len(todo), 'clip')} could not be read" if done < len(todo) else ""
         print(f"lalia: {clock(audio_s)} of audio in {elapsed_s:.1f} s ({speed:.0f} × real time){bad}", file=sys.stderr)
     return 0 if done == len(todo) else 1 if done or len(todo) < len(clips) else 2
+
+
+def _students(args: argparse.Namespace, threads: int | None) -> StudentsByLanguage:
+    """The students that ``--language auto`` chooses from; ``UserError`` for options that belong to one student."""
+    if given := Decoding.of(args).as_dict():
+        raise UserError(
+            f"--{next(iter(given))}: belongs to one language, and --language auto writes several; leave one out"
+        )
+    return StudentsByLanguage.load(args.model, args.tagger, threads)
 
 
 def _warn(
