@@ -33,7 +33,10 @@ Check in seconds whether a corpus is ready for training, with reasons and fixes.
   lalia finetune check data/mine                                        all its languages
   lalia finetune check data/mine --language isl --html check.html       one language, and a page with the suspicious clips to play
   lalia finetune check data/mine --fix --out data/fixed                 a fixed corpus, and a list of the changes
-  lalia finetune check data/mine --recogniser runs/rough/recogniser     also find clips that do not match their labels
+  lalia finetune check data/mine --recogniser runs/rough/recogniser --listen wrong.html
+                                                                        also find clips that do not match their labels, and a
+                                                                        page to listen to them and correct them
+  lalia finetune check data/mine --corrections corrections.tsv --fix --out data/fixed     the decisions made on that page
 
 exit status: 0 ready to train, 1 something to fix first, 2 nothing to check
 """
@@ -58,6 +61,18 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--recogniser", type=Path, metavar="FOLDER", help="a recogniser or student to transcribe the clips with"
     )
+    parser.add_argument(
+        "--listen",
+        type=Path,
+        metavar="FILE",
+        help="with --recogniser: a page to listen to these clips and correct them",
+    )
+    parser.add_argument(
+        "--corrections",
+        type=Path,
+        metavar="FILE",
+        help="with --fix: the table that such a page saved (piece, decision, text)",
+    )
     parser.add_argument("--fix", action="store_true", help="write a fixed corpus to --out")
     parser.add_argument("--out", type=Path, metavar="CORPUS2", help="where --fix writes to")
     parser.add_argument("--html", type=Path, metavar="FILE", help="also write an HTML page")
@@ -71,6 +86,10 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     if args.fix != bool(args.out):
         raise UserError("--fix and --out must be given together: --fix --out CORPUS2 writes the fixed corpus there")
+    if args.listen and not args.recogniser:
+        raise UserError(f"--listen {args.listen}: needs --recogniser FOLDER, which finds the clips to listen to")
+    if args.corrections and not args.fix:
+        raise UserError(f"--corrections {args.corrections}: needs --fix --out CORPUS2, which makes them")
     begun = time.perf_counter()
     corpus = Corpus.load(args.corpus)
     languages = _languages(corpus, args.corpus, args.language)
@@ -98,13 +117,19 @@ def main(argv: list[str]) -> int:
         from finetune.check.report import write_page
 
         _write(args.html, lambda: write_page(corpus, checked, args.html))
+    if args.listen:
+        from finetune.check.report import write_suspects
+
+        write_suspects(
+            corpus, checked, args.listen, f"lalia finetune check {args.corpus} --fix --out {args.corpus}-fixed"
+        )
     if args.json:
         _write(args.json, lambda: write_json(args.json, as_dict(corpus, checked)))
     if args.fix:
         from finetune.check.fixes import apply_fixes, plan_fixes
         from finetune.check.report import show_fixes
 
-        fixes = plan_fixes(checked, wrong_labels)
+        fixes = plan_fixes(checked, wrong_labels, args.corrections)
         card = apply_fixes(corpus, fixes, args.out)
         show_fixes(args.out, fixes, card)
     show_next(args.corpus, checked, args.out, args.encoder)

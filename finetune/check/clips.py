@@ -509,9 +509,11 @@ def check_pairs(labels: Labels, folder: Path) -> tuple[list[Finding], list[Examp
     if shifted := _shifted(labels, model, scored):
         return shifted, [], []  # an outlier among wrong labels means nothing, and --fix must not act on it
     found = find_wrong_labels(scored)
-    examples = [Example(int(labels.rows[s.place]), f"transcript: {s.transcript or '(empty)'}") for s in found]
+    examples = [
+        Example(int(labels.rows[s.place]), f"transcript: {s.transcript or '(empty)'}", s.transcript) for s in found
+    ]
     if not found:
         return [Finding("pairs", "fine", f"the transcripts of {folder} resemble the labels in every clip")], [], []
     what = f"{plural(len(found), 'label')} likely wrong: the transcript of {folder} is very different"
-    fix = "listen to them on the page; --fix removes these labels"
+    fix = "listen to them and correct them: --listen PAGE; --fix removes these labels, or follows --corrections"
     return [Finding("pairs", "look", what, fix, examples[:5], True)], examples, [score.place for score in found]

@@ -23,6 +23,8 @@ class Example:
 
     row: int
     note: str = ""
+    heard: str = ""
+    """what a recogniser transcribes, if one was given"""
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,12 @@ from finetune.check.clips import (
 from finetune.check.findings import DEV, TEST, TRAIN, Checked, Labels
 from finetune.check.text import main_script, repair_shapes
 from finetune.check.transcribers import only_marks, speaker_codes, without_speaker_code
+from lalia.align.pieces import read_corrections
 from lalia.data.corpus import SPLITS, Corpus
 from lalia.data.prepare.listing import Dropped, SourceClip
 from lalia.data.prepare.pipeline import rewrite
 from lalia.data.prepare.splits import LEAST_HELD_OUT, MOST_PERCENT, assign_splits
+from lalia.errors import UserError
 from lalia.text.marks import find_marks, strip_marks
 from lalia.text.unicode import is_unreadable, repair_encoding, repair_look_alikes
 
@@ -73,9 +75,17 @@ class Fixes:
         self.reasons[f"label removed: {why}" if not new else why] += 1
 
 
-def plan_fixes(checked: list[Checked], wrong_labels: dict[str, list[int]]) -> Fixes:
-    """The changes for all fixable findings; ``wrong_labels`` are places of clips with a likely wrong label, by language."""
+def plan_fixes(checked: list[Checked], wrong_labels: dict[str, list[int]], corrections: Path | None = None) -> Fixes:
+    """The changes for all fixable findings; ``wrong_labels`` are places of clips with a likely wrong label, by language.
+
+    A listener's ``corrections`` (a table) come first, and a clip that has one counts as right.
+    """
     fixes = Fixes()
+    decided = _corrections(fixes, checked, corrections) if corrections else {}
+    wrong_labels = {
+        language: [place for place in places if place not in decided[language]] if decided else places
+        for language, places in wrong_labels.items()
+    }
     for found in checked:
         labels = found.labels
         _duplicates(fixes, labels)
@@ -91,6 +101,30 @@ def plan_fixes(checked: list[Checked], wrong_labels: dict[str, list[int]]) -> Fi
                 fixes.text(labels, place, "", why)
         _splits(fixes, labels)
     return fixes
+
+
+def _corrections(fixes: Fixes, checked: list[Checked], path: Path) -> dict[str, set[int]]:
+    """Make the corrections of the table ``path``; the places of the clips that have one, by language."""
+    decisions = {one.piece: one for one in read_corrections(path)}
+    places: dict[str, set[int]] = {}
+    unknown = set(decisions)
+    for found in checked:
+        labels = found.labels
+        ids = [labels.corpus.id(int(row)) for row in labels.rows]
+        places[labels.language] = {place for place, id in enumerate(ids) if id in decisions}
+        unknown -= set(ids)
+        for place in sorted(places[labels.language]):
+            one = decisions[ids[place]]
+            if one.decision == "correct":
+                fixes.text(labels, place, one.text, "corrected by a listener")
+            elif one.decision == "refuse":
+                fixes.text(labels, place, "", "refused by a listener")
+    if unknown:
+        raise UserError(
+            f"{path}: {len(unknown)} of {len(decisions)} corrections name no labelled clip of this corpus, such as "
+            f"{min(unknown)!r}; are they of another corpus?"
+        )
+    return places
 
 
 def apply_fixes(corpus: Corpus, fixes: Fixes, out: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ from finetune.check.findings import Checked, Example, Finding
 from finetune.check.fixes import CHANGED, Fixes
 from finetune.check.text import describe_writing
 from lalia.data.corpus import Corpus
-from lalia.errors import AudioError
+from lalia.errors import AudioError, UserError
 from lalia.report import numbers, page
 from lalia.report.charts import Line, line_chart
+from lalia.report.correction_page import DoubtfulClip, write_pages
 from lalia.report.page import ShownClip, lineage_of, make_player
 from lalia.text.unicode import script_of, script_title
 from lalia.units import SAMPLE_RATE, Seconds, plural
@@ -182,6 +184,22 @@ def write_page(corpus: Corpus, checked: list[Checked], path: Path) -> Path:
     ]
     title = str(corpus.card.get("source") or corpus.folder.name)
     return page.Page("check", title, summary=page.tiles(tiles), sections=sections).write(path)
+
+
+def write_suspects(corpus: Corpus, checked: list[Checked], path: Path, fix_command: str) -> None:
+    """Write pages to listen to the clips with likely wrong labels and correct them, the worst first; print their names."""
+    why = "the transcript is very different from the label"
+    clips = [
+        DoubtfulClip(corpus.id(one.row), corpus.text(one.row), one.heard, why, partial(corpus.wave, one.row))
+        for found in checked
+        for one in found.wrong_labels
+    ]
+    command = f"{fix_command} --corrections corrections.tsv"
+    try:
+        paths = write_pages(path, corpus.folder.name, clips, checked[0].labels.normaliser, command)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
+    print("\n".join(f"{one}: listen and correct" for one in paths) or f"{path}: not written, no clip is suspect")
 
 
 def _sections(corpus: Corpus, found: Checked, several: bool) -> list[page.Section]:

@@ -14,6 +14,7 @@ import pytest
 from finetune.__main__ import main as program
 from finetune.check import check, clips
 from finetune.check.clips import shifted_labels
+from finetune.check.findings import Example, Finding
 from lalia.cards import ancestors, read_card
 from lalia.data.corpus import Corpus
 from lalia.data.prepare.pipeline import rewrite
@@ -531,6 +532,41 @@ def test_shifted_labels_stop_and_none_is_removed(
     findings, examples, places = clips.check_pairs(labels, Path("rough"))
     assert [finding.weight for finding in findings] == ["stop"] and not examples and not places
     assert "a clip's label is 1 row before it (CER " in findings[0].what
+
+
+def test_a_listener_corrects_suspect_labels(
+    sound: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [int(row) for row in sound.select(split="train", language="ita")[:4]]
+    labels = check.check(sound, "ita").labels
+    places = [labels.rows.tolist().index(row) for row in rows]
+    finding = Finding("pairs", "look", "4 labels likely wrong", fixable=True)
+    found = [Example(row, "transcript: tre", "tre") for row in rows]
+    monkeypatch.setattr(clips, "check_pairs", lambda labels, folder: ([finding], found, places))
+    page, table = tmp_path / "wrong.html", tmp_path / "corrections.tsv"
+    given = [str(sound.folder), "--language", "ita", "--recogniser", "rough"]
+    check.main([*given, "--listen", str(page)])
+    html = page.read_text()
+    assert html.count("<article") == 4 and "--fix --out" in html and "tre</mark>" in html
+    ids = [sound.id(row) for row in rows]
+    decisions = [f"{ids[0]}\taccept\tx", f"{ids[1]}\tcorrect\tgrazie mille", f"{ids[2]}\trefuse\tx"]
+    table.write_text("\n".join(["piece\tdecision\ttext", *decisions]) + "\n")
+    check.main([*given, "--corrections", str(table), "--fix", "--out", str(tmp_path / "fixed")])
+    made = Corpus.load(tmp_path / "fixed")
+    texts = dict(zip(made.column("id"), made.column("text"), strict=True))
+    assert [texts[id] for id in ids] == [sound.text(rows[0]), "grazie mille", "", ""]
+    why = (tmp_path / "fixed" / "changed.tsv").read_text()
+    assert "corrected by a listener" in why and "refused by a listener" in why and "likely wrong label" in why
+
+    table.write_text("piece\tdecision\ttext\nelsewhere\trefuse\t\n")
+    for flags, said in (
+        (["--corrections", str(table), "--fix", "--out", str(tmp_path / "other")], "such as 'elsewhere'"),
+        (["--corrections", str(table)], "needs --fix"),
+    ):
+        with pytest.raises(UserError, match=said):
+            check.main([*given, *flags])
+    with pytest.raises(UserError, match="needs --recogniser"):
+        check.main([str(sound.folder), "--listen", str(page)])
 
 
 def test_a_language_without_spaces_is_counted_in_its_own_units(
