@@ -2,7 +2,8 @@
 
 An adapter is a low-rank change of each matrix of the blocks (Hu et al. 2021, "LoRA", section 4.1: W + U D) with its own norms and
 biases. It can be folded into the shared weights, so a language's recogniser decodes, distils and exports like a plain one.
-The adapters of MMS are layers of the encoder instead (``lalia/models/blocks.py``): folding puts the language's weights into them.
+The adapters of MMS are layers of the encoder instead (``lalia/models/blocks.py``). Where an encoder has them, they alone are the
+language's, and folding puts its weights into them.
 
 I inputs, O outputs, R rank.
 """
@@ -21,6 +22,7 @@ from lalia.models.encoder import Encoder
 
 UP, DOWN = "up", "down"
 _CHANGE = ".parametrizations.weight.0."
+_LAYER = ".ffn_residual."
 
 
 class LowRank(nn.Module):
@@ -59,8 +61,12 @@ def rank_of(encoder: Encoder, share: float) -> int:
 
 
 def adapt(encoder: Encoder, rank: int) -> None:
-    """Freeze ``encoder`` but for a new adapter of ``rank``, which changes nothing yet."""
+    """Freeze ``encoder`` but for a new adapter of ``rank``, which changes nothing yet, or for the adapters it has."""
     encoder.requires_grad_(False)
+    if _has_layers(encoder):
+        for name, parameter in encoder.named_parameters():
+            parameter.requires_grad_(_LAYER in name)
+        return
     for _, vector in _vectors(encoder):
         vector.requires_grad_(True)
     for _, module, weight in list(adaptable(encoder)):
@@ -68,7 +74,12 @@ def adapt(encoder: Encoder, rank: int) -> None:
 
 
 def adapter_of(encoder: Encoder) -> dict[str, Tensor]:
-    """The adapter's weights in an encoder that ``adapt`` prepared: ``NAME.up``, ``NAME.down``, and vectors by their names."""
+    """The adapter's weights in an encoder that ``adapt`` prepared: ``NAME.up``, ``NAME.down``, and vectors by their names.
+
+    Of an encoder with adapter layers: their weights by name.
+    """
+    if _has_layers(encoder):
+        return {name: weight for name, weight in encoder.state_dict().items() if _LAYER in name}
     found: dict[str, Tensor] = {}
     for name, weight in encoder.state_dict().items():
         if _CHANGE in name:
@@ -118,6 +129,10 @@ def fold(encoder: Encoder, adapter: dict[str, Tensor]) -> None:
 def count(adapter: dict[str, Any]) -> int:
     """Numbers in an adapter."""
     return sum(weight.numel() for weight in adapter.values())
+
+
+def _has_layers(encoder: Encoder) -> bool:
+    return getattr(encoder.shape, "adapter", 0) > 0  # baselines have none
 
 
 def _vectors(encoder: Encoder) -> Iterator[tuple[str, nn.Parameter]]:

@@ -117,6 +117,30 @@ def test_another_language_changes_no_bit_of_the_first(tmp_path):
             )
 
 
+def test_an_encoder_with_adapter_layers_learns_them_alone(tmp_path):
+    """MMS's recipe: a language's weights are those of the adapter layers and the head."""
+    shape = {"block": "transformer", "norm": "pre", "adapter": 3}
+    shared = make_encoder(**shape)
+    encoder = make_encoder(**shape)
+    adapt(encoder, rank_of(encoder, 0.02))
+    learning = {name for name, parameter in encoder.named_parameters() if parameter.requires_grad}
+    assert learning == set(adapter_of(encoder)) and len(learning) == 6 * len(encoder.blocks.layers)
+    assert all("ffn_residual" in name for name in learning)
+    disturb(encoder)
+    other = make_encoder(**shape)
+    adapt(other, 1)
+    load_adapter(other, adapter_of(encoder))
+    fold(shared, adapter_of(encoder))
+    assert torch.equal(heard(other), heard(encoder)) and torch.equal(heard(shared), heard(encoder))
+
+    make_encoder(**shape).save(tmp_path / "encoder", [])
+    adapted = add("swh", "abc", tmp_path / "encoder", tmp_path / "one", seed=1)
+    add("ita", "xyz", tmp_path / "one", tmp_path / "two", seed=2)
+    assert torch.equal(heard(Recogniser.load(tmp_path / "two", "swh").encoder), adapted)
+    with pytest.raises(UserError, match="was it made for another"):
+        load_adapter(encoder, adapter_of(make_encoder(**{**shape, "adapter": 4})))
+
+
 def test_a_plain_recogniser_stays_one_of_the_languages(tmp_path):
     torch.manual_seed(4)
     plain = Recogniser(
