@@ -10,13 +10,12 @@ keyword that is said between numbers. ``BY_HAND`` has what CLDR lacks.
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from pathlib import Path
 from typing import Any
 
+from benchmarks.data.cldr_table import iso_code, read_json
 from lalia.errors import UserError
-from lalia.text.language_codes import codes, iso_639_3
 from lalia.text.languages import DATA, profiles
 
 CHOSEN = {
@@ -73,11 +72,11 @@ def main() -> None:
 
 def table(cldr: Path) -> list[str]:
     """The lines of the file."""
-    version = _read(cldr / "cldr-core" / "package.json")["version"]
-    plurals = _read(cldr / "cldr-core" / "supplemental" / "plurals.json")["supplemental"]["plurals-type-cardinal"]
+    version = read_json(cldr / "cldr-core" / "package.json")["version"]
+    plurals = read_json(cldr / "cldr-core" / "supplemental" / "plurals.json")["supplemental"]["plurals-type-cardinal"]
     rows: dict[tuple[str, str], tuple[str, str]] = {}
     for folder in sorted((cldr / "cldr-units-full" / "main").iterdir()):
-        code = "" if "-" in folder.name else _iso(folder.name)
+        code = "" if "-" in folder.name else iso_code(folder.name)
         if code not in profiles():
             continue
         for sign, (forms, source) in _signs(cldr, folder.name).items():
@@ -92,7 +91,7 @@ def table(cldr: Path) -> list[str]:
     rows |= BY_HAND
     for key in NOT_THE_WORD:
         rows.pop(key, None)
-    for code, entry in _read(DATA).items():
+    for code, entry in read_json(DATA).items():
         pair = (code, entry.get("same_as", code))
         for own, sign in [key for key in rows if key[0] in pair]:
             rows.setdefault((pair[own == code], sign), rows[own, sign])
@@ -102,12 +101,12 @@ def table(cldr: Path) -> list[str]:
 
 def _signs(cldr: Path, tag: str) -> dict[str, tuple[dict[str, str], str]]:
     """The forms of each sign by plural category, with {} where the number stands, and the file that they are from."""
-    long = _read(cldr / "cldr-units-full" / "main" / tag / "units.json")["main"][tag]["units"]["long"]
+    long = read_json(cldr / "cldr-units-full" / "main" / tag / "units.json")["main"][tag]["units"]["long"]
     annotations = cldr / "cldr-annotations-full" / "annotations" / tag / "annotations.json"
-    names = _read(annotations)["annotations"].get("annotations", {}) if annotations.is_file() else {}
+    names = read_json(annotations)["annotations"].get("annotations", {}) if annotations.is_file() else {}
     numbers_folder = cldr / "cldr-numbers-full" / "main" / tag
-    currencies = _read(numbers_folder / "currencies.json")["main"][tag]["numbers"]["currencies"]
-    numbers = _read(numbers_folder / "numbers.json")["main"][tag]["numbers"]
+    currencies = read_json(numbers_folder / "currencies.json")["main"][tag]["numbers"]["currencies"]
+    numbers = read_json(numbers_folder / "numbers.json")["main"][tag]["numbers"]
     system = numbers["defaultNumberingSystem"]
     orders = {ONLY_FORM: "{0} {1}"} | {
         name.rpartition("-")[2]: pattern for name, pattern in numbers[f"currencyFormats-numberSystem-{system}"].items()
@@ -225,7 +224,7 @@ def _list_pattern(cldr: Path, tag: str) -> str:
     path = cldr / "cldr-misc-full" / "main" / tag / "listPatterns.json"
     if not path.is_file():
         return ""
-    return str(_read(path)["main"][tag]["listPatterns"]["listPattern-type-standard"]["2"])
+    return str(read_json(path)["main"][tag]["listPatterns"]["listPattern-type-standard"]["2"])
 
 
 def _name(names: dict[str, Any], sign: str) -> str:
@@ -237,18 +236,6 @@ def _joined(forms: dict[str, str]) -> str:
     if len(set(forms.values())) == 1:
         return forms[ONLY_FORM]
     return "|".join(f"{form}:{text}" for form, text in forms.items())
-
-
-def _iso(tag: str) -> str:
-    try:
-        code = iso_639_3(tag)
-    except UserError:
-        return ""
-    return code if code in codes() else ""
-
-
-def _read(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

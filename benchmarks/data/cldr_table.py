@@ -27,18 +27,18 @@ def main() -> None:
 def table(cldr: Path) -> list[str]:
     """The lines of the file."""
     core = cldr / "cldr-core"
-    version = _read(core / "package.json")["version"]
-    likely = _read(core / "supplemental" / "likelySubtags.json")["supplemental"]["likelySubtags"]
-    digits = _read(core / "supplemental" / "numberingSystems.json")["supplemental"]["numberingSystems"]
+    version = read_json(core / "package.json")["version"]
+    likely = read_json(core / "supplemental" / "likelySubtags.json")["supplemental"]["likelySubtags"]
+    digits = read_json(core / "supplemental" / "numberingSystems.json")["supplemental"]["numberingSystems"]
     rows: dict[str, str] = {}
     for folder in sorted((cldr / "cldr-numbers-full" / "main").iterdir()):
         numbers = folder / "numbers.json"
         if "-" in folder.name or not numbers.is_file() or folder.name == "und":
             continue
-        code = _iso(folder.name)
+        code = iso_code(folder.name)
         if not code:
             continue
-        found = _read(numbers)["main"][folder.name]["numbers"]
+        found = read_json(numbers)["main"][folder.name]["numbers"]
         system = found["defaultNumberingSystem"]
         symbols = found[f"symbols-numberSystem-{system}"]
         zero = (
@@ -49,7 +49,7 @@ def table(cldr: Path) -> list[str]:
         group = _escaped(latin["group"])
         rows[code] = f"{code}\t{script}\t{latin['decimal']}\t{group}\t{zero}\tCLDR {version} numbers/{folder.name}"
     for tag, full in sorted(likely.items()):
-        code = "" if "-" in tag else _iso(tag)
+        code = "" if "-" in tag else iso_code(tag)
         script = full.split("-")[1]
         if code and code not in rows and (script != "Latn" or code in profiles()):
             rows[code] = f"{code}\t{script}\t.\t,\t0\tCLDR {version} likelySubtags/{tag}"
@@ -60,7 +60,7 @@ def table(cldr: Path) -> list[str]:
     return ["code\tscript\tdecimal\tgroup\tdigits\tsource", *(rows[code] for code in sorted(rows))]
 
 
-def _iso(tag: str) -> str:
+def iso_code(tag: str) -> str:
     """The ISO 639-3 code of a language subtag; "" for deprecated ones and families."""
     try:
         code = iso_639_3(tag)
@@ -73,7 +73,7 @@ def _escaped(text: str) -> str:
     return "".join(c if c.isprintable() and not c.isspace() else f"\\u{ord(c):04x}" for c in text)
 
 
-def _read(path: Path) -> Any:
+def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
