@@ -85,6 +85,7 @@ def _with_units(text: str, known: Mapping[str, Mapping[str, str]], units: list[s
     behind = re.compile(rf"(?P<scale>\s(?:{scale})(?!\w))?(?!\s[{_CURRENCIES}]\d)\s?(?P<sign>{signs})", re.IGNORECASE)
     scaled = re.compile(rf"\s(?:{scale})(?!\w)", re.IGNORECASE)
     before = re.compile(rf"(?<![^\W\d_])(?P<sign>{signs})\s?$")
+    half = re.compile(r"\d[.,]")
     out, at = "", 0
     for number in number_pattern(writing.decimal, writing.group).finditer(text):
         if number.start() < at:
@@ -96,8 +97,9 @@ def _with_units(text: str, known: Mapping[str, Mapping[str, str]], units: list[s
                 end, large = more.end(), more[0]
         elif found := behind.match(text, end):
             sign, end, large = found["sign"], found.end(), found["scale"] or ""
-        else:
-            out, at = out + text[at:end], end
+        if not found or (half.fullmatch(text[: number.start()][-2:]) and not known[sign]["other"].startswith("{}")):
+            # No sign, or the second half of a number with another language's decimal mark, which a word would tear apart.
+            out, at = out + text[at : number.end()], number.end()
             continue
         words = _spoken(number, large, sign, known)
         out, at = out + between + words, end

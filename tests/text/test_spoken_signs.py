@@ -27,6 +27,7 @@ from lalia.text.spoken_signs import _category, spell_signs
         ("pol", "2 $ i 5 $", "dwa dolary i pięć dolarów"),
         ("ron", "5 $, 25 $", "cinci dolari douăzeci și cinci de dolari"),
         ("tur", "%50 veya 50%", "yüzde elli veya yüzde elli"),
+        ("tur", "2.5%", "iki beş"),  # the decimal mark of another language: the sign is left out rather than put between
         ("swh", "5%, $5", "asilimia tano dola tano"),
         ("cmn", "5%和3°C", "百分之五和三摄氏度"),
         ("jpn", "5%、3℃", "五パーセント摂氏三度"),
