@@ -159,6 +159,11 @@ class WritingSystem:
         """Whether spaces separate words."""
         return self.units == "words"
 
+    @property
+    def cutting(self) -> tuple[str, str, bool]:
+        """What is the same for writings whose text is cut alike: iPhone은 is one word though its letters are of two."""
+        return self.units, self.separator, self.spaced and self.script in _UNSPACED_CODES
+
     def without_spaces(self) -> WritingSystem:
         """The same writing where a normaliser drops the spaces between words."""
         return replace(self, units="clusters", separator="") if self.spaced else self
@@ -281,7 +286,8 @@ def _base(run: str, at: int) -> str:
 
 @dataclass(frozen=True)
 class MixedWriting(WritingSystem):
-    """The writing of a model of several languages: each stretch of a text is that of the first language of its script."""
+    """The writing of a model of several languages: each stretch of a text is that of the first language of its script; in other
+    scripts, that of a language nobody knows."""
 
     others: tuple[WritingSystem, ...] = ()
 
@@ -300,21 +306,21 @@ class MixedWriting(WritingSystem):
 
     def splits(self, symbols: Iterable[str]) -> bool:
         """Whether ``cut`` may find more in a text of ``symbols`` than spaces do."""
-        return any(self.part(symbol).splits([symbol]) for symbol in symbols)
+        return any(self.part(letter).splits(letter) for symbol in symbols for letter in symbol)
 
     def part(self, text: str) -> WritingSystem:
         """The writing of the first letter of ``text`` whose script is known."""
         script = first_script(text)
         if script not in self._by_script:
             found = (writing for writing in self._writings if writing.writes(text))
-            self._by_script[script] = next(found, self._writings[0])
+            self._by_script[script] = next(found, WritingSystem())
         return self._by_script[script]
 
     def _cut_run(self, run: str) -> list[str]:
         stretches: list[tuple[WritingSystem, str]] = []
         for letter in run:
             own = self.part(letter) if script_of(letter) else None
-            if stretches and own in (None, stretches[-1][0]):
+            if stretches and (own is None or own.cutting == stretches[-1][0].cutting):
                 stretches[-1] = (stretches[-1][0], stretches[-1][1] + letter)
             else:
                 stretches.append((own or self._writings[0], letter))
@@ -323,10 +329,7 @@ class MixedWriting(WritingSystem):
 
 def mixed_writing(writings: Sequence[WritingSystem]) -> WritingSystem:
     """The writing of a model whose languages have ``writings``, the main one first; that one where all are cut alike."""
-    different = {
-        (writing.units, writing.separator, writing.spaced and writing.script in _UNSPACED_CODES) for writing in writings
-    }
-    if len(different) == 1:
+    if len({writing.cutting for writing in writings}) == 1:
         return writings[0]
     return MixedWriting(**vars(writings[0]), others=tuple(writings[1:]))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from dataclasses import replace
 
@@ -13,11 +14,13 @@ from benchmarks.decoding.scripts import (
     normaliser_of,
     one_letter_wrong,
     read_rows,
+    simulate,
     tuned_confidence,
 )
+from lalia.decoding.greedy import StreamingGreedy, greedy, text_of_words, transcript, words
 from lalia.scoring.rates import character_errors, word_errors
 from lalia.text.normaliser import Normaliser, settings_for
-from lalia.text.tokens import choose_vocabulary
+from lalia.text.tokens import Tokens, choose_vocabulary
 
 ROWS = read_rows()
 
@@ -44,6 +47,32 @@ def test_a_model_of_several_scripts_is_right_in_each() -> None:
     normaliser = Normaliser(replace(first, languages={own.language: own for own in others}))
     for row in rows:
         assert failed_checks(row, normaliser.for_language(row.language), tokens, search=False) == []
+
+
+def test_streams_of_mixed_text_are_the_whole_text() -> None:
+    """Parts of sentences of ten languages in a clip, some in scripts that the model has no language for, in tokens of one to four
+    letters and blocks of any size."""
+    draw = random.Random(1)
+    rows = [
+        row for row in ROWS if row.language in ("deu", "tha", "bod", "cmn", "kor", "mya", "khm", "lao", "jpn", "ckb")
+    ]
+    first, *others = map(settings_for, ["deu", "tha", "bod", "cmn", "kor", "mya", "khm"])
+    normaliser = Normaliser(replace(first, languages={own.language: own for own in others}))
+    for _ in range(100):
+        parts = (draw.choice(rows).right[draw.randrange(10) :][: draw.randint(3, 25)] for _ in range(3))
+        text = " ".join(" ".join(parts).split())
+        if draw.random() < 0.5:
+            text = text.replace(" ", "", 2)
+        cuts = {text[at : at + draw.randint(2, 4)] for at in draw.choices(range(len(text) - 4), k=10)}
+        letters = set(text) - {" "}
+        tokens = Tokens(["<blank>", "|", *sorted(letters | {piece for piece in cuts if " " not in piece})])
+        log_probs_TV = simulate(tokens.encode(text), len(tokens))
+        writing = normaliser.for_language(draw.choice(["deu", "tha", "bod"])).output_writing
+        found = words(greedy(log_probs_TV), tokens, 0.04, writing)
+        assert text_of_words(found) == transcript(greedy(log_probs_TV), tokens) == text
+        streaming, step = StreamingGreedy(tokens, 0.04, writing), draw.randint(1, 9)
+        blocks = [log_probs_TV[at : at + step] for at in range(0, len(log_probs_TV), step)]
+        assert [word for block in blocks for word in streaming.feed(block)] + streaming.finish() == found
 
 
 @pytest.mark.parametrize("language", ["cmn", "tha", "bod", "kor", "ara", "nav"])

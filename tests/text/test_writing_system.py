@@ -102,6 +102,7 @@ def test_each_stretch_of_a_mixed_text_is_of_its_own_language(codes: tuple[str, .
     assert writing.cut("guten Tag สวัสดี བོད་སྐད་ ไปmünchen") == [
         "guten", "Tag", "ส", "วั", "ส", "ดี", "བོད་", "སྐད་", "ไป", "münchen",
     ]  # fmt: skip
+    assert mixed_writing([writing_system("kor"), writing_system("tha")]).cut("iphone은ดี") == ["iphone은", "ดี"]
     assert writing.count_units("བོད་སྐད་ ok") == ["བོད", "སྐད", "ok"]
     assert [writing.edge(letter) for letter in "aทབ"] == [" ", "", "་"]
     assert writing.space_between("a", "b") and writing.space_between("a", "ท") and not writing.space_between("ท", "ท")
