@@ -153,7 +153,7 @@ def output_paths(clips: Sequence[Clip], out: Path, format: str) -> list[Path]:
         path = out / clip.name.with_suffix(f".{format}")
         if path in taken:
             raise UserError(
-                f"{clip.path} and {taken[path]} would both be written to {path}; rename one, or transcribe them separately"
+                f"{clip.path} and {taken[path]} would both be written to {path}; rename one, or give them separately"
             )
         taken[path] = clip.path
     return list(taken)

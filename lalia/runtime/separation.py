@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 WINDOW_S: Seconds = 16.0
 OVERLAP_S: Seconds = 4.0
-ONE_VOICE_DB = 15.0
-"""Two outputs whose levels differ by more are those of a recording with one voice, as a rule."""
 
 
 class VoiceSeparator:
@@ -103,26 +101,3 @@ def swapped(left_2N: np.ndarray, right_2N: np.ndarray) -> bool:
     """
     products_22 = left_2N.astype(np.float64) @ right_2N.astype(np.float64).T
     return bool(products_22[0, 1] + products_22[1, 0] > products_22[0, 0] + products_22[1, 1])
-
-
-class Loudness:
-    """The levels of the two voices over a whole recording, and what they say of the number of voices."""
-
-    def __init__(self) -> None:
-        self.samples = 0
-        self._power_2 = np.zeros(2)
-
-    def add(self, voices_2S: np.ndarray) -> None:
-        self.samples += voices_2S.shape[1]
-        self._power_2 += np.square(voices_2S.astype(np.float64)).sum(1)
-
-    @property
-    def silent(self) -> bool:
-        """Below -80 dB of full scale."""
-        return not self.samples or float(self._power_2.max()) / self.samples < 1e-8
-
-    @property
-    def difference_db(self) -> float:
-        """Level of the first voice above that of the second, in dB."""
-        first, second = self._power_2 + 1e-12 * max(1, self.samples)
-        return float(10 * np.log10(first / second))

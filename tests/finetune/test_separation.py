@@ -208,3 +208,6 @@ def test_models_of_other_kinds_and_audio_in_the_wrong_place_are_refused(
     assert "the model comes first" in capsys.readouterr().err
     assert program(["separate", str(exported), wave, "--out", wave]) == 2
     assert "is a file" in capsys.readouterr().err
+    soundfile.write(tmp_path / "a-1.wav", noise(4_800), 16_000)
+    assert program(["separate", str(exported), wave, str(tmp_path / "a-1.wav"), "--out", str(tmp_path)]) == 2
+    assert "would be overwritten" in capsys.readouterr().err
