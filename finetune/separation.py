@@ -54,14 +54,12 @@ MOST_DB = 30.0
 
 @dataclass
 class CropSettings(DataSettings):
-    """What a run learns from: clips of the same length."""
+    """What a run learns from. Long clips are cropped: a batch of short ones has more voices in the same time."""
 
-    min_s: float = 2.0
+    min_s: float = 2.5
     """shorter clips are skipped, seconds"""
-    max_s: float = 2.0
-    """longer clips are cropped to this, at a random place"""
-    alpha: float = 0.0
-    """languages and corpora are sampled with p ~ hours^alpha: 1 proportional to hours, 0 uniform"""
+    max_s: float = 4.0
+    """longer clips are cropped to this, at a random place; with less than 4 the network fails on longer recordings"""
 
 
 @dataclass
@@ -78,7 +76,7 @@ class MixtureBatchSettings(BatchSettings):
 class SeparationOptimSettings(OptimSettings):
     """AdamW and its learning rate."""
 
-    lr: float = 2e-3
+    lr: float = 1.5e-3
     """peak learning rate"""
     clip: float = 5.0
     """gradient clipping: gradients with a larger norm are scaled down to this norm; 0 = off"""
