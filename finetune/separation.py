@@ -171,9 +171,9 @@ def separate(settings: SeparationSettings, folder: Path, stated: Collection[str]
     rows = mixture.select("train", data.language, min_s=data.min_s)
     held_out = mixture.select("dev", data.language, min_s=data.min_s)
     corpora, speakers = corpus_numbers(mixture), speaker_numbers(mixture)
-    known = np.unique(speakers[rows][speakers[rows] >= 0])
-    unknown = int((speakers[rows] < 0).sum())
-    if len(known) + unknown < 2:
+    named = np.array([bool(mixture.speaker(row)) for row in rows.tolist()])
+    known, unknown = len(np.unique(speakers[rows][named])), len(np.unique(speakers[rows][~named]))
+    if known + unknown < 2:
         raise UserError(
             f"{', '.join(data.corpus)}: all clips have one speaker; a mixture needs two: give another --data.corpus"
         )
@@ -202,7 +202,7 @@ def separate(settings: SeparationSettings, folder: Path, stated: Collection[str]
             print(told, file=sys.stderr)
         print(
             f"training a separator of {count_parameters(task.separator) / 1e6:.2f} M weights on mixtures of "
-            f"{hours:.2f} hours in {plural(len(rows), 'clip')}: {plural(len(known), 'known speaker')}, {unknown} clips of "
+            f"{hours:.2f} hours in {plural(len(rows), 'clip')}: {plural(known, 'known speaker')}, {plural(unknown, 'clip')} of "
             f"unknown speakers, which may be mixed with their own; {plural(settings.schedule.steps, 'step')} of {audio_s:.0f} s"
             + (f"; continuing from step {step}" if step else ""),
             file=sys.stderr,
@@ -225,7 +225,7 @@ def separate(settings: SeparationSettings, folder: Path, stated: Collection[str]
     )  # fmt: skip
     fit(task, run, train, valid, [])
     if leader:
-        _finish(settings, folder, task, mixture, hours, len(known))
+        _finish(settings, folder, task, mixture, hours, known)
 
 
 def corpus_numbers(mixture: Mixture) -> np.ndarray:
@@ -235,14 +235,13 @@ def corpus_numbers(mixture: Mixture) -> np.ndarray:
 
 
 def speaker_numbers(mixture: Mixture) -> np.ndarray:
-    """A number for each row's speaker within its corpus, -1 where the corpus does not name one: (N,) int64."""
+    """The number of each row's speaker within its corpus; a clip whose speaker is not named has one of its own: (N,) int64."""
     names = [
-        f"{corpus.card['id']}/{corpus.speaker(row)}" if corpus.speaker(row) else ""
+        f"{corpus.card['id']}/{corpus.speaker(row) or f'/{row}'}"
         for corpus in mixture.corpora
         for row in range(len(corpus))
     ]
-    found, numbers = np.unique(names, return_inverse=True)
-    return numbers - (1 if len(found) and not found[0] else 0)
+    return np.unique(names, return_inverse=True)[1]
 
 
 def _micro_step(task: SeparationTask, mixture: Mixture, plan: BatchPlan, finish: MixSampler) -> None:

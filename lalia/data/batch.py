@@ -190,7 +190,7 @@ class MixSampler:
 
     The clips are cropped to the shortest and brought to one level. They stand in a circle, corpus by corpus, and each is mixed
     with both of its neighbours: of its own corpus where that is possible, because voices of two corpora can be told apart by
-    their microphones. Pairs of one row or of one known speaker are left out, so a batch may be empty.
+    their microphones. Pairs of one speaker are left out, so a batch may be empty.
     """
 
     seed: int
@@ -201,7 +201,7 @@ class MixSampler:
     corpora: NDArray[np.int64]
     """number of each row's corpus"""
     speakers: NDArray[np.int64]
-    """number of each row's speaker, negative where it is not known"""
+    """number of each row's speaker; a clip of an unknown speaker has one of its own"""
 
     def __call__(self, batch: Batch) -> Batch:
         random = generator(self.seed, f"{self.split} mixtures", batch.number)
@@ -214,7 +214,7 @@ class MixSampler:
         order_B = order_B[np.argsort(corpora_B[order_B], kind="stable")]
         first, second = [], []
         for a, b in zip(order_B.tolist(), np.roll(order_B, 1).tolist(), strict=True):
-            if rows_B[a] != rows_B[b] and (speakers_B[a] != speakers_B[b] or speakers_B[a] < 0):
+            if speakers_B[a] != speakers_B[b]:
                 first.append(a)
                 second.append(b)
         gain_M1 = 10 ** ((2 * torch.rand(len(first), 1, generator=random) - 1) * self.level_db / 40)
