@@ -5,13 +5,15 @@ from __future__ import annotations
 import csv
 import gzip
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import soundfile
 
+from benchmarks.decoding.scripts import normaliser_of, read_rows
 from lalia.audio.reading import read_audio
+from lalia.text.writing_system import join_words
 
 ROOT = Path(__file__).parents[2]
 SPEECH = Path(__file__).parent / "speech"
@@ -35,6 +37,23 @@ def committed() -> list[Clip]:
     with (SPEECH / "clips.tsv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
     return [Clip(SPEECH / row["path"], row["sentence"], row["speaker"], row["language"]) for row in rows]
+
+
+def in_language(clips: list[Clip], language: str) -> list[Clip]:
+    """``clips`` with labels from the Universal Declaration of Human Rights, of the length that fits each clip.
+
+    What is said is something else: the journeys train for four steps, which teach nothing.
+    """
+    writing = normaliser_of(language).writing
+    rows = [row for row in read_rows() if row.language == language and row.source.startswith("UDHR")]
+    pieces = writing.cut(" ".join(row.right for row in rows))
+    found = []
+    for number, clip in enumerate(clips):
+        text: list[str] = []
+        while sum(map(len, text)) < 8 * len(clip.wave()) / RATE:
+            text.append(pieces[(7 * number + len(text)) % len(pieces)])
+        found.append(replace(clip, sentence=join_words(text), language=language))
+    return found
 
 
 def lay_out(folder: Path) -> None:
@@ -72,6 +91,16 @@ def lay_out(folder: Path) -> None:
     _kaldi(folder / "kaldi", swahili[:12])
     _text_grid(folder / "interviews" / "anna", swahili[10:16])
     _subtitles(folder / "interviews" / "baraka", swahili[16:22])
+    for name, language in (("korean", "kor"), ("thai", "tha"), ("tibetan", "bod")):
+        _table(folder / f"{name}.tsv", folder / name, in_language(swahili[:24], language))
+        _write(folder / f"{name}.mp3", _joined(swahili[:2]))
+    both = [*in_language(swahili[:12], "deu"), *in_language(swahili[12:24], "tur")]
+    _table(folder / "german-turkish.tsv", folder / "german-turkish", both)
+    _write(folder / "turkish.mp3", _joined(swahili[:2]))
+    (folder / "thai.txt").write_text(
+        "".join(f"{clip.sentence}\n" for clip in in_language(swahili, "tha")), encoding="utf-8"
+    )
+    (folder / "thai-names.txt").write_text("เสรีภาพ\n", encoding="utf-8")
     # A call: each side is silent while the other one speaks.
     turns = [
         _turn(clip, number % 2) for number, clip in enumerate((swahili[22], swahili[23], swahili[24], swahili[25]))
@@ -80,12 +109,13 @@ def lay_out(folder: Path) -> None:
 
 
 def _table(path: Path, folder: Path, clips: list[Clip]) -> None:
-    """A table of labels, and beside it the folder of MP3s that it names."""
-    rows = ["path\tsentence\tspeaker\n"]
+    """A table of labels, with a column for the language if there are several, and the folder of MP3s that it names."""
+    several = len({clip.language for clip in clips}) > 1
+    rows = ["path\tsentence\tspeaker" + "\tlanguage" * several + "\n"]
     for clip in clips:
         name = f"{clip.path.stem}.mp3"
         _write(folder / name, clip.wave())
-        rows.append(f"{name}\t{clip.sentence}\t{clip.speaker}\n")
+        rows.append(f"{name}\t{clip.sentence}\t{clip.speaker}" + f"\t{clip.language}" * several + "\n")
     path.write_text("".join(rows), encoding="utf-8")
 
 

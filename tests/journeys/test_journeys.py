@@ -7,12 +7,17 @@ run, so that none is neither run nor listed.
 
 from __future__ import annotations
 
+import re
 import shutil
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from benchmarks.decoding.scripts import normaliser_of
+from lalia.data.corpus import Corpus
+from lalia.text.normaliser import Normaliser
 from tests.journeys.journey import run
 from tests.journeys.material import SPEECH, lay_out
 from tests.journeys.pages import SHOWN, TYPED, Block, blocks, blocks_of, pages
@@ -52,6 +57,10 @@ NOT_RUN: dict[tuple[str, str], str] = {
         "docs/decoding.md",
         "python -m benchmarks.decoding.language_models runs/demo/student data/demo --language ita --text it_prompts.txt",
     ): MEASURES,
+    (
+        "docs/decoding.md",
+        "python -m benchmarks.decoding.language_models students/dutch --arpa words.arpa",
+    ): KENLM,
     (
         "docs/decoding.md",
         "lmplz -o 3 --prune 0 0 1 < sentences.txt > words.arpa",
@@ -124,7 +133,30 @@ def test_journey(page: str, tmp_path: Path, request: pytest.FixtureRequest) -> N
         make_mms(folder / "mms-1b-all")
         make_classifier(folder / "mms-lid-126")
     run(JOURNEYS[page], folder, tmp_path / "programs")
+    if page == "docs/any-script.md":
+        check_scripts(folder)
     shutil.rmtree(tmp_path)  # passed: nobody needs to look into it
+
+
+def check_scripts(folder: Path) -> None:
+    """What the page says of each language is true of what its commands made."""
+    tokens = {
+        code: (folder / f"runs/{code}/student/tokens.txt").read_text(encoding="utf-8") for code in ("kor", "tha", "bod")
+    }
+    assert (
+        "\u1100" <= tokens["kor"].split()[-2] <= "\u11ff"
+        and "་" in tokens["bod"]
+        and "|" not in tokens["tha"].split()[2:]
+    )
+    for name in ("korean", "thai", "tibetan", "turkish"):
+        subtitles = (folder / f"{name}.srt").read_text(encoding="utf-8")
+        assert not re.search("[\u1100-\u11ff]", unicodedata.normalize("NFC", subtitles)), (
+            "a stray part of a Hangul syllable"
+        )
+    normaliser = Normaliser.from_json(folder / "runs/both/student/normaliser.json")
+    assert [normaliser.for_language(code)("INDIEN") for code in ("deu", "tur")] == ["indien", "ındıen"]
+    labels = Corpus.load(folder / "data/bod")
+    assert "་" in normaliser_of("bod")(labels.text(0))
 
 
 @pytest.mark.parametrize("block", [block for _, found in PAGES for block in found], ids=str)
