@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Generator, Iterable, Iterator
 from copy import copy
 from dataclasses import dataclass
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
 
 WINDOW_S: Seconds = 30.0
 OVERLAP_S: Seconds = 4.0
-_NO_PAUSE_S: Seconds = 1e6
 SHORTEST: Samples = to_samples(0.1)
 """Shorter waves are padded with silence: a model's first filters need a minimum length."""
 
@@ -165,8 +163,7 @@ class Student:
         tracks, by_channel = [Track() for _ in range(count)], []
         for channel, track in enumerate(tracks):
             blocks = track.record(_audio_blocks(source, name, on_note if channel == 0 else ignore_note, channel))
-            # A speaker who was silent while another one spoke begins a new word.
-            by_channel.append((yield from self._steps(blocks, options, PHRASE_S)))
+            by_channel.append((yield from self._steps(blocks, options)))
         if same := duplicate_channels(tracks):
             which = ", ".join(str(channel + 1) for channel in same)
             on_note(Note("one sound", f"channel {which} has the same audio as an earlier one and is transcribed once"))
@@ -174,18 +171,14 @@ class Student:
         text = "\n".join(map(text_of_words, turns(merged)))
         return Transcript(text, merged, max(found.duration_s for found in by_channel))
 
-    def _steps(
-        self, blocks: Iterable[np.ndarray], options: TranscribeOptions, pause_s: Seconds = math.inf
-    ) -> Generator[Seconds, None, Transcript]:
+    def _steps(self, blocks: Iterable[np.ndarray], options: TranscribeOptions) -> Generator[Seconds, None, Transcript]:
         decoder = options.decoder
         show = options.on_words
         streaming = None
         if self.chunks is not None:
             streaming = self._streaming_greedy()
         elif show is not None and decoder is None:
-            streaming = self._streaming_greedy(
-                _NO_PAUSE_S
-            )  # for display; its words are the final text's, without pauses
+            streaming = self._streaming_greedy(PHRASE_S)  # for display; its words are the final text's
         final: list[Word] = []
         best: list[tuple[np.ndarray, np.ndarray]] = []
         counter = _Counter(blocks)
@@ -214,11 +207,9 @@ class Student:
             return Transcript("")
         tokens, probs = zip(*best, strict=True)
         spans = collapse(np.concatenate(tokens), np.concatenate(probs))
-        return Transcript(
-            transcript(spans, self.tokens),
-            words(spans, self.tokens, self.frame_s, self.normaliser.output_writing, pause_s),
-            duration_s,
-        )
+        # A recogniser that learned from single sentences outputs no boundary at their ends: a pause ends a word too.
+        found_words = words(spans, self.tokens, self.frame_s, self.normaliser.output_writing, PHRASE_S)
+        return Transcript(text_of_words(found_words), found_words, duration_s)
 
     def stream(self, *, rate: int = SAMPLE_RATE, pause_s: Seconds = PAUSE_S, decoder: Decoder | None = None) -> Stream:
         """A stream to feed with samples at ``rate``, for example from a microphone.

@@ -57,7 +57,7 @@ def test_the_two_sides_of_a_call_are_two_channels_and_turns_are_in_order(folder:
     assert found.text == "bad cab\ndad\nace\nbee"
     assert [word.start_s for word in found.words] == sorted(word.start_s for word in found.words)
     assert found.duration_s == pytest.approx(len(stereo(["bad cab", "ace"], ["dad", "bee"])) / 16_000, abs=0.001)
-    assert student.transcribe(call, options=TranscribeOptions(channels=1)).text == "dadbee"
+    assert student.transcribe(call, options=TranscribeOptions(channels=1)).text == "dad bee"
     with pytest.raises(AudioError, match=r"call: has no channel 3; it has 2"):
         student.transcribe(call, "call", options=TranscribeOptions(channels=2))
     mono = student.transcribe(flac_bytes(sing("ace")), options=TranscribeOptions(channels=EACH))
