@@ -50,10 +50,24 @@ def in_language(clips: list[Clip], language: str) -> list[Clip]:
     found = []
     for number, clip in enumerate(clips):
         text: list[str] = []
-        while sum(map(len, text)) < 8 * len(clip.wave()) / RATE:
+        while sum(map(len, text)) < 8 * soundfile.info(clip.path).duration:
             text.append(pieces[(7 * number + len(text)) % len(pieces)])
         found.append(replace(clip, sentence=join_words(text), language=language))
     return found
+
+
+def lay_out_scripts(folder: Path) -> None:
+    """What docs/any-script.md begins with, beside ``lay_out``."""
+    clips = [clip for clip in committed() if clip.language == "swh"][:24]
+    for name, language in (("korean", "kor"), ("thai", "tha"), ("tibetan", "bod")):
+        _copied(folder / f"{name}.tsv", folder / name, in_language(clips, language))
+        shutil.copy(folder / "talk.mp3", folder / f"{name}.mp3")
+    both = [*in_language(clips[:12], "deu"), *in_language(clips[12:], "tur")]
+    _copied(folder / "german-turkish.tsv", folder / "german-turkish", both)
+    shutil.copy(folder / "talk.mp3", folder / "turkish.mp3")
+    sentences = [f"{clip.sentence}\n" for clip in in_language(clips, "tha")]
+    (folder / "thai.txt").write_text("".join(sentences), encoding="utf-8")
+    (folder / "thai-names.txt").write_text("เสรีภาพ\n", encoding="utf-8")
 
 
 def lay_out(folder: Path) -> None:
@@ -91,16 +105,6 @@ def lay_out(folder: Path) -> None:
     _kaldi(folder / "kaldi", swahili[:12])
     _text_grid(folder / "interviews" / "anna", swahili[10:16])
     _subtitles(folder / "interviews" / "baraka", swahili[16:22])
-    for name, language in (("korean", "kor"), ("thai", "tha"), ("tibetan", "bod")):
-        _table(folder / f"{name}.tsv", folder / name, in_language(swahili[:24], language))
-        _write(folder / f"{name}.mp3", _joined(swahili[:2]))
-    both = [*in_language(swahili[:12], "deu"), *in_language(swahili[12:24], "tur")]
-    _table(folder / "german-turkish.tsv", folder / "german-turkish", both)
-    _write(folder / "turkish.mp3", _joined(swahili[:2]))
-    (folder / "thai.txt").write_text(
-        "".join(f"{clip.sentence}\n" for clip in in_language(swahili, "tha")), encoding="utf-8"
-    )
-    (folder / "thai-names.txt").write_text("เสรีภาพ\n", encoding="utf-8")
     # A call: each side is silent while the other one speaks.
     turns = [
         _turn(clip, number % 2) for number, clip in enumerate((swahili[22], swahili[23], swahili[24], swahili[25]))
@@ -109,13 +113,22 @@ def lay_out(folder: Path) -> None:
 
 
 def _table(path: Path, folder: Path, clips: list[Clip]) -> None:
-    """A table of labels, with a column for the language if there are several, and the folder of MP3s that it names."""
-    several = len({clip.language for clip in clips}) > 1
-    rows = ["path\tsentence\tspeaker" + "\tlanguage" * several + "\n"]
+    """A table of labels, and beside it the folder of MP3s that it names."""
+    rows = ["path\tsentence\tspeaker\n"]
     for clip in clips:
         name = f"{clip.path.stem}.mp3"
         _write(folder / name, clip.wave())
-        rows.append(f"{name}\t{clip.sentence}\t{clip.speaker}" + f"\t{clip.language}" * several + "\n")
+        rows.append(f"{name}\t{clip.sentence}\t{clip.speaker}\n")
+    path.write_text("".join(rows), encoding="utf-8")
+
+
+def _copied(path: Path, folder: Path, clips: list[Clip]) -> None:
+    """A table of labels with their languages, and beside it the folder of clips that it names, as they are."""
+    folder.mkdir()
+    rows = ["path\tsentence\tspeaker\tlanguage\n"]
+    for clip in clips:
+        shutil.copy(clip.path, folder)
+        rows.append(f"{clip.path.name}\t{clip.sentence}\t{clip.speaker}\t{clip.language}\n")
     path.write_text("".join(rows), encoding="utf-8")
 
 

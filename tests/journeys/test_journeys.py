@@ -19,11 +19,12 @@ from benchmarks.decoding.scripts import normaliser_of
 from lalia.data.corpus import Corpus
 from lalia.text.normaliser import Normaliser
 from tests.journeys.journey import run
-from tests.journeys.material import SPEECH, lay_out
+from tests.journeys.material import SPEECH, lay_out, lay_out_scripts
 from tests.journeys.pages import SHOWN, TYPED, Block, blocks, blocks_of, pages
 from tests.tiny_mms import make_classifier, make_mms
 
 README = "README.md"
+ANY_SCRIPT = "docs/any-script.md"
 AFTER_README = frozenset(
     {
         "docs/conversion.md", "docs/costs.md", "docs/decoding.md", "docs/distillation.md", "docs/finetuning.md", "docs/loader.md",
@@ -132,8 +133,10 @@ def test_journey(page: str, tmp_path: Path, request: pytest.FixtureRequest) -> N
     if page == "docs/conversion.md":
         make_mms(folder / "mms-1b-all")
         make_classifier(folder / "mms-lid-126")
+    if page == ANY_SCRIPT:
+        lay_out_scripts(folder)
     run(JOURNEYS[page], folder, tmp_path / "programs")
-    if page == "docs/any-script.md":
+    if page == ANY_SCRIPT:
         check_scripts(folder)
     shutil.rmtree(tmp_path)  # passed: nobody needs to look into it
 
