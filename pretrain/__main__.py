@@ -62,6 +62,7 @@ used most
 Measure in minutes what encoders have learned: linear probes of language, speaker and letters on every frozen layer.
 
   lalia pretrain probe runs/encoder/encoder data/demo --out probe.html
+  lalia pretrain probe runs/encoder/encoder data/acted --ask emotion --apart speaker
 """,
 }
 
@@ -110,10 +111,11 @@ def _fit(settings: PretrainSettings, stated: Collection[str]) -> None:
 
 
 def probe(argv: list[str]) -> int:
-    from pretrain.probe import arguments
+    from pretrain.probe import arguments, probe_columns
     from pretrain.probe import probe as make_probe
 
-    make_probe(arguments("lalia pretrain probe", ABOUT["probe"], argv))
+    settings = arguments("lalia pretrain probe", ABOUT["probe"], argv)
+    (probe_columns if settings.ask else make_probe)(settings)
     return 0
 
 

@@ -3,6 +3,9 @@
 Language and speaker are classified from a layer's mean over time, letters from its frames by CTC, each with one matrix, and
 scored on held-out clips. The first row of every table is plain log-mel, the baseline that an encoder has to beat.
 
+With ``--ask COLUMN`` the same table is of any label of whole clips (emotion, command, …): each layer is a ridge regression, scored on
+sources or speakers that it never saw (``lalia.training.linear_probe``).
+
 B clips (N in a probe), S samples, T frames, D dimensions of a feature, C classes, V tokens.
 """
 
@@ -12,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,6 +43,8 @@ from lalia.scoring.rates import score
 from lalia.text.language_codes import match_languages
 from lalia.text.normaliser import Normaliser
 from lalia.text.tokens import Tokens
+from lalia.training.linear_probe import Apart, clip_moments, solve
+from lalia.training.linear_probe import ask as ask_column
 from lalia.units import SAMPLE_RATE
 
 # --- Command ---------------------------------------------------------------------------------------------
@@ -55,15 +61,26 @@ def arguments(program: str, about: str, argv: Sequence[str]) -> ProbeSettings:
     parser.add_argument("--steps", type=positive, default=300, help="steps of the CTC probe of a layer (300)")
     parser.add_argument("--max_s", type=float, default=15.0, help="longer clips are left out, seconds (15)")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--ask",
+        action="append",
+        default=[],
+        metavar="COLUMN",
+        help="probe this column instead (emotion, …); may be repeated",
+    )
+    parser.add_argument("--apart", choices=("source", "speaker"), help="with --ask: what is held out")
     found = parser.parse_args(list(argv))
     if len(found.paths) < 2:
         raise UserError(f"{found.paths[0]}: one path given, expected ENCODER… CORPUS; see: {program} --help")
     if found.out and Path(found.out).suffix not in (".html", ".json"):
         raise UserError(f"--out {found.out}: expected a name that ends in .html or .json")
+    if bool(found.ask) != bool(found.apart):
+        raise UserError("--ask COLUMN and --apart source|speaker belong together; give both or neither")
     *encoders, corpus = found.paths
     return ProbeSettings(
-        encoders, corpus, found.out, found.language, found.clips, found.minutes, found.steps, found.max_s, found.seed
-    )
+        encoders, corpus, found.out, found.language, found.clips, found.minutes, found.steps, found.max_s, found.seed,
+        found.ask, found.apart or "speaker",
+    )  # fmt: skip
 
 
 def probe(ask: ProbeSettings, console: Console | None = None) -> Probe:
@@ -159,6 +176,8 @@ class ProbeSettings:
     steps: int = 300
     max_s: float = 15.0
     seed: int = 1
+    ask: Sequence[str] = ()
+    apart: Apart = "speaker"
 
 
 @dataclass
@@ -337,6 +356,76 @@ class ProbeData:
         of = self.mixture.language_names.index(self.letters_of)
         chosen = rows[self.mixture.labelled[rows] & (self.mixture.languages[rows] == of)]
         return chosen[np.cumsum(self.mixture.durations_s[chosen]) <= 60 * minutes]
+
+
+# --- Columns ---------------------------------------------------------------------------------------------
+
+
+@dataclass
+class ColumnProbe:
+    """Accuracy of every layer for every column on sources or speakers that were held out."""
+
+    apart: str
+    columns: dict[str, str]
+    """column → number of labels, clips and chance, in words; or why no accuracy can be known"""
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    """encoder, layer, and the accuracy of each column (None: cannot be known)"""
+
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        """Titles and cells; the best layer of each encoder is starred."""
+        cells = []
+        for row in self.rows:
+            own = [other for other in self.rows if other["encoder"] == row["encoder"]]
+            values = []
+            for column in self.columns:
+                value, best = row[column], max((other[column] or 0.0 for other in own), default=0.0)
+                starred = "*" if len(own) > 1 and value == best else ""
+                values.append("-" if value is None else f"{value:.3f}{starred}")
+            cells.append([row["encoder"] or "-", row["layer"], *values])
+        return ["encoder", "layer", *self.columns], cells
+
+
+def probe_columns(ask: ProbeSettings, console: Console | None = None) -> ColumnProbe:
+    """Probe ``ask.ask`` on every layer of every encoder, print the table and write ``ask.out``."""
+    mixture = Mixture.load([ask.corpus])
+    questions = {column: ask_column(mixture, column, ask.apart, ask.max_s) for column in ask.ask}
+    found = ColumnProbe(ask.apart, {})
+    for column, question in questions.items():
+        chance = np.bincount(question.labels[question.scored]).max(initial=0) / max(1, question.scored.sum())
+        known = f"{len(question.names)} labels, {question.scored.sum():,} clips scored, chance {chance:.3f}"
+        found.columns[column] = question.confounded or known
+    models: dict[str, Callable[[Tensor, Tensor], list[list[Tensor]]]] = {"": LogMel(1)}
+    models |= {
+        name: Layers(Encoder.load(folder)) for name, folder in zip(_names(ask.encoders), ask.encoders, strict=True)
+    }
+    for name, features in models.items():
+        accuracies: dict[str, list[float]] = {}
+        for column, question in questions.items():
+            moments = clip_moments(mixture, question.rows, features)
+            accuracies[column] = (
+                [] if question.confounded else [solve(question, [x_ND]).by_layer[0] for x_ND in moments]
+            )
+            layers = [BASELINE] if not name else ["input", *(f"{i + 1}" for i in range(len(moments) - 1))]
+        found.rows += [
+            {"encoder": name, "layer": layer, **{c: values[i] if values else None for c, values in accuracies.items()}}
+            for i, layer in enumerate(layers)
+        ]
+        print(f"probed {name or BASELINE}", file=sys.stderr, flush=True)
+    titles, cells = found.table()
+    shown = Table(*titles, box=box.SIMPLE_HEAD)
+    for line in cells:
+        shown.add_row(*line)
+    (console or Console()).print(shown)
+    for column, words in found.columns.items():
+        print(f"{column}, {ask.apart}s apart: {words}", file=sys.stderr)
+    if ask.out and ask.out.endswith(".json"):
+        write_json(Path(ask.out), asdict(found))
+    elif ask.out:
+        lead = f"{', '.join(map(str, ask.encoders))} on {ask.corpus}: ridge regressions, {ask.apart}s apart."
+        about = " ".join(f"{column}: {words}." for column, words in found.columns.items())
+        sections = [Section("Accuracy", [table(titles, cells)], about)]
+        Page(kicker="probe", title="Probe of encoder layers", lead=lead, sections=sections).write(Path(ask.out))
+    return found
 
 
 # --- Linear probes ---------------------------------------------------------------------------------------

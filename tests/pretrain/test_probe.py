@@ -14,8 +14,10 @@ from lalia.errors import UserError
 from lalia.models.encoder import Encoder
 from lalia.models.shape import EncoderShape
 from lalia.text.tokens import Tokens
-from pretrain.probe import LogMel, arguments, classify, probe, read_letters
+from pretrain.probe import LogMel, arguments, classify, probe, probe_columns, read_letters
 from tests.tiny_corpus import make_corpus
+from tests.training.test_linear_probe import corpus as labelled
+from tests.training.test_linear_probe import grid
 
 
 @pytest.fixture(scope="module")
@@ -108,3 +110,25 @@ def test_bad_input_is_named(corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--language swa: not in the corpus"):
         one = encoder(tmp_path / "encoder", 1)
         probe(arguments("probe", "", [str(one), str(corpus), "--language", "swa"]))
+
+
+def test_columns_are_asked_with_speakers_apart(tmp_path: Path) -> None:
+    clips = labelled(tmp_path / "c", *grid("low mid high", "a b c d"))
+    one = encoder(tmp_path / "one", 1)
+    paths = [str(one), str(clips), "--ask", "pitch", "--ask", "language", "--apart", "speaker"]
+    with pytest.raises(UserError, match="no clip has a language"):
+        probe_columns(arguments("probe", "", paths), Console(width=140))
+    out = tmp_path / "probe.json"
+    paths = [str(one), str(clips), "--ask", "pitch", "--apart", "speaker", "--out", str(out)]
+    found = probe_columns(arguments("probe", "", paths), Console(width=140))
+    assert [(row["encoder"], row["layer"]) for row in found.rows] == [
+        ("", "log-mel"), ("one", "input"), ("one", "1"), ("one", "2"),
+    ]  # fmt: skip
+    assert found.rows[0]["pitch"] > 0.9 and found.columns["pitch"] == "3 labels, 24 clips scored, chance 0.333"
+    assert json.loads(out.read_text())["rows"] == found.rows
+    apart = [*paths[:4], "--apart", "source", "--out", str(tmp_path / "probe.html")]
+    unknown = probe_columns(arguments("probe", "", apart), Console(width=140))
+    assert "cannot be known" in unknown.columns["pitch"] and all(row["pitch"] is None for row in unknown.rows)
+    assert "cannot be known" in (tmp_path / "probe.html").read_text()
+    with pytest.raises(UserError, match="belong together"):
+        arguments("probe", "", [str(one), str(clips), "--ask", "pitch"])
