@@ -3,8 +3,8 @@
 Language and speaker are classified from a layer's mean over time, letters from its frames by CTC, each with one matrix, and
 scored on held-out clips. The first row of every table is plain log-mel, the baseline that an encoder has to beat.
 
-With ``--ask COLUMN`` the same table is of any label of whole clips (emotion, command, …): each layer is a ridge regression, scored on
-sources or speakers that it never saw (``lalia.training.linear_probe``).
+With ``--ask COLUMN`` the same table is of any label of whole clips (emotion, command, …): each layer is a ridge regression,
+scored on sources or speakers that it never saw (``lalia.training.linear_probe``).
 
 B clips (N in a probe), S samples, T frames, D dimensions of a feature, C classes, V tokens.
 """

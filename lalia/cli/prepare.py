@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lalia.audio.channels import parse_channels
-from lalia.cards import cores
+from lalia.cards import cores, write_text
 from lalia.cli.options import needs
 from lalia.cli.parser import Parser
-from lalia.errors import UserError
+from lalia.errors import AudioError, UserError
+from lalia.units import plural
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from lalia.data.prepare.listing import Options
     from lalia.data.prepare.pipeline import Engine, Recipe
     from lalia.data.prepare.segments import Segmentation
+    from lalia.tags.tagger import Tagger
 
+SURE = 0.8
+"""Least probability of another language that a clip is listed with."""
 ABOUT = """\
 Make a corpus (16 kHz mono FLAC, languages, labels, splits) from raw audio.
 
@@ -128,6 +135,12 @@ def add_arguments(parser: Parser) -> None:
         "--address", default="", metavar="HOST:PORT", help="ray: address of the cluster (default: RAY_ADDRESS)"
     )
     parser.add_argument(
+        "--tagger",
+        type=Path,
+        metavar="MODEL",
+        help="a tagger of languages: clips that sound like another language are counted and listed in CORPUS.languages.tsv",
+    )
+    parser.add_argument(
         "--push", default="", metavar="USER/NAME", help="upload the finished corpus to the hub as a private dataset"
     )
 
@@ -147,12 +160,57 @@ def main(args: argparse.Namespace) -> int:
         console.print(describe_language(args.language, options.language))
     recipe = _recipe(args, _cutting(args))
     source = open_source(args.source, options, args.audio, console.print)
+    tagger = _language_tagger(args.tagger) if args.tagger else None  # fails now rather than after the preparation
     prepare(source, recipe, args.out, _engine(args), console)
+    if tagger is not None:
+        _list_other_languages(args.out, tagger, console)
     if args.push:
         from lalia.data.prepare.sources.hub import push
 
         console.print(f"{args.out}: pushed to {push(args.out, args.push)}")
     return 0
+
+
+def _language_tagger(folder: Path) -> Tagger:
+    from lalia.tags.tagger import Tagger
+
+    tagger = Tagger.load(folder, 1)
+    tagger.require_task("language", f"--tagger {folder}")
+    return tagger
+
+
+def _list_other_languages(out: Path, tagger: Tagger, console: Console) -> None:
+    """Write ``OUT.languages.tsv``: the clips that sound like another language than theirs, or whose language is unknown. Nothing
+    is left out of the corpus."""
+    from lalia.data.corpus import Corpus
+    from lalia.text.language_codes import UNKNOWN, match_languages
+
+    corpus = Corpus.load(out)
+    own = dict(zip(corpus.language_names, match_languages(corpus.language_names, tagger.labels), strict=True))
+    lines = ["clip\tlanguage\tsounds like\tprobability"]
+    found, unknown = Counter[str](), Counter[str]()
+    for row in range(len(corpus)):
+        language = corpus.language(row)
+        if language != UNKNOWN and own[language] not in tagger.labels:
+            continue
+        try:
+            tagged = tagger.tag(corpus.wave(row), corpus.id(row)).whole
+        except AudioError as error:
+            console.print(str(error))
+            continue
+        if tagged.label and tagged.label != own[language] and tagged.probability >= SURE:
+            (unknown if language == UNKNOWN else found)[f"{language} like {tagged.label}"] += 1
+            lines.append(f"{corpus.id(row)}\t{language}\t{tagged.label}\t{tagged.probability:.3f}")
+    path = out.with_name(f"{out.name}.languages.tsv")
+    write_text(path, "\n".join(lines) + "\n")
+    for counted, one, many in (
+        (found, "sounds like another language", "sound like another language"),
+        (unknown, "of unknown language has a likely one", "of unknown language have a likely one"),
+    ):
+        most = ", ".join(f"{count} {pair}" for pair, count in counted.most_common(3))
+        console.print(f"{out}: {plural(counted.total(), 'clip', one, many)}{f' ({most})' * bool(most)}; see {path}")
+    if lost := [name for name in corpus.language_names if name != UNKNOWN and own[name] not in tagger.labels]:
+        console.print(f"{out}: the tagger does not know {', '.join(lost)}, whose clips were not checked")
 
 
 def _options(args: argparse.Namespace) -> Options:

@@ -109,3 +109,29 @@ def test_models_that_do_not_belong_together_are_refused(
     make_student(tmp_path / "twice/two", language="swh")
     assert main(["transcribe", str(tmp_path / "twice"), talk, "--language", "auto"]) == 2
     assert "writes swh, as another student" in capsys.readouterr().err
+
+
+def test_prepare_lists_clips_that_sound_like_another_language(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = ["path\tlanguage"]
+    for number, (text, language) in enumerate(
+        (("ab ", "swh"), ("eee ", "swh"), ("eee ", "isl"), ("ab ", ""), ("ab ", "fra"))
+    ):
+        save(tmp_path / f"{number}.wav", tune(text, 3.0 + number))
+        rows.append(f"{number}.wav\t{language}")
+    (tmp_path / "t.tsv").write_text("\n".join(rows) + "\n")
+    sharp = tagger()
+    monkeypatch.setattr(Pitch, "gain", 400)
+    monkeypatch.setattr(Tagger, "load", lambda folder, threads: sharp)
+    assert (
+        main(["prepare", str(tmp_path / "t.tsv"), "--out", str(tmp_path / "c"), "--workers", "1", "--tagger", "x"]) == 0
+    )
+    printed = capsys.readouterr().err
+    assert "1 clip sounds like another language (1 swh like isl)" in printed and "1 clip of unknown language" in printed
+    assert "the tagger does not know fra, whose clips were not checked" in printed
+    listed = [line.split("\t")[:3] for line in (tmp_path / "c.languages.tsv").read_text().splitlines()]
+    assert listed == [["clip", "language", "sounds like"], ["1.wav", "swh", "isl"], ["3.wav", "und", "swh"]]
+    sharp.task = "emotion"
+    assert main(["prepare", str(tmp_path / "t.tsv"), "--out", str(tmp_path / "d"), "--tagger", "x"]) == 2
+    assert not (tmp_path / "d").exists()

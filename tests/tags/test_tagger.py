@@ -21,13 +21,14 @@ class Crossings:
     say nothing."""
 
     centres = (0.04, 0.37, 0.5)
+    gain = 100
 
     def run(self, outputs: list[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
         wave_BS = inputs["wave"]
         frames = wave_BS[:, : wave_BS.shape[1] // 640 * 640].reshape(len(wave_BS), -1, 640)
         rate = (np.diff(np.signbit(frames), axis=2) != 0).mean(2)
         sound = np.abs(frames).max(2, keepdims=True) > 0
-        return [-100 * sound * np.abs(rate[..., None] - np.array(self.centres)).astype(np.float32)]
+        return [-self.gain * sound * np.abs(rate[..., None] - np.array(self.centres)).astype(np.float32)]
 
 
 @pytest.fixture
