@@ -194,12 +194,17 @@ def tag(argv: list[str]) -> int:
 def separate(argv: list[str]) -> int:
     from finetune.separation import SeparationSettings  # late: torch takes seconds to import
     from finetune.separation import separate as train
+    from lalia.data.mixture import resolve_languages
+    from lalia.training.distributed import is_rank_zero
 
     settings = config.load(SeparationSettings, argv, "lalia finetune separate", ABOUT["separate"])
     require(settings.out, "--out", "the folder of this run")
     require(settings.data.corpus, "--data.corpus", "the folder of a corpus made by `lalia prepare`")
     require_corpora(settings.data.corpus, "--data.corpus")
     with stops.caught(Path(settings.out), "finetune"):
+        settings.data.language = resolve_languages(
+            settings.data.language, settings.data.corpus, "--data.language", is_rank_zero(settings.hardware)
+        )
         train(settings, Path(settings.out), config.stated(SeparationSettings, argv))
     return 0
 

@@ -177,6 +177,11 @@ def separate(settings: SeparationSettings, folder: Path, stated: Collection[str]
         raise UserError(
             f"{', '.join(data.corpus)}: all clips have one speaker; a mixture needs two: give another --data.corpus"
         )
+    if len(np.unique(speakers[held_out])) < 2:
+        raise UserError(
+            f"{', '.join(data.corpus)}: the dev split has one speaker with clips of {data.min_s:g} s; validation needs two: "
+            "give another --data.corpus too"
+        )
     plan = BatchPlan(
         durations_s=mixture.durations_s, groups=mixture.groups, rows=rows, seed=settings.seed,
         micro_batch_s=settings.batch.micro_s, min_s=data.min_s, max_s=data.max_s, alpha=data.alpha,
@@ -246,7 +251,8 @@ def speaker_numbers(mixture: Mixture) -> np.ndarray:
 
 def _micro_step(task: SeparationTask, mixture: Mixture, plan: BatchPlan, finish: MixSampler) -> None:
     """One forward and backward pass as in training, for timing; the parameters do not change."""
-    batch = next(iter(make_loader(mixture, plan, start=0, workers=0, finish=finish))).to(task.device)
+    loader = make_loader(mixture, plan, start=0, workers=0, finish=finish)
+    batch = next(batch for batch in loader if len(batch.wave_BS)).to(task.device)
     with autocast(task.settings.hardware):
         separated_B, _ = task.score(batch)
     (-separated_B.mean()).backward()

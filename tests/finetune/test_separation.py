@@ -10,9 +10,11 @@ import pytest
 import soundfile
 import torch
 
+from benchmarks.hearing import separation as benchmark
 from finetune import separation
 from lalia.cli.main import main as program
 from lalia.data.batch import Batch, MixSampler
+from lalia.data.corpus import SPLITS, Corpus
 from lalia.data.mixture import Mixture
 from lalia.errors import UserError
 from lalia.models.export.onnx_export import export_separator
@@ -127,6 +129,15 @@ def test_a_run_trains_and_exports_a_separator(
         separation.separate(wider, corpus / "wider")
 
 
+def test_validation_needs_two_speakers(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def numbers(mixture: Mixture) -> np.ndarray:
+        return np.where(mixture.splits == SPLITS.index("dev"), 0, np.arange(len(mixture)))
+
+    monkeypatch.setattr(separation, "speaker_numbers", numbers)
+    with pytest.raises(UserError, match="the dev split has one speaker"):
+        separation.separate(settings(corpus, "dev"), corpus / "dev")
+
+
 def test_one_speaker_cannot_be_mixed(corpus: Path) -> None:
     assert set(separation.speaker_numbers(Mixture.load([corpus / "corpus"]))) == {0}
     with pytest.raises(UserError, match="all clips have one speaker"):
@@ -138,6 +149,19 @@ def test_a_batch_must_hold_two_clips(corpus: Path) -> None:
     chosen.batch.micro_s = 1.5
     with pytest.raises(UserError, match=r"batch\.micro_s 1\.5: expected at least 2"):
         separation.separate(chosen, corpus / "narrow")
+
+
+def test_the_benchmark_scores_mixtures_of_different_voices(
+    corpus: Path, exported: Path, separator: Separator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clips = Corpus.load(corpus / "corpus")
+    monkeypatch.setattr(benchmark, "SHORTEST_S", 1.0)
+    monkeypatch.setattr(Corpus, "speaker", lambda self, row: "")
+    pairs = benchmark.voice_pairs(clips, 3, 1)
+    found = benchmark.score_pairs(VoiceSeparator.load(exported), separator, pairs)
+    assert len(found.mixed) == 3 and np.mean(found.ideal) > np.mean(found.mixed) + 5
+    same = [np.stack([pair[0], pair[0]]) for pair in pairs]
+    assert benchmark.assigned(same[0], same[0])[1] > 60
 
 
 # --- Without torch ---------------------------------------------------------------------------------------
