@@ -68,10 +68,12 @@ def cut_after(merges: list[Merge], count: int, kept: int) -> np.ndarray:
     return labels_N
 
 
-def cut_at_count(merges: list[Merge], weights_N: np.ndarray, clusters: int, least: float) -> np.ndarray:
+def cut_at_count(
+    merges: list[Merge], weights_N: np.ndarray, clusters: int, least: float, closest: float = 0.0
+) -> np.ndarray:
     """As ``cut_at_distance``, after as many merges as possible with ``clusters`` clusters of at least the weight ``least``.
 
-    Where there are never that many: after as many merges as possible with the most that there are.
+    Where there are never that many: with the most that there are. Merges up to the distance ``closest`` are always made.
     """
     totals_N = weights_N.astype(np.float64).copy()
     large = [int((totals_N >= least).sum())]
@@ -79,5 +81,8 @@ def cut_at_count(merges: list[Merge], weights_N: np.ndarray, clusters: int, leas
         totals_N[merge.kept] += totals_N[merge.merged]
         totals_N[merge.merged] = -np.inf
         large.append(int((totals_N >= least).sum()))
-    best = max(number if number <= clusters else 0 for number in large)
-    return cut_after(merges, len(weights_N), max(step for step, number in enumerate(large) if number == best))
+    first = next((step for step, merge in enumerate(merges) if merge.distance > closest), len(merges))
+    best = max(number if number <= clusters else 0 for number in large[first:])
+    return cut_after(
+        merges, len(weights_N), max(step for step, number in enumerate(large) if step >= first and number == best)
+    )

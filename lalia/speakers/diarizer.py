@@ -57,9 +57,12 @@ _LEAST_CLUSTERED_S: Seconds = 1.0
 """Embeddings of less speech form no cluster; they are given to one."""
 _PAUSE_S: Seconds = 0.5
 """A shorter pause of one speaker does not end a turn."""
-_LEAST_SPEAKER_S: Seconds = 10.0
-_LEAST_SPEAKER_SHARE = 0.03
-"""A speaker has that many seconds, or that share of a short recording's speech; smaller clusters are coughs and noises."""
+_LEAST_SPEAKER_S: Seconds = 15.0
+_LEAST_SPEAKER_SHARE = 0.06
+"""A speaker has that many seconds in windows, which overlap by half, or that share of a short recording's; smaller clusters are
+coughs and noises."""
+_ONE_VOICE = 0.7
+"""Clusters closer than this share of the threshold stay together, whatever number of speakers is requested."""
 
 
 @dataclass(frozen=True)
@@ -250,16 +253,15 @@ class Diarizer:
             ]
             vectors_ND, seconds_N, counts_N = (np.concatenate(part) for part in zip(*parts, strict=True))
         merges = link_centroids(vectors_ND, counts_N)
-        labels_N = (
-            cut_at_distance(merges, len(vectors_ND), self.threshold)
-            if speakers is None
-            else cut_at_count(merges, seconds_N, speakers, least_s)
-        )
+        labels_N = cut_at_distance(merges, len(vectors_ND), self.threshold)
         vectors_CD, totals_C, _ = _merged(vectors_ND, seconds_N, counts_N, labels_N)
-        large_C = totals_C >= least_s
-        if not large_C.any():
-            large_C[:] = True
-        kept_CD = vectors_CD[large_C]
+        large = max(1, int((totals_C >= least_s).sum()))
+        if speakers is not None and large < speakers:
+            labels_N = cut_at_count(merges, seconds_N, speakers, least_s, _ONE_VOICE * self.threshold)
+            vectors_CD, totals_C, _ = _merged(vectors_ND, seconds_N, counts_N, labels_N)
+            large = max(1, int((totals_C >= least_s).sum()))
+        # The largest: the dendrogram cut at the number of speakers would spend clusters on coughs.
+        kept_CD = vectors_CD[np.argsort(-totals_C)[: min(large, speakers or large)]]
         return kept_CD / np.maximum(np.linalg.norm(kept_CD, axis=1, keepdims=True), 1e-9)
 
     def _merge_block(self, vectors_ND: np.ndarray, seconds_N: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

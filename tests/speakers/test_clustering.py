@@ -55,4 +55,5 @@ def test_cuts() -> None:
     assert cut_at_count(merges, np.ones(5), 2, 2.0).tolist() == [0, 0, 2, 2, 4]
     assert cut_at_count(merges, np.ones(5), 2, 0.0).tolist() == [0, 0, 0, 0, 4]
     assert cut_at_count(merges, np.ones(5), 3, 2.0).tolist() == [0, 0, 2, 2, 4]
+    assert cut_at_count(merges, np.ones(5), 5, 0.0, closest=0.5).tolist() == [0, 0, 2, 2, 4]
     assert link_centroids(vectors_ND[:1]) == []

@@ -268,7 +268,7 @@ def _linear_norm(
 # --- The folder ------------------------------------------------------------------------------------------
 
 OPSET = 17
-THRESHOLD = 0.75
+THRESHOLD = 0.8
 """The distance of two clusters of CAM++ embeddings from which they are two speakers; the table in docs/hearing.md has others."""
 
 
