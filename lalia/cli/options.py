@@ -188,7 +188,8 @@ def add_written_language(parser: Parser, more: str = "") -> None:
         "--language",
         default="",
         metavar="CODE",
-        help="of a student of several languages: the one to spell and space words by (default: its first)" + more,
+        help="of a student of several languages: the one whose rules come first where several share a script (default: its first)"
+        + more,
     )
 
 
@@ -200,8 +201,8 @@ def load_student(model: Path, threads: int | None, language: str) -> Student:
     first, *others = student.normaliser.languages or [""]
     if others and not language:
         print(
-            f"lalia: {model}: writes {', '.join(sorted((first, *others)))}; words are spelled and spaced by the rules of {first} "
-            "(--language CODE: another)",
+            f"lalia: {model}: writes {', '.join(sorted((first, *others)))}; words are split by their script, and by the rules of "
+            f"{first} where several share one (--language CODE: another)",
             file=sys.stderr,
         )
     return student

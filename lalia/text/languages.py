@@ -25,10 +25,12 @@ class LanguageProfile:
     """names as ``lalia.text.unicode.script_of`` gives them: LATIN, CYRILLIC, CJK, ..."""
     numbers: str = ""
     """the language's name in num2words, which spells its numbers; empty: it does not"""
+    by_thousands: bool = False
+    """num2words has no words for thousands with a rest; both are said one after the other"""
     cldr_numbers: str = ""
     """the language's name in CLDR, whose rules spell its numbers where num2words does not; with ``<100000`` those below"""
-    cldr_repairs: dict[str, str] = field(default_factory=dict)
-    """what CLDR's rules spell wrong, and the right spelling"""
+    number_repairs: dict[str, str] = field(default_factory=dict)
+    """what the library spells wrong, and the right spelling"""
     digit_by_digit: str = ""
     """characters behind a number of four digits that is read digit by digit: 1984年"""
     point: str = ""

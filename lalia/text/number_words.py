@@ -183,9 +183,15 @@ def _whole(
 def _spelled(digits: str, known: LanguageProfile, script: str, kind: str) -> str | None:
     """The words of a number by num2words or CLDR's rules; None where they fail."""
     if known.numbers:
-        return _by_num2words(digits, known.numbers, kind)
-    words = _by_cldr(digits, known.cldr_numbers, script, kind) or ""
-    for wrong, right in known.cldr_repairs.items():
+        whole = int(digits)
+        power = next((p for p in (10**9, 10**6, 10**3) if known.by_thousands and whole > p and whole % p), 0)
+        if power:
+            parts = [_spelled(str(part), known, script, kind) for part in (whole - whole % power, whole % power)]
+            return None if None in parts else " ".join(filter(None, parts))
+        words = _by_num2words(digits, known.numbers, kind) or ""
+    else:
+        words = _by_cldr(digits, known.cldr_numbers, script, kind) or ""
+    for wrong, right in known.number_repairs.items():
         words = words.replace(wrong, right)
     return " ".join(words.split()) or None
 

@@ -34,7 +34,7 @@ from lalia.text.unicode import script_of
         ("chr", "ᏣᎳᎩ!", "ᏣᎳᎩ"),
         ("ron", "Şi ţară", "și țară"),
         ("fas", "كتاب ي", "کتاب ی"),
-        ("amh", "ሰላም፡ለዓለም። 1984", "ሰላም ለዓለም 1984"),
+        ("amh", "ሰላም፡ለዓለም። 1984", "ሰላም ለዓለም አንድ ሺህ ዘጠኝ መቶ ሰማኒያ አራት"),
         ("nld", "'s Avonds 2e", "'s avonds tweede"),
     ],
 )  # fmt: skip
@@ -92,6 +92,8 @@ def test_where_num2words_is_missing_the_line_says_so(monkeypatch: pytest.MonkeyP
         ("kat", "250 000", "ორასორმოცდაათი ათასი"),
         ("mkd", "21 и 250", "дваесет и еден и 250"),
         ("cmn", "101", "一百零一"),
+        ("amh", "1984 እና 2,100,035", "አንድ ሺህ ዘጠኝ መቶ ሰማኒያ አራት እና ሁለት ሚሊዮን አንድ መቶ ሺህ ሠላሳ አምስት"),
+        ("bos", "2 i 2.202", "dva i dvije hiljade dvjesta dva"),
         ("deu", "24.12.2024", "vierundzwanzig.zwölf.zweitausendvierundzwanzig"),
         ("eng", "555 12 3456", "five hundred and fifty-five twelve three thousand, four hundred and fifty-six"),
         ("squ", "Sḵwx̱wú7mesh", "Sḵwx̱wú7mesh"),
