@@ -5,7 +5,7 @@
 Mixtures are of two clips of CORPUS by different speakers, cut to the shorter one, at a level difference of at most 5 dB. Each
 test clip of a student's corpus is mixed with such voices at the same level. The ideal ratio mask knows the voices; it is the
 ceiling of a network that makes masks. Outputs are assigned to voices by the voices, so an exchange of voices within a clip
-counts as an error, and the choice between two files does not.
+counts as an error, and the choice between two files does not. A row shows the same with the better order in each second.
 
 S samples; the axis of 2 is that of the voices.
 """
@@ -23,7 +23,7 @@ import torch
 
 from lalia.data.corpus import Corpus
 from lalia.models.separator import Separator, SeparatorShape, best_assignment, ideal_ratio_masks, si_sdr
-from lalia.runtime.separation import VoiceSeparator
+from lalia.runtime.separation import VoiceSeparator, swapped
 from lalia.runtime.student import Student
 from lalia.scoring.rates import score
 from lalia.units import SAMPLE_RATE, to_samples
@@ -39,6 +39,8 @@ class Pairs:
 
     mixed: list[float] = field(default_factory=list)
     separated: list[float] = field(default_factory=list)
+    reordered: list[float] = field(default_factory=list)
+    """separated, with the better order of the outputs in each second"""
     ideal: list[float] = field(default_factory=list)
     seconds: float = 0.0
     audio_s: float = 0.0
@@ -63,6 +65,15 @@ def assigned(estimates_2S: np.ndarray, voices_2S: np.ndarray) -> tuple[np.ndarra
     """The outputs in the order of the voices, and their mean SI-SDR in dB."""
     found, swap = best_assignment(torch.from_numpy(estimates_2S.copy())[None], torch.from_numpy(voices_2S)[None])
     return (estimates_2S[::-1] if bool(swap) else estimates_2S), float(found)
+
+
+def reordered(estimates_2S: np.ndarray, voices_2S: np.ndarray) -> np.ndarray:
+    """The outputs in the better order in each second: what is lost when voices change places within a clip."""
+    pieces = []
+    for start in range(0, voices_2S.shape[1], SAMPLE_RATE):
+        outputs, voices = (x[:, start : start + SAMPLE_RATE] for x in (estimates_2S, voices_2S))
+        pieces.append(outputs[::-1] if swapped(voices, outputs) else outputs)
+    return np.concatenate(pieces, 1)
 
 
 def voice_pairs(corpus: Corpus, count: int, seed: int) -> list[np.ndarray]:
@@ -92,6 +103,7 @@ def score_pairs(model: VoiceSeparator, oracle: Separator, pairs: list[np.ndarray
         scored.seconds += time.process_time() - begun
         scored.audio_s += len(mixture) / SAMPLE_RATE
         scored.separated.append(assigned(estimates_2S, voices_2S)[1])
+        scored.reordered.append(assigned(reordered(estimates_2S, voices_2S), voices_2S)[1])
         scored.ideal.append(assigned(ideal(voices_2S, oracle), voices_2S)[1])
         mixed = si_sdr(torch.from_numpy(mixture).expand(2, -1), torch.from_numpy(voices_2S))
         scored.mixed.append(float(mixed.mean()))
@@ -153,7 +165,12 @@ def main() -> None:
         f"{model.card['bytes'] / 1e6:.1f} MB, RTF {found.seconds / found.audio_s:.4f}\n"
     )
     print("| | SI-SDR dB | SI-SDRi dB |\n|---|---:|---:|")
-    for name, values in (("mixture", found.mixed), ("separated", found.separated), ("ideal ratio mask", found.ideal)):
+    for name, values in (
+        ("mixture", found.mixed),
+        ("separated", found.separated),
+        ("separated, better order in each second", found.reordered),
+        ("ideal ratio mask", found.ideal),
+    ):
         print(f"| {name} | {np.mean(values):.1f} | {np.mean(np.subtract(values, found.mixed)):.1f} |")
     print(f"\nquartiles of SI-SDRi {', '.join(f'{q:.1f}' for q in np.quantile(gains, (0.25, 0.5, 0.75)))} dB\n")
     if args.student:
