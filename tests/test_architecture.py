@@ -93,7 +93,7 @@ DOORS = {
     "transformers": ("lalia/models/convert", "benchmarks/", "tests/"),
 }
 
-LIGHT_PACKAGES = {"numpy", "onnxruntime", "soundfile", "soxr", "rapidfuzz", "lalia"}
+LIGHT_PACKAGES = {"numpy", "onnxruntime", "soundfile", "soxr", "rapidfuzz", "shtab", "lalia"}
 # Inside a function of a light module a package may be named that only some users need.
 LATE_PACKAGES = {
     "lalia/align/written.py": {"pysubs2", "selectolax"},

@@ -52,6 +52,9 @@ VERBS = {
     "prepare": ("raw audio to a corpus", "lalia.cli.prepare"),
     "align": ("a corpus from long recordings and their texts", "lalia.cli.align"),
     "inspect": ("what a folder is, and its lineage", "lalia.cli.inspect"),
+    "models": ("the models that are here, and what can be fetched", "lalia.cli.models"),
+    "doctor": ("what works on this machine, and what is missing", "lalia.cli.doctor"),
+    "completion": ("a script that completes commands in a shell", "lalia.cli.completion"),
     "convert": ("weights from and to other toolkits", "lalia.cli.convert"),
 }
 """verb: (line of help, module)"""
