@@ -191,7 +191,7 @@ def _cut(run: Sequence[TokenSpan], tokens: Tokens, frame_s: Seconds, writing: Wr
     letters = _letters(run, tokens)
     found, at = [], 0
     for piece in writing.cut("".join(letter for letter, _ in letters)):
-        own = [span for _, spans in letters[at : at + len(piece)] for span in spans]
+        own = _rejoined(span for _, spans in letters[at : at + len(piece)] for span in spans)
         found.append(replace(_word(unicodedata.normalize("NFC", piece), own, frame_s), joined=at > 0))
         at += len(piece)
     return found
@@ -223,6 +223,17 @@ def _parts(span: TokenSpan, count: int) -> list[TokenSpan]:
         return [span]
     edges = [span.start_frame + (span.end_frame - span.start_frame) * i // count for i in range(count + 1)]
     return [TokenSpan(span.token, start, max(end, start + 1), span.confidence) for start, end in pairwise(edges)]
+
+
+def _rejoined(parts: Iterable[TokenSpan]) -> list[TokenSpan]:
+    """The parts of each token as one, so that a word's confidence is the mean of its tokens wherever it was cut."""
+    found: list[TokenSpan] = []
+    for part in parts:
+        if found and part.token == found[-1].token and part.start_frame <= found[-1].end_frame:
+            found[-1] = replace(found[-1], end_frame=part.end_frame)
+        else:
+            found.append(part)
+    return found
 
 
 def _word(text: str, letters: Sequence[TokenSpan], frame_s: Seconds) -> Word:
