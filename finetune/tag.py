@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -51,6 +52,8 @@ sources or speakers that training never saw. Where labels and sources coincide i
 
 Then: lalia tag RUN talk.wav
 """
+SCORES = "scores.json"
+"""Written last: the figures, and the arguments of the finished run."""
 CHECKED = 200
 """Clips on which the int8 tagger is compared with the float classifier."""
 AGREEMENT = 0.97
@@ -62,8 +65,14 @@ HELD_OUT = 4
 def main(argv: list[str]) -> int:
     """Train, evaluate and export; the exit status."""
     args = _arguments(argv)
-    folder = find_encoder(args.encoder)
+    folder, out = find_encoder(args.encoder), Path(args.out)
     mixture = Mixture.load(args.corpus)
+    asked = _asked(args) | {"inputs": [read_card(Path(folder))["id"], *(card["id"] for card in mixture.cards)]}
+    if (out / SCORES).is_file():
+        if json.loads((out / SCORES).read_text(encoding="utf-8"))["arguments"] != asked:
+            raise UserError(f"{out}: holds a tagger made with other settings or inputs; choose another --out")
+        _say(f"{out}: this run is finished; its tagger is {out / 'tagger'}")
+        return 0
     question = ask(mixture, args.label, args.apart, args.max_s, args.only)
     if lost := sorted(set(args.reject) - set(question.names)):
         raise UserError(f"--reject {lost[0]}: is not a label; there are {', '.join(question.names[:20])}")
@@ -81,11 +90,9 @@ def main(argv: list[str]) -> int:
     )
     for line in [question.confounded] if found is None else [found.line(question)]:
         _say(line)
-    out = Path(args.out)
     parents = [read_card(Path(folder)), *mixture.cards]
     scores |= {"label": args.label, "apart": args.apart, "clips": len(question.rows), "unknown": question.confounded}
     classifier.save(out / "classifier", parents, evaluation=scores)
-    write_json(out / "scores.json", scores)
     card = read_card(out / "classifier")
     made = export_tagger(classifier, out / "tagger", [card], evaluation=scores)
     agreement = _agreement(classifier, out / "tagger" / MODEL, mixture, question.rows)
@@ -96,6 +103,7 @@ def main(argv: list[str]) -> int:
         made = export_tagger(classifier, out / "tagger", [card], int8=False, evaluation=scores)
     else:
         _say(f"int8 names the label of float32 for {agreement:.1%} of {min(CHECKED, len(question.rows))} clips")
+    write_json(out / SCORES, {**scores, "arguments": asked})
     _say(f"{out / 'tagger'}: {plural(len(question.names), 'label')}, {made['bytes'] / 1e6:.2f} MB")
     print_next((f"lalia tag {out} talk.wav", "labels of audio files"))
     return 0
@@ -135,6 +143,11 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--seed", type=int, default=1)
     return parser.parse_args(argv)
+
+
+def _asked(args: argparse.Namespace) -> dict[str, Any]:
+    """The settings that decide the result."""
+    return {name: value for name, value in vars(args).items() if name != "out"}
 
 
 def _words(text: str) -> list[str]:
@@ -233,7 +246,7 @@ def _train(
         optimizer, args.lr, args.steps, pct_start=0.1, anneal_strategy="linear"
     )
     path = Path(args.out) / "checkpoint.pt"
-    begun = {name: value for name, value in vars(args).items() if name != "out"}
+    begun = _asked(args)
     step = 0
     if path.is_file():
         state = torch.load(path, weights_only=True)

@@ -42,6 +42,10 @@ def test_in_closed_form(tmp_path: Path, encoder: str, tones: str, capsys: pytest
     card = read_card(out / "tagger", "tagger")
     assert card["licence"] == "CC0" and card["task"] == "pitch" and card["evaluation"]["accuracy"] == scores["accuracy"]
     assert card["parents"][0]["kind"] == "classifier"
+    assert main([tones, "--label", "pitch", "--apart", "speaker", "--encoder", encoder, "--out", str(out)]) == 0
+    assert "this run is finished" in capsys.readouterr().err
+    with pytest.raises(UserError, match="made with other settings or inputs"):
+        main([tones, "--label", "pitch", "--apart", "source", "--encoder", encoder, "--out", str(out)])
     facts = Classifier.load(out / "classifier").facts
     assert facts.labels == ["high", "low", "mid"] and facts.moments == 2 and facts.clip_s == pytest.approx(0.8)
 
