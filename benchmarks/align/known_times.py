@@ -197,7 +197,7 @@ class Result:
     ends: float
     """accepted pieces whose first or last word is not the first or last one that is said in them"""
     close: float
-    """ends of clips, among the words of accepted pieces, within 200 ms of where speech begins or ends"""
+    """ends of clips, among the words of accepted pieces, that are in the pause between two clips or within 200 ms of it"""
     accepted_s: Seconds
     doubtful_s: Seconds
     refused_s: Seconds
@@ -238,10 +238,17 @@ def measure(
             word = written[n][1]
             if word is None or n not in placed:
                 continue
+            before, own, after = (
+                joined.speech_s[c] if 0 <= c < len(joined.speech_s) else None
+                for c in range(word.clip - 1, word.clip + 2)
+            )
+            assert own is not None
             if id(word) in firsts:
-                close.append(abs(placed[n][0] - joined.speech_s[word.clip][0]) <= CLOSE_S)
+                at_s = piece.start if n == numbers[0] else placed[n][0]
+                close.append((before[1] if before else 0.0) - CLOSE_S <= at_s <= own[0] + CLOSE_S)
             if id(word) in lasts:
-                close.append(abs(placed[n][1] - joined.speech_s[word.clip][1]) <= CLOSE_S)
+                at_s = piece.end if n == numbers[-1] else placed[n][1]
+                close.append(own[1] - CLOSE_S <= at_s <= (after[0] if after else np.inf) + CLOSE_S)
     return Result(
         len(recovered) / len(said), wrong_ends / max(accepted, 1), float(np.mean(close)) if close else 0.0,
         seconds["accepted"], seconds["doubtful"], seconds["refused"], scores,

@@ -154,7 +154,7 @@ def _pieces_of_run(
 # --- Scores ----------------------------------------------------------------------------------------------
 
 FEATURES = ("deficit", "neighbours' deficit", "errors", "neighbours' errors", "letters", "at a break")
-WEIGHTS = (-7.521, 2.5, 0.254, 0.482, 0.754, -0.286, -0.057)
+WEIGHTS = (-7.831, 1.946, 0.362, 1.608, -0.241, -0.169, 0.33)
 """Logistic regression of P(word is wrong): constant, then the features; fitted by benchmarks/align/calibrate.py."""
 _NEAR = 2
 """Words on either side that count as neighbours."""

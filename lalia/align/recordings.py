@@ -271,6 +271,8 @@ def _pieces(
     pieces = []
     for one in cuts:
         inside = range(one.first, one.last)
+        # A long number of which a part is not placed: "116 000" may be heard as one word.
+        numbers = any(_skipped_number(text, placement, k, step) for k, step in ((one.first, -1), (one.last - 1, 1)))
         neighbours = (_neighbour(text, placement, one.first, -1), _neighbour(text, placement, one.last - 1, 1))
         log_probs_TV = emissions.read(one.start, one.end)
         first, last = (text.spoken[placement.words_K[k]] for k in (one.first, one.last - 1))
@@ -280,7 +282,7 @@ def _pieces(
                 pair, one.start * frame_s, one.end * frame_s, written,
                 _transcript(log_probs_TV, model), words[one.first],
                 score=float(wrong_K[one.first : one.last].mean()),
-                ends=float(max(wrong_K[one.first], wrong_K[one.last - 1])) if one.clear else 1.0,
+                ends=float(max(wrong_K[one.first], wrong_K[one.last - 1])) if one.clear and not numbers else 1.0,
                 margin=margin(log_probs_TV, [ids[k] for k in inside], *neighbours, boundary),
             )
         )  # fmt: skip
@@ -292,6 +294,16 @@ def _ends_sentence(text: Text, k: int) -> bool:
     own = text.spoken[k]
     after = text.spoken[k + 1] if k + 1 < len(text.spoken) else len(text.words)
     return any(word.ends for word in text.words[own:after])
+
+
+def _skipped_number(text: Text, placement: Placement, k: int, step: int) -> bool:
+    """Whether placed word ``k`` has digits, and so has the word before (-1) or after (1) it in the text, which is not placed."""
+    own = int(placement.words_K[k])
+    if not 0 <= own + step < len(text.spoken):
+        return False
+    if 0 <= k + step < len(placement.words_K) and int(placement.words_K[k + step]) == own + step:
+        return False
+    return all(any(letter.isdigit() for letter in text.words[text.spoken[n]].text) for n in (own, own + step))
 
 
 def _neighbour(text: Text, placement: Placement, k: int, step: int) -> list[int]:

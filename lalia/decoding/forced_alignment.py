@@ -81,7 +81,7 @@ def letters_of_frames(log_probs_TV: np.ndarray, tokens: Tokens, text: str, reach
 
 # --- Words of a text that may be missing from the audio, and audio that may be missing from the text ------
 
-STAR, OPEN, SKIP, SKIPPED_WORD = 1.5, 20.0, 10.0, 0.1
+STAR, OPEN, SKIP, SKIPPED_WORD = 1.5, 30.0, 10.0, 0.1
 """Costs in nats: a frame of the star token below the best token of the frame, entering it, leaving out words, each word."""
 
 
