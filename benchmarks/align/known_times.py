@@ -193,7 +193,7 @@ class Result:
     """Shares, 0 to 1, and counts."""
 
     recovered: float
-    """words of the recording that are in accepted pieces, in their place"""
+    """words that are said and written, and are in accepted pieces in their place"""
     ends: float
     """accepted pieces whose first or last word is not the first or last one that is said in them"""
     close: float
@@ -250,7 +250,7 @@ def measure(
                 at_s = piece.end if n == numbers[-1] else placed[n][1]
                 close.append(own[1] - CLOSE_S <= at_s <= (after[0] if after else np.inf) + CLOSE_S)
     return Result(
-        len(recovered) / len(said), wrong_ends / max(accepted, 1), float(np.mean(close)) if close else 0.0,
+        len(recovered) / sum(word is not None for _, word in written), wrong_ends / max(accepted, 1), float(np.mean(close)) if close else 0.0,
         seconds["accepted"], seconds["doubtful"], seconds["refused"], scores,
     )  # fmt: skip
 
@@ -424,7 +424,7 @@ def examples(joined: Joined, text: Damaged, emissions: Emissions, student: Stude
         k = int(np.searchsorted(middles_K, middle))
         if 0 < k < len(words) and not placement.breaks_K[k]:
             wrong_K[k if middles_K[k] - middle < middle - middles_K[k - 1] else k - 1] = True
-    return features_KF, wrong_K
+    return features_KF[~placement.bridged_K], wrong_K[~placement.bridged_K]
 
 
 def fit(features_NF: np.ndarray, wrong_N: np.ndarray, steps: int = 100) -> list[float]:

@@ -20,7 +20,7 @@ from lalia.units import Frames, Seconds
 
 PAD_S: Seconds = 0.3
 """Silence kept before the first word and after the last one."""
-_PAUSE_S, _LONG_PAUSE_S = 0.2, 0.5
+_PAUSE_S, _LONG_PAUSE_S = 0.12, 0.4
 _COSTS = {
     (True, 2): 0.0, (True, 1): 0.3, (True, 0): 3.0,
     (False, 2): 1.0, (False, 1): 2.0, (False, 0): 12.0,
@@ -156,6 +156,8 @@ def _pieces_of_run(
 FEATURES = ("deficit", "neighbours' deficit", "errors", "neighbours' errors", "letters", "at a break")
 WEIGHTS = (-7.831, 1.946, 0.362, 1.608, -0.241, -0.169, 0.33)
 """Logistic regression of P(word is wrong): constant, then the features; fitted by benchmarks/align/calibrate.py."""
+BRIDGED = 0.5
+"""P(word is wrong) of words that are only assumed to be where they are."""
 _NEAR = 2
 """Words on either side that count as neighbours."""
 

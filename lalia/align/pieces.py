@@ -30,7 +30,7 @@ LONGEST_S: Seconds = 20.0
 NO_TEXT, SHORT, ENDS, SCORE = "no text", "short", "ends", "score"
 """Reasons why a piece is not accepted; LISTENER is a person's decision."""
 LISTENER = "listener"
-MOST_ENDS = 0.3
+MOST_ENDS = 0.5
 """The highest ``ends`` of an accepted piece."""
 LEAST_MARGIN = -20.0
 """In nats. Rough recognisers prefer a text with a word less by a few nats where the word is said."""

@@ -12,7 +12,7 @@ from itertools import pairwise
 import numpy as np
 
 from lalia.align.chains import Allowed, Chain, find_chains
-from lalia.decoding.forced_alignment import align_words
+from lalia.decoding.forced_alignment import WordPath, align_words
 from lalia.units import Frames
 
 ReadFrames = Callable[[Frames, Frames], np.ndarray]
@@ -24,6 +24,9 @@ KNOT_FRAMES: Frames = 250
 """Between two safe points; ten seconds at 25 frames a second."""
 MOST_CELLS = 40_000_000
 """Frames times states of one exact path: 40 MB and more."""
+MOST_BRIDGED = 3
+"""Words between two placed ones that are assumed to be in the audio between them, if they fit into it: names and numbers that a
+recogniser does not know."""
 REACH_WORDS, REACH_FRAMES = 120, 1500
 """How far a text is followed beyond a chain where the gap is too large for one path."""
 
@@ -49,6 +52,8 @@ class Placement:
     words_K: np.ndarray
     frames_K2: np.ndarray
     breaks_K: np.ndarray
+    bridged_K: np.ndarray
+    """whether the word was not recognised and is assumed to be between its neighbours"""
     deficit_T: np.ndarray
     chains: list[Chain]
     """positions in letters"""
@@ -87,9 +92,11 @@ def place(
     chains = find_chains(heard.tokens, letters, allowed)
     deficit_T = np.zeros(frames, np.float32)
     placed: dict[int, tuple[Frames, Frames, bool]] = {}
+    bridged: set[int] = set()
     broken = True
     for stretch in _stretches(_anchored(heard, chains, firsts_W), frames, firsts_W):
         path = align_words(read(stretch.start, stretch.end), [words[w] for w in stretch.words], boundary)
+        bridged |= {stretch.words[row] for row in _bridge(path, stretch.words, words)} - placed.keys()
         deficit_T[stretch.start : stretch.end] = np.where(path.star_T, 0.0, path.deficit_T)
         last = -1
         for row, word in enumerate(stretch.words):
@@ -106,7 +113,33 @@ def place(
     frames_K2 = np.array([placed[word][:2] for word in order], np.int64).reshape(-1, 2)
     breaks_K = np.array([placed[word][2] for word in order], bool)
     breaks_K[1:] |= np.diff(words_K) != 1
-    return Placement(words_K, frames_K2, breaks_K, deficit_T, chains)
+    bridged_K = np.isin(words_K, sorted(bridged))
+    return Placement(words_K, frames_K2, breaks_K, bridged_K, deficit_T, chains)
+
+
+def _bridge(path: WordPath, numbers: Sequence[int], words: Sequence[Sequence[int]]) -> list[int]:
+    """Place up to ``MOST_BRIDGED`` left-out words in the star's frames between their neighbours, if they take about as long as
+    their letters; changes ``path`` and returns their rows."""
+    there = np.flatnonzero(path.frames_W2[:, 0] >= 0)
+    if len(there) < 2:
+        return []
+    letters_W = np.array([len(words[number]) for number in numbers])
+    spans = path.frames_W2[there]
+    rate = (spans[:, 1] - spans[:, 0]).sum() / letters_W[there].sum()  # frames a letter, without pauses
+    bridged: list[int] = []
+    for left, right in pairwise(there.tolist()):
+        rows = list(range(left + 1, right))
+        start, end = int(path.frames_W2[left, 1]), int(path.frames_W2[right, 0])
+        if not 1 <= len(rows) <= MOST_BRIDGED or numbers[right] - numbers[left] != right - left:
+            continue
+        edges = np.cumsum([0, *letters_W[rows]]) / letters_W[rows].sum()
+        if not 0.5 * rate <= (end - start) / letters_W[rows].sum() <= 3.0 * rate or end - start < 2 * len(rows):
+            continue
+        places = start + np.rint(edges * (end - start)).astype(np.int64)
+        path.frames_W2[rows, 0], path.frames_W2[rows, 1] = places[:-1], places[1:]
+        path.star_T[start:end] = False
+        bridged += rows
+    return bridged
 
 
 def _anchored(heard: Heard, chains: list[Chain], firsts_W: np.ndarray) -> list[_Anchored]:

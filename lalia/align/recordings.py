@@ -16,7 +16,7 @@ from typing import Protocol
 import numpy as np
 
 from lalia.align.chains import Allowed, find_chains
-from lalia.align.cutting import Cut, cut, evidence, margin, territory, wrong_probability
+from lalia.align.cutting import BRIDGED, Cut, cut, evidence, margin, territory, wrong_probability
 from lalia.align.pieces import LONGEST_S, SHORTEST_S, Piece, decide
 from lalia.align.placement import Heard, Placement, place
 from lalia.align.written import PRIOR_S, TextOptions, Word, encode, join_text, read_words
@@ -266,7 +266,7 @@ def _pieces(
     cuts = cut(placement, heard, ends_K, levels_T, frame_s)
     edges = territory(placement, frames)
     said = [heard.tokens[slice(*np.searchsorted(heard.starts, edge))] for edge in edges]
-    wrong_K = wrong_probability(evidence(placement, ids, said, frames))
+    wrong_K = np.where(placement.bridged_K, BRIDGED, wrong_probability(evidence(placement, ids, said, frames)))
     spaced = model.normaliser.writing.units != "clusters"
     pieces = []
     for one in cuts:

@@ -35,7 +35,7 @@ PIECE = Piece(
         ({}, "accepted", ""),
         ({"score": 0.2}, "doubtful", SCORE),
         ({"score": 0.6}, "refused", SCORE),
-        ({"ends": 0.4}, "doubtful", ENDS),
+        ({"ends": 0.6}, "doubtful", ENDS),
         ({"margin": -30.0}, "doubtful", ENDS),
         ({"end": 2.5}, "refused", SHORT),
         ({"text": "", "score": 1.0}, "refused", NO_TEXT),
