@@ -238,19 +238,17 @@ def measure(
             word = written[n][1]
             if word is None or n not in placed:
                 continue
-            before, own, after = (
-                joined.speech_s[c] if 0 <= c < len(joined.speech_s) else None
-                for c in range(word.clip - 1, word.clip + 2)
-            )
-            assert own is not None
+            edges = [(-np.inf, 0.0), *joined.speech_s, (np.inf, np.inf)]
+            (_, before_s), (start_s, end_s), (after_s, _) = edges[word.clip : word.clip + 3]
             if id(word) in firsts:
                 at_s = piece.start if n == numbers[0] else placed[n][0]
-                close.append((before[1] if before else 0.0) - CLOSE_S <= at_s <= own[0] + CLOSE_S)
+                close.append(before_s - CLOSE_S <= at_s <= start_s + CLOSE_S)
             if id(word) in lasts:
                 at_s = piece.end if n == numbers[-1] else placed[n][1]
-                close.append(own[1] - CLOSE_S <= at_s <= (after[0] if after else np.inf) + CLOSE_S)
+                close.append(end_s - CLOSE_S <= at_s <= after_s + CLOSE_S)
+    both = sum(word is not None for _, word in written)
     return Result(
-        len(recovered) / sum(word is not None for _, word in written), wrong_ends / max(accepted, 1), float(np.mean(close)) if close else 0.0,
+        len(recovered) / both, wrong_ends / max(accepted, 1), float(np.mean(close)) if close else 0.0,
         seconds["accepted"], seconds["doubtful"], seconds["refused"], scores,
     )  # fmt: skip
 
