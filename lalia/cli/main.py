@@ -60,7 +60,7 @@ VERBS = {
 """verb: (line of help, module)"""
 STAGES = {
     "pretrain": "an encoder from raw audio: plan, fit, probe",
-    "finetune": "a recogniser from labelled audio: check, fit, lm, eval, tag, separate, fold",
+    "finetune": "a recogniser from labelled audio: check, fit, grow, lm, eval, tag, separate, fold",
     "distill": "a small student of a recogniser: fit, prune, export",
 }
 
