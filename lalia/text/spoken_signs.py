@@ -59,6 +59,7 @@ def spell_signs(
     text = text.translate(_SAME)
     if not any(sign in text for sign in SIGNS):
         return text
+    text = re.sub(r"°\s?([cfCF])\b", lambda degrees: f"°{degrees[1].upper()}", text)
     writing = writing or writing_system(language)
     own = {
         sign: {"other": words if "{}" in words else f"{{}} {words}" if sign in _UNITS else f" {words} "}
@@ -74,16 +75,17 @@ def spell_signs(
         text = _with_units(text, known, units, writing)
     for sign, place in _BETWEEN.items():
         if sign in known and sign in text:
-            text = re.sub(place, known[sign]["other"], text)
+            word = known[sign]["other"].replace("{}", "").replace("\\", r"\\")
+            text = re.sub(place, word, text)
     return text
 
 
 def _with_units(text: str, known: Mapping[str, Mapping[str, str]], units: list[str], writing: WritingSystem) -> str:
     """``text`` with the words of signs that belong to a number, in front of it or behind."""
-    signs = "|".join(re.escape(sign) + r"(?![^\W\d_])" * (len(sign) > 1) for sign in units)
+    signs = "|".join(re.escape(sign) + r"(?![^\W\d_])" * (sign[0] == "°") for sign in units)
     scale = "|".join(map(re.escape, known.get("scale", {}).get("other", "").split())) or "(?!)"
-    behind = re.compile(rf"(?P<scale>\s(?:{scale})(?!\w))?(?!\s[{_CURRENCIES}]\d)\s?(?P<sign>{signs})", re.IGNORECASE)
-    scaled = re.compile(rf"\s(?:{scale})(?!\w)", re.IGNORECASE)
+    behind = re.compile(rf"(?P<scale>\s(?i:{scale})(?!\w))?(?!\s[{_CURRENCIES}]\d)\s?(?P<sign>{signs})")
+    scaled = re.compile(rf"\s(?i:{scale})(?!\w)")
     before = re.compile(rf"(?<![^\W\d_])(?P<sign>{signs})\s?$")
     half = re.compile(r"\d[.,]")
     out, at = "", 0

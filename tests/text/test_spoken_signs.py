@@ -62,6 +62,10 @@ def test_a_table_gives_the_words_of_signs() -> None:
     table = {"%": "por ciento q'in", "₽": "rublo {}", "&": "xuqujeʼ"}
     assert spell_signs("7 % & ₽ 5", "quc", None, table) == "7 por ciento q'in xuqujeʼ rublo 5"
     assert spell_signs("7 %", "quc") == "7 %"
+    assert spell_signs("a & b, § 5", "quc", None, {"&": r"n\1", "§": "taq {}"}) == r"a n\1 b, taq 5"
+    assert spell_signs("5 °c, 5° N, 7°N, $5 Million, 7 §", "eng") == (
+        "5 degrees Celsius, 5 degrees N, 7°N, 5 Million dollars, 7 §"
+    )
 
 
 def test_signs_that_are_kept_are_not_spelled() -> None:
