@@ -154,10 +154,11 @@ def _words_of(
         one_by_one = bool(behind) and behind in known.digit_by_digit and len(digits) == 4
         whole = _whole(digits, known, table, script, found["ordinal"] is not None, one_by_one)
         after = [_whole(c, known, table, script, False, False) for c in fraction]
-        if whole is None or None in after:
+        if whole is None and not any(after):
             return None
+        # What has no word stays in digits, so that normalising twice does the same as once.
         point = [known.point] if fraction and known.point else []
-        said.append(" ".join([whole, *point, *(word for word in after if word)]))
+        said.append(" ".join([whole or digits, *point, *(word or c for word, c in zip(after, fraction, strict=True))]))
     return " ".join(said)
 
 
