@@ -64,6 +64,7 @@ DOORS = {
         "lalia/onnx_session.py",
         "lalia/runtime/",
         "lalia/speakers/",
+        "lalia/tags/",
         "distill/measure.py",
         "benchmarks/",
         "tests/",
