@@ -113,6 +113,6 @@ def test_a_long_run_is_a_screen(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 def test_what_is_nothing_of_ours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", str(tmp_path)]) == 2
-    assert "is an empty folder, expected a corpus, encoder, recogniser, student" in capsys.readouterr().err
+    assert "is an empty folder, expected a corpus, a model or a run" in capsys.readouterr().err
     assert main(["inspect", str(tmp_path / "absent")]) == 2
     assert "no such folder" in capsys.readouterr().err
