@@ -135,7 +135,7 @@ def main() -> None:
         make_checkpoint(source, head, args.width, args.layers)
         measure(f"{head}: convert hf:", "-m", "lalia", "convert", f"hf:{source}", str(ours), made=ours)
         shutil.rmtree(source)
-        for kind, name in (("onnx", "float32"), ("int8", "int8")):
+        for kind, name in (("int8", "int8"), ("onnx", "float32")):
             made = work / head / name
             measure(f"{head}: convert {kind}:", "-m", "lalia", "convert", str(ours), f"{kind}:{made}", made=made)
             measure(f"{head}: run {name}", *me, str(made), "--step", "decode")
