@@ -259,7 +259,8 @@ def _run(
                 console.print(f"{pair.audio.name}: {note}")
             if found.refused:
                 refused.append(f"{pair.audio.name}: {found.refused}")
-                console.print(refused[-1])
+                if len(pairs) > 1:
+                    console.print(refused[-1])
             pieces += found.pieces
             total_s += found.duration_s
     if len(refused) == len(pairs):
