@@ -23,7 +23,7 @@ from lalia.align.written import PRIOR_S, TextOptions, Word, encode, join_text, r
 from lalia.audio.reading import probe_audio, read_blocks
 from lalia.cards import write_json
 from lalia.decoding.greedy import collapse, peaks
-from lalia.errors import UserError
+from lalia.errors import AudioError, UserError
 from lalia.model_folder import require_alphabet
 from lalia.runtime.windows import in_order
 from lalia.text.normaliser import Normaliser
@@ -363,7 +363,8 @@ def align_all(
     for pair in pairs:
         if pair.text not in texts:
             texts[pair.text] = Text(pair.text, options, model)
-    lengths_s = [probe_audio(pair.audio).duration_s for pair in pairs]
+    lengths_s = [_duration_s(pair.audio) for pair in pairs]
+    unreadable: dict[int, str] = {}
     kept = [work / f"{number:05d}.json" for number in range(len(pairs))]
     stored = [Emissions(work / f"{number:05d}", model.frame_s) for number in range(len(pairs))]
 
@@ -371,8 +372,11 @@ def align_all(
         for number, pair in enumerate(pairs):
             if not kept[number].is_file():
                 stored[number].folder.mkdir(parents=True, exist_ok=True)
-                for part in stored[number].waves(pair.audio):
-                    yield number, *part
+                try:
+                    for part in stored[number].waves(pair.audio):
+                        yield number, *part
+                except AudioError as error:
+                    unreadable[number] = str(error).removeprefix(f"{pair.audio}: ")
             yield number, -1, np.zeros(0, np.float32), 0, 0  # the recording is complete
 
     def run(item: tuple[int, int, np.ndarray, Samples, Samples]) -> tuple[int, int, Samples]:
@@ -389,14 +393,27 @@ def align_all(
             progress(done_s, sum(lengths_s))
             continue
         if not kept[number].is_file():
-            aligned = align_recording(pair, texts[pair.text], stored[number], model)
-            if aligned.refused and (better := _best_guess(pair, pairs, texts, stored[number], model)):
-                aligned.refused = better
+            if number in unreadable:
+                aligned = Aligned(refused=unreadable[number])
+            elif not stored[number].path(0).is_file():
+                aligned = Aligned(refused="holds no sound (0 samples)")
+            else:
+                aligned = align_recording(pair, texts[pair.text], stored[number], model)
+                if aligned.refused and (better := _best_guess(pair, pairs, texts, stored[number], model)):
+                    aligned.refused = better
             write_json(kept[number], asdict(aligned))
             for file in stored[number].folder.iterdir():
                 file.unlink()
             stored[number].folder.rmdir()
         yield pair, _read(kept[number])
+
+
+def _duration_s(audio: Path) -> Seconds:
+    """The duration of a recording; 0 if it cannot be read, which is reported when it is aligned."""
+    try:
+        return probe_audio(audio).duration_s
+    except AudioError:
+        return 0.0
 
 
 def _best_guess(

@@ -212,3 +212,17 @@ def test_a_long_text_is_reported_and_its_part_aligned(
     assert main(["align", str(student), str(audio), str(text), "--out", str(out), "--jobs", "1"]) == 0
     assert "times as long as what is spoken: aligned from" in capsys.readouterr().err
     assert " ".join(piece.text for piece in read_pieces(out)).lower().replace(".", "") == " ".join(book[50:58])
+
+
+def test_an_unreadable_recording_does_not_end_the_others(
+    tmp_path: Path, student: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = sentences(70, 6)
+    record(tmp_path / "book" / "good.flac", said)
+    write(tmp_path / "book" / "good.txt", said)
+    (tmp_path / "book" / "bad.flac").write_bytes(b"no audio at all")
+    write(tmp_path / "book" / "bad.txt", said)
+    out = tmp_path / "corpus"
+    assert main(["align", str(student), str(tmp_path / "book"), "--out", str(out), "--jobs", "1"]) == 0
+    assert "bad.flac: is not a supported audio file" in capsys.readouterr().err
+    assert {piece.recording for piece in read_pieces(out)} == {"good"}
