@@ -1,7 +1,8 @@
 """``Spotter``: commands and wake words in a stream, by a tagger on a sliding window.
 
-The window is as long as the tagger's training clips and moves by a fifth of that. A label is detected when it is likely in two
-windows in a row, in sound, and once until it has been unlikely again.
+The window is as long as the tagger's training clips and moves by a fifth of that. From the first window with a likely label on,
+four windows decide together. Windows whose sound is not in their middle cut a word, and are left out: a tagger learns from clips
+with the word in the middle. The next detection is possible after a window without a likely label.
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ from lalia.units import Samples, Seconds, to_samples, to_seconds
 
 STEPS = 5
 """Windows per length of a window."""
-IN_A_ROW = 2
+DECIDING = 4
+"""Windows that decide together."""
+OFF_CENTRE = 0.15
+"""Windows whose sound is further from their middle, as a share of the window, are not classified: they cut a word."""
 THRESHOLD = 0.9
 
 
@@ -43,8 +47,12 @@ class Spotter:
         self._step: Samples = self._window // STEPS
         self._held_S = np.zeros(self._window, np.float32)
         self._new: Samples = 0
-        self._run: tuple[str, int] = ("", 0)
-        """the likely label and in how many windows in a row"""
+        self._likely: dict[str, list[Detection]] = {}
+        """the likely labels of the windows that decide now"""
+        self._left = 0
+        """how many of them are to come"""
+        self._armed = True
+        """whether a window without a likely label has come since the last detection"""
         self.samples: Samples = 0
 
     def feed(self, block_S: np.ndarray) -> list[Detection]:
@@ -63,11 +71,25 @@ class Spotter:
 
     def _classify(self) -> list[Detection]:
         label, probability = "", 0.0
-        if self.tagger.loud(self._held_S).any():
+        if self.tagger.loud(self._held_S).any() and abs(_centre(self._held_S) - 0.5) < OFF_CENTRE:
             label, probability = self.tagger.ranked(self.tagger.logits(self._held_S).mean(0))[0]
         likely = probability >= self.threshold and label not in self.tagger.rejected
-        before, count = self._run
-        self._run = (label, count + 1 if label == before else 1) if likely else ("", 0)
-        if likely and self._run[1] == IN_A_ROW:
-            return [Detection(label, round(to_seconds(self.samples), 3), probability)]
-        return []
+        if not self._left and likely and self._armed:
+            self._left = DECIDING
+        self._armed = self._armed or not likely
+        if not self._left:
+            return []
+        if likely:
+            self._likely.setdefault(label, []).append(Detection(label, round(to_seconds(self.samples), 3), probability))
+        self._left -= 1
+        if self._left:
+            return []
+        windows = max(self._likely.values(), key=lambda found: sum(one.probability for one in found))
+        self._likely, self._armed = {}, not likely
+        return [max(windows, key=lambda one: one.probability)]
+
+
+def _centre(wave_S: np.ndarray) -> float:
+    """Where the energy of a wave lies, from 0 (its beginning) to 1."""
+    energy_S = np.square(wave_S, dtype=np.float64)
+    return float((energy_S * np.linspace(0, 1, len(wave_S))).sum() / max(energy_S.sum(), 1e-12))

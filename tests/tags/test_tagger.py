@@ -86,13 +86,20 @@ def test_a_tagger_of_another_task_is_refused(tagger: Tagger) -> None:
 @pytest.mark.parametrize("block", [100, 640, 40_000])
 def test_a_command_in_a_stream_counts_once_and_what_is_rejected_never(tagger: Tagger, block: int) -> None:
     wave = talk(
-        ("silence", 2.0), ("low", 1.2), ("silence", 2.0), ("noise", 3.0), ("high", 3.0), ("silence", 1.0), ("high", 1.2)
+        ("silence", 2.0),
+        ("low", 1.2),
+        ("silence", 2.0),
+        ("noise", 3.0),
+        ("high", 3.0),
+        ("silence", 1.0),
+        ("high", 1.2),
+        ("silence", 1.0),
     )
     spotter = Spotter(tagger)
     found = [one for start in range(0, len(wave), block) for one in spotter.feed(wave[start : start + block])]
     assert [one.label for one in found] == ["low", "high", "high"]
     for one, begin in zip(found, (2.0, 8.0, 12.0), strict=True):
-        assert begin < one.at_s < begin + 1.6
+        assert begin < one.at_s < begin + 2.0
 
 
 def test_a_stream_needs_short_clips_and_a_probability(tagger: Tagger) -> None:
