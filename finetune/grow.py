@@ -12,6 +12,7 @@ import csv
 import io
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from finetune.evaluate import LM, RECOGNISER, FinetunedModel
 from finetune.fit import finetune
 from finetune.lm import make_tuned_ngrams
 from finetune.presets import apply_choices, data_choices
+from lalia import config
 from lalia.align.pairs import Pair, find_pairs
 from lalia.align.pieces import NAME, Piece, decide, hours_by_status, read_pieces
 from lalia.align.recordings import align_all
@@ -109,8 +111,8 @@ def grow(settings: GrowSettings, out: Path, stated: Collection[str]) -> None:
         if len(rounds) > 1 and rounds[-1].made_h < rounds[-2].made_h * (1 + settings.grow.least):
             _say("the accepted hours no longer grow")
             break
-    best = min(rounds, key=lambda one: one.dev_cer)
-    _publish(models[best.round - 1], out)
+    best = min(rounds, key=lambda one: round(one.dev_cer, 4))
+    _publish(settings, models[best.round - 1], out)
     last = out / f"round-{len(rounds)}" / "aligned"
     print(
         f"the best recogniser on dev is that of round {best.round}: test CER {best.test_cer:.3f}, in round 1 "
@@ -165,12 +167,18 @@ def _given(settings: GrowSettings, folder: Path) -> FinetunedModel:
 
 def _fit(settings: GrowSettings, run: Path, more: Sequence[Path], stated: Collection[str]) -> FinetunedModel:
     """Train a recogniser on the labels and the corpora ``more``."""
-    own = copy.deepcopy(settings)
-    chosen = FinetuneSettings(**{field.name: getattr(own, field.name) for field in fields(FinetuneSettings)})
-    chosen.data.corpus = [*chosen.data.corpus, *map(str, more)]
-    chosen.out = str(run)
+    chosen = _fit_settings(settings, run)
+    chosen.data.corpus += map(str, more)
     finetune(chosen, run, {name for name in stated if name.partition(".")[0] not in ("grow", "reading")})
     return FinetunedModel(run / RECOGNISER, run, [Path(path) for path in chosen.data.corpus], chosen.data.language, run)
+
+
+def _fit_settings(settings: GrowSettings, run: Path) -> FinetuneSettings:
+    """Those of a fit in ``run`` on the labels."""
+    own = copy.deepcopy(settings)
+    return FinetuneSettings(
+        **{field.name: getattr(own, field.name) for field in fields(FinetuneSettings)} | {"out": str(run)}
+    )
 
 
 def _align(settings: GrowSettings, pairs: Sequence[Pair], model: FinetunedModel, out: Path, language: str) -> None:
@@ -196,9 +204,12 @@ def _align(settings: GrowSettings, pairs: Sequence[Pair], model: FinetunedModel,
             )
         if not any(piece.status == "accepted" for piece in pieces):
             best = min((piece.score for piece in pieces if piece.text), default=1.0)
+            reasons = ", ".join(
+                f"{reason} {count}" for reason, count in Counter(p.reason for p in pieces).most_common()
+            )
             raise UserError(
-                f"{out}: no piece of {len(pieces)} is accepted, the best score is {best:.2f}; give more labels, or "
-                f"--grow.accept {best + 0.05:.2f}"
+                f"{out}: no piece of {len(pieces)} is accepted (reasons: {reasons}; the best score is {best:.2f}); give more "
+                "labels, or a larger --grow.accept"
             )
         return list_pieces(out.parent.parent.name, pieces, language, [card], accept=settings.grow.accept)
 
@@ -318,11 +329,14 @@ def _describe(one: Round) -> str:
     )
 
 
-def _publish(model: FinetunedModel, out: Path) -> None:
+def _publish(settings: GrowSettings, model: FinetunedModel, out: Path) -> None:
     """Copy the models and records of a round to ``out``, so that every command that takes a run takes ``out``."""
     for name, source in {RECOGNISER: model.source, STUDENT: model.student()}.items():
         shutil.rmtree(out / name, ignore_errors=True)
         shutil.copytree(source, out / name)
     for name in _RECORDS:
+        (out / name).unlink(missing_ok=True)
         if model.run and (model.run / name).is_file():
             shutil.copyfile(model.run / name, out / name)
+    if not model.run:
+        config.dump(_fit_settings(settings, out), out / RUN)

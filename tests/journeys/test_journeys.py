@@ -46,6 +46,10 @@ MEASURES = "a measurement of minutes to hours on the demo's corpus; its benchmar
 
 COMMANDS = "needs a corpus of spoken commands, and a microphone"
 
+TRAINED = (
+    "needs a recogniser that finds words in speech, minutes of training; tests/finetune/test_grow.py runs it on chants"
+)
+
 NOT_RUN: dict[tuple[str, str], str] = {
     (
         "docs/hearing.md",
@@ -82,6 +86,7 @@ NOT_RUN: dict[tuple[str, str], str] = {
         "torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint node0:29500 \\",
     ): CLUSTER,
     ("docs/hardware.md", "#!/bin/bash"): CLUSTER,
+    ("docs/new-language.md", "lalia prepare clips.tsv --root clips --language swh --out data/ten"): TRAINED,
     ("docs/runtime.md", "pip install '.[listen]'"): MICROPHONE,
     ("docs/runtime.md", "pip install '.[serve]'"): INSTALLS,
     (
