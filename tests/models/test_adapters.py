@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -119,7 +120,7 @@ def test_another_language_changes_no_bit_of_the_first(tmp_path):
 
 def test_an_encoder_with_adapter_layers_learns_them_alone(tmp_path):
     """MMS's recipe: a language's weights are those of the adapter layers and the head."""
-    shape = {"block": "transformer", "norm": "pre", "adapter": 3}
+    shape: dict[str, Any] = {"block": "transformer", "norm": "pre", "adapter": 3}
     shared = make_encoder(**shape)
     encoder = make_encoder(**shape)
     adapt(encoder, rank_of(encoder, 0.02))
