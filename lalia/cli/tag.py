@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soxr
 
+from lalia.audio.reading import Resampler
 from lalia.cards import cores
 from lalia.cli.listen import until_interrupted
 from lalia.cli.options import Clip, called, find_clips, kept
@@ -173,13 +173,12 @@ def _live(args: argparse.Namespace) -> int:
             blocks, rate = microphone.blocks(stopped), microphone.rate
         else:
             blocks, rate = file_blocks(opened.enter_context(kept(args.source)), True, stopped), SAMPLE_RATE
-        resampler = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32") if rate != SAMPLE_RATE else None
+        resampled = Resampler(rate)
         count, start = 0, time.perf_counter()
         if args.format == "csv":
             print("at_s,label,probability")
         for samples, _ in blocks:
-            block_S = np.asarray(samples if resampler is None else resampler.resample_chunk(samples), np.float32)
-            for found in spotter.feed(block_S):
+            for found in spotter.feed(resampled(samples.astype(np.float32, copy=False))):
                 print(_line(found, args.format), flush=True)
                 count += 1
     length_s = spotter.samples / SAMPLE_RATE
