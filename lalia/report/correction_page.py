@@ -29,6 +29,7 @@ DOUBTFUL = "doubtful.html"
 PAGE_BYTES = 24_000_000
 """A page holds about an hour of audio; a larger one is slow to open."""
 MOST_PAGES = 4
+ASSETS = ("corrections.css", "corrections.js")
 WORD_LEGEND = Markup(
     '<span><mark class="gone">deletion</mark> written, not transcribed</span>'
     '<span><mark class="other">substitution</mark> transcribed as another word</span>'
@@ -69,29 +70,36 @@ def write_pages(
     Clips beyond the last page are counted on it. Pages of an earlier call are removed. ``next_command`` takes the corrections.
     """
     storage = hashlib.sha256("\n".join(f"{clip.id}\t{clip.text}" for clip in clips).encode()).hexdigest()[:16]
-    parts: list[list[_Shown]] = []
-    for shown, new in _paged(clips, normaliser):
-        if new and len(parts) == MOST_PAGES:
-            break
-        if new:
-            parts.append([])
-        parts[-1].append(shown)
-    paths = [path.with_stem(f"{path.stem}-{number}") if number > 1 else path for number in range(1, len(parts) + 1)]
-    for old in [path, *path.parent.glob(f"{path.stem}-*.html")]:
-        if old not in paths:
-            old.unlink(missing_ok=True)
-    left_out = len(clips) - sum(map(len, parts))
-    for number, (part, where) in enumerate(zip(parts, paths, strict=True), start=1):
+    paths: list[Path] = []
+    part: list[_Shown] = []
+    shown = 0
+
+    def write(more: bool) -> None:  # each page as soon as it is full: its audio is large
+        paths.append(path.with_stem(f"{path.stem}-{len(paths) + 1}") if paths else path)
         lead = Markup("<strong>{}</strong>, the most doubtful first. Save the table, then run <code>{}</code>.").format(
             plural(len(part), "clip"), next_command
         )
-        of = f", page {number} of {len(parts)}" if len(parts) > 1 else ""
-        footer = [f"{left_out:,} more doubtful clips are on no page."] if left_out and number == len(parts) else []
-        blocks = [page.corrections(part, WORD_LEGEND, storage)]
-        assets = ("corrections.css", "corrections.js")
-        page.Page("corrections", title + of, lead, sections=[page.Section("", blocks)], footer=[
-            *footer, "Enter saves a corrected text, Escape leaves it. After a decision the next clip plays.",
-        ], assets=assets).write(where)  # fmt: skip
+        number = f", page {len(paths)}" if more or len(paths) > 1 else ""
+        left_out = len(clips) - shown if len(paths) == MOST_PAGES else 0
+        footer: list[str | Markup] = [f"{left_out:,} more doubtful clips are on no page."] if left_out else []
+        footer.append("Enter saves a corrected text, Escape leaves it. After a decision the next clip plays.")
+        sections = [page.Section("", [page.corrections(part, WORD_LEGEND, storage)])]
+        made = page.Page("corrections", title + number, lead, sections=sections, footer=footer, assets=ASSETS)
+        made.write(paths[-1])
+
+    for one, new in _paged(clips, normaliser):
+        if new and part:
+            write(more=True)
+            part = []
+            if len(paths) == MOST_PAGES:
+                break
+        part.append(one)
+        shown += 1
+    if part:
+        write(more=False)
+    for old in [path, *path.parent.glob(f"{path.stem}-*.html")]:
+        if old not in paths:
+            old.unlink(missing_ok=True)
     return paths
 
 
