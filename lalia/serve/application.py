@@ -385,7 +385,7 @@ class Service:
         """Server-sent events as in OpenAI's API: the text word by word, then all of it; an error is the last event."""
         done = asyncio.wrap_future(job.future)
         self.scheduler.add(job)
-        shown: list[Word] = []
+        shown, text = list[Word](), ""
         try:
             while not (done.done() and words.empty()):
                 waited = asyncio.ensure_future(words.get())
@@ -394,21 +394,19 @@ class Service:
                     await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
                     if not waited.done():
                         break
-                    before = text_of_words(shown)
                     shown += waited.result()
-                    yield event({"type": "transcript.text.delta", "delta": text_of_words(shown)[len(before) :]})
+                    before, text = text, text_of_words(shown)
+                    yield event({"type": "transcript.text.delta", "delta": text[len(before) :]})
                 finally:
                     waited.cancel()
             transcript = await done
-            rest = transcript.text.removeprefix(text_of_words(shown))
+            rest = transcript.text.removeprefix(text)
             if not shown or (rest and rest != transcript.text):
                 yield event({"type": "transcript.text.delta", "delta": rest})
             self._transcribed(request, job, transcript, begun)
             yield event({"type": "transcript.text.done", "text": transcript.text, "usage": usage(transcript)})
-        except asyncio.CancelledError:
-            raise
         except Exception as error:
-            failed = self._as_request_error(error, request.state.name)
+            failed = self.as_request_error(error, request.state.name)
             yield event({"type": "error", **failed.as_dict()})
         finally:
             job.cancel()
@@ -492,12 +490,13 @@ class Service:
         what = f"{type(error).__name__} in the server, which has logged it; please report it with the id {request.id}"
         return RequestError(500, "fault", what)
 
-    def _as_request_error(self, error: Exception, request: RequestName) -> RequestError:
+    def as_request_error(self, error: Exception, request: RequestName) -> RequestError:
+        """What the client is told about ``error``; one that is neither a refusal nor bad audio is a fault."""
         if isinstance(error, RequestError):
             return error
-        return (
-            RequestError(415, "bad_audio", str(error)) if isinstance(error, AudioError) else self.fault(error, request)
-        )
+        if isinstance(error, AudioError):
+            return RequestError(415, "bad_audio", str(error))
+        return self.fault(error, request)
 
     def _guarded(self, route: str, handler: Handler, closed: bool = True) -> Handler:
         """``handler`` with authorization, errors as responses, and counted and named requests."""
@@ -510,7 +509,7 @@ class Service:
                     self._check_token(request)
                 response = await handler(request)
             except Exception as error:  # it fails only this request
-                response = _error_response(self._as_request_error(error, name))
+                response = _error_response(self.as_request_error(error, name))
             self.answered(name, route, response.status_code, request.state.audio_s)
             response.headers["x-content-type-options"] = "nosniff"
             response.headers["x-request-id"] = name.id

@@ -27,7 +27,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from lalia.audio.reading import Resampler, ignore_note
 from lalia.audio.vad import FRAME_S, FRAME_SAMPLES, VoiceActivity
 from lalia.decoding.greedy import text_of_words
-from lalia.runtime.streaming import Stream
+from lalia.runtime.streaming import Stream, StreamUpdate
 from lalia.runtime.student import Student, TranscribeOptions
 from lalia.serve.limits import RequestError
 from lalia.serve.scheduler import Job
@@ -183,11 +183,10 @@ class _Item:
         if self.stream is None:
             self.parts.append(wave_S)
             return []
-        self.stream.feed(wave_S)
-        return self.delta()
+        return self._delta(self.stream.feed(wave_S))
 
-    def delta(self) -> list[Event]:
-        if self.stream is None:
+    def _delta(self, update: StreamUpdate) -> list[Event]:
+        if self.stream is None or not update.stable:
             return []
         text = text_of_words(self.stream.words)
         new, self.shown = text[len(self.shown) :], text
@@ -196,8 +195,7 @@ class _Item:
     def finish(self) -> list[Event]:
         """The last words of a streaming student."""
         assert self.stream is not None
-        self.stream.finish()
-        return self.delta()
+        return self._delta(self.stream.finish())
 
     def completed(self, text: str) -> Event:
         usage = {"type": "duration", "seconds": round(to_seconds(self.samples), 3)}
@@ -246,6 +244,9 @@ class RealtimeClient(SocketClient):
 
     def open(self) -> None:
         self._student()
+
+    def keep(self) -> None:
+        """Nothing: a session ends with its connection."""
 
     async def listen(self) -> None:
         await self._say({"type": self._named("created"), "session": self._report()})

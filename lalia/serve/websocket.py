@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 import json
 import secrets
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -25,7 +26,7 @@ from starlette.responses import JSONResponse
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from lalia.audio.reading import ignore_note
-from lalia.errors import AudioError, UserError
+from lalia.errors import UserError
 from lalia.runtime.streaming import Stream, StreamUpdate, as_dict
 from lalia.serve.limits import RequestError
 from lalia.serve.scheduler import StreamJob
@@ -97,15 +98,11 @@ async def serve_socket(service: Service, socket: WebSocket, route: str, client: 
         await client.listen()
     except (WebSocketDisconnect, asyncio.CancelledError):
         client.keep()
-    except RequestError as error:
-        status = error.status
-        await client.fail(error, _AGAIN if error.retry_s is not None else _POLICY)
-    except AudioError as error:
-        status = 415
-        await client.fail(RequestError(415, "bad_audio", str(error)), _POLICY)
-    except Exception as error:  # a bug here fails only this stream
-        status = 500
-        await client.fail(service.fault(error, request), _FAULT)
+    except Exception as error:  # a bug here fails only this connection
+        failed = service.as_request_error(error, request)
+        status = failed.status
+        again = _AGAIN if failed.retry_s is not None else _POLICY
+        await client.fail(failed, _FAULT if status == 500 else again)
     finally:
         if inside:
             service.leave(stream=True)
@@ -127,8 +124,8 @@ def _check_handshake(service: Service, socket: WebSocket, client: SocketClient) 
     return trusted
 
 
-class SocketClient:
-    """A connected client: what its protocol does with messages. Subclasses implement ``open``, ``listen`` and ``fail``."""
+class SocketClient(ABC):
+    """A connected client: what its protocol does with messages."""
 
     subprotocol: str | None = None
     heard_s: Seconds = 0.0
@@ -144,12 +141,13 @@ class SocketClient:
         """``Bearer TOKEN``, where the handshake has it; else the first message must."""
         return self._socket.headers.get("authorization", "")
 
+    @abstractmethod
     def check(self) -> None:
         """Check the query; ``RequestError`` refuses the handshake."""
 
+    @abstractmethod
     def open(self) -> None:
         """Begin, once the token is shown and a place is taken; ``RequestError`` if that cannot be."""
-        raise NotImplementedError
 
     async def authenticate(self) -> None:
         """Read the token from the first message; ``RequestError`` if it is missing or wrong."""
@@ -160,10 +158,11 @@ class SocketClient:
                 401, "no_token", 'expected {"token": "…"} with this server\'s token as the first message'
             )
 
+    @abstractmethod
     async def listen(self) -> None:
         """Process all messages."""
-        raise NotImplementedError
 
+    @abstractmethod
     def keep(self) -> None:
         """The connection broke."""
 
