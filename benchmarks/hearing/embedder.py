@@ -70,6 +70,8 @@ def pieces(folder: Path, most: int, draw: np.random.Generator) -> Iterator[np.nd
     """At most ``most`` waves of three seconds from the audio files of ``folder``; a shorter clip is repeated."""
     files = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES]
     length = to_samples(PIECE_S)
+    if not files:
+        raise SystemExit(f"{folder}: holds no audio files")
     taken = 0
     for place in draw.permutation(len(files)):
         wave_S = read_audio(files[place])
