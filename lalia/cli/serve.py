@@ -27,7 +27,7 @@ Serve a student over HTTP, with a web page for uploads.
   curl -F file=@talk.mp3 -F 'prompt=Dodoma, Mwanza' -F stream=true http://127.0.0.1:8000/v1/audio/transcriptions
   curl -F file=@talk.mp3 -F response_format=diarized_json http://127.0.0.1:8000/v1/audio/transcriptions    (with --diarizer)
 
-  GET / /health /metrics /v1/models    POST /transcribe /v1/audio/transcriptions (the form of OpenAI's API)
+  GET / /health /metrics /v1/models    POST /transcribe /render /v1/audio/transcriptions (the form of OpenAI's API)
   WebSocket /stream?rate=16000         16-bit samples in, words out during speech (streaming students)
 
 A student of several languages writes the one of a request's language=CODE, else that of --language. A request's prompt= or

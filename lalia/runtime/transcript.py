@@ -330,7 +330,7 @@ def render(transcript: Transcript, format: str, name: str = "") -> str:
     if format == "vtt":
         return "WEBVTT\n\n" + "".join(
             f"{_clock(cue.start_s, '.')} --> {_clock(cue.end_s, '.')}\n"
-            + (f"<v {cue.label}>" if cue.label else "")
+            + (f"<v {_escaped(cue.label)}>" if cue.label else "")
             + "\n".join(map(_escaped, cue.lines))
             + "\n\n"
             for cue in make_cues(transcript.words)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import hashlib
 import hmac
 import logging
 import re
@@ -16,34 +14,46 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import HTTPConnection, Request
-from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
-from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from lalia.audio.channels import EACH, parse_channels
 from lalia.audio.reading import Note, NoteHandler
 from lalia.decoding.automata import BOOST
 from lalia.decoding.decoder import Decoder, DecodingInputs
-from lalia.decoding.greedy import Word, text_of_words
 from lalia.errors import AudioError, UserError
 from lalia.runtime.student import Student, TranscribeOptions
 from lalia.runtime.transcript import FORMATS, Transcript
-from lalia.serve.http import DIARIZED, OPENAI, Upload, answer, event, openai_answer, receive_upload, usage
+from lalia.serve.http import (
+    DIARIZED,
+    OPENAI,
+    Events,
+    EventStream,
+    OpenAIEvents,
+    Progress,
+    Upload,
+    answer,
+    event,
+    openai_answer,
+    receive_upload,
+    reported,
+)
 from lalia.serve.limits import Access, Limits, RequestError, busy
 from lalia.serve.realtime import ROUTE as REALTIME
 from lalia.serve.realtime import serve_realtime
 from lalia.serve.scheduler import Job, Scheduler, Steps
+from lalia.serve.web_page import WORDS_BYTES, load_page, read_transcript
 from lalia.serve.websocket import ROUTE, Sessions, serve_stream
 from lalia.speakers.diarizer import Diarizer
 from lalia.speakers.naming import name_speakers
@@ -154,7 +164,9 @@ Handler = Callable[[Request], Awaitable[Response]]
 Write = Callable[[Transcript, Upload, list[Note], Student], Response]
 Check = Callable[[Upload], None]
 
-FIELDS = frozenset({"file", "name", "format", "language", "channels", "voice", "hot_words", "prompt", "diarize"})
+FIELDS = frozenset(
+    {"file", "name", "format", "language", "channels", "voice", "hot_words", "prompt", "diarize", "stream"}
+)
 """What ``/transcribe`` takes in its query or form; another name is refused."""
 OPENAI_FIELDS = frozenset(
     {
@@ -202,14 +214,7 @@ class Service:
         self._created = int(time.time())
         languages = student.card.get("language") or []
         self.language = ",".join([languages] if isinstance(languages, str) else languages)
-        self._page = (files("lalia.serve") / "page.html").read_text(encoding="utf-8")
-        script = re.search(r"<script>(.*?)</script>", self._page, re.S)
-        style = re.search(r"<style>(.*?)</style>", self._page, re.S)
-        assert script and style
-        self._policy = (
-            "default-src 'none'; connect-src 'self'; media-src blob:; base-uri 'none'; form-action 'none';"
-            f" frame-ancestors 'none'; script-src {_digest(script[1])}; style-src {_digest(style[1])}"
-        )
+        self._page = load_page()
 
     def application(self) -> Starlette:
         """The ASGI application."""
@@ -221,6 +226,7 @@ class Service:
             ("/v1/models", self.models, get),
             ("/v1/models/{name:path}", self.model, get),
             ("/transcribe", self.transcribe, post),
+            ("/render", self.render, post),
             ("/v1/audio/transcriptions", self.transcribe_openai, post),
             ("/v1/audio/translations", self.translate, post),
         ]
@@ -246,13 +252,16 @@ class Service:
         )
 
     async def page(self, _: Request) -> Response:
-        return HTMLResponse(self._page, headers={"content-security-policy": self._policy})
+        return HTMLResponse(self._page.html, headers={"content-security-policy": self._page.policy})
 
     async def health(self, _: Request) -> Response:
-        card = self.student.card
-        facts = {"model": self.name, "id": card["id"], "inside": self.active, "streaming": card.get("streaming")}
+        facts = {"model": self.name, "id": self.student.card["id"], "inside": self.active}
+        return JSONResponse({"status": "ok", "diarizer": self.diarizer is not None} | facts | self._abilities())
+
+    def _abilities(self) -> dict[str, Any]:
+        """What a page can offer: how the student streams, and its languages by code."""
         languages = {code: language_name(code) or code for code in self.student.normaliser.languages}
-        return JSONResponse({"status": "ok"} | facts | {"languages": languages})
+        return {"streaming": self.student.card.get("streaming"), "languages": languages}
 
     async def show_metrics(self, _: Request) -> Response:
         gauges = {
@@ -280,7 +289,7 @@ class Service:
         return JSONResponse(self._model())
 
     def _model(self) -> dict[str, Any]:
-        return {"id": self.name, "object": "model", "created": self._created, "owned_by": "lalia"}
+        return {"id": self.name, "object": "model", "created": self._created, "owned_by": "lalia"} | self._abilities()
 
     async def translate(self, _: Request) -> Response:
         raise RequestError(
@@ -292,8 +301,16 @@ class Service:
         format = _require_known("format", request.query_params.get("format", "json"), FORMATS)
         _channel_choice(request.query_params)
         return await self._transcribe(
-            request, lambda transcript, upload, notes, _: answer(transcript, format, upload.name, notes), FIELDS
+            request, lambda transcript, upload, notes, _: answer(transcript, format, upload.name, notes), FIELDS, Events
         )
+
+    async def render(self, request: Request) -> Response:
+        """``POST /render?format=srt``: words as JSON, corrected by a client, as a file."""
+        format = _require_known("format", request.query_params.get("format", ""), FORMATS)
+        limits = replace(self.limits, upload_bytes=min(WORDS_BYTES, self.limits.upload_bytes))
+        async with receive_upload(request, limits, self.folder) as upload:
+            transcript, name = await run_in_threadpool(lambda: read_transcript(upload.path.read_bytes()))
+            return await run_in_threadpool(answer, transcript, format, name, [])
 
     async def transcribe_openai(self, request: Request) -> Response:
         """``POST /v1/audio/transcriptions``: a form as OpenAI's clients send it."""
@@ -306,7 +323,7 @@ class Service:
         def check(upload: Upload) -> None:
             _require_known("response_format", upload.fields.get("response_format", "json"), OPENAI)
 
-        return await self._transcribe(request, write, OPENAI_FIELDS, check)
+        return await self._transcribe(request, write, OPENAI_FIELDS, OpenAIEvents, check)
 
     async def stream(self, socket: WebSocket) -> None:
         """WebSocket ``/stream``: streaming recognition."""
@@ -317,7 +334,7 @@ class Service:
         await serve_realtime(self, socket)
 
     async def _transcribe(
-        self, request: Request, write: Write, known: frozenset[str], check: Check | None = None
+        self, request: Request, write: Write, known: frozenset[str], events: type[Events], check: Check | None = None
     ) -> Response:
         async with AsyncExitStack() as stack:
             self.enter()
@@ -340,20 +357,23 @@ class Service:
                 decoder=self.decoder(student, asked, notes.append),
                 on_note=notes.append,
             )
-            words: asyncio.Queue[list[Word]] | None = None
-            if "stream" in known and _truth("stream", fields.get("stream", "")):
-                words, loop = asyncio.Queue(), asyncio.get_running_loop()
+            told: asyncio.Queue[Progress] | None = None
+            if _truth("stream", fields.get("stream", "")):
+                told, loop = asyncio.Queue(), asyncio.get_running_loop()
 
-                def show(found: list[Word], put: Callable[[list[Word]], None] = words.put_nowait) -> None:
-                    loop.call_soon_threadsafe(put, found)
+                def tell(progress: Progress, put: Callable[[Progress], None] = told.put_nowait) -> None:
+                    loop.call_soon_threadsafe(put, progress)
 
-                options = replace(options, on_words=show)
+                options = replace(options, on_words=lambda words: tell(Progress(words)))
             steps: Callable[[], Steps] = partial(student.steps, upload.path, upload.name, options)
+            if told is not None:
+                steps = reported(steps, tell)
             if _truth("diarize", fields.get("diarize", "")) or fields.get("response_format") == DIARIZED:
                 steps = self._with_speakers(steps, upload, options)
             job = Job(steps, self.limits.audio_s, self.limits.work_s, self.client_of(request))
-            if words is not None:
-                return _EventStream(self._events(request, job, words, begun), stack.pop_all())
+            if told is not None:
+                shape = events(upload.name, notes)
+                return EventStream(self._events(request, job, told, shape, begun), stack.pop_all())
             transcript = await self._wait(request, job)
             self._transcribed(request, job, transcript, begun)
             return write(transcript, upload, notes, student)
@@ -380,31 +400,27 @@ class Service:
         return both
 
     async def _events(
-        self, request: Request, job: Job, words: asyncio.Queue[list[Word]], begun: float
+        self, request: Request, job: Job, told: asyncio.Queue[Progress], shape: Events, begun: float
     ) -> AsyncIterator[bytes]:
-        """Server-sent events as in OpenAI's API: the text word by word, then all of it; an error is the last event."""
+        """Server-sent events: words as they become final, then the transcript; an error is the last event."""
         done = asyncio.wrap_future(job.future)
         self.scheduler.add(job)
-        shown, text = list[Word](), ""
         try:
-            while not (done.done() and words.empty()):
-                waited = asyncio.ensure_future(words.get())
+            while not (done.done() and told.empty()):
+                waited = asyncio.ensure_future(told.get())
                 try:
                     either: set[asyncio.Future[Any]] = {done, waited}
                     await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
                     if not waited.done():
                         break
-                    shown += waited.result()
-                    before, text = text, text_of_words(shown)
-                    yield event({"type": "transcript.text.delta", "delta": text[len(before) :]})
+                    for found in shape.progress(waited.result()):
+                        yield event(found)
                 finally:
                     waited.cancel()
             transcript = await done
-            rest = transcript.text.removeprefix(text)
-            if not shown or (rest and rest != transcript.text):
-                yield event({"type": "transcript.text.delta", "delta": rest})
             self._transcribed(request, job, transcript, begun)
-            yield event({"type": "transcript.text.done", "text": transcript.text, "usage": usage(transcript)})
+            for found in shape.done(transcript):
+                yield event(found)
         except Exception as error:
             failed = self.as_request_error(error, request.state.name)
             yield event({"type": "error", **failed.as_dict()})
@@ -547,21 +563,9 @@ class Service:
         assert isinstance(error, HTTPException)
         name = self.name_request(request)
         self.answered(name, "other", error.status_code)
-        there = "GET / /health /metrics /v1/models, POST /transcribe /v1/audio/transcriptions, WebSocket /stream /v1/realtime"
+        there = "/ /health /metrics /v1/models /transcribe /render /v1/audio/transcriptions /stream /v1/realtime"
         what = f"{error.detail}; there are {there}"
         return _error_response(RequestError(error.status_code, "no_route", what))
-
-
-class _EventStream(StreamingResponse):
-    """Server-sent events, and what is closed behind them even if the client leaves before the first."""
-
-    def __init__(self, events: AsyncIterator[bytes], stack: AsyncExitStack) -> None:
-        super().__init__(events, media_type="text/event-stream", headers={"cache-control": "no-cache"})
-        self._stack = stack
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with self._stack:
-            await super().__call__(scope, receive, send)
 
 
 def _error_response(error: RequestError) -> Response:
@@ -593,7 +597,3 @@ def _channel_choice(parameters: Mapping[str, str]) -> int | None:
         return parse_channels(parameters.get("channels", "mix"))
     except ValueError as error:
         raise RequestError(400, "bad_channels", str(error)) from error
-
-
-def _digest(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

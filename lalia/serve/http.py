@@ -10,8 +10,8 @@ import shutil
 import tempfile
 import time
 import zlib
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -20,14 +20,17 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from lalia.audio.reading import TWO_VOICES, Note
-from lalia.decoding.greedy import text_of_words
+from lalia.decoding.greedy import Word, text_of_words
 from lalia.errors import UserError
 from lalia.runtime.transcript import Transcript, make_cues, render, turns, who
 from lalia.serve.limits import MEGABYTE, Limits, RequestError
+from lalia.serve.scheduler import Steps
 from lalia.text.tokens import Tokens
+from lalia.units import Seconds
 
 # --- Uploads ---------------------------------------------------------------------------------------------
 
@@ -246,6 +249,85 @@ def _encoded(text: str, tokens: Tokens) -> list[int]:
 def usage(transcript: Transcript) -> dict[str, Any]:
     """What was transcribed, as OpenAI counts it: whole seconds."""
     return {"type": "duration", "seconds": math.ceil(transcript.duration_s)}
+
+
+# --- Server-sent events ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Progress:
+    """News of a running job: words that became final, or the seconds of audio transcribed so far."""
+
+    words: list[Word]
+    heard_s: Seconds = 0.0
+
+
+def reported(steps: Callable[[], Steps], tell: Callable[[Progress], None]) -> Callable[[], Steps]:
+    """``steps`` that tell how many seconds were transcribed."""
+
+    def told() -> Steps:
+        work = steps()
+        while True:
+            try:
+                heard_s = next(work)
+            except StopIteration as end:
+                return end.value
+            tell(Progress([], heard_s))
+            yield heard_s
+
+    return told
+
+
+class EventStream(StreamingResponse):
+    """Server-sent events, and what is closed behind them even if the client leaves before the first."""
+
+    def __init__(self, events: AsyncIterator[bytes], stack: AsyncExitStack) -> None:
+        super().__init__(events, media_type="text/event-stream", headers={"cache-control": "no-cache"})
+        self._stack = stack
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with self._stack:
+            await super().__call__(scope, receive, send)
+
+
+class Events:
+    """The events of ``/transcribe?stream=true``: ``words``, ``progress`` and at the end ``done``, the JSON transcript."""
+
+    def __init__(self, name: str, notes: Sequence[Note]) -> None:
+        self._name = name
+        self._notes = notes
+
+    def progress(self, told: Progress) -> Iterator[dict[str, Any]]:
+        if told.words:
+            found = json.loads(render(Transcript("", told.words), "json"))
+            yield {"type": "words", "words": found["words"]}
+        else:
+            yield {"type": "progress", "heard_s": round(told.heard_s, 3)}
+
+    def done(self, transcript: Transcript) -> Iterator[dict[str, Any]]:
+        found = json.loads(render(transcript, "json", self._name))
+        yield {"type": "done"} | found | _warnings(self._notes)
+
+
+class OpenAIEvents(Events):
+    """The events of OpenAI's API: the text word by word, then all of it."""
+
+    def __init__(self, name: str, notes: Sequence[Note]) -> None:
+        super().__init__(name, notes)
+        self._shown: list[Word] = []
+        self._text = ""
+
+    def progress(self, told: Progress) -> Iterator[dict[str, Any]]:
+        if told.words:
+            self._shown += told.words
+            before, self._text = self._text, text_of_words(self._shown)
+            yield {"type": "transcript.text.delta", "delta": self._text[len(before) :]}
+
+    def done(self, transcript: Transcript) -> Iterator[dict[str, Any]]:
+        rest = transcript.text.removeprefix(self._text)
+        if not self._shown or (rest and rest != transcript.text):
+            yield {"type": "transcript.text.delta", "delta": rest}
+        yield {"type": "transcript.text.done", "text": transcript.text, "usage": usage(transcript)}
 
 
 def event(message: dict[str, Any]) -> bytes:

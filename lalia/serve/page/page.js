@@ -1,42 +1,3 @@
-<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<title>lalia</title>
-<style>
-:root { color-scheme: light dark; --line: #8886; --mark: #f6c344; }
-body { font: 17px/1.6 system-ui, sans-serif; max-width: 46rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.3rem; }
-#drop { display: block; border: 2px dashed var(--line); border-radius: .6rem; padding: 2rem 1rem; text-align: center; cursor: pointer; }
-#drop.over, #drop:focus-within { border-color: var(--mark); }
-#drop input { position: absolute; opacity: 0; width: 1px; height: 1px; }
-#status { min-height: 1.6em; }
-#status.bad { color: #c33; }
-audio { width: 100%; margin: .5rem 0; }
-#words button { font: inherit; color: inherit; background: none; border: 0; border-radius: .2rem; padding: 0 .15em; cursor: pointer; }
-#words button:hover { outline: 1px solid var(--line); }
-#words button.now { background: var(--mark); color: #000; }
-#words time { font-size: .7rem; opacity: .6; margin: 0 .3em 0 .6em; font-variant-numeric: tabular-nums; }
-#words .unsure { text-decoration: underline dotted; }
-#speak { font: inherit; padding: .3rem 1rem; margin-top: 1rem; cursor: pointer; }
-#speak.on { background: #c33; color: #fff; }
-#live { min-height: 1.6em; }
-#live span { opacity: .5; }
-[hidden] { display: none; }
-</style>
-<h1>lalia</h1>
-<label id="drop">Drop an audio file here, or click to choose one<input id="file" type="file" accept="audio/*,video/*,.g722"></label>
-<button id="speak" hidden>Speak</button>
-<p id="language-row" hidden><label>Language <select id="language"></select></label></p>
-<p id="token-row" hidden><label>Token <input id="token" type="password" autocomplete="off"></label> <button id="again">Try again</button></p>
-<p id="status" role="status"></p>
-<p id="live" aria-live="polite" hidden></p>
-<div id="result" hidden>
-<audio id="player" controls></audio>
-<p id="words"></p>
-<p><a id="srt" download="transcript.srt">Subtitles (SRT)</a></p>
-</div>
-<script>
 "use strict";
 const at = id => document.getElementById(id);
 let words = [], current = -1, file = null, busy = false, links = [], talk = null;
@@ -207,4 +168,3 @@ addEventListener("drop", event => {
   at("drop").classList.remove("over");
   if (event.dataTransfer.files.length) { file = event.dataTransfer.files[0]; transcribe(); }
 });
-</script>
