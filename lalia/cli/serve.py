@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 from lalia.cli.options import Decoding, add_decoding, add_written_language, load_decoding, load_student, needs
 from lalia.cli.parser import Parser, positive
 from lalia.errors import UserError
-from lalia.serve.limits import MEGABYTE, Access, Limits
+from lalia.serve.access import Access
+from lalia.serve.limits import MEGABYTE, Limits
 from lalia.speakers.diarizer import Diarizer
 
 TOKEN = "LALIA_TOKEN"

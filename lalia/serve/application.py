@@ -1,29 +1,24 @@
-"""HTTP routes of the server: transcription, the page, health, and metrics in Prometheus' text format."""
+"""HTTP routes of the server: transcription, models, the page, health and metrics."""
 
 from __future__ import annotations
 
 import asyncio
-import hmac
 import logging
 import re
-import threading
 import time
-import uuid
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import HTTPConnection, Request
+from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
@@ -35,6 +30,7 @@ from lalia.decoding.decoder import Decoder, DecodingInputs
 from lalia.errors import AudioError, UserError
 from lalia.runtime.student import Student, TranscribeOptions
 from lalia.runtime.transcript import FORMATS, Transcript
+from lalia.serve.access import Access, RequestName
 from lalia.serve.http import (
     DIARIZED,
     OPENAI,
@@ -49,7 +45,8 @@ from lalia.serve.http import (
     receive_upload,
     reported,
 )
-from lalia.serve.limits import Access, Limits, RequestError, busy
+from lalia.serve.limits import Limits, RequestError, busy
+from lalia.serve.metrics import CONTENT_TYPE, Metrics
 from lalia.serve.realtime import ROUTE as REALTIME
 from lalia.serve.realtime import serve_realtime
 from lalia.serve.scheduler import Job, Scheduler, Steps
@@ -61,78 +58,6 @@ from lalia.text.language_codes import language_name
 from lalia.units import Seconds
 
 LOG = logging.getLogger("lalia.serve")
-
-# --- Metrics ---------------------------------------------------------------------------------------------
-
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-_BUCKETS_S: tuple[Seconds, ...] = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
-
-
-class Metrics:
-    """Counters since the start; thread-safe."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._requests: Counter[tuple[str, int]] = Counter()
-        self._buckets: Counter[float] = Counter()
-        self._took_s: Seconds = 0.0
-        self._took = 0
-        self._audio_s: Seconds = 0.0
-        self._work_s: Seconds = 0.0
-        self._faults = 0
-
-    def faulted(self) -> None:
-        """Count an exception that is a bug."""
-        with self._lock:
-            self._faults += 1
-
-    def answered(self, route: str, status: int) -> None:
-        with self._lock:
-            self._requests[route, status] += 1
-
-    def transcribed(self, took_s: Seconds, audio_s: Seconds, work_s: Seconds) -> None:
-        """Count a transcript that took ``took_s`` after its upload, ``work_s`` of them in a worker."""
-        with self._lock:
-            self._took += 1
-            self._took_s += took_s
-            self._audio_s += audio_s
-            self._work_s += work_s
-            for bound in _BUCKETS_S:
-                self._buckets[bound] += took_s <= bound
-
-    def streamed(self, audio_s: Seconds, work_s: Seconds) -> None:
-        """Count a finished stream."""
-        with self._lock:
-            self._audio_s += audio_s
-            self._work_s += work_s
-
-    def render(self, gauges: Mapping[str, tuple[str, float]]) -> str:
-        """The counters and ``gauges`` (name -> (meaning, value)) as text."""
-        with self._lock:
-            lines = [
-                *_head("lalia_requests_total", "counter", "Requests answered, by route and status."),
-                *(f'lalia_requests_total{{route="{route}",status="{status}"}} {count}'
-                  for (route, status), count in sorted(self._requests.items())),
-                *_head("lalia_faults_total", "counter", "Exceptions in the server, each logged with its request's id."),
-                f"lalia_faults_total {self._faults}",
-                *_head("lalia_audio_seconds_total", "counter", "Audio transcribed."),
-                f"lalia_audio_seconds_total {self._audio_s:.3f}",
-                *_head("lalia_work_seconds_total", "counter", "Time that worker threads spent on transcription."),
-                f"lalia_work_seconds_total {self._work_s:.3f}",
-                *_head("lalia_transcription_seconds", "histogram", "From the end of an upload to its transcript."),
-                *(f'lalia_transcription_seconds_bucket{{le="{bound:g}"}} {self._buckets[bound]}' for bound in _BUCKETS_S),
-                f'lalia_transcription_seconds_bucket{{le="+Inf"}} {self._took}',
-                f"lalia_transcription_seconds_sum {self._took_s:.3f}",
-                f"lalia_transcription_seconds_count {self._took}",
-            ]  # fmt: skip
-        for name, (meaning, value) in gauges.items():
-            lines += [*_head(name, "gauge", meaning), f"{name} {value:g}"]
-        return "\n".join(lines) + "\n"
-
-
-def _head(name: str, kind: str, meaning: str) -> list[str]:
-    return [f"# HELP {name} {meaning}", f"# TYPE {name} {kind}"]
-
 
 # --- Hot words --------------------------------------------------------------------------------------------
 
@@ -175,19 +100,6 @@ OPENAI_FIELDS = frozenset(
     }
 )  # fmt: skip
 """The fields of OpenAI's API, and lalia's own. ``temperature``, ``include[]`` and ``chunking_strategy`` have no effect here."""
-_TOKENS = ("token", "access_token", "api_key", "key")
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-
-
-@dataclass(frozen=True)
-class RequestName:
-    """What the log and the metrics call a request."""
-
-    id: str
-    """the client's ``X-Request-ID``, or a new one"""
-    client: str
-    what: str
-    began: float = field(default_factory=time.monotonic)
 
 
 class Service:
@@ -209,8 +121,7 @@ class Service:
         self.diarizer = diarizer
         self.active = 0
         self.streams = 0
-        self._access = access or Access()
-        self._token = self._access.token.encode()
+        self.access = access or Access()
         self._created = int(time.time())
         languages = student.card.get("language") or []
         self.language = ",".join([languages] if isinstance(languages, str) else languages)
@@ -241,14 +152,14 @@ class Service:
             await asyncio.get_running_loop().run_in_executor(None, self.scheduler.close)
 
         cors = Middleware(
-            CORSMiddleware, allow_origins=list(self._access.origins), allow_methods=["GET", "POST"],
+            CORSMiddleware, allow_origins=list(self.access.origins), allow_methods=["GET", "POST"],
             allow_headers=["Authorization", "Content-Type", "X-Request-ID"], expose_headers=["X-Request-ID", "Retry-After"],
         )  # fmt: skip
         return Starlette(
             routes=[*routes, WebSocketRoute(ROUTE, self.stream), WebSocketRoute(REALTIME, self.realtime)],
             lifespan=lifespan,
             exception_handlers={HTTPException: self._unknown},
-            middleware=[cors] if self._access.origins else [],
+            middleware=[cors] if self.access.origins else [],
         )
 
     async def page(self, _: Request) -> Response:
@@ -370,7 +281,7 @@ class Service:
                 steps = reported(steps, tell)
             if _truth("diarize", fields.get("diarize", "")) or fields.get("response_format") == DIARIZED:
                 steps = self._with_speakers(steps, upload, options)
-            job = Job(steps, self.limits.audio_s, self.limits.work_s, self.client_of(request))
+            job = Job(steps, self.limits.audio_s, self.limits.work_s, self.access.client_of(request))
             if told is not None:
                 shape = events(upload.name, notes)
                 return EventStream(self._events(request, job, told, shape, begun), stack.pop_all())
@@ -476,24 +387,12 @@ class Service:
             gone.cancel()
             job.cancel()
 
-    # --- Who asks, and what is logged ------------------------------------------------------------------
-
-    def client_of(self, connection: HTTPConnection) -> str:
-        """The client's address, by which requests share the processor."""
-        forwarded = connection.headers.get("x-forwarded-for", "") if self._access.proxy else ""
-        return forwarded.rsplit(",", 1)[-1].strip() or (connection.client.host if connection.client else "")
-
-    def name_request(self, connection: HTTPConnection) -> RequestName:
-        """The id, client and path of a request; never its query, which may hold secrets."""
-        given = connection.headers.get("x-request-id", "")
-        id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-        what = f"{connection.scope.get('method', 'WebSocket')} {connection.url.path}"
-        return RequestName(id, self.client_of(connection), what)
+    # --- Log and errors --------------------- ------------------------------------------------------------------
 
     def answered(self, request: RequestName, route: str, status: int, audio_s: Seconds = 0.0) -> None:
         """Count a request, and log it if the access log is on."""
         self.metrics.answered(route, status)
-        if self._access.log:
+        if self.access.log:
             what = "".join(c if c.isprintable() else "?" for c in request.what)[:200]
             took_s = time.monotonic() - request.began
             heard = f", {audio_s:.1f} s of audio" if audio_s else ""
@@ -518,11 +417,11 @@ class Service:
         """``handler`` with authorization, errors as responses, and counted and named requests."""
 
         async def call(request: Request) -> Response:
-            name = request.state.name = self.name_request(request)
+            name = request.state.name = self.access.name_request(request)
             request.state.audio_s = 0.0
             try:
                 if closed:
-                    self._check_token(request)
+                    self.access.check_token(request)
                 response = await handler(request)
             except Exception as error:  # it fails only this request
                 response = _error_response(self.as_request_error(error, name))
@@ -533,35 +432,9 @@ class Service:
 
         return call
 
-    def _check_token(self, request: Request) -> None:
-        if self.authorized(request.headers.get("authorization", "")):
-            return
-        if any(name in request.query_params for name in _TOKENS):
-            raise RequestError(
-                401,
-                "no_token",
-                "a token in the address ends in logs and is not read; send 'Authorization: Bearer TOKEN'",
-            )
-        raise RequestError(
-            401, "no_token", "expected the header 'Authorization: Bearer TOKEN' with this server's token"
-        )
-
-    def authorized(self, authorization: str) -> bool:
-        """Whether the header ``Authorization`` has this server's token; always true without one."""
-        kind, _, given = authorization.partition(" ")
-        shown = kind.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), self._token)
-        return shown or not self._token
-
-    def is_own_page(self, connection: HTTPConnection, origin: str) -> bool:
-        """Whether a page of ``origin`` is this server's own, or one of the allowed ones."""
-        host = connection.headers.get("host", "")
-        if self._access.proxy:
-            host = connection.headers.get("x-forwarded-host", host)
-        return urlsplit(origin).netloc == host or not {origin, "*"}.isdisjoint(self._access.origins)
-
     async def _unknown(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        name = self.name_request(request)
+        name = self.access.name_request(request)
         self.answered(name, "other", error.status_code)
         there = "/ /health /metrics /v1/models /transcribe /render /v1/audio/transcriptions /stream /v1/realtime"
         what = f"{error.detail}; there are {there}"

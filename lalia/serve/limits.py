@@ -46,20 +46,6 @@ class Limits:
     """time for active requests to finish at shutdown"""
 
 
-@dataclass(frozen=True)
-class Access:
-    """Who may use the server, and what is believed about clients."""
-
-    token: str = ""
-    """"": everybody may use it"""
-    origins: tuple[str, ...] = ()
-    """pages that may use it besides its own, such as ``https://example.org``; ``*``: all pages"""
-    proxy: bool = False
-    """behind a reverse proxy, whose X-Forwarded-For and X-Forwarded-Host are believed"""
-    log: bool = False
-    """a line on stderr for every request"""
-
-
 class RequestError(Exception):
     """An error response: HTTP ``status``, message, and a machine-readable ``code``."""
 

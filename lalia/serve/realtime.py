@@ -239,7 +239,7 @@ class RealtimeClient(SocketClient):
         query = self._socket.query_params
         if query.get("intent", "transcription") != "transcription":
             raise RequestError(400, "bad_intent", f"intent {query['intent'][:40]!r}; this server only transcribes")
-        if not self._service.authorized(self.authorization):
+        if not self._service.access.authorized(self.authorization):
             raise RequestError(401, "no_token", "expected the header 'Authorization: Bearer TOKEN'")
 
     def open(self) -> None:

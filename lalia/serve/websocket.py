@@ -76,7 +76,7 @@ async def serve_stream(service: Service, socket: WebSocket) -> None:
 
 async def serve_socket(service: Service, socket: WebSocket, route: str, client: SocketClient) -> None:
     """Serve one client from handshake to close; its errors end only its own connection."""
-    request = service.name_request(socket)
+    request = service.access.name_request(socket)
     status, inside = 101, False
     try:
         try:
@@ -113,11 +113,11 @@ async def serve_socket(service: Service, socket: WebSocket, route: str, client: 
 def _check_handshake(service: Service, socket: WebSocket, client: SocketClient) -> bool:
     """Whether the handshake has the token; ``RequestError`` refuses it."""
     origin = socket.headers.get("origin", "")
-    if origin and not service.is_own_page(socket, origin):
+    if origin and not service.access.is_own_page(socket, origin):
         # Browsers let any page open a WebSocket to any server, including local ones.
         raise RequestError(403, "other_origin", f"pages of {origin[:80]} must not use this server (see --origin)")
     authorization = client.authorization
-    trusted = service.authorized(authorization)
+    trusted = service.access.authorized(authorization)
     if not trusted and authorization:
         raise RequestError(401, "no_token", "the token in the header Authorization is not this server's")
     client.check()
@@ -134,7 +134,7 @@ class SocketClient(ABC):
         self.worked_s: Seconds = 0.0
         self._service = service
         self._socket = socket
-        self._address = service.client_of(socket)
+        self._address = service.access.client_of(socket)
 
     @property
     def authorization(self) -> str:
@@ -153,7 +153,7 @@ class SocketClient(ABC):
         """Read the token from the first message; ``RequestError`` if it is missing or wrong."""
         message = await self._receive(self._service.limits.patience_s)
         token = _object(message).get("token") if isinstance(message, str) else None
-        if not isinstance(token, str) or not self._service.authorized(f"Bearer {token}"):
+        if not isinstance(token, str) or not self._service.access.authorized(f"Bearer {token}"):
             raise RequestError(
                 401, "no_token", 'expected {"token": "…"} with this server\'s token as the first message'
             )

@@ -208,8 +208,9 @@ def test_hot_words_of_a_request(server: Running) -> None:
 def test_a_bug_is_logged_once_with_its_id(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     from starlette.testclient import TestClient
 
+    from lalia.serve.access import Access
     from lalia.serve.application import Service
-    from lalia.serve.limits import Access, Limits
+    from lalia.serve.limits import Limits
 
     student = Student.load(make_student(tmp_path / "tones", language=["ita"]))
     service = Service(student, "tones", Limits(jobs=1), tmp_path, Access(origins=("https://a.example",), log=True))
@@ -240,8 +241,9 @@ def test_behind_a_proxy(tmp_path: Path) -> None:
     """Clients are told apart by the address that the proxy adds, only where the server was told of a proxy."""
     from starlette.requests import HTTPConnection
 
+    from lalia.serve.access import Access
     from lalia.serve.application import Service
-    from lalia.serve.limits import Access, Limits
+    from lalia.serve.limits import Limits
 
     student = Student.load(make_student(tmp_path / "tones", language=["ita"]))
     headers = [
@@ -252,8 +254,10 @@ def test_behind_a_proxy(tmp_path: Path) -> None:
     asked = HTTPConnection({"type": "http", "headers": headers, "client": ("127.0.0.1", 5), "path": "/"})
     for access, client, own in ((Access(proxy=True), "192.0.2.7", "speech.example"), (Access(), "127.0.0.1", "inner")):
         service = Service(student, "tones", Limits(jobs=1), tmp_path, access)
-        assert service.client_of(asked) == client
-        assert service.is_own_page(asked, f"https://{own}") and not service.is_own_page(asked, "https://other.example")
+        assert service.access.client_of(asked) == client
+        assert service.access.is_own_page(asked, f"https://{own}") and not service.access.is_own_page(
+            asked, "https://other.example"
+        )
         service.scheduler.close()
 
 
