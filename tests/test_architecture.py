@@ -20,6 +20,7 @@ LIGHT = (
     "errors",
     "signals",
     "files",
+    "threads",
     "inputs",
     "cards",
     "model_folder",

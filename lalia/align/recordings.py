@@ -25,9 +25,9 @@ from lalia.cards import write_json
 from lalia.decoding.greedy import collapse, peaks
 from lalia.errors import AudioError, UserError
 from lalia.model_folder import require_alphabet
-from lalia.runtime.windows import in_order
 from lalia.text.normaliser import Normaliser
 from lalia.text.tokens import Tokens
+from lalia.threads import in_order
 from lalia.units import SAMPLE_RATE, Frames, Samples, Seconds, plural, to_samples, to_seconds
 
 

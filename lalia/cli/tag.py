@@ -23,9 +23,9 @@ from lalia.errors import AudioError, UserError
 from lalia.files import one_line, readable
 from lalia.inputs import is_url, url_error
 from lalia.runtime.microphone import Microphone, file_blocks
-from lalia.runtime.windows import in_order
 from lalia.tags.spotter import THRESHOLD, Detection, Spotter
 from lalia.tags.tagger import Tagger, Tags, TagSpan
+from lalia.threads import in_order
 from lalia.units import SAMPLE_RATE, clock, plural
 
 ABOUT = """\

@@ -31,12 +31,12 @@ from lalia.errors import AudioError, UserError, one_of
 from lalia.files import one_line, readable
 from lalia.inputs import is_url, url_error
 from lalia.model_folder import CALIBRATED, GREEDY, low_confidence, low_confidence_warning
+from lalia.runtime.naming import name_speakers
 from lalia.runtime.student import Student, TranscribeOptions
 from lalia.runtime.transcript import FORMATS, Transcript, render
-from lalia.runtime.windows import in_order, last_value
 from lalia.speakers.diarizer import Diarizer
-from lalia.speakers.naming import name_speakers
 from lalia.tags.language_routing import StudentsByLanguage
+from lalia.threads import in_order, last_value
 from lalia.units import clock, plural
 
 ABOUT = """\

@@ -21,10 +21,11 @@ from lalia.model_folder import MODEL, NORMALISER, TOKENS, check_files, find_expo
 from lalia.onnx_session import open_session
 from lalia.runtime.streaming import SILENCE_PEAK, STATE, Chunks, Stream, StreamingState
 from lalia.runtime.transcript import PHRASE_S, Track, Transcript, duplicate_channels, merge_channels, turns
-from lalia.runtime.windows import Window, WindowOutput, cut_windows, in_order, last_value, silence, stitch
+from lalia.runtime.windows import Window, WindowOutput, cut_windows, silence, stitch
 from lalia.text.language_codes import match_languages
 from lalia.text.normaliser import Normaliser
 from lalia.text.tokens import Tokens
+from lalia.threads import in_order, last_value
 from lalia.units import SAMPLE_RATE, Samples, Seconds, to_samples, to_seconds
 
 if TYPE_CHECKING:

@@ -1,21 +1,17 @@
-"""Long audio: cut it into overlapping windows, run them on threads, and join their log-probabilities.
+"""Long audio: cut it into overlapping windows, and join their log-probabilities.
 
 T frames, V tokens, N frames that two windows share.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 
 from lalia.units import Frames, Samples
-
-# --- Overlapping windows, and joining their frames -------------------------------------------------------
 
 SILENT_LOG_PROB = -100.0
 _SMOOTHED: Frames = 3
@@ -112,41 +108,3 @@ def silence(frames: Frames, tokens: int) -> np.ndarray:
     log_probs_TV = np.full((frames, tokens), SILENT_LOG_PROB, np.float32)
     log_probs_TV[:, 0] = 0.0
     return log_probs_TV
-
-
-# --- Threads with results in order -----------------------------------------------------------------------
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
-
-def last_value(steps: Generator[object, None, Result]) -> Result:
-    """Run ``steps`` to their end; what they return."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            result: Result = end.value
-            return result
-
-
-def in_order(work: Callable[[Item], Result], items: Iterable[Item], jobs: int) -> Iterator[Result]:
-    """The results of ``work`` for ``items`` in their order, computed by ``jobs`` threads.
-
-    At most ``jobs`` + 1 items are taken ahead, so that memory stays bounded. An error is raised in its item's turn.
-    """
-    if jobs == 1:
-        yield from map(work, items)
-        return
-    with ThreadPoolExecutor(jobs, "lalia") as pool:
-        waiting: deque[Future[Result]] = deque()
-        try:
-            for item in items:
-                waiting.append(pool.submit(work, item))
-                if len(waiting) > jobs:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()

@@ -28,6 +28,7 @@ from lalia.audio.reading import Note, NoteHandler
 from lalia.decoding.automata import BOOST
 from lalia.decoding.decoder import Decoder, DecodingInputs
 from lalia.errors import AudioError, UserError
+from lalia.runtime.naming import name_speakers
 from lalia.runtime.student import Student, TranscribeOptions
 from lalia.runtime.transcript import FORMATS, Transcript
 from lalia.serve.access import Access, RequestName
@@ -53,7 +54,6 @@ from lalia.serve.scheduler import Job, Scheduler, Steps
 from lalia.serve.web_page import WORDS_BYTES, load_page, read_transcript
 from lalia.serve.websocket import ROUTE, Sessions, serve_stream
 from lalia.speakers.diarizer import Diarizer
-from lalia.speakers.naming import name_speakers
 from lalia.text.language_codes import language_name
 from lalia.units import Seconds
 

@@ -22,10 +22,10 @@ from lalia.cards import read_card
 from lalia.errors import UserError
 from lalia.model_folder import check_files
 from lalia.onnx_session import open_session
-from lalia.runtime.windows import in_order, last_value
 from lalia.speakers.clustering import cut_at_count, cut_at_distance, link_centroids
 from lalia.speakers.filterbank import FRAME, HOP, kaldi_filterbanks
 from lalia.speakers.rttm import SpeakerTurn
+from lalia.threads import in_order, last_value
 from lalia.units import SAMPLE_RATE, Frames, Samples, Seconds, plural, to_samples, to_seconds
 
 if TYPE_CHECKING:

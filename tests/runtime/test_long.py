@@ -13,7 +13,7 @@ import soundfile
 
 from lalia import Student, TranscribeOptions
 from lalia.audio import vad
-from lalia.runtime.windows import in_order
+from lalia.threads import in_order
 from tests.tiny_student import FRAME, FRAME_S, make_student, sing
 
 WORDS = "bad bed ace dab ebb cab deed add"

@@ -12,12 +12,12 @@ import soundfile
 
 from lalia.cli import main
 from lalia.decoding.greedy import Word
+from lalia.runtime.naming import name_speakers, name_words
 from lalia.runtime.student import Student
 from lalia.runtime.transcript import Transcript, render
-from lalia.runtime.windows import last_value
 from lalia.speakers.diarizer import Diarizer
-from lalia.speakers.naming import name_speakers, name_words
 from lalia.speakers.rttm import SpeakerTurn
+from lalia.threads import last_value
 from tests.tiny_diarizer import make_diarizer, talk
 from tests.tiny_student import make_student, sing
 
