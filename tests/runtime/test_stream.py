@@ -239,7 +239,7 @@ def test_the_graph_names_what_it_keeps(folder: Path) -> None:
 def test_sherpa_is_given_a_graph_of_whole_clips(folder: Path, tmp_path: Path) -> None:
     import onnxruntime
 
-    from lalia.models.convert.sherpa import write_sherpa
+    from lalia.models.convert.other_runtimes import write_sherpa
 
     write_sherpa(folder, tmp_path / "shared")
     session = onnxruntime.InferenceSession(tmp_path / "shared" / "model.onnx")

@@ -1,7 +1,8 @@
-"""A student in sherpa-onnx: the same text and times as in our own runtime, from a wave of any loudness."""
+"""Students in sherpa-onnx and onnx-asr: the same text and times as in our own runtime."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,16 @@ from lalia import Student
 from lalia.cards import write_card
 from lalia.cli import main
 from lalia.model_folder import MODEL, NORMALISER, TOKENS, file_hashes
-from lalia.models.convert.sherpa import SPEECH_RMS
+from lalia.models.convert.other_runtimes import SPEECH_RMS
 from lalia.models.encoder import Encoder
 from lalia.models.export.onnx_export import export_graph
 from lalia.models.recogniser import Recogniser
 from lalia.models.shape import EncoderShape
+from lalia.onnx_session import open_session
 from lalia.scoring.rates import character_errors
 from lalia.text.normaliser import Normaliser, NormaliserSettings
 from lalia.text.tokens import Tokens
 from tests.tiny_student import FRAME_S, make_student, sing
-
-sherpa_onnx = pytest.importorskip("sherpa_onnx", reason="there is no wheel of sherpa-onnx for this machine")
 
 STEM = [[12, 10, 5], [12, 3, 2], [12, 3, 2], [12, 3, 2], [12, 3, 2], [12, 2, 2], [12, 2, 2]]
 SHAPES = {
@@ -35,6 +35,7 @@ SHAPES = {
 
 
 def shared(source: Path, target: Path):
+    sherpa_onnx = pytest.importorskip("sherpa_onnx", reason="there is no wheel of sherpa-onnx for this machine")
     assert main.main(["convert", str(source), f"sherpa:{target}"]) == 0
     return sherpa_onnx.OfflineRecognizer.from_omnilingual_asr_ctc(str(target / MODEL), str(target / TOKENS))
 
@@ -111,13 +112,55 @@ def test_spaces_and_times_of_long_frames(tmp_path: Path) -> None:
     assert (tmp_path / "shared" / "lalia_card.json").is_file()
 
 
-def test_only_students_become_sherpas(tmp_path: Path, capsys) -> None:
+@pytest.fixture(scope="module")
+def for_onnx_asr(tmp_path_factory: pytest.TempPathFactory) -> tuple[Student, Path]:
+    """A student on log-mel frames in float32, and its folder for onnx-asr."""
+    folder = tmp_path_factory.mktemp("onnx-asr")
+    source = make_exported(folder / "student", **SHAPES["log-mel"])
+    assert main.main(["convert", str(source), f"onnx-asr:{folder / 'shared'}"]) == 0
+    return Student.load(source, threads=1), folder / "shared"
+
+
+def test_onnx_asr_gets_the_files_and_names_that_it_reads(for_onnx_asr: tuple[Student, Path]) -> None:
+    """As its ``wav2vec2-ctc`` works: read here with ONNX Runtime, since no release has it yet."""
+    student, folder = for_onnx_asr
+    vocabulary = dict(line.split(" ")[::-1] for line in (folder / "vocab.txt").read_text("utf-8").splitlines())
+    assert list(vocabulary.values()) == ["<blk>", "▁", "a", "b", "ж", "न"] and list(vocabulary) == list("012345")
+    config = json.loads((folder / "config.json").read_text())
+    assert config == {"model_type": "wav2vec2-ctc", "subsampling_factor": 640}
+    session = open_session(folder / MODEL)
+    wave = noises(0.07)
+    clips = [wave, wave[:20_000], np.zeros(8_000, np.float32), wave[:300], wave[:0]]
+    batch_BS = np.stack([np.pad(clip, (0, len(wave) - len(clip))) for clip in clips])
+    lengths_B = np.array([len(clip) for clip in clips], np.int64)
+    (batch_BTV,) = session.run(["logprobs"], {"input_values": batch_BS, "input_lengths": lengths_B})
+    assert batch_BTV.shape == (len(clips), len(wave) // 640 + 1, 6) and np.isfinite(batch_BTV).all()
+    for clip, log_probs_TV in zip(clips, batch_BTV, strict=True):
+        ours_TV = student.log_probs(clip)
+        np.testing.assert_allclose(log_probs_TV[: len(ours_TV)], ours_TV, atol=1e-5)
+        assert not log_probs_TV[max(len(ours_TV), 3) :].argmax(1).any()
+
+
+def test_onnx_asr_writes_the_same_text(for_onnx_asr: tuple[Student, Path]) -> None:
+    pytest.importorskip("onnx_asr.models.wav2vec2", reason="onnx-asr has no wav2vec2-ctc in its releases up to 0.12.0")
+    import onnx_asr
+
+    student, folder = for_onnx_asr
+    waves = [noises(0.07), noises(0.07)[:20_000]]
+    theirs = onnx_asr.load_model("wav2vec2-ctc", folder, providers=["CPUExecutionProvider"])
+    expected = [student.transcribe(wave).text for wave in waves]
+    assert theirs.recognize(waves) == expected
+    assert [theirs.recognize(wave) for wave in waves] == expected and len(expected[0]) > 20
+
+
+@pytest.mark.parametrize("runtime", ["sherpa", "onnx-asr"])
+def test_only_students_are_written_for_other_runtimes(runtime: str, tmp_path: Path, capsys) -> None:
     make_student(tmp_path / "tones")
     for argv, says in (
-        ([f"sherpa:{tmp_path}", tmp_path / "new"], "which cannot be read"),
-        ([f"hf:{tmp_path}", f"sherpa:{tmp_path / 'new'}"], "only a lalia student"),
-        ([tmp_path, f"sherpa:{tmp_path / 'new'}"], "card.json"),
-        ([tmp_path / "tones", "sherpa:"], "expected a folder after the colon"),
+        ([f"{runtime}:{tmp_path}", tmp_path / "new"], "which cannot be read"),
+        ([f"hf:{tmp_path}", f"{runtime}:{tmp_path / 'new'}"], "only a lalia student"),
+        ([tmp_path, f"{runtime}:{tmp_path / 'new'}"], "card.json"),
+        ([tmp_path / "tones", f"{runtime}:"], "expected a folder after the colon"),
     ):
         assert main.main(["convert", *map(str, argv)]) == 2
         assert says in capsys.readouterr().err
