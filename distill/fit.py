@@ -121,10 +121,7 @@ class RunInputs:
         # Labelled clips are a separate group, drawn by hours^alpha as languages are, so that a few are drawn often enough.
         groups = mixture.groups * 2
         groups[labelled] += 1
-        plan = BatchPlan(
-            durations_s=mixture.durations_s, groups=groups, rows=rows, seed=settings.seed,
-            micro_batch_s=settings.batch.micro_s, min_s=data.min_s, max_s=data.max_s, alpha=data.alpha, crop=False,
-        )  # fmt: skip
+        plan = settings.batch_plan(mixture, rows, groups=groups, crop=False)
         held_out, test = held_out_rows(mixture, data.language, data.min_s, data.max_s, is_rank_zero(settings.hardware))
         encode = label_encoder(teacher.tokens, teacher.normaliser)
         return cls(teacher, card, mixture, rows, labelled, held_out, test, plan, encode)

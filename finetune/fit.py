@@ -106,10 +106,7 @@ def finetune(settings: FinetuneSettings, folder: Path, stated: Collection[str] |
             print(union, file=sys.stderr)
     encode = label_encoder(recogniser.tokens, recogniser.normaliser)
     _check_lengths(mixture, rows, encode, recogniser, leader)
-    plan = BatchPlan(
-        durations_s=mixture.durations_s, groups=mixture.groups, rows=rows, seed=settings.seed,
-        micro_batch_s=settings.batch.micro_s, min_s=data.min_s, max_s=data.max_s, alpha=data.alpha, crop=False,
-    )  # fmt: skip
+    plan = settings.batch_plan(mixture, rows, crop=False)
     ranks = settings.hardware.ranks
     accumulation = settings.batch.accumulation(ranks)
     references = {row: normalised_label(mixture, row, recogniser.normaliser) for row in held_out.tolist()}

@@ -60,10 +60,7 @@ def pretrain(settings: PretrainSettings, folder: Path, stated: Collection[str] =
     rows = mixture.select("train", data.language, min_s=data.min_s)
     held_out, told = _held_out(settings, mixture)
     notes.append(told)
-    plan = BatchPlan(
-        durations_s=mixture.durations_s, groups=mixture.groups, rows=rows, seed=settings.seed,
-        micro_batch_s=settings.batch.micro_s, min_s=data.min_s, max_s=data.max_s, alpha=data.alpha,
-    )  # fmt: skip
+    plan = settings.batch_plan(mixture, rows)
     ranks = settings.hardware.ranks
     accumulation = settings.batch.accumulation(ranks)
 

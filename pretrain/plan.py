@@ -152,10 +152,7 @@ def plan(settings: PlanRequest, console: Console | None = None) -> HardwarePlan:
     footprint = trace(settings)
     checkpointing = settings.hardware.checkpointing
     cut = solve(footprint, settings.batch.hours * 3600, settings.batch.micro_s, ranks, device_bytes, checkpointing)
-    batches = BatchPlan(
-        durations_s=mixture.durations_s, groups=mixture.groups, rows=rows, seed=settings.seed,
-        micro_batch_s=cut.micro_s, min_s=settings.data.min_s, max_s=settings.data.max_s, alpha=settings.data.alpha,
-    )  # fmt: skip
+    batches = settings.batch_plan(mixture, rows, micro_s=cut.micro_s)
     micro_step_s = _timed(settings, mixture, batches, cut, footprint) if ask.measure and here else None
     console.print(_batch_table(settings, cut, ranks, device_bytes, ask.memory_gb > 0, footprint))
     console.print(_memory_table(cut, footprint, device_bytes))

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+from numpy.typing import NDArray
 
 from lalia.data.batch import MaskSampler, MaskSettings
+from lalia.data.plan import BatchPlan
 from lalia.errors import UserError
 from lalia.inputs import identify, wrong_kind
 from lalia.models.shape import EncoderShape
+from lalia.units import Seconds
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from lalia.data.mixture import Mixture
 
 
 @dataclass
@@ -140,6 +149,18 @@ class RunSettings:
     """run folder; the same command continues what is there"""
     seed: int = 1
     """everything random is a function of this and the number of the step"""
+
+    def batch_plan(
+        self, mixture: Mixture, rows: NDArray[np.integer], *, groups: NDArray[np.integer] | None = None,
+        micro_s: Seconds = 0.0, crop: bool = True,
+    ) -> BatchPlan:  # fmt: skip
+        """The micro-batches over ``rows`` of ``mixture``; ``groups`` instead of its languages and corpora, ``micro_s`` instead
+        of ``batch.micro_s``. Clips longer than ``data.max_s`` are cropped, or left out without ``crop``."""
+        data = self.data
+        return BatchPlan(
+            durations_s=mixture.durations_s, groups=mixture.groups if groups is None else groups, rows=rows, seed=self.seed,
+            micro_batch_s=micro_s or self.batch.micro_s, min_s=data.min_s, max_s=data.max_s, alpha=data.alpha, crop=crop,
+        )  # fmt: skip
 
 
 @dataclass
