@@ -1,7 +1,7 @@
 """``lalia finetune separate``: train a network that separates two voices on one channel, and export it.
 
-Mixtures are made while training: pairs of clips of the corpora, summed at random levels. The loss is the negative SI-SDR of the
-better assignment of the two outputs to the two voices (``lalia.models.separator``).
+Mixtures are made while training: pairs of clips of the corpora, played at random speeds and summed at random levels. The loss
+is the negative SI-SDR of the better assignment of the two outputs to the two voices (``lalia.models.separator``).
 
 B mixtures, S samples; the axis of 2 is that of the voices.
 """
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lalia.data.augment import Augment, AugmentSettings
 from lalia.data.batch import Batch, MixSampler
 from lalia.data.loader import make_eval_loader, make_loader
 from lalia.data.mixture import Mixture
@@ -58,17 +59,18 @@ class CropSettings(DataSettings):
 
     min_s: float = 2.5
     """shorter clips are skipped, seconds"""
-    max_s: float = 4.0
-    """longer clips are cropped to this, at a random place; with less than 4 the network fails on longer recordings"""
+    max_s: float = 5.0
+    """longer clips are cropped to this, at a random place: 4 s at the highest speed; with less the network fails on longer
+    recordings"""
 
 
 @dataclass
 class MixtureBatchSettings(BatchSettings):
     """How much audio one optimizer step sees. Each clip is in two mixtures, so there is as much audio of mixtures as of clips."""
 
-    hours: float = 32 / 3600
+    hours: float = 40 / 3600
     """hours of audio per optimizer step, over all devices"""
-    micro_s: float = 32.0
+    micro_s: float = 40.0
     """seconds of audio that one device holds at a time; the rest of the batch is accumulated"""
 
 
@@ -94,6 +96,8 @@ class SeparationSettings(RunSettings):
     model: SeparatorShape = field(default_factory=SeparatorShape)
     level_db: float = 5.0
     """largest difference between the levels of the two voices of a mixture"""
+    augment: AugmentSettings = field(default_factory=lambda: AugmentSettings(speed=1.0, speed_factors=(0.8, 1.25)))
+    """how each voice is changed before it is mixed; another speed makes it another voice"""
 
 
 # --- The task --------------------------------------------------------------------------------------------
@@ -182,10 +186,7 @@ def separate(settings: SeparationSettings, folder: Path, stated: Collection[str]
             f"{', '.join(data.corpus)}: the dev split has one speaker with clips of {data.min_s:g} s; validation needs two: "
             "give another --data.corpus too"
         )
-    plan = BatchPlan(
-        durations_s=mixture.durations_s, groups=mixture.groups, rows=rows, seed=settings.seed,
-        micro_batch_s=settings.batch.micro_s, min_s=data.min_s, max_s=data.max_s, alpha=data.alpha,
-    )  # fmt: skip
+    plan = settings.batch_plan(mixture, rows)
     ranks = settings.hardware.ranks
     accumulation = settings.batch.accumulation(ranks)
     torch.manual_seed(settings.seed)
@@ -219,7 +220,7 @@ def separate(settings: SeparationSettings, folder: Path, stated: Collection[str]
     )  # fmt: skip
     train = make_loader(
         mixture, plan, start=step * accumulation * ranks, ranks=ranks, rank=rank(settings.hardware), workers=data.workers,
-        finish=finish,
+        augment=Augment(settings.augment) if settings.augment.any else None, finish=finish,
     )  # fmt: skip
     valid = shard_loader(
         lambda ranks, rank: make_eval_loader(

@@ -112,8 +112,16 @@ def test_a_run_trains_and_exports_a_separator(
     corpus: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(separation, "speaker_numbers", lambda mixture: np.arange(len(mixture)))
+    trained, step = [], separation.SeparationTask.training_step
+
+    def record(self: separation.SeparationTask, batch: Batch, batch_idx: int) -> torch.Tensor:
+        trained.append(batch.wave_BS.shape[1])
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(separation.SeparationTask, "training_step", record)
     chosen, folder = settings(corpus, "run"), corpus / "run"
     separation.separate(chosen, folder)
+    assert len(trained) == 4 and all(12_800 <= samples < 16_000 for samples in trained)  # cropped to the fastest voice
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert any("valid/si_sdri" in line for line in lines) and any("train/si_sdri" in line for line in lines)
     voices = np.concatenate([*VoiceSeparator.load(folder).separate([noise(20_000)])], 1)
