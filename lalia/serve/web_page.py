@@ -15,7 +15,7 @@ from lalia.runtime.transcript import Transcript, turns
 from lalia.serve.limits import MEGABYTE, RequestError
 
 STYLES = ("page.css",)
-SCRIPTS = ("page.js",)
+SCRIPTS = ("words.js", "transcript.js", "microphone.js", "recordings.js", "page.js")
 """In this order: each uses those before it."""
 WORDS_BYTES = 32 * MEGABYTE
 """Size of a transcript to write as a file; an hour of talk takes about 1 MB."""

@@ -1,0 +1,157 @@
+// The microphone: live words where the student streams, else a recording that is transcribed at its end.
+const BLOCK = 1024, RATE = 16_000, SILENT_S = 3, SILENCE = 0.002;
+
+const MICROPHONE = {
+  NotAllowedError: "The microphone is blocked. Allow it for this page in the browser's address bar, then press Speak again.",
+  NotFoundError: "No microphone was found. Connect one, then press Speak again.",
+  NotReadableError: "The microphone is in use by another program. Close that program, then press Speak again.",
+};
+let talk = null, spoken = 0;
+
+async function speak() {
+  if (talk) return;
+  if (!navigator.mediaDevices?.getUserMedia) {
+    fail(new Error("The microphone works only on a secure page. Open this page over HTTPS, or on the server's own machine."));
+    return;
+  }
+  talk = {};
+  let media;
+  try {
+    media = await navigator.mediaDevices.getUserMedia({ audio: { channelCount: 1, echoCancellation: false, noiseSuppression: false } });
+  } catch (error) {
+    talk = null;
+    fail(new Error(MICROPHONE[error.name] ?? "The microphone cannot be used: " + error.message + ". Choose another one in the browser's settings."));
+    return;
+  }
+  hideError();
+  let context = new AudioContext({ sampleRate: RATE }), source;
+  try { source = context.createMediaStreamSource(media); } catch {  // browsers that do not resample the microphone
+    context.close();
+    context = new AudioContext();
+    source = context.createMediaStreamSource(media);
+  }
+  const rate = context.sampleRate, pieces = [], levels = [], began = performance.now(), name = "Recording " + ++spoken;
+  const item = newItem(name, null);
+  item.state = "live";
+  const live = abilities().streaming ? openStream(item, rate) : null;
+  const tap = context.createScriptProcessor(BLOCK, 1, 1);
+  let heard = began;
+  tap.onaudioprocess = event => {
+    const samples = event.inputBuffer.getChannelData(0);
+    const level = Math.sqrt(samples.reduce((sum, s) => sum + s * s, 0) / samples.length), now = performance.now();
+    const piece = Int16Array.from(samples, s => Math.round(Math.max(-1, Math.min(1, s)) * 32767));
+    pieces.push(piece);
+    live?.send(piece);
+    levels.push(level);
+    if (level > SILENCE) heard = now;
+    const quiet = now - heard > SILENT_S * 1000;
+    at("mic-hint").textContent = quiet ? "No sound arrives. Is the microphone muted?" : live ? "Listening" : "Recording; the text follows after Stop";
+    at("timer").textContent = clock((now - began) / 1000);
+    drawLevels(levels);
+  };
+  source.connect(tap);
+  tap.connect(context.destination);
+
+  const close = () => {
+    tap.onaudioprocess = null;
+    media.getTracks().forEach(track => track.stop());
+    if (context.state !== "closed") context.close();
+    talk = null;
+    at("recording").hidden = true;
+    at("idle").hidden = false;
+    at("speak").focus({ preventScroll: true });
+  };
+  const keep = () => {
+    if (!pieces.length) return false;
+    item.blob = wav(pieces, rate);
+    item.size = item.blob.size;
+    item.url = URL.createObjectURL(item.blob);
+    item.duration = pieces.length * BLOCK / rate;
+    return true;
+  };
+  talk = {
+    stop() {
+      close();
+      if (live) { live.finish(); return; }
+      if (keep()) { items.unshift(item); enqueue(item); }
+    },
+  };
+  if (live) {
+    items.unshift(item);
+    open(item);
+    at("live").hidden = false;
+    at("live").replaceChildren();
+    listQueue();
+    live.ended = error => {
+      if (talk) close();
+      at("live").hidden = true;
+      at("transcript").querySelector(".tentative")?.remove();
+      if (!keep()) {
+        removeItem(item);
+        if (error) fail(error);
+      } else if (error) { failItem(item, error); } else { finish(item, { words: item.words, duration_s: item.duration }); }
+      if (shown === item) { at("audio").src = item.url; drawWave(); }
+    };
+  }
+  at("idle").hidden = true;
+  at("recording").hidden = false;
+  at("stop").focus({ preventScroll: true });
+  announce(live ? "Listening" : "Recording");
+}
+
+// A WebSocket whose stable words are appended to `item`.
+function openStream(item, rate) {
+  const address = new URL("stream?" + new URLSearchParams({ rate, ...choices("stream") }), location.href).href.replace(/^http/, "ws");
+  const socket = new WebSocket(address), waiting = [];
+  let over = false;
+  const stream = {
+    ended: () => {},
+    send(piece) { if (socket.readyState === 1) socket.send(piece); else if (socket.readyState === 0) waiting.push(piece); },
+    finish() { stream.send('{"finish": true}'); if (socket.readyState > 1) end(); },
+  };
+  const end = error => { if (!over) { over = true; stream.ended(error); } };
+  socket.onopen = () => {
+    if (token) socket.send(JSON.stringify({ token }));
+    waiting.splice(0).forEach(piece => socket.send(piece));
+  };
+  socket.onmessage = event => {
+    const found = JSON.parse(event.data);
+    if (found.error) { end(new ServerError(found.error)); return; }
+    item.words.push(...found.stable);
+    item.about = count(item.words.length, "word") + " so far";
+    if (item === shown) {
+      at("transcript").querySelector(".tentative")?.remove();
+      appendWords(found.stable);
+      if (found.stable.length) at("live").replaceChildren(make("span", { className: "spoken", textContent: running(found.stable) }));
+      const faint = make("span", { className: "tentative", textContent: " " + running(found.tentative) });
+      faint.setAttribute("aria-hidden", "true");
+      (at("text").lastElementChild?.lastChild ?? at("live")).append(faint);
+      update(item);
+    }
+    if (found.last) end();
+  };
+  socket.onclose = () => end(new Error(UNREACHABLE));
+  return stream;
+}
+
+function drawLevels(levels) {
+  const canvas = at("levels"), width = canvas.clientWidth, scale = devicePixelRatio || 1, bars = Math.floor(width / 5);
+  canvas.width = width * scale;
+  canvas.height = 64 * scale;
+  const draw = canvas.getContext("2d"), style = getComputedStyle(canvas);
+  const loud = level => Math.max(0, Math.min(1, 1 + 20 * Math.log10(level + 1e-6) / 55));  // -55 dB to full scale
+  draw.scale(scale, scale);
+  draw.fillStyle = style.getPropertyValue("accent-color");
+  levels.splice(0, levels.length - bars);
+  levels.forEach((level, i) => {
+    const tall = Math.max(3, loud(level) * 60);
+    draw.globalAlpha = 0.35 + 0.65 * (i + bars - levels.length) / bars;
+    draw.beginPath();
+    draw.roundRect((i + bars - levels.length) * 5, 32 - tall / 2, 3, tall, 1.5);
+    draw.fill();
+  });
+  canvas.setAttribute("aria-valuenow", Math.round(100 * loud(levels.at(-1))));
+}
+
+at("speak").onclick = speak;
+at("stop").onclick = () => talk?.stop?.();
