@@ -50,15 +50,18 @@ def measure(wave_S: np.ndarray, voice_T: np.ndarray) -> Quality:
 def snr_db(wave_S: np.ndarray, voice_T: np.ndarray) -> float:
     """Ratio of speech power to noise power, in dB.
 
-    The noise is the mean power of frames without speech if there are 0.3 s of them, and at least the mean of the quietest
-    tenth of all 16 ms frames (the pauses between words). Speech power is that of speech frames minus the noise.
+    The noise is the median power of frames without speech if there are 0.3 s of them, but no more than the quietest tenth of
+    the speech frames has, because the noise is in those too; and at least the mean of the quietest tenth of all 16 ms frames
+    (the pauses between words). Speech power is that of speech frames minus the noise.
     """
     powers_T = _frame_powers(wave_S, FRAME_SAMPLES // 2)
     halves_T = np.repeat(voice_T, 2)[: len(powers_T)]
     speech_T, other_T = halves_T >= SPEECH, halves_T < NO_SPEECH
     noise = float(np.sort(powers_T)[: max(1, len(powers_T) // 10)].mean())
     if other_T.sum() >= 20 and speech_T.any():
-        noise = max(noise, float(powers_T[other_T].mean()))
+        # Detectors miss parts of words, most often in short clips: then many frames "without speech" are loud.
+        between = min(float(np.median(powers_T[other_T])), float(np.quantile(powers_T[speech_T], 0.1)))
+        noise = max(noise, between)
     noise = max(noise, 1e-12)
     loud = float(powers_T[speech_T].mean()) if speech_T.any() else float(powers_T.mean())
     return float(np.clip(10 * np.log10(max(loud - noise, 1e-12) / noise), *SNR_DB))

@@ -29,6 +29,21 @@ def test_snr(db: float) -> None:
     assert snr_db(*talk_in_noise(db)) == pytest.approx(db, abs=1.0)
 
 
+@pytest.mark.parametrize("db", [0, 10, 20, 30])
+@pytest.mark.parametrize("found", [0.7, 0.2])
+def test_snr_where_the_detector_misses_most_of_the_speech(db: float, found: float) -> None:
+    wave, voice_T = talk_in_noise(db)
+    wave, voice_T = wave[16_384:-16_384], voice_T[32:-32]  # a short clip: more speech than pauses
+    voice_T[32 + int(64 * found) : 96] = 0.0
+    assert snr_db(wave, voice_T) == pytest.approx(db, abs=2.0)
+
+
+def test_a_click_in_a_pause_is_no_noise() -> None:
+    wave, voice_T = talk_in_noise(30)
+    wave[8_000:10_000] += np.random.default_rng(1).standard_normal(2_000).astype(np.float32)
+    assert snr_db(wave, voice_T) == pytest.approx(30, abs=1.5)
+
+
 def test_loudness_clipping_and_speech_ratio() -> None:
     time = np.arange(16_384) / 16_000
     sine = (0.5 * np.sin(2 * np.pi * 440 * time)).astype(np.float32)
