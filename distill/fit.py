@@ -65,18 +65,22 @@ def _finish(settings: DistillSettings, folder: Path, task: DistillTask, inputs: 
     task.load_state_dict(best)
     student = task.student.eval()
     scores = transcribe_rows(student, inputs.mixture, inputs.test).as_dict()
-    teacher = transcribe_rows(task.teacher, inputs.mixture, inputs.test).score()
+    teacher = transcribe_rows(task.teacher, inputs.mixture, inputs.test).as_dict()
     facts = inputs.facts | {
         "steps": settings.schedule.steps, "best_step": step, "fake_int8": settings.qat,
         "test_cer": scores["cer"], "test_wer": scores["wer"],
-        "teacher_cer": teacher.cer.rate, "teacher_wer": teacher.wer.rate,
+        "teacher_cer": teacher["cer"], "teacher_wer": teacher["wer"],
     }  # fmt: skip
     start = [read_card(Path(settings.student.start))] if settings.student.start else []
     student.save(
         folder / "recogniser", [*start, inputs.card, *inputs.mixture.cards],
         language=inputs.languages, distillation=facts,
     )  # fmt: skip
-    write_json(folder / "scores.json", facts | scores)
+    hypotheses = {clip["id"]: clip["hypothesis"] for clip in teacher.pop("clips")}
+    for clip in scores["clips"]:
+        clip["teacher"] = hypotheses[clip["id"]]
+    beside = {"teacher": {"parameters": count_parameters(inputs.teacher)} | teacher}
+    write_json(folder / "scores.json", facts | scores | beside)
     write_run_report(folder, inputs.mixture, type(settings)(), facts)
     trainer.write_finished(folder, facts)
     low, high = scores["cer_interval"]

@@ -25,8 +25,9 @@ from lalia.data.mixture import Mixture, resolve_languages
 from lalia.errors import UserError
 from lalia.inputs import identify, wrong_kind
 from lalia.model_folder import NORMALISER, RUN, STUDENT, languages_in, languages_taken
-from lalia.report import page
-from lalia.report.run_page import RunFolder, curves
+from lalia.report import numbers, page
+from lalia.report.run_curves import curves
+from lalia.report.run_page import RunFolder
 from lalia.signals import Phase, stops
 from lalia.text.language_codes import match_languages
 from lalia.text.normaliser import Normaliser
@@ -269,10 +270,15 @@ def _decoding(path: Path) -> list[page.Section]:
         return []
     found = json.loads(path.read_text(encoding="utf-8"))
     rows = [
-        [decoder["name"], *_rates(decoder, "cer"), *_rates(decoder, "wer"), f"{decoder['seconds_per_hour']:.1f}"]
+        [
+            decoder["name"],
+            *_rates(decoder, "cer"),
+            *_rates(decoder, "wer"),
+            numbers.times(3600 / max(found["model_seconds_per_hour"] + decoder["seconds_per_hour"], 1e-9)),
+        ]
         for decoder in found["ways"]
     ]
-    head = ["decoding", "CER", "95 %", "WER", "95 %", "s per hour of speech"]
+    head = ["decoding", "CER", "95 % CI", "WER", "95 % CI", "× real time"]
     intro = (
         f"On {found['clips']} clips of the {found['split']} split, by lalia finetune lm. {'. '.join(found['verdict'])}."
     )

@@ -23,7 +23,7 @@ from lalia.errors import UserError
 from lalia.report import numbers, page
 from lalia.report.charts import SERIES, Bar, Chart, Level, Line, bar_chart, line_chart, profile_chart, share
 from lalia.report.page import ERROR_LEGEND, ShownClip, lineage_of, make_player, mark_errors
-from lalia.report.run_page import curves, series
+from lalia.report.run_curves import curves, series
 from lalia.runtime.student import Student, TranscribeOptions
 from lalia.scoring.rates import character_errors, word_errors
 from lalia.units import clock
@@ -346,7 +346,7 @@ def data(figures: Figures) -> page.Section:
         return page.Section("The data", [Markup("<p>{}: {}</p>").format(figures.corpus.get("source", ""), licences)])
     return page.Section(
         "The data and its licences",
-        [page.table(["language", "voice", "licence", "credits"], rows, words=True)],
+        [page.table(["language", "voice", "licence", "credits"], rows)],
         intro,
     )
 

@@ -219,7 +219,7 @@ def _sections(corpus: Corpus, found: Checked, several: bool) -> list[page.Sectio
     sections.append(
         page.Section(
             f"{name}From label to tokens",
-            [page.table(["label", "normalised"], pairs, words=True)],
+            [page.table(["label", "normalised"], pairs)],
             Markup("<b>Normaliser</b>: {}. <b>Vocabulary</b>: {}.").format(settings, vocabulary),
         )
     )
@@ -240,7 +240,7 @@ def _findings_on_page(found: Checked) -> Markup:
     rows = [
         [Markup("<b>{}</b>").format(f.topic), weight[f.weight] + f.what, f.fix] for f in found.findings
     ]  # fmt: skip
-    return page.table(["topic", "what was found", "what to do"], rows, words=True)
+    return page.table(["topic", "what was found", "what to do"], rows)
 
 
 def _splits_page(found: Checked) -> Markup:
@@ -273,7 +273,7 @@ def _letters(found: Checked) -> Markup:
         )  # fmt: skip
     rest = len(found.letters) - LETTERS_ON_PAGE
     head = ["character", "times", "clips", "code", "name", "script", "as in"]
-    return page.table(head, rows, words=True, aside=f"and {rest:,} more" if rest > 0 else "")
+    return page.table(head, rows, aside=f"and {rest:,} more" if rest > 0 else "")
 
 
 def _rates(found: Checked) -> object:

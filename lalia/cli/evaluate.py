@@ -104,16 +104,22 @@ def evaluate(
     check_labels(corpus, path, rows, student)
     places = {corpus.id(row): row for row in rows}
     transcribers: dict[str, Callable[[np.ndarray, str], Transcript]] = {}
+    greedy: dict[str, Callable[[np.ndarray, str], Transcript]] = {}
     for language in {corpus.language(row) for row in rows}:
         own = student.in_language(language, strict=False)
         same = own.normaliser is student.normaliser
         options = TranscribeOptions(decoder=decoder if same else decoders(decoding, own, say=False)())
         transcribers[language] = partial(own.transcribe, options=options)
+        greedy[language] = own.transcribe
 
     def transcribe(wave: np.ndarray, name: str) -> Transcript:
         return transcribers[corpus.language(places[name])](wave, name)
 
-    found = evaluation.evaluate(transcribe, student.normaliser, corpus, rows, _progress(rows))
+    def transcribe_greedily(wave: np.ndarray, name: str) -> Transcript:
+        return greedy[corpus.language(places[name])](wave, name)
+
+    beside = transcribe_greedily if html and decoder is not None else None  # the page shows both
+    found = evaluation.evaluate(transcribe, student.normaliser, corpus, rows, _progress(rows), beside)
     if sys.stderr.isatty():
         print("\r\033[K", end="", file=sys.stderr)
     for reason in found.skipped[:MOST_SKIPPED]:

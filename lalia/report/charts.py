@@ -1,4 +1,4 @@
-"""Draw charts as inline SVG whose colours follow the page's light or dark theme."""
+"""Draw charts for pages: curves and histograms as inline SVG, bars as HTML. Colours follow the page's light or dark theme."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from lalia.report import numbers
+from lalia.report import numbers, page
+from lalia.units import plural
 
 # Matplotlib has no CSS variables: it draws with these placeholder colours, which are replaced in the finished SVG.
 _STAND_INS = {
@@ -26,10 +27,10 @@ _STAND_INS = {
 SERIES = ("s1", "s2", "s3", "s4", "s5")
 
 _STYLE = {
-    "svg.fonttype": "none", "font.size": 9.0, "axes.edgecolor": _STAND_INS["line"], "axes.labelcolor": _STAND_INS["muted"],
-    "axes.labelsize": 8.5, "text.color": _STAND_INS["muted"], "xtick.color": _STAND_INS["line"],
+    "svg.fonttype": "none", "font.size": 9.5, "axes.edgecolor": _STAND_INS["line"], "axes.labelcolor": _STAND_INS["muted"],
+    "axes.labelsize": 9.5, "text.color": _STAND_INS["muted"], "xtick.color": _STAND_INS["line"],
     "ytick.color": _STAND_INS["line"], "xtick.labelcolor": _STAND_INS["muted"], "ytick.labelcolor": _STAND_INS["muted"],
-    "xtick.labelsize": 8.5, "ytick.labelsize": 8.5, "xtick.major.size": 0.0, "ytick.major.size": 0.0,
+    "xtick.labelsize": 9.5, "ytick.labelsize": 9.5, "xtick.major.size": 0.0, "ytick.major.size": 0.0,
     "axes.spines.top": False, "axes.spines.right": False, "axes.spines.left": False, "axes.grid": True,
     "axes.grid.axis": "y", "grid.color": _STAND_INS["grid"], "grid.linewidth": 0.8, "axes.axisbelow": True,
     "lines.solid_capstyle": "round", "lines.solid_joinstyle": "round",
@@ -38,7 +39,8 @@ _HEAT = (0.30, 0.50, 0.82)
 """A blue that is visible on dark and light pages, because images inside an SVG cannot use CSS variables."""
 _FULLEST = 8.0
 """A cell has full colour from this multiple of the uniform share on."""
-_WIDTH_IN = 5.4
+_WIDTH_IN = 4.2
+"""302 units, about as wide as a chart is on a phone and in three columns: its labels keep their size."""
 _numbers = count(1)
 
 
@@ -47,7 +49,8 @@ class Chart:
     """A drawn chart; ``legend`` has (label, colour) and is shown for two series or more."""
 
     title: str
-    svg: Markup
+    drawing: Markup
+    """an ``<svg>``, or the bars in HTML"""
     caption: str | Markup = ""
     legend: tuple[tuple[str, str], ...] = ()
 
@@ -97,6 +100,18 @@ class Bar:
     """the label at its end; empty = the value"""
 
 
+@dataclass(frozen=True)
+class DrawnBar:
+    """A bar as the page shows it: lengths in percent of the widest."""
+
+    label: str
+    text: str
+    width: float
+    interval: tuple[float, float] | None
+    """its start and its length"""
+    colour: str
+
+
 def share(value: float) -> str:
     """An axis label for a share."""
     return f"{100 * value:g}{numbers.THIN}%"
@@ -123,7 +138,7 @@ def line_chart(
     x_name: str = "step",
     from_zero: bool = False,
     log: bool = False,
-    height_in: float = 2.7,
+    height_in: float = 2.3,
     band: Band | None = None,
 ) -> Chart:
     """Curves over steps, with reference levels and a reference band."""
@@ -146,7 +161,7 @@ def line_chart(
             axes.axhline(level.value, color=_STAND_INS[level.colour], lw=1.1, ls=(0, (4, 3)))
             axes.annotate(
                 level.label, (1.0, level.value), xycoords=("axes fraction", "data"), xytext=(0, 3),
-                textcoords="offset points", ha="right", color=_STAND_INS[level.colour], size=8.5,
+                textcoords="offset points", ha="right", color=_STAND_INS[level.colour], size=9.5,
             )  # fmt: skip
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: y_label(value)))
         axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
@@ -163,34 +178,21 @@ def bar_chart(
     level: Level | None = None,
 ) -> Chart:  # fmt: skip
     """Horizontal bars from zero, each with its value and optionally its interval as a thin line."""
-    with matplotlib.rc_context(_STYLE | {"axes.grid.axis": "x"}):  # type: ignore[arg-type]
-        figure, axes = _axes(0.75 + 0.42 * len(bars))
-        places = np.arange(len(bars))[::-1]
-        for place, bar in zip(places, bars, strict=True):
-            axes.barh(place, bar.value, height=0.56, color=_STAND_INS[bar.colour], lw=0)
-            if bar.interval is not None:
-                axes.plot(bar.interval, [place, place], color=_STAND_INS["ink"], lw=1.3)
-            end = max(bar.value, *(bar.interval or (0.0,)))
-            axes.annotate(
-                bar.text or y_label(bar.value), (end, place), xytext=(6, 0), textcoords="offset points", va="center",
-                color=_STAND_INS["ink"], size=9,
-            )  # fmt: skip
-        reach = max(max(bar.value, *(bar.interval or (0.0,))) for bar in bars)
-        axes.set_xlim(0, max(reach * 1.22, 1e-9))
-        axes.set_ylim(-0.6, len(bars) - 0.4)
-        axes.set_yticks(places, [bar.label for bar in bars])
-        axes.tick_params(axis="y", labelcolor=_STAND_INS["ink"])
-        axes.xaxis.set_major_locator(MaxNLocator(5))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: y_label(value)))
-        axes.spines.bottom.set_visible(False)
-        if level is not None:
-            axes.axvline(level.value, color=_STAND_INS[level.colour], lw=1.1, ls=(0, (4, 3)))
-            axes.annotate(
-                level.label, (level.value, 1.0), xycoords=("data", "axes fraction"), xytext=(4, -2),
-                textcoords="offset points", va="top", color=_STAND_INS[level.colour], size=8.5,
-            )  # fmt: skip
-        svg = _svg(figure, title)
-    return Chart(title, svg, caption)
+    reach = max(max(bar.value, *(bar.interval or (0.0,))) for bar in bars)
+    reach = max(reach, level.value if level else 0.0, 1e-9)
+
+    def percent(value: float) -> float:
+        return round(100 * value / reach, 2)
+
+    drawn = []
+    for bar in bars:
+        interval = None
+        if bar.interval is not None:
+            low, high = bar.interval
+            interval = (percent(low), percent(high - low))
+        drawn.append(DrawnBar(bar.label, bar.text or y_label(bar.value), percent(bar.value), interval, bar.colour))
+    at = percent(level.value) if level else 0.0
+    return Chart(title, page.bars(drawn, f"dashed line: {level.label}" if level else "", at), caption)
 
 
 def profile_chart(
@@ -198,7 +200,7 @@ def profile_chart(
 ) -> Chart:
     """Shares in descending order as filled steps: how evenly a codebook is used."""
     with matplotlib.rc_context(_STYLE):  # type: ignore[arg-type]
-        figure, axes = _axes(2.7)
+        figure, axes = _axes(2.3)
         for profile in profiles:
             axes.stairs(profile.y, color=_STAND_INS[profile.colour], lw=1.4, label=profile.label)
             axes.stairs(profile.y, color=_STAND_INS[profile.colour], alpha=0.16, fill=True, lw=0)
@@ -206,7 +208,7 @@ def profile_chart(
             axes.axhline(level.value, color=_STAND_INS[level.colour], lw=1.1, ls=(0, (4, 3)))
             axes.annotate(
                 level.label, (1.0, level.value), xycoords=("axes fraction", "data"), xytext=(0, 3),
-                textcoords="offset points", ha="right", color=_STAND_INS[level.colour], size=8.5,
+                textcoords="offset points", ha="right", color=_STAND_INS[level.colour], size=9.5,
             )  # fmt: skip
         axes.set_ylim(0)
         axes.margins(x=0.02)
@@ -217,30 +219,59 @@ def profile_chart(
     return Chart(title, svg, caption, tuple((profile.label, profile.colour) for profile in profiles))
 
 
-def histogram(title: str, values: np.ndarray, unit: str = "clips", bins: int = 40) -> Chart:
-    """A histogram of ``values`` (N,); values below the 1 % and above the 99 % quantile count in the outer bins."""
-    low, high = (float(edge) for edge in np.quantile(values, (0.01, 0.99)))
+FENCE = 3.0
+"""Values this many interquartile ranges outside the quartiles are outliers (Tukey's outer fences)."""
+
+
+def usual_range(values: np.ndarray) -> tuple[float, float]:
+    """The range (low, high) of ``values`` (N,) without outliers. Where most values are equal, those are the range."""
+    first, third = (float(edge) for edge in np.quantile(values, (0.25, 0.75)))
+    reach = FENCE * (third - first)
+    return max(float(values.min()), first - reach), min(float(values.max()), third + reach)
+
+
+def histogram(title: str, values: np.ndarray, bins: int = 40) -> Chart:
+    """A histogram of ``values`` (N,) of clips. Outliers are counted in the outermost bins, in another colour."""
+    low, high = usual_range(values)
+    below, above = int((values < low).sum()), int((values > high).sum())
     if high <= low:
         low, high = low - 0.5, high + 0.5
     counts, edges = np.histogram(np.clip(values, low, high), bins=bins, range=(low, high))
+    counts[0] -= below
+    counts[-1] -= above
+    width = float(edges[1] - edges[0])
     with matplotlib.rc_context(_STYLE):  # type: ignore[arg-type]
-        figure, axes = _axes(2.0)
-        axes.bar(edges[:-1], counts, np.diff(edges) * 0.94, align="edge", color=_STAND_INS["s1"], lw=0)
-        axes.set_xlim(low, high)
+        figure, axes = _axes(1.9)
+        axes.bar(edges[:-1], counts, width * 0.94, align="edge", color=_STAND_INS["s1"], lw=0)
+        for count_outside, start in ((below, low - 3 * width), (above, high + width)):
+            if count_outside:  # beside the others, wide enough to be seen
+                height = max(count_outside, 0.02 * float(counts.max()))
+                axes.bar([start], [height], 2 * width, align="edge", color=_STAND_INS["s2"], lw=0)
+        axes.set_xlim(low - (4 * width if below else 0.0), high + (4 * width if above else 0.0))
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
-        axes.set_ylabel(unit)
+        axes.set_ylabel("clips")
         svg = _svg(figure, title)
-    return Chart(title, svg, f"median {numbers.number(float(np.median(values)))}")
+    caption = [f"median {numbers.number(float(np.median(values)))}", *describe_outliers(values)]
+    return Chart(title, svg, "; ".join(caption), (("usual", "s1"), ("outliers", "s2")) if len(caption) > 1 else ())
+
+
+def describe_outliers(values: np.ndarray) -> list[str]:
+    """How many ``values`` (N,) of clips are outside the usual range on each side, and the furthest of them."""
+    low, high = usual_range(values)
+    below, above = int((values < low).sum()), int((values > high).sum())
+    lowest, lower, upper, highest = map(numbers.number, (float(values.min()), low, high, float(values.max())))
+    found = [f"{plural(below, 'clip')} below {lower}, the lowest {lowest}"] if below else []
+    return found + ([f"{plural(above, 'clip')} above {upper}, the highest {highest}"] if above else [])
 
 
 def heat_chart(title: str, shares_VL: np.ndarray, steps: Sequence[float], caption: str | Markup = "") -> Chart:
     """A heat map of the shares of V rows at L steps; each column adds up to 1."""
     V = len(shares_VL)
     with matplotlib.rc_context(_STYLE | {"axes.grid": False}):  # type: ignore[arg-type]
-        figure, axes = _axes(2.7)
+        figure, axes = _axes(2.3)
         cells = np.zeros((*shares_VL.shape, 4))
         cells[:, :, :3] = _HEAT
         cells[:, :, 3] = np.clip(np.log1p(shares_VL * V) / np.log1p(_FULLEST), 0.02, 1)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,9 @@ from markupsafe import Markup
 from lalia.data.corpus import QUALITY, SPLITS, Corpus
 from lalia.errors import AudioError
 from lalia.report import numbers, page
-from lalia.report.charts import Chart, histogram
+from lalia.report.charts import Chart, describe_outliers, histogram, usual_range
 from lalia.report.page import ShownClip, lineage_of, make_player
+from lalia.text.language_codes import language_name
 from lalia.units import SAMPLE_RATE, Seconds
 
 _CLIPS = 4  # of each kind
@@ -23,13 +25,17 @@ def write_page(corpus: Corpus, path: Path) -> Path:
     """Write the page of ``corpus`` to ``path``, a self-contained file."""
     seconds = float(corpus.durations_s.sum(dtype=np.float64))
     card = corpus.card
+    labelled = float(corpus.durations_s[corpus.labelled].sum()) / max(seconds, 1e-9)
+    charts, constant = _distributions(corpus)
     sections = [
         page.Section(
             "Hours", [_hours_table(corpus)], "By language and split; the last column counts clips with a transcript."
         ),
-        page.Section("Distributions", [page.figures(_histograms(corpus))]),
+        page.Section("Distributions", [*([page.figures(charts)] if charts else []), *constant], _DISTRIBUTIONS),
         page.Section(
-            "Clips with audio", _clips(corpus), "The lowest and highest signal-to-noise ratios, and random clips."
+            "Clips with audio",
+            _clips(corpus),
+            "Outliers, the lowest and highest signal-to-noise ratios, and random clips.",
         ),
     ]
     if dropped := card.get("dropped"):
@@ -37,18 +43,31 @@ def write_page(corpus: Corpus, path: Path) -> Path:
         sections.append(
             page.Section("Skipped", [page.table(["reason", "clips"], rows)], "Details of each clip are in skipped.tsv.")
         )
-    sections.append(page.Section("Lineage", [page.lineage(lineage_of(card))]))
+    sections.append(page.Section("Lineage", [page.lineage(lineage_of(card))], folded=True))
     tiles = [
         page.Tile(numbers.hours(seconds / 3600), "of audio"),
         page.Tile(numbers.count(len(corpus)), "clips"),
-        page.Tile(numbers.percent(float(corpus.durations_s[corpus.labelled].sum()) / max(seconds, 1e-9)), "labelled"),
+        page.Tile(numbers.percent(labelled), "labelled"),
         page.Tile(numbers.count(len(corpus.language_names)), "languages"),
         page.Tile(numbers.count(corpus.count("speaker")), "known speakers"),
     ]
+    folder = shlex.quote(str(corpus.folder))
+    fit = f"--data.corpus {folder} --out RUN"
+    next_commands = [(f"lalia pretrain fit {fit}", "pretrain an encoder on its audio")]
+    if labelled:
+        check = (f"lalia finetune check {folder}", "check the labels before fine-tuning")
+        next_commands = [check, (f"lalia finetune fit --encoder ENCODER {fit}", "train a recogniser on its labels")]
     made = page.Page(
-        "corpus", str(card.get("source") or corpus.folder.name), summary=page.tiles(tiles), sections=sections
-    )
+        "corpus", str(card.get("source") or corpus.folder.name), next=next_commands, summary=page.tiles(tiles),
+        sections=sections,
+    )  # fmt: skip
     return made.write(path)
+
+
+_DISTRIBUTIONS = (
+    "Of all clips. Outliers are more than three times the interquartile range away from the middle half; listen to the worst of "
+    "them before you train."
+)
 
 
 def _hours_table(corpus: Corpus) -> Markup:
@@ -59,7 +78,7 @@ def _hours_table(corpus: Corpus) -> Markup:
         clips = int((corpus.languages == code).sum())
         rows.append(
             [
-                language,
+                _language(language),
                 numbers.count(clips),
                 *cells,
                 numbers.hours(sum(hours[language].values())),
@@ -69,17 +88,35 @@ def _hours_table(corpus: Corpus) -> Markup:
     return page.table(["language", "clips", *SPLITS, "all", "labelled"], rows)
 
 
-def _histograms(corpus: Corpus) -> list[Chart]:
-    charts = [histogram("length, s", corpus.durations_s)]
-    charts += [histogram(unit, corpus.numbers(column)) for column, unit in QUALITY.items()]
-    return charts
+def _language(code: str) -> str:
+    """``Italian (ita)``; the code alone where it has no English name."""
+    name = language_name(code)
+    return f"{name} ({code})" if name and name != code else code
+
+
+def _distributions(corpus: Corpus) -> tuple[list[Chart], list[Markup]]:
+    """A histogram of each measure that varies, and a line about those that are equal for most clips."""
+    charts: list[Chart] = []
+    constant: list[Markup] = []
+    for unit, values in _measures(corpus).items():
+        low, high = usual_range(values)
+        if high > low:
+            charts.append(histogram(unit, values))
+            continue
+        outside = describe_outliers(values)
+        most = f"{numbers.percent(float((values == low).mean()), 0)} of the" if outside else "all"
+        equal = f"{numbers.number(low)} for {most} clips"
+        constant.append(Markup("<p><b>{}</b>: {}</p>").format(unit, "; ".join([equal, *outside])))
+    return charts, constant
 
 
 def _clips(corpus: Corpus) -> list[Markup]:
     snr = corpus.numbers("snr_db")
     order = np.argsort(snr, kind="stable")
     drawn = np.random.Generator(np.random.Philox(key=len(corpus))).permutation(len(corpus))
-    kinds: list[tuple[str, np.ndarray, Callable[[int], str]]] = [
+    strange = _furthest(corpus)
+    kinds: list[tuple[str, Iterable[int], Callable[[int], str]]] = [
+        ("outliers", strange, lambda row: strange[row]),
         ("lowest SNR", order, lambda row: f"SNR {snr[row]:.0f} dB"),
         ("highest SNR", order[::-1], lambda row: f"SNR {snr[row]:.0f} dB"),
         ("random", drawn, lambda row: f"SNR {snr[row]:.0f} dB, {corpus.durations_s[row]:.1f} s"),
@@ -100,10 +137,29 @@ def _clips(corpus: Corpus) -> list[Markup]:
     return blocks
 
 
+def _furthest(corpus: Corpus) -> dict[int, str]:
+    """The clip that is furthest outside the usual range of each measure, and its value."""
+    found: dict[int, str] = {}
+    for unit, values in _measures(corpus).items():
+        low, high = usual_range(values)
+        outside = np.maximum(low - values, values - high)
+        row = int(outside.argmax())
+        if outside[row] > 0:
+            words = f"{unit}: {numbers.number(float(values[row]))} (usually {numbers.number(low)} to {numbers.number(high)})"
+            found[row] = f"{found[row]}; {words}" if row in found else words
+    return found
+
+
+def _measures(corpus: Corpus) -> dict[str, np.ndarray]:
+    """Length and quality of every clip, by their names on the page."""
+    quality = {unit: corpus.numbers(column).astype(np.float64) for column, unit in QUALITY.items()}
+    return {"length, s": corpus.durations_s.astype(np.float64)} | quality
+
+
 def _shown(corpus: Corpus, row: int, note: str) -> ShownClip:
     """A clip with a player for its first seconds; a damaged clip has none."""
     text = Markup.escape(corpus.text(row) or "(no transcript)")
-    texts = [(corpus.language(row), text), ("measured", Markup.escape(note))]
+    texts = [(_language(corpus.language(row)), text), ("measured", Markup.escape(note))]
     try:
         wave_S = corpus.wave(row)[: int(_PLAYED_S * SAMPLE_RATE)]
     except AudioError as error:

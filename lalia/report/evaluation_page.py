@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ from lalia.decoding.confidence import Bin, expected_error, reliability
 from lalia.errors import AudioError
 from lalia.report import numbers, page
 from lalia.report.charts import Bar, Chart, Line, bar_chart, line_chart, plain, share
-from lalia.report.page import clips_section, lineage_of
+from lalia.report.page import clips_section, lineage_of, score_verdict
 from lalia.scoring.evaluation import (
     MEAN,
     MOST_SPEAKERS,
@@ -23,12 +24,16 @@ from lalia.scoring.evaluation import (
     Evaluation,
     ScoredClip,
     groups_by_condition,
+    most_missed,
     score_clips,
+    score_greedy,
 )
-from lalia.scoring.rates import Confusion, Interval, Score, confusions, repeated_confusions
-from lalia.units import clock
+from lalia.scoring.rates import Confusion, Score, confusions, repeated_confusions, word_errors
+from lalia.units import clock, plural
 
 CONFUSIONS = 12
+MISSED = 12
+"""Most-missed words that are shown."""
 LONGEST_WORD = 16
 FEW_WORDS = 5
 _AIDS = {
@@ -55,7 +60,11 @@ def write_evaluation(
     ``settings`` has the split, the language and the files for decoding, ``about`` the clips' metadata. ``wave`` returns a clip's
     samples; with an ``AudioError`` the clip has no player. ``card`` is the student's. ``more`` sections precede the lineage.
     """
-    sections = [_error_rates(found, about), _confusions(found.clips)]
+    aids = [_AIDS[name].format(Path(settings[name]).name) for name in _AIDS if name in settings]
+    beside = [clip for clip in found.clips if clip.greedy is not None]
+    decoder = "with " + " and ".join(aids) if aids else ""
+    sections = [_beside(beside, decoder)] if beside else []
+    sections += [_error_rates(found, about), _missed_words(found.clips), _confusions(found.clips)]
     pairs = [pair for clip in found.clips for pair in clip.words]
     if pairs:
         sections.append(_confidence(pairs, calibrated))
@@ -67,32 +76,80 @@ def write_evaluation(
             return None
 
     texts = [(clip.id, clip.reference, clip.hypothesis) for clip in found.clips]
-    sections.append(clips_section(texts, sound, f"Selected by CER from {len(texts)} clips.", "Clips with audio"))
+    sections.append(
+        clips_section(
+            texts, sound, f"The highest and the median CER of {len(texts)} clips.", "Clips with audio",
+            decoder or "hypothesis", ("greedy", {clip.id: clip.greedy or "" for clip in beside}),
+        )
+    )  # fmt: skip
     sections += more
     intro = "The models and corpora behind this student, each with the start of its content hash."
-    sections.append(page.Section("Lineage", [page.lineage(lineage_of(card))], intro))
-    aids = [_AIDS[name].format(Path(settings[name]).name) for name in _AIDS if name in settings]
+    sections.append(page.Section("Lineage", [page.lineage(lineage_of(card))], intro, folded=True))
     lead = Markup("<strong>{}</strong> of the {} split, {} of audio. Decoded {}.").format(
         f"{len(found.clips):,} clips", " ".join(settings[name] for name in ("language", "split") if name in settings),
-        clock(found.audio_s), "with " + " and ".join(aids) if aids else "by greedy decoding, without a language model",
+        clock(found.audio_s), decoder or "by greedy decoding, without a language model",
     )  # fmt: skip
+    whole = found.score()
+    rates = {"cer": whole.cer.rate, "wer": whole.wer.rate, "cer_interval": whole.cer_interval}
+    verdict = score_verdict(rates, len(found.clips))
+    if beside:
+        gain = score_greedy(beside).wer.rate - score_clips(beside).wer.rate
+        change = "lower" if gain >= 0 else "higher"
+        text = f"{verdict.text} Its WER is {100 * abs(gain):.1f} points {change} than by greedy decoding."
+        verdict = replace(verdict, text=text)
     footer = [f"skipped: {reason}" for reason in found.skipped[:20]]
     made = page.Page(
-        "evaluation", title, lead, page.tiles(_tiles(found, pairs, calibrated)), sections,
-        [*footer, "Thin lines and brackets are 95 % bootstrap intervals over clips.",
-         "This page is self-contained."],
+        "evaluation", title, lead, verdict, summary=page.tiles(_tiles(found, pairs, calibrated)), sections=sections,
+        footer=[
+            *footer, "CI: confidence interval, by bootstrap over clips; thin lines in charts show the same.",
+            "This page is self-contained.",
+        ],
     )  # fmt: skip
     return made.write(path)
+
+
+def _beside(clips: Sequence[ScoredClip], decoder: str) -> page.Section:
+    """Error rates of greedy decoding and of ``decoder`` on the same clips."""
+    both = {"greedy": score_greedy(clips), decoder: score_clips(clips)}
+    rows = [[name, *_rates(one)] for name, one in both.items()]
+    differences = [
+        word_errors(clip.reference, clip.hypothesis, clip.writing).errors
+        - word_errors(clip.reference, clip.greedy or "", clip.writing).errors
+        for clip in clips
+    ]
+    better, worse = sum(d < 0 for d in differences), sum(d > 0 for d in differences)
+    aside = f"Against greedy decoding, {better:,} of {plural(len(clips), 'clip')} have fewer wrong words and {worse:,} have more."
+    head = ["decoding", "CER", "95 % CI", "WER", "95 % CI"]
+    return page.Section("Greedy and language model", [page.table(head, rows, chosen=1, aside=aside)], "The same clips.")
+
+
+def _missed_words(clips: Sequence[ScoredClip]) -> page.Section:
+    """The words of the references that are wrong most often."""
+    words = most_missed(clips, MISSED)
+    if not words:
+        return page.Section("Most-missed words", [Markup("<p>None: every word of the references is right.</p>")])
+    both = words[0].missed_greedy is not None
+    rows = [
+        [
+            one.word, f"{one.times:,}", *([f"{one.missed_greedy:,}"] if both else []), f"{one.missed:,}",
+            (one.written or "nothing") if one.missed else "",
+        ]
+        for one in words
+    ]  # fmt: skip
+    missed = ["missed, greedy", "missed"] if both else ["missed"]
+    intro = "Words of the references that are substituted or deleted, and what stands in their place most often."
+    table = page.table(["word", "in the references", *missed, "transcribed as"], rows)
+    return page.Section("Most-missed words", [table], intro)
 
 
 def _tiles(found: Evaluation, pairs: Sequence[tuple[float, bool]], calibrated: bool) -> list[page.Tile]:
     whole = found.score()
     right = sum(clip.reference == clip.hypothesis for clip in found.clips) / len(found.clips)
     tiles = [
-        page.Tile(numbers.percent(whole.cer.rate), "CER", _between(whole.cer_interval)),
-        page.Tile(numbers.percent(whole.wer.rate), "WER", _between(whole.wer_interval)),
+        page.Tile(numbers.percent(whole.cer.rate), "CER", f"95 % CI {numbers.interval(whole.cer_interval)}"),
+        page.Tile(numbers.percent(whole.wer.rate), "WER", f"95 % CI {numbers.interval(whole.wer_interval)}"),
         page.Tile(numbers.percent(right, 0), "clips without an error", f"of {len(found.clips):,}"),
-        page.Tile(numbers.times(1 / max(found.rtf, 1e-9)), "real time", f"RTF {found.rtf:.4f}"),
+        page.Tile(numbers.times(1 / max(found.rtf, 1e-9)), "real time", "audio transcribed per second"),
     ]
     if pairs:
         note = "calibrated on held-out speech" if calibrated else "not calibrated; see lalia tune"
@@ -103,10 +160,6 @@ def _tiles(found: Evaluation, pairs: Sequence[tuple[float, bool]], calibrated: b
 
 def _bins(pairs: Sequence[tuple[float, bool]]) -> list[Bin]:
     return reliability([confidence for confidence, _ in pairs], [right for _, right in pairs])
-
-
-def _between(interval: Interval) -> str:
-    return "95 % between {} and {}".format(*map(numbers.percent, interval))
 
 
 def _error_rates(found: Evaluation, about: Mapping[str, ClipInfo]) -> page.Section:
@@ -139,7 +192,7 @@ def _error_rates(found: Evaluation, about: Mapping[str, ClipInfo]) -> page.Secti
     if mean := found.mean():
         cer, wer = map(numbers.percent, mean)
         rows.append([MEAN, "", "", cer, "", wer, ""])
-    head = ["", "clips", "words", "CER", "95 %", "WER", "95 %"]
+    head = ["", "clips", "words", "CER", "95 % CI", "WER", "95 % CI"]
     table = page.table(head, rows, chosen=whole, aside=aside)
     intro = "CER and WER: deletions, substitutions and insertions, relative to the letters or words of the reference."
     return page.Section("Where the errors are", [*([page.figures(charts)] if charts else []), table], intro)

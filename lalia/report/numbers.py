@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 THIN = "\u202f"
 
 
 def percent(share: float | None, digits: int = 1) -> str:
     """``0.338`` -> ``33.8 %``; a dash for None."""
     return "–" if share is None else f"{100 * share:.{digits}f}{THIN}%"
+
+
+def interval(ends: Sequence[float]) -> str:
+    """``(0.153, 0.209)`` -> ``15.3 to 20.9 %``."""
+    low, high = ends
+    return f"{100 * low:.1f} to {percent(high)}"
 
 
 def count(number: float) -> str:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -23,7 +24,7 @@ from lalia.cards import NAME, read_card, write_text
 from lalia.report import numbers
 from lalia.scoring.rates import character_errors
 from lalia.text.edit_distance import alignment
-from lalia.units import clock, to_seconds
+from lalia.units import clock, plural, to_seconds
 
 # --- One self-contained HTML page ------------------------------------------------------------------------
 
@@ -46,6 +47,17 @@ class Section:
     title: str
     blocks: list[Markup]
     intro: str | Markup = ""
+    folded: bool = False
+    """closed until the reader opens it"""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The result of the page in a few words (``title``) and its reason (``text``)."""
+
+    title: str
+    text: str = ""
+    kind: Literal["", "good", "bad"] = ""
 
 
 @dataclass
@@ -55,6 +67,9 @@ class Page:
     kicker: str
     title: str
     lead: str | Markup = ""
+    verdict: Verdict | None = None
+    next: Sequence[tuple[str, str]] = ()
+    """(command to type next, what it is for)"""
     summary: Markup = field(default_factory=Markup)
     sections: list[Section] = field(default_factory=list)
     footer: list[str | Markup] = field(default_factory=list)
@@ -68,12 +83,13 @@ class Page:
                 for name in (first, *self.assets)
                 if name.endswith(Path(first).suffix)
             )
-            for first in ("page.css", "players.js")
+            for first in ("page.css", "page.js")
         )
         digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
         return _ENVIRONMENT.get_template("page.html").render(
-            page=self, css=css, script=script, policy=Markup(_POLICY.format(digest)), version=__version__
-        )
+            page=self, css=css, script=script, policy=Markup(_POLICY.format(digest)), version=__version__,
+            commands=commands,
+        )  # fmt: skip
 
     def write(self, path: Path) -> Path:
         """Write the page to ``path`` atomically."""
@@ -111,10 +127,37 @@ def figures(items: Sequence[Any]) -> Markup:
 
 
 def table(
-    head: Sequence[str], rows: Sequence[Sequence[str | Markup]], chosen: int = -1, words: bool = False, aside: str = ""
+    head: Sequence[str], rows: Sequence[Sequence[str | Markup]], chosen: int = -1, aside: str | Markup = ""
 ) -> Markup:
-    """A table; row ``chosen`` is shaded; ``words`` = cells of text instead of numbers; ``aside`` is a note below it."""
-    return Markup(_BLOCKS.table(head, rows, chosen, words, aside))
+    """A table, which becomes a card per row in a narrow window. Columns of numbers are aligned to the right.
+
+    Row ``chosen`` is shaded; ``aside`` is a note below it.
+    """
+    right = [number > 0 and _of_numbers([row[number] for row in rows]) for number in range(len(head))]
+    return Markup(_BLOCKS.table(head, rows, right, chosen, aside))
+
+
+_NUMBER = re.compile(r"[<>+±×−–-]?\s?\d.{0,19}|–|✓|")
+
+
+def _of_numbers(cells: Sequence[str | Markup]) -> bool:
+    """Whether ``cells`` are numbers, perhaps with units or intervals; empty ones and dashes count as such."""
+    return any(cells) and all(_NUMBER.fullmatch(str(cell)) for cell in cells)
+
+
+def bars(items: Sequence[Any], level: str = "", level_at: float = 0.0) -> Markup:
+    """Horizontal bars (``lalia.report.charts.DrawnBar``), with a reference line at ``level_at`` percent named ``level``."""
+    return Markup(_BLOCKS.bars(items, level, level_at))
+
+
+def commands(items: Sequence[tuple[str, str]]) -> Markup:
+    """(command, note) pairs, each with a button that copies the command."""
+    return Markup(_BLOCKS.commands(items))
+
+
+def fold(title: str, blocks: Sequence[Markup]) -> Markup:
+    """``blocks`` behind a line that opens them."""
+    return Markup(_BLOCKS.fold(title, blocks))
 
 
 def goals(items: Sequence[Goal]) -> Markup:
@@ -315,24 +358,58 @@ ScoredClip = tuple[str, str, str]
 
 
 def clips_section(
-    scored: Sequence[ScoredClip], wave: Callable[[str], np.ndarray | None], intro: str, title: str = "Test clips"
+    scored: Sequence[ScoredClip],
+    wave: Callable[[str], np.ndarray | None],
+    intro: str,
+    title: str = "Test clips",
+    name: str = "hypothesis",
+    other: tuple[str, Mapping[str, str]] = ("", {}),
 ) -> Section:
-    """The worst and the median clips of ``scored`` by CER; ``wave`` returns a clip's wave or None."""
+    """The worst and the median clips of ``scored`` by CER; ``wave`` returns a clip's wave or None.
+
+    ``name`` says whose hypotheses they are; ``other`` has the name and the hypotheses, by id, of another recogniser or decoder.
+    """
     ranked = sorted(scored, key=lambda clip: -character_errors(clip[1], clip[2]).rate)
     middle = max(0, len(ranked) // 2 - SHOWN // 2)
     chosen = [("Worst", ranked[:SHOWN])]
     if len(ranked) > 2 * SHOWN:
         chosen.append(("In the middle", ranked[middle : middle + SHOWN]))
     blocks: list[Markup] = []
-    for name, some in chosen:
-        shown = [_shown(clip, wave(clip[0])) for clip in some]
-        blocks += [Markup("<h3>{}</h3>").format(name), clips(shown, ERROR_LEGEND if not blocks else Markup())]
+    for heading, some in chosen:
+        shown = []
+        for id, reference, hypothesis in some:
+            texts = {name: hypothesis} | ({other[0]: other[1][id]} if id in other[1] else {})
+            shown.append(_shown(id, reference, texts, wave(id)))
+        blocks += [Markup("<h3>{}</h3>").format(heading), clips(shown, ERROR_LEGEND if not blocks else Markup())]
     return Section(title, blocks, intro)
 
 
-def _shown(clip: ScoredClip, wave: np.ndarray | None) -> ShownClip:
-    id, reference, hypothesis = clip
-    marked_reference, marked_hypothesis = mark_errors(reference, hypothesis)
-    cer = numbers.percent(character_errors(reference, hypothesis).rate, 0)
-    texts = [("reference", marked_reference), (f"hypothesis, CER {cer}", marked_hypothesis)]
-    return ShownClip(id, texts, make_player(id, wave) if wave is not None else None)
+def _shown(id: str, reference: str, hypotheses: Mapping[str, str], wave: np.ndarray | None) -> ShownClip:
+    texts = []
+    marked_reference = Markup()
+    for name, hypothesis in hypotheses.items():
+        marks, marked = mark_errors(reference, hypothesis)
+        marked_reference = marked_reference or marks  # as the first hypothesis has it
+        cer = numbers.percent(character_errors(reference, hypothesis).rate, 0)
+        texts.append((f"{name}, CER {cer}", marked))
+    return ShownClip(id, [("reference", marked_reference), *texts], make_player(id, wave) if wave is not None else None)
+
+
+# --- Verdicts --------------------------------------------------------------------------------------------
+
+FEW_ERRORS, READABLE, RECOGNISABLE = 0.1, 0.3, 0.35
+"""Highest WER of a text with few errors and of a readable text, and highest CER of recognisable words."""
+
+
+def score_verdict(scores: Mapping[str, Any], clips: int) -> Verdict:
+    """What error rates mean for a reader; ``scores`` has cer and wer (shares) and cer_interval."""
+    cer, wer = scores["cer"], scores["wer"]
+    text = f"CER {numbers.percent(cer)} (95 % CI {numbers.interval(scores['cer_interval'])}), WER {numbers.percent(wer)} on "
+    text += f"{plural(clips, 'clip')}."
+    if wer <= FEW_ERRORS:
+        return Verdict("Few errors.", text, "good")
+    if wer <= READABLE:
+        return Verdict("Readable, with errors.", text, "good")
+    if cer <= RECOGNISABLE:
+        return Verdict("Most letters are right, many words are not.", text)
+    return Verdict("Not usable yet.", text, "bad")

@@ -1,11 +1,10 @@
-"""The report page of a training run (``RUN/report.html``): metrics, guard actions, results, lineage and settings."""
+"""The report page of a training run (``RUN/report.html``): verdict, next command, curves, clips, lineage and settings."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import shlex
 from dataclasses import dataclass, is_dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +18,9 @@ from lalia.errors import UserError
 from lalia.models.quantizer import ContrastiveShape
 from lalia.models.shape import EncoderShape
 from lalia.report import numbers, page
-from lalia.report.charts import (
-    SERIES,
-    Band,
-    Bar,
-    Chart,
-    Level,
-    Line,
-    bar_chart,
-    heat_chart,
-    line_chart,
-    plain,
-    share,
-    small,
-)
-from lalia.report.page import clips_section, lineage_of, product_card
+from lalia.report.charts import Chart, heat_chart
+from lalia.report.page import clips_section, lineage_of, product_card, score_verdict
+from lalia.report.run_curves import audio_per_step_s, chance_of, codes_of, curves, series, tallies
 from lalia.training.run_log import bad_clips_summary, read_bad_clips, read_metrics
 from lalia.training.settings import (
     BatchSettings,
@@ -44,254 +31,7 @@ from lalia.training.settings import (
     ScheduleSettings,
 )
 from lalia.training.trainer import CONFIG, FINISHED
-from lalia.units import clock
-
-# --- Published reference curves --------------------------------------------------------------------------
-
-# wav2vec 2.0 BASE on 960 hours, 8 seeds in bfloat16 (NVIDIA's DeepLearningExamples, wav2vec2 README): contrastive accuracy with
-# 100 distractors, mean over the seeds, by update of 400,000. The standard deviation is published for the first and the last.
-_STEPS, _DISTRACTORS = 400_000, 100
-_ACCURACY = ((50_000, 0.491), (100_000, 0.537), (200_000, 0.580), (300_000, 0.610), (400_000, 0.629))
-_SPREAD = ((50_000, 0.011), (400_000, 0.007))
-_WIDE = 2.0
-"""Half the width of the band in standard deviations."""
-
-
-def healthy_accuracy(steps: int, distractors: int) -> Band:
-    """The accuracy of BASE plus and minus two standard deviations over its seeds, for a run of ``steps`` steps.
-
-    Steps are scaled to the schedule; accuracy is converted to the number of ``distractors`` by ``rescale_accuracy``.
-    """
-    x, low, high = [], [], []
-    for at, mean in _ACCURACY:
-        (first, wide), (last, narrow) = _SPREAD
-        spread = _WIDE * (wide + (narrow - wide) * (at - first) / (last - first))
-        x.append(steps * at / _STEPS)
-        low.append(rescale_accuracy(mean - spread, distractors))
-        high.append(rescale_accuracy(mean + spread, distractors))
-    return Band("BASE as published", x, low, high)
-
-
-def rescale_accuracy(accuracy: float, distractors: int, known: int = _DISTRACTORS) -> float:
-    """``accuracy`` with ``known`` distractors converted to ``distractors``, with the same odds against each one.
-
-    Chance and certainty stay what they are.
-    """
-    odds = accuracy * known / (1.0 - accuracy)
-    return odds / (odds + distractors)
-
-
-# --- The curves of a run ---------------------------------------------------------------------------------
-
-Metrics = Sequence[dict[str, Any]]
-
-# Counts of problems: reported as text, not drawn.
-TALLIES = {"train/bad_clips": "clips could not be read", "train/impossible": "labels did not fit their audio"}
-
-MIX = "languages/"
-MOST_LANGUAGES = 12
-
-_ACCURACY_WORDS = (
-    "How often the masked frame is distinguished from its distractors. The band is BASE on 960 hours (two standard deviations of "
-    "8 seeds), scaled to this schedule and number of distractors: smaller models and less audio stay below it, a run above it "
-    "is suspect."
-)
-
-_DRAWN = {
-    "loss", "info_nce", "accuracy", "code_perplexity", "cer", "wer", "wer_lm", "lr", "blank", "diversity", "gumbel",
-}  # fmt: skip
-
-# Titles and captions of metrics without a special chart.
-_WORDS = {
-    "posteriors": ("Divergence from the teacher's posteriors", "Of training batches, at the temperature of the loss."),
-    "divergence": ("Divergence from the teacher, held out", "Nats per frame."),
-    "hidden": ("Distance from the teacher's hidden frames", "L1 and cosine."),
-    "labels": ("CTC on labels", "Nats per token, over labelled clips."),
-    "pseudo": ("CTC on pseudo-labels", "Nats per token, over unlabelled clips with a confident pseudo-label."),
-    "labelled": ("Labelled clips", "Share of the batch."),
-    "pseudo_labelled": ("Clips with a pseudo-label", "Share of the batch."),
-    "gradient_norm": ("Gradient norm", "Monitored by the guard: batches far above the median are skipped."),
-    "feature_std": (
-        "Standard deviation of the features",
-        "Monitored by the guard: near 0 the features have collapsed.",
-    ),
-    "hidden_share": ("Masked frames", "Share of all frames."),
-    "code_share": ("Use of the least used codebook", "Monitored by the guard: perplexity as a share of its maximum."),
-    "rate_factor": ("The guard's factor on the learning rate", ""),
-    "diversity_factor": ("The guard's factor on the diversity penalty", ""),
-    "loss_scale": ("Loss scale", "Of float16: halved when a gradient overflows."),
-}
-
-
-def series(metrics: Metrics, name: str) -> tuple[list[float], list[float]]:
-    """(steps, values) of one metric; lines without a number for it are skipped."""
-    found = [(line["step"], line[name]) for line in metrics if isinstance(line.get(name), (int, float))]
-    return [step for step, _ in found], [value for _, value in found]
-
-
-def curves(metrics: Metrics, config: dict[str, Any]) -> list[Chart]:
-    """All charts that ``metrics`` have numbers for, the most important first."""
-    chance = [Level(chance_of(config), f"chance {chance_of(config):.4f}")] if "objective" in config else []
-    codes = codes_of(config) if "quantizer" in config else 0
-    learned = "quantizer" in config and config["quantizer"].get("kind") != "kmeans"
-    charts = [
-        _chart(
-            metrics, "Contrastive loss", {"train/info_nce": "training", "valid/info_nce": "held out"},
-            caption="InfoNCE of each masked frame against its distractors, in nats.",
-        ),
-        _chart(
-            metrics, "Contrastive accuracy", {"train/accuracy": "training", "valid/accuracy": "held out"}, chance,
-            _ACCURACY_WORDS if chance else "", share, from_zero=True,
-            band=healthy_accuracy(config["schedule"]["steps"], config["objective"]["distractors"]) if chance else None,
-        ),
-        _chart(
-            metrics, "Codebook use", {"train/code_perplexity": "training batch", "valid/code_perplexity": "all held-out audio"},
-            [Level(codes, f"all {codes} codes")] if codes else [],
-            "Perplexity of the codes: the effective number in use. Near 1 the codebook has collapsed; healthy is more than a "
-            "third of them.",
-            from_zero=True, band=_over_all(metrics, codes / 3, codes) if codes else None,
-        ),
-        _chart(
-            metrics, "Errors on held-out clips",
-            {"valid/cer": "characters (CER)", "valid/wer": "words (WER)", "valid/wer_lm": "words, with the language model"},
-            caption="On the dev split; the best checkpoint is chosen by it.", y_label=share, from_zero=True,
-        ),
-        _chart(
-            metrics, "Blanks", {"train/blank": "share of frames"}, y_label=share,
-            caption="Frames whose most likely token is the CTC blank. From random weights the share starts near 100 % and falls "
-            "when the model begins to output letters; with a pretrained encoder it mostly starts low and rises first. If it "
-            "stays near 100 %, the model outputs nothing.",
-        ),
-        _chart(
-            metrics, "Loss", {"train/loss": "training", "valid/loss": "held out"},
-            caption=_loss_words(config),
-        ),
-        *(_learned_codes(metrics) if learned else []),
-        *_others(metrics),
-        language_mix(metrics),
-        speed(metrics, config),
-        _chart(
-            metrics, "Waiting for audio", {"speed/data_wait": "share of the time"}, y_label=share, from_zero=True,
-            caption="Time in which training waited for audio to be decoded; raise data.workers if it is high.",
-        ),
-        _chart(
-            metrics, "Learning rate", {"train/lr": "rate"}, y_label=small, from_zero=True, rough=False,
-            caption="The learning rate schedule.",
-        ),
-    ]  # fmt: skip
-    return [chart for chart in charts if chart is not None]
-
-
-def _loss_words(config: dict[str, Any]) -> str:
-    """The caption of this stage's loss."""
-    if "objective" in config or "teacher" in config:
-        return "The weighted sum of all losses."
-    return "CTC: the negative log-likelihood of the reference, in nats per token."
-
-
-def chance_of(config: dict[str, Any]) -> float:
-    """The accuracy of guessing among the target and its distractors."""
-    return 1.0 / (config["objective"]["distractors"] + 1)
-
-
-def codes_of(config: dict[str, Any]) -> int:
-    """Codes of all codebooks together."""
-    return int(config["quantizer"]["codebooks"] * config["quantizer"]["entries"])
-
-
-def language_mix(metrics: Metrics) -> Chart | None:
-    """The share of each language in the audio trained on so far; None for one language."""
-    mixed = [line for line in metrics if any(key.startswith(MIX) for key in line)]
-    shares = {key.removeprefix(MIX): value for key, value in mixed[-1].items() if key.startswith(MIX)} if mixed else {}
-    if len(shares) < 2:
-        return None
-    ranked = sorted(shares.items(), key=lambda pair: -pair[1])
-    bars = [Bar(name, value, text=f"{100 * value:.1f}\u2009%") for name, value in ranked[:MOST_LANGUAGES]]
-    if rest := ranked[MOST_LANGUAGES:]:
-        value = sum(value for _, value in rest)
-        bars.append(Bar(f"{len(rest)} others", value, text=f"{100 * value:.1f}\u2009%"))
-    return bar_chart("Languages", bars, "Share of the audio that the run has trained on so far.")
-
-
-def speed(metrics: Metrics, config: dict[str, Any]) -> Chart | None:
-    """Seconds of audio trained on per second, validation included."""
-    per_step = audio_per_step_s(config)
-    lines = [line for line in metrics if any(key.startswith("train/") for key in line)]
-    steps, rates = [], []
-    for before, after in pairwise(lines):
-        seconds = after["time_s"] - before["time_s"]
-        if seconds > 0 and after["step"] > before["step"]:
-            steps.append(after["step"])
-            rates.append(per_step * (after["step"] - before["step"]) / seconds)
-    if len(rates) < 2:
-        return None
-    return line_chart(
-        "Speed", [Line("speed", steps, rates, "s3", rough=True)], caption="Seconds of audio per second of training.",
-        y_label=lambda value: f"{plain(value)} ×", from_zero=True,
-    )  # fmt: skip
-
-
-def audio_per_step_s(config: dict[str, Any]) -> float:
-    """Seconds of audio that one optimizer step sees, over all devices."""
-    batch, hardware = BatchSettings(**config["batch"]), config["hardware"]
-    ranks = hardware["devices"] * hardware["nodes"]
-    return batch.accumulation(ranks) * ranks * batch.micro_s
-
-
-def tallies(metrics: Metrics) -> Iterator[str]:
-    """The problems of the logged steps, counted."""
-    for name, what in TALLIES.items():
-        total = sum(series(metrics, name)[1])
-        if total:
-            yield f"{total:,.0f} {what} in the logged steps"
-
-
-def _chart(
-    metrics: Metrics, title: str, names: dict[str, str], levels: Sequence[Level] = (), caption: str = "",
-    y_label: Any = plain, from_zero: bool = False, rough: bool = True, band: Band | None = None,
-) -> Chart | None:  # fmt: skip
-    lines: list[Line] = []
-    for name, label in names.items():
-        steps, values = series(metrics, name)
-        if values:
-            colour = SERIES[len(lines)]
-            held_out = name.startswith("valid/")
-            lines.append(Line(label, steps, values, colour, rough=rough and not held_out, dots=held_out))
-    if not lines:
-        return None
-    return line_chart(title, lines, levels, caption, y_label, from_zero=from_zero, band=band)
-
-
-def _over_all(metrics: Metrics, low: float, high: float) -> Band:
-    """A band from ``low`` to ``high`` over all steps so far."""
-    last = max(line["step"] for line in metrics) if metrics else 0
-    return Band("healthy", (0, last), (low, low), (high, high))
-
-
-def _learned_codes(metrics: Metrics) -> list[Chart | None]:
-    """Charts for a quantizer that learns its codes; k-means codes are fixed."""
-    penalty = _chart(
-        metrics, "Diversity penalty", {"train/diversity": "penalty"}, caption="0: all codes are used equally."
-    )
-    return [
-        penalty,
-        _chart(metrics, "Gumbel temperature", {"train/gumbel": "temperature"}, from_zero=True, rough=False),
-    ]
-
-
-def _others(metrics: Metrics) -> Iterator[Chart | None]:
-    """A chart for each other metric, training and held out together; metrics that never change have none."""
-    drawn = ("train/", "valid/", "guard/")
-    names = {key.partition("/")[2] for line in metrics for key in line if key.startswith(drawn) and key not in TALLIES}
-    known = list(_WORDS)
-    for name in sorted(names - _DRAWN, key=lambda name: (known.index(name) if name in known else len(known), name)):
-        title, caption = _WORDS.get(name, (name.replace("_", " ").capitalize(), ""))
-        lines = {f"train/{name}": "training", f"valid/{name}": "held out", f"guard/{name}": "training"}
-        if len({value for full in lines for value in series(metrics, full)[1]}) > 1:
-            yield _chart(metrics, title, lines, caption=caption)
-
-
-# --- RUN/report.html -------------------------------------------------------------------------------------
+from lalia.units import clock, plural
 
 NAME = "report.html"
 GUARD, CODES = "guard.jsonl", "codes.json"
@@ -341,6 +81,17 @@ class RunFolder:
         )
 
     @property
+    def name(self) -> str:
+        """Its name in titles: that of its folder, with the round's where an outer loop made it."""
+        folder = Path(str(self.config.get("out") or self.folder)).absolute()
+        return f"{folder.parent.name}, {folder.name}" if folder.name == "fit" else folder.name
+
+    @property
+    def teacher(self) -> dict[str, Any] | None:
+        """A distillation: the teacher's parameters and scores on the student's test clips."""
+        return self.scores.get("teacher") if self.scores else None
+
+    @property
     def stage(self) -> str:
         """pretraining, fine-tuning or distillation, by the sections of its settings."""
         if "objective" in self.config and "quantizer" in self.config:
@@ -382,14 +133,20 @@ def write_run_report(
     if finished is not None:
         found = replace(found, finished=finished)
     charts = [*curves(found.metrics, found.config), *_codebooks(found.codes)]
-    sections = [page.Section("Curves", [page.figures(charts)])] if charts else []
+    first, rest = charts[:FIRST_CHARTS], charts[FIRST_CHARTS:]
+    sections = []
+    if found.teacher:
+        sections.append(_teacher(found, found.teacher))
+    if charts:
+        more = [page.fold(plural(len(rest), "more curve"), [page.figures(rest)])] if rest else []
+        sections.append(page.Section("Curves", [page.figures(first), *more]))
     if found.guard:
         sections.append(_guard(found.guard))
     if found.scores and found.scores.get("clips"):
         sections.append(_clips(found.scores, mixture))
     if found.card:
         intro = "The model of this run, and the models and corpora behind it, each with the start of its content hash."
-        sections.append(page.Section("Lineage", [page.lineage(lineage_of(found.card))], intro))
+        sections.append(page.Section("Lineage", [page.lineage(lineage_of(found.card))], intro, folded=True))
     sections.append(_settings(found.config, defaults))
     done, total = found.steps
     state = f"finished after {total:,} steps" if found.finished else f"at step {done:,} of {total:,}"
@@ -397,10 +154,129 @@ def write_run_report(
         _LEADS[found.stage], state, clock(found.seconds)
     )
     return page.Page(
-        kicker=f"{found.stage} run", title=str(found.config.get("out") or run), lead=lead, summary=page.tiles(_tiles(found)),
-        sections=sections,
+        kicker=f"{found.stage} run", title=found.name, lead=lead, verdict=_verdict(found), next=_next(found),
+        summary=page.tiles(_tiles(found)), sections=sections,
         footer=[*tallies(found.metrics), *_unread(Path(run)), "This page is self-contained."],
     ).write(Path(run) / NAME)  # fmt: skip
+
+
+FIRST_CHARTS = 3
+"""Charts that are shown; the others are behind a line."""
+STAGES = {"pretraining": "pretrain", "fine-tuning": "finetune", "distillation": "distill"}
+ACCURACY_OVER_CHANCE, CODES_IN_USE = 5.0, 1 / 3
+"""A pretraining run is healthy with at least this accuracy, in multiples of chance, and this share of codes in use."""
+STILL_FALLING = 0.05
+"""Relative fall of the CER over the last quarter of the validations from which more steps may help."""
+OVERFIT = 1.15
+"""The held-out loss at the end, relative to its minimum, from which a run overfits."""
+
+
+def _verdict(run: RunFolder) -> page.Verdict | None:
+    """Whether the run went well, by the field's usual signs."""
+    done, total = run.steps
+    if run.finished is None:
+        return page.Verdict(f"Not finished: step {done:,} of {total:,}.", _pretraining_words(run)[1])
+    if run.stage == "pretraining":
+        title, text, kind = _pretraining_words(run)
+        return page.Verdict(title, text, kind) if title else None  # type: ignore[arg-type]
+    if run.finished.get("only_blanks"):
+        return page.Verdict(
+            "Nothing learned.", "Every transcript is empty. Check the labels, then train longer.", "bad"
+        )
+    if run.scores is None:
+        return None
+    found = score_verdict(run.scores, len(run.scores.get("clips", ())))
+    words = [found.text, *_trend(run)]
+    if run.teacher:
+        ratio = run.scores["cer"] / max(run.teacher["cer"], 1e-9)
+        words.insert(1, f"Its CER is {ratio:.2f} times its teacher's.")
+    return replace(found, text=" ".join(words))
+
+
+def _pretraining_words(run: RunFolder) -> tuple[str, str, str]:
+    """(title, text, kind) of a pretraining run; empty without a validation."""
+    accuracy, perplexity = run.last("valid/accuracy"), run.last("valid/code_perplexity")
+    if run.stage != "pretraining" or accuracy is None or perplexity is None:
+        return "", "", ""
+    over, codes = accuracy / chance_of(run.config), codes_of(run.config)
+    text = (
+        f"Held-out accuracy is {numbers.percent(accuracy)}, {over:.1f} times chance; code perplexity is {perplexity:.0f} of "
+        f"{codes}."
+    )
+    if perplexity <= codes * CODES_IN_USE:
+        return "The codebook has collapsed.", f"{text} Healthy is more than a third of the codes.", "bad"
+    if over < ACCURACY_OVER_CHANCE:
+        return "Little learned.", f"{text} A healthy run reaches {ACCURACY_OVER_CHANCE:g} times chance.", "bad"
+    return "Healthy.", text, "good"
+
+
+def _trend(run: RunFolder) -> list[str]:
+    """What the ends of the curves say about the length of the run."""
+    found = []
+    cers = series(run.metrics, "valid/cer")[1]
+    if len(cers) >= 4:
+        before = min(cers[: -(len(cers) // 4)])
+        if min(cers) < (1 - STILL_FALLING) * before:
+            found.append("CER was still falling at the end: more --schedule.steps may help.")
+    steps, losses = series(run.metrics, "valid/loss")
+    if len(losses) >= 4 and losses[-1] > OVERFIT * min(losses):
+        at = steps[losses.index(min(losses))]
+        found.append(f"The held-out loss has risen since step {at:,.0f}: the run overfits; more labels help most.")
+    return found
+
+
+def _next(run: RunFolder) -> list[tuple[str, str]]:
+    """The commands to type next."""
+    out = Path(str(run.config.get("out") or run.folder))
+    quoted = shlex.quote(str(out))
+    if run.finished is None:
+        config = shlex.quote(str(out / CONFIG))
+        return [(f"lalia {STAGES[run.stage]} fit --config {config}", "continue it from its last checkpoint")]
+    corpora = [shlex.quote(str(corpus)) for corpus in run.config["data"].get("corpus", [])] or ["CORPUS"]
+    if run.stage == "pretraining":
+        encoder = shlex.quote(str(out / "encoder"))
+        return [
+            (f"lalia finetune fit --encoder {encoder} --data.corpus CORPUS --out RUN", "train a recogniser on labels"),
+            (f"lalia pretrain probe {encoder} {corpora[0]}", "measure what each layer learned"),
+        ]
+    if run.stage == "distillation":
+        data = " ".join(f"--data.corpus {corpus}" for corpus in corpora)
+        teacher, student = shlex.quote(str(run.config["teacher"])), shlex.quote(str(out / "student"))
+        export = f"lalia distill export --recogniser {quoted} --teacher {teacher} {data} --out {student}"
+        return [(export, "write the student as int8 ONNX, if it stays within its error budget")]
+    if run.finished.get("only_blanks"):
+        return [(f"lalia finetune check {corpora[0]}", "look for bad labels")]
+    return [
+        (f"lalia transcribe {quoted} talk.mp3", "transcribe a file"),
+        (f"lalia finetune lm {quoted}", "build and tune a language model from its labels and any text"),
+        (f"lalia finetune eval {quoted}", "evaluate it: a page with the errors and clips to play"),
+    ]
+
+
+def _teacher(run: RunFolder, teacher: dict[str, Any]) -> page.Section:
+    """The student beside its teacher: size and error rates on the same test clips."""
+    assert run.scores is not None
+    size = run.card["parameters"] if run.card else None
+    rows = [
+        [name, numbers.count(parameters) if parameters else "–", *_rates(scores)]
+        for name, parameters, scores in (
+            ("teacher", teacher.get("parameters"), teacher), ("student", size, run.scores)
+        )
+    ]  # fmt: skip
+    if size and teacher.get("parameters"):
+        ratios = (run.scores[rate] / max(teacher[rate], 1e-9) for rate in ("cer", "wer"))
+        cer, wer = (f"{ratio:.2f}{numbers.THIN}×" for ratio in ratios)
+        rows.append(["student / teacher", f"{size / teacher['parameters']:.2f}{numbers.THIN}×", cer, "", wer, ""])
+    head = ["", "parameters", "CER", "95 % CI", "WER", "95 % CI"]
+    intro = "Both on the same test clips, by greedy decoding."
+    return page.Section("Teacher and student", [page.table(head, rows, chosen=1)], intro)
+
+
+def _rates(scores: dict[str, Any]) -> list[str]:
+    return [
+        cell for rate in ("cer", "wer")
+        for cell in (numbers.percent(scores[rate]), numbers.interval(scores[f"{rate}_interval"]))
+    ]  # fmt: skip
 
 
 _LEADS = {
@@ -427,17 +303,16 @@ def _tiles(run: RunFolder) -> list[page.Tile]:
         accuracy, perplexity = run.last("valid/accuracy"), run.last("valid/code_perplexity")
         chance, codes = chance_of(run.config), codes_of(run.config)
         if accuracy is not None:
-            verdict = "good" if accuracy >= 5 * chance else "bad"
+            verdict = "good" if accuracy >= ACCURACY_OVER_CHANCE * chance else "bad"
             note = f"chance is {numbers.percent(chance)}"
             tiles.append(page.Tile(numbers.percent(accuracy), "contrastive accuracy, held out", note, verdict))
         if perplexity is not None:
-            verdict = "good" if perplexity > codes / 3 else "bad"
+            verdict = "good" if perplexity > codes * CODES_IN_USE else "bad"
             tiles.append(page.Tile(f"{perplexity:.0f}", f"code perplexity of {codes} codes", "held out", verdict))
     if run.scores:
-        low, high = (numbers.percent(end) for end in run.scores["cer_interval"])
-        tiles.append(page.Tile(numbers.percent(run.scores["cer"]), "test CER", f"95 % between {low} and {high}"))
-        low, high = (numbers.percent(end) for end in run.scores["wer_interval"])
-        tiles.append(page.Tile(numbers.percent(run.scores["wer"]), "test WER", f"95 % between {low} and {high}"))
+        for rate in ("cer", "wer"):
+            note = f"95 % CI {numbers.interval(run.scores[f'{rate}_interval'])}"
+            tiles.append(page.Tile(numbers.percent(run.scores[rate]), f"test {rate.upper()}", note))
     elif (cer := run.best("valid/cer")) is not None:
         tiles.append(page.Tile(numbers.percent(cer), "best CER so far", "dev split"))
     if run.card and "parameters" in run.card:
@@ -471,15 +346,19 @@ def _guard(actions: list[dict[str, Any]]) -> page.Section:
     left = len(actions) - len(rows)
     aside = f"{left} earlier actions are in {GUARD}." if left else ""
     intro = "When the run left its healthy ranges, and what the guard did."
-    return page.Section("Guard", [page.table(["step", "action", "reason"], rows, words=True, aside=aside)], intro)
+    return page.Section("Guard", [page.table(["step", "action", "reason"], rows, aside=aside)], intro)
 
 
 def _clips(scores: dict[str, Any], mixture: Any) -> page.Section:
     """The clips with the highest and the median CER, with audio if the corpus is available."""
     clips = [(clip["id"], clip["reference"], clip["hypothesis"]) for clip in scores["clips"]]
     rows = _rows(mixture, {id for id, _, _ in clips})
-    intro = f"Selected by CER from {len(clips)} test clips."
-    return clips_section(clips, lambda id: mixture.wave(rows[id]) if id in rows else None, intro)
+    intro = f"The highest and the median CER of {len(clips)} test clips."
+    by_teacher = {clip["id"]: clip["teacher"] for clip in scores["clips"] if "teacher" in clip}
+    return clips_section(
+        clips, lambda id: mixture.wave(rows[id]) if id in rows else None, intro,
+        name="student" if by_teacher else "hypothesis", other=("teacher", by_teacher),
+    )  # fmt: skip
 
 
 def _rows(mixture: Any, ids: set[str]) -> dict[str, int]:
@@ -506,7 +385,7 @@ def _settings(config: dict[str, Any], defaults: Any) -> page.Section:
     intro = (
         "Those that differ from the defaults (in brackets); all resolved settings are in config.yaml beside this page."
     )
-    return page.Section("Settings", [page.settings([("run", alone), *groups])], intro)
+    return page.Section("Settings", [page.settings([("run", alone), *groups])], intro, folded=True)
 
 
 def _changed(section: dict[str, Any], defaults: dict[str, Any] | None) -> list[tuple[str, str, str | None]]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -51,6 +52,8 @@ class ScoredClip:
     """confidence of each word of the hypothesis, and whether it is right"""
     writing: WritingSystem = field(default_factory=WritingSystem)
     """how both texts are written: what a word is"""
+    greedy: str | None = None
+    """the greedy hypothesis beside that of another decoder, normalised; None: not made"""
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,14 @@ class Evaluation:
             "elapsed_s": round(self.elapsed_s, 3),
             "rtf": self.rtf,
             "skipped": self.skipped,
-            "clips": [{key: value for key, value in vars(clip).items() if key != "writing"} for clip in self.clips],
+            "clips": [
+                {
+                    key: value
+                    for key, value in vars(clip).items()
+                    if key != "writing" and (key, value) != ("greedy", None)
+                }
+                for clip in self.clips
+            ],
         }
 
 
@@ -113,18 +123,70 @@ def score_clips(clips: Sequence[ScoredClip]) -> Score:
     return score(references, hypotheses, [clip.writing for clip in clips])
 
 
+def score_greedy(clips: Sequence[ScoredClip]) -> Score:
+    """CER and WER of the greedy hypotheses of ``clips``."""
+    return score_clips([replace(clip, hypothesis=clip.greedy or "") for clip in clips])
+
+
+@dataclass(frozen=True)
+class MissedWord:
+    """A word of the references that is often wrong in the hypotheses."""
+
+    word: str
+    times: int
+    """how often it occurs in the references"""
+    missed: int
+    missed_greedy: int | None
+    """how often greedy decoding misses it; None: not known"""
+    written: str
+    """what stands in its place most often, "" for nothing"""
+
+
+def most_missed(clips: Sequence[ScoredClip], most: int) -> list[MissedWord]:
+    """The ``most`` words of the references that are missed most often, by whichever decoder misses them more."""
+    times: Counter[str] = Counter()
+    missed: Counter[str] = Counter()
+    by_greedy: Counter[str] = Counter()
+    instead: dict[str, Counter[str]] = {}
+    for clip in clips:
+        times.update(clip.writing.count_units(clip.reference))
+        for word, written in _missed(clip, clip.hypothesis):
+            missed[word] += 1
+            instead.setdefault(word, Counter())[written] += 1
+        if clip.greedy is not None:
+            by_greedy.update(word for word, _ in _missed(clip, clip.greedy))
+    known = any(clip.greedy is not None for clip in clips)
+    ranked = sorted(missed | by_greedy, key=lambda word: (-max(missed[word], by_greedy[word]), -missed[word], word))
+    return [
+        MissedWord(
+            word, times[word], missed[word], by_greedy[word] if known else None,
+            instead[word].most_common(1)[0][0] if word in instead else "",
+        )
+        for word in ranked[:most]
+    ]  # fmt: skip
+
+
+def _missed(clip: ScoredClip, hypothesis: str) -> list[tuple[str, str]]:
+    """(word of the reference that is wrong in ``hypothesis``, what stands in its place)."""
+    reference, written = (" ".join(clip.writing.count_units(text)) for text in (clip.reference, hypothesis))
+    steps = alignment(reference, written)
+    return [(step.reference, step.hypothesis) for step in steps if step.kind in ("substitution", "deletion")]
+
+
 def evaluate(
     transcribe: Callable[[np.ndarray, str], Transcript],
     normaliser: Normaliser,
     clips: LabelledClips,
     rows: Iterable[int],
     progress: Callable[[Evaluation], None] | None = None,
+    greedy: Callable[[np.ndarray, str], Transcript] | None = None,
 ) -> Evaluation:
     """Transcribe ``rows`` of ``clips`` one by one and compare them with their labels, both sides normalised by the rules of the
     clip's language.
 
     ``transcribe`` takes a wave (samples,), float32 at 16 kHz, and the clip's id. A clip that cannot be read, or whose label
-    has no letters after normalisation, is skipped and named.
+    has no letters after normalisation, is skipped and named. ``greedy`` makes a second transcript to compare with; its time does
+    not count.
     """
     found = Evaluation()
     for row in rows:
@@ -155,6 +217,7 @@ def evaluate(
                 to_seconds(len(wave)),
                 _word_confidences(reference, transcript.words, own.writing),
                 own.writing,
+                own(greedy(wave, clips.id(row)).text) if greedy else None,
             )
         )
         if progress:

@@ -42,7 +42,7 @@ def rows(text: str) -> dict[str, list[str]]:
     """The cells of the table by the first of each row."""
     found: dict[str, list[str]] = {}
     for row in re.findall(r"<tr[^>]*>(.*?)</tr>", text, re.DOTALL):
-        cells = [re.sub("<.*?>", "", cell) for cell in re.findall(r"<td>(.*?)</td>", row)]
+        cells = [re.sub("<.*?>", "", cell) for cell in re.findall(r"<td[^>]*>(.*?)</td>", row)]
         found |= {cells[0]: cells[1:]} if cells else {}
     return found
 

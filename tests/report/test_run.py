@@ -15,7 +15,8 @@ from lalia import config
 from lalia.cards import write_json
 from lalia.data.mixture import Mixture
 from lalia.errors import UserError
-from lalia.report.run_page import RunFolder, curves, series, speed, write_run_report
+from lalia.report.run_curves import curves, series, speed
+from lalia.report.run_page import RunFolder, write_run_report
 from pretrain.config import PretrainSettings
 from tests.report.test_pages import check_page
 
@@ -89,7 +90,7 @@ def test_speed_is_audio_per_second_of_training(pretraining: Path) -> None:
     run = RunFolder.load(pretraining)
     chart = speed(run.metrics, run.config)
     assert chart is not None  # ten steps of 40 s in 5 s
-    assert ">80 ×<" in chart.svg
+    assert ">80 ×<" in chart.drawing
 
 
 def test_what_the_guard_did_is_told(pretraining: Path) -> None:

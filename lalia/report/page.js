@@ -18,3 +18,19 @@ for (const player of document.querySelectorAll(".player")) {
   audio.addEventListener("pause", () => player.classList.remove("playing"));
   audio.addEventListener("ended", () => { audio.currentTime = 0; draw(); });
 }
+for (const button of document.querySelectorAll(".copy")) button.addEventListener("click", async () => {
+  const code = button.parentElement.querySelector("code");
+  try {
+    await navigator.clipboard.writeText(code.textContent);
+  } catch {
+    getSelection().selectAllChildren(code);
+    if (!document.execCommand("copy")) return;
+  }
+  button.textContent = "copied";
+  setTimeout(() => { button.textContent = "copy"; }, 1500);
+});
+// A link of the table of contents opens the folded section that it points to.
+for (const link of document.querySelectorAll(".contents a")) link.addEventListener("click", () => {
+  const fold = document.querySelector(`${link.hash} > details`);
+  if (fold) fold.open = true;
+});
