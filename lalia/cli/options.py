@@ -229,6 +229,16 @@ class Decoding:
         """From the parsed arguments that ``add_decoding`` declared."""
         return cls(args.lm, args.rescore, args.hot, args.only)
 
+    def of_student(self, name: str) -> Decoding:
+        """The files for one of several students: where a path is a folder without a card, the entry in it of that name."""
+
+        def own(path: Path | None) -> Path | None:
+            if path is None or not path.is_dir() or (path / CARD).exists():
+                return path
+            return next((file for file in sorted(path.iterdir()) if name in (file.name, file.stem)), None)
+
+        return Decoding(**{option: own(path) for option, path in vars(self).items()})
+
     def as_dict(self) -> dict[str, str]:
         """The given files, by the names of their options."""
         return {name: str(path) for name, path in vars(self).items() if path}

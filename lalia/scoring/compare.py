@@ -1,4 +1,4 @@
-"""Compare decoding configurations on the same clips: error rates, processor time, and whether each one is worth it."""
+"""Compare decoding configurations, or versions of a model, on the same clips: error rates, time, and what is significant."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from lalia.decoding.decoder import AcousticModel, Decoder, text_of
 from lalia.decoding.greedy import greedy, transcript
+from lalia.errors import UserError
 from lalia.model_folder import LabelledClips
 from lalia.scoring.rates import ErrorCounts, Interval, Score, bootstrap_interval, score, word_errors
 from lalia.scoring.tuning import HeldOutClip, compute_log_probs
@@ -85,6 +86,25 @@ def compare(
             progress(name)
         results.append(_decode_all(name, model, held, decoder))
     return Comparison(tuple(results), audio_s, model_s)
+
+
+def compare_versions(
+    before: AcousticModel, after: AcousticModel, clips: LabelledClips, rows: Sequence[int]
+) -> tuple[str, bool]:
+    """A sentence about the WER of two versions of a model (greedy), and whether ``after`` is significantly worse.
+
+    ``UserError`` if no clip can be used, or if the versions write different labels.
+    """
+    results = []
+    for name, model in (("old", before), ("new", after)):
+        results.append(_decode_all(name, model, compute_log_probs(model, clips, rows), None))
+    old, new = results
+    if len(old.words) != len(new.words):
+        raise UserError(f"the old version can be scored on {len(old.words)} clips, the new one on {len(new.words)}")
+    _, (_, high) = wer_reduction(old, new)
+    rates = f"WER {100 * old.score.wer.rate:.1f} % before, {100 * new.score.wer.rate:.1f} % now"
+    worse = high < 0
+    return f"{rates}, {len(new.words)} clips: {'significantly worse' if worse else 'not significantly worse'}", worse
 
 
 def _decode_all(

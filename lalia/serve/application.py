@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,12 +23,11 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from lalia.audio.channels import EACH, parse_channels
-from lalia.audio.reading import Note, NoteHandler
-from lalia.decoding.automata import BOOST
-from lalia.decoding.decoder import Decoder, DecodingInputs
+from lalia.audio.reading import Note
+from lalia.decoding.decoder import Decoder
 from lalia.errors import AudioError, UserError
 from lalia.runtime.naming import name_speakers
-from lalia.runtime.student import Student, TranscribeOptions
+from lalia.runtime.student import TranscribeOptions
 from lalia.runtime.transcript import FORMATS, Transcript
 from lalia.serve.access import Access, RequestName
 from lalia.serve.http import (
@@ -51,46 +49,24 @@ from lalia.serve.metrics import CONTENT_TYPE, Metrics
 from lalia.serve.realtime import ROUTE as REALTIME
 from lalia.serve.realtime import serve_realtime
 from lalia.serve.scheduler import Job, Scheduler, Steps
+from lalia.serve.students import AUTO, Served, Students
 from lalia.serve.web_page import WORDS_BYTES, load_page, read_transcript
 from lalia.serve.websocket import ROUTE, Sessions, serve_stream
 from lalia.speakers.diarizer import Diarizer
 from lalia.text.language_codes import language_name
+from lalia.text.tokens import Tokens
 from lalia.units import Seconds
 
 LOG = logging.getLogger("lalia.serve")
 
-# --- Hot words --------------------------------------------------------------------------------------------
-
-
-def hot_words(text: str, student: Student, most: int, on_note: NoteHandler) -> dict[str, float]:
-    """The phrases of a request, separated by commas or lines, normalised; those that the student cannot write become a note."""
-    phrases = [phrase for phrase in re.split(r"[\n,;]", text) if phrase.strip()]
-    if len(phrases) > most:
-        raise RequestError(400, "too_many_words", f"{len(phrases)} phrases to boost; expected at most {most}")
-    found, skipped = {}, []
-    for phrase in phrases:
-        written = student.normaliser.for_text(phrase)(phrase)
-        try:
-            if not written:
-                raise UserError("has no letters")
-            student.tokens.encode(written)
-            found[written] = BOOST
-        except UserError as error:
-            skipped.append(f"{phrase.strip()[:40]!r}: {error}")
-    if skipped:
-        more = f", and {len(skipped) - 1} more" if len(skipped) > 1 else ""
-        on_note(Note("hot words", f"phrases that the student cannot write are not boosted: {skipped[0]}{more}"))
-    return found
-
-
 # --- The routes ------------------------------------------------------------------------------------------
 
 Handler = Callable[[Request], Awaitable[Response]]
-Write = Callable[[Transcript, Upload, list[Note], Student], Response]
+Write = Callable[[Transcript, Upload, list[Note], "Plan"], Response]
 Check = Callable[[Upload], None]
 
 FIELDS = frozenset(
-    {"file", "name", "format", "language", "channels", "voice", "hot_words", "prompt", "diarize", "stream"}
+    {"file", "name", "format", "model", "language", "channels", "voice", "hot_words", "prompt", "diarize", "stream"}
 )
 """What ``/transcribe`` takes in its query or form; another name is refused."""
 OPENAI_FIELDS = frozenset(
@@ -102,40 +78,46 @@ OPENAI_FIELDS = frozenset(
 """The fields of OpenAI's API, and lalia's own. ``temperature``, ``include[]`` and ``chunking_strategy`` have no effect here."""
 
 
+@dataclass
+class Plan:
+    """How a request is transcribed, and in which languages it was."""
+
+    steps: Callable[[], Steps]
+    tokens: Tokens | None
+    """None: by several students"""
+    languages: list[str]
+
+
 class Service:
-    """One student and its active requests. Uploads are stored in ``folder`` while they are needed."""
+    """The students and their active requests. Uploads are stored in ``folder`` while they are needed."""
 
     def __init__(
-        self, student: Student, name: str, limits: Limits, folder: Path, access: Access | None = None,
-        decoding: DecodingInputs | None = None, voice: bool = False, diarizer: Diarizer | None = None,
+        self, students: Students, limits: Limits, folder: Path, access: Access | None = None, voice: bool = False,
+        diarizer: Diarizer | None = None,
     ) -> None:  # fmt: skip
-        self.student = student
-        self.name = name
+        self.students = students
         self.limits = limits
         self.folder = folder
         self.metrics = Metrics()
         self.scheduler = Scheduler(limits.jobs)
         self.sessions = Sessions(limits.resume_s)
-        self.decoding = decoding or DecodingInputs()
         self.voice = voice
         self.diarizer = diarizer
         self.active = 0
         self.streams = 0
         self.access = access or Access()
-        self._created = int(time.time())
-        languages = student.card.get("language") or []
-        self.language = ",".join([languages] if isinstance(languages, str) else languages)
         self._page = load_page()
 
     def application(self) -> Starlette:
         """The ASGI application."""
-        get, post = ["GET"], ["POST"]
+        get, post, put = ["GET"], ["POST"], ["PUT"]
         table: list[tuple[str, Handler, list[str]]] = [
             ("/", self.page, get),
             ("/health", self.health, get),
             ("/metrics", self.show_metrics, get),
             ("/v1/models", self.models, get),
             ("/v1/models/{name:path}", self.model, get),
+            ("/v1/models/{name:path}", self.replace_model, put),
             ("/transcribe", self.transcribe, post),
             ("/render", self.render, post),
             ("/v1/audio/transcriptions", self.transcribe_openai, post),
@@ -166,13 +148,11 @@ class Service:
         return HTMLResponse(self._page.html, headers={"content-security-policy": self._page.policy})
 
     async def health(self, _: Request) -> Response:
-        facts = {"model": self.name, "id": self.student.card["id"], "inside": self.active}
-        return JSONResponse({"status": "ok", "diarizer": self.diarizer is not None} | facts | self._abilities())
-
-    def _abilities(self) -> dict[str, Any]:
-        """What a page can offer: how the student streams, and its languages by code."""
-        languages = {code: language_name(code) or code for code in self.student.normaliser.languages}
-        return {"streaming": self.student.card.get("streaming"), "languages": languages}
+        listed = self.students.default
+        facts = {"model": listed.name, "id": listed.id, "inside": self.active, "streaming": listed.streaming}
+        languages = {code: language_name(code) or code for code in listed.languages if listed.several}
+        abilities = {"languages": languages, "diarizer": self.diarizer is not None}
+        return JSONResponse({"status": "ok"} | facts | abilities | {"loaded": self.students.loaded})
 
     async def show_metrics(self, _: Request) -> Response:
         gauges = {
@@ -187,20 +167,36 @@ class Service:
             "lalia_streams": ("Active streams.", self.streams),
             "lalia_streams_limit": ("Limit of concurrent streams; more get status 429.", self.limits.streams),
             "lalia_jobs_waiting": ("Queued files.", self.scheduler.waiting()),
+            "lalia_students_loaded": ("Students in memory.", len(self.students.loaded)),
         }
         return Response(self.metrics.render(gauges), media_type=CONTENT_TYPE)
 
     async def models(self, _: Request) -> Response:
-        return JSONResponse({"object": "list", "data": [self._model()]})
+        return JSONResponse({"object": "list", "data": [listed.as_dict() for listed in self.students.listed]})
 
     async def model(self, request: Request) -> Response:
-        name = request.path_params["name"]
-        if name != self.name:
-            raise RequestError(404, "model_not_found", f"model {name[:80]!r} is not here; there is {self.name}")
-        return JSONResponse(self._model())
+        return JSONResponse(self.students.find(request.path_params["name"]).as_dict())
 
-    def _model(self) -> dict[str, Any]:
-        return {"id": self.name, "object": "model", "created": self._created, "owned_by": "lalia"} | self._abilities()
+    async def replace_model(self, request: Request) -> Response:
+        """``PUT /v1/models/NAME``: the version that is on disk now takes the place of the one in memory."""
+        if not self.access.token:
+            what = "models are replaced over HTTP only with a token (see lalia serve --token-file); without: kill -HUP"
+            raise RequestError(403, "no_token", what)
+        name = request.path_params["name"]
+        try:
+            listed, report = await run_in_threadpool(self.students.replace, name)
+        except UserError as error:
+            LOG.error("student %s stays at its old version: %s", name[:80], error)
+            raise RequestError(409, "not_replaced", f"the old version stays: {error}") from error
+        LOG.info(
+            "student %s is replaced by the version %s on disk%s", name, listed.id, f" ({report})" if report else ""
+        )
+        return JSONResponse(listed.as_dict() | ({"gate": report} if report else {}))
+
+    def reload(self) -> None:
+        """Replace all students in memory by their versions on disk; blocks, and logs what it did."""
+        for line in self.students.reload():
+            LOG.info("%s", line)
 
     async def translate(self, _: Request) -> Response:
         raise RequestError(
@@ -226,10 +222,8 @@ class Service:
     async def transcribe_openai(self, request: Request) -> Response:
         """``POST /v1/audio/transcriptions``: a form as OpenAI's clients send it."""
 
-        def write(transcript: Transcript, upload: Upload, notes: list[Note], student: Student) -> Response:
-            languages = student.normaliser.languages
-            language = student.normaliser.settings.language if len(languages) > 1 else self.language
-            return openai_answer(transcript, upload, language, student.tokens, notes)
+        def write(transcript: Transcript, upload: Upload, notes: list[Note], plan: Plan) -> Response:
+            return openai_answer(transcript, upload, ",".join(plan.languages), plan.tokens, notes)
 
         def check(upload: Upload) -> None:
             _require_known("response_format", upload.fields.get("response_format", "json"), OPENAI)
@@ -260,13 +254,8 @@ class Service:
                 check(upload)
             begun = time.monotonic()
             notes: list[Note] = []
-            student = self.student_for(fields.get("language", ""))
-            asked = ",".join(fields.get(name, "") for name in ("prompt", "hot_words"))
             options = TranscribeOptions(
-                _channel_choice(fields),
-                _truth("voice", fields.get("voice", str(self.voice))),
-                decoder=self.decoder(student, asked, notes.append),
-                on_note=notes.append,
+                _channel_choice(fields), _truth("voice", fields.get("voice", str(self.voice))), on_note=notes.append
             )
             told: asyncio.Queue[Progress] | None = None
             if _truth("stream", fields.get("stream", "")):
@@ -276,7 +265,8 @@ class Service:
                     loop.call_soon_threadsafe(put, progress)
 
                 options = replace(options, on_words=lambda words: tell(Progress(words)))
-            steps: Callable[[], Steps] = partial(student.steps, upload.path, upload.name, options)
+            plan = await self._plan(upload, fields, options)
+            steps = plan.steps
             if told is not None:
                 steps = reported(steps, tell)
             if _truth("diarize", fields.get("diarize", "")) or fields.get("response_format") == DIARIZED:
@@ -287,7 +277,39 @@ class Service:
                 return EventStream(self._events(request, job, told, shape, begun), stack.pop_all())
             transcript = await self._wait(request, job)
             self._transcribed(request, job, transcript, begun)
-            return write(transcript, upload, notes, student)
+            return write(transcript, upload, notes, plan)
+
+    async def _plan(self, upload: Upload, fields: Mapping[str, str], options: TranscribeOptions) -> Plan:
+        """The student or students of a request, loaded if they are not."""
+        model, language = fields.get("model", ""), fields.get("language", "")
+        phrases = ",".join(fields.get(name, "") for name in ("prompt", "hot_words"))
+        most, on_note = self.limits.hot_words, options.on_note
+        if language.lower() != AUTO:
+            served = await self.served(model, language)
+            options = replace(options, decoder=served.decoder(phrases, most, on_note))
+            steps = partial(served.student.steps, upload.path, upload.name, options)
+            return Plan(steps, served.tokens, [served.language])
+        if options.channels == EACH:
+            raise RequestError(400, "bad_channels", "language=auto mixes channels; take one with channels=N")
+        routing, by_language = self.students.routing(model)
+        found: list[str] = []
+
+        def decoder(code: str) -> Decoder | None:
+            return by_language.served(code).decoder(phrases, most, on_note)
+
+        def on_language(code: str) -> None:
+            if code not in found:
+                found.append(code)
+
+        return Plan(partial(routing.steps, upload.path, upload.name, options, decoder, on_language), None, found)
+
+    async def served(self, model: str, language: str) -> Served:
+        """The student for a request, loaded if it is not; ``RequestError`` if there is none."""
+        listed = self.students.choose(model, language)
+        served = self.students.peek(listed.name)
+        if served is None:
+            served = await run_in_threadpool(self.students.get, listed.name)
+        return served.in_language(language)
 
     def _with_speakers(
         self, steps: Callable[[], Steps], upload: Upload, options: TranscribeOptions
@@ -356,19 +378,6 @@ class Service:
         """Count one active request less."""
         self.active -= 1
         self.streams -= stream
-
-    def decoder(self, student: Student, phrases: str, on_note: NoteHandler) -> Decoder | None:
-        """A decoder for one request that boosts ``phrases`` as well; None: greedy decoding."""
-        return self.decoding.decoder(student, hot_words(phrases, student, self.limits.hot_words, on_note))
-
-    def student_for(self, language: str) -> Student:
-        """The student that writes ``language``; a student of one language writes that, whatever a client sends."""
-        if not language or len(self.student.normaliser.languages) < 2:
-            return self.student
-        try:
-            return self.student.in_language(language)
-        except UserError as error:
-            raise RequestError(400, "no_language", str(error)) from error
 
     async def _wait(self, request: Request, job: Job) -> Transcript:
         """The job's transcript; if the client disconnects, the job ends before its file is removed."""

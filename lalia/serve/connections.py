@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -57,7 +58,26 @@ def make_protocol(limits: Limits) -> type[H11Protocol]:
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server with exit status 0 after SIGTERM or SIGINT."""
+    """uvicorn's server with exit status 0 after SIGTERM or SIGINT; SIGHUP calls ``reload`` in a thread, one call at a time."""
+
+    def __init__(self, config: uvicorn.Config, reload: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._reload = reload
+        self._reloading: asyncio.Future[None] | None = None
+        self._again = False
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if hasattr(signal, "SIGHUP"):  # not on Windows
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._handle_hangup)
+
+    def _handle_hangup(self) -> None:
+        if self._reloading is not None and not self._reloading.done():
+            self._again = True
+            return
+        self._again = False
+        self._reloading = asyncio.get_running_loop().run_in_executor(None, self._reload)
+        self._reloading.add_done_callback(lambda _: self._handle_hangup() if self._again else None)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.should_exit and sig == signal.SIGINT:
@@ -77,8 +97,8 @@ def listen(host: str, port: int) -> socket.socket:
         ) from error
 
 
-def serve(application: Any, bound: socket.socket, limits: Limits) -> None:
-    """Serve ``application`` on ``bound`` until SIGTERM or SIGINT; active requests are finished first."""
+def serve(application: Any, bound: socket.socket, limits: Limits, reload: Callable[[], None]) -> None:
+    """Serve ``application`` on ``bound`` until SIGTERM or SIGINT; active requests are finished first. SIGHUP calls ``reload``."""
     config = uvicorn.Config(
         application,
         http=make_protocol(limits),
@@ -94,4 +114,4 @@ def serve(application: Any, bound: socket.socket, limits: Limits) -> None:
         timeout_keep_alive=int(limits.patience_s),
         timeout_graceful_shutdown=int(limits.drain_s),
     )
-    Server(config).run(sockets=[bound])
+    Server(config, reload).run(sockets=[bound])

@@ -158,12 +158,13 @@ def answer(transcript: Transcript, format: str, name: str, notes: Sequence[Note]
 
 
 def openai_answer(
-    transcript: Transcript, upload: Upload, language: str, tokens: Tokens, notes: Sequence[Note]
+    transcript: Transcript, upload: Upload, language: str, tokens: Tokens | None, notes: Sequence[Note]
 ) -> Response:
     """The response of ``/v1/audio/transcriptions``.
 
     Fields of Whisper that a CTC recogniser has no value for stand with a neutral one, since typed clients read them:
-    ``seek`` and ``temperature`` 0, ``no_speech_prob`` 0; ``avg_logprob`` is of the words, not of tokens.
+    ``seek`` and ``temperature`` 0, ``no_speech_prob`` 0; ``avg_logprob`` is of the words, not of tokens. ``tokens`` None: the
+    text is of several students, whose tokens are not alike; those of segments stay empty.
     """
     format = upload.fields.get("response_format", "json")
     if format == "json":
@@ -212,7 +213,7 @@ def _diarized(transcript: Transcript) -> dict[str, Any]:
     }
 
 
-def _segments(transcript: Transcript, tokens: Tokens) -> list[dict[str, Any]]:
+def _segments(transcript: Transcript, tokens: Tokens | None) -> list[dict[str, Any]]:
     found = []
     for number, cue in enumerate(make_cues(transcript.words)):
         words = [
@@ -239,7 +240,9 @@ def _segments(transcript: Transcript, tokens: Tokens) -> list[dict[str, Any]]:
     return found
 
 
-def _encoded(text: str, tokens: Tokens) -> list[int]:
+def _encoded(text: str, tokens: Tokens | None) -> list[int]:
+    if tokens is None:
+        return []
     try:
         return [int(token) for token in tokens.encode(text)]
     except UserError:  # letters that only a language model or a closed list writes

@@ -16,7 +16,7 @@ import base64
 import binascii
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -26,11 +26,13 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from lalia.audio.reading import Resampler, ignore_note
 from lalia.audio.vad import FRAME_S, FRAME_SAMPLES, VoiceActivity
+from lalia.decoding.decoder import Decoder
 from lalia.decoding.greedy import text_of_words
 from lalia.runtime.streaming import Stream, StreamUpdate
-from lalia.runtime.student import Student, TranscribeOptions
+from lalia.runtime.student import TranscribeOptions
 from lalia.serve.limits import RequestError
-from lalia.serve.scheduler import Job
+from lalia.serve.scheduler import Job, Steps
+from lalia.serve.students import AUTO, Served
 from lalia.serve.websocket import PIECE_S, SocketClient, is_keep_alive, serve_socket
 from lalia.units import SAMPLE_RATE, Samples, Seconds, clock, to_samples, to_seconds
 
@@ -66,6 +68,7 @@ class Session:
 
     format: str = "audio/pcm"
     rate: int = 24_000
+    model: str = ""
     language: str = ""
     prompt: str = ""
     threshold: float = 0.5
@@ -93,11 +96,11 @@ class Session:
         if given["transcription"] is not None:
             if not isinstance(given["transcription"], Mapping):
                 raise _wrong("transcription", given["transcription"], "an object")
-            texts = {name: given["transcription"].get(name) or "" for name in ("language", "prompt")}
+            texts = {name: given["transcription"].get(name) or "" for name in ("model", "language", "prompt")}
             for name, value in texts.items():
                 if not isinstance(value, str):
                     raise _wrong(f"transcription.{name}", value, "text")
-            made = replace(made, language=texts["language"], prompt=texts["prompt"])
+            made = replace(made, model=texts["model"], language=texts["language"], prompt=texts["prompt"])
         for parent in (session, nested):
             if "turn_detection" in parent:
                 made = made._detecting(parent["turn_detection"])
@@ -216,7 +219,8 @@ class RealtimeClient(SocketClient):
         self._keys = [name.removeprefix(_KEY) for name in offered if name.startswith(_KEY)]
         self._beta = socket.headers.get("openai-beta", "") == "realtime=v1" or "openai-beta.realtime-v1" in offered
         self._id = f"sess_{uuid.uuid4().hex[:20]}"
-        self._session = Session()
+        self._session = Session(model=socket.query_params.get("model", ""))
+        self._served: Served | None = None
         self._last_item: str | None = None
         self._begin()
 
@@ -242,8 +246,18 @@ class RealtimeClient(SocketClient):
         if not self._service.access.authorized(self.authorization):
             raise RequestError(401, "no_token", "expected the header 'Authorization: Bearer TOKEN'")
 
-    def open(self) -> None:
-        self._student()
+    async def open(self) -> None:
+        await self._choose(self._session)
+
+    async def _choose(self, session: Session) -> None:
+        """Load the student of ``session``; ``RequestError`` if there is none, or its prompt is too long."""
+        if session.language.lower() == AUTO:
+            self._service.students.routing(session.model)
+            self._served = None
+            return
+        served = await self._service.served(session.model, session.language)
+        served.decoder(session.prompt, self._service.limits.hot_words, ignore_note)
+        self._served = served
 
     def keep(self) -> None:
         """Nothing: a session ends with its connection."""
@@ -266,7 +280,7 @@ class RealtimeClient(SocketClient):
                     raise RequestError(400, "invalid_event", "expected a JSON object with a type")
                 await self._handle(event)
             except RequestError as error:
-                if error.status != 400:
+                if error.status not in (400, 404):
                     raise
                 await self._say_error(error, event.get("event_id") if isinstance(event, dict) else None)
 
@@ -281,12 +295,8 @@ class RealtimeClient(SocketClient):
         kind = event["type"]
         if kind in ("session.update", "transcription_session.update"):
             session = self._session.updated(event.get("session"))
+            await self._choose(session)
             previous, self._session = self._session, session
-            try:
-                self._student()
-            except RequestError:
-                self._session = previous
-                raise
             if (session.format, session.rate, session.detect) != (previous.format, previous.rate, previous.detect):
                 self._begin()
             await self._say({"type": self._named("updated"), "session": self._report()})
@@ -382,9 +392,7 @@ class RealtimeClient(SocketClient):
                 await self._say(event)
             text = item.shown
         else:
-            student = self._student()
-            options = TranscribeOptions(decoder=self._service.decoder(student, self._session.prompt, ignore_note))
-            steps = partial(student.steps, np.concatenate(item.parts), "item", options)
+            steps = self._steps(np.concatenate(item.parts))
             job = Job(steps, self._service.limits.audio_s, self._service.limits.work_s, self._address)
             self._service.scheduler.add(job)
             text = (await asyncio.wrap_future(job.future)).text
@@ -393,20 +401,32 @@ class RealtimeClient(SocketClient):
                 await self._say(item.event("delta", delta=text))
         await self._say(item.completed(text))
 
-    def _student(self) -> Student:
-        return self._service.student_for(self._session.language)
+    def _steps(self, wave_S: np.ndarray) -> Callable[[], Steps]:
+        """Transcribes an item that did not stream."""
+        if self._served is not None:
+            options = TranscribeOptions(decoder=self._decoder(self._served))
+            return partial(self._served.student.steps, wave_S, "item", options)
+        routing, by_language = self._service.students.routing(self._session.model)
+        return partial(routing.steps, wave_S, "item", decoder=lambda code: self._decoder(by_language.served(code)))
 
     def _new_item(self) -> _Item:
-        student = self._student()
-        if student.chunks is None:
+        served = self._served
+        if served is None or served.student.chunks is None:
             return _Item(None)
-        return _Item(student.stream(decoder=self._service.decoder(student, self._session.prompt, ignore_note)))
+        return _Item(served.student.stream(decoder=self._decoder(served)))
+
+    def _decoder(self, served: Served) -> Decoder | None:
+        return served.decoder(self._session.prompt, self._service.limits.hot_words, ignore_note)
 
     def _named(self, what: str) -> str:
         return f"transcription_session.{what}" if self._beta else f"session.{what}"
 
     def _report(self) -> Event:
-        return {"id": self._id, **self._session.as_dict(self._service.name, self._beta)}
+        return {"id": self._id, **self._session.as_dict(self._name, self._beta)}
+
+    @property
+    def _name(self) -> str:
+        return self._served.name if self._served is not None else AUTO
 
     async def _say(self, event: Event) -> None:
         await self._write({"event_id": f"event_{uuid.uuid4().hex[:20]}", **event})

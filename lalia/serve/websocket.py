@@ -30,6 +30,8 @@ from lalia.errors import UserError
 from lalia.runtime.streaming import Stream, StreamUpdate, as_dict
 from lalia.serve.limits import RequestError
 from lalia.serve.scheduler import StreamJob
+from lalia.serve.students import AUTO, Served
+from lalia.tags.language_routing import RoutedStream
 from lalia.units import SAMPLE_RATE, Seconds, clock
 
 if TYPE_CHECKING:
@@ -52,14 +54,14 @@ class Sessions:
 
     def __init__(self, keep_s: Seconds) -> None:
         self._keep_s = keep_s
-        self._kept: dict[str, tuple[Stream, bytes, asyncio.TimerHandle]] = {}
+        self._kept: dict[str, tuple[Stream | RoutedStream, bytes, asyncio.TimerHandle]] = {}
 
-    def keep(self, name: str, stream: Stream, rest: bytes) -> None:
+    def keep(self, name: str, stream: Stream | RoutedStream, rest: bytes) -> None:
         """Keep ``stream``, of which the bytes ``rest`` are not a whole sample yet."""
         timer = asyncio.get_running_loop().call_later(self._keep_s, self._kept.pop, name, None)
         self._kept[name] = stream, rest, timer
 
-    def take(self, name: str) -> tuple[Stream, bytes]:
+    def take(self, name: str) -> tuple[Stream | RoutedStream, bytes]:
         """The stream ``name``; ``RequestError`` if it is not here (any more)."""
         if name not in self._kept:
             what = f"session {name[:40]!r} is unknown or ended; they are kept for {self._keep_s:g} s: session=new"
@@ -83,7 +85,7 @@ async def serve_socket(service: Service, socket: WebSocket, route: str, client: 
             trusted = _check_handshake(service, socket, client)
             if trusted:
                 inside = service.enter(stream=True)
-                client.open()
+                await client.open()
         except RequestError as error:
             status = error.status
             headers = {"retry-after": f"{error.retry_s:.0f}"} if error.retry_s is not None else {}
@@ -94,7 +96,7 @@ async def serve_socket(service: Service, socket: WebSocket, route: str, client: 
         if not trusted:
             await client.authenticate()
             inside = service.enter(stream=True)
-            client.open()
+            await client.open()
         await client.listen()
     except (WebSocketDisconnect, asyncio.CancelledError):
         client.keep()
@@ -146,7 +148,7 @@ class SocketClient(ABC):
         """Check the query; ``RequestError`` refuses the handshake."""
 
     @abstractmethod
-    def open(self) -> None:
+    async def open(self) -> None:
         """Begin, once the token is shown and a place is taken; ``RequestError`` if that cannot be."""
 
     async def authenticate(self) -> None:
@@ -212,7 +214,8 @@ class StreamClient(SocketClient):
 
     def __init__(self, service: Service, socket: WebSocket) -> None:
         super().__init__(service, socket)
-        self._stream: Stream | None = None
+        self._stream: Stream | RoutedStream | None = None
+        self._served: Served | None = None  # held, so that it is not unloaded
         self._rest = b""
         self._session = ""
         self._shown: list[Any] = []
@@ -228,7 +231,7 @@ class StreamClient(SocketClient):
                 400, "bad_rate", f"rate {rate[:20]!r}: expected {_RATES[0]} to {_RATES[1]} samples per second"
             )
 
-    def open(self) -> None:
+    async def open(self) -> None:
         """Begin a stream, or go on with the one of a session."""
         query = self._socket.query_params
         self._session = query.get("session", "")
@@ -238,11 +241,25 @@ class StreamClient(SocketClient):
         if self._session:
             self._session = secrets.token_urlsafe(16)
         try:
-            student = self._service.student_for(query.get("language", ""))
-            decoder = self._service.decoder(student, query.get("hot_words", ""), ignore_note)
-            self._stream = student.stream(rate=int(query.get("rate", SAMPLE_RATE)), decoder=decoder)
+            self._stream = await self._begin(
+                query.get("model", ""), query.get("language", ""), query.get("hot_words", "")
+            )
         except UserError as error:
             raise RequestError(400, "no_stream", str(error)) from error
+
+    async def _begin(self, model: str, language: str, phrases: str) -> Stream | RoutedStream:
+        rate, most = int(self._socket.query_params.get("rate", SAMPLE_RATE)), self._service.limits.hot_words
+        if language.lower() != AUTO:
+            served = await self._service.served(model, language)
+            self._served = served
+            return served.student.stream(rate=rate, decoder=served.decoder(phrases, most, ignore_note))
+        routing, by_language = self._service.students.routing(model)
+
+        def begin(code: str) -> Stream:
+            self._served = served = by_language.served(code)
+            return served.student.stream(rate=rate, decoder=served.decoder(phrases, most, ignore_note))
+
+        return RoutedStream(routing, begin, rate)
 
     def keep(self) -> None:
         """Keep the stream of a session."""

@@ -1,28 +1,31 @@
-"""Transcribe recordings in several languages: each part by the student of its language (``lalia transcribe --language auto``).
+"""Transcribe recordings in several languages: each part by the student of its language (``--language auto``, ``language=auto``).
 
 A recording is cut at quiet places into pieces of 6 to 12 s. A tagger names each piece's language among those of the students;
 without a tagger every student transcribes it, and the one that is most confident wins. Neighbouring pieces of one language are
-transcribed together, up to a minute at a time.
+transcribed together, up to a minute at a time. A stream is in one language, that of its first seconds of sound.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from lalia.audio.channels import EACH
-from lalia.audio.reading import Note, Source, read_blocks
+from lalia.audio.reading import Note, Resampler, Source, read_blocks
+from lalia.decoding.decoder import Decoder
 from lalia.decoding.greedy import Word, text_of_words
 from lalia.errors import UserError
 from lalia.inputs import identify
+from lalia.runtime.streaming import Stream, StreamUpdate
 from lalia.runtime.student import DEFAULTS, Student, TranscribeOptions
 from lalia.runtime.transcript import Transcript
 from lalia.tags.tagger import Tagger
 from lalia.text.language_codes import match_languages
+from lalia.threads import last_value
 from lalia.units import Samples, Seconds, clock, to_samples, to_seconds
 
 PIECE_S: tuple[Seconds, Seconds] = (6.0, 12.0)
@@ -35,7 +38,8 @@ STUDENTS = ("student", "run of recogniser")
 class StudentsByLanguage:
     """Students of several languages that transcribe one recording, each the parts in its language."""
 
-    def __init__(self, students: dict[str, Student], tagger: Tagger | None = None) -> None:
+    def __init__(self, students: Mapping[str, Student], tagger: Tagger | None = None) -> None:
+        """``students`` by language; one that is loaded when it is looked up is loaded when its language is spoken."""
         self.students, self.tagger = students, tagger
         self._labels: dict[str, str] = {}
         """the tagger's label of each language"""
@@ -76,17 +80,44 @@ class StudentsByLanguage:
     def languages(self) -> list[str]:
         return list(self.students)
 
-    def transcribe(self, source: Source, name: str | None = None, options: TranscribeOptions = DEFAULTS) -> Transcript:
+    def transcribe(
+        self, source: Source | np.ndarray, name: str | None = None, options: TranscribeOptions = DEFAULTS
+    ) -> Transcript:
         """As ``Student.transcribe``, without a decoder; a note says which languages were found, and when."""
+        return last_value(self.steps(source, name, options))
+
+    def steps(
+        self,
+        source: Source | np.ndarray,
+        name: str | None = None,
+        options: TranscribeOptions = DEFAULTS,
+        decoder: Callable[[str], Decoder | None] = lambda code: None,
+        on_language: Callable[[str], None] = lambda code: None,
+    ) -> Generator[Seconds, None, Transcript]:
+        """``transcribe`` as ``Student.steps``. ``decoder`` makes that of a language's student; ``on_language`` receives the
+        language of each part."""
         if options.channels == EACH:
             raise UserError("--language auto mixes channels; take one with --channels N")
-        blocks = read_blocks(source, name, channel=options.channels, tell=options.on_note)
+        blocks = (
+            [source]
+            if isinstance(source, np.ndarray)
+            else read_blocks(source, name, channel=options.channels, tell=options.on_note)
+        )
         words: list[Word] = []
         parts: list[tuple[str, Seconds, Seconds]] = []
+        decoders: dict[str, Decoder | None] = {}
         duration_s = 0.0
         for code, start_s, wave_S in self._parts(blocks):
             student, end_s = self.students[code], start_s + to_seconds(len(wave_S))
-            found = student.transcribe(wave_S, name, replace(options, channels=None))
+            if code not in decoders:
+                decoders[code] = decoder(code)
+            on_language(code)
+            steps = student.steps(wave_S, name, replace(options, channels=None, decoder=decoders[code]))
+            try:
+                while True:
+                    yield start_s + next(steps)
+            except StopIteration as end:
+                found = end.value
             words += [replace(word, start_s=word.start_s + start_s, end_s=word.end_s + start_s) for word in found.words]
             if parts and parts[-1][0] == code:
                 parts[-1] = (code, parts[-1][1], end_s)
@@ -122,6 +153,64 @@ class StudentsByLanguage:
         scores = {code: _confidence(student.transcribe(wave_S).words) for code, student in self.students.items()}
         best = max(scores, key=lambda code: scores[code])
         return best if scores[best] > 0 else ""
+
+
+class RoutedStream:
+    """A stream whose language is found: ``SOUND_S`` seconds wait, then ``begin(code)`` makes the stream of that language.
+
+    Silence waits on, for ``LONGEST_S`` at most; then the first language is taken.
+    """
+
+    SOUND_S: Seconds = 3.0
+
+    def __init__(self, routing: StudentsByLanguage, begin: Callable[[str], Stream], rate: int) -> None:
+        self.rate = rate
+        self.language = ""
+        self._routing, self._begin = routing, begin
+        self._resampler = Resampler(rate)
+        self._stream: Stream | None = None
+        self._held: list[np.ndarray] = []
+        self._wave_S = np.zeros(0, np.float32)
+        self._next_s = self.SOUND_S
+        self._held_s: Seconds = 0.0
+
+    @property
+    def words(self) -> list[Word]:
+        return self._stream.words if self._stream is not None else []
+
+    @property
+    def heard_s(self) -> Seconds:
+        return self._stream.heard_s if self._stream is not None else self._held_s
+
+    def feed(self, samples: np.ndarray) -> StreamUpdate:
+        """As ``Stream.feed``; nothing until the language is found."""
+        if self._stream is not None:
+            return self._stream.feed(samples)
+        self._held.append(samples)
+        self._held_s += len(samples) / self.rate
+        self._wave_S = np.concatenate([self._wave_S, self._resampler(samples)])
+        if self._held_s < self._next_s:
+            return StreamUpdate(heard_s=self._held_s)
+        self._next_s = self._held_s + 1.0
+        code = self._routing.language_of(self._wave_S)
+        if not code and self._held_s < LONGEST_S:
+            return StreamUpdate(heard_s=self._held_s)
+        return self._start(code)
+
+    def finish(self) -> StreamUpdate:
+        """As ``Stream.finish``."""
+        update = StreamUpdate()
+        if self._stream is None:
+            update = self._start(self._routing.language_of(self._wave_S) if len(self._wave_S) else "")
+        assert self._stream is not None
+        last = self._stream.finish()
+        return StreamUpdate(update.stable + last.stable, [], last.heard_s)
+
+    def _start(self, code: str) -> StreamUpdate:
+        self.language = code or self._routing.languages[0]
+        self._stream = self._begin(self.language)
+        held, self._held, self._wave_S = self._held, [], self._wave_S[:0]
+        return self._stream.feed(np.concatenate(held)) if held else StreamUpdate()
 
 
 def pieces(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:

@@ -13,7 +13,6 @@ import soundfile
 from lalia.cli import main
 from lalia.decoding.greedy import Word
 from lalia.runtime.naming import name_speakers, name_words
-from lalia.runtime.student import Student
 from lalia.runtime.transcript import Transcript, render
 from lalia.speakers.diarizer import Diarizer
 from lalia.speakers.rttm import SpeakerTurn
@@ -97,12 +96,13 @@ async def test_the_server(folder: Path, tmp_path: Path) -> None:
     pytest.importorskip("starlette", reason="the extra [serve] is not installed")
     from lalia.serve.application import Service
     from lalia.serve.limits import Limits
+    from lalia.serve.students import Students
 
     soundfile.write(tmp_path / "talk.wav", spoken(), 16_000, subtype="FLOAT")
     data = (tmp_path / "talk.wav").read_bytes()
-    student = Student.load(make_student(tmp_path / "student"))
+    students = Students([make_student(tmp_path / "student")])
     for diarizer in (Diarizer.load(folder), None):
-        service = Service(student, "tones", Limits(jobs=1), tmp_path, diarizer=diarizer)
+        service = Service(students, Limits(jobs=1), tmp_path, diarizer=diarizer)
         transport = httpx.ASGITransport(app=service.application())
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             form = {"response_format": "diarized_json", "chunking_strategy": "auto"}

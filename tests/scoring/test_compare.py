@@ -9,7 +9,15 @@ import pytest
 
 from lalia.decoding.decoder import make_decoder
 from lalia.runtime.student import Student
-from lalia.scoring.compare import Comparison, DecodingResult, compare, table, verdict, wer_reduction
+from lalia.scoring.compare import (
+    Comparison,
+    DecodingResult,
+    compare,
+    compare_versions,
+    table,
+    verdict,
+    wer_reduction,
+)
 from lalia.scoring.rates import ErrorCounts, score, word_errors
 from tests.tiny_student import make_student, sing
 
@@ -65,3 +73,11 @@ def test_the_verdict_tells_chance_from_gain() -> None:
     first, second = verdict(Comparison((plain, better, same), 3600.0, 1.0))
     assert first.endswith("for 2.0 s more per hour of speech: significant")
     assert second.endswith("for 6.0 s more per hour of speech: not significant on these clips")
+
+
+def test_a_version_that_is_significantly_worse(tmp_path: Path) -> None:
+    clips, good = Tunes(), Student.load(make_student(tmp_path / "good"))
+    deaf = Student.load(make_student(tmp_path / "deaf", symbols=("<blank>", "|", "b", "a", "d", "e", "c")))
+    report, worse = compare_versions(good, good, clips, [0, 1, 2])
+    assert not worse and report == "WER 20.0 % before, 20.0 % now, 3 clips: not significantly worse"
+    assert compare_versions(good, deaf, clips, [0, 1, 2])[1] and not compare_versions(deaf, good, clips, [0, 1, 2])[1]

@@ -25,7 +25,6 @@ import pytest
 import soundfile
 
 from lalia.audio.encoding import flac_bytes
-from lalia.runtime.student import Student
 from lalia.text.normaliser import settings_for
 from tests.tiny_student import make_student, seal, sing
 
@@ -211,11 +210,13 @@ def test_a_bug_is_logged_once_with_its_id(tmp_path: Path, caplog: pytest.LogCapt
     from lalia.serve.access import Access
     from lalia.serve.application import Service
     from lalia.serve.limits import Limits
+    from lalia.serve.students import Students
 
-    student = Student.load(make_student(tmp_path / "tones", language=["ita"]))
-    service = Service(student, "tones", Limits(jobs=1), tmp_path, Access(origins=("https://a.example",), log=True))
+    students = Students([make_student(tmp_path / "tones", language=["ita"])])
+    service = Service(students, Limits(jobs=1), tmp_path, Access(origins=("https://a.example",), log=True))
     client = TestClient(service.application(), raise_server_exceptions=False)
-    student.tokens = None  # type: ignore[assignment]
+    held = students.get("tones")
+    held.student.tokens = None  # type: ignore[assignment]
     with caplog.at_level("INFO", "lalia.serve"):
         found = client.post(
             "/transcribe?name=secret", content=flac_bytes(sing("bad")), headers={"X-Request-ID": "abc-1"}
@@ -244,8 +245,9 @@ def test_behind_a_proxy(tmp_path: Path) -> None:
     from lalia.serve.access import Access
     from lalia.serve.application import Service
     from lalia.serve.limits import Limits
+    from lalia.serve.students import Students
 
-    student = Student.load(make_student(tmp_path / "tones", language=["ita"]))
+    students = Students([make_student(tmp_path / "tones", language=["ita"])])
     headers = [
         (b"x-forwarded-for", b"10.0.0.1, 192.0.2.7"),
         (b"x-forwarded-host", b"speech.example"),
@@ -253,7 +255,7 @@ def test_behind_a_proxy(tmp_path: Path) -> None:
     ]
     asked = HTTPConnection({"type": "http", "headers": headers, "client": ("127.0.0.1", 5), "path": "/"})
     for access, client, own in ((Access(proxy=True), "192.0.2.7", "speech.example"), (Access(), "127.0.0.1", "inner")):
-        service = Service(student, "tones", Limits(jobs=1), tmp_path, access)
+        service = Service(students, Limits(jobs=1), tmp_path, access)
         assert service.access.client_of(asked) == client
         assert service.access.is_own_page(asked, f"https://{own}") and not service.access.is_own_page(
             asked, "https://other.example"
@@ -262,17 +264,17 @@ def test_behind_a_proxy(tmp_path: Path) -> None:
 
 
 def test_a_request_names_the_language_it_is_written_in(tmp_path: Path) -> None:
-    from lalia.serve.application import Service
-    from lalia.serve.limits import Limits, RequestError
+    from lalia.serve.limits import RequestError
+    from lalia.serve.students import Students
 
     student = make_student(tmp_path / "two", language=["deu", "tur"])
     replace(settings_for("deu"), languages={"tur": settings_for("tur")}).to_json(student / "normaliser.json")
     seal(student, language=["deu", "tur"])
-    service = Service(Student.load(student), "two", Limits(), tmp_path)
-    assert service.student_for("").normaliser("ISPARTA") == "isparta"
-    assert service.student_for("tr").normaliser("ISPARTA") == "ısparta"
+    two = Students([student]).get("two")
+    assert two.student.normaliser("ISPARTA") == "isparta"
+    assert two.in_language("tr").student.normaliser("ISPARTA") == "ısparta"
     with pytest.raises(RequestError, match="'ita': the student writes deu, tur"):
-        service.student_for("ita")
+        two.in_language("ita")
     with served(tmp_path, "--language", "deu", student=student) as client:
         file = {"file": ("a.flac", flac_bytes(sing("ace")))}
         for language, written in (("tur", "tur"), ("", "deu")):

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 import pytest
 
 from lalia.audio.encoding import flac_bytes
-from lalia.runtime.student import Student
 from lalia.serve.limits import Limits, RequestError
 from lalia.serve.web_page import load_page, read_transcript
 from tests.tiny_student import make_student, sing
@@ -22,10 +21,11 @@ testclient = pytest.importorskip("starlette.testclient", reason="the extra [serv
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[testclient.TestClient]:
     from lalia.serve.application import Service
+    from lalia.serve.students import Students
 
     folder = tmp_path_factory.mktemp("service")
-    student = make_student(folder / "tones", language=["ita"], window_s=2.0)
-    service = Service(Student.load(student, threads=1), "tones", Limits(jobs=1), folder)
+    students = Students([make_student(folder / "tones", language=["ita"], window_s=2.0)])
+    service = Service(students, Limits(jobs=1), folder)
     with testclient.TestClient(service.application()) as made:
         yield made
 
