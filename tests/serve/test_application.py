@@ -314,7 +314,7 @@ def test_other_routes_and_methods(server: Running) -> None:
     assert server.get("/nothing").status_code == 404
     assert server.get("/transcribe").status_code == 405
     assert server.post("/transcribe?format=doc", content=b"x").status_code == 400
-    assert "POST /transcribe" in server.get("/../etc/passwd").json()["error"]["message"]
+    assert "/transcribe" in server.get("/../etc/passwd").json()["error"]["message"]
 
 
 def test_days_of_silence_in_a_few_kilobytes(server: Running) -> None:
