@@ -10,6 +10,7 @@ from typing import Any
 from distill.config import DistillSettings, ExportSettings, PruneSettings
 from lalia import config
 from lalia.cli.parser import print_next, run_stage
+from lalia.inputs import identify
 from lalia.model_folder import RUN, find_made, languages_in, languages_taken
 from lalia.signals import stops
 from lalia.training.settings import require, require_corpora
@@ -32,11 +33,12 @@ The language is the teacher's. The same command again continues the run in --out
 
 used most
   --config FILE          the student's size and schedule: configs/distill/nano.yaml, streaming-nano.yaml, …
-  --teacher FOLDER       the recogniser to learn from, or its run
+  --teacher FOLDER       the recogniser to learn from, or its run, or a student; repeat it for an ensemble
   --data.corpus CORPUS   made by lalia prepare; repeat it for several
   --data.language CODE   another language than the teacher's
   --out RUN              the folder of this run
   --schedule.minutes N   length of the run; or --schedule.steps N
+  --student.input logmel log-mel frames instead of the teacher's frontend
   --student.start FOLDER initial weights: this recogniser, instead of the teacher's blocks
   --student.chunk N      frames per chunk, for a streaming student
   --optim.lr N           peak learning rate
@@ -121,7 +123,7 @@ def _print_next(settings: DistillSettings) -> None:
     if finished(run) and is_rank_zero(settings.hardware):
         corpora = "".join(f" --data.corpus {corpus}" for corpus in settings.data.corpus)
         export = (
-            f"lalia distill export --recogniser {run} --teacher {settings.teacher}{corpora} --out {run / 'student'}"
+            f"lalia distill export --recogniser {run} --teacher {settings.teacher[0]}{corpora} --out {run / 'student'}"
         )
         print_next((export, "int8 ONNX for CPUs, if it stays within its budget"))
 
@@ -135,13 +137,18 @@ def _require(settings: DistillSettings) -> None:
 
 def _check(settings: DistillSettings) -> None:
     """Raise ``UserError`` if a setting names something that is missing."""
-    settings.teacher = find_made(settings.teacher, RECOGNISER, "--teacher")
+    settings.teacher = [_find_teacher(folder) for folder in settings.teacher]
     if settings.student.start:
         settings.student.start = find_made(settings.student.start, RECOGNISER, "--student.start")
     begun = Path(settings.out) / RUN
     if begun.is_file() and not settings.data.language:
         settings.data.language = config.select(begun, ["data.language"])["data"]["language"]
-    check_data(settings, settings.teacher, unknown=True)
+    check_data(settings, settings.teacher[0], unknown=True)
+
+
+def _find_teacher(folder: str) -> str:
+    """The folder of a teacher: a recogniser, the one in a run, or a student."""
+    return folder if identify(folder).kind == "student" else find_made(folder, RECOGNISER, "--teacher")
 
 
 def check_data(settings: DistillSettings | ExportSettings, recogniser: str, unknown: bool = False) -> None:
@@ -172,7 +179,7 @@ def export(argv: list[str]) -> int:
     require(settings.data.corpus, "--data.corpus", "the folder of a corpus with held-out labelled clips")
     settings.recogniser = find_made(settings.recogniser, RECOGNISER, "--recogniser")
     if settings.teacher:
-        settings.teacher = find_made(settings.teacher, RECOGNISER, "--teacher")
+        settings.teacher = _find_teacher(settings.teacher)
     check_data(settings, settings.recogniser)
     from distill.export import export as export_student
 

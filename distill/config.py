@@ -11,10 +11,22 @@ from lalia.training.settings import DataSettings, RunSettings, SpecAugmentSettin
 
 @dataclass
 class StudentSettings:
-    """The student's shape; 0 or empty = as in the teacher."""
+    """The student's shape; 0 or empty = as in the teacher, or, with a frontend that the teacher does not have, as in
+    nano-multilingual."""
 
     start: str = ""
     """folder of a recogniser to start from, with its shape; none given = cut from the teacher by the settings below"""
+    input: Literal["", "logmel"] = ""
+    """frontend: logmel = log-mel frames whatever the teacher has; none given = the teacher's"""
+    bins: int = 0
+    """logmel: mel bins; 0 = 80, or the teacher's"""
+    stack: int = 0
+    """logmel: 10 ms frames per frame; 0 = 4 (40 ms), or the teacher's"""
+    block: Literal["", "transformer", "convolutional", "conformer"] = ""
+    """with another frontend than the teacher's: kind of the blocks; none given = convolutional"""
+    alphabet: str = ""
+    """labels = only the teacher's letters that occur in the training labels, or a file of tokens (tokens.txt), or a folder with
+    one; none given = the teacher's letters"""
     layers: int = 0
     """blocks; 0 = half as many as the teacher has, rounded up"""
     blocks: list[int] = field(default_factory=list)
@@ -29,6 +41,22 @@ class StudentSettings:
     """streaming student: frames of a chunk; no frame sees beyond its chunk"""
     left_chunks: int = 0
     """streaming student: earlier chunks that attention sees, in every block"""
+
+
+@dataclass
+class StoreSettings:
+    """The teachers' outputs on disk, computed once for all clips and reused by every student."""
+
+    folder: str = ""
+    """the store; it holds several teachers. None given = the teachers run in every step"""
+    top: int = 8
+    """tokens stored per frame, with their probabilities"""
+    layers: list[int] = field(default_factory=list)
+    """the teacher's blocks, from 0, whose output is stored; none given = the middle one and the last"""
+    components: int = 88
+    """principal components stored of each of these, per 40 ms; 0 = no hidden frames"""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """while outputs are computed; auto = bf16 for teachers from 100 M parameters on CPUs that have it, else hardware.precision"""
 
 
 @dataclass
@@ -81,14 +109,16 @@ class RegularSettings(SpecAugmentSettings):
 class DistillSettings(RunSettings):
     """All settings of a distillation run."""
 
-    teacher: str = ""
-    """folder of the recogniser to learn from, made by `lalia finetune fit` or `lalia convert`"""
+    teacher: list[str] = field(default_factory=list)
+    """folder of the recogniser to learn from, made by `lalia finetune fit` or `lalia convert`, or of a student; given several
+    times: an ensemble, the mean of their probabilities"""
     join_s: float = 30.0
     """the student's clips are joined, with pauses, to waves of up to this many seconds (the runtime's window), newly drawn for
     each micro-batch; the teacher gets single clips. 0 = no joining"""
     qat: bool = False
     """quantization-aware training: weights and activations are rounded as in the exported int8 file. For a student that loses
     too much in int8: `--qat true --student.start RUN/recogniser` and a few hundred steps"""
+    store: StoreSettings = field(default_factory=StoreSettings)
     labels: LabelSettings = field(default_factory=LabelSettings)
     student: StudentSettings = field(default_factory=StudentSettings)
     loss: LossSettings = field(default_factory=LossSettings)

@@ -29,6 +29,7 @@ from distill.measure import (
     waves,
     with_threads,
 )
+from distill.teacher import TorchTeacher, load_teacher
 from lalia.cards import read_card, write_json
 from lalia.data.mixture import Mixture
 from lalia.errors import AudioError, GateRefused, UserError
@@ -68,9 +69,13 @@ class ExportJob:
         self.settings = settings
         self.recogniser = Recogniser.load(settings.recogniser)
         self.card = read_card(Path(settings.recogniser), "recogniser")
-        self.teacher: TorchModel | None = None
+        self.teacher: TorchModel | Student | None = None
         if settings.teacher:
-            self.teacher = TorchModel(Recogniser.load(settings.teacher), read_card(Path(settings.teacher)))
+            teacher = load_teacher(settings.teacher, settings.data.language)
+            if isinstance(teacher, TorchTeacher):
+                self.teacher = TorchModel(teacher.recogniser, teacher.card)
+            else:
+                self.teacher = Student.load(settings.teacher, 1)
         measure, data = settings.measure, settings.data
         self.mixture = Mixture.load(data.corpus)
         rows = self.mixture.select(measure.split, data.language, labelled=True, min_s=data.min_s)
@@ -98,7 +103,8 @@ class ExportJob:
         )  # fmt: skip
         rtf = self._speeds(work / "float", folder)
         size = (folder / MODEL).stat().st_size
-        teacher_weights = Path(settings.teacher) / WEIGHTS if self.teacher else None
+        weights = MODEL if isinstance(self.teacher, Student) else WEIGHTS
+        teacher_weights = Path(settings.teacher) / weights if self.teacher else None
         numbers = Figures(
             evaluation.score().cer.rate, evaluation_float.score().cer.rate, 1 / rtf["int8"]["1"], size,
             evaluation_teacher.score().cer.rate if evaluation_teacher else None,
@@ -198,7 +204,9 @@ class ExportJob:
         rtf: dict[str, dict[str, float]] = {}
         for threads, clock in ((1, time.thread_time), (2, time.perf_counter)):
             contenders: dict[str, Any] = {}
-            if self.teacher:
+            if isinstance(self.teacher, Student):
+                contenders["teacher"] = Student.load(self.settings.teacher, threads).transcribe
+            elif self.teacher:
                 contenders["teacher"] = with_threads(self.teacher.transcribe, threads)
             contenders["float"] = Student.load(float_folder, threads).transcribe
             contenders["int8"] = Student.load(int8_folder, threads).transcribe

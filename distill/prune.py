@@ -11,7 +11,7 @@ A unit whose gate is 0 can be removed without any change of the output.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +23,7 @@ from distill.config import DistillSettings, PruneSettings
 from distill.fit import RunInputs, distill, train
 from distill.student import Kept, cut, everything, feedforwards, make_student, shape_of
 from distill.task import DistillTask, Outputs
+from distill.teacher import Teacher
 from lalia.cards import read_card
 from lalia.data.batch import Batch
 from lalia.data.seeds import generator
@@ -51,9 +52,9 @@ class PruneTask(DistillTask):
     settings: PruneSettings
 
     def __init__(
-        self, settings: PruneSettings, teacher: Recogniser, student: Recogniser, references: dict[int, str]
+        self, settings: PruneSettings, teachers: Sequence[Teacher], student: Recogniser, references: dict[int, str]
     ) -> None:
-        super().__init__(settings, teacher, student, references)
+        super().__init__(settings, teachers, student, references)
         units: Any = settings.prune.units
         self.gates = Gates(student, units, settings.prune.open_chance)
         self.multipliers = nn.Parameter(torch.zeros(2))
@@ -130,12 +131,15 @@ def prune(settings: PruneSettings, folder: Path, stated: Collection[str] = ()) -
 def train_gates(settings: PruneSettings, folder: Path) -> None:
     """Learn the gates and save the pruned recogniser in ``folder/recogniser``."""
     inputs = RunInputs.load(settings)
+    teacher = inputs.recogniser
     if not settings.student.start and not settings.student.blocks and not settings.student.layers:
-        settings.student = replace(settings.student, layers=inputs.teacher.encoder.shape.layers)
+        settings.student = replace(settings.student, layers=teacher.encoder.shape.layers)
     torch.manual_seed(settings.seed)
-    student = make_student(inputs.teacher, settings.student, settings.regular)
+    student = make_student(teacher, settings.student, settings.regular, inputs.tokens)
     whole = count_parameters(student)
-    task = PruneTask(settings, inputs.teacher, student, inputs.references)
+    if settings.store.folder:
+        inputs.store_outputs(settings)
+    task = PruneTask(settings, inputs.teachers, student, inputs.references)
     train(settings, folder, task, inputs, "prune", best=False)
     if not is_rank_zero(settings.hardware):
         return
@@ -153,7 +157,7 @@ def train_gates(settings: PruneSettings, folder: Path) -> None:
     start = [read_card(Path(settings.student.start))] if settings.student.start else []
     small.save(
         folder / "recogniser",
-        [*start, inputs.card, *inputs.mixture.cards],
+        [*start, *inputs.cards, *inputs.mixture.cards],
         language=inputs.languages,
         pruning=facts,
     )

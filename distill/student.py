@@ -3,11 +3,15 @@
 Blocks are kept whole. A narrower student keeps the channels, heads, feed-forward units and filters with the largest weights;
 these weights do not change. Pruning (``prune.py``) cuts with the same functions.
 
+A student with a frontend that its teacher does not have starts, where the shapes allow it, from the teacher's blocks, else from
+the shipped encoder ``nano-multilingual``, else from random weights (``initial_student``).
+
 D width, A = heads x head width, I feed-forward units, C channels of a block's convolution, S channels of a layer of the stem.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -18,12 +22,18 @@ import torch
 from torch import Tensor, nn
 
 from distill.config import RegularSettings, StudentSettings
+from distill.teacher import Teacher, TorchTeacher
 from lalia.errors import UserError
 from lalia.models.encoder import Encoder
 from lalia.models.recogniser import Recogniser
 from lalia.models.shape import EncoderShape
+from lalia.text.tokens import Tokens
 
 State = Mapping[str, Tensor]
+SHIPPED = Path(__file__).parents[1] / "finetune" / "encoders" / "nano-multilingual"
+"""A small pretrained log-mel encoder, where a student may start that is no part of its teacher."""
+HEAD_WIDTH = 48
+"""Least width of an attention head of a student with random weights."""
 
 # --- The initial student -------------------------------------------------------------------------------
 
@@ -47,16 +57,123 @@ def choose_blocks(settings: StudentSettings, teacher_layers: int) -> list[int]:
     return [round(i * (teacher_layers - 1) / (layers - 1)) for i in range(layers)]
 
 
-def make_student(teacher: Recogniser, settings: StudentSettings, regular: RegularSettings) -> Recogniser:
-    """The student cut from ``teacher`` by the settings, or the recogniser in ``settings.start``."""
+@dataclass(frozen=True)
+class Initial:
+    """The initial student."""
+
+    student: Recogniser
+    origin: str
+    """where its weights are from, as a phrase"""
+    measure: bool = False
+    """whether the frontend is new, and its normalisation has to be measured on training audio"""
+
+
+def initial_student(
+    teacher: Teacher, settings: StudentSettings, regular: RegularSettings, tokens: Tokens | None = None
+) -> Initial:
+    """The student of ``teacher`` by the settings, with ``tokens`` (None = the teacher's).
+
+    Raises ``UserError`` if a student with the teacher's frontend cannot be cut from it.
+    """
+    tokens = tokens or teacher.tokens
     if settings.start:
-        return _from_folder(teacher, settings, regular)
+        return Initial(_from_folder(tokens, settings, regular), settings.start)
+    if isinstance(teacher, TorchTeacher) and same_frontend(teacher.recogniser.encoder.shape, settings):
+        return Initial(make_student(teacher.recogniser, settings, regular, tokens), "the teacher")
+    shipped = Encoder.load(SHIPPED)
+    wanted = own_shape(settings, shipped.shape)
+    sources = [("the shipped encoder nano-multilingual", shipped)]
+    if isinstance(teacher, TorchTeacher):
+        sources.insert(0, ("the teacher's blocks, with a new frontend", teacher.recogniser.encoder))
+    for origin, source in sources:
+        if (found := _cut_to(source, wanted, settings)) is not None:
+            new = source.shape.features != wanted.features or source.shape.input != wanted.input
+            student = _recogniser(found, settings, regular, tokens, teacher)
+            return Initial(student, origin, new)
+    return Initial(_recogniser(Encoder(wanted), settings, regular, tokens, teacher), "random weights", True)
+
+
+def make_student(
+    teacher: Recogniser, settings: StudentSettings, regular: RegularSettings, tokens: Tokens | None = None
+) -> Recogniser:
+    """The student cut from ``teacher`` by the settings, or the recogniser in ``settings.start``."""
+    tokens = tokens or teacher.tokens
+    if settings.start:
+        return _from_folder(tokens, settings, regular)
     encoder = teacher.encoder
     kept, kernel = choose(encoder, settings)
     shape = _with_settings(shape_of(encoder.shape, kept, kernel), settings, regular)
-    student = Recogniser(Encoder(shape), teacher.tokens, teacher.normaliser)
+    student = Recogniser(Encoder(shape), tokens, teacher.normaliser)
     student.encoder.load_state_dict(cut(encoder, kept, shape))
-    student.head.load_state_dict({"weight": teacher.head.weight[:, kept.channels], "bias": teacher.head.bias})
+    rows = [teacher.tokens.symbols.index(symbol) for symbol in tokens.symbols]
+    with torch.no_grad():
+        student.head.weight.copy_(teacher.head.weight[rows][:, kept.channels])
+        student.head.bias.copy_(teacher.head.bias[rows])
+    return student
+
+
+def same_frontend(teacher: EncoderShape, settings: StudentSettings) -> bool:
+    """Whether the student by ``settings`` has the frontend of a ``teacher`` of this shape."""
+    if not settings.input:
+        return not (settings.bins or settings.stack) or (
+            (settings.bins or teacher.bins, settings.stack or teacher.stack) == (teacher.bins, teacher.stack)
+        )
+    wanted = (settings.input, settings.bins or teacher.bins, settings.stack or teacher.stack)
+    return wanted == (teacher.input, teacher.bins, teacher.stack)
+
+
+def own_shape(settings: StudentSettings, default: EncoderShape) -> EncoderShape:
+    """The shape of a student that is not cut from its teacher; what the settings leave out is as in ``default``."""
+    width = settings.width or default.width
+    heads = next(h for h in range(max(1, width // HEAD_WIDTH), 0, -1) if width % h == 0)
+    return replace(
+        default,
+        bins=settings.bins or default.bins,
+        stack=settings.stack or default.stack,
+        block=settings.block or default.block,
+        layers=len(settings.blocks) or settings.layers or default.layers,
+        width=width,
+        heads=heads,
+        feedforward=settings.feedforward or (4 * width if settings.width else default.feedforward),
+        position_groups=math.gcd(width, default.position_groups),
+        norm="pre" if settings.block == "transformer" else default.norm,
+    )
+
+
+def _cut_to(source: Encoder, wanted: EncoderShape, settings: StudentSettings) -> Encoder | None:
+    """The part of ``source`` with the depth, width and blocks of ``wanted``; None if it is not that large, or differs in kind.
+
+    A frontend that differs from the wanted one is new.
+    """
+    old = source.shape
+    alike = old.block == wanted.block and (old.block == "transformer" or old.block_kernel == wanted.block_kernel)
+    if not alike or (settings.chunk and old.position == "convolution") or wanted.feedforward > old.feedforward:
+        return None
+    shape_settings = replace(settings, width=wanted.width, layers=wanted.layers, feedforward=wanted.feedforward)
+    try:
+        kept, kernel = choose(source, shape_settings)
+    except UserError:
+        return None
+    inside = shape_of(old, kept, kernel)
+    shape = replace(
+        wanted, heads=inside.heads, norm=inside.norm, position=inside.position, position_kernel=inside.position_kernel,
+        position_groups=inside.position_groups, adapter=inside.adapter, heads_by_block=inside.heads_by_block,
+        feedforward_by_block=inside.feedforward_by_block, channels_by_block=inside.channels_by_block,
+    )  # fmt: skip
+    made = Encoder(shape)
+    state, fresh = cut(source, kept, inside), made.state_dict()
+    new = (old.input, old.bins, old.stack) != (shape.input, shape.bins, shape.stack)
+    frontend = ("frontend.", "feature_norm.", "projection.")
+    made.load_state_dict({name: fresh[name] if new and name.startswith(frontend) else state[name] for name in fresh})
+    return made
+
+
+def _recogniser(
+    encoder: Encoder, settings: StudentSettings, regular: RegularSettings, tokens: Tokens, teacher: Teacher
+) -> Recogniser:
+    """``encoder`` with a new head, and the chunks and dropout of the settings."""
+    student = Recogniser(Encoder(_with_settings(encoder.shape, settings, regular)), tokens, teacher.normaliser)
+    student.encoder.load_state_dict(encoder.state_dict())
     return student
 
 
@@ -125,15 +242,12 @@ def make_projections(teacher: EncoderShape, channels: Tensor, layers: int) -> nn
     return projections
 
 
-def _from_folder(teacher: Recogniser, settings: StudentSettings, regular: RegularSettings) -> Recogniser:
+def _from_folder(tokens: Tokens, settings: StudentSettings, regular: RegularSettings) -> Recogniser:
     folder = settings.start
     found = Recogniser.load(Path(folder))
-    if found.tokens != teacher.tokens:
-        raise UserError(f"student.start {folder}: has other tokens than the teacher; expected the same")
-    if found.encoder.shape.hop != teacher.encoder.shape.hop:
+    if found.tokens != tokens:
         raise UserError(
-            f"student.start {folder}: has frames of {1000 * found.frame_s:g} ms, the teacher of {1000 * teacher.frame_s:g} ms; "
-            "expected the same"
+            f"student.start {folder}: has other tokens than the teacher; expected the same, or --student.alphabet {folder}"
         )
     student = Recogniser(
         Encoder(_with_settings(found.encoder.shape, settings, regular)), found.tokens, found.normaliser

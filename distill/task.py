@@ -1,23 +1,26 @@
 """The training and validation step of distillation, as a LightningModule.
 
 The teacher gets clean clips; the student gets them joined, augmented and masked, and learns the teacher's outputs and hidden
-frames.
+frames, matched to its own frames if they differ (``teacher.py``).
 
 B clips, S samples, T frames, D width, V tokens, L compared layers.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from distill.config import DistillSettings
 from distill.loss import hidden_distance, labelled_ctc, pause_ctc, posterior_divergence, pseudo_labels
 from distill.quantize import fake_int8
 from distill.student import choose_blocks, kept_channels, make_projections
+from distill.teacher import Targets, Teacher, Teachers, TorchTeacher
 from lalia.data.augment import Augment
 from lalia.data.batch import Batch, Masks, StudentSampler
 from lalia.data.seeds import reseed
@@ -45,19 +48,19 @@ class Outputs:
 
 
 class DistillTask(LightningModule):
-    """Distillation of ``teacher`` into ``student``; runs under anybody's Trainer.
+    """Distillation of ``teachers`` into ``student``; runs under anybody's Trainer.
 
     ``references`` maps a held-out row to its normalised text. Clips with an empty label count as unlabelled.
     """
 
     def __init__(
-        self, settings: DistillSettings, teacher: Recogniser, student: Recogniser, references: dict[int, str]
+        self, settings: DistillSettings, teachers: Sequence[Teacher], student: Recogniser, references: dict[int, str]
     ) -> None:
         super().__init__()
         self.settings = settings
         self.student = student
-        # Not a submodule: the teacher is in no checkpoint and no optimizer, and never in training mode.
-        self._teacher = (teacher.eval().requires_grad_(False),)
+        # No submodules: teachers are in no checkpoint and no optimizer, and never in training mode.
+        self.teachers = Teachers(teachers, student.tokens)
         self.references = references
         self.pseudo: dict[int, list[int]] | None = None
         """pseudo-labels by beam search, tokens by row; None = greedy decoding while training"""
@@ -67,21 +70,8 @@ class DistillTask(LightningModule):
             student.encoder.checkpoint_blocks()
         if settings.hardware.compile:
             student.encoder.compile_blocks()
-        pairs = (
-            settings.student
-            if settings.student.blocks
-            else replace(settings.student, layers=student.encoder.shape.layers)
-        )
-        blocks = choose_blocks(pairs, teacher.encoder.shape.layers)
-        wrong = [layer for layer in settings.loss.hidden_layers if not 0 <= layer < len(blocks)]
-        if wrong:
-            raise UserError(
-                f"loss.hidden_layers {wrong[0]}: the student has {len(blocks)} blocks; expected 0 to {len(blocks) - 1}"
-            )
-        compared = settings.loss.hidden_layers or list(range(len(blocks)))
-        self.compared = [(layer, blocks[layer]) for layer in compared]
-        channels = kept_channels(teacher.encoder, student.encoder.shape.width)
-        self.projections = make_projections(teacher.encoder.shape, channels, len(self.compared))
+        self.compared = compared_blocks(settings, student.encoder.shape.layers, self.teachers.first)
+        self.selects, self.projections = _projections(self.teachers.first, student, len(self.compared))
         self.writing = student.normaliser.output_writing
         self.boundary = None if self.writing.splits(student.tokens.symbols[1:]) else student.tokens.boundary
         self.sampler = student_sampler(settings, student)
@@ -89,17 +79,14 @@ class DistillTask(LightningModule):
         self._errors = (ErrorCounts(), ErrorCounts())
         self._divergences: list[Tensor] = []
 
-    @property
-    def teacher(self) -> Recogniser:
-        return self._teacher[0]
-
     def on_fit_start(self) -> None:
-        self.teacher.to(self.device)
+        self.teachers.to(self.device)
 
     @torch.no_grad()
-    def teacher_outputs(self, batch: Batch) -> Outputs:
-        """The teacher's outputs for the clean clips."""
-        return _outputs(self.teacher, batch.wave_BS, batch.lengths_B)
+    def targets(self, batch: Batch, student: Outputs) -> Targets:
+        """The teachers' outputs for the clean clips, in the frames of the ``student``'s outputs."""
+        hop = self.student.encoder.shape.hop
+        return self.teachers.targets(batch, student.frames_B, hop, student.logits_BTV.shape[1])
 
     def student_outputs(self, batch: Batch) -> Outputs:
         """The student's outputs for the augmented and masked clips.
@@ -122,16 +109,21 @@ class DistillTask(LightningModule):
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Each loss of the batch as a mean, and the shares of labelled and pseudo-labelled clips."""
         settings = self.settings.loss
-        teacher, student = self.teacher_outputs(batch), self.student_outputs(batch)
+        student = self.student_outputs(batch)
+        teacher = self.targets(batch, student)
         T = student.logits_BTV.shape[1]
         valid_BT = valid_frames(student.frames_B, T, student.logits_BTV.device)
+        matched_BT = _matched(valid_BT, teacher)
         posteriors = posterior_divergence(
-            student.logits_BTV, teacher.logits_BTV, valid_BT, settings.temperature, settings.blank_weight
+            student.logits_BTV, teacher.logits_BTV, matched_BT, settings.temperature, settings.blank_weight
         )
         found = {"posteriors": posteriors.loss / posteriors.count.clamp(min=1)}
         hidden = posteriors.loss.new_zeros(())
         for projection, (own, compared) in zip(self.projections, self.compared, strict=True):
-            apart = hidden_distance(projection(student.hidden_LBTD[own]), teacher.hidden_LBTD[compared], valid_BT)
+            target_BTD = teacher.hidden[compared]
+            if not self.selects:  # the channels of a large teacher differ in size by orders of magnitude
+                target_BTD = F.layer_norm(target_BTD.float(), target_BTD.shape[-1:])
+            apart = hidden_distance(projection(student.hidden_LBTD[own]), target_BTD, valid_BT)
             hidden = hidden + (apart.l1 + settings.cosine * apart.cosine) / apart.count.clamp(min=1)
         found["hidden"] = hidden / max(1, len(self.compared))
 
@@ -139,7 +131,7 @@ class DistillTask(LightningModule):
         labelled_B = batch.label_lengths_B > 0
         known = labelled_ctc(student.logits_BTV, student.frames_B, batch.labels_BU, batch.label_lengths_B)
         found["labels"] = known.loss / known.count.clamp(min=1)
-        pseudo_BU, lengths_B = self.pseudo_labels_of(batch, teacher)
+        pseudo_BU, lengths_B = self.pseudo_labels_of(batch, teacher, student.frames_B)
         lengths_B = lengths_B.masked_fill(labelled_B, 0)
         pseudo = labelled_ctc(student.logits_BTV, student.frames_B, pseudo_BU, lengths_B)
         found["pseudo"] = pseudo.loss / pseudo.count.clamp(min=1)
@@ -149,12 +141,15 @@ class DistillTask(LightningModule):
             found["pauses"] = pauses.loss / pauses.count.clamp(min=1)
         found["labelled"] = labelled_B.float().mean()
         found["pseudo_labelled"] = (lengths_B > 0).float().mean()
+        if teacher.matched_B is not None:
+            found["unmatched"] = (~teacher.matched_B).float().mean()
         return found
 
-    def pseudo_labels_of(self, batch: Batch, teacher: Outputs) -> tuple[Tensor, Tensor]:
+    def pseudo_labels_of(self, batch: Batch, teacher: Targets, frames_B: Tensor) -> tuple[Tensor, Tensor]:
         """Pseudo-labels: labels_BU, and their lengths_B on the CPU, 0 where the teacher is not confident enough.
 
-        Greedy ones are read from the teacher's scores, for which the host waits; not if every clip has a label.
+        Greedy ones are read from the teacher's scores, for which the host waits; not if every clip has a label. Frames matched
+        to the student's have the same greedy transcript.
         """
         assert batch.label_lengths_B is not None
         device = batch.wave_BS.device
@@ -164,8 +159,11 @@ class DistillTask(LightningModule):
             return on_device(labels_BU, device), torch.tensor([len(label) for label in labels])
         if bool((batch.label_lengths_B > 0).all()):
             return torch.zeros(len(batch.rows_B), 0, dtype=torch.int64, device=device), torch.zeros_like(batch.rows_B)
-        found = pseudo_labels(teacher.logits_BTV, teacher.frames_B, self.settings.loss.confidence)
-        return on_device(found.labels_BU, device), found.lengths_B
+        found = pseudo_labels(teacher.logits_BTV, frames_B, self.settings.loss.confidence)
+        lengths_B = found.lengths_B
+        if teacher.matched_B is not None:
+            lengths_B = lengths_B.masked_fill(~teacher.matched_B, 0)
+        return on_device(found.labels_BU, device), lengths_B
 
     def weighted(self, found: dict[str, Tensor]) -> Tensor:
         """The weighted sum of the losses."""
@@ -193,7 +191,8 @@ class DistillTask(LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         outputs = _outputs(self.student, batch.wave_BS, batch.lengths_B)
         valid_BT = valid_frames(outputs.frames_B, outputs.logits_BTV.shape[1], outputs.logits_BTV.device)
-        apart = posterior_divergence(outputs.logits_BTV, self.teacher_outputs(batch).logits_BTV, valid_BT, 1.0, 1.0)
+        teacher = self.targets(batch, outputs)
+        apart = posterior_divergence(outputs.logits_BTV, teacher.logits_BTV, _matched(valid_BT, teacher), 1.0, 1.0)
         self._divergences.append(torch.stack([apart.loss.double(), apart.count.double()]))
         log_probs_BTV = outputs.logits_BTV.float().log_softmax(-1).cpu().numpy()
         for row, log_probs_TV, frames in zip(
@@ -223,6 +222,44 @@ class DistillTask(LightningModule):
     def configure_optimizers(self) -> Any:
         learners = nn.ModuleList([self.student, self.projections])
         return adamw(parameter_groups(learners, self.settings.optim.lr), self.settings)
+
+
+def compared_blocks(settings: DistillSettings, layers: int, teacher: Teacher) -> list[tuple[int, int]]:
+    """(student block, teacher block) of each pair whose outputs are compared; a student of ``layers`` blocks."""
+    if not teacher.layers:
+        return []
+    student = settings.student
+    if teacher.blocks is not None:
+        by_depth = {max(0, round((block + 1) * layers / teacher.layers) - 1): block for block in teacher.blocks}
+        return sorted(by_depth.items())
+    if layers <= teacher.layers:
+        blocks = choose_blocks(student if student.blocks else replace(student, layers=layers), teacher.layers)
+    else:  # a deeper student: by depth
+        blocks = [max(0, round((layer + 1) * teacher.layers / layers) - 1) for layer in range(layers)]
+    wrong = [layer for layer in settings.loss.hidden_layers if not 0 <= layer < len(blocks)]
+    if wrong:
+        raise UserError(
+            f"loss.hidden_layers {wrong[0]}: the student has {len(blocks)} blocks; expected 0 to {len(blocks) - 1}"
+        )
+    return [(layer, blocks[layer]) for layer in settings.loss.hidden_layers or range(len(blocks))]
+
+
+def _projections(teacher: Teacher, student: Recogniser, count: int) -> tuple[bool, nn.ModuleList]:
+    """(whether they begin as the selection of the channels that the student kept, a map for each compared pair)."""
+    shape = student.encoder.shape
+    if isinstance(teacher, TorchTeacher):
+        old = teacher.recogniser.encoder.shape
+        alike = (old.input, old.hop, old.features) == (shape.input, shape.hop, shape.features)
+        if alike and shape.width <= old.width:
+            channels = kept_channels(teacher.recogniser.encoder, shape.width)
+            return True, make_projections(old, channels, count)
+    return False, nn.ModuleList([nn.Linear(shape.width, teacher.width) for _ in range(count)])
+
+
+def _matched(valid_BT: Tensor, teacher: Targets) -> Tensor:
+    if teacher.matched_B is None:
+        return valid_BT
+    return valid_BT & on_device(teacher.matched_B, valid_BT.device)[:, None]
 
 
 def student_sampler(settings: DistillSettings, student: Recogniser) -> StudentSampler:

@@ -231,11 +231,11 @@ def check_labels(corpus: LabelledCorpus, path: Path, rows: Sequence[int], model:
     require_alphabet(str(path), len(unknown), len(words), " ".join(unknown[:5]))
 
 
-def require_alphabet(source: str, unknown: int, words: int, example: str) -> None:
+def require_alphabet(source: str, unknown: int, words: int, example: str, model: str = "the student") -> None:
     """Raise ``UserError`` if more than half of the ``words`` of ``source`` are ``unknown``: with letters that have no token."""
     if unknown > FOREIGN * words:
         raise UserError(
-            f"{source}: the student has no letters for {unknown:,} of its {words:,} words, such as {example[:60]!r};"
+            f"{source}: {model} has no letters for {unknown:,} of its {words:,} words, such as {example[:60]!r};"
             " is it in another language or a wrong encoding?"
         )
 

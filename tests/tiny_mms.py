@@ -38,6 +38,20 @@ def make_mms(folder: Path) -> Path:
     return folder
 
 
+def make_xlsr(folder: Path) -> Path:
+    """A recogniser in the shape of XLS-R with the letters of Swahili."""
+    vocabulary = {
+        symbol: number
+        for number, symbol in enumerate(["<pad>", "<s>", "</s>", "<unk>", "|", *"abcdefghijklmnoprstuvwyz'"])
+    }
+    torch.manual_seed(0)
+    config = Wav2Vec2Config(**SMALL | LAYOUTS["large"] | dict(pad_token_id=0, vocab_size=len(vocabulary)))
+    save_peer(shaken(Wav2Vec2ForCTC(config)), folder)
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
+    Wav2Vec2CTCTokenizer(folder / "vocab.json").save_pretrained(folder)
+    return folder
+
+
 def make_classifier(folder: Path) -> Path:
     """A folder as mms-lid-126, with three languages."""
     names = {0: "eng", 1: "swh", 2: "uzb-script_latin"}

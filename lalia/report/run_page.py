@@ -241,7 +241,7 @@ def _next(run: RunFolder) -> list[tuple[str, str]]:
         ]
     if run.stage == "distillation":
         data = " ".join(f"--data.corpus {corpus}" for corpus in corpora)
-        teacher, student = shlex.quote(str(run.config["teacher"])), shlex.quote(str(out / "student"))
+        teacher, student = shlex.quote(_first(run.config["teacher"])), shlex.quote(str(out / "student"))
         export = f"lalia distill export --recogniser {quoted} --teacher {teacher} {data} --out {student}"
         return [(export, "write the student as int8 ONNX, if it stays within its error budget")]
     if run.finished.get("only_blanks"):
@@ -251,6 +251,11 @@ def _next(run: RunFolder) -> list[tuple[str, str]]:
         (f"lalia finetune lm {quoted}", "build and tune a language model from its labels and any text"),
         (f"lalia finetune eval {quoted}", "evaluate it: a page with the errors and clips to play"),
     ]
+
+
+def _first(teacher: str | list[str]) -> str:
+    """The first teacher; runs of earlier versions name one."""
+    return teacher if isinstance(teacher, str) else teacher[0]
 
 
 def _teacher(run: RunFolder, teacher: dict[str, Any]) -> page.Section:

@@ -36,6 +36,16 @@ def alignment(reference: str, hypothesis: str, unit: Literal["word", "character"
     return edits
 
 
+def matched(one: Sequence[Hashable], other: Sequence[Hashable]) -> list[tuple[int, int]]:
+    """(place in ``one``, place in ``other``) of the units that an alignment with fewest edits holds equal or substitutes."""
+    return [
+        pair
+        for step in Levenshtein.opcodes(one, other)
+        if step.tag in ("equal", "replace")
+        for pair in zip(range(step.src_start, step.src_end), range(step.dest_start, step.dest_end), strict=True)
+    ]
+
+
 def distance(one: Sequence[Hashable], other: Sequence[Hashable]) -> int:
     """The fewest substitutions, deletions and insertions that turn one sequence into the other."""
     return int(Levenshtein.distance(one, other))

@@ -195,8 +195,8 @@ def same_settings(known: dict[str, Any], asked: dict[str, Any], path: Path) -> N
 
 
 def content_ids(settings: Any) -> dict[str, str]:
-    """The content hash of each corpus, and of the teacher, by folder: what a run reads until its end."""
-    folders = [*settings.data.corpus, *filter(None, [getattr(settings, "teacher", "")])]
+    """The content hash of each corpus, and of each teacher, by folder: what a run reads until its end."""
+    folders = [*settings.data.corpus, *getattr(settings, "teacher", [])]
     return {folder: read_card(folder)["id"] for folder in folders}
 
 

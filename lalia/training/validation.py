@@ -26,6 +26,7 @@ from lalia.models.quantizer import ContrastiveHead, ContrastiveShape
 from lalia.models.recogniser import Recogniser
 from lalia.models.shape import EncoderShape
 from lalia.scoring.rates import Score, by_group, mean_rates, score
+from lalia.text.normaliser import Normaliser
 from lalia.text.writing_system import WritingSystem
 from lalia.training.trainer import CONFIG, newest_checkpoint
 
@@ -45,6 +46,15 @@ class Transcripts:
     """how each pair is written: what a word is"""
     languages: list[str] = field(default_factory=list)
     """the language of each pair"""
+
+    def add(self, mixture: Mixture, row: int, normaliser: Normaliser, hypothesis: str) -> None:
+        """Add ``row`` of ``mixture`` with its normalised label as the reference."""
+        language = mixture.language(row)
+        self.ids.append(mixture.id(row))
+        self.languages.append(language)
+        self.writings.append(normaliser.for_language(language).writing)
+        self.references.append(normalised_label(mixture, row, normaliser))
+        self.hypotheses.append(hypothesis)
 
     def score(self) -> Score:
         return score(self.references, self.hypotheses, self.writings)
@@ -89,12 +99,7 @@ def transcribe_rows(recogniser: Recogniser, mixture: Mixture, rows: np.ndarray, 
         for row, log_probs_TV, frames in zip(
             batch.rows_B.tolist(), log_probs_BTV.cpu().numpy(), frames_B.tolist(), strict=True
         ):
-            found.ids.append(mixture.id(row))
-            language = mixture.language(row)
-            found.languages.append(language)
-            found.writings.append(recogniser.normaliser.for_language(language).writing)
-            found.references.append(normalised_label(mixture, row, recogniser.normaliser))
-            found.hypotheses.append(transcript(greedy(log_probs_TV[:frames]), recogniser.tokens))
+            found.add(mixture, row, recogniser.normaliser, transcript(greedy(log_probs_TV[:frames]), recogniser.tokens))
     return found
 
 

@@ -16,6 +16,7 @@ from distill.config import DistillSettings, LossSettings, RegularSettings, Stude
 from distill.quantize import fake_int8, round_activations, round_weight
 from distill.student import make_student
 from distill.task import DistillTask
+from distill.teacher import TorchTeacher
 from lalia.data.loader import make_eval_loader
 from lalia.data.mixture import Mixture
 from lalia.models.export.int8 import groups, quantize
@@ -130,7 +131,9 @@ def test_a_student_that_learns_under_it_loses_less_to_outliers(tmp_path):
             regular=RegularSettings(time_coverage=0.0, channel_coverage=0.0),
         )  # fmt: skip
         torch.manual_seed(0)
-        task = DistillTask(settings, teacher, make_student(teacher, settings.student, settings.regular), {})
+        task = DistillTask(
+            settings, [TorchTeacher(teacher)], make_student(teacher, settings.student, settings.regular), {}
+        )
         batch = next(iter(make_eval_loader(mixture, rows, 60.0, lambda text, language: [])))
         optimizer = torch.optim.Adam(task.student.parameters(), lr=1e-3)
         for step in range(15):

@@ -18,6 +18,7 @@ from distill.fit import choose_labels
 from distill.pseudo_labels import beam_labels
 from distill.student import make_student
 from distill.task import DistillTask
+from distill.teacher import TorchTeacher
 from lalia.cards import ancestors, read_card
 from lalia.data.augment import AugmentSettings
 from lalia.data.labels import LabelSubset, choose_minutes, clips_digest, label_encoder
@@ -106,7 +107,7 @@ def test_a_mistake_is_one_line_and_status_2(run, flags, said):
 
 
 def settings(made, **changes) -> DistillSettings:
-    return DistillSettings(**{"teacher": str(made / "teacher"), "join_s": 0.0, **changes})
+    return DistillSettings(**{"teacher": [str(made / "teacher")], "join_s": 0.0, **changes})
 
 
 def task_and_batch(made, chosen: DistillSettings, labels: bool = True):
@@ -115,7 +116,7 @@ def task_and_batch(made, chosen: DistillSettings, labels: bool = True):
     rows = mixture.select("train", ["ita"])[:4]
     clips = LabelSubset(mixture, rows[:2] if labels else rows[:0])
     torch.manual_seed(0)
-    task = DistillTask(chosen, teacher, make_student(teacher, chosen.student, chosen.regular), {})
+    task = DistillTask(chosen, [TorchTeacher(teacher)], make_student(teacher, chosen.student, chosen.regular), {})
     encode = label_encoder(teacher.tokens, teacher.normaliser)
     return task, next(iter(make_eval_loader(clips, rows, 60.0, encode, finish=task.sampler)))
 
@@ -209,7 +210,7 @@ def test_joined_clips_are_compared_frame_by_frame_with_what_the_teacher_hears_in
     assert float(joined["posteriors"].detach()) > 1e-4  # neighbours are heard
     assert float(joined["pauses"].detach()) > 0.0
     heard = task.student_outputs(batch)
-    assert heard.logits_BTV.shape == task.teacher_outputs(batch).logits_BTV.shape
+    assert heard.logits_BTV.shape == task.targets(batch, heard).logits_BTV.shape
     assert heard.frames_P is not None and len(heard.frames_P) == len(batch.lengths_B) - 1
 
 
@@ -226,7 +227,7 @@ def test_noise_is_for_the_student_alone_and_drawn_by_the_micro_batch(made):
     chosen.regular = replace(chosen.regular, time_coverage=0.0, channel_coverage=0.0)
     task, batch = task_and_batch(made, chosen)
     quiet, unchanged = task_and_batch(made, settings(made, regular=chosen.regular))
-    assert_close(task.teacher_outputs(batch).logits_BTV, quiet.teacher_outputs(batch).logits_BTV)
+    assert_close(*(one.teachers.first.hear(batch).logits_BNV for one in (task, quiet)))
     noisy = task.student_outputs(batch).logits_BTV
     assert not torch.allclose(noisy, quiet.student_outputs(unchanged).logits_BTV, atol=1e-3)
     assert_close(noisy, task.student_outputs(task.sampler(batch)).logits_BTV)
@@ -238,9 +239,10 @@ def test_training_brings_the_student_to_the_teacher(made):
     chosen = settings(made, loss=LossSettings(labels=0.0, pseudo=0.0))
     chosen.regular = replace(chosen.regular, time_coverage=0.0, channel_coverage=0.0)
     task, batch = task_and_batch(made, chosen)
+    teacher = cast(TorchTeacher, task.teachers.first).recogniser
     with torch.no_grad():
-        task.teacher.head.weight.mul_(8)
-    before = {name: weight.clone() for name, weight in task.teacher.state_dict().items()}
+        teacher.head.weight.mul_(8)
+    before = {name: weight.clone() for name, weight in teacher.state_dict().items()}
     optimizer = torch.optim.Adam([p for p in task.parameters() if p.requires_grad], lr=3e-3)
     first = last = 0.0
     for step in range(40):
@@ -251,4 +253,4 @@ def test_training_brings_the_student_to_the_teacher(made):
         last = float(found["posteriors"].detach())
         first = first or last
     assert last < 0.2 * first
-    assert all(torch.equal(before[name], weight) for name, weight in task.teacher.state_dict().items())
+    assert all(torch.equal(before[name], weight) for name, weight in teacher.state_dict().items())

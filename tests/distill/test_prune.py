@@ -13,6 +13,7 @@ from torch.testing import assert_close
 from distill.config import PruneSection, PruneSettings, RegularSettings, StudentSettings
 from distill.prune import Gate, Gates, PruneTask, Unit
 from distill.student import cut, make_student, shape_of
+from distill.teacher import TorchTeacher
 from lalia.cards import ancestors, read_card
 from lalia.models.encoder import Encoder
 from lalia.models.export.onnx_export import export_graph
@@ -163,7 +164,9 @@ def test_multipliers_climb_until_the_target_is_met():
     """Nothing but the constraint: gates settle at the share that was asked for."""
     teacher = make_recogniser(layers=2)
     settings = PruneSettings(prune=PruneSection(target=0.4, warmup=0.0, lr=0.05))
-    task = PruneTask(settings, teacher, make_student(teacher, StudentSettings(layers=2), RegularSettings()), {})
+    task = PruneTask(
+        settings, [TorchTeacher(teacher)], make_student(teacher, StudentSettings(layers=2), RegularSettings()), {}
+    )
     optimizer = torch.optim.Adam([*task.gates.parameters(), task.multipliers], lr=0.05)
     for _ in range(400):
         excess = task.gates.share("parameters") - 0.4

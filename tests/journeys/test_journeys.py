@@ -23,7 +23,7 @@ from lalia.text.normaliser import Normaliser
 from tests.journeys.journey import run
 from tests.journeys.material import SPEECH, lay_out, lay_out_scripts
 from tests.journeys.pages import SHOWN, TYPED, Block, blocks, blocks_of, pages
-from tests.tiny_mms import make_classifier, make_mms
+from tests.tiny_mms import make_classifier, make_mms, make_xlsr
 
 README = "README.md"
 ANY_SCRIPT = "docs/any-script.md"
@@ -141,6 +141,8 @@ def test_journey(page: str, tmp_path: Path, request: pytest.FixtureRequest) -> N
     if page == "docs/conversion.md":
         make_mms(folder / "mms-1b-all")
         make_classifier(folder / "mms-lid-126")
+    if page == "docs/distillation.md":
+        make_xlsr(folder / "xls-r-swahili")
     if page == ANY_SCRIPT:
         lay_out_scripts(folder)
     run(JOURNEYS[page], folder, tmp_path / "programs")

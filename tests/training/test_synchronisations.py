@@ -33,6 +33,7 @@ from distill.config import DistillSettings, PruneSettings, StudentSettings
 from distill.prune import PruneTask
 from distill.student import make_student
 from distill.task import DistillTask
+from distill.teacher import TorchTeacher
 from finetune.config import FinetuneSettings
 from finetune.task import FinetuneTask
 from lalia import config
@@ -252,9 +253,9 @@ def test_a_fine_tuning_step_reads_once(shape: str, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("known", ["labels", "pseudo-labels by beam search"])
 def test_a_distillation_step_never_waits(shape: str, known: str, monkeypatch: pytest.MonkeyPatch) -> None:
     teacher = make_recogniser(**SHAPES[shape])
-    settings = DistillSettings(teacher="none", student=StudentSettings(layers=2), join_s=1000.0)
+    settings = DistillSettings(teacher=["none"], student=StudentSettings(layers=2), join_s=1000.0)
     settings.augment = replace(settings.augment, noise=0.5)
-    task = DistillTask(settings, teacher, make_student(teacher, settings.student, settings.regular), {})
+    task = DistillTask(settings, [TorchTeacher(teacher)], make_student(teacher, settings.student, settings.regular), {})
     texts = TEXTS if known == "labels" else [TEXTS[0], [], [], []]
     task.pseudo = None if known == "labels" else {0: [3, 2]}
     batch = task.sampler(labelled(batch_of(LENGTHS), texts))
@@ -266,8 +267,8 @@ def test_a_distillation_step_never_waits(shape: str, known: str, monkeypatch: py
 
 def test_a_pruning_step_never_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     teacher = make_recogniser()
-    settings = PruneSettings(teacher="none")
-    task = PruneTask(settings, teacher, make_student(teacher, settings.student, settings.regular), {})
+    settings = PruneSettings(teacher=["none"])
+    task = PruneTask(settings, [TorchTeacher(teacher)], make_student(teacher, settings.student, settings.regular), {})
     teacher.to(META)
     step(task, task.sampler(labelled(batch_of(LENGTHS), TEXTS)), monkeypatch, [distill.prune])
 
@@ -283,8 +284,10 @@ def test_codes_of_held_out_clips_are_found_on_the_device(quantizer: str, tmp_pat
 
 def test_the_timed_pass_of_distillation_has_its_teacher_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     teacher = make_recogniser()
-    settings = DistillSettings(teacher="none")
-    task = DistillTask(settings, teacher, make_student(teacher, settings.student, settings.regular), {}).to(META)
+    settings = DistillSettings(teacher=["none"])
+    task = DistillTask(
+        settings, [TorchTeacher(teacher)], make_student(teacher, settings.student, settings.regular), {}
+    ).to(META)
     batch = task.sampler(labelled(batch_of(LENGTHS), TEXTS))
     monkeypatch.setattr(distill.fit, "make_loader", lambda *given, **settings: [batch])
     distill.fit._micro_step(task, SimpleNamespace(clips=None, plan=None, encode=None))  # type: ignore[arg-type]
