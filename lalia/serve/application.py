@@ -337,6 +337,7 @@ class Service:
     ) -> AsyncIterator[bytes]:
         """Server-sent events: words as they become final, then the transcript; an error is the last event."""
         done = asyncio.wrap_future(job.future)
+        done.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # also if nobody waits any more
         self.scheduler.add(job)
         try:
             while not (done.done() and told.empty()):

@@ -153,7 +153,10 @@ def test_a_folder_is_a_queue_and_errors_say_what_to_do(tones: Running, visit, tm
         ["talks/broken.wav", "failed"],
         ["talks/sub/a.wav", "done"],
     ]
-    assert found[1][2] == "is not a supported audio file. Choose another file, or convert it to WAV, FLAC or MP3 first."
+    assert (
+        found[1][2]
+        == "This is not a supported audio file. Choose another file, or convert it to WAV, FLAC or MP3 first."
+    )
     assert found[0][3] == ["ace"] and sorted(found[2][3]) == ["bad", "cab"]
     page.value("document.querySelector('#queue li.failed .name').click()")
     assert not page.value("document.getElementById('retry').hidden")

@@ -170,7 +170,7 @@ function finish(item, found) {
 }
 
 function failItem(item, error) {
-  Object.assign(item, { state: "failed", about: error.message.replace(item.name.split("/").at(-1) + ": ", ""), share: null });
+  Object.assign(item, { state: "failed", about: error.message.replace(item.name.split("/").at(-1) + ": is ", "This is "), share: null });
   if (!items.includes(item)) items.unshift(item);
   changed(item);
   if (error.code === "no_token") askToken();

@@ -343,11 +343,11 @@ async function drawWave() {
     const sound = await new OfflineAudioContext(1, 1, 8000).decodeAudioData(await item.blob.arrayBuffer());
     const samples = sound.getChannelData(0), step = Math.max(1, Math.floor(samples.length / BARS));
     item.peaks = Array.from({ length: BARS }, (_, bar) => {
-      let peak = 0;
-      for (let i = bar * step; i < Math.min(samples.length, (bar + 1) * step); i += 4) peak = Math.max(peak, Math.abs(samples[i]));
-      return peak;
+      let sum = 0;
+      for (let i = bar * step; i < Math.min(samples.length, (bar + 1) * step); i++) sum += Math.abs(samples[i]);
+      return sum / step;
     });
-    const most = Math.max(...item.peaks, 0.01);
+    const most = Math.max(...item.peaks, 1e-4);
     item.peaks = item.peaks.map(peak => peak / most);
   } catch { item.peaks = null; }
   if (item === shown) paintWave();
