@@ -9,12 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lalia.decoding.automata import Automaton, CachedAutomaton
 from lalia.text.tokens import Tokens, token_texts
 from lalia.text.writing_system import WritingSystem
+
+if TYPE_CHECKING:  # automata import the language models, which greedy decoding does not need
+    from lalia.decoding.automata import Automaton, CachedAutomaton
 
 # --- CTC prefix beam search ------------------------------------------------------------------------------
 
@@ -49,6 +52,32 @@ class Hypothesis:
 _Entry = tuple[float, int, int, int, int, float, float, float, float]
 
 
+class Prefixes:
+    """The texts of a beam search, numbered; each is another one and a token. 0 is the empty text."""
+
+    def __init__(self, tokens: int) -> None:
+        self._V = tokens
+        self._parents = [-1]
+        self._lasts = [-1]
+        self._numbers: dict[int, int] = {}
+
+    def extend(self, parent: int, token: int) -> int:
+        """The number of the text ``parent`` extended by ``token``."""
+        number = self._numbers.setdefault(parent * self._V + token, len(self._parents))
+        if number == len(self._parents):
+            self._parents.append(parent)
+            self._lasts.append(token)
+        return number
+
+    def tokens(self, number: int) -> tuple[int, ...]:
+        """The tokens of a text."""
+        found = []
+        while number:
+            found.append(self._lasts[number])
+            number = self._parents[number]
+        return tuple(reversed(found))
+
+
 class Beam:
     """Prefix beam search over one utterance: ``begin``, then ``frames`` any number of times, then ``best``.
 
@@ -64,9 +93,7 @@ class Beam:
 
     def begin(self) -> None:
         """Start a new utterance."""
-        self._parents = [-1]
-        self._lasts = [-1]
-        self._numbers: dict[int, int] = {}
+        self._prefixes = Prefixes(self._V)
         self._beam: list[_Entry] = [(0.0, 0, -1, -1, self._automaton.begin(), 0.0, 0.0, NEVER, 0.0)]
 
     def pause(self) -> None:
@@ -102,9 +129,9 @@ class Beam:
                     merged.add(parent * V + last)
                     from_ = places[parent]
                     # A token is doubled only by paths with a blank between the two.
-                    repeat = _add(repeat, (from_[6] if from_[3] == last else from_[8]) + score)
+                    repeat = log_add(repeat, (from_[6] if from_[3] == last else from_[8]) + score)
             rest = both + blank
-            total = _add(rest, repeat)
+            total = log_add(rest, repeat)
             if total + text > top:
                 top = total + text
             stayed.append((total + text, number, parent, last, state, text, rest, repeat, total))
@@ -137,35 +164,20 @@ class Beam:
             after = [entry for entry in after if entry[0] >= cut]
             kept = [new for new in kept if new[0] >= cut]
         for total, more, entry, token, state in kept:
-            number = self._number(entry[1], token)
+            number = self._prefixes.extend(entry[1], token)
             after.append((total, number, entry[1], token, state, total - more, NEVER, more, more))
         self._beam = after
-
-    def _number(self, parent: int, token: int) -> int:
-        """The number of the prefix ``parent`` extended by ``token``."""
-        number = self._numbers.setdefault(parent * self._V + token, len(self._parents))
-        if number == len(self._parents):
-            self._parents.append(parent)
-            self._lasts.append(token)
-        return number
 
     def best(self) -> list[Hypothesis]:
         """The texts in the beam that may end here, the best first; empty if none may."""
         found = [
-            Hypothesis(self._tokens(number), total + self._automaton.final(state), both)
+            Hypothesis(self._prefixes.tokens(number), total + self._automaton.final(state), both)
             for total, number, _, _, state, _, _, _, both in self._beam
         ]
         return sorted((path for path in found if path.score > NEVER), key=lambda path: -path.score)
 
-    def _tokens(self, number: int) -> tuple[int, ...]:
-        found = []
-        while number:
-            found.append(self._lasts[number])
-            number = self._parents[number]
-        return tuple(reversed(found))
 
-
-def _add(a: float, b: float) -> float:
+def log_add(a: float, b: float) -> float:
     """log(exp(a) + exp(b))"""
     if a < b:
         a, b = b, a

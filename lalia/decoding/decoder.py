@@ -25,8 +25,9 @@ from lalia.decoding.automata import (
 )
 from lalia.decoding.beam import MOST_NODES, Beam, BeamSettings, ClosedSearch, Hypothesis, PhraseTree
 from lalia.decoding.confidence import Evidence, confidence
-from lalia.decoding.forced_alignment import align
+from lalia.decoding.forced_alignment import align, frames_needed
 from lalia.decoding.greedy import TokenSpan, Word, transcript, words
+from lalia.decoding.transducer_search import Joiner, TransducerBeam
 from lalia.errors import UserError
 from lalia.lm.folder import LanguageModel, model_names
 from lalia.lm.lstm import Lstm, LstmModel
@@ -65,6 +66,18 @@ class AcousticModel(Protocol):
     def log_probs(self, wave: np.ndarray) -> np.ndarray:
         """Natural log-probabilities (T, V) float32 of a wave (samples,), float32 at 16 kHz."""
         ...
+
+
+def joiner_of(model: AcousticModel) -> Joiner | None:
+    """The joiner that ``model`` is decoded with; None: it is decoded with its CTC head, as all but some students are."""
+    found: Joiner | None = getattr(model, "joiner", None)
+    return found
+
+
+def frames_of(model: AcousticModel, wave: np.ndarray) -> np.ndarray:
+    """What ``make_decoder`` of ``model`` is fed for a wave: its log-probabilities, and behind them what a joiner adds."""
+    found: np.ndarray = model.log_probs(wave) if joiner_of(model) is None else model.frames(wave)  # type: ignore[attr-defined]
+    return found
 
 
 # --- Rescoring of n-best lists ---------------------------------------------------------------------------
@@ -119,10 +132,11 @@ class Decoded:
 
 
 class Decoder:
-    """Decodes log-probabilities as they arrive: ``feed`` any number of times, then ``finish``.
+    """Decodes frames as they arrive: ``feed`` any number of times, then ``finish``.
 
-    Memory holds one utterance. ``rescorer`` rescores the n-best list of each utterance. Word times come from a forced alignment
-    of the best text.
+    Frames are log-probabilities (T, V); with the ``joiner`` of a transducer, what it adds stands behind them. Memory holds one
+    utterance. ``rescorer`` rescores the n-best list of each utterance. Word times come from a forced alignment of the best
+    text by the CTC head.
     """
 
     def __init__(
@@ -138,7 +152,10 @@ class Decoder:
         weights: Sequence[float] | None = None,
         settings: BeamSettings | None = None,
         rescorer: Rescore | None = None,
+        joiner: Joiner | None = None,
     ) -> None:
+        if joiner is not None and only is not None:
+            raise UserError("--only searches with the CTC head; leave out --decoder transducer")
         self.tokens = tokens
         self.frame_s = frame_s
         self.weights = weights
@@ -153,7 +170,7 @@ class Decoder:
             automata.append(HotWords(spelled, self.writing))
         self.settings = settings or (CLOSED if only is not None else BeamSettings())
         self._rescorer = rescorer
-        self._beam: Beam | ClosedSearch
+        self._beam: Beam | ClosedSearch | TransducerBeam
         self._joins_phrases = only is not None and not self.writing.spaced
         if only is not None and self._joins_phrases:
             only = [self.writing.join(text.split()) for text in only]
@@ -163,8 +180,11 @@ class Decoder:
         else:
             if only is not None:
                 automata.append(ClosedList([spell(text, tokens) for text in only], self.writing))
-            self._beam = Beam(
-                CachedAutomaton(TokenAutomaton(tokens, automata), len(tokens)), len(tokens), self.settings
+            automaton = CachedAutomaton(TokenAutomaton(tokens, automata), len(tokens))
+            self._beam = (
+                TransducerBeam(automaton, joiner, self.settings)
+                if joiner is not None
+                else Beam(automaton, len(tokens), self.settings)
             )
         self._pause: Frames = max(1, round(PAUSE_S / frame_s))
         self._long: Frames = max(1, round(UTTERANCE_S / frame_s))
@@ -183,46 +203,46 @@ class Decoder:
         self._held = 0
         self._blanks: Frames = 0
 
-    def decode(self, log_probs_TV: np.ndarray) -> Decoded:
-        """Decode a whole recording, (T, V) natural log-probabilities."""
+    def decode(self, frames_TX: np.ndarray) -> Decoded:
+        """Decode a whole recording, (T, V) natural log-probabilities (and what a joiner adds)."""
         self.begin()
-        self.feed(log_probs_TV)
+        self.feed(frames_TX)
         return self.finish()
 
-    def feed(self, log_probs_TV: np.ndarray) -> None:
-        """Process the next frames, (T, V) natural log-probabilities."""
-        if not len(log_probs_TV):
+    def feed(self, frames_TX: np.ndarray) -> None:
+        """Process the next frames, (T, V) natural log-probabilities (and what a joiner adds)."""
+        if not len(frames_TX):
             return
-        blank_T = log_probs_TV[:, 0] >= math.log(self.settings.blank_skip)
+        blank_T = frames_TX[:, 0] >= math.log(self.settings.blank_skip)
         edges = np.flatnonzero(np.diff(blank_T, prepend=~blank_T[:1])).tolist()
         for start, end in zip(edges, [*edges[1:], len(blank_T)], strict=True):
             if blank_T[start]:
-                self._rest(log_probs_TV, start, end)
+                self._rest(frames_TX, start, end)
             else:
-                self._search(log_probs_TV, start, end)
-        self._now += len(log_probs_TV)
+                self._search(frames_TX, start, end)
+        self._now += len(frames_TX)
 
-    def _rest(self, log_probs_TV: np.ndarray, start: int, end: int) -> None:
+    def _rest(self, frames_TX: np.ndarray, start: int, end: int) -> None:
         """Process certain blanks: one of them separates two equal letters, many end the utterance."""
         if self._held and not self._blanks:
             self._beam.pause()
-            self._keep(log_probs_TV, start, start + 1)
+            self._keep(frames_TX, start, start + 1)
         self._blanks += end - start
         if self._held and (self._blanks >= self._pause or self._held > self._long):
             self._close()
 
-    def _search(self, log_probs_TV: np.ndarray, start: int, end: int) -> None:
+    def _search(self, frames_TX: np.ndarray, start: int, end: int) -> None:
         self._blanks = 0
         while start < end:
             stop = min(end, start + max(1, 2 * self._long - self._held))
-            self._beam.frames(log_probs_TV[start:stop])
-            self._keep(log_probs_TV, start, stop)
+            self._beam.frames(frames_TX[start:stop])
+            self._keep(frames_TX, start, stop)
             start = stop
             if self._held >= 2 * self._long:
                 self._close()
 
-    def _keep(self, log_probs_TV: np.ndarray, start: int, end: int) -> None:
-        self._kept.append(log_probs_TV[start:end])
+    def _keep(self, frames_TX: np.ndarray, start: int, end: int) -> None:
+        self._kept.append(frames_TX[start:end, : len(self.tokens)])
         self._places.append(np.arange(self._now + start, self._now + end))
         self._held += end - start
 
@@ -247,6 +267,9 @@ class Decoder:
     def _close(self) -> None:
         """End the utterance and add its result."""
         paths = self._beam.best()
+        if isinstance(self._beam, TransducerBeam):
+            # It may emit several tokens in a frame: of its texts, those are taken that CTC can align.
+            paths = [path for path in paths if frames_needed(path.tokens) <= self._held]
         if self._rescorer is not None:
             paths = self._rescorer(paths)
         log_probs_TV = np.concatenate(self._kept)
@@ -372,8 +395,8 @@ def make_decoder(
 
     ``weight`` and ``bonus`` default to the values tuned for this model. ``rescore`` is an LSTM, or a function, that rescores
     the n-best lists found with ``lm``. ``hot_words`` is a file of phrases, or normalised phrases with boosts as natural
-    logarithms; ``only`` is a file of phrases with ``(a|b)`` and ``[a]``, or normalised phrases. ``UserError`` if the model has
-    no tokens for them, or if they cannot be combined.
+    logarithms; ``only`` is a file of phrases with ``(a|b)`` and ``[a]``, or normalised phrases. A student ``with_transducer``
+    is searched with it. ``UserError`` if the model has no tokens for them, or if they cannot be combined.
     """
     automata: list[Automaton] = []
     weights: Sequence[float] | None = None
@@ -411,6 +434,7 @@ def make_decoder(
     return Decoder(
         model.tokens, model.frame_s, automata, writing=model.normaliser.output_writing,
         hot_words=hot_words, only=only, weights=weights, settings=settings, rescorer=rescorer,
+        joiner=joiner_of(model),
     )  # fmt: skip
 
 

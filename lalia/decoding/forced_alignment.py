@@ -14,7 +14,7 @@ import numpy as np
 from lalia.text.tokens import Tokens
 
 
-def frames_needed(ids: list[int]) -> int:
+def frames_needed(ids: Sequence[int]) -> int:
     """The fewest frames in which CTC can emit ``ids``: one each, and a blank between two equal ones."""
     return len(ids) + sum(a == b for a, b in pairwise(ids))
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
+from typing import Protocol
 
 import numpy as np
 
@@ -89,6 +90,53 @@ def collapse(tokens_T: np.ndarray, probs_T: np.ndarray) -> list[TokenSpan]:
         for start, end, top in zip(starts, ends, tops, strict=True)
         if tokens_T[start] != 0
     ]
+
+
+class Spans(Protocol):
+    """Greedy search of frames as they arrive; ``lalia.decoding.transducer_search.TransducerSpans`` is another one."""
+
+    frames: Frames
+    """fed and not forgotten"""
+
+    def feed(self, frames_TX: np.ndarray) -> None:
+        """Process the next frames."""
+        ...
+
+    def spans(self) -> list[TokenSpan]:
+        """The tokens in the frames that are not forgotten."""
+        ...
+
+    def forget(self, frames: Frames, spans: int) -> None:
+        """Drop the first ``frames`` frames, which hold the first ``spans`` tokens; what follows counts from there."""
+        ...
+
+
+class CtcSpans:
+    """Greedy CTC decoding of frames as they arrive; memory holds two numbers of each."""
+
+    def __init__(self) -> None:
+        self._tokens: list[np.ndarray] = []
+        self._probs: list[np.ndarray] = []
+        self.frames: Frames = 0
+
+    def feed(self, frames_TX: np.ndarray) -> None:
+        tokens_T, probs_T = peaks(frames_TX)
+        self._tokens.append(tokens_T)
+        self._probs.append(probs_T)
+        self.frames += len(tokens_T)
+
+    def spans(self) -> list[TokenSpan]:
+        return collapse(*self._joined()) if self.frames else []
+
+    def forget(self, frames: Frames, spans: int) -> None:
+        tokens_T, probs_T = self._joined()
+        self._tokens, self._probs = [tokens_T[frames:]], [probs_T[frames:]]
+        self.frames -= frames
+
+    def _joined(self) -> tuple[np.ndarray, np.ndarray]:
+        if not self._tokens:
+            return np.zeros(0, np.int32), np.zeros(0, np.float32)
+        return np.concatenate(self._tokens), np.concatenate(self._probs)
 
 
 def transcript(spans: Iterable[TokenSpan], tokens: Tokens) -> str:
@@ -252,13 +300,18 @@ PAUSE_S: Seconds = 0.3
 
 
 class StreamingGreedy:
-    """Greedy decoding of a stream: ``feed`` log-probabilities as they arrive; memory holds the unfinished word.
+    """Greedy decoding of a stream: ``feed`` frames as they arrive; memory holds the unfinished word.
 
-    The sizes of the blocks do not change the result.
+    ``search`` finds the tokens (default: CTC). The sizes of the blocks do not change the result.
     """
 
     def __init__(
-        self, tokens: Tokens, frame_s: Seconds, writing: WritingSystem | None = None, pause_s: Seconds = PAUSE_S
+        self,
+        tokens: Tokens,
+        frame_s: Seconds,
+        writing: WritingSystem | None = None,
+        pause_s: Seconds = PAUSE_S,
+        search: Spans | None = None,
     ) -> None:
         self._tokens = tokens
         self._writing = writing or WritingSystem()
@@ -270,37 +323,34 @@ class StreamingGreedy:
         self._gap = False
         """whether a word boundary follows it"""
         self._before_end: Frames = 0
-        self._tokens_T = np.zeros(0, np.int32)
-        self._probs_T = np.zeros(0, np.float32)
+        self._search = search or CtcSpans()
 
-    def feed(self, log_probs_TV: np.ndarray) -> list[Word]:
-        """Process the next frames, (T, V) natural log-probabilities; returns the words that are now final."""
-        tokens_T, probs_T = peaks(log_probs_TV)
-        self._tokens_T = np.concatenate([self._tokens_T, tokens_T])
-        self._probs_T = np.concatenate([self._probs_T, probs_T])
-        spans = collapse(self._tokens_T, self._probs_T)
+    def feed(self, frames_TX: np.ndarray) -> list[Word]:
+        """Process the next frames, (T, V) natural log-probabilities for CTC; returns the words that are now final."""
+        self._search.feed(frames_TX)
+        spans = self._search.spans()
         closed = self._closed(spans)
         final = self._words(spans[:closed])
         if closed:
             self._before = final[-1].text if final else self._before
             self._gap = self._tokens.symbols[spans[closed - 1].token] == BOUNDARY or (self._gap and not final)
             self._before_end = self._start + spans[closed - 1].end_frame
-        self._forget(spans[closed - 1].end_frame if closed else 0 if spans else len(self._tokens_T))
+        self._forget(spans[closed - 1].end_frame if closed else 0 if spans else self._search.frames, closed)
         return final
 
     def tentative(self) -> list[Word]:
         """The unfinished word, if any."""
-        return self._words(collapse(self._tokens_T, self._probs_T))
+        return self._words(self._search.spans())
 
     def finish(self) -> list[Word]:
         """The last words; the stream ends."""
         final = self.tentative()
-        self._forget(len(self._tokens_T))
+        self._forget(self._search.frames, len(self._search.spans()))
         return final
 
     def _closed(self, spans: Sequence[TokenSpan]) -> int:
         """How many of ``spans`` belong to words that no later frame changes."""
-        here, closed = len(self._tokens_T), 0
+        here, closed = self._search.frames, 0
         for number, span in enumerate(spans):
             after = spans[number + 1].start_frame if number + 1 < len(spans) else here
             if self._tokens.symbols[span.token] == BOUNDARY or after - span.end_frame >= self._pause:
@@ -346,6 +396,6 @@ class StreamingGreedy:
                 begin = number + 1
         return found
 
-    def _forget(self, frames: Frames) -> None:
+    def _forget(self, frames: Frames, spans: int) -> None:
         self._start += frames
-        self._tokens_T, self._probs_T = self._tokens_T[frames:], self._probs_T[frames:]
+        self._search.forget(frames, spans)

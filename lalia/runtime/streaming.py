@@ -7,7 +7,7 @@ all frames of a call, so only equal chunks give bit-equal results for files and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -66,16 +66,21 @@ class Chunks:
 class StreamingState:
     """The state of one stream in ``session``; streams in several threads can share a session."""
 
-    def __init__(self, session: onnxruntime.InferenceSession, chunks: Chunks, tokens: int) -> None:
+    def __init__(
+        self, session: onnxruntime.InferenceSession, chunks: Chunks, columns: int, heads: Sequence[str] = ("log_probs",)
+    ) -> None:
+        """``heads`` are the outputs that make a frame of ``columns`` numbers."""
         self._session = session
         self._chunks = chunks
-        self._tokens = tokens
-        self._outputs = [output.name for output in session.get_outputs()]
+        self._columns = columns
+        self._heads = list(heads)
+        states = [output.name for output in session.get_outputs() if output.name.startswith(NEXT)]
+        self._outputs = [*heads, *states]
         self._kept: dict[str, np.ndarray] = {}
         self._waiting_S = np.zeros(0, np.float32)
 
     def feed(self, block_S: np.ndarray) -> np.ndarray:
-        """Log-probabilities (T, V) float32 of the chunks that ``block_S`` (float32, 16 kHz, any size) completes."""
+        """Frames (T, columns) float32 of the chunks that ``block_S`` (float32, 16 kHz, any size) completes."""
         self._waiting_S = np.concatenate([self._waiting_S, block_S.astype(np.float32, copy=False)])
         due, step = self._chunks.samples(self._chunks.chunk), self._chunks.chunk * self._chunks.frame
         outputs, at = [], 0
@@ -83,24 +88,25 @@ class StreamingState:
             outputs.append(self._run_chunk(self._waiting_S[at : at + due]))
             at += step
         self._waiting_S = self._waiting_S[at:]
-        return np.concatenate(outputs) if outputs else np.zeros((0, self._tokens), np.float32)
+        return np.concatenate(outputs) if outputs else np.zeros((0, self._columns), np.float32)
 
     def finish(self) -> np.ndarray:
-        """Log-probabilities (T, V) of the frames after the last whole chunk; the stream ends."""
+        """Frames (T, columns) after the last whole chunk; the stream ends."""
         frames = (len(self._waiting_S) - self._chunks.receptive_field) // self._chunks.frame + 1
         if frames < 1:
-            return np.zeros((0, self._tokens), np.float32)
+            return np.zeros((0, self._columns), np.float32)
         piece_S, self._waiting_S = self._waiting_S[: self._chunks.samples(frames)], self._waiting_S[:0]
         return self._run_chunk(piece_S)
 
     def _run_chunk(self, piece_S: np.ndarray) -> np.ndarray:
-        outputs = dict(zip(self._outputs, self._session.run(None, {"wave": piece_S[None], **self._kept}), strict=True))
+        found = self._session.run(self._outputs, {"wave": piece_S[None], **self._kept})
+        outputs = dict(zip(self._outputs, found, strict=True))
         self._kept = {
             STATE + name.removeprefix(NEXT): state for name, state in outputs.items() if name.startswith(NEXT)
         }
-        log_probs_TV = outputs["log_probs"][0]
+        frames_TX = np.concatenate([outputs[head][0] for head in self._heads], 1)
         # Silence gives blanks, but the state still advances.
-        return silence(*log_probs_TV.shape) if float(np.abs(piece_S).max()) < SILENCE_PEAK else log_probs_TV
+        return silence(*frames_TX.shape) if float(np.abs(piece_S).max()) < SILENCE_PEAK else frames_TX
 
 
 # --- A stream --------------------------------------------------------------------------------------------
@@ -176,14 +182,14 @@ class Stream:
         """The stable words as a transcript."""
         return Transcript(text_of_words(self.words), list(self.words), round(self.heard_s, 3))
 
-    def _update(self, log_probs_TV: np.ndarray) -> StreamUpdate:
-        stable = self._greedy.feed(log_probs_TV)
+    def _update(self, frames_TX: np.ndarray) -> StreamUpdate:
+        stable = self._greedy.feed(frames_TX)
         if self._over:
             stable += self._greedy.finish()
         tentative = self._greedy.tentative()
         if self._decoder is not None:
             self._shown += stable
-            self._decoder.feed(log_probs_TV)
+            self._decoder.feed(frames_TX)
             found = self._decoder.finish() if self._over else self._decoder.finished
             stable = found.words[len(self.words) :]
             finished_s = found.words[-1].end_s if found.words else 0.0

@@ -30,7 +30,8 @@ class Window:
 class WindowOutput(NamedTuple):
     """A model's output for a window."""
 
-    log_probs_TV: np.ndarray
+    frames_TX: np.ndarray
+    """log-probabilities, and for a transducer's joiner more columns behind them"""
     frames: Frames
     """expected by the window's length; the model may give one less"""
     shared: Frames
@@ -62,10 +63,11 @@ def cut_windows(blocks: Iterable[np.ndarray], length: Samples, overlap: Samples)
         yield Window(np.concatenate(pending), shared)
 
 
-def stitch(outputs: Iterable[WindowOutput]) -> Iterator[np.ndarray]:
-    """The log-probabilities of consecutive windows as consecutive parts (T', V) without gaps or overlap.
+def stitch(outputs: Iterable[WindowOutput], tokens: int | None = None) -> Iterator[np.ndarray]:
+    """The frames of consecutive windows as consecutive parts (T', X) without gaps or overlap.
 
-    A frame that a model leaves out at the end of a window is filled with silence, except in the last window.
+    ``tokens`` is the number of columns that are log-probabilities (None: all). A frame that a model leaves out at the end of a
+    window is filled with silence, except in the last window.
     """
     held: np.ndarray | None = None
     due = 0
@@ -74,11 +76,11 @@ def stitch(outputs: Iterable[WindowOutput]) -> Iterator[np.ndarray]:
             if len(held) < due:
                 held = np.concatenate([held, silence(due - len(held), held.shape[1])])
             start = due - found.shared
-            at = splice_frame(held[start:due], found.log_probs_TV[: found.shared])
+            at = splice_frame(held[start:due, :tokens], found.frames_TX[: found.shared, :tokens])
             yield held[: start + at]
-            held, due = found.log_probs_TV[at:], found.frames - at
+            held, due = found.frames_TX[at:], found.frames - at
         else:
-            held, due = found.log_probs_TV, found.frames
+            held, due = found.frames_TX, found.frames
     if held is not None:
         yield held
 
@@ -103,8 +105,8 @@ def splice_frame(left_NV: np.ndarray, right_NV: np.ndarray) -> Frames:
     return int(places[score.argmax()])
 
 
-def silence(frames: Frames, tokens: int) -> np.ndarray:
-    """Log-probabilities (T, V) float32 of ``frames`` frames of blank."""
-    log_probs_TV = np.full((frames, tokens), SILENT_LOG_PROB, np.float32)
-    log_probs_TV[:, 0] = 0.0
-    return log_probs_TV
+def silence(frames: Frames, columns: int) -> np.ndarray:
+    """Log-probabilities (T, columns) float32 of ``frames`` frames of blank; what a joiner adds has no effect in them."""
+    frames_TX = np.full((frames, columns), SILENT_LOG_PROB, np.float32)
+    frames_TX[:, 0] = 0.0
+    return frames_TX

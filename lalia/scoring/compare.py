@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from lalia.decoding.decoder import AcousticModel, Decoder, text_of
+from lalia.decoding.decoder import AcousticModel, Decoder, joiner_of, text_of
 from lalia.decoding.greedy import greedy, transcript
+from lalia.decoding.transducer_search import transducer_greedy
 from lalia.errors import UserError
 from lalia.model_folder import LabelledClips
 from lalia.scoring.rates import ErrorCounts, Interval, Score, bootstrap_interval, score, word_errors
@@ -79,7 +80,7 @@ def compare(
     begun = time.process_time()
     held = compute_log_probs(model, clips, rows)
     model_s = time.process_time() - begun
-    audio_s = sum(len(clip.log_probs_TV) for clip in held) * model.frame_s
+    audio_s = sum(len(clip.frames_TX) for clip in held) * model.frame_s
     results = []
     for name, decoder in decoders.items():
         if progress:
@@ -110,14 +111,16 @@ def compare_versions(
 def _decode_all(
     name: str, model: AcousticModel, held: Sequence[HeldOutClip], decoder: Decoder | None
 ) -> DecodingResult:
-    def decoded(log_probs_TV: np.ndarray) -> str:
+    def decoded(frames_TX: np.ndarray) -> str:
         if decoder is None:
-            return transcript(greedy(log_probs_TV), model.tokens)
-        return text_of(decoder.decode(log_probs_TV), model.tokens)
+            joiner = joiner_of(model)
+            spans = transducer_greedy(joiner, model.frame_s, frames_TX) if joiner is not None else greedy(frames_TX)
+            return transcript(spans, model.tokens)
+        return text_of(decoder.decode(frames_TX), model.tokens)
 
     for _ in range(2):
         begun = time.process_time()
-        texts = [decoded(clip.log_probs_TV) for clip in held]
+        texts = [decoded(clip.frames_TX) for clip in held]
         took_s = time.process_time() - begun
     references = [clip.reference for clip in held]
     hypotheses = [clip.normaliser(text) for clip, text in zip(held, texts, strict=True)]

@@ -10,7 +10,7 @@ import numpy as np
 
 from lalia.decoding.beam import Hypothesis
 from lalia.decoding.confidence import Bin, Evidence, calibrate, confidence, expected_error, reliability
-from lalia.decoding.decoder import AcousticModel, Decoder, Rescorer, make_decoder, text_of
+from lalia.decoding.decoder import AcousticModel, Decoder, Rescorer, frames_of, make_decoder, text_of
 from lalia.errors import AudioError, UserError
 from lalia.lm.folder import LanguageModel
 from lalia.lm.lstm import LstmModel
@@ -88,7 +88,7 @@ def tune(
         key = (weight, bonus)
         if key not in tried:
             decoder = make_decoder(model, lm, weight=weight, bonus=bonus)
-            texts = [text_of(decoder.decode(clip.log_probs_TV), model.tokens) for clip in held]
+            texts = [text_of(decoder.decode(clip.frames_TX), model.tokens) for clip in held]
             tried[key] = _trial(weight, bonus, held, texts)
             if progress:
                 progress(tried[key])
@@ -133,7 +133,7 @@ def tune_lstm(
     found: list[list[_NBest]] = []
     for clip in held:
         beams.clear()
-        decoder.decode(clip.log_probs_TV)
+        decoder.decode(clip.frames_TX)
         found.append([_NBest.of(paths, scorer, model) for paths in beams if paths])
     trials = []
     for weight in (0.0, *LSTM_WEIGHTS):
@@ -168,10 +168,10 @@ class _NBest:
 
 @dataclass(frozen=True)
 class HeldOutClip:
-    """A labelled clip: its normalised label, log-probabilities (T, V) and the normaliser of its language."""
+    """A labelled clip: its normalised label, frames (``frames_of`` the model) and the normaliser of its language."""
 
     reference: str
-    log_probs_TV: np.ndarray
+    frames_TX: np.ndarray
     normaliser: Normaliser
 
 
@@ -183,7 +183,7 @@ def compute_log_probs(model: AcousticModel, clips: LabelledClips, rows: Iterable
         reference = normaliser(clips.text(row))
         try:
             if reference:
-                held.append(HeldOutClip(reference, model.log_probs(clips.wave(row)), normaliser))
+                held.append(HeldOutClip(reference, frames_of(model, clips.wave(row)), normaliser))
         except (AudioError, MemoryError):
             continue
     if not held:
@@ -202,7 +202,7 @@ def _trial(weight: float, bonus: float, held: Sequence[HeldOutClip], texts: Sequ
 
 
 def _with_calibration(decoder: Decoder, held: Sequence[HeldOutClip], trials: list[Trial], best: Trial) -> Tuning:
-    evidence, right = word_evidence(decoder, ((clip.reference, clip.log_probs_TV) for clip in held))
+    evidence, right = word_evidence(decoder, ((clip.reference, clip.frames_TX) for clip in held))
     weights = calibrate(evidence, right) if evidence else [0.0, 0.0, 0.0, 0.0]
     return Tuning(
         trials,
@@ -218,8 +218,8 @@ def word_evidence(decoder: Decoder, held: Iterable[tuple[str, np.ndarray]]) -> t
     """The features of each word decoded from ``held`` (reference, log-probabilities), and whether it is right."""
     evidence: list[Evidence] = []
     right: list[bool] = []
-    for reference, log_probs_TV in held:
-        found = decoder.decode(log_probs_TV)
+    for reference, frames_TX in held:
+        found = decoder.decode(frames_TX)
         evidence += found.evidence
         right += right_words(reference, found.words, decoder.writing)
     return evidence, right
