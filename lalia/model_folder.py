@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 MODEL, TOKENS = "model.onnx", "tokens.txt"
 NEEDED = (MODEL, TOKENS, NORMALISER)
+TRANSDUCER = "transducer.npz"
+"""Predictor and joiner of a student that has a transducer beside its CTC head."""
 TAGGER = "tagger.json"
 """The labels of a classifier or tagger, and what they are."""
 TAGGER_FILES = (MODEL, TAGGER)

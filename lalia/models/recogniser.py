@@ -1,5 +1,6 @@
 """The recogniser (acoustic model): an encoder with a CTC head, its tokens and normaliser; the CTC loss; forced alignment.
 
+A hybrid one has a transducer (``lalia.models.transducer``) beside the CTC head.
 B clips, S samples, T frames, V tokens, U tokens of the longest label.
 Source: Graves et al. 2006, "Connectionist Temporal Classification".
 """
@@ -7,7 +8,9 @@ Source: Graves et al. 2006, "Connectionist Temporal Classification".
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +21,11 @@ from torch.nn import functional as F
 from torchaudio.functional import forced_align
 
 from lalia.decoding.forced_alignment import require_frames
+from lalia.decoding.greedy import TokenSpan, greedy
+from lalia.decoding.transducer_search import Joiner, transducer_greedy
 from lalia.models.encoder import Encoder
 from lalia.models.frontend import on_device
+from lalia.models.transducer import Transducer, TransducerShape
 from lalia.runtime.student import OVERLAP_S, WINDOW_S
 from lalia.runtime.windows import Window, WindowOutput, cut_windows, stitch
 from lalia.text.normaliser import Normaliser
@@ -33,7 +39,14 @@ class Recogniser(nn.Module):
     Waves are float32, mono, 16 kHz, not normalised.
     """
 
-    def __init__(self, encoder: Encoder, tokens: Tokens, normaliser: Normaliser, head_dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        tokens: Tokens,
+        normaliser: Normaliser,
+        head_dropout: float = 0.0,
+        transducer: TransducerShape | None = None,
+    ) -> None:
         super().__init__()
         self.encoder = encoder
         self.tokens = tokens
@@ -42,6 +55,7 @@ class Recogniser(nn.Module):
         self.head = nn.Linear(encoder.shape.width, len(tokens))
         nn.init.normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
+        self.transducer = Transducer(encoder.shape.width, len(tokens), transducer) if transducer else None
 
     def forward(self, wave_BS: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
         hidden_BTD, frames_B = self.encoder(wave_BS, lengths_B)
@@ -57,6 +71,29 @@ class Recogniser(nn.Module):
             return logits_BTV.float().log_softmax(-1), frames_B
         finally:
             self.train(training)
+
+    @torch.inference_mode()
+    def frames(self, wave_BS: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+        """(``log_probs`` and what the transducer's joiner adds, (B, T, V + J) in float32; frame lengths_B), in eval mode."""
+        assert self.transducer is not None
+        training = self.training
+        self.eval()
+        try:
+            hidden_BTD, frames_B = self.encoder(wave_BS, lengths_B)
+            return self.join_frames(self.head(hidden_BTD), hidden_BTD), frames_B
+        finally:
+            self.train(training)
+
+    def join_frames(self, logits_BTV: Tensor, hidden_BTD: Tensor) -> Tensor:
+        """For ``lalia.decoding.transducer_search``: log-probabilities, then what the joiner adds, (B, T, V + J) in float32."""
+        assert self.transducer is not None
+        return torch.cat([logits_BTV.float().log_softmax(-1), self.transducer.project(hidden_BTD).float()], -1)
+
+    def greedy(self) -> Callable[[np.ndarray], list[TokenSpan]]:
+        """Greedy decoding of a clip with the present weights: of ``log_probs`` (T, V), or of ``frames`` with a transducer."""
+        if self.transducer is None:
+            return greedy
+        return partial(transducer_greedy, Joiner(self.transducer.tables()), self.frame_s)
 
     @property
     def frame_s(self) -> float:

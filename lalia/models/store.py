@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from lalia.models.encoder import Encoder
     from lalia.models.quantizer import ContrastiveHead
     from lalia.models.recogniser import Recogniser
+    from lalia.models.transducer import TransducerShape
     from lalia.text.normaliser import Normaliser
     from lalia.text.tokens import Tokens
 
@@ -86,7 +87,8 @@ def save_recogniser(recogniser: Recogniser, folder: Path, parents: list[dict[str
     """Write ``recogniser`` to ``folder``, which it replaces."""
     with replacing(folder) as new:
         _write_weights(recogniser, new / WEIGHTS)
-        write_json(new / CONFIG, {"encoder": recogniser.encoder.shape.to_dict()})
+        hybrid = {"transducer": asdict(recogniser.transducer.shape)} if recogniser.transducer else {}
+        write_json(new / CONFIG, {"encoder": recogniser.encoder.shape.to_dict(), **hybrid})
         recogniser.tokens.save(new / TOKENS)
         recogniser.normaliser.to_json(new / NORMALISER)
         write_card(
@@ -177,7 +179,12 @@ def load_recogniser(folder: Path, language: str = "") -> Recogniser:
     tokens, normaliser = Tokens.load(place / TOKENS), Normaliser.from_json(place / NORMALISER)
     if not known and language and normaliser.languages and language not in normaliser.languages:
         raise UserError(f"{folder}: speaks {', '.join(normaliser.languages)}, not {language}")
-    recogniser = Recogniser(make_encoder(_read_shape(folder)), tokens, normaliser.for_language(language))
+    recogniser = Recogniser(
+        make_encoder(_read_shape(folder)),
+        tokens,
+        normaliser.for_language(language),
+        transducer=_read_transducer(folder),
+    )
     weights = _read_weights(folder / WEIGHTS)
     if known:
         adapter = _read_weights(place / ADAPTER)
@@ -318,6 +325,18 @@ def _read_shape(folder: Path) -> EncoderShape:
     from lalia.models.baselines import shape_from
 
     return shape_from(_read_config(folder)["encoder"])
+
+
+def _read_transducer(folder: Path) -> TransducerShape | None:
+    from lalia.models.transducer import TransducerShape
+
+    found = _read_config(folder).get("transducer")
+    try:
+        return TransducerShape(**found) if found else None
+    except TypeError as error:
+        raise UserError(
+            f"{folder / CONFIG}: its transducer is {found!r} ({error}); copy or make the folder again"
+        ) from error
 
 
 def _read_weights(path: Path) -> dict[str, Any]:

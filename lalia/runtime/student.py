@@ -15,9 +15,10 @@ import numpy as np
 from lalia.audio.channels import EACH
 from lalia.audio.reading import Note, NoteHandler, Source, ignore_note, probe_rate_channels, read_blocks
 from lalia.cards import cores, read_card
-from lalia.decoding.greedy import PAUSE_S, StreamingGreedy, Word, collapse, peaks, text_of_words, transcript, words
+from lalia.decoding.greedy import PAUSE_S, CtcSpans, Spans, StreamingGreedy, Word, text_of_words, transcript, words
+from lalia.decoding.transducer_search import JOINT, Joiner, TransducerSpans
 from lalia.errors import AudioError, UserError
-from lalia.model_folder import MODEL, NORMALISER, TOKENS, check_files, find_exported, languages_of
+from lalia.model_folder import MODEL, NORMALISER, TOKENS, TRANSDUCER, check_files, find_exported, languages_of
 from lalia.onnx_session import open_session
 from lalia.runtime.streaming import SILENCE_PEAK, STATE, Chunks, Stream, StreamingState
 from lalia.runtime.transcript import PHRASE_S, Track, Transcript, duplicate_channels, merge_channels, turns
@@ -66,7 +67,8 @@ class Student:
     The folder holds ``model.onnx`` (input ``wave`` (B, S) float32, the raw 16 kHz wave; output ``log_probs`` (B, T, V)
     float32), ``tokens.txt``, ``normaliser.json`` and ``card.json`` (``files``: their SHA-256, ``frame_s``: seconds per
     frame, ``window_s``: seconds per window, default 30, ``streaming`` for a student that works chunk by chunk). A streaming
-    student processes files in the same chunks as a microphone, with bit-equal results.
+    student processes files in the same chunks as a microphone, with bit-equal results. One with a transducer has a second
+    output, ``joint`` (B, T, J), and ``transducer.npz``; ``with_transducer`` decodes with it instead of the CTC head.
     """
 
     def __init__(
@@ -77,6 +79,9 @@ class Student:
         self.normaliser = normaliser
         self.card = card
         self.frame_s: Seconds = float(card["frame_s"])
+        self.joiner: Joiner | None = None
+        """of the transducer that it is decoded with; None: the CTC head"""
+        self._transducer: Joiner | None = None
         self.chunks = Chunks.of(card)
         # Whole frames, so that the frames of all windows are on one grid.
         frame = to_samples(self.frame_s)
@@ -96,6 +101,19 @@ class Student:
             raise UserError(f"language {language!r}: the student writes {has}; take one of these, or leave it out")
         other = copy(self)
         other.normaliser = self.normaliser.for_language(code)
+        return other
+
+    def with_transducer(self) -> Student:
+        """This student decoded with its transducer; both share the model. ``UserError`` if it has none."""
+        if self._transducer is None:
+            raise UserError(
+                "this student has a CTC head only; lalia finetune fit --head transducer makes one with a transducer beside it"
+            )
+        other = copy(self)
+        other.joiner = self._transducer
+        # What is tuned for the CTC head, such as the weight of a language model, is not taken for the transducer.
+        parents = [{**parent, "id": f"{parent['id']} transducer"} for parent in self.card.get("parents", [])[:1]]
+        other.card = {**self.card, "id": f"{self.card.get('id')} transducer", "parents": parents}
         return other
 
     @property
@@ -131,6 +149,9 @@ class Student:
         _check_graph(session, tokens, folder)
         _check_states(session, card, folder)
         student = cls(session, tokens, normaliser, card)
+        if TRANSDUCER in card["files"]:
+            student._transducer = Joiner.load(folder / TRANSDUCER)
+            _check_joiner(session, student._transducer, tokens, folder)
         return student.in_language(language) if language else student
 
     def transcribe(
@@ -176,24 +197,24 @@ class Student:
         decoder = options.decoder
         show = options.on_words
         streaming = None
+        search = self._search()
         if self.chunks is not None:
             streaming = self._streaming_greedy()
         elif show is not None and decoder is None:
             streaming = self._streaming_greedy(PHRASE_S)  # for display; its words are the final text's
         final: list[Word] = []
-        best: list[tuple[np.ndarray, np.ndarray]] = []
         counter = _Counter(blocks)
         if decoder is not None:
             decoder.begin()
-        for log_probs_TV in self._log_prob_blocks(counter, options.voice, options.jobs):
+        for frames_TX in self._frame_blocks(counter, options.voice, options.jobs):
             shown = len(final)
             if decoder is not None:
-                decoder.feed(log_probs_TV)
+                decoder.feed(frames_TX)
                 final = list(decoder.finished.words) if show is not None else final
             elif streaming is not None:
-                final += streaming.feed(log_probs_TV)
+                final += streaming.feed(frames_TX)
             if decoder is None and self.chunks is None:
-                best.append(peaks(log_probs_TV))
+                search.feed(frames_TX)
             if show is not None and len(final) > shown:
                 show(final[shown:])
             yield to_seconds(counter.samples)
@@ -204,12 +225,10 @@ class Student:
         if streaming is not None and self.chunks is not None:
             final += streaming.finish()
             return Transcript(text_of_words(final), final, duration_s)
-        if not best:
+        if not search.frames:
             return Transcript("")
-        tokens, probs = zip(*best, strict=True)
-        spans = collapse(np.concatenate(tokens), np.concatenate(probs))
         # A recogniser that learned from single sentences outputs no boundary at their ends: a pause ends a word too.
-        found_words = words(spans, self.tokens, self.frame_s, self.normaliser.output_writing, PHRASE_S)
+        found_words = words(search.spans(), self.tokens, self.frame_s, self.normaliser.output_writing, PHRASE_S)
         return Transcript(text_of_words(found_words), found_words, duration_s)
 
     def stream(self, *, rate: int = SAMPLE_RATE, pause_s: Seconds = PAUSE_S, decoder: Decoder | None = None) -> Stream:
@@ -226,23 +245,38 @@ class Student:
                 "this student needs whole clips and cannot stream; to make a streaming one: lalia distill fit --config "
                 "configs/distill/streaming-nano.yaml, then lalia distill export"
             )
-        return StreamingState(self.session, self.chunks, len(self.tokens))
+        return StreamingState(self.session, self.chunks, self._columns, self._heads)
 
     def _streaming_greedy(self, pause_s: Seconds = PAUSE_S) -> StreamingGreedy:
-        return StreamingGreedy(self.tokens, self.frame_s, self.normaliser.output_writing, pause_s)
+        return StreamingGreedy(self.tokens, self.frame_s, self.normaliser.output_writing, pause_s, self._search())
+
+    def _search(self) -> Spans:
+        return CtcSpans() if self.joiner is None else TransducerSpans(self.joiner, self.frame_s)
+
+    @property
+    def _heads(self) -> list[str]:
+        """The outputs of the model that are decoded."""
+        return ["log_probs"] if self.joiner is None else ["log_probs", JOINT]
+
+    @property
+    def _columns(self) -> int:
+        """The numbers of a frame that is decoded."""
+        return len(self.tokens) + (0 if self.joiner is None else self.joiner.width)
 
     def log_probs(self, wave: np.ndarray) -> np.ndarray:
         """Log-probabilities (T, V) float32 of a wave of any length (float32, (samples,), 16 kHz), windows stitched."""
-        blocks = list(self._log_prob_blocks(_audio_blocks(wave, None)))
-        return np.concatenate(blocks) if blocks else np.zeros((0, len(self.tokens)), np.float32)
+        return self.frames(wave)[:, : len(self.tokens)]
 
-    def _log_prob_blocks(
-        self, blocks: Iterable[np.ndarray], voice: bool = False, jobs: int = 1
-    ) -> Iterator[np.ndarray]:
-        """The log-probabilities of consecutive parts of the audio, (T', V) each, without gaps."""
+    def frames(self, wave: np.ndarray) -> np.ndarray:
+        """What a decoder is fed: ``log_probs``, and behind them what the joiner of a transducer adds, (T, V + J)."""
+        blocks = list(self._frame_blocks(_audio_blocks(wave, None)))
+        return np.concatenate(blocks) if blocks else np.zeros((0, self._columns), np.float32)
+
+    def _frame_blocks(self, blocks: Iterable[np.ndarray], voice: bool = False, jobs: int = 1) -> Iterator[np.ndarray]:
+        """The frames of consecutive parts of the audio, (T', V) or (T', V + J) each, without gaps."""
         if self.chunks is not None:
             return self._streaming_blocks(blocks, voice)
-        return stitch(in_order(self._run_window, self._windows(blocks, voice), jobs))
+        return stitch(in_order(self._run_window, self._windows(blocks, voice), jobs), len(self.tokens))
 
     def _streaming_blocks(self, blocks: Iterable[np.ndarray], voice: bool) -> Iterator[np.ndarray]:
         state = self._streaming_state()
@@ -270,16 +304,17 @@ class Student:
 
     def _run(self, wave: np.ndarray) -> np.ndarray:
         if float(np.abs(wave).max()) < SILENCE_PEAK:
-            return silence(-(-len(wave) // self._frame), len(self.tokens))
+            return silence(-(-len(wave) // self._frame), self._columns)
         if len(wave) < SHORTEST:
             wave = np.pad(wave, (0, SHORTEST - len(wave)))
-        log_probs_TV = self.session.run(["log_probs"], {"wave": wave[None].astype(np.float32, copy=False)})[0][0]
+        found = self.session.run(self._heads, {"wave": wave[None].astype(np.float32, copy=False)})
+        log_probs_TV = found[0][0]
         if log_probs_TV.shape[1] != len(self.tokens):
             raise UserError(
                 f"student: the model has {log_probs_TV.shape[1]} tokens, {TOKENS} lists {len(self.tokens)}; "
                 "they belong to different students, export it again"
             )
-        return log_probs_TV
+        return log_probs_TV if len(found) == 1 else np.concatenate([log_probs_TV, found[1][0]], 1)
 
 
 class _Counter:
@@ -320,6 +355,14 @@ def _check_graph(session: onnxruntime.InferenceSession, tokens: Tokens, folder: 
         raise UserError(
             f"{folder}: the model has {width} tokens, {TOKENS} lists {len(tokens)}; "
             "they belong to different students, export it again"
+        )
+
+
+def _check_joiner(session: onnxruntime.InferenceSession, joiner: Joiner, tokens: Tokens, folder: Path) -> None:
+    shapes = {output.name: output.shape for output in session.get_outputs()}
+    if shapes.get(JOINT, [None])[-1] != joiner.width or joiner.tokens != len(tokens):
+        raise UserError(
+            f"{folder / TRANSDUCER}: does not belong to {MODEL} and {TOKENS} beside it; export the student again"
         )
 
 

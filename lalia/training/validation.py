@@ -88,18 +88,21 @@ def describe_clips(scores: dict[str, Any]) -> str:
     return f"{len(scores['clips'])} clips" + (f" ({len(unread)} more cannot be read: {unread[0]})" if unread else "")
 
 
-def transcribe_rows(recogniser: Recogniser, mixture: Mixture, rows: np.ndarray, micro_s: float = 60.0) -> Transcripts:
-    """Greedy transcripts of ``rows``; unreadable clips are listed in ``unread``."""
+def transcribe_rows(
+    recogniser: Recogniser, mixture: Mixture, rows: np.ndarray, micro_s: float = 60.0, by_transducer: bool = False
+) -> Transcripts:
+    """Greedy transcripts of ``rows`` by the CTC head or the transducer; unreadable clips are listed in ``unread``."""
+    outputs, decode = (recogniser.frames, recogniser.greedy()) if by_transducer else (recogniser.log_probs, greedy)
     device = recogniser.head.weight.device
     found = Transcripts([], [], [])
     for batch in make_eval_loader(mixture, rows, micro_s):
         found.unread += batch.bad
         batch = batch.to(device)
-        log_probs_BTV, frames_B = recogniser.log_probs(batch.wave_BS, batch.lengths_B)
-        for row, log_probs_TV, frames in zip(
-            batch.rows_B.tolist(), log_probs_BTV.cpu().numpy(), frames_B.tolist(), strict=True
+        frames_BTX, frames_B = outputs(batch.wave_BS, batch.lengths_B)
+        for row, frames_TX, frames in zip(
+            batch.rows_B.tolist(), frames_BTX.cpu().numpy(), frames_B.tolist(), strict=True
         ):
-            found.add(mixture, row, recogniser.normaliser, transcript(greedy(log_probs_TV[:frames]), recogniser.tokens))
+            found.add(mixture, row, recogniser.normaliser, transcript(decode(frames_TX[:frames]), recogniser.tokens))
     return found
 
 

@@ -24,7 +24,7 @@ from onnx import helper, numpy_helper
 
 from lalia.cards import read_card, write_json, write_text
 from lalia.errors import UserError
-from lalia.model_folder import MODEL, TOKENS, check_files
+from lalia.model_folder import MODEL, TOKENS, TRANSDUCER, check_files
 from lalia.models.convert.hf import CARD
 from lalia.models.export.external_weights import data_file
 from lalia.models.store import replacing
@@ -44,7 +44,7 @@ _BYTE_PIECES = 0xC6
 
 
 def _read_student(source: Path, runtime: str) -> tuple[dict[str, Any], onnx.ModelProto, Tokens]:
-    """The card, the graph without streaming states, and the tokens of a student; ``UserError`` if it is not a complete one."""
+    """The card, the graph with log-probabilities alone, and the tokens of a student; ``UserError`` if it is not complete."""
     card = read_card(source, "student")
     check_files(source, card)
     if data_file(source / MODEL).is_file():
@@ -55,6 +55,10 @@ def _read_student(source: Path, runtime: str) -> tuple[dict[str, Any], onnx.Mode
     del model.graph.input[1:]
     del model.graph.output[1:]
     return card, model, Tokens.load(source / TOKENS)
+
+
+def _left_out(card: dict[str, Any]) -> list[str]:
+    return ["without its transducer"] if TRANSDUCER in card["files"] else []
 
 
 # --- sherpa-onnx -----------------------------------------------------------------------------------------
@@ -84,7 +88,8 @@ def write_sherpa(source: Path, target: Path) -> list[str]:
         (folder / MODEL).write_bytes(model.SerializeToString())
         write_text(folder / TOKENS, _token_lines(tokens.symbols))
         write_json(folder / CARD, card)
-    return [] if exact else [f"times are wrong by {card['frame_s'] / FRAME_S:g}: its frames are not multiples of 20 ms"]
+    wrong = f"times are wrong by {card['frame_s'] / FRAME_S:g}: its frames are not multiples of 20 ms"
+    return [*_left_out(card), *([] if exact else [wrong])]
 
 
 def _set_level(graph: onnx.GraphProto) -> None:
@@ -134,8 +139,8 @@ def _token_lines(symbols: Sequence[str]) -> str:
 # --- onnx-asr --------------------------------------------------------------------------------------------
 
 
-def write_onnx_asr(source: Path, target: Path) -> None:
-    """Make the folder ``target`` (``model.onnx``, ``vocab.txt``, ``config.json``, our card) of the student ``source``.
+def write_onnx_asr(source: Path, target: Path) -> list[str]:
+    """Make the folder ``target`` (``model.onnx``, ``vocab.txt``, ``config.json``, our card) of the student ``source``; returns remarks.
 
     Raises ``UserError`` if ``source`` is not a complete student.
     """
@@ -149,6 +154,7 @@ def write_onnx_asr(source: Path, target: Path) -> None:
         write_text(folder / "vocab.txt", "".join(f"{names.get(s, s)} {i}\n" for i, s in enumerate(tokens.symbols)))
         write_json(folder / "config.json", {"model_type": "wav2vec2-ctc", "subsampling_factor": hop})
         write_json(folder / CARD, card)
+    return _left_out(card)
 
 
 # Each clip is padded and, if it is silent, not transcribed, as in our own runtime. ``Student`` stands for the student's nodes.

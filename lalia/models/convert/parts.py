@@ -116,7 +116,8 @@ def from_lalia(folder: Path, language: str = "") -> Parts:
         encoder = recogniser.encoder
         weight, bias = recogniser.head.weight.detach(), recogniser.head.bias.detach()
         head = Head(weight, bias, recogniser.tokens, recogniser.normaliser)
-        return Parts(encoder.shape, encoder.state_dict(), head, parents=[card])
+        left_out = ["without its transducer"] if recogniser.transducer else []
+        return Parts(encoder.shape, encoder.state_dict(), head, parents=[card], remarks=left_out)
     encoder = load_encoder(folder)
     quantizer = load_quantizer(folder)
     kept = None if quantizer is None else Quantizer(quantizer.shape, quantizer.state_dict())

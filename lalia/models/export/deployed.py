@@ -44,7 +44,8 @@ _HALF = FRAME_WINDOW // 2
 class Deployed(nn.Module):
     """wave_BS -> log-probabilities_BTV; equals ``Recogniser.log_probs`` of unpadded clips up to rounding.
 
-    ``StreamingDeployed`` is for streaming recognisers, ``DeployedBaseline`` for baselines; ``deploy`` chooses.
+    With a transducer also what its joiner adds, (B, T, J). ``StreamingDeployed`` is for streaming recognisers,
+    ``DeployedBaseline`` for baselines; ``deploy`` chooses.
     """
 
     attention: type[SelfAttention]
@@ -70,14 +71,15 @@ class Deployed(nn.Module):
         self.blocks = encoder.blocks
         self.blocks.layer_drop_p = 0.0
         self.head = Product.of(copy.head)
+        self.joint = _joint(copy)
         self._replace(self.blocks)
 
-    def forward(self, wave_BS: Tensor) -> Tensor:
-        return self.log_probs(wave_BS, Unpadded())
+    def forward(self, wave_BS: Tensor) -> Any:
+        return self.outputs(wave_BS, Unpadded())
 
-    def log_probs(self, wave_BS: Tensor, layout: Any) -> Tensor:
-        """log-probabilities_BTV; ``layout`` is passed to every part of every block."""
-        return self.head(self.hidden_states(wave_BS, layout)[-1]).log_softmax(-1)
+    def outputs(self, wave_BS: Tensor, layout: Any) -> tuple[Tensor, ...]:
+        """log-probabilities_BTV, and what a transducer's joiner adds; ``layout`` is passed to every part of every block."""
+        return _heads(self, self.hidden_states(wave_BS, layout)[-1])
 
     def hidden_states(self, wave_BS: Tensor, layout: Any) -> list[Tensor]:
         """As ``Encoder.hidden_states``."""
@@ -113,9 +115,21 @@ def deployable_copy(model: Recogniser | Classifier) -> Recogniser | Classifier:
     if isinstance(model, Classifier):
         copy = Classifier(encoder, model.facts)
     else:
-        copy = Recogniser(encoder, model.tokens, model.normaliser)
+        transducer = model.transducer.shape if model.transducer else None
+        copy = Recogniser(encoder, model.tokens, model.normaliser, transducer=transducer)
     copy.load_state_dict({key: weight.cpu() for key, weight in model.state_dict().items()}, assign=True)
     return copy.eval().requires_grad_(False)
+
+
+def _joint(model: Recogniser | Classifier) -> Product | None:
+    """The product that gives what the joiner of a transducer adds."""
+    transducer = model.transducer if isinstance(model, Recogniser) else None
+    return Product.of(transducer.project) if transducer else None
+
+
+def _heads(deployed: Deployed | DeployedBaseline, hidden_BTD: Tensor) -> tuple[Tensor, ...]:
+    joint = (deployed.joint(hidden_BTD),) if deployed.joint is not None else ()
+    return deployed.head(hidden_BTD).log_softmax(-1), *joint
 
 
 class DeployedClassifier(Deployed):
@@ -338,9 +352,10 @@ class DeployedBaseline(nn.Module):
         self.frontend = FoldedFrames(cast(StackedFrames, encoder.frontend))
         self.layers = Convolutions(encoder) if isinstance(encoder, Wav2LetterEncoder) else Recurrent(encoder)
         self.head = Product.of(copy.head)
+        self.joint = _joint(copy)
 
-    def forward(self, wave_BS: Tensor) -> Tensor:
-        return self.head(self.layers(self.frontend(wave_BS))).log_softmax(-1)
+    def forward(self, wave_BS: Tensor) -> tuple[Tensor, ...]:
+        return _heads(self, self.layers(self.frontend(wave_BS)))
 
 
 class Convolutions(nn.Module):
@@ -402,7 +417,7 @@ class State:
 
 
 class StreamingDeployed(Deployed):
-    """wave_BS, cached states -> log-probabilities_BTV, new states; ``states`` lists them in order."""
+    """wave_BS, cached states -> the outputs of ``Deployed``, new states; ``states`` lists them in order."""
 
     def __init__(self, recogniser: Recogniser) -> None:
         super().__init__(recogniser)
@@ -423,9 +438,9 @@ class StreamingDeployed(Deployed):
         """The ``states`` before the first piece."""
         return [torch.zeros(state.shape) for state in self.states]
 
-    def forward(self, wave_BS: Tensor, *states: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+    def forward(self, wave_BS: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
         layout = StreamingCache(self.chunk, self.left_chunks, states)
-        return self.log_probs(wave_BS, layout), *layout.next_states
+        return *self.outputs(wave_BS, layout), *layout.next_states
 
 
 class StreamingCache(Unpadded):

@@ -3,6 +3,7 @@
 ``wave`` (B, S) float32, 16 kHz, unpadded -> ``log_probs`` (B, T, V) float32; B and S are free. Features are inside. A classifier
 becomes a tagger in the same way: its output is ``logits`` (B, T, C), which the runtime averages over time.
 
+A recogniser with a transducer has a second output, ``joint`` (B, T, J), which its joiner adds to (``transducer.npz``).
 A streaming recogniser's graph also has inputs ``state.NAME``, which may be left out at the start of a stream, and outputs
 ``next.NAME``, the states for the next piece. So one file transcribes whole clips and streams (``deployed.py``).
 """
@@ -28,6 +29,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from lalia.cards import read_card, write_card, write_json
+from lalia.decoding.transducer_search import JOINT, Joiner
 from lalia.model_folder import (
     MODEL,
     NORMALISER,
@@ -35,6 +37,7 @@ from lalia.model_folder import (
     SEPARATOR_FILES,
     TAGGER,
     TOKENS,
+    TRANSDUCER,
     file_hashes,
     languages_in,
 )
@@ -58,9 +61,11 @@ OPSET = 20
 
 def export_graph(source: Recogniser | Classifier, path: Path) -> None:
     """Write ``source`` to ``path`` as ONNX in float32; of more than ``LARGE`` bytes, with the weights of products beside it."""
-    output, width = (
-        (LOGITS, len(source.facts.labels)) if isinstance(source, Classifier) else (OUTPUT, len(source.tokens))
-    )
+    if isinstance(source, Classifier):
+        widths = {LOGITS: len(source.facts.labels)}
+    else:
+        joint = {JOINT: source.transducer.project.out_features} if source.transducer else {}
+        widths = {OUTPUT: len(source.tokens), **joint}
     with torch.no_grad(), _quiet():
         buffer = io.BytesIO()
         deployed = deploy(source).eval()
@@ -70,14 +75,15 @@ def export_graph(source: Recogniser | Classifier, path: Path) -> None:
         external = _weights_as_inputs(deployed) if 4 * count_parameters(deployed) > LARGE else {}
         # Tracing needs their shapes alone: one number for each, repeated, takes no memory.
         stand_ins = [torch.zeros(1).expand(weight.shape) for weight in external.values()]
-        axes = {INPUT: {0: "B", 1: "S"}, output: {0: "B", 1: "T"}} | {name: {0: "C", 1: "P"} for name in kept}
+        axes = {INPUT: {0: "B", 1: "S"}} | {output: {0: "B", 1: "T"} for output in widths}
+        axes |= {name: {0: "C", 1: "P"} for name in kept}
         # By tracing: torch.export makes the same graph in ten times as long, and specialises lengths silently.
         torch.onnx.export(
             deployed,
             (torch.zeros(2, SAMPLE_RATE * 3 // 2), *states, *stand_ins),
             buffer,  # type: ignore[arg-type]  # the tracing exporter takes files; its annotation knows paths only
             input_names=[INPUT, *kept, *external],
-            output_names=[output, *(NEXT + name for name in names)],
+            output_names=[*widths, *(NEXT + name for name in names)],
             dynamic_axes=axes,
             opset_version=OPSET,
             dynamo=False,
@@ -86,8 +92,8 @@ def export_graph(source: Recogniser | Classifier, path: Path) -> None:
         model = onnxscript.optimizer.optimize(onnx.load_from_string(buffer.getvalue()))
     for name, function in (("frontend.cos_KF", "Cos"), ("frontend.sin_KF", "Sin")):
         _compute_table(model, name, function)
-    _clean(model, output, width)
-    for name, following, state in zip(kept, model.graph.output[1:], states, strict=True):
+    _clean(model, widths)
+    for name, following, state in zip(kept, model.graph.output[len(widths) :], states, strict=True):
         model.graph.initializer.append(numpy_helper.from_array(state.numpy(), name))
         following.CopyFrom(
             helper.make_tensor_value_info(following.name, TensorProto.FLOAT, ["B", "P", *state.shape[2:]])
@@ -152,12 +158,13 @@ def _compute_table(model: onnx.ModelProto, name: str, function: str) -> None:
         graph.node.insert(place, node)
 
 
-def _clean(model: onnx.ModelProto, output: str, width: int) -> None:
-    """Remove exporter metadata; name the free axes."""
+def _clean(model: onnx.ModelProto, widths: dict[str, int]) -> None:
+    """Remove exporter metadata; name the free axes. ``widths``: numbers per frame of each output."""
     _strip(model, "recogniser")
     graph = model.graph
     graph.input[0].CopyFrom(helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["B", "S"]))
-    graph.output[0].CopyFrom(helper.make_tensor_value_info(output, TensorProto.FLOAT, ["B", "T", width]))
+    for given, (output, width) in zip(graph.output, widths.items(), strict=False):
+        given.CopyFrom(helper.make_tensor_value_info(output, TensorProto.FLOAT, ["B", "T", width]))
 
 
 def _strip(model: onnx.ModelProto, name: str) -> None:
@@ -207,12 +214,15 @@ def assemble(
 def write_student_files(
     recogniser: Recogniser, folder: Path, parents: list[dict[str, Any]], language: str | Sequence[str], **facts: Any
 ) -> dict[str, Any]:
-    """Write tokens, normaliser and card beside the graph in ``folder``; returns the card."""
+    """Write tokens, normaliser, the joiner of a transducer and the card beside the graph in ``folder``; returns the card."""
     recogniser.tokens.save(folder / TOKENS)
     recogniser.normaliser.to_json(folder / NORMALISER)
     if streaming := streaming_facts(recogniser.encoder.shape):
         facts["streaming"] = streaming
     files = [*(path.name for path in graph_files(folder / MODEL)), TOKENS, NORMALISER]
+    if recogniser.transducer:
+        Joiner(recogniser.transducer.tables()).save(folder / TRANSDUCER)
+        files.append(TRANSDUCER)
     return write_card(
         folder, "student", parents, frame_s=recogniser.frame_s, sample_rate=SAMPLE_RATE, language=language,
         tokens=len(recogniser.tokens), bytes=sum((folder / name).stat().st_size for name in files),
