@@ -50,6 +50,18 @@ class ModelSettings:
 
 
 @dataclass
+class TransducerSettings:
+    """The transducer that `--head transducer` trains beside the CTC head."""
+
+    width: int = 0
+    """dimensions that encoder and predictor are added in, before a tanh; 0 = they add scores of tokens, which is fastest"""
+    predictor: int = 128
+    """dimensions of the predictor, which reads the last two tokens"""
+    ctc: float = 0.3
+    """share of CTC in the loss, more than 0 and less than 1; the transducer has the rest"""
+
+
+@dataclass
 class AdapterSettings:
     """The adapter that `--mode adapter` adds to the shared encoder for one language."""
 
@@ -140,6 +152,10 @@ class FinetuneSettings(RunSettings):
     languages share one frozen encoder"""
     preset: Literal["auto", "none", "10min", "1h", "10h", "100h"] = "auto"
     """defaults for settings that neither config nor flags give: by the hours of labels (auto), for a fixed amount, or none"""
+    head: Literal["ctc", "transducer"] = "ctc"
+    """ctc = a linear layer; transducer = a transducer beside it, for `--decoder transducer`. Validation and selection are of the
+    transducer then"""
+    transducer: TransducerSettings = field(default_factory=TransducerSettings)
     model: ModelSettings = field(default_factory=ModelSettings)
     labels: LabelSettings = field(default_factory=LabelSettings)
     adapter: AdapterSettings = field(default_factory=AdapterSettings)

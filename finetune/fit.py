@@ -38,7 +38,7 @@ from lalia.data.plan import BatchPlan
 from lalia.decoding.forced_alignment import frames_needed
 from lalia.errors import UserError
 from lalia.models.adapters import adapter_of, count
-from lalia.models.recogniser import Recogniser, ctc
+from lalia.models.recogniser import Recogniser
 from lalia.models.store import count_parameters
 from lalia.report.run_page import write_run_report
 from lalia.training.distributed import autocast, is_rank_zero, rank, shard_loader
@@ -226,13 +226,16 @@ def _finish(
     best, step = best_weights(folder)
     task.load_state_dict(best)
     recogniser.eval()
-    scores = transcribe_rows(recogniser, mixture, test).as_dict()
+    hybrid = recogniser.transducer is not None
+    by_ctc = transcribe_rows(recogniser, mixture, test).as_dict()
+    scores = transcribe_rows(recogniser, mixture, test, by_transducer=True).as_dict() if hybrid else by_ctc
     facts = {
         "minutes_of_labels": round(float(mixture.durations_s[rows].sum()) / 60, 2),
         "labels": {"minutes": settings.labels.minutes, "clips": clips_digest(mixture, rows)},
         "languages": sorted({mixture.language_names[code] for code in np.unique(mixture.languages[rows])}),
         "start": settings.weights, "mode": settings.mode, "kind": settings.model.kind, "steps": settings.schedule.steps,
         "best_step": step, "selected_by": settings.select.by, "test_cer": scores["cer"], "test_wer": scores["wer"],
+        **({"head": settings.head, "test_cer_ctc": by_ctc["cer"], "test_wer_ctc": by_ctc["wer"]} if hybrid else {}),
         **_start_score(settings, folder, step), **only_blanks(settings, scores),
     }  # fmt: skip
     save(settings, recogniser, folder / "recogniser", mixture.cards + parents_of(settings), finetuning=facts)
@@ -244,6 +247,10 @@ def _finish(
         f"test CER {scores['cer']:.3f} (95 % {low:.3f} to {high:.3f}), WER {scores['wer']:.3f} on {describe_clips(scores)}; "
         f"the recogniser is {folder / 'recogniser'}"
     )
+    if hybrid:
+        print(
+            f"these are the transducer's (--decoder transducer); by CTC: CER {by_ctc['cer']:.3f}, WER {by_ctc['wer']:.3f}"
+        )
     if apart := describe_languages(scores):
         print(apart)
 
@@ -275,7 +282,7 @@ def _start_score(settings: FinetuneSettings, folder: Path, best_step: int) -> di
 def _micro_step(task: FinetuneTask, mixture: Mixture, plan: BatchPlan, encode: Callable[[str, str], list[int]]) -> None:
     """One forward and backward pass as in training, for timing; the parameters do not change."""
     batch = next(iter(make_loader(mixture, plan, start=0, workers=0, labels=encode))).to(task.device)
-    assert batch.labels_BU is not None and batch.label_lengths_B is not None
     with autocast(task.settings.hardware):
-        logits_BTV, frames_B = task.recogniser(batch.wave_BS, batch.lengths_B)
-    ctc(logits_BTV, frames_B, batch.labels_BU, batch.label_lengths_B).loss.backward()
+        hidden_BTD, frames_B = task.recogniser.encoder(batch.wave_BS, batch.lengths_B)
+        total = task.losses(hidden_BTD, frames_B, batch)[2]
+    total.backward()

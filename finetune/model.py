@@ -33,6 +33,7 @@ from lalia.models.store import (
     read_adapter,
     save_adapted,
 )
+from lalia.models.transducer import TransducerShape
 from lalia.text.language_codes import match_languages
 from lalia.text.normaliser import Normaliser, settings_for
 from lalia.text.number_words import read_numbers
@@ -69,7 +70,9 @@ def make_recogniser(settings: FinetuneSettings, mixture: Mixture, rows: np.ndarr
         tokens = extended(known.tokens, make_tokens(mixture, rows, normaliser, settings.labels, known.tokens))
     torch.manual_seed(settings.seed)
     encoder = make_initial_encoder(settings, known)
-    recogniser = Recogniser(encoder, tokens, normaliser, settings.regular.dropout)
+    transducer = settings.transducer
+    shape = TransducerShape(transducer.width, transducer.predictor) if settings.head == "transducer" else None
+    recogniser = Recogniser(encoder, tokens, normaliser, settings.regular.dropout, shape)
     if known is not None:
         keep_rows(recogniser, known)
     if settings.mode == "head":
@@ -110,7 +113,10 @@ def extended(old: Tokens, found: Tokens) -> Tokens:
 
 @torch.no_grad()
 def keep_rows(recogniser: Recogniser, known: Recogniser) -> None:
-    """Copy the head of ``known`` to the first rows of ``recogniser``'s head; the tokens of ``known`` come first in both."""
+    """Copy the head of ``known`` to the first rows of ``recogniser``'s head; the tokens of ``known`` come first in both.
+
+    A transducer of the same shape is copied in the same way.
+    """
     if recogniser.head.in_features != known.head.in_features:
         raise UserError(
             f"the head was made for frames of {known.head.in_features} dimensions, the encoder has "
@@ -121,6 +127,10 @@ def keep_rows(recogniser: Recogniser, known: Recogniser) -> None:
     recogniser.head.bias[:rows] = known.head.bias
     # New letters start as unlikely as an average old one, so that they do not displace the old ones.
     recogniser.head.bias[rows:] = known.head.bias[1:].mean()
+    if recogniser.transducer and known.transducer and recogniser.transducer.shape == known.transducer.shape:
+        own = recogniser.transducer.state_dict()
+        for name, weight in known.transducer.state_dict().items():
+            own[name][tuple(map(slice, weight.shape))] = weight
 
 
 def save(

@@ -191,6 +191,15 @@ def check_settings(settings: FinetuneSettings) -> None:
         raise UserError(f"--select.lm {settings.select.lm}: needs --select.by wer_lm, found {settings.select.by}")
     if settings.select.clips < 0:
         raise UserError(f"--select.clips {settings.select.clips}: expected a number of clips, or 0 for all")
+    if settings.head == "transducer":
+        if not 0 < settings.transducer.ctc < 1:
+            raise UserError(
+                f"--transducer.ctc {settings.transducer.ctc:g}: expected a share of the loss between 0 and 1"
+            )
+        if settings.mode == "adapter":
+            raise UserError("--head transducer: adapters have CTC heads only; use --mode full or --head ctc")
+        if settings.select.by == "wer_lm":
+            raise UserError("--select.by wer_lm: decodes with the CTC head; use cer or wer with --head transducer")
     if settings.mode == "adapter":
         if not 0 < settings.adapter.share <= 0.5:
             raise UserError(f"adapter.share {settings.adapter.share:g}: expected a share of the weights, 0.01 to 0.03")

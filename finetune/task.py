@@ -1,6 +1,7 @@
-"""The training and validation step of CTC fine-tuning, as a LightningModule.
+"""The training and validation step of fine-tuning with CTC, or with CTC and a transducer, as a LightningModule.
 
-Validation reports CER and WER of greedy decoding and, with ``select.by: wer_lm``, WER of beam search with a language model.
+Validation reports CER and WER of greedy decoding (with the transducer, if there is one) and, with ``select.by: wer_lm``, WER of
+beam search with a language model.
 A loss that is not finite stops the run and names the clips.
 
 B clips, S samples, T frames, F features, D width, V tokens.
@@ -28,7 +29,8 @@ from lalia.lm.folder import BONUS, ORDERS, WEIGHT, LanguageModel, symbols_of
 from lalia.lm.ngrams import SPECIALS, UNKNOWN, estimate
 from lalia.models.baselines import Baseline
 from lalia.models.frontend import valid_frames
-from lalia.models.recogniser import Recogniser, ctc
+from lalia.models.recogniser import CtcSum, Recogniser, ctc
+from lalia.models.transducer import transducer_loss
 from lalia.scoring.rates import NEAR_RANDOM, ErrorCounts, character_errors, mismatched_errors, word_errors
 from lalia.text.normaliser import Normaliser
 from lalia.text.tokens import Tokens
@@ -78,6 +80,8 @@ class FinetuneTask(LightningModule):
         if settings.hardware.compile:
             recogniser.encoder.compile_blocks()
         self._errors = (ErrorCounts(), ErrorCounts(), ErrorCounts())
+        self._ctc_errors = ErrorCounts()
+        """of greedy CTC beside a transducer"""
         self._losses: list[Tensor] = []
         self._pairs: list[tuple[str, str]] = []
         """reference and hypothesis of each held-out clip of this validation"""
@@ -100,24 +104,24 @@ class FinetuneTask(LightningModule):
         steps = self.settings.schedule.steps
         return round(begun + self.settings.alarm.grace * (steps - begun))
 
-    def logits(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """(logits_BTV, frames_B) under the batch's masks."""
+    def hidden(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """(hidden_BTD, frames_B) under the batch's masks, after the head's dropout."""
         encoder, masks = self.recogniser.encoder, batch.masks
         if masks is None:
             raise ValueError("this batch has no masks; make the loader with finish=settings.regular.sampler(…)")
         with torch.set_grad_enabled(not self.frozen):
             features_BTF, _, frames_B = encoder.features(batch.wave_BS, batch.lengths_B)
             hidden_BTD = encoder.contextualise(features_BTF, frames_B, masks.frames_BT, masks.channels_BD)
-        return self.recogniser.head(self.recogniser.head_dropout(hidden_BTD)), frames_B
+        return self.recogniser.head_dropout(hidden_BTD), frames_B
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One micro-batch of a loader that ends with ``settings.regular.sampler``."""
         reseed(self.settings.seed, "dropout", batch.number)
         assert batch.labels_BU is not None and batch.label_lengths_B is not None
-        logits_BTV, frames_B = self.logits(batch)
-        found = ctc(logits_BTV, frames_B, batch.labels_BU, batch.label_lengths_B)
-        loss = found.loss / found.count.clamp(min=1)
-        self._scored.append(Scored(batch.rows_B.tolist(), logits_BTV, found.loss))
+        hidden_BTD, frames_B = self.hidden(batch)
+        logits_BTV, found, total = self.losses(hidden_BTD, frames_B, batch)
+        loss = total / found.count.clamp(min=1)
+        self._scored.append(Scored(batch.rows_B.tolist(), logits_BTV, total))
         best_BT = logits_BTV.detach().argmax(-1)
         blank = (best_BT == 0).float().mean()
         self.output_counts = torch.stack(
@@ -127,6 +131,11 @@ class FinetuneTask(LightningModule):
             {
                 "train/loss": loss.detach(),
                 "train/blank": blank,
+                **(
+                    {"train/ctc": (found.loss / found.count.clamp(min=1)).detach()}
+                    if self.recogniser.transducer
+                    else {}
+                ),
                 "train/impossible": found.impossible_B.sum().float(),
                 # Tensors on the CPU: Lightning would copy each plain number to the device, and wait.
                 "train/lr": torch.tensor(self.optimizers().param_groups[0]["lr"]),  # type: ignore[union-attr]
@@ -134,6 +143,22 @@ class FinetuneTask(LightningModule):
             }
         )
         return loss
+
+    def losses(self, hidden_BTD: Tensor, frames_B: Tensor, batch: Batch) -> tuple[Tensor, CtcSum, Tensor]:
+        """(logits_BTV, the sums of CTC, the sum that is learned from: CTC's, or its share and the transducer's)."""
+        assert batch.labels_BU is not None and batch.label_lengths_B is not None
+        logits_BTV = self.recogniser.head(hidden_BTD)
+        found = ctc(logits_BTV, frames_B, batch.labels_BU, batch.label_lengths_B)
+        transducer = self.recogniser.transducer
+        if transducer is None:
+            return logits_BTV, found, found.loss
+        scores = transducer.scores(
+            transducer.project(hidden_BTD), transducer.prediction(batch.labels_BU), batch.labels_BU
+        )
+        losses_B = transducer_loss(*scores, frames_B, batch.label_lengths_B)
+        share = self.settings.transducer.ctc
+        total = share * found.loss + (1 - share) * losses_B.masked_fill(found.impossible_B, 0.0).sum()
+        return logits_BTV, found, total
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         scored, self._scored = self._scored, []
@@ -143,20 +168,27 @@ class FinetuneTask(LightningModule):
         self._last_rows = [row for each in scored for row in each.rows]
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        assert batch.labels_BU is not None and batch.label_lengths_B is not None
-        logits_BTV, frames_B = self.recogniser(batch.wave_BS, batch.lengths_B)
-        found = ctc(logits_BTV, frames_B, batch.labels_BU, batch.label_lengths_B)
-        self._losses.append(torch.stack([found.loss.double(), found.count.double()]))
-        log_probs_BTV = logits_BTV.float().log_softmax(-1).cpu().numpy()
-        for row, log_probs_TV, frames in zip(batch.rows_B.tolist(), log_probs_BTV, frames_B.tolist(), strict=True):
-            text = transcript(greedy(log_probs_TV[:frames]), self.recogniser.tokens)
+        recogniser, transducer = self.recogniser, self.recogniser.transducer
+        hidden_BTD, frames_B = recogniser.encoder(batch.wave_BS, batch.lengths_B)
+        logits_BTV, found, total = self.losses(hidden_BTD, frames_B, batch)
+        self._losses.append(torch.stack([total.double(), found.count.double()]))
+        frames_BTX = (
+            logits_BTV.float().log_softmax(-1) if transducer is None else recogniser.join_frames(logits_BTV, hidden_BTD)
+        )
+        decode = recogniser.greedy()
+        clips = zip(batch.rows_B.tolist(), frames_BTX.cpu().numpy(), frames_B.tolist(), strict=True)
+        for row, frames_TX, frames in clips:
+            text = transcript(decode(frames_TX[:frames]), recogniser.tokens)
             reference = self.references[row]
             self._pairs.append((reference, text))
+            if transducer is not None:
+                by_ctc = transcript(greedy(frames_TX[:frames, : len(recogniser.tokens)]), recogniser.tokens)
+                self._ctc_errors += character_errors(reference, by_ctc)
             characters, words, lm_words = self._errors
             language = self.language(row)
-            writing = self.recogniser.normaliser.for_language(language).writing
+            writing = recogniser.normaliser.for_language(language).writing
             if self.lm_decoder is not None and row in self.lm_decoder.rows:
-                lm_words += word_errors(reference, self.lm_decoder.transcribe(log_probs_TV[:frames], language), writing)
+                lm_words += word_errors(reference, self.lm_decoder.transcribe(frames_TX[:frames], language), writing)
             self._errors = (
                 characters + character_errors(reference, text),
                 words + word_errors(reference, text, writing),
@@ -166,7 +198,8 @@ class FinetuneTask(LightningModule):
     def on_validation_epoch_end(self) -> None:
         characters, words, lm_words = (all_reduce_errors(errors, self.device) for errors in self._errors)
         loss, count = all_reduce_sum(torch.stack(self._losses).sum(0))
-        self._errors = (ErrorCounts(), ErrorCounts(), ErrorCounts())
+        by_ctc = all_reduce_errors(self._ctc_errors, self.device)
+        self._errors, self._ctc_errors = (ErrorCounts(), ErrorCounts(), ErrorCounts()), ErrorCounts()
         self._losses.clear()
         pairs, self._pairs = self._pairs, []
         mismatched = all_reduce_errors(mismatched_errors([r for r, _ in pairs], [h for _, h in pairs]), self.device)
@@ -183,6 +216,7 @@ class FinetuneTask(LightningModule):
                 "valid/cer_mismatched": mismatched.rate,
                 "valid/wer": words.rate,
                 "valid/loss": (loss / count.clamp(min=1)).float(),
+                **({"valid/cer_ctc": by_ctc.rate} if self.recogniser.transducer else {}),
                 **({WITH_LM: lm_words.rate} if self.lm_decoder is not None else {}),
             }
         )
@@ -192,6 +226,8 @@ class FinetuneTask(LightningModule):
         is frozen at first, its warm-up starts when it begins to learn."""
         optim, freeze, encoder = self.settings.optim, self.settings.freeze, self.recogniser.encoder
         groups = parameter_groups(self.recogniser.head, optim.lr)
+        if self.recogniser.transducer is not None:
+            groups += parameter_groups(self.recogniser.transducer, optim.lr)
         head = len(groups)
         lr = optim.lr * freeze.encoder_lr
         for block in [] if isinstance(encoder, Baseline) else reversed(encoder.blocks.layers):
