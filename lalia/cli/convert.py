@@ -159,8 +159,8 @@ def _write_sherpa_folder(student: Path, folder: Path) -> int:
 def _write_onnx_asr_folder(student: Path, folder: Path) -> int:
     from lalia.models.convert.other_runtimes import write_onnx_asr
 
-    write_onnx_asr(student, folder)
-    print(f'{folder}: for onnx-asr\'s load_model("wav2vec2-ctc", "{folder}")')
+    remarks = write_onnx_asr(student, folder)
+    print(f'{folder}: for onnx-asr\'s load_model("wav2vec2-ctc", "{folder}"){"".join(f"; {r}" for r in remarks)}')
     return 0
 
 

@@ -95,7 +95,7 @@ def evaluate(
     from lalia.runtime.student import Student, TranscribeOptions
     from lalia.scoring import evaluation
 
-    student = Student.load(model, threads)
+    student = decoding.student(Student.load(model, threads))
     decoder = decoders(decoding, student)()
     if corpus is None:
         corpus = open_corpus(path)

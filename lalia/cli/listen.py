@@ -78,8 +78,9 @@ def main(args: argparse.Namespace) -> int:
     form = _format_of(args.save) if args.save else ""
     if args.source and is_url(args.source):
         raise url_error(args.source)
-    student = load_student(args.model, args.threads, args.language)
-    decoder = decoders(Decoding.of(args), student)()
+    decoding = Decoding.of(args)
+    student = decoding.student(load_student(args.model, args.threads, args.language))
+    decoder = decoders(decoding, student)()
     with ExitStack() as opened:
         stopped = opened.enter_context(until_interrupted())
         if args.source is None:

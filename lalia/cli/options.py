@@ -10,7 +10,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -213,7 +213,7 @@ def load_student(model: Path, threads: int | None, language: str) -> Student:
 
 @dataclass(frozen=True)
 class Decoding:
-    """The files that decoding uses in addition to the student; without any: greedy decoding."""
+    """The decoder, and the files that it uses in addition to the student; without any: greedy decoding."""
 
     lm: Path | None = None
     """folder of n-grams, for beam search"""
@@ -223,11 +223,13 @@ class Decoding:
     """words to boost"""
     only: Path | None = None
     """the closed list of phrases"""
+    decoder: str = ""
+    """"transducer": instead of the CTC head"""
 
     @classmethod
     def of(cls, args: Any) -> Decoding:
         """From the parsed arguments that ``add_decoding`` declared."""
-        return cls(args.lm, args.rescore, args.hot, args.only)
+        return cls(args.lm, args.rescore, args.hot, args.only, "" if args.decoder == "ctc" else args.decoder)
 
     def of_student(self, name: str) -> Decoding:
         """The files for one of several students: where a path is a folder without a card, the entry in it of that name."""
@@ -237,15 +239,30 @@ class Decoding:
                 return path
             return next((file for file in sorted(path.iterdir()) if name in (file.name, file.stem)), None)
 
-        return Decoding(**{option: own(path) for option, path in vars(self).items()})
+        return replace(self, lm=own(self.lm), rescore=own(self.rescore), hot=own(self.hot), only=own(self.only))
 
     def as_dict(self) -> dict[str, str]:
-        """The given files, by the names of their options."""
+        """What is given, by the names of the options."""
         return {name: str(path) for name, path in vars(self).items() if path}
+
+    def student(self, student: Student) -> Student:
+        """``student``, decoded with its transducer if that is chosen; ``UserError`` if it has none."""
+        return student.with_transducer() if self.decoder else student
+
+
+def add_head(parser: Parser) -> None:
+    """``--decoder``: the head of the student to decode with."""
+    parser.add_argument(
+        "--decoder",
+        choices=("ctc", "transducer"),
+        default="ctc",
+        help="the head to decode with; transducer: of students fitted with --head transducer (default: ctc)",
+    )
 
 
 def add_decoding(parser: Parser) -> None:
     """The options that ``Decoding`` is made from."""
+    add_head(parser)
     parser.add_argument("--lm", type=Path, metavar="LM", help="a language model made by lalia lm")
     parser.add_argument(
         "--rescore", type=Path, metavar="LM", help="an LSTM (lalia lm --lstm) that rescores the hypotheses of --lm"
@@ -276,7 +293,7 @@ def load_decoding(files: Decoding, model: AcousticModel, say: bool = True) -> De
     if say and lm is not None and lm.find_tuned(model_names(model.card)) is None:
         print(
             f"lalia: {files.lm}: its LM weight is not tuned for this student, so the defaults are used (weight {WEIGHT:g}, bonus"
-            f" {BONUS:g}); run: lalia tune STUDENT CORPUS --lm {files.lm}",
+            f" {BONUS:g}); run: lalia tune STUDENT CORPUS --lm {files.lm}{' --decoder transducer' * bool(files.decoder)}",
             file=sys.stderr,
         )
     inputs = DecodingInputs(lm, rescore, hot or {}, only)
@@ -286,7 +303,7 @@ def load_decoding(files: Decoding, model: AcousticModel, say: bool = True) -> De
 
 def decoders(files: Decoding, model: AcousticModel, say: bool = True) -> Callable[[], Decoder | None]:
     """A function that returns the decoder of the calling thread; None means greedy decoding. ``say`` as in ``load_decoding``."""
-    if not files.as_dict():
+    if not any((files.lm, files.rescore, files.hot, files.only)):
         return lambda: None
     inputs = load_decoding(files, model, say)
     made = threading.local()

@@ -159,6 +159,7 @@ def _loader(args: argparse.Namespace) -> Load:
             student = Student.load(folder, 1)
             if len(student.normaliser.languages) > 1:
                 student = student.in_language(args.language, strict=False)
+        student = files.student(student)
         return student, load_decoding(files if alone else files.of_student(name), student)
 
     return load

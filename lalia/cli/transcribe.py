@@ -143,7 +143,12 @@ def main(args: argparse.Namespace) -> int:
     # Several jobs of one thread each are faster than one job of several threads.
     jobs = args.jobs or max(1, cores() // (args.threads or 1))
     threads = args.threads or (1 if jobs > 1 else None)
-    student = _students(args, threads) if args.language == AUTO else load_student(args.model, threads, args.language)
+    decoding = Decoding.of(args)
+    student: Student | StudentsByLanguage
+    if args.language == AUTO:
+        student = _students(args, threads)
+    else:
+        student = decoding.student(load_student(args.model, threads, args.language))
     shown = sys.stderr.isatty() and (args.out is not None or not sys.stdout.isatty())
     start, audio_s, done, calls = time.perf_counter(), 0.0, 0, 0
 
@@ -151,7 +156,7 @@ def main(args: argparse.Namespace) -> int:
         needed = "needs --diarizer FOLDER" if args.diarizer is None else "does not go with --channels each"
         raise UserError(f"--speakers {args.speakers}: {needed}")
     diarizer = Diarizer.load(args.diarizer) if args.diarizer else None
-    decoder = decoders(Decoding.of(args), student) if isinstance(student, Student) else lambda: None
+    decoder = decoders(decoding, student) if isinstance(student, Student) else lambda: None
     limit = _limit(args, decoder())
     words, unsure = list[Word](), list[tuple[str, list[Word]]]()
 

@@ -10,7 +10,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from lalia.cli.options import add_language, open_corpus
+from lalia.cli.options import add_head, add_language, open_corpus
 from lalia.cli.parser import Parser, positive
 from lalia.errors import UserError
 from lalia.model_folder import LabelledCorpus, check_labels, labelled_rows, languages_taken
@@ -41,13 +41,17 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--split", choices=("dev", "train"), default="dev", help="which clips (default: dev; never test)"
     )
+    add_head(parser)
     add_language(parser)
     parser.add_argument("--limit", type=positive, default=300, metavar="N", help="at most N clips (default: 300)")
 
 
 def main(args: argparse.Namespace) -> int:
     """``lalia tune``."""
-    tune(args.model, args.corpus, args.lm, args.rescore, args.split, args.language, args.limit)
+    by_transducer = args.decoder == "transducer"
+    tune(
+        args.model, args.corpus, args.lm, args.rescore, args.split, args.language, args.limit, transducer=by_transducer
+    )
     return 0
 
 
@@ -60,6 +64,7 @@ def tune(
     languages: Sequence[str] | None = None,
     limit: int | None = 300,
     corpus: LabelledCorpus | None = None,
+    transducer: bool = False,
 ) -> None:
     """Tune ``lm``, or the LSTM ``rescore`` beside it, for the student in ``model`` on the corpus in ``path``.
 
@@ -73,6 +78,7 @@ def tune(
     from lalia.scoring.tuning import tune as tune_ngrams
 
     student = Student.load(model)
+    student = student.with_transducer() if transducer else student
     ngrams = LanguageModel.load(lm)
     ngrams.check(student.tokens, student.normaliser)
     names = model_names(student.card)
