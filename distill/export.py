@@ -112,6 +112,16 @@ class ExportJob:
             teacher_weights.stat().st_size if teacher_weights else None,
         )  # fmt: skip
         missed = check_budget(numbers, settings.gate)
+        scores = {"split": settings.measure.split, "int8": figures(evaluation), "float": figures(evaluation_float)}
+        if evaluation_teacher:
+            scores["teacher"] = figures(evaluation_teacher)
+        if self.recogniser.transducer:
+            by_transducer = {
+                name: self._evaluate(Student.load(place).with_transducer(), f"{name}, transducer")
+                for name, place in (("int8", folder), ("float", work / "float"))
+            }
+            scores["transducer"] = {name: figures(found) for name, found in by_transducer.items()}
+            missed += check_transducer(*(found.score().cer.rate for found in by_transducer.values()), settings.gate)
         facts = {
             "parameters": count_parameters(self.recogniser),
             "quantization": {
@@ -119,8 +129,7 @@ class ExportJob:
                 "int8": [g for g in every if g not in kept], "float": kept,
                 "sensitivity": [h.as_dict() for h in kinds],
             },
-            "scores": {"split": settings.measure.split, "int8": figures(evaluation), "float": figures(evaluation_float)}
-            | ({"teacher": figures(evaluation_teacher)} if evaluation_teacher else {}),
+            "scores": scores,
             "rtf": rtf | {"audio_s": round(sum(map(len, self.clips)) / SAMPLE_RATE, 1), "repeats": settings.measure.repeats},
             "bytes_float": (work / "float" / MODEL).stat().st_size,
             "bytes_teacher": numbers.bytes_teacher,
@@ -304,6 +313,16 @@ def check_budget(figures: Figures, gate: GateSettings) -> list[Miss]:
             f"its file is {figures.bytes / 1e6:.2f} MB, {figures.bytes / figures.bytes_teacher:.2f} of its teacher's weights; "
             f"the limit is {gate.size_ratio:g}"))  # fmt: skip
     return found
+
+
+def check_transducer(cer_int8: float, cer_float: float, gate: GateSettings) -> list[Miss]:
+    """The failed quality check of a transducer beside the CTC head; none = it may be shipped."""
+    limit = allowed(cer_float, gate.float_ratio, gate.slack)
+    text = (
+        f"CER of the transducer is {_percent(cer_int8)} in int8 and {_percent(cer_float)} in float; the limit is "
+        f"{_percent(limit)}"
+    )
+    return [Miss("float_ratio", cer_int8, limit, text)] if cer_int8 > limit else []
 
 
 def explain_misses(

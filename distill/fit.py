@@ -67,6 +67,8 @@ def distill(settings: DistillSettings, folder: Path, stated: Collection[str] = (
         print(f"{folder}: this run is finished; its recogniser is {folder / 'recogniser'}")
         return
     inputs = RunInputs.load(settings)
+    if inputs.teacher.transducer is not None and is_rank_zero(settings.hardware):
+        print("note: the teacher's transducer is left out; the student learns from its CTC head", file=sys.stderr)
     torch.manual_seed(settings.seed)
     initial = initial_student(inputs.teachers[0], settings.student, settings.regular, inputs.tokens)
     if initial.measure:

@@ -245,6 +245,11 @@ def make_projections(teacher: EncoderShape, channels: Tensor, layers: int) -> nn
 def _from_folder(tokens: Tokens, settings: StudentSettings, regular: RegularSettings) -> Recogniser:
     folder = settings.start
     found = Recogniser.load(Path(folder))
+    if found.transducer is not None:
+        raise UserError(
+            f"student.start {folder}: has a transducer, and distillation trains CTC heads only; export it with lalia distill "
+            "export, or start from a recogniser fitted with --head ctc"
+        )
     if found.tokens != tokens:
         raise UserError(
             f"student.start {folder}: has other tokens than the teacher; expected the same, or --student.alphabet {folder}"
