@@ -140,7 +140,7 @@ def _token_lines(symbols: Sequence[str]) -> str:
 
 
 def write_onnx_asr(source: Path, target: Path) -> list[str]:
-    """Make the folder ``target`` (``model.onnx``, ``vocab.txt``, ``config.json``, our card) of the student ``source``; returns remarks.
+    """Make the folder ``target`` (graph, ``vocab.txt``, ``config.json``, our card) of the student ``source``; returns remarks.
 
     Raises ``UserError`` if ``source`` is not a complete student.
     """
