@@ -121,7 +121,8 @@ class ExportJob:
                 for name, place in (("int8", folder), ("float", work / "float"))
             }
             scores["transducer"] = {name: figures(found) for name, found in by_transducer.items()}
-            missed += check_transducer(*(found.score().cer.rate for found in by_transducer.values()), settings.gate)
+            rates = {name: found.score().cer.rate for name, found in by_transducer.items()}
+            missed += check_transducer(rates["int8"], rates["float"], settings.gate)
         facts = {
             "parameters": count_parameters(self.recogniser),
             "quantization": {

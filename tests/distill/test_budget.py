@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from distill.config import GateSettings
-from distill.export import Figures, GroupSensitivity, Miss, check_budget, explain_misses
+from distill.export import Figures, GroupSensitivity, Miss, check_budget, check_transducer, explain_misses
 
 GATE = GateSettings(slack=0.0)
 GOOD = Figures(0.102, 0.100, 300.0, 1_000_000, 0.095, 100.0, 5_000_000)
@@ -36,6 +36,12 @@ def test_a_good_student_passes():
 )
 def test_each_budget(figures, gate, budgets):
     assert [miss.budget for miss in check_budget(figures, gate)] == budgets
+
+
+def test_a_transducer_has_the_limit_of_ctc():
+    (miss,) = check_transducer(0.2, 0.1, GATE)
+    assert miss.budget == "float_ratio" and "transducer is 20.00 % in int8 and 10.00 % in float" in miss.text
+    assert check_transducer(0.1, 0.1, GATE) == []
 
 
 def test_the_group_that_costs_most_is_named():

@@ -14,7 +14,9 @@ from distill.config import DistillSettings, RegularSettings, StudentSettings
 from distill.student import choose_blocks, kept_channels, make_projections, make_student
 from lalia import config
 from lalia.errors import UserError
+from lalia.models.recogniser import Recogniser
 from lalia.models.store import count_parameters
+from lalia.models.transducer import TransducerShape
 from tests.tiny_teacher import make_recogniser
 
 REGULAR = RegularSettings()
@@ -75,6 +77,15 @@ def test_a_student_starts_from_the_chosen_blocks():
             name.replace("layers.1.", "layers.3.") if ".layers.1." in name else name.replace("layers.0.", "layers.1.")
         )
         assert_close(weight, theirs[source])
+
+
+def test_a_transducer_is_left_out_of_a_teacher_and_refused_as_a_start(tmp_path):
+    teacher = make_recogniser()
+    hybrid = Recogniser(teacher.encoder, teacher.tokens, teacher.normaliser, transducer=TransducerShape()).eval()
+    assert make_student(hybrid, StudentSettings(), REGULAR).transducer is None
+    hybrid.save(tmp_path / "hybrid", [])
+    with pytest.raises(UserError, match="distillation trains CTC heads only"):
+        make_student(teacher, StudentSettings(start=str(tmp_path / "hybrid")), REGULAR)
 
 
 def test_changing_the_student_leaves_the_teacher_alone():
