@@ -67,8 +67,6 @@ def distill(settings: DistillSettings, folder: Path, stated: Collection[str] = (
         print(f"{folder}: this run is finished; its recogniser is {folder / 'recogniser'}")
         return
     inputs = RunInputs.load(settings)
-    if inputs.teacher.transducer is not None and is_rank_zero(settings.hardware):
-        print("note: the teacher's transducer is left out; the student learns from its CTC head", file=sys.stderr)
     torch.manual_seed(settings.seed)
     initial = initial_student(inputs.teachers[0], settings.student, settings.regular, inputs.tokens)
     if initial.measure:
@@ -197,6 +195,9 @@ class RunInputs:
         data = settings.data
         teachers = [load_teacher(folder, data.language) for folder in settings.teacher]
         first = teachers[0]
+        hybrid = any(isinstance(one, TorchTeacher) and one.recogniser.transducer is not None for one in teachers)
+        if hybrid and is_rank_zero(settings.hardware):
+            print("note: a teacher's transducer is left out; the student learns from its CTC head", file=sys.stderr)
         mixture = Mixture.load(data.corpus)
         rows = mixture.select("train", data.language, min_s=data.min_s, max_s=data.max_s)
         labelled = choose_labels(settings, mixture, rows, first.card)
