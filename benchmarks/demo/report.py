@@ -267,7 +267,7 @@ def _bars(arms: list[Arm]) -> Chart:
             value, (low, high) = arm.scores[rate], arm.scores[f"{rate}_interval"]
             label = f"{name}, {_start(arm.start)}"
             bars.append(Bar(label, value, (low, high), COLOURS[arm.start], numbers.percent(value)))
-    caption = "CER and WER; thin lines: 95 % of bootstrap resamples of the clips."
+    caption = "CER and WER; thin lines: 95 % CI, by bootstrap over clips."
     return bar_chart("Errors on the test split", bars, caption)
 
 
@@ -320,9 +320,29 @@ def _with_language_model(spoken: LmScores) -> list[str]:
 
 
 def commands(parts: list[Part]) -> page.Section:
-    lines = Markup("\n").join(Markup("<b>{:>8}</b>  {}").format(clock(part.seconds), part.command) for part in parts)
-    intro = "The time of each is in front. Each can also be run separately."
-    return page.Section("The commands", [Markup("<pre>{}</pre>").format(lines)], intro)
+    intro = "In this order, each with the time it took. Each can also be run separately."
+    return page.Section("The commands", [page.commands([(part.command, clock(part.seconds)) for part in parts])], intro)
+
+
+def verdict(summary: dict[str, dict[str, float]], parts: list[Part]) -> page.Verdict:
+    """Whether the export passed its quality check, and how many goals were reached."""
+    reached = [goal.met for goal in goals(summary)]
+    met = f"{sum(reached)} of {len(reached)} goals are met."
+    if refused := next((part.note for part in parts if part.note), ""):
+        text = f"{refused.rstrip('.')}. The student of this page was exported without the check. {met}"
+        return page.Verdict("The export was refused.", text, "bad")
+    return page.Verdict(met, "Each is below.", "good" if all(reached) else "")
+
+
+def tiles(figures: Figures) -> list[page.Tile]:
+    """The student's error rates alone and with the language model, its size and its speed."""
+    int8, spoken = figures.contenders[2], figures.spoken
+    found = []
+    for name, alone, with_lm in (("CER", int8.cer, spoken.cer), ("WER", int8.wer, spoken.wer)):
+        found.append(page.Tile(numbers.percent(alone), f"{name}, student alone", "greedy decoding"))
+        found.append(page.Tile(numbers.percent(with_lm), f"{name}, with the language model", spoken.name))
+    size = page.Tile(numbers.megabytes(int8.mb), "student", f"+ {numbers.megabytes(spoken.mb)} of language model")
+    return [*found, size, page.Tile(numbers.times(1 / int8.rtf), "real time", "one thread, greedy decoding")]
 
 
 def data(figures: Figures) -> page.Section:
@@ -377,12 +397,12 @@ def write_report(demo: Demo) -> Path:
     write_text(demo.out / "chain.svg", chain_svg(facts, standalone=True) + "\n")
     sections = [
         page.Section("", [_picture(facts)]),
+        page.Section("Listen", [page.clips(shown, ERROR_LEGEND)], _LISTEN),
         page.Section("Goals", [page.goals(goals(summary))], _REACHED),
         pretraining(demo, figures, corpus),
         bought(figures),
         student(figures, parts),
-        page.Section("Listen", [page.clips(shown, ERROR_LEGEND)], _LISTEN),
-        page.Section("Lineage", [page.lineage(lineage_of(figures.student))], _LINEAGE),
+        page.Section("Lineage", [page.lineage(lineage_of(figures.student))], _LINEAGE, folded=True),
         commands(parts),
         data(figures),
     ]
@@ -396,7 +416,12 @@ def write_report(demo: Demo) -> Path:
         numbers.count(total), clock(sum(seconds.values())), machine(),
     )  # fmt: skip
     return page.Page(
-        kicker="lalia demo", title="From raw voices to a recogniser on a laptop", lead=lead, sections=sections,
+        kicker="lalia demo", title="From raw voices to a recogniser on a laptop", lead=lead,
+        verdict=verdict(summary, parts), next=[
+            (f"lalia transcribe {demo.student} talk.mp3 --lm {demo.lm}", "transcribe a recording in Italian"),
+            (f"lalia serve {demo.student} --lm {demo.lm}", "a web page to speak to it, and an API"),
+        ],
+        summary=page.tiles(tiles(figures)), sections=sections,
         footer=["This page is one file; the audio is inside it."],
     ).write(demo.out / "report.html")  # fmt: skip
 

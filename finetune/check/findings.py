@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
@@ -38,6 +39,8 @@ class Finding:
     examples: list[Example] = field(default_factory=list)
     fixable: bool = False
     """whether ``--fix`` fixes it"""
+    characters: Collection[str] = ()
+    """the offending characters, which the page marks in the examples"""
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from markupsafe import Markup, escape
@@ -64,19 +66,31 @@ def show_fixes(out: Path, fixes: Fixes, card: dict[str, Any], console: Console |
 
 def show_next(corpus: Path, checked: list[Checked], fixed: Path | None, encoder: Path | str | None) -> None:
     """Print the next command: fixing what can be fixed, or training on what is ready."""
+    for command, why in next_commands(corpus, checked, fixed, encoder):
+        print(f"{why}: {command}")
+
+
+def next_commands(
+    corpus: Path, checked: list[Checked], fixed: Path | None = None, encoder: Path | str | None = None
+) -> list[tuple[str, str]]:
+    """(command, what it does): fixing what can be fixed, and training on what is ready."""
+    found = []
     fixable = [finding for found in checked for finding in found.findings if finding.fixable]
     if fixable and fixed is None:
-        print(f"fix {plural(len(fixable), 'finding')}: lalia finetune check {corpus} --fix --out {corpus}-fixed")
+        command = f"lalia finetune check {corpus} --fix --out {corpus}-fixed"
+        found.append((command, f"fix {plural(len(fixable), 'finding')}"))
     ready = [
         found.labels.language for found in checked
         if not found.stops or (fixed and all(finding.fixable for finding in found.stops))
     ]  # fmt: skip
     if ready:
         chosen = " ".join(f"--data.language {language}" for language in ready)
-        print(
-            f"train: lalia finetune fit --encoder {encoder or 'nano-multilingual'} --data.corpus {fixed or corpus} "
+        command = (
+            f"lalia finetune fit --encoder {encoder or 'nano-multilingual'} --data.corpus {fixed or corpus} "
             f"{chosen} --out runs/{'-'.join(ready[:3])}"
         )
+        found.append((command, "train"))
+    return found
 
 
 def _splits(found: Checked) -> Table:
@@ -163,6 +177,7 @@ def _short(count: int) -> str:
 # --- The check as a page ---------------------------------------------------------------------------------
 
 LETTERS_ON_PAGE = 400
+LABELS_PER_FINDING = 2
 CLIPS_PER_FINDING = 3
 """Clips with audio for each finding."""
 WRONG_LABELS_SHOWN = 20
@@ -173,17 +188,26 @@ _BINS = 40
 def write_page(corpus: Corpus, checked: list[Checked], path: Path) -> Path:
     """Write the page of ``checked`` to ``path``: one file, nothing fetched."""
     sections = [section for found in checked for section in _sections(corpus, found, len(checked) > 1)]
-    sections.append(page.Section("Lineage", [page.lineage(lineage_of(corpus.card))]))
+    sections.append(page.Section("Lineage", [page.lineage(lineage_of(corpus.card))], folded=True))
     stops = sum(len(found.stops) for found in checked)
+    looks = sum(f.weight == "look" for c in checked for f in c.findings)
     tiles = [
-        page.Tile("not ready" if stops else "ready", "to train", verdict="bad" if stops else "good"),
         page.Tile(numbers.hours(sum(s.hours for f in checked for s in f.splits)), "labelled"),
         page.Tile(numbers.count(sum(s.clips for f in checked for s in f.splits)), "labelled clips"),
         page.Tile(str(stops), "to fix first", verdict="bad" if stops else ""),
-        page.Tile(str(sum(f.weight == "look" for c in checked for f in c.findings)), "warnings"),
+        page.Tile(str(looks), "warnings"),
     ]
+    rest = f", and {plural(looks, 'warning')}" if looks else ""
+    verdict = (
+        page.Verdict("Not ready to train.", f"{plural(stops, 'problem')} to fix first{rest}.", "bad")
+        if stops
+        else page.Verdict("Ready to train.", f"No problem to fix first{rest}.", "good")
+    )
     title = str(corpus.card.get("source") or corpus.folder.name)
-    return page.Page("check", title, summary=page.tiles(tiles), sections=sections).write(path)
+    return page.Page(
+        "check", title, verdict=verdict, next=next_commands(corpus.folder, checked), summary=page.tiles(tiles),
+        sections=sections,
+    ).write(path)  # fmt: skip
 
 
 def write_suspects(corpus: Corpus, checked: list[Checked], path: Path, fix_command: str) -> None:
@@ -224,7 +248,9 @@ def _sections(corpus: Corpus, found: Checked, several: bool) -> list[page.Sectio
         )
     )
     sections.append(
-        page.Section(f"{name}Characters", [_letters(found)], "Of the normalised labels, most frequent first.")
+        page.Section(
+            f"{name}Characters", [_letters(found)], "Of the normalised labels, most frequent first.", folded=True
+        )
     )
     if len(found.labels.rows) > 1:
         sections.append(
@@ -233,14 +259,45 @@ def _sections(corpus: Corpus, found: Checked, several: bool) -> list[page.Sectio
     return sections
 
 
+_SEVERITIES: dict[str, tuple[Literal["bad", "warning", ""], str]] = {
+    "stop": ("bad", "✗ fix first"), "look": ("warning", "! warning"), "fine": ("", "· note"),
+}  # fmt: skip
+
+
 def _findings_on_page(found: Checked) -> Markup:
+    """The findings, the most severe first, with the offending characters of a few labels marked."""
     if not found.findings:
-        return page.goals([page.Goal(True, "No findings.", "")])
-    weight = {"stop": "Fix first. ", "look": "", "fine": ""}
-    rows = [
-        [Markup("<b>{}</b>").format(f.topic), weight[f.weight] + f.what, f.fix] for f in found.findings
-    ]  # fmt: skip
-    return page.table(["topic", "what was found", "what to do"], rows)
+        return Markup("<p>No findings.</p>")
+    corpus = found.labels.corpus
+    return page.findings(
+        [
+            page.ShownFinding(
+                *_SEVERITIES[f.weight], f.topic, f.what, f.fix,
+                [(corpus.id(e.row), mark_characters(corpus.text(e.row), f.characters)) for e in f.examples[:LABELS_PER_FINDING]],
+            )
+            for f in sorted(found.findings, key=lambda f: list(_SEVERITIES).index(f.weight))
+        ]
+    )  # fmt: skip
+
+
+def mark_characters(text: str, characters: Collection[str]) -> Markup:
+    """``text`` as HTML with every one of ``characters`` marked, in either case; invisible ones are shown as their code."""
+    if not characters:
+        return escape(text)
+    longest_first = sorted(characters, key=len, reverse=True)
+    # A combining mark is marked together with its letter: apart from it, it would be drawn elsewhere.
+    pattern = "|".join(
+        f".?{re.escape(c)}" if unicodedata.category(c[0])[0] == "M" else re.escape(c) for c in longest_first
+    )
+    out, end = Markup(), 0
+    for found in re.finditer(pattern, text, re.IGNORECASE):
+        odd = found[0]
+        codes = " ".join(f"U+{ord(c):04X} {unicodedata.name(c, '').lower()}".strip() for c in odd)
+        shown = odd if odd.isprintable() else f"U+{ord(odd):04X}"
+        out += escape(text[end : found.start()])
+        out += Markup('<mark class="other" title="{}">{}</mark>').format(codes, shown)
+        end = found.end()
+    return out + escape(text[end:])
 
 
 def _splits_page(found: Checked) -> Markup:
@@ -291,12 +348,13 @@ def _rates(found: Checked) -> object:
 def _example_clips(corpus: Corpus, found: Checked) -> list[Markup]:
     blocks = []
     seen: set[int] = set()
-    groups: list[tuple[str, list[Example]]] = [
-        (_title(f), f.examples[:CLIPS_PER_FINDING]) for f in found.findings if f.topic != "pairs"
+    groups: list[tuple[str, list[Example], Collection[str]]] = [
+        (_title(f), f.examples[:CLIPS_PER_FINDING], f.characters) for f in found.findings if f.topic != "pairs"
     ]
-    groups.append(("likely wrong label: the recogniser's transcript differs", found.wrong_labels[:WRONG_LABELS_SHOWN]))
-    for title, examples in groups:
-        shown = [_shown(corpus, example) for example in examples if example.row not in seen]
+    wrong = found.wrong_labels[:WRONG_LABELS_SHOWN]
+    groups.append(("likely wrong label: the recogniser's transcript differs", wrong, ()))
+    for title, examples, characters in groups:
+        shown = [_shown(corpus, example, characters) for example in examples if example.row not in seen]
         seen.update(example.row for example in examples)
         if shown:
             blocks.append(page.clips(shown, Markup("<b>{}</b>").format(title)))
@@ -307,8 +365,8 @@ def _title(finding: Finding) -> str:
     return f"{finding.topic}: {finding.what}"[:160]
 
 
-def _shown(corpus: Corpus, example: Example) -> ShownClip:
-    texts = [("label", escape(corpus.text(example.row)))]
+def _shown(corpus: Corpus, example: Example, characters: Collection[str]) -> ShownClip:
+    texts = [("label", mark_characters(corpus.text(example.row), characters))]
     if example.note:
         texts.append(("", escape(example.note)))
     id = corpus.id(example.row)

@@ -95,13 +95,14 @@ def _encodings(labels: Labels) -> list[Finding]:
         what = f"{plural(len(wrong), 'label')} in the wrong encoding: {_short(first)!r} is {_short(repair_encoding(first))!r}"
         fix = "--fix decodes them as UTF-8; it is better to read the source as UTF-8"
         weight = "stop" if share > WRONG_ENCODING else "look"
-        found.append(Finding("encoding", weight, what, fix, labels.examples(wrong), True))  # type: ignore[arg-type]
+        garbled = {c for p in wrong for c in set(labels.texts[p]) - set(repair_encoding(labels.texts[p]))}
+        found.append(Finding("encoding", weight, what, fix, labels.examples(wrong), True, garbled))  # type: ignore[arg-type]
     lost = [p for p, text in enumerate(labels.texts) if is_unreadable(repair_encoding(text))]
     if lost:
         what = f"{plural(len(lost), 'label', 'has', 'have')} undecodable characters (such as U+FFFD): letters are lost"
         fix = "read them again from the source; --fix removes these labels"
         weight = "stop" if len(lost) > WRONG_ENCODING * len(labels.texts) else "look"
-        found.append(Finding("encoding", weight, what, fix, labels.examples(lost), True))  # type: ignore[arg-type]
+        found.append(Finding("encoding", weight, what, fix, labels.examples(lost), True, "\ufffd"))  # type: ignore[arg-type]
     return found
 
 
@@ -135,7 +136,8 @@ def _scripts(labels: Labels) -> list[Finding]:
         return [Finding("script", "stop", what, fix, labels.examples(places[first]))]
     what = f"letters of another script: {named}"
     fix = "--fix replaces look-alikes; write foreign names as the language does"
-    return [Finding("script", "look", what, fix, labels.examples(places[first]))]
+    letters = {c for p in places[first] for c in labels.texts[p] if not scripts_of(c).keys().isdisjoint(foreign)}
+    return [Finding("script", "look", what, fix, labels.examples(places[first]), characters=letters)]
 
 
 def _mixed(labels: Labels) -> list[Finding]:
@@ -152,7 +154,8 @@ def _mixed(labels: Labels) -> list[Finding]:
         if fixable
         else "write them in one script"
     )
-    return [Finding("look-alikes", "look", what, fix, labels.examples(places), bool(fixable))]
+    odd = {c for p in places for word in words[p] for c in _odd_letters(word)}
+    return [Finding("look-alikes", "look", what, fix, labels.examples(places), bool(fixable), odd)]
 
 
 def _unicode(labels: Labels) -> list[Finding]:
@@ -179,7 +182,7 @@ def _unicode(labels: Labels) -> list[Finding]:
         )
         what = f"{plural(len(places), 'label', 'has', 'have')} invisible characters: {named}"
         fix = "the normaliser drops them; --fix does so in the corpus"
-        found.append(Finding("unicode", "look", what, fix, labels.examples(places), True))
+        found.append(Finding("unicode", "look", what, fix, labels.examples(places), True, set(invisible)))
     return found
 
 
@@ -217,11 +220,13 @@ def _digits(labels: Labels) -> list[Finding]:
             )
         elif labels.profile.spells:
             fix = 'spell them ("digits": "spell" in normaliser.json), or write them as words'
-        return [Finding("digits", "look", what, fix, labels.examples(left))]
+        digits = set(filter(str.isdecimal, "".join(labels.normal[p] for p in left)))
+        return [Finding("digits", "look", what, fix, labels.examples(left), characters=digits)]
     by = "num2words" if labels.profile.numbers else "CLDR's rules" if labels.profile.spells else "your table"
     what = f"{plural(len(written), 'label', 'has', 'have')} digits, spelled out by {by}: {_digits_of(labels, first)}"
     fix = "listen to a few: 1984 may be spoken as a year, a number or four digits"
-    return [Finding("digits", "look", what, fix, labels.examples(written))]
+    digits = set(filter(str.isdecimal, "".join(labels.texts[p] for p in written)))
+    return [Finding("digits", "look", what, fix, labels.examples(written), characters=digits)]
 
 
 def _signs_in_words(labels: Labels) -> list[Finding]:
@@ -251,11 +256,8 @@ def _signs_in_words(labels: Labels) -> list[Finding]:
     shown = ", ".join(f"{sign} ({len(words):,} times, as in {words[0]})" for sign, words in often.items())
     what = f"signs in words that the normaliser drops: {shown}"
     fix = "if one is a letter of the language, name it in `keep` of a normaliser.json; else nothing is lost"
-    return [
-        Finding(
-            "signs in words", "look", what, fix, labels.examples(sorted({p for sign in often for p in places[sign]}))
-        )
-    ]
+    with_one = sorted({p for sign in often for p in places[sign]})
+    return [Finding("signs in words", "look", what, fix, labels.examples(with_one), characters=set(often))]
 
 
 def _dates(labels: Labels) -> list[Finding]:
@@ -278,7 +280,7 @@ def _alike(labels: Labels) -> list[Finding]:
         places = [p for p, text in enumerate(labels.normal) if group[-1] in text]
         what = f"look-alike letters: {named}"
         fix = "if they are one letter, use one code: set `replace` in normaliser.json, or fix the labels"
-        found.append(Finding("look-alikes", "look", what, fix, labels.examples(places)))
+        found.append(Finding("look-alikes", "look", what, fix, labels.examples(places), characters=group[-1]))
     return found
 
 
@@ -333,15 +335,8 @@ def _rare(labels: Labels, vocabulary: Vocabulary | None) -> list[Finding]:
         plural(len(rare), unit) if len(rare) == 1 else f"{len(rare)} {_UNITS_PLURAL.get(vocabulary.unit, unit + 's')}"
     )
     what = f"{count} of {len(used):,} with fewer than {RARE_COUNT} occurrences in train: {named}"
-    return [
-        Finding(
-            "rare characters",
-            "look",
-            what,
-            "too rare to be learned; are they intended?",
-            labels.examples(places),
-        )
-    ]
+    fix = "too rare to be learned; are they intended?"
+    return [Finding("rare characters", "look", what, fix, labels.examples(places), characters=rare)]
 
 
 def _never_trained(labels: Labels, vocabulary: Vocabulary | None) -> list[Finding]:
@@ -356,15 +351,8 @@ def _never_trained(labels: Labels, vocabulary: Vocabulary | None) -> list[Findin
         f"{plural(len(letters), 'character')} of dev and test that train lacks: "
         f"{some([_visible(c) for c in letters], 12)}"
     )
-    return [
-        Finding(
-            "unseen characters",
-            "look",
-            what,
-            "they cannot be recognised; move such clips to train",
-            labels.examples(list(lacking)),
-        )
-    ]
+    fix = "they cannot be recognised; move such clips to train"
+    return [Finding("unseen characters", "look", what, fix, labels.examples(list(lacking)), characters=letters)]
 
 
 def _digits_of(labels: Labels, place: int) -> str:
@@ -380,9 +368,14 @@ def _visible(character: str) -> str:
 
 def _spelled(word: str) -> str:
     """A word of mixed scripts, with the scripts of its odd letters."""
+    named = [f"{c} is {script_title(next(iter(scripts_of(c))))}" for c in dict.fromkeys(_odd_letters(word))]
+    return f"{word} ({', '.join(named)})"
+
+
+def _odd_letters(word: str) -> list[str]:
+    """The letters of ``word`` that are not in its most frequent script."""
     usual = scripts_of(word).most_common(1)[0][0]
-    odd = [c for c in word if scripts_of(c) and usual not in scripts_of(c)]
-    return f"{word} ({', '.join(f'{c} is {script_title(next(iter(scripts_of(c))))}' for c in dict.fromkeys(odd))})"
+    return [c for c in word if scripts_of(c) and usual not in scripts_of(c)]
 
 
 def _short(text: str) -> str:
@@ -442,7 +435,8 @@ def _legacy(labels: Labels) -> list[Finding]:
         if places:
             weight = "stop" if len(places) > FEW * len(labels.texts) and not fixable else "look"
             told = f"{plural(len(places), 'label')} {what}: {_short(labels.texts[places[0]])!r}"
-            found.append(Finding("encoding", weight, told, fix, labels.examples(places), fixable))  # type: ignore[arg-type]
+            odd = {c for p in places for c in _SHAPES.findall(labels.texts[p])}
+            found.append(Finding("encoding", weight, told, fix, labels.examples(places), fixable, odd))  # type: ignore[arg-type]
     return found
 
 

@@ -117,6 +117,19 @@ class Goal:
     found: str
 
 
+@dataclass(frozen=True)
+class ShownFinding:
+    """A problem with its severity, its remedy and examples."""
+
+    kind: Literal["bad", "warning", ""]
+    severity: str
+    topic: str
+    what: str
+    fix: str = ""
+    examples: Sequence[tuple[str, Markup]] = ()
+    """(name of the clip, its text)"""
+
+
 def tiles(items: Sequence[Tile]) -> Markup:
     return Markup(_BLOCKS.tiles(items))
 
@@ -162,6 +175,10 @@ def fold(title: str, blocks: Sequence[Markup]) -> Markup:
 
 def goals(items: Sequence[Goal]) -> Markup:
     return Markup(_BLOCKS.goals(items))
+
+
+def findings(items: Sequence[ShownFinding]) -> Markup:
+    return Markup(_BLOCKS.findings(items))
 
 
 def clips(items: Sequence[Any], key: Markup) -> Markup:

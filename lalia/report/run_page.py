@@ -154,7 +154,7 @@ def write_run_report(
         _LEADS[found.stage], state, clock(found.seconds)
     )
     return page.Page(
-        kicker=f"{found.stage} run", title=found.name, lead=lead, verdict=_verdict(found), next=_next(found),
+        kicker=f"{found.stage} run", title=found.name, lead=lead, verdict=verdict_of(found), next=_next(found),
         summary=page.tiles(_tiles(found)), sections=sections,
         footer=[*tallies(found.metrics), *_unread(Path(run)), "This page is self-contained."],
     ).write(Path(run) / NAME)  # fmt: skip
@@ -171,7 +171,7 @@ OVERFIT = 1.15
 """The held-out loss at the end, relative to its minimum, from which a run overfits."""
 
 
-def _verdict(run: RunFolder) -> page.Verdict | None:
+def verdict_of(run: RunFolder) -> page.Verdict | None:
     """Whether the run went well, by the field's usual signs."""
     done, total = run.steps
     if run.finished is None:

@@ -21,7 +21,9 @@ from lalia import config
 from lalia.cards import write_json
 from lalia.data.corpus import Corpus
 from pretrain.config import PretrainSettings
+from tests.browser import BROWSER
 from tests.report.test_pages import check_page
+from tests.report.test_phone_width import too_wide
 
 ROOT = Path(__file__).parents[2]
 SUMMARY: dict[str, dict[str, float]] = {
@@ -158,7 +160,7 @@ def test_the_chain_is_a_standalone_diagram(tall: bool) -> None:
 
 
 @pytest.mark.xdist_group("chain")
-def test_the_report_of_a_tiny_demo(tiny_demo: Demo, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_report_of_a_tiny_demo(tiny_demo: Demo, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Record(tiny_demo.out, "quick").add("pretrain", "lalia pretrain fit", 61.0, True)
     path = write_report(tiny_demo)
     html = path.read_text(encoding="utf-8")
@@ -169,7 +171,17 @@ def test_the_report_of_a_tiny_demo(tiny_demo: Demo, capsys: pytest.CaptureFixtur
     shown = chosen_clips(Corpus.load(tiny_demo.corpus))
     assert html.count('<article class="clip">') == len(shown) == 6
     assert html.count("<audio") == 2 * len(shown), "each player, and its stand-in where scripts are off"
-    assert "1:01" in html and "lalia pretrain fit" in html
+    assert "1:01" in html and "<code>lalia pretrain fit</code>" in html
+    assert html.index('class="chain"') < html.index("<h2>Listen</h2>") < html.index("<h2>Goals</h2>")
+    assert "of 6 goals are met" in html and "WER, with the language model" in html
+    if BROWSER:
+        assert not too_wide([path], tmp_path)
+    Record(tiny_demo.out, "quick").add(
+        "export", "lalia distill export", 1.0, True, "Quality check failed: 2.1 times the CER"
+    )
+    refused = write_report(tiny_demo).read_text(encoding="utf-8")
+    at = refused.index("The export was refused.")
+    assert at < refused.index("Quality check failed: 2.1 times the CER") < refused.index('class="chain"')
     assert len(list(tiny_demo.clips.glob("*.flac"))) == len(shown)
     figures = Figures.load(tiny_demo)
     assert [c.name for c in figures.contenders] == ["teacher", "student, float", "student, int8"]

@@ -15,6 +15,7 @@ from finetune.__main__ import main as program
 from finetune.check import check, clips
 from finetune.check.clips import shifted_labels
 from finetune.check.findings import Example, Finding
+from finetune.check.report import mark_characters
 from lalia.cards import ancestors, read_card
 from lalia.data.corpus import Corpus
 from lalia.data.prepare.pipeline import rewrite
@@ -51,6 +52,16 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
         changes[row] = {"text": text, "speech_ratio": 1.0, "duration_s": len(text) / 15 + 0.01 * (row % 5)}
     rewrite(plain, folder / "sound", np.arange(len(plain)), changes, [], {})
     return Corpus.load(folder / "sound")
+
+
+def test_offending_characters_are_marked_where_they_are() -> None:
+    assert mark_characters("<Latte>", "t") == (
+        '&lt;La<mark class="other" title="U+0074 latin small letter t">t</mark>'
+        '<mark class="other" title="U+0074 latin small letter t">t</mark>e&gt;'
+    )
+    assert ">U+200B</mark>" in mark_characters("a\u200bb", {"\u200b"}), "an invisible one is shown as its code"
+    assert ">e\u0301</mark>" in mark_characters("caffe\u0301", {"\u0301"}), "a mark stays on its letter"
+    assert mark_characters("a & b", ()) == "a &amp; b"
 
 
 def changed(corpus: Corpus, tmp_path: Path, changes: Mapping[int, Mapping[str, Any]]) -> Path:
@@ -267,6 +278,7 @@ def test_page_and_json(sound: Corpus, tmp_path: Path) -> None:
     html = page.read_text(encoding="utf-8")
     assert "&lt;b&gt;" in html and "<b>lаtte" not in html
     assert "data:audio/mpeg" in html
+    assert "Not ready to train." in html and html.index("✗ fix first") < html.index("! warning")
     found = json.loads(figures.read_text(encoding="utf-8"))["languages"]["ita"]
     assert found["ready"] in (True, False) and found["letters"]["e"] > 10
     assert any(finding["topic"] == "look-alikes" for finding in found["findings"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -68,9 +69,23 @@ def test_page(tmp_path: Path) -> None:
     assert "Expected calibration error (ECE): 0.150" in text and "calibrated by lalia tune" in text
 
 
+def test_greedy_decoding_beside_the_language_model(tmp_path: Path) -> None:
+    heard = [
+        replace(clip(0, "bad cab", "bad cab"), greedy="bad"), replace(clip(1, "dad cab", "dad cab"), greedy="dad cob"),
+        replace(clip(2, "ace bad", "ace ebb"), greedy="ace bad"),
+    ]  # fmt: skip
+    text = write(tmp_path / "page.html", heard, {}, lm="lms/words")
+    found = rows(text)
+    assert found["greedy"][2] == "33.3\u202f%" and found["with a language model (words)"][2] == "16.7\u202f%"
+    assert "2 of 3 clips have fewer wrong words and 1 have more" in text and "16.7 points lower" in text
+    assert found["cab"] == ["2", "2", "0", ""] and found["bad"] == ["2", "0", "1", "ebb"]
+    assert "greedy, CER" in text and "with a language model (words), CER" in text
+
+
 def test_little_is_known(tmp_path: Path) -> None:
     text = write(tmp_path / "page.html", [ScoredClip("0", "ita", "bad", "bad", 1.0)], {})
     assert "None: every transcript equals its reference." in text and "by greedy decoding" in text
+    assert "every word of the references is right" in text and "Greedy and language model" not in text
     assert "speaker" not in text and "calibration" not in text and set(rows(text)) == {"length: under 2 s", "all"}
 
 

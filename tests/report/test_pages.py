@@ -12,7 +12,17 @@ from markupsafe import Markup
 
 from lalia.audio.reading import read_audio
 from lalia.report import numbers, page
-from lalia.report.charts import Bar, Level, Line, bar_chart, histogram, line_chart, moving_average, profile_chart
+from lalia.report.charts import (
+    Bar,
+    Level,
+    Line,
+    bar_chart,
+    histogram,
+    line_chart,
+    moving_average,
+    profile_chart,
+    usual_range,
+)
 from lalia.report.page import ERROR_LEGEND, ShownClip, lineage_of, make_player, mark_errors
 
 
@@ -80,6 +90,53 @@ def test_a_page_holds_everything_it_shows() -> None:
     assert "✗ missed" in made
 
 
+def test_a_page_begins_with_its_verdict_and_the_next_command() -> None:
+    sections = [page.Section(title, [Markup("<p>x</p>")], folded=title == "c") for title in ("a", "b", "c")]
+    made = page.Page(
+        "run", "it", verdict=page.Verdict("Collapsed.", "Only <3> codes.", "bad"), next=[("lalia x 'a b' <c>", "go on")],
+        sections=sections,
+    ).html()  # fmt: skip
+    check_page(made)
+    assert (
+        made.index("Only &lt;3&gt; codes.")
+        < made.index("go on")
+        < made.index('class="contents"')
+        < made.index("<main>")
+    )
+    assert "<code>lalia x &#39;a b&#39; &lt;c&gt;</code>" in made and made.count('class="copy"') == 1
+    assert re.findall(r'<a href="#(s\d)">(\w)</a>', made) == [("s1", "a"), ("s2", "b"), ("s3", "c")]
+    assert made.count("<details>") == 1 and made.index('id="s3"') < made.index("<details>")
+    few = page.Page("run", "it", sections=sections[:2]).html()
+    assert 'class="contents"' not in few and 'class="verdict' not in few and 'class="next"' not in few
+
+
+def test_columns_of_numbers_are_aligned_right_and_cells_keep_their_heading() -> None:
+    rows = [["a 1", "1.5\u202f%", "3 words", "–"], ["b", "", "none at all", "12 to 20"]]
+    table = page.table(["name", "CER", "note", "95 % CI"], rows)
+    assert [name for name in ("name", "CER", "note", "95 % CI") if f'<td class="n" data-label="{name}">' in table] == [
+        "CER", "95 % CI",
+    ]  # fmt: skip
+    assert table.count('data-label="note"') == 2
+
+
+def test_bars_are_as_long_as_their_values_and_have_their_intervals() -> None:
+    chart = bar_chart("CER", [Bar("<a>", 0.2, (0.1, 0.4)), Bar("b", 0.1)], level=Level(0.3, "goal"))
+    assert (
+        "width: 50.0%" in chart.drawing
+        and "width: 25.0%" in chart.drawing
+        and "left: 25.0%; width: 75.0%" in chart.drawing
+    )
+    assert "&lt;a&gt;" in chart.drawing and "dashed line: goal" in chart.drawing and 'left: 75.0%"' in chart.drawing
+
+
+def test_verdicts_on_error_rates() -> None:
+    titles = [
+        page.score_verdict({"cer": cer, "wer": wer, "cer_interval": (cer, cer)}, 1).kind
+        for cer, wer in ((0.02, 0.08), (0.1, 0.3), (0.3, 0.6), (0.5, 0.9))
+    ]
+    assert titles == ["good", "good", "", "bad"]
+
+
 def test_charts_take_the_colours_of_the_page() -> None:
     charts = [
         line_chart(
@@ -108,6 +165,12 @@ def test_a_histogram_counts_all_values_and_names_the_median() -> None:
     chart = histogram("length, s", np.concatenate([np.arange(100.0), [1e6]]), bins=10)
     assert chart.caption == "median 50; 1 clip above 225, the highest 1,000,000" and ">clips<" in chart.drawing
     assert "1e" not in chart.drawing and ">1000k<" not in chart.drawing, "an outlier stretches the axis"
+
+
+def test_a_histogram_without_outliers_names_none() -> None:
+    values = np.linspace(0, 10, 50)
+    assert usual_range(values) == (0.0, 10.0) and histogram("x", values).legend == ()
+    assert usual_range(np.array([3.0] * 7 + [9.0])) == (3.0, 3.0), "most are equal"
 
 
 def test_moving_average_is_the_mean_of_what_stands_around() -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from benchmarks.demo.run import Demo
 from finetune.config import FinetuneSettings
@@ -16,7 +19,7 @@ from lalia.cards import write_json
 from lalia.data.mixture import Mixture
 from lalia.errors import UserError
 from lalia.report.run_curves import curves, series, speed
-from lalia.report.run_page import RunFolder, write_run_report
+from lalia.report.run_page import RunFolder, verdict_of, write_run_report
 from pretrain.config import PretrainSettings
 from tests.report.test_pages import check_page
 
@@ -68,7 +71,14 @@ def test_a_run_under_way(pretraining: Path) -> None:
     html = write_run_report(pretraining).read_text(encoding="utf-8")
     check_page(html)
     assert "at step 100 of 200" in html and "0:51 of training" in html
-    assert "runs/demo/&lt;pretrain&gt;" in html
+    assert "<h1>&lt;pretrain&gt;</h1>" in html, "its name, not its path"
+    assert (
+        "Not finished: step 100 of 200." in html
+        and "lalia pretrain fit --config &#39;runs/demo/&lt;pretrain&gt;" in html
+    )
+    assert html.index("<h3>Codebook use</h3>") < html.index('class="fold"') < html.index("<h3>Speed</h3>"), (
+        "three are shown"
+    )
     assert "21.0" in html and "chance 0.0099" in html, "held-out accuracy beside chance"
     assert "all 640 codes" in html
     assert "1 clips could not be read" in html
@@ -123,6 +133,54 @@ def test_a_recogniser_shows_its_worst_and_middle_clips(tmp_path: Path) -> None:
     assert 'class="gone"' in html and "<audio" not in html
     few = write_run_report(finetuning(tmp_path / "few", clips=3)).read_text(encoding="utf-8")
     assert "In the middle" not in few
+
+
+def test_verdicts_of_runs(pretraining: Path, tmp_path: Path) -> None:
+    def verdict(run: Path, finished: dict[str, Any]) -> str:
+        found = verdict_of(replace(RunFolder.load(run), finished=finished))
+        assert found is not None
+        return f"{found.title} {found.text}"
+
+    assert "Healthy." in verdict(pretraining, {"steps": 200}) and "21.2 times chance" in verdict(
+        pretraining, {"steps": 200}
+    )
+    write_metrics(pretraining, [{"step": 9, "time_s": 1.0, "valid/accuracy": 0.5, "valid/code_perplexity": 20.0}])
+    assert "The codebook has collapsed." in verdict(pretraining, {"steps": 200})
+    write_metrics(pretraining, [{"step": 9, "time_s": 1.0, "valid/accuracy": 0.02, "valid/code_perplexity": 600.0}])
+    assert "Little learned." in verdict(pretraining, {"steps": 200})
+    run = finetuning(tmp_path / "finetune")
+    falling = [{"step": n, "time_s": n, "valid/cer": 0.9 - 0.1 * n, "valid/loss": 1.0} for n in range(8)]
+    write_metrics(run, falling)
+    assert "still falling at the end" in verdict(run, {}) and "overfits" not in verdict(run, {})
+    write_metrics(run, [{"step": n, "time_s": n, "valid/cer": 0.2, "valid/loss": abs(n - 2) + 1.0} for n in range(8)])
+    assert "since step 2: the run overfits" in verdict(run, {}) and "still falling" not in verdict(run, {})
+    assert "Nothing learned." in verdict(run, {"only_blanks": True})
+
+
+def test_a_distillation_shows_its_teacher_beside_the_student(tmp_path: Path) -> None:
+    run = finetuning(tmp_path / "student")
+    settings = yaml.safe_load((run / "config.yaml").read_text())
+    (run / "config.yaml").write_text(yaml.safe_dump(settings | {"teacher": "runs/the teacher"}))
+    scores = json.loads((run / "scores.json").read_text())
+    for clip in scores["clips"]:
+        clip["teacher"] = "prego atendere"
+    teacher = {"parameters": 2_000_000, "cer": 0.2, "wer": 0.4, "cer_interval": [0.1, 0.3], "wer_interval": [0.3, 0.5]}
+    write_json(run / "scores.json", scores | {"teacher": teacher})
+    html = write_run_report(run).read_text(encoding="utf-8")
+    check_page(html)
+    rows = re.findall(r"<tr[^>]*>(.*?)</tr>", html[html.index("<h2>Teacher and student</h2>") :])
+    cells = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in rows]
+    assert cells[1] == [
+        "teacher",
+        "2.00\u202fM",
+        "20.0\u202f%",
+        "10.0 to 30.0\u202f%",
+        "40.0\u202f%",
+        "30.0 to 50.0\u202f%",
+    ]
+    assert cells[2][2] == "25.0\u202f%" and "1.25 times its teacher" in html
+    assert "teacher, CER 7\u202f%" in html and "student, CER" in html
+    assert "lalia distill export" in html and "--teacher &#39;runs/the teacher&#39;" in html
 
 
 def test_a_recogniser_s_curves_say_what_they_are(tmp_path: Path) -> None:
