@@ -68,3 +68,15 @@ def test_what_is_committed(path: Path) -> None:
     if found:  # executed as a whole or not at all
         assert all(cell.get("execution_count") for cell in notebook.cells if cell.cell_type == "code")
         assert any(kind == "image/png" for kind, _ in found)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_every_figure_is_followed_by_its_takeaway(path: Path) -> None:
+    cells = nbformat.read(path, as_version=4).cells
+    with_figure = [
+        number
+        for number, cell in enumerate(cells)
+        if any("image/png" in o.get("data", {}) for o in cell.get("outputs", []))
+    ]
+    assert with_figure
+    assert all(cells[number + 1].source.startswith("**Takeaway.**") for number in with_figure)
