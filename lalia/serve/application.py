@@ -151,7 +151,11 @@ class Service:
         listed = self.students.default
         facts = {"model": listed.name, "id": listed.id, "inside": self.active, "streaming": listed.streaming}
         languages = {code: language_name(code) or code for code in listed.languages if listed.several}
-        abilities = {"languages": languages, "diarizer": self.diarizer is not None}
+        abilities = {
+            "languages": languages,
+            "diarizer": self.diarizer is not None,
+            "tagger": self.students.finds_languages,
+        }
         return JSONResponse({"status": "ok"} | facts | abilities | {"loaded": self.students.loaded})
 
     async def show_metrics(self, _: Request) -> Response:

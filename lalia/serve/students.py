@@ -187,6 +187,11 @@ class Students:
         return self.listed[0]
 
     @property
+    def finds_languages(self) -> bool:
+        """Whether ``language=auto`` can be requested."""
+        return self._tagger is not None
+
+    @property
     def loaded(self) -> list[str]:
         """The names of those in memory."""
         return sorted(self._alive)

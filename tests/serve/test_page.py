@@ -203,7 +203,11 @@ def test_the_token_and_live_words(streams: Running, visit) -> None:
         page.wait(f"(form => {{ const label = form.querySelector('label'), hidden = form.hidden; return {done}; }})"
                   "(document.getElementById('token-form'))")  # fmt: skip
     page.wait("models.length")
-    assert page.value("document.getElementById('language').innerText").split() == ["any", "German", "Turkish"]
+    assert page.value("document.getElementById('language').innerText").splitlines() == [
+        "any language",
+        "German",
+        "Turkish",
+    ]
     page.value("document.getElementById('language').value = 'tur'")
     click(page, "speak")
     page.wait("document.querySelectorAll('#text .word').length")
@@ -234,6 +238,34 @@ def test_without_a_microphone_or_a_server_it_says_what_to_do(tones: Running, vis
     page.wait("items[0].state === 'done'")
     assert page.value(WORDS) == "ace"
     page.said.clear()  # the browser itself reports them
+
+
+def test_models_and_languages_to_choose_from(tones: Running, visit) -> None:
+    page = visit(tones)
+    page.wait("models.length")
+    page.value("""
+        models = [{id: "ita-small", languages: {ita: "Italian"}, streaming: null},
+                  {id: "swahili", languages: {swa: "Swahili"}, streaming: {}},
+                  {id: "both", languages: {deu: "German", tur: "Turkish"}, streaming: {}}];
+        health.tagger = true; health.diarizer = true; offer()""")
+    assert page.value("document.getElementById('model').innerText").splitlines() == [
+        "by the language spoken",
+        "ita-small · Italian",
+        "swahili",
+        "both",
+    ]
+    found = {}
+    for model in ("auto", "swahili", "both"):
+        page.value(f"document.getElementById('model').value = '{model}'; document.getElementById('model').onchange()")
+        found[model] = page.value("[choices(), Boolean(abilities().streaming)]")
+    assert found["auto"] == [{"model": "auto", "language": "auto"}, False]
+    assert found["swahili"] == [{"model": "swahili"}, True] and found["both"] == [
+        {"model": "both", "language": ""},
+        True,
+    ]
+    page.value("document.getElementById('language').value = 'tur'; document.getElementById('who').value = 'diarize'")
+    assert page.value("choices()") == {"model": "both", "language": "tur", "diarize": "true"}
+    assert page.value("choices('stream')") == {"model": "both", "language": "tur"}
 
 
 def test_every_control_has_a_name(tones: Running, visit) -> None:

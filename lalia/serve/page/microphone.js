@@ -32,7 +32,7 @@ async function speak() {
   }
   const rate = context.sampleRate, pieces = [], levels = [], began = performance.now(), name = "Recording " + ++spoken;
   const item = newItem(name, null);
-  item.state = "live";
+  Object.assign(item, { state: "live", about: "listening" });
   const live = abilities().streaming ? openStream(item, rate) : null;
   const tap = context.createScriptProcessor(BLOCK, 1, 1);
   let heard = began;
@@ -57,6 +57,7 @@ async function speak() {
     media.getTracks().forEach(track => track.stop());
     if (context.state !== "closed") context.close();
     talk = null;
+    document.body.classList.remove("talking");
     at("recording").hidden = true;
     at("idle").hidden = false;
     at("speak").focus({ preventScroll: true });
@@ -93,6 +94,7 @@ async function speak() {
       if (shown === item) { at("audio").src = item.url; drawWave(); }
     };
   }
+  document.body.classList.add("talking");
   at("idle").hidden = true;
   at("recording").hidden = false;
   at("stop").focus({ preventScroll: true });
@@ -126,6 +128,7 @@ function openStream(item, rate) {
       const faint = make("span", { className: "tentative", textContent: " " + running(found.tentative) });
       faint.setAttribute("aria-hidden", "true");
       (at("text").lastElementChild?.lastChild ?? at("live")).append(faint);
+      if (performance.now() - scrolled > 4000) faint.scrollIntoView({ block: "nearest" });
       update(item);
     }
     if (found.last) end();

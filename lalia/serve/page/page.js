@@ -14,15 +14,19 @@ async function ask(address, facts = {}) {
   throw new ServerError(found);
 }
 
+const AUTO = "auto";
+
+// What the chosen model can do: {streaming, languages}.
 function abilities() {
-  const model = models.find(one => one.id === at("model").value);
-  return model?.languages ? model : health;
+  if (at("model").value === AUTO) return { streaming: models.every(model => model.streaming), languages: {} };
+  return (models.length > 1 && models.find(model => model.id === at("model").value)) || health;
 }
 
 function choices(purpose = "file") {
   const found = {};
   if (models.length > 1) found.model = at("model").value;
-  if (!at("language-row").hidden) found.language = at("language").value;
+  if (found.model === AUTO) found.language = AUTO;
+  else if (!at("language-row").hidden) found.language = at("language").value;
   if (at("hot").value.trim()) found.hot_words = at("hot").value.trim();
   if (purpose === "stream") return found;
   if (at("who").value === "diarize") found.diarize = "true";
@@ -33,9 +37,9 @@ function choices(purpose = "file") {
 
 async function start() {
   try { health = await (await ask("health")).json(); } catch (error) { fail(error); return; }
-  document.title = health.model ? health.model + " · lalia" : "lalia";
   at("student").textContent = health.model ?? "";
   at("who-voice").hidden = at("who-voice").disabled = !health.diarizer;
+  if (!health.diarizer && at("who").value === "diarize") { at("who").value = ""; noteOptions(); }
   offer();
   try { models = (await (await ask("v1/models")).json()).data; } catch (error) { if (error.code !== "no_token") fail(error); return; }
   hideError();
@@ -46,15 +50,20 @@ async function start() {
 function offer() {
   at("model-row").hidden = models.length < 2;
   at("student").hidden = models.length > 1;
-  if (at("model").options.length !== models.length) {
-    const before = at("model").value || stored("model") || health.model;
-    at("model").replaceChildren(...models.map(model => new Option(model.id, model.id)));
-    if (models.some(model => model.id === before)) at("model").value = before;
-  }
-  const languages = Object.entries(abilities().languages ?? {}), before = at("language").value || stored("language") || "";
+  refill("model", [...(health.tagger ? [[AUTO, "by the language spoken"]] : []), ...models.map(model => [model.id, title(model)])], health.model);
+  const languages = Object.entries(abilities().languages ?? {});
   at("language-row").hidden = languages.length < 2;
-  at("language").replaceChildren(...[["", "any"], ...languages].map(([code, name]) => new Option(name, code)));
-  if (languages.some(([code]) => code === before)) at("language").value = before;
+  refill("language", [["", "any language"], ...(health.tagger ? [[AUTO, "detect"]] : []), ...languages], "");
+}
+function refill(id, options, fallback) {
+  const before = [at(id).options.length ? at(id).value : null, stored(id), fallback].find(value => value !== null && options.some(([known]) => known === value)) ?? options[0]?.[0] ?? "";
+  at(id).replaceChildren(...options.map(([value, name]) => new Option(name, value)));
+  at(id).value = before;
+}
+// A model by its name, and its language where the name does not say it.
+function title(model) {
+  const names = Object.values(model.languages ?? {});
+  return names.length === 1 && !model.id.toLowerCase().includes(names[0].toLowerCase()) ? model.id + " · " + names[0] : model.id;
 }
 
 // --- The token ---

@@ -192,6 +192,8 @@ function removeItem(item) {
 function changed(item) {
   listItem(item);
   update(item);
+  const busy = active.size ? [...active][0] : null;
+  document.title = busy ? (busy.share ? Math.round(busy.share * 100) + " % · " : "") + busy.name : "lalia";
 }
 
 function listQueue() {
