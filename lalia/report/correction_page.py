@@ -76,15 +76,16 @@ def write_pages(
 
     def write(more: bool) -> None:  # each page as soon as it is full: its audio is large
         paths.append(path.with_stem(f"{path.stem}-{len(paths) + 1}") if paths else path)
-        lead = Markup("<strong>{}</strong>, the most doubtful first. Save the table, then run <code>{}</code>.").format(
-            plural(len(part), "clip"), next_command
-        )
+        lead = Markup("<strong>{}</strong>, the most doubtful first.").format(plural(len(part), "clip"))
         number = f", page {len(paths)}" if more or len(paths) > 1 else ""
         left_out = len(clips) - shown if len(paths) == MOST_PAGES else 0
         footer: list[str | Markup] = [f"{left_out:,} more doubtful clips are on no page."] if left_out else []
         footer.append("Enter saves a corrected text, Escape leaves it. After a decision the next clip plays.")
         sections = [page.Section("", [page.corrections(part, WORD_LEGEND, storage)])]
-        made = page.Page("corrections", title + number, lead, sections=sections, footer=footer, assets=ASSETS)
+        steps = [(next_command, "after you downloaded the table")]
+        made = page.Page(
+            "corrections", title + number, lead, next=steps, sections=sections, footer=footer, assets=ASSETS
+        )
         made.write(paths[-1])
 
     for one, new in _paged(clips, normaliser):
