@@ -2,9 +2,9 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.data.snr CORPUS… [--clips 20]
 
-Of each corpus, ``--clips`` clips are taken whose pauses are at least 38 dB below their speech. The true ratio compares the power of
-the speech (frames within 25 dB of the loud ones) with that of the noise. The first table has the median error and the mean absolute
-error in dB, the second the share of clips below 0 dB, as preparation measured them and as they are estimated now.
+Of each corpus, ``--clips`` clips are taken whose pauses are at least 38 dB below their speech. The true ratio compares the
+power of the speech (frames within 25 dB of the loud ones) with that of the noise. The first table has the median error and the
+mean absolute error in dB, the second the share of clips below 0 dB, as preparation measured them and as they are estimated now.
 """
 
 from __future__ import annotations
