@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def last_value(steps: Generator[object, None, Result]) -> Result:
-    """Run ``steps`` to their end; what they return."""
-    while True:
+def last_value(steps: Generator[object, None, Result], stopped: Callable[[], bool] = lambda: False) -> Result:
+    """Run ``steps`` to their end; what they return. ``CancelledError`` between two of them if ``stopped``."""
+    while not stopped():
         try:
             next(steps)
         except StopIteration as end:
             result: Result = end.value
             return result
+    steps.close()
+    raise CancelledError
 
 
 def in_order(work: Callable[[Item], Result], items: Iterable[Item], jobs: int) -> Iterator[Result]:

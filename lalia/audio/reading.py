@@ -154,6 +154,46 @@ def read_blocks(
             yield from converter.finish(tell)
 
 
+def wave_blocks(wave: np.ndarray, rate: int = SAMPLE_RATE, name: str = "wave") -> Iterator[np.ndarray]:
+    """``wave``, floats (S,) at ``rate`` Hz, as consecutive blocks at 16 kHz; errors call it ``name``.
+
+    Raises ``AudioError`` for several channels, integers, samples that are not finite, and rates and levels as in files.
+    """
+    wave = check_wave(wave, name)
+    if isinstance(rate, bool) or not isinstance(rate, (int, float, np.number)) or rate != int(rate):
+        raise AudioError(f"{name}: a sample rate of {rate!r}; expected whole samples per second, such as 16000")
+    _check_format(int(rate), 1, name)
+    if rate == SAMPLE_RATE:
+        if wave.size:
+            yield wave
+        return
+    resampler = Resampler(int(rate))
+    for start in range(0, len(wave), _BLOCK_SAMPLES):
+        last = start + _BLOCK_SAMPLES >= len(wave)
+        block_S = resampler(wave[start : start + _BLOCK_SAMPLES].astype(np.float32, copy=False), last)
+        if block_S.size:
+            yield block_S
+
+
+def check_wave(wave: np.ndarray, name: str) -> np.ndarray:
+    """``wave`` if it is one channel of finite floats, else ``AudioError`` with what to do."""
+    if wave.ndim != 1 or not np.issubdtype(wave.dtype, np.floating):
+        hint = ""
+        if wave.ndim == 2 and min(wave.shape) <= _MAX_CHANNELS:
+            axis = int(wave.shape[1] < wave.shape[0])
+            hint = f"; mix its {wave.shape[axis]} channels with .mean({axis}), or give the file"
+        if np.issubdtype(wave.dtype, np.integer):
+            hint += f"; divide integers by {-int(np.iinfo(wave.dtype).min) or 'half their range'}"
+        found = f"{wave.dtype} of shape {wave.shape}"
+        raise AudioError(f"{name}: is {found}; expected floats from -1 to 1 of shape (samples,), mono{hint}")
+    peak = max(float(wave.max()), -float(wave.min())) if wave.size else 0.0
+    if not np.isfinite(peak):
+        raise AudioError(f"{name}: has samples that are not finite (NaN or infinity)")
+    if peak > _MAX_PEAK:
+        raise AudioError(f"{name}: samples reach {peak:.0f}; expected floats from -1 to 1 (divide by 32768)")
+    return wave
+
+
 class _Converter:
     """Mixes and resamples blocks (S, C) of one rate, without the first ``skipped`` samples of the mix."""
 

@@ -65,46 +65,59 @@ class VoiceActivity:
         return self.feed(wave_S, last=True)
 
 
-def mute_non_speech(blocks: Iterable[np.ndarray], grid: Samples) -> Iterator[tuple[bool, np.ndarray]]:
-    """A wave, given as consecutive ``blocks`` (S,), as pieces (speech, samples); samples without speech are set to zero.
+class NonSpeech:
+    """Sets samples without speech to zero, in a wave that comes in blocks.
 
-    A piece counts as speech where speech is within half a second. All pieces but the last begin and end on multiples of
-    ``grid`` samples. Memory holds two blocks.
+    A piece counts as speech where speech is within half a second, so what ``feed`` returns is that much behind. All pieces but
+    the last begin and end on multiples of ``grid`` samples. Memory holds two blocks.
     """
-    unit = math.lcm(FRAME_SAMPLES, grid)
-    margin = -(-to_samples(_MARGIN_S) // unit)
-    detector = VoiceActivity()
-    waiting_S = np.zeros(0, np.float32)
-    raw_U = np.zeros(0, bool)  # decided units: up to `margin` already returned, then those not yet returned
-    speech_T = np.zeros(0, np.float32)
-    returned = 0
-    for block_S, last in _flag_last(blocks):
-        waiting_S = np.concatenate([waiting_S, block_S])
-        speech_T = np.concatenate([speech_T, detector.feed(block_S.astype(np.float32, copy=False), last)])
-        per_unit = unit // FRAME_SAMPLES
+
+    def __init__(self, grid: Samples) -> None:
+        self._unit = math.lcm(FRAME_SAMPLES, grid)
+        self._margin = -(-to_samples(_MARGIN_S) // self._unit)
+        self._detector = VoiceActivity()
+        self._waiting_S = np.zeros(0, np.float32)
+        self._raw_U = np.zeros(0, bool)  # decided units: up to `margin` already returned, then those not yet returned
+        self._speech_T = np.zeros(0, np.float32)
+        self._returned = 0
+
+    def feed(self, block_S: np.ndarray, last: bool = False) -> list[tuple[bool, np.ndarray]]:
+        """The pieces (speech, samples) that are decided; with ``last`` the wave ends."""
+        self._waiting_S = np.concatenate([self._waiting_S, block_S])
+        found_T = self._detector.feed(block_S.astype(np.float32, copy=False), last)
+        speech_T = np.concatenate([self._speech_T, found_T])
+        per_unit = self._unit // FRAME_SAMPLES
         if last and len(speech_T) % per_unit:
             speech_T = np.pad(speech_T, (0, per_unit - len(speech_T) % per_unit))
         units = len(speech_T) // per_unit
-        raw_U = np.concatenate(
-            [raw_U, speech_T[: units * per_unit].reshape(units, per_unit).max(1, initial=0) > _SPEECH_THRESHOLD]
-        )
-        speech_T = speech_T[units * per_unit :]
-        ready = len(raw_U) - returned - (0 if last else margin)
+        peaks_U = speech_T[: units * per_unit].reshape(units, per_unit).max(1, initial=0)
+        self._raw_U = np.concatenate([self._raw_U, peaks_U > _SPEECH_THRESHOLD])
+        self._speech_T = speech_T[units * per_unit :]
+        margin, returned = self._margin, self._returned
+        ready = len(self._raw_U) - returned - (0 if last else margin)
         if ready <= 0:
-            continue
-        padded_U = np.pad(raw_U, margin)
+            return []
+        padded_U = np.pad(self._raw_U, margin)
         near_U = np.lib.stride_tricks.sliding_window_view(padded_U, 2 * margin + 1).max(1)[returned : returned + ready]
         ends = np.append(np.flatnonzero(np.diff(near_U)) + 1, ready)
-        start = 0
-        for end in ends:
-            piece_S = waiting_S[start * unit : end * unit]
+        pieces, start = [], 0
+        for end in ends.tolist():
+            piece_S = self._waiting_S[start * self._unit : end * self._unit]
             if len(piece_S):
                 speech = bool(near_U[start])
-                yield speech, piece_S if speech else np.zeros_like(piece_S)
-            start = int(end)
-        waiting_S = waiting_S[ready * unit :]
-        kept = min(margin, returned + ready)
-        raw_U, returned = raw_U[returned + ready - kept :], kept
+                pieces.append((speech, piece_S if speech else np.zeros_like(piece_S)))
+            start = end
+        self._waiting_S = self._waiting_S[ready * self._unit :]
+        self._returned = min(margin, returned + ready)
+        self._raw_U = self._raw_U[returned + ready - self._returned :]
+        return pieces
+
+
+def mute_non_speech(blocks: Iterable[np.ndarray], grid: Samples) -> Iterator[tuple[bool, np.ndarray]]:
+    """A wave, given as consecutive ``blocks`` (S,), as the pieces (speech, samples) of ``NonSpeech``."""
+    muted = NonSpeech(grid)
+    for block_S, last in _flag_last(blocks):
+        yield from muted.feed(block_S, last)
 
 
 def _flag_last(blocks: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, bool]]:

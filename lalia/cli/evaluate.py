@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lalia.cli.options import Decoding, add_decoding, add_language, decoders, needs, open_corpus
+from lalia.cli.options import Decoding, add_decoding, add_language, load_decoding, needs, open_corpus
 from lalia.cli.parser import Parser, positive
 from lalia.errors import UserError
 from lalia.model_folder import LabelledCorpus, check_labels, labelled_rows, languages_taken
@@ -92,11 +91,11 @@ def evaluate(
     ``corpus`` replaces that in ``path``, which then only names it. ``languages`` None means the student's own. ``title``
     and ``more`` sections are for the page.
     """
-    from lalia.runtime.student import Student, TranscribeOptions
+    from lalia.runtime.student import Student
     from lalia.scoring import evaluation
 
     student = decoding.student(Student.load(model, threads))
-    decoder = decoders(decoding, student)()
+    decoded = student.with_decoding(load_decoding(decoding, student))
     if corpus is None:
         corpus = open_corpus(path)
     taken = languages_taken(languages, student.languages, corpus.language_names, model, path)
@@ -107,10 +106,12 @@ def evaluate(
     greedy: dict[str, Callable[[np.ndarray, str], Transcript]] = {}
     for language in {corpus.language(row) for row in rows}:
         own = student.in_language(language, strict=False)
-        same = own.normaliser is student.normaliser
-        options = TranscribeOptions(decoder=decoder if same else decoders(decoding, own, say=False)())
-        transcribers[language] = partial(own.transcribe, options=options)
         greedy[language] = own.transcribe
+        if own.normaliser is student.normaliser:
+            transcribers[language] = decoded.transcribe
+        else:
+            inputs = load_decoding(decoding, own, warn=lambda _: None)  # the student's warnings are enough
+            transcribers[language] = own.with_decoding(inputs).transcribe
 
     def transcribe(wave: np.ndarray, name: str) -> Transcript:
         return transcribers[corpus.language(places[name])](wave, name)
@@ -118,7 +119,7 @@ def evaluate(
     def transcribe_greedily(wave: np.ndarray, name: str) -> Transcript:
         return greedy[corpus.language(places[name])](wave, name)
 
-    beside = transcribe_greedily if html and decoder is not None else None  # the page shows both
+    beside = transcribe_greedily if html and decoding.as_dict() else None  # the page shows both
     found = evaluation.evaluate(transcribe, student.normaliser, corpus, rows, _progress(rows), beside)
     if sys.stderr.isatty():
         print("\r\033[K", end="", file=sys.stderr)
@@ -145,7 +146,8 @@ def evaluate(
         with needs("a page"):
             from lalia.report.evaluation_page import write_evaluation
         settings = {"split": split} | ({"language": ", ".join(taken)} if taken else {}) | decoding.as_dict()
-        calibrated = decoder is not None and decoder.weights is not None
+        with decoded.lend_decoder() as decoder:
+            calibrated = decoder is not None and decoder.weights is not None
         title = title or f"{model.resolve().name} on {path.resolve().name}"
         try:
             write_evaluation(

@@ -15,8 +15,8 @@ from pathlib import Path
 from types import FrameType
 from typing import TextIO
 
-from lalia.cards import write_text
-from lalia.cli.options import Decoding, add_decoding, add_written_language, called, decoders, kept, load_student
+from lalia.audio.channels import EACH
+from lalia.cli.options import Decoding, add_decoding, add_written_language, called, channel_choice, kept, load_student
 from lalia.cli.parser import Parser, positive
 from lalia.decoding.greedy import PAUSE_S, Word, text_of_words
 from lalia.errors import UserError
@@ -36,7 +36,8 @@ Transcribe the microphone live with a streaming student.
   lalia listen --devices                         list the microphones; choose one with --device 3 or a part of its name
 
 The microphone needs the extra [listen] and PortAudio. Only students trained for streaming work: see
-configs/distill/streaming-nano.yaml.
+configs/distill/streaming-nano.yaml. A live stream has one channel, and speakers are known only at the end of a recording: for
+--channels each and --diarizer, record it and run lalia transcribe.
 """
 SENTENCE_S: Seconds = 1.0
 """A pause of this length starts a new line."""
@@ -60,6 +61,17 @@ def add_arguments(parser: Parser) -> None:
     pause = f"seconds without a letter that end a word (default: {PAUSE_S:g}; more for slow speakers)"
     parser.add_argument("--pause", type=float, default=PAUSE_S, metavar="S", help=pause)
     parser.add_argument("--threads", type=positive, default=1, metavar="N", help="processor threads (default: 1)")
+    parser.add_argument(
+        "--channels",
+        type=channel_choice,
+        metavar="mix|N",
+        help="of several: their mix (a file) or the first (a microphone), or one, from 1 (default: mix)",
+    )
+    parser.add_argument(
+        "--voice",
+        action="store_true",
+        help="transcribe speech only, by voice activity detection; words come 0.5 s later",
+    )
     add_written_language(parser)
     add_decoding(parser)
 
@@ -73,26 +85,29 @@ def main(args: argparse.Namespace) -> int:
         raise UserError("listen: expected the folder of a streaming student; see: lalia listen --help")
     if args.fast and args.source is None:
         raise UserError("--fast: needs --from FILE; a microphone cannot be read faster")
+    if args.channels == EACH:
+        raise UserError(
+            "--channels each: a live stream has one channel; take one, or use: lalia transcribe --channels each"
+        )
     if not 0 < args.pause < 60:
         raise UserError(f"--pause {args.pause:g}: expected seconds, such as {PAUSE_S:g}")
-    form = _format_of(args.save) if args.save else ""
+    if args.save:
+        _check_format(args.save)
     if args.source and is_url(args.source):
         raise url_error(args.source)
-    decoding = Decoding.of(args)
-    student = decoding.student(load_student(args.model, args.threads, args.language))
-    decoder = decoders(decoding, student)()
+    student = load_student(args.model, args.threads, args.language, Decoding.of(args))
     with ExitStack() as opened:
         stopped = opened.enter_context(until_interrupted())
         if args.source is None:
-            microphone = Microphone(args.device)
-            stream = student.stream(rate=microphone.rate, pause_s=args.pause, decoder=decoder)
+            microphone = Microphone(args.device, args.channels)
+            stream = student.stream(rate=microphone.rate, pause_s=args.pause, voice=args.voice)
             opened.enter_context(microphone)
             print(f"lalia: listening to {microphone.name}; Ctrl-C ends it", file=sys.stderr, flush=True)
             blocks = microphone.blocks(stopped)
         else:
             microphone = None
-            stream = student.stream(rate=SAMPLE_RATE, pause_s=args.pause, decoder=decoder)
-            blocks = file_blocks(opened.enter_context(kept(args.source)), args.fast, stopped)
+            stream = student.stream(rate=SAMPLE_RATE, pause_s=args.pause, voice=args.voice)
+            blocks = file_blocks(opened.enter_context(kept(args.source)), args.fast, stopped, args.channels)
         show = _make_display(args.format)
         late_s, work_s = transcribe_live(stream, blocks, show)
     transcript = stream.transcript()
@@ -100,10 +115,7 @@ def main(args: argparse.Namespace) -> int:
     if args.format in ("srt", "vtt"):
         sys.stdout.write(render(transcript, args.format, name))
     if args.save:
-        try:
-            write_text(args.save, render(transcript, form, name))
-        except OSError as error:
-            raise UserError(f"{args.save}: cannot be written ({error.strerror}); the text is printed above") from error
+        transcript.save(args.save, name)
     print(f"lalia: {summary(stream, [] if args.fast else late_s, work_s)}", file=sys.stderr)
     if microphone is not None and microphone.lost:
         lost_s = microphone.lost / microphone.rate
@@ -214,11 +226,9 @@ def _make_display(format: str) -> Callable[[StreamUpdate, bool], None]:
     return lambda update, last: None
 
 
-def _format_of(path: Path) -> str:
-    format = path.suffix[1:].lower()
-    if format not in FORMATS:
+def _check_format(path: Path) -> None:
+    if path.suffix[1:].lower() not in FORMATS:
         raise UserError(f"--save {path}: expected a name that ends in {', '.join('.' + f for f in FORMATS)}")
-    return format
 
 
 @contextmanager

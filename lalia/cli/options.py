@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import stat
 import sys
 import tempfile
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from lalia.audio.channels import parse_channels
 from lalia.audio.formats import is_audio
 from lalia.audio.reading import SUFFIXES
 from lalia.cli.parser import Parser
@@ -22,7 +23,7 @@ from lalia.inputs import CARD, SETTINGS, identify
 
 if TYPE_CHECKING:
     from lalia.data.corpus import Corpus
-    from lalia.decoding.decoder import AcousticModel, Decoder, DecodingInputs
+    from lalia.decoding.decoder import AcousticModel, DecodingInputs
     from lalia.runtime.student import Student
 
 
@@ -101,6 +102,14 @@ def _copy(pipe: IO[bytes], file: IO[bytes], path: Path) -> None:
         if size > MOST_BYTES:
             raise UserError(f"{called(path)}: is a pipe with more than {MOST_BYTES >> 30} GB; save it as a file first")
         file.write(piece)
+
+
+def channel_choice(text: str) -> int | None:
+    """``mix``, ``each`` or a number from 1, for ``type=``."""
+    try:
+        return parse_channels(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 # --- Audio files and the paths of their transcripts ------------------------------------------------------
@@ -193,11 +202,20 @@ def add_written_language(parser: Parser, more: str = "") -> None:
     )
 
 
-def load_student(model: Path, threads: int | None, language: str) -> Student:
+def load_student(
+    model: Path,
+    threads: int | None,
+    language: str,
+    decoding: Decoding | None = None,
+) -> Student:
     """The student in ``model`` that writes ``language``; "" is its first one, and a line on stderr says so if it has several."""
     from lalia.runtime.student import Student
 
-    student = Student.load(model, threads, language)
+    files = decoding or Decoding()
+    student = Student.load(
+        model, threads, language, lm=files.lm, rescore=files.rescore, hot_words=files.hot, only=files.only,
+        transducer=bool(files.decoder), warn=warn,
+    )  # fmt: skip
     first, *others = student.normaliser.languages or [""]
     if others and not language:
         print(
@@ -206,6 +224,11 @@ def load_student(model: Path, threads: int | None, language: str) -> Student:
             file=sys.stderr,
         )
     return student
+
+
+def warn(what: str) -> None:
+    """Print a line on stderr."""
+    print(f"lalia: {what}", file=sys.stderr)
 
 
 # --- Decoding --------------------------------------------------------------------------------------------
@@ -276,42 +299,12 @@ def add_decoding(parser: Parser) -> None:
     )
 
 
-def load_decoding(files: Decoding, model: AcousticModel, say: bool = True) -> DecodingInputs:
-    """Load the files. ``say``: whether a line tells that the language model is not tuned for the student."""
-    from lalia.decoding.automata import read_closed, read_hot_words
+def load_decoding(files: Decoding, model: AcousticModel, warn: Callable[[str], None] = warn) -> DecodingInputs:
+    """Load the files for ``model``."""
     from lalia.decoding.decoder import DecodingInputs
-    from lalia.lm.folder import BONUS, WEIGHT, LanguageModel, model_names
-    from lalia.lm.lstm import LstmModel
 
-    def warn(what: str) -> None:
-        print(f"lalia: {what}", file=sys.stderr)
-
-    lm = LanguageModel.load(files.lm) if files.lm else None
-    rescore = LstmModel.load(files.rescore) if files.rescore else None
-    hot = read_hot_words(files.hot, model.normaliser, model.tokens, warn) if files.hot else None
-    only = read_closed(files.only, model.normaliser, model.tokens) if files.only else None
-    if say and lm is not None and lm.find_tuned(model_names(model.card)) is None:
-        print(
-            f"lalia: {files.lm}: its LM weight is not tuned for this student, so the defaults are used (weight {WEIGHT:g}, bonus"
-            f" {BONUS:g}); run: lalia tune STUDENT CORPUS --lm {files.lm}{' --decoder transducer' * bool(files.decoder)}",
-            file=sys.stderr,
-        )
-    inputs = DecodingInputs(lm, rescore, hot or {}, only)
+    inputs = DecodingInputs.load(
+        model, files.lm, rescore=files.rescore, hot_words=files.hot, only=files.only, warn=warn
+    )
     inputs.decoder(model)  # errors in the files are raised before the first clip is decoded
     return inputs
-
-
-def decoders(files: Decoding, model: AcousticModel, say: bool = True) -> Callable[[], Decoder | None]:
-    """A function that returns the decoder of the calling thread; None means greedy decoding. ``say`` as in ``load_decoding``."""
-    if not any((files.lm, files.rescore, files.hot, files.only)):
-        return lambda: None
-    inputs = load_decoding(files, model, say)
-    made = threading.local()
-
-    def decoder() -> Decoder | None:
-        if not hasattr(made, "decoder"):
-            made.decoder = inputs.decoder(model)
-        found: Decoder | None = made.decoder
-        return found
-
-    return decoder

@@ -56,7 +56,8 @@ model= is the name of a folder; without it language=CODE chooses, then the first
 students by the versions that are on disk now; running requests end with the old one, and with --gate so do all others if the
 new one is significantly worse on a corpus.
 A student of several languages writes the one of a request's language=CODE, else that of --language. A request's prompt= or
-hot_words= (phrases, separated by commas) are boosted in addition to --hot; voice=true leaves out what is not speech.
+hot_words= (phrases, separated by commas) are boosted in addition to --hot; voice=true leaves out what is not speech;
+channels=mix, each or a number takes or keeps apart the channels of its file (default: mix).
 Clients share the processor fairly, streams first. Beyond a limit the answer is 413 (too large or too long), 408 (too slow)
 or 429 (too many). A bug is answered with 500 and the request's id (X-Request-ID), and logged with it.
 With a token (the variable LALIA_TOKEN, or --token-file) all but the page and /health require

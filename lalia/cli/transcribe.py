@@ -9,34 +9,32 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lalia.audio.channels import EACH, parse_channels
+from lalia.audio.channels import EACH
 from lalia.audio.reading import TWO_VOICES, Note
-from lalia.cards import cores, write_text
+from lalia.cards import cores
 from lalia.cli.options import (
     Clip,
     Decoding,
     add_decoding,
     add_written_language,
     called,
-    decoders,
+    channel_choice,
     find_clips,
     kept,
     load_student,
     output_paths,
 )
 from lalia.cli.parser import Parser, positive
-from lalia.decoding.decoder import Decoder
 from lalia.decoding.greedy import Word
 from lalia.errors import AudioError, UserError, one_of
 from lalia.files import one_line, readable
 from lalia.inputs import is_url, url_error
 from lalia.model_folder import CALIBRATED, GREEDY, low_confidence, low_confidence_warning
-from lalia.runtime.naming import name_speakers
 from lalia.runtime.student import Student, TranscribeOptions
 from lalia.runtime.transcript import FORMATS, Transcript, render
 from lalia.speakers.diarizer import Diarizer
 from lalia.tags.language_routing import StudentsByLanguage
-from lalia.threads import in_order, last_value
+from lalia.threads import in_order
 from lalia.units import clock, plural
 
 ABOUT = """\
@@ -86,7 +84,7 @@ def add_arguments(parser: Parser) -> None:
     )
     parser.add_argument(
         "--channels",
-        type=_channels,
+        type=channel_choice,
         metavar="mix|each|N",
         help="of stereo files: their mix, each separately (turns of a telephone call), or one, from 1 (default: mix)",
     )
@@ -104,13 +102,6 @@ def add_arguments(parser: Parser) -> None:
         help="with --language auto: a tagger of languages (default: by confidence)",
     )
     add_decoding(parser)
-
-
-def _channels(text: str) -> int | None:
-    try:
-        return parse_channels(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _formats(text: str) -> tuple[str, ...]:
@@ -143,21 +134,18 @@ def main(args: argparse.Namespace) -> int:
     # Several jobs of one thread each are faster than one job of several threads.
     jobs = args.jobs or max(1, cores() // (args.threads or 1))
     threads = args.threads or (1 if jobs > 1 else None)
-    decoding = Decoding.of(args)
-    student: Student | StudentsByLanguage
-    if args.language == AUTO:
-        student = _students(args, threads)
-    else:
-        student = decoding.student(load_student(args.model, threads, args.language))
-    shown = sys.stderr.isatty() and (args.out is not None or not sys.stdout.isatty())
-    start, audio_s, done, calls = time.perf_counter(), 0.0, 0, 0
-
     if args.speakers and (args.diarizer is None or args.channels == EACH):
         needed = "needs --diarizer FOLDER" if args.diarizer is None else "does not go with --channels each"
         raise UserError(f"--speakers {args.speakers}: {needed}")
+    student = (
+        _students(args, threads)
+        if args.language == AUTO
+        else load_student(args.model, threads, args.language, Decoding.of(args))
+    )
     diarizer = Diarizer.load(args.diarizer) if args.diarizer else None
-    decoder = decoders(decoding, student) if isinstance(student, Student) else lambda: None
-    limit = _limit(args, decoder())
+    shown = sys.stderr.isatty() and (args.out is not None or not sys.stdout.isatty())
+    start, audio_s, done, calls = time.perf_counter(), 0.0, 0, 0
+    limit = _limit(args, student)
     words, unsure = list[Word](), list[tuple[str, list[Word]]]()
 
     def transcribe(job: _Job) -> tuple[Transcript | AudioError, list[Note]]:
@@ -166,15 +154,10 @@ def main(args: argparse.Namespace) -> int:
             return AudioError(str(url_error(job.clip.path))), notes
         try:
             with kept(job.clip.path) as path:
-                options = TranscribeOptions(args.channels, args.voice, windows, decoder(), notes.append)
+                options = TranscribeOptions(
+                    args.channels, args.voice, windows, on_note=notes.append, diarizer=diarizer, speakers=args.speakers
+                )
                 found = student.transcribe(path, called(job.clip.path), options)
-                if diarizer is not None:
-                    found = last_value(
-                        name_speakers(
-                            found, diarizer, path, called(job.clip.path), speakers=args.speakers,
-                            channel=None if args.channels == EACH else args.channels, jobs=windows, on_note=notes.append,
-                        )
-                    )  # fmt: skip
         except AudioError as error:
             return error, notes
         return found, notes
@@ -193,12 +176,12 @@ def main(args: argparse.Namespace) -> int:
         words += found.words
         if low_confidence(found.words, limit):
             unsure.append((one_line(name), found.words))
-        for format, path in job.files.items():
-            _write(path, render(found, format, readable(name)))
+        for path in job.files.values():
+            found.save(path, readable(name))
         if not job.files:
             text = render(found, formats[0], readable(name))
             named = f"{one_line(name)}\t" if several and formats == ("txt",) else ""
-            _write(None, "".join(named + line for line in text.splitlines(keepends=True)))
+            _print("".join(named + line for line in text.splitlines(keepends=True)))
         if shown:
             speed = audio_s / (time.perf_counter() - start)
             print(
@@ -243,11 +226,14 @@ def _warn(
     print(f"lalia: {names}: {low_confidence_warning(affected, languages)}", file=sys.stderr)
 
 
-def _limit(args: argparse.Namespace, decoder: Decoder | None) -> float:
+def _limit(args: argparse.Namespace, student: Student | StudentsByLanguage) -> float:
     """The mean confidence below which a warning is printed; 0 for uncalibrated beam search, where no limit is known."""
-    if decoder is None:
+    if isinstance(student, StudentsByLanguage):
         return GREEDY
-    return CALIBRATED if decoder.weights is not None and not args.only else 0.0
+    with student.lend_decoder() as decoder:
+        if decoder is None:
+            return GREEDY
+        return CALIBRATED if decoder.weights is not None and not args.only else 0.0
 
 
 def _plan(args: argparse.Namespace, clips: Sequence[Clip], several: bool) -> tuple[tuple[str, ...], list[_Job]]:
@@ -284,16 +270,11 @@ def _plan(args: argparse.Namespace, clips: Sequence[Clip], several: bool) -> tup
     ]
 
 
-def _write(path: Path | None, text: str) -> None:
+def _print(text: str) -> None:
     try:
-        if path is None:
-            sys.stdout.write(text)
-            sys.stdout.flush()
-        else:
-            write_text(path, text)
+        sys.stdout.write(text)
+        sys.stdout.flush()
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise UserError(
-            f"{path or 'stdout'}: cannot be written ({error.strerror}); what was written before is kept"
-        ) from error
+        raise UserError(f"stdout: cannot be written ({error.strerror}); what was written before is kept") from error

@@ -10,7 +10,7 @@ import math
 import re
 import warnings
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -346,32 +346,38 @@ MOST_PHRASES = 100_000
 _PARTS = re.compile(r"[()\[\]|]|[^()\[\]|]+")
 
 
+Phrases = Path | str | Iterable[str]
+"""Phrases as a user gives them: a file, one per line, or the phrases themselves."""
+HotWordList = Phrases | Mapping[str, float]
+"""The same with boosts: after a tab in a file, or the values of a mapping."""
+
+
 def read_hot_words(
-    path: Path, normaliser: Normaliser, tokens: Tokens, warn: Callable[[str], None] = warnings.warn
+    source: HotWordList, normaliser: Normaliser, tokens: Tokens, warn: Callable[[str], None] = warnings.warn
 ) -> dict[str, float]:
-    """Phrases and boosts from a file: one phrase per line, optionally a tab and its boost as a natural logarithm (default: 6).
+    """Phrases, normalised, and their boosts as natural logarithms (default: 6); in a file a tab stands before the boost.
 
     A phrase with letters that have no token is skipped; ``warn`` gets one line about all of them. ``UserError`` names the line
     with an error.
     """
     found: dict[str, float] = {}
     skipped: list[str] = []
-    for number, line in _lines(path):
+    name = _name(source, "hot words")
+    for place, line in _lines(source):
         phrase, tab, boost = line.partition("\t")
+        given: object = source[line] if isinstance(source, Mapping) else boost if tab else BOOST
         try:
-            value = float(boost) if tab else BOOST
+            value = float(given)  # type: ignore[arg-type]
             if not math.isfinite(value) or abs(value) > 100:
                 raise ValueError
-        except ValueError:
-            raise UserError(
-                f"{path}: line {number}: the boost is {boost!r}; expected a number from -100 to 100"
-            ) from None
-        written = _normalised(path, number, phrase, normaliser)
+        except (ValueError, TypeError):
+            raise UserError(f"{name}: {place}: the boost is {given!r}; expected a number from -100 to 100") from None
+        written = _normalised(f"{name}: {place}", phrase, normaliser)
         try:
             tokens.encode(written)
             found[written] = value
         except UserError as error:
-            skipped.append(f"line {number}: {error}")
+            skipped.append(f"{place}: {error}")
     if skipped:
         more = f", and {len(skipped) - 1} more" if len(skipped) > 1 else ""
         what = (
@@ -379,31 +385,30 @@ def read_hot_words(
             if found
             else "the student can write none of its hot words"
         )
-        warn(f"{path}: {what}: {skipped[0]}{more}")
+        warn(f"{name}: {what}: {skipped[0]}{more}")
     elif not found:
-        _require_any(path, found)
+        _require_any(name, found)
     return found
 
 
-def read_closed(path: Path, normaliser: Normaliser, tokens: Tokens) -> list[str]:
-    """The phrases of a file, normalised and sorted: one per line; ``(a|b)`` is a choice, ``[a]`` is optional, both may nest.
+def read_closed(source: Phrases, normaliser: Normaliser, tokens: Tokens) -> list[str]:
+    """Phrases, normalised and sorted; ``(a|b)`` is a choice, ``[a]`` is optional, both may nest.
 
     ``UserError`` names the line with an error.
     """
     found: set[str] = set()
-    for number, line in _lines(path):
-        for phrase in expand(line, f"{path}: line {number}"):
-            written = _normalised(path, number, phrase, normaliser)
+    name = _name(source, "closed list")
+    for place, line in _lines(source):
+        for phrase in expand(line, f"{name}: {place}"):
+            written = _normalised(f"{name}: {place}", phrase, normaliser)
             try:
                 tokens.encode(written)
             except UserError as error:
-                raise UserError(f"{path}: line {number}: {error}") from None
+                raise UserError(f"{name}: {place}: {error}") from None
             found.add(written)
             if len(found) > MOST_PHRASES:
-                raise UserError(
-                    f"{path}: line {number}: more than {MOST_PHRASES:,} phrases; expected a smaller grammar"
-                )
-    _require_any(path, found)
+                raise UserError(f"{name}: {place}: more than {MOST_PHRASES:,} phrases; expected a smaller grammar")
+    _require_any(name, found)
     return sorted(found)
 
 
@@ -440,25 +445,36 @@ def _alternatives(parts: list[str], at: int, closing: str, where: str) -> tuple[
     return options + current, at
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
+def _name(source: Phrases, what: str) -> str:
+    return str(source) if isinstance(source, (str, Path)) else what
+
+
+def _lines(source: Phrases) -> Iterator[tuple[str, str]]:
+    """(place, phrase) of each phrase; lines of a file that are empty or begin with # are left out."""
+    if not isinstance(source, (str, Path)):
+        for number, phrase in enumerate(source, start=1):
+            if not isinstance(phrase, str):
+                raise UserError(f"phrase {number} is {phrase!r}; expected text")
+            yield f"phrase {number}", phrase
+        return
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = Path(source).read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file; expected a list of phrases, one per line") from error
+        raise UserError(f"{source}: no such file; expected a list of phrases, one per line") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as UTF-8 text ({error}); expected a list of phrases") from error
+        raise UserError(f"{source}: cannot be read as UTF-8 text ({error}); expected a list of phrases") from error
     for number, line in enumerate(text.splitlines(), start=1):
         if line.strip() and not line.startswith("#"):
-            yield number, line
+            yield f"line {number}", line
 
 
-def _normalised(path: Path, number: int, phrase: str, normaliser: Normaliser) -> str:
+def _normalised(where: str, phrase: str, normaliser: Normaliser) -> str:
     written = normaliser.for_text(phrase)(phrase)
     if not written:
-        raise UserError(f"{path}: line {number}: {phrase.strip()!r} has no letters")
+        raise UserError(f"{where}: {phrase.strip()!r} has no letters")
     return written
 
 
-def _require_any(path: Path, found: Collection[str]) -> None:
+def _require_any(name: str, found: Collection[str]) -> None:
     if not found:
-        raise UserError(f"{path}: has no phrases; expected one per line")
+        raise UserError(f"{name}: has no phrases; expected one per line")

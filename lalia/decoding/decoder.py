@@ -6,6 +6,7 @@ T frames, V tokens. ``make_decoder`` builds a ``Decoder`` and checks that its pa
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +18,9 @@ from lalia.decoding.automata import (
     Automaton,
     CachedAutomaton,
     ClosedList,
+    HotWordList,
     HotWords,
+    Phrases,
     TokenAutomaton,
     lm_automaton,
     read_closed,
@@ -29,7 +32,7 @@ from lalia.decoding.forced_alignment import align, frames_needed
 from lalia.decoding.greedy import TokenSpan, Word, transcript, words
 from lalia.decoding.transducer_search import Joiner, TransducerBeam
 from lalia.errors import UserError
-from lalia.lm.folder import LanguageModel, model_names
+from lalia.lm.folder import BONUS, WEIGHT, LanguageModel, model_names
 from lalia.lm.lstm import Lstm, LstmModel
 from lalia.text.edit_distance import alignment
 from lalia.text.normaliser import Normaliser
@@ -440,7 +443,7 @@ def make_decoder(
 
 @dataclass(frozen=True)
 class DecodingInputs:
-    """What decoders of several requests or threads share; each of them needs a decoder of its own."""
+    """What the decoders of several requests or threads share; a decoder serves one of them at a time."""
 
     lm: LanguageModel | None = None
     rescore: LstmModel | None = None
@@ -448,6 +451,35 @@ class DecodingInputs:
     """normalised phrases and their boosts"""
     only: Sequence[str] | None = None
     """the closed list of normalised phrases"""
+
+    @classmethod
+    def load(
+        cls,
+        model: AcousticModel,
+        lm: LanguageModel | Path | str | None = None,
+        *,
+        rescore: LstmModel | Path | str | None = None,
+        hot_words: HotWordList | None = None,
+        only: Phrases | None = None,
+        warn: Callable[[str], None] = warnings.warn,
+    ) -> DecodingInputs:
+        """From folders and lists of phrases for ``model``; how the program, the server and ``Student.load`` read them.
+
+        ``warn`` gets a line if the weight of ``lm`` is not tuned for the model, or if hot words cannot be written.
+        """
+        language_model = LanguageModel.load(lm) if isinstance(lm, (str, Path)) else lm
+        lstm = LstmModel.load(rescore) if isinstance(rescore, (str, Path)) else rescore
+        hot = read_hot_words(hot_words, model.normaliser, model.tokens, warn) if hot_words is not None else {}
+        phrases = read_closed(only, model.normaliser, model.tokens) if only is not None else None
+        if language_model is not None and language_model.find_tuned(model_names(model.card)) is None:
+            name = lm if isinstance(lm, (str, Path)) else "the language model"
+            warn(
+                f"{name}: its LM weight is not tuned for this student, so the defaults are used (weight {WEIGHT:g}, bonus"
+                f" {BONUS:g}); run: lalia tune STUDENT CORPUS --lm {lm if isinstance(lm, (str, Path)) else 'LM'}"
+                + " --decoder transducer"
+                * (joiner_of(model) is not None)
+            )
+        return cls(language_model, lstm, hot, phrases)
 
     def decoder(self, model: AcousticModel, hot_words: Mapping[str, float] | None = None) -> Decoder | None:
         """A decoder for ``model``, with more ``hot_words``; None: nothing is given, so decoding is greedy."""

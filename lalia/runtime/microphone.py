@@ -30,11 +30,13 @@ class Microphone:
     It records at 16 kHz if the device supports that, else at the device's default ``rate``.
     """
 
-    def __init__(self, device: str | None = None) -> None:
-        """``device`` is a number or a part of a name from ``devices``; None is the system's default.
+    def __init__(self, device: str | None = None, channel: int | None = None) -> None:
+        """``device`` is a number or a part of a name from ``devices``; None is the system's default. ``channel`` is that of the
+        device, from 0; None: the only one that is opened.
 
-        ``UserError`` if there is no such microphone, or sounddevice or PortAudio is missing.
+        ``UserError`` if there is no such microphone or channel, or sounddevice or PortAudio is missing.
         """
+        self._channel = channel or 0
         self._module = sounddevice()
         self._queue: queue.SimpleQueue[np.ndarray] = queue.SimpleQueue()
         self._queued: Samples = 0
@@ -46,9 +48,12 @@ class Microphone:
         try:
             found = self._module.query_devices(wanted, "input")
             self.name = str(found["name"])
+            if self._channel >= found["max_input_channels"]:
+                has = found["max_input_channels"]
+                raise UserError(f"microphone {self.name!r}: has no channel {self._channel + 1}; it has {has}")
             self.rate = self._rate(wanted, round(float(found["default_samplerate"])))
             self._stream: Any = self._module.InputStream(
-                samplerate=self.rate, device=wanted, channels=1, dtype="float32", callback=self._take,
+                samplerate=self.rate, device=wanted, channels=self._channel + 1, dtype="float32", callback=self._take,
                 blocksize=round(BLOCK_S * self.rate), latency="low",
             )  # fmt: skip
         except (self._module.PortAudioError, ValueError) as error:
@@ -72,7 +77,7 @@ class Microphone:
             self.lost += frames
             return
         self._queued += frames
-        self._queue.put(block_SC[:, 0].copy())
+        self._queue.put(block_SC[:, self._channel].copy())
 
     def blocks(self, stopped: Callable[[], bool]) -> Iterator[Block]:
         """Blocks of audio until ``stopped`` returns True. ``UserError`` if the microphone is unplugged."""
@@ -100,15 +105,15 @@ class Microphone:
         self._stream.close()
 
 
-def file_blocks(path: Path, fast: bool, stopped: Callable[[], bool]) -> Iterator[Block]:
+def file_blocks(path: Path, fast: bool, stopped: Callable[[], bool], channel: int | None = None) -> Iterator[Block]:
     """The blocks of a file at the speed of a microphone, or as fast as possible with ``fast``.
 
-    ``AudioError`` if the file cannot be read.
+    ``channel`` counts from 0; None: their mix. ``AudioError`` if the file cannot be read.
     """
     began = time.monotonic()
     given: Samples = 0
     size = to_samples(BLOCK_S)
-    for read_S in read_blocks(path):
+    for read_S in read_blocks(path, channel=channel):
         for start in range(0, len(read_S), size):
             block_S = read_S[start : start + size]
             given += len(block_S)

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lalia.audio.reading import Note, NoteHandler, ignore_note
+from lalia.audio.reading import Note, NoteHandler, Source, ignore_note
 from lalia.decoding.greedy import Word, text_of_words
 from lalia.runtime.transcript import Transcript, turns
 from lalia.speakers.diarizer import Diarizer, remarks, speaker_name
 from lalia.speakers.rttm import SpeakerTurn
 from lalia.units import Seconds
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 SPEAKERS = "speakers"
 """The kind of notes about speakers."""
@@ -25,7 +21,7 @@ SPEAKERS = "speakers"
 def name_speakers(
     transcript: Transcript,
     diarizer: Diarizer,
-    source: Path | str | bytes,
+    source: Source | np.ndarray,
     name: str | None = None,
     *,
     speakers: int | None = None,
@@ -33,7 +29,7 @@ def name_speakers(
     jobs: int = 1,
     on_note: NoteHandler = ignore_note,
 ) -> Generator[Seconds, None, Transcript]:
-    """``transcript`` of the file ``source`` with the speaker of each word; yields the seconds read as ``Diarizer.steps`` does.
+    """``transcript`` of ``source`` with the speaker of each word; yields the seconds read as ``Diarizer.steps`` does.
 
     If channels were transcribed separately, each is diarized by itself, and a note says which speakers are on which channel.
     Otherwise ``channel``, from 0, is the one that was transcribed (None: the mix).

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lalia.audio.reading import Resampler
+from lalia.audio.reading import Resampler, check_wave
 from lalia.decoding.greedy import StreamingGreedy, Word, text_of_words
-from lalia.errors import AudioError, UserError
+from lalia.errors import UserError
 from lalia.runtime.transcript import Transcript
 from lalia.runtime.windows import silence
 from lalia.units import SAMPLE_RATE, Frames, Samples, Seconds, to_samples
@@ -23,6 +23,7 @@ from lalia.units import SAMPLE_RATE, Frames, Samples, Seconds, to_samples
 if TYPE_CHECKING:
     import onnxruntime
 
+    from lalia.audio.vad import NonSpeech
     from lalia.decoding.decoder import Decoder
 
 
@@ -135,8 +136,9 @@ class Stream:
     """
 
     def __init__(
-        self, state: StreamingState, greedy: StreamingGreedy, decoder: Decoder | None = None, rate: int = SAMPLE_RATE
-    ) -> None:
+        self, state: StreamingState, greedy: StreamingGreedy, decoder: Decoder | None = None, rate: int = SAMPLE_RATE,
+        muted: NonSpeech | None = None,
+    ) -> None:  # fmt: skip
         """Made by ``Student.stream``. ``UserError`` if ``rate`` is out of range."""
         if not RATES[0] <= rate <= RATES[1]:
             raise UserError(f"stream: {rate} samples per second; expected {RATES[0]} to {RATES[1]}")
@@ -144,6 +146,7 @@ class Stream:
         self._state = state
         self._greedy = greedy
         self._decoder = decoder
+        self._muted = muted
         self._resampler = Resampler(rate)
         self.rate = rate
         self._fed = 0
@@ -156,14 +159,16 @@ class Stream:
         """Process ``samples``: floats from -1 to 1, mono, of shape (samples,); ``AudioError`` if they are anything else."""
         if self._over:
             raise UserError("stream: is finished; start a new one")
-        if samples.ndim != 1 or not np.issubdtype(samples.dtype, np.floating):
-            found = f"{samples.dtype} of shape {samples.shape}"
-            raise AudioError(f"stream: was fed {found}; expected floats from -1 to 1 of shape (samples,), mono")
-        if not np.isfinite(samples).all():
-            raise AudioError("stream: was fed samples that are not finite (NaN or infinity)")
+        check_wave(samples, "stream")
         self._fed += len(samples)
         wave_S = self._resampler(samples.astype(np.float32, copy=False))
-        return self._update(self._state.feed(wave_S))
+        return self._update(self._state.feed(self._speech(wave_S)))
+
+    def _speech(self, wave_S: np.ndarray, last: bool = False) -> np.ndarray:
+        """``wave_S`` without what is not speech, half a second late; all of it where nothing is muted."""
+        if self._muted is None:
+            return wave_S
+        return np.concatenate([np.zeros(0, np.float32), *(piece_S for _, piece_S in self._muted.feed(wave_S, last))])
 
     def finish(self) -> StreamUpdate:
         """The last words; all are stable now."""
@@ -171,7 +176,7 @@ class Stream:
             return StreamUpdate(heard_s=self.heard_s)
         self._over = True
         rest_S = self._resampler(np.zeros(0, np.float32), last=True)
-        return self._update(np.concatenate([self._state.feed(rest_S), self._state.finish()]))
+        return self._update(np.concatenate([self._state.feed(self._speech(rest_S, last=True)), self._state.finish()]))
 
     @property
     def heard_s(self) -> Seconds:

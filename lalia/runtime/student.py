@@ -2,27 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+import asyncio
+import threading
+import warnings
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
 from lalia.audio.channels import EACH
-from lalia.audio.reading import Note, NoteHandler, Source, ignore_note, probe_rate_channels, read_blocks
+from lalia.audio.reading import Note, NoteHandler, Source, ignore_note, probe_rate_channels, read_blocks, wave_blocks
 from lalia.cards import cores, read_card
+from lalia.decoding.automata import HotWordList, Phrases
+from lalia.decoding.decoder import Decoder, DecodingInputs
 from lalia.decoding.greedy import PAUSE_S, CtcSpans, Spans, StreamingGreedy, Word, text_of_words, transcript, words
 from lalia.decoding.transducer_search import JOINT, Joiner, TransducerSpans
 from lalia.errors import AudioError, UserError
 from lalia.model_folder import MODEL, NORMALISER, TOKENS, TRANSDUCER, check_files, find_exported, languages_of
 from lalia.onnx_session import open_session
+from lalia.runtime.naming import name_speakers
 from lalia.runtime.streaming import SILENCE_PEAK, STATE, Chunks, Stream, StreamingState
-from lalia.runtime.transcript import PHRASE_S, Track, Transcript, duplicate_channels, merge_channels, turns
+from lalia.runtime.transcript import (
+    PHRASE_S,
+    Cue,
+    Track,
+    Transcript,
+    duplicate_channels,
+    iter_cues,
+    merge_channels,
+    turns,
+)
 from lalia.runtime.windows import Window, WindowOutput, cut_windows, silence, stitch
+from lalia.speakers.diarizer import Diarizer
 from lalia.text.language_codes import match_languages
 from lalia.text.normaliser import Normaliser
 from lalia.text.tokens import Tokens
@@ -32,7 +49,8 @@ from lalia.units import SAMPLE_RATE, Samples, Seconds, to_samples, to_seconds
 if TYPE_CHECKING:
     import onnxruntime
 
-    from lalia.decoding.decoder import Decoder
+    from lalia.lm.folder import LanguageModel
+    from lalia.lm.lstm import LstmModel
 
 WINDOW_S: Seconds = 30.0
 OVERLAP_S: Seconds = 4.0
@@ -46,23 +64,29 @@ class TranscribeOptions:
 
     channels: int | None = None
     """None mixes all channels; a number takes that one, from 0; ``lalia.audio.channels.EACH`` transcribes each by itself"""
-    voice: bool = False
-    """transcribe speech only, by voice activity detection"""
+    voice: bool | None = None
+    """transcribe speech only, by voice activity detection; None: as the student was loaded"""
     jobs: int = 1
     """windows of a long file that are transcribed at a time, one thread each"""
     decoder: Decoder | None = None
-    """made for this student by ``lalia.decoding.decoder.make_decoder``, for one call at a time; None: greedy decoding"""
+    """for one call at a time, made by ``lalia.decoding.decoder.make_decoder``; None: as the student was loaded"""
     on_note: NoteHandler = ignore_note
-    """receives notes about the file, such as a repaired header"""
+    """receives notes about the file while it is read, such as a repaired header; ``Transcript.notes`` has them too"""
     on_words: Callable[[list[Word]], None] | None = None
     """receives words as they become final, for display: in a file of several windows or channels, up to a window early"""
+    diarizer: Diarizer | None = None
+    """names the speaker of each word; None: as the student was loaded"""
+    speakers: int | None = None
+    """their number, for the diarizer, where it is known"""
 
 
 DEFAULTS = TranscribeOptions()
 
 
 class Student:
-    """A recogniser that needs no torch. ``Student.load(folder).transcribe("talk.mp3")``
+    """A recogniser that needs no torch. ``Student.load(folder).transcribe("talk.mp3").text``
+
+    Threads may share a student.
 
     The folder holds ``model.onnx`` (input ``wave`` (B, S) float32, the raw 16 kHz wave; output ``log_probs`` (B, T, V)
     float32), ``tokens.txt``, ``normaliser.json`` and ``card.json`` (``files``: their SHA-256, ``frame_s``: seconds per
@@ -83,6 +107,12 @@ class Student:
         """of the transducer that it is decoded with; None: the CTC head"""
         self._transducer: Joiner | None = None
         self.chunks = Chunks.of(card)
+        self.threads = 1
+        self.decoding = DecodingInputs()
+        """the language model, hot words and closed list that it is loaded with"""
+        self.voice = False
+        self.diarizer: Diarizer | None = None
+        self._idle: list[Decoder] = []
         # Whole frames, so that the frames of all windows are on one grid.
         frame = to_samples(self.frame_s)
         self._frame: Samples = frame
@@ -116,17 +146,48 @@ class Student:
         other.card = {**self.card, "id": f"{self.card.get('id')} transducer", "parents": parents}
         return other
 
+    def with_decoding(self, inputs: DecodingInputs) -> Student:
+        """This student decoded with other ``inputs`` (``DecodingInputs()``: greedily); both share the model."""
+        other = copy(self)
+        other.decoding = inputs
+        with other.lend_decoder():
+            pass  # errors in the inputs are raised here
+        return other
+
+    def __copy__(self) -> Student:
+        other = object.__new__(type(self))
+        vars(other).update(vars(self), _idle=[])  # decoders are made for one normaliser
+        return other
+
     @property
     def languages(self) -> list[str]:
         """The languages in its card, else that of its normaliser; empty if neither names one."""
         return languages_of(self.card, self.normaliser.settings.language)
 
     @classmethod
-    def load(cls, folder: Path | str, threads: int | None = None, language: str = "") -> Student:
+    def load(
+        cls,
+        folder: Path | str,
+        threads: int | None = None,
+        language: str = "",
+        *,
+        lm: LanguageModel | Path | str | None = None,
+        rescore: LstmModel | Path | str | None = None,
+        hot_words: HotWordList | None = None,
+        only: Phrases | None = None,
+        transducer: bool = False,
+        voice: bool = False,
+        diarizer: Diarizer | Path | str | None = None,
+        warn: Callable[[str], None] = warnings.warn,
+    ) -> Student:
         """The student in ``folder``, or in the run ``folder``, on ``threads`` threads (default: all cores).
 
-        ``language`` is the one that it writes, where it has several (default: the first). ``UserError`` if a file is missing,
-        damaged or belongs to another student, or if it has no such language.
+        ``language`` is the one that it writes, where it has several (default: the first). The others are the options of the
+        program: a language model (a folder), an LSTM that rescores what was found with it, phrases to boost (a file, a list, or
+        a mapping to boosts), a closed list of phrases (a file or a list), whether to decode with its transducer, whether to
+        leave out what is not speech, and a diarizer that names speakers. ``warn`` gets a line for hot words that cannot be
+        written and for a language model that is not tuned. ``UserError`` if a file is missing, damaged or belongs to another
+        student, or if options do not fit.
         """
         folder = find_exported(Path(folder))
         card = read_card(folder, "student")
@@ -143,7 +204,8 @@ class Student:
         tokens = Tokens.load(folder / TOKENS)
         normaliser = Normaliser.from_json(folder / NORMALISER)
         try:
-            session = open_session(folder / MODEL, threads or cores())
+            threads = threads or cores()
+            session = open_session(folder / MODEL, threads)
         except ValueError as error:
             raise UserError(f"{folder / MODEL}: {error}; copy or export the student again") from error
         _check_graph(session, tokens, folder)
@@ -152,39 +214,201 @@ class Student:
         if TRANSDUCER in card["files"]:
             student._transducer = Joiner.load(folder / TRANSDUCER)
             _check_joiner(session, student._transducer, tokens, folder)
-        return student.in_language(language) if language else student
+        student.threads = threads
+        student = student.in_language(language) if language else student
+        student = student.with_transducer() if transducer else student
+        inputs = DecodingInputs.load(student, lm, rescore=rescore, hot_words=hot_words, only=only, warn=warn)
+        student = student.with_decoding(inputs)
+        student.voice = voice
+        student.diarizer = Diarizer.load(diarizer) if isinstance(diarizer, (str, Path)) else diarizer
+        return student
+
+    def make_decoder(self, hot_words: Mapping[str, float] | None = None) -> Decoder | None:
+        """A new decoder by what the student was loaded with and more ``hot_words`` (normalised); None: greedy decoding.
+
+        It serves one call or stream at a time.
+        """
+        return self.decoding.decoder(self, hot_words)
+
+    @contextmanager
+    def lend_decoder(self) -> Iterator[Decoder | None]:
+        """A decoder by what the student was loaded with, for the block; it keeps its caches for the next one."""
+        decoder: Decoder | None
+        try:
+            decoder = self._idle.pop()
+        except IndexError:
+            decoder = self.make_decoder()
+        try:
+            yield decoder
+        finally:
+            if decoder is not None:
+                self._idle.append(decoder)
 
     def transcribe(
         self,
         source: Source | np.ndarray,
         name: str | None = None,
         options: TranscribeOptions = DEFAULTS,
+        *,
+        sample_rate: int | None = None,
     ) -> Transcript:
-        """The text and words of an audio file (its path or its bytes), or of a wave (float32, mono, 16 kHz), of any length.
+        """The text and words of an audio file (its path or its bytes), or of a wave, of any length.
 
-        Memory does not grow with the length of a file. Silence gives the empty text. If channels are transcribed each by
-        itself, words have their channel and turns are in order of time. ``AudioError`` if the file cannot be read, with
-        ``name`` for bytes and waves.
+        A wave is floats from -1 to 1 of shape (samples,), at ``sample_rate`` (default: 16,000). Memory does not grow with the
+        length of a file. Silence gives the empty text. If channels are transcribed each by itself, words have their channel and
+        turns are in order of time. ``AudioError`` if the file cannot be read, with ``name`` for bytes and waves.
         """
-        return last_value(self.steps(source, name, options))
+        return last_value(self.steps(source, name, options, sample_rate=sample_rate))
+
+    async def atranscribe(
+        self,
+        source: Source | np.ndarray,
+        name: str | None = None,
+        options: TranscribeOptions = DEFAULTS,
+        *,
+        sample_rate: int | None = None,
+    ) -> Transcript:
+        """``transcribe`` on a thread of asyncio's pool, while the event loop goes on; a task that is cancelled ends it after the
+        current window."""
+        stopped = threading.Event()
+
+        def work() -> Transcript:
+            steps = self.steps(source, name, options, sample_rate=sample_rate)
+            return last_value(steps, stopped.is_set)
+
+        try:
+            return await asyncio.to_thread(work)
+        finally:
+            stopped.set()
+
+    def segments(
+        self,
+        source: Source | np.ndarray,
+        name: str | None = None,
+        options: TranscribeOptions = DEFAULTS,
+        *,
+        sample_rate: int | None = None,
+    ) -> Iterator[Cue]:
+        """``transcribe(…).segments`` one by one while the file is read: pieces of at most two lines and six seconds.
+
+        With speakers or separate channels, words are in order only at the end, and segments come then.
+        """
+        return iter_cues(self._words(source, name, options, sample_rate))
+
+    @overload
+    def batch(
+        self,
+        sources: Iterable[Source | np.ndarray],
+        jobs: int | None = None,
+        options: TranscribeOptions = DEFAULTS,
+        *,
+        keep_errors: Literal[False] = False,
+    ) -> Iterator[Transcript]: ...
+
+    @overload
+    def batch(
+        self,
+        sources: Iterable[Source | np.ndarray],
+        jobs: int | None = None,
+        options: TranscribeOptions = DEFAULTS,
+        *,
+        keep_errors: Literal[True],
+    ) -> Iterator[Transcript | AudioError]: ...
+
+    def batch(
+        self,
+        sources: Iterable[Source | np.ndarray],
+        jobs: int | None = None,
+        options: TranscribeOptions = DEFAULTS,
+        *,
+        keep_errors: bool = False,
+    ) -> Iterator[Transcript] | Iterator[Transcript | AudioError]:
+        """The transcripts of ``sources`` in their order, ``jobs`` at a time (default: as many as fill all cores).
+
+        Fastest with ``Student.load(folder, threads=1)``. A file that cannot be read raises ``AudioError`` in its turn, which ends
+        the batch; with ``keep_errors`` the error is given instead of its transcript.
+        """
+
+        def work(source: Source | np.ndarray) -> Transcript | AudioError:
+            try:
+                return self.transcribe(source, options=options)
+            except AudioError as error:
+                if keep_errors:
+                    return error
+                raise
+
+        return in_order(work, sources, jobs or max(1, cores() // self.threads))
+
+    def _words(
+        self, source: Source | np.ndarray, name: str | None, options: TranscribeOptions, sample_rate: int | None
+    ) -> Iterator[Word]:
+        """The words of the transcript, each as soon as it is final."""
+        final: list[Word] = []
+        given = 0
+        if options.channels != EACH and options.diarizer is None and self.diarizer is None:
+            options = replace(options, on_words=final.extend)
+        steps = self.steps(source, name, options, sample_rate=sample_rate)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                yield from end.value.words[given:]
+                return
+            given += len(final)
+            yield from final
+            final.clear()
 
     def steps(
         self,
         source: Source | np.ndarray,
         name: str | None = None,
         options: TranscribeOptions = DEFAULTS,
+        *,
+        sample_rate: int | None = None,
     ) -> Generator[Seconds, None, Transcript]:
         """``transcribe`` as a generator, so that several files can share a thread: it yields the seconds read so far after
         each window, and returns the transcript."""
+        notes: list[Note] = []
+
+        def note(found: Note) -> None:
+            notes.append(found)
+            options.on_note(found)
+
+        diarizer = options.diarizer or self.diarizer
+        voice = self.voice if options.voice is None else options.voice
+        own = replace(options, voice=voice, on_note=note)
+        if not isinstance(source, (str, Path, bytes)):
+            source = np.asarray(source)
+            if diarizer is not None:  # it reads the wave too
+                source = np.concatenate([np.zeros(0, np.float32), *wave_blocks(source, sample_rate or SAMPLE_RATE)])
+                sample_rate = None
+        elif sample_rate is not None:
+            raise UserError(f"sample_rate={sample_rate}: belongs to arrays; a file says its own")
+        with nullcontext(options.decoder) if options.decoder is not None else self.lend_decoder() as decoder:
+            found = yield from self._channel_steps(source, name, replace(own, decoder=decoder), sample_rate)
+        if diarizer is not None:
+            found = yield from name_speakers(
+                found, diarizer, source, name, speakers=options.speakers, jobs=options.jobs, on_note=note,
+                channel=None if options.channels == EACH else options.channels,
+            )  # fmt: skip
+        return replace(found, notes=notes)
+
+    def _channel_steps(
+        self, source: Source | np.ndarray, name: str | None, options: TranscribeOptions, sample_rate: int | None
+    ) -> Generator[Seconds, None, Transcript]:
+        """The steps of one channel, or of each."""
         channels, on_note = options.channels, options.on_note
-        if channels != EACH or isinstance(source, np.ndarray):
-            return (yield from self._steps(_audio_blocks(source, name, on_note, channels), options))
+        if isinstance(source, np.ndarray):
+            return (yield from self._steps(wave_blocks(source, sample_rate or SAMPLE_RATE, name or "wave"), options))
+        if channels != EACH:
+            return (yield from self._steps(read_blocks(source, name, channel=channels, tell=on_note), options))
         _, count = probe_rate_channels(source, name)
         if count == 1:
-            return (yield from self._steps(_audio_blocks(source, name, on_note, None), options))
+            return (yield from self._steps(read_blocks(source, name, tell=on_note), options))
         tracks, by_channel = [Track() for _ in range(count)], []
         for channel, track in enumerate(tracks):
-            blocks = track.record(_audio_blocks(source, name, on_note if channel == 0 else ignore_note, channel))
+            tell = on_note if channel == 0 else ignore_note
+            blocks = track.record(read_blocks(source, name, channel=channel, tell=tell))
             by_channel.append((yield from self._steps(blocks, options)))
         if same := duplicate_channels(tracks):
             which = ", ".join(str(channel + 1) for channel in same)
@@ -206,7 +430,7 @@ class Student:
         counter = _Counter(blocks)
         if decoder is not None:
             decoder.begin()
-        for frames_TX in self._frame_blocks(counter, options.voice, options.jobs):
+        for frames_TX in self._frame_blocks(counter, bool(options.voice), options.jobs):
             shown = len(final)
             if decoder is not None:
                 decoder.feed(frames_TX)
@@ -231,13 +455,26 @@ class Student:
         found_words = words(search.spans(), self.tokens, self.frame_s, self.normaliser.output_writing, PHRASE_S)
         return Transcript(text_of_words(found_words), found_words, duration_s)
 
-    def stream(self, *, rate: int = SAMPLE_RATE, pause_s: Seconds = PAUSE_S, decoder: Decoder | None = None) -> Stream:
+    def stream(
+        self,
+        *,
+        rate: int = SAMPLE_RATE,
+        pause_s: Seconds = PAUSE_S,
+        decoder: Decoder | None = None,
+        voice: bool | None = None,
+    ) -> Stream:
         """A stream to feed with samples at ``rate``, for example from a microphone.
 
-        A word is final at the latest ``pause_s`` after its last letter. A ``decoder`` serves one stream at a time.
-        ``UserError`` if this student cannot stream.
+        A word is final at the latest ``pause_s`` after its last letter. ``decoder`` and ``voice`` are as the student was loaded
+        unless they are given; ``voice`` delays words by half a second. ``UserError`` if this student cannot stream.
         """
-        return Stream(self._streaming_state(), self._streaming_greedy(pause_s), decoder, rate)
+        state = self._streaming_state()
+        muted = None
+        if self.voice if voice is None else voice:
+            from lalia.audio.vad import NonSpeech
+
+            muted = NonSpeech(self._frame)
+        return Stream(state, self._streaming_greedy(pause_s), decoder or self.make_decoder(), rate, muted)
 
     def _streaming_state(self) -> StreamingState:
         if self.chunks is None:
@@ -269,7 +506,7 @@ class Student:
 
     def frames(self, wave: np.ndarray) -> np.ndarray:
         """What a decoder is fed: ``log_probs``, and behind them what the joiner of a transducer adds, (T, V + J)."""
-        blocks = list(self._frame_blocks(_audio_blocks(wave, None)))
+        blocks = list(self._frame_blocks(wave_blocks(wave)))
         return np.concatenate(blocks) if blocks else np.zeros((0, self._columns), np.float32)
 
     def _frame_blocks(self, blocks: Iterable[np.ndarray], voice: bool = False, jobs: int = 1) -> Iterator[np.ndarray]:
@@ -328,20 +565,6 @@ class _Counter:
         for block in self._audio_blocks:
             self.samples += len(block)
             yield block
-
-
-def _audio_blocks(
-    source: Source | np.ndarray, name: str | None, on_note: NoteHandler = ignore_note, channel: int | None = None
-) -> Iterable[np.ndarray]:
-    if not isinstance(source, np.ndarray):
-        return read_blocks(source, name, channel=channel, tell=on_note)
-    label = name or "wave"
-    if source.ndim != 1 or not np.issubdtype(source.dtype, np.floating):
-        found = f"{source.dtype} of shape {source.shape}"
-        raise AudioError(f"{label}: is {found}; expected floats from -1 to 1 of shape (samples,), mono at 16 kHz")
-    if not np.isfinite(source).all():
-        raise AudioError(f"{label}: has samples that are not finite (NaN or infinity)")
-    return [source] if source.size else []
 
 
 def _check_graph(session: onnxruntime.InferenceSession, tokens: Tokens, folder: Path) -> None:

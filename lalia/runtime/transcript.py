@@ -7,11 +7,13 @@ import math
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import zip_longest
+from pathlib import Path
 
 import numpy as np
 
 from lalia.audio.channels import compare_seconds, cross_talk_ratio, is_same_sound
+from lalia.audio.reading import Note
+from lalia.cards import write_text
 from lalia.decoding.greedy import Word, text_of_words
 from lalia.errors import UserError
 from lalia.text.writing_system import WritingSystem
@@ -20,13 +22,86 @@ from lalia.units import SAMPLE_RATE, Samples, Seconds
 # --- A transcript ----------------------------------------------------------------------------------------
 
 
+FORMATS = ("txt", "json", "srt", "vtt")
+
+
 @dataclass(frozen=True)
 class Transcript:
-    """The text of a clip, its words with times and confidence, and the clip's length."""
+    """The text of a clip, its words with times and confidence, and the clip's length.
+
+    It can be pickled, and writes itself as text, JSON, SubRip and WebVTT.
+    """
 
     text: str
     words: list[Word] = field(default_factory=list)
     duration_s: Seconds = 0.0
+    notes: list[Note] = field(default_factory=list, compare=False)
+    """warnings about the file, such as a header with another length"""
+
+    @property
+    def segments(self) -> list[Cue]:
+        """The words in pieces of at most two lines and six seconds (``make_cues``)."""
+        return make_cues(self.words)
+
+    def to_text(self) -> str:
+        """A line; if speakers or channels are known, one for each turn, which begins with the speaker or channel."""
+        lines = [f"{turn[0].label}: {text_of_words(turn)}" for turn in turns(self.words)]
+        return "\n".join(lines if self.is_conversation else [self.text]) + "\n"
+
+    def to_json(self, name: str = "") -> str:
+        """One line of JSON, which names the audio ``name``: words with times, and turns if speakers or channels are known."""
+        return _json(self, name) + "\n"
+
+    def to_srt(self) -> str:
+        """SubRip subtitles; with speakers or channels, cues begin with them."""
+        return "".join(
+            f"{number}\n{_clock(cue.start_s, ',')} --> {_clock(cue.end_s, ',')}\n"
+            + (f"{cue.label}: " if cue.label else "")
+            + "\n".join(cue.lines)
+            + "\n\n"
+            for number, cue in enumerate(iter_cues(self.words), start=1)
+        )
+
+    def to_vtt(self) -> str:
+        """WebVTT subtitles; speakers or channels are its voices."""
+        return "WEBVTT\n\n" + "".join(
+            f"{_clock(cue.start_s, '.')} --> {_clock(cue.end_s, '.')}\n"
+            + (f"<v {cue.label}>" if cue.label else "")
+            + "\n".join(map(_escaped, cue.lines))
+            + "\n\n"
+            for cue in iter_cues(self.words)
+        )
+
+    def save(self, path: Path | str, name: str = "") -> None:
+        """Write the file ``path`` in the format of its suffix: .txt, .json (which names the audio ``name``), .srt or .vtt.
+
+        It is written whole or not at all: ``UserError`` if the suffix is another one, or the disk is full.
+        """
+        path = Path(path)
+        if path.suffix[1:].lower() not in FORMATS:
+            raise UserError(f"{path}: expected a name that ends in {', '.join('.' + f for f in FORMATS)}")
+        try:
+            write_text(path, render(self, path.suffix[1:].lower(), name))
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+
+    @property
+    def is_conversation(self) -> bool:
+        """Whether speakers are known, or channels were transcribed separately."""
+        return any(word.label for word in self.words)
+
+
+def render(transcript: Transcript, format: str, name: str = "") -> str:
+    """``transcript`` as the text of a file in one of ``FORMATS``; JSON names the audio ``name``."""
+    if format == "txt":
+        return transcript.to_text()
+    if format == "json":
+        return transcript.to_json(name)
+    if format == "srt":
+        return transcript.to_srt()
+    if format == "vtt":
+        return transcript.to_vtt()
+    raise UserError(f"format {format!r} is unknown; expected one of {', '.join(FORMATS)}")
 
 
 # --- Conversations ---------------------------------------------------------------------------------------
@@ -121,11 +196,16 @@ def turns(words: Sequence[Word]) -> list[list[Word]]:
 def _split(words: Sequence[Word], pause_s: Seconds) -> list[list[Word]]:
     parts: list[list[Word]] = []
     for word in words:
-        if parts and word.label == parts[-1][-1].label and word.start_s - parts[-1][-1].end_s <= pause_s:
+        if parts and _goes_on(parts[-1][-1], word, pause_s):
             parts[-1].append(word)
         else:
             parts.append([word])
     return parts
+
+
+def _goes_on(before: Word, word: Word, pause_s: Seconds) -> bool:
+    """Whether the same speaker or channel goes on without a pause longer than ``pause_s``."""
+    return word.label == before.label and word.start_s - before.end_s <= pause_s
 
 
 # --- Subtitles -------------------------------------------------------------------------------------------
@@ -154,7 +234,7 @@ _NOT_FIRST = (
 
 @dataclass(frozen=True)
 class Cue:
-    """A subtitle: ``lines`` shown from ``start_s`` to ``end_s``, and their ``text`` in one line.
+    """A subtitle: ``lines`` shown from ``start_s`` to ``end_s``, their ``text`` in one line, and its ``words``.
 
     ``channel`` (0: mixed), ``speaker`` ("": not known) and ``label`` are those of its words.
     """
@@ -166,9 +246,11 @@ class Cue:
     text: str = ""
     speaker: str = ""
     label: str = ""
+    words: tuple[Word, ...] = ()
+    """a word longer than a line in its parts"""
 
 
-def make_cues(words: Sequence[Word]) -> list[Cue]:
+def make_cues(words: Iterable[Word]) -> list[Cue]:
     """Words as cues of at most two lines and six seconds, in order; cues of one speaker or channel do not overlap.
 
     A line has at most 42 columns, a wide character counts two, and a longer word is broken between letters. A cue is shown for
@@ -177,36 +259,66 @@ def make_cues(words: Sequence[Word]) -> list[Cue]:
     (9 of Chinese: each counts two columns here) and 5/6 s to 7 s; the BBC's Subtitle Guidelines advise breaks at punctuation
     and pauses, and no gap that flickers.
     """
-    groups = [group for phrase in _split(_unbroken(words), PAUSE_S) for group in _cut_phrase(phrase)]
-    cues: list[Cue] = []
+    return list(iter_cues(words))
+
+
+def iter_cues(words: Iterable[Word]) -> Iterator[Cue]:
+    """``make_cues`` for words that come one by one: each cue as soon as the words after it show where it and the next one end."""
     ends: dict[str, Seconds] = {}
-    for group, following in zip_longest(groups, groups[1:]):
-        label, last_s = group[0].label, group[-1].end_s
-        before_s = ends.get(label, -math.inf)
-        start_s = before_s if group[0].start_s - before_s < GAP_S else group[0].start_s
-        lines = _lines(group)
-        read_s = start_s + max(SHORTEST_S, sum(map(_columns, lines)) / COLUMNS_PER_S)
-        end_s = max(last_s, read_s)
-        if following:
-            end_s = min(end_s, max(following[0].start_s, last_s))
-            if 0 < following[0].start_s - end_s < GAP_S:
-                end_s = following[0].start_s
-        end_s = max(min(end_s, start_s + LONGEST_S), start_s + FLASH_S)
-        ends[label] = end_s
-        cues.append(Cue(start_s, end_s, tuple(lines), group[0].channel, text_of_words(group), group[0].speaker, label))
-    return cues
+    group: list[Word] = []
+    for following in _groups(words):
+        if group:
+            yield _cue(group, following, ends)
+        group = following
+    if group:
+        yield _cue(group, [], ends)
 
 
-def _unbroken(words: Iterable[Word]) -> list[Word]:
+def _cue(group: list[Word], following: list[Word], ends: dict[str, Seconds]) -> Cue:
+    """The cue of ``group``; ``ends`` are those of the last cue of each speaker or channel."""
+    label, last_s = group[0].label, group[-1].end_s
+    before_s = ends.get(label, -math.inf)
+    start_s = before_s if group[0].start_s - before_s < GAP_S else group[0].start_s
+    lines = _lines(group)
+    read_s = start_s + max(SHORTEST_S, sum(map(_columns, lines)) / COLUMNS_PER_S)
+    end_s = max(last_s, read_s)
+    if following:
+        end_s = min(end_s, max(following[0].start_s, last_s))
+        if 0 < following[0].start_s - end_s < GAP_S:
+            end_s = following[0].start_s
+    ends[label] = end_s = max(min(end_s, start_s + LONGEST_S), start_s + FLASH_S)
+    text = text_of_words(group)
+    return Cue(start_s, end_s, tuple(lines), group[0].channel, text, group[0].speaker, label, tuple(group))
+
+
+def _groups(words: Iterable[Word]) -> Iterator[list[Word]]:
+    """Each cue's words: cut after a long pause; within a phrase, after a sentence, else a clause, else at the longest pause."""
+    phrase: list[Word] = []
+    for word in _unbroken(words):
+        if phrase and not _goes_on(phrase[-1], word, PAUSE_S):
+            yield phrase
+            phrase = []
+        phrase.append(word)
+        while (fitting := _fitting(phrase)) < len(phrase):
+            at = _best_cut(phrase, fitting)
+            yield phrase[:at]
+            phrase = phrase[at:]
+    if phrase:
+        yield phrase
+
+
+def _unbroken(words: Iterable[Word]) -> Iterator[Word]:
     """What a line keeps together, each at most a line wide: words with the marks after them, and the parts of longer words."""
-    whole: list[Word] = []
+    whole: Word | None = None
     for word in filter(lambda word: word.text, words):
-        before = whole[-1] if whole else None
-        if before and word.text[0] in _NOT_FIRST and word.label == before.label:
-            whole[-1] = replace(before, text=before.text + word.text, end_s=word.end_s)
-        else:
-            whole.append(word)
-    return [part for word in whole for part in _broken(word)]
+        if whole is not None and word.text[0] in _NOT_FIRST and word.label == whole.label:
+            whole = replace(whole, text=whole.text + word.text, end_s=word.end_s)
+            continue
+        if whole is not None:
+            yield from _broken(whole)
+        whole = word
+    if whole is not None:
+        yield from _broken(whole)
 
 
 def _broken(word: Word) -> list[Word]:
@@ -240,22 +352,17 @@ def _clusters(text: str) -> list[str]:
     return found
 
 
-def _cut_phrase(phrase: list[Word]) -> Iterator[list[Word]]:
-    """The cues of words without a long pause: cut after a sentence, else after a clause, else at the longest pause."""
-    while phrase:
-        fitting = _fitting(phrase)
-        if fitting < len(phrase):
-            enough = sum(_columns(word.text) for word in phrase[:fitting]) / 2
-            places, columns = [], 0
-            for at in range(1, fitting + 1):
-                columns += _columns(phrase[at - 1].text)
-                if columns >= enough:
-                    mark = phrase[at - 1].text[-1]
-                    rank = 2 if mark in _SENTENCE_ENDS else 1 if mark in _CLAUSE_ENDS else 0
-                    places.append((rank, round(phrase[at].start_s - phrase[at - 1].end_s, 3), at))
-            fitting = max(places)[2]
-        yield phrase[:fitting]
-        phrase = phrase[fitting:]
+def _best_cut(phrase: Sequence[Word], fitting: int) -> int:
+    """How many of the ``fitting`` words to keep together, at least half of their letters."""
+    enough = sum(_columns(word.text) for word in phrase[:fitting]) / 2
+    places, columns = [], 0
+    for at in range(1, fitting + 1):
+        columns += _columns(phrase[at - 1].text)
+        if columns >= enough:
+            mark = phrase[at - 1].text[-1]
+            rank = 2 if mark in _SENTENCE_ENDS else 1 if mark in _CLAUSE_ENDS else 0
+            places.append((rank, round(phrase[at].start_s - phrase[at - 1].end_s, 3), at))
+    return max(places)[2]
 
 
 def _fitting(phrase: Sequence[Word]) -> int:
@@ -302,41 +409,6 @@ def _is_mark(letter: str) -> bool:
 
 # --- Transcripts as files --------------------------------------------------------------------------------
 
-FORMATS = ("txt", "json", "srt", "vtt")
-
-
-def render(transcript: Transcript, format: str, name: str = "") -> str:
-    """``transcript`` as the text of a file: one line of txt or json (which names the audio ``name``), or whole subtitles.
-
-    If speakers or channels are known, txt has a line for each turn, and turns and cues begin with the speaker or channel.
-    """
-    if format == "txt":
-        lines = (
-            [f"{turn[0].label}: {text_of_words(turn)}" for turn in turns(transcript.words)]
-            if _is_conversation(transcript)
-            else []
-        )
-        return "\n".join(lines or [transcript.text]) + "\n"
-    if format == "json":
-        return _json(transcript, name) + "\n"
-    if format == "srt":
-        return "".join(
-            f"{number}\n{_clock(cue.start_s, ',')} --> {_clock(cue.end_s, ',')}\n"
-            + (f"{cue.label}: " if cue.label else "")
-            + "\n".join(cue.lines)
-            + "\n\n"
-            for number, cue in enumerate(make_cues(transcript.words), start=1)
-        )
-    if format == "vtt":
-        return "WEBVTT\n\n" + "".join(
-            f"{_clock(cue.start_s, '.')} --> {_clock(cue.end_s, '.')}\n"
-            + (f"<v {_escaped(cue.label)}>" if cue.label else "")
-            + "\n".join(map(_escaped, cue.lines))
-            + "\n\n"
-            for cue in make_cues(transcript.words)
-        )
-    raise UserError(f"format {format!r} is unknown; expected one of {', '.join(FORMATS)}")
-
 
 def _json(transcript: Transcript, name: str) -> str:
     found = {
@@ -350,7 +422,7 @@ def _json(transcript: Transcript, name: str) -> str:
             for w in transcript.words
         ],
     }
-    if _is_conversation(transcript):
+    if transcript.is_conversation:
         found["turns"] = [
             who(turn[0]) | {"start_s": turn[0].start_s, "end_s": turn[-1].end_s, "text": text_of_words(turn)}
             for turn in turns(transcript.words)
@@ -362,11 +434,6 @@ def who(part: Word | Cue) -> dict[str, int | str]:
     """The channel and the speaker of a word or a cue, as far as they are known, for JSON."""
     channel: dict[str, int | str] = {"channel": part.channel} if part.channel else {}
     return channel | ({"speaker": part.speaker} if part.speaker else {})
-
-
-def _is_conversation(transcript: Transcript) -> bool:
-    """Whether speakers are known, or channels were transcribed separately."""
-    return any(word.label for word in transcript.words)
 
 
 def _clock(seconds: Seconds, mark: str) -> str:

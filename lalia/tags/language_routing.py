@@ -20,6 +20,7 @@ from lalia.decoding.decoder import Decoder
 from lalia.decoding.greedy import Word, text_of_words
 from lalia.errors import UserError
 from lalia.inputs import identify
+from lalia.runtime.naming import name_speakers
 from lalia.runtime.streaming import Stream, StreamUpdate
 from lalia.runtime.student import DEFAULTS, Student, TranscribeOptions
 from lalia.runtime.transcript import Transcript
@@ -98,10 +99,16 @@ class StudentsByLanguage:
         language of each part."""
         if options.channels == EACH:
             raise UserError("--language auto mixes channels; take one with --channels N")
+        notes: list[Note] = []
+
+        def note(found: Note) -> None:
+            notes.append(found)
+            options.on_note(found)
+
         blocks = (
             [source]
             if isinstance(source, np.ndarray)
-            else read_blocks(source, name, channel=options.channels, tell=options.on_note)
+            else read_blocks(source, name, channel=options.channels, tell=note)
         )
         words: list[Word] = []
         parts: list[tuple[str, Seconds, Seconds]] = []
@@ -112,7 +119,7 @@ class StudentsByLanguage:
             if code not in decoders:
                 decoders[code] = decoder(code)
             on_language(code)
-            steps = student.steps(wave_S, name, replace(options, channels=None, decoder=decoders[code]))
+            steps = student.steps(wave_S, name, replace(options, channels=None, decoder=decoders[code], diarizer=None))
             try:
                 while True:
                     yield start_s + next(steps)
@@ -126,8 +133,16 @@ class StudentsByLanguage:
             duration_s = end_s
         spans = "; ".join(f"{code} {clock(start_s)} to {clock(end_s)}" for code, start_s, end_s in parts)
         if parts:
-            options.on_note(Note("languages", f"languages: {spans}"))
-        return Transcript(_text(words, parts), words, round(duration_s, 3))
+            note(Note("languages", f"languages: {spans}"))
+        transcript = Transcript(_text(words, parts), words, round(duration_s, 3), notes)
+        if options.diarizer is None:
+            return transcript
+        return (
+            yield from name_speakers(
+                transcript, options.diarizer, source, name, speakers=options.speakers, channel=options.channels,
+                jobs=options.jobs, on_note=note,
+            )
+        )  # fmt: skip
 
     def _parts(self, blocks: Iterable[np.ndarray]) -> Iterator[tuple[str, Seconds, np.ndarray]]:
         """(language, start, wave) of consecutive parts of the recording. Silent pieces go to the language before them."""
