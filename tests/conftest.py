@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -25,3 +26,11 @@ def tiny_demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     from tests.tiny_chain import make_chain
 
     return make_chain(tmp_path_factory.mktemp("chain"))
+
+
+@pytest.fixture(scope="session")
+def streaming_student(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A streaming student whose weights are chance; its export takes seconds."""
+    from tests.runtime.test_stream import make_student
+
+    return make_student(tmp_path_factory.mktemp("streaming") / "student")

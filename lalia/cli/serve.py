@@ -49,6 +49,7 @@ Serve one or several students over HTTP, with a web page for uploads.
 
   GET / /health /metrics /v1/models    POST /transcribe /render /v1/audio/transcriptions (the form of OpenAI's API)
   WebSocket /stream?rate=16000         16-bit samples in, words out during speech (streaming students)
+  lalia serve my-student --host 0.0.0.0 --wyoming 10300     also for Home Assistant: add the integration Wyoming Protocol
 
 Several students: each is loaded when it is first requested; beyond --keep the least recently used is unloaded. A request's
 model= is the name of a folder; without it language=CODE chooses, then the first student is used. With several, --lm, --rescore,
@@ -74,6 +75,9 @@ def add_arguments(parser: Parser) -> None:
     )
     parser.add_argument("--host", default="127.0.0.1", help="address (default: 127.0.0.1, this machine only)")
     parser.add_argument("--port", type=_port, default=8000, help="port (default: 8000; 0: any free port)")
+    parser.add_argument(
+        "--wyoming", type=_port, metavar="PORT", help="also the protocol of Home Assistant (usual: 10300)"
+    )
     parser.add_argument("--token-file", type=Path, metavar="FILE", help="file with the token (default: LALIA_TOKEN)")
     parser.add_argument("--origin", action="append", default=[], metavar="URL",
                         help="pages of this origin (https://example.org; *: all) may use it; may be repeated")  # fmt: skip
@@ -118,6 +122,7 @@ def main(args: argparse.Namespace) -> int:
     with needs("lalia serve", "serve"):
         from lalia.serve.application import Service
         from lalia.serve.connections import listen, serve
+        from lalia.serve.wyoming import attach
 
     limits = Limits(
         jobs=args.jobs, requests=args.requests, streams=args.streams, connections=args.connections,
@@ -125,6 +130,10 @@ def main(args: argparse.Namespace) -> int:
         patience_s=float(args.patience), idle_s=float(args.idle),
     )  # fmt: skip
     token = _token(args.token_file)
+    if args.wyoming is not None and token:
+        raise UserError(
+            "--wyoming: its protocol has no token, so its port is open to all who reach it; serve it without one"
+        )
     access = Access(token, tuple(_origin(origin) for origin in args.origin), args.proxy, args.access_log)
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="lalia: %(asctime)s %(message)s")
     logging.getLogger("lalia.serve").setLevel(logging.INFO)
@@ -138,6 +147,7 @@ def main(args: argparse.Namespace) -> int:
         students.replace(listed.name)
     diarizer = Diarizer.load(args.diarizer) if args.diarizer else None
     bound = listen(args.host, args.port)
+    wyoming = listen(args.host, args.wyoming) if args.wyoming is not None else None
     with tempfile.TemporaryDirectory(prefix="lalia-serve-") as folder:
         service = Service(students, limits, Path(folder), access, args.voice, diarizer)
         host, port = bound.getsockname()[:2]
@@ -145,7 +155,11 @@ def main(args: argparse.Namespace) -> int:
         open_to = "" if token or host in ("127.0.0.1", "::1") else " without a token: anybody who reaches it can use it"
         names = ", ".join(listed.name for listed in students.listed[:10]) + (", …" if len(students.listed) > 10 else "")
         print(f"lalia: serving {names} on http://{shown}:{port}{open_to}", file=sys.stderr, flush=True)
-        serve(service.application(), bound, limits, service.reload)
+        application = service.application()
+        if wyoming is not None:
+            attach(application, service, wyoming)
+            print(f"lalia: Wyoming on tcp://{shown}:{wyoming.getsockname()[1]}", file=sys.stderr, flush=True)
+        serve(application, bound, limits, service.reload)
     return 0
 
 

@@ -103,6 +103,7 @@ yi yid yiddish, yo yor yoruba, za zha zhuang, zh zho chinese, zu zul zulu
 _ENTRIES = [entry.split() for entry in _CODES.split(",")]
 _SHORT = {short: code for short, code, _ in _ENTRIES}
 _NAMES = {name: code for _, code, name in _ENTRIES}
+_TWO_LETTERS = {code: short for short, code, _ in _ENTRIES}
 _KNOWN = {code for _, code, _ in _ENTRIES} | {
     "ast",
     "ceb",
@@ -162,6 +163,12 @@ def iso_639_3(name: str) -> str:
         f"language {name!r} is unknown; say its ISO 639-3 code, such as ita (or a locale such as it-IT, or its English name); "
         f"{hint}"
     )
+
+
+def iso_639_1(code: str) -> str:
+    """The two letters of ``code``, or of its macrolanguage: ``it`` of ``ita``, ``zh`` of ``cmn``; "" where there are none."""
+    entry = codes().get(code)
+    return _TWO_LETTERS.get(code) or (_TWO_LETTERS.get(entry.macrolanguage, "") if entry else "")
 
 
 def describe_language(word: str, code: str) -> str:

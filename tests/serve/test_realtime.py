@@ -19,7 +19,6 @@ from lalia.audio.encoding import flac_bytes
 from lalia.serve.realtime import _decoded
 from tests.journeys.material import committed
 from tests.models.test_chunks import noise
-from tests.runtime.test_stream import make_student as make_streaming_student
 from tests.serve.test_application import Running, served, wait_for
 from tests.tiny_student import sing
 
@@ -138,9 +137,8 @@ def test_pauses_end_items(server: Running) -> None:
         assert start - 0.3 < heard_start < start + 0.7 and end - 1.5 < heard_end < end + 1.0
 
 
-def test_words_of_a_streaming_student_are_deltas(tmp_path: Path) -> None:
-    student = make_streaming_student(tmp_path / "student")
-    with served(tmp_path, student=student, LALIA_TOKEN=TOKEN) as running:
+def test_words_of_a_streaming_student_are_deltas(streaming_student: Path, tmp_path: Path) -> None:
+    with served(tmp_path, student=streaming_student, LALIA_TOKEN=TOKEN) as running:
         wait_for(lambda: running.get("/health").status_code == 200)
         audio = pcm_24khz(noise(48_000)[0].numpy())
         events = talk(running.port, {"turn_detection": None}, audio, is_completed)

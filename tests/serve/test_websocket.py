@@ -17,7 +17,6 @@ from lalia.audio.encoding import flac_bytes
 from lalia.audio.reading import resample
 from lalia.runtime.student import Student
 from tests.models.test_chunks import noise
-from tests.runtime.test_stream import make_student
 from tests.serve.test_application import Running, served, wait_for
 
 client = pytest.importorskip("websockets.sync.client", reason="the extra [serve] is not installed")
@@ -25,8 +24,8 @@ exceptions = pytest.importorskip("websockets.exceptions")
 
 
 @pytest.fixture(scope="module")
-def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_student(tmp_path_factory.mktemp("streaming") / "student")
+def student(streaming_student: Path) -> Path:
+    return streaming_student
 
 
 @pytest.fixture(scope="module")
