@@ -48,6 +48,7 @@ LONGEST_S: Seconds = 300.0
 LINE_BYTES = 65_536
 _RATES, _WIDTHS, _CHANNELS = (8_000, 192_000), (1, 4), (1, 32)
 _ROUTE = "wyoming"
+_LINGER_S: Seconds = 2.0
 
 
 @dataclass(frozen=True)
@@ -172,11 +173,19 @@ class _Client:
         except Exception as error:  # a bug here fails only this connection
             failed = self._service.as_request_error(error, self._name)
             self._end(failed.status)
-            with contextlib.suppress(OSError, RequestError):
+            with contextlib.suppress(OSError, RequestError, asyncio.TimeoutError):
                 await self._write("error", text=str(failed), code=failed.code)
+                await asyncio.wait_for(self._discard(), _LINGER_S)
         finally:
             self._end(499)
             self._writer.close()
+
+    async def _discard(self) -> None:
+        """Read on: a client that is still sending would get a connection reset instead of the error."""
+        if self._writer.can_write_eof():
+            self._writer.write_eof()
+        while await self._reader.read(LINE_BYTES):
+            pass
 
     async def _answer(self, event: Event) -> None:
         if event.type == "describe":
