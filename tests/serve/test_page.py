@@ -111,10 +111,15 @@ def test_a_file_is_transcribed_corrected_by_keyboard_and_saved(tones: Running, v
     page.press("ArrowRight")
     assert page.value("document.activeElement.textContent") == "cab"
     assert "% sure" in text(page, "inspected")
-    page.press("Enter", "Backspace", *"go on", "Tab", "Escape")
+    page.press("Enter", *"go on", "Tab", "Escape")
     assert page.value(WORDS) == "bad go on ace dab" and page.value("document.activeElement.textContent") == "ace"
     assert page.value("document.querySelectorAll('.word.corrected').length") == 2
     assert text(page, "status") == "“cab” is now “go on”"
+    assert page.value("spans.every((one, i) => one.index === i && one.textContent === shown.words[i].text)")
+    page.value("edit(4); document.activeElement.value = ''")
+    page.press("Enter")  # an empty correction removes the word
+    assert page.value("document.querySelector('#text article p').textContent") == "bad go on ace"
+    click(page, "undo")
     first, second = page.value("shown.words.slice(1, 3)")
     assert first["end_s"] == second["start_s"] and first["was"] == "cab"
 

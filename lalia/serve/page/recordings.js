@@ -161,10 +161,12 @@ function progressed(item, heard, took) {
 function times(speed) { return (speed < 10 ? speed.toFixed(1) : Math.round(speed)) + "×"; }
 
 function finish(item, found) {
+  const same = item.words.length === found.words.length && found.words.every((word, i) => word.text === item.words[i].text && label(word) === label(item.words[i]));
   Object.assign(item, { state: "done", share: null, words: found.words, warnings: found.warnings ?? [], duration: found.duration_s });
   item.about = count(item.words.length, "word") + " · " + clock(item.duration)
     + (item.took ? " · " + span(item.took) + ", " + times(item.duration / item.took) + " real time" : "");
-  if (item === shown) { selected = -1; renderWords(); }
+  if (item === shown && !same) { selected = -1; renderWords(); }
+  if (item === shown && same) spans.forEach((one, i) => mark(one, item.words[i]));
   changed(item);
   announce(item.name + ": " + count(item.words.length, "word"));
 }

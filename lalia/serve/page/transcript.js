@@ -26,29 +26,50 @@ function appendWords(words) {
       turn = make("article");
       const time = make("button", { type: "button", className: "time", textContent: clock(word.start_s), tabIndex: -1 });
       time.setAttribute("aria-label", "Play from " + clock(word.start_s));
-      time.onclick = () => { select(index); playFrom(word.start_s); };
+      const made = turn;
+      time.onclick = () => playWord(made.querySelector(".word").index);
       const side = make("div", { className: "side" }, time);
       if (label(word)) side.append(speakerButton(word));
       turn.append(side, make("p", { dir: "auto" }));
       text.append(turn);
       length = 0;
     }
-    const made = make("span", { className: "word", textContent: word.text, tabIndex: -1 });
-    made.setAttribute("role", "button");
-    mark(made, word);
-    made.dataset.index = index;
+    const made = wordSpan(word);
+    made.index = index;
     if (!word.joined && length) turn.lastChild.append(" ");
     turn.lastChild.append(made);
     spans.push(made);
     turn.words = ++length;
   }
-  if (spans.length && selected < 0) spans[0].tabIndex = 0;
+  const entry = spans[Math.max(selected, 0)];  // where Tab enters the text
+  if (entry) entry.tabIndex = 0;
+}
+
+function wordSpan(word) {
+  const made = make("span", { textContent: word.text, tabIndex: -1 });
+  made.setAttribute("role", "button");
+  mark(made, word);
+  return made;
 }
 
 function mark(made, word) {
   const kind = word.was !== undefined ? "corrected" : word.confidence < DOUBTFUL ? "doubtful" : word.confidence < UNSURE ? "unsure" : "";
-  if (kind) made.classList.add(kind);
+  made.className = "word " + kind;
   if (kind) made.setAttribute("aria-label", word.text + ", " + (kind === "corrected" ? "corrected" : "unsure"));
+  else made.removeAttribute("aria-label");
+}
+
+// Put the words `made` in the place of the one at `index`, without writing an hour of other words again.
+function replaceWord(index, made) {
+  const old = spans[index], turn = old.closest("article"), fresh = made.map(wordSpan);
+  fresh.forEach((one, i) => old.before(...(i && !made[i].joined ? [" "] : []), one));
+  if (!fresh.length && old.previousSibling?.nodeType === Node.TEXT_NODE) old.previousSibling.remove();
+  old.remove();
+  spans.splice(index, 1, ...fresh);
+  for (let i = index; i < spans.length; i++) spans[i].index = i;
+  turn.words += fresh.length - 1;
+  if (!turn.words) turn.remove();
+  playing = -1;
 }
 
 function speakerButton(word) {
@@ -64,7 +85,7 @@ function speakerButton(word) {
       over = true;
       const text = box.value.trim();
       if (!save || !text || text === name) { box.replaceWith(button); button.focus(); return; }
-      change(shown.words.map(other => label(other) === name ? { ...other, speaker: text } : other), button.textContent + " is now " + text);
+      change(shown.words.map(other => label(other) === name ? { ...other, speaker: text } : other), renderWords, button.textContent + " is now " + text);
     };
     box.onkeydown = event => { if (event.key === "Enter") close(true); if (event.key === "Escape") close(false); event.stopPropagation(); };
     box.onblur = () => close(true);
@@ -158,7 +179,8 @@ function edit(index) {
       const made = corrected(word, text), words = [...shown.words];
       words.splice(index, 1, ...made);
       next = step > 0 ? index + made.length : next;
-      change(words, made.length ? "“" + word.text + "” is now “" + text + "”" : "“" + word.text + "” removed");
+      selected = -1;
+      change(words, () => replaceWord(index, made), made.length ? "“" + word.text + "” is now “" + text + "”" : "“" + word.text + "” removed");
     }
     select(Math.max(0, Math.min(next, spans.length - 1)), true);
     if (step && spans[next]) edit(next);
@@ -176,11 +198,11 @@ function edit(index) {
   box.select();
 }
 
-function change(words, told) {
+function change(words, render, told) {
   shown.before.push(shown.words);
   shown.words = words;
   shown.unsaved = true;
-  renderWords();
+  render();
   inspect();
   announce(told);
 }
@@ -193,6 +215,11 @@ function undo() {
   renderWords();
   select(index, true);
   announce("Undone");
+}
+
+function playWord(index, focus) {
+  select(index, focus);
+  playFrom(shown.words[index].start_s);
 }
 
 function nextUnsure() {
@@ -224,30 +251,28 @@ function vertical(index, direction) {
 at("text").addEventListener("click", event => {
   const word = event.target.closest(".word");
   if (!word || shown.state === "failed") return;
-  const index = Number(word.dataset.index);
-  select(index, true);
-  playFrom(shown.words[index].start_s);
+  playWord(word.index, true);
 });
 at("text").addEventListener("dblclick", event => {
   const word = event.target.closest(".word");
-  if (word) { event.preventDefault(); edit(Number(word.dataset.index)); }
+  if (word) { event.preventDefault(); edit(word.index); }
 });
 at("text").addEventListener("focusin", event => {
-  if (event.target.classList.contains("word") && Number(event.target.dataset.index) !== selected) select(Number(event.target.dataset.index));
+  if (event.target.classList.contains("word") && event.target.index !== selected) select(event.target.index);
 });
 at("correct").onclick = () => edit(selected);
 at("next").onclick = nextUnsure;
 at("undo").onclick = undo;
 
 addEventListener("keydown", event => {
-  const target = event.target, word = target.classList?.contains("word") ? Number(target.dataset.index) : -1;
+  const target = event.target, word = target.classList?.contains("word") ? target.index : -1;
   if (!shown || shown.state !== "done" || event.altKey || event.isComposing) return;
   if (target.matches?.("input, textarea, select")) return;
   if ((event.ctrlKey || event.metaKey) && event.key === "z" && !event.shiftKey) { event.preventDefault(); undo(); return; }
   if (event.ctrlKey || event.metaKey) return;
   const rtl = word >= 0 && getComputedStyle(spans[word].parentNode).direction === "rtl";
   const keys = {
-    " ": () => word >= 0 ? (at("audio").paused ? playFrom(shown.words[word].start_s) : at("audio").pause()) : toggle(),
+    " ": () => word >= 0 ? (at("audio").paused ? playWord(word) : at("audio").pause()) : toggle(),
     n: nextUnsure,
     ...(word < 0 ? {} : {
       ArrowRight: () => select(word + (rtl ? -1 : 1), true), ArrowLeft: () => select(word + (rtl ? 1 : -1), true),
