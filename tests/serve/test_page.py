@@ -214,12 +214,18 @@ def test_the_token_and_live_words(streams: Running, visit) -> None:
         "Turkish",
     ]
     page.value("document.getElementById('language').value = 'tur'")
+    page.value("""{ const Real = WebSocket; window.sockets = [];
+                    WebSocket = class extends Real { constructor(address) { super(address); sockets.push(this); } } }""")
     click(page, "speak")
     page.wait("document.querySelectorAll('#text .word').length")
-    page.wait("document.getElementById('timer').textContent === '0:01'")
+    page.value("sockets[0].close()")  # the connection breaks, and the stream goes on in another one
+    shown = page.value("spans.length")
+    page.wait(f"sockets.length > 1 && spans.length > {shown}")
+    page.wait("document.getElementById('timer').textContent > '0:00'")
     assert "so far" in text(page, "about") and page.value("document.getElementById('recording').hidden") is False
     click(page, "stop")
     page.wait("items[0].state === 'done'")
+    assert page.value("items[0].words.every((word, i, all) => !i || word.start_s >= all[i - 1].start_s)")
     assert page.value("items[0].url").startswith("blob:") and page.value("document.querySelector('.tentative')") is None
     page.wait("document.getElementById('audio').duration > 0.5")
     wait_for(lambda: streams.inside() == 0)

@@ -1,5 +1,7 @@
 // The microphone: live words where the student streams, else a recording that is transcribed at its end.
 const BLOCK = 1024, RATE = 16_000, SILENT_S = 3, SILENCE = 0.002;
+const RECONNECTS = 20, RECONNECT_MS = 1000;
+const REFUSED = "The server is busy or refuses these options for live speech. Check hot words and language, then press Speak again.";
 
 const MICROPHONE = {
   NotAllowedError: "The microphone is blocked. Allow it for this page in the browser's address bar, then press Speak again.",
@@ -33,7 +35,7 @@ async function speak() {
   const rate = context.sampleRate, pieces = [], levels = [], began = performance.now(), name = "Recording " + ++spoken;
   const item = newItem(name, null);
   Object.assign(item, { state: "live", about: "listening" });
-  const live = abilities().streaming ? openStream(item, rate) : null;
+  const live = abilities().streaming ? openStream(item, rate, pieces) : null;
   const tap = context.createScriptProcessor(BLOCK, 1, 1);
   let heard = began;
   tap.onaudioprocess = event => {
@@ -41,11 +43,11 @@ async function speak() {
     const level = Math.sqrt(samples.reduce((sum, s) => sum + s * s, 0) / samples.length), now = performance.now();
     const piece = Int16Array.from(samples, s => Math.round(Math.max(-1, Math.min(1, s)) * 32767));
     pieces.push(piece);
-    live?.send(piece);
+    live?.send();
     levels.push(level);
     if (level > SILENCE) heard = now;
     const quiet = now - heard > SILENT_S * 1000;
-    at("mic-hint").textContent = quiet ? "No sound arrives. Is the microphone muted?" : live ? "Listening" : "Recording; the text follows after Stop";
+    at("mic-hint").textContent = live?.broken() ? "Reconnecting" : quiet ? "No sound arrives. Is the microphone muted?" : live ? "Listening" : "Recording; the text follows after Stop";
     at("timer").textContent = clock((now - began) / 1000);
     drawLevels(levels);
   };
@@ -101,24 +103,34 @@ async function speak() {
   announce(live ? "Listening" : "Recording");
 }
 
-// A WebSocket whose stable words are appended to `item`.
-function openStream(item, rate) {
-  const address = new URL("stream?" + new URLSearchParams({ rate, ...choices("stream") }), location.href).href.replace(/^http/, "ws");
-  const socket = new WebSocket(address), waiting = [];
-  let over = false;
+// A WebSocket that sends `pieces`, and whose stable words are appended to `item`. A broken one is opened again where it broke.
+function openStream(item, rate, pieces) {
+  const query = { rate, ...choices("stream") };
+  let socket, session = "new", ready = false, finishing = false, over = false, sent = 0, tries = 0;
+  const end = error => { if (!over) { over = true; stream.ended(error); } };
   const stream = {
     ended: () => {},
-    send(piece) { if (socket.readyState === 1) socket.send(piece); else if (socket.readyState === 0) waiting.push(piece); },
-    finish() { stream.send('{"finish": true}'); if (socket.readyState > 1) end(); },
+    broken: () => session !== "new" && !ready,
+    send() {
+      if (!ready || socket.readyState !== 1) return;
+      while (sent < pieces.length) socket.send(pieces[sent++]);
+      if (finishing) { finishing = false; socket.send('{"finish": true}'); }
+    },
+    finish() { finishing = true; stream.send(); },
   };
-  const end = error => { if (!over) { over = true; stream.ended(error); } };
-  socket.onopen = () => {
-    if (token) socket.send(JSON.stringify({ token }));
-    waiting.splice(0).forEach(piece => socket.send(piece));
-  };
-  socket.onmessage = event => {
+  const told = event => {
     const found = JSON.parse(event.data);
     if (found.error) { end(new ServerError(found.error)); return; }
+    if (found.session) {  // the first answer: how much the server has
+      const samples = Math.round(found.heard_s * rate);
+      session = found.session;
+      sent = Math.floor(samples / BLOCK);
+      ready = true;
+      tries = 0;
+      if (samples % BLOCK && pieces[sent]) socket.send(pieces[sent++].subarray(samples % BLOCK));
+      stream.send();
+      return;
+    }
     item.words.push(...found.stable);
     item.about = count(item.words.length, "word") + " so far";
     if (item === shown) {
@@ -133,7 +145,21 @@ function openStream(item, rate) {
     }
     if (found.last) end();
   };
-  socket.onclose = () => end(new Error(UNREACHABLE));
+  const connect = () => {
+    socket = new WebSocket(new URL("stream?" + new URLSearchParams({ ...query, session }), location.href).href.replace(/^http/, "ws"));
+    socket.onopen = () => { if (token) socket.send(JSON.stringify({ token })); };
+    socket.onmessage = told;
+    socket.onclose = () => {
+      if (over) return;
+      const asked = ready && sent >= pieces.length && !talk;  // "finish" was sent: send it again
+      ready = false;
+      finishing ||= asked;
+      if (session === "new") ask("health").then(() => end(new Error(REFUSED)), end);
+      else if (tries++ < RECONNECTS) setTimeout(connect, RECONNECT_MS);
+      else end(new Error(UNREACHABLE));
+    };
+  };
+  connect();
   return stream;
 }
 

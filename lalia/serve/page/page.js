@@ -42,7 +42,6 @@ async function start() {
   if (!health.diarizer && at("who").value === "diarize") { at("who").value = ""; noteOptions(); }
   offer();
   try { models = (await (await ask("v1/models")).json()).data; } catch (error) { if (error.code !== "no_token") fail(error); return; }
-  hideError();
   offer();
 }
 
