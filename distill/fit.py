@@ -32,6 +32,7 @@ from lalia.data.labels import (
 from lalia.data.loader import make_eval_loader, make_loader
 from lalia.data.mixture import Mixture
 from lalia.data.plan import BatchPlan
+from lalia.decoding.forced_alignment import frames_needed
 from lalia.errors import AudioError, UserError
 from lalia.model_folder import require_alphabet
 from lalia.models.recogniser import Recogniser
@@ -50,7 +51,7 @@ from lalia.training.distributed import (
     training_device,
 )
 from lalia.training.validation import Transcripts, describe_clips, describe_languages, transcribe_rows
-from lalia.units import SAMPLE_RATE
+from lalia.units import SAMPLE_RATE, to_samples
 
 SHOW = ("train/loss", "train/posteriors", "valid/divergence", "valid/cer", "valid/wer")
 MINIMUM_STEPS = trainer.MinimumSteps(200, "with fewer steps a student stays far from its teacher")
@@ -71,6 +72,7 @@ def distill(settings: DistillSettings, folder: Path, stated: Collection[str] = (
     initial = initial_student(inputs.teachers[0], settings.student, settings.regular, inputs.tokens)
     if initial.measure:
         initial.student.encoder.measure(_readable(inputs.mixture, inputs.rows[:MEASURED]))
+    check_frames(initial, inputs)
     if settings.store.folder:
         inputs.store_outputs(settings)
     task = DistillTask(settings, inputs.teachers, initial.student, inputs.references)
@@ -123,8 +125,8 @@ def _finish(settings: DistillSettings, folder: Path, task: DistillTask, inputs: 
 
 MEASURED = 200
 """Training clips that the normalisation of a new frontend is measured on."""
-HEAVY = 0.5
-"""Share of a student's parameters in its frontend on the wave from which a lighter one is advised."""
+FEW = 0.1
+"""Largest share of labelled clips with more letters than the student has frames."""
 
 
 def describe_student(initial: Initial, teacher: Teacher) -> str:
@@ -137,13 +139,30 @@ def describe_student(initial: Initial, teacher: Teacher) -> str:
     )
     if teacher.hop != shape.hop:
         told += f"; the teacher's frames of {1000 * teacher.hop / SAMPLE_RATE:g} ms are matched to its own"
-    frontend = count_parameters(initial.student.encoder.frontend)
-    if frontend > HEAVY * count_parameters(initial.student):
+    if shape.input == "wave":
+        frontend, whole = (count_parameters(part) / 1e6 for part in (initial.student.encoder.frontend, initial.student))
         told += (
-            f". {frontend / 1e6:.1f} M of its {count_parameters(initial.student) / 1e6:.1f} M parameters are the teacher's "
-            "frontend on the wave; --student.input logmel takes log-mel frames instead, which are faster"
+            f". It keeps the teacher's frontend on the wave ({frontend:.1f} of {whole:.1f} M parameters); --student.input logmel "
+            "gives it log-mel frames instead"
         )
     return told
+
+
+def check_frames(initial: Initial, inputs: RunInputs) -> None:
+    """Raise ``UserError`` if too many labels have more letters than the student has frames; it could not learn them."""
+    shape, mixture = initial.student.encoder.shape, inputs.mixture
+    long = [
+        row
+        for row in inputs.labelled.tolist()
+        if frames_needed(inputs.encode(mixture.text(row), mixture.language(row)))
+        > shape.frames(to_samples(float(mixture.durations_s[row])))
+    ]
+    if len(long) > FEW * len(inputs.labelled):
+        raise UserError(
+            f"{len(long)} of {len(inputs.labelled)} labelled clips have more letters than student frames of "
+            f"{1000 * shape.frame_s:g} ms ({', '.join(map(mixture.id, long[:3]))}); give shorter frames with --student.stack, "
+            "or check that the labels belong to the audio"
+        )
 
 
 def teacher_transcripts(teacher: Teacher, mixture: Mixture, rows: np.ndarray) -> Transcripts:

@@ -8,6 +8,7 @@ B clips, S samples, T frames, D width, V tokens, L compared layers.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -30,8 +31,11 @@ from lalia.models.frontend import on_device, valid_frames
 from lalia.models.recogniser import Recogniser
 from lalia.scoring.rates import ErrorCounts, character_errors, word_errors
 from lalia.training import LightningModule
-from lalia.training.distributed import all_reduce_errors, all_reduce_sum
+from lalia.training.distributed import all_reduce_errors, all_reduce_sum, is_rank_zero
 from lalia.training.trainer import adamw, parameter_groups
+
+FEW_UNMATCHED = 0.1
+"""Share of held-out clips without matched frames from which a note is printed."""
 
 
 @dataclass
@@ -78,6 +82,9 @@ class DistillTask(LightningModule):
         """the last stage of the loader"""
         self._errors = (ErrorCounts(), ErrorCounts())
         self._divergences: list[Tensor] = []
+        self._unmatched = [0, 0]
+        """held-out clips that the teacher's frames could not be matched for, and all of them"""
+        self._told = False
 
     def on_fit_start(self) -> None:
         self.teachers.to(self.device)
@@ -192,6 +199,9 @@ class DistillTask(LightningModule):
         outputs = _outputs(self.student, batch.wave_BS, batch.lengths_B)
         valid_BT = valid_frames(outputs.frames_B, outputs.logits_BTV.shape[1], outputs.logits_BTV.device)
         teacher = self.targets(batch, outputs)
+        if teacher.matched_B is not None:
+            self._unmatched[0] += int((~teacher.matched_B).sum())
+            self._unmatched[1] += len(teacher.matched_B)
         apart = posterior_divergence(outputs.logits_BTV, teacher.logits_BTV, _matched(valid_BT, teacher), 1.0, 1.0)
         self._divergences.append(torch.stack([apart.loss.double(), apart.count.double()]))
         log_probs_BTV = outputs.logits_BTV.float().log_softmax(-1).cpu().numpy()
@@ -211,6 +221,16 @@ class DistillTask(LightningModule):
         apart, frames = all_reduce_sum(torch.stack(self._divergences).sum(0))
         self._errors = (ErrorCounts(), ErrorCounts())
         self._divergences.clear()
+        missed, clips = self._unmatched
+        self._unmatched = [0, 0]
+        if missed > FEW_UNMATCHED * clips and not self._told and is_rank_zero(self.settings.hardware):
+            self._told = True
+            frame_ms = 1000 * self.student.frame_s
+            print(
+                f"note: in {missed} of {clips} held-out clips the teacher emits more letters than the student has frames of "
+                f"{frame_ms:g} ms, and their posteriors teach nothing; give shorter frames with --student.stack",
+                file=sys.stderr,
+            )
         self.log_dict(
             {
                 "valid/cer": characters.rate,
