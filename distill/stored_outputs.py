@@ -5,14 +5,15 @@ A large teacher costs more than its student's training, and its outputs for clea
     STORE/store.json               the corpora, and for each teacher its content hash, shape and what is stored
     STORE/N/posteriors.bin         per frame the best tokens and their log-probabilities in half precision
     STORE/N/hidden.bin             per 40 ms the chosen layers, each reduced to its principal components, in half precision
-    STORE/N/basis.npz              mean, scale and components of each layer, from the first minutes of audio
+    STORE/N/basis.npy              mean, scale and components of each layer, from the first minutes of audio
     STORE/N/clips.jsonl            a line for each clip: where its frames are
 
 The probability of the tokens that are not stored is shared by them equally. A clip's line is written after its frames, so an
 interrupted computation continues behind the last whole clip. Clips whose speed was changed for training use the outputs of the
 clip at its own speed, matched in time.
 
-B clips, N teacher frames, H hidden frames, K stored tokens, V tokens, D width, P principal components.
+B clips, N teacher frames, H hidden frames, K stored tokens, V tokens, L stored blocks, D width, P principal components,
+R = 2 + P rows of a basis.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ from lalia.training.validation import Transcripts
 from lalia.units import SAMPLE_RATE, Samples, Seconds, to_samples
 
 FACTS, CLIPS, POSTERIORS, HIDDEN, BASIS, READY = (
-    "store.json", "clips.jsonl", "posteriors.bin", "hidden.bin", "basis.npz", "ready.json",
+    "store.json", "clips.jsonl", "posteriors.bin", "hidden.bin", "basis.npy", "ready.json",
 )  # fmt: skip
 VERSION = 1
 HIDDEN_S: Seconds = 0.04
@@ -375,10 +376,7 @@ def _compute(
     if kind is not None and isinstance(teacher, TorchTeacher):
         to_half(teacher, kind)
     teacher.to(device)
-    basis: dict[str, Tensor] = {}
-    if (folder / BASIS).is_file():
-        with np.load(folder / BASIS) as known:
-            basis = {name: torch.from_numpy(known[name]) for name in known.files}
+    basis_LRD = torch.from_numpy(np.load(folder / BASIS)) if (folder / BASIS).is_file() else None
     begun = told = time.monotonic()
     total, done = float(mixture.durations_s[rows].sum()), 0.0
     with (
@@ -388,14 +386,19 @@ def _compute(
         for batch in make_eval_loader(mixture, rows, micro_s, workers=1):
             with torch.autocast(device.type, kind or torch.bfloat16, enabled=kind is not None):
                 heard = teacher.hear(batch.to(device))
-            if layout.blocks and not basis:
-                basis = principal_components(heard, layout)
-                np.savez(folder / BASIS, **{name: value.numpy() for name, value in basis.items()})
+            if layout.blocks and basis_LRD is None:
+                basis_LRD = principal_components(heard, layout)
+                np.save(folder / BASIS, basis_LRD.numpy())
             best = heard.logits_BNV.float().log_softmax(-1).topk(layout.top, -1)
             values, tokens = best.values.cpu().numpy(), best.indices.cpu().numpy()
-            reduced = {
-                block: reduce(heard.hidden[block], basis, block, layout, heard.frames_B) for block in layout.blocks
-            }
+            reduced = (
+                []
+                if basis_LRD is None
+                else [
+                    reduce(heard.hidden[block], basis_RD.to(device), layout.stride, heard.frames_B)
+                    for block, basis_RD in zip(layout.blocks, basis_LRD, strict=True)
+                ]
+            )
             lines = []
             for b, (row, frames) in enumerate(zip(batch.rows_B.tolist(), heard.frames_B.tolist(), strict=True)):
                 record = np.zeros(frames, layout.frame)
@@ -403,7 +406,7 @@ def _compute(
                 posteriors.write(record.tobytes())
                 H = -(-frames // layout.stride) if layout.blocks else 0
                 if H:
-                    parts = np.stack([reduced[block][b, :H] for block in layout.blocks], 1)
+                    parts = np.stack([one_BHP[b, :H] for one_BHP in reduced], 1)
                     hidden_file.write(parts.astype(np.float16).tobytes())
                 corpus, name = _key(mixture, row)
                 samples = int(batch.lengths_B[b])
@@ -462,28 +465,27 @@ def to_half(teacher: TorchTeacher, kind: torch.dtype) -> None:
             weight.data = weight.data.to(kind)
 
 
-def principal_components(heard: Heard, layout: Layout) -> dict[str, Tensor]:
-    """Of each stored block: mean and scale of its channels, and the principal components of the scaled channels, (D, P)."""
-    found: dict[str, Tensor] = {}
+def principal_components(heard: Heard, layout: Layout) -> Tensor:
+    """Of each stored block (L, 2 + P, D): mean and scale of its channels, and the components of the scaled channels."""
+    found: list[Tensor] = []
     inside_BN = torch.arange(heard.logits_BNV.shape[1]) < heard.frames_B[:, None]
     for block in layout.blocks:
         frames_MD = heard.hidden[block].float().cpu()[inside_BN][:BASIS_FRAMES]
         mean_D, scale_D = frames_MD.mean(0), frames_MD.std(0, unbiased=False) + 1e-5
         z_MD = (frames_MD - mean_D) / scale_D
         _, vectors_DD = torch.linalg.eigh(z_MD.T @ z_MD / len(z_MD))
-        basis_DP = vectors_DD.flip(1)[:, : layout.components].contiguous()
-        found |= {f"{block}.mean": mean_D, f"{block}.scale": scale_D, f"{block}.basis": basis_DP}
-    return found
+        components_PD = vectors_DD.flip(1)[:, : layout.components].T
+        found.append(torch.cat([mean_D[None], scale_D[None], components_PD]))
+    return torch.stack(found)
 
 
-def reduce(hidden_BND: Tensor, basis: dict[str, Tensor], block: int, layout: Layout, frames_B: Tensor) -> np.ndarray:
-    """Principal components (B, H, P) of the mean of each ``layout.stride`` frames."""
-    mean_D, scale_D, basis_DP = (basis[f"{block}.{name}"].to(hidden_BND.device) for name in ("mean", "scale", "basis"))
-    small_BNP = ((hidden_BND.float() - mean_D) / scale_D) @ basis_DP
+def reduce(hidden_BND: Tensor, basis_RD: Tensor, stride: int, frames_B: Tensor) -> np.ndarray:
+    """Principal components (B, H, P) of the mean of each ``stride`` frames."""
+    small_BNP = ((hidden_BND.float() - basis_RD[0]) / basis_RD[1]) @ basis_RD[2:].T
     B, N, P = small_BNP.shape
     inside_BN1 = (torch.arange(N) < frames_B[:, None])[:, :, None].to(small_BNP.device)
-    H = -(-N // layout.stride)
-    padding = (0, 0, 0, H * layout.stride - N)
-    sums = nn.functional.pad(small_BNP * inside_BN1, padding).view(B, H, layout.stride, P).sum(2)
-    counts = nn.functional.pad(inside_BN1.float(), padding).view(B, H, layout.stride, 1).sum(2)
+    H = -(-N // stride)
+    padding = (0, 0, 0, H * stride - N)
+    sums = nn.functional.pad(small_BNP * inside_BN1, padding).view(B, H, stride, P).sum(2)
+    counts = nn.functional.pad(inside_BN1.float(), padding).view(B, H, stride, 1).sum(2)
     return np.asarray((sums / counts.clamp(min=1)).clamp(-6e4, 6e4).cpu().numpy())

@@ -97,7 +97,7 @@ class TorchTeacher:
         self.tokens, self.normaliser = recogniser.tokens, recogniser.normaliser
         shape = recogniser.encoder.shape
         self.hop, self.layers, self.width = shape.hop, shape.layers, shape.width
-        self.parameters = count_parameters(recogniser)
+        self.parameters: int | None = count_parameters(recogniser)
 
     @torch.no_grad()
     def hear(self, batch: Batch) -> Heard:
@@ -112,14 +112,14 @@ class TorchTeacher:
 
     @property
     def size(self) -> str:
-        return f"{self.parameters / 1e6:.2f} M parameters"
+        return f"{count_parameters(self.recogniser) / 1e6:.2f} M parameters"
 
 
 class OnnxTeacher:
     """A student folder as a teacher: log-probabilities alone, clip by clip on the CPU."""
 
     layers = width = 0
-    parameters = None
+    parameters: int | None = None
     blocks: list[int] | None = None
 
     def __init__(self, student: Student, card: dict[str, Any], folder: str) -> None:
