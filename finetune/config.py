@@ -54,7 +54,7 @@ class TransducerSettings:
     """The transducer that `--head transducer` trains beside the CTC head."""
 
     width: int = 0
-    """dimensions that encoder and predictor are added in, before a tanh; 0 = they add scores of tokens, which is fastest"""
+    """dimensions of the joiner's tanh layer; 0 = none: encoder and predictor add scores of tokens, which is fastest"""
     predictor: int = 128
     """dimensions of the predictor, which reads the last two tokens"""
     ctc: float = 0.3

@@ -54,7 +54,7 @@ from lalia.training.trainer import (
     resolve_schedule,
     write_finished,
 )
-from lalia.training.validation import describe_clips, describe_languages, transcribe_rows
+from lalia.training.validation import describe_clips, describe_languages, transcribe_rows, tune_blank_penalty
 from lalia.units import plural, to_samples
 
 SHOW = ("train/loss", "train/blank", "valid/cer", "valid/wer")
@@ -156,7 +156,7 @@ def finetune(settings: FinetuneSettings, folder: Path, stated: Collection[str] |
     alarm = BlankAlarm(settings.alarm, folder, make_initial)
     fit(task, run, train, valid, [alarm] if settings.alarm.enabled else [])
     if leader:
-        _finish(settings, folder, task, mixture, test, rows)
+        _finish(settings, folder, task, mixture, held_out, test, rows)
 
 
 def _language(settings: FinetuneSettings, mixture: Mixture, rows: np.ndarray) -> str:
@@ -219,23 +219,29 @@ def _describe_selection(lm_decoder: LmDecoder, mixture: Mixture, held_out: int) 
 
 
 def _finish(
-    settings: FinetuneSettings, folder: Path, task: FinetuneTask, mixture: Mixture, test: np.ndarray, rows: np.ndarray
-) -> None:
+    settings: FinetuneSettings, folder: Path, task: FinetuneTask, mixture: Mixture, held_out: np.ndarray, test: np.ndarray,
+    rows: np.ndarray,
+) -> None:  # fmt: skip
     """Save the recogniser of the best checkpoint and its scores on the test clips."""
     recogniser = task.recogniser
     best, step = best_weights(folder)
     task.load_state_dict(best)
     recogniser.eval()
     hybrid = recogniser.transducer is not None
-    by_ctc = transcribe_rows(recogniser, mixture, test).as_dict()
-    scores = transcribe_rows(recogniser, mixture, test, by_transducer=True).as_dict() if hybrid else by_ctc
+    beside: dict[str, Any] = {}
+    if hybrid:
+        beside = {"head": settings.head, "blank_penalty": tune_blank_penalty(recogniser, mixture, held_out)}
+    scores = by_ctc = transcribe_rows(recogniser, mixture, test).as_dict()
+    if hybrid:
+        scores = transcribe_rows(recogniser, mixture, test, by_transducer=True).as_dict()
+        beside |= {"test_cer_ctc": by_ctc["cer"], "test_wer_ctc": by_ctc["wer"]}
     facts = {
         "minutes_of_labels": round(float(mixture.durations_s[rows].sum()) / 60, 2),
         "labels": {"minutes": settings.labels.minutes, "clips": clips_digest(mixture, rows)},
         "languages": sorted({mixture.language_names[code] for code in np.unique(mixture.languages[rows])}),
         "start": settings.weights, "mode": settings.mode, "kind": settings.model.kind, "steps": settings.schedule.steps,
         "best_step": step, "selected_by": settings.select.by, "test_cer": scores["cer"], "test_wer": scores["wer"],
-        **({"head": settings.head, "test_cer_ctc": by_ctc["cer"], "test_wer_ctc": by_ctc["wer"]} if hybrid else {}),
+        **beside,
         **_start_score(settings, folder, step), **only_blanks(settings, scores),
     }  # fmt: skip
     save(settings, recogniser, folder / "recogniser", mixture.cards + parents_of(settings), finetuning=facts)

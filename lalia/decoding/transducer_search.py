@@ -3,7 +3,8 @@
 A frame of a student with a transducer holds the CTC head's log-probabilities, then the vector that the joiner adds. Frames whose
 CTC blank is certain are left out (Wang et al. 2023, "Accelerating RNN-T training and inference using CTC guidance").
 
-T frames, V tokens (0 is the blank), K hypotheses, E width of the predictor, J width of what the joiner adds.
+T frames, V tokens (0 is the blank), K hypotheses, E width of the predictor, J columns that the joiner adds: V scores, and the
+width of its tanh layer.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Joiner:
         self.tables = tables
         self._last_VE, self._second_last_VE = tables["last_VE"], tables["second_last_VE"]
         self._predict_EJ, self._predict_J = tables["predict_EJ"], tables["predict_J"]
-        self._output_JV, self._output_V = tables.get("output_JV"), tables.get("output_V")
+        self._output_WV = tables.get("output_WV")
         self._predicted: dict[tuple[int, int], np.ndarray] = {}
 
     @property
@@ -63,9 +64,9 @@ class Joiner:
     def scores(self, encoded_NJ: np.ndarray, predicted_NJ: np.ndarray) -> np.ndarray:
         """Scores (N, V), not normalised; either input may be one vector for all."""
         sums_NJ = encoded_NJ + predicted_NJ
-        if self._output_JV is None:
+        if self._output_WV is None:
             return sums_NJ
-        found: np.ndarray = np.tanh(sums_NJ) @ self._output_JV + self._output_V
+        found: np.ndarray = sums_NJ[..., : self.tokens] + np.tanh(sums_NJ[..., self.tokens :]) @ self._output_WV
         return found
 
     def save(self, path: Path) -> None:
@@ -80,8 +81,8 @@ class Joiner:
             found = cls(tables)
             V, E = tables["last_VE"].shape
             fits = tables["second_last_VE"].shape == (V, E) and tables["predict_EJ"].shape == (E, found.width)
-            joined = tables["output_JV"].shape if "output_JV" in tables else (found.width, found.width)
-            if not fits or joined != (found.width, V):
+            output = tables["output_WV"].shape if "output_WV" in tables else (0, V)
+            if not fits or output != (found.width - V, V):
                 raise ValueError("its tables have other shapes")
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise UserError(

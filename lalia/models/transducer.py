@@ -1,11 +1,12 @@
 """The transducer beside a CTC head: a predictor of the last two tokens, a joiner, and the loss.
 
 The predictor has no recurrent state (Ghodsi et al. 2020): it reads the last two tokens, so an exported student needs two small
-tables. The joiner adds encoder and predictor: as scores of the tokens (``width`` 0), or as vectors of ``width`` before a tanh and
-a linear layer.
+tables. The joiner adds scores of the tokens from encoder and predictor, the encoder's on top of the CTC head's, so that training
+begins with what CTC has learned. With a ``width`` it also adds vectors of that width, and the scores get a tanh and a linear
+layer of them.
 
 B clips, T frames, D width of the encoder, V tokens (0 is the blank), U tokens of the longest label, E width of the predictor,
-J width of what the joiner adds (V for ``width`` 0).
+J = V + ``width`` columns of what the joiner adds.
 Source: Graves 2012, "Sequence Transduction with Recurrent Neural Networks".
 """
 
@@ -31,28 +32,35 @@ class TransducerShape:
     """The sizes of a transducer."""
 
     width: int = 0
-    """dimensions that the joiner adds before a tanh; 0: it adds scores of tokens, without a tanh"""
+    """dimensions of the joiner's tanh layer; 0: it has none and adds scores alone"""
     predictor: int = 128
     """dimensions of the predictor"""
 
 
 class Transducer(nn.Module):
-    """Encoder output and tokens so far -> scores of the next token."""
+    """Encoder output, CTC's scores and tokens so far -> scores of the next token."""
 
     def __init__(self, width: int, tokens: int, shape: TransducerShape) -> None:
         super().__init__()
         self.shape = shape
-        joint = shape.width or tokens
-        self.project = nn.Linear(width, joint)
+        self.tokens = tokens
+        self.project = nn.Linear(width, tokens + shape.width)
         self.last = nn.Embedding(tokens, shape.predictor)
         """of the last token; the blank stands for the beginning of the text"""
         self.second_last = nn.Embedding(tokens, shape.predictor)
-        self.predict = nn.Linear(shape.predictor, joint)
-        self.output = nn.Linear(shape.width, tokens) if shape.width else None
-        for weight in (self.project.weight, self.predict.weight):
-            nn.init.normal_(weight, std=0.02)
-        for bias in (self.project.bias, self.predict.bias):
-            nn.init.zeros_(bias)
+        self.predict = nn.Linear(shape.predictor, tokens + shape.width)
+        self.output = nn.Linear(shape.width, tokens, bias=False) if shape.width else None
+        for linear in (self.project, self.predict):
+            nn.init.normal_(linear.weight, std=0.02)
+            nn.init.zeros_(linear.bias)
+        with torch.no_grad():  # at first the scores are CTC's
+            self.project.weight[:tokens] = 0
+        if self.output is not None:
+            nn.init.zeros_(self.output.weight)
+
+    def encoded(self, hidden_BTD: Tensor, logits_BTV: Tensor) -> Tensor:
+        """What the joiner adds for each frame, (B, T, J); ``logits_BTV`` are the CTC head's."""
+        return self.project(hidden_BTD) + nn.functional.pad(logits_BTV, (0, self.shape.width))
 
     def prediction(self, labels_BU: Tensor) -> Tensor:
         """What the joiner adds after each prefix of the labels, from none of their tokens to all of them: (B, U + 1, J)."""
@@ -64,7 +72,7 @@ class Transducer(nn.Module):
         if self.output is None:
             return _added_scores(encoded_BTJ, predicted_BUJ, labels_BU)
         B, T, _ = encoded_BTJ.shape
-        frames = max(1, _CHUNK // (B * predicted_BUJ.shape[1] * max(self.output.out_features, self.shape.width)))
+        frames = max(1, _CHUNK // (B * predicted_BUJ.shape[1] * (self.tokens + self.shape.width)))
         if frames >= T or not torch.is_grad_enabled():
             parts = [self._joined_scores(part, predicted_BUJ, labels_BU) for part in encoded_BTJ.split(frames, 1)]
         else:  # of many scores, those of a part of the frames at a time: the backward pass computes them again
@@ -77,7 +85,9 @@ class Transducer(nn.Module):
 
     def _joined_scores(self, encoded_BTJ: Tensor, predicted_BUJ: Tensor, labels_BU: Tensor) -> tuple[Tensor, Tensor]:
         assert self.output is not None
-        scores_BTUV = self.output(torch.tanh(encoded_BTJ[:, :, None] + predicted_BUJ[:, None])).float().log_softmax(-1)
+        sums_BTUJ = encoded_BTJ[:, :, None] + predicted_BUJ[:, None]
+        corrections_BTUV = self.output(torch.tanh(sums_BTUJ[..., self.tokens :]))
+        scores_BTUV = (sums_BTUJ[..., : self.tokens] + corrections_BTUV).float().log_softmax(-1)
         chosen = labels_BU[:, None, :, None].expand(-1, scores_BTUV.shape[1], -1, -1)
         return scores_BTUV[..., 0], scores_BTUV[:, :, :-1].gather(3, chosen)[..., 0]
 
@@ -90,7 +100,7 @@ class Transducer(nn.Module):
             "predict_J": self.predict.bias,
         }
         if self.output is not None:
-            found |= {"output_JV": self.output.weight.T, "output_V": self.output.bias}
+            found["output_WV"] = self.output.weight.T
         return {name: weight.detach().float().cpu().contiguous().numpy() for name, weight in found.items()}
 
 

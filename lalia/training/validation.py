@@ -6,7 +6,7 @@ B clips, S samples, T frames, V tokens or entries, G codebooks.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from torch import Tensor
 
 from lalia.data.labels import normalised_label
 from lalia.data.loader import make_eval_loader
@@ -93,17 +94,51 @@ def transcribe_rows(
 ) -> Transcripts:
     """Greedy transcripts of ``rows`` by the CTC head or the transducer; unreadable clips are listed in ``unread``."""
     outputs, decode = (recogniser.frames, recogniser.greedy()) if by_transducer else (recogniser.log_probs, greedy)
-    device = recogniser.head.weight.device
     found = Transcripts([], [], [])
+    for row, frames_TX in _frames_of_rows(outputs, recogniser, mixture, rows, micro_s, found.unread):
+        found.add(mixture, row, recogniser.normaliser, transcript(decode(frames_TX), recogniser.tokens))
+    return found
+
+
+BLANK_PENALTIES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
+
+
+def tune_blank_penalty(recogniser: Recogniser, mixture: Mixture, rows: np.ndarray) -> float:
+    """Lower the blank's score of the transducer by the penalty that gives the lowest greedy CER on ``rows``; the penalty.
+
+    A transducer that has not seen much spreads a token's probability over several frames: the blank wins in each of them, and
+    the token is lost.
+    """
+    assert recogniser.transducer is not None
+    clips = list(_frames_of_rows(recogniser.frames, recogniser, mixture, rows, 60.0, []))
+    bias_J = recogniser.transducer.predict.bias.data
+    before = float(bias_J[0])
+    tried = {}
+    for penalty in BLANK_PENALTIES:
+        bias_J[0] = before - penalty
+        decode, found = recogniser.greedy(), Transcripts([], [], [])
+        for row, frames_TX in clips:
+            found.add(mixture, row, recogniser.normaliser, transcript(decode(frames_TX), recogniser.tokens))
+        tried[penalty] = found.score().cer.rate if clips else 0.0
+    best = min(tried, key=tried.__getitem__)
+    bias_J[0] = before - best
+    return best
+
+
+def _frames_of_rows(
+    outputs: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], recogniser: Recogniser, mixture: Mixture, rows: np.ndarray,
+    micro_s: float, unread: list[str],
+) -> Iterator[tuple[int, np.ndarray]]:  # fmt: skip
+    """(row, what ``outputs`` gives for its frames) of each readable row; lines about the others go to ``unread``."""
+    device = recogniser.head.weight.device
     for batch in make_eval_loader(mixture, rows, micro_s):
-        found.unread += batch.bad
+        unread += batch.bad
         batch = batch.to(device)
         frames_BTX, frames_B = outputs(batch.wave_BS, batch.lengths_B)
         for row, frames_TX, frames in zip(
             batch.rows_B.tolist(), frames_BTX.cpu().numpy(), frames_B.tolist(), strict=True
         ):
-            found.add(mixture, row, recogniser.normaliser, transcript(decode(frames_TX[:frames]), recogniser.tokens))
-    return found
+            yield row, frames_TX[:frames]
 
 
 def transcribe_by_beam(

@@ -22,8 +22,8 @@ V, E, FRAME_S = 4, 5, 0.04
 
 def random_joiner(seed: int, width: int = 0) -> Joiner:
     draw = np.random.default_rng(seed)
-    shapes = {"last_VE": (V, E), "second_last_VE": (V, E), "predict_EJ": (E, width or V), "predict_J": (width or V,)}
-    shapes |= {"output_JV": (width, V), "output_V": (V,)} if width else {}
+    shapes = {"last_VE": (V, E), "second_last_VE": (V, E), "predict_EJ": (E, V + width), "predict_J": (V + width,)}
+    shapes |= {"output_WV": (width, V)} if width else {}
     return Joiner({name: draw.normal(size=shape).astype(np.float32) for name, shape in shapes.items()})
 
 
@@ -202,9 +202,9 @@ def test_a_joiner_is_stored_and_checked(tmp_path: Path) -> None:
     joiner = random_joiner(0, 6)
     joiner.save(path)
     loaded = Joiner.load(path)
-    encoded = np.ones(6, np.float32)
+    encoded = np.ones(V + 6, np.float32)
     assert (loaded.scores(encoded, loaded.predicted(1, 2)) == joiner.scores(encoded, joiner.predicted(1, 2))).all()
-    Joiner({**joiner.tables, "output_JV": joiner.tables["output_JV"][:, 1:]}).save(path)
+    Joiner({**joiner.tables, "output_WV": joiner.tables["output_WV"][:, 1:]}).save(path)
     with pytest.raises(UserError, match="other shapes"):
         Joiner.load(path)
     path.write_bytes(b"PK nothing")

@@ -26,7 +26,7 @@ def labels() -> Tensor:
 def full_logits(model: Transducer, encoded_BTJ: Tensor, predicted_BUJ: Tensor) -> Tensor:
     """The joiner by its definition: scores of all tokens at all places, (B, T, U + 1, V)."""
     sums = encoded_BTJ[:, :, None] + predicted_BUJ[:, None]
-    return sums if model.output is None else model.output(torch.tanh(sums))
+    return sums if model.output is None else sums[..., :V] + model.output(torch.tanh(sums[..., V:]))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -67,9 +67,9 @@ def test_loss_is_the_sum_over_all_paths() -> None:
 
 def test_padding_and_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(3)
-    model, encoded, labels_BU = Transducer(D, V, SHAPES[1]), torch.randn(B, T, 8), labels()
+    model, encoded, labels_BU = Transducer(D, V, SHAPES[1]), torch.randn(B, T, V + 8), labels()
     whole = transducer_loss(*model.scores(encoded, model.prediction(labels_BU), labels_BU), FRAMES, LENGTHS)
-    monkeypatch.setattr("lalia.models.transducer._CHUNK", B * (U + 1) * 8 * 2)
+    monkeypatch.setattr("lalia.models.transducer._CHUNK", B * (U + 1) * (V + 8) * 2)
     # Without torch's own checkpointing, whose first call imports its compiler for seconds.
     monkeypatch.setattr("lalia.models.transducer.checkpoint", lambda f, *args, use_reentrant: f(*args))
     apart = transducer_loss(*model.scores(encoded, model.prediction(labels_BU), labels_BU), FRAMES, LENGTHS)
