@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from lalia.report import numbers, page
 from lalia.report.charts import Chart, describe_outliers, histogram, usual_range
 from lalia.report.page import ShownClip, lineage_of, make_player
 from lalia.text.language_codes import language_name
-from lalia.units import SAMPLE_RATE, Seconds
+from lalia.units import SAMPLE_RATE, Seconds, plural
 
 _CLIPS = 4  # of each kind
 _PLAYED_S: Seconds = 20.0
@@ -29,7 +29,7 @@ def write_page(corpus: Corpus, path: Path) -> Path:
     charts, constant = _distributions(corpus)
     sections = [
         page.Section(
-            "Hours", [_hours_table(corpus)], "By language and split; the last column counts clips with a transcript."
+            "Hours", _hours_tables(corpus), "By language and split; the last column counts clips with a transcript."
         ),
         page.Section("Distributions", [*([page.figures(charts)] if charts else []), *constant], _DISTRIBUTIONS),
         page.Section(
@@ -70,22 +70,28 @@ _DISTRIBUTIONS = (
 )
 
 
-def _hours_table(corpus: Corpus) -> Markup:
+LANGUAGES_SHOWN = 12
+
+
+def _hours_tables(corpus: Corpus) -> list[Markup]:
+    """Hours by language and split, the largest languages first; those beyond ``LANGUAGES_SHOWN`` are folded."""
     hours, labelled = corpus.hours(), corpus.hours(labelled=True)
-    rows = []
-    for code, language in enumerate(corpus.language_names):
-        cells = [numbers.hours(hours[language][split]) for split in SPLITS]
-        clips = int((corpus.languages == code).sum())
-        rows.append(
-            [
-                _language(language),
-                numbers.count(clips),
-                *cells,
-                numbers.hours(sum(hours[language].values())),
-                numbers.hours(sum(labelled[language].values())),
-            ]
-        )
-    return page.table(["language", "clips", *SPLITS, "all", "labelled"], rows)
+    clips = np.bincount(corpus.languages, minlength=len(corpus.language_names))
+    ranked = sorted(range(len(clips)), key=lambda code: -sum(hours[corpus.language_names[code]].values()))
+
+    def row(name: str, count: int, codes: Sequence[int]) -> list[str]:
+        names = [corpus.language_names[code] for code in codes]
+        splits = [sum(hours[language][split] for language in names) for split in SPLITS]
+        with_text = sum(sum(labelled[language].values()) for language in names)
+        return [name, numbers.count(count), *map(numbers.hours, [*splits, sum(splits), with_text])]
+
+    head = ["language", "clips", *SPLITS, "all", "labelled"]
+    rows = [row(_language(corpus.language_names[code]), int(clips[code]), [code]) for code in ranked]
+    shown, rest = rows[:LANGUAGES_SHOWN], rows[LANGUAGES_SHOWN:]
+    if len(rows) > 1:
+        shown.append(row("all", len(corpus), ranked))
+    tables = [page.table(head, shown, chosen=len(shown) - 1 if len(rows) > 1 else -1)]
+    return tables + ([page.fold(plural(len(rest), "more language"), [page.table(head, rest)])] if rest else [])
 
 
 def _language(code: str) -> str:

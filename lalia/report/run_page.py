@@ -268,13 +268,17 @@ def _teacher(run: RunFolder, teacher: dict[str, Any]) -> page.Section:
             ("teacher", teacher.get("parameters"), teacher), ("student", size, run.scores)
         )
     ]  # fmt: skip
+    for one in run.scores.get("teachers", [])[1:]:
+        rates = numbers.percent(one["cer"]), "", numbers.percent(one["wer"]), ""
+        rows.insert(-1, [f"teacher {Path(one['folder']).name}", "–", *rates])
+    chosen = len(rows) - 1
     if size and teacher.get("parameters"):
         ratios = (run.scores[rate] / max(teacher[rate], 1e-9) for rate in ("cer", "wer"))
         cer, wer = (f"{ratio:.2f}{numbers.THIN}×" for ratio in ratios)
         rows.append(["student / teacher", f"{size / teacher['parameters']:.2f}{numbers.THIN}×", cer, "", wer, ""])
     head = ["", "parameters", "CER", "95 % CI", "WER", "95 % CI"]
     intro = "Both on the same test clips, by greedy decoding."
-    return page.Section("Teacher and student", [page.table(head, rows, chosen=1)], intro)
+    return page.Section("Teacher and student", [page.table(head, rows, chosen=chosen)], intro)
 
 
 def _rates(scores: dict[str, Any]) -> list[str]:

@@ -160,12 +160,13 @@ def test_verdicts_of_runs(pretraining: Path, tmp_path: Path) -> None:
 def test_a_distillation_shows_its_teacher_beside_the_student(tmp_path: Path) -> None:
     run = finetuning(tmp_path / "student")
     settings = yaml.safe_load((run / "config.yaml").read_text())
-    (run / "config.yaml").write_text(yaml.safe_dump(settings | {"teacher": "runs/the teacher"}))
+    (run / "config.yaml").write_text(yaml.safe_dump(settings | {"teacher": ["runs/the teacher", "runs/another"]}))
     scores = json.loads((run / "scores.json").read_text())
     for clip in scores["clips"]:
         clip["teacher"] = "prego atendere"
+    others = [{"folder": folder, "cer": 0.2, "wer": 0.4} for folder in ("runs/the teacher", "runs/another")]
     teacher = {"parameters": 2_000_000, "cer": 0.2, "wer": 0.4, "cer_interval": [0.1, 0.3], "wer_interval": [0.3, 0.5]}
-    write_json(run / "scores.json", scores | {"teacher": teacher})
+    write_json(run / "scores.json", scores | {"teacher": teacher, "teachers": others})
     html = write_run_report(run).read_text(encoding="utf-8")
     check_page(html)
     rows = re.findall(r"<tr[^>]*>(.*?)</tr>", html[html.index("<h2>Teacher and student</h2>") :])
@@ -178,7 +179,8 @@ def test_a_distillation_shows_its_teacher_beside_the_student(tmp_path: Path) -> 
         "40.0\u202f%",
         "30.0 to 50.0\u202f%",
     ]
-    assert cells[2][2] == "25.0\u202f%" and "1.25 times its teacher" in html
+    assert cells[2] == ["teacher another", "–", "20.0\u202f%", "", "40.0\u202f%", ""]
+    assert cells[3][2] == "25.0\u202f%" and "1.25 times its teacher" in html
     assert "teacher, CER 7\u202f%" in html and "student, CER" in html
     assert "lalia distill export" in html and "--teacher &#39;runs/the teacher&#39;" in html
 
