@@ -1,7 +1,8 @@
 """Train a tagger (``lalia finetune tag``): a classifier of whole clips, evaluated on sources or speakers that it never saw.
 
-By default the encoder is frozen and one linear layer is solved in closed form, in seconds; ``--all-weights`` trains both. The
-result is ``RUN/classifier`` (torch), ``RUN/tagger`` (int8, for ``lalia tag``) and ``RUN/scores.json``.
+By default the encoder is frozen and one linear layer is solved in closed form, in seconds; ``--all-weights`` trains both. With
+``--teacher`` the labels are another tagger's. The result is ``RUN/classifier`` (torch), ``RUN/tagger`` (int8, for ``lalia tag``)
+and ``RUN/scores.json``.
 
 B clips, S samples, N clips, C labels, D width.
 """
@@ -22,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from finetune.presets import find_encoder
+from finetune.teacher import ask_teacher
 from lalia.cards import read_card, write_bytes, write_json
 from lalia.cli.parser import Parser, positive, print_next
 from lalia.data.augment import Augment, AugmentSettings
@@ -29,12 +31,13 @@ from lalia.data.loader import make_eval_loader, make_loader
 from lalia.data.mixture import Mixture
 from lalia.data.plan import BatchPlan
 from lalia.data.seeds import reseed
-from lalia.errors import UserError
+from lalia.errors import GateRefused, UserError
 from lalia.model_folder import MODEL
 from lalia.models.classifier import Classifier, TaggerFacts
 from lalia.models.encoder import Encoder
 from lalia.models.export.onnx_export import export_tagger
 from lalia.onnx_session import open_session
+from lalia.tags.tagger import Tagger
 from lalia.training.linear_probe import Figures, Question, ask, clip_moments, figures, solve, temperature
 from lalia.training.settings import SpecAugmentSettings
 from lalia.units import plural
@@ -45,10 +48,14 @@ Train a tagger: labels of whole clips (language, speaker, emotion, command, …)
   lalia finetune tag data/commands --label command --apart speaker --out runs/commands
   lalia finetune tag data/commands --label command --apart speaker --all-weights --out runs/commands-full
   lalia finetune tag data/a data/b data/c --label language --apart source --out runs/languages
+  lalia finetune tag data/radio --teacher mms-languages --out runs/small
 
 COLUMN is language, speaker, source or text, or a column that lalia prepare --keep kept. By default the encoder is frozen and a
 linear layer is solved in closed form, in seconds; --all-weights trains the encoder too, in minutes. Accuracy is measured on
 sources or speakers that training never saw. Where labels and sources coincide it cannot be known, and none is printed.
+
+--teacher distils a large tagger into a small one on audio without labels. There is no RUN/tagger if the two agree on fewer
+than --agreement of the clips that training never saw (exit status 1).
 
 Then: lalia tag RUN talk.wav
 """
@@ -63,36 +70,40 @@ HELD_OUT = 4
 
 
 def main(argv: list[str]) -> int:
-    """Train, evaluate and export; the exit status."""
+    """Train, evaluate and export; the exit status. ``GateRefused`` if the tagger agrees too seldom with its teacher."""
     args = _arguments(argv)
     folder, out = find_encoder(args.encoder), Path(args.out)
     mixture = Mixture.load(args.corpus)
-    asked = _asked(args) | {"inputs": [read_card(Path(folder))["id"], *(card["id"] for card in mixture.cards)]}
+    teacher = Tagger.load(args.teacher) if args.teacher else None
+    sources = [read_card(Path(folder)), *mixture.cards, *([teacher.card] if teacher else [])]
+    asked = _asked(args) | {"inputs": [card["id"] for card in sources]}
     if (out / SCORES).is_file():
         if json.loads((out / SCORES).read_text(encoding="utf-8"))["arguments"] != asked:
             raise UserError(f"{out}: holds a tagger made with other settings or inputs; choose another --out")
         _say(f"{out}: this run is finished; its tagger is {out / 'tagger'}")
         return 0
-    question = ask(mixture, args.label, args.apart, args.max_s, args.only)
+    if teacher:
+        question, targets_NC = ask_teacher(mixture, teacher, args.apart, args.max_s)
+    else:
+        question = ask(mixture, args.label, args.apart, args.max_s, args.only)
+        targets_NC = np.eye(len(question.names))[question.labels]
     if lost := sorted(set(args.reject) - set(question.names)):
         raise UserError(f"--reject {lost[0]}: is not a label; there are {', '.join(question.names[:20])}")
     for note in question.notes:
         _say(note)
-    task = args.task or {"text": "command"}.get(args.label, args.label)
-    licences = sorted({str(licence) for card in mixture.cards for licence in card.get("licences", [])})
-    seconds = float(np.median(mixture.durations_s[question.rows]))
-    facts = TaggerFacts(
-        task, question.names, licence="; ".join(licences), clip_s=round(seconds, 3), rejected=args.reject
-    )
-    encoder = Encoder.load(folder)
+    facts = _facts(args, mixture, question, teacher)
     classifier, found, scores = (all_weights if args.all_weights else closed_form)(
-        encoder, mixture, question, facts, args
+        Encoder.load(folder), mixture, question, targets_NC, facts, args
     )
-    for line in [question.confounded] if found is None else [found.line(question)]:
-        _say(line)
-    parents = [read_card(Path(folder)), *mixture.cards]
-    scores |= {"label": args.label, "apart": args.apart, "clips": len(question.rows), "unknown": question.confounded}
-    classifier.save(out / "classifier", parents, evaluation=scores)
+    score = "agreement with the teacher" if teacher else "accuracy"
+    _say(found.line(question, score) if found else question.confounded)
+    scores |= {"label": question.column, "apart": question.apart, "clips": len(question.rows)}
+    scores |= {"unknown": question.confounded}
+    if teacher and found:
+        scores["agreement"] = scores.pop("accuracy")
+    classifier.save(out / "classifier", sources, evaluation=scores)
+    if teacher:
+        _check_agreement(found, args.agreement, out)
     card = read_card(out / "classifier")
     made = export_tagger(classifier, out / "tagger", [card], evaluation=scores)
     agreement = _agreement(classifier, out / "tagger" / MODEL, mixture, question.rows)
@@ -109,15 +120,47 @@ def main(argv: list[str]) -> int:
     return 0
 
 
+def _facts(args: argparse.Namespace, mixture: Mixture, question: Question, teacher: Tagger | None) -> TaggerFacts:
+    licences = {str(licence) for card in mixture.cards for licence in card.get("licences", [])}
+    rejected = args.reject
+    if teacher:
+        licences |= {str(teacher.card.get("licence") or "")} - {""}
+        rejected = rejected or sorted(teacher.rejected & set(question.names))
+    return TaggerFacts(
+        args.task or {"text": "command"}.get(question.column, question.column), question.names,
+        licence="; ".join(sorted(licences)), rejected=rejected,
+        clip_s=round(float(np.median(mixture.durations_s[question.rows])), 3),
+    )  # fmt: skip
+
+
+def _check_agreement(found: Figures | None, limit: float, out: Path) -> None:
+    """Raise ``GateRefused`` if the student names the teacher's label too seldom, or it is not known how often."""
+    if limit and (found is None or found.accuracy < limit):
+        known = f"is {found.accuracy:.3f}" if found else "cannot be known"
+        raise GateRefused(
+            f"{out / 'tagger'}: not exported. The agreement with the teacher {known}; the limit (--agreement) is {limit:g}. Give "
+            f"more audio, another --encoder, or --all-weights; as it is: lalia convert {out / 'classifier'} int8:{out / 'tagger'}"
+        )
+
+
 def _arguments(argv: list[str]) -> argparse.Namespace:
     parser = Parser(prog="lalia finetune tag", description=ABOUT)
     parser.add_argument("corpus", nargs="+", metavar="CORPUS", help="corpora made by lalia prepare")
-    parser.add_argument("--label", required=True, metavar="COLUMN", help="the column to tell apart")
+    parser.add_argument("--label", metavar="COLUMN", help="the column to tell apart")
+    parser.add_argument(
+        "--teacher", metavar="TAGGER", help="instead of --label: learn what this tagger says of the clips"
+    )
     parser.add_argument(
         "--apart",
-        required=True,
-        choices=("source", "speaker"),
-        help="what the evaluation holds out: sources or speakers",
+        choices=("source", "speaker", "recording"),
+        help="what the evaluation holds out (with --teacher: speakers if all are known, else recordings)",
+    )
+    parser.add_argument(
+        "--agreement",
+        type=float,
+        default=0.9,
+        metavar="SHARE",
+        help="with --teacher: share of clips on which both must name the same label (0.9; 0 = any)",
     )
     parser.add_argument("--out", required=True, metavar="RUN", help="the folder of this run")
     parser.add_argument("--encoder", default="nano-multilingual", metavar="FOLDER", help="(nano-multilingual)")
@@ -142,12 +185,21 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
         help="folder of noise to add with --all-weights (default: coloured noise)",
     )
     parser.add_argument("--seed", type=int, default=1)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if bool(args.label) == bool(args.teacher):
+        raise UserError(f"give either --label COLUMN or --teacher TAGGER; see: {parser.prog} --help")
+    if args.label and args.apart not in ("source", "speaker"):
+        raise UserError(
+            f"--apart {args.apart or 'is missing'}: expected source or speaker, which the evaluation holds out"
+        )
+    if args.teacher and args.only:
+        raise UserError("--only belongs to --label; a student has the labels that its teacher names")
+    return args
 
 
 def _asked(args: argparse.Namespace) -> dict[str, Any]:
     """The settings that decide the result."""
-    return {name: value for name, value in vars(args).items() if name != "out"}
+    return {name: value for name, value in vars(args).items() if name not in ("out", "agreement")}
 
 
 def _words(text: str) -> list[str]:
@@ -162,9 +214,11 @@ def _say(line: str) -> None:
 
 
 def closed_form(
-    encoder: Encoder, mixture: Mixture, question: Question, facts: TaggerFacts, args: argparse.Namespace
-) -> tuple[Classifier, Figures | None, dict[str, Any]]:
-    """A linear layer on the frozen ``encoder``; its figures (None: cannot be known) and scores."""
+    encoder: Encoder, mixture: Mixture, question: Question, targets_NC: np.ndarray, facts: TaggerFacts,
+    args: argparse.Namespace,
+) -> tuple[Classifier, Figures | None, dict[str, Any]]:  # fmt: skip
+    """A linear layer on the frozen ``encoder`` that gives each clip the probabilities ``targets_NC``; its figures (None: cannot
+    be known) and scores."""
 
     def layers(wave_BS: Tensor, lengths_B: Tensor) -> list[list[Tensor]]:
         states, frames_B = encoder.hidden_states(wave_BS, lengths_B)
@@ -172,11 +226,11 @@ def closed_form(
             [clip_TD[:frames] for clip_TD, frames in zip(state, frames_B.tolist(), strict=True)] for state in states
         ]
 
-    found = solve(question, clip_moments(mixture, question.rows, layers))
+    found = solve(question, clip_moments(mixture, question.rows, layers), targets_NC)
     facts.layer, facts.moments = found.layer, 2
     classifier = Classifier(encoder, facts).eval()
     among = question.scored if question.scored.any() else np.ones(len(question.rows), bool)
-    factor = temperature(found.held_out_NC[among], question.labels[among])
+    factor = temperature(found.held_out_NC[among], targets_NC[among])
     with torch.no_grad():
         classifier.head.weight.copy_(torch.from_numpy(factor * found.linear.weight_CD))
         classifier.head.bias.copy_(torch.from_numpy(factor * found.linear.bias_C))
@@ -185,7 +239,8 @@ def closed_form(
         return classifier, None, scores
     shown = figures(question, found.held_out_NC.argmax(1))
     by_layer = ", ".join(f"{number}: {accuracy:.3f}" for number, accuracy in enumerate(found.by_layer))
-    _say(f"accuracy by layer (0 is the input of the first block): {by_layer}; layer {found.layer} is used")
+    score = "agreement" if args.teacher else "accuracy"
+    _say(f"{score} by layer (0 is the input of the first block): {by_layer}; layer {found.layer} is used")
     return classifier, shown, {**scores, **asdict(shown), "by_layer": found.by_layer}
 
 
@@ -199,8 +254,9 @@ KEPT_EVERY = 100
 
 
 def all_weights(
-    encoder: Encoder, mixture: Mixture, question: Question, facts: TaggerFacts, args: argparse.Namespace
-) -> tuple[Classifier, Figures | None, dict[str, Any]]:
+    encoder: Encoder, mixture: Mixture, question: Question, targets_NC: np.ndarray, facts: TaggerFacts,
+    args: argparse.Namespace,
+) -> tuple[Classifier, Figures | None, dict[str, Any]]:  # fmt: skip
     """An encoder and a linear layer trained together on three of four folds; as ``closed_form``."""
     held_N = question.folds % HELD_OUT == 0
     if not (question.scored & held_N).any() and not question.confounded:
@@ -216,10 +272,9 @@ def all_weights(
     torch.nn.init.zeros_(classifier.head.weight)
     torch.nn.init.zeros_(classifier.head.bias)
     rows = question.rows[~held_N]
-    label_of = dict(zip(question.rows.tolist(), question.labels.tolist(), strict=True))
-    _train(classifier, mixture, rows, label_of, args)
-    predicted_N = np.full(len(question.rows), -1)
     place = {int(row): number for number, row in enumerate(question.rows)}
+    _train(classifier, mixture, rows, torch.from_numpy(targets_NC).float(), place, args)
+    predicted_N = np.full(len(question.rows), -1)
     with torch.inference_mode():
         for batch in make_eval_loader(mixture, question.rows[held_N], args.batch_s):
             best_B = classifier(batch.wave_BS, batch.lengths_B).argmax(-1)
@@ -233,9 +288,11 @@ def all_weights(
 
 
 def _train(
-    classifier: Classifier, mixture: Mixture, rows: np.ndarray, label_of: dict[int, int], args: argparse.Namespace
-) -> None:
-    """Train in place with AdamW and a triangular learning rate, from the checkpoint of an interrupted call if there is one."""
+    classifier: Classifier, mixture: Mixture, rows: np.ndarray, targets_NC: Tensor, place: dict[int, int],
+    args: argparse.Namespace,
+) -> None:  # fmt: skip
+    """Train in place on the targets at each row's ``place``, with AdamW and a triangular learning rate, from the checkpoint of an
+    interrupted call if there is one."""
     plan = BatchPlan(
         durations_s=mixture.durations_s, groups=np.zeros(len(mixture), np.int32), rows=rows, seed=args.seed,
         micro_batch_s=args.batch_s, min_s=0.0, max_s=float(mixture.durations_s[rows].max()), alpha=1.0, crop=False,
@@ -267,9 +324,9 @@ def _train(
             break
         reseed(args.seed, "dropout", batch.number)
         assert batch.masks is not None
-        labels_B = torch.tensor([label_of[row] for row in batch.rows_B.tolist()])
+        targets_BC = targets_NC[[place[row] for row in batch.rows_B.tolist()]]
         logits_BC = classifier(batch.wave_BS, batch.lengths_B, batch.masks.frames_BT, batch.masks.channels_BD)
-        loss = F.cross_entropy(logits_BC, labels_B, label_smoothing=SMOOTHING)
+        loss = F.cross_entropy(logits_BC, targets_BC, label_smoothing=0.0 if args.teacher else SMOOTHING)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(classifier.parameters(), 1.0)

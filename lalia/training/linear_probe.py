@@ -23,7 +23,7 @@ from lalia.data.mixture import Mixture
 from lalia.errors import UserError
 from lalia.units import Seconds, plural
 
-Apart = Literal["source", "speaker"]
+Apart = Literal["source", "speaker", "recording"]
 MOST_FOLDS = 20
 SHORTEST_S: Seconds = 0.3
 FEWEST = 2
@@ -110,10 +110,18 @@ def ask(mixture: Mixture, column: str, apart: Apart, longest_s: Seconds = 15.0, 
         has = f"the only {column} is {found[0]!r}" if found else f"no clip has a {column} and a {apart}"
         raise UserError(f"{where}: {has}; two or more are needed ({'; '.join(notes) or 'every clip has it'})")
     labels = np.array([found.index(values[row][1]) for row in rows.tolist()])
-    own, every_source = _numbers([groups[row] for row in rows]), _numbers([sources[row] for row in rows])
-    return Question(
-        column, apart, rows, labels, found, own, _folds(own), _scored(labels, own, every_source, apart), notes
-    )
+    own, every_source = ([names[row] for row in rows.tolist()] for names in (groups, sources))
+    return question_of(column, apart, rows, labels, found, own, every_source, notes)
+
+
+def question_of(
+    column: str, apart: Apart, rows: np.ndarray, labels: np.ndarray, names: list[str],
+    groups: Sequence[tuple[int, str]], sources: Sequence[tuple[int, str]], notes: list[str],
+) -> Question:  # fmt: skip
+    """The question whether ``labels`` can be told; ``groups`` and ``sources`` of the clips are (number of the corpus, name)."""
+    own = _numbers(groups)
+    scored = _scored(labels, own, _numbers(sources), apart)
+    return Question(column, apart, rows, labels, names, own, _folds(own), scored, notes)
 
 
 def _numbers(values: Sequence[tuple[int, str]]) -> np.ndarray:
@@ -140,7 +148,7 @@ def _scored(labels: np.ndarray, groups: np.ndarray, sources: np.ndarray, apart: 
     pairs = set(zip(labels.tolist(), groups.tolist(), strict=True))
     often = Counter(label for label, _ in pairs)
     several = Counter(source for source, _ in set(zip(sources.tolist(), labels.tolist(), strict=True)))
-    one_source = len(several) == 1 or apart == "source"
+    one_source = len(several) == 1 or apart != "speaker"
     return np.array(
         [
             often[label] > 1 and (one_source or several[source] > 1)
@@ -230,9 +238,12 @@ class Solved:
     """accuracy of each layer on the scored clips, chosen in the same way"""
 
 
-def solve(question: Question, layers: Iterable[np.ndarray]) -> Solved:
-    """Classifiers of ``layers`` (N, D each) for ``question``, and the best of them."""
-    y_NC = np.eye(len(question.names))[question.labels]
+def solve(question: Question, layers: Iterable[np.ndarray], targets_NC: np.ndarray | None = None) -> Solved:
+    """Classifiers of ``layers`` (N, D each) for ``question``, and the best of them.
+
+    ``targets_NC``: probabilities to regress on instead of 1 for the label and 0 for the others.
+    """
+    y_NC = np.eye(len(question.names))[question.labels] if targets_NC is None else targets_NC
     halves = [question.folds % 2 == half for half in (0, 1)]
     scored = question.scored if question.scored.any() else np.ones(len(y_NC), bool)
     every_PNC: list[np.ndarray] = []
@@ -294,9 +305,9 @@ class Figures:
     worst: float
     """accuracy of the worst source or speaker with five scored clips or more"""
 
-    def line(self, question: Question) -> str:
+    def line(self, question: Question, score: str = "accuracy") -> str:
         return (
-            f"{question.column}: accuracy {self.accuracy:.3f} (mean recall {self.recall:.3f}, chance {self.chance:.3f}, worst "
+            f"{question.column}: {score} {self.accuracy:.3f} (mean recall {self.recall:.3f}, chance {self.chance:.3f}, worst "
             f"{question.apart} {self.worst:.3f}) on {plural(self.clips, 'clip')} of {plural(self.groups, question.apart)} that "
             f"training never saw, {self.labels} of {plural(len(question.names), 'label')}"
         )
@@ -316,13 +327,13 @@ def figures(question: Question, predicted_N: np.ndarray, among: np.ndarray | Non
     )  # fmt: skip
 
 
-def temperature(scores_NC: np.ndarray, labels_N: np.ndarray) -> float:
-    """The factor on scores whose softmax gives the labels the highest likelihood."""
+def temperature(scores_NC: np.ndarray, targets_NC: np.ndarray) -> float:
+    """The factor on scores whose softmax has the lowest cross-entropy to the probabilities ``targets_NC``."""
 
     def loss(factor: float) -> float:
         logits_NC = factor * scores_NC
         top_N1 = logits_NC.max(1, keepdims=True)
         norm_N = top_N1[:, 0] + np.log(np.exp(logits_NC - top_N1).sum(1))
-        return float((norm_N - logits_NC[np.arange(len(labels_N)), labels_N]).mean())
+        return float((norm_N - (targets_NC * logits_NC).sum(1)).mean())
 
     return float(min(2.0 ** np.arange(-1, 7, 0.25), key=loss))

@@ -11,9 +11,11 @@ import torch
 from finetune import tag
 from finetune.tag import main
 from lalia.cards import read_card
-from lalia.errors import UserError
+from lalia.data.mixture import Mixture
+from lalia.errors import GateRefused, UserError
 from lalia.models.classifier import Classifier
 from lalia.models.encoder import Encoder
+from lalia.tags.tagger import Tagger
 from tests.models.test_classifier import SMALL
 from tests.training.test_linear_probe import corpus, grid
 
@@ -93,9 +95,62 @@ def test_all_weights_and_the_same_command_continues(
     assert not (tmp_path / "broken/checkpoint.pt").exists()
 
 
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory, encoder: str, tones: str) -> str:
+    out = tmp_path_factory.mktemp("teacher") / "run"
+    main([tones, "--label", "pitch", "--apart", "speaker", "--encoder", encoder, "--reject", "low", "--out", str(out)])
+    return str(out)
+
+
+@pytest.mark.parametrize("way", [[], ["--all-weights", "--steps", "30", "--batch_s", "8", "--lr", "0.01"]])
+def test_a_teacher_s_labels_are_learned_without_its_corpus(
+    tmp_path: Path, encoder: str, teacher: str, way: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    unlabelled = corpus(tmp_path / "c", *grid("low high", "p q r s t u v w"))
+    out = tmp_path / "student"
+    command = [str(unlabelled), "--teacher", teacher, "--encoder", encoder, *way, "--out", str(out)]
+    assert main(command) == 0
+    printed = capsys.readouterr().err
+    assert "the teacher names 2 of its 3 labels here" in printed and "agreement with the teacher" in printed
+    scores = json.loads((out / "scores.json").read_text())
+    assert scores["agreement"] > 0.9 and scores["apart"] == "speaker" and "accuracy" not in scores
+    card = read_card(out / "tagger", "tagger")
+    assert card["task"] == "pitch" and card["evaluation"]["agreement"] == scores["agreement"]
+    classifier = Classifier.load(out / "classifier")
+    assert classifier.facts.labels == ["high", "low"] and classifier.facts.rejected == ["low"]
+    assert read_card(Path(teacher) / "tagger")["id"] in {p["id"] for p in read_card(out / "classifier")["parents"]}
+    wave = Mixture.load([unlabelled]).wave(0)
+    found = classifier(torch.from_numpy(wave)[None], torch.tensor([len(wave)])).softmax(-1)[0]
+    expected = Tagger.load(teacher).tag(wave).whole.labels[0]
+    assert found.max().item() > 0.7 and classifier.facts.labels[int(found.argmax())] == expected[0]
+
+
+def test_a_student_that_agrees_too_seldom_is_not_exported(
+    tmp_path: Path, encoder: str, teacher: str, tones: str
+) -> None:
+    out = tmp_path / "student"
+    command = [tones, "--teacher", teacher, "--encoder", encoder, "--out", str(out), "--agreement"]
+    with pytest.raises(GateRefused, match=r"is 1\.000; the limit \(--agreement\) is 1\.1.*lalia convert"):
+        main([*command, "1.1"])
+    assert (out / "classifier").is_dir() and not (out / "tagger").exists() and not (out / "scores.json").exists()
+    assert main([*command, "0.5"]) == 0 and (out / "tagger").is_dir()
+    alone = corpus(tmp_path / "c", *grid("low", "a b", "x"), *grid("high", "c d", "y"))
+    command = [str(alone), "--teacher", teacher, "--encoder", encoder, "--out", str(tmp_path / "alone")]
+    with pytest.raises(GateRefused, match="agreement with the teacher cannot be known"):
+        main([*command, "--apart", "source"])
+    deaf = corpus(tmp_path / "deaf", *grid("low", "a b c"))
+    with pytest.raises(UserError, match="the teacher names low alone"):
+        main([str(deaf), *command[1:]])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--teacher", "t", "--label", "pitch"], "either --label COLUMN or --teacher"),
+        ([], "either --label COLUMN or --teacher"),
+        (["--teacher", "t", "--only", "low"], "--only belongs to --label"),
+        (["--label", "pitch", "--apart", "recording"], "--apart recording: expected source or speaker"),
+        (["--teacher", "no-such-folder"], "no-such-folder"),
         (["--label", "mood"], "has no column 'mood'"),
         (["--label", "pitch", "--reject", "noise"], "--reject noise: is not a label"),
         (["--label", "pitch", "--only", "low"], "the only pitch is 'low'"),
@@ -104,4 +159,4 @@ def test_all_weights_and_the_same_command_continues(
 )
 def test_bad_input_is_one_line(tmp_path: Path, encoder: str, tones: str, arguments: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        main([tones, *arguments, "--apart", "speaker", "--encoder", encoder, "--out", str(tmp_path / "run")])
+        main([tones, "--apart", "speaker", *arguments, "--encoder", encoder, "--out", str(tmp_path / "run")])

@@ -75,8 +75,10 @@ def test_noise_is_not_learned_however_many_features_and_layers_there_are() -> No
 
 def test_a_temperature_makes_scores_likely() -> None:
     labels = np.arange(100) % 4
-    assert temperature(np.eye(4)[labels], labels) > 30  # always right: sure
-    assert temperature(np.zeros((100, 4)) + np.eye(4)[(labels + 1) % 4], labels) == 0.5  # always wrong: unsure
+    assert temperature(np.eye(4)[labels], np.eye(4)[labels]) > 30  # always right: sure
+    assert (
+        temperature(np.zeros((100, 4)) + np.eye(4)[(labels + 1) % 4], np.eye(4)[labels]) == 0.5
+    )  # always wrong: unsure
 
 
 def test_speakers_apart_in_one_source(tmp_path: Path) -> None:
