@@ -23,6 +23,8 @@ Make a small student of a recogniser, and export it to int8 ONNX for CPUs.
   lalia distill fit --config configs/distill/nano.yaml --teacher runs/italian --data.corpus data/demo --out runs/small
   lalia distill export --recogniser runs/small --teacher runs/italian --data.corpus data/demo --out students/italian
   lalia transcribe students/italian talk.mp3
+
+A small tagger of a large one: lalia finetune tag AUDIO --teacher TAGGER
 """,
     "fit": """\
 Distil a recogniser into a smaller one, on unlabelled audio and on labels if there are any. The result is RUN/recogniser.

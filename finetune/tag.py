@@ -227,20 +227,24 @@ def closed_form(
         ]
 
     found = solve(question, clip_moments(mixture, question.rows, layers), targets_NC)
-    facts.layer, facts.moments = found.layer, 2
+    last = len(found.linears) - 1
+    facts.layer, facts.joined, facts.moments = last, True, 2
     classifier = Classifier(encoder, facts).eval()
     among = question.scored if question.scored.any() else np.ones(len(question.rows), bool)
     factor = temperature(found.held_out_NC[among], targets_NC[among])
     with torch.no_grad():
-        classifier.head.weight.copy_(torch.from_numpy(factor * found.linear.weight_CD))
-        classifier.head.bias.copy_(torch.from_numpy(factor * found.linear.bias_C))
-    scores: dict[str, Any] = {"weights": "closed form on a frozen encoder", "layer": found.layer}
+        halves = zip(*(np.split(linear.weight_CD, 2, axis=1) for linear in found.linears), strict=True)
+        weight_CD = np.concatenate([part_CD for half in halves for part_CD in half], axis=1) / (last + 1)
+        bias_C = np.mean([linear.bias_C for linear in found.linears], axis=0)
+        classifier.head.weight.copy_(torch.from_numpy(factor * weight_CD))
+        classifier.head.bias.copy_(torch.from_numpy(factor * bias_C))
+    scores: dict[str, Any] = {"weights": "closed form on a frozen encoder", "layer": last}
     if question.confounded:
         return classifier, None, scores
     shown = figures(question, found.held_out_NC.argmax(1))
     by_layer = ", ".join(f"{number}: {accuracy:.3f}" for number, accuracy in enumerate(found.by_layer))
     score = "agreement" if args.teacher else "accuracy"
-    _say(f"{score} by layer (0 is the input of the first block): {by_layer}; layer {found.layer} is used")
+    _say(f"{score} by last layer (0 is the input of the first block): {by_layer}; layers 0 to {last} are used")
     return classifier, shown, {**scores, **asdict(shown), "by_layer": found.by_layer}
 
 

@@ -2,7 +2,8 @@
 
 The layer gives each frame a logit per label; the softmax is over their mean over the valid frames. So a clip, a window of it and
 its speech without the silence are scored by averages of the same frame logits. The features of a frame are those of one layer of
-the encoder, or a weighted sum of its layers; with ``moments`` 2 also their squares, whose mean holds the deviation over time.
+the encoder, of several side by side, or a weighted sum of them; with ``moments`` 2 also their squares, whose mean holds the
+deviation over time.
 
 B clips, S samples, T frames, D features of a frame, C labels.
 """
@@ -41,6 +42,8 @@ class TaggerFacts:
     """median duration of the training clips; windows of a stream are as long"""
     rejected: list[str] = field(default_factory=list)
     """labels that mean that none of the others is there, such as background noise"""
+    joined: bool = False
+    """whether the layers below ``layer`` are features too, all side by side"""
 
     def check(self, layers: int, where: Path | str) -> None:
         """Raise ``UserError`` if these facts do not fit an encoder of ``layers`` blocks."""
@@ -51,6 +54,8 @@ class TaggerFacts:
         if isinstance(self.layer, list):
             if len(self.layer) != layers + 1:
                 raise UserError(f"{where}: has {len(self.layer)} weights of layers; expected {layers + 1}")
+            if self.joined:
+                raise UserError(f"{where}: layers are joined or summed with weights, not both")
         elif not -1 <= self.layer <= layers:
             raise UserError(f"{where}: layer is {self.layer}; expected -1 to {layers}")
 
@@ -59,6 +64,10 @@ class TaggerFacts:
         if isinstance(self.layer, list):
             return max((number for number, weight in enumerate(self.layer) if weight), default=layers)
         return layers if self.layer < 0 else self.layer
+
+    def features(self, width: int, layers: int) -> int:
+        """How many features a frame has, of an encoder of ``width`` and ``layers`` blocks."""
+        return self.moments * width * (self.top(layers) + 1 if self.joined else 1)
 
 
 class Classifier(nn.Module):
@@ -71,7 +80,7 @@ class Classifier(nn.Module):
                 f"{encoder.shape.kind} has no blocks; expected an encoder made by lalia pretrain or lalia convert"
             )
         self.encoder, self.facts = encoder, facts
-        self.head = nn.Linear(facts.moments * encoder.shape.width, len(facts.labels))
+        self.head = nn.Linear(facts.features(encoder.shape.width, encoder.shape.layers), len(facts.labels))
 
     def frame_logits(
         self, wave_BS: Tensor, lengths_B: Tensor, mask_BT: Tensor | None = None, channel_mask_BD: Tensor | None = None
@@ -101,11 +110,13 @@ class Classifier(nn.Module):
 
 
 def frame_features(states: Sequence[Tensor], facts: TaggerFacts) -> Tensor:
-    """The features of each frame, (B, T, moments × D), from the ``hidden_states`` of an encoder."""
+    """The features of each frame, (B, T, moments × layers × D), from the ``hidden_states`` of an encoder."""
     if isinstance(facts.layer, list):
         x_BTD = torch.stack([weight * state for weight, state in zip(facts.layer, states, strict=True) if weight]).sum(
             0
         )
+    elif facts.joined:
+        x_BTD = torch.cat(list(states[: facts.top(len(states) - 1) + 1]), -1)
     else:
         x_BTD = states[facts.layer]
     return x_BTD if facts.moments == 1 else torch.cat([x_BTD, x_BTD * x_BTD], -1)

@@ -1,8 +1,9 @@
 """Linear classifiers of whole clips in closed form, evaluated on sources or speakers that training never saw.
 
 A clip is the mean over time of its frames' features and of their squares; a ridge regression to one column per label classifies
-it. Each fold of sources (or speakers) is predicted by a solution of all other folds. Labels that coincide with sources are found
-first: where every source has labels of its own, a classifier may tell microphones apart, and no accuracy can be known.
+it, and the mean of those of several layers does so better. Each fold of sources (or speakers) is predicted by a solution of all
+other folds. Labels that coincide with sources are found first: where every source has labels of its own, a classifier may tell
+microphones apart, and no accuracy can be known.
 
 N clips, D features, C labels, K folds, P penalties.
 """
@@ -229,24 +230,24 @@ class _Sums:
 class Solved:
     """A classifier of all clips, and the scores of each clip by solutions that never saw its fold."""
 
-    linear: Linear
-    """of all clips, with the penalty that is best on held-out folds"""
-    layer: int
+    linears: list[Linear]
+    """of each layer from the first to the best last one, on all clips, with the penalty that is best on held-out folds; the
+    classifier is their mean"""
     held_out_NC: np.ndarray
-    """scores of each clip; layer and penalty of each half of the folds are chosen on the other half"""
+    """scores of each clip; last layer and penalty of each half of the folds are chosen on the other half"""
     by_layer: list[float]
-    """accuracy of each layer on the scored clips, chosen in the same way"""
+    """accuracy of the mean up to each layer on the scored clips, chosen in the same way"""
 
 
 def solve(question: Question, layers: Iterable[np.ndarray], targets_NC: np.ndarray | None = None) -> Solved:
-    """Classifiers of ``layers`` (N, D each) for ``question``, and the best of them.
+    """Classifiers of ``layers`` (N, D each) for ``question``: the mean of those from the first layer to the best last one.
 
     ``targets_NC``: probabilities to regress on instead of 1 for the label and 0 for the others.
     """
     y_NC = np.eye(len(question.names))[question.labels] if targets_NC is None else targets_NC
     halves = [question.folds % 2 == half for half in (0, 1)]
     scored = question.scored if question.scored.any() else np.ones(len(y_NC), bool)
-    every_PNC: list[np.ndarray] = []
+    every_PNC: list[np.ndarray] = []  # the sum over the layers so far, which names the same labels as their mean
     sums: list[_Sums] = []
     shifts: list[np.ndarray] = []
     for x_ND in layers:
@@ -259,7 +260,7 @@ def solve(question: Question, layers: Iterable[np.ndarray], targets_NC: np.ndarr
             held = question.folds == fold
             for number, linear in enumerate(whole.without(_Sums(x_ND[held], y_NC[held])).solve()):
                 predicted_PNC[number][held] = x_ND[held] @ linear.weight_CD.T + linear.bias_C
-        every_PNC.append(predicted_PNC)
+        every_PNC.append(predicted_PNC + every_PNC[-1] if every_PNC else predicted_PNC)
         sums.append(whole)
         shifts.append(shift_D)
 
@@ -275,16 +276,18 @@ def solve(question: Question, layers: Iterable[np.ndarray], targets_NC: np.ndarr
         chosen_NC = np.zeros_like(y_NC)
         for half, other in (halves, halves[::-1]):
             layer, penalty = choose(options, other)
-            chosen_NC[half] = every_PNC[layer][penalty][half]
+            chosen_NC[half] = every_PNC[layer][penalty][half] / (layer + 1)
         return chosen_NC
 
     options = [(layer, penalty) for layer in range(len(every_PNC)) for penalty in range(len(PENALTIES))]
     everywhere = np.ones(len(y_NC), bool)
-    layer, penalty = choose(options, everywhere)
-    linear = list(sums[layer].solve())[penalty]
-    linear = Linear(linear.weight_CD, linear.bias_C - linear.weight_CD @ shifts[layer])
+    last, penalty = choose(options, everywhere)
+    linears = []
+    for whole, shift_D in zip(sums[: last + 1], shifts, strict=False):
+        linear = list(whole.solve())[penalty]
+        linears.append(Linear(linear.weight_CD, linear.bias_C - linear.weight_CD @ shift_D))
     by_layer = [right(crossed([o for o in options if o[0] == number]), everywhere) for number in range(len(every_PNC))]
-    return Solved(linear, layer, crossed(options), by_layer)
+    return Solved(linears, crossed(options), by_layer)
 
 
 # --- Figures ---------------------------------------------------------------------------------------------

@@ -49,7 +49,12 @@ def test_in_closed_form(tmp_path: Path, encoder: str, tones: str, capsys: pytest
     with pytest.raises(UserError, match="made with other settings or inputs"):
         main([tones, "--label", "pitch", "--apart", "source", "--encoder", encoder, "--out", str(out)])
     facts = Classifier.load(out / "classifier").facts
-    assert facts.labels == ["high", "low", "mid"] and facts.moments == 2 and facts.clip_s == pytest.approx(0.8)
+    assert (
+        facts.labels == ["high", "low", "mid"]
+        and facts.moments == 2
+        and facts.joined
+        and facts.clip_s == pytest.approx(0.8)
+    )
 
 
 def test_no_figure_is_printed_where_labels_and_sources_coincide(

@@ -23,9 +23,9 @@ SMALL = EncoderShape(
 )  # fmt: skip
 
 
-def classifier(layer: int | list[float] = -1, moments: int = 1) -> Classifier:
+def classifier(layer: int | list[float] = -1, moments: int = 1, joined: bool = False) -> Classifier:
     torch.manual_seed(0)
-    return Classifier(Encoder(SMALL), TaggerFacts("answer", LABELS, layer, moments)).eval()
+    return Classifier(Encoder(SMALL), TaggerFacts("answer", LABELS, layer, moments, joined=joined)).eval()
 
 
 @torch.inference_mode()
@@ -49,11 +49,14 @@ def test_hidden_states_are_the_input_of_the_blocks_and_their_outputs() -> None:
     torch.testing.assert_close(states[1], encoder.hidden_layers(wave, length)[0][0])
 
 
-@pytest.mark.parametrize(("layer", "moments"), [(-1, 1), (1, 2), ([0.25, 0.75, 0.0], 1)])
+@pytest.mark.parametrize(
+    ("layer", "moments", "joined"), [(-1, 1, False), (1, 2, True), (-1, 1, True), ([0.25, 0.75, 0.0], 1, False)]
+)
 def test_the_tagger_equals_the_classifier_read_from_its_folder(
-    tmp_path: Path, layer: int | list[float], moments: int
+    tmp_path: Path, layer: int | list[float], moments: int, joined: bool
 ) -> None:
-    model = classifier(layer, moments)
+    model = classifier(layer, moments, joined)
+    assert model.head.in_features == SMALL.width * moments * (model.facts.top(SMALL.layers) + 1 if joined else 1)
     model.save(tmp_path / "classifier", [], licence="CC0")
     read = Classifier.load(tmp_path / "classifier")
     card = export_tagger(read, tmp_path / "float", [read_card(tmp_path / "classifier")], int8=False)
@@ -77,6 +80,8 @@ def test_the_tagger_equals_the_classifier_read_from_its_folder(
         ({"layer": 3}, "expected -1 to 2"),
         ({"layer": [1.0]}, "expected 3"),
         ({"moments": 3}, "expected 1 or 2"),
+        ({"layer": [0.5, 0.5, 0.0], "joined": True}, "joined or summed"),
+        ({"joined": True}, "has other shapes"),
         ({"labels": ["yes", "no"]}, "has other shapes"),
         ({"colour": "red"}, "cannot be read"),
     ],

@@ -344,9 +344,9 @@ def _task(labels: Sequence[str]) -> str:
 def _write_classifier(head: ClassifierHead, shape: EncoderShape) -> tuple[State, dict[str, Any]]:
     """(tensors, settings) of transformers' classifier, whose projector changes nothing."""
     facts = head.facts
-    if facts.moments != 1:
+    if facts.moments != 1 or facts.joined:
         raise UserError(
-            "transformers cannot express a classifier on squares of frames (moments 2); export it as a tagger"
+            "transformers cannot express a classifier on joined layers or on squares of frames (moments 2); export it as a tagger"
         )
     state = {
         "projector.weight": torch.eye(shape.width), "projector.bias": torch.zeros(shape.width),
