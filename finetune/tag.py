@@ -92,8 +92,11 @@ def main(argv: list[str]) -> int:
     for note in question.notes:
         _say(note)
     facts = _facts(args, mixture, question, teacher)
+    encoder = Encoder.load(folder)
+    if args.blocks and args.blocks > encoder.shape.layers:
+        raise UserError(f"--blocks {args.blocks}: the encoder has {encoder.shape.layers}")
     classifier, found, scores = (all_weights if args.all_weights else closed_form)(
-        Encoder.load(folder), mixture, question, targets_NC, facts, args
+        encoder, mixture, question, targets_NC, facts, args
     )
     score = "agreement with the teacher" if teacher else "accuracy"
     _say(found.line(question, score) if found else question.confounded)
@@ -164,6 +167,12 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--out", required=True, metavar="RUN", help="the folder of this run")
     parser.add_argument("--encoder", default="nano-multilingual", metavar="FOLDER", help="(nano-multilingual)")
+    parser.add_argument(
+        "--blocks",
+        type=positive,
+        metavar="N",
+        help="use the first N blocks of the encoder (default: all); fewer are smaller",
+    )
     parser.add_argument("--only", type=_words, default=[], metavar="LABEL,…", help="only these labels")
     parser.add_argument(
         "--reject", type=_words, default=[], metavar="LABEL,…", help="labels that mean that none of the others is there"
@@ -223,7 +232,8 @@ def closed_form(
     def layers(wave_BS: Tensor, lengths_B: Tensor) -> list[list[Tensor]]:
         states, frames_B = encoder.hidden_states(wave_BS, lengths_B)
         return [
-            [clip_TD[:frames] for clip_TD, frames in zip(state, frames_B.tolist(), strict=True)] for state in states
+            [clip_TD[:frames] for clip_TD, frames in zip(state, frames_B.tolist(), strict=True)]
+            for state in states[: args.blocks + 1 if args.blocks else None]
         ]
 
     found = solve(question, clip_moments(mixture, question.rows, layers), targets_NC)
@@ -271,6 +281,7 @@ def all_weights(
             f"{lost[0]!r} stands in held-out {question.apart}s only; leave --all-weights out, or use --only"
         )
     reseed(args.seed, "tagger", 0)
+    facts.layer = args.blocks or -1
     classifier = Classifier(encoder, facts)
     encoder.blocks.layer_drop_p = 0.0  # the states of all layers are collected
     torch.nn.init.zeros_(classifier.head.weight)
