@@ -151,7 +151,8 @@ def _furthest(corpus: Corpus) -> dict[int, str]:
         outside = np.maximum(low - values, values - high)
         row = int(outside.argmax())
         if outside[row] > 0:
-            words = f"{unit}: {numbers.number(float(values[row]))} (usually {numbers.number(low)} to {numbers.number(high)})"
+            usual = " to ".join(dict.fromkeys(map(numbers.number, (low, high))))
+            words = f"{unit}: {numbers.number(float(values[row]))} (usually {usual})"
             found[row] = f"{found[row]}; {words}" if row in found else words
     return found
 
