@@ -22,8 +22,8 @@ from lalia.cards import write_json
 from lalia.data.corpus import Corpus
 from pretrain.config import PretrainSettings
 from tests.browser import BROWSER
+from tests.report.test_in_browser import too_wide
 from tests.report.test_pages import check_page
-from tests.report.test_phone_width import too_wide
 
 ROOT = Path(__file__).parents[2]
 SUMMARY: dict[str, dict[str, float]] = {

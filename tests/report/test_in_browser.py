@@ -1,4 +1,4 @@
-"""Every page at the width of a phone, in a real browser: nothing is wider than the window, and labels can be read."""
+"""Pages in a real browser: none is wider than a phone, labels can be read, commands are copied, folds open."""
 
 from __future__ import annotations
 
@@ -89,3 +89,19 @@ def test_no_page_is_wider_than_a_phone(tmp_path: Path) -> None:
         ],
     ).write(tmp_path / "blocks.html")  # fmt: skip
     assert not too_wide(sorted(tmp_path.glob("*.html")), tmp_path)
+
+
+@pytest.mark.skipif(BROWSER is None, reason="there is no Chromium here")
+def test_commands_are_copied_and_the_contents_open_what_is_folded(tmp_path: Path) -> None:
+    sections = [page.Section(title, [Markup("<p>x</p>")], folded=title == "c") for title in ("a", "b", "c")]
+    made = page.Page("run", "it", next=[("lalia transcribe 'a b'", "go on")], sections=sections)
+    with opened(made.write(tmp_path / "page.html").as_uri(), tmp_path) as tab:
+        tab.value("document.querySelector('.copy').click()")
+        tab.wait("document.querySelector('.copy').textContent === 'copied'")
+        tab.value("addEventListener('paste', e => { document.title = e.clipboardData.getData('text'); })")
+        tab.call("Input.dispatchKeyEvent", type="keyDown", key="v", commands=["paste"])
+        assert tab.wait("document.title !== 'it · run' && document.title") == "lalia transcribe 'a b'"
+        assert not tab.value("document.querySelector('details').open")
+        tab.value("document.querySelector('.contents a:last-child').click()")
+        assert tab.value("document.querySelector('details').open && location.hash") == "#s3"
+        assert not tab.said
