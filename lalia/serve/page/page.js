@@ -129,6 +129,7 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", paintWave)
 
 // --- Files ---
 
+at("choose-folder").hidden = !("webkitdirectory" in at("folder"));
 at("file").onchange = () => { addFiles(at("file").files); at("file").value = ""; };
 at("folder").onchange = () => { addFolder([...at("folder").files]); at("folder").value = ""; };
 let inside = 0;
