@@ -66,7 +66,7 @@ class Transcript:
         """WebVTT subtitles; speakers or channels are its voices."""
         return "WEBVTT\n\n" + "".join(
             f"{_clock(cue.start_s, '.')} --> {_clock(cue.end_s, '.')}\n"
-            + (f"<v {cue.label}>" if cue.label else "")
+            + (f"<v {_escaped(cue.label)}>" if cue.label else "")
             + "\n".join(map(_escaped, cue.lines))
             + "\n\n"
             for cue in iter_cues(self.words)
