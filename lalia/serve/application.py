@@ -26,6 +26,7 @@ from lalia.audio.channels import EACH, parse_channels
 from lalia.audio.reading import Note
 from lalia.decoding.decoder import Decoder
 from lalia.errors import AudioError, UserError
+from lalia.model_folder import CALIBRATED, GREEDY
 from lalia.runtime.naming import name_speakers
 from lalia.runtime.student import TranscribeOptions
 from lalia.runtime.transcript import FORMATS, Transcript
@@ -39,6 +40,7 @@ from lalia.serve.http import (
     Progress,
     Upload,
     answer,
+    checked,
     event,
     openai_answer,
     receive_upload,
@@ -290,22 +292,24 @@ class Service:
         most, on_note = self.limits.hot_words, options.on_note
         if language.lower() != AUTO:
             served = await self.served(model, language)
-            options = replace(options, decoder=served.decoder(phrases, most, on_note))
-            steps = partial(served.student.steps, upload.path, upload.name, options)
-            return Plan(steps, served.tokens, [served.language])
+            decoder = served.decoder(phrases, most, on_note)
+            steps = partial(served.student.steps, upload.path, upload.name, replace(options, decoder=decoder))
+            calibrated = decoder is not None and decoder.weights is not None and served.decoding.only is None
+            limit = GREEDY if decoder is None else CALIBRATED if calibrated else 0.0
+            return Plan(checked(steps, limit, served.student.languages, on_note), served.tokens, [served.language])
         if options.channels == EACH:
             raise RequestError(400, "bad_channels", "language=auto mixes channels; take one with channels=N")
         routing, by_language = self.students.routing(model)
         found: list[str] = []
 
-        def decoder(code: str) -> Decoder | None:
+        def decoder_of(code: str) -> Decoder | None:
             return by_language.served(code).decoder(phrases, most, on_note)
 
         def on_language(code: str) -> None:
             if code not in found:
                 found.append(code)
 
-        return Plan(partial(routing.steps, upload.path, upload.name, options, decoder, on_language), None, found)
+        return Plan(partial(routing.steps, upload.path, upload.name, options, decoder_of, on_language), None, found)
 
     async def served(self, model: str, language: str) -> Served:
         """The student for a request, loaded if it is not; ``RequestError`` if there is none."""

@@ -23,9 +23,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from lalia.audio.reading import TWO_VOICES, Note
+from lalia.audio.reading import TWO_VOICES, Note, NoteHandler
 from lalia.decoding.greedy import Word, text_of_words
 from lalia.errors import UserError
+from lalia.model_folder import low_confidence, low_confidence_warning
 from lalia.runtime.transcript import Transcript, make_cues, render, turns, who
 from lalia.serve.limits import MEGABYTE, Limits, RequestError
 from lalia.serve.scheduler import Steps
@@ -279,6 +280,20 @@ def reported(steps: Callable[[], Steps], tell: Callable[[Progress], None]) -> Ca
             yield heard_s
 
     return told
+
+
+def checked(
+    steps: Callable[[], Steps], limit: float, languages: Sequence[str], on_note: NoteHandler
+) -> Callable[[], Steps]:
+    """``steps`` with a note if the confidence of the words is below ``limit`` throughout: probably another language."""
+
+    def both() -> Steps:
+        transcript = yield from steps()
+        if low_confidence(transcript.words, limit):
+            on_note(Note("confidence", low_confidence_warning(transcript.words, languages)))
+        return transcript
+
+    return both
 
 
 class EventStream(StreamingResponse):

@@ -49,6 +49,17 @@ def test_bad_audio_is_the_last_event(client: testclient.TestClient) -> None:
     assert event["type"] == "error" and event["error"]["code"] == "bad_audio"
 
 
+def test_speech_that_the_student_does_not_fit_has_a_warning(client: testclient.TestClient) -> None:
+    tune = sing("bad cab ace dab bed cab " * 4)
+    warnings = {}
+    for loudness in (1.0, 0.74):
+        found = client.post("/transcribe", content=flac_bytes(loudness * tune)).json()
+        assert len(found["words"]) == 24
+        warnings[loudness] = found.get("warnings", [])
+    assert warnings[1.0] == [] and len(warnings[0.74]) == 1
+    assert "low confidence throughout" in warnings[0.74][0] and "ita (Italian)" in warnings[0.74][0]
+
+
 def test_corrected_words_become_a_file(client: testclient.TestClient) -> None:
     words = [
         {"text": "good", "start_s": 0.0, "end_s": 0.4, "confidence": 1.0, "speaker": "Ada <1>\n"},
