@@ -138,7 +138,7 @@ def _missed_words(clips: Sequence[ScoredClip]) -> page.Section:
     ]  # fmt: skip
     missed = ["missed, greedy", "missed"] if both else ["missed"]
     intro = "Words of the references that are substituted or deleted, and what stands in their place most often."
-    table = page.table(["word", "in the references", *missed, "transcribed as"], rows)
+    table = page.table(["word", "occurs", *missed, "transcribed as"], rows)
     return page.Section("Most-missed words", [table], intro)
 
 
@@ -266,7 +266,6 @@ def _confidence(pairs: Sequence[tuple[float, bool]], calibrated: bool) -> page.S
     plot = line_chart(
         "Reliability of confidence", lines, y_label=share, x_name="confidence, %", from_zero=True,
         caption=f"Share of words that are right, by confidence. Bins with less than {FEW_WORDS} words are not shown.",
-        height_in=max(2.7, 0.75 + 0.42 * len(bins)),
     )  # fmt: skip
     bars = [
         Bar(f"{b.confidence:.2f}", b.words, None, "s1", f"{b.words:,}, {numbers.percent(b.right, 0)} right")
