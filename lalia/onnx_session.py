@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,3 +30,9 @@ def open_session(model: Path | bytes, threads: int = 1, profile: Path | None = N
         return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's errors have no common class
         raise ValueError(f"ONNX Runtime cannot load it ({' '.join(str(error).split())})") from error
+
+
+@cache
+def shared_session(model: Path) -> InferenceSession:
+    """The one session of this process for the ONNX file ``model``, on one thread; for use in any of its threads."""
+    return open_session(model)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -58,6 +58,33 @@ def stream_blocks(file: BinaryIO, container: str, decoding: DecodingReport) -> I
         stream = opened.streams.audio[number]
         decoding.declared_s = _declared_s(opened, stream)
         yield from _blocks(opened, stream, decoding)
+
+
+def check_installed() -> None:
+    """``DecoderMissing`` if PyAV is not installed."""
+    _av()
+
+
+def opus_decoder(head: bytes) -> Callable[[bytes], np.ndarray]:
+    """A decoder of Opus packets, for the stream with the header ``head`` (OpusHead): packet → mono float32 (S,) at 48 kHz.
+
+    The first samples that the header leaves out (pre-skip) are left out. ``DecodingFailed`` for bytes that are no packet.
+    """
+    av = _av()
+    av.logging.set_level(None)
+    context = av.CodecContext.create("opus", "r")
+    context.extradata = head
+    convert = av.AudioResampler(format="flt", layout="mono", rate=48_000)
+
+    def decode(packet: bytes) -> np.ndarray:
+        try:
+            frames = [part for frame in context.decode(av.Packet(packet)) for part in convert.resample(frame)]
+        except (av.error.FFmpegError, ValueError, OSError) as error:
+            raise DecodingFailed(_reason(error)) from error
+        waves = [frame.to_ndarray().reshape(-1) for frame in frames]
+        return np.concatenate(waves) if waves else np.zeros(0, np.float32)
+
+    return decode
 
 
 def _blocks(opened: Any, stream: Any, decoding: DecodingReport) -> Iterator[tuple[int, np.ndarray]]:

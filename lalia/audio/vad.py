@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lalia.onnx_session import open_session
-from lalia.units import SAMPLE_RATE, Samples, Seconds, to_samples
+from lalia.onnx_session import open_session, shared_session
+from lalia.units import SAMPLE_RATE, Samples, Seconds, to_samples, to_seconds
 
 FRAME_SAMPLES = 512
 FRAME_S: Seconds = FRAME_SAMPLES / SAMPLE_RATE
@@ -26,10 +26,13 @@ _MARGIN_S: Seconds = 0.5
 
 
 class VoiceActivity:
-    """A detector for any number of waves, one after the other; it uses one thread."""
+    """A detector for any number of waves, one after the other; it uses one thread.
 
-    def __init__(self) -> None:
-        self._session = open_session(_MODEL)
+    ``shared``: with one model for all such detectors of the process, in any threads; not for processes that fork later.
+    """
+
+    def __init__(self, shared: bool = False) -> None:
+        self._session = shared_session(_MODEL) if shared else open_session(_MODEL)
         self.reset()
 
     def reset(self) -> None:
@@ -63,6 +66,51 @@ class VoiceActivity:
         """Speech probabilities (ceil(S / 512),) float32 of a whole wave, float32 (S,) at 16 kHz."""
         self.reset()
         return self.feed(wave_S, last=True)
+
+
+class Endpointer:
+    """Finds where speech begins and ends while a wave arrives, by a detector that shares its model.
+
+    Speech begins with a frame whose probability reaches ``threshold``, and ends when frames below ``threshold`` minus
+    ``HYSTERESIS`` have lasted for ``silence_s``. So an end is known ``silence_s`` and at most a frame after it.
+    """
+
+    HYSTERESIS = 0.15
+
+    def __init__(self, threshold: float = _SPEECH_THRESHOLD, silence_s: Seconds = 0.5) -> None:
+        self.threshold, self.silence_s = threshold, silence_s
+        self.speaking = False
+        self.at: Samples = 0
+        """the end of the last frame"""
+        self._detector = VoiceActivity(shared=True)
+        self._waiting_S = np.zeros(0, np.float32)
+        self._quiet: Samples = 0
+
+    def feed(self, wave_S: np.ndarray) -> Iterator[tuple[np.ndarray, bool | None]]:
+        """The frames (``FRAME_SAMPLES``,) that ``wave_S`` (float32, 16 kHz) completes, each with True if speech begins
+        in it, False if speech has ended, None if nothing changes."""
+        self._waiting_S = np.concatenate([self._waiting_S, wave_S])
+        for speech in self._detector.feed(wave_S):
+            frame_S, self._waiting_S = self._waiting_S[:FRAME_SAMPLES], self._waiting_S[FRAME_SAMPLES:]
+            self.at += FRAME_SAMPLES
+            yield frame_S, self._change(float(speech))
+
+    def _change(self, speech: float) -> bool | None:
+        if not self.speaking:
+            if speech < self.threshold:
+                return None
+            self.speaking, self._quiet = True, 0
+            return True
+        self._quiet = self._quiet + FRAME_SAMPLES if speech < self.threshold - self.HYSTERESIS else 0
+        if to_seconds(self._quiet) < self.silence_s:
+            return None
+        self.speaking = False
+        return False
+
+    @property
+    def ended(self) -> Samples:
+        """Where the speech that ended last had its end."""
+        return self.at - self._quiet
 
 
 class NonSpeech:

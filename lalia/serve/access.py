@@ -15,7 +15,8 @@ from lalia.serve.limits import RequestError
 if TYPE_CHECKING:
     from starlette.requests import HTTPConnection
 
-_TOKENS = ("token", "access_token", "api_key", "key")
+TOKENS = ("token", "access_token", "api_key", "key")
+TOKEN_IN_QUERY = "a token in the address ends in logs and is not read; send 'Authorization: Bearer TOKEN'"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -59,12 +60,8 @@ class Access:
         """``RequestError`` if the request does not show the token."""
         if self.authorized(request.headers.get("authorization", "")):
             return
-        if any(name in request.query_params for name in _TOKENS):
-            raise RequestError(
-                401,
-                "no_token",
-                "a token in the address ends in logs and is not read; send 'Authorization: Bearer TOKEN'",
-            )
+        if any(name in request.query_params for name in TOKENS):
+            raise RequestError(401, "no_token", TOKEN_IN_QUERY)
         raise RequestError(
             401, "no_token", "expected the header 'Authorization: Bearer TOKEN' with this server's token"
         )

@@ -46,7 +46,7 @@ from lalia.serve.http import (
     receive_upload,
     reported,
 )
-from lalia.serve.limits import Limits, RequestError, busy
+from lalia.serve.limits import Limits, RequestError, busy, truth
 from lalia.serve.metrics import CONTENT_TYPE, Metrics
 from lalia.serve.realtime import ROUTE as REALTIME
 from lalia.serve.realtime import serve_realtime
@@ -261,10 +261,10 @@ class Service:
             begun = time.monotonic()
             notes: list[Note] = []
             options = TranscribeOptions(
-                _channel_choice(fields), _truth("voice", fields.get("voice", str(self.voice))), on_note=notes.append
+                _channel_choice(fields), truth("voice", fields.get("voice", str(self.voice))), on_note=notes.append
             )
             told: asyncio.Queue[Progress] | None = None
-            if _truth("stream", fields.get("stream", "")):
+            if truth("stream", fields.get("stream", "")):
                 told, loop = asyncio.Queue(), asyncio.get_running_loop()
 
                 def tell(progress: Progress, put: Callable[[Progress], None] = told.put_nowait) -> None:
@@ -275,7 +275,7 @@ class Service:
             steps = plan.steps
             if told is not None:
                 steps = reported(steps, tell)
-            if _truth("diarize", fields.get("diarize", "")) or fields.get("response_format") == DIARIZED:
+            if truth("diarize", fields.get("diarize", "")) or fields.get("response_format") == DIARIZED:
                 steps = self._with_speakers(steps, upload, options)
             job = Job(steps, self.limits.audio_s, self.limits.work_s, self.access.client_of(request))
             if told is not None:
@@ -473,14 +473,6 @@ def _require_known(field: str, value: str, known: tuple[str, ...]) -> str:
     if value not in known:
         raise RequestError(400, "bad_format", f"{field} {value[:40]!r} is unknown; expected one of {', '.join(known)}")
     return value
-
-
-def _truth(field: str, value: str) -> bool:
-    if value.lower() in ("", "false", "0", "no"):
-        return False
-    if value.lower() in ("true", "1", "yes"):
-        return True
-    raise RequestError(400, "bad_field", f"{field} {value[:40]!r}: expected true or false")
 
 
 def _channel_choice(parameters: Mapping[str, str]) -> int | None:

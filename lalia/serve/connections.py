@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import socket
 from collections.abc import Callable
@@ -15,7 +16,10 @@ import websockets  # noqa: F401  # uvicorn imports it for the first stream; a mi
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from lalia.errors import UserError
-from lalia.serve.limits import Limits
+from lalia.serve.limits import Limits, RequestError
+
+_LINE_BYTES, _LINES = 8_000, 100
+"""What a handshake of a WebSocket may have: websockets reads no more than 8,192 bytes a line, and 128 headers."""
 
 
 def make_protocol(limits: Limits) -> type[H11Protocol]:
@@ -39,6 +43,20 @@ def make_protocol(limits: Limits) -> type[H11Protocol]:
             super().connection_lost(exc)
 
         def handle_websocket_upgrade(self, event: h11.Request) -> None:
+            lines = [len(name) + len(value) for name, value in self.headers]
+            if max(lines, default=0) > _LINE_BYTES or len(lines) > _LINES or len(event.target) > _LINE_BYTES:
+                # websockets would fail on it without an answer.
+                error = RequestError(
+                    431, "headers_too_large", f"a line of the handshake is longer than {_LINE_BYTES} bytes"
+                )
+                headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
+                answer = h11.Response(
+                    status_code=error.status, headers=headers, reason=b"Request Header Fields Too Large"
+                )
+                for part in (answer, h11.Data(data=json.dumps(error.as_dict()).encode()), h11.EndOfMessage()):
+                    self.transport.write(self.conn.send(part) or b"")
+                self.transport.close()
+                return
             if self._timer is not None:  # the WebSocket protocol takes over, with the timeouts of serve_stream
                 self._timer.cancel()
             super().handle_websocket_upgrade(event)

@@ -1,4 +1,4 @@
-"""Limits of the server (size, time, concurrent requests), and the error response when a request exceeds them."""
+"""Limits of the server (size, time, concurrent requests), and the error response when a request exceeds them or is wrong."""
 
 from __future__ import annotations
 
@@ -63,3 +63,12 @@ class RequestError(Exception):
 
 def busy(count: int, what: str = "requests") -> RequestError:
     return RequestError(429, "busy", f"{count} {what} are active already; retry in a second", retry_s=1.0)
+
+
+def truth(field: str, value: str) -> bool:
+    """The value of a field that is true or false; ``RequestError`` for any other."""
+    if value.lower() in ("", "false", "0", "no"):
+        return False
+    if value.lower() in ("true", "1", "yes"):
+        return True
+    raise RequestError(400, "bad_field", f"{field} {value[:40]!r}: expected true or false")

@@ -25,11 +25,12 @@ import numpy as np
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from lalia.audio.reading import Resampler, ignore_note
-from lalia.audio.vad import FRAME_S, FRAME_SAMPLES, VoiceActivity
+from lalia.audio.vad import FRAME_SAMPLES, Endpointer
 from lalia.decoding.decoder import Decoder
 from lalia.decoding.greedy import text_of_words
 from lalia.runtime.streaming import Stream, StreamUpdate
 from lalia.runtime.student import TranscribeOptions
+from lalia.serve.access import TOKEN_IN_QUERY, TOKENS
 from lalia.serve.limits import RequestError
 from lalia.serve.scheduler import Job, Steps
 from lalia.serve.students import AUTO, Served
@@ -44,8 +45,6 @@ LONGEST_S: Seconds = 120.0
 """An item without a pause is ended here, so that memory stays flat."""
 _SHORTEST_S: Seconds = 0.1
 """A commit needs as much audio."""
-_HYSTERESIS = 0.15
-"""Speech ends below the threshold minus this."""
 _KEY = "openai-insecure-api-key."
 """Browsers, which cannot set headers, send the token in a subprotocol of this name."""
 _FORMATS = {
@@ -229,11 +228,8 @@ class RealtimeClient(SocketClient):
         self._resampler = Resampler(self._session.rate)
         self._rest = b""
         self._item: _Item | None = None
-        self._detector = VoiceActivity() if self._session.detect else None
-        self._frame_S = np.zeros(0, np.float32)
+        self._ends = Endpointer(self._session.threshold, self._session.silence_s) if self._session.detect else None
         self._before_S = np.zeros(0, np.float32)
-        self._quiet_s: Seconds = 0.0
-        self._now: Samples = 0
 
     @property
     def authorization(self) -> str:
@@ -243,6 +239,8 @@ class RealtimeClient(SocketClient):
         query = self._socket.query_params
         if query.get("intent", "transcription") != "transcription":
             raise RequestError(400, "bad_intent", f"intent {query['intent'][:40]!r}; this server only transcribes")
+        if any(name in query for name in TOKENS):
+            raise RequestError(401, "no_token", TOKEN_IN_QUERY)
         if not self._service.access.authorized(self.authorization):
             raise RequestError(401, "no_token", "expected the header 'Authorization: Bearer TOKEN'")
 
@@ -299,6 +297,8 @@ class RealtimeClient(SocketClient):
             previous, self._session = self._session, session
             if (session.format, session.rate, session.detect) != (previous.format, previous.rate, previous.detect):
                 self._begin()
+            elif self._ends is not None:
+                self._ends.threshold, self._ends.silence_s = session.threshold, session.silence_s
             await self._say({"type": self._named("updated"), "session": self._report()})
         elif kind == "input_audio_buffer.append":
             await self._append(event.get("audio"))
@@ -340,42 +340,38 @@ class RealtimeClient(SocketClient):
         """In a worker: process audio; its events, and items that ended."""
         wave_S = self._resampler(samples_S)
         found: list[Event | _Item] = []
-        if self._detector is None:
+        if self._ends is None:
             if self._item is None:
                 self._item = self._new_item()
             found += self._item.feed(wave_S)
-            self._now += len(wave_S)
             if to_seconds(self._item.samples) >= LONGEST_S:
                 found.append(self._item)
             return found
-        self._frame_S = np.concatenate([self._frame_S, wave_S])
-        for speech in self._detector.feed(wave_S):
-            frame_S, self._frame_S = self._frame_S[:FRAME_SAMPLES], self._frame_S[FRAME_SAMPLES:]
-            found += self._detect(float(speech), frame_S)
-            self._now += FRAME_SAMPLES
+        for frame_S, change in self._ends.feed(wave_S):
+            found += self._detect(self._ends, frame_S, change)
         return found
 
-    def _detect(self, speech: float, frame_S: np.ndarray) -> list[Event | _Item]:
-        session, item = self._session, self._item
+    def _detect(self, ends: Endpointer, frame_S: np.ndarray, change: bool | None) -> list[Event | _Item]:
+        item = self._item
         if item is None:
-            if speech < session.threshold:
+            if not change:
                 self._before_S = np.concatenate([self._before_S, frame_S])
-                self._before_S = self._before_S[max(0, len(self._before_S) - to_samples(session.prefix_s)) :]
+                self._before_S = self._before_S[max(0, len(self._before_S) - to_samples(self._session.prefix_s)) :]
                 return []
             self._item = item = self._new_item()
-            self._quiet_s = 0.0
-            start = self._now - len(self._before_S)
+            start = ends.at - FRAME_SAMPLES - len(self._before_S)
             before_S, self._before_S = self._before_S, np.zeros(0, np.float32)
             said: list[Event | _Item] = [
                 {"type": "input_audio_buffer.speech_started", "audio_start_ms": _ms(start), "item_id": item.id}
             ]
             return said + item.feed(np.concatenate([before_S, frame_S]))
         found: list[Event | _Item] = list(item.feed(frame_S))
-        self._quiet_s = self._quiet_s + FRAME_S if speech < session.threshold - _HYSTERESIS else 0.0
-        if self._quiet_s >= session.silence_s or to_seconds(item.samples) >= LONGEST_S:
-            end = _ms(self._now + FRAME_SAMPLES)
-            found += [{"type": "input_audio_buffer.speech_stopped", "audio_end_ms": end, "item_id": item.id}, item]
-            self._item = None
+        if change is False or to_seconds(item.samples) >= LONGEST_S:
+            found += [
+                {"type": "input_audio_buffer.speech_stopped", "audio_end_ms": _ms(ends.at), "item_id": item.id},
+                item,
+            ]
+            self._item, ends.speaking = None, False
         return found
 
     async def _commit(self, item: _Item) -> None:

@@ -1,13 +1,14 @@
-"""Streaming over a WebSocket: audio samples in, words out as they become final.
+"""Streaming over a WebSocket: audio in, words out as they become final.
 
-The client sends binary messages of 16-bit little-endian mono samples at ``?rate=`` (default 16,000), cut anywhere, then
-``{"finish": true}``; the server sends JSON objects with ``stable`` and ``tentative`` words, ``heard_s`` and ``last``. Clients
-that cannot send an Authorization header, such as web pages, send ``{"token": "…"}`` first. Each message is processed before
-the next one is read, so TCP slows clients that send faster than the server works.
+The client sends binary messages, cut anywhere: 16-bit little-endian mono samples at ``?rate=`` (default 16,000), or with
+``?format=webm`` or ``ogg`` the Opus of a browser's MediaRecorder; then ``{"finish": true}``. The server sends JSON objects with
+``stable`` and ``tentative`` words, ``heard_s`` and ``last``, and with ``?vad=true`` where speech begins and ends. Clients that
+cannot send an Authorization header, such as web pages, send ``{"token": "…"}`` first. Each message is processed before the next
+one is read, so TCP slows clients that send faster than the server works.
 
 A client may pause: a stream stays open without a message for ``Limits.idle_s``, and the usual keep-alives (``KEEP_ALIVE``)
-begin that time again. With ``?session=new`` the first answer is ``{"session": ID, "heard_s": 0}``; a client whose connection
-breaks opens ``?session=ID`` within ``Limits.resume_s``, is told how many seconds arrived, and sends on from there.
+begin that time again. With ``?session=new`` the first answer is ``{"session": ID, "heard_s": 0, "bytes": 0}``; a client whose
+connection breaks opens ``?session=ID`` within ``Limits.resume_s``, is told how much arrived, and sends on from there.
 """
 
 from __future__ import annotations
@@ -17,22 +18,25 @@ import contextlib
 import json
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from starlette.responses import JSONResponse
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from lalia.audio.reading import ignore_note
-from lalia.errors import UserError
+from lalia.audio.opus_stream import OpusSource
+from lalia.audio.reading import Resampler, ignore_note
+from lalia.audio.vad import FRAME_S, Endpointer
+from lalia.errors import AudioError, UserError
 from lalia.runtime.streaming import Stream, StreamUpdate, as_dict
-from lalia.serve.limits import RequestError
+from lalia.serve.access import TOKEN_IN_QUERY, TOKENS
+from lalia.serve.limits import RequestError, truth
 from lalia.serve.scheduler import StreamJob
 from lalia.serve.students import AUTO, Served
 from lalia.tags.language_routing import RoutedStream
-from lalia.units import SAMPLE_RATE, Seconds, clock
+from lalia.units import SAMPLE_RATE, Samples, Seconds, clock, to_seconds
 
 if TYPE_CHECKING:
     from lalia.serve.application import Service
@@ -42,6 +46,10 @@ ROUTE = "/stream"
 PIECE_S: Seconds = 1.0
 """Audio per scheduler step, so that a large message does not delay other streams."""
 _RATES = (8_000, 192_000)
+_FORMATS = ("pcm", "webm", "ogg")
+_QUERY = {"rate", "format", "model", "language", "hot_words", "session", "vad", "silence_ms"}
+PAUSE_S: Seconds = 0.3
+"""A tentative word that stays unchanged for so long has the stability 1."""
 _POLICY, _FAULT, _AGAIN, _DONE = 1008, 1011, 1013, 1000
 
 
@@ -54,21 +62,20 @@ class Sessions:
 
     def __init__(self, keep_s: Seconds) -> None:
         self._keep_s = keep_s
-        self._kept: dict[str, tuple[Stream | RoutedStream, bytes, asyncio.TimerHandle]] = {}
+        self._kept: dict[str, tuple[Speech, asyncio.TimerHandle]] = {}
 
-    def keep(self, name: str, stream: Stream | RoutedStream, rest: bytes) -> None:
-        """Keep ``stream``, of which the bytes ``rest`` are not a whole sample yet."""
+    def keep(self, name: str, speech: Speech) -> None:
         timer = asyncio.get_running_loop().call_later(self._keep_s, self._kept.pop, name, None)
-        self._kept[name] = stream, rest, timer
+        self._kept[name] = speech, timer
 
-    def take(self, name: str) -> tuple[Stream | RoutedStream, bytes]:
+    def take(self, name: str) -> Speech:
         """The stream ``name``; ``RequestError`` if it is not here (any more)."""
         if name not in self._kept:
             what = f"session {name[:40]!r} is unknown or ended; they are kept for {self._keep_s:g} s: session=new"
             raise RequestError(404, "no_session", what)
-        stream, rest, timer = self._kept.pop(name)
+        speech, timer = self._kept.pop(name)
         timer.cancel()
-        return stream, rest
+        return speech
 
 
 async def serve_stream(service: Service, socket: WebSocket) -> None:
@@ -209,69 +216,151 @@ class SocketClient(ABC):
             raise RequestError(408, "too_slow", "the client does not read responses") from error
 
 
+class PcmSource:
+    """16-bit little-endian mono samples, cut anywhere: an odd byte waits for the next message."""
+
+    def __init__(self, rate: int) -> None:
+        self.rate = rate
+        self._bytes = b""
+
+    def feed(self, data: bytes) -> None:
+        self._bytes += data
+
+    def read(self, most: Samples) -> np.ndarray:
+        """The next samples, float32, at most ``most``; empty: more bytes are needed."""
+        whole = min(len(self._bytes) // 2, most) * 2
+        data, self._bytes = self._bytes[:whole], self._bytes[whole:]
+        return np.frombuffer(data, "<i2").astype(np.float32) / 32_768
+
+
+@dataclass
+class Speech:
+    """A stream on the server: what decodes its bytes, what transcribes them, and what finds the ends of speech."""
+
+    source: PcmSource | OpusSource
+    stream: Stream | RoutedStream
+    ends: Endpointer | None
+    served: Served | None = None
+    """held, so that it is not unloaded"""
+    bytes: int = 0
+    """received so far"""
+    _tentative: list[dict[str, Any]] = field(default_factory=list)
+    _since_s: dict[tuple[object, object], Seconds] = field(default_factory=dict)
+    _resampler: Resampler | None = None
+
+    def step(self) -> list[dict[str, Any]] | None:
+        """In a worker: transcribe ``PIECE_S`` of the bytes that wait; what to tell the client. None: more bytes are needed."""
+        samples = self.source.read(round(PIECE_S * self.stream.rate))
+        if not len(samples):
+            return None
+        return [*self._update(self.stream.feed(samples), last=False), *self._find_ends(samples)]
+
+    def finish(self) -> list[dict[str, Any]]:
+        """In a worker: the last words."""
+        return self._update(self.stream.finish(), last=True)
+
+    def _update(self, update: StreamUpdate, last: bool) -> list[dict[str, Any]]:
+        message = as_dict(update, last)
+        words: Any = message["tentative"]
+        keys = [(word["text"], word["start_s"]) for word in words]
+        self._since_s = {key: self._since_s.get(key, update.heard_s) for key in keys}
+        for word, key in zip(words, keys, strict=True):
+            word["stability"] = round(min(1.0, (update.heard_s - self._since_s[key]) / PAUSE_S), 1)
+        before, self._tentative = self._tentative, words
+        return [message] if update.stable or words != before or last else []
+
+    def _find_ends(self, samples: np.ndarray) -> list[dict[str, Any]]:
+        if self.ends is None:
+            return []
+        if self._resampler is None:
+            self._resampler = Resampler(self.stream.rate)
+        found = []
+        for _, change in self.ends.feed(self._resampler(samples)):
+            now_s = to_seconds(self.ends.at)
+            if change:
+                found.append({"event": "speech_start", "at_s": round(now_s - FRAME_S, 3)})
+            elif change is False:
+                at_s = to_seconds(self.ends.ended)
+                found.append({"event": "speech_end", "at_s": round(at_s, 3), "delay_s": round(now_s - at_s, 3)})
+        return found
+
+
 class StreamClient(SocketClient):
     """A client of ``/stream``."""
 
     def __init__(self, service: Service, socket: WebSocket) -> None:
         super().__init__(service, socket)
-        self._stream: Stream | RoutedStream | None = None
-        self._served: Served | None = None  # held, so that it is not unloaded
-        self._rest = b""
+        self._speech: Speech | None = None
         self._session = ""
-        self._shown: list[Any] = []
 
     @property
     def heard_s(self) -> Seconds:  # type: ignore[override]
-        return self._stream.heard_s if self._stream is not None else 0.0
+        return self._speech.stream.heard_s if self._speech is not None else 0.0
 
     def check(self) -> None:
-        rate = self._socket.query_params.get("rate", str(SAMPLE_RATE))
-        if not rate.isdecimal() or not _RATES[0] <= int(rate) <= _RATES[1]:
-            raise RequestError(
-                400, "bad_rate", f"rate {rate[:20]!r}: expected {_RATES[0]} to {_RATES[1]} samples per second"
-            )
+        query = self._socket.query_params
+        if any(name in query for name in TOKENS):
+            raise RequestError(401, "no_token", TOKEN_IN_QUERY)
+        if unknown := sorted(set(query) - _QUERY):
+            what = f"{unknown[0][:40]!r} is unknown; known are {', '.join(sorted(_QUERY))}"
+            raise RequestError(400, "unknown_field", what)
+        format = query.get("format", "pcm")
+        if format not in _FORMATS:
+            raise RequestError(400, "bad_format", f"format {format[:40]!r}: expected {', '.join(_FORMATS)}")
+        if format != "pcm" and "rate" in query:
+            raise RequestError(400, "bad_rate", f"rate: {format} has its own; leave it out")
+        _whole_number(query, "rate", SAMPLE_RATE, _RATES, "bad_rate")
+        _whole_number(query, "silence_ms", 500, (60, 10_000), "bad_field")
+        truth("vad", query.get("vad", ""))
 
     async def open(self) -> None:
         """Begin a stream, or go on with the one of a session."""
         query = self._socket.query_params
         self._session = query.get("session", "")
         if self._session not in ("", "new"):
-            self._stream, self._rest = self._service.sessions.take(self._session)
+            self._speech = self._service.sessions.take(self._session)
             return
         if self._session:
             self._session = secrets.token_urlsafe(16)
         try:
-            self._stream = await self._begin(
-                query.get("model", ""), query.get("language", ""), query.get("hot_words", "")
-            )
-        except UserError as error:
+            self._speech = await self._begin(query)
+        except (UserError, AudioError) as error:
             raise RequestError(400, "no_stream", str(error)) from error
 
-    async def _begin(self, model: str, language: str, phrases: str) -> Stream | RoutedStream:
-        rate, most = int(self._socket.query_params.get("rate", SAMPLE_RATE)), self._service.limits.hot_words
+    async def _begin(self, query: Mapping[str, str]) -> Speech:
+        format, most = query.get("format", "pcm"), self._service.limits.hot_words
+        source: PcmSource | OpusSource
+        if format == "pcm":
+            source = PcmSource(_whole_number(query, "rate", SAMPLE_RATE, _RATES, "bad_rate"))
+        else:
+            source = OpusSource(format)
+        ends = None
+        if truth("vad", query.get("vad", "")):
+            ends = Endpointer(silence_s=_whole_number(query, "silence_ms", 500, (60, 10_000), "bad_field") / 1000)
+        model, language, phrases = (query.get(name, "") for name in ("model", "language", "hot_words"))
+
+        def begin(served: Served) -> Stream:
+            return served.student.stream(rate=source.rate, decoder=served.decoder(phrases, most, ignore_note))
+
         if language.lower() != AUTO:
             served = await self._service.served(model, language)
-            self._served = served
-            return served.student.stream(rate=rate, decoder=served.decoder(phrases, most, ignore_note))
+            return Speech(source, begin(served), ends, served)
         routing, by_language = self._service.students.routing(model)
-
-        def begin(code: str) -> Stream:
-            self._served = served = by_language.served(code)
-            return served.student.stream(rate=rate, decoder=served.decoder(phrases, most, ignore_note))
-
-        return RoutedStream(routing, begin, rate)
+        stream = RoutedStream(routing, lambda code: begin(by_language.served(code)), source.rate)
+        return Speech(source, stream, ends)
 
     def keep(self) -> None:
         """Keep the stream of a session."""
-        if self._session and self._stream is not None:
-            self._service.sessions.keep(self._session, self._stream, self._rest)
+        if self._session and self._speech is not None:
+            self._service.sessions.keep(self._session, self._speech)
 
     async def listen(self) -> None:
         """Process all messages until the stream ends."""
-        stream, limits = self._stream, self._service.limits
-        assert stream is not None
+        speech, limits = self._speech, self._service.limits
+        assert speech is not None
         if self._session:
-            await self._write({"session": self._session, "heard_s": round(stream.heard_s, 3)})
+            place = {"heard_s": round(speech.stream.heard_s, 3), "bytes": speech.bytes}
+            await self._write({"session": self._session, **place})
         while True:
             message = await self._receive(limits.idle_s)
             if isinstance(message, str):
@@ -279,26 +368,26 @@ class StreamClient(SocketClient):
                     continue
                 if _object(message).get("finish") is not True:
                     raise RequestError(400, "bad_message", 'expected samples, or {"finish": true}')
-                await self._send(await self._work(stream.finish), last=True)
+                for answer in await self._work(speech.finish):
+                    await self._write(answer)
                 self._session = ""
                 await self._socket.close(_DONE)
                 return
-            message = self._rest + message
-            whole = len(message) // 2 * 2
-            self._rest = message[whole:]
-            samples = np.frombuffer(message[:whole], "<i2").astype(np.float32) / 32_768
-            size = round(PIECE_S * stream.rate)
-            for start in range(0, len(samples), size):
-                feed = partial(stream.feed, samples[start : start + size])
-                await self._send(await self._work(feed), last=False)
-            if stream.heard_s > limits.audio_s:
-                raise RequestError(413, "too_long", f"more than {clock(limits.audio_s)} of audio; start a new stream")
+            speech.source.feed(message)
+            speech.bytes += len(message)
+            while (answers := await self._work(speech.step)) is not None:
+                for answer in answers:
+                    await self._write(answer)
+                if speech.stream.heard_s > limits.audio_s:
+                    what = f"more than {clock(limits.audio_s)} of audio; start a new stream"
+                    raise RequestError(413, "too_long", what)
 
-    async def _send(self, update: StreamUpdate, last: bool) -> None:
-        if not (update.stable or update.tentative != self._shown or last):
-            return
-        self._shown = update.tentative
-        await self._write(as_dict(update, last))
+
+def _whole_number(query: Mapping[str, str], name: str, default: int, range: tuple[int, int], code: str) -> int:
+    text = query.get(name, str(default))
+    if not (text.isascii() and text.isdecimal() and len(text) < 10 and range[0] <= int(text) <= range[1]):
+        raise RequestError(400, code, f"{name} {text[:20]!r}: expected {range[0]} to {range[1]}")
+    return int(text)
 
 
 def is_keep_alive(text: str) -> bool:

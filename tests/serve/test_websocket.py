@@ -7,6 +7,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,15 @@ import numpy as np
 import pytest
 
 from lalia.audio.encoding import flac_bytes
+from lalia.audio.opus_stream import OpusSource
 from lalia.audio.reading import resample
+from lalia.audio.vad import Endpointer
+from lalia.decoding.greedy import Word
+from lalia.runtime.streaming import StreamUpdate
 from lalia.runtime.student import Student
+from lalia.serve.websocket import PcmSource, Speech
+from tests.audio.test_opus_stream import recorded
+from tests.journeys.material import committed
 from tests.models.test_chunks import noise
 from tests.serve.test_application import Running, served, wait_for
 
@@ -67,7 +75,7 @@ def test_words_come_while_it_is_spoken(server: Running, student: Path) -> None:
     assert heard(answers) == expected(student, data) != ""
     assert [answer["last"] for answer in answers] == [False] * (len(answers) - 1) + [True]
     assert len(answers) > 3 and answers[0]["heard_s"] < 1 and answers[-1]["heard_s"] == 2.0
-    assert set(answers[0]["tentative"][0]) == {"text", "start_s", "end_s", "confidence"}
+    assert set(answers[0]["tentative"][0]) == {"text", "start_s", "end_s", "confidence", "stability"}
     assert socket.close_code == 1000
 
 
@@ -85,6 +93,16 @@ def test_another_rate_and_one_large_message(server: Running, student: Path) -> N
     [
         ("?rate=1", {}, 400, "bad_rate"),
         ("?rate=many", {}, 400, "bad_rate"),
+        ("?rate=²", {}, 400, "bad_rate"),
+        ("?format=mp4", {}, 400, "bad_format"),
+        ("?format=webm&rate=48000", {}, 400, "bad_rate"),
+        ("?vad=perhaps", {}, 400, "bad_field"),
+        ("?silence_ms=5", {}, 400, "bad_field"),
+        ("?colour=red", {}, 400, "unknown_field"),
+        ("?token=s3cret", {}, 401, "no_token"),
+        ("?hot_words=" + "a," * 1001, {}, 400, "too_many_words"),
+        ("?hot_words=" + "a," * 4500, {}, 431, "headers_too_large"),
+        ("", {f"X-{number}": "y" for number in range(110)}, 431, "headers_too_large"),
         ("", {"Origin": "https://elsewhere.example"}, 403, "other_origin"),
     ],
 )
@@ -158,7 +176,7 @@ def test_a_broken_connection_is_taken_up_again(server: Running, student: Path) -
     wait_for(lambda: server.inside() == 0)
     with speak(server, f"?session={began['session']}") as socket:
         again = json.loads(socket.recv(timeout=60))
-        assert again == {"session": began["session"], "heard_s": 0.75}
+        assert again == {"session": began["session"], "heard_s": 0.75, "bytes": 24_000}
         socket.send(data[24_000:])
         socket.send('{"finish": true}')
         answers += to_end(socket)
@@ -263,3 +281,55 @@ def test_a_student_of_whole_clips_says_so(tmp_path: Path) -> None:
             speak(running)
         error = json.loads(refused.value.response.body)["error"]
         assert error["code"] == "no_stream" and "streaming-nano.yaml" in error["message"]
+
+
+@pytest.mark.parametrize("container", ["webm", "ogg"])
+def test_a_browser_s_recorder_whose_connection_breaks(server: Running, student: Path, container: str) -> None:
+    data = recorded(container, noise(32_000)[0].numpy())
+    source, same = OpusSource(container), Student.load(student, threads=1).stream(rate=48_000)
+    source.feed(data)
+    same.feed(source.read(1 << 30))
+    same.finish()
+    socket = speak(server, f"?format={container}&session=new")
+    began = json.loads(socket.recv(timeout=60))
+    socket.send(data[:9_001])
+    answers = [json.loads(socket.recv(timeout=60))]
+    socket.socket.close()
+    wait_for(lambda: server.inside() == 0)
+    with speak(server, f"?session={began['session']}") as socket:
+        again = json.loads(socket.recv(timeout=60))
+        assert again["bytes"] == 9_001 and 0 < again["heard_s"] < 2
+        socket.send(data[9_001:])
+        socket.send('{"finish": true}')
+        answers += to_end(socket)
+    assert heard(answers) == " ".join(word.text for word in same.words) != ""
+    with speak(server, f"?format={container}") as socket:
+        socket.send(b"RIFF" * 100)
+        refused = json.loads(socket.recv(timeout=60))
+    assert refused["error"]["code"] == "bad_audio" and container in refused["error"]["message"]
+
+
+def test_ends_of_speech_and_stability(student: Path) -> None:
+    """Where speech begins and ends is told ``silence_ms`` after it; a word that stays unchanged becomes stable."""
+    clip = next(clip for clip in committed() if clip.language == "swh").wave()
+    wave_S = np.concatenate([np.zeros(8_000, np.float32), clip, np.zeros(24_000, np.float32)])
+    speech = Speech(PcmSource(16_000), Student.load(student, threads=1).stream(), Endpointer(silence_s=0.4))
+    speech.source.feed(pcm(wave_S))
+    answers = []
+    while (step := speech.step()) is not None:
+        answers += step
+    answers += speech.finish()
+    begun = [answer for answer in answers if answer.get("event") == "speech_start"]
+    ended = [answer for answer in answers if answer.get("event") == "speech_end"]
+    assert len(begun) == len(ended) >= 1 and 0.4 < begun[0]["at_s"] < 1.5
+    assert abs(ended[-1]["at_s"] - 0.5 - len(clip) / 16_000) < 1.5
+    assert all(0.4 <= answer["delay_s"] < 0.44 for answer in ended)
+
+
+def test_a_tentative_word_gains_stability() -> None:
+    word = Word("ab", 0.0, 0.1, 0.9)
+    speech = Speech(PcmSource(16_000), None, None)  # type: ignore[arg-type]
+    told = [speech._update(StreamUpdate([], [word], heard_s), last=False) for heard_s in (0.1, 0.25, 0.4, 0.5, 0.6)]
+    assert [message["tentative"][0]["stability"] for [message] in told[:3]] == [0.0, 0.5, 1.0] and told[3:] == [[], []]
+    [message] = speech._update(StreamUpdate([], [replace(word, text="abc")], 0.7), last=False)
+    assert message["tentative"][0]["stability"] == 0.0
