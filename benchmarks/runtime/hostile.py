@@ -1,7 +1,7 @@
-"""Malicious HTTP requests, as bytes on a socket, for `benchmarks.runtime.serve` and the tests.
+"""Malicious requests over HTTP, WebSocket and Realtime, as bytes on a socket, for `benchmarks.runtime.serve` and the tests.
 
-Everything is a function of a seed. Each attack lists the allowed statuses; a connection closed without an answer is always
-allowed.
+Everything is a function of a seed. Each attack lists the allowed statuses; a connection closed without an answer is allowed,
+except where the attack says what the answer must hold.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ class Attack:
     fine: frozenset[int] = REFUSED
     pause_s: float = 0.0
     leave: bool = False
+    says: bytes = b""
+    """what the answer must hold; the client leaves when it has come"""
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Attacks:
         self.kinds: list[Callable[[random.Random], Attack]] = [
             self.bad_path, self.bad_http, self.huge_headers, self.bad_lengths, self.bad_form, self.no_audio, self.cut_audio,
             self.damaged_audio, self.bombs, self.forged_headers, self.left_alone, self.file_names, self.wrong_words,
-            self.pipelined,
+            self.pipelined, self.bad_handshake, self.bad_frames, self.bad_stream, self.bad_realtime,
         ]  # fmt: skip
 
     def attack(self, number: int) -> Attack:
@@ -232,6 +234,51 @@ class Attacks:
         many = _request("GET /health", {"Connection": "keep-alive"}) * dice.choice([5, 50, 400])
         return Attack("pipelined", [many + _request("GET /health")], frozenset({200}), leave=dice.random() < 0.3)
 
+    def bad_handshake(self, dice: random.Random) -> Attack:
+        query = dice.choice(
+            ["?rate=0", "?rate=1e5", "?rate=", "?rate=" + "9" * 4000, "?format=exe", "?token=guess", "?language=" + "x" * 5000,
+             "?hot_words=" + "a," * 6000, "?session=" + "../" * 50, "?model=../../etc/passwd", "?silence_ms=-1", "?%00=%ff"]
+        )  # fmt: skip
+        route = dice.choice(["/stream", "/v1/realtime"])
+        lost = dice.choice([{}, {"Sec-WebSocket-Version": "99"}, {"Sec-WebSocket-Key": "short"}, {"Origin": "https://x.example"},
+                            {f"X-{number}": "y" for number in range(200)}])  # fmt: skip
+        return Attack("bad handshake", [_upgrade(route + query, **lost)], REFUSED | {403, 426, 101}, leave=True)
+
+    def bad_frames(self, dice: random.Random) -> Attack:
+        frame = dice.choice(
+            [_frame(2, b"x" * 40, mask=False), _frame(11, b"reserved"), _frame(9, b"p" * 200), _frame(1, b"\xff\xfe"),
+             _frame(0, b"no beginning"), b"\x82\xff" + struct.pack(">Q", 1 << 62), b"\xf2\x80abcd", dice.randbytes(300),
+             _frame(2, bytes(1 << 21)), _frame(8, b"\x00"), _frame(8, b"\x03\xe8" + b"\xff" * 20)]
+        )  # fmt: skip
+        return Attack("bad frames", [_upgrade(_LIVE), frame], frozenset({101}), leave=dice.random() < 0.3)
+
+    def bad_stream(self, dice: random.Random) -> Attack:
+        says = b'"error"'
+        message = dice.choice(
+            [_frame(1, b"hello"), _frame(1, b"[" * 200_000), _frame(1, b'{"finish": "yes"}'), _frame(1, b'{"token": 5}'),
+             _frame(1, b"9" * 9_000), _frame(1, b'{"a": ' * 50_000), _frame(2, b"\x01") + _frame(1, b"null"),
+             _frame(2, dice.randbytes(dice.randrange(40_000))) + _frame(1, b'"\\ud800"')]
+        )  # fmt: skip
+        query = dice.choice(["", "?rate=192000", "?format=webm", "?format=ogg", "?vad=true"])
+        return Attack("bad stream", [_upgrade("/stream" + query), message], REFUSED | {101}, says=says)
+
+    def bad_realtime(self, dice: random.Random) -> Attack:
+        def update(input: str) -> bytes:
+            return b'{"type": "session.update", "session": {"audio": {"input": %b}}}' % input.encode()
+
+        append = b'{"type": "input_audio_buffer.append", "audio": %b}'
+        message = dice.choice(
+            [b"hello", b"[" * 200_000, b"{}}", b'{"type": 5}', b'{"type": "response.create"}', append % b'"%%%%"', append % b"7",
+             append % (b'"' + b"A" * 4_001 + b'"'), b'{"type": "input_audio_buffer.commit"}', b'{"type": "session.update"}',
+             update('{"format": {"type": "audio/pcm", "rate": 0}}'), update('{"format": {"type": "audio/pcm", "rate": NaN}}'),
+             update('{"format": "mp3"}'), update('{"turn_detection": {"threshold": 1e999}}'), update('{"transcription": 3}'),
+             update('{"transcription": {"prompt": "%s"}}' % ("a," * 10_000)), update("null"), update('{"turn_detection": 1}')]
+        )  # fmt: skip
+        kind = 2 if dice.random() < 0.1 else 1
+        return Attack(
+            "bad realtime", [_upgrade(_LIVE), _frame(kind, message)], frozenset({101}), says=b'"type": "error"'
+        )
+
 
 def fire(address: tuple[str, int], attack: Attack, timeout_s: float = 60.0) -> Answer:
     """Send ``attack`` and read the answer; ``TimeoutError`` if the server neither answers nor closes the connection."""
@@ -248,10 +295,44 @@ def fire(address: tuple[str, int], attack: Attack, timeout_s: float = 60.0) -> A
         try:
             while chunk := connection.recv(65_536):
                 received += chunk
+                if attack.says and attack.says in received:
+                    break
         except ConnectionError:
             pass
     last = received.removeprefix(b"HTTP/1.1 100 \r\n\r\n").removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n")
     return Answer(int(last[9:12]) if last.startswith(b"HTTP/1.1 ") else 0, received)
+
+
+_LIVE = "/v1/realtime?intent=transcription"
+
+
+def wrong(attack: Attack, answer: Answer) -> bool:
+    """Whether the server should not have answered ``attack`` like this."""
+    if attack.says and not attack.leave and attack.says not in answer.body and answer.status == 101:
+        return True
+    return answer.status not in attack.fine and answer.status != 0
+
+
+def _upgrade(target: str, **headers: str) -> bytes:
+    """The handshake of a WebSocket."""
+    lines = {"Host": "victim", "Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13",
+             "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==", **headers}  # fmt: skip
+    text = f"GET {target} HTTP/1.1\r\n" + "".join(f"{key}: {value}\r\n" for key, value in lines.items()) + "\r\n"
+    return text.encode()
+
+
+def _frame(kind: int, payload: bytes, mask: bool = True) -> bytes:
+    """A frame of a WebSocket (RFC 6455), masked with zeros."""
+    size, bit = len(payload), 0x80 if mask else 0
+    if size < 126:
+        length = bytes([bit | size])
+    else:
+        length = (
+            bytes([bit | 126]) + struct.pack(">H", size)
+            if size < 1 << 16
+            else bytes([bit | 127]) + struct.pack(">Q", size)
+        )
+    return bytes([0x80 | kind]) + length + (bytes(4) if mask else b"") + payload
 
 
 def _request(target: str, headers: dict[str, str] | None = None, body: bytes | None = b"") -> bytes:

@@ -272,7 +272,7 @@ class RealtimeClient(SocketClient):
                     continue
                 try:
                     event = json.loads(message)
-                except ValueError:
+                except (ValueError, RecursionError):
                     raise RequestError(400, "invalid_json", "a message that is not JSON") from None
                 if not isinstance(event, dict) or not isinstance(event.get("type"), str):
                     raise RequestError(400, "invalid_event", "expected a JSON object with a type")

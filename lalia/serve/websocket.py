@@ -392,7 +392,7 @@ def _whole_number(query: Mapping[str, str], name: str, default: int, range: tupl
 
 def is_keep_alive(text: str) -> bool:
     """Whether a text message says only that the client is there: "", "ping", ``{}``, ``{"type": "KeepAlive"}``."""
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError, RecursionError):
         found = json.loads(text or "{}")
         if isinstance(found, dict):
             if not found:
@@ -406,7 +406,7 @@ def is_keep_alive(text: str) -> bool:
 def _object(text: str) -> dict[str, Any]:
     try:
         found = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
         raise RequestError(400, "bad_message", "expected samples as a binary message, or a JSON object")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 import threading
 import time
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.runtime.hostile import Attacks, fire, wrong
 from lalia.audio.encoding import flac_bytes
 from lalia.audio.opus_stream import OpusSource
 from lalia.audio.reading import resample
@@ -333,3 +335,15 @@ def test_a_tentative_word_gains_stability() -> None:
     assert [message["tentative"][0]["stability"] for [message] in told[:3]] == [0.0, 0.5, 1.0] and told[3:] == [[], []]
     [message] = speech._update(StreamUpdate([], [replace(word, text="abc")], 0.7), last=False)
     assert message["tentative"][0]["stability"] == 0.0
+
+
+def test_hostile_streams(server: Running, student: Path) -> None:
+    """Each is answered in its protocol's form, or its connection is closed; none is a fault."""
+    attacks = Attacks(noise(8_000)[0].numpy(), "/nowhere", long_s=100.0)
+    kinds = [attacks.bad_handshake, attacks.bad_frames, attacks.bad_stream, attacks.bad_realtime]
+    for number in range(48):
+        made = kinds[number % 4](random.Random(number))
+        answer = fire(("127.0.0.1", server.port), made)
+        assert not wrong(made, answer), (number, made, answer.status, answer.body[-300:])
+    wait_for(lambda: server.inside() == 0)
+    assert "lalia_faults_total 0" in server.get("/metrics").text
