@@ -55,8 +55,9 @@ async def receive_upload(request: Request, limits: Limits, folder: Path) -> Asyn
     ``RequestError`` if it is too large, too slow or missing.
     """
     stream = _bounded(request, limits)
-    with tempfile.NamedTemporaryFile(dir=folder, prefix="upload-") as file:
+    with contextlib.ExitStack() as stack:
         try:
+            file = stack.enter_context(tempfile.NamedTemporaryFile(dir=folder, prefix="upload-"))
             if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
                 name, fields = await _form(request, stream, file)
             else:

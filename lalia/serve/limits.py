@@ -34,6 +34,8 @@ class Limits:
     """timeout for headers, an upload below its minimum rate, a stream's token, and a client that does not read (408)"""
     idle_s: Seconds = 600.0
     """time that a stream may send nothing, such as from a paused microphone (408)"""
+    session_s: Seconds = 24 * 3600.0
+    """time that a stream or Realtime session may stay open, whatever it sends (408)"""
     resume_s: Seconds = 60.0
     """time to reconnect to a stream that asked for a session"""
     upload_rate: int = 4_000

@@ -17,6 +17,7 @@ import asyncio
 import contextlib
 import json
 import secrets
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -144,6 +145,7 @@ class SocketClient(ABC):
         self._service = service
         self._socket = socket
         self._address = service.access.client_of(socket)
+        self._ends_at = time.monotonic() + service.limits.session_s
 
     @property
     def authorization(self) -> str:
@@ -188,9 +190,13 @@ class SocketClient(ABC):
         return self._service.limits.patience_s
 
     async def _receive(self, patience_s: Seconds) -> str | bytes:
+        left_s = self._ends_at - time.monotonic()
         try:
-            message = await asyncio.wait_for(self._socket.receive(), patience_s)
+            message = await asyncio.wait_for(self._socket.receive(), max(0.0, min(patience_s, left_s)))
         except asyncio.TimeoutError as error:
+            if left_s < patience_s:
+                what = f"the session is older than {clock(self._service.limits.session_s)}; start a new one"
+                raise RequestError(408, "session_too_long", what) from error
             what = f'no message for {patience_s:g} s; send samples, or {{"type": "keepalive"}} during a pause'
             raise RequestError(408, "too_slow", what) from error
         if message["type"] == "websocket.disconnect":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 from pathlib import Path
@@ -9,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.runtime import runtime_contenders, serve, speed
+from benchmarks.runtime import runtime_contenders, serve, serve_streams, speed
 from lalia.audio.encoding import flac_bytes
+from tests.models.test_chunks import noise
+from tests.runtime.test_stream import make_student as make_streaming_student
 from tests.tiny_student import make_student, sing
 
 pytest.importorskip("starlette", reason="the extra [serve] is not installed")
@@ -28,7 +31,7 @@ def clips(tmp_path: Path) -> list[str]:
 
 
 def test_a_server_survives_attacks(tmp_path: Path, capsys) -> None:
-    assert serve.attack_server(make_student(tmp_path / "tones"), sing("bad"), 28, 8)
+    assert serve.attack_server(make_student(tmp_path / "tones"), sing("bad"), 36, 8)
     said = capsys.readouterr().out
     assert "| bad form | 2 |" in said and "Failures: none" in said
 
@@ -72,3 +75,14 @@ def test_pocketsphinx_hears_no_words_in_silence() -> None:
     pytest.importorskip("pocketsphinx", reason="pocketsphinx is not installed")
     hear = runtime_contenders.pocketsphinx("", 1)
     assert isinstance(hear(np.zeros(16_000, np.float32)), str)
+
+
+def test_streams_idle_sockets_and_greedy_clients(tmp_path: Path) -> None:
+    wave_S = noise(32_000)[0].numpy()
+    with serve.watched(make_streaming_student(tmp_path / "student"), "--proxy") as server:
+        found = asyncio.run(serve_streams.streams(server, wave_S, 2, 1.0))
+        assert found.answers_s and found.words_s and min(found.answers_s) > 0 and found.processors > 0
+        assert asyncio.run(serve_streams.idle(server, 3, "/stream")) >= 0
+        share, asked = serve_streams.greedy(server, flac_bytes(wave_S[:8_000]), 1, 1.0)
+        assert 0 < share < 1 and asked > 0
+        assert serve_streams.row("2 streams", found, server).startswith("| 2 streams | ")
