@@ -31,6 +31,8 @@ class Attack:
     fine: frozenset[int] = REFUSED
     pause_s: float = 0.0
     leave: bool = False
+    upgrade: bool = False
+    """the first part is a WebSocket's handshake, whose answer is awaited; a close frame is an end, too"""
     says: bytes = b""
     """what the answer must hold; the client leaves when it has come"""
 
@@ -250,7 +252,7 @@ class Attacks:
              _frame(0, b"no beginning"), b"\x82\xff" + struct.pack(">Q", 1 << 62), b"\xf2\x80abcd", dice.randbytes(300),
              _frame(2, bytes(1 << 21)), _frame(8, b"\x00"), _frame(8, b"\x03\xe8" + b"\xff" * 20)]
         )  # fmt: skip
-        return Attack("bad frames", [_upgrade(_LIVE), frame], frozenset({101}), leave=dice.random() < 0.3)
+        return Attack("bad frames", [_upgrade(_LIVE), frame], frozenset({101}), leave=dice.random() < 0.3, upgrade=True)
 
     def bad_stream(self, dice: random.Random) -> Attack:
         says = b'"error"'
@@ -260,7 +262,7 @@ class Attacks:
              _frame(2, dice.randbytes(dice.randrange(40_000))) + _frame(1, b'"\\ud800"')]
         )  # fmt: skip
         query = dice.choice(["", "?rate=192000", "?format=webm", "?format=ogg", "?vad=true"])
-        return Attack("bad stream", [_upgrade("/stream" + query), message], REFUSED | {101}, says=says)
+        return Attack("bad stream", [_upgrade("/stream" + query), message], REFUSED | {101}, upgrade=True, says=says)
 
     def bad_realtime(self, dice: random.Random) -> Attack:
         def update(input: str) -> bytes:
@@ -274,9 +276,9 @@ class Attacks:
              update('{"format": "mp3"}'), update('{"turn_detection": {"threshold": 1e999}}'), update('{"transcription": 3}'),
              update('{"transcription": {"prompt": "%s"}}' % ("a," * 10_000)), update("null"), update('{"turn_detection": 1}')]
         )  # fmt: skip
-        kind = 2 if dice.random() < 0.1 else 1
+        kind, says = 2 if dice.random() < 0.1 else 1, b'"type": "error"'
         return Attack(
-            "bad realtime", [_upgrade(_LIVE), _frame(kind, message)], frozenset({101}), says=b'"type": "error"'
+            "bad realtime", [_upgrade(_LIVE), _frame(kind, message)], frozenset({101}), upgrade=True, says=says
         )
 
 
@@ -285,9 +287,13 @@ def fire(address: tuple[str, int], attack: Attack, timeout_s: float = 60.0) -> A
     received = b""
     with socket.create_connection(address, timeout=timeout_s) as connection:
         try:
-            for part in attack.parts:
+            for number, part in enumerate(attack.parts):
                 connection.sendall(part)
                 time.sleep(attack.pause_s)
+                while attack.upgrade and not number and b"\r\n\r\n" not in received:
+                    if not (chunk := connection.recv(65_536)):
+                        break
+                    received += chunk
         except ConnectionError:
             pass  # closed before everything was sent: an answer may still be readable
         if attack.leave:
@@ -295,7 +301,8 @@ def fire(address: tuple[str, int], attack: Attack, timeout_s: float = 60.0) -> A
         try:
             while chunk := connection.recv(65_536):
                 received += chunk
-                if attack.says and attack.says in received:
+                said = attack.says and attack.says in received
+                if said or (attack.upgrade and b"\x88" in received.partition(b"\r\n\r\n")[2]):
                     break
         except ConnectionError:
             pass

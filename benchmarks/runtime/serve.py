@@ -102,7 +102,20 @@ def attack_server(student: Path, speech: np.ndarray, count: int, clients: int) -
         canary.write_text(CANARY * 100)
         attacks = Attacks(speech, str(canary))
         good = flac_bytes(speech)
-        flags = ("--max-mb", "2", "--max-minutes", "60", "--patience", "1", "--requests", "16", "--jobs", "1")
+        flags = (
+            "--max-mb",
+            "2",
+            "--max-minutes",
+            "60",
+            "--patience",
+            "1",
+            "--idle",
+            "1",
+            "--requests",
+            "16",
+            "--jobs",
+            "1",
+        )
         with watched(student, *flags) as server:
             expected = server.post(good)
             address = ("127.0.0.1", server.port)

@@ -29,7 +29,7 @@ def test_hostile_requests(tmp_path: Path) -> None:
     attacks = Attacks(sing("bad cab"), str(canary))
     flac = flac_bytes(sing("ace dab"))
     with served(
-        tmp_path, "--max-mb", 2, "--max-minutes", 60, "--patience", 1, "--requests", 16, "--jobs", 1
+        tmp_path, "--max-mb", 2, "--max-minutes", 60, "--patience", 1, "--idle", 1, "--requests", 16, "--jobs", 1
     ) as running:
         wait_for(lambda: running.get("/health").status_code == 200)
         address = ("127.0.0.1", running.port)

@@ -341,7 +341,7 @@ def test_hostile_streams(server: Running, student: Path) -> None:
     """Each is answered in its protocol's form, or its connection is closed; none is a fault."""
     attacks = Attacks(noise(8_000)[0].numpy(), "/nowhere", long_s=100.0)
     kinds = [attacks.bad_handshake, attacks.bad_frames, attacks.bad_stream, attacks.bad_realtime]
-    for number in range(48):
+    for number in range(32):
         made = kinds[number % 4](random.Random(number))
         answer = fire(("127.0.0.1", server.port), made)
         assert not wrong(made, answer), (number, made, answer.status, answer.body[-300:])
