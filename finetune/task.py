@@ -153,7 +153,7 @@ class FinetuneTask(LightningModule):
         if transducer is None:
             return logits_BTV, found, found.loss
         scores = transducer.scores(
-            transducer.encoded(hidden_BTD, logits_BTV), transducer.prediction(batch.labels_BU), batch.labels_BU
+            transducer.project(hidden_BTD), transducer.prediction(batch.labels_BU), batch.labels_BU
         )
         losses_B = transducer_loss(*scores, frames_B, batch.label_lengths_B)
         share = self.settings.transducer.ctc

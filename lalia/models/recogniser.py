@@ -87,9 +87,7 @@ class Recogniser(nn.Module):
     def join_frames(self, logits_BTV: Tensor, hidden_BTD: Tensor) -> Tensor:
         """For ``lalia.decoding.transducer_search``: log-probabilities, then what the joiner adds, (B, T, V + J) in float32."""
         assert self.transducer is not None
-        return torch.cat(
-            [logits_BTV.float().log_softmax(-1), self.transducer.encoded(hidden_BTD, logits_BTV).float()], -1
-        )
+        return torch.cat([logits_BTV.float().log_softmax(-1), self.transducer.project(hidden_BTD).float()], -1)
 
     def greedy(self) -> Callable[[np.ndarray], list[TokenSpan]]:
         """Greedy decoding of a clip with the present weights: of ``log_probs`` (T, V), or of ``frames`` with a transducer."""

@@ -1,9 +1,8 @@
 """The transducer beside a CTC head: a predictor of the last two tokens, a joiner, and the loss.
 
 The predictor has no recurrent state (Ghodsi et al. 2020): it reads the last two tokens, so an exported student needs two small
-tables. The joiner adds scores of the tokens from encoder and predictor, the encoder's on top of the CTC head's, so that training
-begins with what CTC has learned. With a ``width`` it also adds vectors of that width, and the scores get a tanh and a linear
-layer of them.
+tables. The joiner adds scores of the tokens from encoder and predictor. With a ``width`` it also adds vectors of that width, and
+corrects the scores by a tanh and a linear layer of them.
 
 B clips, T frames, D width of the encoder, V tokens (0 is the blank), U tokens of the longest label, E width of the predictor,
 J = V + ``width`` columns of what the joiner adds.
@@ -23,6 +22,8 @@ from lalia.models.frontend import on_device
 
 _RANGE = 40.0
 """Scores further below the largest one of their row count as this far: products of their exponentials stay in float32's range."""
+_NEVER = -1e30
+"""The logarithm of no probability, in sums that must stay finite."""
 _CHUNK = 1 << 22
 """Most scores of a tanh joiner in memory at a time (16 MB)."""
 
@@ -38,7 +39,7 @@ class TransducerShape:
 
 
 class Transducer(nn.Module):
-    """Encoder output, CTC's scores and tokens so far -> scores of the next token."""
+    """Encoder output and tokens so far -> scores of the next token."""
 
     def __init__(self, width: int, tokens: int, shape: TransducerShape) -> None:
         super().__init__()
@@ -53,14 +54,8 @@ class Transducer(nn.Module):
         for linear in (self.project, self.predict):
             nn.init.normal_(linear.weight, std=0.02)
             nn.init.zeros_(linear.bias)
-        with torch.no_grad():  # at first the scores are CTC's
-            self.project.weight[:tokens] = 0
-        if self.output is not None:
+        if self.output is not None:  # at first it corrects nothing: a tanh layer alone learns to emit tokens later
             nn.init.zeros_(self.output.weight)
-
-    def encoded(self, hidden_BTD: Tensor, logits_BTV: Tensor) -> Tensor:
-        """What the joiner adds for each frame, (B, T, J); ``logits_BTV`` are the CTC head's."""
-        return self.project(hidden_BTD) + nn.functional.pad(logits_BTV, (0, self.shape.width))
 
     def prediction(self, labels_BU: Tensor) -> Tensor:
         """What the joiner adds after each prefix of the labels, from none of their tokens to all of them: (B, U + 1, J)."""
@@ -122,19 +117,53 @@ def transducer_loss(blank_BTU: Tensor, label_BTU: Tensor, frames_B: Tensor, labe
     """Negative log-likelihood of each clip's label in nats, (B,) float32, summed over all paths (Graves 2012, equation 16).
 
     ``blank_BTU`` (B, T, U + 1) and ``label_BTU`` (B, T, U) are log-probabilities of ``Transducer.scores``; the lengths are on the
-    CPU, and every clip has at least one frame. A frame's forward variables are one cumulative sum over the label's tokens:
-    with ``c`` the cumulative sum of ``label``, ``alpha = c + logcumsumexp(alpha of the frame before + its blank - c)``.
+    CPU, and every clip has at least one frame.
     """
-    T = blank_BTU.shape[1]
-    c_BTU = nn.functional.pad(label_BTU.float().cumsum(-1), (1, 0))
-    blank_BTU = blank_BTU.float()
-    alpha_BU = c_BTU[:, 0]
-    rows = [alpha_BU]
-    for t in range(1, T):
-        c_BU = c_BTU[:, t]
-        alpha_BU = c_BU + torch.logcumsumexp(alpha_BU + blank_BTU[:, t - 1] - c_BU, -1)
-        rows.append(alpha_BU)
-    ends_BTU = torch.stack(rows, 1) + blank_BTU  # of paths that leave the label's last token by the last frame's blank
-    clips_B = torch.arange(len(ends_BTU), device=ends_BTU.device)
-    last_B = on_device(frames_B, ends_BTU.device) - 1
-    return -ends_BTU[clips_B, last_B, on_device(label_lengths_B, ends_BTU.device)]
+    device = blank_BTU.device
+    lengths = on_device(frames_B, device), on_device(label_lengths_B, device)
+    found: Tensor = _PathSum.apply(blank_BTU.float(), label_BTU.float(), *lengths)
+    return -found
+
+
+class _PathSum(torch.autograd.Function):
+    """The log of the sum over all paths, and its gradient by forward and backward variables.
+
+    A frame's variables are one cumulative sum over the label's tokens: with ``c`` the cumulative sum of ``label``,
+    ``alpha = c + logcumsumexp(alpha of the frame before + its blank - c)``, and ``beta`` likewise from the other end.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, blank_BTU: Tensor, label_BTU: Tensor, frames_B: Tensor, lengths_B: Tensor) -> Tensor:  # type: ignore[override]
+        c_BTU = nn.functional.pad(label_BTU.cumsum(-1), (1, 0))
+        alpha_BU = c_BTU[:, 0]
+        rows = [alpha_BU]
+        for c_BU, blank_BU in zip(c_BTU.unbind(1)[1:], blank_BTU.unbind(1)[:-1], strict=True):
+            alpha_BU = c_BU + torch.logcumsumexp(alpha_BU + blank_BU - c_BU, -1)
+            rows.append(alpha_BU)
+        alpha_BTU = torch.stack(rows, 1)
+        clips_B = torch.arange(len(alpha_BTU), device=alpha_BTU.device)
+        last = clips_B, frames_B - 1, lengths_B
+        total_B = alpha_BTU[last] + blank_BTU[last]
+        ctx.save_for_backward(blank_BTU, label_BTU, frames_B, lengths_B, c_BTU, alpha_BTU, total_B)
+        return total_B
+
+    @staticmethod
+    def backward(ctx: Any, grad_B: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        blank_BTU, label_BTU, frames_B, lengths_B, c_BTU, alpha_BTU, total_B = ctx.saved_tensors
+        T = blank_BTU.shape[1]
+        # After the last frame, only the whole label has ended.
+        end_BU = torch.full_like(blank_BTU[:, 0], _NEVER).scatter_(1, lengths_B[:, None], 0.0)
+        going_on_TB1 = (torch.arange(T, device=frames_B.device)[:, None] < frames_B - 1)[..., None]
+        later_BU, rows = end_BU, []
+        leaving_TBU = (c_BTU + blank_BTU).unbind(1)
+        for t in range(T - 1, -1, -1):
+            later_BU = torch.where(going_on_TB1[t], later_BU, end_BU)
+            rows.append(later_BU)
+            later_BU = torch.logcumsumexp((leaving_TBU[t] + later_BU).flip(-1), -1).flip(-1) - c_BTU[:, t]
+            rows.append(later_BU)
+        later_BTU, beta_BTU = torch.stack(rows[::2][::-1], 1), torch.stack(rows[1::2][::-1], 1)
+        inside_BT1 = (torch.arange(T, device=frames_B.device) < frames_B[:, None])[..., None]
+        paths_BTU = torch.where(inside_BT1, alpha_BTU - total_B[:, None, None], _NEVER)
+        blank = (paths_BTU + blank_BTU + later_BTU).exp() * grad_B[:, None, None]
+        label = (paths_BTU[..., :-1] + label_BTU + beta_BTU[..., 1:]).exp() * grad_B[:, None, None]
+        return blank, label, None, None

@@ -94,6 +94,17 @@ def test_extreme_scores_stay_finite() -> None:
     assert encoded.grad is not None and bool(encoded.grad.isfinite().all())
 
 
+def test_padding_behind_an_unlikely_clip_has_no_gradient() -> None:
+    """Its padding is so much likelier than the clip that the ratio is beyond float32."""
+    blank, label = torch.full((1, 40, 3), -0.1), torch.full((1, 40, 2), -2.0)
+    blank[:, :2], label[:, :2] = -90.0, -90.0
+    blank.requires_grad_(), label.requires_grad_()
+    transducer_loss(blank, label, torch.tensor([2]), torch.tensor([1])).sum().backward()
+    assert blank.grad is not None and label.grad is not None
+    assert not blank.grad[:, 2:].any() and not label.grad[:, 2:].any()
+    assert -blank.grad.sum() == pytest.approx(2, rel=1e-5) and -label.grad.sum() == pytest.approx(1, rel=1e-5)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_bf16_around_the_loss_stays_close(shape: TransducerShape) -> None:
     torch.manual_seed(4)

@@ -122,13 +122,9 @@ def deployable_copy(model: Recogniser | Classifier) -> Recogniser | Classifier:
 
 
 def _joint(model: Recogniser | Classifier) -> Product | None:
-    """The product that gives what the joiner of a transducer adds, the CTC head's scores among it."""
+    """The product that gives what the joiner of a transducer adds."""
     transducer = model.transducer if isinstance(model, Recogniser) else None
-    if transducer is None:
-        return None
-    more = transducer.shape.width
-    weight = transducer.project.weight + F.pad(model.head.weight, (0, 0, 0, more))
-    return Product(weight, transducer.project.bias + F.pad(model.head.bias, (0, more)))
+    return Product.of(transducer.project) if transducer else None
 
 
 def _heads(deployed: Deployed | DeployedBaseline, hidden_BTD: Tensor) -> tuple[Tensor, ...]:
