@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -26,7 +27,9 @@ from lalia.data.loader import make_eval_loader
 from lalia.data.mixture import Mixture
 from lalia.decoding.decoder import make_decoder
 from lalia.lm.folder import make, symbols_of
+from lalia.models.export.onnx_export import export_student
 from lalia.models.recogniser import Recogniser
+from lalia.text.tokens import Tokens
 from tests.tiny_corpus import WORDS, make_corpus
 from tests.tiny_teacher import make_recogniser
 
@@ -254,3 +257,40 @@ def test_training_brings_the_student_to_the_teacher(made):
         first = first or last
     assert last < 0.2 * first
     assert all(torch.equal(before[name], weight) for name, weight in teacher.state_dict().items())
+
+
+def test_two_teachers_and_a_store_give_a_student_of_its_own_frames_and_the_next_student_reads_the_store(made, train):
+    other = make_recogniser(1, width=32, layers=3, stack=2)
+    other.save(made / "other", [])
+    export_student(made / "run" / "recogniser", made / "onnx")
+    flags = ("--teacher", str(made / "other"), "--teacher", str(made / "onnx"), "--store.folder", str(made / "store"))
+    short = (
+        "--schedule.steps", "2", "--log.valid_every", "1", "--log.checkpoint_every", "2", "--student.input", "logmel",
+        "--student.bins", "80", "--student.layers", "1", "--student.alphabet", "labels", "--augment.speed", "1.0",
+    )  # fmt: skip
+    status, _, told = train("fit", made, "of-three", *flags, *short)
+    assert status == 0, told
+    assert "outputs of 3 teachers for" in told and "starts from the shipped encoder nano-multilingual" in told
+    scores = json.loads((made / "of-three" / "scores.json").read_text())
+    assert [Path(one["folder"]).name for one in scores["teachers"]] == ["teacher", "other", "onnx"]
+    assert len(read_card(made / "of-three" / "recogniser")["parents"]) == 4
+    assert len(list((made / "store").glob("*/posteriors.bin"))) == 3
+    status, _, told = train(
+        "fit", made, "of-three-again", *flags, *short, "--student.block", "conformer", "--student.width", "24"
+    )
+    assert status == 0, told
+    assert "outputs of" not in told.replace("stored outputs of", "") and "starts from random weights" in told
+
+    card = read_card(made / "other")
+    (made / "other" / "card.json").write_text(json.dumps(card | {"id": "sha256:changed"}))
+    status, _, told = train("fit", made, "older", *flags, *short)
+    assert status == 2 and "holds the outputs of an older" in told.splitlines()[-1]
+
+
+def test_a_teacher_of_another_alphabet_is_refused(made, train):
+    foreign = make_recogniser(width=32, layers=3)
+    foreign.tokens = Tokens(["<blank>", "|", *(chr(0x430 + n) for n in range(len(foreign.tokens) - 2))])
+    foreign.save(made / "foreign", [])
+    status, _, told = train("fit", made, "of-foreign", "--teacher", str(made / "foreign"), "--labels.minutes", "0")
+    assert status == 2, told
+    assert "every teacher needs every letter of the student" in told.splitlines()[-1]
