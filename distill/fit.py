@@ -18,7 +18,7 @@ from distill.stored_outputs import StoredTeacher, stored
 from distill.student import Initial, initial_student
 from distill.task import DistillTask
 from distill.teacher import Teacher, TorchTeacher, choose_tokens, load_teacher
-from lalia.cards import read_card, write_json
+from lalia.cards import write_json
 from lalia.data.augment import Augment
 from lalia.data.labels import (
     LabelSubset,
@@ -73,17 +73,19 @@ def distill(settings: DistillSettings, folder: Path, stated: Collection[str] = (
     if initial.measure:
         initial.student.encoder.measure(_readable(inputs.mixture, inputs.rows[:MEASURED]))
     check_frames(initial, inputs)
+    if is_rank_zero(settings.hardware) and not trainer.first_step(folder):
+        print(describe_student(initial, inputs.teachers[0]), file=sys.stderr)
     if settings.store.folder:
         inputs.store_outputs(settings)
     task = DistillTask(settings, inputs.teachers, initial.student, inputs.references)
-    if is_rank_zero(settings.hardware) and not trainer.first_step(folder):
-        print(describe_student(initial, inputs.teachers[0]), file=sys.stderr)
     train(settings, folder, task, inputs, "distill", best=True)
     if is_rank_zero(settings.hardware):
-        _finish(settings, folder, task, inputs)
+        _finish(settings, folder, task, inputs, initial.cards)
 
 
-def _finish(settings: DistillSettings, folder: Path, task: DistillTask, inputs: RunInputs) -> None:
+def _finish(
+    settings: DistillSettings, folder: Path, task: DistillTask, inputs: RunInputs, start: list[dict[str, Any]]
+) -> None:
     """Save the student of the best checkpoint, with its scores and the teacher's on the test clips."""
     best, step = trainer.best_weights(folder)
     task.load_state_dict(best)
@@ -96,7 +98,6 @@ def _finish(settings: DistillSettings, folder: Path, task: DistillTask, inputs: 
         "test_cer": scores["cer"], "test_wer": scores["wer"],
         "teacher_cer": teacher["cer"], "teacher_wer": teacher["wer"],
     }  # fmt: skip
-    start = [read_card(Path(settings.student.start))] if settings.student.start else []
     if len(taught) > 1:
         facts["teachers"] = [
             {"folder": one.folder, "cer": found["cer"], "wer": found["wer"]}

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from distill.config import RegularSettings, StudentSettings
 from distill.teacher import Teacher, TorchTeacher
+from lalia.cards import read_card
 from lalia.errors import UserError
 from lalia.models.encoder import Encoder
 from lalia.models.recogniser import Recogniser
@@ -66,6 +67,8 @@ class Initial:
     """where its weights are from, as a phrase"""
     measure: bool = False
     """whether the frontend is new, and its normalisation has to be measured on training audio"""
+    cards: list[dict[str, Any]] = field(default_factory=list)
+    """the card of what it starts from, if that is not the teacher"""
 
 
 def initial_student(
@@ -77,7 +80,8 @@ def initial_student(
     """
     tokens = tokens or teacher.tokens
     if settings.start:
-        return Initial(_from_folder(tokens, settings, regular), settings.start)
+        cards = [read_card(Path(settings.start))]
+        return Initial(_from_folder(tokens, settings, regular), settings.start, cards=cards)
     if isinstance(teacher, TorchTeacher) and same_frontend(teacher.recogniser.encoder.shape, settings):
         return Initial(make_student(teacher.recogniser, settings, regular, tokens), "the teacher")
     shipped = Encoder.load(SHIPPED)
@@ -89,7 +93,7 @@ def initial_student(
         if (found := _cut_to(source, wanted, settings)) is not None:
             new = source.shape.features != wanted.features or source.shape.input != wanted.input
             student = _recogniser(found, settings, regular, tokens, teacher)
-            return Initial(student, origin, new)
+            return Initial(student, origin, new, [read_card(SHIPPED)] if source is shipped else [])
     return Initial(_recogniser(Encoder(wanted), settings, regular, tokens, teacher), "random weights", True)
 
 
