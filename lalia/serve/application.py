@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -73,11 +73,11 @@ FIELDS = frozenset(
 """What ``/transcribe`` takes in its query or form; another name is refused."""
 OPENAI_FIELDS = frozenset(
     {
-        "file", "model", "language", "prompt", "response_format", "temperature", "timestamp_granularities[]",
-        "timestamp_granularities", "stream", "include[]", "chunking_strategy", "channels", "voice", "hot_words", "diarize",
+        "file", "model", "language", "languages", "prompt", "keywords", "response_format", "temperature", "stream",
+        "timestamp_granularities", "include", "chunking_strategy", "channels", "voice", "hot_words", "diarize",
     }
 )  # fmt: skip
-"""The fields of OpenAI's API, and lalia's own. ``temperature``, ``include[]`` and ``chunking_strategy`` have no effect here."""
+"""The fields of OpenAI's API, and lalia's own. ``temperature``, ``include`` and ``chunking_strategy`` have no effect here."""
 
 
 @dataclass
@@ -287,8 +287,11 @@ class Service:
 
     async def _plan(self, upload: Upload, fields: Mapping[str, str], options: TranscribeOptions) -> Plan:
         """The student or students of a request, loaded if they are not."""
-        model, language = fields.get("model", ""), fields.get("language", "")
-        phrases = ",".join(fields.get(name, "") for name in ("prompt", "hot_words"))
+        model, language = (
+            fields.get("model", ""),
+            fields.get("language", "") or self.one_language(fields.get("languages", "").split(",")),
+        )
+        phrases = ",".join(fields.get(name, "") for name in ("prompt", "keywords", "hot_words"))
         most, on_note = self.limits.hot_words, options.on_note
         if language.lower() != AUTO:
             served = await self.served(model, language)
@@ -310,6 +313,12 @@ class Service:
                 found.append(code)
 
         return Plan(partial(routing.steps, upload.path, upload.name, options, decoder_of, on_language), None, found)
+
+    def one_language(self, possible: Sequence[str]) -> str:
+        """The language to ask for where any of ``possible`` may be spoken: that one, a tagger's choice, or the default."""
+        if len(possible) == 1:
+            return possible[0]
+        return AUTO if self.students.finds_languages else ""
 
     async def served(self, model: str, language: str) -> Served:
         """The student for a request, loaded if it is not; ``RequestError`` if there is none."""

@@ -35,7 +35,7 @@ from lalia.units import Seconds
 
 # --- Uploads ---------------------------------------------------------------------------------------------
 
-_FIELDS, _FIELD_BYTES, _NAME_CHARACTERS = 32, 65_536, 120
+_FIELDS, _FIELD_BYTES, _NAME_CHARACTERS = 1_100, 65_536, 120  # keywords are a field each
 _LINGER_S = 2.0
 
 
@@ -112,7 +112,10 @@ async def _form(request: Request, stream: AsyncGenerator[bytes, None], file: IO[
         fields: dict[str, str] = {}
         for key, value in form.multi_items():
             if isinstance(value, str):
-                fields[key] = f"{fields[key]},{value}" if key in fields else value
+                name = key.partition("[")[
+                    0
+                ]  # keywords[], chunking_strategy[type]: lists and objects, as OpenAI's clients send them
+                fields[name] = f"{fields[name]},{value}" if name in fields else value
         sent = form.get("file")
         for value in form.values():
             if isinstance(value, UploadFile):
@@ -175,8 +178,7 @@ def openai_answer(
         return _json(_diarized(transcript) | _warnings(notes))
     if format != "verbose_json":
         return answer(transcript, {"text": "txt"}.get(format, format), upload.name, notes)
-    asked = {name: value for name, value in upload.fields.items() if name.startswith("timestamp_granularities")}
-    kinds = {kind.strip() for value in asked.values() for kind in value.split(",")}
+    kinds = {kind.strip() for kind in upload.fields.get("timestamp_granularities", "").split(",")}
     if unknown := sorted(kinds - {"word", "segment", ""}):
         raise RequestError(
             400, "bad_field", f"timestamp_granularities {unknown[0][:40]!r} is unknown; expected word or segment"

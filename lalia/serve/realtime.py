@@ -70,11 +70,18 @@ class Session:
     model: str = ""
     language: str = ""
     prompt: str = ""
+    languages: tuple[str, ...] = ()
+    keywords: tuple[str, ...] = ()
     threshold: float = 0.5
     prefix_s: Seconds = 0.3
     silence_s: Seconds = 0.5
     detect: bool = True
     """end items by voice activity; else by the client's commits"""
+
+    @property
+    def phrases(self) -> str:
+        """What is boosted, one a line."""
+        return "\n".join([self.prompt, *self.keywords])
 
     def updated(self, session: Any) -> Session:
         """With the values of a ``session.update`` or ``transcription_session.update``; ``RequestError`` names a wrong one."""
@@ -99,7 +106,14 @@ class Session:
             for name, value in texts.items():
                 if not isinstance(value, str):
                     raise _wrong(f"transcription.{name}", value, "text")
-            made = replace(made, model=texts["model"], language=texts["language"], prompt=texts["prompt"])
+            lists = {name: given["transcription"].get(name) or [] for name in ("languages", "keywords")}
+            for name, values in lists.items():
+                if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+                    raise _wrong(f"transcription.{name}", values, "a list of texts")
+            made = replace(
+                made, model=texts["model"], language=texts["language"], prompt=texts["prompt"],
+                languages=tuple(lists["languages"]), keywords=tuple(lists["keywords"]),
+            )  # fmt: skip
         for parent in (session, nested):
             if "turn_detection" in parent:
                 made = made._detecting(parent["turn_detection"])
@@ -124,7 +138,12 @@ class Session:
 
     def as_dict(self, model: str, beta: bool) -> Event:
         """As the server reports it."""
-        transcription = {"model": model, "language": self.language or None, "prompt": self.prompt}
+        transcription: Event = {"model": model, "language": self.language or None, "prompt": self.prompt}
+        transcription |= {
+            name: list(values)
+            for name, values in (("languages", self.languages), ("keywords", self.keywords))
+            if values
+        }
         detection = {
             "type": "server_vad", "threshold": self.threshold, "prefix_padding_ms": round(self.prefix_s * 1000),
             "silence_duration_ms": round(self.silence_s * 1000),
@@ -249,12 +268,13 @@ class RealtimeClient(SocketClient):
 
     async def _choose(self, session: Session) -> None:
         """Load the student of ``session``; ``RequestError`` if there is none, or its prompt is too long."""
-        if session.language.lower() == AUTO:
+        language = session.language or self._service.one_language(session.languages or ("",))
+        if language.lower() == AUTO:
             self._service.students.routing(session.model)
             self._served = None
             return
-        served = await self._service.served(session.model, session.language)
-        served.decoder(session.prompt, self._service.limits.hot_words, ignore_note)
+        served = await self._service.served(session.model, language)
+        served.decoder(session.phrases, self._service.limits.hot_words, ignore_note)
         self._served = served
 
     def keep(self) -> None:
@@ -412,7 +432,7 @@ class RealtimeClient(SocketClient):
         return _Item(served.student.stream(decoder=self._decoder(served)))
 
     def _decoder(self, served: Served) -> Decoder | None:
-        return served.decoder(self._session.prompt, self._service.limits.hot_words, ignore_note)
+        return served.decoder(self._session.phrases, self._service.limits.hot_words, ignore_note)
 
     def _named(self, what: str) -> str:
         return f"transcription_session.{what}" if self._beta else f"session.{what}"

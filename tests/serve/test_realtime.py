@@ -83,6 +83,11 @@ def test_files_through_the_client(server: Running) -> None:
         model="whisper-1", file=file, response_format="verbose_json", timestamp_granularities=["word", "segment"],
         temperature=0, prompt="cab, ace", language="ita",
     )  # fmt: skip
+    new = ask(
+        model="gpt-transcribe", file=file, keywords=["cab", "ace"], languages=["it", "en"], include=["logprobs"],
+        chunking_strategy={"type": "server_vad", "threshold": 0.5},
+    )  # fmt: skip
+    assert new.text == "bad cab"
     assert [word.word for word in full.words] == ["bad", "cab"] and full.segments[0].text == "bad cab"
     assert full.usage.seconds == 2 and full.segments[0].avg_logprob <= 0
     assert "-->" in ask(model="whisper-1", file=file, response_format="srt")
