@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
+import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 from lalia.audio.encoding import flac_bytes
@@ -21,6 +24,7 @@ ROOT = Path(__file__).parents[1]
 # Put in front of every import path: what it names fails to import, as on a machine without it.
 BLOCKER = """
 import sys
+import zipfile
 
 class Blocker:
     def find_spec(self, name, path=None, target=None):
@@ -109,3 +113,25 @@ def test_serving_needs_its_own_extra(tmp_path: Path) -> None:
 def test_few_packages() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert len(project["dependencies"]) <= 6
+
+
+def test_the_same_files_build_the_same_bytes(tmp_path: Path) -> None:
+    """Whatever their times are, and without any variable in the environment."""
+    hashes: dict[str, set[str]] = {}
+    for place in ("one", "two"):
+        source = tmp_path / place
+        shutil.copytree(ROOT / "lalia", source / "lalia", copy_function=shutil.copyfile)
+        for name in ("pyproject.toml", "README.md", "LICENSE"):
+            shutil.copyfile(ROOT / name, source / name)
+        if place == "two":
+            os.utime(source / "lalia" / "units.py", (1e9, 1e9))
+        command = [sys.executable, "-m", "hatchling", "build", "-d", str(source / "dist")]
+        subprocess.run(command, cwd=source, check=True, capture_output=True)
+        for built in (source / "dist").iterdir():
+            hashes.setdefault(built.suffix, set()).add(hashlib.sha256(built.read_bytes()).hexdigest())
+    assert {suffix: len(found) for suffix, found in hashes.items()} == {".whl": 1, ".gz": 1}
+    names = set(zipfile.ZipFile(next((tmp_path / "one" / "dist").glob("*.whl"))).namelist())
+    package = {
+        p.relative_to(ROOT).as_posix() for p in (ROOT / "lalia").rglob("*") if p.is_file() and p.suffix != ".pyc"
+    }
+    assert package <= names

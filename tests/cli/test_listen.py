@@ -71,15 +71,21 @@ def test_at_the_speed_of_speech_it_says_how_late_it_was(made: Path, capsys) -> N
 def test_ctrl_c_ends_it_with_the_transcript(made: Path, tmp_path: Path) -> None:
     (tmp_path / "long.flac").write_bytes(flac_bytes(np.tile(noise(24_000)[0].numpy(), 40)))
     process = subprocess.Popen(
-        [sys.executable, "-m", "lalia.cli.main", "listen", str(made / "student"), "--from", "long.flac", "--save", "kept.txt"],
+        [sys.executable, "-m", "lalia.cli.main", "listen", str(made / "student"), "--from", "long.flac", "--save", "kept.txt",
+         "--format", "json"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=os.environ,
     )  # fmt: skip
-    time.sleep(4)
+    assert process.stdout is not None
+    changes = []
+    while not (changes and changes[-1]["stable"]):
+        changes.append(json.loads(process.stdout.readline()))
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     assert "transcribed" in err and "Traceback" not in err
-    assert (tmp_path / "kept.txt").read_text().split() == out.split() != []
+    changes += map(json.loads, out.splitlines())
+    said = [word["text"] for change in changes for word in change["stable"]]
+    assert (tmp_path / "kept.txt").read_text().split() == said and changes[-1]["last"]
 
 
 class FakeSound(types.ModuleType):
