@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
 
+import httpx
 import numpy as np
 
 from benchmarks.runtime.hostile import Attacks, fire, wrong
@@ -95,8 +96,8 @@ def watched(student: Path, *flags: str) -> Iterator[Watched]:
             process.wait()
 
 
-def attack_server(student: Path, speech: np.ndarray, count: int, clients: int) -> bool:
-    """Send ``count`` attacks to a server with ``clients`` in parallel; whether all checks passed."""
+def attack_server(student: Path, speech: np.ndarray, count: int, clients: int, minutes: float = 60.0) -> bool:
+    """Send ``count`` attacks, or as many as ``minutes`` allow, with ``clients`` in parallel; whether all checks passed."""
     with tempfile.TemporaryDirectory() as place:
         canary = Path(place) / "canary.wav"
         canary.write_text(CANARY * 100)
@@ -143,14 +144,19 @@ def attack_server(student: Path, speech: np.ndarray, count: int, clients: int) -
                     print(f"{min(start + count // 10, count)} of {count}: {seen[-1]}", file=sys.stderr)
                     if server.post(good) != expected:
                         failures.append(f"after {start}: a valid request was not served")
+                    if time.monotonic() - begun > 60 * minutes:
+                        break
             took_s = time.monotonic() - begun
             if server.process.poll() is not None:
                 failures.append("the server ended")
+            elif "lalia_faults_total 0\n" not in httpx.get(f"http://127.0.0.1:{server.port}/metrics").text:
+                failures.append("an exception in the server")
             if left := server.files():
                 failures.append(f"files left: {left}")
             growth = seen[-1][0] - seen[len(seen) // 3][0]
             if growth > 30:
                 failures.append(f"memory grew by {growth:.0f} MB over the last two thirds")
+    count = sum(sum(counter.values()) for counter in statuses.values())
     print("| attack | requests | answers (0: closed) |\n|---|---|---|")
     for kind, counter in sorted(statuses.items()):
         answers = ", ".join(f"{status} × {number}" for status, number in sorted(counter.items()))
@@ -203,13 +209,18 @@ def main() -> int:
     parser.add_argument("student", type=Path)
     parser.add_argument("clips", nargs="+", help="speech: audio files")
     parser.add_argument("--attacks", type=int, default=20_000)
+    parser.add_argument("--minutes", type=float, default=60.0, help="at most, of attacks")
     parser.add_argument("--attackers", type=int, default=16)
     parser.add_argument("--clients", type=int, nargs="*", default=[1, 8, 32])
     parser.add_argument("--seconds", type=float, default=20.0, help="seconds of load for each number of clients")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     clips = [read_audio(clip) for clip in args.clips]
-    clean = attack_server(args.student, clips[0][:160_000], args.attacks, args.attackers) if args.attacks else True
+    clean = (
+        attack_server(args.student, clips[0][:160_000], args.attacks, args.attackers, args.minutes)
+        if args.attacks
+        else True
+    )
     rows = [load(args.student, clips, clients, args.seconds) for clients in args.clients]
     if rows:
         print("\n| clients | requests | × real time | median ms | 95 % ms | MB |\n|---|---|---|---|---|---|")
