@@ -114,7 +114,7 @@ async def streams(server: Watched, wave_S: np.ndarray, count: int, seconds: Seco
         piece = to_samples(PIECE_S)
         own = {"X-Forwarded-For": f"10.1.{number // 250}.{number % 250}"}
         address = f"ws://127.0.0.1:{server.port}/stream"
-        async with websockets.connect(address, open_timeout=120, additional_headers=own) as socket:
+        async with websockets.connect(address, open_timeout=120, ping_interval=None, additional_headers=own) as socket:
             begun = time.monotonic()
 
             async def read() -> None:
@@ -147,12 +147,11 @@ def greedy(server: Watched, clip: bytes, count: int, seconds: Seconds) -> tuple[
     def ask(number: int) -> None:
         headers = {"X-Forwarded-For": f"10.0.0.{number + 1}"}
         with httpx.Client(timeout=600) as client:
-            while time.monotonic() < end:
-                if (
-                    client.post(f"http://127.0.0.1:{server.port}/transcribe", content=clip, headers=headers).status_code
-                    == 200
-                ):
-                    done[number] += time.monotonic() < end
+            while not done[number] or time.monotonic() < end:
+                client.post(
+                    f"http://127.0.0.1:{server.port}/transcribe", content=clip, headers=headers
+                ).raise_for_status()
+                done[number] += 1
 
     threads = [
         Thread(target=ask, args=(number,)) for number in [0, *(n for n in range(1, count + 1) for _ in range(2))]

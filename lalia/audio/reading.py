@@ -550,10 +550,13 @@ class Resampler:
     """Resamples a mono wave from ``rate`` Hz to 16 kHz, block (S,) by block; the result does not depend on block sizes."""
 
     def __init__(self, rate: int) -> None:
-        self._stream = None if rate == SAMPLE_RATE else soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32")
+        self._rate = rate
+        self._stream: soxr.ResampleStream | None = None
 
     def __call__(self, block_S: np.ndarray, last: bool = False) -> np.ndarray:
-        if self._stream is not None:
+        if self._rate != SAMPLE_RATE:
+            if self._stream is None:  # late: idle streams of a server would hold 50 kB each
+                self._stream = soxr.ResampleStream(self._rate, SAMPLE_RATE, 1, dtype="float32")
             block_S = self._stream.resample_chunk(np.ascontiguousarray(block_S), last=last)
         # A steep filter overshoots (Gibbs) at clipped peaks.
         return np.clip(block_S, -1.0, 1.0)
