@@ -122,6 +122,7 @@ def serve(application: Any, bound: socket.socket, limits: Limits, reload: Callab
         http=make_protocol(limits),
         ws="websockets-sansio",
         ws_max_size=limits.message_bytes,
+        ws_ping_timeout=None,  # a busy stream's pong waits behind its audio; a dead one ends by ``idle_s``
         ws_per_message_deflate=False,  # audio hardly compresses, and it rules out decompression bombs
         lifespan="on",
         log_config=None,
