@@ -40,7 +40,7 @@ def whole_parser() -> argparse.ArgumentParser:
         import_module(module).add_arguments(below)
         made = subparsers.add_parser(verb, help=line, parents=[below], add_help=False, conflict_handler="resolve")
         for action in made._actions:
-            if action.type is not None and getattr(action.type, "__name__", "") == "Path":
+            if getattr(action.type, "__name__", "") == "Path" or action.metavar == "AUDIO":
                 action.complete = shtab.FILE  # type: ignore[attr-defined]
     for stage, line in STAGES.items():
         subparsers.add_parser(stage, help=line)

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +55,9 @@ def main(args: argparse.Namespace) -> int:
         print(json.dumps(found + shipped, ensure_ascii=False))
         return 0
     _print(found, f"{plural(len(found), 'model')} below {args.folder.resolve()}")
-    _print(shipped, "come with lalia (their name is enough)")
-    print("can be fetched")
+    if shipped:  # they are in a checkout, not in the wheel
+        _print(shipped, "come with lalia (their name is enough)")
+    print("can be fetched" + ("" if find_spec("torch") else " (after pip install 'lalia[train]')"))
     for command, what in _FETCH:
         print(f"  {command:<67} {what}")
     return 0

@@ -79,6 +79,10 @@ class TranscribeOptions:
     speakers: int | None = None
     """their number, for the diarizer, where it is known"""
 
+    def __post_init__(self) -> None:
+        if self.channels is not None and (not isinstance(self.channels, int) or self.channels < EACH):
+            raise UserError(f"channels={self.channels!r}: expected None (their mix), a number from 0, or EACH")
+
 
 DEFAULTS = TranscribeOptions()
 

@@ -202,6 +202,8 @@ def test_segments_of_separate_channels(student: Student) -> None:
     call = flac_bytes(both)
     found = list(student.segments(call, "call", TranscribeOptions(channels=EACH)))
     assert [(segment.channel, segment.text) for segment in found] == [(1, "bad"), (2, "cab")]
+    with pytest.raises(UserError, match="channels='each': expected"):
+        TranscribeOptions(channels="each")  # type: ignore[arg-type]
 
 
 def test_cues_do_not_depend_on_how_words_come() -> None:
