@@ -71,7 +71,7 @@ class Layout:
     """What is stored of a teacher."""
 
     id: str
-    """its content hash"""
+    """its content hash, and the language of its adapter"""
     folder: str
     hop: Samples
     tokens: int
@@ -99,7 +99,8 @@ class Layout:
                 f"from 0 to {teacher.layers - 1}"
             )
         return cls(
-            teacher.card["id"], teacher.folder, teacher.hop, len(teacher.tokens), teacher.layers, teacher.width,
+            f"{teacher.card['id']} {teacher.adapter}".strip(), teacher.folder, teacher.hop, len(teacher.tokens), teacher.layers,
+            teacher.width,
             min(settings.top, len(teacher.tokens)), blocks, min(settings.components, teacher.width),
             max(1, round(to_samples(HIDDEN_S) / teacher.hop)),
         )  # fmt: skip
@@ -140,7 +141,8 @@ class StoredTeacher:
     """A teacher whose outputs are read from a store."""
 
     def __init__(self, teacher: Teacher, layout: Layout, folder: Path, places: dict[int, Place]) -> None:
-        self.folder, self.card, self.size = teacher.folder, teacher.card, f"stored outputs of {teacher.size}"
+        self.folder, self.card, self.adapter = teacher.folder, teacher.card, teacher.adapter
+        self.size = f"stored outputs of {teacher.size}"
         self.tokens: Tokens = teacher.tokens
         self.normaliser: Normaliser = teacher.normaliser
         self.parameters, self.hop, self.layers = teacher.parameters, teacher.hop, teacher.layers if layout.blocks else 0
@@ -262,7 +264,8 @@ def _register(folder: Path, teachers: Sequence[Teacher], settings: StoreSettings
                         "same store.top, store.layers and store.components, or another --store.folder"
                     )
                 break
-            if Path(known["folder"]).resolve() == Path(layout.folder).resolve():
+            same_folder = Path(known["folder"]).resolve() == Path(layout.folder).resolve()
+            if same_folder and known["id"].partition(" ")[0] != layout.id.partition(" ")[0]:
                 raise UserError(
                     f"{folder}: holds the outputs of an older {layout.folder} ({known['id'][:19]}…, now {layout.id[:19]}…); "
                     f"give another --store.folder, or remove {folder}, and the outputs are computed again"

@@ -66,6 +66,8 @@ class Teacher(Protocol):
 
     folder: str
     card: dict[str, Any]
+    adapter: str
+    """the language whose adapter teaches; "" for a teacher without adapters"""
     tokens: Tokens
     normaliser: Normaliser
     hop: Samples
@@ -91,9 +93,11 @@ class TorchTeacher:
 
     blocks: list[int] | None = None
 
-    def __init__(self, recogniser: Recogniser, card: dict[str, Any] | None = None, folder: str = "") -> None:
+    def __init__(
+        self, recogniser: Recogniser, card: dict[str, Any] | None = None, folder: str = "", adapter: str = ""
+    ) -> None:
         self.recogniser = recogniser.eval().requires_grad_(False)
-        self.card, self.folder = card or {}, folder
+        self.card, self.folder, self.adapter = card or {}, folder, adapter
         self.tokens, self.normaliser = recogniser.tokens, recogniser.normaliser
         shape = recogniser.encoder.shape
         self.hop, self.layers, self.width = shape.hop, shape.layers, shape.width
@@ -118,6 +122,7 @@ class TorchTeacher:
 class OnnxTeacher:
     """A student folder as a teacher: log-probabilities alone, clip by clip on the CPU."""
 
+    adapter = ""
     layers = width = 0
     parameters: int | None = None
     blocks: list[int] | None = None
@@ -152,7 +157,8 @@ def load_teacher(folder: str, languages: Sequence[str]) -> Teacher:
     path = Path(folder)
     if identify(path).kind == "student":
         return OnnxTeacher(Student.load(path), read_card(path, "student"), folder)
-    return TorchTeacher(Recogniser.load(path, adapter_for(path, languages)), read_card(path, "recogniser"), folder)
+    adapter = adapter_for(path, languages)
+    return TorchTeacher(Recogniser.load(path, adapter), read_card(path, "recogniser"), folder, adapter)
 
 
 def adapter_for(folder: Path, languages: Sequence[str]) -> str:

@@ -142,6 +142,10 @@ def test_a_store_of_something_else_is_refused_with_the_fix(made, tmp_path):
         open_store(made, tmp_path / "store", teacher, 2, corpus="other")
     with pytest.raises(UserError, match=r"stores top 4, blocks \[1, 3\], components 48 .*give the same"):
         open_store(made, tmp_path / "store", teacher, 2, components=8)
+    swahili = load(made)
+    swahili.adapter = "swh"  # of a teacher with adapters each language has outputs of its own
+    open_store(made, tmp_path / "store", swahili, 2)
+    assert (tmp_path / "store" / "1" / POSTERIORS).is_file()
     shutil.copytree(made / "teacher", made / "changing")
     open_store(made, tmp_path / "store", load(made, "changing"), 2)  # the same teacher elsewhere
     card = read_card(made / "changing")
@@ -169,7 +173,8 @@ def test_a_disk_that_is_too_small_is_told_before_the_first_clip(made, tmp_path, 
 def test_an_hour_of_a_large_teacher_takes_40_megabytes_at_most():
     for tokens, layers in ((40, 24), (1200, 48)):
         teacher = cast(TorchTeacher, type("Large", (), {
-            "card": {"id": "x"}, "folder": "t", "hop": 320, "tokens": range(tokens), "layers": layers, "width": 1024,
+            "card": {"id": "x"}, "adapter": "", "folder": "t", "hop": 320, "tokens": range(tokens),
+            "layers": layers, "width": 1024,
         }))  # fmt: skip
         layout = Layout.of(teacher, StoreSettings())
         assert layout.blocks == [layers // 2 - 1, layers - 1] and layout.bytes_of(3600) < 40e6
