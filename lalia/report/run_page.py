@@ -263,29 +263,30 @@ def _teacher(run: RunFolder, teacher: dict[str, Any]) -> page.Section:
     assert run.scores is not None
     size = run.card["parameters"] if run.card else None
     rows = [
-        [name, numbers.count(parameters) if parameters else "–", *_rates(scores)]
+        [name, *_rates(scores), numbers.count(parameters) if parameters else "–"]
         for name, parameters, scores in (
             ("teacher", teacher.get("parameters"), teacher), ("student", size, run.scores)
         )
     ]  # fmt: skip
     for one in run.scores.get("teachers", [])[1:]:
         rates = numbers.percent(one["cer"]), "", numbers.percent(one["wer"]), ""
-        rows.insert(-1, [f"teacher {Path(one['folder']).name}", "–", *rates])
+        rows.insert(-1, [f"teacher {Path(one['folder']).name}", *rates, "–"])
     chosen = len(rows) - 1
     if size and teacher.get("parameters"):
         ratios = (run.scores[rate] / max(teacher[rate], 1e-9) for rate in ("cer", "wer"))
         cer, wer = (f"{ratio:.2f}{numbers.THIN}×" for ratio in ratios)
-        rows.append(["student / teacher", f"{size / teacher['parameters']:.2f}{numbers.THIN}×", cer, "", wer, ""])
-    head = ["", "parameters", "CER", "95 % CI", "WER", "95 % CI"]
+        rows.append(["student / teacher", cer, "", wer, "", f"{size / teacher['parameters']:.2f}{numbers.THIN}×"])
+    head = ["", "CER", "95 % CI", "WER", "95 % CI", "parameters"]
     intro = "Both on the same test clips, by greedy decoding."
     return page.Section("Teacher and student", [page.table(head, rows, chosen=chosen)], intro)
 
 
 def _rates(scores: dict[str, Any]) -> list[str]:
-    return [
-        cell for rate in ("cer", "wer")
-        for cell in (numbers.percent(scores[rate]), numbers.interval(scores[f"{rate}_interval"]))
-    ]  # fmt: skip
+    cells = []
+    for rate in ("cer", "wer"):
+        low, high = scores[f"{rate}_interval"]
+        cells += [numbers.percent(scores[rate]), f"{100 * low:.1f} to {100 * high:.1f}"]
+    return cells
 
 
 _LEADS = {
