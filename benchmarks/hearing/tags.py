@@ -61,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     clips.add_argument("--threshold", type=float, nargs="+", default=[0.9])
     clips.add_argument("--student", type=Path)
     clips.add_argument("--pocketsphinx", nargs="*", default=[], metavar="THRESHOLD")
+    clips.add_argument("--minutes", type=float, default=60.0, help="of other speech, from each corpus")
     clips.set_defaults(call=measure_clips)
     peer = verbs.add_parser("openwakeword")
     peer.add_argument("wheel", type=Path)
@@ -114,7 +115,6 @@ def detect(spotter: Spotter, wave_S: np.ndarray) -> list[Detection]:
 
 # --- One command for each clip ---------------------------------------------------------------------------
 
-PADDING_S = 0.5
 Name = Callable[[np.ndarray], str]
 """A wave (S,) to the command in it, "" for none."""
 
@@ -159,7 +159,7 @@ def measure_clips(args: argparse.Namespace) -> None:
     if args.student:
         systems["recogniser, --only"] = by_student(args.student, names)
     systems |= {f"PocketSphinx, {threshold}": by_pocketsphinx(names, threshold) for threshold in args.pocketsphinx}
-    pad_S = np.zeros(int(PADDING_S * SAMPLE_RATE), np.float32)
+    gap_S = np.zeros(int(GAP_S * SAMPLE_RATE), np.float32)
     print(
         "| system | found | taken for another | missed | false alarms per hour | RTF |\n|---|---:|---:|---:|---:|---:|"
     )
@@ -167,14 +167,14 @@ def measure_clips(args: argparse.Namespace) -> None:
         begun, audio_s = time.thread_time(), 0.0
         counts = Counter[str]()
         for row, label in enumerate(labels):
-            wave_S = np.concatenate([pad_S, corpus.wave(row), pad_S])
+            wave_S = np.concatenate([gap_S, corpus.wave(row), gap_S])
             audio_s += to_seconds(len(wave_S))
             found = name(wave_S)
             counts["found" if found == label else "other" if found else "missed"] += 1
         alarms, other_s = 0, 0.0
         for folder in args.other:
             others = Corpus.load(folder)
-            for row in range(len(others)):
+            for row in np.flatnonzero(np.cumsum(others.durations_s) <= 60 * args.minutes).tolist():
                 wave_S = others.wave(row)
                 other_s += to_seconds(len(wave_S))
                 alarms += bool(name(wave_S))
