@@ -1,11 +1,11 @@
 // The queue: files and recordings, one after the other to the server.
-const UNREACHABLE = "The server does not answer. Check that it still runs, then try again.";
+const UNREACHABLE = "The server does not answer. Check that it still runs, then press Again.";
 const ADVICE = {
   bad_audio: "Choose another file, or convert it to WAV, FLAC or MP3 first.",
-  busy: "Press Try again in a moment.",
+  busy: "Press Again in a moment.",
   no_diarizer: "Choose other speakers under Options.",
   too_slow: "The connection is slow: send the file as MP3 or in parts.",
-  gone: "Try again.",
+  gone: "Press Again.",
 };
 const SOUND = /\.(wav|wave|mp3|flac|ogg|oga|opus|m4a|aac|mp4|m4v|mov|webm|mkv|avi|wma|aif|aiff|aifc|caf|amr|3gp|g722|wv|au|snd|sph|w64|mp2|mka|ts)$/i;
 const RETRIES = 5, PARALLEL = 2;  // a short file is not kept waiting by a long one
@@ -210,8 +210,8 @@ function listQueue() {
 function makeRow(item) {
   const name = make("button", { type: "button", className: "name" }, make("b", { textContent: item.name }), make("small"));
   name.onclick = () => { open(item); listQueue(); };
-  const again = make("button", { type: "button", className: "icon again", title: "Try again" }, icon("again"));
-  again.setAttribute("aria-label", "Try again: " + item.name);
+  const again = make("button", { type: "button", className: "icon again", title: "Again" }, icon("again"));
+  again.setAttribute("aria-label", "Again: " + item.name);
   again.onclick = () => retry(item);
   const remove = make("button", { type: "button", className: "icon remove", title: "Remove" }, icon("close"));
   remove.setAttribute("aria-label", "Remove " + item.name);
@@ -232,7 +232,8 @@ function listItem(item) {
   if (item.share === null) bar.removeAttribute("value"); else bar.value = item.share;
 }
 function retry(item) {
-  item.tries = 0;
+  if (item.unsaved && !confirm("Discard the corrections of " + item.name + "?")) return;
+  Object.assign(item, { tries: 0, before: [], unsaved: false });
   enqueue(item);
 }
 at("retry").onclick = () => retry(shown);

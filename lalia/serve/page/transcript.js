@@ -127,13 +127,20 @@ function update(item) {
   at("about").textContent = item.about;
   at("progress").hidden = !["uploading", "transcribing", "naming"].includes(item.state);
   if (item.share === null) at("progress").removeAttribute("value"); else at("progress").value = item.share;
-  at("warnings").replaceChildren(...item.warnings.map(text => make("li", { textContent: text })));
+  at("warnings").replaceChildren(...item.warnings.map(text => make("li", { textContent: sentence(text) })));
   at("transcript").classList.toggle("failed", item.state === "failed");
-  at("tools").hidden = at("save").hidden = !done || !item.words.length;
-  at("retry").hidden = item.state !== "failed" || !item.blob;
+  at("tools").hidden = at("copy").hidden = at("formats").hidden = !done || !item.words.length;
+  at("save").hidden = !done && item.state !== "failed";
+  at("retry").hidden = !item.blob;
   at("text").classList.toggle("empty", done && !item.words.length);
   if (done && !item.words.length) at("text").replaceChildren(make("p", { textContent: "No speech was recognised in this recording." }));
   if (done) inspect();
+}
+
+// A warning of the server in the page's words.
+function sentence(text) {
+  const told = text.replace("channels=each keeps them apart", "to keep them apart, choose “one on each channel” under Options and press Again");
+  return told[0].toUpperCase() + told.slice(1) + (/[.?!]$/.test(told) ? "" : ".");
 }
 
 // --- Selecting and correcting ---
