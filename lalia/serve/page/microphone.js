@@ -1,5 +1,5 @@
 // The microphone: live words where the student streams, else a recording that is transcribed at its end.
-const BLOCK = 1024, RATE = 16_000, SILENT_S = 3, SILENCE = 0.002;
+const BLOCK = 2048, RATE = 16_000, SILENT_S = 3, SILENCE = 0.002;
 const RECONNECTS = 20, RECONNECT_MS = 1000;
 const REFUSED = "The server is busy or refuses these options for live speech. Check hot words and language, then press Speak again.";
 
@@ -40,12 +40,13 @@ async function speak() {
   let heard = began;
   tap.onaudioprocess = event => {
     const samples = event.inputBuffer.getChannelData(0);
-    const level = Math.sqrt(samples.reduce((sum, s) => sum + s * s, 0) / samples.length), now = performance.now();
+    const now = performance.now();
     const piece = Int16Array.from(samples, s => Math.round(Math.max(-1, Math.min(1, s)) * 32767));
     pieces.push(piece);
     live?.send();
-    levels.push(level);
-    if (level > SILENCE) heard = now;
+    for (let i = 0; i < BLOCK; i += BLOCK / 2)
+      levels.push(Math.sqrt(samples.subarray(i, i + BLOCK / 2).reduce((sum, s) => sum + s * s, 0) / (BLOCK / 2)));
+    if (levels.at(-1) > SILENCE) heard = now;
     const quiet = now - heard > SILENT_S * 1000;
     at("mic-hint").textContent = live?.broken() ? "Reconnecting" : quiet ? "No sound arrives. Is the microphone muted?" : live ? "Listening" : "Recording; the text follows after Stop";
     at("timer").textContent = clock((now - began) / 1000);

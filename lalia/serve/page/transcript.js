@@ -134,7 +134,7 @@ function update(item) {
   at("retry").hidden = !item.blob;
   at("text").classList.toggle("empty", done && !item.words.length);
   if (done && !item.words.length) at("text").replaceChildren(make("p", { textContent: "No speech was recognised in this recording." }));
-  if (done) inspect();
+  if (done) { inspect(); paintWave(); }
 }
 
 // A warning of the server in the page's words.
