@@ -119,7 +119,8 @@ def evaluate(
     def transcribe_greedily(wave: np.ndarray, name: str) -> Transcript:
         return greedy[corpus.language(places[name])](wave, name)
 
-    beside = transcribe_greedily if html and decoding.as_dict() else None  # the page shows both
+    searched = set(decoding.as_dict()) - {"decoder"}  # a head alone is decoded greedily
+    beside = transcribe_greedily if html and searched else None  # the page shows both
     found = evaluation.evaluate(transcribe, student.normaliser, corpus, rows, _progress(rows), beside)
     if sys.stderr.isatty():
         print("\r\033[K", end="", file=sys.stderr)

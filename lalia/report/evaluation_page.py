@@ -85,9 +85,10 @@ def write_evaluation(
     sections += more
     intro = "The models and corpora behind this student, each with the start of its content hash."
     sections.append(page.Section("Lineage", [page.lineage(lineage_of(card))], intro, folded=True))
+    head = " of its transducer" if settings.get("decoder") == "transducer" else ""
     lead = Markup("<strong>{}</strong> of the {} split, {} of audio. Decoded {}.").format(
         f"{len(found.clips):,} clips", " ".join(settings[name] for name in ("language", "split") if name in settings),
-        clock(found.audio_s), decoder or "by greedy decoding, without a language model",
+        clock(found.audio_s), decoder or f"by greedy decoding{head}, without a language model",
     )  # fmt: skip
     whole = found.score()
     rates = {"cer": whole.cer.rate, "wer": whole.wer.rate, "cer_interval": whole.cer_interval}

@@ -83,6 +83,8 @@ def test_greedy_decoding_beside_the_language_model(tmp_path: Path) -> None:
 
 
 def test_little_is_known(tmp_path: Path) -> None:
+    transducer = write(tmp_path / "page.html", [ScoredClip("0", "ita", "bad", "bad", 1.0)], {}, decoder="transducer")
+    assert "by greedy decoding of its transducer, without" in transducer
     text = write(tmp_path / "page.html", [ScoredClip("0", "ita", "bad", "bad", 1.0)], {})
     assert "None: every transcript equals its reference." in text and "by greedy decoding" in text
     assert "every word of the references is right" in text and "Greedy and language model" not in text
