@@ -35,6 +35,8 @@ class OpusSource:
         """``container``: ``webm`` or ``ogg``. ``AudioError`` if PyAV is not installed."""
         self._packets: _Packets = _WebM() if container == "webm" else _Ogg()
         self._name = container
+        self.waiting = False
+        """whether there may be more to read"""
         self._decoder: Callable[[bytes], np.ndarray] | None = None
         try:
             ffmpeg.check_installed()
@@ -43,6 +45,7 @@ class OpusSource:
 
     def feed(self, data: bytes) -> None:
         """Add bytes, cut anywhere."""
+        self.waiting = True
         self._packets.buffer += data
 
     def read(self, most: Samples) -> np.ndarray:
@@ -62,6 +65,7 @@ class OpusSource:
                     break
         except (ValueError, ffmpeg.DecodingFailed) as error:
             raise AudioError(f"stream: cannot be read as Opus in {self._name}: {error}") from error
+        self.waiting = count >= most
         return np.concatenate(found) if found else np.zeros(0, np.float32)
 
     def _decoded(self, packet: bytes) -> np.ndarray:

@@ -151,6 +151,7 @@ class Stream:
         self.rate = rate
         self._fed = 0
         self._over = False
+        self._tentative: list[Word] = []
         self._shown: list[Word] = []  # with a decoder: greedy words of the unfinished utterance
         if decoder is not None:
             decoder.begin()
@@ -188,6 +189,8 @@ class Stream:
         return Transcript(text_of_words(self.words), list(self.words), round(self.heard_s, 3))
 
     def _update(self, frames_TX: np.ndarray) -> StreamUpdate:
+        if not len(frames_TX) and not self._over:  # no chunk is complete
+            return StreamUpdate([], self._tentative, self.heard_s)
         stable = self._greedy.feed(frames_TX)
         if self._over:
             stable += self._greedy.finish()
@@ -202,6 +205,7 @@ class Stream:
             self._shown = [word for word in self._shown if word.start_s >= finished_s] if in_utterance else []
             tentative = self._shown + tentative
         self.words += stable
+        self._tentative = tentative
         return StreamUpdate(stable, tentative, self.heard_s)
 
 

@@ -227,15 +227,19 @@ class PcmSource:
 
     def __init__(self, rate: int) -> None:
         self.rate = rate
+        self.waiting = False
+        """whether there may be more to read"""
         self._bytes = b""
 
     def feed(self, data: bytes) -> None:
         self._bytes += data
+        self.waiting = True
 
     def read(self, most: Samples) -> np.ndarray:
         """The next samples, float32, at most ``most``; empty: more bytes are needed."""
         whole = min(len(self._bytes) // 2, most) * 2
         data, self._bytes = self._bytes[:whole], self._bytes[whole:]
+        self.waiting = len(self._bytes) > 1
         return np.frombuffer(data, "<i2").astype(np.float32) / 32_768
 
 
@@ -254,11 +258,11 @@ class Speech:
     _since_s: dict[tuple[object, object], Seconds] = field(default_factory=dict)
     _resampler: Resampler | None = None
 
-    def step(self) -> list[dict[str, Any]] | None:
-        """In a worker: transcribe ``PIECE_S`` of the bytes that wait; what to tell the client. None: more bytes are needed."""
+    def step(self) -> list[dict[str, Any]]:
+        """In a worker: transcribe ``PIECE_S`` of the bytes that wait; what to tell the client."""
         samples = self.source.read(round(PIECE_S * self.stream.rate))
         if not len(samples):
-            return None
+            return []
         return [*self._update(self.stream.feed(samples), last=False), *self._find_ends(samples)]
 
     def finish(self) -> list[dict[str, Any]]:
@@ -381,8 +385,8 @@ class StreamClient(SocketClient):
                 return
             speech.source.feed(message)
             speech.bytes += len(message)
-            while (answers := await self._work(speech.step)) is not None:
-                for answer in answers:
+            while speech.source.waiting:
+                for answer in await self._work(speech.step):
                     await self._write(answer)
                 if speech.stream.heard_s > limits.audio_s:
                     what = f"more than {clock(limits.audio_s)} of audio; start a new stream"

@@ -318,8 +318,8 @@ def test_ends_of_speech_and_stability(student: Path) -> None:
     speech = Speech(PcmSource(16_000), Student.load(student, threads=1).stream(), Endpointer(silence_s=0.4))
     speech.source.feed(pcm(wave_S))
     answers = []
-    while (step := speech.step()) is not None:
-        answers += step
+    while speech.source.waiting:
+        answers += speech.step()
     answers += speech.finish()
     begun = [answer for answer in answers if answer.get("event") == "speech_start"]
     ended = [answer for answer in answers if answer.get("event") == "speech_end"]

@@ -12,9 +12,10 @@ from lalia.audio.reading import Note
 from lalia.cli.main import main
 from lalia.decoding.greedy import Word
 from lalia.errors import UserError
+from lalia.runtime.streaming import StreamUpdate
 from lalia.runtime.student import Student, TranscribeOptions
 from lalia.runtime.transcript import Transcript
-from lalia.tags.language_routing import StudentsByLanguage, pieces
+from lalia.tags.language_routing import RoutedStream, StudentsByLanguage, pieces
 from lalia.tags.tagger import Tagger
 from tests.tags.test_tagger import Crossings
 from tests.tiny_clips import encoded, save
@@ -135,3 +136,36 @@ def test_prepare_lists_clips_that_sound_like_another_language(
     sharp.task = "emotion"
     assert main(["prepare", str(tmp_path / "t.tsv"), "--out", str(tmp_path / "d"), "--tagger", "x"]) == 2
     assert not (tmp_path / "d").exists()
+
+
+def test_a_stream_waits_for_its_language() -> None:
+    """Nothing is lost while it waits; silence waits on, and at last the first language is taken."""
+    fed: dict[str, list[np.ndarray]] = {}
+
+    def begin(code: str) -> Any:
+        class Fixed:
+            heard_s = 0.0
+
+            def feed(self, samples: np.ndarray) -> StreamUpdate:
+                fed.setdefault(code, []).append(samples)
+                return StreamUpdate([Word(code, 0.0, 1.0, 1.0)])
+
+            def finish(self) -> StreamUpdate:
+                return StreamUpdate([Word("end", 1.0, 2.0, 1.0)], heard_s=4.0)
+
+        return Fixed()
+
+    unused: Any = None
+    routing = StudentsByLanguage({"swh": unused, "isl": unused}, tagger())
+    wave = tune("eee", 4.0)
+    stream = RoutedStream(routing, begin, 16_000)
+    assert stream.feed(wave[:32_000]) == StreamUpdate(heard_s=2.0) and stream.heard_s == 2.0 and not fed
+    assert [word.text for word in stream.feed(wave[32_000:50_000]).stable] == ["isl"] == [stream.language]
+    stream.feed(wave[50_000:])
+    np.testing.assert_array_equal(np.concatenate(fed["isl"]), wave)
+    assert [word.text for word in stream.finish().stable] == ["end"]
+    quiet = RoutedStream(routing, begin, 16_000)
+    for _ in range(11):
+        assert quiet.feed(np.zeros(80_000, np.float32)).stable == [] and not quiet.language
+    assert [word.text for word in quiet.feed(np.zeros(80_000, np.float32)).stable] == ["swh"]
+    assert [word.text for word in RoutedStream(routing, begin, 16_000).finish().stable] == ["end"]
