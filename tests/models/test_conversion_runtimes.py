@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from lalia import Student
+from lalia.audio.encoding import flac_bytes
 from lalia.cards import write_card
 from lalia.cli import main
 from lalia.model_folder import MODEL, NORMALISER, TOKENS, file_hashes
@@ -165,3 +166,16 @@ def test_only_students_are_written_for_other_runtimes(runtime: str, tmp_path: Pa
         assert main.main(["convert", *map(str, argv)]) == 2
         assert says in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
+
+
+def test_the_benchmark_compares_with_every_runtime_that_is_installed(tmp_path: Path, capsys) -> None:
+    from benchmarks.runtime import other_runtimes
+
+    student = make_student(tmp_path / "tones")
+    clip = tmp_path / "clip.flac"
+    clip.write_bytes(flac_bytes(sing("bad cab")))
+    assert other_runtimes.main([str(student), str(clip)]) == 0
+    found = capsys.readouterr()
+    assert "| lalia | 1 of 1 | 0.00 % |" in found.out
+    for runtime in ("sherpa-onnx", "onnx-asr"):
+        assert f"| {runtime} | " in found.out or f"{runtime} is skipped: " in found.err
