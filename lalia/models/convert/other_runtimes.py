@@ -163,8 +163,8 @@ batch (float[B, S] input_values, int64[B] input_lengths) => (float[B, T, V] logp
 <int64[1] zero = {0}, int64[1] one = {1}, int64[1] hop = {HOP}, int64[1] shortest = {SHORTEST},
  float silence = {SILENCE}, bool yes = {1}>
 {
-  shape = Shape (input_values)
-  clips, samples = Split <num_outputs = 2> (shape)
+  clips = Shape <end = 1> (input_values)
+  samples = Shape <start = 1> (input_values)
   count = Squeeze (clips)
   hops = Div (samples, hop)
   frames = Add (hops, one)
