@@ -350,7 +350,8 @@ class StreamClient(SocketClient):
         model, language, phrases = (query.get(name, "") for name in ("model", "language", "hot_words"))
 
         def begin(served: Served) -> Stream:
-            return served.student.stream(rate=source.rate, decoder=served.decoder(phrases, most, ignore_note))
+            decoder = served.decoder(phrases, most, ignore_note)
+            return served.student.stream(rate=source.rate, decoder=decoder, voice=self._service.voice)
 
         if language.lower() != AUTO:
             served = await self._service.served(model, language)

@@ -10,6 +10,7 @@ import onnx
 import pytest
 import torch
 
+from lalia.audio import vad
 from lalia.cards import read_card, write_card
 from lalia.decoding.decoder import make_decoder
 from lalia.decoding.greedy import StreamingGreedy
@@ -108,6 +109,36 @@ def test_blocks_of_any_size_and_files_say_the_very_same(int8: bool, tmp_path: Pa
             assert said.heard_s == min(len(wave_S), start + size) / 16_000
         last = stream.finish()
         assert [*shown, *last.stable] == stream.words == expected.words and not last.tentative
+        assert stream.transcript() == expected
+
+
+def test_only_speech_in_a_stream_as_in_a_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Loud:
+        """Speech is what is louder than a limit."""
+
+        def __init__(self) -> None:
+            self.waiting_S = np.zeros(0, np.float32)
+
+        def feed(self, block_S: np.ndarray, last: bool = False) -> np.ndarray:
+            wave_S = np.concatenate([self.waiting_S, block_S])
+            if last:
+                wave_S = np.pad(wave_S, (0, -len(wave_S) % vad.FRAME_SAMPLES))
+            frames = len(wave_S) // vad.FRAME_SAMPLES
+            self.waiting_S = wave_S[frames * vad.FRAME_SAMPLES :]
+            frames_TS = wave_S[: frames * vad.FRAME_SAMPLES].reshape(frames, vad.FRAME_SAMPLES)
+            return (np.abs(frames_TS).mean(1) > 0.02).astype(np.float32)
+
+    monkeypatch.setattr(vad, "VoiceActivity", Loud)
+    student = Student.load(folder, threads=1, voice=True)
+    wave_S = noise(90_000)[0].numpy()
+    wave_S[20_000:70_000] *= 0.01
+    expected = student.transcribe(wave_S)
+    assert expected.words and expected != student.transcribe(wave_S, options=TranscribeOptions(voice=False))
+    for size in (700, 20_000):
+        stream = student.stream()
+        for start in range(0, len(wave_S), size):
+            stream.feed(wave_S[start : start + size])
+        stream.finish()
         assert stream.transcript() == expected
 
 
