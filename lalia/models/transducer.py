@@ -133,7 +133,7 @@ class _PathSum(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, blank_BTU: Tensor, label_BTU: Tensor, frames_B: Tensor, lengths_B: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, blank_BTU: Tensor, label_BTU: Tensor, frames_B: Tensor, lengths_B: Tensor) -> Tensor:
         c_BTU = nn.functional.pad(label_BTU.cumsum(-1), (1, 0))
         alpha_BU = c_BTU[:, 0]
         rows = [alpha_BU]
@@ -148,7 +148,7 @@ class _PathSum(torch.autograd.Function):
         return total_B
 
     @staticmethod
-    def backward(ctx: Any, grad_B: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad_B: Tensor) -> tuple[Tensor | None, ...]:
         blank_BTU, label_BTU, frames_B, lengths_B, c_BTU, alpha_BTU, total_B = ctx.saved_tensors
         T = blank_BTU.shape[1]
         # After the last frame, only the whole label has ended.
