@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ testclient = pytest.importorskip("starlette.testclient", reason="the extra [serv
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[testclient.TestClient]:
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     from lalia.serve.application import Service
     from lalia.serve.students import Students
 
@@ -30,7 +31,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[testclient.Test
         yield made
 
 
-def test_words_arrive_while_the_file_is_transcribed(client: testclient.TestClient) -> None:
+def test_words_arrive_while_the_file_is_transcribed(client: Any) -> None:
     sent = client.post("/transcribe?stream=true&name=talk.flac", content=flac_bytes(sing("bad cab ace dab bed cab")))
     assert sent.headers["content-type"].startswith("text/event-stream")
     events = [json.loads(line.removeprefix("data: ")) for line in sent.text.split("\n\n") if line]
@@ -43,13 +44,13 @@ def test_words_arrive_while_the_file_is_transcribed(client: testclient.TestClien
     assert {"start_s", "end_s", "confidence"} <= last["words"][0].keys()
 
 
-def test_bad_audio_is_the_last_event(client: testclient.TestClient) -> None:
+def test_bad_audio_is_the_last_event(client: Any) -> None:
     sent = client.post("/transcribe?stream=true", content=b"<html>")
     event = json.loads(sent.text.removeprefix("data: "))
     assert event["type"] == "error" and event["error"]["code"] == "bad_audio"
 
 
-def test_speech_that_the_student_does_not_fit_has_a_warning(client: testclient.TestClient) -> None:
+def test_speech_that_the_student_does_not_fit_has_a_warning(client: Any) -> None:
     tune = sing("bad cab ace dab bed cab " * 4)
     warnings = {}
     for loudness in (1.0, 0.74):
@@ -60,7 +61,7 @@ def test_speech_that_the_student_does_not_fit_has_a_warning(client: testclient.T
     assert "low confidence throughout" in warnings[0.74][0] and "ita (Italian)" in warnings[0.74][0]
 
 
-def test_corrected_words_become_a_file(client: testclient.TestClient) -> None:
+def test_corrected_words_become_a_file(client: Any) -> None:
     words = [
         {"text": "good", "start_s": 0.0, "end_s": 0.4, "confidence": 1.0, "speaker": "Ada <1>\n"},
         {"text": "day", "start_s": 0.5, "end_s": 0.9, "speaker": "Ada <1>"},
@@ -109,6 +110,6 @@ def test_the_policy_allows_the_page_and_nothing_else() -> None:
     assert re.findall(r"https?://[^\s\"'`<>]+", page.html) == ["http://www.w3.org/2000/svg"]
 
 
-def test_health_says_what_the_page_can_offer(client: testclient.TestClient) -> None:
+def test_health_says_what_the_page_can_offer(client: Any) -> None:
     found = client.get("/health").json()
     assert found["diarizer"] is False and found["streaming"] is None and found["model"] == "tones"
