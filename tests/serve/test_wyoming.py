@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import random
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -192,6 +193,77 @@ def test_what_is_wrong_is_answered_and_the_connection_closed(
         assert await client.read_event() is None
 
     talk([tones], tmp_path, scenario, idle_s=0.5, patience_s=0.5, hot_words=2)
+
+
+def hostile(dice: random.Random) -> bytes:
+    """An event with wrong types, sizes and ends, or one that is nearly right."""
+    types = (
+        "describe",
+        "transcribe",
+        "audio-start",
+        "audio-chunk",
+        "audio-chunk",
+        "audio-stop",
+        "ping",
+        "synthesize",
+        "",
+    )
+    values: tuple[Any, ...] = (
+        None,
+        True,
+        0,
+        -1,
+        3,
+        16_000,
+        10**30,
+        1e308,
+        float("nan"),
+        "it",
+        "",
+        "\0",
+        [],
+        ["a"],
+        [1],
+        {},
+        {"a": 1},
+    )
+    names = ("rate", "width", "channels", "language", "name", "transcript_names", "transcript_terms", "text")
+    data: dict[str, Any] = {dice.choice(names): dice.choice(values) for _ in range(dice.randrange(4))}
+    if dice.random() < 0.5:
+        data = {"rate": dice.choice((8_000, 44_100)), "width": dice.randint(1, 4), "channels": dice.randint(1, 3)}
+    event: dict[str, Any] = {"type": dice.choice(types), "data": data}
+    payload, behind = dice.randbytes(dice.choice((0, 0, 1, 7, 5_000))), b""
+    if dice.random() < 0.3:
+        behind = json.dumps(event.pop("data")).encode()
+        event["data_length"] = len(behind)
+    if payload:
+        event["payload_length"] = len(payload)
+    sent = json.dumps(event).encode() + b"\n" + behind + payload
+    return dice.choice((sent, sent, sent, sent[: dice.randrange(len(sent))], dice.randbytes(50)))
+
+
+def test_hostile_events_harm_nobody(tones: Path, tmp_path: Path) -> None:
+    async def attack(port: int, seed: int) -> bytes:
+        dice = random.Random(seed)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.writelines([hostile(dice) for _ in range(dice.randrange(1, 9))])
+        if dice.random() < 0.3:
+            writer.transport.abort()
+            return b""
+        writer.write_eof()
+        answers = await asyncio.wait_for(reader.read(), 60)
+        writer.close()
+        return answers
+
+    async def scenario(service: Any, client: AsyncTcpClient) -> None:
+        port = client._writer.get_extra_info("peername")[1]  # type: ignore[union-attr]
+        answers = await asyncio.gather(*(attack(port, seed) for seed in range(120)))
+        assert sum(b'"error"' in answer for answer in answers) > 30
+        assert "lalia_faults_total 0" in service.metrics.render({})
+        await send(client, pcm(sing("bad cab")))
+        assert Transcript.from_event((await read(client))[-1]).text == "bad cab"
+
+    talk([tones], tmp_path, scenario, patience_s=5.0)
 
 
 def test_limits_and_faults(tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog) -> None:

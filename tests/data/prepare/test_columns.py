@@ -15,7 +15,7 @@ from lalia.data.prepare import pipeline
 from lalia.data.prepare.listing import Options, parse_columns, parse_kept
 from lalia.data.prepare.sources.opening import open_source
 from lalia.errors import UserError
-from lalia.text.language_codes import codes, describe_language, iso_639_3, related_code, script_of_tag
+from lalia.text.language_codes import codes, describe_language, iso_639_1, iso_639_3, related_code, script_of_tag
 from lalia.text.languages import profile
 from tests.tiny_clips import in_this_process, save, voiced
 
@@ -173,3 +173,8 @@ def test_columns_that_cannot_be_kept_are_refused(tmp_path: Path) -> None:
         parse_kept(["speaker=who"])
     with pytest.raises(UserError, match="expected the name of a column"):
         parse_kept(["two words"])
+
+
+def test_two_letters_of_a_language() -> None:
+    codes_ = ("ita", "swa", "swh", "cmn", "nob", "fil", "und", "xyz", "")
+    assert [iso_639_1(code) for code in codes_] == ["it", "sw", "sw", "zh", "nb", "", "", "", ""]
