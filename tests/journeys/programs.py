@@ -23,7 +23,7 @@ SHORTER = {
     "pretrain fit": f"{_FIT} {_BATCH}",
     "pretrain probe": "--steps 4 --clips 12",
     "finetune fit": f"{_FIT} {_BATCH} --data.workers 0",
-    "finetune separate": f"{_FIT} --batch.micro_s 8 --batch.hours 0.0023 --data.workers 0",
+    "finetune separate": f"{_FIT} --batch.micro_s 10 --batch.hours 0.0028 --data.workers 0",
     "distill fit": f"{_FIT} --batch.micro_s 40 --batch.hours 0.0112",
     "distill prune": f"{_FIT} --batch.micro_s 40 --batch.hours 0.0112",
     "distill export": "--measure.timing_s 4 --measure.repeats 1 --measure.sensitivity_s 4 --measure.clips 4 "
