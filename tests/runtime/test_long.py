@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -42,19 +42,27 @@ def write_long(path: Path, minutes: int) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def long_files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, Path]]:
+    """FLAC files by their minutes."""
+    place = tmp_path_factory.mktemp("long")
+    files = {minutes: write_long(place / f"{minutes}.flac", minutes) for minutes in (10, 60)}
+    yield files
+    for path in files.values():
+        path.unlink()
+
+
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_an_hour_takes_no_more_memory_than_ten_minutes(folder: Path, tmp_path: Path, jobs: int) -> None:
+def test_an_hour_takes_no_more_memory_than_ten_minutes(folder: Path, long_files: dict[int, Path], jobs: int) -> None:
     peak_mb = {}
-    for minutes in (10, 60):
-        path = write_long(tmp_path / f"{minutes}.flac", minutes)
+    for minutes, path in long_files.items():
         command = [sys.executable, "-c", MEASURE, str(folder), str(path), str(jobs), WORDS]
         said, rss = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
         count, right, seconds = said.split()
         assert right == "True" and int(count) % 8 == 0
         assert minutes * 60 - 8 < int(seconds) < minutes * 60 + 8
         peak_mb[minutes] = int(rss) / 1024
-        path.unlink()
     # The words themselves, some 8,000, and two numbers a frame; the hour's samples would be 220 MB.
     assert peak_mb[60] < peak_mb[10] + 24
 
