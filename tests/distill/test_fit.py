@@ -262,7 +262,7 @@ def test_training_brings_the_student_to_the_teacher(made):
 def test_two_teachers_and_a_store_give_a_student_of_its_own_frames_and_the_next_student_reads_the_store(made, train):
     other = make_recogniser(1, width=32, layers=3, stack=2)
     other.save(made / "other", [])
-    export_student(made / "run" / "recogniser", made / "onnx")
+    export_student(made / "teacher", made / "onnx")
     flags = ("--teacher", str(made / "other"), "--teacher", str(made / "onnx"), "--store.folder", str(made / "store"))
     short = (
         "--schedule.steps", "2", "--log.valid_every", "1", "--log.checkpoint_every", "2", "--student.input", "logmel",
