@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -151,6 +152,11 @@ def parsed(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
 
 
+@cache
+def imports_of(path: Path) -> tuple[Import, ...]:
+    return tuple(imports(parsed(path)))
+
+
 def relative(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
@@ -185,7 +191,7 @@ def test_stages_do_not_import_each_other() -> None:
             f"{relative(path)}:{found.line}: imports {found.module}"
             for stage in STAGES
             for path in sources(stage)
-            for found in imports(parsed(path))
+            for found in imports_of(path)
             if found.package in STAGES and found.package != stage
         ]
     )
@@ -196,7 +202,7 @@ def test_lalia_does_not_import_stages() -> None:
         [
             f"{relative(path)}:{found.line}: imports {found.module}"
             for path in sources("lalia")
-            for found in imports(parsed(path))
+            for found in imports_of(path)
             if found.package in STAGES
         ]
     )
@@ -208,7 +214,7 @@ def test_light_packages_do_not_import_heavy_ones() -> None:
     for path in sources("lalia"):
         if package_of(path) not in LIGHT:
             continue
-        for found in imports(parsed(path)):
+        for found in imports_of(path):
             to_heavy = found.module in heavy or found.module.startswith(tuple(f"{name}." for name in heavy))
             # The program is where the packages meet: a verb loads a heavy one late.
             if to_heavy and not (package_of(path) == "cli" and (found.late or found.typing)):
@@ -224,7 +230,7 @@ def test_light_packages_need_only_light_dependencies() -> None:
         if package_of(path) not in (*LIGHT, "__init__"):
             continue
         allowed = LIGHT_PACKAGES | EXTRA_PACKAGES.get(package_of(path), set()) | set(sys.stdlib_module_names)
-        for found in imports(parsed(path)):
+        for found in imports_of(path):
             fine = allowed | (LATE_PACKAGES.get(relative(path), set()) if found.late else set())
             heavy_verb = package_of(path) == "cli" and (found.late or found.typing)  # a verb loads what only it needs
             if found.package not in fine and not heavy_verb:
@@ -237,7 +243,7 @@ def test_extras_are_imported_by_the_program_alone() -> None:
         [
             f"{relative(path)}:{found.line}: imports {found.module}"
             for path in sources("lalia")
-            for found in imports(parsed(path))
+            for found in imports_of(path)
             for extra in EXTRA_PACKAGES
             if found.module.startswith(f"lalia.{extra}") and package_of(path) != extra and package_of(path) != "cli"
         ]
@@ -251,7 +257,7 @@ def test_doors(package: str) -> None:
         [
             f"{relative(path)}:{found.line}: imports {found.module}; only these may: {', '.join(doors)}"
             for path in EVERYTHING
-            for found in imports(parsed(path))
+            for found in imports_of(path)
             if found.package == package and not relative(path).startswith(doors)
         ]
     )
@@ -291,7 +297,7 @@ def test_packages_form_no_circle() -> None:
         own = package_of(path)
         if own == "__init__":  # offers Student and the version to all
             continue
-        named = [found.module.split(".") for found in imports(parsed(path)) if not found.typing]
+        named = [found.module.split(".") for found in imports_of(path) if not found.typing]
         needs.setdefault(own, set()).update(
             words[1] for words in named if words[0] == "lalia" and len(words) > 1 and words[1] != own
         )
