@@ -134,17 +134,34 @@ def _check_handshake(service: Service, socket: WebSocket, client: SocketClient) 
     return trusted
 
 
-class SocketClient(ABC):
+class Worker:
+    """A connection whose work is done by the scheduler's threads, as the work of its client's address."""
+
+    def __init__(self, service: Service, address: str) -> None:
+        self.worked_s: Seconds = 0.0
+        self._service = service
+        self._address = address
+
+    async def _work(self, work: Callable[[], Result]) -> Result:
+        """``work()`` in a worker thread, when it is this client's turn."""
+        job = StreamJob(work, self._address)
+        self._service.scheduler.add(job)
+        try:
+            found: Result = await asyncio.wrap_future(job.future)
+        finally:
+            self.worked_s += job.worked_s
+        return found
+
+
+class SocketClient(Worker, ABC):
     """A connected client: what its protocol does with messages."""
 
     subprotocol: str | None = None
     heard_s: Seconds = 0.0
 
     def __init__(self, service: Service, socket: WebSocket) -> None:
-        self.worked_s: Seconds = 0.0
-        self._service = service
+        super().__init__(service, service.access.client_of(socket))
         self._socket = socket
-        self._address = service.access.client_of(socket)
         self._ends_at = time.monotonic() + service.limits.session_s
 
     @property
@@ -203,16 +220,6 @@ class SocketClient(ABC):
             raise WebSocketDisconnect(message.get("code", _DONE))
         text = message.get("text")
         return text if text is not None else bytes(message.get("bytes") or b"")
-
-    async def _work(self, work: Callable[[], Result]) -> Result:
-        """``work()`` in a worker thread, when it is this client's turn."""
-        job = StreamJob(work, self._address)
-        self._service.scheduler.add(job)
-        try:
-            found: Result = await asyncio.wrap_future(job.future)
-        finally:
-            self.worked_s += job.worked_s
-        return found
 
     async def _write(self, message: dict[str, Any]) -> None:
         try:

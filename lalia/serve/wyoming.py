@@ -15,12 +15,13 @@ import asyncio
 import contextlib
 import json
 import socket
+import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -31,9 +32,9 @@ from lalia.runtime.streaming import Stream
 from lalia.runtime.student import TranscribeOptions
 from lalia.serve.access import RequestName
 from lalia.serve.limits import RequestError, busy
-from lalia.serve.scheduler import Job, StreamJob
+from lalia.serve.scheduler import Job
 from lalia.serve.students import Served
-from lalia.serve.websocket import PIECE_S
+from lalia.serve.websocket import PIECE_S, Worker
 from lalia.text.language_codes import iso_639_1
 from lalia.units import SAMPLE_RATE, Samples, Seconds, clock, to_samples, to_seconds
 
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
 
     from lalia.serve.application import Service
 
-Result = TypeVar("Result")
 LONGEST_S: Seconds = 300.0
 """Audio from ``audio-start`` to ``audio-stop``, which is kept in memory unless the student streams."""
 LINE_BYTES = 65_536
@@ -141,19 +141,17 @@ class _Utterance:
         return new
 
 
-class _Client:
+class _Client(Worker):
     """One connection: utterances one after the other."""
 
     def __init__(self, service: Service, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._service = service
-        self._reader, self._writer = reader, writer
         peer = writer.get_extra_info("peername")
-        self._address = str(peer[0]) if peer else ""
+        super().__init__(service, str(peer[0]) if peer else "")
+        self._reader, self._writer = reader, writer
         self._wanted: Mapping[str, Any] = {}
         self._utterance: _Utterance | None = None
         self._name = self._new_name()
         self._inside = False
-        self._worked_s: Seconds = 0.0
         self._answering = False
         self._closing = False
 
@@ -234,6 +232,9 @@ class _Client:
                 f"more than {clock(LONGEST_S)} without audio-stop; send longer audio as a file, with POST /transcribe"
             )
             raise RequestError(413, "too_long", what)
+        if time.monotonic() - self._name.began > self._service.limits.session_s:
+            what = f"no audio-stop for {clock(self._service.limits.session_s)}"
+            raise RequestError(408, "session_too_long", what)
         if utterance.stream is None:
             utterance.take(wave_S)
         elif new := await self._work(partial(utterance.take, wave_S, last)):
@@ -258,7 +259,7 @@ class _Client:
                 text = (await asyncio.wrap_future(job.future)).text
             finally:
                 job.cancel()
-                self._worked_s += job.worked_s
+                self.worked_s += job.worked_s
         await self._write("transcript", text=text, language=_short(utterance.served.language))
         if utterance.stream is not None:
             await self._write("transcript-stop")
@@ -269,24 +270,14 @@ class _Client:
         if self._inside:
             heard_s = to_seconds(self._utterance.samples) if self._utterance is not None else 0.0
             self._service.leave(stream=True)
-            self._service.metrics.streamed(heard_s, self._worked_s)
+            self._service.metrics.streamed(heard_s, self.worked_s)
             self._service.answered(self._name, _ROUTE, status, heard_s)
         elif status not in (200, 499):
             self._service.answered(self._name, _ROUTE, status)
-        self._inside, self._utterance, self._worked_s = False, None, 0.0
+        self._inside, self._utterance, self.worked_s = False, None, 0.0
 
     def _new_name(self) -> RequestName:
         return RequestName(uuid.uuid4().hex, self._address, "Wyoming transcribe")
-
-    async def _work(self, work: Callable[[], Result]) -> Result:
-        """``work()`` in a worker thread, when it is this client's turn."""
-        job = StreamJob(work, self._address)
-        self._service.scheduler.add(job)
-        try:
-            found: Result = await asyncio.wrap_future(job.future)
-        finally:
-            self._worked_s += job.worked_s
-        return found
 
     # --- Events on the wire -----------------------------------------------------------------------------
 
