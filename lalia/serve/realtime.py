@@ -419,17 +419,20 @@ class RealtimeClient(SocketClient):
 
     def _steps(self, wave_S: np.ndarray) -> Callable[[], Steps]:
         """Transcribes an item that did not stream."""
+        options = TranscribeOptions(voice=self._service.voice)
         if self._served is not None:
-            options = TranscribeOptions(decoder=self._decoder(self._served))
+            options = replace(options, decoder=self._decoder(self._served))
             return partial(self._served.student.steps, wave_S, "item", options)
         routing, by_language = self._service.students.routing(self._session.model)
-        return partial(routing.steps, wave_S, "item", decoder=lambda code: self._decoder(by_language.served(code)))
+        return partial(
+            routing.steps, wave_S, "item", options, decoder=lambda code: self._decoder(by_language.served(code))
+        )
 
     def _new_item(self) -> _Item:
         served = self._served
         if served is None or served.student.chunks is None:
             return _Item(None)
-        return _Item(served.student.stream(decoder=self._decoder(served)))
+        return _Item(served.student.stream(decoder=self._decoder(served), voice=self._service.voice))
 
     def _decoder(self, served: Served) -> Decoder | None:
         return served.decoder(self._session.phrases, self._service.limits.hot_words, ignore_note)

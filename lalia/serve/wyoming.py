@@ -211,7 +211,9 @@ class _Client(Worker):
         self._inside = self._service.enter(stream=True)
         served = await self._service.served(texts["name"], texts["language"])
         decoder = served.decoder(phrases, self._service.limits.hot_words, ignore_note)
-        stream = served.student.stream(decoder=decoder) if served.student.chunks is not None else None
+        stream = None
+        if served.student.chunks is not None:
+            stream = served.student.stream(decoder=decoder, voice=self._service.voice)
         self._utterance = _Utterance(served, stream, format)
         self._phrases = phrases
         if stream is not None:

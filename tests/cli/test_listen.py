@@ -12,6 +12,7 @@ import threading
 import time
 import types
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -76,7 +77,7 @@ def test_ctrl_c_ends_it_with_the_transcript(made: Path, tmp_path: Path) -> None:
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=os.environ,
     )  # fmt: skip
     assert process.stdout is not None
-    changes = []
+    changes: list[dict[str, Any]] = []
     while not (changes and changes[-1]["stable"]):
         changes.append(json.loads(process.stdout.readline()))
     process.send_signal(signal.SIGINT)

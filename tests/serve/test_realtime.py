@@ -121,6 +121,16 @@ def test_an_item_that_the_client_commits(server: Running, format: dict[str, Any]
     assert len({event.item_id for event in events if hasattr(event, "item_id")}) == 1
 
 
+def test_with_voice_a_file_and_an_item_of_tones_have_no_words(tmp_path: Path) -> None:
+    with served(tmp_path, "--voice", LALIA_TOKEN=TOKEN) as running:
+        wait_for(lambda: running.get("/health").status_code == 200)
+        client = openai.OpenAI(base_url=running.url("/v1"), api_key=TOKEN)
+        file = ("talk.flac", flac_bytes(sing("bad cab")))
+        assert client.audio.transcriptions.create(file=file, model="lalia").text == ""
+        session = {"format": {"type": "audio/pcm", "rate": 24_000}, "turn_detection": None}
+        assert talk(running.port, session, pcm_24khz(sing("bad cab")), is_completed)[-1].transcript == ""
+
+
 def test_pauses_end_items(server: Running) -> None:
     """Three clips of real speech with pauses of a second are three items, whose times are those of the speech."""
     parts, edges, now = [], [], 0.0

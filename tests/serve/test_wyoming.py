@@ -36,12 +36,14 @@ from wyoming.ping import Ping, Pong  # noqa: E402
 
 
 @asynccontextmanager
-async def wyoming_server(folders: list[Path], tmp_path: Path, **limits: Any) -> AsyncIterator[tuple[Any, int]]:
+async def wyoming_server(
+    folders: list[Path], tmp_path: Path, voice: bool = False, **limits: Any
+) -> AsyncIterator[tuple[Any, int]]:
     """The service of these students, and the port of its Wyoming server."""
     from lalia.serve.application import Service
     from lalia.serve.wyoming import attach
 
-    service = Service(Students(folders), Limits(jobs=1, **limits), tmp_path, Access(log=True))
+    service = Service(Students(folders), Limits(jobs=1, **limits), tmp_path, Access(log=True), voice)
     bound = socket.create_server(("127.0.0.1", 0))
     application = service.application()
     attach(application, service, bound)
@@ -94,6 +96,15 @@ def pcm(wave_S: np.ndarray, width: int = 2, channels: int = 1) -> bytes:
 @pytest.fixture(scope="module")
 def tones(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_student(tmp_path_factory.mktemp("students") / "tones", language=["ita"])
+
+
+def test_with_voice_a_command_of_tones_has_no_words(tones: Path, tmp_path: Path) -> None:
+    async def scenario(service: Any, client: AsyncTcpClient) -> None:
+        await send(client, pcm(sing("bad cab")))
+        [answer] = await read(client)
+        assert Transcript.from_event(answer).text == ""
+
+    talk([tones], tmp_path, scenario, voice=True)
 
 
 def test_a_describe_and_commands_of_any_format(tones: Path, tmp_path: Path, caplog) -> None:
