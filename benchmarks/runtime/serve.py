@@ -1,9 +1,10 @@
 """Server benchmark: robustness under 20,000 malicious requests, and throughput by number of clients.
 
-    python -m benchmarks.runtime.serve STUDENT CLIP…
+    python -m benchmarks.runtime.serve STUDENT CLIP… [--sherpa sherpa-onnx-offline-websocket-server]
 
-Prints a table of the attacks (the answers, and whether anything was read, written or leaked) and one of the throughput. Exit
-status 1 if any attack succeeded.
+Prints a table of the attacks (the answers, and whether anything was read, written or leaked) and one of the throughput, beside
+sherpa-onnx's server with the same student if its program is given (in the wheel sherpa-onnx-bin). Exit status 1 if any attack
+succeeded.
 """
 
 from __future__ import annotations
@@ -13,29 +14,36 @@ import http.client
 import json
 import os
 import re
+import socket
 import statistics
+import struct
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
 
 import httpx
 import numpy as np
+from websockets.sync.client import connect as connect_websocket
 
 from benchmarks.runtime.hostile import Attacks, fire, wrong
 from lalia.audio.encoding import flac_bytes
 from lalia.audio.reading import read_audio
-from lalia.units import to_seconds
+from lalia.cards import cores
+from lalia.models.convert.other_runtimes import write_sherpa
+from lalia.units import SAMPLE_RATE, Seconds, to_seconds
 
 CANARY = "canary-5a1e"
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+Connect = Callable[[], AbstractContextManager[Callable[[int], None]]]
+"""Opens a client's connection, which sends the clip of a number and waits for its text."""
 
 
 @dataclass
@@ -171,36 +179,111 @@ def attack_server(student: Path, speech: np.ndarray, count: int, clients: int, m
 
 
 def load(student: Path, clips: Sequence[np.ndarray], clients: int, seconds: float) -> dict[str, float]:
-    """Load from ``clients`` that each send a clip, wait for its text and send the next, for ``seconds``."""
+    """``measure`` of ``lalia serve`` with FLAC files over HTTP."""
     bodies = [flac_bytes(clip) for clip in clips]
-    taken_s: list[float] = []
-    audio_s: list[float] = []
     with watched(student, "--requests", str(clients + 1)) as server:
-        server.post(bodies[0])
-        end = time.monotonic() + seconds
 
-        def client(first: int) -> None:
-            number = first
-            while time.monotonic() < end:
-                start = time.monotonic()
-                status, text = server.post(bodies[number % len(bodies)])
+        @contextmanager
+        def connect() -> Iterator[Callable[[int], None]]:
+            def send(clip: int) -> None:
+                status, text = server.post(bodies[clip])
                 if status != 200:
                     raise SystemExit(f"{status}: {text}")
+
+            yield send
+
+        return measure(server, connect, [to_seconds(len(clip)) for clip in clips], clients, seconds)
+
+
+def load_sherpa(
+    binary: Path, student: Path, clips: Sequence[np.ndarray], clients: int, seconds: float
+) -> dict[str, float]:
+    """``measure`` of sherpa-onnx's server with the same student, threads as ``lalia serve`` has, and clips in one message."""
+    with tempfile.TemporaryDirectory() as place, socket.socket() as probe:
+        folder = Path(place) / "student"
+        write_sherpa(student, folder)
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+        probe.close()
+        process = subprocess.Popen(
+            [binary, f"--port={port}", f"--num-work-threads={cores()}", "--num-threads=1", "--num-io-threads=1",
+             f"--omnilingual-asr-model={folder / 'model.onnx'}", f"--tokens={folder / 'tokens.txt'}"],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=place,
+        )  # fmt: skip
+        try:
+            for _ in range(300):
+                with socket.socket() as asked:
+                    if asked.connect_ex(("127.0.0.1", port)) == 0:
+                        break
+                if process.poll() is not None:
+                    raise SystemExit(
+                        f"{binary}: ended with status {process.returncode}; does it find libonnxruntime.so?"
+                    )
+                time.sleep(0.1)
+
+            @contextmanager
+            def connect() -> Iterator[Callable[[int], None]]:
+                with connect_websocket(f"ws://127.0.0.1:{port}", max_size=None) as connection:
+
+                    def send(number: int) -> None:
+                        wave_S = clips[number].astype("<f4")
+                        connection.send(struct.pack("<ii", SAMPLE_RATE, wave_S.nbytes) + wave_S.tobytes())
+                        connection.recv()
+
+                    yield send
+
+            lengths_s = [to_seconds(len(clip)) for clip in clips]
+            return measure(Watched(process, port, Path(place)), connect, lengths_s, clients, seconds)
+        finally:
+            process.kill()
+            process.wait()
+
+
+def measure(
+    server: Watched, connect: Connect, lengths_s: Sequence[Seconds], clients: int, seconds: float
+) -> dict[str, float]:
+    """Load from ``clients`` that each send a clip, wait for its text and send the next, for ``seconds``."""
+    taken_s: list[float] = []
+    audio_s: list[float] = []
+    with connect() as send:
+        send(0)
+    worked_s, end = server.processor_s(), time.monotonic() + seconds
+
+    def client(first: int) -> None:
+        number = first
+        with connect() as send:
+            while time.monotonic() < end:
+                start = time.monotonic()
+                send(number % len(lengths_s))
                 taken_s.append(time.monotonic() - start)
-                audio_s.append(to_seconds(len(clips[number % len(clips)])))
+                audio_s.append(lengths_s[number % len(lengths_s)])
                 number += clients
 
-        begun = time.monotonic()
-        with ThreadPoolExecutor(clients) as pool:
-            list(pool.map(client, range(clients)))
-        took_s = time.monotonic() - begun
-        memory_mb = server.memory_mb()
+    begun = time.monotonic()
+    with ThreadPoolExecutor(clients) as pool:
+        list(pool.map(client, range(clients)))
+    took_s = time.monotonic() - begun
     taken_s.sort()
     return {
         "clients": clients, "requests": len(taken_s), "audio_per_s": sum(audio_s) / took_s,
         "median_ms": 1000 * statistics.median(taken_s), "p95_ms": 1000 * taken_s[int(0.95 * (len(taken_s) - 1))],
-        "memory_mb": memory_mb,
+        "work_ms": 1000 * (server.processor_s() - worked_s) / sum(audio_s), "memory_mb": server.memory_mb(),
     }  # fmt: skip
+
+
+def show(name: str, rows: Sequence[dict[str, float]]) -> None:
+    """``rows`` of ``measure`` as lines of a table."""
+    for row in rows:
+        print(
+            f"| {name} | {row['clients']:.0f} | {row['requests']:.0f} | {row['audio_per_s']:.0f} | {row['median_ms']:.0f} | "
+            f"{row['p95_ms']:.0f} | {row['work_ms']:.1f} | {row['memory_mb']:.0f} |"
+        )
+
+
+HEAD = (
+    "\n| server | clients | requests | × real time | median ms | 95 % ms | processor ms per second of audio | MB |\n"
+    "|---|---:|---:|---:|---:|---:|---:|---:|"
+)
 
 
 def main() -> int:
@@ -214,6 +297,9 @@ def main() -> int:
     parser.add_argument("--clients", type=int, nargs="*", default=[1, 8, 32])
     parser.add_argument("--seconds", type=float, default=20.0, help="seconds of load for each number of clients")
     parser.add_argument("--json", type=Path)
+    parser.add_argument(
+        "--sherpa", type=Path, metavar="BINARY", help="sherpa-onnx-offline-websocket-server, given the same student"
+    )
     args = parser.parse_args()
     clips = [read_audio(clip) for clip in args.clips]
     clean = (
@@ -223,11 +309,12 @@ def main() -> int:
     )
     rows = [load(args.student, clips, clients, args.seconds) for clients in args.clients]
     if rows:
-        print("\n| clients | requests | × real time | median ms | 95 % ms | MB |\n|---|---|---|---|---|---|")
-    for row in rows:
-        print(
-            f"| {row['clients']} | {row['requests']} | {row['audio_per_s']:.0f} | {row['median_ms']:.0f} | "
-            f"{row['p95_ms']:.0f} | {row['memory_mb']:.0f} |"
+        print(HEAD)
+        show("lalia", rows)
+    if args.sherpa is not None:
+        show(
+            "sherpa-onnx",
+            [load_sherpa(args.sherpa, args.student, clips, clients, args.seconds) for clients in args.clients],
         )
     if args.json:
         args.json.write_text(json.dumps(rows, indent=2))
