@@ -58,7 +58,7 @@ def torch_recogniser(folder: str, threads: int, int8: bool) -> Transcribe:
     def transcribe(wave: np.ndarray) -> str:
         wave_BS = torch.from_numpy(np.pad(wave, (0, max(0, SHORTEST - len(wave)))))[None]
         if int8:
-            log_probs_BTV = model(wave_BS)
+            [log_probs_BTV] = model(wave_BS)
         else:
             log_probs_BTV, _ = recogniser.log_probs(wave_BS, torch.tensor([wave_BS.shape[1]]))
         return transcript(greedy(log_probs_BTV[0].numpy()), recogniser.tokens)

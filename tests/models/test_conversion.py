@@ -144,7 +144,7 @@ def test_a_ctc_model_of_transformers_gives_the_same_logits(layout: str, tmp_path
     torch.testing.assert_close(found, expected[:, [2, 0, 1, 3, 4, 5, 6, 7]], rtol=0, atol=2e-5)
     assert read_card(tmp_path / "ours")["converted"]["from"] == f"hf:{tmp_path / 'peer'}"
     # What ships agrees as well, normalised wave and all.
-    shipped = Deployed(ours)(torch.from_numpy(clip)[None])
+    [shipped] = Deployed(ours)(torch.from_numpy(clip)[None])
     torch.testing.assert_close(shipped, found.log_softmax(-1)[None], rtol=0, atol=2e-5)
 
 
