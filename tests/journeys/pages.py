@@ -9,8 +9,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 TYPED = ("sh", "python")
 """Blocks that a reader types: shell commands, with prose only behind #, and Python."""
-SHOWN = ("text", "json")
-"""Blocks that show what is printed or stored."""
+SHOWN = ("text", "json", "js")
+"""Blocks that show what is printed or stored, or a web page's code."""
 
 
 @dataclass(frozen=True)
