@@ -41,7 +41,6 @@ used most
   --out RUN              the folder of this run
   --schedule.minutes N   length of the run; or --schedule.steps N
   --student.input logmel log-mel frames instead of the teacher's frontend
-  --student.start FOLDER initial weights: this recogniser, instead of the teacher's blocks
   --student.chunk N      frames per chunk, for a streaming student
   --optim.lr N           peak learning rate
   --batch.hours N        hours of audio per optimizer step
