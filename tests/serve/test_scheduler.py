@@ -206,6 +206,28 @@ def test_leaving_for_a_moment_is_no_way_to_the_front() -> None:
     turns.close()
 
 
+def test_a_client_s_streams_get_four_fifths_beside_its_file() -> None:
+    turns = Scheduler(1)
+    log: list[str] = []
+    begun = threading.Event()  # all are queued before the first step
+
+    def live() -> None:
+        begun.wait(30)
+        log.append("stream")
+        time.sleep(0.005)
+
+    jobs = [StreamJob(live, "one") for _ in range(80)]
+    file = Job(steps("file", 80, log, 0.005), 1e9, 60, "one")
+    for job in jobs:
+        turns.add(job)
+    turns.add(file)
+    begun.set()
+    jobs[-1].future.result(30)
+    assert 12 <= log.count("file") <= 28
+    assert file.future.result(30).text == "file"
+    turns.close()
+
+
 def test_limits_have_sense() -> None:
     limits = Limits()
     assert limits.jobs >= 1 and limits.upload_bytes >= 100_000_000 and limits.audio_s >= 3600
