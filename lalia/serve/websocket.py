@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from starlette.responses import JSONResponse
-from starlette.websockets import WebSocket, WebSocketDisconnect
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from lalia.audio.opus_stream import OpusSource
 from lalia.audio.reading import Resampler, ignore_note
@@ -51,7 +51,7 @@ _FORMATS = ("pcm", "webm", "ogg")
 _QUERY = {"rate", "format", "model", "language", "hot_words", "session", "vad", "silence_ms"}
 PAUSE_S: Seconds = 0.3
 """A tentative word that stays unchanged for so long has the stability 1."""
-_POLICY, _FAULT, _AGAIN, _DONE = 1008, 1011, 1013, 1000
+_POLICY, _FAULT, _AGAIN, _DONE, _GONE = 1008, 1011, 1013, 1000, 1006
 
 
 KEEP_ALIVE = ("keepalive", "keep_alive", "ping", "pong", "heartbeat", "noop")
@@ -227,6 +227,10 @@ class SocketClient(Worker, ABC):
             await asyncio.wait_for(self._socket.send_text(text), self._patience_s)
         except asyncio.TimeoutError as error:
             raise RequestError(408, "too_slow", "the client does not read responses") from error
+        except RuntimeError as error:
+            if self._socket.application_state is not WebSocketState.CONNECTED:
+                raise
+            raise WebSocketDisconnect(_GONE) from error  # uvicorn says so when a client leaves within the handshake
 
 
 class PcmSource:
