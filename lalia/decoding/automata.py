@@ -360,35 +360,49 @@ def read_hot_words(
     A phrase with letters that have no token is skipped; ``warn`` gets one line about all of them. ``UserError`` names the line
     with an error.
     """
-    found: dict[str, float] = {}
-    skipped: list[str] = []
     name = _name(source, "hot words")
-    for place, line in _lines(source):
-        phrase, tab, boost = line.partition("\t")
-        given: object = source[line] if isinstance(source, Mapping) else boost if tab else BOOST
-        try:
-            value = float(given)  # type: ignore[arg-type]
-            if not math.isfinite(value) or abs(value) > 100:
-                raise ValueError
-        except (ValueError, TypeError):
-            raise UserError(f"{name}: {place}: the boost is {given!r}; expected a number from -100 to 100") from None
-        written = _normalised(f"{name}: {place}", phrase, normaliser)
-        try:
-            tokens.encode(written)
-            found[written] = value
-        except UserError as error:
-            skipped.append(f"{place}: {error}")
+
+    def phrases() -> Iterator[tuple[str, str, float]]:
+        for place, line in _lines(source):
+            phrase, tab, boost = line.partition("\t")
+            given: object = source[line] if isinstance(source, Mapping) else boost if tab else BOOST
+            try:
+                value = float(given)  # type: ignore[arg-type]
+                if not math.isfinite(value) or abs(value) > 100:
+                    raise ValueError
+            except (ValueError, TypeError):
+                raise UserError(
+                    f"{name}: {place}: the boost is {given!r}; expected a number from -100 to 100"
+                ) from None
+            yield place, _normalised(f"{name}: {place}", phrase, normaliser), value
+
+    found, skipped = writable(phrases(), tokens)
     if skipped:
-        more = f", and {len(skipped) - 1} more" if len(skipped) > 1 else ""
         what = (
             "a hot word that the student cannot write is skipped"
             if found
             else "the student can write none of its hot words"
         )
-        warn(f"{name}: {what}: {skipped[0]}{more}")
+        warn(f"{name}: {what}: {skipped}")
     elif not found:
         _require_any(name, found)
     return found
+
+
+def writable(phrases: Iterable[tuple[str, str, float]], tokens: Tokens) -> tuple[dict[str, float], str]:
+    """The boosts of those (place, normalised phrase, boost) that ``tokens`` can write, and a line about the others, or ""."""
+    found: dict[str, float] = {}
+    skipped: list[str] = []
+    for place, phrase, boost in phrases:
+        try:
+            if not phrase:
+                raise UserError("has no letters")
+            tokens.encode(phrase)
+            found[phrase] = boost
+        except UserError as error:
+            skipped.append(f"{place}: {error}")
+    more = f", and {len(skipped) - 1} more" if len(skipped) > 1 else ""
+    return found, f"{skipped[0]}{more}" if skipped else ""
 
 
 def read_closed(source: Phrases, normaliser: Normaliser, tokens: Tokens) -> list[str]:

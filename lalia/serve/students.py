@@ -19,7 +19,7 @@ from weakref import WeakValueDictionary
 
 from lalia.audio.reading import Note, NoteHandler
 from lalia.cards import read_card
-from lalia.decoding.automata import BOOST
+from lalia.decoding.automata import BOOST, writable
 from lalia.decoding.decoder import Decoder, DecodingInputs
 from lalia.errors import UserError
 from lalia.inputs import identify
@@ -123,19 +123,12 @@ def hot_words(text: str, student: Student, most: int, on_note: NoteHandler) -> d
     phrases = [phrase for phrase in re.split(r"[\n,;]", text) if phrase.strip()]
     if len(phrases) > most:
         raise RequestError(400, "too_many_words", f"{len(phrases)} phrases to boost; expected at most {most}")
-    found, skipped = {}, []
-    for phrase in phrases:
-        written = student.normaliser.for_text(phrase)(phrase)
-        try:
-            if not written:
-                raise UserError("has no letters")
-            student.tokens.encode(written)
-            found[written] = BOOST
-        except UserError as error:
-            skipped.append(f"{phrase.strip()[:40]!r}: {error}")
+    normaliser = student.normaliser
+    found, skipped = writable(
+        ((f"{phrase.strip()[:40]!r}", normaliser.for_text(phrase)(phrase), BOOST) for phrase in phrases), student.tokens
+    )
     if skipped:
-        more = f", and {len(skipped) - 1} more" if len(skipped) > 1 else ""
-        on_note(Note("hot words", f"phrases that the student cannot write are not boosted: {skipped[0]}{more}"))
+        on_note(Note("hot words", f"phrases that the student cannot write are not boosted: {skipped}"))
     return found
 
 
